@@ -1,0 +1,43 @@
+"""Facts: what is true about a setup. Typed, frozen, documented, one module per subject; imports nothing of ours."""
+
+from __future__ import annotations
+
+from .adapter import AdapterFacts
+from .base import Fact
+from .config import ConfigFacts
+from .data import DataFacts
+from .environment import EnvironmentFacts
+from .load import LoadFacts
+from .memory import MemoryFacts
+from .model import ModelFacts
+from .quantization import QuantizationFacts
+from .step import StepFacts
+
+
+class Facts(Fact):
+    """Everything that was seen; a subject that no stage looked at is None."""
+
+    config: ConfigFacts | None = None
+    environment: EnvironmentFacts | None = None
+    model: ModelFacts | None = None
+    adapter: AdapterFacts | None = None
+    quantization: QuantizationFacts | None = None
+    memory: MemoryFacts | None = None
+    data: DataFacts | None = None
+    load: LoadFacts | None = None
+    step: StepFacts | None = None
+
+
+__all__ = [
+    "AdapterFacts",
+    "ConfigFacts",
+    "DataFacts",
+    "EnvironmentFacts",
+    "Fact",
+    "Facts",
+    "LoadFacts",
+    "MemoryFacts",
+    "ModelFacts",
+    "QuantizationFacts",
+    "StepFacts",
+]

@@ -1,0 +1,15 @@
+"""What every fact has in common: frozen, typed, documented, and unknown until it was seen."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Fact(BaseModel):
+    """A frozen group of facts.
+
+    A field that is ``None`` is *unknown*: a rule that needs it is skipped, it never passes. What is known to be
+    empty is an empty list, not ``None``. Bytes are ints, ratios are floats in 0…1, seconds are floats.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

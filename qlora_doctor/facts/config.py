@@ -1,0 +1,127 @@
+"""What the config means, flattened for judging (stage ``config``).
+
+The sections of the config are values and where they come from; here they are conclusions: a value that the file does
+not set stands with the default of the library (or dialect) that will read it, ``[]`` says "known to be none", and
+``None`` says that it cannot be known from this file.
+"""
+
+from __future__ import annotations
+
+from .base import Fact
+
+
+class ConfigFacts(Fact):
+    """Facts of the config file alone."""
+
+    dialect: str | None = None
+    dialect_confidence: float | None = None
+
+    # -- model
+    model: str | None = None
+    model_kind: str | None = None
+    """``folder``, ``table`` (a bundled architecture), ``hub`` (an id that is not at hand), ``adapter``, ``missing``."""
+    model_dtype: str | None = None
+    """``dtype`` of from_pretrained, as torch names it (``bfloat16``), ``auto`` where left to the checkpoint."""
+    attn_implementation: str | None = None
+    trust_remote_code: bool | None = None
+
+    # -- quantization
+    four_bit: bool | None = None
+    eight_bit: bool | None = None
+    quantization_backend: str | None = None
+    """``bitsandbytes`` or another backend's name (``torchao``, ``hqq``, …)."""
+    quant_type: str | None = None
+    double_quant: bool | None = None
+    compute_dtype: str | None = None
+    storage_dtype: str | None = None
+    skip_modules: list[str] | None = None
+
+    # -- adapter
+    lora_r: int | None = None
+    lora_alpha: float | None = None
+    lora_dropout: float | None = None
+    target_modules: list[str] | None = None
+    """The list as given; a string (regex or ``all-linear``) is a list of one; ``[]`` is an explicitly empty list.
+
+    ``None`` where the config is silent (PEFT's table for the architecture decides) or it is unknown.
+    """
+    modules_to_save: list[str] | None = None
+    target_parameters: list[str] | None = None
+    bias: str | None = None
+    task_type: str | None = None
+    use_rslora: bool | None = None
+    use_dora: bool | None = None
+    init_lora_weights: str | None = None
+    """``true``, ``false``, or the name of an initialisation (``loftq``, ``pissa``, ``olora``, ``gaussian``, …)."""
+    scaling: float | None = None
+    """What LoRA multiplies its product with: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    alpha_over_r: float | None = None
+    pattern_ranks: bool | None = None
+    """True where rank_pattern or alpha_pattern override r or alpha for some modules."""
+    layers_to_transform: list[int] | None = None
+    targets_also_saved: list[str] | None = None
+    """Names that stand both in target_modules and in modules_to_save."""
+
+    # -- training
+    trainer: str | None = None
+    method: str | None = None
+    """``sft``, ``dpo``, ``pretrain``, … as far as the config says it."""
+    prepare_for_kbit_training: bool | None = None
+    learning_rate: float | None = None
+    optimizer: str | None = None
+    batch: int | None = None
+    eval_batch: int | None = None
+    gradient_accumulation: int | None = None
+    sequence: int | None = None
+    bf16: bool | None = None
+    fp16: bool | None = None
+    gradient_checkpointing: bool | None = None
+    use_reentrant: bool | None = None
+    use_cache: bool | None = None
+    max_grad_norm: float | None = None
+    packing: bool | None = None
+    padding_free: bool | None = None
+    liger: bool | None = None
+    evaluates: bool | None = None
+    """True where the config asks for evaluation during training."""
+    neftune_noise_alpha: float | None = None
+
+    # -- hardware and distribution
+    gpu: str | None = None
+    gpu_memory_bytes: int | None = None
+    """Memory that the target card really offers: of the named card, or of the one present."""
+    gpu_capability: float | None = None
+    """CUDA compute capability of the target card as major.minor, for example 7.5."""
+    gpu_bf16: bool | None = None
+    """True where the target card has bf16 arithmetic in hardware (compute capability 8.0 and above)."""
+    gpu_source: str | None = None
+    """``named`` in the config, ``present`` in this machine, or None: no card is known."""
+    device_map: str | None = None
+    distributed: str | None = None
+    """``none``, ``ddp``, ``fsdp1``, ``fsdp2``, ``zero2``, ``zero3``, … where the config tells."""
+    world_size: int | None = None
+
+    # -- budgets
+    budget_peak_memory_bytes: int | None = None
+    budget_trainable_ratio_max: float | None = None
+    budget_trainable_ratio_min: float | None = None
+    budget_step_seconds: float | None = None
+
+    # -- the file itself
+    unknown_keys: list[UnknownKey] | None = None
+    duplicate_keys: list[str] | None = None
+    string_numbers: list[str] | None = None
+    """Keys whose number was written so that YAML 1.1 reads a string (``2e-4``)."""
+    removed_keys: list[UnknownKey] | None = None
+    """Keys that the installed (or stated) version of the reader no longer accepts."""
+
+
+class UnknownKey(Fact):
+    """A key that the reader of this file ignores or refuses."""
+
+    key: str
+    closest: str | None = None
+    note: str | None = None
+
+
+ConfigFacts.model_rebuild()

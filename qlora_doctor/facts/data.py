@@ -1,0 +1,31 @@
+"""The samples after the trainer's own preparation (stage ``data``)."""
+
+from __future__ import annotations
+
+from .base import Fact
+
+
+class DataFacts(Fact):
+    """What the model would be shown."""
+
+    source: str | None = None
+    format: str | None = None
+    columns: list[str] | None = None
+    rows: int | None = None
+    rows_seen: int | None = None
+    """Rows that were tokenised for these facts."""
+    tokens_mean: float | None = None
+    tokens_median: int | None = None
+    tokens_max: int | None = None
+    truncated_ratio: float | None = None
+    labels_masked_ratio: float | None = None
+    """Share of label positions that are -100 after the collator."""
+    rows_fully_masked: int | None = None
+    max_token_id: int | None = None
+    vocab_rows: int | None = None
+    tokens_out_of_range: int | None = None
+    eos_supervised_ratio: float | None = None
+    double_bos_rows: int | None = None
+    chat_template: bool | None = None
+    failure: str | None = None
+    """Why the data could not be read or rendered, in a sentence."""

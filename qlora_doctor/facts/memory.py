@@ -1,0 +1,94 @@
+"""The memory peak of a step, predicted and measured (stage ``memory``; measured in ``load`` and ``step``)."""
+
+from __future__ import annotations
+
+from .base import Fact
+
+
+class PhasePeak(Fact):
+    """Highest allocation within a phase: ``load``, ``prepare``, ``forward``, ``backward``, ``optimizer``, …"""
+
+    phase: str
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int | None = None
+
+
+class TimelinePoint(Fact):
+    """Memory in use at one moment; ``at`` runs from 0 to 1 over the recorded steps."""
+
+    at: float
+    allocated_bytes: int
+    phase: str
+
+
+class Saving(Fact):
+    """What a change of the setup would save, computed by predicting the changed setup."""
+
+    change: str
+    pointer: str | None = None
+    """JSON pointer of the key to change, in native names."""
+    value: str | None = None
+    peak_allocated_bytes: int
+    saved_bytes: int
+
+
+class PlanCell(Fact):
+    """One predicted setup of a batch × sequence table."""
+
+    batch: int
+    sequence: int
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    fits: bool | None = None
+    traced: bool = False
+    """True where this cell was traced itself, False where it follows from the traced ones."""
+
+
+class MemoryPicture(Fact):
+    """One account of a peak, predicted or measured, in the terms of torch.cuda's counters."""
+
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    breakdown: dict[str, int] | None = None
+    """Bytes in use at the moment of the peak, by part: ``base_4bit``, ``quantization_statistics``, ``base_16bit``,
+    ``base_32bit``, ``adapter``, ``gradients``, ``optimizer``, ``activations``, ``logits_and_loss``,
+    ``dequantized_weights``, ``workspaces``, ``fragmentation``."""
+    phases: list[PhasePeak] | None = None
+    timeline: list[TimelinePoint] | None = None
+    device: str | None = None
+    batch: int | None = None
+    sequence: int | None = None
+    versions: dict[str, str] | None = None
+    """The package versions that the picture is for."""
+    assumptions: list[str] | None = None
+    """What was taken as given because the config does not say it, one sentence each."""
+
+
+class MemoryFacts(Fact):
+    """Predicted and measured peaks, and the card they are held against."""
+
+    predicted: MemoryPicture | None = None
+    measured: MemoryPicture | None = None
+    prediction_failure: str | None = None
+    """Why there is no prediction; what is certain all the same stands in ``certain_bytes``."""
+    certain_bytes: int | None = None
+    card: str | None = None
+    card_bytes: int | None = None
+    """Memory of the card that a process can use: total less the CUDA context."""
+    context_bytes: int | None = None
+    predicted_ratio: float | None = None
+    """Predicted peak reserved as a share of card_bytes."""
+    measured_ratio: float | None = None
+    difference_ratio: float | None = None
+    """(predicted − measured) / measured of peak allocated."""
+    margin_ratio: float | None = None
+    """Error band of the prediction."""
+    savings: list[Saving] | None = None
+    plan: list[PlanCell] | None = None
+    logits_bytes: int | None = None
+    logits_ratio: float | None = None
+    """Share of logits and loss in the predicted peak."""
+    activations_ratio: float | None = None
+    peak_phase: str | None = None
+    without_checkpointing_bytes: int | None = None
+    with_checkpointing_bytes: int | None = None

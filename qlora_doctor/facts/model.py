@@ -1,0 +1,58 @@
+"""The base model as built on the meta device (stage ``structure``)."""
+
+from __future__ import annotations
+
+from .base import Fact
+
+
+class CheckpointQuantization(Fact):
+    """How the checkpoint itself says that it is quantized (``quantization_config`` of its config.json)."""
+
+    method: str
+    bits: int | None = None
+    quant_type: str | None = None
+    double_quant: bool | None = None
+    compute_dtype: str | None = None
+
+
+class ModelFacts(Fact):
+    """The base before any adapter. Parameter counts are logical (elements of the weights as designed); a tied weight
+    counts once."""
+
+    source: str | None = None
+    """``folder`` or ``table``."""
+    model_type: str | None = None
+    architecture: str | None = None
+    model_class: str | None = None
+    """The class that was built, e.g. ``LlamaForCausalLM``."""
+    dtype: str | None = None
+    layers: int | None = None
+    hidden_size: int | None = None
+    vocab_size: int | None = None
+    context_length: int | None = None
+    tied_embeddings: bool | None = None
+    total_parameters: int | None = None
+    published_parameters: int | None = None
+    embedding_parameters: int | None = None
+    head_parameters: int | None = None
+    """Parameters of the output head that are not shared with the embeddings (0 where tied)."""
+    linear_parameters: int | None = None
+    """Weights of all linear layers (nn.Linear and its subclasses, Conv1D), biases and output head left out."""
+    linear_modules: int | None = None
+    conv1d_modules: int | None = None
+    expert_parameters: int | None = None
+    """Weights of mixture-of-experts experts, in whatever form they are held."""
+    expert_parameters_3d: int | None = None
+    """Of these, the ones held as 3-D parameters, which bitsandbytes and target_modules do not reach."""
+    fused_modules: list[str] | None = None
+    """Kinds of layers that hold several projections in one weight (``qkv_proj``, ``gate_up_proj``, ``c_attn``)."""
+    module_kinds: list[str] | None = None
+    """Distinct last names of linear layers, the names that target_modules can match."""
+    remote_code: bool | None = None
+    checkpoint_quantization: CheckpointQuantization | None = None
+    checkpoint_conflicts: list[str] | None = None
+    """Settings of the config that the checkpoint's own quantization overrides, as ``name: asked, has``."""
+    build_error: str | None = None
+    """Why the architecture could not be built; the other facts are then unknown."""
+    build_error_kind: str | None = None
+    """``missing-config``, ``unknown-architecture``, ``remote-code``, ``invalid-config``, ``other``."""

@@ -1,0 +1,106 @@
+"""Two real training steps, seen before and after (stage ``step``, or live objects)."""
+
+from __future__ import annotations
+
+from .base import Fact
+from .load import LoadFailure
+
+
+class CastTensor(Fact):
+    """A base tensor whose dtype changed while its value did not."""
+
+    name: str
+    before: str
+    after: str
+
+
+class GradientColumn(Fact):
+    """Gradient norms of one projection over the layers: the L2 norm of lora_A's and lora_B's gradients together."""
+
+    projection: str
+    layers: list[int]
+    norms: list[float | None]
+
+
+class OptimizerFacts(Fact):
+    """The optimizer's parameters against requires_grad."""
+
+    name: str | None = None
+    parameters: int | None = None
+    """Number of tensors it holds."""
+    elements: int | None = None
+    frozen_parameters: list[str] | None = None
+    """Tensors it holds that do not require a gradient, by name (capped; see frozen_count)."""
+    missing_parameters: list[str] | None = None
+    """Trainable tensors that it does not hold."""
+    stale_parameters: int | None = None
+    """Tensors it holds that belong to no module of the model (a copy of an older one)."""
+    state_bytes: int | None = None
+    learning_rates: list[float] | None = None
+
+
+class StepFacts(Fact):
+    """What a step did to the base and to the adapter."""
+
+    trainer: str | None = None
+    device: str | None = None
+    data: str | None = None
+    """``file`` for the config's own data, ``synthetic`` for random tokens, ``given`` for a batch handed in."""
+    batch: int | None = None
+    sequence: int | None = None
+    steps: int | None = None
+    seconds: list[float] | None = None
+
+    fingerprinted_tensors: int | None = None
+    fingerprinted_bytes: int | None = None
+    fingerprint_seconds: float | None = None
+    changed_base_tensors: list[str] | None = None
+    cast_base_tensors: list[CastTensor] | None = None
+    """Told as what it is: bitsandbytes casts a layer's bias in place in its first forward."""
+
+    loss_before: float | None = None
+    """Loss of the first batch before any update."""
+    loss_after: float | None = None
+    """Loss of the same batch after the steps."""
+    losses: list[float | None] | None = None
+    loss_finite: bool | None = None
+    loss_moved: bool | None = None
+    logits_finite: bool | None = None
+
+    trainable_tensors: int | None = None
+    parameters_without_gradient: list[str] | None = None
+    """Trainable tensors whose gradient is None after backward."""
+    parameters_zero_gradient: list[str] | None = None
+    """Trainable tensors whose gradient is exactly zero and for which that is not by design (lora_A while lora_B is
+    zero in the first step is)."""
+    parameters_nonfinite_gradient: list[str] | None = None
+    parameters_not_updated: list[str] | None = None
+    """Trainable tensors that no step changed."""
+    gradient_norm: float | None = None
+    gradients: list[GradientColumn] | None = None
+    optimizer: OptimizerFacts | None = None
+
+    adapter_identity: bool | None = None
+    """True where the output with the untrained adapter equals the base's; None where lora_B is not zero."""
+    adapter_identity_difference: float | None = None
+    """Largest absolute difference of the logits, adapter on against off, before training."""
+    adapter_effective: bool | None = None
+    """True where the trained adapter changes the logits."""
+    inputs_require_grad: bool | None = None
+    """True where what enters the first layer carries a gradient."""
+    gradient_checkpointing: bool | None = None
+    """As found on the model that was trained."""
+    use_reentrant: bool | None = None
+    use_cache: bool | None = None
+    """Whether a cache was built in the training forward: it costs memory and serves nothing."""
+    forward_dtypes: list[str] | None = None
+    """Dtypes of the hidden states at the ends of the layers and of the logits."""
+    autocast_dtype: str | None = None
+    trained_tokens: int | None = None
+    """Label positions that count (not -100) in the batches."""
+    vocab_rows: int | None = None
+    max_token_id: int | None = None
+    tokens_out_of_range: int | None = None
+    warnings: list[str] | None = None
+    """Warnings of the libraries during the steps, each once."""
+    failure: LoadFailure | None = None
