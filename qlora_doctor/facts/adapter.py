@@ -41,8 +41,9 @@ class AdapterFacts(Fact):
 
     attached: bool | None = None
     failure: str | None = None
-    """Why PEFT refused: ``no-match``, ``empty-targets``, ``no-default-targets``, ``unsupported-class``,
-    ``dropout-with-parameters``, ``quantized-init``, ``mamba-fused``, ``no-modules-to-save``, ``other``; None where it attached."""
+    """``none`` where the adapter attached, else why PEFT refused: ``no-match``, ``empty-targets``,
+    ``no-default-targets``, ``unsupported-class``, ``dropout-with-parameters``, ``quantized-init``, ``mamba-fused``,
+    ``no-modules-to-save``, ``other``."""
     failure_message: str | None = None
 
     matched_modules: list[str] | None = None

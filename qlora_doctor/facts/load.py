@@ -30,7 +30,7 @@ class LoadFailure(Fact):
     """Why a load or a step ended early."""
 
     kind: str
-    """``missing-file``, ``truncated``, ``corrupt``, ``wrong-shape``, ``pickle-only``, ``remote-code``, ``out-of-memory``,
+    """``none`` where it ended well; else ``missing-file``, ``truncated``, ``corrupt``, ``wrong-shape``, ``pickle-only``, ``remote-code``, ``out-of-memory``,
     ``host-out-of-memory``, ``disk``, ``timeout``, ``killed``, ``interrupted``, ``dtype-mismatch``, ``other``."""
     message: str
     phase: str | None = None
