@@ -1,1 +1,42 @@
-"""qlora-doctor: tells what is wrong with a QLoRA setup before the run."""
+"""qlora-doctor: tells what is wrong with a QLoRA setup before the run.
+
+>>> import qlora_doctor
+>>> report = qlora_doctor.check("config.json")        # doctest: +SKIP
+>>> report.exit_code, report.findings                 # doctest: +SKIP
+
+In a training script, with the objects that are about to train:
+
+>>> report = qlora_doctor.examine(model, optimizer, batch)   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Facts", "Finding", "Report", "Setup", "__version__", "check", "examine"]
+
+if TYPE_CHECKING:
+    from .checking import check
+    from .config.setup import Setup
+    from .examining import examine
+    from .facts import Facts
+    from .report import Finding, Report
+
+_HOMES = {
+    "check": ".checking",
+    "examine": ".examining",
+    "Facts": ".facts",
+    "Finding": ".report",
+    "Report": ".report",
+    "Setup": ".config.setup",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``import qlora_doctor`` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -1,0 +1,42 @@
+# make demo   set up, then check a healthy and a broken setup on a small model made on the spot
+# make test   set up, then run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: setup demo test lint gpu schema bench clean help
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
+
+# torch first and alone: a range that is met later never pulls a second, larger build.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q torch==2.13.0
+	$(PIP) install -q -e '.[probe,trl,dev]'
+	touch $@
+
+setup: $(VENV)/.ready ## Make .venv with everything that is tested
+
+demo: setup ## Check a healthy and a broken setup end to end on this machine
+	$(BIN)/qlora-doctor demo
+
+# Two workers: the models are a few megabytes, one thread each keeps them out of each other's way.
+test: setup ## Run the tests
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+gpu: setup ## Run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+schema: setup ## Write the JSON schemas again
+	$(BIN)/python -m qlora_doctor.reporters.schema
+
+clean: ## Remove what make made
+	rm -rf $(VENV) build dist demo
