@@ -1,0 +1,210 @@
+"""Speed as ratios, both sides measured in turns in one run; prints and records JSON.
+
+speed.py start | structure | step CONFIG | fingerprint
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+DOCTOR = [sys.executable, "-m", "qlora_doctor"]
+LIGHT = [sys.executable, "-c", "import click, pydantic, jinja2, yaml"]
+HEAVY = [sys.executable, "-c", "import torch, transformers, peft, bitsandbytes"]
+CONFIG: dict[str, Any] = {
+    "model": "meta-llama/Llama-2-7b-hf",
+    "quantization": {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": "bfloat16",
+    },
+    "lora": {
+        "r": 64,
+        "lora_alpha": 16,
+        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+        "task_type": "CAUSAL_LM",
+    },
+    "training": {"per_device_train_batch_size": 1, "bf16": True, "learning_rate": 2e-4, "max_length": 512},
+}
+
+
+def seconds(command: list[str]) -> float:
+    """Wall-clock seconds of one run; a finding's exit code is no failure of the run."""
+    begun = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
+    return time.perf_counter() - begun
+
+
+def in_turns(commands: dict[str, list[str]], runs: int) -> dict[str, list[float]]:
+    """Run all commands in turns, so that a slow minute of the machine meets them alike; the first round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for turn in range(runs + 1):
+        for name, command in commands.items():
+            taken = seconds(command)
+            if turn:
+                times[name].append(taken)
+    return times
+
+
+def ratios(times: dict[str, list[float]], base: str, bars: dict[str, float]) -> dict[str, Any]:
+    bare = statistics.median(times[base])
+    return {
+        name: {
+            "median_seconds": statistics.median(taken),
+            "ratio": statistics.median(taken) / bare,
+            "spread": [min(taken), max(taken)],
+            "bar": bars.get(name),
+        }
+        for name, taken in times.items()
+    }
+
+
+def start(arguments: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        config = write_config(Path(folder), CONFIG)
+        commands = {
+            "bare import": LIGHT,
+            "check --stage config": [*DOCTOR, "check", "--stage", "config", str(config)],
+            "explain": [*DOCTOR, "explain", "QD301"],
+        }
+        return ratios(in_turns(commands, arguments.runs), "bare import", {"check --stage config": 2.5, "explain": 2.5})
+
+
+def structure(arguments: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        small = write_config(Path(folder), CONFIG)
+        large = write_config(Path(folder), CONFIG | {"model": "meta-llama/Llama-2-70b-hf"}, "large.json")
+        commands = {
+            "bare import": HEAVY,
+            "structure 7B": [*DOCTOR, "check", "--stage", "structure", str(small)],
+            "structure 70B": [*DOCTOR, "check", "--stage", "structure", str(large)],
+        }
+        return ratios(in_turns(commands, arguments.runs), "bare import", {"structure 7B": 1.5, "structure 70B": 1.5})
+
+
+def step(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Load + step under the doctor, both stages alone, against the plain script on the same config."""
+    plain: list[dict[str, Any]] = []
+    doctor: list[dict[str, Any]] = []
+    script = Path(__file__).with_name("plain_step.py")
+    for turn in range(arguments.runs + 1):
+        begun = time.perf_counter()
+        output = subprocess.run(
+            [sys.executable, str(script), arguments.config], check=True, capture_output=True, text=True
+        )
+        taken = {**json.loads(output.stdout.splitlines()[-1]), "seconds": time.perf_counter() - begun}
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / "report.json"
+            command = [*DOCTOR, "check", "--stage", "load", "--stage", "step", "-o", f"json={report}", arguments.config]
+            watched = {"seconds": seconds(command), "report": json.loads(report.read_text())}
+        if turn:
+            plain.append(taken)
+            doctor.append(watched)
+    measured = [(d["report"]["facts"].get("memory") or {}).get("measured") or {} for d in doctor]
+    peaks = [p["steps"][-1].get("peak_allocated_bytes") for p in plain]
+    result: dict[str, Any] = {
+        "plain_seconds": [p["seconds"] for p in plain],
+        "doctor_seconds": [d["seconds"] for d in doctor],
+        "ratio": statistics.median([d["seconds"] for d in doctor]) / statistics.median([p["seconds"] for p in plain]),
+        "bar": 1.25,
+        "plain_peaks": peaks,
+        "doctor_peaks": [m.get("peak_allocated_bytes") for m in measured],
+        "plain_parts": {
+            k: statistics.median([p[k] for p in plain]) for k in ("import_seconds", "load_seconds", "step_seconds")
+        },
+        "doctor_stages": {s["name"]: s["seconds"] for s in doctor[-1]["report"]["stages"] if s["seconds"] is not None},
+    }
+    if peaks[0] and measured[0].get("peak_allocated_bytes"):
+        result["peak_ratio"] = measured[0]["peak_allocated_bytes"] / max(p for p in peaks if p)
+        result["peak_bar"] = 0.01
+    return result
+
+
+def fingerprint(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Bytes per second of fingerprinting on CUDA against reading by a device-to-device copy (bytes read + written)."""
+    import torch
+    from qlora_doctor.probes.fingerprint import fingerprint_tensor
+
+    def best(action: Callable[[], object]) -> float:
+        taken = []
+        for _ in range(arguments.runs + 2):
+            torch.cuda.synchronize()
+            begun = time.perf_counter()
+            action()
+            torch.cuda.synchronize()
+            taken.append(time.perf_counter() - begun)
+        return min(taken)
+
+    results: dict[str, Any] = {}
+    for megabytes in (8, 64, 1024):
+        data = torch.randint(0, 255, (megabytes << 20,), dtype=torch.uint8, device="cuda")
+        copy = torch.empty_like(data)
+        bandwidth = 2 * data.numel() / best(lambda: copy.copy_(data))
+        rate = data.numel() / best(lambda: fingerprint_tensor(data))
+        results[f"{megabytes} MiB"] = {
+            "bandwidth": bandwidth,
+            "fingerprint": rate,
+            "ratio": rate / bandwidth,
+            "bar": 0.5,
+        }
+    return results
+
+
+def write_config(folder: Path, config: dict[str, Any], name: str = "config.json") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(config))
+    return path
+
+
+def machine() -> dict[str, Any]:
+    packages = {}
+    for name in ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "qlora-doctor"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "a checkout"
+    smi = shutil.which("nvidia-smi")
+    gpu = (
+        subprocess.run(
+            [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True
+        ).stdout.strip()
+        if smi
+        else None
+    )
+    return {"python": platform.python_version(), "cores": os.cpu_count(), "gpu": gpu, "packages": packages}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("start", "structure", "step", "fingerprint"))
+    parser.add_argument("config", nargs="?")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("-o", "--output", type=Path)
+    arguments = parser.parse_args()
+    measured = globals()[arguments.what](arguments)
+    document = {"benchmark": arguments.what, "machine": machine(), "runs": arguments.runs, "results": measured}
+    text = json.dumps(document, indent=2)
+    output = arguments.output or RESULTS / f"{arguments.what}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
