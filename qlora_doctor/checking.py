@@ -300,7 +300,14 @@ def _judge_recorded(session: _Session, path: Path) -> None:
     session.judge()
 
 
-_SUBJECT_OF = {"config": "config", "structure": "model", "memory": "memory", "data": "data", "load": "load", "step": "step"}
+_SUBJECT_OF = {
+    "config": "config",
+    "structure": "model",
+    "memory": "memory",
+    "data": "data",
+    "load": "load",
+    "step": "step",
+}
 
 
 def _recorded_stage(name: str, facts: Facts) -> StageRecord:

@@ -37,7 +37,9 @@ def make(folder: Path) -> Demo:
     if not (folder / "model" / "model.safetensors").exists():
         _make_model(folder / "model", texts)
     _make_data(folder / "train.jsonl", texts)
-    return Demo(folder, _write(folder / "healthy.json", healthy_config()), _write(folder / "broken.json", broken_config()))
+    return Demo(
+        folder, _write(folder / "healthy.json", healthy_config()), _write(folder / "broken.json", broken_config())
+    )
 
 
 def healthy_config() -> dict[str, Any]:

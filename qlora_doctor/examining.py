@@ -46,7 +46,9 @@ def examine(
     session.stages["step"] = (
         StageRecord(name="step", status="done")
         if seen.step is not None and batch is not None
-        else StageRecord(name="step", status="skipped", reason="No batch was given.", remedy="examine(model, optimizer, batch)")
+        else StageRecord(
+            name="step", status="skipped", reason="No batch was given.", remedy="examine(model, optimizer, batch)"
+        )
     )
     session.judge()
     return session.report()
