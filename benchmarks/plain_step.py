@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 
 def main(path: str) -> None:
@@ -39,7 +40,7 @@ def main(path: str) -> None:
     loaded = time.perf_counter()
 
     class Peaks(TrainerCallback):
-        steps: list[dict[str, float | int]] = []
+        steps: ClassVar[list[dict[str, float | int]]] = []
 
         def on_step_begin(self, *_: object, **__: object) -> None:
             if cuda:

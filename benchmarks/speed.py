@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,8 @@ def fingerprint(arguments: argparse.Namespace) -> dict[str, Any]:
     for megabytes in (8, 64, 1024):
         data = torch.randint(0, 255, (megabytes << 20,), dtype=torch.uint8, device="cuda")
         copy = torch.empty_like(data)
-        bandwidth = 2 * data.numel() / best(lambda: copy.copy_(data))
-        rate = data.numel() / best(lambda: fingerprint_tensor(data))
+        bandwidth = 2 * data.numel() / best(partial(copy.copy_, data))
+        rate = data.numel() / best(partial(fingerprint_tensor, data))
         results[f"{megabytes} MiB"] = {
             "bandwidth": bandwidth,
             "fingerprint": rate,

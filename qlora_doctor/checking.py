@@ -300,14 +300,7 @@ def _judge_recorded(session: _Session, path: Path) -> None:
     session.judge()
 
 
-_SUBJECT_OF = {
-    "config": "config",
-    "structure": "model",
-    "memory": "memory",
-    "data": "data",
-    "load": "load",
-    "step": "step",
-}
+_SUBJECT_OF = {name: name for name in STAGES} | {"structure": "model"}
 
 
 def _recorded_stage(name: str, facts: Facts) -> StageRecord:

@@ -73,7 +73,7 @@ def healthy_config() -> dict[str, Any]:
 
 def broken_config() -> dict[str, Any]:
     """Four mistakes that no library stops: names of another architecture among the targets, a base that is not
-    prepared while checkpointing is reentrant (nothing learns), library defaults for the 4-bit type, a forgotten rate."""
+    prepared while checkpointing is reentrant (nothing learns), the library's default 4-bit type, a misspelt rate."""
     config = healthy_config()
     config["quantization"] = {"load_in_4bit": True}
     config["lora"] |= {"target_modules": ["q_proj", "v_proj", "query_key_value", "fc1"], "lora_alpha": 256}

@@ -43,12 +43,13 @@ def examine(
     session.facts = seen.model_copy(update={"environment": look_at_environment(), "config": config})
     for name in ("config", "structure", "load"):
         session.stages[name] = StageRecord(name=name, status="done")
-    session.stages["step"] = (
-        StageRecord(name="step", status="done")
-        if seen.step is not None and batch is not None
-        else StageRecord(
-            name="step", status="skipped", reason="No batch was given.", remedy="examine(model, optimizer, batch)"
-        )
-    )
+    session.stages["step"] = _step_record(batch is not None)
     session.judge()
     return session.report()
+
+
+def _step_record(taken: bool) -> StageRecord:
+    if taken:
+        return StageRecord(name="step", status="done")
+    remedy = "examine(model, optimizer, batch)"
+    return StageRecord(name="step", status="skipped", reason="No batch was given.", remedy=remedy)

@@ -1,4 +1,4 @@
-"""A full-size checkpoint of random weights from the bundled table, in the Hugging Face layout: sizes are real, words are not."""
+"""A full-size checkpoint of random weights in the Hugging Face layout: sizes are real, words are not."""
 
 from __future__ import annotations
 
