@@ -1,0 +1,106 @@
+"""What loading a base in 4-bit, preparing it and attaching an adapter do to the allocator, in order.
+
+Nothing is traced here: the model exists on the meta device already, and each parameter's history follows from its
+kind. It matters beyond the bytes that stay, because a block cut out of a freed 16-bit weight is cut to size while one
+that gets a fresh segment keeps up to 1 MiB that is not split off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .tape import Tape
+from .trace import Recorder
+
+CODE_4BIT = 64
+"""Bytes of a 4-bit type's 16 float32 values (``bitsandbytes.functional.get_4bit_type``)."""
+CODE_8BIT = 1024
+"""Bytes of the dynamic 8-bit type's 256 float32 values, kept once per device (``create_dynamic_map``)."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How the base came to the card.
+
+    Attributes
+    ----------
+    dtype: the type the weights are loaded in, before quantization.
+    prepared: whether prepare_model_for_kbit_training turned what is not 4-bit to float32.
+    warm_up: whether transformers' from_pretrained took one large block first (``caching_allocator_warmup``); otherwise
+        weights come and are quantized one by one.
+    """
+
+    dtype: torch.dtype = torch.bfloat16
+    prepared: bool = True
+    warm_up: bool = False
+
+
+def write_load(recorder: Recorder, model: Any, options: LoadOptions) -> None:
+    """Write phases ``load``, ``prepare`` and ``adapter``; parameters of ``model`` are counted as live afterwards."""
+    tape = recorder.tape
+    base, adapter = _split(model)
+    tape.phase("load")
+    halves: dict[int, int] = {}
+    recorder.category = None
+    tape.alloc(CODE_8BIT, "quantization_statistics")
+    for tensor in base:
+        if _is_4bit(tensor):
+            _quantize(recorder, tensor, options.dtype)
+        elif options.prepared and tensor.dtype is torch.float32 and isinstance(tensor, torch.nn.Parameter):
+            halves[id(tensor)] = tape.alloc(tensor.numel() * options.dtype.itemsize, "base_16bit")
+        else:
+            recorder.adopt(tensor, "base_32bit" if tensor.dtype is torch.float32 else "base_16bit")
+    tape.phase("prepare")
+    for tensor in base:
+        if id(tensor) in halves:
+            recorder.adopt(tensor, "base_32bit")
+            tape.free(halves[id(tensor)])
+    tape.empty_cache()
+    tape.phase("adapter")
+    for tensor in adapter:
+        recorder.adopt(tensor, "adapter")
+    tape.empty_cache()
+
+
+def _is_4bit(tensor: torch.Tensor) -> bool:
+    return type(tensor).__name__ == "Params4bit"
+
+
+def _split(model: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Parameters and buffers of the base and parameters of the adapter, each once, in the order of the modules."""
+    base: dict[int, torch.Tensor] = {}
+    adapter: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                (adapter if parameter.requires_grad else base).setdefault(id(parameter), parameter)
+        for buffer in module._buffers.values():
+            if buffer is not None:
+                base.setdefault(id(buffer), buffer)
+    return list(base.values()), list(adapter.values())
+
+
+def _quantize(recorder: Recorder, weight: Any, dtype: torch.dtype) -> None:
+    """``bitsandbytes.functional.quantize_4bit`` of a weight that has just come to the card."""
+    tape: Tape = recorder.tape
+    state = weight.quant_state
+    count = state.shape.numel()
+    blocks = -(-count // state.blocksize)
+    whole = tape.alloc(count * dtype.itemsize, "base_16bit")
+    absmax = tape.alloc(4 * blocks, "quantization_statistics") if state.nested else None
+    if absmax is None:
+        recorder.adopt(state.absmax, "quantization_statistics")
+    recorder.adopt(weight, "base_4bit")
+    recorder.adopt(state.code, "quantization_statistics")
+    if absmax is not None:
+        recorder.adopt(state.offset, "quantization_statistics")
+        centred = tape.alloc(4 * blocks, "quantization_statistics")
+        recorder.adopt(state.state2.absmax, "quantization_statistics")
+        recorder.adopt(state.absmax, "quantization_statistics")
+        recorder.adopt(state.state2.code, "quantization_statistics")
+        tape.free(centred)
+        tape.free(absmax)
+    tape.free(whole)

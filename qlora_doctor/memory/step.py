@@ -1,0 +1,134 @@
+"""Run the step that the trainer would run, on the meta device, and write the tape of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .autocast import Autocast
+from .card import Card
+from .kernels import register_bitsandbytes
+from .load import LoadOptions, write_load
+from .optimizers import Optimizer
+from .play import playing_cuda
+from .tape import Tape
+from .trace import Recorder
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How the trainer runs a step."""
+
+    batch: int
+    sequence: int
+    precision: str = "bf16"
+    optim: str = "adamw_torch_fused"
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float = 1.0
+    trainer: str = "transformers"
+    packing: bool = False
+    padded: bool = False
+
+
+def trace_steps(model: Any, options: StepOptions, card: Card, load: LoadOptions = LoadOptions()) -> Tape:
+    """The tape of loading ``model`` and of its first optimizer step.
+
+    ``model`` is a PEFT model on the meta device in training mode. Phases: ``load``, then per micro-batch ``forward``
+    and ``backward``, then ``optimizer``; storages that outlive the step (the optimizer's state) are the ones that a
+    second step does not take again.
+    """
+    register_bitsandbytes()
+    tape = Tape()
+    recorder = Recorder(tape, vocabulary=_vocabulary(model))
+    write_load(recorder, model, load)
+    tape.phase("step")
+    with playing_cuda(card), recorder:
+        _run_step(model, options, recorder)
+    tape.phase("end")
+    return tape
+
+
+def _vocabulary(model: Any) -> int:
+    head = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    return int(weight.shape[0]) if weight is not None else 0
+
+
+def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
+    tape = recorder.tape
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = Optimizer(options.optim, recorder)
+    forward = _prepared_forward(model, options.precision)
+    batches = [_batch(recorder, options) for _ in range(options.gradient_accumulation_steps)]
+    items = torch.zeros((), dtype=torch.int64, device="meta")
+    while batches:
+        inputs = batches.pop(0)
+        tape.phase("forward")
+        loss = _loss(model, forward, inputs, items)
+        del inputs
+        tape.phase("backward")
+        recorder.in_backward = True
+        loss.backward()
+        recorder.in_backward = False
+        for parameter in parameters:
+            if parameter.grad is not None:
+                recorder.recategorise(parameter.grad, "gradients")
+        kept = loss.detach()
+        del loss
+    tape.phase("optimizer")
+    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
+    _clip(with_gradient, options.max_grad_norm)
+    optimizer.step(with_gradient)
+    model.zero_grad(set_to_none=True)
+    del kept
+    # The state outlives the step: freeing it would write events that never happen.
+    tape.keep_alive(optimizer)
+
+
+def _prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
+    """accelerate's ``prepare_model``: autocast inside, 16-bit outputs turned to float32 outside."""
+    if precision == "no":
+        return model.forward  # type: ignore[no-any-return]
+    from accelerate.utils.operations import convert_outputs_to_fp32
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    return convert_outputs_to_fp32(Autocast("cuda", dtype=dtype)(model.forward))  # type: ignore[no-any-return]
+
+
+def _batch(recorder: Recorder, options: StepOptions) -> dict[str, torch.Tensor]:
+    shape = (options.batch, options.sequence)
+    ids = torch.zeros(shape, dtype=torch.int64)
+    batch = {}
+    for name, value in (("input_ids", ids), ("labels", ids), ("attention_mask", torch.ones_like(ids))):
+        meta = torch.empty(shape, dtype=torch.int64, device="meta")
+        if name == "attention_mask" and options.padded:
+            value[0, options.sequence // 2 :] = 0
+        recorder.values.know(meta, value)
+        batch[name] = meta
+    return batch
+
+
+def _loss(model: Any, forward: Callable[..., Any], inputs: dict[str, torch.Tensor], items: torch.Tensor) -> torch.Tensor:
+    outputs = forward(**inputs, num_items_in_batch=items)
+    loss: torch.Tensor = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+    return loss
+
+
+def _clip(parameters: list[torch.nn.Parameter], max_norm: float) -> None:
+    """``torch.nn.utils.clip_grad_norm_`` on CUDA: foreach norms over chunks of 65,536 elements, then in place.
+
+    Source: ``ATen/native/cuda/ForeachReduceOp.cu`` (``foreach_tensor_norm_cuda``: one float per tensor and chunk).
+    """
+    if not parameters:
+        return
+    chunks = max(-(-parameter.numel() // 65536) for parameter in parameters)
+    per_chunk = torch.empty(len(parameters) * chunks, device="meta")
+    norms = torch.empty(len(parameters), device="meta")
+    del per_chunk
+    stacked = torch.empty_like(norms)
+    total = torch.empty((), device="meta")
+    del stacked, norms, total

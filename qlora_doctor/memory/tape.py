@@ -1,0 +1,97 @@
+"""What a traced run did to device memory, in order, with sizes but without a device.
+
+A tape is written once (:mod:`.trace`) and replayed as often as one likes: for other cards, other allocator settings,
+later steps. An event is one integer, ``index << 2 | kind``; the four kinds are the constants below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+ALLOC, FREE, OPEN, CLOSE = range(4)
+"""A storage appears, a storage goes; a kernel that takes scratch memory of its own begins, ends."""
+
+CATEGORIES = (
+    "base_4bit",
+    "quantization_statistics",
+    "base_16bit",
+    "base_32bit",
+    "adapter",
+    "gradients",
+    "optimizer",
+    "activations",
+    "logits_and_loss",
+    "dequantized_weights",
+    "workspaces",
+    "fragmentation",
+)
+"""The parts of a breakdown."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that takes scratch memory below the dispatcher: which rule sizes it, and the shape it ran on."""
+
+    rule: str
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Tape:
+    """Events, the bytes and the category of every storage, the kernels, and where each phase begins.
+
+    ``events[i]`` is ``index << 2 | kind``; ``sizes`` and ``categories`` are indexed by storage, ``kernels`` by kernel.
+    ``phases`` holds (position in ``events``, name).
+    """
+
+    events: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+    phases: list[tuple[int, str]] = field(default_factory=list)
+    workspaces: list[int] = field(default_factory=list)
+    """Storages that are a cuBLAS workspace each; their bytes depend on the card."""
+    emptied: list[int] = field(default_factory=list)
+    """Positions in ``events`` before which the cache is emptied."""
+    kept: list[object] = field(default_factory=list)
+    """What outlives the traced step; held here so that its end is not taken for a free."""
+
+    def alloc(self, size: int, category: str) -> int:
+        """A storage of ``size`` bytes appears; returns its index."""
+        index = len(self.sizes)
+        self.sizes.append(size)
+        self.categories.append(category)
+        self.events.append(index << 2 | ALLOC)
+        return index
+
+    def free(self, index: int) -> None:
+        """The storage goes."""
+        self.events.append(index << 2 | FREE)
+
+    @contextmanager
+    def kernel(self, rule: str, *shape: int) -> Iterator[None]:
+        """Whatever is allocated inside happens while this kernel holds its scratch memory."""
+        index = len(self.kernels)
+        self.kernels.append(Kernel(rule, shape))
+        self.events.append(index << 2 | OPEN)
+        yield
+        self.events.append(index << 2 | CLOSE)
+
+    def phase(self, name: str) -> None:
+        """The events from here on belong to this phase."""
+        self.phases.append((len(self.events), name))
+
+    def empty_cache(self) -> None:
+        """The program gives free segments back (``torch.cuda.empty_cache``)."""
+        self.emptied.append(len(self.events))
+
+    def keep_alive(self, owner: object) -> None:
+        """Hold something that outlives the step."""
+        self.kept.append(owner)
+
+    @property
+    def current_phase(self) -> str:
+        """The phase that was begun last."""
+        return self.phases[-1][1] if self.phases else "load"

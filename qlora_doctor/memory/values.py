@@ -1,0 +1,96 @@
+"""The values of small integer tensors beside their meta twins.
+
+Modeling code reads some: is every token attended to, do positions start anew, which expert got which token. Masks,
+positions and ids are small and their values are known, so their operators run on the CPU as well, and a branch gets the
+answer that a real batch would give.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+aten = torch.ops.aten
+
+LIMIT = 1 << 22
+"""Elements up to which a tensor's values are followed; larger ones (a batch × 1 × S × S mask) never decide a branch."""
+
+
+class UnknownValue(RuntimeError):
+    """Modeling code asked for a value that no real batch is needed to know, but that the trace does not know."""
+
+
+class Values:
+    """Known values by meta tensor."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[torch.Tensor], torch.Tensor]] = {}
+
+    def know(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        """Say what a meta tensor holds."""
+        key = id(tensor)
+        self._known[key] = (weakref.ref(tensor, lambda _: self._known.pop(key, None)), value)
+
+    def get(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """What a meta tensor holds, if that is known."""
+        entry = self._known.get(id(tensor))
+        return None if entry is None or entry[0]() is not tensor else entry[1]
+
+    def scalar(self, tensor: torch.Tensor) -> Any:
+        """The one value of a tensor of one element."""
+        value = self.get(tensor)
+        if value is None:
+            raise UnknownValue(
+                "the model's own code reads a value from the device that does not follow from the batch's shape"
+            )
+        return value.item()
+
+    def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator whose result's shape depends on values: on the known ones, handing back meta tensors."""
+        flat, tree = tree_flatten((args, kwargs))
+        real = [self._real(item) for item in flat]
+        if any(item is None and isinstance(original, torch.Tensor) for item, original in zip(real, flat)):
+            raise UnknownValue(f"the size of {func}'s result depends on values that do not follow from the batch's shape")
+        real_args, real_kwargs = tree_unflatten(real, tree)
+        result = func(*real_args, **real_kwargs)
+        flat_results, results_tree = tree_flatten(result)
+        metas = []
+        for item in flat_results:
+            if isinstance(item, torch.Tensor):
+                meta = torch.empty_like(item, device="meta")
+                self.know(meta, item)
+                item = meta
+            metas.append(item)
+        return tree_unflatten(metas, results_tree)
+
+    def follow(self, func: Any, args: Any, kwargs: Any, out: torch.Tensor) -> None:
+        """Compute an operator's result on the CPU too, if everything it reads is known and small."""
+        if out.numel() > LIMIT or func is aten.empty_like.default or func is aten.empty.memory_format:
+            return
+        flat, tree = tree_flatten((args, kwargs))
+        real = []
+        for item in flat:
+            if isinstance(item, torch.Tensor):
+                value = self.get(item)
+                if value is None:
+                    return
+                real.append(value)
+            else:
+                real.append(self._real(item))
+        real_args, real_kwargs = tree_unflatten(real, tree)
+        try:
+            value = func(*real_args, **real_kwargs)
+        except (RuntimeError, TypeError):
+            return
+        if isinstance(value, torch.Tensor):
+            self.know(out, value)
+
+    def _real(self, item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            return item if item.device.type == "cpu" else self.get(item)
+        if isinstance(item, torch.device) and item.type == "meta":
+            return torch.device("cpu")
+        return item
