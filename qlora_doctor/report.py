@@ -24,6 +24,8 @@ class Location(Fact):
     column: int | None = None
     end_line: int | None = None
     end_column: int | None = None
+    excerpt: str | None = None
+    """The text of ``line`` as it stands in the file, so that a report needs no file to be read again."""
 
 
 class PatchOperation(Fact):
