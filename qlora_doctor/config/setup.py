@@ -7,9 +7,10 @@ TrainingArguments and SFTConfig.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 Source = Literal["explicit", "dialect_default", "library_default", "unknown"]
 
@@ -28,6 +29,8 @@ class Place(_Section):
     column: int | None = None
     end_line: int | None = None
     end_column: int | None = None
+    excerpt: str | None = None
+    """The text of ``line`` as it stands in the file."""
 
 
 class Origin(_Section):
@@ -55,6 +58,8 @@ class Model(_Section):
     task: str | None = None
     """``causal-lm`` (default) or ``sequence-classification``: which Auto class loads it."""
     num_labels: int | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of from_pretrained under their own names, passed on as they are."""
 
 
 class Quantization(_Section):
@@ -70,6 +75,8 @@ class Quantization(_Section):
     llm_int8_enable_fp32_cpu_offload: bool | None = None
     backend: str | None = None
     """``bitsandbytes`` where silent; other dialects name ``torchao``, ``hqq``, ``gptq``, …"""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of BitsAndBytesConfig, passed on as they are."""
 
 
 class Lora(_Section):
@@ -95,6 +102,8 @@ class Lora(_Section):
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     autocast_adapter_dtype: bool | None = None
     """Argument of get_peft_model: cast 16-bit adapter weights to float32 (PEFT's default: true)."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of LoraConfig (``loftq_config``, …), passed on as they are."""
 
 
 class Training(_Section):
@@ -113,7 +122,8 @@ class Training(_Section):
     num_train_epochs: float | None = None
     lr_scheduler_type: str | None = None
     warmup_ratio: float | None = None
-    warmup_steps: int | None = None
+    warmup_steps: int | float | None = None
+    """Steps, or from transformers 5 on a share of all steps where it is below 1."""
     optim: str | None = None
     optim_target_modules: list[str] | str | None = None
     bf16: bool | None = None
@@ -147,6 +157,8 @@ class Training(_Section):
     resume_from_checkpoint: str | bool | None = None
     report_to: list[str] | str | None = None
     output_dir: str | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of TrainingArguments or SFTConfig (``adam_beta2``, …), passed on as they are."""
 
 
 class Data(_Section):
@@ -197,6 +209,8 @@ class Setup(_Section):
     duplicate_keys: list[str] = Field(default_factory=list)
     string_numbers: list[str] = Field(default_factory=list)
     removed_keys: list[dict[str, str | None]] = Field(default_factory=list)
+    _locate: Callable[[str], Place] | None = PrivateAttr(default=None)
+    """JSON pointer → place with line and column; a reader sets it, so that places are looked up only when asked for."""
 
     def is_unknown(self, path: str) -> bool:
         """True where the value at this canonical path is decided by something that was not read."""
@@ -209,6 +223,11 @@ class Setup(_Section):
         while parts:
             origin = self.origins.get(".".join(parts))
             if origin is not None and origin.place is not None:
-                return origin.place
+                return self._located(origin.place)
             parts.pop()
         return None
+
+    def _located(self, place: Place) -> Place:
+        if place.line is not None or place.pointer is None or self._locate is None:
+            return place
+        return self._locate(place.pointer)

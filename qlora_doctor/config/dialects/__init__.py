@@ -1,0 +1,92 @@
+"""Dialects: who wrote this config, and for which trainer.
+
+A dialect is a module with ``name``, ``recognise(document) -> float`` (how sure, 0…1; it may look at the path, the text
+and the data, and never raises) and ``read(document) -> Setup``. A new one is written beside this file and named in
+``DIALECTS``; the order decides between equally sure ones.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from ...errors import ConfigError, UsageError
+from ..document import Document, read_document
+from ..setup import Setup
+
+DIALECTS: dict[str, str] = {"native": "qlora_doctor.config.native"}
+"""Name → module; modules are imported when a file has to be recognised."""
+
+_LEAST_SURE = 0.3
+
+
+class Dialect(Protocol):
+    """What a dialect's module offers."""
+
+    name: str
+
+    def recognise(self, document: Document) -> float: ...
+    def read(self, document: Document) -> Setup: ...
+
+
+def dialect_named(name: str) -> Dialect:
+    """The dialect of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in DIALECTS:
+        raise UsageError(f"There is no dialect {name!r}; known are {', '.join(DIALECTS)}.")
+    return cast(Dialect, import_module(DIALECTS[name]))
+
+
+def recognise(document: Document) -> tuple[Dialect, float]:
+    """The dialect that is surest of a document.
+
+    Raises:
+        ConfigError: none is sure enough.
+    """
+    best: tuple[Dialect, float] | None = None
+    for name in DIALECTS:
+        dialect = dialect_named(name)
+        sure = dialect.recognise(document)
+        if best is None or sure > best[1]:
+            best = (dialect, sure)
+    if best is None or best[1] < _LEAST_SURE:
+        raise ConfigError(
+            f"{document.path} is not a config that is known here: it has {_glance(document)}.",
+            remedy="A native config has `model` and any of quantization, lora, training, data; "
+            "`qlora-doctor init` writes one, --dialect says which one this is.",
+        )
+    return best
+
+
+def read_setup(path: Path, *, dialect: str | None = None) -> Setup:
+    """A config file in any dialect → Setup.
+
+    Args:
+        path: the file.
+        dialect: the dialect's name; None recognises it from the content.
+
+    Raises:
+        ConfigError: the file cannot be read, is not recognised or is invalid.
+        UsageError: there is no dialect of this name.
+    """
+    document = read_document(Path(path))
+    if dialect is not None:
+        return dialect_named(dialect).read(document)
+    chosen, sure = recognise(document)
+    setup = chosen.read(document)
+    return setup if sure >= 1.0 else setup.model_copy(update={"dialect_confidence": sure})
+
+
+def _glance(document: Document) -> str:
+    """What a file has at its top, in a few words."""
+    if isinstance(document.data, dict):
+        keys = [str(key)[:40] for key in list(document.data)[:5]]
+        more = ", …" if len(document.data) > 5 else ""
+        return f"the keys {', '.join(keys)}{more}" if keys else "an empty mapping"
+    if document.format == "text":
+        return "program text"
+    return {list: "a list", type(None): "only comments"}.get(type(document.data), "a single value") + " at its top"

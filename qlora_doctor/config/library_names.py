@@ -1,0 +1,56 @@
+"""Names that the libraries' own classes take and that Setup does not model: passed on, never called unknown.
+
+Collected from the dataclass fields of transformers 4.51–5.23 (training_args.py, utils/quantization_config.py), trl
+0.17–1.16 (sft_config.py, base_config.py) and peft 0.21 (tuners/lora/config.py).
+"""
+
+from __future__ import annotations
+
+TRAINING = frozenset(
+    """
+    accelerator_config adafactor adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size average_tokens_across_devices
+    batch_eval_metrics bf16_full_eval dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context
+    dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers
+    ddp_bucket_cap_mb ddp_static_graph ddp_timeout debug disable_tqdm do_eval do_predict do_train enable_jit_checkpoint
+    eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start eval_steps eval_use_gather_object
+    fp16_backend fp16_full_eval fp16_opt_level fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap greater_is_better
+    half_precision_backend hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token
+    ignore_data_skip include_for_metrics include_inputs_for_metrics include_num_input_tokens_seen
+    include_tokens_per_second jit_mode_eval label_smoothing_factor length_column_name liger_kernel_config
+    load_best_model_at_end local_rank log_level log_level_replica log_on_each_node logging_dir logging_first_step
+    logging_nan_inf_filter logging_strategy lr_scheduler_kwargs metric_for_best_model mp_parameters no_cuda optim_args
+    overwrite_output_dir parallelism_config past_index per_gpu_eval_batch_size per_gpu_train_batch_size
+    prediction_loss_only project push_to_hub push_to_hub_model_id push_to_hub_organization push_to_hub_token ray_scope
+    remove_unused_columns restore_callback_states_from_checkpoint run_name save_on_each_node save_only_model
+    save_safetensors save_steps save_total_limit skip_memory_metrics tf32 torch_compile_backend torch_compile_mode
+    torch_empty_cache_steps torchdynamo tp_size tpu_metrics_debug tpu_num_cores trackio_bucket_id trackio_space_id
+    trackio_static_space_id train_sampling_strategy use_cpu use_ipex use_legacy_prediction_loop use_mps_device
+    activation_offloading chars_per_token chat_template_path dataset_batch_size dataset_kwargs dataset_num_proc
+    eos_token eval_packing model_init_kwargs num_of_sequences packing_strategy pad_to_multiple_of pad_token
+    router_aux_loss_coef shuffle_dataset truncation_mode
+    """.split()
+)
+LORA = frozenset(
+    """
+    megatron_config megatron_core loftq_config eva_config corda_config lora_ga_config velora_config
+    alora_invocation_tokens use_qalora qalora_group_size monteclora_config layer_replication runtime_config lora_bias
+    use_bdlora arrow_config kasa_config ensure_weight_tying base_model_name_or_path revision peft_type inference_mode
+    auto_mapping peft_version
+    """.split()
+)
+QUANTIZATION = frozenset({"llm_int8_threshold", "llm_int8_has_fp16_weight", "quant_method"})
+MODEL = frozenset(
+    """
+    cache_dir force_download local_files_only low_cpu_mem_usage max_memory offload_buffers offload_folder
+    offload_state_dict output_loading_info rope_scaling subfolder token tp_plan use_safetensors variant
+    ignore_mismatched_sizes code_revision
+    """.split()
+)
+RENAMED: dict[str, tuple[str, str]] = {
+    "training.evaluation_strategy": ("training.eval_strategy", "Renamed in transformers 4.41, removed in 4.46."),
+    "training.use_liger": ("training.use_liger_kernel", "Renamed in trl 0.17, removed since."),
+    "model.load_in_4bit": ("quantization.load_in_4bit", "from_pretrained no longer takes it since transformers 5."),
+    "model.load_in_8bit": ("quantization.load_in_8bit", "from_pretrained no longer takes it since transformers 5."),
+    "model.use_flash_attention_2": ("model.attn_implementation", "from_pretrained no longer takes it."),
+}
+"""Old name → (new name, since when), both as canonical paths."""

@@ -1,0 +1,232 @@
+"""YAML text → plain data, in one pass over PyYAML's events.
+
+PyYAML's own loaders build a node graph by recursion in C: a few thousand open brackets end the process, aliases may
+unfold to any size, and a repeated key is dropped without a word. Events come from a state machine that does none of
+that, so the data is built from them here; what a scalar means (YAML 1.1) is still decided by PyYAML's own resolver and
+constructor, because that is what the trainers read with.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+MAX_DEPTH = 64
+MAX_NODES = 2_000_000
+"""Values that aliases may unfold to."""
+
+_EXPONENT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+\Z")
+_STANDARD = "tag:yaml.org,2002:"
+_SCALAR_TAGS = {_STANDARD + name for name in ("str", "int", "float", "bool", "null", "timestamp", "binary")}
+_CONTAINER_TAGS = {None, "!", _STANDARD + "map", _STANDARD + "seq", _STANDARD + "set", _STANDARD + "omap"}
+_MISSING = object()
+
+
+class YamlProblem(Exception):
+    """The text is no YAML that a config may be; line and column count from 1."""
+
+    def __init__(self, message: str, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = line
+        self.column = column
+
+
+@dataclass
+class YamlContent:
+    """What the text holds; the lists are JSON pointers."""
+
+    data: Any = None
+    duplicates: list[str] = field(default_factory=list)
+    string_numbers: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Frame:
+    """A container that is being filled."""
+
+    value: Any
+    anchor: str | None
+    key: Any = _MISSING
+    merged: list[Any] = field(default_factory=list)
+    nodes: int = 1
+
+    @property
+    def step(self) -> str:
+        name = len(self.value) if isinstance(self.value, list) else self.key
+        return str(name).replace("~", "~0").replace("/", "~1")
+
+
+def read_yaml(text: str) -> YamlContent:
+    """Read one YAML document.
+
+    Raises:
+        YamlProblem: a syntax error, a tag beyond plain data, too deep a nesting, or aliases that unfold without end.
+    """
+    builder = _Builder()
+    try:
+        for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            builder.take(event)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = (error.problem or error.context or "it cannot be read").strip()
+        line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
+        raise YamlProblem(what, line, column) from error
+    except yaml.YAMLError as error:  # the reader's error has no mark: a control character
+        raise YamlProblem(str(error).strip().splitlines()[0].rstrip(".")) from error
+    return builder.content
+
+
+class _Builder:
+    """Fills containers as their events arrive."""
+
+    def __init__(self) -> None:
+        self.content = YamlContent()
+        self._stack: list[_Frame] = []
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._documents = 0
+        self._event: Any = None
+        self._actions = {
+            yaml.ScalarEvent: self._scalar,
+            yaml.MappingStartEvent: lambda event: self._open({}, event),
+            yaml.SequenceStartEvent: lambda event: self._open([], event),
+            yaml.MappingEndEvent: self._close,
+            yaml.SequenceEndEvent: self._close,
+            yaml.AliasEvent: self._alias,
+            yaml.DocumentStartEvent: self._document,
+        }
+
+    def take(self, event: Any) -> None:
+        action = self._actions.get(type(event))
+        if action is not None:
+            self._event = event
+            action(event)
+
+    def problem(self, message: str) -> YamlProblem:
+        mark = self._event.start_mark
+        return YamlProblem(message, mark.line + 1, mark.column + 1)
+
+    def _document(self, event: Any) -> None:
+        self._documents += 1
+        if self._documents > 1:
+            raise self.problem("a second document starts here (---); a config is a single one")
+
+    def _open(self, value: Any, event: Any) -> None:
+        if event.tag not in _CONTAINER_TAGS:
+            raise self.problem(f"the tag {_short(event.tag)} asks for an object, and a config is plain data")
+        if len(self._stack) >= MAX_DEPTH:
+            raise self.problem(f"it is nested more than {MAX_DEPTH} levels deep")
+        self._stack.append(_Frame(value, event.anchor))
+
+    def _close(self, event: Any) -> None:
+        frame = self._stack.pop()
+        for source in reversed(frame.merged):  # the first source wins, the mapping's own keys win over all
+            for key, value in source.items():
+                frame.value.setdefault(key, value)
+        self._put(frame.value, frame.anchor, frame.nodes)
+
+    def _alias(self, event: Any) -> None:
+        if event.anchor not in self._anchors:
+            raise self.problem(f"the alias *{event.anchor} refers to nothing that stands before it")
+        value, nodes = self._anchors[event.anchor]
+        self._put(value, None, nodes)
+
+    def _scalar(self, event: Any) -> None:
+        frame = self._stack[-1] if self._stack else None
+        is_key = frame is not None and frame.key is _MISSING and isinstance(frame.value, dict)
+        tag = event.tag
+        if tag is None or tag == "!":
+            value, is_number = _plain(event.value) if tag is None and event.implicit[0] else (event.value, False)
+        elif tag in _SCALAR_TAGS:
+            value, is_number = self._tagged(tag, event.value), False
+        else:
+            raise self.problem(f"the tag {_short(tag)} asks for an object, and a config is plain data")
+        if value is _MISSING:
+            raise self.problem(f"{event.value[:40]!r} cannot be read as the value that it looks like")
+        if is_number and not is_key:
+            self.content.string_numbers.append(self._pointer())
+        if is_key and value == "<<" and event.implicit[0]:
+            value = _MERGE
+        self._put(value, event.anchor, 1)
+
+    def _tagged(self, tag: str, text: str) -> Any:
+        return _construct(tag, text)
+
+    def _put(self, value: Any, anchor: str | None, nodes: int) -> None:
+        """Hand a finished value to the container that waits for it."""
+        if anchor is not None:
+            self._anchors[anchor] = (value, nodes)
+        if not self._stack:
+            self.content.data = value
+            return
+        frame = self._stack[-1]
+        frame.nodes += nodes
+        if frame.nodes > MAX_NODES:
+            raise self.problem(f"its aliases unfold to more than {MAX_NODES:,} values")
+        if isinstance(frame.value, list):
+            frame.value.append(value)
+        elif frame.key is _MISSING:
+            self._take_key(frame, value)
+        else:
+            self._take_value(frame, value)
+
+    def _take_key(self, frame: _Frame, key: Any) -> None:
+        if isinstance(key, dict | list):
+            raise self.problem("a mapping or a list cannot be a key")
+        if key is not _MERGE and key in frame.value:
+            frame.key = key
+            self.content.duplicates.append(self._pointer())
+        frame.key = key
+
+    def _take_value(self, frame: _Frame, value: Any) -> None:
+        if frame.key is _MERGE:
+            sources = value if isinstance(value, list) else [value]
+            if not all(isinstance(source, dict) for source in sources):
+                raise self.problem("<< merges mappings, and this is none")
+            frame.merged.extend(reversed(sources))
+        else:
+            frame.value[frame.key] = value
+        frame.key = _MISSING
+
+    def _pointer(self) -> str:
+        return "".join(f"/{frame.step}" for frame in self._stack)
+
+
+class _Merge:
+    """Stands for the key ``<<``."""
+
+    def __str__(self) -> str:
+        return "<<"
+
+
+_MERGE = _Merge()
+
+
+@lru_cache(maxsize=4096)
+def _plain(text: str) -> tuple[Any, bool]:
+    """What an unquoted scalar means in YAML 1.1, and whether it is a number to everybody but YAML 1.1."""
+    resolvers = yaml.SafeLoader.yaml_implicit_resolvers
+    for tag, pattern in [*resolvers.get(text[:1], ()), *resolvers.get(None, ())]:
+        if pattern.match(text):
+            return ("<<", False) if tag.endswith(":merge") else (_construct(tag, text), False)
+    return text, _EXPONENT.match(text) is not None
+
+
+def _construct(tag: str, text: str) -> Any:
+    """A scalar's value by PyYAML's safe constructor; ``_MISSING`` where it refuses."""
+    constructor = yaml.constructor.SafeConstructor()
+    build = constructor.yaml_constructors.get(tag)
+    if build is None:
+        return text
+    try:
+        return build(constructor, yaml.ScalarNode(tag, text))
+    except (ValueError, KeyError, IndexError, OverflowError, yaml.YAMLError):
+        return _MISSING
+
+
+def _short(tag: str) -> str:
+    return "!!" + tag[len(_STANDARD) :] if tag.startswith(_STANDARD) else tag
