@@ -113,5 +113,13 @@ class AdapterFacts(Fact):
     """The task type that fits the class of the model."""
     bypassed_modules: list[str] | None = None
     """Adapted layers whose weight a fused kernel reads past the module's forward (Mamba's out_proj, conv1d)."""
+    enabled: bool | None = None
+    """False where the adapter layers are switched off (``disable_adapter_layers``), as PEFT's model status says."""
+    merged_adapters: list[str] | None = None
+    """Adapters whose weights are merged into the base; a merged layer's forward passes its LoRA matrices by."""
+    inference_mode: bool | None = None
+    """``inference_mode`` of PEFT's config: True where the adapter was loaded without ``is_trainable=True``."""
+    bias_parameters: int | None = None
+    """Parameters of the base's own biases that train through LoraConfig's ``bias`` (0 where it asks for none)."""
     lora_b_zero: bool | None = None
     """True where every lora_B is exactly zero, so that the adapter starts as identity."""

@@ -73,6 +73,8 @@ class ConfigFacts(Fact):
     eval_batch: int | None = None
     gradient_accumulation: int | None = None
     sequence: int | None = None
+    sequence_is_default: bool | None = None
+    """True where the file sets no length, so that the default of the trainer cuts the samples."""
     bf16: bool | None = None
     fp16: bool | None = None
     gradient_checkpointing: bool | None = None

@@ -31,7 +31,9 @@ class LoadFailure(Fact):
 
     kind: str
     """``none`` where it ended well; else ``missing-file``, ``truncated``, ``corrupt``, ``wrong-shape``, ``pickle-only``, ``remote-code``, ``out-of-memory``,
-    ``host-out-of-memory``, ``disk``, ``timeout``, ``killed``, ``interrupted``, ``dtype-mismatch``, ``other``."""
+    ``host-out-of-memory``, ``disk``, ``timeout``, ``killed``, ``interrupted``, ``dtype-mismatch``, ``no-gradient``
+    (backward found no graph: "element 0 of tensors does not require grad"), ``float16-gradients`` (the gradient scaler
+    refused float16 gradients), ``no-adapter`` (the trainer refused a quantized model without adapters), ``other``."""
     message: str
     phase: str | None = None
     """What was under way: ``load``, ``prepare``, ``attach``, ``batch``, ``forward``, ``backward``, ``optimizer``, …"""

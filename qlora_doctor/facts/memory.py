@@ -85,6 +85,12 @@ class MemoryFacts(Fact):
     """Error band of the prediction."""
     savings: list[Saving] | None = None
     plan: list[PlanCell] | None = None
+    load_peak_bytes: int | None = None
+    """Predicted highest allocation of from_pretrained itself, with the loader of the versions that the prediction is for."""
+    evaluation_peak_bytes: int | None = None
+    """Predicted peak allocated of one evaluation step at the evaluation batch; None where the config asks for none."""
+    evaluation_logits_bytes: int | None = None
+    """Logits that an evaluation holds until its end; 0 where it keeps only the loss."""
     logits_bytes: int | None = None
     logits_ratio: float | None = None
     """Share of logits and loss in the predicted peak."""

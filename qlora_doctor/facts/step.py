@@ -76,6 +76,11 @@ class StepFacts(Fact):
     parameters_nonfinite_gradient: list[str] | None = None
     parameters_not_updated: list[str] | None = None
     """Trainable tensors that no step changed."""
+    lost_update_ratio: float | None = None
+    """Share of the trainable elements with a nonzero gradient in the last step that this step left bit for bit as they
+    were: its update was smaller than the spacing of their dtype. None where the optimizer skipped the step."""
+    trainable_dtypes: list[str] | None = None
+    """Dtypes of the trainable tensors as they were trained (trl casts a quantized model's adapter to bfloat16)."""
     gradient_norm: float | None = None
     gradients: list[GradientColumn] | None = None
     optimizer: OptimizerFacts | None = None
