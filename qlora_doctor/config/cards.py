@@ -85,7 +85,7 @@ class UnknownCard(LookupError):
 
 
 def find_card(name: str) -> Card:
-    """The card that a person means: spaces, hyphens, letter case, "NVIDIA", "GeForce" and "RTX" do not matter.
+    """The card a person means: spaces, hyphens, letter case, "NVIDIA", "GeForce" and "RTX" do not matter.
 
     A name that several sizes share ("A100", "RTX 3080") means the one first sold, which is never the larger
     for the A100 and V100. Raises UnknownCard.
