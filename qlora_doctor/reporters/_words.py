@@ -1,0 +1,169 @@
+"""Numbers and names as a reader wants them: one spelling for every format.
+
+All functions are pure; ``None`` is never a number and becomes "unknown".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+UNKNOWN = "unknown"
+
+# Controls that reorder or break a line: shown as escapes, so that a name cannot disguise itself (UAX #9, section 2)
+# or steer a terminal.
+_BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
+_BREAKS = {0x2028, 0x2029, 0x0085, 0xFEFF}
+_HIDDEN = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), *_BIDI, *_BREAKS, *range(0xD800, 0xE000))
+    if code not in (0x09, 0x0A)
+}
+
+
+def visible(text: object) -> str:
+    """The text with control characters and bidirectional overrides written out; tabs and newlines stay."""
+    return str(text).translate(_HIDDEN)
+
+
+def one_line(text: object) -> str:
+    """The same on a single line."""
+    return " ".join(visible(text).split())
+
+
+def size(count: int | float | None) -> str:
+    """Bytes in binary units with three significant digits: ``9.42 GiB``."""
+    if count is None:
+        return UNKNOWN
+    if abs(count) < 1024:
+        return f"{count:g} bytes"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if abs(value) < 999.5 or unit == "TiB":
+            break
+    return f"{_three_digits(value)} {unit}"
+
+
+def amount(number: int | float | None) -> str:
+    """A count with three significant digits: ``6.74 billion``."""
+    if number is None:
+        return UNKNOWN
+    for limit, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if abs(number) >= limit:
+            return f"{_three_digits(number / limit)} {name}"
+    return exact(number)
+
+
+def exact(number: int | float | None) -> str:
+    """A count in full: ``6,738,415,616``."""
+    return UNKNOWN if number is None else f"{number:,}"
+
+
+def percent(ratio: float | None) -> str:
+    """A share in three significant digits; only all of it is 100 %, only none of it is 0 %."""
+    if ratio is None or not math.isfinite(ratio):
+        return UNKNOWN if ratio is None else str(ratio)
+    if 0 < ratio < 0.0001:
+        return "under 0.01 %"
+    if 0.9995 <= ratio < 1:
+        return "99.9 %" if ratio < 0.9999 else "over 99.99 %"
+    if ratio in (0, 1):
+        return f"{ratio * 100:.0f} %"
+    return f"{_three_digits(ratio * 100, two_places=True)} %"
+
+
+def seconds(duration: float | None) -> str:
+    """A time: ``21 ms``, ``3.94 s``, ``2 min 5 s``."""
+    if duration is None:
+        return UNKNOWN
+    if duration < 1:
+        return f"{duration * 1000:.0f} ms"
+    if duration < 60:
+        return f"{_three_digits(duration)} s"
+    minutes, rest = divmod(round(duration), 60)
+    return f"{minutes} min {rest} s"
+
+
+def number(value: float | None) -> str:
+    """Any measured number in four significant digits."""
+    if value is None:
+        return UNKNOWN
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "infinite"
+    return f"{value:.4g}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 error``, ``2 errors``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def layers(numbers: Iterable[int]) -> str:
+    """Layer numbers as ranges: ``0–15, 20``; a regular step is told as such: ``0–78 in steps of 2``."""
+    every = sorted(set(numbers))
+    steps = {b - a for a, b in zip(every, every[1:], strict=False)}
+    if len(every) > 2 and len(steps) == 1 and (step := steps.pop()) > 1:
+        return f"{every[0]}–{every[-1]} in steps of {step}"
+    runs: list[list[int]] = []
+    for layer in every:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def fact(name: str, value: Any, *, most: int = 8) -> str:
+    """A fact's value with the unit that its name tells; of a long list the first ``most`` and how many more."""
+    leaf = name.rsplit(".", 1)[-1]
+    plain_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if plain_number and leaf.endswith("bytes"):
+        return f"{size(value)} ({value:,} bytes)"
+    if plain_number and leaf.endswith("ratio"):
+        return percent(value)
+    return literal(value, most=most)
+
+
+def literal(value: Any, *, most: int = 8) -> str:
+    """A value as a config would write it, on one line."""
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return number(value) if value != int_or(value) else f"{value:g}"
+    if isinstance(value, int):
+        return exact(value)
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{one_line(key)}: {literal(each, most=most)}" for key, each in value.items())
+    if isinstance(value, Sequence):
+        return _listed(value, most)
+    return one_line(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def int_or(value: float) -> float:
+    """The number itself where it is whole, else NaN, which equals nothing."""
+    return value if math.isfinite(value) and value == int(value) else math.nan
+
+
+def _listed(values: Sequence[Any], most: int) -> str:
+    if not values:
+        return "none"
+    shown = [literal(value, most=most) for value in values[:most]]
+    separator = "; " if any(isinstance(value, dict) for value in values[:most]) else ", "
+    rest = len(values) - len(shown)
+    return separator.join(shown) + (f" and {rest:,} more" if rest else "")
+
+
+def _three_digits(value: float, *, two_places: bool = False) -> str:
+    """Three significant digits without an exponent; ``two_places`` keeps small shares readable."""
+    if value == 0:
+        return "0"
+    places = 2 - math.floor(math.log10(abs(value)))
+    places = max(0, min(places, 2 if two_places or abs(value) >= 1 else 3))
+    return f"{value:.{places}f}"

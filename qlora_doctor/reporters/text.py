@@ -1,0 +1,189 @@
+"""The report for a terminal and a log: findings by stage with the place they point at, and one last line of verdict."""
+
+from __future__ import annotations
+
+import textwrap
+import unicodedata
+from collections.abc import Iterable
+from itertools import groupby
+
+from ..report import STAGES, Finding, Location, Remediation, Report, StageRecord
+from . import _words as words
+from .verdict import counting, counts, outcomes, suppressed
+
+_SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
+        "added": "32", "removed": "31"}  # fmt: skip
+_EVIDENCE_WIDTH = 400
+
+
+class _Ink:
+    """Colours words where they are wanted; without colour every word stands for itself."""
+
+    def __init__(self, color: bool) -> None:
+        self._color = color
+
+    def __call__(self, style: str, text: str) -> str:
+        return f"\x1b[{_SGR[style]}m{text}\x1b[0m" if self._color and text else text
+
+
+def render(report: Report, *, color: bool = False, width: int = 100) -> str:
+    """The whole report.
+
+    Args:
+        color: use ANSI colours; the text reads the same without.
+        width: columns to wrap sentences at; code, paths and diffs are never wrapped.
+    """
+    ink = _Ink(color)
+    blocks = [_header(report, ink)]
+    for stage in _stages_with_findings(report):
+        blocks.append(ink("strong", f"── {stage} " + "─" * max(3, min(width, 72) - len(stage) - 4)))
+        blocks += [render_finding(f, color=color, width=width) for f in counting(report) if f.stage == stage]
+    blocks += [block for block in (_not_seen(report, ink, width), _suppressed(report, ink)) if block]
+    blocks.append(render_verdict(report, color=color))
+    return "\n\n".join(blocks) + "\n"
+
+
+def render_finding(finding: Finding, *, color: bool = False, width: int = 100) -> str:
+    """One finding, as it is also told while a check is still running."""
+    ink = _Ink(color)
+    head = ink(finding.severity, f"{finding.severity}[{words.one_line(finding.rule)}]")
+    name = ink("dim", words.one_line(finding.name))
+    doubt = "" if finding.confidence == "high" else ink("dim", f" ({finding.confidence} confidence)")
+    lines = [f"{head} {name}{doubt}", *_wrap(words.one_line(finding.message), width)]
+    lines += _frame(finding.location, finding.severity, ink)
+    for evidence in finding.evidence:
+        shown = _clip(words.fact(evidence.fact, evidence.value), _EVIDENCE_WIDTH)
+        lines += _wrap(f"{words.one_line(evidence.fact)} = {shown}", width, first="  = ")
+    if finding.remediation is not None:
+        lines += _help(finding.remediation, ink, width)
+    lines.append(f"  {ink('dim', 'docs:')} qlora-doctor explain {words.one_line(finding.rule)}")
+    return "\n".join(lines)
+
+
+def render_verdict(report: Report, *, color: bool = False) -> str:
+    """The one last line: counts of findings and of rules, whatever else was printed."""
+    ink = _Ink(color)
+    summary = report.summary
+    grave = "error" if summary.error else "warning" if summary.warning else "info" if summary.info else "good"
+    ended = [record.name for record in report.stages if record.status == "done"]
+    failed = [record.name for record in report.stages if record.status == "failed"]
+    clean = "nothing found" if ended else "nothing was checked"
+    parts = [ink(grave, counts(report) or clean), f"{len(outcomes(report, 'pass')):,} passed",
+             f"{len(outcomes(report, 'skipped')):,} not evaluated",
+             f"{len(ended)} of {len(STAGES)} stages done"]  # fmt: skip
+    if failed:
+        parts.append(ink("error", f"failed: {', '.join(failed)}"))
+    return f"verdict: {' · '.join(parts)}"
+
+
+def _header(report: Report, ink: _Ink) -> str:
+    setup = report.setup or {}
+    model = (setup.get("model") or {}).get("name_or_path") if isinstance(setup.get("model"), dict) else None
+    subject = words.one_line(setup.get("file") or "objects in memory" if setup else "no setup")
+    told = [ink("strong", subject)] + ([words.one_line(model)] if model else [])
+    memory, adapter = report.facts.memory, report.facts.adapter
+    picture = memory and (memory.measured or memory.predicted)
+    if memory and picture and picture.peak_allocated_bytes is not None:
+        kind = "measured" if memory.measured else "predicted"
+        card = f" of {words.size(memory.card_bytes)}" if memory.card_bytes else ""
+        told.append(f"peak {words.size(picture.peak_allocated_bytes)}{card} {kind}")
+    if adapter and adapter.trainable_ratio is not None:
+        told.append(f"trains {words.percent(adapter.trainable_ratio)}")
+    return " · ".join(told)
+
+
+def _stages_with_findings(report: Report) -> list[str]:
+    present = {finding.stage for finding in counting(report)}
+    return [s for s in STAGES if s in present] + sorted(present - set(STAGES))
+
+
+def _frame(location: Location, severity: str, ink: _Ink) -> list[str]:
+    """The line of the user's file with carets below the key, as far as the place is known."""
+    if location.file is None and location.pointer is None:
+        return []
+    place = ":".join(
+        words.one_line(part) for part in (location.file, location.line, location.column) if part is not None
+    )
+    pointer = f" {words.one_line(location.pointer)}" if location.pointer else ""
+    gutter = " " * len(str(location.line or ""))
+    lines = [f"{gutter} {ink('dim', '-->')} {place}{ink('dim', pointer)}"]
+    if location.excerpt is None or location.line is None:
+        return lines
+    before, marked, after = _parts(location)
+    carets = ink(severity, "^" * max(1, _cells(marked)))
+    shown = _clip(before + marked + after, 160)
+    bar = ink("dim", "|")
+    return [*lines, f"{gutter} {bar}", f"{location.line} {bar} {shown}", f"{gutter} {bar} {' ' * _cells(before)}{carets}"]
+
+
+def _parts(location: Location) -> tuple[str, str, str]:
+    """The excerpt before, at and after the marked columns, each as it will be seen."""
+    text = location.excerpt or ""
+    start = max(0, (location.column or 1) - 1)
+    same_line = location.end_line in (None, location.line)
+    end = location.end_column - 1 if location.end_column is not None and same_line else len(text.rstrip())
+    end = min(max(end, start + 1), max(len(text.rstrip()), start + 1), start + 80)
+    clean = [words.visible(part.replace("\t", "    ").replace("\n", " ")) for part in (text[:start], text[start:end], text[end:])]
+    return clean[0], clean[1], clean[2]
+
+
+def _help(remediation: Remediation, ink: _Ink, width: int) -> list[str]:
+    lines = _wrap(words.one_line(remediation.text), width, first=f"  {ink('good', 'help:')} ", plain_first="  help: ")
+    lines += [f"    $ {words.one_line(command)}" for command in remediation.commands]
+    if remediation.diff:
+        lines += [f"    {_diff_line(line, ink)}" for line in remediation.diff.rstrip("\n").split("\n")]
+    return lines
+
+
+def _diff_line(line: str, ink: _Ink) -> str:
+    shown = words.visible(line.replace("\t", "    "))
+    if line.startswith(("---", "+++", "@@")):
+        return ink("dim", shown)
+    return ink("added", shown) if line.startswith("+") else ink("removed", shown) if line.startswith("-") else shown
+
+
+def _not_seen(report: Report, ink: _Ink, width: int) -> str:
+    """Stages that failed or were skipped and what would supply them, then the rules that lacked a fact."""
+    missing = [record for record in report.stages if record.status != "done"]
+    alike = groupby(missing, key=lambda record: (record.status, record.reason, record.remedy))
+    lines = [line for _, records in alike for line in _stages(list(records), ink, width)]
+    if waiting := outcomes(report, "skipped"):
+        ids = ", ".join(words.one_line(o.rule) for o in waiting)
+        lines += _wrap(f"{words.plural(len(waiting), 'check')} could not be evaluated: {ids}", width, first="  ")
+    return "\n".join([ink("strong", "Not checked"), *lines]) if lines else ""
+
+
+def _stages(records: list[StageRecord], ink: _Ink, width: int) -> Iterable[str]:
+    """Neighbouring stages that ended alike are told once."""
+    record, names = records[0], ", ".join(each.name for each in records)
+    status = ink("error", "failed") if record.status == "failed" else "skipped"
+    why = words.one_line(record.reason or "No reason was given.")
+    yield from _wrap(why, width, first=f"  {names} {status}: ", plain_first=f"  {names} {record.status}: ")
+    if record.remedy:
+        yield f"    to have it: {words.one_line(record.remedy)}"
+
+
+def _suppressed(report: Report, ink: _Ink) -> str:
+    quiet = suppressed(report)
+    lines = [f"  {words.one_line(f.rule)} {words.one_line(f.name)}: {words.one_line(f.suppressed)}" for f in quiet]
+    return "\n".join([ink("strong", "Suppressed"), *lines]) if quiet else ""
+
+
+def _wrap(text: str, width: int, *, first: str = "  ", plain_first: str | None = None) -> list[str]:
+    """Wrap a sentence; ``first`` may carry colour codes, which ``plain_first`` leaves out when counting."""
+    plain = plain_first or first
+    rest = "  " if plain == "  " else "    "
+    lines = textwrap.wrap(text, max(40, width), initial_indent=plain, subsequent_indent=rest,
+                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return [first + lines[0][len(plain) :], *lines[1:]] if lines else [first]
+
+
+def _clip(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _cells(text: str) -> int:
+    """Columns of a terminal: wide characters take two, combining marks none (UAX #11)."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )

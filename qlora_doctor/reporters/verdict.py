@@ -1,0 +1,105 @@
+"""The verdict in words: what was found, and how much of the setup that speaks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..report import STAGES, Finding, Report, RuleOutcome, StageRecord
+from ._words import plural
+
+SEVERITIES = ("error", "warning", "info")
+_CONFIDENCES = ("high", "medium", "low")
+
+Level = Literal["error", "incomplete", "warning", "partial", "pass"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reader takes away.
+
+    Attributes:
+        level: ``error``: findings of that severity count; ``incomplete``: a stage failed; ``warning``: warnings or
+            notes only; ``partial``: nothing found, but not every stage ran; ``pass``: nothing found in any stage.
+        headline: one sentence.
+        detail: how many rules and stages it rests on, one or two sentences.
+    """
+
+    level: Level
+    headline: str
+    detail: str
+
+
+def verdict(report: Report) -> Verdict:
+    """Say how the report's own counts and stages read."""
+    return Verdict(_level(report), _headline(report), _detail(report))
+
+
+def counting(report: Report) -> list[Finding]:
+    """Findings that count, the gravest first; within a severity by confidence, then by stage."""
+    return sorted((f for f in report.findings if f.suppressed is None), key=_gravity)
+
+
+def suppressed(report: Report) -> list[Finding]:
+    """Findings that were told not to count."""
+    return sorted((f for f in report.findings if f.suppressed is not None), key=_gravity)
+
+
+def outcomes(report: Report, status: str) -> list[RuleOutcome]:
+    """Rules that came out so, in the order of their ids."""
+    return sorted((o for o in report.rules if o.status == status), key=lambda o: o.rule)
+
+
+def counts(report: Report) -> str:
+    """``2 errors, 3 warnings, 1 note``; what is none is left out."""
+    summary = report.summary
+    words = [(summary.error, "error"), (summary.warning, "warning"), (summary.info, "note")]
+    return ", ".join(plural(count, noun) for count, noun in words if count)
+
+
+def _gravity(finding: Finding) -> tuple[int, int, int, str]:
+    stage = STAGES.index(finding.stage) if finding.stage in STAGES else len(STAGES)
+    return SEVERITIES.index(finding.severity), _CONFIDENCES.index(finding.confidence), stage, finding.rule
+
+
+def _level(report: Report) -> Level:
+    if report.summary.error:
+        return "error"
+    if _with_status(report, "failed"):
+        return "incomplete"
+    if report.summary.warning or report.summary.info:
+        return "warning"
+    return "pass" if len(_with_status(report, "done")) == len(STAGES) else "partial"
+
+
+def _headline(report: Report) -> str:
+    failed = [record.name for record in _with_status(report, "failed")]
+    done = _with_status(report, "done")
+    if report.summary.error:
+        return f"{plural(report.summary.error, 'error')}: training would fail, or train the wrong thing."
+    if failed:
+        return f"Not settled: the {_listed(failed)} {'stages' if len(failed) > 1 else 'stage'} failed."
+    found = counts(report)
+    if len(done) == len(STAGES):
+        return f"No errors in any stage; {found}." if found else "Healthy: every stage ran, and nothing was found."
+    if not done:
+        return "Nothing was checked."
+    where = f"the {_listed([record.name for record in done])} {'stages' if len(done) > 1 else 'stage'}"
+    return f"No errors in {where}; {found}." if found else f"Nothing found in {where}."
+
+
+def _detail(report: Report) -> str:
+    passed, failed = len(outcomes(report, "pass")), len(outcomes(report, "fail"))
+    skipped = len(outcomes(report, "skipped"))
+    parts = [f"{plural(passed, 'check')} passed", f"{failed:,} failed", f"{skipped:,} could not be evaluated"]
+    done = len(_with_status(report, "done"))
+    stages = "All stages ran" if done == len(STAGES) else f"{done} of {len(STAGES)} stages ran to the end"
+    return f"{', '.join(parts)}. {stages}."
+
+
+def _with_status(report: Report, status: str) -> list[StageRecord]:
+    return [record for record in report.stages if record.status == status]
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
