@@ -30,7 +30,8 @@ class LoadFailure(Fact):
     """Why a load or a step ended early."""
 
     kind: str
-    """``none`` where it ended well; else ``missing-file``, ``truncated``, ``corrupt``, ``wrong-shape``, ``pickle-only``, ``remote-code``, ``out-of-memory``,
+    """``none`` where it ended well; else ``missing-file``, ``truncated``, ``corrupt``, ``wrong-shape``,
+    ``pickle-only``, ``remote-code``, ``out-of-memory``,
     ``host-out-of-memory``, ``disk``, ``timeout``, ``killed``, ``interrupted``, ``dtype-mismatch``, ``no-gradient``
     (backward found no graph: "element 0 of tensors does not require grad"), ``float16-gradients`` (the gradient scaler
     refused float16 gradients), ``no-adapter`` (the trainer refused a quantized model without adapters), ``other``."""

@@ -86,7 +86,7 @@ class MemoryFacts(Fact):
     savings: list[Saving] | None = None
     plan: list[PlanCell] | None = None
     load_peak_bytes: int | None = None
-    """Predicted highest allocation of from_pretrained itself, with the loader of the versions that the prediction is for."""
+    """Predicted highest allocation of from_pretrained itself, for the loader of the versions predicted for."""
     evaluation_peak_bytes: int | None = None
     """Predicted peak allocated of one evaluation step at the evaluation batch; None where the config asks for none."""
     evaluation_logits_bytes: int | None = None
