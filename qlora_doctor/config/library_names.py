@@ -6,8 +6,7 @@ Collected from the dataclass fields of transformers 4.51–5.23 (training_args.p
 
 from __future__ import annotations
 
-TRAINING = frozenset(
-    """
+_TRAINING = """
     accelerator_config adafactor adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size average_tokens_across_devices
     batch_eval_metrics bf16_full_eval dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context
     dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers
@@ -28,24 +27,22 @@ TRAINING = frozenset(
     activation_offloading chars_per_token chat_template_path dataset_batch_size dataset_kwargs dataset_num_proc
     eos_token eval_packing model_init_kwargs num_of_sequences packing_strategy pad_to_multiple_of pad_token
     router_aux_loss_coef shuffle_dataset truncation_mode
-    """.split()
-)
-LORA = frozenset(
-    """
+"""
+_LORA = """
     megatron_config megatron_core loftq_config eva_config corda_config lora_ga_config velora_config
     alora_invocation_tokens use_qalora qalora_group_size monteclora_config layer_replication runtime_config lora_bias
     use_bdlora arrow_config kasa_config ensure_weight_tying base_model_name_or_path revision peft_type inference_mode
     auto_mapping peft_version
-    """.split()
-)
-QUANTIZATION = frozenset({"llm_int8_threshold", "llm_int8_has_fp16_weight", "quant_method"})
-MODEL = frozenset(
-    """
+"""
+_MODEL = """
     cache_dir force_download local_files_only low_cpu_mem_usage max_memory offload_buffers offload_folder
     offload_state_dict output_loading_info rope_scaling subfolder token tp_plan use_safetensors variant
     ignore_mismatched_sizes code_revision
-    """.split()
-)
+"""
+TRAINING = frozenset(_TRAINING.split())
+LORA = frozenset(_LORA.split())
+MODEL = frozenset(_MODEL.split())
+QUANTIZATION = frozenset({"llm_int8_threshold", "llm_int8_has_fp16_weight", "quant_method"})
 RENAMED: dict[str, tuple[str, str]] = {
     "training.evaluation_strategy": ("training.eval_strategy", "Renamed in transformers 4.41, removed in 4.46."),
     "training.use_liger": ("training.use_liger_kernel", "Renamed in trl 0.17, removed since."),

@@ -42,6 +42,7 @@ _PASSED_ON = {
     "training": library_names.TRAINING,
 }
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
+_DTYPE_FIELDS = ("dtype", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage")
 _COMPUTE = ("bfloat16", "float16", "float32")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": (*_COMPUTE, "auto"),
@@ -62,6 +63,7 @@ _AT_LEAST: dict[str, float] = {
     "hardware.count": 1,
     "budgets.step_seconds": 0,
 }
+_SIZES = ("hardware.memory", "budgets.peak_memory")
 _NO_MEANS_FALSE = {"training.eval_strategy", "training.save_strategy"}
 """Where ``no`` is a word that the trainer knows, and a truth value to YAML 1.1."""
 
@@ -137,6 +139,7 @@ class _Reader:
                 remedy="Add `model:` with a hub id or the path of a model folder.",
                 place=self._place("/model"),
             )
+        sections: dict[str, Any] = {section: self._model(section) for section in SECTIONS}
         setup = Setup(
             file=self.file,
             origins=self.origins,
@@ -144,7 +147,7 @@ class _Reader:
             removed_keys=self.removed,
             duplicate_keys=[_dotted(pointer) for pointer in self.document.duplicates],
             string_numbers=list(dict.fromkeys(self.string_numbers)),
-            **{section: self._model(section) for section in SECTIONS},
+            **sections,
         )
         setup._locate = self.document.place if self.file is not None else None
         return setup
@@ -201,7 +204,7 @@ class _Reader:
         if value is False and path in _NO_MEANS_FALSE:
             return "no"
         annotation = SECTIONS[section].model_fields[field].annotation
-        if isinstance(value, str) and path.rpartition(".")[2] in ("dtype", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"):
+        if isinstance(value, str) and field in _DTYPE_FIELDS:
             value = value.removeprefix("torch.")
             value = _DTYPES.get(value, value)
         if path in _CHOICES and value not in _CHOICES[path]:
@@ -216,10 +219,26 @@ class _Reader:
             self._wrong(path, describe_type(annotation), value, pointer)
         if isinstance(read, float) and not math.isfinite(read):
             self._wrong(path, "a finite number", value, pointer)
+        if path in _SIZES or path == "hardware.gpu":
+            self._hardware(path, read, pointer)
         least = _AT_LEAST.get(path)
         if least is not None and isinstance(read, int | float) and read < least:
             self._wrong(path, f"at least {least:g}", value, pointer)
         return read
+
+    def _hardware(self, path: str, value: Any, pointer: str) -> None:
+        """A card or a memory size that nobody can read is told here, where its place is known."""
+        from .cards import UnknownCard, find_card, parse_memory
+
+        try:
+            find_card(value) if path == "hardware.gpu" else parse_memory(value)
+        except UnknownCard as error:
+            closest = f" Closest are {', '.join(error.closest)}." if error.closest else ""
+            remedy = f"Name a known card, or give its memory as `hardware.memory: 24GiB`.{closest}"
+            sentence = f"{path} {value!r} is not a known card."
+            raise ConfigError(sentence, remedy=remedy, place=self._place(pointer)) from None
+        except ValueError:
+            self._wrong(path, "a memory size such as 24GiB, or a number of bytes", value, pointer)
 
     def _model(self, section: str) -> BaseModel:
         values = {key: value for key, value in self.values[section].items() if value is not None}
@@ -297,8 +316,8 @@ def describe_value(value: Any) -> str:
     if isinstance(value, int | float):
         return f"the number {str(value)[:40]}"
     if isinstance(value, list):
-        strange = next((inner for inner in value if not isinstance(inner, str)), None)
-        return "an empty list" if not value else "a list" + (f" with {describe_value(strange)}" if strange is not None else "")
+        strange = [inner for inner in value if not isinstance(inner, str)]
+        return "an empty list" if not value else "a list" + (f" with {describe_value(strange[0])}" if strange else "")
     return {type(None): "nothing", dict: "a mapping"}.get(type(value), f"a {type(value).__name__}")
 
 

@@ -54,7 +54,7 @@ class Positions:
 
     def find(self, pointer: str) -> Entry | None:
         """The entry at a JSON pointer, or None where the text has none there."""
-        entry = self.root
+        entry: Entry | None = self.root
         for step in split_pointer(pointer):
             if entry is None or entry.node is None:
                 return None
