@@ -119,5 +119,7 @@ class AdapterFacts(Fact):
     """Adapters whose weights are merged into the base; a merged layer's forward passes its LoRA matrices by."""
     inference_mode: bool | None = None
     """``inference_mode`` of PEFT's config: True where the adapter was loaded without ``is_trainable=True``."""
+    bias_parameters: int | None = None
+    """Parameters of the base's own biases that train through LoraConfig's ``bias`` (0 where it asks for none)."""
     lora_b_zero: bool | None = None
     """True where every lora_B is exactly zero, so that the adapter starts as identity."""
