@@ -148,8 +148,9 @@ def _training(values: _Values, libraries: Libraries, quantization: dict[str, Any
 
     trainer = get("trainer", "transformers") or "transformers"
     fp16 = get("fp16", False)
-    prepare = get("prepare_for_kbit_training", True)
-    checkpointing, reentrant = _checkpointing(values, libraries, trainer, prepare, quantization["four_bit"])
+    quantized = _either(quantization["four_bit"], quantization["eight_bit"])
+    prepare = get("prepare_for_kbit_training", quantized)
+    checkpointing, reentrant = _checkpointing(values, libraries, trainer, prepare and quantized)
     strategy = get("eval_strategy", "no")
     return {
         "trainer": get("trainer", "transformers"),
@@ -176,7 +177,7 @@ def _training(values: _Values, libraries: Libraries, quantization: dict[str, Any
 
 
 def _checkpointing(
-    values: _Values, libraries: Libraries, trainer: str, prepare: bool | None, four_bit: bool | None
+    values: _Values, libraries: Libraries, trainer: str, prepared: bool | None
 ) -> tuple[bool | None, bool | None]:
     """(gradient checkpointing, use_reentrant).
 
@@ -186,16 +187,14 @@ def _checkpointing(
     kwargs = values.get("training.gradient_checkpointing_kwargs", {})
     if values.unknown("training.gradient_checkpointing"):
         return None, None if kwargs is None else kwargs.get("use_reentrant")
+    silent = values.setup.training.gradient_checkpointing is None
     by_trainer = values.get("training.gradient_checkpointing", defaults.trainer_checkpoints(trainer, libraries))
-    by_itself = values.setup.training.gradient_checkpointing is None and prepare and four_bit
-    checkpointing = True if by_itself else by_trainer
+    checkpointing = _either(by_trainer, prepared) if silent else by_trainer
     if kwargs is None or "use_reentrant" in kwargs:
         return checkpointing, None if kwargs is None else kwargs["use_reentrant"]
-    if not checkpointing:
+    if not checkpointing or by_trainer is None:
         return checkpointing, None
     given = values.setup.training.gradient_checkpointing_kwargs
-    if by_trainer is None:
-        return checkpointing, None
     return checkpointing, defaults.use_reentrant(trainer, libraries, by_trainer, given)
 
 

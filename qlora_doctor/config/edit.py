@@ -247,7 +247,7 @@ class _Editor:
             return "{" + ", ".join(pairs) + "}"
         if isinstance(value, list):
             return "[" + ", ".join(self._written(element) for element in value) + "]"
-        return _yaml_scalar(value)
+        return yaml_scalar(value)
 
     def _block(self, key: str, value: Any, indent: int) -> str:
         """``key: value`` for a YAML block; a mapping gets lines of its own."""
@@ -301,7 +301,7 @@ def _last_leaf(node: Any) -> Any:
 _PLAIN = re.compile(r"[A-Za-z_./][\w./+-]*\Z", re.ASCII)
 
 
-def _yaml_scalar(value: Any) -> str:
+def yaml_scalar(value: Any) -> str:
     """A scalar that YAML 1.1 reads back as the same value; ``0.0002`` is written so, because ``2e-4`` is a string."""
     if isinstance(value, bool):
         return "true" if value else "false"

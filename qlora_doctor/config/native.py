@@ -35,7 +35,7 @@ ALIASES: dict[str, str] = {
 }
 """Other names of the same thing, as canonical paths."""
 
-_PASSED_ON = {
+PASSED_ON = {
     "model": library_names.MODEL,
     "quantization": library_names.QUANTIZATION,
     "lora": library_names.LORA,
@@ -44,7 +44,7 @@ _PASSED_ON = {
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 _DTYPE_FIELDS = ("dtype", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage")
 _COMPUTE = ("bfloat16", "float16", "float32")
-_CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": (*_COMPUTE, "auto"),
     "model.task": ("causal-lm", "sequence-classification"),
     "quantization.bnb_4bit_quant_type": ("nf4", "fp4"),
@@ -52,7 +52,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "quantization.bnb_4bit_quant_storage": ("uint8", "int8", "float16", "bfloat16", "float32", "float64"),
     "lora.bias": ("none", "all", "lora_only"),
 }
-_AT_LEAST: dict[str, float] = {
+AT_LEAST: dict[str, float] = {
     "lora.r": 1,
     "lora.lora_dropout": 0,
     "training.per_device_train_batch_size": 1,
@@ -64,7 +64,7 @@ _AT_LEAST: dict[str, float] = {
     "budgets.step_seconds": 0,
 }
 _SIZES = ("hardware.memory", "budgets.peak_memory")
-_NO_MEANS_FALSE = {"training.eval_strategy", "training.save_strategy"}
+NO_MEANS_FALSE = {"training.eval_strategy", "training.save_strategy"}
 """Where ``no`` is a word that the trainer knows, and a truth value to YAML 1.1."""
 
 
@@ -119,7 +119,7 @@ class _Reader:
         self.document = document
         self.file = str(document.path) if document.path is not None else None
         self.values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-        self.extras: dict[str, dict[str, Any]] = {section: {} for section in _PASSED_ON}
+        self.extras: dict[str, dict[str, Any]] = {section: {} for section in PASSED_ON}
         self.origins: dict[str, Origin] = {}
         self.unknown: list[dict[str, str | None]] = []
         self.removed: list[dict[str, str | None]] = []
@@ -177,7 +177,7 @@ class _Reader:
         if field in SECTIONS[target].model_fields and field != "extra":
             self.origins[path] = self._origin(pointer)
             self.values[target][field] = self._checked(path, value, pointer)
-        elif key in _PASSED_ON.get(section, ()):
+        elif key in PASSED_ON.get(section, ()):
             self.extras[section][key] = value
             self.origins[written] = self._origin(pointer)
         elif written in library_names.RENAMED:
@@ -201,14 +201,14 @@ class _Reader:
         section, _, field = path.partition(".")
         if value is None:
             return None
-        if value is False and path in _NO_MEANS_FALSE:
+        if value is False and path in NO_MEANS_FALSE:
             return "no"
         annotation = SECTIONS[section].model_fields[field].annotation
         if isinstance(value, str) and field in _DTYPE_FIELDS:
             value = value.removeprefix("torch.")
             value = _DTYPES.get(value, value)
-        if path in _CHOICES and value not in _CHOICES[path]:
-            self._wrong(path, f"one of {', '.join(_CHOICES[path])}", value, pointer)
+        if path in CHOICES and value not in CHOICES[path]:
+            self._wrong(path, f"one of {', '.join(CHOICES[path])}", value, pointer)
         try:
             read = _validated(SECTIONS[section], field, value)
         except ValidationError:
@@ -221,7 +221,7 @@ class _Reader:
             self._wrong(path, "a finite number", value, pointer)
         if path in _SIZES or path == "hardware.gpu":
             self._hardware(path, read, pointer)
-        least = _AT_LEAST.get(path)
+        least = AT_LEAST.get(path)
         if least is not None and isinstance(read, int | float) and read < least:
             self._wrong(path, f"at least {least:g}", value, pointer)
         return read
@@ -272,7 +272,7 @@ def _is_known(section: str, key: str) -> bool:
         key in SECTIONS[section].model_fields
         or f"{section}.{key}" in ALIASES
         or f"{section}.{key}" in library_names.RENAMED
-        or key in _PASSED_ON.get(section, ())
+        or key in PASSED_ON.get(section, ())
     )
 
 
@@ -284,10 +284,18 @@ def _closest(key: str, section: str | None) -> tuple[str | None, str | None]:
     if section is None:
         found = difflib.get_close_matches(key, SECTIONS, n=1, cutoff=0.6)
         return (found[0] if found else None), None
-    names = [*SECTIONS[section].model_fields, *_PASSED_ON.get(section, ())]
+    names = [*SECTIONS[section].model_fields, *PASSED_ON.get(section, ())]
     names += [alias.partition(".")[2] for alias in ALIASES if alias.startswith(section)]
     found = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     return (f"{section}.{found[0]}" if found else None), None
+
+
+def other_spellings(path: str) -> list[str]:
+    """Further spellings that the reader brings to one of the choices."""
+    if path.rpartition(".")[2] not in _DTYPE_FIELDS:
+        return []
+    choices = [choice for choice in CHOICES[path] if choice != "auto"]
+    return [f"torch.{choice}" for choice in choices] + [old for old, new in _DTYPES.items() if new in choices]
 
 
 def describe_type(annotation: Any) -> str:
