@@ -34,7 +34,8 @@ class LoadFailure(Fact):
     ``pickle-only``, ``remote-code``, ``out-of-memory``,
     ``host-out-of-memory``, ``disk``, ``timeout``, ``killed``, ``interrupted``, ``dtype-mismatch``, ``no-gradient``
     (backward found no graph: "element 0 of tensors does not require grad"), ``float16-gradients`` (the gradient scaler
-    refused float16 gradients), ``no-adapter`` (the trainer refused a quantized model without adapters), ``other``."""
+    refused float16 gradients), ``no-adapter`` (the trainer refused a quantized model without adapters),
+    ``token-out-of-range`` (the batch holds ids that the embedding has no row for), ``other``."""
     message: str
     phase: str | None = None
     """What was under way: ``load``, ``prepare``, ``attach``, ``batch``, ``forward``, ``backward``, ``optimizer``, …"""

@@ -30,7 +30,7 @@ class OptimizerFacts(Fact):
     """Number of tensors it holds."""
     elements: int | None = None
     frozen_parameters: list[str] | None = None
-    """Tensors it holds that do not require a gradient, by name (capped; see frozen_count)."""
+    """Tensors it holds that do not require a gradient, by name."""
     missing_parameters: list[str] | None = None
     """Trainable tensors that it does not hold."""
     stale_parameters: int | None = None
@@ -49,6 +49,8 @@ class StepFacts(Fact):
     batch: int | None = None
     sequence: int | None = None
     steps: int | None = None
+    skipped_steps: int | None = None
+    """Steps that the gradient scaler skipped because a float16 gradient overflowed; some at the start are usual."""
     seconds: list[float] | None = None
 
     fingerprinted_tensors: int | None = None
@@ -57,6 +59,8 @@ class StepFacts(Fact):
     changed_base_tensors: list[str] | None = None
     cast_base_tensors: list[CastTensor] | None = None
     """Told as what it is: bitsandbytes casts a layer's bias in place in its first forward."""
+    recomputed_buffers: list[str] | None = None
+    """Buffers that no checkpoint holds (rotary frequencies) and that the model computed anew."""
 
     loss_before: float | None = None
     """Loss of the first batch before any update."""
