@@ -1,0 +1,113 @@
+"""LoRA on the base, by PEFT itself: a fresh LoraConfig, or an adapter that is continued."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config.setup import Setup
+from ..errors import StageError
+from .architecture import find_folder
+from .base import Base
+from .failures import as_stage_error, first_sentence
+
+
+def lora_config(setup: Setup, notes: list[str] | None = None) -> Any:
+    """PEFT's ``LoraConfig`` with what the setup says and nothing else.
+
+    A field that the installed PEFT does not know is left out and told in ``notes``.
+
+    Raises:
+        StageError: kind ``invalid-config``: a value that LoraConfig refuses.
+    """
+    from peft import LoraConfig
+
+    known = inspect.signature(LoraConfig).parameters
+    said = setup.lora.model_dump(exclude={"autocast_adapter_dtype", "extra"}) | setup.lora.extra
+    arguments: dict[str, Any] = {}
+    for name, value in said.items():
+        if value is None:
+            continue
+        if name in known:
+            arguments[name] = value
+        elif notes is not None:
+            notes.append(f"lora.{name} was left out: the installed PEFT does not know it.")
+    try:
+        return LoraConfig(**arguments)
+    except (ValueError, TypeError) as error:
+        raise StageError(
+            f"PEFT refuses the LoRA settings: {first_sentence(error)}",
+            kind="invalid-config",
+            remedy="Correct them; names and values are those of LoraConfig.",
+            place=setup.place("lora"),
+        ) from error
+
+
+def attach(base: Base, setup: Setup) -> Any:
+    """The PeftModel: ``get_peft_model``, or ``PeftModel.from_pretrained`` where ``model.adapter`` names a folder.
+
+    On the meta device an adapter that is continued gets its config and no weights. The base's layers are wrapped in
+    place.
+
+    Raises:
+        ValueError, TypeError, …: whatever PEFT raises for an adapter that does not fit; the message is PEFT's.
+        StageError: the adapter's folder is missing or unreadable, or a LoRA setting is not valid.
+    """
+    arguments: dict[str, Any] = {}
+    if setup.lora.autocast_adapter_dtype is not None:
+        arguments["autocast_adapter_dtype"] = setup.lora.autocast_adapter_dtype
+    if setup.model.adapter is None:
+        return _wrap(base, lora_config(setup, base.notes), arguments)
+    folder = adapter_folder(setup)
+    trainable = bool(setup.model.adapter_is_trainable)
+    if base.device.type == "meta":
+        return _wrap(base, _stored_config(folder, trainable), arguments)
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(base.model, str(folder), is_trainable=trainable, **arguments)
+    except OSError as error:
+        raise as_stage_error(error, "loading the adapter") from error
+
+
+def _wrap(base: Base, config: Any, arguments: dict[str, Any]) -> Any:
+    from peft import get_peft_model
+
+    # PEFT makes an adapter on the CPU and then moves it to where the layer is; on meta that is time for nothing.
+    where = torch.device("meta") if base.device.type == "meta" else nullcontext()
+    with where:
+        return get_peft_model(base.model, config, **arguments)
+
+
+def adapter_folder(setup: Setup) -> Path:
+    """The folder of the adapter to continue from.
+
+    Raises:
+        StageError: kind ``missing-file``: there is no such folder, or it holds no adapter.
+    """
+    name = setup.model.adapter or ""
+    folder = find_folder(name, setup)
+    if folder is None or not (folder / "adapter_config.json").is_file():
+        problem = f"There is no folder {name!r}" if folder is None else f"{folder} holds no adapter_config.json"
+        raise StageError(
+            f"{problem}, so there is no adapter to continue from.",
+            kind="missing-file",
+            remedy="Name the folder that save_pretrained wrote the adapter to.",
+            place=setup.place("model.adapter"),
+        )
+    return folder
+
+
+def _stored_config(folder: Path, trainable: bool) -> Any:
+    from peft import PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except Exception as error:
+        raise as_stage_error(error, "reading the adapter's config") from error
+    config.inference_mode = not trainable
+    return config

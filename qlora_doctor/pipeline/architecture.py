@@ -1,0 +1,210 @@
+"""Which architecture a setup means: a folder, the hub's cache, or the bundled table → a transformers config."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..config.architectures import closest_architectures, find_architecture
+from ..config.setup import Setup
+from ..errors import StageError
+from .failures import first_sentence, kind_of
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the model is, before anything is built.
+
+    Attributes:
+        config: a transformers ``PretrainedConfig``; it belongs to this object, copy before changing it.
+        source: ``folder``; ``cache`` (the hub's cache on this machine); ``hub`` (downloaded now); ``table`` (bundled).
+        name: what from_pretrained is given: the folder's path or the hub id.
+        folder: where config.json (and perhaps the weights) lie; None for the table.
+        published_parameters: logical parameters as published; known for the table alone.
+        raw: the content of config.json.
+    """
+
+    config: Any
+    source: Literal["folder", "cache", "hub", "table"]
+    name: str
+    folder: Path | None
+    published_parameters: int | None
+    raw: dict[str, Any]
+
+
+def load_config(setup: Setup, *, offline: bool = True) -> Architecture:
+    """The architecture that ``model`` names.
+
+    A folder wins, then the hub's cache, then the bundled table; only with ``offline=False`` the hub is asked. Code in
+    the model's folder runs only where ``model.trust_remote_code`` is true.
+
+    Raises:
+        StageError: kind ``missing-config``, ``unknown-architecture``, ``remote-code``, ``invalid-config`` or ``other``.
+    """
+    name = setup.model.name_or_path
+    if not name:
+        raise StageError(
+            "The config names no model.",
+            kind="missing-config",
+            remedy="Set model to a hub id or a folder.",
+            place=setup.place("model"),
+        )
+    folder = find_folder(name, setup)
+    if folder is not None:
+        return _from_folder(folder, setup, "folder", str(folder))
+    if _looks_like_path(name):
+        raise StageError(
+            f"There is no folder {name!r}.",
+            kind="missing-config",
+            remedy="Correct the path; it is read relative to the config file.",
+            place=setup.place("model.name_or_path"),
+        )
+    cached = _cached_config(name, setup.model.revision)
+    if cached is not None:
+        return _from_folder(cached.parent, setup, "cache", name)
+    downloaded = None if offline else _config_from_hub(name, setup)
+    if downloaded is not None:
+        return _from_folder(downloaded.parent, setup, "hub", name)
+    known = find_architecture(name)
+    if known is not None:
+        return _from_table(known, setup)
+    raise _not_at_hand(name, setup, offline)
+
+
+def find_folder(name: str, setup: Setup) -> Path | None:
+    """The folder that a path in the config means: relative to the config file first, then to the working directory."""
+    path = Path(name).expanduser()
+    beside = [Path(setup.file).resolve().parent / path] if setup.file and not path.is_absolute() else []
+    for candidate in (*beside, path):
+        if candidate.is_dir():
+            return candidate.resolve()
+    return None
+
+
+def _from_folder(folder: Path, setup: Setup, source: Literal["folder", "cache", "hub"], name: str) -> Architecture:
+    raw = _read_json(folder, setup)
+    model_type = raw.get("model_type")
+    trusted = bool(setup.model.trust_remote_code)
+    if not trusted and "AutoConfig" in (raw.get("auto_map") or {}) and not _is_known(model_type):
+        raise StageError(
+            f"The architecture {model_type!r} is not part of transformers: the model brings its own Python code.",
+            kind="remote-code",
+            remedy="Read the code in the model's folder, then pass --trust-remote-code to run it.",
+            place=setup.place("model"),
+        )
+    if "auto_map" not in raw and not _is_known(model_type):
+        raise _unknown(model_type, setup)
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted, local_files_only=True)
+    except Exception as error:
+        raise _invalid(error, setup) from error
+    return Architecture(config, source, name, folder, None, raw)
+
+
+def _from_table(known: Any, setup: Setup) -> Architecture:
+    from transformers import AutoConfig
+
+    raw = dict(known.config)
+    arguments = dict(raw)
+    model_type = arguments.pop("model_type")
+    if not _is_known(model_type):
+        raise _unknown(model_type, setup)
+    try:
+        config = AutoConfig.for_model(model_type, **arguments)
+    except Exception as error:
+        raise _invalid(error, setup) from error
+    return Architecture(config, "table", known.id, None, known.published_parameters, raw)
+
+
+def _read_json(folder: Path, setup: Setup) -> dict[str, Any]:
+    path = folder / "config.json"
+    place = setup.place("model.name_or_path")
+    if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise StageError(
+                f"{folder} holds an adapter, not a model.",
+                kind="missing-config",
+                remedy="Name the base as model, and this folder as its adapter.",
+                place=place,
+            )
+        raise StageError(
+            f"{folder} has no config.json.",
+            kind="missing-config",
+            remedy="Name the folder that holds the model's config.json.",
+            place=place,
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        message = f"{path} cannot be read: {first_sentence(error)}"
+        raise StageError(message, kind="invalid-config", remedy="Repair the file.", place=place) from error
+    if not isinstance(raw, dict):
+        raise StageError(f"{path} is no JSON object.", kind="invalid-config", remedy="Repair the file.", place=place)
+    return raw
+
+
+def _cached_config(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError:  # no valid hub id
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _config_from_hub(name: str, setup: Setup) -> Path | None:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, "config.json", revision=setup.model.revision))
+    except Exception:  # offline, gated, unknown: the caller has an answer without the hub
+        return None
+
+
+def _is_known(model_type: Any) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return isinstance(model_type, str) and model_type in CONFIG_MAPPING
+
+
+def _unknown(model_type: Any, setup: Setup) -> StageError:
+    import transformers
+
+    said = "names no model_type" if model_type is None else f"says model_type {model_type!r}"
+    return StageError(
+        f"config.json {said}, which transformers {transformers.__version__} does not know.",
+        kind="unknown-architecture",
+        remedy="Install a newer transformers, or correct model_type.",
+        place=setup.place("model"),
+    )
+
+
+def _invalid(error: Exception, setup: Setup) -> StageError:
+    kind = "remote-code" if kind_of(error) == "remote-code" else "invalid-config"
+    return StageError(
+        f"The model's config.json is not valid: {first_sentence(error)}",
+        kind=kind,
+        remedy="Compare it with the one of the original model.",
+        place=setup.place("model"),
+    )
+
+
+def _not_at_hand(name: str, setup: Setup, offline: bool) -> StageError:
+    close = closest_architectures(name)
+    hint = f" Names like it: {', '.join(close)}." if close else ""
+    where = "in the hub's cache on this machine" if offline else "on the hub (as far as this machine can reach it)"
+    return StageError(
+        f"The model {name!r} is neither a folder, nor {where}, nor in the bundled table of architectures.{hint}",
+        kind="missing-config",
+        remedy="Name a folder that holds the model's config.json, or download the model first.",
+        place=setup.place("model.name_or_path"),
+    )
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name

@@ -1,0 +1,260 @@
+"""The base in 4-bit: from_config and transformers' own conversion on the meta device, from_pretrained on a real one."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..config.setup import Setup
+from ..errors import StageError
+from .architecture import Architecture, load_config
+from .dtypes import apply_float32_plan, resolve_dtype
+from .failures import as_stage_error, first_sentence
+from .packing import pack_weights
+
+
+@dataclass
+class Base:
+    """A base model and how it came to be.
+
+    Attributes:
+        model: a transformers ``PreTrainedModel``; after ``attach`` of the adapter PEFT has wrapped its layers in place.
+        architecture: what it was built from.
+        device: ``meta``, ``cpu``, ``cuda:0``, …
+        dtype: what from_pretrained loads the weights in, before quantization.
+        dtype_known: False where neither config nor checkpoint say it (a bare config.json): bytes are then a guess.
+        quantizer: transformers' ``HfQuantizer``, None where nothing is quantized.
+        loading_info: from_pretrained's ``output_loading_info``; None on the meta device.
+        notes: what was done otherwise than the setup says, and why; one sentence each.
+    """
+
+    model: Any
+    architecture: Architecture
+    device: torch.device
+    dtype: torch.dtype
+    dtype_known: bool = True
+    quantizer: Any = None
+    loading_info: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> Any:
+        """The model's transformers config."""
+        return self.model.config
+
+
+def build_base(
+    setup: Setup,
+    device: str | torch.device = "meta",
+    *,
+    architecture: Architecture | None = None,
+    offline: bool = True,
+) -> Base:
+    """The base as from_pretrained gives it: on ``meta`` without weights, elsewhere really loaded.
+
+    On the meta device 4-bit weights are packed as on a real one, with their statistics, so that dtypes, shapes and
+    bytes are those of a real load.
+
+    Raises:
+        StageError: with the kind of ``ModelFacts.build_error_kind`` (meta) or ``LoadFailure.kind``.
+    """
+    device = torch.device(device)
+    architecture = architecture or load_config(setup, offline=offline)
+    if device.type == "meta":
+        return _build_on_meta(setup, architecture)
+    return _load(setup, architecture, device, offline=offline)
+
+
+def wants_4bit(setup: Setup) -> bool:
+    """Whether the setup asks bitsandbytes for 4-bit. The native dialect stands for 4-bit where it is silent."""
+    quantization = setup.quantization
+    if quantization.backend not in (None, "bitsandbytes"):
+        return False
+    if quantization.load_in_4bit is None:
+        return setup.dialect == "native" and not quantization.load_in_8bit
+    return quantization.load_in_4bit
+
+
+def bits_and_bytes(setup: Setup) -> Any | None:
+    """transformers' ``BitsAndBytesConfig`` with what the setup says and nothing else; None where it asks for none.
+
+    Raises:
+        StageError: kind ``invalid-config``: a value that BitsAndBytesConfig refuses.
+    """
+    from transformers import BitsAndBytesConfig
+
+    said = {k: v for k, v in setup.quantization.model_dump(exclude={"backend", "extra"}).items() if v is not None}
+    said |= setup.quantization.extra
+    said["load_in_4bit"] = wants_4bit(setup)
+    if not said["load_in_4bit"] and not said.get("load_in_8bit"):
+        return None
+    try:
+        return BitsAndBytesConfig(**said)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StageError(
+            f"The quantization settings are not valid: {first_sentence(error)}",
+            kind="invalid-config",
+            remedy="Correct them; names and values are those of BitsAndBytesConfig.",
+            place=setup.place("quantization"),
+        ) from error
+
+
+def auto_class(setup: Setup) -> Any:
+    """The Auto class that loads the model for the setup's task."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification if _task(setup) == "sequence-classification" else AutoModelForCausalLM
+
+
+def _task(setup: Setup) -> str:
+    return setup.model.task or "causal-lm"
+
+
+def _model_config(setup: Setup, architecture: Architecture) -> Any:
+    """The checkpoint's config, overridden by what the setup passes to from_pretrained under the names of its fields."""
+    config = copy.deepcopy(architecture.config)
+    said = {name: getattr(setup.model, name) for name in ("use_cache", "num_labels")}
+    said |= {name: value for name, value in setup.model.extra.items() if hasattr(config, name)}
+    for name, value in said.items():
+        if value is not None:
+            setattr(config, name, value)
+    return config
+
+
+def _build_on_meta(setup: Setup, architecture: Architecture) -> Base:
+    asked = bits_and_bytes(setup)
+    config = _model_config(setup, architecture)
+    dtype, known = resolve_dtype(setup, architecture, quantized=asked is not None)
+    notes: list[str] = []
+    try:
+        quantizer = _quantizer(config, asked)
+        model = _from_config(setup, config, dtype, notes)
+        if quantizer is not None:
+            _convert(model, quantizer, dtype)
+        apply_float32_plan(model, dtype)
+        if quantizer is not None:
+            model.hf_quantizer = quantizer
+            quantizer.postprocess_model(model)
+            pack_weights(model, dtype, prequantized=quantizer.pre_quantized)
+    except Exception as error:
+        raise _build_error(error, setup) from error
+    # from_pretrained hands the model over in evaluation mode, and knows where it put it.
+    model.eval()
+    return Base(model, architecture, torch.device("meta"), dtype, known, quantizer, None, notes)
+
+
+def _from_config(setup: Setup, config: Any, dtype: torch.dtype, notes: list[str]) -> Any:
+    auto = auto_class(setup)
+    arguments: dict[str, Any] = {
+        _dtype_argument(): dtype,
+        "trust_remote_code": bool(setup.model.trust_remote_code),
+    }
+    wanted = setup.model.attn_implementation
+    with torch.device("meta"):
+        if wanted is not None:
+            try:
+                return auto.from_config(copy.deepcopy(config), attn_implementation=wanted, **arguments)
+            except (ImportError, ValueError) as error:
+                # The kernels' package is missing here; the layers are the same without it.
+                notes.append(f"Built without attn_implementation {wanted!r}: {first_sentence(error)}")
+        return auto.from_config(config, **arguments)
+
+
+def _quantizer(config: Any, asked: Any | None) -> Any | None:
+    """The HfQuantizer that from_pretrained would use; a quantized checkpoint's own settings win.
+
+    Source: ``transformers/quantizers/auto.py``, ``get_hf_quantizer``.
+    """
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    stored = getattr(config, "quantization_config", None)
+    if stored is not None and not AutoHfQuantizer.supports_quant_method(stored):
+        stored = None
+    if stored is None and asked is None:
+        return None
+    settings = AutoHfQuantizer.merge_quantization_configs(stored, asked) if stored is not None else asked
+    config.quantization_config = settings
+    return AutoHfQuantizer.from_config(settings, pre_quantized=stored is not None)
+
+
+def _convert(model: Any, quantizer: Any, dtype: torch.dtype) -> None:
+    """Replace linear layers as from_pretrained does, with the arguments of transformers 4.5x and 5 alike."""
+    quantizer.preprocess_model(
+        model=model,
+        dtype=dtype,
+        device_map={"": "cpu"},
+        checkpoint_files=None,
+        keep_in_fp32_modules=getattr(model, "_keep_in_fp32_modules", None),
+        config=model.config,
+        use_kernels=False,
+    )
+
+
+def _load(setup: Setup, architecture: Architecture, device: torch.device, *, offline: bool) -> Base:
+    if architecture.source == "table":
+        raise StageError(
+            f"The weights of {architecture.name} are not on this machine.",
+            kind="missing-file",
+            remedy="Download the model, or name the folder that holds it.",
+            place=setup.place("model.name_or_path"),
+        )
+    arguments: dict[str, Any] = {
+        "config": _model_config(setup, architecture),
+        "device_map": {"": str(device)},
+        "trust_remote_code": bool(setup.model.trust_remote_code),
+        "local_files_only": offline,
+        "weights_only": True,
+        "output_loading_info": True,
+    }
+    quantization = bits_and_bytes(setup)
+    optional = {
+        "quantization_config": quantization,
+        _dtype_argument(): setup.model.dtype,
+        "attn_implementation": setup.model.attn_implementation,
+        "revision": setup.model.revision if architecture.folder is None else None,
+    }
+    arguments.update({k: v for k, v in optional.items() if v is not None})
+    arguments.update({k: v for k, v in setup.model.extra.items() if not hasattr(architecture.config, k)})
+    try:
+        model, info = auto_class(setup).from_pretrained(_place_of(architecture), **arguments)
+    except Exception as error:
+        raise as_stage_error(error, "loading the base") from error
+    dtype, known = resolve_dtype(setup, architecture, quantized=quantization is not None)
+    return Base(model, architecture, device, dtype, known, getattr(model, "hf_quantizer", None), dict(info))
+
+
+def _place_of(architecture: Architecture) -> str:
+    """What from_pretrained is given: a folder of its own, or the hub id of which config.json is at hand already."""
+    return str(architecture.folder) if architecture.source == "folder" else architecture.name
+
+
+def _dtype_argument() -> str:
+    """``dtype`` since transformers 4.56, ``torch_dtype`` before."""
+    import transformers
+    from packaging.version import Version
+
+    return "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+
+
+def _build_error(error: Exception, setup: Setup) -> StageError:
+    if isinstance(error, StageError):
+        return error
+    text = str(error)
+    if "already quantized" in text or "The model is quantized with" in text:
+        return StageError(
+            f"The checkpoint cannot be loaded in 4-bit: {first_sentence(error)}",
+            kind="invalid-config",
+            remedy="Name the unquantized model, or drop the quantization section.",
+            place=setup.place("quantization"),
+        )
+    if "Unrecognized configuration class" in text:
+        message = f"transformers has no {_task(setup)} model for this architecture."
+        return StageError(message, kind="unknown-architecture", place=setup.place("model"))
+    kind = "invalid-config" if isinstance(error, ValueError | TypeError | KeyError | AttributeError) else "other"
+    stage_error = as_stage_error(error, "building the model")
+    if stage_error.kind == "other":
+        stage_error.kind = kind
+    return stage_error

@@ -1,0 +1,258 @@
+"""What the model is shown: the config's own samples, tokenised as its trainer would, or synthetic tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..config.setup import Setup
+from ..errors import StageError
+from .architecture import Architecture
+from .failures import as_stage_error
+from .samples import DataFormat, Samples, read_samples
+
+SYNTHETIC_LENGTH = 512
+"""Tokens of a synthetic sample where the setup names no ``max_length`` and its trainer has no default."""
+_PROMPT, _COMPLETION = "prompt", "completion"
+
+
+@dataclass
+class Batches:
+    """Samples ready for the trainer.
+
+    Attributes:
+        dataset: for transformers.Trainer a list of ``{input_ids, attention_mask, labels}`` (lists of ints, or tensors
+            where synthetic); for trl a ``datasets.Dataset`` that SFTTrainer tokenises itself.
+        collator: the data collator; None leaves it to the trainer.
+        source: ``file`` for the config's own data, ``synthetic`` for random tokens.
+        tokenizer: None where synthetic tokens need none.
+        sequence: the longest sample in tokens; for trl, the length it truncates at.
+        samples: the rows as read; None where synthetic.
+        notes: what was done otherwise than a reader might expect; one sentence each.
+    """
+
+    dataset: Any
+    collator: Callable[[list[Any]], Any] | None
+    source: Literal["file", "synthetic"]
+    tokenizer: Any
+    sequence: int
+    samples: Samples | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def make_batches(
+    setup: Setup,
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    steps: int = 2,
+    rows: int | None = None,
+    synthetic: bool = False,
+) -> Batches:
+    """Samples for some steps: from ``data.train`` where the setup has it, else of random tokens.
+
+    Args:
+        model: the (PEFT) model, for its vocabulary and context length.
+        tokenizer: needed for data of a file; see ``load_tokenizer``.
+        rows: how many rows to read at least; None reads what the steps need.
+        synthetic: use random tokens although the setup names data.
+
+    Raises:
+        StageError: the data cannot be read, or there is no tokenizer to read it with.
+    """
+    needed = max(rows or 0, rows_of_a_step(setup) * steps)
+    if synthetic or not setup.data.train:
+        return _synthetic(setup, model, tokenizer, needed)
+    if tokenizer is None:
+        raise StageError(
+            "The model has no tokenizer on this machine, so its data cannot be turned into tokens.",
+            kind="missing-file",
+            remedy="Put the tokenizer's files into the model's folder.",
+            place=setup.place("model.name_or_path"),
+        )
+    # Packing puts several rows into one sample.
+    samples = read_samples(setup, max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows))
+    return _for_trl(setup, model, tokenizer, samples) if _trl(setup) else _tokenised(setup, model, tokenizer, samples)
+
+
+def rows_of_a_step(setup: Setup) -> int:
+    """Samples that one optimizer step takes; silent values are TrainingArguments' defaults (8 and 1)."""
+    return (setup.training.per_device_train_batch_size or 8) * (setup.training.gradient_accumulation_steps or 1)
+
+
+def sequence_length(setup: Setup, config: Any = None) -> int:
+    """Tokens of a full sample: ``max_length``, else SFTConfig's default with trl, else 512; the context at most.
+
+    Args:
+        config: the model's transformers config, for its context length; None leaves that out.
+    """
+    length = setup.training.max_length
+    if length is None and _trl(setup):
+        length = _sft_default("max_length")
+    length = length or SYNTHETIC_LENGTH
+    context = context_length(config) if config is not None else None
+    return min(length, context) if context else length
+
+
+def context_length(config: Any) -> int | None:
+    """Positions that the model has, None where its config sets no limit."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = True) -> Any | None:
+    """The model's tokenizer with the setup's chat template; None where the model brings none.
+
+    Raises:
+        StageError: there are tokenizer files, but they cannot be read.
+    """
+    if architecture.source == "table":
+        return None
+    if architecture.folder is not None and architecture.source == "folder" and not _has_tokenizer(architecture.folder):
+        return None
+    from transformers import AutoTokenizer
+
+    place = str(architecture.folder) if architecture.source == "folder" else architecture.name
+    trusted = bool(setup.model.trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trusted, local_files_only=offline)
+    except Exception as error:
+        raise as_stage_error(error, "loading the tokenizer") from error
+    template = setup.data.chat_template
+    if template is not None:
+        beside = Path(setup.file).resolve().parent / template if setup.file and len(template) < 200 else None
+        is_file = beside is not None and "\n" not in template and "{" not in template and beside.is_file()
+        tokenizer.chat_template = beside.read_text(encoding="utf-8") if is_file and beside else template
+    return tokenizer
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+    return any((folder / name).is_file() for name in names)
+
+
+def _trl(setup: Setup) -> bool:
+    return setup.training.trainer == "trl"
+
+
+def _sft_default(name: str) -> Any:
+    import dataclasses
+
+    try:
+        from trl import SFTConfig
+    except ImportError:
+        return None
+    return next((f.default for f in dataclasses.fields(SFTConfig) if f.name == name), None)
+
+
+def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
+    """Uniform random tokens, none of them padding; the same on every call."""
+    import torch
+
+    config = model.config
+    length = sequence_length(setup, config)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (rows, length), generator=generator)
+    if _trl(setup):
+        from datasets import Dataset
+
+        dataset = Dataset.from_dict({"input_ids": ids.tolist()})
+        return Batches(dataset, None, "synthetic", tokenizer or _placeholder_tokenizer(), length)
+    labels = ids
+    if setup.model.task == "sequence-classification":
+        labels = torch.randint(0, config.num_labels, (rows,), generator=generator)
+    dataset = [
+        {"input_ids": row, "attention_mask": torch.ones_like(row), "labels": label}
+        for row, label in zip(ids, labels, strict=True)
+    ]
+    return Batches(dataset, None, "synthetic", tokenizer, length)
+
+
+def _placeholder_tokenizer() -> Any:
+    """A tokenizer that is never asked for a token: SFTTrainer wants one even for rows of token ids."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def _for_trl(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Batches:
+    from datasets import Dataset
+
+    columns = samples.trained_columns
+    dataset = Dataset.from_list([{name: row[name] for name in columns} for row in samples.rows])
+    return Batches(dataset, None, "file", tokenizer, sequence_length(setup, model.config), samples)
+
+
+def _tokenised(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Batches:
+    from transformers import DataCollatorForSeq2Seq
+
+    notes = []
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        notes.append(f"The tokenizer has no padding token; {tokenizer.eos_token!r} pads, without a loss on it.")
+    limit = setup.training.max_length or context_length(model.config)
+    try:
+        dataset = [_tokens(setup, tokenizer, samples, row, limit) for row in samples.rows]
+    except Exception as error:
+        raise as_stage_error(error, "turning the data into tokens") from error
+    # Pads labels with -100 by the length of the labels, so that a padding token that is also the end of the text
+    # keeps its loss where it is text.
+    collator = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
+    if setup.model.task == "sequence-classification":
+        from transformers import DataCollatorWithPadding
+
+        collator = DataCollatorWithPadding(tokenizer)
+    longest = max((len(row["input_ids"]) for row in dataset), default=0)
+    return Batches(dataset, collator, "file", tokenizer, longest, samples, notes)
+
+
+def _tokens(setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """One row as input_ids, attention_mask and labels, truncated on the right."""
+    masked = 0
+    if samples.format == "messages":
+        ids = _render(tokenizer, row["messages"])
+    elif samples.format == "prompt-completion":
+        prompt, whole = _prompt_and_whole(tokenizer, row)
+        ids = whole
+        masked = len(prompt) if setup.training.completion_only_loss is not False else 0
+    else:
+        ids = tokenizer(row[samples.text_field])["input_ids"]
+    ids = ids[:limit]
+    labels: Any = [-100] * min(masked, len(ids)) + ids[masked:]
+    if setup.model.task == "sequence-classification":
+        labels = row.get("label", row.get("labels"))
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+def _prompt_and_whole(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+    prompt, completion = row[_PROMPT], row[_COMPLETION]
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return tokenizer(prompt)["input_ids"], tokenizer(prompt + completion)["input_ids"]
+    return _render(tokenizer, prompt, add_generation_prompt=True), _render(tokenizer, [*prompt, *completion])
+
+
+def _render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+    if tokenizer.chat_template is None:
+        raise StageError(
+            "The data holds messages, but the tokenizer has no chat template.",
+            kind="other",
+            remedy="Set data.chat_template, or use a model whose tokenizer has one.",
+        )
+    text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    # The template writes its own special tokens.
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+__all__ = ["Batches", "DataFormat", "context_length", "load_tokenizer", "make_batches", "rows_of_a_step"]

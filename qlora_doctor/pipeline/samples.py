@@ -1,0 +1,143 @@
+"""Rows of the config's data, read through the datasets library: JSONL, JSON, CSV, Parquet, a folder, or the cache."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..config.setup import Setup
+from ..errors import StageError
+from .failures import first_sentence
+
+DataFormat = Literal["text", "prompt-completion", "messages"]
+_BUILDERS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".txt": "text",
+}
+_COLUMNS: dict[str, tuple[str, ...]] = {"messages": ("messages",), "prompt-completion": ("prompt", "completion")}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The first rows of the data.
+
+    Attributes:
+        rows: as many as were asked for, or all there are.
+        columns: names in the order of the file.
+        format: as the setup says, or as the columns show.
+        text_field: the column that holds the text; only for format ``text``.
+        source: the file, folder or hub id.
+    """
+
+    rows: list[dict[str, Any]]
+    columns: list[str]
+    format: DataFormat
+    text_field: str
+    source: str
+
+    @property
+    def trained_columns(self) -> tuple[str, ...]:
+        """The columns that training reads."""
+        return _COLUMNS.get(self.format, (self.text_field,))
+
+
+def read_samples(setup: Setup, rows: int) -> Samples:
+    """The first rows of ``data.train``. Files stream: the rest of a large file is not read, nothing is cached.
+
+    Raises:
+        StageError: kind ``missing-file`` (no such data) or ``other`` (unreadable, empty, or a column is missing).
+    """
+    name = setup.data.train or ""
+    try:
+        import datasets
+    except ImportError as error:
+        raise StageError(
+            "Reading the data needs the datasets library, which is not installed.",
+            remedy="pip install 'qlora-doctor[data]'",
+        ) from error
+    quiet = datasets.utils.logging
+    level = quiet.get_verbosity()
+    quiet.set_verbosity_error()
+    try:
+        found = list(itertools.islice(_open(name, setup), rows))
+    except StageError:
+        raise
+    except Exception as error:
+        raise StageError(
+            f"The data {name!r} cannot be read: {first_sentence(error)}",
+            remedy="Repair the file; JSON Lines, JSON, CSV and Parquet are read.",
+            place=setup.place("data.train"),
+        ) from error
+    finally:
+        quiet.set_verbosity(level)
+    if not found:
+        raise StageError(f"The data {name!r} is empty.", place=setup.place("data.train"))
+    columns = list(found[0])
+    kind = _format(setup, columns)
+    text_field = setup.data.text_field or setup.training.dataset_text_field or "text"
+    missing = [c for c in _COLUMNS.get(kind, (text_field,)) if c not in columns]
+    if missing:
+        raise StageError(
+            f"The data has no column {missing[0]!r}; its columns are {', '.join(columns)}.",
+            remedy="Set data.format and data.text_field to what the file holds.",
+            place=setup.place("data"),
+        )
+    return Samples(found, columns, kind, text_field, name)
+
+
+def _format(setup: Setup, columns: list[str]) -> DataFormat:
+    """As the setup says, else by the columns, as trl tells them apart."""
+    if setup.data.format is not None:
+        return setup.data.format
+    if "messages" in columns:
+        return "messages"
+    if {"prompt", "completion"} <= set(columns):
+        return "prompt-completion"
+    return "text"
+
+
+def _open(name: str, setup: Setup) -> Any:
+    """An iterable of rows."""
+    from datasets import load_dataset, load_from_disk
+
+    path = _find(name, setup)
+    if path is None:
+        if Path(name).suffix.lower() in _BUILDERS or name.startswith((".", "/", "~")):
+            raise StageError(
+                f"There is no file {name!r}.",
+                kind="missing-file",
+                remedy="Correct the path; it is read relative to the config file.",
+                place=setup.place("data.train"),
+            )
+        return load_dataset(name, split="train")
+    if path.is_dir():
+        if (path / "state.json").is_file():
+            return load_from_disk(str(path))
+        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _BUILDERS)
+    else:
+        files = [path]
+    builders = {_BUILDERS.get(f.suffix.lower()) for f in files}
+    if len(builders) != 1 or None in builders:
+        raise StageError(
+            f"{path} holds no data of one kind that can be read.",
+            kind="missing-file",
+            remedy="Name a JSON Lines, JSON, CSV or Parquet file, or a folder of such files.",
+            place=setup.place("data.train"),
+        )
+    options: dict[str, Any] = {"sep": "\t"} if files[0].suffix.lower() == ".tsv" else {}
+    names = [str(f) for f in files]
+    return load_dataset(builders.pop(), data_files=names, split="train", streaming=True, **options)
+
+
+def _find(name: str, setup: Setup) -> Path | None:
+    path = Path(name).expanduser()
+    beside = [Path(setup.file).resolve().parent / path] if setup.file and not path.is_absolute() else []
+    return next((candidate for candidate in (*beside, path) if candidate.exists()), None)

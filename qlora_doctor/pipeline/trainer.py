@@ -1,0 +1,156 @@
+"""The user's trainer, transformers.Trainer or trl.SFTTrainer, with its own arguments, for a run of a few steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from typing import Any
+
+import torch
+
+from ..config.setup import Setup
+from ..errors import StageError
+from .batches import Batches
+from .failures import as_stage_error
+
+# Training names that are the doctor's own or are read elsewhere in the pipeline.
+_NOT_ARGUMENTS = {"trainer", "method", "prepare_for_kbit_training", "max_steps", "num_train_epochs"}
+# What the run of a probe replaces: it saves, reports and resumes nothing, and its two steps are steps at the rate
+# that the setup names, not the first two of a warm-up.
+_REPLACED = {
+    "output_dir",
+    "save_strategy",
+    "report_to",
+    "logging_steps",
+    "eval_strategy",
+    "resume_from_checkpoint",
+    "lr_scheduler_type",
+    "warmup_ratio",
+    "warmup_steps",
+    "dataloader_num_workers",
+}
+# One process on one device: what spreads or compiles the model is left out, and told.
+_LEFT_OUT = ("fsdp", "fsdp_config", "deepspeed", "ddp_find_unused_parameters", "torch_compile")
+_FOR_DATA = {"max_length", "dataset_text_field", "completion_only_loss"}
+
+
+def make_trainer(
+    setup: Setup,
+    model: Any,
+    batches: Batches,
+    device: str | torch.device,
+    *,
+    steps: int = 2,
+    callbacks: list[Any] | None = None,
+    notes: list[str] | None = None,
+) -> Any:
+    """A ``transformers.Trainer`` or ``trl.SFTTrainer`` that will take ``steps`` optimizer steps.
+
+    It keeps its files in a temporary folder that goes with it.
+
+    Args:
+        model: what ``attach`` returned.
+        device: ``cpu`` or ``cuda``; the model is there already.
+        notes: is given what the run does otherwise than the setup says; one sentence each.
+
+    Raises:
+        StageError: the arguments are not valid for the installed version, or trl is not installed.
+    """
+    notes = notes if notes is not None else []
+    device = torch.device(device)
+    # TemporaryDirectory: removed when the trainer is.
+    folder = tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True)
+    trainer_class, arguments_class = _classes(setup)
+    arguments = _arguments(setup, arguments_class, device, notes) | {"output_dir": folder.name, "max_steps": steps}
+    options: dict[str, Any] = {"train_dataset": batches.dataset, "callbacks": callbacks}
+    if setup.training.trainer == "trl":
+        options["processing_class"] = batches.tokenizer
+        if batches.samples is not None and batches.samples.format == "text":
+            arguments["dataset_text_field"] = batches.samples.text_field
+    elif batches.collator is not None:
+        options["data_collator"] = batches.collator
+    try:
+        args = arguments_class(**arguments)
+        _ = args.device  # sets the devices up; only then can their number be set to one
+        args._n_gpu = min(args._n_gpu, 1)
+        trainer = trainer_class(model=model, args=args, **options)
+    except Exception as error:
+        raise as_stage_error(error, "building the trainer") from error
+    _silence(trainer)
+    trainer.temporary_folder = folder
+    return trainer
+
+
+def _silence(trainer: Any) -> None:
+    """Take off the callback that prints every log line; stdout is not the trainer's here."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def _classes(setup: Setup) -> tuple[Any, Any]:
+    if setup.training.trainer == "trl":
+        try:
+            from trl import SFTConfig, SFTTrainer
+        except ImportError as error:
+            raise StageError(
+                "The setup trains with trl, which is not installed.",
+                remedy="pip install 'qlora-doctor[trl]'",
+                place=setup.place("training.trainer"),
+            ) from error
+        return SFTTrainer, SFTConfig
+    from transformers import Trainer, TrainingArguments
+
+    return Trainer, TrainingArguments
+
+
+def _arguments(setup: Setup, arguments_class: Any, device: torch.device, notes: list[str]) -> dict[str, Any]:
+    """What the setup says, as far as the installed class knows it, and what a probe's run needs."""
+    known = {f.name for f in dataclasses.fields(arguments_class)}
+    chosen: dict[str, Any] = {}
+    said = setup.training.model_dump(exclude=_NOT_ARGUMENTS | {"extra"}) | setup.training.extra
+    for name, value in said.items():
+        if value is None or name in _REPLACED:
+            continue
+        if name in _LEFT_OUT:
+            notes.append(f"training.{name} was left out: the step runs in one process on one device, not compiled.")
+        elif name == "group_by_length" and name not in known:
+            chosen["train_sampling_strategy"] = "group_by_length" if value else "random"
+        elif name in known:
+            chosen[name] = value
+        elif name not in _FOR_DATA:
+            notes.append(f"training.{name} was left out: the installed {arguments_class.__name__} does not know it.")
+    if setup.training.method not in (None, "sft", "pretrain"):
+        notes.append(f"The step is one of supervised fine-tuning, not of {setup.training.method}.")
+    if device.type == "cpu":
+        _fit_to_cpu(chosen, notes)
+    return chosen | {k: v for k, v in _of_a_probe(device).items() if k in known}
+
+
+def _of_a_probe(device: torch.device) -> dict[str, Any]:
+    return {
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        # The filter would replace a NaN loss by the mean of the others.
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "no",
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "push_to_hub": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": device.type == "cuda",
+        "use_cpu": device.type == "cpu",
+    }
+
+
+def _fit_to_cpu(chosen: dict[str, Any], notes: list[str]) -> None:
+    """The CPU has no fp16 training, and no optimizer in CUDA's paged memory."""
+    if chosen.pop("fp16", False):
+        notes.append("training.fp16 was left out: mixed precision in float16 needs a GPU.")
+    optimizer = str(chosen.get("optim", ""))
+    if any(sign in optimizer for sign in ("paged", "8bit", "bnb", "apex", "ademamix")):
+        chosen["optim"] = "adamw_torch"
+        notes.append(f"training.optim {optimizer!r} was replaced by adamw_torch: it needs a GPU.")

@@ -1,0 +1,39 @@
+"""Fixtures for all tests: tiny models, made once per run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# No test asks the hub, and small tensors are slower on many threads.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``model_folder("llama")``: the folder of a tiny model with weights and tokenizer, made on first use.
+
+    The folder is shared by all tests of a run: copy it before changing it.
+    """
+    root = tmp_path_factory.mktemp("models")
+    made: dict[tuple[object, ...], Path] = {}
+
+    def get(name: str, **changes: object) -> Path:
+        from tests.models import make_model
+
+        key = (name, *sorted(changes.items()))
+        if key not in made:
+            made[key] = make_model(root / f"{name}-{len(made)}", name, **changes)  # type: ignore[arg-type]
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(model_folder: Callable[..., Path]) -> Path:
+    """A Llama with two layers."""
+    return model_folder("llama")
