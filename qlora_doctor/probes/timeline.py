@@ -17,6 +17,7 @@ from ..facts.memory import PhasePeak, TimelinePoint
 
 POINTS = 600
 """Points that a timeline has at most; neighbours of one phase are joined by their larger value."""
+_INTERVAL = 1e-3
 _ORDER = ("load", "prepare", "attach", "forward", "backward", "optimizer")
 
 
@@ -49,6 +50,7 @@ class Timeline:
     """Seconds on the timeline up to the moment at which the watch was last started."""
     _started: float | None = None
     _step_began: float = 0.0
+    _sampled: float = 0.0
     _inside_step: bool = False
 
     @property
@@ -79,13 +81,20 @@ class Timeline:
         """Book the peak since the last sample under the current phase."""
         if self._started is None or not self.on_cuda:
             return
-        allocated = torch.cuda.max_memory_allocated(self.device)
-        reserved = torch.cuda.max_memory_reserved(self.device)
+        counters = torch.cuda.memory_stats_as_nested_dict(self.device)  # a tenth of the time of memory_stats()
+        allocated = counters["allocated_bytes"]["all"]["peak"]
+        reserved = counters["reserved_bytes"]["all"]["peak"]
         self._book(self.peaks.setdefault(self.phase, StepPeak(phase=self.phase)), allocated, reserved)
         if self._inside_step:
             self._book(self.steps[-1], allocated, reserved)
         self._add_point(allocated)
         self._reset()
+        self._sampled = time.perf_counter()
+
+    def sample_now_and_then(self) -> None:
+        """Sample, unless that was done less than a millisecond ago: for hooks that fire in quick succession."""
+        if self.on_cuda and time.perf_counter() - self._sampled > _INTERVAL:
+            self.sample()
 
     def end(self) -> None:
         """The phase that ``begin`` began is over."""

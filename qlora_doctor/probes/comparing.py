@@ -1,0 +1,150 @@
+"""Forwards of the doctor's own: adapter on against off, and the loss of the same batch before and after."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+_TOKENS = 64
+"""Tokens of one sample that adapter on and off are compared on."""
+
+
+@dataclass(frozen=True)
+class OnOff:
+    """Logits of one short sample with the adapter on and off.
+
+    Attributes:
+        difference: largest absolute difference; None where one of them is not finite.
+        scale: largest absolute logit with the adapter off.
+        epsilon: spacing of the coarsest dtype that the comparison went through.
+    """
+
+    difference: float | None
+    scale: float
+    epsilon: float
+
+    @property
+    def equal(self) -> bool:
+        """Equal but for rounding: adding exact zeros changes nothing, DoRA's normalisation the last bits."""
+        return self.difference is not None and self.difference <= 8 * self.epsilon * max(self.scale, 1e-6)
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients for a block; every module's mode is then put back.
+
+    bitsandbytes' 4-bit layers stay as they are: in evaluation mode on a CPU with AVX-512 bf16 they repack their
+    weight in place for inference (``Linear4bit.forward``), which a look must not do.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = _is_4bit(module)
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def loss_of(model: nn.Module, inputs: Mapping[str, Any]) -> float | None:
+    """Loss of a batch without dropout; None where the model returns none."""
+    with quiet(model):
+        loss = getattr(model(**_without_cache(model, inputs)), "loss", None)
+        return float(loss) if isinstance(loss, torch.Tensor) and loss.numel() == 1 else None
+
+
+def adapter_on_off(model: nn.Module, inputs: Mapping[str, Any]) -> OnOff | None:
+    """Compare the logits of a short sample, adapter on against off; None where the model cannot switch it off."""
+    if not hasattr(model, "disable_adapter"):
+        return None
+    sample = _without_cache(model, _short(inputs))
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with quiet(model):
+            on = _logits(model, sample)
+            with model.disable_adapter():
+                off = _logits(model, sample)
+    finally:  # PEFT sets requires_grad when it switches an adapter on
+        for parameter, flag in flags:
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
+    if on is None or off is None:
+        return None
+    difference = float((on.float() - off.float()).abs().max())
+    scale = float(off.float().abs().max())
+    finite = math.isfinite(difference) and math.isfinite(scale)
+    return OnOff(difference if finite else None, scale if finite else 0.0, _coarsest_epsilon(model))
+
+
+def adapter_reaches_output(model: nn.Module, inputs: Mapping[str, Any]) -> bool | None:
+    """Whether a large change of every lora_B shows in the logits; the weights are put back bit for bit."""
+    seconds = [p for name, p in model.named_parameters() if ".lora_B." in name or ".lora_embedding_B." in name]
+    if not seconds:
+        return None
+    kept = [parameter.detach().to("cpu", copy=True) for parameter in seconds]
+    try:
+        with torch.no_grad():
+            for parameter in seconds:
+                parameter.add_(0.1)
+        compared = adapter_on_off(model, inputs)
+    finally:
+        with torch.no_grad():
+            for parameter, copy in zip(seconds, kept, strict=True):
+                parameter.copy_(copy)
+    return None if compared is None or compared.difference is None else compared.difference > 0
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether two training forwards of one batch can differ."""
+    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules()):
+        return True
+    config = getattr(model, "config", None)
+    values = config.to_dict() if hasattr(config, "to_dict") else {}
+    rates = (v for k, v in values.items() if ("dropout" in k or "pdrop" in k or "jitter" in k))
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
+
+
+def _logits(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor | None:
+    logits = getattr(model(**inputs), "logits", None)
+    return logits if isinstance(logits, torch.Tensor) else None
+
+
+def _short(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The first sample's first tokens (its last ones where it is padded on the left), and its mask."""
+    ids = inputs["input_ids"][:1]
+    mask = inputs.get("attention_mask")
+    mask = mask[:1] if isinstance(mask, torch.Tensor) and mask.shape == inputs["input_ids"].shape else None
+    window = slice(0, _TOKENS)
+    if mask is not None and not bool(mask[0, 0]):
+        window = slice(-_TOKENS, None)
+    short = {"input_ids": ids[:, window]}
+    if mask is not None:
+        short["attention_mask"] = mask[:, window]
+    return short
+
+
+def _without_cache(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    accepted = inspect.signature(type(base).forward).parameters
+    return {**inputs, "use_cache": False} if "use_cache" in accepted else dict(inputs)
+
+
+def _is_4bit(module: nn.Module) -> bool:
+    return any(cls.__name__ == "Linear4bit" for cls in type(module).__mro__)
+
+
+def _coarsest_epsilon(model: nn.Module) -> float:
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    for module in model.modules():
+        compute = getattr(module, "compute_dtype", None)
+        if isinstance(compute, torch.dtype):
+            dtypes.add(compute)
+    return max((torch.finfo(dtype).eps for dtype in dtypes), default=1e-7)

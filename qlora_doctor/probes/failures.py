@@ -1,0 +1,46 @@
+"""Exceptions of a real run → the kind, the sentence and the phase that facts and reports tell."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import StageError
+from ..facts.load import LoadFailure
+
+# Beyond what the pipeline tells apart: what a step can end with.
+_SIGNS: tuple[tuple[str, str], ...] = (
+    ("no-gradient", r"does not require grad and does not have a grad_fn|None of the inputs have requires_grad"),
+    ("float16-gradients", r"Attempting to unscale FP16 gradients"),
+    ("no-adapter", r"cannot perform fine-tuning on purely quantized models|training is not currently supported"),
+    ("token-out-of-range", r"index out of range in self|srcIndex < srcSelectDimSize|vectorized_gather_kernel"),
+    ("dtype-mismatch", r"must have the same dtype|expected (m1|mat1|scalar type|.* dtype)|to have the same dtype|found dtype"),
+)
+_REMEDIES = {
+    "no-gradient": "Let the inputs carry a gradient: call prepare_model_for_kbit_training or "
+    "model.enable_input_require_grads() before attaching the adapter, or checkpoint with use_reentrant=False.",
+    "float16-gradients": "Keep trainable weights in float32, or train in bf16.",
+    "no-adapter": "Attach the adapter before the trainer is built.",
+    "token-out-of-range": "Resize the embeddings to the tokenizer, or use a padding token that exists.",
+}
+
+
+def explain(error: BaseException, doing: str) -> StageError:
+    """What ended a stage, for a user: a StageError as it is, a library's exception by kind and first sentence."""
+    from ..pipeline.failures import as_stage_error
+
+    known = as_stage_error(error, doing)
+    if known.kind != "other" or isinstance(error, StageError):
+        return known
+    text = f"{type(error).__name__}: {error}"
+    for kind, pattern in _SIGNS:
+        if re.search(pattern, text):
+            return StageError(known.message, kind=kind, remedy=_REMEDIES.get(kind) or known.remedy)
+    return known
+
+
+def failure_fact(error: StageError, phase: str | None) -> LoadFailure:
+    """The fact that a rule can judge."""
+    return LoadFailure(kind=error.kind, message=error.message, phase=phase)
+
+
+NO_FAILURE = LoadFailure(kind="none", message="")
