@@ -12,6 +12,12 @@ from .card import Card
 aten = torch.ops.aten
 
 
+CUDNN_HEAD_LIMIT = 256
+"""Largest head size that cuDNN's attention takes on compute capability 9 and 10; seen with PyTorch 2.11, cuDNN 9.19."""
+FLASH_HEAD_LIMIT = 256
+"""Largest head size that flash attention takes (``check_head_dim_size_flash``)."""
+
+
 def backend(
     card: Card,
     query: torch.Tensor,
@@ -24,20 +30,64 @@ def backend(
 ) -> str:
     """``cudnn``, ``flash``, ``efficient`` or ``math``: the first whose conditions hold.
 
-    Source: ``ATen/native/transformers/cuda/sdp_utils.cpp`` (``priority_order``, ``use_flash_attention``,
-    ``use_mem_efficient_attention``, ``check_cudnn_*``).
+    Source: ``ATen/native/transformers/cuda/sdp_utils.cpp`` (``priority_order``, ``can_use_*_attention``), PyTorch 2.11:
+    cuDNN comes first on compute capability 9 and 10 (``torch._fused_sdp_choice`` said so for all of 15 shapes on an
+    H200 with PyTorch 2.11, masks and dropout included); heads that are neither equal in number nor marked as grouped take
+    the math path.
     """
-    half = query.dtype in (torch.bfloat16, torch.float16)
-    major = card.capability[0]
-    head = query.shape[-1]
-    same_heads = query.shape[-3] == key.shape[-3]
-    if not half or (query.dtype is torch.bfloat16 and major < 8):
-        pass
-    elif mask is None and major >= 8 and head <= 256 and head == value.shape[-1]:
-        return "flash"
-    if (same_heads or not enable_gqa) and head % 8 == 0 and value.shape[-1] % 8 == 0 and major >= 5:
-        return "efficient"
+    if query.dim() != 4 or query.shape[0] != key.shape[0] or query.stride(-1) != 1:
+        return "math"
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and not (enable_gqa and query.shape[1] % key.shape[1] == 0):
+        return "math"
+    for name, usable in (("cudnn", _cudnn), ("flash", _flash), ("efficient", _efficient)):
+        if usable(card, query, value, mask, dropout, is_causal and query.shape[2] != key.shape[2], grouped):
+            return name
     return "math"
+
+
+def _fused_dtype(card: Card, query: torch.Tensor) -> bool:
+    return query.dtype is torch.float16 or (query.dtype is torch.bfloat16 and card.capability >= (8, 0))
+
+
+def _cudnn(
+    card: Card, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
+) -> bool:
+    heads = (query.shape[-1], value.shape[-1])
+    return (
+        card.capability[0] in (9, 10)
+        and _fused_dtype(card, query)
+        and all(head <= CUDNN_HEAD_LIMIT and head % 8 == 0 for head in heads)
+    )
+
+
+def _flash(
+    card: Card, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
+) -> bool:
+    head = query.shape[-1]
+    consumer = (8, 6) <= card.capability <= (8, 9) or card.capability[0] == 12
+    if consumer and 192 < head and (head <= 224 or dropout > 0):
+        return False  # no backward kernel there
+    return (
+        (8, 0) <= card.capability <= (12, 1)
+        and _fused_dtype(card, query)
+        and mask is None
+        and not uneven
+        and head == value.shape[-1]
+        and head <= FLASH_HEAD_LIMIT
+    )
+
+
+def _efficient(
+    card: Card, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
+) -> bool:
+    alignment = 16 // query.element_size() if card.capability >= (8, 0) else 4
+    return (
+        (query.dtype is not torch.bfloat16 or card.capability >= (8, 0))
+        and not grouped
+        and query.shape[-1] % alignment == 0
+        and value.shape[-1] % alignment == 0
+    )
 
 
 def scaled_dot_product_attention(
@@ -53,6 +103,11 @@ def scaled_dot_product_attention(
 ) -> torch.Tensor:
     """``torch.nn.functional.scaled_dot_product_attention`` with the kernel that the card would take."""
     choice = backend(card, query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
+    if choice == "cudnn":
+        wants_gradient = any(tensor.requires_grad for tensor in (query, key, value))
+        return aten._scaled_dot_product_cudnn_attention(  # type: ignore[no-any-return]
+            query, key, value, _additive(attn_mask, query), wants_gradient, dropout_p, is_causal, False, scale=scale
+        )[0]
     if choice == "flash":
         head = query.shape[-1]
         if head % 8:
@@ -73,12 +128,19 @@ def scaled_dot_product_attention(
     )[0]
 
 
+def _additive(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:
+    """A boolean mask as a number to add, in the query's type (``convert_boolean_attn_mask``)."""
+    if mask is None or mask.dtype is not torch.bool:
+        return mask
+    nothing, never = (torch.empty((), dtype=query.dtype, device=mask.device) for _ in range(2))
+    return torch.where(mask, nothing, never)
+
+
 def _bias(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:
-    """A mask as the memory-efficient kernel wants it: additive, in the query's type, its rows padded to 16 elements."""
+    """A mask as the memory-efficient kernel wants it: additive, its rows padded to 16 elements, one row per query."""
+    mask = _additive(mask, query)
     if mask is None:
         return None
-    if mask.dtype is torch.bool:
-        mask = torch.where(mask, torch.zeros((), dtype=query.dtype, device=mask.device), -torch.inf).to(query.dtype)
     if mask.shape[-1] % 16:
         mask = F.pad(mask, (0, -mask.shape[-1] % 16))[..., : mask.shape[-1]]
     return mask.expand(query.shape[0], query.shape[1], query.shape[2], mask.shape[-1])

@@ -54,6 +54,45 @@ def matrix_product(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any
     return out
 
 
+@played(aten._scaled_dot_product_cudnn_attention.default)
+def cudnn_attention(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """cuDNN's attention, forward."""
+    out = func(*args, **kwargs)
+    recorder.see_all(out)
+    with recorder.tape.kernel("cudnn_attention"):
+        return out
+
+
+def _attention_backward(rule: str) -> Play:
+    def play(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+        out = func(*args, **kwargs)
+        recorder.see_all(out)
+        query, key = args[1], args[2]
+        shape = (query.shape[0], query.shape[1], key.shape[1], query.shape[2], key.shape[2], query.shape[3])
+        with recorder.tape.kernel(rule, *(int(size) for size in shape), query.element_size()):
+            return out
+
+    return play
+
+
+for _operator, _rule in (
+    (aten._scaled_dot_product_cudnn_attention_backward.default, "cudnn_attention_backward"),
+    (aten._scaled_dot_product_flash_attention_backward.default, "flash_attention_backward"),
+    (aten._scaled_dot_product_efficient_attention_backward.default, "efficient_attention_backward"),
+):
+    PLAYED[_operator] = _attention_backward(_rule)
+
+
+@played(aten.embedding_dense_backward.default)
+def embedding_backward(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """The gradient of an embedding that is trained."""
+    gradient, indices = args[:2]
+    with recorder.tape.kernel("embedding_backward", indices.numel(), int(gradient.shape[-1])):
+        out = func(*args, **kwargs)
+        recorder.see(out)
+    return out
+
+
 def gemm_4bit(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """bitsandbytes' 4-bit product: above a token count it dequantizes the whole weight, then calls ``F.linear``.
 
@@ -97,7 +136,70 @@ def gemm_4bit_scratch(card: Card, tokens: int, n: int, k: int, blocksize: int, n
     return [*absmax, n * k * itemsize]
 
 
-SCRATCH: dict[str, Callable[..., list[int]]] = {"gemm_4bit": gemm_4bit_scratch}
+def cudnn_attention_backward_scratch(card: Card, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int) -> list[int]:
+    """Bytes of cuDNN's workspace in attention's backward pass, one allocation: dQ gathered in float32, one float a query
+    row, 256 bytes, and with grouped heads dK and dV of every query head in the type of the inputs.
+
+    cuDNN says the size itself (``ATen/native/cudnn/MHA.cpp``: ``get_workspace_size``). The parts were read off its
+    answers for 15 shapes (heads 4 to 40, grouped and not, head sizes 64 to 256, odd lengths, masks, dropout) on an H200
+    with cuDNN 9.19: they add up to the byte.
+    """
+    expanded = 2 * b * h * k * d * size if h_k != h else 0
+    return [4 * b * h * q * d + 4 * b * h * q + 256 + expanded]
+
+
+def cudnn_attention_scratch(card: Card) -> list[int]:
+    """256 bytes in the forward pass; measured as above."""
+    return [256]
+
+
+def flash_attention_backward_scratch(card: Card, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int) -> list[int]:
+    """Bytes of FlashAttention 2's backward pass: ``softmax_d`` and ``dq_accum`` in float32, queries rounded up to 128
+    and the head size to 32 (64 above 128); with grouped heads dK and dV of every query head in the inputs' type.
+
+    Source: ``ATen/native/transformers/cuda/flash_attn/flash_api.cpp`` (``mha_bwd``).
+    """
+    rows = -(-q // 128) * 128
+    head = -(-d // 32) * 32 if d <= 128 else -(-d // 64) * 64
+    expanded = [b * k * h * d * size] * 2 if h_k != h else []
+    return [4 * b * h * rows, 4 * b * rows * h * head, *expanded]
+
+
+def efficient_attention_backward_scratch(
+    card: Card, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int
+) -> list[int]:
+    """Bytes of the memory-efficient backward pass: dQ in float32 in blocks of 64 rows with 16 bytes of lock each, and
+    for head sizes above 128 in 16 bits also dK and dV.
+
+    Source: ``mem_eff_attention/kernel_backward.h`` (``workspace_elements_gq``, ``_gk``, ``_gv``, ``GradQTempStorage``);
+    33,570,816 bytes measured for 2 × 32 heads × 1024 × 128 in float32, as this gives.
+    """
+    rows, head = -(-q // 64), -(-d // 64) * 64
+    accumulated = b * h * rows * (64 * head * 4 + 16)
+    keys = 2 * b * h * 64 * head * 4 if size < 4 and d > 128 else 0
+    return [4 * b * h * q, accumulated + keys]
+
+
+def embedding_backward_scratch(card: Card, tokens: int, features: int) -> list[int]:
+    """Bytes that the gradient of an embedding takes above 3,072 tokens: sorted ids and places, and partial sums in
+    float32, one row for each segment of at most 10 tokens.
+
+    Source: ``ATen/native/cuda/EmbeddingBackwardKernel.cu`` (``NROWS_PER_THREAD``); measured 9,226,240 bytes for
+    4,096 × 512 and 18,454,528 for 8,192 × 512, as this gives.
+    """
+    if tokens <= 3072:
+        return []
+    return [8 * tokens] * 4 + [4 * features * (tokens + tokens // 10)]
+
+
+SCRATCH: dict[str, Callable[..., list[int]]] = {
+    "gemm_4bit": gemm_4bit_scratch,
+    "cudnn_attention": cudnn_attention_scratch,
+    "cudnn_attention_backward": cudnn_attention_backward_scratch,
+    "flash_attention_backward": flash_attention_backward_scratch,
+    "efficient_attention_backward": efficient_attention_backward_scratch,
+    "embedding_backward": embedding_backward_scratch,
+}
 """The rule of each kernel that a tape names."""
 
 

@@ -119,16 +119,17 @@ def _loss(model: Any, forward: Callable[..., Any], inputs: dict[str, torch.Tenso
 
 
 def _clip(parameters: list[torch.nn.Parameter], max_norm: float) -> None:
-    """``torch.nn.utils.clip_grad_norm_`` on CUDA: foreach norms over chunks of 65,536 elements, then in place.
+    """``torch.nn.utils.clip_grad_norm_`` on CUDA: one float a tensor and chunk of 65,536 elements, one a tensor.
 
-    Source: ``ATen/native/cuda/ForeachReduceOp.cu`` (``foreach_tensor_norm_cuda``: one float per tensor and chunk).
+    Source: ``ATen/native/cuda/ForeachReduceOp.cu`` (``foreach_tensor_norm_cuda``); measured 20,500 bytes for 41 tensors
+    of at most 125 chunks. The gradients are scaled in place.
     """
-    if not parameters:
+    if not parameters or max_norm <= 0:
         return
     chunks = max(-(-parameter.numel() // 65536) for parameter in parameters)
     per_chunk = torch.empty(len(parameters) * chunks, device="meta")
-    norms = torch.empty(len(parameters), device="meta")
+    norms = [torch.empty((), device="meta") for _ in parameters]
     del per_chunk
-    stacked = torch.empty_like(norms)
+    stacked = torch.empty(len(parameters), device="meta")
     total = torch.empty((), device="meta")
     del stacked, norms, total

@@ -100,6 +100,12 @@ class Recorder(TorchDispatchMode):
         tape.events.append(index << 2 | ALLOC)
         self._watch(storage, index)
 
+    def see_all(self, out: Any) -> None:
+        """Count every tensor among an operator's results."""
+        for item in out:
+            if isinstance(item, torch.Tensor):
+                self.see(item)
+
     def _watch(self, storage: torch.UntypedStorage, index: int) -> None:
         entry = _Storage(storage, self._gone)
         entry.index = index
@@ -120,7 +126,5 @@ class Recorder(TorchDispatchMode):
             if out.dtype not in _FLOATS:
                 self.values.follow(func, args, kwargs, out)
         elif isinstance(out, (tuple, list)):
-            for item in out:
-                if isinstance(item, torch.Tensor):
-                    self.see(item)
+            self.see_all(out)
         return out
