@@ -1,0 +1,174 @@
+"""Facts and rules in, findings and outcomes out; pure, and cheap enough to call after every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..facts import Facts
+from ..report import Evidence, Finding, Location, PatchOperation, Remediation, RuleOutcome, StageRecord
+from .expression import EvaluationError, Unknown, Values
+from .fingerprint import fingerprint
+from .rule import Rule, stage_of, texts_in
+from .selection import Selection
+from .values import lookup
+
+EVIDENCE_ITEMS = 20
+"""A longer list is cut in a finding's evidence; the facts hold it whole."""
+Locate = Callable[[str], Location]
+Diff = Callable[[list[PatchOperation]], "str | None"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How the selected rules came out: one outcome each, and a finding for each that fails, worst first."""
+
+    findings: list[Finding]
+    outcomes: list[RuleOutcome]
+
+
+def judge(
+    facts: Facts,
+    rules: Sequence[Rule],
+    *,
+    selection: Selection | None = None,
+    stages: Sequence[StageRecord] = (),
+    locate: Locate | None = None,
+    diff: Diff | None = None,
+) -> Judgement:
+    """Evaluate each selected rule once.
+
+    Args:
+        facts: what is known so far.
+        rules: pages, loaded once.
+        selection: which of them judge, and at which severity; None takes the recommended ones.
+        stages: how the stages ended, which explains the rules that are skipped.
+        locate: a native pointer to its place in the user's file.
+        diff: a patch in native pointers to a unified diff of the user's file.
+    """
+    selection = selection or Selection()
+    findings: list[Finding] = []
+    outcomes: list[RuleOutcome] = []
+    for rule in rules:
+        if not selection.takes(rule):
+            continue
+        values = values_for(facts, rule)
+        outcome = _outcome(rule, values, stages)
+        outcomes.append(outcome)
+        if outcome.status == "fail":
+            findings.append(_finding(rule, values, selection, locate or _nowhere, diff))
+    order = {"error": 0, "warning": 1, "info": 2}
+    findings.sort(key=lambda finding: (order[finding.severity], finding.rule))
+    return Judgement(findings, outcomes)
+
+
+def values_for(facts: Facts, rule: Rule) -> Values:
+    """The values behind the names that a rule may use."""
+    subjects = {name: getattr(facts, name) for name in Facts.model_fields}
+    return {**subjects, "params": {name: param.default for name, param in rule.params.items()}}
+
+
+def _outcome(rule: Rule, values: Values, stages: Sequence[StageRecord]) -> RuleOutcome:
+    try:
+        verdict = rule.condition.holds(values)
+    except EvaluationError as error:
+        return RuleOutcome(
+            rule=rule.id, name=rule.name, status="skipped", stage=rule.stage, reason=f"It cannot be evaluated: {error}."
+        )
+    if isinstance(verdict, Unknown):
+        reason = _why_unknown(verdict, stages)
+        return RuleOutcome(rule=rule.id, name=rule.name, status="skipped", stage=rule.stage, reason=reason)
+    return RuleOutcome(rule=rule.id, name=rule.name, status="fail" if verdict else "pass", stage=rule.stage)
+
+
+def _why_unknown(unknown: Unknown, stages: Sequence[StageRecord]) -> str:
+    """The unknown facts, and for each stage that should have supplied them how it ended and what would help."""
+    names = sorted(unknown.names)
+    records = {record.name: record for record in stages}
+    sentences = [f"Unknown: {', '.join(names)}."]
+    for stage in dict.fromkeys(stage_of(name) for name in names):
+        record = records.get(stage)
+        if record is None:
+            sentences.append(f"The stage {stage} has not run.")
+        elif record.status != "done":
+            verb = "failed" if record.status == "failed" else "was skipped"
+            sentences.append(f"The stage {stage} {verb}{': ' + record.reason if record.reason else '.'}")
+            sentences += [f"To supply it: {record.remedy}"] if record.remedy else []
+    return " ".join(sentences)
+
+
+def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, diff: Diff | None) -> Finding:
+    location = locate(rule.template(rule.locate).render(values))
+    return Finding(
+        rule=rule.id,
+        name=rule.name,
+        severity=selection.severity_of(rule),
+        confidence=rule.confidence,
+        stage=rule.stage,
+        message=rule.template(rule.message).sentence(values),
+        evidence=_evidence(rule, values),
+        location=location,
+        remediation=_remediation(rule, values, diff),
+        fingerprint=fingerprint(rule.id, location.file, location.pointer),
+    )
+
+
+def _evidence(rule: Rule, values: Values) -> list[Evidence]:
+    found = [(name, lookup(values, name)) for name in rule.evidence]
+    return [Evidence(fact=name, value=_plain(value)) for name, value in found if not isinstance(value, Unknown)]
+
+
+def _plain(value: Any) -> Any:
+    """A fact as JSON has it, long lists cut."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True)
+    if isinstance(value, list):
+        more = [f"… and {len(value) - EVIDENCE_ITEMS} more"] if len(value) > EVIDENCE_ITEMS else []
+        return [_plain(item) for item in value[:EVIDENCE_ITEMS]] + more
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _remediation(rule: Rule, values: Values, diff: Diff | None) -> Remediation | None:
+    if rule.fix is None:
+        return None
+    patch = _patch(rule, values)
+    return Remediation(
+        text=rule.template(rule.fix.text).sentence(values),
+        commands=[rule.template(command).render(values) for command in rule.fix.commands],
+        patch=patch,
+        safety=rule.fix.safety,
+        diff=diff(patch) if diff is not None and patch else None,
+    )
+
+
+def _patch(rule: Rule, values: Values) -> list[PatchOperation]:
+    """The fix as operations with values in them; none where a value it needs is unknown."""
+    assert rule.fix is not None
+    operations = []
+    for operation in rule.fix.patch:
+        missing = [name for text in texts_in(operation.value) for name in rule.template(text).names]
+        if any(isinstance(lookup(values, name), Unknown) for name in missing):
+            return []
+        value = _filled(rule, operation.value, values)
+        operations.append(PatchOperation(op=operation.op, path=operation.path, value=value))
+    return operations
+
+
+def _filled(rule: Rule, value: Any, values: Values) -> Any:
+    """A patch's value with its templates rendered natively: a list stays a list, a number a number."""
+    if isinstance(value, str):
+        return rule.template(value).native(values)
+    if isinstance(value, list):
+        return [_filled(rule, item, values) for item in value]
+    if isinstance(value, dict):
+        return {key: _filled(rule, item, values) for key, item in value.items()}
+    return value
+
+
+def _nowhere(pointer: str) -> Location:
+    return Location(pointer=pointer or None)

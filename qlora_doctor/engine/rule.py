@@ -1,0 +1,223 @@
+"""A rule is a page: strict front matter, a body with fixed headings, and examples that are its tests."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import UsageError
+from ..facts import Facts
+from ..report import STAGES, Confidence, Severity
+from .expression import Expression, Template
+from .language import LanguageError, field_type
+
+HEADINGS = ("What it checks", "Why it matters", "How to fix", "When to ignore", "Examples")
+Profile = Literal["min", "recommended", "strict"]
+Line = Annotated[str, Field(min_length=1)]
+
+_SUBJECT_STAGES = {name: name for name in STAGES} | {
+    "environment": "config",
+    "model": "structure",
+    "adapter": "structure",
+    "quantization": "structure",
+}
+_LATE_FACTS = ("memory.measured", "memory.difference_ratio")
+"""Facts that stand with an early subject and that only a real step supplies."""
+_FENCE = re.compile(r"^```json (fail|pass)\n(.*?)^```\n(?:\s*^```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+
+
+class PageError(UsageError):
+    """A rule page that cannot be read (exit code 2)."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Param(_Strict):
+    """A threshold: used as ``params.NAME``."""
+
+    default: float | int | str | list[str]
+    unit: Line
+    why: Line
+    source: Line
+
+
+class Operation(_Strict):
+    """One RFC 6902 operation in native names; texts in ``value`` are templates."""
+
+    op: Literal["add", "remove", "replace"]
+    path: Annotated[str, Field(pattern=r"^(/[^/]+)+$")]
+    value: Any = None
+
+
+class Fix(_Strict):
+    """What to do about a finding; ``text`` and ``commands`` are templates."""
+
+    text: Line
+    safety: Literal["safe", "unsafe", "display"] = "display"
+    patch: list[Operation] = Field(default_factory=list)
+    commands: list[Line] = Field(default_factory=list)
+
+
+class Example(_Strict):
+    """A merge patch (RFC 7386) over the healthy facts, and what the rule says of the result."""
+
+    kind: Literal["fail", "pass"]
+    patch: dict[str, Any]
+    message: str | None = None
+
+
+class FrontMatter(_Strict):
+    """The data of a page."""
+
+    id: Annotated[str, Field(pattern=r"^QD\d{3}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    title: Line
+    severity: Severity
+    confidence: Confidence
+    profile: Profile
+    since: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    tags: list[Line]
+    failures: list[Line] = Field(default_factory=list)
+    symptoms: Annotated[list[Line], Field(min_length=1)]
+    when: Line
+    message: Line
+    locate: Annotated[str, Field(pattern=r"^(/.+)?$")] = ""
+    evidence: list[Line] = Field(default_factory=list)
+    params: dict[str, Param] = Field(default_factory=dict)
+    fix: Fix | None = None
+    references: list[Annotated[str, Field(pattern=r"^https://\S+$")]] = Field(default_factory=list)
+
+
+class Rule(FrontMatter):
+    """A page, checked against the facts that exist; evaluating it is ``judge``'s business."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    path: Path
+    sections: dict[str, str]
+    """Body by heading, in the page's order."""
+    examples: list[Example]
+
+    def __repr__(self) -> str:
+        return f"Rule({self.id} {self.name})"
+
+    @cached_property
+    def scope(self) -> dict[str, Any]:
+        """Names that its expressions may use, with their types."""
+        subjects = {name: field.annotation for name, field in Facts.model_fields.items()}
+        return {**subjects, "params": {name: type(param.default) for name, param in self.params.items()}}
+
+    @cached_property
+    def condition(self) -> Expression:
+        """``when``: true where there is a finding."""
+        return Expression(self.when, self.scope)
+
+    @cached_property
+    def stage(self) -> str:
+        """The latest stage among the facts that ``when`` names."""
+        stages = [stage_of(name) for name in self.condition.names if not name.startswith("params")]
+        return max(stages, key=STAGES.index, default=STAGES[0])
+
+    @property
+    def url(self) -> str | None:
+        """The first reference."""
+        return self.references[0] if self.references else None
+
+    def template(self, source: str) -> Template:
+        """One of the page's texts with values in it."""
+        return Template(source, self.scope)
+
+    def templates(self) -> list[str]:
+        """Every text of the page that may hold values."""
+        fixes = [self.fix.text, *self.fix.commands] if self.fix else []
+        values = [text for operation in (self.fix.patch if self.fix else []) for text in texts_in(operation.value)]
+        return [self.message, self.locate, *fixes, *values]
+
+    def check(self) -> None:
+        """Look at every name and construct of the page.
+
+        Raises:
+            PageError: one of them is not allowed or does not exist.
+        """
+        try:
+            _ = self.condition
+            for text in self.templates():
+                self.template(text)
+            for name in self.evidence:
+                field_type(self.scope, name)
+        except LanguageError as error:
+            raise PageError(f"{self.path.name}: {error}") from error
+
+
+def stage_of(fact: str) -> str:
+    """The stage that supplies a fact, by its dotted name."""
+    if fact.startswith(_LATE_FACTS):
+        return "step"
+    return _SUBJECT_STAGES.get(fact.partition(".")[0], STAGES[0])
+
+
+def texts_in(value: Any) -> list[str]:
+    """Every text inside a value of a patch."""
+    if isinstance(value, str):
+        return [value]
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for child in children for text in texts_in(child)]
+
+
+def parse_page(text: str, path: Path) -> Rule:
+    """A rule from the text of its page.
+
+    Raises:
+        PageError: front matter, body or examples are not as a page must be.
+    """
+    match = re.match(r"---\n(.*?\n)---\n(.*)", text, re.DOTALL)
+    if match is None:
+        raise PageError(f"{path.name}: a page begins with front matter between two lines of '---'.")
+    try:
+        data = yaml.load(match[1], Loader=_Loader)
+        sections = _sections(match[2])
+        examples = _examples(sections.get("Examples", ""))
+        front = FrontMatter.model_validate(data).model_dump(exclude_unset=True)
+        rule = Rule.model_validate({**front, "path": path, "sections": sections, "examples": examples})
+        _ = rule.condition
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "front matter"
+        raise PageError(f"{path.name}: {place}: {first['msg']}.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise PageError(f"{path.name}: {' '.join(str(error).split())}") from error
+    return rule
+
+
+def _sections(body: str) -> dict[str, str]:
+    parts = re.split(r"^## (.+)\n", body, flags=re.MULTILINE)
+    return {heading.strip(): text.strip() + "\n" for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def _examples(text: str) -> list[Example]:
+    return [
+        Example(kind="fail" if kind == "fail" else "pass", patch=json.loads(patch), message=message.strip() or None)
+        for kind, patch, message in _FENCE.findall(text)
+    ]
+
+
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):  # type: ignore[misc]
+    """YAML's safe loader, the C one where there is one; a key that stands twice is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """A mapping without repeated keys."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if repeated := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"The key {repeated[0]!r} stands twice.")
+        return dict(super().construct_mapping(node, deep=deep))

@@ -1,0 +1,173 @@
+"""From a symptom in a user's words to the rules that may explain it: BM25 over the words of the pages."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .load import load_rules
+from .rule import Rule
+
+# Robertson & Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009): k1 in 1.2…2, b = 0.75.
+_K1 = 1.5
+_B = 0.75
+_STOP_WORDS = """
+a an and are as at be been but by can do does doing for from get gets had has have how i if in into is it its just me my
+of on or so some that the their them then there this to up was we were what when which while why will with you your
+after any all am than too very really keep keeps seems look looks like go goes going
+"""
+_STOP = frozenset(_STOP_WORDS.split())
+_SAME = {
+    "oom": "out of memory",
+    "vram": "gpu memory",
+    "cuda": "gpu",
+    "card": "gpu",
+    "diverge": "explode",
+    "diverges": "explode",
+    "blows": "explode",
+    "spikes": "explode",
+    "drop": "decrease",
+    "drops": "decrease",
+    "down": "decrease",
+    "fall": "decrease",
+    "falls": "decrease",
+    "improve": "learn",
+    "improves": "learn",
+    "flat": "unchanged",
+    "stuck": "unchanged",
+    "constant": "unchanged",
+    "same": "unchanged",
+    "learning": "learn",
+    "lr": "learning-rate",
+    "rate": "learning-rate",
+    "4bit": "4-bit",
+    "4": "4-bit",
+    "four": "4-bit",
+    "quantised": "quantized",
+    "quantisation": "quantized",
+    "crash": "fail",
+    "crashes": "fail",
+    "dies": "fail",
+    "error": "fail",
+    "params": "parameters",
+    "param": "parameters",
+    "weights": "parameters",
+    "huge": "high",
+    "large": "high",
+    "big": "high",
+    "slower": "slow",
+    "slowly": "slow",
+}
+_ENDINGS = (
+    "ization",
+    "isation",
+    "ations",
+    "ation",
+    "ings",
+    "ing",
+    "ized",
+    "ised",
+    "ies",
+    "ers",
+    "ed",
+    "er",
+    "es",
+    "ly",
+    "s",
+    "e",
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A rule that a symptom points to.
+
+    Attributes:
+        score: relevance; only its order means something.
+        symptom: the page's own wording that is nearest.
+    """
+
+    rule: Rule
+    score: float
+    symptom: str
+
+
+def search_symptoms(text: str, rules: Sequence[Rule] | None = None, limit: int = 5) -> list[Match]:
+    """Rules that may explain a symptom, the likeliest first; empty where no word of it occurs on any page.
+
+    Args:
+        text: a sentence, or a piece of an error message.
+        rules: where to search; None searches the bundled pages.
+    """
+    pages = load_rules() if rules is None else list(rules)
+    words = list(dict.fromkeys(tokens(text)))
+    documents = [_document(rule) for rule in pages]
+    scores = _bm25(words, documents)
+    matches = [
+        Match(rule, score + closeness, symptom)
+        for rule, score in zip(pages, scores, strict=True)
+        if score > 0
+        for closeness, symptom in [_nearest(words, rule)]
+    ]
+    matches.sort(key=lambda match: (-match.score, match.rule.id))
+    return [match for match in matches[:limit] if match.score > 0.25 * matches[0].score]
+
+
+def tokens(text: str) -> list[str]:
+    """Words of a text, brought to one form: lower case, common synonyms, endings cut, identifiers also in parts."""
+    words: list[str] = []
+    for word in re.findall(r"[a-z0-9_]+(?:-bit)?", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text).casefold()):
+        parts = [part for part in word.split("_") if part]
+        words += [word, *parts] if len(parts) > 1 else parts
+    same = [form for word in words for form in _SAME.get(word, word).split()]
+    return [_stem(word) for word in same if word not in _STOP]
+
+
+def _stem(word: str) -> str:
+    """The word without its ending. Crude, but the same for pages and questions, which is all that matters."""
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word[: -len(ending)]
+    return word
+
+
+def _document(rule: Rule) -> Counter[str]:
+    """Weighted words of a page; symptoms are what a user is most likely to say."""
+    fields = (
+        (3, " ".join(rule.symptoms)),
+        (2, f"{rule.name} {rule.title} {' '.join(rule.failures)}"),
+        (1, f"{re.sub(r'{[{%].*?[%}]}', ' ', rule.message)} {' '.join(rule.tags)}"),
+        (1, rule.sections.get("What it checks", "") + rule.sections.get("Why it matters", "")),
+    )
+    counts: Counter[str] = Counter()
+    for weight, text in fields:
+        for word, count in Counter(tokens(text)).items():
+            counts[word] += weight * count
+    return counts
+
+
+def _bm25(words: Sequence[str], documents: Sequence[Counter[str]]) -> list[float]:
+    lengths = [sum(document.values()) for document in documents]
+    mean = sum(lengths) / max(len(lengths), 1) or 1.0
+    scores = [0.0] * len(documents)
+    for word in words:
+        holding = sum(word in document for document in documents)
+        rarity = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+        for index, document in enumerate(documents):
+            count = document[word]
+            scores[index] += rarity * count * (_K1 + 1) / (count + _K1 * (1 - _B + _B * lengths[index] / mean))
+    return scores
+
+
+def _nearest(words: Sequence[str], rule: Rule) -> tuple[float, str]:
+    """How much of the question the best single symptom covers (a bonus of 0…3), and that symptom."""
+    wanted = set(words)
+
+    def covered(symptom: str) -> float:
+        own = set(tokens(symptom))
+        return 3 * len(wanted & own) / max(len(wanted | own), 1)
+
+    return max((covered(symptom), symptom) for symptom in rule.symptoms)

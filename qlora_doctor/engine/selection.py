@@ -1,0 +1,66 @@
+"""Which rules judge, and at which severity."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import UsageError
+from ..report import Severity
+from .rule import Profile, Rule
+
+PROFILES: tuple[Profile, ...] = ("min", "recommended", "strict")
+"""Each contains the ones before it."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice among the rules; a pattern is an id (``QD301``), the beginning of ids (``QD3``), a name, or ``ALL``.
+
+    Attributes:
+        select: patterns of the rules that judge, whatever their profile; empty takes the profile's.
+        ignore: patterns of the rules that do not, which win over ``select``.
+        severity: another severity by pattern; the most exact pattern wins.
+        profile: ``min``, ``recommended`` or ``strict``.
+    """
+
+    select: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    severity: Mapping[str, Severity] = field(default_factory=dict)
+    profile: Profile = "recommended"
+
+    def takes(self, rule: Rule) -> bool:
+        """True where this rule judges."""
+        if any(matches(pattern, rule) for pattern in self.ignore):
+            return False
+        if self.select:
+            return any(matches(pattern, rule) for pattern in self.select)
+        return PROFILES.index(rule.profile) <= PROFILES.index(self.profile)
+
+    def severity_of(self, rule: Rule) -> Severity:
+        """The rule's severity after the overrides."""
+        fitting = [pattern for pattern in self.severity if matches(pattern, rule)]
+        return self.severity[max(fitting, key=len)] if fitting else rule.severity
+
+
+def matches(pattern: str, rule: Rule) -> bool:
+    """True where a pattern names this rule."""
+    wanted = pattern.strip().casefold()
+    if wanted == "all" or wanted == rule.name:
+        return True
+    return bool(wanted) and wanted.startswith("qd") and rule.id.casefold().startswith(wanted)
+
+
+def check_selection(selection: Selection, rules: Sequence[Rule]) -> None:
+    """Look for patterns that name no rule.
+
+    Raises:
+        UsageError: there is one; the closest names are told.
+    """
+    for pattern in (*selection.select, *selection.ignore, *selection.severity):
+        if not any(matches(pattern, rule) for rule in rules):
+            names = [name for rule in rules for name in (rule.id, rule.name)]
+            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5)
+            hint = f"; the closest are {', '.join(close)}" if close else ""
+            raise UsageError(f"No rule is called {pattern!r}{hint}.", remedy="qlora-doctor rules")

@@ -1,0 +1,65 @@
+"""Every page is what a page must be, and its examples are its tests."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from qlora_doctor.config.setup import Setup
+from qlora_doctor.engine import Rule, load_rules
+from qlora_doctor.engine.lint import HEALTHY, healthy_facts, lint_pages, lint_rule
+from qlora_doctor.engine.load import pages_of
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = ROOT / "rules"
+CATALOGUE = ROOT.parent / "shared" / "catalogue" / "failures.json"
+PAGES = pages_of(RULES)
+
+
+@cache
+def rules() -> list[Rule]:
+    return load_rules(RULES)
+
+
+@cache
+def catalogue() -> frozenset[str] | None:
+    if not CATALOGUE.is_file():
+        return None
+    return frozenset(entry["id"] for entry in json.loads(CATALOGUE.read_text(encoding="utf-8")))
+
+
+def rule_of(page: Path) -> Rule:
+    return next(rule for rule in rules() if rule.path == page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_is_sound_and_its_examples_hold(page: Path) -> None:
+    problems = lint_rule(rule_of(page), healthy_facts(RULES), rules(), catalogue())
+    assert not problems, "\n".join(str(problem) for problem in problems)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_points_at_keys_that_a_config_has(page: Path) -> None:
+    rule = rule_of(page)
+    pointers = [operation.path for operation in rule.fix.patch] if rule.fix else []
+    pointers += [rule.locate] if rule.locate and "{" not in rule.locate else []
+    for pointer in pointers:
+        section, *field = pointer.strip("/").split("/")
+        assert section in Setup.model_fields, pointer
+        if field:
+            model = Setup.model_fields[section].annotation
+            assert field[0] in model.model_fields, pointer  # type: ignore[union-attr]
+
+
+def test_folder_holds_pages_and_healthy_facts_alone() -> None:
+    assert {path.name for path in RULES.iterdir()} == {path.name for path in PAGES} | {HEALTHY}
+    assert not [problem for problem in lint_pages(RULES) if "Two pages" in problem.message]
+
+
+def test_ids_are_written_in_the_order_of_their_hundreds() -> None:
+    assert [rule.id for rule in rules()] == sorted(rule.id for rule in rules())
+    assert all(re.fullmatch(r"QD[1-69]\d\d", rule.id) for rule in rules())
