@@ -1,0 +1,140 @@
+"""``-o FORMAT=PATH``: looked at before a probe is paid for, written beside and renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UsageError
+from ..report import Report
+
+_TOGETHER = ("json", "text")
+"""Formats of which one document holds several reports."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One document to write; ``{name}`` in the path stands for the config's name."""
+
+    format: str
+    path: str
+
+    def path_for(self, report: Report, taken: set[Path]) -> Path:
+        """The path of one report's document."""
+        file = (report.setup or {}).get("file")
+        name = Path(str(file)).stem if file else "report"
+        path = Path(self.path.replace("{name}", name))
+        number = 2
+        while path in taken:
+            path = Path(self.path.replace("{name}", f"{name}-{number}"))
+            number += 1
+        taken.add(path)
+        return path
+
+
+def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
+    """``html=report.html`` → Output, after a look at the folder.
+
+    Raises:
+        UsageError: the form or the format is wrong, or nothing can be written there.
+    """
+    from ..reporters import FORMATS
+
+    outputs = []
+    for text in written:
+        format, _, path = text.partition("=")
+        if not path or not format:
+            raise UsageError(f"-o takes FORMAT=PATH, found {text!r}.", remedy="-o html=report.html")
+        check_format(format, FORMATS)
+        if configs > 1 and format not in _TOGETHER and "{name}" not in path:
+            remedy = f"-o {format}={Path(path).stem}-{{name}}{Path(path).suffix}"
+            raise UsageError(f"One {format} file holds one report, and {configs} configs are given.", remedy=remedy)
+        if any(other.path == path for other in outputs):
+            raise UsageError(f"Two outputs are to be written to {path}.")
+        _must_be_writable(Path(path))
+        outputs.append(Output(format, path))
+    return outputs
+
+
+def check_format(format: str, formats: Sequence[str] | dict[str, object]) -> None:
+    """Look whether a format exists.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if format not in formats:
+        raise UsageError(f"There is no format {format!r}; the formats are {', '.join(formats)}.")
+
+
+def write_outputs(outputs: Sequence[Output], reports: Sequence[Report]) -> list[Path]:
+    """Write the documents; returns their paths.
+
+    Raises:
+        UsageError: the disk is full, or the folder is gone.
+    """
+    from ..reporters import render
+
+    paths = []
+    taken: set[Path] = set()
+    for output in outputs:
+        if "{name}" in output.path:
+            for report in reports:
+                paths.append(write_file(output.path_for(report, taken), render(report, output.format)))
+        else:
+            document = render(reports if len(reports) > 1 else reports[0], output.format)
+            paths.append(write_file(Path(output.path), document))
+    return paths
+
+
+def write_file(path: Path, text: str) -> Path:
+    """Write a file whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing to rename over
+            path.write_text(text, encoding="utf-8")
+            return path
+        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+            os.chmod(beside, _mode_of(path))  # noqa: PTH101 (a descriptor's path, as mkstemp gives it)
+            os.replace(beside, path)  # noqa: PTH105
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return path
+
+
+def _mode_of(path: Path) -> int:
+    """The mode of the file that is replaced, or that of a new file."""
+    try:
+        return path.stat().st_mode & 0o777
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def _must_be_writable(path: Path) -> None:
+    folder = path.parent
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", remedy="Name a file in it.")
+    if not folder.is_dir():
+        raise UsageError(f"The folder {folder} does not exist, so {path.name} cannot be written.")
+    if path.exists() and not path.is_file():
+        return
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UsageError(f"{path} cannot be written: permission denied.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -1,0 +1,51 @@
+"""The text document, written while the check is running: findings as they become known, then what is left to say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from ..report import Finding, Report
+from ..reporters import text
+from ._terminal import one_line, width
+
+if TYPE_CHECKING:
+    from ..config.setup import Setup
+
+
+class TextStream:
+    """Writes one config's text document to stdout."""
+
+    def __init__(self, *, color: bool) -> None:
+        self._color = color
+        self._width = width()
+        self._stage: str | None = None
+        self._told: set[str] = set()
+
+    def on_setup(self, setup: Setup) -> None:
+        """Say what was read, and how sure it is whose config it is."""
+        sure = "" if setup.dialect_confidence >= 1 else f", {setup.dialect_confidence:.0%} sure"
+        self._say(f"{one_line(setup.file or 'objects in memory')} · {one_line(setup.dialect)} config{sure}")
+
+    def on_findings(self, findings: Sequence[Finding]) -> None:
+        """Tell findings that have just become known."""
+        for finding in findings:
+            if finding.suppressed is not None or finding.fingerprint in self._told:
+                continue
+            self._told.add(finding.fingerprint)
+            if finding.stage != self._stage:
+                self._stage = finding.stage
+                self._say(text.render_stage(finding.stage, color=self._color, width=self._width))
+            self._say(text.render_finding(finding, color=self._color, width=self._width))
+
+    def end(self, report: Report) -> None:
+        """Tell the rest; a finding that was not told while the check ran is told now."""
+        self.on_findings(report.findings)
+        click.echo(text.render_rest(report, color=self._color, width=self._width), nl=False, color=self._color)
+
+    def _say(self, block: str) -> None:
+        click.echo(block + "\n", color=self._color)
+        sys.stdout.flush()

@@ -1,0 +1,157 @@
+"""``qlora-doctor check CONFIG…``"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from ..checking import CheckOptions
+    from ..report import Report
+
+
+def _listed(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """``--stage a,b --stage c`` → (a, b, c)."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def _severities(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for value in _listed(context, parameter, values):
+        rule, _, level = value.partition("=")
+        if level not in ("error", "warning", "info"):
+            raise click.BadParameter(f"{value!r} is not RULE=error, RULE=warning or RULE=info.")
+        pairs[rule] = level
+    return pairs
+
+
+@click.command("check")
+@click.argument("configs", metavar="CONFIG...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--stage", "stages", multiple=True, callback=_listed, metavar="NAME",
+              help="Run this stage: config, structure, memory, data, load, step. May be repeated. "
+                   "Without it, every stage that this machine can run.")  # fmt: skip
+@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: CUDA where there is one.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              help="Time that the stages on a built model may take together.")  # fmt: skip
+@click.option("--select", multiple=True, callback=_listed, metavar="RULE",
+              help="Judge by these rules only: an id, the beginning of ids (QD3), or a name.")  # fmt: skip
+@click.option("--ignore", multiple=True, callback=_listed, metavar="RULE", help="Do not judge by these rules.")
+@click.option("--severity", multiple=True, callback=_severities, metavar="RULE=LEVEL",
+              help="Give a rule another severity: error, warning or info.")  # fmt: skip
+@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]), default="recommended",
+              show_default=True, help="Which rules judge where --select is silent.")  # fmt: skip
+@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]), default="error",
+              show_default=True, help="Least severity that makes the exit code 1.")  # fmt: skip
+@click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
+              help="Format of the document on stdout: text, json, html.")  # fmt: skip
+@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
+              help="Write a document to a file. May be repeated; {name} stands for the config's name.")  # fmt: skip
+@click.option("--facts", type=click.Path(path_type=Path), metavar="FILE",
+              help="Judge the facts of a report, recorded here or elsewhere, instead of looking.")  # fmt: skip
+@click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="A folder with rule pages of your own.")  # fmt: skip
+@click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
+@click.option("--offline", is_flag=True, help="Download nothing.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
+def command(**given: Any) -> int:
+    """Check setups end to end: read them, build them, load them, train a step, judge what was seen.
+
+    \b
+    Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, unreadable or invalid config,
+    3 a stage that was asked for could not be completed.
+    """
+    from ..reporters import FORMATS
+    from ._outputs import check_format, parse_outputs, write_outputs
+
+    sources: Sequence[Path | None] = given["configs"] or ((None,) if given["facts"] else ())
+    if not sources:
+        raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
+    if given["facts"] is not None and len(sources) > 1:
+        raise UsageError("--facts holds one machine's facts, and several configs are given.")
+    check_format(given["format"], FORMATS)
+    outputs = parse_outputs(given["outputs"], len(sources))
+    options = _options(given)
+    if given["format"] not in ("text", "json") and len(sources) > 1:
+        raise UsageError(f"One {given['format']} document holds one report.", remedy=f"-o {given['format']}=r-{{name}}")
+    reports = [_check_one(source, options, given) for source in sources]
+    if given["format"] != "text":
+        _print_document(reports, given["format"])
+    for path in write_outputs(outputs, reports):
+        if not given["quiet"]:
+            click.echo(f"wrote {path}", err=True)
+    return max(report.exit_code for report in reports)
+
+
+def _options(given: dict[str, Any]) -> CheckOptions:
+    from ..checking import CheckOptions
+    from ..engine import Selection
+
+    selection = Selection(
+        select=given["select"], ignore=given["ignore"], severity=given["severity"], profile=given["profile"]
+    )
+    return CheckOptions(
+        stages=given["stages"] or None,
+        device=given["device"],
+        timeout=given["timeout"],
+        selection=selection,
+        fail_on=given["fail_on"],
+        facts=given["facts"],
+        offline=given["offline"],
+        trust_remote_code=given["trust_remote_code"],
+        dialect=given["dialect"],
+        debug=given["debug"],
+        rules=given["rules"],
+        command=" ".join(["qlora-doctor", *sys.argv[1:]]),
+    )
+
+
+def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]) -> Report:
+    """One config through all stages; a config that cannot be read is a report too, with exit code 2."""
+    from ..checking import run_check
+    from ._progress import observer
+    from ._stream import TextStream
+    from ._terminal import show_error, wants_color
+
+    stream = TextStream(color=wants_color(sys.stdout, given["no_color"])) if given["format"] == "text" else None
+    watcher = observer(stream, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
+    try:
+        report = run_check(source, options, watcher)
+    except ConfigError as error:
+        watcher.close()
+        if options.debug:
+            raise
+        show_error(error, no_color=given["no_color"])
+        return _unread(source, error, options)
+    finally:
+        watcher.close()
+    if stream is not None:
+        stream.end(report)
+    return report
+
+
+def _unread(source: Path | None, error: ConfigError, options: CheckOptions) -> Report:
+    """What is known of a config that could not be read."""
+    from .. import __version__
+    from ..checking import _now
+    from ..report import Report, StageRecord, Tool
+
+    setup = {"file": str(source), "dialect": None} if source is not None else None
+    record = StageRecord(name="config", status="failed", reason=error.message, remedy=error.remedy, requested=True)
+    tool = Tool(version=__version__, created=_now(), command=options.command)
+    return Report(tool=tool, setup=setup, stages=[record], exit_code=error.exit_code)
+
+
+def _print_document(reports: Sequence[Report], format: str) -> None:
+    from ..reporters import render
+
+    document = render(reports if len(reports) > 1 else reports[0], format)
+    click.echo(document, nl=not document.endswith("\n"))

@@ -1,0 +1,95 @@
+"""``qlora-doctor explain QD301`` and ``explain --symptom "…"``"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..engine import Rule
+
+_SHOWN = ("What it checks", "Why it matters", "How to fix", "When to ignore")
+
+
+@click.command("explain")
+@click.argument("rule", metavar="ID|NAME", required=False)
+@click.option("--symptom", metavar="TEXT", help="Find the rules that may explain what you see.")
+@click.option("--format", "format", type=click.Choice(["text", "md", "json"]), default="text", show_default=True)
+@click.option("--no-color", is_flag=True, help="No colours.")
+def command(rule: str | None, symptom: str | None, format: str, no_color: bool) -> None:
+    """Show a rule's page, or find the rules that may explain a symptom."""
+    if (rule is None) == (symptom is None):
+        raise UsageError("explain takes a rule or --symptom.", remedy="qlora-doctor explain QD301")
+    if symptom is not None:
+        _search(symptom, format)
+        return
+    from ..engine import find_rule
+
+    assert rule is not None
+    found = find_rule(rule)
+    if format == "json":
+        click.echo(json.dumps(as_document(found), indent=2, ensure_ascii=False))
+    elif format == "md":
+        click.echo(_markdown(found))
+    else:
+        _show(_markdown(found), no_color)
+
+
+def as_document(rule: Rule) -> dict[str, Any]:
+    """A rule as data, for ``rules --format json`` and ``explain --format json``."""
+    front = rule.model_dump(mode="json", exclude={"path", "examples", "sections", "when", "message", "locate"})
+    return {**front, "stage": rule.stage, "when": rule.when, "sections": {k: rule.sections.get(k) for k in _SHOWN}}
+
+
+def _markdown(rule: Rule) -> str:
+    lines = [
+        f"# {rule.id} {rule.name}",
+        "",
+        f"**{rule.title}** · {rule.severity} · {rule.confidence} confidence · stage {rule.stage} · "
+        f"profile {rule.profile} · since {rule.since}",
+    ]
+    for heading in _SHOWN:
+        if rule.sections.get(heading, "").strip():
+            lines += ["", f"## {heading}", "", rule.sections[heading].strip()]
+    for name, param in rule.params.items():
+        lines += ["", f"`params.{name}`: {param.default} ({param.unit}). {param.why} {param.source}"]
+    if rule.references:
+        lines += ["", "## References", "", *(f"- {reference}" for reference in rule.references)]
+    return "\n".join(lines)
+
+
+def _show(markdown: str, no_color: bool) -> None:
+    """The page for a person: rendered on a terminal, as Markdown where it goes elsewhere."""
+    from ._terminal import wants_color, width
+
+    if not wants_color(sys.stdout, no_color):
+        click.echo(markdown)
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console(width=width(), force_terminal=True).print(Markdown(markdown, hyperlinks=False))
+
+
+def _search(symptom: str, format: str) -> None:
+    from ..engine import search_symptoms
+
+    matches = search_symptoms(symptom)
+    if format == "json":
+        found = [
+            {"id": m.rule.id, "name": m.rule.name, "score": round(m.score, 3), "symptom": m.symptom} for m in matches
+        ]
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    if not matches:
+        click.echo("No rule's page speaks of that. `qlora-doctor rules` lists them all.")
+        return
+    for match in matches:
+        click.echo(f"{match.rule.id} {match.rule.name} ({match.rule.severity}): {match.rule.title}")
+        click.echo(f"      as others put it: {match.symptom}")
+    click.echo(f"\nqlora-doctor explain {matches[0].rule.id} says more.")

@@ -1,0 +1,32 @@
+"""``qlora-doctor init``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import UsageError
+
+
+@click.command("init")
+@click.option("--model", required=True, metavar="ID|FOLDER", help="Hub id or folder of the base model.")
+@click.option("--gpu", metavar="NAME", help="The card that the run is meant for, for example rtx-4090 or t4.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+              help="Where to write it. Default: stdout.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace a file that is there already.")
+def command(model: str, gpu: str | None, output: Path | None, force: bool) -> None:
+    """Write a commented config to start from, for a model and a card."""
+    from ..config.starter import starter_config
+    from ._outputs import write_file
+
+    text = starter_config(model, gpu, file=output.name if output is not None else "config.yaml")
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    if output.exists() and not force:
+        raise UsageError(f"{output} exists already.", remedy="Name another file, or replace it with --force.")
+    if not output.parent.is_dir():
+        raise UsageError(f"The folder {output.parent} does not exist.")
+    write_file(output, text)
+    click.echo(f"wrote {output}; next: qlora-doctor check {output}", err=True)

@@ -1,0 +1,72 @@
+"""``qlora-doctor report result.json -o html=report.html``"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..report import Report
+
+
+@click.command("report")
+@click.argument("result", type=click.Path(path_type=Path))
+@click.option("--format", "format", metavar="FORMAT", help="Print the report: text, json, html.")
+@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
+              help="Write a document. May be repeated; {name} stands for the config's name.")  # fmt: skip
+@click.option("--no-color", is_flag=True, help="No colours.")
+def command(result: Path, format: str | None, outputs: tuple[str, ...], no_color: bool) -> None:
+    """Render a JSON report, written by check, in other formats."""
+    from ..reporters import FORMATS, render
+    from ._outputs import check_format, parse_outputs, write_outputs
+
+    reports = _read(result)
+    if format is None and not outputs:
+        format = "text"
+    if format is not None:
+        check_format(format, FORMATS)
+    for path in write_outputs(parse_outputs(outputs, len(reports)), reports):
+        click.echo(f"wrote {path}", err=True)
+    if format == "text":
+        from ..reporters import text
+        from ._terminal import wants_color, width
+
+        color = wants_color(sys.stdout, no_color)
+        click.echo(
+            "\n".join(text.render(report, color=color, width=width()) for report in reports), nl=False, color=color
+        )
+    elif format is not None:
+        click.echo(render(reports if len(reports) > 1 else reports[0], format), nl=False)
+
+
+def _read(path: Path) -> list[Report]:
+    """The reports of a JSON document, one or a list.
+
+    Raises:
+        UsageError: the file cannot be read or is no report.
+    """
+    from pydantic import ValidationError
+
+    from ..report import Report
+
+    try:
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
+        documents = document if isinstance(document, list) else [document]
+        reports = [Report.model_validate(each) for each in documents]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{path} is not a report: {where or 'it'}: {first['msg']}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not a JSON report: {str(error).splitlines()[0]}.") from error
+    if not reports:
+        raise UsageError(f"{path} holds no report.")
+    return reports

@@ -1,0 +1,29 @@
+"""``qlora-doctor schema``"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command("schema")
+@click.argument("what", type=click.Choice(["config", "report", "facts"]))
+def command(what: str) -> None:
+    """Print the JSON Schema of the config, the report or the facts."""
+    click.echo(json.dumps(schema_of(what), indent=2, ensure_ascii=False))
+
+
+def schema_of(what: str) -> dict[str, Any]:
+    """The schema: draft-07 for the config, which editors read; 2020-12 for the documents that the tool writes."""
+    if what == "config":
+        from ..config.schema import config_schema
+
+        return config_schema()
+    from ..facts import Facts
+    from ..report import Report
+
+    model = Report if what == "report" else Facts
+    schema = model.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
