@@ -9,7 +9,7 @@ from itertools import groupby
 
 from ..report import STAGES, Finding, Location, Remediation, Report, StageRecord
 from . import _words as words
-from .verdict import counting, counts, outcomes, suppressed
+from .verdict import counting, counts, outcomes, subject, suppressed
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
@@ -36,11 +36,23 @@ def render(report: Report, *, color: bool = False, width: int = 100) -> str:
     ink = _Ink(color)
     blocks = [_header(report, ink)]
     for stage in _stages_with_findings(report):
-        blocks.append(ink("strong", f"── {stage} " + "─" * max(3, min(width, 72) - len(stage) - 4)))
+        blocks.append(render_stage(stage, color=color, width=width))
         blocks += [render_finding(f, color=color, width=width) for f in counting(report) if f.stage == stage]
     blocks += [block for block in (_not_seen(report, ink, width), _suppressed(report, ink)) if block]
     blocks.append(render_verdict(report, color=color))
     return "\n\n".join(blocks) + "\n"
+
+
+def render_stage(stage: str, *, color: bool = False, width: int = 100) -> str:
+    """The line above the findings of a stage."""
+    return _Ink(color)("strong", f"── {stage} " + "─" * max(3, min(width, 72) - len(stage) - 4))
+
+
+def render_rest(report: Report, *, color: bool = False, width: int = 100) -> str:
+    """What is left to say where the findings were told one by one while the check was running."""
+    ink = _Ink(color)
+    blocks = [_header(report, ink), _not_seen(report, ink, width), _suppressed(report, ink)]
+    return "\n\n".join([block for block in blocks if block] + [render_verdict(report, color=color)]) + "\n"
 
 
 def render_finding(finding: Finding, *, color: bool = False, width: int = 100) -> str:
@@ -77,10 +89,8 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
 
 
 def _header(report: Report, ink: _Ink) -> str:
-    setup = report.setup or {}
-    model = (setup.get("model") or {}).get("name_or_path") if isinstance(setup.get("model"), dict) else None
-    subject = words.one_line(setup.get("file") or "objects in memory" if setup else "no setup")
-    told = [ink("strong", subject)] + ([words.one_line(model)] if model else [])
+    name, file = subject(report)
+    told = [ink("strong", words.one_line(file or name))] + ([words.one_line(name)] if file else [])
     memory, adapter = report.facts.memory, report.facts.adapter
     picture = memory and (memory.measured or memory.predicted)
     if memory and picture and picture.peak_allocated_bytes is not None:
