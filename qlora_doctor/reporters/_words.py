@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ UNKNOWN = "unknown"
 # or steer a terminal.
 _BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
 _BREAKS = {0x2028, 0x2029, 0x0085, 0xFEFF}
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _HIDDEN = {
     code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
     for code in (*range(0x20), *range(0x7F, 0xA0), *_BIDI, *_BREAKS, *range(0xD800, 0xE000))
@@ -114,6 +116,19 @@ def layers(numbers: Iterable[int]) -> str:
         else:
             runs.append([layer])
     return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def kinds(names: Sequence[str], *, most: int = 4) -> str:
+    """Module names with the layer's number as ``*`` and how many of each: ``model.layers.*.self_attn.q_proj (32)``."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_NUMBER.sub("*", name), []).append(name)
+    shown = [
+        f"{one_line(kind)} ({len(members):,})" if len(members) > 1 else one_line(members[0])
+        for kind, members in list(groups.items())[:most]
+    ]
+    rest = len(groups) - len(shown)
+    return ", ".join(shown) + (f" and {plural(rest, 'other kind')}" if rest else "")
 
 
 def fact(name: str, value: Any, *, most: int = 8) -> str:

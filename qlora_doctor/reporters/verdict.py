@@ -35,6 +35,17 @@ def verdict(report: Report) -> Verdict:
     return Verdict(_level(report), _headline(report), _detail(report))
 
 
+def subject(report: Report) -> tuple[str, str | None]:
+    """What was checked: the model where it is known, and the config's file where there is one."""
+    setup = report.setup or {}
+    section = setup.get("model")
+    name = section.get("name_or_path") if isinstance(section, dict) else None
+    model = name or (report.facts.config.model if report.facts.config else None)
+    file = setup.get("file")
+    fallback = file or ("Objects in memory" if report.facts.model else "No setup")
+    return str(model or fallback), str(file) if file and model else None
+
+
 def counting(report: Report) -> list[Finding]:
     """Findings that count, the gravest first; within a severity by confidence, then by stage."""
     return sorted((f for f in report.findings if f.suppressed is None), key=_gravity)

@@ -352,8 +352,11 @@ def large() -> Report:
         config=config(model="meta-llama/Llama-2-70b-hf"), environment=environment(),
         model=model(layers, 68_976_648_192),
         adapter=adapter(layers, 68_976_648_192, matched_modules=matched,
+                        linear_coverage_ratio=1.0, adapted_classes=["Linear4bit × 560"],
                         projections=coverage(layers, lambda *_: True, lambda *_: True)),
-        quantization=quantization(layers), memory=memory(9.2, card=84_000_000_000), data=data(),
+        quantization=quantization(layers, quantized_parameters=68_451_041_280, quantizable_parameters=68_451_041_280,
+                                  base_bytes=37_080_000_000, base_bytes_ideal=37_080_000_000),
+        memory=memory(9.2, card=84_000_000_000).model_copy(update={"card": "NVIDIA H100 80GB HBM3"}), data=data(),
         load=load(layers, quantization_errors=quantization_errors(layers, 1)),
         step=step(layers, gradients=gradients(layers, names)),
     )

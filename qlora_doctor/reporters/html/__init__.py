@@ -1,0 +1,111 @@
+"""The report as one HTML file: no network, useful without scripts, and nothing from outside can act in it.
+
+What is drawn stands in ``reports/html``; here is what it is drawn from. Style and script are allowed by their hashes
+alone, so the page holds no style attribute and no handler, and text from outside is escaped by Jinja.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup
+
+from ... import __version__
+from ..._assets import asset_folder
+from ...report import STAGES, Report
+from .. import _words as words
+from .. import json as json_format
+from .._pages import rule_title
+from ..verdict import outcomes, subject, verdict
+from .entries import entries, environment_rows, setup_rows
+from .memory import memory_view
+from .strips import coverage_groups, coverage_strip, error_strip, gradient_strip, outside
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    script, style = _asset("report.js"), _asset("report.css")
+    name, file = subject(report)
+    return _environment().get_template("report.html.j2").render(
+        report=report,
+        facts=report.facts,
+        subject=name,
+        file=file,
+        verdict=verdict(report),
+        entries=entries(report),
+        outcomes={status: outcomes(report, status) for status in ("pass", "fail", "skipped")},
+        stages={record.name: record for record in report.stages},
+        stage_names=STAGES,
+        setup_rows=setup_rows(report.setup),
+        environment_rows=list(environment_rows(report.facts.environment)) if report.facts.environment else [],
+        style=Markup(style),
+        script=Markup(script),
+        csp=content_security_policy(script, style),
+        document=Markup(json_format.embedded(report)),
+        version=__version__,
+        **_views(report),
+    )  # fmt: skip
+
+
+def content_security_policy(script: str, style: str) -> str:
+    """Nothing but this one style and this one script; the icon is a data URL."""
+    return (
+        f"default-src 'none'; script-src 'sha256-{_hash(script)}'; style-src 'sha256-{_hash(style)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _views(report: Report) -> dict[str, Any]:
+    facts = report.facts
+    projections = (facts.adapter.projections if facts.adapter else None) or []
+    errors = (facts.load.quantization_errors if facts.load else None) or []
+    return {
+        "memory": memory_view(facts.memory) if facts.memory else None,
+        "coverage": coverage_strip(projections),
+        "coverage_groups": coverage_groups(projections),
+        "gradients": gradient_strip((facts.step.gradients if facts.step else None) or []),
+        "errors": error_strip(errors),
+        "errors_outside": outside(errors),
+    }
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _folder() -> Path:
+    return asset_folder("reports") / "html"
+
+
+@cache
+def _asset(name: str) -> str:
+    """Style or script; universal newlines keep the hash the same wherever the file was checked out."""
+    return (_folder() / name).read_text(encoding="utf-8").strip()
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        loader=FileSystemLoader(_folder(), encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        size=words.size, amount=words.amount, exact=words.exact, percent=words.percent, seconds=words.seconds,
+        number=words.number, visible=words.visible, line=words.one_line, literal=words.literal, plural=_plural,
+        layers=words.layers, kinds=words.kinds,
+    )  # fmt: skip
+    environment.globals["rule_title"] = rule_title
+    return environment
+
+
+def _plural(count: int, noun: str) -> str:
+    return words.plural(count, noun)

@@ -1,0 +1,91 @@
+"use strict";
+// All of this is comfort: without it every finding, number and table is there and <details> open by themselves.
+(() => {
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  document.documentElement.classList.add("js");
+  all("[data-js]").forEach((element) => { element.hidden = false; });
+
+  const findings = all(".finding");
+  const chips = all(".chip");
+  const told = document.getElementById("shown");
+
+  function filter(tag) {
+    let shown = 0;
+    for (const finding of findings) {
+      finding.hidden = tag !== "" && !finding.dataset.tags.split(" ").includes(tag);
+      shown += finding.hidden ? 0 : 1;
+    }
+    chips.forEach((chip) => chip.setAttribute("aria-pressed", String(chip.dataset.filter === tag)));
+    if (told) told.textContent = `${shown} of ${findings.length} findings shown`;
+  }
+  chips.forEach((chip) => chip.addEventListener("click", () => filter(chip.dataset.filter)));
+
+  all("[data-open]").forEach((button) => button.addEventListener("click", () => {
+    findings.forEach((finding) => { if (!finding.hidden) finding.open = button.dataset.open === "true"; });
+  }));
+
+  // A deep link opens what it points at, also where a filter has hidden it.
+  function follow() {
+    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    if (target.hidden) filter("");
+    for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+    target.scrollIntoView();
+  }
+  addEventListener("hashchange", follow);
+  follow();
+
+  // The diff and the command as they are; the clipboard needs a secure context, a selection works everywhere.
+  async function copy(button) {
+    const source = button.parentElement.querySelector("pre");
+    const text = source.textContent;
+    let done = true;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const range = document.createRange();
+      range.selectNodeContents(source);
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+      done = document.execCommand("copy");
+    }
+    button.textContent = done ? "Copied" : "Press Ctrl+C";
+    setTimeout(() => { button.textContent = "Copy"; }, 1600);
+  }
+  all("[data-copy]").forEach((button) => button.addEventListener("click", () => copy(button)));
+
+  all("[data-save]").forEach((button) => button.addEventListener("click", () => {
+    const text = document.getElementById("report-data").textContent;
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    link.download = "qlora-doctor.json";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }));
+
+  // What a cell of a picture stands for, read from the table that follows it.
+  all(".strip[data-table]").forEach((strip) => {
+    const picture = strip.querySelector(".cells");
+    const readout = strip.querySelector(".readout");
+    const idle = readout.textContent;
+    const rows = new Map(all("tbody tr", document.getElementById(strip.dataset.table)).map((row) => [row.cells[0].textContent, row]));
+    const names = all(".strip-rows li", strip).map((item) => item.textContent);
+    picture.addEventListener("pointermove", (event) => {
+      const box = picture.getBoundingClientRect();
+      const size = picture.viewBox.baseVal;
+      const layer = Math.floor((event.clientX - box.left) / box.width * size.width);
+      const index = Math.min(names.length - 1, Math.floor((event.clientY - box.top) / box.height * size.height));
+      const row = rows.get(String(layer));
+      readout.textContent = row ? `Layer ${layer}, ${names[index]}: ${row.cells[index + 1].textContent}` : `Layer ${layer}: not looked at`;
+    });
+    picture.addEventListener("pointerleave", () => { readout.textContent = idle; });
+  });
+
+  // Paper cannot be clicked.
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = all("details:not([open])");
+    closed.forEach((element) => { element.open = true; });
+  });
+  addEventListener("afterprint", () => closed.forEach((element) => { element.open = false; }));
+})();
