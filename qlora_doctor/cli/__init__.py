@@ -37,6 +37,8 @@ class _Doctor(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         extra["standalone_mode"] = False
+        if not extra.get("prog_name") and len(args) < 2:
+            extra["prog_name"] = "qlora-doctor"  # also for `python -m qlora_doctor`
         try:
             result = super().main(*args, **extra)
         except click.exceptions.Abort:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
     """
     from ..reporters import FORMATS
 
-    outputs = []
+    outputs: list[Output] = []
     for text in written:
         format, _, path = text.partition("=")
         if not path or not format:
@@ -59,7 +59,7 @@ def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
     return outputs
 
 
-def check_format(format: str, formats: Sequence[str] | dict[str, object]) -> None:
+def check_format(format: str, formats: Collection[str]) -> None:
     """Look whether a format exists.
 
     Raises:

@@ -81,9 +81,8 @@ def _search(symptom: str, format: str) -> None:
 
     matches = search_symptoms(symptom)
     if format == "json":
-        found = [
-            {"id": m.rule.id, "name": m.rule.name, "score": round(m.score, 3), "symptom": m.symptom} for m in matches
-        ]
+        keys = {"id", "name", "severity", "title"}
+        found = [{**m.rule.model_dump(include=keys), "symptom": m.symptom} for m in matches]
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     if not matches:

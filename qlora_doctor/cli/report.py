@@ -38,9 +38,8 @@ def command(result: Path, format: str | None, outputs: tuple[str, ...], no_color
         from ._terminal import wants_color, width
 
         color = wants_color(sys.stdout, no_color)
-        click.echo(
-            "\n".join(text.render(report, color=color, width=width()) for report in reports), nl=False, color=color
-        )
+        documents = [text.render(report, color=color, width=width()) for report in reports]
+        click.echo("\n".join(documents), nl=False, color=color)
     elif format is not None:
         click.echo(render(reports if len(reports) > 1 else reports[0], format), nl=False)
 
