@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .inventory import decoder_layers
+from .tensors import decoder_layers
 
 Inputs = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..facts.step import GradientColumn
-from .inventory import layer_and_projection
+from .tensors import layer_and_projection
 
 
 @dataclass

@@ -20,7 +20,7 @@ from . import comparing, gradients, snapshot
 from .aside import aside, random_state_kept
 from .fingerprint import Fingerprint, fingerprints
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
-from .inventory import trainable_parameters
+from .tensors import trainable_parameters
 from .optimizer import optimizer_facts, state_bytes
 from .timeline import Timeline
 from .updates import UpdateWatch
@@ -172,7 +172,7 @@ class Observer:
             "trained_tokens": seen.trained_tokens if seen.micro_batches else None,
             "max_token_id": seen.max_token_id,
             "tokens_out_of_range": seen.tokens_out_of_range if seen.max_token_id is not None else None,
-            "logits_finite": self.forwards.logits_finite(),
+            "logits_finite": self._logits_finite(),
             **self._gradient_facts(steps),
             **self._loss_facts(),
         }
@@ -264,6 +264,12 @@ class Observer:
             if self._starts_as_identity and before.on_off.difference is not None:
                 facts["adapter_identity"] = before.on_off.equal
         return facts
+
+    def _logits_finite(self) -> bool | None:
+        """As the training forwards gave them; a trainer whose loss needs no logits leaves the doctor's own sample."""
+        finite = self.forwards.logits_finite()
+        sample = self._compared_before.on_off
+        return (sample.difference is not None) if finite is None and sample is not None else finite
 
     def _fingerprint_trainable(self) -> dict[str, Fingerprint]:
         return fingerprints({name: parameter.detach() for name, parameter in self.parameters.items()})

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..facts.step import OptimizerFacts
-from .inventory import plain_name
+from .tensors import plain_name
 
 
 def optimizer_facts(optimizer: Any, model: nn.Module) -> OptimizerFacts:

@@ -24,7 +24,8 @@ def overheard() -> Iterator[list[str]]:
             previous = warnings.showwarning
 
             def show(message: Warning | str, category: type[Warning], *args: object, **kwargs: object) -> None:
-                _add(heard, str(message))
+                if not issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
+                    _add(heard, str(message))
                 previous(message, category, *args, **kwargs)  # type: ignore[arg-type]
 
             warnings.showwarning = show  # type: ignore[assignment]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..facts.memory import MemoryPicture
-from .inventory import base_tensors
+from .tensors import base_tensors
 from .timeline import StepPeak
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import nn
 from ..facts.step import CastTensor
 from .aside import aside
 from .fingerprint import Fingerprint, fingerprints
-from .inventory import BaseTensor, base_tensors
+from .tensors import BaseTensor, base_tensors
 
 _SMALL = 1 << 16
 """Elements up to which a floating-point parameter is kept as it was (biases, norms): a cast is judged by its value."""

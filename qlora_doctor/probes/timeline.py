@@ -57,6 +57,11 @@ class Timeline:
     def on_cuda(self) -> bool:
         return self.device.type == "cuda"
 
+    @property
+    def clock(self) -> float:
+        """Seconds timed so far, over all phases and steps."""
+        return self._now()
+
     def begin(self, phase: str) -> None:
         """A phase outside the steps (load, prepare) or the first one of a step begins; counters start anew."""
         self._reset()
