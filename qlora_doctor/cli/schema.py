@@ -21,9 +21,6 @@ def schema_of(what: str) -> dict[str, Any]:
         from ..config.schema import config_schema
 
         return config_schema()
-    from ..facts import Facts
-    from ..report import Report
+    from ..reporters.schema import schema
 
-    model = Report if what == "report" else Facts
-    schema = model.model_json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return schema(what)

@@ -17,6 +17,7 @@ from .._assets import asset_folder
 
 _ID = re.compile(r"[A-Z]{1,8}\d{1,5}")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)
+_SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Table">'
 _LEFT_OUT = ("Examples",)
 """Sections that are the rule's tests; a reader of a report has the real thing before him."""
 
@@ -103,7 +104,7 @@ def _markdown() -> MarkdownIt:
     markdown.disable(["image", "html_block", "html_inline"])
     markdown.validateLink = _is_https  # type: ignore[method-assign]
     markdown.add_render_rule("link_open", _link_open)
-    markdown.add_render_rule("table_open", lambda *_: '<div class="scroll" role="region" tabindex="0" aria-label="Table"><table>')
+    markdown.add_render_rule("table_open", lambda *_: f"{_SCROLL}<table>")
     markdown.add_render_rule("table_close", lambda *_: "</table></div>")
     markdown.add_render_rule("th_open", lambda *_: '<th scope="col">')
     markdown.add_render_rule("td_open", lambda *_: "<td>")

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 UNKNOWN = "unknown"
@@ -106,7 +107,7 @@ def plural(count: int, noun: str) -> str:
 def layers(numbers: Iterable[int]) -> str:
     """Layer numbers as ranges: ``0–15, 20``; a regular step is told as such: ``0–78 in steps of 2``."""
     every = sorted(set(numbers))
-    steps = {b - a for a, b in zip(every, every[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(every)}
     if len(every) > 2 and len(steps) == 1 and (step := steps.pop()) > 1:
         return f"{every[0]}–{every[-1]} in steps of {step}"
     runs: list[list[int]] = []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 from collections.abc import Iterable
-from itertools import groupby
 
 from ..report import STAGES, Finding, Location, Remediation, Report, StageRecord
 from . import _words as words
-from .verdict import counting, counts, outcomes, subject, suppressed
+from ._excerpt import marked
+from .verdict import counting, counts, gaps, outcomes, subject, suppressed
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
@@ -117,24 +117,14 @@ def _frame(location: Location, severity: str, ink: _Ink) -> list[str]:
     pointer = f" {words.one_line(location.pointer)}" if location.pointer else ""
     gutter = " " * len(str(location.line or ""))
     lines = [f"{gutter} {ink('dim', '-->')} {place}{ink('dim', pointer)}"]
-    if location.excerpt is None or location.line is None:
+    parts = marked(location)
+    if parts is None:
         return lines
-    before, marked, after = _parts(location)
-    carets = ink(severity, "^" * max(1, _cells(marked)))
-    shown = _clip(before + marked + after, 160)
+    before, at, after = parts
+    carets = ink(severity, "^" * max(1, _cells(at)))
     bar = ink("dim", "|")
-    return [*lines, f"{gutter} {bar}", f"{location.line} {bar} {shown}", f"{gutter} {bar} {' ' * _cells(before)}{carets}"]
-
-
-def _parts(location: Location) -> tuple[str, str, str]:
-    """The excerpt before, at and after the marked columns, each as it will be seen."""
-    text = location.excerpt or ""
-    start = max(0, (location.column or 1) - 1)
-    same_line = location.end_line in (None, location.line)
-    end = location.end_column - 1 if location.end_column is not None and same_line else len(text.rstrip())
-    end = min(max(end, start + 1), max(len(text.rstrip()), start + 1), start + 80)
-    clean = [words.visible(part.replace("\t", "    ").replace("\n", " ")) for part in (text[:start], text[start:end], text[end:])]
-    return clean[0], clean[1], clean[2]
+    below = " " * _cells(before) + carets
+    return [*lines, f"{gutter} {bar}", f"{location.line} {bar} {before}{at}{after}", f"{gutter} {bar} {below}"]
 
 
 def _help(remediation: Remediation, ink: _Ink, width: int) -> list[str]:
@@ -154,9 +144,7 @@ def _diff_line(line: str, ink: _Ink) -> str:
 
 def _not_seen(report: Report, ink: _Ink, width: int) -> str:
     """Stages that failed or were skipped and what would supply them, then the rules that lacked a fact."""
-    missing = [record for record in report.stages if record.status != "done"]
-    alike = groupby(missing, key=lambda record: (record.status, record.reason, record.remedy))
-    lines = [line for _, records in alike for line in _stages(list(records), ink, width)]
+    lines = [line for records in gaps(report) for line in _stages(records, ink, width)]
     if waiting := outcomes(report, "skipped"):
         ids = ", ".join(words.one_line(o.rule) for o in waiting)
         lines += _wrap(f"{words.plural(len(waiting), 'check')} could not be evaluated: {ids}", width, first="  ")
@@ -164,7 +152,7 @@ def _not_seen(report: Report, ink: _Ink, width: int) -> str:
 
 
 def _stages(records: list[StageRecord], ink: _Ink, width: int) -> Iterable[str]:
-    """Neighbouring stages that ended alike are told once."""
+    """Stages that ended alike are told once."""
     record, names = records[0], ", ".join(each.name for each in records)
     status = ink("error", "failed") if record.status == "failed" else "skipped"
     why = words.one_line(record.reason or "No reason was given.")
@@ -194,6 +182,4 @@ def _clip(text: str, most: int) -> str:
 
 def _cells(text: str) -> int:
     """Columns of a terminal: wide characters take two, combining marks none (UAX #11)."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -56,6 +56,15 @@ def suppressed(report: Report) -> list[Finding]:
     return sorted((f for f in report.findings if f.suppressed is not None), key=_gravity)
 
 
+def gaps(report: Report) -> list[list[StageRecord]]:
+    """Stages that did not run to the end; those that ended alike and for the same reason stand together."""
+    groups: dict[tuple[str, str | None, str | None], list[StageRecord]] = {}
+    for record in report.stages:
+        if record.status != "done":
+            groups.setdefault((record.status, record.reason, record.remedy), []).append(record)
+    return list(groups.values())
+
+
 def outcomes(report: Report, status: str) -> list[RuleOutcome]:
     """Rules that came out so, in the order of their ids."""
     return sorted((o for o in report.rules if o.status == status), key=lambda o: o.rule)

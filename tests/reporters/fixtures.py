@@ -49,6 +49,7 @@ PROJECTIONS = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
+# The ids and names are of the kind that rule pages have; a report does not need the page to exist.
 PASSED = (
     ("QD101", "unknown-key", "config"),
     ("QD110", "compute-dtype-float32", "config"),
@@ -76,14 +77,30 @@ def stages(**changed: dict[str, Any]) -> list[StageRecord]:
 
 
 def environment(gpu: bool = True) -> EnvironmentFacts:
-    cards = [Gpu(index=0, name="NVIDIA GeForce RTX 4090", memory_bytes=25_757_220_864, free_bytes=25_300_000_000,
-                 capability=8.9, driver="580.82.07")]
+    cards = [
+        Gpu(
+            index=0,
+            name="NVIDIA GeForce RTX 4090",
+            memory_bytes=25_757_220_864,
+            free_bytes=25_300_000_000,
+            capability=8.9,
+            driver="580.82.07",
+        )
+    ]
     return EnvironmentFacts(
         tool_version="0.1.0",
         python="3.11.9",
         platform="Linux-6.8.0-x86_64-with-glibc2.39",
-        packages=Packages(torch="2.13.0+cu130", transformers="5.23.0", peft="0.21.2", bitsandbytes="0.50.2",
-                          accelerate="1.15.0", trl="1.16.0", datasets="5.2.0", safetensors="0.8.1"),
+        packages=Packages(
+            torch="2.13.0+cu130",
+            transformers="5.23.0",
+            peft="0.21.2",
+            bitsandbytes="0.50.2",
+            accelerate="1.15.0",
+            trl="1.16.0",
+            datasets="5.2.0",
+            safetensors="0.8.1",
+        ),
         gpus=cards if gpu else [],
         driver="580.82.07" if gpu else None,
         torch_cuda="13.0",
@@ -97,15 +114,40 @@ def environment(gpu: bool = True) -> EnvironmentFacts:
 
 def config(**changed: Any) -> ConfigFacts:
     values: dict[str, Any] = {
-        "dialect": "native", "dialect_confidence": 1.0, "model": "meta-llama/Llama-2-7b-hf", "model_kind": "table",
-        "model_dtype": "bfloat16", "four_bit": True, "quantization_backend": "bitsandbytes", "quant_type": "nf4",
-        "double_quant": True, "compute_dtype": "bfloat16", "lora_r": 64, "lora_alpha": 16.0, "lora_dropout": 0.05,
-        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], "modules_to_save": [], "bias": "none",
-        "task_type": "CAUSAL_LM", "scaling": 0.25, "alpha_over_r": 0.25, "trainer": "transformers",
-        "prepare_for_kbit_training": True, "learning_rate": 2e-4, "optimizer": "paged_adamw_8bit", "batch": 2,
-        "gradient_accumulation": 8, "sequence": 1024, "bf16": True, "gradient_checkpointing": True,
-        "gpu": "RTX 4090", "gpu_memory_bytes": 25_757_220_864, "gpu_capability": 8.9, "gpu_source": "present",
-        "distributed": "none", "unknown_keys": [],
+        "dialect": "native",
+        "dialect_confidence": 1.0,
+        "model": "meta-llama/Llama-2-7b-hf",
+        "model_kind": "table",
+        "model_dtype": "bfloat16",
+        "four_bit": True,
+        "quantization_backend": "bitsandbytes",
+        "quant_type": "nf4",
+        "double_quant": True,
+        "compute_dtype": "bfloat16",
+        "lora_r": 64,
+        "lora_alpha": 16.0,
+        "lora_dropout": 0.05,
+        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+        "modules_to_save": [],
+        "bias": "none",
+        "task_type": "CAUSAL_LM",
+        "scaling": 0.25,
+        "alpha_over_r": 0.25,
+        "trainer": "transformers",
+        "prepare_for_kbit_training": True,
+        "learning_rate": 2e-4,
+        "optimizer": "paged_adamw_8bit",
+        "batch": 2,
+        "gradient_accumulation": 8,
+        "sequence": 1024,
+        "bf16": True,
+        "gradient_checkpointing": True,
+        "gpu": "RTX 4090",
+        "gpu_memory_bytes": 25_757_220_864,
+        "gpu_capability": 8.9,
+        "gpu_source": "present",
+        "distributed": "none",
+        "unknown_keys": [],
     }
     return ConfigFacts(**{**values, **changed})
 
@@ -120,18 +162,40 @@ def setup(**changed: Any) -> dict[str, Any]:
         "dialect_confidence": 1.0,
         "file": "runs/llama2-7b.json",
         "model": {"name_or_path": "meta-llama/Llama-2-7b-hf", "dtype": "bfloat16"},
-        "quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
-                         "bnb_4bit_compute_dtype": "bfloat16", "llm_int8_skip_modules": None},
-        "lora": {"r": 64, "lora_alpha": 16.0, "lora_dropout": 0.05,
-                 "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], "bias": "none", "task_type": "CAUSAL_LM"},
-        "training": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "learning_rate": 2e-4,
-                     "bf16": True, "gradient_checkpointing": True, "max_length": 1024, "optim": "paged_adamw_8bit"},
+        "quantization": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": "bfloat16",
+            "llm_int8_skip_modules": None,
+        },
+        "lora": {
+            "r": 64,
+            "lora_alpha": 16.0,
+            "lora_dropout": 0.05,
+            "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+            "bias": "none",
+            "task_type": "CAUSAL_LM",
+        },
+        "training": {
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 8,
+            "learning_rate": 2e-4,
+            "bf16": True,
+            "gradient_checkpointing": True,
+            "max_length": 1024,
+            "optim": "paged_adamw_8bit",
+        },
         "data": {"train": "data/train.jsonl", "format": "messages"},
         "hardware": {"gpu": "RTX 4090"},
         "budgets": {"peak_memory": "22GiB"},
         "origins": {
-            "model.name_or_path": given(2), "quantization.load_in_4bit": given(5), "lora.r": given(11),
-            "lora.target_modules": given(14), "lora.bias": peft_default, "training.learning_rate": given(21),
+            "model.name_or_path": given(2),
+            "quantization.load_in_4bit": given(5),
+            "lora.r": given(11),
+            "lora.target_modules": given(14),
+            "lora.bias": peft_default,
+            "training.learning_rate": given(21),
         },
     }
     return {**values, **changed}
@@ -140,8 +204,12 @@ def setup(**changed: Any) -> dict[str, Any]:
 def coverage(layers: int, adapted: Callable[[str, int], bool], four_bit: Callable[[str, int], bool]) -> list[Any]:
     every = range(layers)
     return [
-        ProjectionCoverage(projection=name, layers=list(every), adapted=[i for i in every if adapted(name, i)],
-                           four_bit=[i for i in every if four_bit(name, i)])
+        ProjectionCoverage(
+            projection=name,
+            layers=list(every),
+            adapted=[i for i in every if adapted(name, i)],
+            four_bit=[i for i in every if four_bit(name, i)],
+        )
         for name in PROJECTIONS
     ]
 
@@ -163,8 +231,11 @@ def gradients(layers: int, names: tuple[str, ...], dead: int | None = None) -> l
 
 def quantization_errors(layers: int, every: int) -> list[QuantizationError]:
     return [
-        QuantizationError(module=f"model.layers.{i}.{name}", relative_error=0.0912 + 0.004 * math.sin(i + c),
-                          max_error=0.021 + 0.001 * c)
+        QuantizationError(
+            module=f"model.layers.{i}.{name}",
+            relative_error=0.0912 + 0.004 * math.sin(i + c),
+            max_error=0.021 + 0.001 * c,
+        )
         for i in range(0, layers, every)
         for c, name in enumerate(PROJECTIONS)
     ]
@@ -172,15 +243,25 @@ def quantization_errors(layers: int, every: int) -> list[QuantizationError]:
 
 def timeline(base: int, peak: int, points: int = 600) -> list[TimelinePoint]:
     """Load, then two steps; the second a little higher for the optimizer's state."""
-    phases = (("load", 0.0, 0.30), ("prepare", 0.30, 0.36), ("forward", 0.36, 0.48), ("backward", 0.48, 0.62),
-              ("optimizer", 0.62, 0.66), ("forward", 0.66, 0.79), ("backward", 0.79, 0.94), ("optimizer", 0.94, 1.0))
+    phases = (
+        ("load", 0.0, 0.30),
+        ("prepare", 0.30, 0.36),
+        ("forward", 0.36, 0.48),
+        ("backward", 0.48, 0.62),
+        ("optimizer", 0.62, 0.66),
+        ("forward", 0.66, 0.79),
+        ("backward", 0.79, 0.94),
+        ("optimizer", 0.94, 1.0),
+    )
 
     def at(position: float) -> TimelinePoint:
         phase, start, end = next(p for p in phases if position < p[2] or p[2] == 1.0)
         share = (position - start) / (end - start)
         room = peak - base
         level = {
-            "load": base * share, "prepare": base * (1 + 0.03 * share), "forward": base * 1.03 + room * 0.7 * share,
+            "load": base * share,
+            "prepare": base * (1 + 0.03 * share),
+            "forward": base * 1.03 + room * 0.7 * share,
             "backward": base * 1.03 + room * (0.72 + 0.25 * math.sin(share * 2.2) + (0.02 if start > 0.7 else 0)),
             "optimizer": base * 1.03 + room * 0.12,
         }[phase]
@@ -192,9 +273,18 @@ def timeline(base: int, peak: int, points: int = 600) -> list[TimelinePoint]:
 def picture(scale: float = 1.0, measured: bool = False, points: int = 600) -> MemoryPicture:
     """The peak of a 7B in 4-bit; ``scale`` stretches every part."""
     jitter = 1.012 if measured else 1.0
-    parts = {"base_4bit": 3_238_002_688, "quantization_statistics": 102_563_840, "base_16bit": 532_676_608,
-             "adapter": 268_435_456, "gradients": 268_435_456, "optimizer": 139_264_000, "activations": 2_147_483_648,
-             "logits_and_loss": 786_432_000, "dequantized_weights": 90_177_536, "workspaces": 17_039_360}
+    parts = {
+        "base_4bit": 3_238_002_688,
+        "quantization_statistics": 102_563_840,
+        "base_16bit": 532_676_608,
+        "adapter": 268_435_456,
+        "gradients": 268_435_456,
+        "optimizer": 139_264_000,
+        "activations": 2_147_483_648,
+        "logits_and_loss": 786_432_000,
+        "dequantized_weights": 90_177_536,
+        "workspaces": 17_039_360,
+    }
     breakdown = {name: int(size * scale * jitter) for name, size in parts.items()}
     peak = sum(breakdown.values())
     reserved = int(peak * 1.045)
@@ -204,8 +294,10 @@ def picture(scale: float = 1.0, measured: bool = False, points: int = 600) -> Me
         peak_allocated_bytes=peak,
         peak_reserved_bytes=reserved,
         breakdown=None if measured else breakdown,
-        phases=[PhasePeak(phase=p, peak_allocated_bytes=int(peak * f), peak_reserved_bytes=int(reserved * f))
-                for p, f in phases],
+        phases=[
+            PhasePeak(phase=p, peak_allocated_bytes=int(peak * f), peak_reserved_bytes=int(reserved * f))
+            for p, f in phases
+        ],
         timeline=timeline(base, peak, points),
         device="NVIDIA GeForce RTX 4090",
         batch=2,
@@ -219,36 +311,66 @@ def memory(scale: float = 1.0, card: int = 25_300_000_000, measured: bool = True
     predicted = picture(scale)
     seen = picture(scale, measured=True, points=420) if measured else None
     peak, reserved = predicted.peak_allocated_bytes or 0, predicted.peak_reserved_bytes or 0
-    changes = [("gradient_accumulation at batch 1", "/training/per_device_train_batch_size", "1", 0.19),
-               ("a sequence of 512 tokens", "/training/max_length", "512", 0.17),
-               ("paged 8-bit AdamW", "/training/optim", "paged_adamw_8bit", 0.018)]
+    changes = [
+        ("gradient_accumulation at batch 1", "/training/per_device_train_batch_size", "1", 0.19),
+        ("a sequence of 512 tokens", "/training/max_length", "512", 0.17),
+        ("paged 8-bit AdamW", "/training/optim", "paged_adamw_8bit", 0.018),
+    ]
 
     def cell(batch: int, sequence: int) -> PlanCell:
         size = int(peak * (0.62 + 0.38 * batch * sequence / 2048))
-        return PlanCell(batch=batch, sequence=sequence, peak_allocated_bytes=size,
-                        peak_reserved_bytes=int(size * 1.045), fits=size * 1.045 < card,
-                        traced=(batch, sequence) in {(1, 512), (2, 1024), (8, 4096)})
+        return PlanCell(
+            batch=batch,
+            sequence=sequence,
+            peak_allocated_bytes=size,
+            peak_reserved_bytes=int(size * 1.045),
+            fits=size * 1.045 < card,
+            traced=(batch, sequence) in {(1, 512), (2, 1024), (8, 4096)},
+        )
 
     return MemoryFacts(
-        predicted=predicted, measured=seen, card="NVIDIA GeForce RTX 4090", card_bytes=card, context_bytes=457_000_000,
+        predicted=predicted,
+        measured=seen,
+        card="NVIDIA GeForce RTX 4090",
+        card_bytes=card,
+        context_bytes=457_000_000,
         predicted_ratio=reserved / card,
         measured_ratio=(seen.peak_reserved_bytes or 0) / card if seen else None,
-        difference_ratio=-0.0119 if seen else None, margin_ratio=0.06,
-        savings=[Saving(change=c, pointer=p, value=v, peak_allocated_bytes=int(peak * (1 - f)),
-                        saved_bytes=int(peak * f)) for c, p, v, f in changes],
+        difference_ratio=-0.0119 if seen else None,
+        margin_ratio=0.06,
+        savings=[
+            Saving(change=c, pointer=p, value=v, peak_allocated_bytes=int(peak * (1 - f)), saved_bytes=int(peak * f))
+            for c, p, v, f in changes
+        ],
         plan=[cell(b, s) for b in (1, 2, 4, 8) for s in (512, 1024, 2048, 4096)],
-        logits_bytes=786_432_000, logits_ratio=0.1, activations_ratio=0.28, peak_phase="backward",
-        with_checkpointing_bytes=peak, without_checkpointing_bytes=int(peak * 2.4),
+        logits_bytes=786_432_000,
+        logits_ratio=0.1,
+        activations_ratio=0.28,
+        peak_phase="backward",
+        with_checkpointing_bytes=peak,
+        without_checkpointing_bytes=int(peak * 2.4),
     )
 
 
 def model(layers: int = 32, parameters: int = 6_738_415_616, **changed: Any) -> ModelFacts:
     values: dict[str, Any] = {
-        "source": "folder", "model_type": "llama", "architecture": "LlamaForCausalLM",
-        "model_class": "LlamaForCausalLM", "dtype": "bfloat16", "layers": layers, "hidden_size": 4096,
-        "vocab_size": 32000, "context_length": 4096, "tied_embeddings": False, "total_parameters": parameters,
-        "embedding_parameters": 131_072_000, "head_parameters": 131_072_000, "linear_parameters": 6_476_005_376,
-        "linear_modules": 7 * layers, "module_kinds": [p.split(".")[1] for p in PROJECTIONS], "build_error_kind": "none",
+        "source": "folder",
+        "model_type": "llama",
+        "architecture": "LlamaForCausalLM",
+        "model_class": "LlamaForCausalLM",
+        "dtype": "bfloat16",
+        "layers": layers,
+        "hidden_size": 4096,
+        "vocab_size": 32000,
+        "context_length": 4096,
+        "tied_embeddings": False,
+        "total_parameters": parameters,
+        "embedding_parameters": 131_072_000,
+        "head_parameters": 131_072_000,
+        "linear_parameters": 6_476_005_376,
+        "linear_modules": 7 * layers,
+        "module_kinds": [p.split(".")[1] for p in PROJECTIONS],
+        "build_error_kind": "none",
     }
     return ModelFacts(**{**values, **changed})
 
@@ -257,16 +379,25 @@ def adapter(layers: int = 32, parameters: int = 6_738_415_616, **changed: Any) -
     attention = PROJECTIONS[:4]
     trainable = 67_108_864 * layers // 32
     values: dict[str, Any] = {
-        "attached": True, "failure": "none",
+        "attached": True,
+        "failure": "none",
         "matched_modules": [f"model.layers.{i}.{p}" for i in range(layers) for p in attention],
-        "unmatched_targets": [], "trainable_parameters": trainable, "total_parameters": parameters + trainable,
-        "trainable_ratio": trainable / (parameters + trainable), "packed_parameters": parameters // 2,
-        "trainable_groups": [TrainableGroup(group="lora", parameters=trainable,
-                                            ratio=trainable / (parameters + trainable))],
-        "expected_trainable_parameters": trainable, "adapted_layers": layers, "total_layers": layers,
-        "layer_coverage_ratio": 1.0, "linear_coverage_ratio": 0.3316,
+        "unmatched_targets": [],
+        "trainable_parameters": trainable,
+        "total_parameters": parameters + trainable,
+        "trainable_ratio": trainable / (parameters + trainable),
+        "packed_parameters": parameters // 2,
+        "trainable_groups": [
+            TrainableGroup(group="lora", parameters=trainable, ratio=trainable / (parameters + trainable))
+        ],
+        "expected_trainable_parameters": trainable,
+        "adapted_layers": layers,
+        "total_layers": layers,
+        "layer_coverage_ratio": 1.0,
+        "linear_coverage_ratio": 0.3316,
         "projections": coverage(layers, lambda p, _: p in attention, lambda *_: True),
-        "adapted_classes": [f"Linear4bit × {4 * layers}"], "active_adapters": ["default"],
+        "adapted_classes": [f"Linear4bit × {4 * layers}"],
+        "active_adapters": ["default"],
     }
     return AdapterFacts(**{**values, **changed})
 
@@ -274,47 +405,111 @@ def adapter(layers: int = 32, parameters: int = 6_738_415_616, **changed: Any) -
 def quantization(layers: int = 32, **changed: Any) -> QuantizationFacts:
     size = 6_476_005_376 * layers // 32
     values: dict[str, Any] = {
-        "enabled": True, "quantized_parameters": size, "quantizable_parameters": size, "coverage_ratio": 1.0,
-        "quantized_modules": 7 * layers, "quantizable_modules": 7 * layers, "left_out": [],
-        "bits_per_parameter": 4.127, "expected_bits_per_parameter": 4.127, "base_bytes": 3_873_243_136 * layers // 32,
+        "enabled": True,
+        "quantized_parameters": size,
+        "quantizable_parameters": size,
+        "coverage_ratio": 1.0,
+        "quantized_modules": 7 * layers,
+        "quantizable_modules": 7 * layers,
+        "left_out": [],
+        "bits_per_parameter": 4.127,
+        "expected_bits_per_parameter": 4.127,
+        "base_bytes": 3_873_243_136 * layers // 32,
         "base_bytes_ideal": 3_873_243_136 * layers // 32,
         "bytes_by_dtype": {"uint8": 3_238_002_688, "bfloat16": 532_676_608, "float32": 102_563_840},
-        "quant_type": "nf4", "double_quant": True, "compute_dtype": "bfloat16", "storage_dtype": "uint8",
-        "kbit_upcast_bytes": 524_820_480, "kbit_upcast_ratio": 0.1355,
+        "quant_type": "nf4",
+        "double_quant": True,
+        "compute_dtype": "bfloat16",
+        "storage_dtype": "uint8",
+        "kbit_upcast_bytes": 524_820_480,
+        "kbit_upcast_ratio": 0.1355,
     }
     return QuantizationFacts(**{**values, **changed})
 
 
 def load(layers: int = 32, **changed: Any) -> LoadFacts:
     values: dict[str, Any] = {
-        "device": "cuda:0", "devices": {"cuda:0": 3_873_243_136}, "seconds": 18.2, "bytes_read": 13_476_839_424,
+        "device": "cuda:0",
+        "devices": {"cuda:0": 3_873_243_136},
+        "seconds": 18.2,
+        "bytes_read": 13_476_839_424,
         "peak_allocated_bytes": 4_573_349_888,
-        "classes": [ModuleClass(module_class="Linear4bit", modules=7 * layers, parameters=6_476_005_376,
-                                quant_type="nf4", storage_dtype="uint8", compute_dtype="bfloat16", nested=True),
-                    ModuleClass(module_class="LlamaRMSNorm", modules=2 * layers + 1, parameters=266_240)],
-        "missing_quant_state": [], "compute_dtypes": ["bfloat16"], "nested_ratio": 1.0, "nonfinite_tensors": [],
-        "quantization_errors": quantization_errors(layers, 4), "mean_quantization_error": 0.0913,
-        "max_quantization_error": 0.0952, "differences": [], "failure": LoadFailure(kind="none", message=""),
+        "classes": [
+            ModuleClass(
+                module_class="Linear4bit",
+                modules=7 * layers,
+                parameters=6_476_005_376,
+                quant_type="nf4",
+                storage_dtype="uint8",
+                compute_dtype="bfloat16",
+                nested=True,
+            ),
+            ModuleClass(module_class="LlamaRMSNorm", modules=2 * layers + 1, parameters=266_240),
+        ],
+        "missing_quant_state": [],
+        "compute_dtypes": ["bfloat16"],
+        "nested_ratio": 1.0,
+        "nonfinite_tensors": [],
+        "quantization_errors": quantization_errors(layers, 4),
+        "mean_quantization_error": 0.0913,
+        "max_quantization_error": 0.0952,
+        "differences": [],
+        "failure": LoadFailure(kind="none", message=""),
     }
     return LoadFacts(**{**values, **changed})
 
 
 def step(layers: int = 32, **changed: Any) -> StepFacts:
     values: dict[str, Any] = {
-        "trainer": "transformers", "device": "cuda:0", "data": "file", "batch": 2, "sequence": 1024, "steps": 2,
-        "seconds": [1.92, 1.41], "fingerprinted_tensors": 9 * layers + 3, "fingerprinted_bytes": 3_873_243_136,
-        "fingerprint_seconds": 0.021, "changed_base_tensors": [], "cast_base_tensors": [],
-        "loss_before": 1.8423, "loss_after": 1.8017, "losses": [1.8423, 1.8207], "loss_finite": True,
-        "loss_moved": True, "logits_finite": True, "trainable_tensors": 8 * layers, "parameters_without_gradient": [],
-        "parameters_zero_gradient": [], "parameters_nonfinite_gradient": [], "parameters_not_updated": [],
-        "gradient_norm": 0.412, "gradients": gradients(layers, PROJECTIONS[:4]),
-        "optimizer": OptimizerFacts(name="AdamW", parameters=8 * layers, elements=67_108_864, frozen_parameters=[],
-                                    missing_parameters=[], stale_parameters=0, state_bytes=139_264_000,
-                                    learning_rates=[2e-4]),
-        "adapter_identity": True, "adapter_identity_difference": 0.0, "adapter_effective": True,
-        "inputs_require_grad": True, "gradient_checkpointing": True, "use_reentrant": False, "use_cache": False,
-        "forward_dtypes": ["bfloat16", "float32"], "autocast_dtype": "bfloat16", "trained_tokens": 1536,
-        "vocab_rows": 32000, "max_token_id": 31999, "tokens_out_of_range": 0, "warnings": [],
+        "trainer": "transformers",
+        "device": "cuda:0",
+        "data": "file",
+        "batch": 2,
+        "sequence": 1024,
+        "steps": 2,
+        "seconds": [1.92, 1.41],
+        "fingerprinted_tensors": 9 * layers + 3,
+        "fingerprinted_bytes": 3_873_243_136,
+        "fingerprint_seconds": 0.021,
+        "changed_base_tensors": [],
+        "cast_base_tensors": [],
+        "loss_before": 1.8423,
+        "loss_after": 1.8017,
+        "losses": [1.8423, 1.8207],
+        "loss_finite": True,
+        "loss_moved": True,
+        "logits_finite": True,
+        "trainable_tensors": 8 * layers,
+        "parameters_without_gradient": [],
+        "parameters_zero_gradient": [],
+        "parameters_nonfinite_gradient": [],
+        "parameters_not_updated": [],
+        "gradient_norm": 0.412,
+        "gradients": gradients(layers, PROJECTIONS[:4]),
+        "optimizer": OptimizerFacts(
+            name="AdamW",
+            parameters=8 * layers,
+            elements=67_108_864,
+            frozen_parameters=[],
+            missing_parameters=[],
+            stale_parameters=0,
+            state_bytes=139_264_000,
+            learning_rates=[2e-4],
+        ),
+        "adapter_identity": True,
+        "adapter_identity_difference": 0.0,
+        "adapter_effective": True,
+        "inputs_require_grad": True,
+        "gradient_checkpointing": True,
+        "use_reentrant": False,
+        "use_cache": False,
+        "forward_dtypes": ["bfloat16", "float32"],
+        "autocast_dtype": "bfloat16",
+        "trained_tokens": 1536,
+        "vocab_rows": 32000,
+        "max_token_id": 31999,
+        "tokens_out_of_range": 0,
+        "warnings": [],
         "failure": LoadFailure(kind="none", message=""),
     }
     return StepFacts(**{**values, **changed})
@@ -322,10 +517,23 @@ def step(layers: int = 32, **changed: Any) -> StepFacts:
 
 def data(**changed: Any) -> DataFacts:
     values: dict[str, Any] = {
-        "source": "data/train.jsonl", "format": "messages", "columns": ["messages"], "rows": 9846, "rows_seen": 512,
-        "tokens_mean": 412.7, "tokens_median": 371, "tokens_max": 2210, "truncated_ratio": 0.031,
-        "labels_masked_ratio": 0.412, "rows_fully_masked": 0, "max_token_id": 31999, "vocab_rows": 32000,
-        "tokens_out_of_range": 0, "eos_supervised_ratio": 1.0, "double_bos_rows": 0, "chat_template": True,
+        "source": "data/train.jsonl",
+        "format": "messages",
+        "columns": ["messages"],
+        "rows": 9846,
+        "rows_seen": 512,
+        "tokens_mean": 412.7,
+        "tokens_median": 371,
+        "tokens_max": 2210,
+        "truncated_ratio": 0.031,
+        "labels_masked_ratio": 0.412,
+        "rows_fully_masked": 0,
+        "max_token_id": 31999,
+        "vocab_rows": 32000,
+        "tokens_out_of_range": 0,
+        "eos_supervised_ratio": 1.0,
+        "double_bos_rows": 0,
+        "chat_template": True,
     }
     return DataFacts(**{**values, **changed})
 
@@ -338,9 +546,21 @@ def healthy() -> Report:
     """Llama 2 7B on an RTX 4090; every stage ran and nothing was found."""
     return Report(
         tool=Tool(version="0.1.0", created=CREATED, command="qlora-doctor check runs/llama2-7b.json"),
-        setup=setup(), stages=stages(), rules=passed(), summary=Summary(),
-        facts=Facts(config=config(), environment=environment(), model=model(), adapter=adapter(),
-                    quantization=quantization(), memory=memory(), data=data(), load=load(), step=step()),
+        setup=setup(),
+        stages=stages(),
+        rules=passed(),
+        summary=Summary(),
+        facts=Facts(
+            config=config(),
+            environment=environment(),
+            model=model(),
+            adapter=adapter(),
+            quantization=quantization(),
+            memory=memory(),
+            data=data(),
+            load=load(),
+            step=step(),
+        ),
     )
 
 
@@ -349,35 +569,60 @@ def large() -> Report:
     layers, names = 80, PROJECTIONS
     matched = [f"model.layers.{i}.{p}" for i in range(layers) for p in names]
     facts = Facts(
-        config=config(model="meta-llama/Llama-2-70b-hf"), environment=environment(),
+        config=config(model="meta-llama/Llama-2-70b-hf"),
+        environment=environment(),
         model=model(layers, 68_976_648_192),
-        adapter=adapter(layers, 68_976_648_192, matched_modules=matched,
-                        linear_coverage_ratio=1.0, adapted_classes=["Linear4bit × 560"],
-                        projections=coverage(layers, lambda *_: True, lambda *_: True)),
-        quantization=quantization(layers, quantized_parameters=68_451_041_280, quantizable_parameters=68_451_041_280,
-                                  base_bytes=37_080_000_000, base_bytes_ideal=37_080_000_000),
-        memory=memory(9.2, card=84_000_000_000).model_copy(update={"card": "NVIDIA H100 80GB HBM3"}), data=data(),
+        adapter=adapter(
+            layers,
+            68_976_648_192,
+            matched_modules=matched,
+            linear_coverage_ratio=1.0,
+            adapted_classes=["Linear4bit × 560"],
+            projections=coverage(layers, lambda *_: True, lambda *_: True),
+        ),
+        quantization=quantization(
+            layers,
+            quantized_parameters=68_451_041_280,
+            quantizable_parameters=68_451_041_280,
+            base_bytes=37_080_000_000,
+            base_bytes_ideal=37_080_000_000,
+        ),
+        memory=memory(9.2, card=84_000_000_000).model_copy(update={"card": "NVIDIA H100 80GB HBM3"}),
+        data=data(),
         load=load(layers, quantization_errors=quantization_errors(layers, 1)),
         step=step(layers, gradients=gradients(layers, names)),
     )
     return Report(
-        tool=Tool(version="0.1.0", created=CREATED), setup=setup(model={"name_or_path": "meta-llama/Llama-2-70b-hf"}),
-        stages=stages(), facts=facts, rules=[*passed("QD130"), outcome(finding_learning_rate())],
-        findings=[finding_learning_rate()], summary=Summary(warning=1),
+        tool=Tool(version="0.1.0", created=CREATED),
+        setup=setup(model={"name_or_path": "meta-llama/Llama-2-70b-hf"}),
+        stages=stages(),
+        facts=facts,
+        rules=[*passed("QD130"), outcome(finding_learning_rate())],
+        findings=[finding_learning_rate()],
+        summary=Summary(warning=1),
     )
 
 
 def config_only() -> Report:
     """The config stage alone, on a machine without torch."""
-    probe = {"status": "skipped", "seconds": None, "remedy": "pip install 'qlora-doctor[probe]'",
-             "reason": "It needs torch, transformers, peft, bitsandbytes, accelerate, which are not installed."}
-    late = [RuleOutcome(rule=r, name=n, status="skipped", stage=s, reason=f"The stage {s} did not run.")
-            for r, n, s in PASSED if s != "config"]
+    probe = {
+        "status": "skipped",
+        "seconds": None,
+        "remedy": "pip install 'qlora-doctor[probe]'",
+        "reason": "It needs torch, transformers, peft, bitsandbytes, accelerate, which are not installed.",
+    }
+    late = [
+        RuleOutcome(rule=r, name=n, status="skipped", stage=s, reason=f"The stage {s} did not run.")
+        for r, n, s in PASSED
+        if s != "config"
+    ]
     return Report(
-        tool=Tool(version="0.1.0", created=CREATED), setup=setup(),
-        stages=stages(**{name: probe for name in ("structure", "memory", "data", "load", "step")}),
+        tool=Tool(version="0.1.0", created=CREATED),
+        setup=setup(),
+        stages=stages(**dict.fromkeys(("structure", "memory", "data", "load", "step"), probe)),
         facts=Facts(config=config(), environment=environment(gpu=False)),
-        rules=[o for o in passed() if o.stage == "config"] + late, summary=Summary(skipped=len(late)),
+        rules=[o for o in passed() if o.stage == "config"] + late,
+        summary=Summary(skipped=len(late)),
     )
 
 
@@ -386,22 +631,42 @@ def outcome(found: Finding) -> RuleOutcome:
 
 
 def finding(rule: str, name: str, severity: str, stage: str, message: str, **more: Any) -> Finding:
-    return Finding(rule=rule, name=name, severity=severity, stage=stage, message=message,  # type: ignore[arg-type]
-                   fingerprint=f"{rule}-{more.pop('key', 0):016x}", **more)
+    return Finding(
+        rule=rule,
+        name=name,
+        severity=severity,
+        stage=stage,
+        message=message,  # type: ignore[arg-type]
+        fingerprint=f"{rule}-{more.pop('key', 0):016x}",
+        **more,
+    )
 
 
 def finding_learning_rate() -> Finding:
     return finding(
-        "QD130", "learning-rate-of-full-fine-tuning", "warning", "config",
+        "QD130",
+        "learning-rate-of-full-fine-tuning",
+        "warning",
+        "config",
         "The learning rate is 2e-05, a tenth of what LoRA usually needs at this rank.",
         evidence=[Evidence(fact="config.learning_rate", value=2e-5), Evidence(fact="config.lora_r", value=64)],
-        location=Location(file="runs/llama2-7b.json", pointer="/training/learning_rate", line=21, column=5,
-                          end_line=21, end_column=20, excerpt='    "learning_rate": 2e-05,'),
+        location=Location(
+            file="runs/llama2-7b.json",
+            pointer="/training/learning_rate",
+            line=21,
+            column=5,
+            end_line=21,
+            end_column=20,
+            excerpt='    "learning_rate": 2e-05,',
+        ),
         remediation=Remediation(
-            text="Use 2e-4, the value of the QLoRA paper for 7B and 13B.", safety="unsafe",
+            text="Use 2e-4, the value of the QLoRA paper for 7B and 13B.",
+            safety="unsafe",
             patch=[PatchOperation(op="replace", path="/training/learning_rate", value=2e-4)],
-            diff='--- runs/llama2-7b.json\n+++ runs/llama2-7b.json\n@@ -20,3 +20,3 @@\n     "optim": "paged_adamw_8bit",\n'
-                 '-    "learning_rate": 2e-05,\n+    "learning_rate": 0.0002,\n     "bf16": true\n'),
+            diff="--- runs/llama2-7b.json\n+++ runs/llama2-7b.json\n@@ -20,3 +20,3 @@\n"
+            '     "optim": "paged_adamw_8bit",\n'
+            '-    "learning_rate": 2e-05,\n+    "learning_rate": 0.0002,\n     "bf16": true\n',
+        ),
     )
 
 
@@ -409,72 +674,151 @@ def broken_findings() -> list[Finding]:
     where = "runs/falcon-7b.yaml"
     return [
         finding(
-            "QD301", "target-modules-match-nothing", "error", "structure",
+            "QD301",
+            "target-modules-match-nothing",
+            "error",
+            "structure",
             "None of the target modules (q_proj, v_proj) exists in FalconForCausalLM; no layer would be adapted.",
-            evidence=[Evidence(fact="config.target_modules", value=["q_proj", "v_proj"]),
-                      Evidence(fact="adapter.unmatched_targets", value=[
-                          {"target": "q_proj", "closest": ["query_key_value"]},
-                          {"target": "v_proj", "closest": ["query_key_value"]}])],
-            location=Location(file=where, pointer="/lora/target_modules", line=12, column=3, end_line=12,
-                              end_column=34, excerpt="  target_modules: [q_proj, v_proj]"),
+            evidence=[
+                Evidence(fact="config.target_modules", value=["q_proj", "v_proj"]),
+                Evidence(
+                    fact="adapter.unmatched_targets",
+                    value=[
+                        {"target": "q_proj", "closest": ["query_key_value"]},
+                        {"target": "v_proj", "closest": ["query_key_value"]},
+                    ],
+                ),
+            ],
+            location=Location(
+                file=where,
+                pointer="/lora/target_modules",
+                line=12,
+                column=3,
+                end_line=12,
+                end_column=34,
+                excerpt="  target_modules: [q_proj, v_proj]",
+            ),
             remediation=Remediation(
                 text="Use names that this model has: query_key_value, dense, dense_h_to_4h, dense_4h_to_h.",
-                safety="unsafe", commands=["qlora-doctor check runs/falcon-7b.yaml --stage structure"],
+                safety="unsafe",
+                commands=["qlora-doctor check runs/falcon-7b.yaml --stage structure"],
                 patch=[PatchOperation(op="replace", path="/lora/target_modules", value="all-linear")],
-                diff=f"--- {where}\n+++ {where}\n@@ -10,5 +10,5 @@\n lora:\n   r: 16\n-  target_modules: [q_proj, v_proj]\n"
-                     "+  target_modules: all-linear\n   lora_dropout: 0.05\n   bias: none\n"),
+                diff=f"--- {where}\n+++ {where}\n@@ -10,5 +10,5 @@\n lora:\n   r: 16\n"
+                "-  target_modules: [q_proj, v_proj]\n+  target_modules: all-linear\n   lora_dropout: 0.05\n   bias: none\n",
+            ),
         ),
         finding(
-            "QD201", "base-not-in-4bit", "error", "load",
+            "QD201",
+            "base-not-in-4bit",
+            "error",
+            "load",
             "The config asks for 4-bit, yet only 0.0 % of the linear weights are: FalconLinear is a subclass that "
             "transformers does not convert.",
-            evidence=[Evidence(fact="quantization.coverage_ratio", value=0.0),
-                      Evidence(fact="quantization.base_bytes", value=14_434_000_000)],
-            location=Location(file=where, pointer="/quantization/load_in_4bit", line=5, column=3, end_line=5,
-                              end_column=21, excerpt="  load_in_4bit: true"),
-            remediation=Remediation(text="Use a model whose layers transformers converts, or transformers before 5.0.",
-                                    commands=["pip install 'transformers<5'"]),
+            evidence=[
+                Evidence(fact="quantization.coverage_ratio", value=0.0),
+                Evidence(fact="quantization.base_bytes", value=14_434_000_000),
+            ],
+            location=Location(
+                file=where,
+                pointer="/quantization/load_in_4bit",
+                line=5,
+                column=3,
+                end_line=5,
+                end_column=21,
+                excerpt="  load_in_4bit: true",
+            ),
+            remediation=Remediation(
+                text="Use a model whose layers transformers converts, or transformers before 5.0.",
+                commands=["pip install 'transformers<5'"],
+            ),
         ),
         finding(
-            "QD501", "peak-over-card", "error", "memory",
+            "QD501",
+            "peak-over-card",
+            "error",
+            "memory",
             "The predicted peak of 27.9 GiB does not fit the 23.6 GiB that the RTX 4090 offers.",
-            evidence=[Evidence(fact="memory.predicted.peak_reserved_bytes", value=29_957_292_032),
-                      Evidence(fact="memory.card_bytes", value=25_300_000_000)],
-            location=Location(file=where, pointer="/training/per_device_train_batch_size", line=21, column=3,
-                              end_line=21, end_column=33, excerpt="  per_device_train_batch_size: 4"),
+            evidence=[
+                Evidence(fact="memory.predicted.peak_reserved_bytes", value=29_957_292_032),
+                Evidence(fact="memory.card_bytes", value=25_300_000_000),
+            ],
+            location=Location(
+                file=where,
+                pointer="/training/per_device_train_batch_size",
+                line=21,
+                column=3,
+                end_line=21,
+                end_column=33,
+                excerpt="  per_device_train_batch_size: 4",
+            ),
             remediation=Remediation(text="Halve the batch and double the accumulation: the update stays the same."),
         ),
         finding(
-            "QD302", "target-modules-match-in-part", "warning", "structure",
-            "The target gate_proj matches no module; dense_h_to_4h is the closest name.", confidence="medium",
+            "QD302",
+            "target-modules-match-in-part",
+            "warning",
+            "structure",
+            "The target gate_proj matches no module; dense_h_to_4h is the closest name.",
+            confidence="medium",
             evidence=[Evidence(fact="adapter.unmatched_targets", value=[{"target": "gate_proj", "closest": []}])],
         ),
         finding(
-            "QD302", "target-modules-match-in-part", "warning", "structure",
-            "The target up_proj matches no module; dense_h_to_4h is the closest name.", confidence="medium", key=1,
+            "QD302",
+            "target-modules-match-in-part",
+            "warning",
+            "structure",
+            "The target up_proj matches no module; dense_h_to_4h is the closest name.",
+            confidence="medium",
+            key=1,
         ),
         finding(
-            "QD110", "compute-dtype-float32", "warning", "config",
+            "QD110",
+            "compute-dtype-float32",
+            "warning",
+            "config",
             "The compute dtype is float32, the default of BitsAndBytesConfig; every product runs several times slower.",
             evidence=[Evidence(fact="config.compute_dtype", value="float32")],
-            location=Location(file=where, pointer="/quantization", line=4, column=1, end_line=4, end_column=14,
-                              excerpt="quantization:"),
+            location=Location(
+                file=where,
+                pointer="/quantization",
+                line=4,
+                column=1,
+                end_line=4,
+                end_column=14,
+                excerpt="quantization:",
+            ),
             remediation=Remediation(
-                text="Set bnb_4bit_compute_dtype to bfloat16.", safety="safe",
+                text="Set bnb_4bit_compute_dtype to bfloat16.",
+                safety="safe",
                 patch=[PatchOperation(op="add", path="/quantization/bnb_4bit_compute_dtype", value="bfloat16")],
                 diff=f"--- {where}\n+++ {where}\n@@ -4,3 +4,4 @@\n quantization:\n   load_in_4bit: true\n"
-                     "+  bnb_4bit_compute_dtype: bfloat16\n   bnb_4bit_quant_type: nf4\n"),
+                "+  bnb_4bit_compute_dtype: bfloat16\n   bnb_4bit_quant_type: nf4\n",
+            ),
         ),
         finding(
-            "QD140", "unknown-key", "warning", "config",
+            "QD140",
+            "unknown-key",
+            "warning",
+            "config",
             "The key lora_aplha is not read by anybody; lora_alpha is the closest known one.",
-            location=Location(file=where, pointer="/lora/lora_aplha", line=11, column=3, end_line=11, end_column=17,
-                              excerpt="  lora_aplha: 32"),
+            location=Location(
+                file=where,
+                pointer="/lora/lora_aplha",
+                line=11,
+                column=3,
+                end_line=11,
+                end_column=17,
+                excerpt="  lora_aplha: 32",
+            ),
             suppressed="ignored in pyproject.toml: read by our own launcher",
         ),
         finding(
-            "QD420", "use-cache-in-training", "info", "config",
-            "use_cache is on while training; the cache costs memory and serves nothing.", confidence="low",
+            "QD420",
+            "use-cache-in-training",
+            "info",
+            "config",
+            "use_cache is on while training; the cache costs memory and serves nothing.",
+            confidence="low",
             evidence=[Evidence(fact="config.use_cache", value=True)],
         ),
     ]
@@ -488,20 +832,40 @@ def broken() -> Report:
         environment=environment(),
         model=model(layers, 6_921_720_704, model_type="falcon", model_class="FalconForCausalLM"),
         adapter=AdapterFacts(
-            attached=False, failure="no-match", failure_message="Target modules {'q_proj', 'v_proj'} not found.",
-            matched_modules=[], trainable_parameters=0, total_parameters=6_921_720_704, trainable_ratio=0.0,
-            unmatched_targets=[UnmatchedTarget(target="q_proj", closest=["query_key_value"]),
-                               UnmatchedTarget(target="v_proj", closest=["query_key_value"])],
+            attached=False,
+            failure="no-match",
+            failure_message="Target modules {'q_proj', 'v_proj'} not found.",
+            matched_modules=[],
+            trainable_parameters=0,
+            total_parameters=6_921_720_704,
+            trainable_ratio=0.0,
+            unmatched_targets=[
+                UnmatchedTarget(target="q_proj", closest=["query_key_value"]),
+                UnmatchedTarget(target="v_proj", closest=["query_key_value"]),
+            ],
             projections=coverage(layers, lambda *_: False, lambda p, i: p == PROJECTIONS[3] and i % 2 == 0),
         ),
         quantization=quantization(
-            quantized_parameters=0, coverage_ratio=0.0, quantized_modules=0, bits_per_parameter=None,
+            quantized_parameters=0,
+            coverage_ratio=0.0,
+            quantized_modules=0,
+            bits_per_parameter=None,
             base_bytes=14_434_000_000,
-            left_out=[LinearLeftOut(name="transformer.h.*.mlp.dense_h_to_4h", module_class="FalconLinear", modules=32,
-                                    parameters=2_642_411_520, reason="subclass")]),
+            left_out=[
+                LinearLeftOut(
+                    name="transformer.h.*.mlp.dense_h_to_4h",
+                    module_class="FalconLinear",
+                    modules=32,
+                    parameters=2_642_411_520,
+                    reason="subclass",
+                )
+            ],
+        ),
         memory=memory(3.77, measured=False),
-        step=step(gradients=gradients(layers, PROJECTIONS[:4], dead=24),
-                  cast_base_tensors=[CastTensor(name="transformer.h.0.mlp.bias", before="float32", after="bfloat16")]),
+        step=step(
+            gradients=gradients(layers, PROJECTIONS[:4], dead=24),
+            cast_base_tensors=[CastTensor(name="transformer.h.0.mlp.bias", before="float32", after="bfloat16")],
+        ),
     )
     findings = broken_findings()
     counted = [f for f in findings if f.suppressed is None]
@@ -509,23 +873,47 @@ def broken() -> Report:
         tool=Tool(version="0.1.0", created=CREATED, command="qlora-doctor check runs/falcon-7b.yaml"),
         setup=setup(file="runs/falcon-7b.yaml", model={"name_or_path": "tiiuae/falcon-7b"}),
         stages=stages(
-            data={"status": "skipped", "seconds": None, "reason": "The config names no data.",
-                  "remedy": "set data.train"},
-            load={"status": "failed", "reason": "The load ran out of GPU memory after 21.1 GiB.", "seconds": 14.2,
-                  "remedy": "qlora-doctor check runs/falcon-7b.yaml --device cpu", "requested": True},
+            data={
+                "status": "skipped",
+                "seconds": None,
+                "reason": "The config names no data.",
+                "remedy": "set data.train",
+            },
+            load={
+                "status": "failed",
+                "reason": "The load ran out of GPU memory after 21.1 GiB.",
+                "seconds": 14.2,
+                "remedy": "qlora-doctor check runs/falcon-7b.yaml --device cpu",
+                "requested": True,
+            },
         ),
-        facts=facts, findings=findings,
-        rules=[*passed(*{f.rule for f in findings}), *{f.rule: outcome(f) for f in findings}.values(),
-               RuleOutcome(rule="QD602", name="samples-cut-off", status="skipped", stage="data",
-                           reason="data.truncated_ratio is unknown; the stage data did not run.")],
-        summary=Summary(error=sum(f.severity == "error" for f in counted),
-                        warning=sum(f.severity == "warning" for f in counted),
-                        info=sum(f.severity == "info" for f in counted), skipped=1),
+        facts=facts,
+        findings=findings,
+        rules=[
+            *passed(*{f.rule for f in findings}),
+            *{f.rule: outcome(f) for f in findings}.values(),
+            RuleOutcome(
+                rule="QD602",
+                name="samples-cut-off",
+                status="skipped",
+                stage="data",
+                reason="data.truncated_ratio is unknown; the stage data did not run.",
+            ),
+        ],
+        summary=Summary(
+            error=sum(f.severity == "error" for f in counted),
+            warning=sum(f.severity == "warning" for f in counted),
+            info=sum(f.severity == "info" for f in counted),
+            skipped=1,
+        ),
         exit_code=1,
     )
 
 
-EVIL = "<script>window.pwned=1</script><img src=x onerror=window.pwned=2>\"'`{{7*7}}{%raw%}&lt;]]>-->\u2028\u2029\u202egnp.exe"
+EVIL = (
+    "<script>window.pwned=1</script><img src=x onerror=window.pwned=2>\"'`{{7*7}}{%raw%}&lt;]]>-->"
+    "\u2028\u2029\u202egnp.exe"
+)
 RTL = "مرحبا שלום"
 ANSI = "\x1b[31mred\x1b]8;;https://evil.example\x07link"
 LONG = "a-very-long-name-without-a-place-to-break-" * 12
@@ -535,40 +923,77 @@ def hostile() -> Report:
     """Everything that comes from outside is an attack or a nuisance."""
     bad = EVIL + RTL + ANSI
     found = finding(
-        "QD301", "target-modules-match-nothing", "error", "structure", f"None of {bad} exists in {LONG}.",
+        "QD301",
+        "target-modules-match-nothing",
+        "error",
+        "structure",
+        f"None of {bad} exists in {LONG}.",
         evidence=[Evidence(fact="adapter.unmatched_targets", value=[{"target": bad, "closest": [LONG, "</script>"]}])],
-        location=Location(file=f"../{bad}.json", pointer=f"/{bad}", line=3, column=2, end_line=3, end_column=400,
-                          excerpt=f"\t{bad}{LONG}"),
-        remediation=Remediation(text=f"</details>{bad}", commands=[f"rm -rf / #{bad}"],
-                                diff=f"--- {bad}\n+++ {bad}\n@@ -1 +1 @@\n-{bad}\n+</pre><script>pwned=3</script>\n"),
+        location=Location(
+            file=f"../{bad}.json",
+            pointer=f"/{bad}",
+            line=3,
+            column=2,
+            end_line=3,
+            end_column=400,
+            excerpt=f"\t{bad}{LONG}",
+        ),
+        remediation=Remediation(
+            text=f"</details>{bad}",
+            commands=[f"rm -rf / #{bad}"],
+            diff=f"--- {bad}\n+++ {bad}\n@@ -1 +1 @@\n-{bad}\n+</pre><script>pwned=3</script>\n",
+        ),
     )
     facts = Facts(
         config=config(model=bad, gpu=bad, target_modules=[bad, LONG]),
         environment=environment().model_copy(update={"platform": bad, "nvml_error": bad}),
         model=model(model_class=bad, model_type=LONG),
-        adapter=adapter(4, projections=[ProjectionCoverage(projection=bad, layers=[0, 1, 2], adapted=[1],
-                                                           four_bit=[0, 1]),
-                                        ProjectionCoverage(projection=LONG, layers=[0], adapted=[], four_bit=[])],
-                        trainable_groups=[TrainableGroup(group=bad, parameters=3, ratio=0.1)]),
-        quantization=quantization(4, left_out=[LinearLeftOut(name=bad, module_class=bad, modules=1, parameters=1,
-                                                             reason=bad)]),
-        memory=memory().model_copy(update={
-            "card": bad,
-            "predicted": picture().model_copy(update={"breakdown": {bad: GIB, LONG: 2 * GIB}, "assumptions": [bad]}),
-            "savings": [Saving(change=bad, pointer=bad, value=bad, peak_allocated_bytes=1, saved_bytes=1)]}),
-        load=load(4, quantization_errors=[QuantizationError(module=bad, relative_error=0.1, max_error=math.inf)],
-                  failure=LoadFailure(kind="corrupt", message=bad, phase=bad)),
-        step=step(4, gradients=[GradientColumn(projection=bad, layers=[0, 1, 2], norms=[math.nan, 0.0, math.inf])],
-                  loss_before=math.nan, warnings=[bad]),
+        adapter=adapter(
+            4,
+            projections=[
+                ProjectionCoverage(projection=bad, layers=[0, 1, 2], adapted=[1], four_bit=[0, 1]),
+                ProjectionCoverage(projection=LONG, layers=[0], adapted=[], four_bit=[]),
+            ],
+            trainable_groups=[TrainableGroup(group=bad, parameters=3, ratio=0.1)],
+        ),
+        quantization=quantization(
+            4, left_out=[LinearLeftOut(name=bad, module_class=bad, modules=1, parameters=1, reason=bad)]
+        ),
+        memory=memory().model_copy(
+            update={
+                "card": bad,
+                "predicted": picture().model_copy(
+                    update={"breakdown": {bad: GIB, LONG: 2 * GIB}, "assumptions": [bad]}
+                ),
+                "savings": [Saving(change=bad, pointer=bad, value=bad, peak_allocated_bytes=1, saved_bytes=1)],
+            }
+        ),
+        load=load(
+            4,
+            quantization_errors=[QuantizationError(module=bad, relative_error=0.1, max_error=math.inf)],
+            failure=LoadFailure(kind="corrupt", message=bad, phase=bad),
+        ),
+        step=step(
+            4,
+            gradients=[GradientColumn(projection=bad, layers=[0, 1, 2], norms=[math.nan, 0.0, math.inf])],
+            loss_before=math.nan,
+            warnings=[bad],
+        ),
     )
     return Report(
         tool=Tool(version=bad, created=bad, command=bad),
-        setup={"dialect": bad, "file": bad, "model": {"name_or_path": bad, bad: [bad, {bad: bad}]},
-               "origins": {f"model.{bad}": {"source": bad, "place": {"file": bad, "line": 1}, "note": bad}}},
+        setup={
+            "dialect": bad,
+            "file": bad,
+            "model": {"name_or_path": bad, bad: [bad, {bad: bad}]},
+            "origins": {f"model.{bad}": {"source": bad, "place": {"file": bad, "line": 1}, "note": bad}},
+        },
         stages=stages(load={"status": "failed", "reason": bad, "remedy": bad}),
-        facts=facts, findings=[found],
+        facts=facts,
+        findings=[found],
         rules=[outcome(found), RuleOutcome(rule=bad, name=bad, status="skipped", stage="step", reason=bad)],
-        summary=Summary(error=1, skipped=1), exit_code=1,
+        summary=Summary(error=1, skipped=1),
+        exit_code=1,
     )
 
 
@@ -578,6 +1003,10 @@ def not_understood() -> Report:
 
 
 ALL: dict[str, Callable[[], Report]] = {
-    "healthy": healthy, "broken": broken, "config_only": config_only, "large": large, "hostile": hostile,
+    "healthy": healthy,
+    "broken": broken,
+    "config_only": config_only,
+    "large": large,
+    "hostile": hostile,
     "not_understood": not_understood,
 }

@@ -22,7 +22,7 @@ from ...report import STAGES, Report
 from .. import _words as words
 from .. import json as json_format
 from .._pages import rule_title
-from ..verdict import outcomes, subject, verdict
+from ..verdict import gaps, outcomes, subject, verdict
 from .entries import entries, environment_rows, setup_rows
 from .memory import memory_view
 from .strips import coverage_groups, coverage_strip, error_strip, gradient_strip, outside
@@ -42,6 +42,7 @@ def render(report: Report) -> str:
         outcomes={status: outcomes(report, status) for status in ("pass", "fail", "skipped")},
         stages={record.name: record for record in report.stages},
         stage_names=STAGES,
+        gaps=gaps(report),
         setup_rows=setup_rows(report.setup),
         environment_rows=list(environment_rows(report.facts.environment)) if report.facts.environment else [],
         style=Markup(style),

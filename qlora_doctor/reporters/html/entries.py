@@ -9,12 +9,17 @@ from typing import Any
 from ...facts import EnvironmentFacts
 from ...report import Finding, Report
 from .. import _words as words
+from .._excerpt import marked
 from .._pages import RulePage, rule_page
 from ..verdict import counting, suppressed
 
 _ROWS = 40
 _SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
-_SOURCES = {"dialect_default": "default of the dialect", "library_default": "library default", "unknown": "not knowable"}
+_SOURCES = {
+    "dialect_default": "default of the dialect",
+    "library_default": "library default",
+    "unknown": "not knowable",
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Entry:
     """Kind (``add``, ``remove``, ``meta``, ``same``) and text."""
     evidence: tuple[tuple[str, str], ...]
     place: str | None
+    excerpt: tuple[str, str, str] | None
+    """The line before, at and after the key."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ def _entry(finding: Finding, used: dict[str, int]) -> Entry:
         tuple((_diff_kind(line, i), words.visible(line)) for i, line in enumerate(lines)),
         tuple((words.one_line(e.fact), words.fact(e.fact, e.value, most=12)) for e in finding.evidence),
         ":".join(words.one_line(p) for p in (place.file, place.line, place.column) if p is not None) or None,
+        marked(place),
     )
 
 
@@ -76,7 +84,7 @@ def setup_rows(setup: Mapping[str, Any] | None) -> list[Row]:
     rows = [Row("dialect", words.literal(setup["dialect"]), "")] if setup.get("dialect") else []
     for section in _SECTIONS:
         values = setup.get(section)
-        for key, value in (values.items() if isinstance(values, Mapping) else ()):
+        for key, value in values.items() if isinstance(values, Mapping) else ():
             path = f"{section}.{key}"
             origin = origins.get(path) or {}
             if value is not None or origin.get("source") == "unknown":
@@ -118,6 +126,7 @@ def environment_rows(environment: EnvironmentFacts) -> Iterator[tuple[str, str]]
     if environment.driver:
         yield "Driver", words.one_line(environment.driver)
     if environment.host_memory_bytes is not None:
-        yield "Host memory", f"{words.size(environment.host_memory_bytes)}, {words.size(environment.host_available_bytes)} free"
+        free = words.size(environment.host_available_bytes)
+        yield "Host memory", f"{words.size(environment.host_memory_bytes)}, {free} free"
     if environment.cpu_count is not None:
         yield "CPU cores", str(environment.cpu_count)

@@ -1,4 +1,4 @@
-"""Geometry of the memory picture: bars by part against the card, and the timeline. Shares are in percent of the width."""
+"""Geometry of the memory picture: bars by part against the card, and the timeline; shares are in percent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ...facts.memory import MemoryFacts, MemoryPicture, PlanCell, TimelinePoint
-from .. import _words as words
 
 PARTS = {
     "base_4bit": "Base, packed 4-bit",
