@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from .card import Card
+from .machine import Machine
 
 aten = torch.ops.aten
 
@@ -19,7 +19,7 @@ FLASH_HEAD_LIMIT = 256
 
 
 def backend(
-    card: Card,
+    machine: Machine,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -41,36 +41,36 @@ def backend(
     if grouped and not (enable_gqa and query.shape[1] % key.shape[1] == 0):
         return "math"
     for name, usable in (("cudnn", _cudnn), ("flash", _flash), ("efficient", _efficient)):
-        if usable(card, query, value, mask, dropout, is_causal and query.shape[2] != key.shape[2], grouped):
+        if usable(machine, query, value, mask, dropout, is_causal and query.shape[2] != key.shape[2], grouped):
             return name
     return "math"
 
 
-def _fused_dtype(card: Card, query: torch.Tensor) -> bool:
-    return query.dtype is torch.float16 or (query.dtype is torch.bfloat16 and card.capability >= (8, 0))
+def _fused_dtype(machine: Machine, query: torch.Tensor) -> bool:
+    return query.dtype is torch.float16 or (query.dtype is torch.bfloat16 and machine.capability >= (8, 0))
 
 
 def _cudnn(
-    card: Card, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
+    machine: Machine, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
 ) -> bool:
     heads = (query.shape[-1], value.shape[-1])
     return (
-        card.capability[0] in (9, 10)
-        and _fused_dtype(card, query)
+        machine.capability[0] in (9, 10)
+        and _fused_dtype(machine, query)
         and all(head <= CUDNN_HEAD_LIMIT and head % 8 == 0 for head in heads)
     )
 
 
 def _flash(
-    card: Card, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
+    machine: Machine, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
 ) -> bool:
     head = query.shape[-1]
-    consumer = (8, 6) <= card.capability <= (8, 9) or card.capability[0] == 12
+    consumer = (8, 6) <= machine.capability <= (8, 9) or machine.capability[0] == 12
     if consumer and 192 < head and (head <= 224 or dropout > 0):
         return False  # no backward kernel there
     return (
-        (8, 0) <= card.capability <= (12, 1)
-        and _fused_dtype(card, query)
+        (8, 0) <= machine.capability <= (12, 1)
+        and _fused_dtype(machine, query)
         and mask is None
         and not uneven
         and head == value.shape[-1]
@@ -79,11 +79,11 @@ def _flash(
 
 
 def _efficient(
-    card: Card, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
+    machine: Machine, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
 ) -> bool:
-    alignment = 16 // query.element_size() if card.capability >= (8, 0) else 4
+    alignment = 16 // query.element_size() if machine.capability >= (8, 0) else 4
     return (
-        (query.dtype is not torch.bfloat16 or card.capability >= (8, 0))
+        (query.dtype is not torch.bfloat16 or machine.capability >= (8, 0))
         and not grouped
         and query.shape[-1] % alignment == 0
         and value.shape[-1] % alignment == 0
@@ -91,7 +91,7 @@ def _efficient(
 
 
 def scaled_dot_product_attention(
-    card: Card,
+    machine: Machine,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -102,7 +102,7 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     """``torch.nn.functional.scaled_dot_product_attention`` with the kernel that the card would take."""
-    choice = backend(card, query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
+    choice = backend(machine, query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     if choice == "cudnn":
         wants_gradient = any(tensor.requires_grad for tensor in (query, key, value))
         return aten._scaled_dot_product_cudnn_attention(  # type: ignore[no-any-return]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .card import Card
+from .bnb_kernels import uses_custom_kernel
+from .machine import Machine
 from .tape import Kernel
 
 if TYPE_CHECKING:
@@ -127,16 +128,18 @@ def register_bitsandbytes() -> None:
             PLAYED[getattr(ops, name).default] = play
 
 
-def gemm_4bit_scratch(card: Card, tokens: int, n: int, k: int, blocksize: int, nested: int, itemsize: int) -> list[int]:
+def gemm_4bit_scratch(machine: Machine, tokens: int, n: int, k: int, blocksize: int, nested: int, itemsize: int) -> list[int]:
     """Bytes that bitsandbytes ≥ 0.50 takes for a 4-bit product when its own kernel does not run: the absmax in float32
     twice (before and after the offset) where statistics are doubly quantized, and the weight in the input's type."""
-    if tokens <= 1536 and k % blocksize == 0 and uses_custom_kernel(card, tokens, n, k):
+    card = machine.card
+    dtype = torch.float32 if itemsize == 4 else torch.bfloat16
+    if uses_custom_kernel(card.compute_capability, card.multiprocessors, tokens, n, k, blocksize, dtype):
         return []
     absmax = [4 * -(-n * k // blocksize)] * 2 if nested else []
     return [*absmax, n * k * itemsize]
 
 
-def cudnn_attention_backward_scratch(card: Card, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int) -> list[int]:
+def cudnn_attention_backward_scratch(machine: Machine, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int) -> list[int]:
     """Bytes of cuDNN's workspace in attention's backward pass, one allocation: dQ gathered in float32, one float a query
     row, 256 bytes, and with grouped heads dK and dV of every query head in the type of the inputs.
 
@@ -148,12 +151,12 @@ def cudnn_attention_backward_scratch(card: Card, b: int, h: int, h_k: int, q: in
     return [4 * b * h * q * d + 4 * b * h * q + 256 + expanded]
 
 
-def cudnn_attention_scratch(card: Card) -> list[int]:
+def cudnn_attention_scratch(machine: Machine) -> list[int]:
     """256 bytes in the forward pass; measured as above."""
     return [256]
 
 
-def flash_attention_backward_scratch(card: Card, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int) -> list[int]:
+def flash_attention_backward_scratch(machine: Machine, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int) -> list[int]:
     """Bytes of FlashAttention 2's backward pass: ``softmax_d`` and ``dq_accum`` in float32, queries rounded up to 128
     and the head size to 32 (64 above 128); with grouped heads dK and dV of every query head in the inputs' type.
 
@@ -166,7 +169,7 @@ def flash_attention_backward_scratch(card: Card, b: int, h: int, h_k: int, q: in
 
 
 def efficient_attention_backward_scratch(
-    card: Card, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int
+    machine: Machine, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int
 ) -> list[int]:
     """Bytes of the memory-efficient backward pass: dQ in float32 in blocks of 64 rows with 16 bytes of lock each, and
     for head sizes above 128 in 16 bits also dK and dV.
@@ -180,7 +183,7 @@ def efficient_attention_backward_scratch(
     return [4 * b * h * q, accumulated + keys]
 
 
-def embedding_backward_scratch(card: Card, tokens: int, features: int) -> list[int]:
+def embedding_backward_scratch(machine: Machine, tokens: int, features: int) -> list[int]:
     """Bytes that the gradient of an embedding takes above 3,072 tokens: sorted ids and places, and partial sums in
     float32, one row for each segment of at most 10 tokens.
 
@@ -203,11 +206,6 @@ SCRATCH: dict[str, Callable[..., list[int]]] = {
 """The rule of each kernel that a tape names."""
 
 
-def scratch_bytes(kernel: Kernel, card: Card) -> list[int]:
+def scratch_bytes(kernel: Kernel, machine: Machine) -> list[int]:
     """Sizes of what a kernel takes while it runs, in order."""
-    return SCRATCH[kernel.rule](card, *kernel.shape)
-
-
-def uses_custom_kernel(card: Card, tokens: int, n: int, k: int) -> bool:
-    """Whether bitsandbytes runs its own 4-bit kernel for a product of this shape on this card."""
-    return False
+    return SCRATCH[kernel.rule](machine, *kernel.shape)

@@ -45,6 +45,10 @@ def write_load(recorder: Recorder, model: Any, options: LoadOptions) -> None:
     tape.phase("load")
     halves: dict[int, int] = {}
     recorder.category = None
+    if options.warm_up:
+        base = _in_checkpoint_order(model, base)
+        whole = sum(_warm_up_bytes(tensor, options) for tensor in base)
+        tape.free(tape.alloc(whole, "base_16bit"))
     tape.alloc(CODE_8BIT, "quantization_statistics")
     for tensor in base:
         if _is_4bit(tensor):
@@ -83,6 +87,31 @@ def _split(model: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return list(base.values()), list(adapter.values())
 
 
+def _warm_up_bytes(tensor: torch.Tensor, options: LoadOptions) -> int:
+    """What transformers counts for a tensor before it loads: half a byte for an element that is to be quantized.
+
+    Source: ``transformers/modeling_utils.py`` (``get_total_byte_count``).
+    """
+    if _is_4bit(tensor):
+        return int(tensor.quant_state.shape.numel() // 2)
+    size = options.dtype.itemsize if isinstance(tensor, torch.nn.Parameter) else tensor.element_size()
+    return tensor.numel() * size
+
+
+def _in_checkpoint_order(model: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Sorted by name as from_pretrained does, numbers as numbers (``core_model_loading.dot_natural_key``)."""
+    wanted = {id(tensor) for tensor in tensors}
+    named = [*model.named_parameters(), *model.named_buffers()]
+    keyed = [(_natural(name), place, tensor) for place, (name, tensor) in enumerate(named) if id(tensor) in wanted]
+    return [tensor for _, _, tensor in sorted(keyed, key=lambda entry: entry[:2])]
+
+
+def _natural(name: str) -> list[tuple[Any, ...]]:
+    for part in ("base_model.model.", ".base_layer", ".original_module"):
+        name = name.replace(part, "")
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in name.split(".")]
+
+
 def _quantize(recorder: Recorder, weight: Any, dtype: torch.dtype) -> None:
     """``bitsandbytes.functional.quantize_4bit`` of a weight that has just come to the card."""
     tape: Tape = recorder.tape
@@ -100,7 +129,8 @@ def _quantize(recorder: Recorder, weight: Any, dtype: torch.dtype) -> None:
         centred = tape.alloc(4 * blocks, "quantization_statistics")
         recorder.adopt(state.state2.absmax, "quantization_statistics")
         recorder.adopt(state.absmax, "quantization_statistics")
-        recorder.adopt(state.state2.code, "quantization_statistics")
+        # quantize_blockwise copies the 8-bit code for each weight (``code.to(A.device, copy=True)``).
+        tape.alloc(CODE_8BIT, "quantization_statistics")
         tape.free(centred)
         tape.free(absmax)
     tape.free(whole)

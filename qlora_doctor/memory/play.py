@@ -7,7 +7,7 @@ in the input's type there, attention takes the math path. Here each is steered t
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -18,15 +18,15 @@ import torch.utils.checkpoint
 from torch.overrides import TorchFunctionMode
 
 from . import attention, autocast
-from .card import Card
+from .machine import Machine
 
 
 class CudaPlay(TorchFunctionMode):
     """Autocast's casts, fused dropout and the card's choice of attention kernel."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, machine: Machine) -> None:
         super().__init__()
-        self.card = card
+        self.machine = machine
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -40,7 +40,7 @@ class CudaPlay(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _attention(self, *args: Any, **kwargs: Any) -> Any:
-        return attention.scaled_dot_product_attention(self.card, *args, **kwargs)
+        return attention.scaled_dot_product_attention(self.machine, *args, **kwargs)
 
 
 def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
@@ -51,23 +51,30 @@ def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace
 
 
 @contextmanager
-def playing_cuda(card: Card) -> Iterator[None]:
-    """Within, meta tensors are treated as tensors on ``card``."""
+def playing_cuda(machine: Machine) -> Iterator[None]:
+    """Within, meta tensors are treated as tensors on the machine's card."""
     with ExitStack() as stack:
         for target, name in (
             (torch, "autocast"), (torch.amp, "autocast"), (torch.amp.autocast_mode, "autocast"),
         ):  # fmt: skip
             stack.enter_context(patch.object(target, name, autocast.Autocast))
+        for name in ("is_autocast_enabled", "get_autocast_dtype"):
+            stack.enter_context(patch.object(torch, name, _as_cuda(getattr(torch, name))))
         # Recomputation restores the autocast state of the device it thinks its inputs are on.
         stack.enter_context(patch.object(torch.utils.checkpoint, "_infer_device_type", lambda *_: "cuda"))
         _play_maybe_autocast(stack)
-        mode = CudaPlay(card)
+        mode = CudaPlay(machine)
         stack.enter_context(patch.object(autocast.Autocast, "mode", mode))
         stack.enter_context(mode)
         try:
             yield
         finally:
             autocast.Autocast.cache.copies.clear()
+
+
+def _as_cuda(query: Callable[..., Any]) -> Callable[..., Any]:
+    """Autocast's state for the meta device is that of the card."""
+    return lambda device_type="cuda": query("cuda" if device_type == "meta" else device_type)
 
 
 def _play_maybe_autocast(stack: ExitStack) -> None:

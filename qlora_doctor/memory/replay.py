@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .allocator import Block, CachingAllocator
-from .card import Card, blas_workspace_bytes
+from .machine import Machine
 from .kernels import scratch_bytes
 from .tape import ALLOC, CATEGORIES, FREE, OPEN, Tape
 
@@ -29,13 +29,13 @@ class Replayed:
     after: int = 0
 
 
-def replay(tape: Tape, card: Card, steps: int = 3, expandable_segments: bool = False) -> Replayed:
+def replay(tape: Tape, machine: Machine, steps: int = 3) -> Replayed:
     """The memory of loading and of ``steps`` optimizer steps.
 
     Steps after the first do not take again what outlives a step. The breakdown and the phases are those of the step
     with the highest peak.
     """
-    run = _Run(tape, card, CachingAllocator(expandable_segments))
+    run = _Run(tape, machine, CachingAllocator(machine.expandable_segments))
     first = next(place for place, name in tape.phases if name == "step")
     start = 0
     for place in tape.emptied:
@@ -84,13 +84,13 @@ class _Peak:
 
 
 class _Run:
-    def __init__(self, tape: Tape, card: Card, allocator: CachingAllocator) -> None:
+    def __init__(self, tape: Tape, machine: Machine, allocator: CachingAllocator) -> None:
         self.tape = tape
         self.allocator = allocator
         self.sizes = list(tape.sizes)
         for index in tape.workspaces:
-            self.sizes[index] = blas_workspace_bytes(card)
-        self.scratch = [scratch_bytes(kernel, card) for kernel in tape.kernels]
+            self.sizes[index] = machine.blas_workspace_bytes
+        self.scratch = [scratch_bytes(kernel, machine) for kernel in tape.kernels]
         self.blocks: dict[int, Block] = {}
         self.open: dict[int, list[Block]] = {}
         self.skip: frozenset[int] = frozenset()

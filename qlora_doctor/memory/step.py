@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .autocast import Autocast
-from .card import Card
+from .machine import Machine
 from .kernels import register_bitsandbytes
 from .load import LoadOptions, write_load
 from .optimizers import Optimizer
@@ -34,7 +34,7 @@ class StepOptions:
     padded: bool = False
 
 
-def trace_steps(model: Any, options: StepOptions, card: Card, load: LoadOptions = LoadOptions()) -> Tape:
+def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOptions = LoadOptions()) -> Tape:
     """The tape of loading ``model`` and of its first optimizer step.
 
     ``model`` is a PEFT model on the meta device in training mode. Phases: ``load``, then per micro-batch ``forward``
@@ -46,7 +46,7 @@ def trace_steps(model: Any, options: StepOptions, card: Card, load: LoadOptions 
     recorder = Recorder(tape, vocabulary=_vocabulary(model))
     write_load(recorder, model, load)
     tape.phase("step")
-    with playing_cuda(card), recorder:
+    with playing_cuda(machine), recorder:
         _run_step(model, options, recorder)
     tape.phase("end")
     return tape
@@ -64,6 +64,8 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
     optimizer = Optimizer(options.optim, recorder)
     forward = _prepared_forward(model, options.precision)
     batches = [_batch(recorder, options) for _ in range(options.gradient_accumulation_steps)]
+    # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.
+    waiting, batches = batches[2:], batches[:2]
     items = torch.zeros((), dtype=torch.int64, device="meta")
     while batches:
         inputs = batches.pop(0)
@@ -84,7 +86,7 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
     _clip(with_gradient, options.max_grad_norm)
     optimizer.step(with_gradient)
     model.zero_grad(set_to_none=True)
-    del kept
+    del kept, waiting
     # The state outlives the step: freeing it would write events that never happen.
     tape.keep_alive(optimizer)
 

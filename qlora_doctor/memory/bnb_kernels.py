@@ -1,0 +1,68 @@
+"""Which 4-bit kernel bitsandbytes takes on a card, asked of the installed bitsandbytes itself.
+
+The rule is a pure function, but its module binds a CUDA library when it is imported. So the function is taken out of
+the module's source by name; where it is not found, the answer is the one that takes more memory.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RULE = "_gemm_4bit_use_custom_cuda"
+FLOOR = "_GEMM_4BIT_CUSTOM_FLOOR_M"
+CUSTOM_MAX_TOKENS = 1536
+"""Tokens above which bitsandbytes dequantizes the whole weight on every card (``_gemm_4bit_custom_max_m``, 0.50)."""
+
+
+def uses_custom_kernel(
+    capability: tuple[int, int], multiprocessors: int, tokens: int, n: int, k: int, blocksize: int, dtype: torch.dtype
+) -> bool:
+    """Whether a (tokens × k) · (k × n) product runs bitsandbytes' own kernel, which takes no scratch memory.
+
+    Source: ``bitsandbytes/backends/cuda/ops.py`` (``gemm_4bit``), 0.50 and later.
+    """
+    if tokens > CUSTOM_MAX_TOKENS or k % blocksize:
+        return False
+    rule = _rule(capability, multiprocessors)
+    return rule is not None and bool(rule(0, dtype, tokens, n, k))
+
+
+@functools.cache
+def _rule(capability: tuple[int, int], multiprocessors: int) -> Callable[..., Any] | None:
+    wanted = _definitions()
+    if wanted is None or not multiprocessors:
+        return None
+    space: dict[str, Any] = {
+        "functools": functools,
+        "torch": torch,
+        "_gpu_dispatch_props": lambda _: (multiprocessors, *capability),
+    }
+    exec(compile(wanted, "bitsandbytes", "exec"), space)
+    return space[RULE]  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _definitions() -> ast.Module | None:
+    spec = find_spec("bitsandbytes")
+    if spec is None or spec.origin is None:
+        return None
+    source = Path(spec.origin).parent / "backends" / "cuda" / "ops.py"
+    if not source.is_file():
+        return None
+    found: list[ast.stmt] = []
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        is_rule = isinstance(node, ast.FunctionDef) and node.name == RULE
+        is_floor = isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == FLOOR for target in node.targets
+        )
+        if is_rule or is_floor:
+            found.append(node)
+    found.sort(key=lambda node: isinstance(node, ast.FunctionDef))
+    return ast.Module(body=found, type_ignores=[]) if len(found) == 2 else None

@@ -1,0 +1,62 @@
+"""What a prediction is for: a card and the versions of the packages on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ..config.cards import Card, cublas_workspace_bytes
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl")
+"""The packages whose versions decide a step's memory."""
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of :data:`PACKAGES` on this machine, without importing them; a package that is missing is left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A card, the PyTorch on it and the allocator's setting.
+
+    Attributes
+    ----------
+    card: the card.
+    torch_version: (major, minor) of the PyTorch there; None takes the one that is installed here.
+    expandable_segments: whether ``PYTORCH_ALLOC_CONF=expandable_segments:True`` is set there.
+    """
+
+    card: Card
+    torch_version: tuple[int, int] | None = None
+    expandable_segments: bool = False
+
+    @cached_property
+    def torch(self) -> tuple[int, int]:
+        """(major, minor) of the PyTorch that the prediction is for."""
+        if self.torch_version is not None:
+            return self.torch_version
+        major, minor = version("torch").split(".")[:2]
+        return int(major), int(minor)
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability of the card."""
+        return self.card.compute_capability
+
+    @property
+    def blas_workspace_bytes(self) -> int:
+        """Bytes of one cuBLAS workspace; each thread that multiplies matrices takes one from PyTorch's allocator."""
+        return cublas_workspace_bytes(self.card.compute_capability, self.torch)
+
+    def kind(self) -> tuple[Any, ...]:
+        """What decides the course of a step: machines of one kind share a trace."""
+        return self.capability, self.torch
