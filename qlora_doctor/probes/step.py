@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from ..config.setup import Setup
@@ -18,7 +17,6 @@ from ..pipeline import attach, load_tokenizer, make_batches, make_trainer
 from ..pipeline.base import Base
 from .failures import NO_FAILURE, explain, failure_fact
 from .observer import Observer
-from .optimizer import unwrapped
 from .overheard import overheard
 from .picture import measured_picture
 from .timeline import Timeline
@@ -47,12 +45,14 @@ class StepSeen:
 class Callback(TrainerCallback):  # type: ignore[misc]
     """Tells the observer where the trainer is."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, learn: Callable[[StepFacts], None]) -> None:
         self.observer = observer
+        self.learn = learn
         self.trainer: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.observer.train_begin(kwargs.get("optimizer"))
+        self.learn(self.observer.facts())
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.observer.step_begin(last=state.global_step + 1 >= state.max_steps)
@@ -68,6 +68,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.observer.step_end()
+        self.learn(self.observer.facts())
 
     def _gradient_scale(self) -> float:
         scaler = getattr(getattr(self.trainer, "accelerator", None), "scaler", None)
@@ -75,13 +76,21 @@ class Callback(TrainerCallback):  # type: ignore[misc]
 
 
 def look_at_step(
-    setup: Setup, base: Base, timeline: Timeline, progress: Progress, *, offline: bool = True, steps: int = STEPS
+    setup: Setup,
+    base: Base,
+    timeline: Timeline,
+    progress: Progress,
+    *,
+    offline: bool = True,
+    steps: int = STEPS,
+    learn: Callable[[StepFacts], None] = lambda facts: None,
 ) -> StepSeen:
     """Attach the adapter to a loaded, prepared base and train ``steps`` optimizer steps.
 
     Args:
         base: as ``look_at_load`` left it; its layers are wrapped in place.
         timeline: the one that watched the load.
+        learn: given what is known before the first step and after each, should the process not live to return it.
 
     Never raises for what the setup does wrong: a failure is a fact, together with all that was seen before it.
     """
@@ -95,7 +104,8 @@ def look_at_step(
             model = attach(base, setup)
             timeline.end()
             observer = Observer(model, timeline, progress)
-            known.update(_train(setup, base, model, observer, timeline, offline=offline, steps=steps))
+            callback = Callback(observer, learn)
+            known.update(_train(setup, base, model, callback, timeline, offline=offline, steps=steps))
         except (Exception, KeyboardInterrupt) as raised:
             error = explain(raised, _DOING.get(timeline.phase, "the step"))
             known["failure"] = failure_fact(error, timeline.phase)
@@ -114,7 +124,7 @@ def _train(
     setup: Setup,
     base: Base,
     model: Any,
-    observer: Observer,
+    callback: Callback,
     timeline: Timeline,
     *,
     offline: bool,
@@ -124,7 +134,7 @@ def _train(
     timeline.phase = "batch"
     batches = _batches(setup, base, model, offline, steps)
     timeline.phase = "trainer"
-    callback = Callback(observer)
+    observer = callback.observer
     trainer = make_trainer(setup, model, batches, base.device, steps=steps, callbacks=[callback], notes=base.notes)
     callback.trainer = trainer
     observer.known["data"] = batches.source
@@ -133,10 +143,8 @@ def _train(
     try:
         trainer.train()
     finally:
-        timeline_phase = timeline.phase
         with contextlib.suppress(AttributeError):
             trainer.temporary_folder.cleanup()
-        timeline.phase = timeline_phase
     observer.train_end()
     return {"trainer": type(trainer).__module__.split(".")[0], "data": batches.source}
 
@@ -159,9 +167,3 @@ def _batches(setup: Setup, base: Base, model: Any, offline: bool, steps: int) ->
 def _facts(observer: Observer | None, known: dict[str, Any]) -> StepFacts:
     seen = observer.facts() if observer is not None else StepFacts()
     return seen.model_copy(update=known)
-
-
-def optimizer_of(trainer: Any) -> torch.optim.Optimizer | None:
-    """The optimizer that a trainer steps."""
-    optimizer = getattr(trainer, "optimizer", None)
-    return unwrapped(optimizer) if optimizer is not None else None
