@@ -46,6 +46,28 @@ def size_by_value(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return recorder.values.compute(func, args, kwargs)
 
 
+@played(aten.index.Tensor)
+def index(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """Indexing; a mask of truth values is first turned into places, as CUDA does (``expandTensors``)."""
+    source, indices = args
+    if any(item is not None and item.dtype is torch.bool for item in indices):
+        places: list[Any] = []
+        for item in indices:
+            if item is None or item.dtype is not torch.bool:
+                places.append(item)
+                continue
+            found = recorder.values.compute(aten.nonzero.default, (item,), {})
+            recorder.see(found)
+            for dimension in range(item.dim()):
+                place = found.select(1, dimension)
+                value = recorder.values.get(found)
+                if value is not None:
+                    recorder.values.know(place, value.select(1, dimension))
+                places.append(place)
+        return func(source, places)
+    return func(source, indices)
+
+
 @played(aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
 def matrix_product(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """cuBLAS: the handle of each thread takes its workspace at its first product (``CublasHandlePool.cpp``)."""
@@ -62,6 +84,31 @@ def cudnn_attention(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> An
     recorder.see_all(out)
     with recorder.tape.kernel("cudnn_attention"):
         return out
+
+
+def grouped_product(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """Products of groups of rows with a matrix each, as experts make them; on CUDA in float32 too, unlike on meta.
+
+    Source: ``ATen/native/GroupedMMUtils.h`` (``create_grouped_gemm_output_tensor``): rows are padded to 16 bytes.
+    """
+    a, b = args[:2]
+    offsets = args[2] if len(args) > 2 else kwargs.get("offs")
+    out_dtype = kwargs.get("out_dtype") or a.dtype
+    columns = int(b.shape[-1])
+    if a.dim() == 2 and b.dim() == 2:
+        shape = (int(offsets.shape[0]), int(a.shape[0]))
+    elif a.dim() == 2:
+        shape = (int(a.shape[0]),)
+    else:
+        shape = tuple(int(size) for size in a.shape[:-1]) if b.dim() == 3 else (int(a.shape[1]),)
+    per_row = 16 // out_dtype.itemsize
+    padded = -(-columns // per_row) * per_row
+    recorder.take_blas_workspace()
+    return torch.empty((*shape, padded), dtype=out_dtype, device="meta")[..., :columns]
+
+
+if hasattr(aten, "_grouped_mm"):
+    PLAYED[aten._grouped_mm.default] = grouped_product
 
 
 def _attention_backward(rule: str) -> Play:
@@ -204,6 +251,10 @@ SCRATCH: dict[str, Callable[..., list[int]]] = {
     "embedding_backward": embedding_backward_scratch,
 }
 """The rule of each kernel that a tape names."""
+
+
+SCRATCH_CATEGORY = {"gemm_4bit": "dequantized_weights", "embedding_backward": "gradients"}
+"""The part of the breakdown that a kernel's scratch memory belongs to; workspaces where it is not named."""
 
 
 def scratch_bytes(kernel: Kernel, machine: Machine) -> list[int]:

@@ -2,73 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .allocator import Block, CachingAllocator
+from .kernels import SCRATCH_CATEGORY, scratch_bytes
 from .machine import Machine
-from .kernels import scratch_bytes
 from .tape import ALLOC, CATEGORIES, FREE, OPEN, Tape
+
+TIMELINE_POINTS = 600
+"""Points of a timeline at most."""
 
 
 @dataclass
 class Replayed:
-    """What ``torch.cuda``'s counters would show over the steps.
+    """What ``torch.cuda``'s counters would show over the steps; bytes.
 
-    ``steps`` holds (peak allocated, peak reserved) of each optimizer step as measured from its start; bytes all.
+    Attributes
+    ----------
+    loaded: allocated once the adapter is attached.
+    steps: (peak allocated, peak reserved) of each optimizer step; allocated since its start, reserved since the
+        process began, as ``max_memory_reserved`` is never below what is reserved now.
+    breakdown: bytes in use at the moment of the peak, by :data:`~.tape.CATEGORIES`.
+    phases: (peak allocated, peak reserved) by phase, over the load and all steps.
+    timeline: (allocated, phase) over the load and the step with the peak, the highest of each stretch.
+    after: allocated after the last step.
     """
 
     loaded: int
     steps: list[tuple[int, int]]
     peak_allocated: int
     peak_reserved: int
-    breakdown: dict[str, int]
     peak_phase: str
+    breakdown: dict[str, int]
     phases: dict[str, tuple[int, int]]
-    timeline: list[tuple[int, str]] = field(default_factory=list)
-    after: int = 0
+    timeline: list[tuple[int, str]]
+    after: int
 
 
 def replay(tape: Tape, machine: Machine, steps: int = 3) -> Replayed:
-    """The memory of loading and of ``steps`` optimizer steps.
-
-    Steps after the first do not take again what outlives a step. The breakdown and the phases are those of the step
-    with the highest peak.
-    """
-    run = _Run(tape, machine, CachingAllocator(machine.expandable_segments))
-    first = next(place for place, name in tape.phases if name == "step")
-    start = 0
-    for place in tape.emptied:
-        run.play(start, place)
-        run.allocator.empty_cache()
-        start = place
-    run.play(start, first)
+    """The memory of loading and of ``steps`` optimizer steps; steps after the first keep what outlives a step."""
+    run = _Run(tape, machine)
+    run.load()
     loaded = run.allocator.allocated
-    survivors = _survivors(tape, first)
+    survivors = _survivors(tape)
     peaks = []
     for step in range(steps):
         run.allocator.reset_peaks()
-        run.start_step(skip=survivors if step else frozenset())
-        run.play(first, len(tape.events))
+        run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
         peaks.append((run.allocator.peak_allocated, run.allocator.peak_reserved))
-    best = run.best
     return Replayed(
         loaded=loaded,
         steps=peaks,
         peak_allocated=max(peak for peak, _ in peaks),
         peak_reserved=max(peak for _, peak in peaks),
-        breakdown=best.breakdown,
-        peak_phase=best.phase,
+        peak_phase=run.best.phase,
+        breakdown=_breakdown(tape, run, survivors),
         phases=run.phase_peaks,
-        timeline=run.timeline,
+        timeline=_timeline(run.course),
         after=run.allocator.allocated,
     )
 
 
-def _survivors(tape: Tape, first: int) -> frozenset[int]:
+def replay_peaks(tape: Tape, machine: Machine, steps: int = 2) -> tuple[int, int]:
+    """Peak allocated and peak reserved alone, for tables of many setups."""
+    run = _Run(tape, machine)
+    run.load()
+    run.allocator.reset_peaks()
+    survivors = _survivors(tape)
+    for step in range(steps):
+        run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
+    return run.allocator.peak_allocated, run.allocator.peak_reserved
+
+
+def _survivors(tape: Tape) -> frozenset[int]:
     """Storages that appear in the step and are still there at its end."""
     alive: set[int] = set()
-    for event in tape.events[first:]:
+    for event in tape.events[tape.step_start :]:
         if event & 3 == ALLOC:
             alive.add(event >> 2)
         elif event & 3 == FREE:
@@ -80,53 +89,100 @@ def _survivors(tape: Tape, first: int) -> frozenset[int]:
 class _Peak:
     allocated: int = 0
     phase: str = "load"
-    breakdown: dict[str, int] = field(default_factory=dict)
+    step: int = 0
+    place: int = 0
 
 
+@dataclass
 class _Run:
-    def __init__(self, tape: Tape, machine: Machine, allocator: CachingAllocator) -> None:
-        self.tape = tape
-        self.allocator = allocator
-        self.sizes = list(tape.sizes)
-        for index in tape.workspaces:
-            self.sizes[index] = machine.blas_workspace_bytes
-        self.scratch = [scratch_bytes(kernel, machine) for kernel in tape.kernels]
-        self.blocks: dict[int, Block] = {}
-        self.open: dict[int, list[Block]] = {}
-        self.skip: frozenset[int] = frozenset()
-        self.best = _Peak()
-        self.phase_peaks: dict[str, tuple[int, int]] = {}
-        self.timeline: list[tuple[int, str]] = []
+    tape: Tape
+    machine: Machine
+    blocks: dict[int, Block] = field(default_factory=dict)
+    best: _Peak = field(default_factory=_Peak)
+    phase_peaks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    course: list[tuple[int, str]] = field(default_factory=list)
 
-    def start_step(self, skip: frozenset[int]) -> None:
-        self.skip = skip
+    def __post_init__(self) -> None:
+        self.allocator = CachingAllocator(self.machine.expandable_segments)
+        self.sizes = list(self.tape.sizes)
+        for index in self.tape.workspaces:
+            self.sizes[index] = self.machine.blas_workspace_bytes
+        self.scratch = [scratch_bytes(kernel, self.machine) for kernel in self.tape.kernels]
 
-    def play(self, start: int, end: int) -> None:
-        tape, allocator, blocks, sizes, skip = self.tape, self.allocator, self.blocks, self.sizes, self.skip
-        phases = [*tape.phases, (len(tape.events), "end")]
-        for (begin, name), (finish, _) in zip(phases, phases[1:]):
+    def load(self) -> None:
+        """All that comes before the first step."""
+        start = 0
+        for place in self.tape.emptied:
+            self.play(start, place, -1, frozenset())
+            self.allocator.empty_cache()
+            start = place
+        self.play(start, self.tape.step_start, -1, frozenset())
+
+    def play(self, start: int, end: int, step: int, skip: frozenset[int]) -> None:
+        """Events ``start`` to ``end``, without the storages in ``skip``."""
+        phases = [*self.tape.phases, (len(self.tape.events), "end")]
+        for (begin, name), (finish, _) in zip(phases, phases[1:], strict=False):
             begin, finish = max(begin, start), min(finish, end)
-            if begin >= finish:
-                continue
-            high, moment = allocator.allocated, begin
-            for place in range(begin, finish):
-                event = tape.events[place]
-                kind, index = event & 3, event >> 2
-                if kind == ALLOC:
-                    if index not in skip:
-                        blocks[index] = allocator.malloc(sizes[index])
-                elif kind == FREE:
-                    block = blocks.pop(index, None)
-                    if block is not None:
-                        allocator.free(block)
-                elif kind == OPEN:
-                    self.open[index] = [allocator.malloc(size) for size in self.scratch[index]]
-                else:
-                    for block in reversed(self.open.pop(index)):
-                        allocator.free(block)
-                if allocator.allocated > high:
-                    high, moment = allocator.allocated, place
-                    if high > self.best.allocated and name != "load":
-                        self.best = _Peak(high, name)
-            before = self.phase_peaks.get(name, (0, 0))
-            self.phase_peaks[name] = (max(before[0], high), max(before[1], allocator.reserved))
+            if begin < finish:
+                self._play_phase(begin, finish, name, step, skip)
+
+    def _play_phase(self, begin: int, finish: int, name: str, step: int, skip: frozenset[int]) -> None:
+        allocator, blocks, sizes, events = self.allocator, self.blocks, self.sizes, self.tape.events
+        malloc, free = allocator.malloc, allocator.free
+        high, moment = allocator.allocated, begin
+        opened: list[Block] = []
+        record = step <= 1
+        for place in range(begin, finish):
+            event = events[place]
+            kind, index = event & 3, event >> 2
+            if kind == ALLOC:
+                if index not in skip:
+                    blocks[index] = malloc(sizes[index])
+            elif kind == FREE:
+                block = blocks.pop(index, None)
+                if block is not None:
+                    free(block)
+            elif kind == OPEN:
+                opened = [malloc(size) for size in self.scratch[index]]
+            else:
+                for block in reversed(opened):
+                    free(block)
+            if allocator.allocated > high:
+                high, moment = allocator.allocated, place
+            if record:
+                self.course.append((allocator.allocated, name))
+        if step >= 0 and high > self.best.allocated:
+            self.best = _Peak(high, name, step, moment)
+        before = self.phase_peaks.get(name, (0, 0))
+        self.phase_peaks[name] = (max(before[0], high), max(before[1], allocator.peak_reserved))
+
+
+def _breakdown(tape: Tape, run: _Run, survivors: frozenset[int]) -> dict[str, int]:
+    """Bytes asked for that are in use at the peak, by part; what the allocator gave beyond is fragmentation."""
+    peak = run.best
+    alive: set[int] = set(survivors if peak.step else ())
+    kernel: int | None = None
+    for place, event in enumerate(tape.events[: peak.place + 1]):
+        kind, index = event & 3, event >> 2
+        if kind == ALLOC:
+            alive.add(index)
+        elif kind == FREE and not (peak.step and index in survivors and place >= tape.step_start):
+            alive.discard(index)
+        elif kind == OPEN:
+            kernel = index
+        elif kind != FREE:
+            kernel = None
+    parts = dict.fromkeys(CATEGORIES, 0)
+    for index in alive:
+        parts[tape.categories[index]] += run.sizes[index]
+    if kernel is not None:
+        parts[SCRATCH_CATEGORY.get(tape.kernels[kernel].rule, "workspaces")] += sum(run.scratch[kernel])
+    parts["fragmentation"] = peak.allocated - sum(parts.values())
+    return parts
+
+
+def _timeline(course: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    if len(course) <= TIMELINE_POINTS:
+        return course
+    edges = [len(course) * point // TIMELINE_POINTS for point in range(TIMELINE_POINTS + 1)]
+    return [max(course[begin:end], key=lambda point: point[0]) for begin, end in zip(edges, edges[1:], strict=False)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from .optimizers import Optimizer
 from .play import playing_cuda
 from .tape import Tape
 from .trace import Recorder
+from .trl_step import has_fused_head, prepare_for_sft, sft_loss, without_triton
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class StepOptions:
     trainer: str = "transformers"
     packing: bool = False
     padded: bool = False
+    checkpointing: bool = True
 
 
 def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOptions = LoadOptions()) -> Tape:
@@ -45,8 +48,7 @@ def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOp
     tape = Tape()
     recorder = Recorder(tape, vocabulary=_vocabulary(model))
     write_load(recorder, model, load)
-    tape.phase("step")
-    with playing_cuda(machine), recorder:
+    with playing_cuda(machine), without_triton() if options.trainer == "trl" else nullcontext(), recorder:
         _run_step(model, options, recorder)
     tape.phase("end")
     return tape
@@ -60,6 +62,9 @@ def _vocabulary(model: Any) -> int:
 
 def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
     tape = recorder.tape
+    if options.trainer == "trl":
+        prepare_for_sft(recorder, model, options.checkpointing)
+    tape.step_start = len(tape.events)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = Optimizer(options.optim, recorder)
     forward = _prepared_forward(model, options.precision)
@@ -70,7 +75,7 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
     while batches:
         inputs = batches.pop(0)
         tape.phase("forward")
-        loss = _loss(model, forward, inputs, items)
+        loss = _loss(forward, inputs, items, options)
         del inputs
         tape.phase("backward")
         recorder.in_backward = True
@@ -102,19 +107,33 @@ def _prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
 
 
 def _batch(recorder: Recorder, options: StepOptions) -> dict[str, torch.Tensor]:
-    shape = (options.batch, options.sequence)
-    ids = torch.zeros(shape, dtype=torch.int64)
-    batch = {}
-    for name, value in (("input_ids", ids), ("labels", ids), ("attention_mask", torch.ones_like(ids))):
-        meta = torch.empty(shape, dtype=torch.int64, device="meta")
-        if name == "attention_mask" and options.padded:
-            value[0, options.sequence // 2 :] = 0
-        recorder.values.know(meta, value)
-        batch[name] = meta
-    return batch
+    """A batch as the collator makes it: full samples, or where ``padded`` the first one half as long.
+
+    Packing puts a batch into one row without a mask; where each sample starts, its position is 0 again.
+    """
+    batch, sequence = options.batch, options.sequence
+    shape = (1, batch * sequence) if options.packing else (batch, sequence)
+    values = {"input_ids": torch.zeros(shape, dtype=torch.int64), "labels": torch.zeros(shape, dtype=torch.int64)}
+    if options.packing:
+        values["position_ids"] = torch.arange(sequence).repeat(batch)[None]
+    else:
+        values["attention_mask"] = torch.ones(shape, dtype=torch.int64)
+    if options.padded and not options.packing:
+        values["attention_mask"][0, sequence // 2 :] = 0
+        values["labels"][0, sequence // 2 :] = -100
+    metas = {}
+    for name, value in values.items():
+        metas[name] = torch.empty(value.shape, dtype=torch.int64, device="meta")
+        recorder.values.know(metas[name], value)
+    return metas
 
 
-def _loss(model: Any, forward: Callable[..., Any], inputs: dict[str, torch.Tensor], items: torch.Tensor) -> torch.Tensor:
+def _loss(
+    forward: Callable[..., Any], inputs: dict[str, torch.Tensor], items: torch.Tensor, options: StepOptions
+) -> torch.Tensor:
+    if options.trainer == "trl":
+        fused = {"fused_lm_head": True} if has_fused_head() else {"num_items_in_batch": items}
+        return sft_loss(forward(**inputs, use_cache=False, **fused), items)
     outputs = forward(**inputs, num_items_in_batch=items)
     loss: torch.Tensor = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
     return loss

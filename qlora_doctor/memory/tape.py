@@ -51,6 +51,8 @@ class Tape:
     categories: list[str] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
     phases: list[tuple[int, str]] = field(default_factory=list)
+    step_start: int = 0
+    """Position in ``events`` from which a second step repeats the first."""
     workspaces: list[int] = field(default_factory=list)
     """Storages that are a cuBLAS workspace each; their bytes depend on the card."""
     emptied: list[int] = field(default_factory=list)
@@ -90,8 +92,3 @@ class Tape:
     def keep_alive(self, owner: object) -> None:
         """Hold something that outlives the step."""
         self.kept.append(owner)
-
-    @property
-    def current_phase(self) -> str:
-        """The phase that was begun last."""
-        return self.phases[-1][1] if self.phases else "load"
