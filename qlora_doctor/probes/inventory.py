@@ -1,146 +1,317 @@
-"""Which tensors a model holds: base or adapter, by the names that the base itself gives them.
-
-PEFT's wrapping is taken out of the names: ``base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight`` is
-``model.layers.0.self_attn.q_proj.weight``, and its nested statistics are ``….weight.state2.absmax``.
-"""
+"""The base's modules by their own names, whatever PEFT wrapped around them; on meta, CPU or CUDA alike."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
 
-Kind = Literal["parameter", "statistics", "buffer", "transient"]
-_WRAPPERS = ("base_layer", "original_module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+from .naming import find_stack, kind_of
+from .sizes import elements, is_4bit
+
+HEAD_NAMES = ("score", "classifier", "classification_head", "qa_outputs")
+"""Task heads at the top of a model that get_output_embeddings does not name."""
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
 
 
-@dataclass(frozen=True)
-class BaseTensor:
-    """One tensor of the base.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A module of the base.
 
     Attributes:
-        kind: ``parameter``; ``statistics`` of a quantized weight (absmax, code, offset, nested ones); ``buffer``;
-            ``transient``: a buffer that no checkpoint holds, which a model may recompute (rotary frequencies).
-        owner: the module that holds it.
+        name: as in the base without an adapter.
+        module: the base's own module.
+        lora: PEFT's layers around it, outermost first (several where several parameters of it are adapted).
+        saved: the trained copy that modules_to_save made of it or of a module above it.
+        tokens: PEFT's layer that trains single rows of an embedding (trainable_token_indices).
     """
 
     name: str
-    tensor: torch.Tensor
-    kind: Kind
-    owner: nn.Module
+    module: nn.Module
+    lora: tuple[Any, ...] = ()
+    saved: nn.Module | None = None
+    tokens: nn.Module | None = None
 
 
-def base_tensors(model: nn.Module) -> dict[str, BaseTensor]:
-    """Every tensor of the base, each once, by name: parameters, quantization statistics, buffers.
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear layer: nn.Linear and its subclasses, bitsandbytes' included, and transformers' Conv1D."""
 
-    What an adapter brought (LoRA matrices, copies of modules_to_save) is left out.
+    part: Part
+    parameters: int
+    in_features: int
+    out_features: int
+
+    @property
+    def name(self) -> str:
+        return self.part.name
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.part.name)
+
+    @property
+    def weight(self) -> Any:
+        return self.part.module.weight
+
+    @property
+    def four_bit(self) -> bool:
+        return is_4bit(self.part.module.weight)
+
+    @property
+    def source_class(self) -> type[nn.Module]:
+        """The class that it had before it was converted to 4-bit."""
+        return getattr(self.part.module, "source_cls", None) or type(self.part.module)
+
+    @property
+    def adapted(self) -> bool:
+        return bool(self.part.lora)
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertWeight:
+    """The weights of all experts of a layer in one parameter, ``[experts, …, …]``."""
+
+    name: str
+    parameter: Any
+    adapted: bool
+
+
+class Inventory:
+    """What a model is made of.
+
+    Args:
+        model: a PeftModel, a transformers model with or without adapters, or any ``nn.Module``.
     """
-    found: dict[str, BaseTensor] = {}
-    seen: set[int] = set()
-    for tensor in _walk(model):
-        if id(tensor.tensor) not in seen:
-            seen.add(id(tensor.tensor))
-            found.setdefault(tensor.name, tensor)
-    return found
 
+    def __init__(self, model: nn.Module) -> None:
+        self.model = unwrap(model)
+        self.base = base_of(self.model)
+        self.parts = list(_parts(self.base))
 
-def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that require a gradient, by name, each once."""
-    return {plain_name(name): p for name, p in model.named_parameters() if p.requires_grad}
+    @cached_property
+    def config(self) -> Any:
+        """The transformers config of the text model, None for other modules."""
+        config = getattr(self.base, "config", None)
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
 
+    @cached_property
+    def by_name(self) -> dict[str, Part]:
+        return {part.name: part for part in self.parts}
 
-def plain_name(name: str) -> str:
-    """A name without what PEFT, torch.compile and wrappers of parallel training put in."""
-    for prefix in ("module.", "_orig_mod."):
-        name = name.removeprefix(prefix)
-    name = name.removeprefix("base_model.model.")
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    @cached_property
+    def stack(self) -> str | None:
+        """Name of the list of layers."""
+        return find_stack(part.name for part in self.parts)
 
+    @cached_property
+    def total_layers(self) -> int:
+        if self.stack is None:
+            return 0
+        return len(list(self.by_name[self.stack].module.children())) if self.stack in self.by_name else 0
 
-def layer_and_projection(name: str) -> tuple[int | None, str]:
-    """``model.layers.3.self_attn.q_proj.lora_A.default.weight`` → ``(3, "self_attn.q_proj")``.
+    @cached_property
+    def linears(self) -> list[Linear]:
+        """All linear layers, heads included, in the order of the model."""
+        return [_linear(part) for part in self.parts if is_linear(part.module)]
 
-    The layer is None for what stands outside the layers; the projection is then the whole name of the module.
-    """
-    parts = name.split(".")
-    for end, part in enumerate(parts):
-        if part.startswith(("lora_", "modules_to_save", "trainable_tokens_")):
-            parts = parts[:end]
-            break
-    else:
-        parts = parts[:-1]
-    for position, part in enumerate(parts):
-        if part.isdecimal():
-            return int(part), ".".join(parts[position + 1 :])
-    return None, ".".join(parts)
+    @cached_property
+    def head(self) -> Part | None:
+        """The output head: what get_output_embeddings names."""
+        getter = getattr(self.base, "get_output_embeddings", None)
+        try:
+            module = getter() if getter is not None else None
+        except (AttributeError, NotImplementedError):
+            module = None
+        return self._part_of(module) if module is not None else None
 
+    @cached_property
+    def task_heads(self) -> list[Part]:
+        """Linear heads of a classification task, by name."""
+        return [part for part in self.parts if part.name.split(".")[0] in HEAD_NAMES and is_linear(part.module)]
 
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The model's layers: the longest list of modules of one class; ``[]`` where there is none."""
-    best: list[nn.Module] = []
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) > len(best):
-            # Lists inside the layers (experts) are longer at times: the outermost list that is found first wins a tie,
-            # and a list whose members lie inside those of the best so far is no list of layers.
-            inside = any(module is inner for layer in best for inner in layer.modules())
-            if not inside:
-                best = list(module)
-    return best
+    @cached_property
+    def heads(self) -> list[Part]:
+        return [*([self.head] if self.head is not None else []), *self.task_heads]
 
+    @cached_property
+    def layer_linears(self) -> list[Linear]:
+        """Linear layers without the heads."""
+        heads = {id(part) for part in self.heads}
+        return [linear for linear in self.linears if id(linear.part) not in heads]
 
-def _walk(model: nn.Module) -> Iterator[BaseTensor]:
-    adapter_owned = _adapter_modules(model)
-    for prefix, module in model.named_modules():
-        if id(module) in adapter_owned:
-            continue
-        path = f"{prefix}." if prefix else ""
-        brought = set(getattr(module, "adapter_layer_names", ())) | set(getattr(module, "other_param_names", ()))
-        for name, parameter in module._parameters.items():
-            if parameter is None or name in brought:
+    @cached_property
+    def embeddings(self) -> list[Part]:
+        """Embedding tables, of tokens and of positions."""
+        return [part for part in self.parts if isinstance(part.module, nn.Embedding)]
+
+    @cached_property
+    def input_embedding(self) -> Part | None:
+        getter = getattr(self.base, "get_input_embeddings", None)
+        try:
+            module = getter() if getter is not None else None
+        except (AttributeError, NotImplementedError):
+            module = None
+        return self._part_of(module) if module is not None else None
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether the output head's weight is the input embedding's, or would be if modules_to_save had no copy."""
+        if self.head is None or self.input_embedding is None:
+            return False
+        return getattr(self.head.module, "weight", None) is getattr(self.input_embedding.module, "weight", 0)
+
+    @cached_property
+    def experts(self) -> list[ExpertWeight]:
+        """Routed experts that are held as one 3-D parameter for all, which no linear layer shows."""
+        count = self.expert_count
+        found = []
+        for part in self.parts:
+            if isinstance(part.module, nn.modules.conv._ConvNd) or is_linear(part.module):
                 continue
-            full = plain_name(path + name)
-            yield BaseTensor(full, parameter, "parameter", module)
-            for statistic, tensor in _statistics(module, parameter):
-                yield BaseTensor(f"{full}.{statistic}", tensor, "statistics", module)
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in brought:
-                kind: Kind = "transient" if name in module._non_persistent_buffers_set else "buffer"
-                yield BaseTensor(plain_name(path + name), buffer, kind, module)
+            for name, parameter in part.module.named_parameters(recurse=False):
+                full = f"{part.name}.{name}"
+                if parameter.ndim == 3 and (parameter.shape[0] == count or "expert" in full.lower()):
+                    adapted = any(getattr(layer, "parameter_name", None) == name for layer in part.lora)
+                    found.append(ExpertWeight(full, parameter, adapted))
+        return found
+
+    @cached_property
+    def expert_linears(self) -> list[Linear]:
+        """Routed experts that are linear layers of their own (transformers 4)."""
+        return [linear for linear in self.linears if ".experts." in f".{linear.name}."]
+
+    @cached_property
+    def expert_count(self) -> int | None:
+        for name in _EXPERT_COUNTS:
+            value = getattr(self.config, name, None)
+            if isinstance(value, int) and value > 1:
+                return value
+        return None
+
+    @cached_property
+    def routers(self) -> list[Part]:
+        """Modules that choose the experts: beside a module ``experts``, one output for each expert."""
+        if self.expert_count is None:
+            return []
+        homes = {part.name.rpartition(".")[0] for part in self.parts if kind_of(part.name) == "experts"}
+        found = []
+        for part in self.parts:
+            home, _, _ = part.name.rpartition(".")
+            weight = part.module._parameters.get("weight")
+            if home in homes and weight is not None and kind_of(part.name) != "experts":
+                rows = part.module.out_features if is_linear(part.module) else weight.shape[0]
+                if rows == self.expert_count:
+                    found.append(part)
+        return found
+
+    @cached_property
+    def module_kinds(self) -> list[str]:
+        """Last names of the linear layers without the heads, in the order of the model."""
+        return list(dict.fromkeys(linear.kind for linear in self.layer_linears))
+
+    def parameters(self) -> Iterator[tuple[str, Any, nn.Module]]:
+        """The base's own parameters with their layer, a shared one once; no adapter, no trained copy."""
+        seen: set[int] = set()
+        for part in self.parts:
+            for name, parameter in part.module.named_parameters(recurse=False):
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield (f"{part.name}.{name}" if part.name else name), parameter, part.module
+
+    def buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The base's own buffers, a shared one once."""
+        seen: set[int] = set()
+        for part in self.parts:
+            for name, buffer in part.module.named_buffers(recurse=False):
+                if id(buffer) not in seen:
+                    seen.add(id(buffer))
+                    yield (f"{part.name}.{name}" if part.name else name), buffer
+
+    def _part_of(self, module: nn.Module) -> Part | None:
+        inner = _strip(module)[0]
+        return next((part for part in self.parts if part.module is inner), None)
 
 
-def _adapter_modules(model: nn.Module) -> set[int]:
-    """Modules below a PEFT layer that PEFT brought, known by the layer's own ``adapter_layer_names``."""
-    owned: set[int] = set()
-    for module in model.modules():
-        names = getattr(module, "adapter_layer_names", None)
-        if not names:
-            continue
-        for name in (*names, *getattr(module, "other_param_names", ())):
-            child = module._modules.get(name)
-            if child is not None:
-                owned.update(id(inner) for inner in child.modules())
-    return owned
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's and (distributed) data parallel's wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
+            model = model.module
+        else:
+            return model
 
 
-def _statistics(module: nn.Module, parameter: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of a bitsandbytes weight's quantization state."""
-    state = getattr(parameter, "quant_state", None)
-    if state is not None:
-        yield from _state_tensors(state, "")
-    for name in ("SCB", "CB"):  # 8-bit weights; CB is the weight itself until its first use
-        value = getattr(parameter, name, None)
-        if isinstance(value, torch.Tensor) and value.data_ptr() != parameter.data_ptr():
-            yield name, value
+def base_of(model: nn.Module) -> nn.Module:
+    """The model that PEFT wrapped, or the model itself."""
+    from peft import PeftModel
+
+    while isinstance(model, PeftModel):
+        model = model.get_base_model()
+    return model
 
 
-def _state_tensors(state: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    for name in ("absmax", "code", "offset"):
-        value = getattr(state, name, None)
-        if isinstance(value, torch.Tensor):
-            yield prefix + name, value
-    nested = getattr(state, "state2", None)
-    if nested is not None:
-        yield from _state_tensors(nested, f"{prefix}state2.")
+def is_linear(module: nn.Module) -> bool:
+    """nn.Linear and its subclasses, and transformers' Conv1D."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def is_conv1d(linear: Linear) -> bool:
+    """Whether the layer was made as transformers' Conv1D, which stores its weight transposed."""
+    return linear.source_class.__name__ == "Conv1D"
+
+
+def _linear(part: Part) -> Linear:
+    module = part.module
+    if hasattr(module, "in_features"):
+        inputs, outputs = int(module.in_features), int(module.out_features)
+    else:
+        inputs, outputs = (int(size) for size in module.weight.shape)
+    return Linear(part, elements(module.weight, module), inputs, outputs)
+
+
+def _parts(base: nn.Module) -> Iterator[Part]:
+    seen: set[int] = set()
+
+    def walk(name: str, module: nn.Module, saved: nn.Module | None) -> Iterator[Part]:
+        inner, lora, copy, tokens = _strip(module)
+        if id(inner) in seen:
+            return
+        seen.add(id(inner))
+        saved = copy if copy is not None else saved
+        yield Part(name, inner, lora, saved, tokens)
+        for child_name, child in inner.named_children():
+            below = getattr(saved, child_name, None) if saved is not None else None
+            yield from walk(f"{name}.{child_name}" if name else child_name, child, below)
+
+    yield from walk("", base, None)
+
+
+def _strip(module: nn.Module) -> tuple[nn.Module, tuple[Any, ...], nn.Module | None, nn.Module | None]:
+    """The base's own module, the LoRA layers around it, modules_to_save's copy, and the layer that trains tokens."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+
+    lora: list[Any] = []
+    saved: nn.Module | None = None
+    tokens: nn.Module | None = None
+    while True:
+        if isinstance(module, BaseTunerLayer):
+            lora.append(module)
+            module = module.base_layer
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            if isinstance(module, ModulesToSaveWrapper):
+                saved = next(iter(module.modules_to_save.values()), None)
+            else:
+                tokens = module
+            module = module.original_module
+        else:
+            return module, tuple(lora), saved, tokens

@@ -1,0 +1,49 @@
+"""Adapted layers whose weight a fused kernel reads, so that the adapter's forward is never called."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from functools import cache
+
+from torch import nn
+
+from .inventory import Inventory
+
+# The kernels that take a layer's weight instead of its output (mamba_ssm, causal_conv1d).
+_KERNEL = re.compile(r"\b(?:mamba\w*_(?:inner_fn|split_conv1d_scan_combined)|causal_conv1d_(?:fn|update))\(")
+# A weight that is handed on whole; `.weight.dtype` and its like only ask about it.
+_READ = re.compile(r"self\.(\w+)\.weight(?!\.(?:dtype|device|shape|size|data_ptr|ndim|requires_grad))\b")
+
+
+def bypassed_modules(seen: Inventory, names: Iterable[str] | None = None) -> list[str]:
+    """Adapted layers whose weight their parent's forward hands to a fused kernel (Mamba's out_proj, conv1d, …).
+
+    Which ones, the source of the parent's class says; where the kernels are not installed, the same layers run as
+    modules.
+
+    Args:
+        names: layers to look at instead of the adapted ones.
+    """
+    wanted = [part.name for part in seen.parts if part.lora] if names is None else names
+    found = []
+    for full in wanted:
+        home, _, name = full.rpartition(".")
+        parent = seen.by_name.get(home)
+        if parent is not None and name in _weights_read(type(parent.module)):
+            found.append(full)
+    return found
+
+
+@cache
+def _weights_read(parent: type[nn.Module]) -> frozenset[str]:
+    found: set[str] = set()
+    for method in (getattr(parent, "forward", None), getattr(parent, "cuda_kernels_forward", None)):
+        try:
+            source = inspect.getsource(method) if method is not None else ""
+        except (OSError, TypeError):
+            continue
+        if _KERNEL.search(source):
+            found.update(_READ.findall(source))
+    return frozenset(found)

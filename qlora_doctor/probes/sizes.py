@@ -1,0 +1,64 @@
+"""Elements and bytes of tensors, packed 4-bit weights included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+BLOCK = 64
+"""Elements that share one absmax (bitsandbytes' default for 4-bit weights)."""
+NESTED_BLOCK = 256
+"""Statistics that share one second-level absmax (``bitsandbytes.functional.quantize_4bit``)."""
+
+
+def is_4bit(tensor: Any) -> bool:
+    """Whether this is bitsandbytes' Params4bit (by name: another copy of the class may have made it)."""
+    return type(tensor).__name__ == "Params4bit"
+
+
+def elements(tensor: torch.Tensor, module: Any = None) -> int:
+    """Logical elements: a packed 4-bit weight counts the weights that it holds.
+
+    Args:
+        module: the layer that holds the tensor; its shape counts where the quant state is missing.
+    """
+    if not is_4bit(tensor):
+        return tensor.numel()
+    state = getattr(tensor, "quant_state", None)
+    if state is not None:
+        return int(torch.Size(state.shape).numel())
+    if not getattr(tensor, "bnb_quantized", False):
+        return tensor.numel()  # not packed yet
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return int(module.in_features * module.out_features)
+    return tensor.numel() * tensor.element_size() * 2
+
+
+def statistics(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The tensors of a 4-bit weight's quant state: absmax, code, offset, and the same of the nested statistics."""
+    state = getattr(tensor, "quant_state", None)
+    while state is not None:
+        for name in ("absmax", "code", "offset"):
+            value = getattr(state, name, None)
+            if isinstance(value, torch.Tensor):
+                yield value
+        state = getattr(state, "state2", None)
+
+
+def expected_bits(double_quant: bool, block: int = BLOCK) -> float:
+    """Bits for each 4-bit weight by the QLoRA paper (section 3): 4.127 with double quantization, 4.5 without."""
+    return 4 + (8 / block + 32 / (block * NESTED_BLOCK) if double_quant else 32 / block)
+
+
+def ideal_bytes(count: int, double_quant: bool, block: int = BLOCK) -> int:
+    """Bytes that a weight of ``count`` elements takes in 4-bit, with its statistics and the 16 values of its code."""
+    blocks = -(-count // block)
+    absmax = blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 if double_quant else 4 * blocks
+    return -(-count // 2) + absmax + 64
+
+
+def dtype_name(dtype: torch.dtype | None) -> str | None:
+    """``bfloat16`` for ``torch.bfloat16``."""
+    return None if dtype is None else str(dtype).removeprefix("torch.")
