@@ -1,7 +1,5 @@
 """One document: what was understood, seen and judged. Every output is a function of it."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field

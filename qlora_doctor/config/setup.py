@@ -5,8 +5,6 @@ written down, is a default and whose, or cannot be known. Names are those of Bit
 TrainingArguments and SFTConfig.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,7 +14,7 @@ Source = Literal["explicit", "dialect_default", "library_default", "unknown"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, protected_namespaces=())
 
 
 class Place(_Section):
@@ -209,6 +207,9 @@ class Setup(_Section):
     duplicate_keys: list[str] = Field(default_factory=list)
     string_numbers: list[str] = Field(default_factory=list)
     removed_keys: list[dict[str, str | None]] = Field(default_factory=list)
+    remarks: list[dict[str, str | None]] = Field(default_factory=list)
+    """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
+    where effect is ``other-meaning`` or ``refused``."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)
     """JSON pointer → place with line and column; a reader sets it, so that places are looked up only when asked for."""
 

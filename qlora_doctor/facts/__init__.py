@@ -1,7 +1,5 @@
 """Facts: what is true about a setup. Typed, frozen, documented, one module per subject; imports nothing of ours."""
 
-from __future__ import annotations
-
 from .adapter import AdapterFacts
 from .base import Fact
 from .config import ConfigFacts

@@ -1,7 +1,5 @@
 """The adapter as PEFT attached it (stage ``structure``, or live objects)."""
 
-from __future__ import annotations
-
 from .base import Fact
 
 

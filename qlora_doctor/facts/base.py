@@ -1,6 +1,9 @@
-"""What every fact has in common: frozen, typed, documented, and unknown until it was seen."""
+"""What every fact has in common: frozen, typed, documented, and unknown until it was seen.
 
-from __future__ import annotations
+The modules of facts have no ``from __future__ import annotations``: pydantic would compile each of some five hundred
+annotations from its text again, which is a tenth of the start-up of a config check; validators are built on first use
+for the same reason.
+"""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,4 +15,4 @@ class Fact(BaseModel):
     empty is an empty list, not ``None``; a failure that did not happen is the word ``none``. Bytes are ints, ratios are floats in 0…1, seconds are floats.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

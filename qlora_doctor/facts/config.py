@@ -5,8 +5,6 @@ not set stands with the default of the library (or dialect) that will read it, `
 ``None`` says that it cannot be known from this file.
 """
 
-from __future__ import annotations
-
 from .base import Fact
 
 
@@ -110,11 +108,11 @@ class ConfigFacts(Fact):
     budget_step_seconds: float | None = None
 
     # -- the file itself
-    unknown_keys: list[UnknownKey] | None = None
+    unknown_keys: "list[UnknownKey] | None" = None
     duplicate_keys: list[str] | None = None
     string_numbers: list[str] | None = None
     """Keys whose number was written so that YAML 1.1 reads a string (``2e-4``)."""
-    removed_keys: list[UnknownKey] | None = None
+    removed_keys: "list[UnknownKey] | None" = None
     """Keys that the installed (or stated) version of the reader no longer accepts."""
 
 

@@ -1,7 +1,5 @@
 """The samples after the trainer's own preparation (stage ``data``)."""
 
-from __future__ import annotations
-
 from .base import Fact
 
 

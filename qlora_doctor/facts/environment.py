@@ -1,7 +1,5 @@
 """What is installed and what hardware is there (stage ``config``): package metadata and NVML, no heavy import."""
 
-from __future__ import annotations
-
 from .base import Fact
 
 

@@ -1,7 +1,5 @@
 """The base as from_pretrained really loaded it (stage ``load``, or live objects)."""
 
-from __future__ import annotations
-
 from .base import Fact
 
 

@@ -1,7 +1,5 @@
 """The memory peak of a step, predicted and measured (stage ``memory``; measured in ``load`` and ``step``)."""
 
-from __future__ import annotations
-
 from .base import Fact
 
 

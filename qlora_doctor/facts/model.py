@@ -1,7 +1,5 @@
 """The base model as built on the meta device (stage ``structure``)."""
 
-from __future__ import annotations
-
 from .base import Fact
 
 

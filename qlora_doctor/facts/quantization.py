@@ -1,7 +1,5 @@
 """What is 4-bit and what is not (stages ``structure`` and ``load``, or live objects)."""
 
-from __future__ import annotations
-
 from .base import Fact
 
 

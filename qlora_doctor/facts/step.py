@@ -1,7 +1,5 @@
 """Two real training steps, seen before and after (stage ``step``, or live objects)."""
 
-from __future__ import annotations
-
 from .base import Fact
 from .load import LoadFailure
 
