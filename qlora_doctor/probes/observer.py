@@ -240,11 +240,15 @@ class Observer:
             "gradients": found.columns,
             "skipped_steps": skipped,
         }
-        idle = skipped == len(steps) or (bool(self._rates) and max(self._rates) == 0.0)
-        if "changed_base_tensors" in self.known and not idle:
+        if "changed_base_tensors" in self.known and not self._idle(steps):
             still = [name for name in self.parameters if name not in self._moved]
             facts["parameters_not_updated"] = [n for n in still if not _zero_by_design(n, steps)]
         return facts
+
+    def _idle(self, steps: list[gradients.StepGradients]) -> bool:
+        """Whether no step was meant to change anything: no optimizer, a rate of zero, or all steps skipped."""
+        no_rate = bool(self._rates) and max(self._rates) == 0.0
+        return self.optimizer is None or no_rate or all(step.skipped for step in steps)
 
     def _loss_facts(self) -> dict[str, Any]:
         before, after = self._compared_before, self._compared_after
@@ -257,7 +261,8 @@ class Observer:
         values = [value for value in (*losses, before.loss, after.loss) if value is not None]
         if values:
             facts["loss_finite"] = all(_finite(value) is not None for value in values)
-        if facts["loss_before"] is not None and facts["loss_after"] is not None:
+        known = facts["loss_before"] is not None and facts["loss_after"] is not None
+        if known and not self._idle(self.gradients.steps):
             facts["loss_moved"] = before.loss != after.loss
         if before.on_off is not None:
             facts["adapter_identity_difference"] = before.on_off.difference

@@ -66,14 +66,13 @@ class Run:
 def structure(run: Run) -> None:
     from .structure import look_at_structure
 
-    seen = look_at_structure(run.setup, run.progress)
+    seen = look_at_structure(run.setup, run.progress, offline=run.job.offline)
     for subject in ("model", "adapter", "quantization"):
         value = getattr(seen, subject)
         if value is not None:
             run.learn(subject, value)
-    kind = getattr(seen.model, "build_error_kind", None)
-    if kind not in (None, "none"):
-        raise StageError(seen.model.build_error or "The model could not be built.", kind=kind)
+    if seen.failure is not None:
+        raise seen.failure
 
 
 def memory(run: Run) -> None:
@@ -103,6 +102,9 @@ def data(run: Run) -> None:
 def load(run: Run) -> None:
     from .load import look_at_load
 
+    built = run.ended.get("structure")
+    if built is not None and built.status == "failed":
+        raise Skipped(f"The model cannot be built: {built.reason}", built.remedy)
     device = _device(run)
     _not_too_slow(run, "load", device)
     seen = look_at_load(run.setup, device, run.progress, facts=run.facts, offline=run.job.offline)
@@ -120,6 +122,9 @@ def step(run: Run) -> None:
         if record is not None and record.status == "failed":
             raise Skipped("There is no loaded base to train: stage load failed.")
         raise Skipped(record.reason if record is not None and record.reason else "Stage load did not run.", _remedy(record))
+    adapter = run.facts.adapter
+    if adapter is not None and adapter.failure not in (None, "none"):
+        raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
     _not_too_slow(run, "step", str(run.loaded.base.device))
     from .step import look_at_step
 
