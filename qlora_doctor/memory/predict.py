@@ -1,0 +1,134 @@
+"""Predict the memory peak of a training step on a card, from a model that has no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .machine import PACKAGES, Machine, installed_versions
+from .replay import Replayed, replay
+from .step import trace_steps
+from .subject import Subject
+from .values import UnknownValue
+
+MARGIN = 0.02
+"""Error band of a prediction, as a share of it: no recorded measurement lies further above its prediction."""
+
+
+class PredictionError(RuntimeError):
+    """A step that cannot be traced; what is certain all the same comes with it.
+
+    Attributes:
+        message: why, one sentence.
+        certain_bytes: the base in 4-bit, what is left in 16 and 32 bits, and the adapter, as loaded; None where even
+            that is not known.
+    """
+
+    def __init__(self, message: str, certain_bytes: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.certain_bytes = certain_bytes
+
+
+@dataclass
+class Prediction:
+    """What ``torch.cuda``'s counters will show; bytes.
+
+    Attributes
+    ----------
+    peak_allocated_bytes, peak_reserved_bytes: ``max_memory_allocated`` and ``max_memory_reserved`` over three steps.
+    peak_device_bytes: reserved and the CUDA context beside it, as nvidia-smi shows for the process.
+    loaded_bytes: allocated once base and adapter are on the card.
+    breakdown: bytes in use at the peak's own moment by part (``facts.memory.MemoryPicture.breakdown``).
+    phases: (peak allocated, peak reserved) by phase: load, prepare, adapter, forward, backward, optimizer.
+    timeline: (allocated, phase) in order, at most 600 points.
+    versions: the package versions the prediction is for.
+    assumptions: what was taken as given; one sentence each.
+    """
+
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    peak_device_bytes: int
+    loaded_bytes: int
+    breakdown: dict[str, int]
+    peak_phase: str
+    phases: dict[str, tuple[int, int]]
+    timeline: list[tuple[int, str]]
+    steps: list[tuple[int, int]]
+    device: str
+    batch: int
+    sequence: int
+    versions: dict[str, str]
+    assumptions: list[str] = field(default_factory=list)
+    after_bytes: int = 0
+
+
+def predict(subject: Subject, machine: Machine) -> Prediction:
+    """The peak of ``subject``'s step on ``machine``. The subject's model is spent afterwards.
+
+    Raises:
+        PredictionError: the step cannot be traced, or the optimizer is not known.
+    """
+    tape = _traced(subject, machine)
+    return _prediction(subject, machine, replay(tape, machine))
+
+
+def _traced(subject: Subject, machine: Machine):  # type: ignore[no-untyped-def]
+    certain = certain_bytes(subject.model)
+    try:
+        return trace_steps(subject.model, subject.step, machine, subject.load)
+    except UnknownValue as error:
+        raise PredictionError(f"The step cannot be predicted: {error}.", certain) from error
+    except NotImplementedError as error:
+        raise PredictionError(
+            f"The step cannot be traced without a GPU: an operator has no meta kernel ({_first_line(error)}).", certain
+        ) from error
+    except Exception as error:
+        raise PredictionError(
+            f"The step cannot be traced without a GPU: {type(error).__name__}: {_first_line(error)}", certain
+        ) from error
+
+
+def certain_bytes(model: object) -> int:
+    """Bytes of a model as loaded: packed weights and their statistics, everything else, the adapter."""
+    seen: dict[int, int] = {}
+    tensors = [*model.parameters(), *model.buffers()]  # type: ignore[attr-defined]
+    for tensor in tensors:
+        state = getattr(tensor, "quant_state", None) if type(tensor).__name__ == "Params4bit" else None
+        extra = [] if state is None else [state.absmax, *([state.state2.absmax] if state.nested else [])]
+        for part in (tensor, *extra):
+            storage = part.untyped_storage()
+            seen[storage._cdata] = storage.nbytes()
+    return sum(seen.values())
+
+
+def _prediction(subject: Subject, machine: Machine, run: Replayed) -> Prediction:
+    versions = installed_versions()
+    assumptions = list(subject.assumptions)
+    wanted = ".".join(str(part) for part in machine.torch)
+    if not versions.get("torch", "").startswith(f"{wanted}."):
+        assumptions.append(
+            f"Kernels and workspaces are those of torch {wanted}; all else follows the packages installed here."
+        )
+        versions["torch"] = wanted
+    return Prediction(
+        peak_allocated_bytes=run.peak_allocated,
+        peak_reserved_bytes=run.peak_reserved,
+        peak_device_bytes=run.peak_reserved + machine.card.context_overhead_bytes,
+        loaded_bytes=run.loaded,
+        breakdown=run.breakdown,
+        peak_phase=run.peak_phase,
+        phases=run.phases,
+        timeline=run.timeline,
+        steps=run.steps,
+        device=machine.card.name,
+        batch=subject.step.batch,
+        sequence=subject.step.sequence,
+        versions={name: versions[name] for name in PACKAGES if name in versions},
+        assumptions=assumptions,
+        after_bytes=run.after,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,125 @@
+"""What a prediction is made of: a model on the meta device, how it is loaded, how it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .load import LoadOptions
+from .step import StepOptions
+
+if TYPE_CHECKING:
+    from ..config.setup import Setup
+    from ._case import StepCase
+
+
+@dataclass
+class Subject:
+    """A PEFT model on the meta device, in training mode, with what its trainer will do.
+
+    A trace changes the model (trl casts the adapter), so a subject serves one trace; build another for the next.
+
+    Attributes
+    ----------
+    assumptions: what was taken as given because nothing says it; one sentence each.
+    """
+
+    model: Any
+    load: LoadOptions
+    step: StepOptions
+    assumptions: list[str] = field(default_factory=list)
+
+
+def subject_of_case(case: StepCase) -> Subject:
+    """The subject of a plain case."""
+    from ._case import build_model
+
+    model = build_model(case)
+    load = LoadOptions(
+        dtype=getattr(torch, case.dtype), prepared=case.prepare_for_kbit_training, warm_up=case.from_checkpoint
+    )
+    step = StepOptions(
+        batch=case.batch,
+        sequence=case.sequence,
+        precision=case.precision,
+        optim=case.optim,
+        gradient_accumulation_steps=case.gradient_accumulation_steps,
+        max_grad_norm=case.max_grad_norm,
+        trainer=case.trainer,
+        packing=case.packing,
+        padded=case.padded,
+        checkpointing=case.gradient_checkpointing,
+    )
+    return Subject(model, load, step)
+
+
+def subject_of_setup(
+    setup: Setup,
+    *,
+    architecture: Any = None,
+    batch: int | None = None,
+    sequence: int | None = None,
+    offline: bool = True,
+) -> Subject:
+    """The subject of a setup, built by the pipeline; ``batch`` and ``sequence`` stand in for the setup's own.
+
+    Raises:
+        StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
+    """
+    from ..pipeline import attach, build_base, prepare
+    from ..pipeline.prepare import is_prepared
+
+    base = build_base(setup, "meta", architecture=architecture, offline=offline)
+    prepared = is_prepared(setup, base.model)
+    prepare(base, setup)
+    model = attach(base, setup)
+    step, assumptions = _step_options(setup, model)
+    step = replace(step, batch=batch or step.batch, sequence=sequence or step.sequence)
+    if step.checkpointing:
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable(setup.training.gradient_checkpointing_kwargs)
+    model.config.use_cache = False
+    model.train()
+    if not base.dtype_known:
+        assumptions.append("The checkpoint's dtype is not known here; bfloat16 is assumed.")
+    load = LoadOptions(dtype=base.dtype, prepared=prepared, warm_up=True)
+    return Subject(model, load, step, [*assumptions, *base.notes])
+
+
+def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
+    from ..pipeline import sequence_length
+
+    training = setup.training
+    with_trl = training.trainer == "trl"
+    assumptions = []
+    if training.max_length is None and not with_trl:
+        assumptions.append("No length of a sample is set; the sequence length is assumed.")
+    if not training.packing:
+        assumptions.append("Every sample of the batch is as long as the longest, so no mask is needed.")
+    for name in ("fsdp", "deepspeed", "torch_compile", "use_liger_kernel", "neftune_noise_alpha"):
+        if getattr(training, name, None):
+            assumptions.append(f"training.{name} is not part of the prediction.")
+    precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "no"
+    if with_trl and training.bf16 is None and not training.fp16:
+        precision = "bf16"
+    checkpointing = with_trl if training.gradient_checkpointing is None else training.gradient_checkpointing
+    step = StepOptions(
+        batch=training.per_device_train_batch_size or 8,
+        sequence=sequence_length(setup, model.config),
+        precision=precision,
+        optim=training.optim or _default_optimizer(),
+        gradient_accumulation_steps=training.gradient_accumulation_steps or 1,
+        max_grad_norm=1.0 if training.max_grad_norm is None else training.max_grad_norm,
+        trainer=training.trainer or "transformers",
+        packing=bool(training.packing),
+        checkpointing=checkpointing,
+    )
+    return step, assumptions
+
+
+def _default_optimizer() -> str:
+    from transformers import TrainingArguments
+
+    return str(getattr(TrainingArguments, "default_optim", "adamw_torch"))
