@@ -17,7 +17,7 @@ from .._assets import asset_folder
 
 _ID = re.compile(r"[A-Z]{1,8}\d{1,5}")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)
-_SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Table">'
+_SCROLL = '<div class="scroll" role="group" tabindex="0" aria-label="Table">'
 _LEFT_OUT = ("Examples",)
 """Sections that are the rule's tests; a reader of a report has the real thing before him."""
 

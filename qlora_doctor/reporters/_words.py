@@ -180,6 +180,6 @@ def _three_digits(value: float, *, two_places: bool = False) -> str:
     """Three significant digits without an exponent; ``two_places`` keeps small shares readable."""
     if value == 0:
         return "0"
-    places = 2 - math.floor(math.log10(abs(value)))
+    places = 2 - math.floor(math.log10(abs(float(f"{value:.3g}"))))
     places = max(0, min(places, 2 if two_places or abs(value) >= 1 else 3))
     return f"{value:.{places}f}"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from ..report import Report
 
-# What could end a script element or a line in old JavaScript; inside JSON these stand in strings only, where an
-# escape means the same character.
-_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-_ESCAPES = str.maketrans(_UNSAFE)
+# What could end a script element, a line in old JavaScript, or the direction of the source that somebody reads; in
+# JSON these stand in strings only, where an escape means the same character.
+_UNSAFE = (*map(ord, "<>&'"), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_ESCAPES = {code: f"\\u{code:04x}" for code in _UNSAFE}
 
 
 def render(report: Report) -> str:

@@ -1,0 +1,252 @@
+"""The HTML report as text: what it holds, what it never holds, and its size."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from qlora_doctor._assets import asset_folder
+from qlora_doctor.report import Report
+from qlora_doctor.reporters import notebook, render
+from qlora_doctor.reporters._words import one_line
+from qlora_doctor.reporters.html.memory import POINTS, memory_view
+from qlora_doctor.reporters.html.strips import coverage_groups, coverage_strip, gradient_strip
+from tests.reporters import fixtures, parts
+
+NAMES = list(fixtures.ALL)
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text of some."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: dict[str, list[str]] = {}
+        self.text: list[str] = []
+        self._at: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("script", "style", "title"):
+            self._at.append(tag)
+            self.inside.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._at and self._at[-1] == tag:
+            self._at.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._at:
+            self.inside[self._at[-1]][-1] += data
+        else:
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join("".join(self.text).split())
+
+
+def page(name: str) -> Page:
+    return Page(render(fixtures.ALL[name](), "html"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_finding_of_the_json_is_in_the_page(name: str) -> None:
+    report, seen = fixtures.ALL[name](), page(name)
+    entries = [attrs for _, attrs in seen.elements if "finding" in (attrs.get("class") or "").split()]
+    assert len(entries) == len(report.findings)
+    for finding in report.findings:
+        assert finding.rule in seen.words
+        if name != "hostile":
+            assert finding.message in seen.words
+    for outcome in report.rules:
+        assert " ".join(one_line(outcome.rule).split()) in seen.words
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_json_is_in_the_page(name: str) -> None:
+    report = fixtures.ALL[name]()
+    data = page(name).inside["script"][0]
+    assert json.loads(data) == json.loads(report.model_dump_json())
+
+
+@pytest.mark.parametrize(("name", "limit"), [("healthy", 300), ("broken", 300), ("hostile", 300), ("large", 400)])
+def test_size(name: str, limit: int) -> None:
+    assert len(render(fixtures.ALL[name](), "html").encode()) < limit * 1000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_fetched(name: str) -> None:
+    pages = [path.read_text(encoding="utf-8") for path in asset_folder("rules").glob("*.md")]
+    for tag, attrs in page(name).elements:
+        assert "src" not in attrs and "srcset" not in attrs and "action" not in attrs
+        url = attrs.get("href") or attrs.get("xlink:href") or "#"
+        if tag == "a" and not url.startswith("#"):  # a documented link, followed by a click only
+            assert url.startswith("https://") and any(url in text for text in pages), url
+        elif tag == "link":
+            assert url.startswith("data:image/svg+xml,")
+        else:
+            assert url.startswith("#")
+    assert "@import" not in page(name).inside["style"][0] and "url(" not in page(name).inside["style"][0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_our_own_style_and_script_may_act(name: str) -> None:
+    seen = page(name)
+    policy = next(a["content"] for t, a in seen.elements if a.get("http-equiv") == "Content-Security-Policy") or ""
+    rules = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert "unsafe" not in policy and "http" not in policy
+    for kind, text in (("script", seen.inside["script"][1]), ("style", seen.inside["style"][0])):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules[f"{kind}-src"] == f"'sha256-{digest}'"
+    assert len(seen.inside["script"]) == 2 and len(seen.inside["style"]) == 1
+    for _, attrs in seen.elements:
+        assert "style" not in attrs and not any(key.startswith("on") for key in attrs)
+
+
+def test_what_is_hostile_adds_no_element() -> None:
+    tags = {tag for tag, _ in page("hostile").elements}
+    assert tags == {tag for tag, _ in page("healthy").elements} | tags - {"img", "iframe", "object", "embed", "base"}
+    assert not tags & {"img", "iframe", "object", "embed", "base", "form", "input"}
+    text = render(fixtures.hostile(), "html")
+    assert "<script>window" not in text and "{{7*7}}" in text and "\u202e" not in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_are_unique_and_links_arrive(name: str) -> None:
+    elements = page(name).elements
+    ids = [attrs["id"] for _, attrs in elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    pointed = {attrs[key] or "" for _, attrs in elements for key in ("href",) if key in attrs}
+    assert {url[1:] for url in pointed if url.startswith("#")} <= set(ids)
+    labels = {attrs["aria-labelledby"] for _, attrs in elements if "aria-labelledby" in attrs}
+    assert labels <= set(ids)
+
+
+def test_findings_of_one_rule_have_their_own_anchors() -> None:
+    ids = [attrs.get("id") for tag, attrs in page("broken").elements if tag == "details"]
+    assert "QD304" in ids and "QD304-2" in ids
+
+
+def test_the_fix_is_the_diff_and_the_page_of_the_rule_is_told() -> None:
+    text = render(fixtures.broken(), "html")
+    assert '<span class="remove">-  target_modules: [q_proj, v_proj]\n</span>' in text
+    assert '<span class="add">+  target_modules: all-linear\n</span>' in text
+    assert "About QD301" in text and "Why it matters" in text
+    assert "```" not in page("broken").words  # the examples are the rule's tests
+
+
+def test_skipped_stages_tell_reason_and_remedy() -> None:
+    words = page("config_only").words
+    assert "It needs torch, transformers, peft, bitsandbytes, accelerate, which are not installed." in words
+    assert "pip install 'qlora-doctor[probe]'" in words
+    assert "memory-title" not in render(fixtures.config_only(), "html")
+
+
+def test_no_colour_of_a_skipped_check_is_that_of_a_passed_one() -> None:
+    checks = re.findall(r'<details class="checks".*?</summary>', render(fixtures.config_only(), "html"), re.DOTALL)
+    assert ["#i-pass" in each for each in checks] == [True, False]
+
+
+def test_the_bars_add_up_to_the_peak_and_the_card_is_marked() -> None:
+    view = memory_view(parts.memory())
+    predicted = view.bars[0]
+    assert sum(s.bytes for s in predicted.segments) == predicted.picture.peak_allocated_bytes
+    assert predicted.segments[-1].x + predicted.segments[-1].width == pytest.approx(predicted.allocated, abs=0.01)
+    assert view.card is not None and predicted.allocated < view.card < 100 and predicted.over is None
+    over = memory_view(parts.memory(3.77, measured=False)).bars[0]
+    assert over.over is not None and sum(over.over) == pytest.approx(over.reserved)
+
+
+def test_headroom_is_of_the_measured_peak_where_there_is_one() -> None:
+    facts = parts.memory()
+    assert facts.measured and facts.card_bytes and facts.measured.peak_reserved_bytes
+    assert memory_view(facts).headroom == facts.card_bytes - facts.measured.peak_reserved_bytes
+
+
+def test_a_long_timeline_keeps_its_peak() -> None:
+    points = parts.timeline(4 * parts.GIB, 9 * parts.GIB, 5000)
+    points[3333] = points[3333].model_copy(update={"allocated_bytes": 20 * parts.GIB})
+    picture = parts.picture().model_copy(update={"timeline": points})
+    view = memory_view(parts.memory(measured=False).model_copy(update={"predicted": picture}))
+    line = view.timelines[0]
+    assert line.line.count("L") <= POINTS and line.peak == 20 * parts.GIB
+    highest = min(int(pair.split()[1]) for pair in line.line[1:].split("L"))
+    assert highest == round(1000 - 20 * parts.GIB / view.timeline_top * 1000)
+
+
+def test_layers_that_stand_alike_share_a_column() -> None:
+    projections = parts.coverage(80, lambda p, i: i % 2 == 0, lambda *_: True)
+    groups = coverage_groups(projections)
+    assert [(g.layers, g.count) for g in groups] == [("0–78 in steps of 2", 40), ("1–79 in steps of 2", 40)]
+    assert groups[1].states[0] == ("no LoRA", "4-bit")
+    strip = coverage_strip(parts.coverage(80, lambda *_: True, lambda *_: True))
+    assert strip is not None and {p.kind for p in strip.paths} == {"lora", "four-bit"}
+    assert strip.ticks[-1].layer == 79
+
+
+def test_a_missing_gradient_is_marked_and_counted() -> None:
+    strip = gradient_strip(parts.gradients(32, parts.PROJECTIONS[:4], dead=24))
+    assert strip is not None and strip.missing == (("none", 32),)
+    assert {"none", "cross"} <= {path.kind for path in strip.paths}
+    assert strip.values[31] == (31, ("none",) * 4)
+
+
+def _luminance(color: str) -> float:
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_contrast_is_that_of_wcag_aa(scheme: int) -> None:
+    """4.5 : 1 for every ink on every ground it is used on (WCAG 2.2, 1.4.3); 3 : 1 for the main marks (1.4.11)."""
+    style = (asset_folder("reports") / "html" / "report.css").read_text(encoding="utf-8")
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+        for block in re.findall(r":root \{.*?\}", style, re.DOTALL)[:2]
+    )
+    colors = [light, {**light, **dark}][scheme]
+
+    def ratio(ink: str, ground: str) -> float:
+        low, high = sorted((_luminance(colors[ink]), _luminance(colors[ground])))
+        return (high + 0.05) / (low + 0.05)
+
+    pairs = [(ink, ground) for ink in ("ink", "soft", "accent") for ground in ("page", "card", "sunk")]
+    pairs += [(ink, "card") for ink in ("error", "warning", "info", "pass")] + [
+        (ink, "sunk") for ink in ("error", "warning", "info")
+    ]
+    pairs += [("error", "error-soft"), ("info", "info-soft"), ("accent", "accent-soft"), ("add", "add-soft")]
+    pairs += [
+        ("remove", "remove-soft"),
+        ("ink", "warning-soft"),
+        ("ink", "pass-soft"),
+        ("ink", "info-soft"),
+        ("card", "ink"),
+    ]
+    assert [(pair, round(ratio(*pair), 2)) for pair in pairs if ratio(*pair) < 4.5] == []
+    marks = ["p-base-4bit", "p-adapter", "p-activations", "p-logits-and-loss", "p-unbroken", "error", "pass"]
+    assert [(mark, round(ratio(mark, "card"), 2)) for mark in marks if ratio(mark, "card") < 3] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_notebook_fragment_stands_alone(name: str) -> None:
+    report: Report = fixtures.ALL[name]()
+    text = notebook.render(report)
+    assert text == report._repr_html_()
+    seen = Page(text)
+    assert not {tag for tag, _ in seen.elements} & {"script", "img", "iframe", "link", "html", "body"}
+    assert all(not key.startswith("on") and key not in ("src", "href") for _, attrs in seen.elements for key in attrs)
+    for selector in re.findall(r"(?:^|\})\s*([^{}]+)\{", seen.inside["style"][0]):
+        assert all(part.strip().startswith(".qlora-doctor") for part in re.split(r",(?![^(]*\))", selector))
+    for finding in report.findings:
+        if finding.suppressed is None:
+            assert finding.rule in seen.words
