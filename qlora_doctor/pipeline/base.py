@@ -138,7 +138,7 @@ def _build_on_meta(setup: Setup, architecture: Architecture) -> Base:
         if quantizer is not None:
             model.hf_quantizer = quantizer
             quantizer.postprocess_model(model)
-            pack_weights(model, dtype, prequantized=quantizer.pre_quantized)
+            pack_weights(model, dtype)
     except Exception as error:
         raise _build_error(error, setup) from error
     # from_pretrained hands the model over in evaluation mode, and knows where it put it.
@@ -182,15 +182,20 @@ def _quantizer(config: Any, asked: Any | None) -> Any | None:
 
 def _convert(model: Any, quantizer: Any, dtype: torch.dtype) -> None:
     """Replace linear layers as from_pretrained does, with the arguments of transformers 4.5x and 5 alike."""
-    quantizer.preprocess_model(
-        model=model,
-        dtype=dtype,
-        device_map={"": "cpu"},
-        checkpoint_files=None,
-        keep_in_fp32_modules=getattr(model, "_keep_in_fp32_modules", None),
-        config=model.config,
-        use_kernels=False,
-    )
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # the new layers' biases are made in it
+    try:
+        quantizer.preprocess_model(
+            model=model,
+            dtype=dtype,
+            device_map={"": "cpu"},
+            checkpoint_files=None,
+            keep_in_fp32_modules=getattr(model, "_keep_in_fp32_modules", None),
+            config=model.config,
+            use_kernels=False,
+        )
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _load(setup: Setup, architecture: Architecture, device: torch.device, *, offline: bool) -> Base:

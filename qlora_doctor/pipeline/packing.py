@@ -10,24 +10,22 @@ NESTED_BLOCK = 256
 """Statistics that share one second-level absmax (``bitsandbytes.functional.quantize_4bit``)."""
 
 
-def pack_weights(model: Any, dtype: torch.dtype, *, prequantized: bool = False) -> int:
+def pack_weights(model: Any, dtype: torch.dtype) -> int:
     """Replace every 4-bit layer's weight by a packed one with its quant state; returns how many there were.
 
     The shapes are those of ``bitsandbytes.functional.quantize_4bit``: two elements to a byte in one column of the
-    storage dtype, an absmax for each block (uint8 with nested statistics), 16 code values of the layer's own, and the
-    256 values of the 8-bit code shared by all layers of a device (a layer's own in a checkpoint stored in 4-bit).
+    storage dtype, an absmax for each block (uint8 with nested statistics), 16 code values, and with nested statistics
+    256 more of the 8-bit code, which ``quantize_blockwise`` copies for each weight.
     """
     from bitsandbytes.nn import Params4bit
 
-    shared_code = torch.empty(256, device="meta")
     packed = 0
     for module in model.modules():
         weight = module._parameters.get("weight")
         if not isinstance(weight, Params4bit) or weight.quant_state is not None:
             continue
         shape = torch.Size((module.out_features, module.in_features))
-        code = torch.empty(256, device="meta") if prequantized else shared_code
-        state = _quant_state(weight, shape, dtype, code)
+        state = _quant_state(weight, shape, dtype)
         storage = weight.quant_storage
         rows = -(-shape.numel() // (2 * storage.itemsize))
         new = Params4bit(
@@ -47,7 +45,7 @@ def pack_weights(model: Any, dtype: torch.dtype, *, prequantized: bool = False) 
     return packed
 
 
-def _quant_state(weight: Any, shape: torch.Size, dtype: torch.dtype, nested_code: torch.Tensor) -> Any:
+def _quant_state(weight: Any, shape: torch.Size, dtype: torch.dtype) -> Any:
     from bitsandbytes.functional import QuantState
 
     blocks = -(-shape.numel() // weight.blocksize)
@@ -56,7 +54,7 @@ def _quant_state(weight: Any, shape: torch.Size, dtype: torch.dtype, nested_code
     if nested:
         state2 = QuantState(
             absmax=torch.empty(-(-blocks // NESTED_BLOCK), device="meta"),
-            code=nested_code,
+            code=torch.empty(256, device="meta"),
             blocksize=NESTED_BLOCK,
             dtype=torch.float32,
         )

@@ -53,10 +53,10 @@ def expected_bits(double_quant: bool, block: int = BLOCK) -> float:
 
 
 def ideal_bytes(count: int, double_quant: bool, block: int = BLOCK) -> int:
-    """Bytes that a weight of ``count`` elements takes in 4-bit, with its statistics and the 16 values of its code."""
+    """Bytes that a weight of ``count`` elements takes in 4-bit, with its statistics and the values of its codes."""
     blocks = -(-count // block)
-    absmax = blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 if double_quant else 4 * blocks
-    return -(-count // 2) + absmax + 64
+    nested = blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 + 4 * 256
+    return -(-count // 2) + (nested if double_quant else 4 * blocks) + 4 * 16
 
 
 def dtype_name(dtype: torch.dtype | None) -> str | None:

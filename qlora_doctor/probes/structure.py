@@ -139,7 +139,7 @@ def _config_or_none(setup: Setup) -> Any:
         return None
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801 (reads as a statement)
+class _quiet(warnings.catch_warnings):
     """Keep the libraries' warnings to themselves: the facts tell what they mean."""
 
     def __init__(self) -> None:

@@ -73,7 +73,7 @@ def _group_of_base(seen: Inventory, name: str, module: Any, wants_bias: bool) ->
 
 
 def _expected(seen: Inventory, config: Any) -> int | None:
-    """r × (in + out) over what is adapted, plus modules_to_save, tokens and biases; None for another kind of adapter."""
+    """r × (in + out) over what is adapted, plus modules_to_save, tokens and biases; None for other kinds of adapter."""
     if not hasattr(config, "r"):
         return None
     total = 0
