@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .engine import Rule, Selection
 
 FailOn = Literal["error", "warning", "info", "never"]
+INTERRUPTED = "The check was interrupted."
+"""Reason of the stages that Ctrl-C left open; the exit code is then 3."""
 REAL_STAGES = STAGES[1:]
 """The stages that work on a built model; they run in a child process."""
 
@@ -91,16 +93,21 @@ class _Session:
     stages: dict[str, StageRecord] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     outcomes: list[RuleOutcome] = field(default_factory=list)
+    interrupted: bool = False
     _told: set[str] = field(default_factory=set)
 
     def end_stage(self, record: StageRecord) -> None:
-        record = record.model_copy(update={"requested": record.name in (self.options.stages or ())})
-        self.stages[record.name] = record
-        self.observer.on_stage(record)
+        self._record(record)
         self.judge()
 
     def skip(self, name: str, reason: str, remedy: str | None = None) -> None:
-        self.end_stage(StageRecord(name=name, status="skipped", reason=reason, remedy=remedy))
+        """Leave a stage out; nothing new is known, so it is for the caller to judge again once."""
+        self._record(StageRecord(name=name, status="skipped", reason=reason, remedy=remedy))
+
+    def _record(self, record: StageRecord) -> None:
+        record = record.model_copy(update={"requested": record.name in (self.options.stages or ())})
+        self.stages[record.name] = record
+        self.observer.on_stage(record)
 
     def judge(self) -> None:
         """Judge again; a finding that rests on an early stage does not wait for the late ones."""
@@ -139,7 +146,9 @@ class _Session:
         from .engine import exit_code, summarise
 
         records = [self.stages[name] for name in STAGES if name in self.stages]
-        return Report(
+        # model_construct: every part was validated where it was made, and building Report's validator, of every
+        # fact that there is, would be a tenth of the time that a config check takes.
+        return Report.model_construct(
             tool=Tool(version=__version__, created=_now(), command=self.options.command),
             setup=self.setup.model_dump(mode="json") if self.setup else None,
             stages=records,
@@ -147,7 +156,7 @@ class _Session:
             findings=self.findings,
             rules=self.outcomes,
             summary=summarise(self.findings, self.outcomes),
-            exit_code=exit_code(self.findings, records, self.options.fail_on),
+            exit_code=3 if self.interrupted else exit_code(self.findings, records, self.options.fail_on),
         )
 
 
@@ -238,6 +247,8 @@ def _real_stages(session: _Session) -> None:
             session.skip(name, reason, f"pip install 'qlora-doctor[{extra}]'")
         else:
             runnable.append(name)
+    if len(runnable) < len(REAL_STAGES):
+        session.judge()
     if not runnable:
         return
     from .probes.runner import run_stages
@@ -255,11 +266,23 @@ def _real_stages(session: _Session) -> None:
         facts=session.facts,
         debug=options.debug,
     )
-    _take_events(session, events)
+    try:
+        _take_events(session, events)
+    except KeyboardInterrupt:  # it has ended the iterator, and with it the child
+        session.interrupted = True
+        for name in runnable:
+            if name not in session.stages:
+                session.skip(name, INTERRUPTED)
+        session.judge()
+
+
+def was_interrupted(report: Report) -> bool:
+    """True where Ctrl-C ended the check; the report holds what was known by then."""
+    return any(record.reason == INTERRUPTED for record in report.stages)
 
 
 def _take_events(session: _Session, events: Any) -> None:
-    """Fold the child's events into the session; an interruption ends the child and keeps what is known."""
+    """Fold the child's events into the session."""
     handlers: dict[str, Callable[[Any], None]] = {
         "start": lambda e: session.observer.on_stage_start(e.name),
         "progress": lambda e: session.observer.on_progress(e.text, e.done, e.total, e.unit),

@@ -69,6 +69,7 @@ def command(**given: Any) -> int:
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, unreadable or invalid config,
     3 a stage that was asked for could not be completed.
     """
+    from ..checking import was_interrupted
     from ..reporters import FORMATS
     from ._outputs import check_format, parse_outputs, write_outputs
 
@@ -82,7 +83,11 @@ def command(**given: Any) -> int:
     options = _options(given)
     if given["format"] not in ("text", "json") and len(sources) > 1:
         raise UsageError(f"One {given['format']} document holds one report.", remedy=f"-o {given['format']}=r-{{name}}")
-    reports = [_check_one(source, options, given) for source in sources]
+    reports = []
+    for source in sources:
+        reports.append(_check_one(source, options, given))
+        if was_interrupted(reports[-1]):
+            break
     if given["format"] != "text":
         _print_document(reports, given["format"])
     for path in write_outputs(outputs, reports):

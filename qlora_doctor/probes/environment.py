@@ -6,6 +6,7 @@ as text, and the native libraries of bitsandbytes from the list of its files.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -19,6 +20,7 @@ from ..facts.environment import EnvironmentFacts, Gpu, Packages
 
 _DISTRIBUTIONS = {"flash_attn": "flash-attn", "liger_kernel": "liger-kernel"}
 _LIBRARY = re.compile(r"libbitsandbytes_([a-z]+\d*)\.(?:so|dll|dylib)$")
+_VERSION = re.compile(r"^Version:\s*(\S+)", re.MULTILINE | re.IGNORECASE)
 _SAME_MAJOR_SINCE = (0, 50)
 """bitsandbytes takes another library of the same CUDA major from here on; before, only the exact version."""
 
@@ -66,9 +68,12 @@ def _packages() -> Packages:
 
 def _version(distribution: str) -> str | None:
     try:
-        return metadata.version(distribution)
+        text = metadata.distribution(distribution).read_text("METADATA") or ""
     except Exception:  # a broken dist-info folder must not end the program: the version is unknown
         return None
+    # The headers alone: parsing the whole file as an e-mail, as metadata.version does, costs a millisecond a package.
+    found = _VERSION.search(text.partition("\n\n")[0])
+    return found[1] if found else None
 
 
 def _torch_cuda() -> str | None:
@@ -131,6 +136,8 @@ def _native_library(
 
 def _gpus() -> tuple[list[Gpu] | None, str | None, str | None]:
     """(GPUs, driver version, why they are unknown)."""
+    if not _has_nvml():
+        return [], None, "The NVIDIA driver is not installed."
     try:
         import pynvml
     except ImportError:
@@ -149,6 +156,17 @@ def _gpus() -> tuple[list[Gpu] | None, str | None, str | None]:
         return None, None, str(error)
     finally:
         pynvml.nvmlShutdown()
+
+
+def _has_nvml() -> bool:
+    """False where the driver's library is certainly absent, which is told without loading its bindings."""
+    if sys.platform != "linux":
+        return True
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _gpu(pynvml: Any, index: int, driver: str) -> Gpu:
