@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import nodes
 
-from .language import Scope, check_names, dotted, fact_names, parse_expression, parse_template
+from .language import Scope, check_names, dotted, fact_names, needed_names, parse_expression, parse_template
 from .values import TESTS, EvaluationError, Unknown, apply_filter, as_text, binary, compare, member, unknown_of
 
 Values = Mapping[str, Any]
@@ -37,6 +37,11 @@ class Expression:
     def names(self) -> set[str]:
         """Dotted names of the facts (and params) it uses."""
         return fact_names(self._tree)
+
+    @cached_property
+    def needed(self) -> set[str]:
+        """Of these, the ones without which it has no value."""
+        return needed_names(self._tree)
 
     def evaluate(self, values: Values) -> Any:
         """Its value, or an ``Unknown`` that names the missing facts.

@@ -141,6 +141,17 @@ def fact_names(node: nodes.Node) -> set[str]:
     return names
 
 
+def needed_names(node: nodes.Node) -> set[str]:
+    """Of ``fact_names``, those that have to be known: not what ``default`` stands in for or ``is known`` asks about."""
+    if isinstance(node, nodes.Test) and node.name in ("known", "unknown"):
+        return set()
+    if isinstance(node, nodes.Filter) and node.name == "default":
+        return {name for argument in node.args for name in needed_names(argument)}
+    if isinstance(node, nodes.Getattr | nodes.Name):
+        return fact_names(node)
+    return {name for child in node.iter_child_nodes() for name in needed_names(child)}
+
+
 def dotted(node: nodes.Node) -> str:
     """``a.b.c`` for a plain chain of names, else an empty text."""
     if isinstance(node, nodes.Name):

@@ -122,8 +122,9 @@ class Rule(FrontMatter):
 
     @cached_property
     def stage(self) -> str:
-        """The latest stage among the facts that ``when`` names."""
-        stages = [stage_of(name) for name in self.condition.names if not name.startswith("params")]
+        """The latest stage among the facts that ``when`` needs (of all it names, where it needs none)."""
+        names = {name for name in self.condition.needed if not name.startswith("params")} or self.condition.names
+        stages = [stage_of(name) for name in names if not name.startswith("params")]
         return max(stages, key=STAGES.index, default=STAGES[0])
 
     @property

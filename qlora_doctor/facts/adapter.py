@@ -104,6 +104,8 @@ class AdapterFacts(Fact):
     """PEFT's own status says that layers disagree about the active adapter, requires_grad or merging."""
     all_frozen: bool | None = None
     """True where adapters are attached and not one of their parameters requires a gradient."""
+    trains: bool | None = None
+    """True where the adapter is attached, switched on, not merged, and something of it requires a gradient."""
     nested: bool | None = None
     """True where a PeftModel wraps another PeftModel."""
     task_type: str | None = None

@@ -76,6 +76,11 @@ class StepFacts(Fact):
     """Trainable tensors whose gradient is exactly zero and for which that is not by design (lora_A while lora_B is
     zero in the first step is)."""
     parameters_nonfinite_gradient: list[str] | None = None
+    gradients_sound: bool | None = None
+    """True where every trainable tensor got a finite gradient that is not zero (zeros by design aside)."""
+    checkpointing_blocks_gradient: bool | None = None
+    """True where gradient checkpointing is on and reentrant and what enters the first layer carries no gradient: the
+    layers' adapters then get none."""
     parameters_not_updated: list[str] | None = None
     """Trainable tensors that no step changed."""
     lost_update_ratio: float | None = None

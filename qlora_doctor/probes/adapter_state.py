@@ -33,13 +33,16 @@ def state_facts(seen: Inventory, config: Any) -> dict[str, Any]:
         return facts
     status = _status(seen.model)
     trained = [p for layer in layers for n, p in layer.named_parameters() if "base_layer" not in n.split(".")]
+    merged = _listed(getattr(status, "merged_adapters", None))
+    frozen = not any(parameter.requires_grad for parameter in trained)
     return facts | {
+        "trains": not frozen and not merged and getattr(status, "enabled", None) is not False,
         "active_adapters": _listed(getattr(status, "active_adapters", None)),
         "irregular": _is_irregular(status),
         "enabled": _flag(getattr(status, "enabled", None)),
-        "merged_adapters": _listed(getattr(status, "merged_adapters", None)),
+        "merged_adapters": merged,
         "inference_mode": _flag(getattr(config, "inference_mode", None)),
-        "all_frozen": not any(parameter.requires_grad for parameter in trained),
+        "all_frozen": frozen,
         "lora_b_zero": _is_identity(layers),
     }
 

@@ -166,6 +166,7 @@ class Observer:
             "batch": seen.batch,
             "sequence": seen.sequence,
             "inputs_require_grad": seen.inputs_require_grad,
+            "checkpointing_blocks_gradient": self._checkpointing_blocks_gradient(seen.inputs_require_grad),
             "use_cache": seen.cache_built,
             "forward_dtypes": seen.dtypes or None,
             "autocast_dtype": seen.autocast_dtype,
@@ -236,6 +237,7 @@ class Observer:
             "parameters_without_gradient": found.missing,
             "parameters_zero_gradient": found.zero,
             "parameters_nonfinite_gradient": found.nonfinite,
+            "gradients_sound": not (found.missing or found.zero or found.nonfinite),
             "gradient_norm": _finite(found.norm),
             "gradients": found.columns,
             "skipped_steps": skipped,
@@ -269,6 +271,12 @@ class Observer:
             if self._starts_as_identity and before.on_off.difference is not None:
                 facts["adapter_identity"] = before.on_off.equal
         return facts
+
+    def _checkpointing_blocks_gradient(self, inputs_require_grad: bool | None) -> bool | None:
+        """Reentrant checkpointing rebuilds a layer's graph only where one of its inputs requires a gradient."""
+        if not self.known.get("gradient_checkpointing") or self.known.get("use_reentrant") is False:
+            return False
+        return None if inputs_require_grad is None else not inputs_require_grad
 
     def _logits_finite(self) -> bool | None:
         """As the training forwards gave them; a trainer whose loss needs no logits leaves the doctor's own sample."""
