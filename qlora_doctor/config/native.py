@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import math
-import types
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from ..errors import ConfigError
 from . import library_names
 from .document import Document
+from .reading import Mismatch, describe_type, describe_value, read_as
 from .setup import Budgets, Data, Hardware, Lora, Model, Origin, Place, Quantization, Setup, Training
 
 name = "native"
@@ -140,7 +139,8 @@ class _Reader:
                 place=self._place("/model"),
             )
         sections: dict[str, Any] = {section: self._model(section) for section in SECTIONS}
-        setup = Setup(
+        # model_construct: every value was read above, and building pydantic's validators would cost more than the rest.
+        setup = Setup.model_construct(
             file=self.file,
             origins=self.origins,
             unknown_keys=self.unknown,
@@ -210,15 +210,11 @@ class _Reader:
         if path in CHOICES and value not in CHOICES[path]:
             self._wrong(path, f"one of {', '.join(CHOICES[path])}", value, pointer)
         try:
-            read = _validated(SECTIONS[section], field, value)
-        except ValidationError:
+            read = read_as(annotation, value)
+        except Mismatch:
             self._wrong(path, describe_type(annotation), value, pointer)
         if isinstance(value, str) and isinstance(read, int | float) and not isinstance(read, bool):
             self.string_numbers.append(path)
-        if isinstance(value, bool) and isinstance(read, int | float) and not isinstance(read, bool):
-            self._wrong(path, describe_type(annotation), value, pointer)
-        if isinstance(read, float) and not math.isfinite(read):
-            self._wrong(path, "a finite number", value, pointer)
         if path in _SIZES or path == "hardware.gpu":
             self._hardware(path, read, pointer)
         least = AT_LEAST.get(path)
@@ -258,11 +254,6 @@ class _Reader:
         raise ConfigError(f"{path} must be {expected}, found {describe_value(value)}.", place=self._place(pointer))
 
 
-def _validated(section: type[BaseModel], field: str, value: Any) -> Any:
-    """One field by pydantic's own validation, in its lax mode: "16" and 16.0 are 16."""
-    return getattr(section.model_validate({field: value}), field)
-
-
 def _defaults(section: type[BaseModel]) -> dict[str, Any]:
     return {name: field.get_default(call_default_factory=True) for name, field in section.model_fields.items()}
 
@@ -296,37 +287,6 @@ def other_spellings(path: str) -> list[str]:
         return []
     choices = [choice for choice in CHOICES[path] if choice != "auto"]
     return [f"torch.{choice}" for choice in choices] + [old for old, new in _DTYPES.items() if new in choices]
-
-
-def describe_type(annotation: Any) -> str:
-    """A type in words: ``int | None`` → "a whole number"."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        words = [describe_type(part) for part in get_args(annotation) if part is not type(None)]
-        return " or ".join(dict.fromkeys(words))
-    if get_origin(annotation) is Literal:
-        return "one of " + ", ".join(str(value) for value in get_args(annotation))
-    if get_origin(annotation) is list:
-        return "a list of " + {"a text": "texts", "a whole number": "whole numbers"}.get(
-            describe_type(get_args(annotation)[0]), "values"
-        )
-    if get_origin(annotation) is dict:
-        return "a mapping"
-    plain = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-    return plain.get(annotation, "a value")
-
-
-def describe_value(value: Any) -> str:
-    """A value in words, short: "the text 'fast'"."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f"the text {value[:60]!r}" + ("…" if len(value) > 60 else "")
-    if isinstance(value, int | float):
-        return f"the number {str(value)[:40]}"
-    if isinstance(value, list):
-        strange = [inner for inner in value if not isinstance(inner, str)]
-        return "an empty list" if not value else "a list" + (f" with {describe_value(strange[0])}" if strange else "")
-    return {type(None): "nothing", dict: "a mapping"}.get(type(value), f"a {type(value).__name__}")
 
 
 def _escaped(key: str) -> str:
