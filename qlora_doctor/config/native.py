@@ -245,7 +245,8 @@ class _Reader:
     # -- places and sentences
 
     def _origin(self, pointer: str) -> Origin:
-        return Origin(source="explicit", place=Place(file=self.file, pointer=pointer))
+        place = Place.model_construct(file=self.file, pointer=pointer)
+        return Origin.model_construct(source="explicit", place=place)
 
     def _place(self, pointer: str) -> Place:
         return self.document.place(pointer) if self.file is not None else Place(pointer=pointer)

@@ -28,13 +28,8 @@ def read_as(annotation: Any, value: Any) -> Any:
     Raises:
         Mismatch: it cannot be read so.
     """
-    branches = _branches(annotation)
-    for (
-        branch
-    ) in branches:  # what fits as it is wins: in `int | float` 0.5 stays a float, in `bool | str` a text a text
-        if _is(branch, value):
-            return _READERS[_kind(branch)](branch, value)
-    for branch in branches:
+    # What fits as it is comes first: in `int | float` 0.5 stays a float, in `bool | str` a text stays a text.
+    for branch in sorted(_branches(annotation), key=lambda branch: not _is(branch, value)):
         try:
             return _READERS[_kind(branch)](branch, value)
         except (ValueError, OverflowError):
@@ -80,31 +75,23 @@ def _branches(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+_PLAIN = {str: "text", int: "whole", float: "number", bool: "truth", list: "list", dict: "mapping"}
+
+
 def _kind(annotation: Any) -> str:
     origin = get_origin(annotation) or annotation
-    kinds = {
-        str: "text",
-        int: "whole",
-        float: "number",
-        bool: "truth",
-        list: "list",
-        dict: "mapping",
-        Literal: "choice",
-    }
-    return kinds.get(origin, "any")
+    return "choice" if origin is Literal else _PLAIN.get(origin, "any")
 
 
 def _is(annotation: Any, value: Any) -> bool:
     """True where the value has this type already."""
-    kind = _kind(annotation)
-    plain = {"text": str, "whole": int, "number": float, "truth": bool, "list": list, "mapping": dict}
-    if kind not in plain or (kind == "whole" and isinstance(value, bool)):
+    origin = get_origin(annotation) or annotation
+    if origin not in _PLAIN or not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
         return False
-    if not isinstance(value, plain[kind]):
-        return False
-    if kind == "list":
-        return all(_kind(inner) == "any" or _is(inner, each) for inner in get_args(annotation)[:1] for each in value)
-    return True
+    if not isinstance(value, list):
+        return True
+    inner = (get_args(annotation) or (Any,))[0]
+    return _kind(inner) == "any" or all(_is(inner, each) for each in value)
 
 
 def _text(annotation: Any, value: Any) -> str:
