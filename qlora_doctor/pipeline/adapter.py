@@ -38,7 +38,7 @@ def lora_config(setup: Setup, notes: list[str] | None = None) -> Any:
             notes.append(f"lora.{name} was left out: the installed PEFT does not know it.")
     try:
         return LoraConfig(**arguments)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise StageError(
             f"PEFT refuses the LoRA settings: {first_sentence(error)}",
             kind="invalid-config",

@@ -175,9 +175,11 @@ def _is_known(model_type: Any) -> bool:
 def _unknown(model_type: Any, setup: Setup) -> StageError:
     import transformers
 
-    said = "names no model_type" if model_type is None else f"says model_type {model_type!r}"
+    version = transformers.__version__
     return StageError(
-        f"config.json {said}, which transformers {transformers.__version__} does not know.",
+        "config.json names no model_type, so its architecture is unknown."
+        if model_type is None
+        else f"config.json says model_type {model_type!r}, which transformers {version} does not know.",
         kind="unknown-architecture",
         remedy="Install a newer transformers, or correct model_type.",
         place=setup.place("model"),

@@ -50,7 +50,7 @@ def target_facts(
 
 
 def matched_names(config: Any, names: list[str]) -> list[str]:
-    """The modules that PEFT's own rule finds for a LoraConfig, before anything is attached.
+    """The modules that PEFT's own rule finds for a LoraConfig, before anything is attached; none for a broken pattern.
 
     ``all-linear`` and a silent target_modules have to be resolved first.
     """
@@ -59,10 +59,13 @@ def matched_names(config: Any, names: list[str]) -> list[str]:
     if config is None or config.target_modules is None:
         return []
     found = []
-    for name in names:
-        result = check_target_module_exists(config, name)
-        if result and type(result).__name__ != "_ExcludedModule":
-            found.append(name)
+    try:
+        for name in names:
+            result = check_target_module_exists(config, name)
+            if result and type(result).__name__ != "_ExcludedModule":
+                found.append(name)
+    except re.error:
+        return []
     return found
 
 

@@ -37,9 +37,14 @@ def failure_of(error: BaseException, setup: Setup, *, four_bit: bool) -> str:
         if re.search(pattern, text):
             return word
     init = setup.lora.init_lora_weights
-    if four_bit and isinstance(init, str) and init.lower().startswith(_NEEDS_FLOAT_WEIGHTS):
+    if four_bit and isinstance(init, str) and needs_float_weights(init):
         return "quantized-init"
     return "other"
+
+
+def needs_float_weights(init: str) -> bool:
+    """Whether this initialisation of LoRA reads the base's weights as floats, which 4-bit weights are not."""
+    return init.lower().startswith(_NEEDS_FLOAT_WEIGHTS)
 
 
 def refused_facts(

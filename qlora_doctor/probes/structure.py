@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,8 +11,7 @@ from ..config.setup import Setup
 from ..errors import StageError
 from ..facts import AdapterFacts, ModelFacts, QuantizationFacts
 from ..pipeline import Architecture, Base, attach, build_base, load_config, lora_config, prepare
-from ..pipeline.failures import as_stage_error
-from .attach_failure import refused_facts
+from .attach_failure import needs_float_weights, refused_facts
 from .heads import fresh_heads
 from .inventory import Inventory
 from .structure_adapter import adapter_facts
@@ -82,7 +80,7 @@ def look_at_structure(setup: Setup, progress: Progress | None = None, *, offline
     )
     tell("attaching the adapter", len(inventory.linears), len(inventory.linears), "linear layers")
     _prepare_and_attach(setup, seen, inventory, fresh)
-    seen.notes = base.notes
+    seen.notes = seen.base.notes
     return seen
 
 
@@ -99,7 +97,7 @@ def _prepare_and_attach(setup: Setup, seen: StructureSeen, before: Inventory, fr
     seen.quantization = seen.quantization.model_copy(update={"float32_experts_bytes": experts})
     try:
         with _quiet():
-            seen.peft_model = _attach(base, setup)
+            seen.peft_model = _attach(seen, setup)
     except Exception as error:  # whatever PEFT raises is what the user's script would see
         # `before` was taken while the base was bare; PEFT may have wrapped half of it by now.
         seen.adapter = refused_facts(error, setup, before, _config_or_none(setup), fresh)
@@ -115,21 +113,24 @@ def _prepare_and_attach(setup: Setup, seen: StructureSeen, before: Inventory, fr
     )
 
 
-def _attach(base: Base, setup: Setup) -> Any:
-    """Attach; an initialisation that computes with the weights' values, which meta has not, is left out."""
+def _attach(seen: StructureSeen, setup: Setup) -> Any:
+    """Attach; where an initialisation computes with the weights' values, which meta has not, attach without it."""
+    base = seen.base
+    assert base is not None
     init = setup.lora.init_lora_weights
-    if not isinstance(init, str) or init.lower() in ("gaussian", "true", "false"):
-        return attach(base, setup)
-    spare = copy.deepcopy(base.model)
     try:
         return attach(base, setup)
-    except (NotImplementedError, RuntimeError) as error:
-        base.model = spare
-        base.notes.append(
-            f"The adapter was attached without its initialisation {init!r}: {as_stage_error(error, 'it')}"
-        )
-        plain = setup.model_copy(update={"lora": setup.lora.model_copy(update={"init_lora_weights": None})})
-        return attach(base, plain)
+    except (NotImplementedError, RuntimeError):
+        if not isinstance(init, str) or needs_float_weights(init):
+            raise
+    seen.base = build_base(setup, "meta", architecture=base.architecture)
+    seen.base.notes += [
+        *base.notes,
+        f"The adapter was attached without its initialisation {init!r}, which needs values.",
+    ]
+    prepare(seen.base, setup)
+    plain = setup.lora.model_copy(update={"init_lora_weights": None})
+    return attach(seen.base, setup.model_copy(update={"lora": plain}))
 
 
 def _config_or_none(setup: Setup) -> Any:

@@ -27,7 +27,7 @@ def model_facts(
     Args:
         architecture: what it was built from; without it source and published count stay unknown.
         setup: the config, for its conflicts with a checkpoint that is quantized itself.
-        dtype: what the weights are (to be) loaded in; without it the config's own.
+        dtype: what the weights are (to be) loaded in; None is unknown with an architecture, else the config's own.
     """
     seen = inventory or Inventory(model)
     config = seen.config
@@ -38,7 +38,7 @@ def model_facts(
         model_type=getattr(getattr(seen.base, "config", None), "model_type", None),
         architecture=next(iter(raw.get("architectures") or getattr(config, "architectures", None) or []), None),
         model_class=type(seen.base).__name__,
-        dtype=dtype_name(dtype) if dtype is not None else _own_dtype(config),
+        dtype=_own_dtype(config) if dtype is None and architecture is None else dtype_name(dtype),
         layers=getattr(config, "num_hidden_layers", None) or seen.total_layers or None,
         hidden_size=getattr(config, "hidden_size", None),
         vocab_size=getattr(config, "vocab_size", None),

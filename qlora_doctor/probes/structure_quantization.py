@@ -53,7 +53,8 @@ def quantization_facts(
         uneven_modules=[linear.name for linear in four_bit if linear.parameters % _block(linear)],
         float32_experts_bytes=float32_experts_bytes(seen),
         **_settings_seen(four_bit, settings, asked),
-        **(_bytes(seen, four_bit, settings) if dtype_known else {"bits_per_parameter": _bits(four_bit)}),
+        bits_per_parameter=_bits(four_bit),
+        **(_bytes(seen, four_bit, settings) if dtype_known and not _awaits_8bit(seen) else {}),
     )
 
 
@@ -130,6 +131,13 @@ def _bits(four_bit: list[Linear]) -> float | None:
     return 8 * sum(_nbytes(tensor) for tensor in tensors.values()) / count
 
 
+def _awaits_8bit(seen: Inventory) -> bool:
+    """Whether 8-bit layers still hold floats, as they do on meta; what they will take is then not to be read off."""
+    return any(
+        type(linear.weight).__name__ == "Int8Params" and linear.weight.is_floating_point() for linear in seen.linears
+    )
+
+
 def _bytes(seen: Inventory, four_bit: list[Linear], settings: Any) -> dict[str, Any]:
     tensors: dict[int, torch.Tensor] = {}
     upcast = 0
@@ -149,7 +157,6 @@ def _bytes(seen: Inventory, four_bit: list[Linear], settings: Any) -> dict[str, 
     outside += [(weight.parameter, elements(weight.parameter)) for weight in seen.experts]
     saved = sum(_nbytes(tensor) - ideal_bytes(count, bool(double_quant)) for tensor, count in outside)
     return {
-        "bits_per_parameter": _bits(four_bit),
         "base_bytes": total,
         "base_bytes_ideal": total - saved,
         "bytes_by_dtype": dict(by_dtype),
