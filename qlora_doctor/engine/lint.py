@@ -121,7 +121,9 @@ def _metadata(rule: Rule, catalogue: Collection[str] | None) -> list[str]:
     found += [f"The catalogue has no failure {failure!r}." for failure in unknown]
     unused = [name for name in rule.params if not _mentions(rule, name)]
     found += [f"The param {name!r} is not used." for name in unused]
-    texts = [name for name, param in rule.params.items() if isinstance(param.default, str) and _is_number(param.default)]
+    texts = [
+        name for name, param in rule.params.items() if isinstance(param.default, str) and _is_number(param.default)
+    ]
     found += [f"The param {name!r} is a number that YAML reads as a text; write it with a dot." for name in texts]
     for operation in rule.fix.patch if rule.fix else []:
         if operation.path.split("/")[1] not in _SECTIONS:

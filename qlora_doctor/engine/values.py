@@ -166,16 +166,12 @@ def _map(values: Iterable[Any], *, attribute: str) -> list[Any]:
     return [value for value in map(_attribute(attribute), values) if not isinstance(value, Unknown)]
 
 
-def _selected(values: Iterable[Any], attribute: str, wanted: Any) -> list[Any]:
-    return [
-        item
-        for item in values
-        if not isinstance(lookup(item, attribute), Unknown) and lookup(item, attribute) == wanted
-    ]
+def _where(values: Iterable[Any], attribute: str, *wanted: Any) -> list[Any]:
+    return [item for item in values if lookup(item, attribute) in wanted]
 
 
-def _rejected(values: Iterable[Any], attribute: str, unwanted: Any) -> list[Any]:
-    return [item for item in values if item not in _selected([item], attribute, unwanted)]
+def _without(values: Iterable[Any], attribute: str, *unwanted: Any) -> list[Any]:
+    return [item for item in values if lookup(item, attribute) not in unwanted]
 
 
 def _sum(values: Iterable[Any], attribute: str | None = None) -> Any:
@@ -241,8 +237,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "sort": _sort,
     "unique": lambda values: list(dict.fromkeys(values)),
     "map": _map,
-    "where": _selected,
-    "without": _rejected,
+    "where": _where,
+    "without": _without,
     "keys": lambda values: list(values.keys()),
     "values": lambda values: list(values.values()),
     "join": lambda values, between="": between.join(as_text(value) for value in values),
@@ -258,7 +254,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "short": lambda value: f"{value:.3g}",
     "default": lambda value, _otherwise: value,
 }
-"""Every filter that a page may use. ``where``/``without`` keep the items whose attribute has (has not) a value."""
+"""Every filter that a page may use. ``where``/``without`` keep the items whose attribute has one (none) of the values."""
 
 TESTS: dict[str, Callable[[Any], bool]] = {
     "known": lambda value: not isinstance(value, Unknown),
