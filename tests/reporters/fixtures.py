@@ -105,7 +105,7 @@ def large() -> Report:
         setup=setup(model={"name_or_path": "meta-llama/Llama-2-70b-hf"}),
         stages=stages(),
         facts=facts,
-        rules=[*passed("QD130"), outcome(finding_learning_rate())],
+        rules=[*passed("QD120"), outcome(finding_learning_rate())],
         findings=[finding_learning_rate()],
         summary=Summary(warning=1),
     )
@@ -152,7 +152,7 @@ def finding(rule: str, name: str, severity: str, stage: str, message: str, **mor
 
 def finding_learning_rate() -> Finding:
     return finding(
-        "QD130",
+        "QD120",
         "learning-rate-of-full-fine-tuning",
         "warning",
         "config",
@@ -217,8 +217,8 @@ def broken_findings() -> list[Finding]:
             ),
         ),
         finding(
-            "QD201",
-            "base-not-in-4bit",
+            "QD202",
+            "nothing-in-4bit",
             "error",
             "load",
             "The config asks for 4-bit, yet only 0.0 % of the linear weights are: FalconLinear is a subclass that "
@@ -242,8 +242,8 @@ def broken_findings() -> list[Finding]:
             ),
         ),
         finding(
-            "QD501",
-            "peak-over-card",
+            "QD503",
+            "predicted-peak-over-card",
             "error",
             "memory",
             "The predicted peak of 27.9 GiB does not fit the 23.6 GiB that the RTX 4090 offers.",
@@ -281,8 +281,8 @@ def broken_findings() -> list[Finding]:
             key=1,
         ),
         finding(
-            "QD110",
-            "compute-dtype-float32",
+            "QD112",
+            "float32-compute-dtype",
             "warning",
             "config",
             "The compute dtype is float32, the default of BitsAndBytesConfig; every product runs several times slower.",
@@ -305,8 +305,8 @@ def broken_findings() -> list[Finding]:
             ),
         ),
         finding(
-            "QD140",
-            "unknown-key",
+            "QD101",
+            "misspelt-keys",
             "warning",
             "config",
             "The key lora_aplha is not read by anybody; lora_alpha is the closest known one.",
@@ -322,13 +322,13 @@ def broken_findings() -> list[Finding]:
             suppressed="ignored in pyproject.toml: read by our own launcher",
         ),
         finding(
-            "QD420",
-            "use-cache-in-training",
+            "QD413",
+            "cache-built-under-checkpointing",
             "info",
-            "config",
-            "use_cache is on while training; the cache costs memory and serves nothing.",
+            "step",
+            "A cache was built while training; it costs memory and serves nothing.",
             confidence="low",
-            evidence=[Evidence(fact="config.use_cache", value=True)],
+            evidence=[Evidence(fact="step.use_cache", value=True)],
         ),
     ]
 
@@ -402,8 +402,8 @@ def broken() -> Report:
             *passed(*{f.rule for f in findings}),
             *{f.rule: outcome(f) for f in findings}.values(),
             RuleOutcome(
-                rule="QD602",
-                name="samples-cut-off",
+                rule="QD609",
+                name="samples-truncated",
                 status="skipped",
                 stage="data",
                 reason="data.truncated_ratio is unknown; the stage data did not run.",

@@ -36,23 +36,23 @@ PROJECTIONS = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
-# The ids and names are of the kind that rule pages have; a report does not need the page to exist.
+# Ids and names of our pages; a report does not need the page to exist.
 PASSED = (
-    ("QD101", "unknown-key", "config"),
-    ("QD110", "compute-dtype-float32", "config"),
-    ("QD111", "quant-type-fp4", "config"),
-    ("QD120", "bf16-on-unsupported-gpu", "config"),
-    ("QD130", "learning-rate-of-full-fine-tuning", "config"),
-    ("QD201", "base-not-in-4bit", "structure"),
+    ("QD102", "unknown-keys", "config"),
+    ("QD112", "float32-compute-dtype", "config"),
+    ("QD207", "fp4-quant-type", "config"),
+    ("QD110", "bf16-training-on-older-card", "config"),
+    ("QD120", "learning-rate-of-full-fine-tuning", "config"),
+    ("QD202", "nothing-in-4bit", "structure"),
     ("QD301", "target-modules-match-nothing", "structure"),
     ("QD304", "target-modules-partly-unmatched", "structure"),
-    ("QD310", "trainable-ratio-out-of-range", "structure"),
-    ("QD401", "base-moves", "step"),
-    ("QD402", "optimizer-holds-frozen", "step"),
-    ("QD403", "checkpointing-without-input-gradients", "step"),
-    ("QD410", "loss-not-finite", "step"),
-    ("QD501", "peak-over-card", "memory"),
-    ("QD601", "labels-all-masked", "data"),
+    ("QD333", "trainable-ratio-over-budget", "structure"),
+    ("QD401", "base-weights-changed", "step"),
+    ("QD417", "optimizer-holds-frozen-tensors", "step"),
+    ("QD403", "checkpointing-starves-adapters", "step"),
+    ("QD408", "loss-not-finite", "step"),
+    ("QD503", "predicted-peak-over-card", "memory"),
+    ("QD605", "all-labels-masked", "data"),
 )
 
 

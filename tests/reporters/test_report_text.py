@@ -14,7 +14,7 @@ from tests.reporters import fixtures
 def test_findings_stand_under_their_stage_in_the_order_of_the_stages() -> None:
     lines = render(fixtures.broken(), "text").splitlines()
     heads = [line.split()[1] for line in lines if line.startswith("── ")]
-    assert heads == ["config", "structure", "memory", "load"]
+    assert heads == ["config", "structure", "memory", "load", "step"]
     assert lines.index("error[QD301] target-modules-match-nothing") > lines.index(
         next(line for line in lines if line.startswith("── structure"))
     )
@@ -70,13 +70,13 @@ def test_what_did_not_run_says_why_and_what_would_supply_it_once() -> None:
     shown = render(fixtures.config_only(), "text")
     assert "structure, memory, data, load, step skipped: It needs torch" in shown
     assert shown.count("pip install 'qlora-doctor[probe]'") == 1
-    assert "10 checks could not be evaluated: QD201" in shown
+    assert "10 checks could not be evaluated: QD202" in shown
 
 
 def test_a_suppressed_finding_is_named_with_its_reason_and_not_told_as_a_finding() -> None:
     shown = render(fixtures.broken(), "text")
-    assert "QD140 unknown-key: ignored in pyproject.toml: read by our own launcher" in shown
-    assert "warning[QD140]" not in shown
+    assert "QD101 misspelt-keys: ignored in pyproject.toml: read by our own launcher" in shown
+    assert "warning[QD101]" not in shown
 
 
 def test_colour_changes_nothing_but_colour() -> None:

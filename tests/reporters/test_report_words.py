@@ -106,5 +106,5 @@ def test_a_failed_stage_is_never_a_good_verdict() -> None:
 def test_the_gravest_and_surest_come_first() -> None:
     found = counting(fixtures.broken())
     assert [f.severity for f in found] == ["error"] * 3 + ["warning"] * 3 + ["info"]
-    assert [f.rule for f in found][:3] == ["QD301", "QD501", "QD201"]
+    assert [f.rule for f in found][:3] == ["QD301", "QD503", "QD202"]
     assert all(f.suppressed is None for f in found)

@@ -1,0 +1,66 @@
+"""Any fact may be unknown: every format must say the rest all the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from qlora_doctor.facts import Facts
+from qlora_doctor.facts.memory import MemoryPicture
+from qlora_doctor.facts.step import OptimizerFacts
+from qlora_doctor.report import Report
+from qlora_doctor.reporters import FORMATS, notebook
+from tests.reporters import fixtures
+
+SUBJECTS = [name for name in Facts.model_fields if name != "environment"]
+
+
+def rendered(facts: Facts) -> None:
+    report: Report = fixtures.healthy().model_copy(update={"facts": facts})
+    for render in (*FORMATS.values(), notebook.render):
+        assert len(render(report)) > 100
+
+
+@pytest.mark.parametrize("subject", Facts.model_fields)
+def test_a_subject_that_nobody_looked_at(subject: str) -> None:
+    rendered(fixtures.healthy().facts.model_copy(update={subject: None}))
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_a_subject_of_which_nothing_is_known(subject: str) -> None:
+    facts = fixtures.healthy().facts
+    empty = type(getattr(facts, subject))()
+    rendered(facts.model_copy(update={subject: empty}))
+    rendered(Facts(**{subject: empty}))
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_each_fact_unknown_alone_and_each_list_empty(subject: str) -> None:
+    facts = fixtures.healthy().facts
+    known = getattr(facts, subject)
+    for field in type(known).model_fields:
+        value = getattr(known, field)
+        changes = [None, []] if isinstance(value, list) else [None, {}] if isinstance(value, dict) else [None]
+        for change in changes:
+            rendered(facts.model_copy(update={subject: known.model_copy(update={field: change})}))
+
+
+def test_each_part_of_a_picture_unknown() -> None:
+    facts = fixtures.healthy().facts
+    assert facts.memory and facts.memory.predicted and facts.step
+    for field in MemoryPicture.model_fields:
+        picture = facts.memory.predicted.model_copy(update={field: None})
+        for measured in (picture, None):
+            memory = facts.memory.model_copy(update={"predicted": picture, "measured": measured})
+            rendered(facts.model_copy(update={"memory": memory}))
+    rendered(facts.model_copy(update={"step": facts.step.model_copy(update={"optimizer": OptimizerFacts()})}))
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [{}, {"model": None}, {"model": "x"}, {"file": "a.json", "origins": None}, {"model": {"dtype": "auto"}},
+     {"origins": {"model.dtype": {"source": "unknown", "note": "decided by ZeRO"}}, "model": {"dtype": None}}],
+)  # fmt: skip
+def test_a_setup_of_another_version(setup: dict[str, object]) -> None:
+    report = fixtures.healthy().model_copy(update={"setup": setup})
+    for render in (*FORMATS.values(), notebook.render):
+        assert len(render(report)) > 100
