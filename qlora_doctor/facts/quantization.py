@@ -56,6 +56,7 @@ class QuantizationFacts(Fact):
     skip_overmatch: list[SkipMatch] | None = None
     """Entries that hold back layers whose own name is not the entry (a substring or prefix too many)."""
     head_quantized: bool | None = None
+    """True where the output head is a 4-bit layer; one that is tied then lies over the embeddings' 16-bit weight."""
     classifier_quantized: list[str] | None = None
     """Newly initialised classification heads that are 4-bit."""
     routers_quantized: list[str] | None = None

@@ -11,7 +11,7 @@ import torch
 from ..config.setup import Setup
 from ..errors import StageError
 from .architecture import Architecture, load_config
-from .dtypes import apply_float32_plan, resolve_dtype
+from .dtypes import resolve_dtype, settle_dtypes
 from .failures import as_stage_error, first_sentence
 from .packing import pack_weights
 
@@ -134,7 +134,9 @@ def _build_on_meta(setup: Setup, architecture: Architecture) -> Base:
         model = _from_config(setup, config, dtype, notes)
         if quantizer is not None:
             _convert(model, quantizer, dtype)
-        apply_float32_plan(model, dtype)
+            # from_pretrained ties last: a head that was converted takes the embeddings' 16-bit weight back.
+            model.tie_weights()
+        settle_dtypes(model, dtype)
         if quantizer is not None:
             model.hf_quantizer = quantizer
             quantizer.postprocess_model(model)

@@ -251,7 +251,7 @@ class _Watch:
             step = self._facts.get("step") or StepFacts()
             yield Learned(subject="step", value=step.model_copy(update={"failure": failure}))
         elif stage == "structure" and "model" not in self._facts:
-            yield Learned(subject="model", value=ModelFacts(build_error=failure.message, build_error_kind="other"))
+            yield Learned(subject="model", value=ModelFacts(build_error=failure.message, build_error_kind=failure.kind))
 
 
 def _scratch_folder() -> tempfile.TemporaryDirectory[str] | None:

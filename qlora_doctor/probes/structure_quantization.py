@@ -47,7 +47,7 @@ def quantization_facts(
         skip_entries=skipping.entries,
         skip_without_match=skipping.without_match,
         skip_overmatch=skipping.overmatch,
-        head_quantized=None if seen.head is None else is_4bit(getattr(seen.head.module, "weight", None)),
+        head_quantized=None if seen.head is None else _is_4bit_layer(seen.head.module),
         classifier_quantized=_quantized_heads(seen, fresh_heads),
         routers_quantized=[part.name for part in seen.routers if is_4bit(part.module._parameters.get("weight"))],
         uneven_modules=[linear.name for linear in four_bit if linear.parameters % _block(linear)],
@@ -61,6 +61,11 @@ def quantization_facts(
 def float32_experts_bytes(seen: Inventory) -> int:
     """Bytes of 3-D experts that are held in float32."""
     return sum(weight.parameter.numel() * 4 for weight in seen.experts if weight.parameter.dtype == torch.float32)
+
+
+def _is_4bit_layer(module: Any) -> bool:
+    """By the weight, or by the class: a tied head that was converted is a 4-bit layer over a 16-bit weight."""
+    return is_4bit(getattr(module, "weight", None)) or type(module).__name__ == "Linear4bit"
 
 
 def _settings(base: Any) -> Any | None:
