@@ -12,7 +12,8 @@ class Fact(BaseModel):
     """A frozen group of facts.
 
     A field that is ``None`` is *unknown*: a rule that needs it is skipped, it never passes. What is known to be
-    empty is an empty list, not ``None``; a failure that did not happen is the word ``none``. Bytes are ints, ratios are floats in 0…1, seconds are floats.
+    empty is an empty list, not ``None``; a failure that did not happen is the word ``none``. Bytes are ints, ratios are
+    floats in 0…1, seconds are floats.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
