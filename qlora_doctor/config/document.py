@@ -143,8 +143,12 @@ def _format_of(path: Path, text: str) -> Format:
     return "json" if text.lstrip()[:1] in ("{", "[") else "yaml"
 
 
-def _fail(path: Path, what: str, line: int | None, column: int | None, remedy: str | None = None) -> NoReturn:
-    raise ConfigError(what, remedy=remedy, place=Place(file=str(path), line=line, column=column))
+def _fail(
+    path: Path, what: str, text: str = "", line: int | None = None, column: int | None = None, remedy: str | None = None
+) -> NoReturn:
+    lines = text.splitlines() if line is not None else []
+    excerpt = lines[line - 1][:400] if line is not None and line <= len(lines) else None
+    raise ConfigError(what, remedy=remedy, place=Place(file=str(path), line=line, column=column, excerpt=excerpt))
 
 
 # -- JSON
@@ -163,11 +167,12 @@ def _read_json(path: Path, text: str) -> Document:
     try:
         data = json.loads(text, object_pairs_hook=collect)
     except json.JSONDecodeError as error:
-        _fail(path, *_json_sentence(path, text, error))
+        what, line, column, remedy = _json_sentence(path, text, error)
+        _fail(path, what, text, line, column, remedy)
     except RecursionError:
-        _fail(path, f"{path} is nested more than {MAX_DEPTH} levels deep, which no config is.", None, None)
+        _fail(path, f"{path} is nested more than {MAX_DEPTH} levels deep, which no config is.")
     except ValueError as error:  # an integer of thousands of digits
-        _fail(path, f"{path} holds a number that cannot be read: {str(error).split(';')[0]}.", None, None)
+        _fail(path, f"{path} holds a number that cannot be read: {str(error).split(';')[0]}.")
     _check_depth(path, data)
     return Document(path, text, "json", data, duplicates=_pointers_of(data, repeated) if repeated else [])
 
@@ -214,7 +219,7 @@ def _check_depth(path: Path, data: Any) -> None:
     while level:
         depth += 1
         if depth > MAX_DEPTH + 1:
-            _fail(path, f"{path} is nested more than {MAX_DEPTH} levels deep, which no config is.", None, None)
+            _fail(path, f"{path} is nested more than {MAX_DEPTH} levels deep, which no config is.")
         containers = [value for value in level if isinstance(value, dict | list)]
         level = [inner for value in containers for inner in (value.values() if isinstance(value, dict) else value)]
 
@@ -228,10 +233,10 @@ def _read_yaml(path: Path, text: str) -> Document:
     try:
         content = read_yaml(text)
     except YamlProblem as problem:
-        if "\t" in text and text.lstrip()[:1] == "{" and (document := _as_json(path, text)) is not None:
-            return document  # JSON indented with tabs is no YAML, whatever the file is called
+        if text.lstrip()[:1] == "{" and (document := _as_json(path, text)) is not None:
+            return document  # some JSON is no YAML to libyaml (surrogate pairs), whatever the file is called
         remedy = "YAML indents with spaces; replace the tabs." if "'\\t'" in problem.message else None
-        _fail(path, f"{path} is not valid YAML: {problem.message}.", problem.line, problem.column, remedy)
+        _fail(path, f"{path} is not valid YAML: {problem.message}.", text, problem.line, problem.column, remedy)
     return Document(path, text, "yaml", content.data, content.duplicates, content.string_numbers)
 
 
@@ -253,8 +258,8 @@ def _read_toml(path: Path, text: str) -> Document:
         where = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         line, column = (int(where[1]), int(where[2])) if where else (None, None)
         what = re.sub(r"\s*\(at .*\)$", "", str(error))
-        _fail(path, f"{path} is not valid TOML: {what[:1].lower()}{what[1:]}.", line, column)
+        _fail(path, f"{path} is not valid TOML: {what[:1].lower()}{what[1:]}.", text, line, column)
     except (RecursionError, ValueError) as error:
-        _fail(path, f"{path} cannot be read as TOML: {type(error).__name__}.", None, None)
+        _fail(path, f"{path} cannot be read as TOML: {type(error).__name__}.")
     _check_depth(path, data)
     return Document(path, text, "toml", data)
