@@ -8,6 +8,7 @@ from .machine import PACKAGES, Machine, installed_versions
 from .replay import Replayed, replay
 from .step import trace_steps
 from .subject import Subject
+from .tape import Tape
 from .values import UnknownValue
 
 MARGIN = 0.02
@@ -68,11 +69,16 @@ def predict(subject: Subject, machine: Machine) -> Prediction:
     Raises:
         PredictionError: the step cannot be traced, or the optimizer is not known.
     """
-    tape = _traced(subject, machine)
+    tape = traced(subject, machine)
     return _prediction(subject, machine, replay(tape, machine))
 
 
-def _traced(subject: Subject, machine: Machine):  # type: ignore[no-untyped-def]
+def traced(subject: Subject, machine: Machine) -> Tape:
+    """The tape of a subject's step.
+
+    Raises:
+        PredictionError: it cannot be traced.
+    """
     certain = certain_bytes(subject.model)
     try:
         return trace_steps(subject.model, subject.step, machine, subject.load)

@@ -51,6 +51,7 @@ def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOp
     with playing_cuda(machine), without_triton() if options.trainer == "trl" else nullcontext(), recorder:
         _run_step(model, options, recorder)
     tape.phase("end")
+    recorder.close()
     return tape
 
 
@@ -92,8 +93,7 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
     optimizer.step(with_gradient)
     model.zero_grad(set_to_none=True)
     del kept, waiting
-    # The state outlives the step: freeing it would write events that never happen.
-    tape.keep_alive(optimizer)
+    recorder.keep(optimizer)
 
 
 def _prepared_forward(model: Any, precision: str) -> Callable[..., Any]:

@@ -57,8 +57,6 @@ class Tape:
     """Storages that are a cuBLAS workspace each; their bytes depend on the card."""
     emptied: list[int] = field(default_factory=list)
     """Positions in ``events`` before which the cache is emptied."""
-    kept: list[object] = field(default_factory=list)
-    """What outlives the traced step; held here so that its end is not taken for a free."""
 
     def alloc(self, size: int, category: str) -> int:
         """A storage of ``size`` bytes appears; returns its index."""
@@ -88,7 +86,3 @@ class Tape:
     def empty_cache(self) -> None:
         """The program gives free segments back (``torch.cuda.empty_cache``)."""
         self.emptied.append(len(self.events))
-
-    def keep_alive(self, owner: object) -> None:
-        """Hold something that outlives the step."""
-        self.kept.append(owner)

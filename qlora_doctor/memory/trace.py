@@ -55,6 +55,7 @@ class Recorder(TorchDispatchMode):
         self.values = Values()
         self._live: dict[int, _Storage] = {}
         self._threads_with_blas: set[bool] = set()
+        self._kept: list[object] = []
 
     def adopt(self, tensor: torch.Tensor, category: str) -> None:
         """Count a storage that exists already (a parameter of a model that was built before)."""
@@ -105,6 +106,15 @@ class Recorder(TorchDispatchMode):
         for item in out:
             if isinstance(item, torch.Tensor):
                 self.see(item)
+
+    def keep(self, owner: object) -> None:
+        """Hold something that outlives the step, so that its end is not taken for a free."""
+        self._kept.append(owner)
+
+    def close(self) -> None:
+        """Stop: what is let go from now on, the model above all, is no part of the tape."""
+        self._live.clear()
+        self._kept.clear()
 
     def _watch(self, storage: torch.UntypedStorage, index: int) -> None:
         entry = _Storage(storage, self._gone)
