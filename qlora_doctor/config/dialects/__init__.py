@@ -15,8 +15,35 @@ from ...errors import ConfigError, UsageError
 from ..document import Document, read_document
 from ..setup import Setup
 
-DIALECTS: dict[str, str] = {"native": "qlora_doctor.config.native"}
+_HERE = "qlora_doctor.config.dialects"
+DIALECTS: dict[str, str] = {
+    "native": "qlora_doctor.config.native",
+    "torchtune": f"{_HERE}.torchtune",
+    "nemo-automodel": f"{_HERE}.nemo_automodel",
+    "peft-adapter": f"{_HERE}.peft_adapter",
+    "hf-model-config": f"{_HERE}.transformers_config",
+    "ludwig": f"{_HERE}.ludwig",
+    "autotrain": f"{_HERE}.autotrain",
+    "h2o-llmstudio": f"{_HERE}.h2o_llmstudio",
+    "litgpt": f"{_HERE}.litgpt",
+    "oumi": f"{_HERE}.oumi",
+    "llamafactory-v1": f"{_HERE}.llamafactory_v1",
+    "unsloth-studio": f"{_HERE}.unsloth_studio",
+    "llamafactory": f"{_HERE}.llamafactory",
+    "ms-swift": f"{_HERE}.swift",
+    "axolotl": f"{_HERE}.axolotl",
+    "mftcoder": f"{_HERE}.mftcoder",
+    "firefly": f"{_HERE}.firefly",
+    "llm-finetuning-toolkit": f"{_HERE}.finetuning_toolkit",
+    "qlora-pipe": f"{_HERE}.qlora_pipe",
+    "trl": f"{_HERE}.trl",
+    "foreign": f"{_HERE}.foreign",
+    "custom": f"{_HERE}.homemade",
+}
 """Name → module; modules are imported when a file has to be recognised."""
+
+ALSO_CALLED = {"alignment-handbook": "trl", "bnb-config": "hf-model-config"}
+"""Further names that a Setup may carry."""
 
 _LEAST_SURE = 0.3
 
@@ -36,6 +63,7 @@ def dialect_named(name: str) -> Dialect:
     Raises:
         UsageError: there is none.
     """
+    name = ALSO_CALLED.get(name, name)
     if name not in DIALECTS:
         raise UsageError(f"There is no dialect {name!r}; known are {', '.join(DIALECTS)}.")
     return cast(Dialect, import_module(DIALECTS[name]))

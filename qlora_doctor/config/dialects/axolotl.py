@@ -1,0 +1,279 @@
+"""axolotl: one YAML file with its own names for everything; unknown keys are ignored without a word.
+
+Defaults and conclusions are those of axolotl 0.18: utils/schemas/, utils/config/__init__.py (resolve_dtype),
+loaders/model.py (_set_quantization_config) and core/builders/base.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..document import Document
+from ..setup import Setup
+from . import axolotl_checks
+from .fields import Reading, Table
+from .keys import key_list
+from .values import dtype, name_list, names, optimizer, strategy, switch, text, truthy
+
+name = "axolotl"
+
+_OWN = {
+    "adapter",
+    "micro_batch_size",
+    "sequence_len",
+    "sample_packing",
+    "lora_target_linear",
+    "dataset_prepared_path",
+    "pad_to_sequence_len",
+    "pretraining_dataset",
+    "val_set_size",
+    "special_tokens",
+    "lora_model_dir",
+}
+"""Keys that no other trainer has beside ``base_model``."""
+
+_FIELDS: Table = {
+    "base_model": ("model.name_or_path", text),
+    "revision_of_model": ("model.revision", text),
+    "model_revision": ("model.revision", text),
+    "trust_remote_code": "model.trust_remote_code",
+    "lora_model_dir": "model.adapter",
+    "num_labels": "model.num_labels",
+    "lora_r": "lora.r",
+    "lora_alpha": "lora.lora_alpha",
+    "lora_dropout": "lora.lora_dropout",
+    "lora_modules_to_save": ("lora.modules_to_save", name_list),
+    "lora_target_parameters": ("lora.target_parameters", name_list),
+    "lora_exclude_modules": ("lora.exclude_modules", names),
+    "lora_fan_in_fan_out": "lora.fan_in_fan_out",
+    "lora_rank_pattern": "lora.rank_pattern",
+    "lora_alpha_pattern": "lora.alpha_pattern",
+    "peft_use_rslora": "lora.use_rslora",
+    "peft_use_dora": "lora.use_dora",
+    "peft_init_lora_weights": "lora.init_lora_weights",
+    "peft_layers_to_transform": "lora.layers_to_transform",
+    "peft_layers_pattern": "lora.layers_pattern",
+    "peft_trainable_token_indices": "lora.trainable_token_indices",
+    "peft_autocast_adapter_dtype": "lora.autocast_adapter_dtype",
+    "micro_batch_size": "training.per_device_train_batch_size",
+    "eval_batch_size": "training.per_device_eval_batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "learning_rate": "training.learning_rate",
+    "weight_decay": "training.weight_decay",
+    "max_grad_norm": "training.max_grad_norm",
+    "max_steps": "training.max_steps",
+    "num_epochs": "training.num_train_epochs",
+    "lr_scheduler": "training.lr_scheduler_type",
+    "warmup_ratio": "training.warmup_ratio",
+    "warmup_steps": "training.warmup_steps",
+    "optimizer": ("training.optim", optimizer),
+    "optim_target_modules": "training.optim_target_modules",
+    "gradient_checkpointing_kwargs": "training.gradient_checkpointing_kwargs",
+    "sequence_len": "training.max_length",
+    "sample_packing": "training.packing",
+    "group_by_length": "training.group_by_length",
+    "neftune_noise_alpha": "training.neftune_noise_alpha",
+    "eval_strategy": ("training.eval_strategy", strategy),
+    "evaluation_strategy": ("training.eval_strategy", strategy),
+    "save_strategy": ("training.save_strategy", strategy),
+    "seed": "training.seed",
+    "deepspeed": "training.deepspeed",
+    "ddp_find_unused_parameters": "training.ddp_find_unused_parameters",
+    "dataloader_num_workers": "training.dataloader_num_workers",
+    "logging_steps": "training.logging_steps",
+    "resume_from_checkpoint": "training.resume_from_checkpoint",
+    "output_dir": "training.output_dir",
+    "liger_fused_linear_cross_entropy": ("training.use_liger_kernel", switch),
+}
+_DEFAULTS: dict[str, Any] = {
+    "lora.lora_dropout": 0.0,
+    "lora.bias": "none",
+    "training.per_device_train_batch_size": 1,
+    "training.gradient_accumulation_steps": 1,
+    "training.optim": "adamw_torch_fused",
+    "training.lr_scheduler_type": "cosine",
+    "training.num_train_epochs": 1.0,
+    "training.max_length": 512,
+    "training.packing": False,
+    "training.weight_decay": 0.0,
+    "training.max_grad_norm": 1.0,
+    "model.trust_remote_code": False,
+    "training.trainer": "transformers",
+}
+_ATTENTION = {
+    "xformers_attention": "xformers",
+    "sage_attention": "sage",
+    "flex_attention": "flex_attention",
+    "flash_attention": "flash_attention_2",
+    "sdp_attention": "sdpa",
+    "eager_attention": "eager",
+}
+"""The older switches, in axolotl's own order of precedence."""
+
+_BNB = {
+    "bnb_4bit_quant_type": ("nf4", text),
+    "bnb_4bit_use_double_quant": (True, switch),
+    "bnb_4bit_quant_storage": ("bfloat16", dtype),
+}
+
+
+def recognise(document: Document) -> float:
+    """``base_model`` is a text, and something stands beside it that only axolotl has."""
+    data = document.data
+    if not isinstance(data, dict) or not isinstance(data.get("base_model"), str):
+        return 0.0
+    own = len(_OWN & data.keys())
+    if isinstance(data.get("datasets"), list) and any(isinstance(d, dict) and "path" in d for d in data["datasets"]):
+        own += 1
+    return 0.98 if own >= 2 else 0.9 if own == 1 else 0.0
+
+
+def read(document: Document) -> Setup:
+    """An axolotl config → Setup."""
+    known = key_list("axolotl")
+    reading = Reading(document, name, f"axolotl {known.version}")
+    reading.take(_FIELDS)
+    _precision(reading)
+    _quantization(reading)
+    _lora(reading)
+    _attention(reading)
+    _batches(reading)
+    _checkpointing(reading)
+    _distribution(reading)
+    _data(reading)
+    reading.defaults(_DEFAULTS)
+    axolotl_checks.check(reading)
+    reading.check_keys(known)
+    if document.string_numbers:
+        reading.remark("string-numbers-converted", None, "axolotl turns such texts into numbers by itself.")
+    return reading.setup()
+
+
+def _precision(reading: Reading) -> None:
+    """bf16 wins over fp16; ``auto`` is bf16 where the GPU has it, else fp16; without any all is float32."""
+    key = next((key for key in ("bf16", "bfloat16", "fp16", "float16") if reading.get(key)), None)
+    automatic = str(reading.get("bf16")).lower() == "auto"
+    fp16 = bool(reading.get("fp16") or reading.get("float16"))
+    bf16 = bool(reading.get("bf16") or reading.get("bfloat16")) and not (automatic and fp16)
+    note = None
+    if automatic and bf16:
+        note = "bf16: auto is bf16 where the GPU has it, else fp16."
+        reading.remark("bf16-auto", "bf16", note)
+    reading.put("training.bf16", bf16 and not reading.get("bfloat16"), "bf16", note)
+    reading.put("training.fp16", bool(reading.get("fp16")) and not bf16, "fp16")
+    chosen = "bfloat16" if bf16 else "float16" if fp16 or reading.get("load_in_8bit") else "float32"
+    reading.put(
+        "model.dtype", chosen, key, note or f"axolotl loads the model in the dtype that it trains in: {chosen}."
+    )
+
+
+def _quantization(reading: Reading) -> None:
+    """4-bit needs ``adapter: qlora``; with ``adapter: lora`` the switch does nothing since axolotl 0.13.0."""
+    adapter, four = reading.get("adapter"), bool(reading.get("load_in_4bit"))
+    on = four and adapter == "qlora"
+    note = None
+    if four and adapter == "lora":
+        note = "axolotl 0.13.0 and later quantize to 4 bits with `adapter: qlora` only; the base stays in 16 bits."
+        reading.remark("four-bit-switch-without-effect", "load_in_4bit", note)
+    reading.put("quantization.load_in_4bit", on, "load_in_4bit", note)
+    reading.put("quantization.load_in_8bit", bool(reading.get("load_in_8bit")) and adapter == "lora", "load_in_8bit")
+    if reading.get("gptq"):
+        reading.put("quantization.backend", "gptq", "gptq")
+    if reading.has("model_quantization_config"):
+        kind = str(reading.get("model_quantization_config")).removesuffix("Config").lower()
+        reading.put("quantization.backend", kind, "model_quantization_config")
+    if not on:
+        return
+    reading.put("quantization.bnb_4bit_compute_dtype", reading.value("model.dtype"))
+    reading.defaults({f"quantization.{field}": default for field, (default, _) in _BNB.items()})
+    kwargs = reading.get("bnb_config_kwargs")
+    for field, value in (kwargs if isinstance(kwargs, dict) else {}).items():
+        convert = _BNB[field][1] if field in _BNB else dtype if field == "bnb_4bit_compute_dtype" else None
+        if convert is not None:
+            reading.put(f"quantization.{field}", convert(value), f"bnb_config_kwargs.{field}")
+        elif field == "llm_int8_skip_modules":
+            reading.put("quantization.llm_int8_skip_modules", name_list(value), f"bnb_config_kwargs.{field}")
+
+
+def _lora(reading: Reading) -> None:
+    """``lora_target_linear`` adds every linear layer to ``lora_target_modules``."""
+    targets = reading.get("lora_target_modules")
+    if reading.get("lora_target_linear"):
+        note = "lora_target_linear: true adapts every linear layer but the output head."
+        if targets and targets != "all-linear":
+            note += " lora_target_modules is added to them."
+        reading.put("lora.target_modules", "all-linear", "lora_target_linear", note)
+    elif targets:
+        reading.take({"lora_target_modules": ("lora.target_modules", lambda value: value)})
+    elif reading.get("adapter") in ("lora", "qlora") and not reading.get("lora_target_parameters"):
+        note = "Neither lora_target_modules nor lora_target_linear is set, so axolotl hands PEFT an empty list."
+        key = "lora_target_modules" if reading.written("lora_target_modules") else None
+        reading.put("lora.target_modules", [], key, note)
+    if reading.get("peft.loftq_config.loftq_bits"):
+        reading.put("lora.init_lora_weights", "loftq", "peft.loftq_config")
+
+
+def _attention(reading: Reading) -> None:
+    reading.take({"attn_implementation": "model.attn_implementation"})
+    for key, implementation in _ATTENTION.items():
+        if reading.get(key) and not reading.knows("model.attn_implementation"):
+            reading.put("model.attn_implementation", implementation, key)
+    if reading.get("gemma4_hybrid_attn_impl"):
+        reading.default("model.attn_implementation", "flash_attention_2", "gemma4_hybrid_attn_impl needs it")
+
+
+def _batches(reading: Reading) -> None:
+    """``batch_size`` is the number of samples of an optimizer step on one device, an older way to say it."""
+    total, micro = reading.get("batch_size"), reading.get("micro_batch_size")
+    if isinstance(total, int) and isinstance(micro, int) and micro and not reading.has("gradient_accumulation_steps"):
+        reading.put(
+            "training.gradient_accumulation_steps",
+            max(1, total // micro),
+            "batch_size",
+            "batch_size / micro_batch_size",
+        )
+    if reading.value("training.per_device_train_batch_size") and not reading.has("eval_batch_size"):
+        reading.default("training.per_device_eval_batch_size", reading.value("training.per_device_train_batch_size"))
+
+
+def _checkpointing(reading: Reading) -> None:
+    """``offload`` and the older ``unsloth`` checkpoint too; without kwargs axolotl takes use_reentrant: false."""
+    if reading.has("gradient_checkpointing"):
+        reading.take({"gradient_checkpointing": ("training.gradient_checkpointing", truthy)})
+        if reading.get("gradient_checkpointing") and not reading.has("gradient_checkpointing_kwargs"):
+            reading.default("training.gradient_checkpointing_kwargs", {"use_reentrant": False})
+    elif reading.get("activation_offloading") == "hidden_states":
+        reading.put("training.gradient_checkpointing", True, "activation_offloading")
+    reading.default("training.gradient_checkpointing", False)
+
+
+def _distribution(reading: Reading) -> None:
+    config = reading.get("fsdp_config")
+    if reading.get("fsdp") or (isinstance(config, dict) and config):
+        wanted = reading.get("fsdp")
+        key = "fsdp" if wanted else "fsdp_config"
+        reading.put("training.fsdp", [str(w) for w in wanted] if isinstance(wanted, list) else "full_shard", key)
+        settings = {str(k).removeprefix("fsdp_"): v for k, v in (config if isinstance(config, dict) else {}).items()}
+        version = reading.get("fsdp_version", settings.get("version", 1))
+        reading.put("training.fsdp_config", {**settings, "version": version}, "fsdp_config")
+    sharded = reading.knows("training.fsdp") or "zero3" in str(reading.get("deepspeed"))
+    if reading.value("quantization.load_in_4bit") or reading.value("quantization.load_in_8bit"):
+        reading.default(
+            "training.prepare_for_kbit_training", not sharded, "left out with FSDP and ZeRO-3" if sharded else None
+        )
+
+
+def _data(reading: Reading) -> None:
+    if isinstance(reading.get("datasets"), list):
+        reading.take({"datasets.0.path": ("data.train", text)})
+    method = reading.get("rl")
+    if method:
+        reading.put("training.method", str(method), "rl")
+    elif reading.get("pretraining_dataset"):
+        reading.put("training.method", "pretrain", "pretraining_dataset")
+    else:
+        reading.default("training.method", "sft")
+    if not reading.get("val_set_size") and not reading.get("test_datasets"):
+        reading.put("training.eval_strategy", "no", "val_set_size", "There is nothing to evaluate on.")
+    elif reading.has("eval_steps") or reading.has("evals_per_epoch"):
+        reading.put("training.eval_strategy", "steps", "eval_steps" if reading.has("eval_steps") else "evals_per_epoch")

@@ -1,0 +1,257 @@
+"""Combinations that axolotl 0.18 itself refuses, as a table: found here before a GPU is waited for.
+
+Each row is one check of axolotl's utils/schemas/ (file in the comment) that concerns an adapter on a quantized base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .fields import Reading
+
+Row = tuple[str, str, Callable[[Reading], bool], str]
+"""(kind, key that it points at, is it so, what axolotl says)."""
+
+
+def _has(*keys: str) -> Callable[[Reading], bool]:
+    return lambda reading: all(bool(reading.get(key)) for key in keys)
+
+
+def _adapter(reading: Reading) -> bool:
+    return reading.get("adapter") in ("lora", "qlora")
+
+
+def _qlora(reading: Reading) -> bool:
+    return bool(reading.get("adapter") == "qlora" and not reading.get("merge_lora"))
+
+
+def _bits(reading: Reading) -> bool:
+    return bool(reading.get("load_in_4bit") or reading.get("load_in_8bit"))
+
+
+def _reentrant(reading: Reading) -> bool:
+    kwargs = reading.get("gradient_checkpointing_kwargs")
+    return isinstance(kwargs, dict) and kwargs.get("use_reentrant") is True
+
+
+def _version2(reading: Reading) -> bool:
+    return str(reading.get("fsdp_version", reading.get("fsdp_config.fsdp_version"))) == "2"
+
+
+def _shards(reading: Reading) -> bool:
+    return bool(reading.get("fsdp") or reading.get("fsdp_config"))
+
+
+def _few_batch_keys(reading: Reading) -> bool:
+    keys = ("micro_batch_size", "gradient_accumulation_steps", "batch_size")
+    return sum(bool(reading.get(key)) for key in keys) < 2
+
+
+def _sharegpt(reading: Reading) -> bool:
+    found = reading.get("datasets")
+    return isinstance(found, list) and any(
+        isinstance(one, dict) and str(one.get("type", "")).startswith("sharegpt") for one in found
+    )
+
+
+def _evaluates_nothing(reading: Reading) -> bool:
+    asked = (
+        reading.get("eval_steps")
+        or reading.get("evals_per_epoch")
+        or reading.get("eval_strategy") not in (None, "no", False)
+    )
+    return bool(asked) and reading.get("val_set_size") == 0 and not reading.get("test_datasets")
+
+
+def _unsloth(reading: Reading) -> bool:
+    return any(reading.get(f"unsloth_lora_{part}") for part in ("mlp", "qkv", "o"))
+
+
+ROWS: tuple[Row, ...] = (
+    # peft.py
+    (
+        "quantized-without-adapter",
+        "load_in_4bit",
+        lambda r: _bits(r) and not r.get("adapter") and not r.get("inference"),
+        "axolotl stops: load_in_4bit and load_in_8bit need an adapter.",
+    ),
+    (
+        "qlora-without-4bit",
+        "adapter",
+        lambda r: _qlora(r) and not r.get("load_in_4bit"),
+        "axolotl stops: adapter: qlora needs load_in_4bit: true.",
+    ),
+    (
+        "qlora-with-8bit",
+        "load_in_8bit",
+        lambda r: _qlora(r) and bool(r.get("load_in_8bit")),
+        "axolotl stops: adapter: qlora cannot be loaded in 8 bits.",
+    ),
+    (
+        "qlora-with-gptq",
+        "gptq",
+        lambda r: _qlora(r) and bool(r.get("gptq")),
+        "axolotl stops: adapter: qlora cannot be loaded with gptq.",
+    ),
+    (
+        "target-parameters-with-dropout",
+        "lora_dropout",
+        _has("lora_target_parameters", "lora_dropout"),
+        "axolotl stops: lora_target_parameters needs lora_dropout: 0.",
+    ),
+    # validation.py
+    (
+        "too-few-batch-keys",
+        "micro_batch_size",
+        _few_batch_keys,
+        "axolotl stops: at least two of micro_batch_size, gradient_accumulation_steps and batch_size must be set.",
+    ),
+    (
+        "batch-size-and-accumulation",
+        "batch_size",
+        _has("batch_size", "gradient_accumulation_steps"),
+        "axolotl stops: batch_size and gradient_accumulation_steps exclude each other.",
+    ),
+    (
+        "warmup-twice",
+        "warmup_ratio",
+        _has("warmup_steps", "warmup_ratio"),
+        "axolotl stops: warmup_steps and warmup_ratio exclude each other.",
+    ),
+    (
+        "eval-steps-twice",
+        "evals_per_epoch",
+        _has("eval_steps", "evals_per_epoch"),
+        "axolotl stops: eval_steps and evals_per_epoch exclude each other.",
+    ),
+    (
+        "save-steps-twice",
+        "saves_per_epoch",
+        _has("save_steps", "saves_per_epoch"),
+        "axolotl stops: save_steps and saves_per_epoch exclude each other.",
+    ),
+    (
+        "evaluates-without-data",
+        "val_set_size",
+        _evaluates_nothing,
+        "axolotl stops: evaluation is asked for, and val_set_size: 0 leaves nothing to evaluate on.",
+    ),
+    (
+        "dataset-type-sharegpt",
+        "datasets",
+        _sharegpt,
+        "axolotl stops: the dataset type sharegpt was removed; type: chat_template takes its place.",
+    ),
+    (
+        "unsloth-kernels-removed",
+        "unsloth_lora_mlp",
+        _unsloth,
+        "axolotl stops: the unsloth_* switches were removed; lora_mlp_kernel, lora_qkv_kernel and "
+        "lora_o_kernel take their place.",
+    ),
+    (
+        "packing-with-preference-training",
+        "sample_packing",
+        _has("rl", "sample_packing"),
+        "axolotl stops: sample_packing does not go with rl.",
+    ),
+    (
+        "fused-mlp-with-adapter",
+        "flash_attn_fuse_mlp",
+        lambda r: _adapter(r) and bool(r.get("flash_attn_fuse_mlp")),
+        "axolotl stops: flash_attn_fuse_mlp does not go with LoRA.",
+    ),
+    (
+        "layers-and-unfrozen",
+        "unfrozen_parameters",
+        _has("peft_layers_to_transform", "unfrozen_parameters"),
+        "axolotl stops: peft_layers_to_transform and unfrozen_parameters exclude each other.",
+    ),
+    (
+        "layers-pattern-alone",
+        "peft_layers_pattern",
+        lambda r: bool(r.get("peft_layers_pattern")) and not r.get("peft_layers_to_transform"),
+        "axolotl stops: peft_layers_pattern needs peft_layers_to_transform.",
+    ),
+    (
+        "unfrozen-with-reentrant",
+        "unfrozen_parameters",
+        lambda r: bool(r.get("unfrozen_parameters")) and _reentrant(r),
+        "axolotl stops: unfrozen_parameters needs use_reentrant: false.",
+    ),
+    (
+        "fsdp2-with-8bit-optimizer",
+        "optimizer",
+        lambda r: _shards(r) and _version2(r) and r.get("optimizer") in ("adamw_8bit", "adamw_bnb_8bit"),
+        "axolotl stops: FSDP 2 does not go with this 8-bit optimizer; adamw_torch_8bit does.",
+    ),
+    (
+        "fsdp2-with-quantized-preference-training",
+        "rl",
+        lambda r: _shards(r) and _version2(r) and _bits(r) and r.get("rl") in ("dpo", "kto", "orpo", "ipo"),
+        "axolotl stops: FSDP 2 does not train a quantized base by preference.",
+    ),
+    (
+        "fsdp-and-deepspeed",
+        "deepspeed",
+        lambda r: _shards(r) and bool(r.get("deepspeed")),
+        "axolotl stops: fsdp and deepspeed exclude each other.",
+    ),
+    (
+        "quantization-config-and-bits",
+        "model_quantization_config",
+        lambda r: bool(r.get("model_quantization_config")) and _bits(r),
+        "axolotl stops: model_quantization_config and load_in_4bit or load_in_8bit exclude each other.",
+    ),
+    (
+        "q-galore-with-adapter",
+        "optimizer",
+        lambda r: _adapter(r) and str(r.get("optimizer")).startswith("q_galore"),
+        "axolotl stops: the optimizer q_galore trains the whole model and does not go with an adapter.",
+    ),
+    # config.py
+    (
+        "attention-twice",
+        "attn_implementation",
+        lambda r: (
+            bool(r.get("attn_implementation"))
+            and any(r.get(f"{kind}_attention") for kind in ("flash", "sdp", "xformers", "flex", "sage", "eager"))
+        ),
+        "axolotl stops: attn_implementation and the older attention switches exclude each other.",
+    ),
+    (
+        "qat-with-adapter",
+        "qat",
+        lambda r: bool(r.get("qat")) and (bool(r.get("adapter")) or _bits(r)),
+        "axolotl stops: quantization-aware training goes with neither an adapter nor a quantized base.",
+    ),
+    (
+        "deprecated-key",
+        "max_packed_sequence_len",
+        _has("max_packed_sequence_len"),
+        "axolotl stops: max_packed_sequence_len was removed; sample_packing takes its place.",
+    ),
+    (
+        "deprecated-key",
+        "rope_scaling",
+        _has("rope_scaling"),
+        "axolotl stops: rope_scaling belongs under overrides_of_model_config.",
+    ),
+    ("deprecated-key", "s2_attention", _has("s2_attention"), "axolotl stops: s2_attention was removed."),
+    (
+        "deprecated-key",
+        "flash_attn_rms_norm",
+        _has("flash_attn_rms_norm"),
+        "axolotl stops: flash_attn_rms_norm was removed.",
+    ),
+)
+
+
+def check(reading: Reading) -> None:
+    """Remark on every combination that axolotl refuses."""
+    for kind, key, is_so, note in ROWS:
+        if is_so(reading):
+            shown = (
+                key if reading.written(key) else next((k for k in ("adapter", "base_model") if reading.written(k)), key)
+            )
+            reading.refused(kind, shown, note)

@@ -1,0 +1,161 @@
+"""How dialects write values: dtypes, switches, comma lists → what Setup takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+
+class Unreadable(Exception):
+    """A value is not what its key takes; ``expected`` says in words what is."""
+
+    def __init__(self, expected: str) -> None:
+        super().__init__(expected)
+        self.expected = expected
+
+
+_DTYPES = {
+    "bf16": "bfloat16",
+    "bfloat16": "bfloat16",
+    "bf16-true": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "float16": "float16",
+    "16-true": "float16",
+    "fp32": "float32",
+    "float": "float32",
+    "float32": "float32",
+    "32-true": "float32",
+    "32": "float32",
+    "auto": "auto",
+}
+_TEMPLATE = re.compile(r"\$\{[^}]*\}|\{\{.*\}\}|\$[A-Za-z_]\w*\Z|<[A-Za-z][^<>]*>\Z", re.DOTALL)
+_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+
+
+def is_template(value: Any) -> bool:
+    """True for a placeholder (``${HOME}``, ``$MODEL``, ``{{ model }}``, ``<your model>``) that is filled in later."""
+    return isinstance(value, str) and _TEMPLATE.search(value) is not None
+
+
+def dtype(value: Any) -> str:
+    """A dtype under any of its names → torch's name."""
+    name = str(value).strip().lower().removeprefix("torch.")
+    if name not in _DTYPES:
+        raise Unreadable("one of bfloat16, float16, float32, auto")
+    return _DTYPES[name]
+
+
+def storage_dtype(value: Any) -> str:
+    """The dtype that 4-bit weights are packed in."""
+    name = str(value).strip().lower().removeprefix("torch.")
+    if name in ("uint8", "int8", "float64"):
+        return name
+    return dtype(value)
+
+
+def switch(value: Any) -> bool:
+    """true and false, also as the words that argument parsers take."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise Unreadable("true or false")
+
+
+def negated(value: Any) -> bool:
+    """A switch that turns something off."""
+    return not switch(value)
+
+
+def truthy(value: Any) -> bool:
+    """Any value that counts as true in Python, as the trainer uses it."""
+    return bool(value)
+
+
+def names(value: Any) -> list[str] | str:
+    """Module names: a list, a comma list or a single name; ``all-linear`` and regular expressions stay as they are."""
+    if isinstance(value, list):
+        return [str(name) for name in value]
+    text = str(value).strip()
+    if text.replace("_", "-").lower() == "all-linear":
+        return "all-linear"
+    if re.search(r"[\\()\[\]*+?|^$]", text):
+        return text
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def name_list(value: Any) -> list[str]:
+    """Names that are always a list."""
+    found = names(value)
+    return found if isinstance(found, list) else [found]
+
+
+def names_or_all(value: Any) -> list[str] | str:
+    """As ``names``, where ``all`` stands for every linear layer."""
+    found = names(value)
+    return "all-linear" if found in (["all"], ["all-linear"]) else found
+
+
+def one_or_list(value: Any) -> str | None:
+    """The first of a list, or the value itself."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return None if value is None else str(value)
+
+
+def strategy(value: Any) -> str:
+    """``no``, ``steps``, ``epoch``: YAML reads a bare no as false."""
+    if isinstance(value, bool):
+        return "steps" if value else "no"
+    return str(value)
+
+
+def optimizer(value: Any) -> str:
+    """An optimizer's name as TrainingArguments writes it."""
+    return str(value).strip().lower()
+
+
+def positive(value: Any) -> Any:
+    """A number; null where it is zero or less, as trainers write "not set"."""
+    number = whole(value)
+    return number if number > 0 else None
+
+
+def whole(value: Any) -> int:
+    """A whole number, also written ``512.0`` or ``"512"``."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise Unreadable("a whole number") from None
+    if isinstance(value, bool) or number != number // 1:
+        raise Unreadable("a whole number")
+    return int(number)
+
+
+def text(value: Any) -> str:
+    """A text; a number or a switch that YAML made of it becomes text again."""
+    if isinstance(value, dict | list):
+        raise Unreadable("a text")
+    return str(value)
+
+
+def when(value: Any, expected: Any) -> bool:
+    """True where a value is the expected one, whatever its case."""
+    return str(value).strip().lower() == str(expected)
+
+
+def chosen(choices: dict[str, Any], expected: str) -> Callable[[Any], Any]:
+    """A conversion by a table of words."""
+
+    def convert(value: Any) -> Any:
+        word = str(value).strip().lower()
+        if word not in choices:
+            raise Unreadable(expected)
+        return choices[word]
+
+    return convert
