@@ -254,7 +254,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "short": lambda value: f"{value:.3g}",
     "default": lambda value, _otherwise: value,
 }
-"""Every filter that a page may use; ``where`` (``without``) keeps items whose attribute has one (none) of the values."""
+"""Every filter that a page may use; ``where`` (``without``) keeps items whose attribute is one (none) of the values."""
 
 TESTS: dict[str, Callable[[Any], bool]] = {
     "known": lambda value: not isinstance(value, Unknown),
