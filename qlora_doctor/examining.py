@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from .checking import CheckOptions, Observer, _Session
-from .facts import ConfigFacts
 from .report import Report, StageRecord
 
 
@@ -35,11 +34,12 @@ def examine(
     from .engine import load_rules
     from .probes.environment import look_at_environment
     from .probes.live import examine_objects
+    from .probes.live_config import live_config
 
     options = CheckOptions(selection=selection, fail_on=fail_on)  # type: ignore[arg-type]
     session = _Session(load_rules(asset_folder("rules")), options, Observer())
     seen = examine_objects(model, optimizer=optimizer, batch=batch)
-    config = (seen.config or ConfigFacts()).model_copy(update=known)
+    config = live_config(model, optimizer, batch).model_copy(update=known)
     session.facts = seen.model_copy(update={"environment": look_at_environment(), "config": config})
     for name in ("config", "structure", "load"):
         session.stages[name] = StageRecord(name=name, status="done")
