@@ -140,6 +140,7 @@ def step(arguments: argparse.Namespace) -> dict[str, Any]:
 def fingerprint(arguments: argparse.Namespace) -> dict[str, Any]:
     """Bytes per second of fingerprinting on CUDA against reading by a device-to-device copy (bytes read + written)."""
     import torch
+
     from qlora_doctor.probes.fingerprint import fingerprint as fingerprint_tensor
 
     def best(action: Callable[[], object]) -> float:
