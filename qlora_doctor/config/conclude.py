@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..facts.config import ConfigFacts, UnknownKey
+from ..facts.config import ConfigFacts, Remark, UnknownKey
 from ..facts.environment import EnvironmentFacts
 from . import defaults
 from .defaults import Libraries
@@ -31,21 +31,55 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
     values = _Values(setup)
     quantization = _quantization(values)
     training = _training(values, libraries, quantization)
+    model, card = _model(values, libraries, quantization), _card(setup, environment)
+    if card.get("gpu_bf16") is False and any(remark["kind"] == "bf16-auto" for remark in setup.remarks):
+        _fall_back_to_fp16(setup, model, quantization, training)
     return ConfigFacts(
         dialect=setup.dialect,
         dialect_confidence=setup.dialect_confidence,
-        **_model(values, libraries, quantization),
+        **model,
         **quantization,
         **_lora(values),
         **training,
-        **_card(setup, environment),
+        **card,
         **_distribution(values, libraries),
         **_budgets(setup),
         unknown_keys=[UnknownKey.model_validate(key) for key in setup.unknown_keys],
         duplicate_keys=list(setup.duplicate_keys),
         string_numbers=list(setup.string_numbers),
         removed_keys=[UnknownKey.model_validate(key) for key in setup.removed_keys],
+        **_remarks(setup),
+        idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
+
+
+def _fall_back_to_fp16(setup: Setup, *facts: dict[str, Any]) -> None:
+    """``bf16: auto`` on a card without bf16: what was concluded as bf16 is fp16."""
+    for section in facts:
+        for name, path in (("model_dtype", "model.dtype"), ("compute_dtype", "quantization.bnb_4bit_compute_dtype")):
+            origin = setup.origins.get(path)
+            if section.get(name) == "bfloat16" and (name == "model_dtype" or origin is None or origin.place is None):
+                section[name] = "float16"
+        if section.get("bf16"):
+            section |= {"bf16": False, "fp16": True}
+
+
+def _remarks(setup: Setup) -> dict[str, Any]:
+    def of(effect: str) -> list[Remark]:
+        return [
+            Remark(kind=str(r["kind"]), key=r["key"], note=r["note"]) for r in setup.remarks if r["effect"] == effect
+        ]
+
+    others = of("other-meaning")
+    return {"refused": of("refused"), "remarks": [remark.kind for remark in others], "remark_notes": others}
+
+
+def _idle_options(setup: Setup, four_bit: bool | None) -> list[str] | None:
+    if four_bit is None:
+        return None
+    written = [path for path, origin in setup.origins.items() if origin.source == "explicit"]
+    options = [path.partition(".")[2] for path in written if path.startswith("quantization.bnb_4bit_")]
+    return [] if four_bit else sorted(options)
 
 
 class _Values:

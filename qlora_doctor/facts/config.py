@@ -114,6 +114,20 @@ class ConfigFacts(Fact):
     """Keys whose number was written so that YAML 1.1 reads a string (``2e-4``)."""
     removed_keys: "list[UnknownKey] | None" = None
     """Keys that the installed (or stated) version of the reader no longer accepts."""
+    refused: "list[Remark] | None" = None
+    """Combinations at which the trainer that reads the file stops by itself."""
+    remarks: list[str] | None = None
+    """Kinds of ``Remark`` that are no refusals: keys that mean something else than they say.
+
+    ``four-bit-switch-without-effect`` (axolotl: ``adapter: lora`` with ``load_in_4bit``), ``lora-switched-off``
+    (``use_peft``, ``peft``, ``lora`` is off or missing), ``no-lora`` (another method than LoRA is asked for),
+    ``quantization-switched-off`` (bits without a method), ``bf16-auto`` (bf16 where the GPU has it, else fp16),
+    ``string-numbers-converted`` (the reader turns numbers written as text into numbers), ``several-runs``.
+    """
+    remark_notes: "list[Remark] | None" = None
+    """The same with the key and what is to be said of it."""
+    idle_four_bit_options: list[str] | None = None
+    """bnb_4bit_* options that the file sets although it does not quantize to 4 bits; None where that is unknown."""
 
 
 class UnknownKey(Fact):
@@ -121,6 +135,14 @@ class UnknownKey(Fact):
 
     key: str
     closest: str | None = None
+    note: str | None = None
+
+
+class Remark(Fact):
+    """Keys that together mean something else than they say, or that the trainer refuses."""
+
+    kind: str
+    key: str | None = None
     note: str | None = None
 
 

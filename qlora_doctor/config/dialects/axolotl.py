@@ -13,7 +13,7 @@ from ..setup import Setup
 from . import axolotl_checks
 from .fields import Reading, Table
 from .keys import key_list
-from .values import dtype, name_list, names, optimizer, strategy, switch, text, truthy
+from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, text, truthy
 
 name = "axolotl"
 
@@ -110,10 +110,17 @@ _ATTENTION = {
 }
 """The older switches, in axolotl's own order of precedence."""
 
-_BNB = {
-    "bnb_4bit_quant_type": ("nf4", text),
-    "bnb_4bit_use_double_quant": (True, switch),
-    "bnb_4bit_quant_storage": ("bfloat16", dtype),
+_BNB: Table = {
+    "bnb_4bit_quant_type": "quantization.bnb_4bit_quant_type",
+    "bnb_4bit_use_double_quant": ("quantization.bnb_4bit_use_double_quant", switch),
+    "bnb_4bit_compute_dtype": ("quantization.bnb_4bit_compute_dtype", dtype),
+    "bnb_4bit_quant_storage": ("quantization.bnb_4bit_quant_storage", storage_dtype),
+    "llm_int8_skip_modules": ("quantization.llm_int8_skip_modules", name_list),
+}
+_BNB_DEFAULTS: dict[str, Any] = {
+    "quantization.bnb_4bit_quant_type": "nf4",
+    "quantization.bnb_4bit_use_double_quant": True,
+    "quantization.bnb_4bit_quant_storage": "bfloat16",
 }
 
 
@@ -184,15 +191,9 @@ def _quantization(reading: Reading) -> None:
         reading.put("quantization.backend", kind, "model_quantization_config")
     if not on:
         return
-    reading.put("quantization.bnb_4bit_compute_dtype", reading.value("model.dtype"))
-    reading.defaults({f"quantization.{field}": default for field, (default, _) in _BNB.items()})
-    kwargs = reading.get("bnb_config_kwargs")
-    for field, value in (kwargs if isinstance(kwargs, dict) else {}).items():
-        convert = _BNB[field][1] if field in _BNB else dtype if field == "bnb_4bit_compute_dtype" else None
-        if convert is not None:
-            reading.put(f"quantization.{field}", convert(value), f"bnb_config_kwargs.{field}")
-        elif field == "llm_int8_skip_modules":
-            reading.put("quantization.llm_int8_skip_modules", name_list(value), f"bnb_config_kwargs.{field}")
+    reading.take(_BNB, "bnb_config_kwargs.")
+    reading.default("quantization.bnb_4bit_compute_dtype", reading.value("model.dtype"), "the dtype that it trains in")
+    reading.defaults(_BNB_DEFAULTS)
 
 
 def _lora(reading: Reading) -> None:

@@ -55,12 +55,28 @@ def _sharegpt(reading: Reading) -> bool:
 
 
 def _evaluates_nothing(reading: Reading) -> bool:
-    asked = (
-        reading.get("eval_steps")
-        or reading.get("evals_per_epoch")
-        or reading.get("eval_strategy") not in (None, "no", False)
-    )
-    return bool(asked) and reading.get("val_set_size") == 0 and not reading.get("test_datasets")
+    asked = reading.get("eval_steps") or reading.get("eval_strategy")
+    nothing = reading.get("val_set_size") == 0 and not reading.get("test_datasets")
+    return bool(asked) and nothing and reading.get("eval_strategy") not in ("no", False)
+
+
+def _steps_mismatch(kind: str, *keys: str) -> Callable[[Reading], bool]:
+    """A strategy that does not go by steps, beside a number of steps."""
+
+    def is_so(reading: Reading) -> bool:
+        strategy = reading.get(f"{kind}_strategy")
+        return bool(strategy and strategy != "steps" and any(reading.get(key) for key in keys))
+
+    return is_so
+
+
+def _stops_early_unmeasured(reading: Reading) -> bool:
+    save, evaluate = reading.get("save_steps"), reading.get("eval_steps")
+    if not reading.get("early_stopping_patience") or not all(
+        isinstance(n, int | float | None) for n in (save, evaluate)
+    ):
+        return False
+    return not (save and evaluate and save % evaluate == 0)
 
 
 def _unsloth(reading: Reading) -> bool:
@@ -137,6 +153,24 @@ ROWS: tuple[Row, ...] = (
         "axolotl stops: evaluation is asked for, and val_set_size: 0 leaves nothing to evaluate on.",
     ),
     (
+        "eval-steps-and-strategy",
+        "eval_strategy",
+        _steps_mismatch("eval", "eval_steps", "evals_per_epoch"),
+        "axolotl stops: eval_steps and evals_per_epoch need eval_strategy: steps.",
+    ),
+    (
+        "save-steps-and-strategy",
+        "save_strategy",
+        _steps_mismatch("save", "save_steps"),
+        "axolotl stops: save_steps needs save_strategy: steps.",
+    ),
+    (
+        "early-stopping-without-steps",
+        "early_stopping_patience",
+        _stops_early_unmeasured,
+        "axolotl stops: early_stopping_patience needs save_steps and an eval_steps that divides them.",
+    ),
+    (
         "dataset-type-sharegpt",
         "datasets",
         _sharegpt,
@@ -210,6 +244,12 @@ ROWS: tuple[Row, ...] = (
         "axolotl stops: the optimizer q_galore trains the whole model and does not go with an adapter.",
     ),
     # config.py
+    (
+        "empty-output-dir",
+        "output_dir",
+        lambda r: r.written("output_dir") and not r.has("output_dir"),
+        "axolotl stops: output_dir stands there without a value; leave the key out to get ./model-out.",
+    ),
     (
         "attention-twice",
         "attn_implementation",

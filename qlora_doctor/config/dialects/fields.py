@@ -133,7 +133,10 @@ class Reading:
         pointer = self._find(key)[1] if key is not None else None
         source: Source = "explicit" if pointer is not None else "dialect_default"
         note = note if pointer is not None or note is not None else self.version
-        self._set(path, None if value is None else _checked(path, value), source, note, pointer)
+        try:
+            self._set(path, _checked(path, value), source, note, pointer)
+        except Unreadable as error:
+            self._refuse(key or path, path, value, error.expected, pointer or "")
 
     def default(self, path: str, value: Any, note: str | None = None) -> None:
         """What the trainer takes where the file is silent."""

@@ -1,6 +1,6 @@
 """LLaMA-Factory: the YAML of ``llamafactory-cli train``, and the board's ``llamaboard_config.yaml``.
 
-It stops at unknown keys. Defaults are those of version 0.9.5: hparams/, model/model_utils/quantization.py, model/adapter.py.
+It stops at unknown keys. Defaults are those of 0.9.5: hparams/, model/model_utils/quantization.py, model/adapter.py.
 """
 
 from __future__ import annotations
