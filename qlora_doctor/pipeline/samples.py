@@ -70,6 +70,8 @@ def read_samples(setup: Setup, rows: int) -> Samples:
         found = list(itertools.islice(_open(name, setup), rows))
     except StageError:
         raise
+    except StopIteration:  # the datasets library's answer to a JSON file without a row
+        found = []
     except Exception as error:
         raise StageError(
             f"The data {name!r} cannot be read: {first_sentence(error)}",
