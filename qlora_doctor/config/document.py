@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Format = Literal["json", "yaml", "toml", "text"]
 MAX_BYTES = 10 * 2**20
 MAX_DEPTH = 64
+_MOST_PLACED = 2**20
+"""Characters up to which places are looked up: the YAML grammar counts rows in 16 bits, and slows down behind them."""
 _SUFFIXES: dict[str, Format] = {".json": "json", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".ipynb": "json"}
 _TEXT_SUFFIXES = {".py", ".sh", ".bash"}
 _BOMS = (
@@ -54,8 +56,8 @@ class Document:
 
     @cached_property
     def positions(self) -> Positions | None:
-        """Places by tree-sitter, made on first use; None for formats without a grammar."""
-        if self.format not in ("json", "yaml"):
+        """Places by tree-sitter, made on first use; None without a grammar, and for a text that no person wrote."""
+        if self.format not in ("json", "yaml") or len(self.text) > _MOST_PLACED:
             return None
         from .positions import Positions  # lazy: a clean file needs no places
 

@@ -17,6 +17,8 @@ from .document import Format, read_document
 from .positions import Entry, Positions, join_pointer, split_pointer
 from .setup import Setup
 
+_MOST_EDITED = 2**20
+
 
 class CannotEdit(Exception):
     """This text cannot be edited in place, for example where a YAML alias stands for the value."""
@@ -67,23 +69,62 @@ def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation])
     """
     if format not in ("json", "yaml"):
         raise CannotEdit(f"no editor for {format}")
+    if len(text) > _MOST_EDITED:
+        raise CannotEdit("the text is too long")
     for operation in operations:
         editor = _Editor(text, format)
-        if operation.op == "remove":
-            text = editor.remove(operation.path)
-        else:
-            text = editor.put(operation.path, operation.value)
-        _must_parse(text, format)
+        edited = (
+            editor.remove(operation.path) if operation.op == "remove" else editor.put(operation.path, operation.value)
+        )
+        if _data(edited, format) != _patched(_data(text, format), operation):
+            raise CannotEdit("the edit would change something else")  # an anchor that is used elsewhere, for example
+        text = edited
     return text
 
 
-def _must_parse(text: str, format: Format) -> None:
+def _data(text: str, format: Format) -> Any:
     from .yaml_reader import YamlProblem, read_yaml
 
     try:
-        json.loads(text) if format == "json" else read_yaml(text)
+        return json.loads(text) if format == "json" else read_yaml(text).data
     except (ValueError, RecursionError, YamlProblem) as error:
         raise CannotEdit("the edited text does not parse") from error
+
+
+def _unshared(data: Any) -> Any:
+    """A copy in which an alias is a value of its own."""
+    if isinstance(data, dict):
+        return {key: _unshared(value) for key, value in data.items()}
+    return [_unshared(value) for value in data] if isinstance(data, list) else data
+
+
+def _patched(data: Any, operation: PatchOperation) -> Any:
+    """What the data is to be after an operation, in the same lenient sense as the edit."""
+    data = _unshared(data)
+    *above, last = split_pointer(operation.path)
+    here: Any = data
+    for step in above:
+        if isinstance(here, list):
+            here = here[int(step)]
+            continue
+        if operation.op == "remove" and step not in here:
+            return data
+        if not isinstance(here.get(step), dict | list):
+            name = here.get(step)
+            here[step] = {"name_or_path": name} if step == "model" and name is not None else {}
+        here = here[step]
+    if isinstance(here, list):
+        if last == "-" or int(last) == len(here):
+            here.append(operation.value)
+        elif operation.op == "remove":
+            here.pop(int(last))
+        else:
+            here[int(last)] = operation.value
+    elif operation.op == "remove":
+        here.pop(last, None)
+    else:
+        here[last] = operation.value
+    return data
 
 
 class _Editor:
@@ -92,6 +133,8 @@ class _Editor:
     def __init__(self, text: str, format: Format) -> None:
         self.format = format
         self.positions = Positions(text, format)
+        if self.positions.has_error:
+            raise CannotEdit("the grammar does not know all of this text")
         self.newline = "\r\n" if "\r\n" in text else "\n"
 
     def put(self, pointer: str, value: Any) -> str:

@@ -50,6 +50,7 @@ class Positions:
         self._lines: list[bytes] | None = None
         tree = tree_sitter.Parser(tree_sitter.Language(_grammar(format))).parse(self.data)
         self._tree = tree  # nodes are only valid while their tree lives
+        self.has_error = tree.root_node.has_error
         self.root = self._entry(_first_value(tree.root_node))
 
     def find(self, pointer: str) -> Entry | None:

@@ -46,7 +46,7 @@ def _section(name: str, model: type[BaseModel]) -> dict[str, Any]:
     for field in sorted(native.PASSED_ON.get(name, ())):
         properties.setdefault(field, {})
     doc = inspect.cleandoc(model.__doc__ or "").splitlines()[0].replace("``", "`")
-    return {"description": doc, "type": "object", "properties": properties, "additionalProperties": False}
+    return {"description": doc, "type": ["object", "null"], "properties": properties, "additionalProperties": False}
 
 
 def _source_of(path: str) -> dict[str, Any]:

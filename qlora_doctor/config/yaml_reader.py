@@ -9,6 +9,7 @@ constructor, because that is what the trainers read with.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -45,7 +46,7 @@ class YamlContent:
     string_numbers: list[str] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Frame:
     """A container that is being filled."""
 
@@ -69,8 +70,7 @@ def read_yaml(text: str) -> YamlContent:
     """
     builder = _Builder()
     try:
-        for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            builder.take(event)
+        builder.take(yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = (error.problem or error.context or "it cannot be read").strip()
@@ -100,11 +100,27 @@ class _Builder:
             yaml.DocumentStartEvent: self._document,
         }
 
-    def take(self, event: Any) -> None:
-        action = self._actions.get(type(event))
-        if action is not None:
+    def take(self, events: Iterable[Any]) -> None:
+        """Take all events; the loop is the reader's hot path, so what is common is done in it."""
+        actions, stack = self._actions, self._stack
+        for event in events:
             self._event = event
-            action(event)
+            if type(event) is yaml.ScalarEvent and event.tag is None and event.anchor is None and event.implicit[0]:
+                value, is_number = _plain(event.value)
+                if not is_number and value is not _MISSING and value != "<<" and stack:
+                    frame = stack[-1]
+                    frame.nodes += 1
+                    if type(frame.value) is list:
+                        frame.value.append(value)
+                        continue
+                    if frame.key is _MISSING:
+                        self._take_key(frame, value)
+                    else:
+                        self._take_value(frame, value)
+                    continue
+            action = actions.get(type(event))
+            if action is not None:
+                action(event)
 
     def problem(self, message: str) -> YamlProblem:
         mark = self._event.start_mark
