@@ -6,16 +6,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .expression import EvaluationError, Expression, Template, Unknown
 from .fingerprint import fingerprint
 from .judge import Judgement, judge
 from .language import LanguageError
-from .lint import Problem, lint_pages
 from .load import find_rule, load_page, load_rules
 from .rule import Example, Fix, PageError, Param, Rule, stage_of
-from .search import Match, search_symptoms
 from .selection import PROFILES, Selection, check_selection
 from .verdict import FailOn, exit_code, summarise
+
+if TYPE_CHECKING:
+    from .lint import Problem, lint_pages
+    from .search import Match, search_symptoms
 
 __all__ = [
     "PROFILES",
@@ -46,3 +50,14 @@ __all__ = [
     "stage_of",
     "summarise",
 ]
+
+_LATE = {"Problem": ".lint", "lint_pages": ".lint", "Match": ".search", "search_symptoms": ".search"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a check does not need when it is first used."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LATE[name], __name__), name)

@@ -1,9 +1,8 @@
 """Expressions and templates of rule pages, evaluated over facts.
 
-The tree that Jinja2 parses is walked here instead of being compiled by Jinja2, for two reasons. Logic is three-valued
-(Kleene's): an unknown fact must make a rule skipped, unless the known part decides, as in ``false and unknown``;
-compiled Jinja2 has only Python's two. And only listed constructs can run at all, which is a tighter sandbox than
-Jinja2's own, at a fraction of the start-up cost.
+Jinja2 parses and this module evaluates, for two reasons. Logic is three-valued (Kleene's): an unknown fact must make a
+rule skipped, unless the known part decides, as in ``false and unknown``; compiled Jinja2 has only Python's two. And
+only listed constructs can run at all, which is a tighter sandbox than Jinja2's own, at a fraction of the start-up cost.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from jinja2 import nodes
-
-from .language import Scope, check_names, dotted, fact_names, needed_names, parse_expression, parse_template
-from .values import TESTS, EvaluationError, Unknown, apply_filter, as_text, binary, compare, member, unknown_of
+from .code import Code, code_of, fact_names, needed_names, template_code
+from .language import Scope, check_names, parse_expression, parse_template
+from .values import TESTS, EvaluationError, Unknown, apply_filter, as_text, binary, compare, lookup, member, unknown_of
 
 Values = Mapping[str, Any]
 """Values of the names in scope: the subjects of the facts, ``params``."""
@@ -24,24 +22,33 @@ Values = Mapping[str, Any]
 class Expression:
     """One expression of a page.
 
-    Raises:
-        LanguageError: it cannot be parsed, is not allowed, or names what does not exist.
+    Attributes:
+        code: what it does, as plain lists.
     """
 
-    def __init__(self, source: str, scope: Scope) -> None:
-        self.source = source
-        self._tree = parse_expression(source)
-        check_names(self._tree, scope)
+    def __init__(self, code: Code) -> None:
+        self.code = code
+
+    @classmethod
+    def parse(cls, source: str, scope: Scope) -> Expression:
+        """The expression of a source text.
+
+        Raises:
+            LanguageError: it cannot be parsed, is not allowed, or names what does not exist.
+        """
+        tree = parse_expression(source)
+        check_names(tree, scope)
+        return cls(code_of(tree))
 
     @cached_property
     def names(self) -> set[str]:
         """Dotted names of the facts (and params) it uses."""
-        return fact_names(self._tree)
+        return fact_names(self.code)
 
     @cached_property
     def needed(self) -> set[str]:
         """Of these, the ones without which it has no value."""
-        return needed_names(self._tree)
+        return needed_names(self.code)
 
     def evaluate(self, values: Values) -> Any:
         """Its value, or an ``Unknown`` that names the missing facts.
@@ -49,7 +56,7 @@ class Expression:
         Raises:
             EvaluationError: the values cannot be combined as written.
         """
-        return _value(self._tree, values)
+        return _value(self.code, values)
 
     def holds(self, values: Values) -> bool | Unknown:
         """True, False or unknown."""
@@ -60,22 +67,22 @@ class Template:
     """A text of a page with values in it.
 
     Raises:
-        LanguageError: as for ``Expression``.
+        LanguageError: as for ``Expression.parse``.
     """
 
     def __init__(self, source: str, scope: Scope) -> None:
-        self.source = source
-        self._tree = parse_template(source)
-        check_names(self._tree, scope)
+        tree = parse_template(source)
+        check_names(tree, scope)
+        self._pieces = template_code(tree)
 
     @cached_property
     def names(self) -> set[str]:
         """Dotted names that it uses, loop variables included."""
-        return fact_names(self._tree)
+        return fact_names(self._pieces)
 
     def render(self, values: Values) -> str:
         """The text; a fact that is unknown reads ``unknown``."""
-        return "".join(_text(node, values) for node in self._tree.body)
+        return _text(self._pieces, values)
 
     def sentence(self, values: Values) -> str:
         """The text on one line, however its page was wrapped."""
@@ -83,9 +90,8 @@ class Template:
 
     def native(self, values: Values) -> Any:
         """The value itself where the text is one ``{{ expression }}`` (a list stays a list), else the text."""
-        parts = [part for node in self._tree.body for part in node.iter_child_nodes()]
-        if len(self._tree.body) == 1 and len(parts) == 1 and not isinstance(parts[0], nodes.TemplateData):
-            return _value(parts[0], values)
+        if len(self._pieces) == 1 and self._pieces[0][0] == "show":
+            return _value(self._pieces[0][1], values)
         return self.render(values)
 
 
@@ -94,140 +100,123 @@ def truth(value: Any) -> bool | Unknown:
     return value if isinstance(value, Unknown) else bool(value)
 
 
-def _either(missing: Unknown | None, known: bool) -> bool | Unknown:
-    return known if missing is None else missing
+# -- templates
 
 
-def _text(node: nodes.Node, values: Values) -> str:
-    if isinstance(node, nodes.TemplateData):
-        return str(node.data)
-    if isinstance(node, nodes.Output):
-        return "".join(_text(part, values) for part in node.nodes)
-    if isinstance(node, nodes.If):
-        return _branch(node, values)
-    if isinstance(node, nodes.For):
-        return _loop(node, values)
-    return as_text(_value(node, values))
+def _text(pieces: list[Code], values: Values) -> str:
+    return "".join(_PIECES[word](values, *arguments) for word, *arguments in pieces)
 
 
-def _branch(node: nodes.If, values: Values) -> str:
-    for case in (node, *node.elif_):
-        if truth(_value(case.test, values)) is True:
-            return "".join(_text(child, values) for child in case.body)
-    return "".join(_text(child, values) for child in node.else_)
+def _branch(values: Values, cases: list[Any], otherwise: list[Code]) -> str:
+    for test, body in cases:
+        if truth(_value(test, values)) is True:
+            return _text(body, values)
+    return _text(otherwise, values)
 
 
-def _loop(node: nodes.For, values: Values) -> str:
-    items = _value(node.iter, values)
-    if isinstance(items, Unknown) or not items:
-        return "".join(_text(child, values) for child in node.else_)
-    assert isinstance(node.target, nodes.Name)
+def _loop(values: Values, target: str, items: Code, body: list[Code], otherwise: list[Code]) -> str:
+    found = _value(items, values)
+    if isinstance(found, Unknown) or not found:
+        return _text(otherwise, values)
     texts = []
-    for index, item in enumerate(items, start=1):
-        loop = {"index": index, "first": index == 1, "last": index == len(items)}
-        inner = {**values, node.target.name: item, "loop": loop}
-        texts += [_text(child, inner) for child in node.body]
+    for index, item in enumerate(found, start=1):
+        loop = {"index": index, "first": index == 1, "last": index == len(found)}
+        texts.append(_text(body, {**values, target: item, "loop": loop}))
     return "".join(texts)
 
 
-def _value(node: nodes.Node, values: Values) -> Any:
-    if isinstance(node, nodes.BinExpr) and type(node) not in _RULES:
-        return binary(node.operator, _value(node.left, values), _value(node.right, values))
-    return _RULES[type(node)](node, values)
+_PIECES: dict[str, Callable[..., str]] = {
+    "text": lambda values, text: text,
+    "show": lambda values, code: as_text(_value(code, values)),
+    "branch": _branch,
+    "loop": _loop,
+}
 
 
-def _name(node: nodes.Name, values: Values) -> Any:
-    return member(values, node.name, node.name)
+# -- expressions
 
 
-def _attribute(node: nodes.Getattr, values: Values) -> Any:
-    return member(_value(node.node, values), node.attr, dotted(node) or node.attr)
+def _value(code: Code, values: Values) -> Any:
+    word, *arguments = code
+    return _WORDS[word](values, *arguments)
 
 
-def _item(node: nodes.Getitem, values: Values) -> Any:
-    key = _value(node.arg, values)
-    return key if isinstance(key, Unknown) else member(_value(node.node, values), key, f"{dotted(node.node)}[{key}]")
-
-
-def _and(node: nodes.And, values: Values) -> bool | Unknown:
-    left = truth(_value(node.left, values))
-    if left is False:
+def _and(values: Values, left: Code, right: Code) -> bool | Unknown:
+    first = truth(_value(left, values))
+    if first is False:
         return False
-    right = truth(_value(node.right, values))
-    return False if right is False else _either(unknown_of(left, right), True)
+    second = truth(_value(right, values))
+    return False if second is False else _unless(unknown_of(first, second), True)
 
 
-def _or(node: nodes.Or, values: Values) -> bool | Unknown:
-    left = truth(_value(node.left, values))
-    if left is True:
+def _or(values: Values, left: Code, right: Code) -> bool | Unknown:
+    first = truth(_value(left, values))
+    if first is True:
         return True
-    right = truth(_value(node.right, values))
-    return True if right is True else _either(unknown_of(left, right), False)
+    second = truth(_value(right, values))
+    return True if second is True else _unless(unknown_of(first, second), False)
 
 
-def _not(node: nodes.Not, values: Values) -> bool | Unknown:
-    value = truth(_value(node.node, values))
+def _not(values: Values, code: Code) -> bool | Unknown:
+    value = truth(_value(code, values))
     return value if isinstance(value, Unknown) else not value
 
 
-def _comparison(node: nodes.Compare, values: Values) -> bool | Unknown:
+def _compare(values: Values, code: Code, links: list[Any]) -> bool | Unknown:
     """A chain such as ``low <= x < high`` holds where every link does."""
-    left, missing = _value(node.expr, values), None
-    for operand in node.ops:
-        right = _value(operand.expr, values)
-        link = truth(compare(operand.op, left, right))
+    left, missing = _value(code, values), None
+    for symbol, operand in links:
+        right = _value(operand, values)
+        link = truth(compare(symbol, left, right))
         if link is False:
             return False
         missing = unknown_of(missing, link)
         left = right
-    return _either(missing, True)
+    return _unless(missing, True)
 
 
-def _filtered(node: nodes.Filter, values: Values) -> Any:
-    assert node.node is not None
-    arguments = [_value(argument, values) for argument in node.args]
-    options = {str(keyword.key): _value(keyword.value, values) for keyword in node.kwargs}
-    return apply_filter(node.name, _value(node.node, values), arguments, options)
+def _choice(values: Values, test: Code, chosen: Code, otherwise: Code) -> Any:
+    outcome = truth(_value(test, values))
+    return outcome if isinstance(outcome, Unknown) else _value(chosen if outcome else otherwise, values)
 
 
-def _choice(node: nodes.CondExpr, values: Values) -> Any:
-    test = truth(_value(node.test, values))
-    if isinstance(test, Unknown):
-        return test
-    chosen = node.expr1 if test else node.expr2
-    return "" if chosen is None else _value(chosen, values)
+def _filter(values: Values, name: str, code: Code, arguments: list[Code], options: dict[str, Code]) -> Any:
+    given = [_value(argument, values) for argument in arguments]
+    named = {key: _value(option, values) for key, option in options.items()}
+    return apply_filter(name, _value(code, values), given, named)
 
 
-def _negative(node: nodes.Neg, values: Values) -> Any:
-    return binary("-", 0, _value(node.node, values))
+def _item(values: Values, code: Code, key: Code) -> Any:
+    found = _value(key, values)
+    path = f"{code[1] if code[0] == 'fact' else '…'}[{found}]"
+    return found if isinstance(found, Unknown) else member(_value(code, values), found, path)
 
 
-def _joined(node: nodes.Concat, values: Values) -> str:
-    return "".join(as_text(_value(part, values)) for part in node.nodes)
+def _list(values: Values, items: list[Code]) -> list[Any] | Unknown:
+    found = [_value(item, values) for item in items]
+    missing = unknown_of(*found)
+    return found if missing is None else missing
 
 
-def _items(node: nodes.List | nodes.Tuple, values: Values) -> list[Any] | Unknown:
-    items = [_value(item, values) for item in node.items]
-    missing = unknown_of(*items)
-    return items if missing is None else missing
+def _unless(missing: Unknown | None, known: bool) -> bool | Unknown:
+    return known if missing is None else missing
 
 
-_RULES: dict[type[nodes.Node], Callable[[Any, Values], Any]] = {
-    nodes.And: _and,
-    nodes.Compare: _comparison,
-    nodes.Concat: _joined,
-    nodes.CondExpr: _choice,
-    nodes.Const: lambda node, values: node.value,
-    nodes.Filter: _filtered,
-    nodes.Getattr: _attribute,
-    nodes.Getitem: _item,
-    nodes.List: _items,
-    nodes.Name: _name,
-    nodes.Neg: _negative,
-    nodes.Not: _not,
-    nodes.Or: _or,
-    nodes.Test: lambda node, values: TESTS[node.name](_value(node.node, values)),
-    nodes.Tuple: _items,
+_WORDS: dict[str, Callable[..., Any]] = {
+    "fact": lambda values, name: lookup(values, name),
+    "const": lambda values, value: value,
+    "member": lambda values, code, name: member(_value(code, values), name, f"….{name}"),
+    "item": _item,
+    "and": _and,
+    "or": _or,
+    "not": _not,
+    "compare": _compare,
+    "choice": _choice,
+    "binary": lambda values, symbol, left, right: binary(symbol, _value(left, values), _value(right, values)),
+    "filter": _filter,
+    "test": lambda values, name, code: TESTS[name](_value(code, values)),
+    "joined": lambda values, parts: "".join(as_text(_value(part, values)) for part in parts),
+    "list": _list,
 }
 
 __all__ = ["EvaluationError", "Expression", "Template", "Unknown", "Values", "truth"]

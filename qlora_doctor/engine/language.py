@@ -128,30 +128,6 @@ def check_names(node: nodes.Node, scope: Scope) -> Any:
     return type(node.value) if isinstance(node, nodes.Const) else Any
 
 
-def fact_names(node: nodes.Node) -> set[str]:
-    """Dotted names of the facts that stand below this node, the longest chains only."""
-    if isinstance(node, nodes.Getattr | nodes.Name):
-        name = dotted(node)
-        if name or isinstance(node, nodes.Name):
-            return {name}
-        return fact_names(node.node)
-    names: set[str] = set()
-    for child in node.iter_child_nodes():
-        names |= fact_names(child)
-    return names
-
-
-def needed_names(node: nodes.Node) -> set[str]:
-    """Of ``fact_names``, those that have to be known: not what ``default`` stands in for or ``is known`` asks about."""
-    if isinstance(node, nodes.Test) and node.name in ("known", "unknown"):
-        return set()
-    if isinstance(node, nodes.Filter) and node.name == "default":
-        return {name for argument in node.args for name in needed_names(argument)}
-    if isinstance(node, nodes.Getattr | nodes.Name):
-        return fact_names(node)
-    return {name for child in node.iter_child_nodes() for name in needed_names(child)}
-
-
 def dotted(node: nodes.Node) -> str:
     """``a.b.c`` for a plain chain of names, else an empty text."""
     if isinstance(node, nodes.Name):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .._assets import asset_folder
 from ..errors import UsageError
+from .cache import rules_of
 from .rule import PageError, Rule, parse_page
 
 
@@ -17,7 +18,8 @@ def load_rules(*folders: Path | str) -> list[Rule]:
     Raises:
         PageError: a page cannot be read, or two have the same id or name.
     """
-    rules = [load_page(path) for folder in folders or (asset_folder("rules"),) for path in pages_of(Path(folder))]
+    paths = [path for folder in folders or (asset_folder("rules"),) for path in pages_of(Path(folder))]
+    rules = rules_of([(path, _text(path)) for path in paths])
     rules.sort(key=lambda rule: rule.id)
     for label in ("id", "name"):
         seen: dict[str, Rule] = {}
@@ -45,11 +47,14 @@ def load_page(path: Path) -> Rule:
     Raises:
         PageError: it cannot be read.
     """
+    return parse_page(_text(path), path)
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PageError(f"{path} cannot be read: {error}.") from error
-    return parse_page(text, path)
 
 
 def find_rule(wanted: str, rules: Sequence[Rule] | None = None) -> Rule:

@@ -37,7 +37,7 @@ class PageError(UsageError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, defer_build=True)
 
 
 class Param(_Strict):
@@ -74,8 +74,8 @@ class Example(_Strict):
     message: str | None = None
 
 
-class FrontMatter(_Strict):
-    """The data of a page."""
+class Rule(_Strict):
+    """A page: its front matter as fields, its body read when somebody asks; evaluating it is ``judge``'s business."""
 
     id: Annotated[str, Field(pattern=r"^QD\d{3}$")]
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
@@ -94,20 +94,32 @@ class FrontMatter(_Strict):
     params: dict[str, Param] = Field(default_factory=dict)
     fix: Fix | None = None
     references: list[Annotated[str, Field(pattern=r"^https://\S+$")]] = Field(default_factory=list)
-
-
-class Rule(FrontMatter):
-    """A page, checked against the facts that exist; evaluating it is ``judge``'s business."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
     path: Path
-    sections: dict[str, str]
-    """Body by heading, in the page's order."""
-    examples: list[Example]
 
     def __repr__(self) -> str:
         return f"Rule({self.id} {self.name})"
+
+    @cached_property
+    def sections(self) -> dict[str, str]:
+        """Body by heading, in the page's order."""
+        body = split_page(self.path.read_text(encoding="utf-8"), self.path)[1]
+        parts = re.split(r"^## (.+)\n", body, flags=re.MULTILINE)
+        return {heading.strip(): text.strip() + "\n" for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+    @cached_property
+    def examples(self) -> list[Example]:
+        """The examples, in the page's order.
+
+        Raises:
+            PageError: one of them is no JSON object.
+        """
+        try:
+            found = _FENCE.findall(self.sections.get("Examples", ""))
+            return [Example(kind=k, patch=json.loads(patch), message=text.strip() or None) for k, patch, text in found]
+        except ValueError as error:
+            raise PageError(
+                f"{self.path.name}: an example is no JSON object: {' '.join(str(error).split())}"
+            ) from error
 
     @cached_property
     def scope(self) -> dict[str, Any]:
@@ -118,7 +130,7 @@ class Rule(FrontMatter):
     @cached_property
     def condition(self) -> Expression:
         """``when``: true where there is a finding."""
-        return Expression(self.when, self.scope)
+        return Expression.parse(self.when, self.scope)
 
     @cached_property
     def stage(self) -> str:
@@ -133,8 +145,15 @@ class Rule(FrontMatter):
         return self.references[0] if self.references else None
 
     def template(self, source: str) -> Template:
-        """One of the page's texts with values in it."""
-        return Template(source, self.scope)
+        """One of the page's texts with values in it; parsed once, since a check judges after every stage."""
+        known = self._templates.get(source)
+        if known is None:
+            known = self._templates[source] = Template(source, self.scope)
+        return known
+
+    @cached_property
+    def _templates(self) -> dict[str, Template]:
+        return {}
 
     def templates(self) -> list[str]:
         """Every text of the page that may hold values."""
@@ -177,37 +196,30 @@ def parse_page(text: str, path: Path) -> Rule:
     """A rule from the text of its page.
 
     Raises:
-        PageError: front matter, body or examples are not as a page must be.
+        PageError: the front matter is not as a page's must be, or ``when`` is not allowed.
     """
-    match = re.match(r"---\n(.*?\n)---\n(.*)", text, re.DOTALL)
-    if match is None:
-        raise PageError(f"{path.name}: a page begins with front matter between two lines of '---'.")
     try:
-        data = yaml.load(match[1], Loader=_Loader)
-        sections = _sections(match[2])
-        examples = _examples(sections.get("Examples", ""))
-        front = FrontMatter.model_validate(data).model_dump(exclude_unset=True)
-        rule = Rule.model_validate({**front, "path": path, "sections": sections, "examples": examples})
+        rule = Rule.model_validate({**yaml.load(split_page(text, path)[0], Loader=_Loader), "path": path})
         _ = rule.condition
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "front matter"
         raise PageError(f"{path.name}: {place}: {first['msg']}.") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         raise PageError(f"{path.name}: {' '.join(str(error).split())}") from error
     return rule
 
 
-def _sections(body: str) -> dict[str, str]:
-    parts = re.split(r"^## (.+)\n", body, flags=re.MULTILINE)
-    return {heading.strip(): text.strip() + "\n" for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
+def split_page(text: str, path: Path) -> tuple[str, str]:
+    """Front matter and body of a page.
 
-
-def _examples(text: str) -> list[Example]:
-    return [
-        Example(kind="fail" if kind == "fail" else "pass", patch=json.loads(patch), message=message.strip() or None)
-        for kind, patch, message in _FENCE.findall(text)
-    ]
+    Raises:
+        PageError: there is no front matter.
+    """
+    match = re.match(r"---\n(.*?\n)---\n(.*)", text, re.DOTALL)
+    if match is None:
+        raise PageError(f"{path.name}: a page begins with front matter between two lines of '---'.")
+    return match[1], match[2]
 
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -18,7 +18,7 @@ SCOPE["params"] = {"low": float, "names": list[str]}
 def evaluate(source: str, **facts: Any) -> Any:
     found = Facts.model_validate(facts)
     values = {name: getattr(found, name) for name in Facts.model_fields}
-    return Expression(source, SCOPE).evaluate({**values, "params": {"low": 0.25, "names": ["a", "b"]}})
+    return Expression.parse(source, SCOPE).evaluate({**values, "params": {"low": 0.25, "names": ["a", "b"]}})
 
 
 def is_unknown(value: Any) -> bool:
@@ -157,7 +157,7 @@ def test_truth_of_unknown_is_never_taken() -> None:
 )
 def test_page_with_a_wrong_expression_is_refused_when_it_is_read(source: str, why: str) -> None:
     with pytest.raises(LanguageError, match=why):
-        Expression(source, SCOPE)
+        Expression.parse(source, SCOPE)
 
 
 @pytest.mark.parametrize(

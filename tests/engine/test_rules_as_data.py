@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qlora_doctor._assets import asset_folder
 from qlora_doctor.engine import (
     PageError,
     Selection,
@@ -19,7 +20,8 @@ from qlora_doctor.engine import (
     search_symptoms,
     summarise,
 )
-from qlora_doctor.engine.lint import merge_patch
+from qlora_doctor.engine.lint import healthy_facts, merge_patch
+from qlora_doctor.engine.rule import parse_page
 from qlora_doctor.errors import UsageError
 from qlora_doctor.facts import Facts
 from qlora_doctor.report import Finding, RuleOutcome, StageRecord
@@ -52,13 +54,69 @@ def test_front_matter_is_strict(text: str, why: str) -> None:
         page(text)
 
 
-def test_page_needs_front_matter_and_examples_in_json() -> None:
-    from qlora_doctor.engine.rule import parse_page
-
+def test_page_needs_front_matter() -> None:
     with pytest.raises(PageError, match="front matter"):
         parse_page("# Title", Path("QD199-x.md"))
-    with pytest.raises(PageError):
-        page(body=BODY.replace('{"config": {"lora_r": 8}}', "{config: 8}"))
+
+
+def test_page_needs_examples_in_json(tmp_path: Path) -> None:
+    assert "no JSON object" in lint(tmp_path, body=BODY.replace('{"config": {"lora_r": 8}}', "{config: 8}"))
+
+
+# -- cache
+
+
+def cached(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    monkeypatch.setattr("qlora_doctor.engine.cache._folder", lambda: folder)
+    return folder
+
+
+def test_pages_that_were_read_before_judge_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cached(monkeypatch, tmp_path)
+    healthy = Facts.model_validate(healthy_facts(asset_folder("rules")))
+    first = load_rules()
+    assert len(list(folder.iterdir())) == 1
+    again = load_rules()
+    assert [rule.model_dump() for rule in again] == [rule.model_dump() for rule in first]
+    assert [rule.stage for rule in again] == [rule.stage for rule in first]
+    assert [rule.sections for rule in again] == [rule.sections for rule in first]
+    for facts in (Facts(), healthy):
+        assert judge(facts, again) == judge(facts, first)
+
+
+def test_edited_page_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached(monkeypatch, tmp_path / "cache")
+    file = tmp_path / "QD199-large-rank.md"
+    for rank in (256, 512):
+        file.write_text(f"---\n{front(when=f'config.lora_r > {rank}')}---\n{BODY}", encoding="utf-8")
+        assert load_rules(tmp_path)[0].when == f"config.lora_r > {rank}"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '[{"front": {}, "code": []}]', "\x00"])
+def test_damaged_cache_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    folder = cached(monkeypatch, tmp_path)
+    count = len(load_rules())
+    (file,) = folder.iterdir()
+    file.write_text(content, encoding="utf-8")
+    assert len(load_rules()) == count
+
+
+def test_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("", encoding="utf-8")
+    cached(monkeypatch, blocked / "below")
+    assert load_rules()
+
+
+def test_old_cache_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cached(monkeypatch, tmp_path / "cache")
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    for rank in range(300, 308):
+        text = f"---\n{front(when=f'config.lora_r > {rank}')}---\n{BODY}"
+        (pages / "QD199-large-rank.md").write_text(text, encoding="utf-8")
+        load_rules(pages)
+    assert len(list(folder.iterdir())) == 4
 
 
 def test_two_pages_with_one_id_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Pages that were read before: their front matter and code, kept in the user's cache folder.
+
+Parsing 150 pages takes four times as long as judging by them. What is kept is plain JSON under a name that is the
+digest of the pages' content, so that an edited page is never taken for the old one; nothing is lost where it cannot be
+written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from .expression import Expression
+from .rule import Rule, parse_page
+
+FORMAT = 1
+"""To be raised whenever code or fields mean something else."""
+KEPT = 4
+"""Cache files that are left in the folder; older ones go."""
+
+
+def rules_of(pages: Sequence[tuple[Path, str]]) -> list[Rule]:
+    """The rules of these pages (path and text), from the cache where they were read before.
+
+    Raises:
+        PageError: a page cannot be read.
+    """
+    file = _folder() / f"rules-{_digest(pages)}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return _kept(json.loads(file.read_bytes()), [path for path, _ in pages])
+    rules = [parse_page(text, path) for path, text in pages]
+    with contextlib.suppress(OSError):
+        _keep(file, rules)
+    return rules
+
+
+def _digest(pages: Sequence[tuple[Path, str]]) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {__version__} {sys.version_info[:2]}".encode())
+    for path, text in pages:
+        digest.update(f"\0{path.name}\0{text}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _kept(entries: list[dict[str, Any]], paths: Sequence[Path]) -> list[Rule]:
+    rules = []
+    for entry, path in zip(entries, paths, strict=True):
+        rule = Rule.model_validate({**entry["front"], "path": path})
+        rule.__dict__["condition"] = Expression(entry["code"])  # what the cached property would compute
+        rules.append(rule)
+    return rules
+
+
+def _keep(file: Path, rules: Sequence[Rule]) -> None:
+    entries = [
+        {"front": rule.model_dump(mode="json", exclude={"path"}, exclude_unset=True), "code": rule.condition.code}
+        for rule in rules
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        json.dump(entries, stream, separators=(",", ":"))
+    Path(temporary).replace(file)
+    for old in sorted(file.parent.glob("rules-*.json"), key=lambda path: -path.stat().st_mtime)[KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def _folder() -> Path:
+    """The user's cache folder, as each system has it."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "qlora-doctor"
