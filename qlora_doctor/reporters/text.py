@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 
-from ..report import STAGES, Finding, Location, Remediation, Report, StageRecord
+from ..report import STAGES, Finding, Location, Remediation, Report, RuleOutcome
 from . import _words as words
 from ._excerpt import marked
-from .verdict import counting, counts, gaps, outcomes, subject, suppressed
+from .verdict import Gap, counting, counts, gaps, outcomes, subject, suppressed
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
@@ -144,21 +145,28 @@ def _diff_line(line: str, ink: _Ink) -> str:
 
 def _not_seen(report: Report, ink: _Ink, width: int) -> str:
     """Stages that failed or were skipped and what would supply them, then the rules that lacked a fact."""
-    lines = [line for records in gaps(report) for line in _stages(records, ink, width)]
+    lines = [line for gap in gaps(report) for line in _gap(gap, ink, width)]
     if waiting := outcomes(report, "skipped"):
-        ids = ", ".join(words.one_line(o.rule) for o in waiting)
+        ids = _named(waiting)
         lines += _wrap(f"{words.plural(len(waiting), 'check')} could not be evaluated: {ids}", width, first="  ")
     return "\n".join([ink("strong", "Not checked"), *lines]) if lines else ""
 
 
-def _stages(records: list[StageRecord], ink: _Ink, width: int) -> Iterable[str]:
-    """Stages that ended alike are told once."""
-    record, names = records[0], ", ".join(each.name for each in records)
-    status = ink("error", "failed") if record.status == "failed" else "skipped"
-    why = words.one_line(record.reason or "No reason was given.")
-    yield from _wrap(why, width, first=f"  {names} {status}: ", plain_first=f"  {names} {record.status}: ")
-    if record.remedy:
-        yield f"    to have it: {words.one_line(record.remedy)}"
+def _named(waiting: list[RuleOutcome]) -> str:
+    """A few rules by id; of many only how many each stage has."""
+    if len(waiting) <= 12:
+        return ", ".join(words.one_line(o.rule) for o in waiting)
+    return ", ".join(
+        f"{count} of {words.one_line(stage)}" for stage, count in Counter(o.stage for o in waiting).items()
+    )
+
+
+def _gap(gap: Gap, ink: _Ink, width: int) -> Iterable[str]:
+    status = ink("error", gap.status) if gap.status == "failed" else gap.status
+    why, names = words.one_line(gap.reason or "No reason was given."), ", ".join(gap.stages)
+    yield from _wrap(why, width, first=f"  {names} {status}: ", plain_first=f"  {names} {gap.status}: ")
+    if gap.remedies:
+        yield f"    to have it: {', '.join(map(words.one_line, gap.remedies))}"
 
 
 def _suppressed(report: Report, ink: _Ink) -> str:

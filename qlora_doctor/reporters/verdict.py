@@ -30,6 +30,16 @@ class Verdict:
     detail: str
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Stages that were not seen: how they ended, why, and what would supply them (each remedy once)."""
+
+    status: str
+    stages: tuple[str, ...]
+    reason: str | None
+    remedies: tuple[str, ...]
+
+
 def verdict(report: Report) -> Verdict:
     """Say how the report's own counts and stages read."""
     return Verdict(_level(report), _headline(report), _detail(report))
@@ -56,13 +66,16 @@ def suppressed(report: Report) -> list[Finding]:
     return sorted((f for f in report.findings if f.suppressed is not None), key=_gravity)
 
 
-def gaps(report: Report) -> list[list[StageRecord]]:
+def gaps(report: Report) -> list[Gap]:
     """Stages that did not run to the end; those that ended alike and for the same reason stand together."""
-    groups: dict[tuple[str, str | None, str | None], list[StageRecord]] = {}
+    groups: dict[tuple[str, str | None], list[StageRecord]] = {}
     for record in report.stages:
         if record.status != "done":
-            groups.setdefault((record.status, record.reason, record.remedy), []).append(record)
-    return list(groups.values())
+            groups.setdefault((record.status, record.reason), []).append(record)
+    return [
+        Gap(status, tuple(r.name for r in records), reason, tuple(dict.fromkeys(r.remedy for r in records if r.remedy)))
+        for (status, reason), records in groups.items()
+    ]
 
 
 def outcomes(report: Report, status: str) -> list[RuleOutcome]:

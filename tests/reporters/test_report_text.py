@@ -70,7 +70,17 @@ def test_what_did_not_run_says_why_and_what_would_supply_it_once() -> None:
     shown = render(fixtures.config_only(), "text")
     assert "structure, memory, data, load, step skipped: It needs torch" in shown
     assert shown.count("pip install 'qlora-doctor[probe]'") == 1
+    unasked = {
+        n: {"status": "skipped", "reason": "It was not asked for.", "remedy": f"--stage {n}"} for n in ("data", "load")
+    }
+    report = fixtures.healthy().model_copy(update={"stages": fixtures.stages(**unasked)})
+    assert "data, load skipped: It was not asked for.\n    to have it: --stage data, --stage load\n" in text.render(
+        report
+    )
     assert "10 checks could not be evaluated: QD202" in shown
+    report = fixtures.config_only()
+    many = text.render(report.model_copy(update={"rules": [*report.rules, *report.rules]}))
+    assert "20 checks could not be evaluated: 8 of structure, 8 of step, 2 of memory, 2 of data" in many
 
 
 def test_a_suppressed_finding_is_named_with_its_reason_and_not_told_as_a_finding() -> None:

@@ -87,7 +87,7 @@ def setup_rows(setup: Mapping[str, Any] | None) -> list[Row]:
         for key, value in values.items() if isinstance(values, Mapping) else ():
             path = f"{section}.{key}"
             origin = origins.get(path) or {}
-            if value is not None or origin.get("source") == "unknown":
+            if value not in (None, {}) or origin.get("source") == "unknown":
                 rows.append(Row(words.one_line(path), words.literal(value, most=_ROWS), _source(origin)))
     return rows
 
