@@ -14,6 +14,9 @@ from .tape import Kernel, Tape
 
 Form = Callable[[int, int], int]
 
+TILE = 4096
+"""Tokens that trl projects onto the vocabulary at a time (``trl/kernels/chunked_logprob.py``, ``TOKEN_CHUNK_SIZE``)."""
+
 FORMS: tuple[Form, ...] = (
     lambda b, s: 1,
     lambda b, s: b * s,
@@ -28,14 +31,15 @@ FORMS: tuple[Form, ...] = (
     lambda b, s: b * s + b * s // 10,
     lambda b, s: b * s * (-(-s // 8) * 8),
     lambda b, s: b * (-(-s // 128) * 128),
+    lambda b, s: min(b * (s - 1), TILE),
 )
 """The products that a size can grow with, likelier ones first."""
 
-FIRST = (23, 997)
-"""Batch and sequence of the first trace: primes that divide no usual dimension of a model."""
+FIRST = (7, 499)
+"""Batch and sequence of the first trace: primes, and fewer tokens than :data:`TILE`."""
 SECOND = (29, 1013)
-"""Batch and sequence of the second trace."""
-ALONE = (1, 997), (1, 1013)
+"""Batch and sequence of the second trace: primes, and more tokens than that."""
+ALONE = (1, 997), (1, 7919)
 """The two traces for batch 1, whose course is its own: a tensor of one sample is contiguous where others are not."""
 
 

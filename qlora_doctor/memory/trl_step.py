@@ -70,6 +70,10 @@ class _NoKernel:
         return lambda *args, **kwargs: None
 
 
+def _first_tile(start: int, stop: int, step: int) -> range:
+    return range(start, min(stop, start + step), step)
+
+
 @contextmanager
 def without_triton() -> Iterator[None]:
     """Within, trl's chunked loss takes the path of a CUDA card."""
@@ -87,6 +91,8 @@ def without_triton() -> Iterator[None]:
             stack.enter_context(patch.object(chunked_logprob, name, _NoKernel()))
         # CUDA adds the product to the float32 sum without a copy of either factor.
         stack.enter_context(patch.object(chunked_logprob, "_addmm_fp32", lambda total, a, b: None))
+        # Tiles are worked on one after the other in one buffer, so the first tells what all of them take.
+        stack.enter_context(patch.object(chunked_logprob, "range", _first_tile, create=True))
         stack.enter_context(
             patch.object(chunked_logprob, "triton", SimpleNamespace(cdiv=lambda a, b: -(-a // b)), create=True)
         )
