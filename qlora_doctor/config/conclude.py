@@ -220,16 +220,22 @@ def _checkpointing(
     """
     kwargs = values.get("training.gradient_checkpointing_kwargs", {})
     if values.unknown("training.gradient_checkpointing"):
-        return None, None if kwargs is None else kwargs.get("use_reentrant")
+        return None, _truth(kwargs)
     silent = values.setup.training.gradient_checkpointing is None
     by_trainer = values.get("training.gradient_checkpointing", defaults.trainer_checkpoints(trainer, libraries))
     checkpointing = _either(by_trainer, prepared) if silent else by_trainer
     if kwargs is None or "use_reentrant" in kwargs:
-        return checkpointing, None if kwargs is None else kwargs["use_reentrant"]
+        return checkpointing, _truth(kwargs)
     if not checkpointing or by_trainer is None:
         return checkpointing, None
     given = values.setup.training.gradient_checkpointing_kwargs
     return checkpointing, defaults.use_reentrant(trainer, libraries, by_trainer, given)
+
+
+def _truth(kwargs: dict[str, Any] | None) -> bool | None:
+    """``use_reentrant`` as written, where it is written as a truth value."""
+    written = kwargs.get("use_reentrant") if kwargs is not None else None
+    return written if isinstance(written, bool) else None
 
 
 def _sequence(values: _Values, trainer: str) -> int | None:

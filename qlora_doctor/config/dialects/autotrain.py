@@ -12,7 +12,7 @@ from ..document import Document
 from ..setup import Setup
 from .fields import Reading, Table
 from .keys import key_list
-from .values import names, negated, positive, strategy, switch, text
+from .values import names, negated, positive, strategy, text, truthy
 
 name = "autotrain"
 _VERSION = "AutoTrain 0.8.37"
@@ -138,8 +138,8 @@ def _precision(reading: Reading, prefix: str) -> None:
     written = reading.get(prefix + "mixed_precision")
     fp16, bf16 = reading.get(prefix + "fp16"), reading.get(prefix + "bf16")
     key = prefix + ("mixed_precision" if reading.has(prefix + "mixed_precision") else "fp16")
-    reading.put("training.fp16", written == "fp16" or bool(fp16 and switch(fp16)), key)
-    reading.put("training.bf16", written == "bf16" or bool(bf16 and switch(bf16)), key)
+    reading.put("training.fp16", written == "fp16" or truthy(fp16), key)
+    reading.put("training.bf16", written == "bf16" or truthy(bf16), key)
 
 
 def _trainer(reading: Reading, flat: bool) -> str:

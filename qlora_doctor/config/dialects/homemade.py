@@ -131,6 +131,7 @@ ALIASES: tuple[Alias, ...] = (
         _MODEL,
         text,
     ),
+    _alias("model.name_or_path", "", "model", {"args", "params", "training", "train", "sft"}, text),
     _alias("model.revision", "model_revision", "revision", _MODEL, text),
     _alias("model.dtype", "torch_dtype model_dtype", "dtype", _MODEL, dtype),
     _alias("model.attn_implementation", "attn_implementation", "attention_implementation", _MODEL),

@@ -148,7 +148,8 @@ def _refusals(reading: Reading) -> None:
             "LitGPT stops: quantize needs a true precision such as bf16-true.",
         )
     devices = reading.get("devices", 1)
-    if isinstance(devices, int) and devices * int(reading.get("num_nodes", 1) or 1) > 1:
+    nodes = reading.get("num_nodes", 1)
+    if any(isinstance(number, int) and number > 1 for number in (devices, nodes)):
         reading.refused(
             "quantize-with-several-devices", "devices", "LitGPT stops: quantize goes with a single device only."
         )
