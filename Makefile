@@ -37,6 +37,7 @@ gpu: setup ## Run the tests that need a CUDA device
 
 schema: setup ## Write the JSON schemas again
 	$(BIN)/python -m qlora_doctor.reporters.schema
+	$(BIN)/qlora-doctor schema config > reports/schema/config-v1.schema.json
 
 clean: ## Remove what make made
 	rm -rf $(VENV) build dist demo

@@ -184,12 +184,14 @@ def run_check(source: Path | Setup | None, options: CheckOptions, observer: Obse
         UsageError: an option cannot be served.
     """
     from ._assets import asset_folder
-    from .engine import load_rules
+    from .engine import check_selection, load_rules
 
     session = _Session(load_rules(asset_folder("rules"), *options.rules), options, observer or Observer())
     unknown = [name for name in options.stages or () if name not in STAGES]
     if unknown:
         raise UsageError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}.")
+    if options.selection is not None:
+        check_selection(options.selection, session.rules)
     if source is not None:
         _read(session, source)
     if options.facts is not None:

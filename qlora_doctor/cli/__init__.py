@@ -37,9 +37,9 @@ class _Doctor(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         _start_fast()
+        if len(args) < 2:
+            extra["prog_name"] = self.name  # also for `python -m qlora_doctor`
         extra["standalone_mode"] = False
-        if not extra.get("prog_name") and len(args) < 2:
-            extra["prog_name"] = "qlora-doctor"  # also for `python -m qlora_doctor`
         try:
             result = super().main(*args, **extra)
         except click.exceptions.Abort:
@@ -87,7 +87,9 @@ def _unexpected(error: Exception) -> NoReturn:
     sys.exit(3)
 
 
-@click.command(cls=_Doctor, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    "qlora-doctor", cls=_Doctor, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="qlora-doctor")
 def main() -> None:
     """Tells what is wrong with a QLoRA setup before the run."""

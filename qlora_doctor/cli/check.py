@@ -76,6 +76,8 @@ def command(**given: Any) -> int:
     sources: Sequence[Path | None] = given["configs"] or ((None,) if given["facts"] else ())
     if not sources:
         raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
+    if given["facts"] is not None and not given["facts"].exists():
+        raise UsageError(f"{given['facts']} does not exist.")
     if given["facts"] is not None and len(sources) > 1:
         raise UsageError("--facts holds one machine's facts, and several configs are given.")
     check_format(given["format"], FORMATS)

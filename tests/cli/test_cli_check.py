@@ -1,0 +1,233 @@
+"""``check``: exit codes, what goes where, and options."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import qlora_doctor.checking
+import qlora_doctor.probes.runner
+from qlora_doctor.cli import main
+from qlora_doctor.probes import events
+from qlora_doctor.report import StageRecord
+
+CLEAN = "model: meta-llama/Llama-3.1-8B\n"
+
+
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run ``check`` on the config stage; colours and terminals of the test's own environment do not count."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: object, stage: str | None = "config") -> Result:
+        stages = ["--stage", stage] if stage else []
+        return CliRunner().invoke(main, ["check", *stages, *map(str, arguments)])
+
+    return run
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> dict[str, Path]:
+    """A clean starter, one with a typo in a key, one that is invalid."""
+    from qlora_doctor.config.starter import starter_config
+
+    clean = starter_config("meta-llama/Llama-3.1-8B", "rtx-4090")
+    texts = {
+        "clean": clean,
+        "typo": clean.replace("lora_alpha", "lora_aplha"),
+        "invalid": clean.replace("r: 16", "r: many", 1),
+    }
+    paths = {name: tmp_path / f"{name}.yaml" for name in texts}
+    for name, path in paths.items():
+        path.write_text(texts[name])
+    return paths
+
+
+def document(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+def test_a_clean_setup(check: Callable[..., Result], configs: dict[str, Path]) -> None:
+    result = check(configs["clean"])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{configs['clean']} · native config"
+    assert lines[-1].startswith("verdict: nothing found")
+    assert "config done" in result.stderr and "config done" not in result.stdout
+
+
+def test_findings_and_where_they_fail(check: Callable[..., Result], configs: dict[str, Path]) -> None:
+    found = document(check(configs["typo"], "--format", "json"))
+    (finding,) = [f for f in found["findings"] if f["location"]["pointer"] == "/lora/lora_aplha"]
+    line = configs["typo"].read_text().splitlines().index("  lora_aplha: 32") + 1
+    assert (finding["location"]["line"], finding["location"]["column"]) == (line, 3)
+    rule = finding["rule"]
+    text = check(configs["typo"])
+    assert text.stdout.count(f"[{rule}]") == 1  # told while the check ran, and not again at the end
+    assert f"{configs['typo']}:{line}:3" in text.stdout
+    others = ["--ignore", ",".join({f["rule"] for f in found["findings"]} - {rule}) or "QD999"]
+    others = others if others[1] != "QD999" else []
+    assert check(configs["typo"], *others, "--severity", f"{rule}=error").exit_code == 1
+    assert check(configs["typo"], *others, "--severity", f"{rule}=info").exit_code == 0
+    assert check(configs["typo"], *others, "--severity", f"{rule}=info", "--fail-on", "info").exit_code == 1
+    assert check(configs["typo"], "--severity", f"{rule}=error", "--fail-on", "never").exit_code == 0
+    assert check(configs["typo"], "--ignore", rule, *others, "--fail-on", "info").exit_code == 0
+    only = document(check(configs["typo"], "--select", rule, "--format", "json"))
+    assert {outcome["rule"] for outcome in only["rules"]} == {rule}
+
+
+def test_stdout_holds_the_document_alone(check: Callable[..., Result], configs: dict[str, Path]) -> None:
+    result = check(configs["clean"], "--format", "json")
+    report = document(result)
+    assert report["exit_code"] == 0 and report["setup"]["dialect"] == "native"
+    assert {stage["name"]: stage["status"] for stage in report["stages"]}["config"] == "done"
+    assert [stage["status"] for stage in report["stages"]].count("skipped") == 5
+    assert all(stage["reason"] and stage["remedy"] for stage in report["stages"] if stage["status"] == "skipped")
+    assert check(configs["clean"], "--format", "json", "--quiet").stderr == ""
+    page = check(configs["clean"], "--format", "html")
+    assert page.stdout.lstrip().lower().startswith("<!doctype html")
+
+
+def test_several_configs(check: Callable[..., Result], configs: dict[str, Path], tmp_path: Path) -> None:
+    paths = [configs["clean"], configs["invalid"], configs["typo"]]
+    result = check(
+        *paths, "--format", "json", "-o", f"html={tmp_path}/{{name}}.html", "-o", f"json={tmp_path}/all.json"
+    )
+    assert result.exit_code == 2
+    reports = document(result)
+    assert [report["exit_code"] for report in reports][:2] == [0, 2]
+    assert json.loads((tmp_path / "all.json").read_text()) == reports
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["clean.html", "invalid.html", "typo.html"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_invalid_config_is_one_sentence(check: Callable[..., Result], configs: dict[str, Path]) -> None:
+    result = check(configs["invalid"])
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.splitlines()[0] == "error: lora.r must be a whole number, found the text 'many'."
+    assert "r: many" in result.stderr and "^" in result.stderr and "Traceback" not in result.output
+    report = document(check(configs["invalid"], "--format", "json"))
+    assert report["stages"][0]["status"] == "failed" and "found the text 'many'" in report["stages"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "No config is named."),
+        (["gone.yaml"], "gone.yaml does not exist."),
+        (["CLEAN", "--stage", "training"], "There is no stage 'training'"),
+        (["CLEAN", "--format", "pdf"], "There is no format 'pdf'"),
+        (["CLEAN", "-o", "pdf=x.pdf"], "There is no format 'pdf'"),
+        (["CLEAN", "-o", "report.html"], "-o takes FORMAT=PATH"),
+        (["CLEAN", "-o", "html=no/such/folder/x.html"], "does not exist, so x.html cannot be written"),
+        (["CLEAN", "-o", "json=."], "is a folder"),
+        (["CLEAN", "-o", "json=a", "-o", "text=a"], "Two outputs are to be written to a."),
+        (["CLEAN", "CLEAN", "-o", "html=x.html"], "One html file holds one report"),
+        (["CLEAN", "CLEAN", "--format", "html"], "One html document holds one report"),
+        (["CLEAN", "--severity", "QD101=fatal"], "is not RULE=error, RULE=warning or RULE=info"),
+        (["CLEAN", "--dialect", "latin"], "There is no dialect 'latin'"),
+        (["CLEAN", "--facts", "gone.json"], "gone.json"),
+        (["CLEAN", "--timeout", "0"], "--timeout"),
+        (["CLEAN", "--rules", "no-such-folder"], "There is no folder no-such-folder"),
+        (["CLEAN", "--select", "QD9999"], "QD9999"),
+    ],
+)
+def test_usage_errors(
+    check: Callable[..., Result], configs: dict[str, Path], arguments: list[str], sentence: str
+) -> None:
+    result = check(*[str(configs["clean"]) if a == "CLEAN" else a for a in arguments])
+    assert result.exit_code == 2, result.output
+    assert sentence in " ".join(result.stderr.split())
+    assert result.stdout == "" and "Traceback" not in result.stderr
+
+
+def test_outputs_are_looked_at_before_anything_is_paid_for(
+    check: Callable[..., Result], configs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(qlora_doctor.checking, "run_check", lambda *a: pytest.fail("a probe was paid for"))
+    assert check(configs["clean"], "-o", f"json={tmp_path}/none/x.json").exit_code == 2
+    if os.geteuid() != 0:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        assert check(configs["clean"], "-o", f"json={tmp_path}/locked/x.json").exit_code == 2
+
+
+def test_a_written_file_replaces_the_old_one_whole(
+    check: Callable[..., Result], configs: dict[str, Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "r.json"
+    target.write_text("old")
+    target.chmod(0o640)
+    assert check(configs["clean"], "-o", f"json={target}").exit_code == 0
+    assert json.loads(target.read_text())["exit_code"] == 0
+    assert target.stat().st_mode & 0o777 == 0o640
+
+
+def test_recorded_facts_are_judged_again(
+    check: Callable[..., Result], configs: dict[str, Path], tmp_path: Path
+) -> None:
+    recorded = tmp_path / "r.json"
+    first = check(configs["typo"], "-o", f"json={recorded}")
+    again = check("--facts", recorded, "--format", "json", stage=None)
+    assert again.exit_code == first.exit_code
+    rules = {finding["rule"] for finding in json.loads(recorded.read_text())["findings"]}
+    assert rules and {finding["rule"] for finding in document(again)["findings"]} == rules
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "colored"),
+    [({}, [], False), ({"FORCE_COLOR": "1"}, [], True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, [], False),
+     ({"FORCE_COLOR": "1"}, ["--no-color"], False)],
+)  # fmt: skip
+def test_colours(
+    check: Callable[..., Result],
+    configs: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    options: list[str],
+    colored: bool,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(main, ["check", "--stage", "config", str(configs["typo"]), *options], color=True)
+    assert ("\x1b[" in result.stdout) is colored
+
+
+def _interrupted(*arguments: Any, **options: Any) -> Iterator[events.Event]:
+    yield events.Start(name="structure")
+    yield events.End(record=StageRecord(name="structure", status="done", seconds=1.0))
+    yield events.Start(name="load")
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_keeps_what_is_known(
+    check: Callable[..., Result], configs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(qlora_doctor.probes.runner, "run_stages", _interrupted)
+    result = check(configs["clean"], configs["typo"], "-o", f"json={tmp_path}/r.json", stage="structure,load")
+    assert result.exit_code == 3, result.output
+    report = json.loads((tmp_path / "r.json").read_text())  # one report: the second config was not begun
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    assert stages["config"]["status"] == stages["structure"]["status"] == "done"
+    assert stages["load"]["reason"] == "The check was interrupted." and report["exit_code"] == 3
+
+
+def _broken(*arguments: Any) -> Any:
+    raise ZeroDivisionError("something\nof ours")
+
+
+def test_a_fault_of_the_tool_is_a_sentence_too(
+    check: Callable[..., Result], configs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qlora_doctor.checking, "run_check", _broken)
+    result = check(configs["clean"])
+    assert result.exit_code == 3 and "Traceback" not in result.output
+    assert result.stderr.splitlines()[0] == "error: qlora-doctor failed: ZeroDivisionError: something of ours"
+    assert "qlora-doctor env" in result.stderr
