@@ -128,9 +128,14 @@ def test_report_renders_a_result_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(None, "cannot be read"), ("{", "is not a JSON report"), ('{"a": 1}', "is not a report"), ("[]", "holds no report"),
-     ("[" * 100_000, "is not a JSON report")],
-)  # fmt: skip
+    [
+        (None, "cannot be read"),
+        ("{", "is not a JSON report"),
+        ('{"a": 1}', "is not a report"),
+        ("[]", "holds no report"),
+        ("[" * 100_000, "is not a JSON report"),
+    ],
+)
 def test_report_of_something_else(tmp_path: Path, content: str | None, sentence: str) -> None:
     path = tmp_path / "r.json"
     if content is not None:
