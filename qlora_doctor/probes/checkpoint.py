@@ -16,7 +16,8 @@ from ..errors import StageError
 
 _HEADER_LIMIT = 100_000_000
 """Bytes of a header at most, as safetensors itself has it."""
-_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "BOOL": 1}
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "consolidated*.bin")
 _AGAIN = "Download or copy the file again."
 
@@ -160,11 +161,12 @@ def _tensors(file: Path) -> Iterator[StoredTensor]:
         except (KeyError, TypeError, ValueError) as error:
             raise _corrupt(file, f"its entry for {name!r} cannot be read") from error
         stored = StoredTensor(name, dtype, shape, file, end - begin)
-        if begin < 0 or end < begin or stored.nbytes != stored.elements * _BYTES.get(dtype, 1) and dtype in _BYTES:
+        fits = dtype not in _BYTES or stored.nbytes == stored.elements * _BYTES[dtype]
+        if begin < 0 or end < begin or not fits:
             raise _corrupt(file, f"{name!r} has {end - begin} bytes for {_shape(shape)} of {dtype}")
         if data_start + end > size:
             raise StageError(
-                f"{file.name} is truncated: it has {size:,} bytes and its header speaks of at least {data_start + end:,}.",
+                f"{file.name} is truncated: it has {size:,} of at least {data_start + end:,} bytes.",
                 kind="truncated",
                 remedy=_AGAIN,
             )
@@ -178,9 +180,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or 8 + length > size:
                 kind = "truncated" if length <= _HEADER_LIMIT else "corrupt"
-                raise StageError(
-                    f"{file.name} ends before its header does ({size:,} bytes).", kind=kind, remedy=_AGAIN
-                )
+                raise StageError(f"{file.name} ends before its header does ({size:,} bytes).", kind=kind, remedy=_AGAIN)
             if length > _HEADER_LIMIT:
                 raise _corrupt(file, "its header has an impossible length")
             header = json.loads(stream.read(length))

@@ -102,16 +102,6 @@ def adapter_reaches_output(model: nn.Module, inputs: Mapping[str, Any]) -> bool 
     return None if compared is None or compared.difference is None else compared.difference > 0
 
 
-def has_dropout(model: nn.Module) -> bool:
-    """Whether two training forwards of one batch can differ."""
-    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules()):
-        return True
-    config = getattr(model, "config", None)
-    values = config.to_dict() if hasattr(config, "to_dict") else {}
-    rates = (v for k, v in values.items() if ("dropout" in k or "pdrop" in k or "jitter" in k))
-    return any(isinstance(rate, float) and rate > 0 for rate in rates)
-
-
 def _logits(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor | None:
     logits = getattr(model(**inputs), "logits", None)
     return logits if isinstance(logits, torch.Tensor) else None

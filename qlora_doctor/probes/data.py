@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ..config.setup import Setup
@@ -129,7 +130,7 @@ def _split(batch: Any) -> list[_Row]:
     rows = []
     for row, label, place in zip(ids, labels, positions, strict=True):
         starts = [index for index, position in enumerate(place) if position == 0] + [len(row)]
-        rows += [_Row(row[a:b], label[a:b]) for a, b in zip(starts, starts[1:], strict=False) if b > a]
+        rows += [_Row(row[a:b], label[a:b]) for a, b in pairwise(starts) if b > a]
     return rows
 
 

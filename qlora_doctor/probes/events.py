@@ -69,6 +69,7 @@ def decode(line: bytes) -> Event:
         field = Facts.model_fields.get(event.subject)
         if field is None:
             raise ValueError(f"there are no facts called {event.subject!r}")
-        value = TypeAdapter(field.annotation).validate_python(event.value)
+        annotation: Any = field.annotation
+        value = TypeAdapter(annotation).validate_python(event.value)
         return Learned(subject=event.subject, value=value)
     return event

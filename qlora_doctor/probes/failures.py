@@ -13,7 +13,10 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("float16-gradients", r"Attempting to unscale FP16 gradients"),
     ("no-adapter", r"cannot perform fine-tuning on purely quantized models|training is not currently supported"),
     ("token-out-of-range", r"index out of range in self|srcIndex < srcSelectDimSize|vectorized_gather_kernel"),
-    ("dtype-mismatch", r"must have the same dtype|expected (m1|mat1|scalar type|.* dtype)|to have the same dtype|found dtype"),
+    (
+        "dtype-mismatch",
+        r"must have the same dtype|expected (m1|mat1|scalar type|.* dtype)|have the same dtype|found dtype",
+    ),
 )
 _REMEDIES = {
     "no-gradient": "Let the inputs carry a gradient: call prepare_model_for_kbit_training or "

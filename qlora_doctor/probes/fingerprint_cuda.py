@@ -7,7 +7,6 @@ no extra package) and launched through the driver. Where that is not to be had, 
 from __future__ import annotations
 
 import ctypes
-import glob
 import os
 import sys
 from collections.abc import Mapping
@@ -98,8 +97,7 @@ def chunk_digests(tensors: Mapping[str, torch.Tensor], device: torch.device) -> 
         _launch(kernel, len(offset), [address, length, digest])
         data = digest.cpu().numpy().tobytes()
     return {
-        name: data[16 * int(end - count) : 16 * int(end)]
-        for name, end, count in zip(direct, ends, chunks, strict=True)
+        name: data[16 * int(end - count) : 16 * int(end)] for name, end, count in zip(direct, ends, chunks, strict=True)
     }
 
 
@@ -178,10 +176,10 @@ def _nvrtc() -> ctypes.CDLL:
         names, patterns = [f"nvrtc64_{version}0_0.dll"], ["nvrtc64_*.dll"]
     else:
         names, patterns = [f"libnvrtc.so.{version}", "libnvrtc.so"], ["libnvrtc.so*", "libnvrtc-????????.so*"]
-    torch_folder = Path(torch.__file__).parent
-    for folder in (torch_folder / "lib", *torch_folder.parent.glob("nvidia/*/lib"), *torch_folder.parent.glob("nvidia/*/bin")):
+    home = Path(torch.__file__).parent
+    for folder in (home / "lib", *home.parent.glob("nvidia/*/lib"), *home.parent.glob("nvidia/*/bin")):
         for pattern in patterns:
-            names += sorted(glob.glob(str(folder / pattern)))
+            names += sorted(map(str, folder.glob(pattern)))
     for name in names:
         try:
             return ctypes.CDLL(name)

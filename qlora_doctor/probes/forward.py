@@ -181,7 +181,7 @@ def _counted(labels: torch.Tensor) -> int:
 
 
 def _vocabulary_rows(model: nn.Module) -> int | None:
-    embed = getattr(model, "get_input_embeddings", lambda: None)()
+    embed: Any = getattr(model, "get_input_embeddings", lambda: None)()
     rows = getattr(embed, "num_embeddings", None)
     if rows is None and hasattr(embed, "weight"):
         rows = embed.weight.shape[0]

@@ -1,4 +1,4 @@
-"""The gradient of every trainable tensor, seen the moment autograd has it: before clipping, scaling or the optimizer."""
+"""The gradient of every trainable tensor, seen the moment autograd has it: before it is clipped or unscaled."""
 
 from __future__ import annotations
 

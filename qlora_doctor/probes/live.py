@@ -49,7 +49,8 @@ def examine_objects(
     """
     progress("Looking at the model")
     found = loaded_facts(model)
-    load = LoadFacts(device=_device(model).type, **found, nonfinite_tensors=nonfinite_tensors(model), failure=NO_FAILURE)
+    bad = nonfinite_tensors(model)
+    load = LoadFacts(device=str(_device(model)), **found, nonfinite_tensors=bad, failure=NO_FAILURE)
     facts: dict[str, Any] = {
         "model": model_facts(model),
         "adapter": adapter_facts(model),

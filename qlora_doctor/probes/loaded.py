@@ -39,9 +39,9 @@ def loaded_facts(model: nn.Module) -> dict[str, Any]:
 def four_bit_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """bitsandbytes' 4-bit layers by plain name, also below an adapter."""
     for name, module in model.named_modules():
-        if any(cls.__name__ == "Linear4bit" for cls in type(module).__mro__):
-            if not hasattr(module, "base_layer"):  # PEFT's own Linear4bit wraps the layer
-                yield plain_name(name), module
+        is_4bit = any(cls.__name__ == "Linear4bit" for cls in type(module).__mro__)
+        if is_4bit and not hasattr(module, "base_layer"):  # PEFT's own Linear4bit wraps the layer
+            yield plain_name(name), module
 
 
 def check_packed_shapes(model: nn.Module) -> None:

@@ -20,8 +20,8 @@ from . import comparing, gradients, snapshot
 from .aside import aside, random_state_kept
 from .fingerprint import Fingerprint, fingerprints
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
-from .tensors import trainable_parameters
 from .optimizer import optimizer_facts, state_bytes
+from .tensors import trainable_parameters
 from .timeline import Timeline
 from .updates import UpdateWatch
 
@@ -188,8 +188,8 @@ class Observer:
         if isinstance(ids, torch.Tensor) and (outside := tokens_out_of_range(ids, rows)):
             self.known.update(max_token_id=int(ids.max()), tokens_out_of_range=outside)
             raise StageError(  # CUDA would answer with a device-side assertion, after which nothing works any more
-                f"The batch holds {outside} token ids that the embedding has no row for: the largest is {int(ids.max())}, "
-                f"the embedding has {rows} rows.",
+                f"The batch holds {outside} token ids that the embedding has no row for: the largest is "
+                f"{int(ids.max())}, the embedding has {rows} rows.",
                 kind="token-out-of-range",
                 remedy="Resize the embeddings to the tokenizer, or use a padding token that exists.",
             )

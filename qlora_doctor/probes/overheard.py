@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _LOGGERS = ("transformers", "peft", "accelerate", "trl", "bitsandbytes", "torch")
 _LENGTH, _COUNT = 300, 50
@@ -23,12 +24,12 @@ def overheard() -> Iterator[list[str]]:
         with warnings.catch_warnings():
             previous = warnings.showwarning
 
-            def show(message: Warning | str, category: type[Warning], *args: object, **kwargs: object) -> None:
+            def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
                 if not issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
                     _add(heard, str(message))
-                previous(message, category, *args, **kwargs)  # type: ignore[arg-type]
+                previous(message, category, *args, **kwargs)
 
-            warnings.showwarning = show  # type: ignore[assignment]
+            warnings.showwarning = show
             yield heard
     finally:
         for logger in loggers:

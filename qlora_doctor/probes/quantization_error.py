@@ -12,8 +12,8 @@ from torch import nn
 from ..facts.load import QuantizationError
 from .aside import aside
 from .checkpoint import Checkpoint, StoredTensor
-from .tensors import layer_and_projection
 from .loaded import four_bit_layers, has_nonfinite
+from .tensors import layer_and_projection
 
 SAMPLES = 14
 """Layers that are compared: all projections, spread over the depth."""

@@ -100,7 +100,10 @@ def _cgroup_v2() -> int | None:
 def _cgroup_v1() -> int | None:
     folder = _CGROUP / "memory"
     return _left(
-        folder / "memory.limit_in_bytes", folder / "memory.usage_in_bytes", folder / "memory.stat", "total_inactive_file"
+        folder / "memory.limit_in_bytes",
+        folder / "memory.usage_in_bytes",
+        folder / "memory.stat",
+        "total_inactive_file",
     )
 
 

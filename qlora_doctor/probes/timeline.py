@@ -55,7 +55,7 @@ class Timeline:
 
     @property
     def on_cuda(self) -> bool:
-        return self.device.type == "cuda"
+        return str(self.device.type) == "cuda"
 
     @property
     def clock(self) -> float:

@@ -121,7 +121,8 @@ def step(run: Run) -> None:
         record = run.ended.get("load")
         if record is not None and record.status == "failed":
             raise Skipped("There is no loaded base to train: stage load failed.")
-        raise Skipped(record.reason if record is not None and record.reason else "Stage load did not run.", _remedy(record))
+        reason = record.reason if record is not None else None
+        raise Skipped(reason or "Stage load did not run.", _remedy(record))
     adapter = run.facts.adapter
     if adapter is not None and adapter.failure not in (None, "none"):
         raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
@@ -179,8 +180,8 @@ def _run_stage(run: Run, name: str) -> StageRecord:
         traceback.print_exc()
         from .failures import explain
 
-        error = explain(raised, f"stage {name}")
-        return StageRecord(name=name, status="failed", reason=error.message, remedy=error.remedy)
+        told = explain(raised, f"stage {name}")
+        return StageRecord(name=name, status="failed", reason=told.message, remedy=told.remedy)
     return StageRecord(name=name, status="done")
 
 

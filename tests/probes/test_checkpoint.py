@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from qlora_doctor.errors import StageError  # noqa: E402
-from qlora_doctor.probes.checkpoint import check_shapes, read_checkpoint  # noqa: E402
+from qlora_doctor.errors import StageError
+from qlora_doctor.probes.checkpoint import check_shapes, read_checkpoint
 
 
 @pytest.fixture

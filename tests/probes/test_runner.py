@@ -268,7 +268,9 @@ def test_an_interruption_of_the_parent_ends_the_child(child_runs: object, tmp_pa
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     environment = {**os.environ, "TMPDIR": str(scratch)}
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
     assert parent.stdout is not None
     line = b""
     while not line.strip():

@@ -218,7 +218,7 @@ def test_hooks_are_gone_afterwards(tiny_llama: Path) -> None:
     kept: list[Any] = []
     look(make_setup(tiny_llama), lambda base: kept.append(base))
     for module_ in kept[0].model.modules():
-        own = [h for h in (*module_._forward_hooks.values(), *module_._forward_pre_hooks.values())]
+        own = [*module_._forward_hooks.values(), *module_._forward_pre_hooks.values()]
         assert not any("qlora_doctor" in getattr(h, "__module__", "") for h in own)
     assert not any(p._post_accumulate_grad_hooks for p in kept[0].model.parameters())
 

@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("bitsandbytes")
 
-from qlora_doctor.config.architectures import find_architecture  # noqa: E402
-from qlora_doctor.config.setup import Lora, Model, Quantization, Setup, Training  # noqa: E402
-from qlora_doctor.probes.structure import StructureSeen, look_at_structure  # noqa: E402
-from tests.models import HEALTHY, make_architecture  # noqa: E402
+from qlora_doctor.config.architectures import find_architecture
+from qlora_doctor.config.setup import Lora, Model, Quantization, Setup, Training
+from qlora_doctor.probes.structure import StructureSeen, look_at_structure
+from tests.models import HEALTHY, make_architecture
 
 Look = Callable[..., StructureSeen]
 LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]

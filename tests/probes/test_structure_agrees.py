@@ -9,18 +9,18 @@ import pytest
 
 pytest.importorskip("bitsandbytes")
 
-from qlora_doctor import pipeline  # noqa: E402
-from qlora_doctor.config.setup import Lora, Model, Quantization, Setup  # noqa: E402
-from qlora_doctor.facts import Fact  # noqa: E402
-from qlora_doctor.probes.inventory import Inventory  # noqa: E402
-from qlora_doctor.probes.structure import (  # noqa: E402
+from qlora_doctor import pipeline
+from qlora_doctor.config.setup import Lora, Model, Quantization, Setup
+from qlora_doctor.facts import Fact
+from qlora_doctor.probes.inventory import Inventory
+from qlora_doctor.probes.structure import (
     adapter_facts,
     fresh_heads,
     look_at_structure,
     model_facts,
     quantization_facts,
 )
-from tests.models import CONFIGS  # noqa: E402
+from tests.models import CONFIGS
 
 
 def setup_for(folder: Path, targets: list[str] | str = "all-linear", *, nested: bool = True) -> Setup:

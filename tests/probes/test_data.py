@@ -1,0 +1,130 @@
+"""Samples as the trainer and its collator hand them to the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("datasets")
+
+from qlora_doctor.config.setup import Data, Setup
+from qlora_doctor.facts import DataFacts
+from qlora_doctor.probes.data import look_at_data
+from tests.models import make_data
+from tests.probes.conftest import make_setup, silent
+
+TRAINERS = [None, "trl"]
+
+
+def look(
+    folder: Path, file: Path | str, trainer: str | None = None, data: dict[str, Any] | None = None, **training: Any
+) -> DataFacts:
+    if trainer == "trl":
+        pytest.importorskip("trl")
+    setup: Setup = make_setup(folder, trainer=trainer, **{"max_length": 200, **training})
+    setup = setup.model_copy(update={"data": Data(train=str(file), **(data or {}))})
+    return look_at_data(setup, silent)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("kind", ["text", "prompt-completion", "messages"])
+def test_formats(tiny_llama: Path, tmp_path: Path, kind: str, trainer: str | None) -> None:
+    facts = look(tiny_llama, make_data(tmp_path / "d.jsonl", kind, rows=20), trainer)
+    assert facts.failure is None and facts.format == kind
+    assert (facts.rows, facts.rows_seen) == (20, 20)
+    assert (
+        facts.columns
+        == {"text": ["text"], "prompt-completion": ["prompt", "completion"], "messages": ["messages"]}[kind]
+    )
+    assert facts.truncated_ratio == 0 and facts.rows_fully_masked == 0
+    assert facts.tokens_max is not None and facts.tokens_mean is not None and 5 < facts.tokens_mean <= facts.tokens_max
+    assert facts.vocab_rows == 512 and facts.tokens_out_of_range == 0 and facts.double_bos_rows == 0
+    assert facts.chat_template is True
+    assert facts.labels_masked_ratio is not None
+    if kind == "prompt-completion":
+        assert facts.labels_masked_ratio > 0.3, "no loss on the prompt"
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_samples_that_are_cut(tiny_llama: Path, tmp_path: Path, trainer: str | None) -> None:
+    rows = [{"text": "layer " * n} for n in (2, 2, 2, 150)]
+    facts = look(tiny_llama, write(tmp_path / "d.jsonl", rows), trainer, max_length=64)
+    assert facts.truncated_ratio == 0.25 and facts.tokens_max is not None and facts.tokens_max > 64
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_end_of_text_that_is_trained_on(tiny_llama: Path, tmp_path: Path, trainer: str | None) -> None:
+    rows = [{"prompt": "Say: base", "completion": " base<|im_end|>"}] * 3 + [{"prompt": "Say: x", "completion": " x"}]
+    facts = look(tiny_llama, write(tmp_path / "d.jsonl", rows), trainer)
+    assert facts.eos_supervised_ratio == (0.75 if trainer is None else 1.0), "trl ends every completion itself"
+
+
+def test_rows_without_a_loss(tiny_llama: Path, tmp_path: Path) -> None:
+    """Prompts that fill the whole length leave nothing to learn."""
+    rows = [{"prompt": "gradient " * 100, "completion": " step"}, {"prompt": "a", "completion": " b c d"}]
+    facts = look(tiny_llama, write(tmp_path / "d.jsonl", rows), max_length=32)
+    assert facts.rows_fully_masked == 1
+
+
+def test_two_beginnings(tiny_llama: Path, tmp_path: Path) -> None:
+    rows = [{"text": "<|bos|><|bos|>The rank."}, {"text": "<|bos|>The rank."}]
+    assert look(tiny_llama, write(tmp_path / "d.jsonl", rows)).double_bos_rows == 1
+
+
+def test_tokens_without_a_row(model_folder: Any, tmp_path: Path) -> None:
+    """The tokenizer has more tokens than the embedding has rows."""
+    facts = look(model_folder("llama", vocab_size=256), make_data(tmp_path / "d.jsonl", "text"))
+    assert facts.vocab_rows == 256 and facts.tokens_out_of_range and facts.max_token_id and facts.max_token_id >= 256
+
+
+def test_packing_is_looked_at_in_full_as_well(tiny_llama: Path, tmp_path: Path) -> None:
+    facts = look(tiny_llama, make_data(tmp_path / "d.jsonl", "text", rows=20), "trl", packing=True, max_length=64)
+    assert facts.failure is None and facts.tokens_max is not None and facts.tokens_max < 64
+    assert facts.truncated_ratio == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(None, "There is no file"), ("", ""), ("{not json", ""), ('{"other": "x"}', "has no column 'text'")],
+)
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_data_that_cannot_be_used(
+    tiny_llama: Path, tmp_path: Path, content: str | None, sentence: str, trainer: str | None
+) -> None:
+    file = tmp_path / "d.jsonl"
+    if content is not None:
+        file.write_text(content)
+    facts = look(tiny_llama, file, trainer)
+    assert facts.failure is not None and sentence in facts.failure and "\n" not in facts.failure
+    assert facts.rows_seen is None
+
+
+def test_messages_without_a_template(tiny_llama: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    facts = look(folder, make_data(tmp_path / "d.jsonl", "messages"))
+    assert facts.failure is not None and "chat template" in facts.failure and facts.chat_template is False
+
+
+def test_no_tokenizer(tiny_llama: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    for file in folder.glob("*token*"):
+        file.unlink()
+    facts = look(folder, make_data(tmp_path / "d.jsonl", "text"))
+    assert facts.failure is not None and "tokenizer" in facts.failure
