@@ -81,6 +81,8 @@ def recognise(document: Document) -> tuple[Dialect, float]:
         sure = dialect.recognise(document)
         if best is None or sure > best[1]:
             best = (dialect, sure)
+        if sure >= 1.0:  # nobody can be surer: the others need not even be imported
+            break
     if best is None or best[1] < _LEAST_SURE:
         raise ConfigError(
             f"{document.path} is not a config that is known here: it has {_glance(document)}.",
