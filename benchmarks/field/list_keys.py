@@ -105,6 +105,14 @@ TRAINERS: dict[str, Trainer] = {
         every_class_in=r"trl/(trainer/.*config.*|scripts/.*|commands/.*|experimental/.*config.*)\.py",
         first="v0.8.0",
     ),
+    "alignment-handbook": Trainer(
+        "huggingface+alignment-handbook",
+        "alignment-handbook",
+        (r"src/alignment/configs\.py",),
+        (),
+        refuses=True,
+        every_class_in=r"src/alignment/configs\.py",
+    ),
     "autotrain": Trainer(
         "huggingface+autotrain-advanced",
         "AutoTrain",

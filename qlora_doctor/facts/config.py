@@ -122,6 +122,7 @@ class ConfigFacts(Fact):
     ``four-bit-switch-without-effect`` (axolotl: ``adapter: lora`` with ``load_in_4bit``), ``lora-switched-off``
     (``use_peft``, ``peft``, ``lora`` is off or missing), ``no-lora`` (another method than LoRA is asked for),
     ``quantization-switched-off`` (bits without a method), ``bf16-auto`` (bf16 where the GPU has it, else fp16),
+    ``quantization-method-renamed`` (LLaMA-Factory: bitsandbytes is bnb since 0.9.3),
     ``string-numbers-converted`` (the reader turns numbers written as text into numbers), ``several-runs``.
     """
     remark_notes: "list[Remark] | None" = None

@@ -265,8 +265,7 @@ def _distribution(reading: Reading) -> None:
 
 
 def _data(reading: Reading) -> None:
-    if isinstance(reading.get("datasets"), list):
-        reading.take({"datasets.0.path": ("data.train", text)})
+    _samples(reading)
     method = reading.get("rl")
     if method:
         reading.put("training.method", str(method), "rl")
@@ -278,3 +277,16 @@ def _data(reading: Reading) -> None:
         reading.put("training.eval_strategy", "no", "val_set_size", "There is nothing to evaluate on.")
     elif reading.has("eval_steps") or reading.has("evals_per_epoch"):
         reading.put("training.eval_strategy", "steps", "eval_steps" if reading.has("eval_steps") else "evals_per_epoch")
+
+
+def _samples(reading: Reading) -> None:
+    """The first dataset, where its type is one that is read here the same way."""
+    if not isinstance(reading.get("datasets"), list):
+        return
+    kind = str(reading.get("datasets.0.type"))
+    reading.plain_data = kind in ("completion", "chat_template") and reading.get("datasets.0.field_messages") is None
+    reading.take({"datasets.0.path": ("data.train", text)})
+    if reading.plain_data:
+        reading.put("data.format", {"completion": "text"}.get(kind, "messages"), "datasets.0.type")
+        if kind == "completion":
+            reading.take({"datasets.0.field": ("data.text_field", text)})

@@ -36,7 +36,9 @@ class Reading:
         version: whose defaults are meant, for example ``axolotl 0.18``.
     """
 
-    def __init__(self, document: Document, dialect: str, version: str, *, typed: bool = True) -> None:
+    def __init__(
+        self, document: Document, dialect: str, version: str, *, typed: bool = True, plain_data: bool = False
+    ) -> None:
         """Begin to read a document.
 
         Args:
@@ -44,6 +46,9 @@ class Reading:
             dialect: the dialect's name.
             version: the trainer and its version, as notes say it.
             typed: the trainer refuses a value of the wrong type; otherwise such a value is called unknown.
+
+            plain_data: the trainer reads samples as TRL does; otherwise it formats them by templates of its own, so
+                that its samples cannot be looked at here.
 
         Raises:
             ConfigError: the document is no mapping.
@@ -54,6 +59,7 @@ class Reading:
         self.dialect = dialect
         self.version = version
         self.typed = typed
+        self.plain_data = plain_data
         self.data: dict[str, Any] = document.data
         self.file = str(document.path) if document.path is not None else None
         self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
@@ -106,6 +112,9 @@ class Reading:
     def _take(self, key: str, path: str, convert: Callable[[Any], Any] | None) -> None:
         value, pointer = self._find(key)
         if pointer is None or value is None:
+            return
+        if path in ("data.train", "data.eval") and not self.plain_data:
+            self._set(path, None, "unknown", f"{self.version} formats the samples by templates of its own.", pointer)
             return
         if is_template(value):
             self._set(path, None, "unknown", f"{value} is filled in when the run starts.", pointer)

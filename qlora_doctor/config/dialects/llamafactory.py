@@ -185,6 +185,9 @@ def _quantization(reading: Reading) -> None:
     reading.put("quantization.load_in_8bit", str(bits) == "8", "quantization_bit")
     if bits is None:
         return
+    if str(reading.get("quantization_method")).lower() == "bitsandbytes":
+        note = "LLaMA-Factory 0.9.3 and later call it bnb; given bitsandbytes they leave the base unquantized silently."
+        reading.remark("quantization-method-renamed", "quantization_method", note)
     if backend is None:
         reading.forget("quantization.backend", "LLaMA-Factory does not know this method.", "quantization_method")
     else:

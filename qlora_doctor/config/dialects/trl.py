@@ -100,7 +100,7 @@ def read(document: Document) -> Setup:
     known = key_list("trl")
     is_handbook = any(key in document.data for key in _MIXTURE) if isinstance(document.data, dict) else False
     dialect = "alignment-handbook" if is_handbook else name
-    reading = Reading(document, dialect, f"TRL {known.version}")
+    reading = Reading(document, dialect, f"TRL {known.version}", plain_data=True)
     reading.take(_FIELDS)
     mixer = reading.get("dataset_mixer")
     if isinstance(mixer, dict) and mixer:
@@ -117,8 +117,14 @@ def read(document: Document) -> Setup:
     _method(reading)
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "TRL's argument parser turns such texts into numbers.")
-    reading.check_keys(known, also=_MIXTURE if is_handbook else ())
+    reading.check_keys(known, also=_handbook_keys() if is_handbook else ())
     return reading.setup()
+
+
+def _handbook_keys() -> set[str]:
+    """Keys that the handbook's own scripts read beside TRL's, in any of its versions."""
+    handbook = key_list("alignment-handbook")
+    return set(handbook.names | handbook.removed.keys()) - key_list("trl").removed.keys()
 
 
 def _adapter(reading: Reading) -> None:
