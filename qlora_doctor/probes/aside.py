@@ -31,6 +31,7 @@ def aside(anything: nn.Module | torch.Tensor | torch.device) -> Iterator[None]:
         return
     with torch.cuda.device(device):
         _drop_workspaces()  # so that cuBLAS takes its workspace for the run from the run's own memory
+        reserved = torch.cuda.memory_reserved(device)
         pool = make_pool()
         try:
             with use_pool(pool):
@@ -39,6 +40,8 @@ def aside(anything: nn.Module | torch.Tensor | torch.device) -> Iterator[None]:
         finally:
             _drop_workspaces()
             del pool
+            if torch.cuda.memory_reserved(device) > reserved:  # a version that keeps a pool's segments for later
+                torch.cuda.empty_cache()
 
 
 @contextmanager
