@@ -20,7 +20,7 @@ from .rule import HEADINGS, Example, PageError, Rule
 from .selection import Selection
 
 HEALTHY = "healthy.json"
-LONGEST_EXPRESSION = 280
+LONGEST_EXPRESSION = 300
 _SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
 _EVERY_RULE = Selection(profile="strict")
 

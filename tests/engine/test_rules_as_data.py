@@ -160,7 +160,7 @@ def test_sound_page_has_no_problem(tmp_path: Path) -> None:
         (front(when="config.lora_r > 8"), BODY, "healthy"),
         (front(when="config.budget_step_seconds > 8"), BODY, "skipped"),
         (front(when="config.lora_r > 1024"), BODY, "not fail"),
-        (front(when="config.lora_r > 256 " + "and config.lora_r > 256 " * 12), BODY, "longer"),
+        (front(when="config.lora_r > 256 " + "and config.lora_r > 256 " * 14), BODY, "longer"),
         (front(evidence="[config.method_x]"), BODY, "method_x"),
         (front(params="{a: {default: 1, unit: x, why: x, source: x}}"), BODY, "not used"),
         (front(fix="{text: x., safety: safe}"), BODY, "needs a patch"),
