@@ -81,23 +81,36 @@ def _outcome(rule: Rule, values: Values, stages: Sequence[StageRecord]) -> RuleO
     if isinstance(verdict, Unknown):
         reason = _why_unknown(verdict, stages)
         return RuleOutcome(rule=rule.id, name=rule.name, status="skipped", stage=rule.stage, reason=reason)
+    if not verdict and stages and not _ran(rule.stage, stages):
+        # A default may have answered for a fact that nobody looked at: what did not run is never green.
+        reason = " ".join(_why_missing(rule.stage, stages))
+        return RuleOutcome(rule=rule.id, name=rule.name, status="skipped", stage=rule.stage, reason=reason)
     return RuleOutcome(rule=rule.id, name=rule.name, status="fail" if verdict else "pass", stage=rule.stage)
 
 
 def _why_unknown(unknown: Unknown, stages: Sequence[StageRecord]) -> str:
     """The unknown facts, and for each stage that should have supplied them how it ended and what would help."""
     names = sorted(unknown.names)
-    records = {record.name: record for record in stages}
     sentences = [f"Unknown: {', '.join(names)}."]
     for stage in dict.fromkeys(stage_of(name) for name in names):
-        record = records.get(stage)
-        if record is None:
-            sentences.append(f"The stage {stage} has not run.")
-        elif record.status != "done":
-            verb = "failed" if record.status == "failed" else "was skipped"
-            sentences.append(f"The stage {stage} {verb}{': ' + record.reason if record.reason else '.'}")
-            sentences += [f"To supply it: {record.remedy}"] if record.remedy else []
+        sentences += _why_missing(stage, stages)
     return " ".join(sentences)
+
+
+def _why_missing(stage: str, stages: Sequence[StageRecord]) -> list[str]:
+    """How a stage that did not end well ended, and what would supply it; nothing where it is done."""
+    record = next((record for record in stages if record.name == stage), None)
+    if record is None:
+        return [f"The stage {stage} has not run."]
+    if record.status == "done":
+        return []
+    verb = "failed" if record.status == "failed" else "was skipped"
+    sentence = f"The stage {stage} {verb}{': ' + record.reason if record.reason else '.'}"
+    return [sentence, f"To supply it: {record.remedy}"] if record.remedy else [sentence]
+
+
+def _ran(stage: str, stages: Sequence[StageRecord]) -> bool:
+    return any(record.name == stage and record.status == "done" for record in stages)
 
 
 def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, diff: Diff | None) -> Finding:
