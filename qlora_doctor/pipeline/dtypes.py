@@ -41,15 +41,22 @@ def resolve_dtype(setup: Setup, architecture: Architecture, *, quantized: bool) 
     return (stored, True) if stored is not None else (torch.bfloat16, False)
 
 
-def apply_float32_plan(model: Any, dtype: torch.dtype) -> None:
-    """Cast on the meta device what from_pretrained would keep in float32 (``_keep_in_fp32_modules`` of the model)."""
+def settle_dtypes(model: Any, dtype: torch.dtype) -> None:
+    """Give a model built on meta the dtypes that from_pretrained loads it in.
+
+    What ``_keep_in_fp32_modules`` names becomes float32. transformers 4 loads all else in ``dtype``
+    (``modeling_utils._infer_parameter_dtype``), also what the model makes in float32 by itself.
+    """
     patterns = _float32_patterns(model, dtype)
-    if not patterns:
-        return
-    matcher = re.compile("|".join(rf"(?:^|\.){pattern}(?:\.|$)" for pattern in patterns))
+    kept = re.compile("|".join(rf"(?:^|\.){pattern}(?:\.|$)" for pattern in patterns)) if patterns else None
+    older = _major_version() < 5
     for name, parameter in model.named_parameters():
-        if parameter.dtype == dtype and type(parameter).__name__ != "Params4bit" and matcher.search(name):
+        if not parameter.is_floating_point() or type(parameter).__name__ in ("Params4bit", "Int8Params"):
+            continue
+        if kept is not None and kept.search(name):
             parameter.data = parameter.data.to(torch.float32)
+        elif older:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _float32_patterns(model: Any, dtype: torch.dtype) -> list[str]:
