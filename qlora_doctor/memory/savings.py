@@ -1,0 +1,194 @@
+"""What changes of a setup would save, by predicting the changed setup.
+
+A change is traced at two small depths, not at full depth: a stack of equal layers takes memory in proportion to its
+depth at each moment of a step (the end of the forward pass, the loss, the last and the first layer's backward pass, the
+optimizer), so two depths give each moment at the full one. The setup as it is goes the same way, and where that does not
+come out at its own full prediction, changes are traced in full.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from .allocator import round_size
+from .kernels import scratch_bytes
+from .machine import Machine
+from .predict import Prediction, PredictionError, predict, traced
+from .subject import subject_of_setup
+from .tape import ALLOC, FREE, OPEN, Tape
+
+if TYPE_CHECKING:
+    from ..config.setup import Setup
+
+TOLERANCE = 0.02
+"""Share by which the peak worked out from small depths may differ from the full prediction."""
+LOGITS_SHARE = 0.1
+"""Share of the peak from which a fused loss is worth predicting."""
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+"""The attention projections by their common names: fewer targets than every linear layer."""
+
+Moments = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A change, where it is made, and the peak with it; bytes.
+
+    ``pointer`` is the JSON pointer of the key in native names, ``value`` what to set there.
+    """
+
+    change: str
+    pointer: str
+    value: Any
+    peak_allocated_bytes: int
+    saved_bytes: int
+
+
+def savings(
+    setup: Setup, machine: Machine, prediction: Prediction, *, architecture: Any = None, offline: bool = True
+) -> list[Saving]:
+    """Every change that would lower the peak of ``prediction``, the largest saving first.
+
+    A change that cannot be predicted is left out.
+    """
+    from ..pipeline import load_config
+
+    architecture = architecture or load_config(setup, offline=offline)
+    peak = _peak_by_depth(architecture, machine, offline)
+    try:
+        here = peak(setup)
+        exact = abs(here - prediction.peak_allocated_bytes) <= TOLERANCE * prediction.peak_allocated_bytes
+    except (PredictionError, LookupError, ValueError, ArithmeticError):
+        exact = False
+    if not exact:
+        here = prediction.peak_allocated_bytes
+        peak = _peak_in_full(architecture, machine, offline)
+    found = []
+    for change, pointer, value in changes(setup, prediction, architecture.config):
+        try:
+            there = peak(changed(setup, pointer, value))
+        except Exception:  # whatever the libraries raise for a combination they do not take
+            continue
+        if there < here:
+            saved = here - there
+            found.append(Saving(change, pointer, value, prediction.peak_allocated_bytes - saved, saved))
+    return sorted(found, key=lambda saving: -saving.saved_bytes)
+
+
+def changes(setup: Setup, prediction: Prediction, config: Any) -> Iterator[tuple[str, str, Any]]:
+    """What could be changed: a sentence's beginning, the JSON pointer, the value."""
+    training = setup.training
+    if prediction.batch > 1:
+        half = prediction.batch // 2
+        yield f"batch {half} instead of {prediction.batch}", "/training/per_device_train_batch_size", half
+    if prediction.sequence >= 256:
+        half = prediction.sequence // 2
+        yield f"at most {half} tokens instead of {prediction.sequence}", "/training/max_length", half
+    checkpointing = training.gradient_checkpointing
+    if checkpointing is False or (checkpointing is None and training.trainer != "trl"):
+        yield "gradient checkpointing", "/training/gradient_checkpointing", True
+    if "paged" not in (training.optim or "") and "8bit" not in (training.optim or ""):
+        yield "a paged 8-bit optimizer", "/training/optim", "paged_adamw_8bit"
+    if training.prepare_for_kbit_training is not False and training.trainer != "trl":
+        yield "embeddings and norms not cast to float32", "/training/prepare_for_kbit_training", False
+    share = prediction.breakdown.get("logits_and_loss", 0) / prediction.peak_allocated_bytes
+    if training.trainer != "trl" and share > LOGITS_SHARE and find_spec("trl") is not None:
+        yield "trl's loss, which never holds all logits", "/training/trainer", "trl"
+    if setup.lora.target_modules == "all-linear":
+        yield "adapters on the attention projections alone", "/lora/target_modules", ATTENTION
+    wanted = setup.model.attn_implementation or getattr(config, "_attn_implementation", None)
+    if wanted == "eager":
+        yield "fused attention", "/model/attn_implementation", "sdpa"
+
+
+def changed(setup: Setup, pointer: str, value: Any) -> Setup:
+    """A copy of the setup with one value replaced."""
+    section, name = pointer.strip("/").split("/")
+    part = getattr(setup, section).model_copy(update={name: value})
+    return setup.model_copy(update={section: part})
+
+
+def _peak_in_full(architecture: Any, machine: Machine, offline: bool) -> Callable[[Setup], int]:
+    def peak(setup: Setup) -> int:
+        subject = subject_of_setup(setup, architecture=architecture, offline=offline)
+        return predict(subject, machine).peak_allocated_bytes
+
+    return peak
+
+
+def _peak_by_depth(architecture: Any, machine: Machine, offline: bool) -> Callable[[Setup], int]:
+    """The peak at full depth, from two traces of a stack of few layers."""
+    depth = int(architecture.config.get_text_config().num_hidden_layers)
+    period = _period(architecture.config.get_text_config())
+    few, more = 2 * period, 4 * period
+
+    def peak(setup: Setup) -> int:
+        if depth <= more:
+            return _peak_in_full(architecture, machine, offline)(setup)
+        low, high = (
+            moments(traced(subject_of_setup(setup, architecture=shallow, offline=offline), machine), machine)
+            for shallow in (_of_depth(architecture, few), _of_depth(architecture, more))
+        )
+        return max(low[name] + (high[name] - low[name]) * (depth - few) // (more - few) for name in low)
+
+    return peak
+
+
+def _period(config: Any) -> int:
+    """Layers after which the kinds of layers repeat."""
+    kinds = list(getattr(config, "layer_types", None) or [])
+    for period in range(1, len(kinds) // 2 + 1):
+        if all(kind == kinds[place % period] for place, kind in enumerate(kinds)):
+            return period
+    return 1
+
+
+def _of_depth(architecture: Any, depth: int) -> Any:
+    config = copy.deepcopy(architecture.config)
+    text = config.get_text_config()
+    text.num_hidden_layers = depth
+    if getattr(text, "layer_types", None):
+        text.layer_types = list(text.layer_types)[:depth]
+    return replace(architecture, config=config)
+
+
+def moments(tape: Tape, machine: Machine) -> Moments:
+    """Most bytes in use at each moment of a second step, by rounded sizes.
+
+    ``forward``, ``loss`` (the backward pass while logits are there), ``last`` and ``first`` (its halves: the last layers
+    come first) and ``optimizer``.
+    """
+    sizes = list(tape.sizes)
+    for index in tape.workspaces:
+        sizes[index] = machine.blas_workspace_bytes
+    scratch = [sum(map(round_size, scratch_bytes(kernel, machine))) for kernel in tape.kernels]
+    rounded = [round_size(size) for size in sizes]
+    most = dict.fromkeys(("forward", "loss", "last", "first", "optimizer"), 0)
+    bounds = [*tape.phases, (len(tape.events), "end")]
+    alive, now, logits = set[int](), 0, 0
+    for step in range(2):
+        for (begin, name), (end, _) in zip(bounds, bounds[1:], strict=False):
+            if step and end <= tape.step_start:
+                continue
+            for place in range(max(begin, tape.step_start) if step else begin, end):
+                event = tape.events[place]
+                kind, index = event & 3, event >> 2
+                if kind == ALLOC and index not in alive:
+                    alive.add(index)
+                    now += rounded[index]
+                    logits += tape.categories[index] == "logits_and_loss"
+                elif kind == FREE and index in alive:
+                    alive.discard(index)
+                    now -= rounded[index]
+                    logits -= tape.categories[index] == "logits_and_loss"
+                taken = now + scratch[index] if kind == OPEN else now
+                if step:
+                    moment = name
+                    if name == "backward":
+                        moment = "loss" if logits else "last" if place < (begin + end) // 2 else "first"
+                    most[moment] = max(most.get(moment, 0), taken)
+    return most
