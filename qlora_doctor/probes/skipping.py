@@ -70,13 +70,13 @@ class Skipping:
 
 def is_held_back(name: str, entry: str) -> bool:
     """Whether transformers keeps the module ``name`` out of 4-bit for this entry, by the installed version's rule."""
+    from transformers.integrations import bitsandbytes as rules
+
+    if not hasattr(rules, "should_convert_module"):
+        # transformers 4 (`_replace_with_bnb_linear`): the layer's own name, the whole of it, or a part before a dot.
+        return entry in (name, name.rpartition(".")[2]) or f"{entry}." in name
     try:
-        from transformers.quantizers.quantizers_utils import should_convert_module
-    except ImportError:
-        # transformers before 4.56: the entry as a whole name, or followed by a dot anywhere in it.
-        return entry == name or f"{entry}." in name
-    try:
-        return not should_convert_module(name, [entry])
+        return not rules.should_convert_module(name, [entry])
     except re.error:
         return False
 
