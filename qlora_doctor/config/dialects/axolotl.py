@@ -13,7 +13,7 @@ from ..setup import Setup
 from . import axolotl_checks
 from .fields import Reading, Table
 from .keys import key_list
-from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, text, truthy
+from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
 name = "axolotl"
 
@@ -110,6 +110,12 @@ _ATTENTION = {
 }
 """The older switches, in axolotl's own order of precedence."""
 
+_PLUGINS = {
+    "cut_cross_entropy", "densemixer", "diffusion", "expert_parallel", "grokfast", "hatchery", "kd", "kernels", "liger",
+    "llm_compressor", "lm_eval", "mora", "nemo_gym", "spectrum", "swanlab",
+}  # fmt: skip
+"""The plugins that come with axolotl, whose keys are in the list."""
+
 _BNB: Table = {
     "bnb_4bit_quant_type": "quantization.bnb_4bit_quant_type",
     "bnb_4bit_use_double_quant": ("quantization.bnb_4bit_use_double_quant", switch),
@@ -150,10 +156,18 @@ def read(document: Document) -> Setup:
     _data(reading)
     reading.defaults(_DEFAULTS)
     axolotl_checks.check(reading)
-    reading.check_keys(known)
+    if _only_known_plugins(reading):
+        reading.check_keys(known)
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "axolotl turns such texts into numbers by itself.")
     return reading.setup()
+
+
+def _only_known_plugins(reading: Reading) -> bool:
+    """A plugin of one's own may read keys that no list has."""
+    plugins = reading.get("plugins", [])
+    plugins = plugins if isinstance(plugins, list) else [plugins]
+    return all(str(plugin).removeprefix("axolotl.integrations.").split(".")[0] in _PLUGINS for plugin in plugins)
 
 
 def _precision(reading: Reading) -> None:
@@ -192,20 +206,33 @@ def _quantization(reading: Reading) -> None:
     if not on:
         return
     reading.take(_BNB, "bnb_config_kwargs.")
+    _by_architecture(reading)
     reading.default("quantization.bnb_4bit_compute_dtype", reading.value("model.dtype"), "the dtype that it trains in")
     reading.defaults(_BNB_DEFAULTS)
 
 
+def _by_architecture(reading: Reading) -> None:
+    """What axolotl sets by model_type, which the file does not say: a name that suggests one leaves it unknown."""
+    written = str(reading.get("base_model")).lower().replace("_", "-")
+    hybrid = any(part in written for part in ("jamba", "nemotron-h", "nano-30b", "qwen1.5-moe", "qwen2-57b"))
+    if hybrid and not any(reading.get(key) for key in ("deepspeed", "fsdp", "fsdp_config")):
+        why = "axolotl takes float32 for jamba, qwen2_moe and nemotron_h, else bfloat16."
+        reading.leave("quantization.bnb_4bit_quant_storage", why=why)
+    if "falcon-h1" in written:
+        note = "axolotl leaves out_proj of falcon_h1 unquantized"
+        reading.default("quantization.llm_int8_skip_modules", ["out_proj"], note)
+
+
 def _lora(reading: Reading) -> None:
     """``lora_target_linear`` adds every linear layer to ``lora_target_modules``."""
-    targets = reading.get("lora_target_modules")
+    written = reading.get("lora_target_modules")
     if reading.get("lora_target_linear"):
         note = "lora_target_linear: true adapts every linear layer but the output head."
-        if targets and targets != "all-linear":
+        if written and written != "all-linear":
             note += " lora_target_modules is added to them."
         reading.put("lora.target_modules", "all-linear", "lora_target_linear", note)
-    elif targets:
-        reading.take({"lora_target_modules": ("lora.target_modules", lambda value: value)})
+    elif written:
+        reading.take({"lora_target_modules": ("lora.target_modules", targets)})
     elif reading.get("adapter") in ("lora", "qlora") and not reading.get("lora_target_parameters"):
         note = "Neither lora_target_modules nor lora_target_linear is set, so axolotl hands PEFT an empty list."
         key = "lora_target_modules" if reading.written("lora_target_modules") else None
@@ -243,8 +270,12 @@ def _checkpointing(reading: Reading) -> None:
         reading.take({"gradient_checkpointing": ("training.gradient_checkpointing", truthy)})
         if reading.get("gradient_checkpointing") and not reading.has("gradient_checkpointing_kwargs"):
             reading.default("training.gradient_checkpointing_kwargs", {"use_reentrant": False})
-    elif reading.get("activation_offloading") == "hidden_states":
+    offloading = reading.get("activation_offloading")
+    if offloading == "hidden_states":
         reading.put("training.gradient_checkpointing", True, "activation_offloading")
+    elif offloading:
+        why = "activation_offloading keeps activations in host memory in place of checkpointing."
+        reading.forget("training.gradient_checkpointing", why, "activation_offloading")
     reading.default("training.gradient_checkpointing", False)
 
 

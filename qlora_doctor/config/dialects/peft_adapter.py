@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..document import Document
 from ..setup import Setup
 from .fields import Reading, Table
-from .values import name_list, names, text
+from .values import name_list, text
 
 name = "peft-adapter"
 
@@ -15,8 +15,8 @@ _FIELDS: Table = {
     "r": "lora.r",
     "lora_alpha": "lora.lora_alpha",
     "lora_dropout": "lora.lora_dropout",
-    "target_modules": ("lora.target_modules", lambda value: value if isinstance(value, str) else names(value)),
-    "exclude_modules": ("lora.exclude_modules", lambda value: value if isinstance(value, str) else names(value)),
+    "target_modules": ("lora.target_modules", lambda value: value),
+    "exclude_modules": ("lora.exclude_modules", lambda value: value),
     "target_parameters": ("lora.target_parameters", name_list),
     "modules_to_save": ("lora.modules_to_save", name_list),
     "bias": "lora.bias",

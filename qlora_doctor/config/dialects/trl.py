@@ -13,7 +13,7 @@ from ..setup import Setup
 from .fields import Reading, Table
 from .keys import key_list
 from .llamafactory import HF_ARGUMENTS
-from .values import dtype, name_list, names, one_or_list, storage_dtype, switch, text
+from .values import dtype, name_list, one_or_list, storage_dtype, switch, targets, text
 
 name = "trl"
 
@@ -27,7 +27,7 @@ MODEL_CONFIG: Table = {
     "lora_r": "lora.r",
     "lora_alpha": "lora.lora_alpha",
     "lora_dropout": "lora.lora_dropout",
-    "lora_target_modules": ("lora.target_modules", names),
+    "lora_target_modules": ("lora.target_modules", targets),
     "lora_target_parameters": ("lora.target_parameters", name_list),
     "lora_modules_to_save": ("lora.modules_to_save", name_list),
     "lora_task_type": "lora.task_type",

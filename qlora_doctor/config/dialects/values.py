@@ -80,13 +80,19 @@ def truthy(value: Any) -> bool:
 def names(value: Any) -> list[str] | str:
     """Module names: a list, a comma list or a single name; ``all-linear`` and regular expressions stay as they are."""
     if isinstance(value, list):
-        return [str(name) for name in value]
+        listed = [str(name) for name in value]
+        return "all-linear" if [name.lower() for name in listed] == ["all-linear"] else listed
     text = str(value).strip()
     if text.replace("_", "-").lower() == "all-linear":
         return "all-linear"
     if re.search(r"[\\()\[\]*+?|^$]", text):
         return text
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def targets(value: Any) -> list[str] | str:
+    """Target modules where the reader hands them to PEFT as they are: a text is a regular expression, commas or not."""
+    return value if isinstance(value, str) else names(value)
 
 
 def name_list(value: Any) -> list[str]:
