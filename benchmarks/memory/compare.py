@@ -21,7 +21,13 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 HERE = Path(__file__).resolve().parent
 MIB = 1 << 20
-BAR = {"allocated mean": 1.0, "allocated largest": 4.0, "too low at most": 2.0, "reserved mean": 4.0, "reserved largest": 10.0}
+BAR = {
+    "allocated mean": 1.0,
+    "allocated largest": 4.0,
+    "too low at most": 2.0,
+    "reserved mean": 4.0,
+    "reserved largest": 10.0,
+}
 """Per cent: what a prediction has to keep."""
 
 
@@ -83,14 +89,20 @@ def step_case(case: dict[str, Any]) -> Any:
     )
 
 
+def subject_of(case: dict[str, Any]) -> Any:
+    """What a truth file's case is predicted from."""
+    from qlora_doctor.memory.subject import subject_of_case
+
+    return subject_of_case(step_case(case))
+
+
 def predict_case(case: dict[str, Any], measured_with: dict[str, Any]) -> Result:
     """Predict one case of a truth file."""
     from qlora_doctor.memory.predict import predict
-    from qlora_doctor.memory.subject import subject_of_case
 
     began = time.perf_counter()
     machine = machine_of(measured_with, bool(case.get("expandable_segments")))
-    prediction = predict(subject_of_case(step_case(case)), machine)
+    prediction = predict(subject_of(case), machine)
     return Result(
         name=describe(case),
         allocated=prediction.peak_allocated_bytes,
@@ -154,7 +166,9 @@ def drawing(results: list[Result]) -> str:
     from math import log10
 
     side, edge = 460, 50
-    values = [value / MIB for r in results for value in (r.allocated, r.reserved, r.measured_allocated, r.measured_reserved)]
+    values = [
+        value / MIB for r in results for value in (r.allocated, r.reserved, r.measured_allocated, r.measured_reserved)
+    ]
     low, high = log10(min(values)) - 0.05, log10(max(values)) + 0.05
 
     def at(value: float) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from .machine import Machine
 
@@ -13,7 +11,8 @@ aten = torch.ops.aten
 
 
 CUDNN_HEAD_LIMIT = 256
-"""Largest head size that cuDNN's attention takes on compute capability 9 and 10; seen with PyTorch 2.11, cuDNN 9.19."""
+"""Largest head size that cuDNN's attention takes on compute capability 9 and 10;
+seen with PyTorch 2.11, cuDNN 9.19."""
 FLASH_HEAD_LIMIT = 256
 """Largest head size that flash attention takes (``check_head_dim_size_flash``)."""
 
@@ -30,10 +29,11 @@ def backend(
 ) -> str:
     """``cudnn``, ``flash``, ``efficient`` or ``math``: the first whose conditions hold.
 
-    Source: ``ATen/native/transformers/cuda/sdp_utils.cpp`` (``priority_order``, ``can_use_*_attention``), PyTorch 2.11:
-    cuDNN comes first on compute capability 9 and 10 (``torch._fused_sdp_choice`` said so for all of 15 shapes on an
-    H200 with PyTorch 2.11, masks and dropout included); heads that are neither equal in number nor marked as grouped take
-    the math path.
+    Source: ``ATen/native/transformers/cuda/sdp_utils.cpp`` (``priority_order``, ``can_use_*_attention``). On
+    compute capability 9 and 10 cuDNN comes first: ``torch._fused_sdp_choice`` said so for 14 shapes on an H200 with
+    PyTorch 2.11 and cuDNN 9.19, masks and dropout included. PyTorch before 2.11 is taken to put flash attention
+    first (its wheels bring a cuDNN below 9.15.1, which ``check_prefer_cudnn_attention`` passes over). Heads that are
+    neither equal in number nor marked as grouped take the math path: the same call said so for 71 heads against 1.
     """
     if query.dim() != 4 or query.shape[0] != key.shape[0] or query.stride(-1) != 1:
         return "math"
@@ -51,22 +51,35 @@ def _fused_dtype(machine: Machine, query: torch.Tensor) -> bool:
 
 
 def _cudnn(
-    machine: Machine, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
+    machine: Machine,
+    query: torch.Tensor,
+    value: torch.Tensor,
+    mask: object,
+    dropout: float,
+    uneven: bool,
+    grouped: bool,
 ) -> bool:
     heads = (query.shape[-1], value.shape[-1])
     return (
         machine.capability[0] in (9, 10)
+        and machine.torch >= (2, 11)
         and _fused_dtype(machine, query)
         and all(head <= CUDNN_HEAD_LIMIT and head % 8 == 0 for head in heads)
     )
 
 
 def _flash(
-    machine: Machine, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
+    machine: Machine,
+    query: torch.Tensor,
+    value: torch.Tensor,
+    mask: object,
+    dropout: float,
+    uneven: bool,
+    grouped: bool,
 ) -> bool:
     head = query.shape[-1]
     consumer = (8, 6) <= machine.capability <= (8, 9) or machine.capability[0] == 12
-    if consumer and 192 < head and (head <= 224 or dropout > 0):
+    if consumer and head > 192 and (head <= 224 or dropout > 0):
         return False  # no backward kernel there
     return (
         (8, 0) <= machine.capability <= (12, 1)
@@ -79,7 +92,13 @@ def _flash(
 
 
 def _efficient(
-    machine: Machine, query: torch.Tensor, value: torch.Tensor, mask: object, dropout: float, uneven: bool, grouped: bool
+    machine: Machine,
+    query: torch.Tensor,
+    value: torch.Tensor,
+    mask: object,
+    dropout: float,
+    uneven: bool,
+    grouped: bool,
 ) -> bool:
     alignment = 16 // query.element_size() if machine.capability >= (8, 0) else 4
     return (
@@ -105,7 +124,7 @@ def scaled_dot_product_attention(
     choice = backend(machine, query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     if choice == "cudnn":
         wants_gradient = any(tensor.requires_grad for tensor in (query, key, value))
-        return aten._scaled_dot_product_cudnn_attention(  # type: ignore[no-any-return]
+        return aten._scaled_dot_product_cudnn_attention(
             query, key, value, _additive(attn_mask, query), wants_gradient, dropout_p, is_causal, False, scale=scale
         )[0]
     if choice == "flash":
@@ -114,18 +133,16 @@ def scaled_dot_product_attention(
             scale = scale if scale is not None else head**-0.5
             query, key, value = (F.pad(tensor, (0, -head % 8)) for tensor in (query, key, value))
         out = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
-        return out if head % 8 == 0 else out[..., :head]  # type: ignore[no-any-return]
+        return out if head % 8 == 0 else out[..., :head]
     if choice == "efficient":
         wants_gradient = any(tensor.requires_grad for tensor in (query, key, value))
-        return aten._scaled_dot_product_efficient_attention(  # type: ignore[no-any-return]
+        return aten._scaled_dot_product_efficient_attention(
             query, key, value, _bias(attn_mask, query), wants_gradient, dropout_p, is_causal, scale=scale
         )[0]
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-    return aten._scaled_dot_product_attention_math(  # type: ignore[no-any-return]
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale
-    )[0]
+    return aten._scaled_dot_product_attention_math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)[0]
 
 
 def _additive(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:

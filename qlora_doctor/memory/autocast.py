@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode, _len_torch_function_stack
 
 _HALVES = frozenset((torch.bfloat16, torch.float16))
@@ -161,8 +161,8 @@ FLOAT_RESULT = (
     torch.linalg.vector_norm,
 )  # fmt: skip
 RULES: dict[Any, Callable[[Any, Any, Any], Any]] = {
-    **{func: to_lower for func in LOWER},
-    **{func: to_float for func in FLOAT},
-    **{func: with_float_result for func in FLOAT_RESULT},
+    **dict.fromkeys(LOWER, to_lower),
+    **dict.fromkeys(FLOAT, to_float),
+    **dict.fromkeys(FLOAT_RESULT, with_float_result),
 }
 """How a call is run under autocast, by function."""

@@ -95,6 +95,7 @@ def grouped_product(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> An
     offsets = args[2] if len(args) > 2 else kwargs.get("offs")
     out_dtype = kwargs.get("out_dtype") or a.dtype
     columns = int(b.shape[-1])
+    shape: tuple[int, ...]
     if a.dim() == 2 and b.dim() == 2:
         shape = (int(offsets.shape[0]), int(a.shape[0]))
     elif a.dim() == 2:
@@ -175,7 +176,9 @@ def register_bitsandbytes() -> None:
             PLAYED[getattr(ops, name).default] = play
 
 
-def gemm_4bit_scratch(machine: Machine, tokens: int, n: int, k: int, blocksize: int, nested: int, itemsize: int) -> list[int]:
+def gemm_4bit_scratch(
+    machine: Machine, tokens: int, n: int, k: int, blocksize: int, nested: int, itemsize: int
+) -> list[int]:
     """Bytes that bitsandbytes ≥ 0.50 takes for a 4-bit product when its own kernel does not run: the absmax in float32
     twice (before and after the offset) where statistics are doubly quantized, and the weight in the input's type."""
     card = machine.card
@@ -186,9 +189,11 @@ def gemm_4bit_scratch(machine: Machine, tokens: int, n: int, k: int, blocksize: 
     return [*absmax, n * k * itemsize]
 
 
-def cudnn_attention_backward_scratch(machine: Machine, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int) -> list[int]:
-    """Bytes of cuDNN's workspace in attention's backward pass, one allocation: dQ gathered in float32, one float a query
-    row, 256 bytes, and with grouped heads dK and dV of every query head in the type of the inputs.
+def cudnn_attention_backward_scratch(
+    machine: Machine, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int
+) -> list[int]:
+    """Bytes of cuDNN's workspace in attention's backward pass, one allocation: dQ gathered in float32, one float a
+    query row, 256 bytes, and with grouped heads dK and dV of every query head in the type of the inputs.
 
     cuDNN says the size itself (``ATen/native/cudnn/MHA.cpp``: ``get_workspace_size``). The parts were read off its
     answers for 15 shapes (heads 4 to 40, grouped and not, head sizes 64 to 256, odd lengths, masks, dropout) on an H200
@@ -203,7 +208,9 @@ def cudnn_attention_scratch(machine: Machine) -> list[int]:
     return [256]
 
 
-def flash_attention_backward_scratch(machine: Machine, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int) -> list[int]:
+def flash_attention_backward_scratch(
+    machine: Machine, b: int, h: int, h_k: int, q: int, k: int, d: int, size: int
+) -> list[int]:
     """Bytes of FlashAttention 2's backward pass: ``softmax_d`` and ``dq_accum`` in float32, queries rounded up to 128
     and the head size to 32 (64 above 128); with grouped heads dK and dV of every query head in the inputs' type.
 

@@ -95,7 +95,7 @@ def _warm_up_bytes(tensor: torch.Tensor, options: LoadOptions) -> int:
     if _is_4bit(tensor):
         return int(tensor.quant_state.shape.numel() // 2)
     size = options.dtype.itemsize if isinstance(tensor, torch.nn.Parameter) else tensor.element_size()
-    return tensor.numel() * size
+    return int(tensor.numel() * size)
 
 
 def _in_checkpoint_order(model: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -82,9 +82,7 @@ def capacity(card: Card) -> int:
     return card.usable_bytes - card.context_overhead_bytes
 
 
-def plan(
-    make: Maker, machine: Machine, batches: Sequence[int] = BATCHES, sequences: Sequence[int] = SEQUENCES
-) -> Plan:
+def plan(make: Maker, machine: Machine, batches: Sequence[int] = BATCHES, sequences: Sequence[int] = SEQUENCES) -> Plan:
     """The table of ``make``'s setup on ``machine``; ``make`` builds a fresh subject for each trace.
 
     Raises:
@@ -180,7 +178,9 @@ def _tapes(tracer: _Tracer, batches: Sequence[int], sequences: Sequence[int]) ->
         else:
             makers[alone] = whole.at
             said = " and ".join(f"{batch} × {sequence}" for batch, sequence in pair)
-            notes.append(f"{_who(alone)}: sizes follow from two traces ({said}), checked with {longest[0]} × {longest[1]}.")
+            notes.append(
+                f"{_who(alone)}: sizes follow from two traces ({said}), checked with {longest[0]} × {longest[1]}."
+            )
     return (lambda batch, sequence: makers[batch == 1](batch, sequence)), notes
 
 

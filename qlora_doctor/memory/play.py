@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch.overrides import TorchFunctionMode
 
@@ -21,7 +21,7 @@ from . import attention, autocast
 from .machine import Machine
 
 
-class CudaPlay(TorchFunctionMode):
+class CudaPlay(TorchFunctionMode):  # type: ignore[misc]
     """Autocast's casts, fused dropout and the card's choice of attention kernel."""
 
     def __init__(self, machine: Machine) -> None:
@@ -46,7 +46,7 @@ class CudaPlay(TorchFunctionMode):
 def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
     """CUDA's dropout: one kernel and a mask of bytes (``ATen/native/Dropout.cpp``: ``is_fused_kernel_acceptable``)."""
     if training and 0 < p < 1 and input.numel() and not inplace:
-        return torch.ops.aten.native_dropout(input, p, True)[0]  # type: ignore[no-any-return]
+        return torch.ops.aten.native_dropout(input, p, True)[0]
     return F.dropout(input, p, training, inplace)
 
 

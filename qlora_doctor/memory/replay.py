@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from .allocator import Block, CachingAllocator
 from .kernels import SCRATCH_CATEGORY, scratch_bytes
@@ -121,7 +122,7 @@ class _Run:
     def play(self, start: int, end: int, step: int, skip: frozenset[int]) -> None:
         """Events ``start`` to ``end``, without the storages in ``skip``."""
         phases = [*self.tape.phases, (len(self.tape.events), "end")]
-        for (begin, name), (finish, _) in zip(phases, phases[1:], strict=False):
+        for (begin, name), (finish, _) in pairwise(phases):
             begin, finish = max(begin, start), min(finish, end)
             if begin < finish:
                 self._play_phase(begin, finish, name, step, skip)
@@ -185,4 +186,4 @@ def _timeline(course: list[tuple[int, str]]) -> list[tuple[int, str]]:
     if len(course) <= TIMELINE_POINTS:
         return course
     edges = [len(course) * point // TIMELINE_POINTS for point in range(TIMELINE_POINTS + 1)]
-    return [max(course[begin:end], key=lambda point: point[0]) for begin, end in zip(edges, edges[1:], strict=False)]
+    return [max(course[begin:end], key=lambda point: point[0]) for begin, end in pairwise(edges)]

@@ -2,8 +2,8 @@
 
 A change is traced at two small depths, not at full depth: a stack of equal layers takes memory in proportion to its
 depth at each moment of a step (the end of the forward pass, the loss, the last and the first layer's backward pass, the
-optimizer), so two depths give each moment at the full one. The setup as it is goes the same way, and where that does not
-come out at its own full prediction, changes are traced in full.
+optimizer), so two depths give each moment at the full one. The setup as it is goes the same way, and where that does
+not come out at its own full prediction, changes are traced in full.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .allocator import round_size
@@ -159,8 +160,8 @@ def _of_depth(architecture: Any, depth: int) -> Any:
 def moments(tape: Tape, machine: Machine) -> Moments:
     """Most bytes in use at each moment of a second step, by rounded sizes.
 
-    ``forward``, ``loss`` (the backward pass while logits are there), ``last`` and ``first`` (its halves: the last layers
-    come first) and ``optimizer``.
+    ``forward``, ``loss`` (the backward pass while logits are there), ``last`` and ``first`` (its halves: the last
+    layers come first) and ``optimizer``.
     """
     sizes = list(tape.sizes)
     for index in tape.workspaces:
@@ -171,7 +172,7 @@ def moments(tape: Tape, machine: Machine) -> Moments:
     bounds = [*tape.phases, (len(tape.events), "end")]
     alive, now, logits = set[int](), 0, 0
     for step in range(2):
-        for (begin, name), (end, _) in zip(bounds, bounds[1:], strict=False):
+        for (begin, name), (end, _) in pairwise(bounds):
             if step and end <= tape.step_start:
                 continue
             for place in range(max(begin, tape.step_start) if step else begin, end):

@@ -80,9 +80,7 @@ def same_course(one: Tape, other: Tape) -> bool:
     )
 
 
-def scalable(
-    one: Tape, other: Tape, first: tuple[int, int] = FIRST, second: tuple[int, int] = SECOND
-) -> ScalableTape:
+def scalable(one: Tape, other: Tape, first: tuple[int, int] = FIRST, second: tuple[int, int] = SECOND) -> ScalableTape:
     """Both traces' common form.
 
     Raises:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from .autocast import Autocast
-from .machine import Machine
 from .kernels import register_bitsandbytes
 from .load import LoadOptions, write_load
+from .machine import Machine
 from .optimizers import Optimizer
 from .play import playing_cuda
 from .tape import Tape
@@ -37,7 +36,7 @@ class StepOptions:
     checkpointing: bool = True
 
 
-def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOptions = LoadOptions()) -> Tape:
+def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOptions | None = None) -> Tape:
     """The tape of loading ``model`` and of its first optimizer step.
 
     ``model`` is a PEFT model on the meta device in training mode. Phases: ``load``, then per micro-batch ``forward``
@@ -47,7 +46,7 @@ def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOp
     register_bitsandbytes()
     tape = Tape()
     recorder = Recorder(tape, vocabulary=_vocabulary(model))
-    write_load(recorder, model, load)
+    write_load(recorder, model, load or LoadOptions())
     with playing_cuda(machine), without_triton() if options.trainer == "trl" else nullcontext(), recorder:
         _run_step(model, options, recorder)
     tape.phase("end")

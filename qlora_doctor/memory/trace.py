@@ -30,7 +30,7 @@ class _Storage(weakref.ref):  # type: ignore[type-arg]
     key: int
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[misc]
     """Write what happens to storages on the meta device to ``tape``.
 
     Parameters

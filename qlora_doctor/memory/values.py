@@ -52,8 +52,10 @@ class Values:
         """Run an operator whose result's shape depends on values: on the known ones, handing back meta tensors."""
         flat, tree = tree_flatten((args, kwargs))
         real = [self._real(item) for item in flat]
-        if any(item is None and isinstance(original, torch.Tensor) for item, original in zip(real, flat)):
-            raise UnknownValue(f"the size of {func}'s result depends on values that do not follow from the batch's shape")
+        if any(item is None and isinstance(original, torch.Tensor) for item, original in zip(real, flat, strict=True)):
+            raise UnknownValue(
+                f"the size of {func}'s result depends on values that do not follow from the batch's shape"
+            )
         real_args, real_kwargs = tree_unflatten(real, tree)
         result = func(*real_args, **real_kwargs)
         flat_results, results_tree = tree_flatten(result)
