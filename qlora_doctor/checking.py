@@ -97,14 +97,15 @@ class _Session:
     _told: set[str] = field(default_factory=set)
 
     def end_stage(self, record: StageRecord) -> None:
-        self._record(record)
+        self.record(record)
         self.judge()
 
     def skip(self, name: str, reason: str, remedy: str | None = None) -> None:
         """Leave a stage out; nothing new is known, so it is for the caller to judge again once."""
-        self._record(StageRecord(name=name, status="skipped", reason=reason, remedy=remedy))
+        self.record(StageRecord(name=name, status="skipped", reason=reason, remedy=remedy))
 
-    def _record(self, record: StageRecord) -> None:
+    def record(self, record: StageRecord) -> None:
+        """Note how a stage ended; judging is the caller's."""
         record = record.model_copy(update={"requested": record.name in (self.options.stages or ())})
         self.stages[record.name] = record
         self.observer.on_stage(record)
@@ -233,7 +234,8 @@ def _config_stage(session: _Session) -> None:
     environment = look_at_environment()
     config = conclude(session.setup, environment)
     session.facts = session.facts.model_copy(update={"environment": environment, "config": config})
-    session.end_stage(StageRecord(name="config", status="done", seconds=time.perf_counter() - started))
+    # Judged by the caller, once it is known which stages are left out: nothing else lies between.
+    session.record(StageRecord(name="config", status="done", seconds=time.perf_counter() - started))
 
 
 def _real_stages(session: _Session) -> None:
@@ -249,8 +251,7 @@ def _real_stages(session: _Session) -> None:
             session.skip(name, reason, f"pip install 'qlora-doctor[{extra}]'")
         else:
             runnable.append(name)
-    if len(runnable) < len(REAL_STAGES):
-        session.judge()
+    session.judge()
     if not runnable:
         return
     from .probes.runner import run_stages

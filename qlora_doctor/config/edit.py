@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -37,6 +36,8 @@ def diff_of(setup: Setup, patch: Sequence[PatchOperation]) -> str | None:
         edited = apply_patch(document.text, document.format, operations)
     except (CannotEdit, ConfigError):
         return None
+    import difflib  # lazy: a clean config has no diff
+
     name = Path(setup.file).name
     before, after = document.text.splitlines(keepends=True), edited.splitlines(keepends=True)
     lines = difflib.unified_diff(before, after, f"a/{name}", f"b/{name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
@@ -270,6 +269,8 @@ def _is_known(section: str, key: str) -> bool:
 
 def _closest(key: str, section: str | None) -> tuple[str | None, str | None]:
     """(closest known path, remark) for a key that means nothing where it stands."""
+    import difflib  # lazy: most configs have no such key
+
     for other, fields in SECTIONS.items():
         if other != section and key in fields.model_fields and key != "extra":
             return f"{other}.{key}", f"{key} belongs to the section {other}."

@@ -241,8 +241,11 @@ def _cpu_count() -> int | None:
 
 
 def _platform() -> str:
-    system = platform.system()
-    release = platform.release()
-    machine = platform.machine()
-    libc = "-".join(part for part in platform.libc_ver() if part) if sys.platform == "linux" else ""
-    return " ".join(part for part in (system, release, machine, libc) if part)
+    libc = ""
+    if sys.platform == "linux":
+        try:
+            libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")  # platform.libc_ver reads the executable
+        except (AttributeError, OSError, ValueError):
+            libc = ""
+    parts = (platform.system(), platform.release(), platform.machine(), libc)
+    return " ".join(part for part in parts if part)
