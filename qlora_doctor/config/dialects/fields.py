@@ -7,6 +7,7 @@ absent (``Reading.default``), and what nobody can know from the file (``Reading.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -139,9 +140,9 @@ class Reading:
 
         Without a key the value is the trainer's own.
         """
-        pointer = self._find(key)[1] if key is not None else None
-        source: Source = "explicit" if pointer is not None else "dialect_default"
-        note = note if pointer is not None or note is not None else self.version
+        written, pointer = self._find(key) if key is not None else (None, None)
+        source: Source = "explicit" if written is not None else "dialect_default"
+        note = note if written is not None or note is not None else f"default of {self.version}"
         try:
             self._set(path, _checked(path, value), source, note, pointer)
         except Unreadable as error:
@@ -191,7 +192,7 @@ class Reading:
             self._values[section].pop(field, None)
         else:
             self._values[section][field] = value
-        self._origins[path] = Origin(source=source, place=place, note=note)
+        self._origins[path] = Origin(source=source, place=place, note=note) if place else _unplaced(source, note)
         if pointer is not None:
             self._pointers[pointer] = path
 
@@ -278,6 +279,12 @@ class Reading:
         )
         setup._locate = self.document.place if self.file is not None else None
         return setup
+
+
+@lru_cache(maxsize=1024)
+def _unplaced(source: Source, note: str | None) -> Origin:
+    """An origin that many values share."""
+    return Origin(source=source, note=note)
 
 
 _DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {}
