@@ -85,15 +85,22 @@ def rows_of_a_step(setup: Setup) -> int:
 def sequence_length(setup: Setup, config: Any = None) -> int:
     """Tokens of a full sample: ``max_length``, else SFTConfig's default with trl, else 512; the context at most.
 
+    An explicit null says that trl cuts nothing; a full sample is then of 512 tokens.
+
     Args:
         config: the model's transformers config, for its context length; None leaves that out.
     """
     length = setup.training.max_length
-    if length is None and _trl(setup):
+    if length is None and _trl(setup) and not cuts_nothing(setup):
         length = _sft_default("max_length")
     length = length or SYNTHETIC_LENGTH
     context = context_length(config) if config is not None else None
     return min(length, context) if context else length
+
+
+def cuts_nothing(setup: Setup) -> bool:
+    """Whether ``max_length`` is written down as null, which is no default."""
+    return setup.training.max_length is None and "training.max_length" in setup.origins
 
 
 def context_length(config: Any) -> int | None:

@@ -10,7 +10,7 @@ import torch
 
 from ..config.setup import Setup
 from ..errors import StageError
-from .batches import Batches
+from .batches import Batches, cuts_nothing
 from .failures import as_stage_error
 
 # Training names that are the doctor's own or are read elsewhere in the pipeline.
@@ -65,6 +65,8 @@ def make_trainer(
     options: dict[str, Any] = {"train_dataset": batches.dataset, "callbacks": callbacks}
     if setup.training.trainer == "trl":
         options["processing_class"] = batches.tokenizer
+        if cuts_nothing(setup):
+            arguments["max_length"] = None
         if batches.samples is not None and batches.samples.format == "text":
             arguments["dataset_text_field"] = batches.samples.text_field
     elif batches.collator is not None:

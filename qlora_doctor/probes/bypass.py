@@ -6,8 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from functools import cache
-
-from torch import nn
+from typing import Any
 
 from .inventory import Inventory
 
@@ -37,7 +36,7 @@ def bypassed_modules(seen: Inventory, names: Iterable[str] | None = None) -> lis
 
 
 @cache
-def _weights_read(parent: type[nn.Module]) -> frozenset[str]:
+def _weights_read(parent: Any) -> frozenset[str]:
     found: set[str] = set()
     for method in (getattr(parent, "forward", None), getattr(parent, "cuda_kernels_forward", None)):
         try:

@@ -96,7 +96,7 @@ class Inventory:
     @cached_property
     def config(self) -> Any:
         """The transformers config of the text model, None for other modules."""
-        config = getattr(self.base, "config", None)
+        config: Any = getattr(self.base, "config", None)
         return config.get_text_config() if hasattr(config, "get_text_config") else config
 
     @cached_property

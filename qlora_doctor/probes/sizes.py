@@ -25,15 +25,15 @@ def elements(tensor: torch.Tensor, module: Any = None) -> int:
         module: the layer that holds the tensor; its shape counts where the quant state is missing.
     """
     if not is_4bit(tensor):
-        return tensor.numel()
+        return int(tensor.numel())
     state = getattr(tensor, "quant_state", None)
     if state is not None:
         return int(torch.Size(state.shape).numel())
     if not getattr(tensor, "bnb_quantized", False):
-        return tensor.numel()  # not packed yet
+        return int(tensor.numel())  # not packed yet
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
         return int(module.in_features * module.out_features)
-    return tensor.numel() * tensor.element_size() * 2
+    return int(tensor.numel() * tensor.element_size() * 2)
 
 
 def statistics(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -119,7 +119,7 @@ def checkpoint_conflicts(raw: dict[str, Any], setup: Setup) -> list[str]:
     return conflicts
 
 
-def _counts(seen: Inventory) -> dict[str, int]:
+def _counts(seen: Inventory) -> dict[str, Any]:
     tables = {id(part.module.weight): elements(part.module.weight) for part in seen.embeddings}
     heads = {id(part.module.weight): elements(part.module.weight, part.module) for part in seen.heads}
     stacked = sum(weight.parameter.numel() for weight in seen.experts)

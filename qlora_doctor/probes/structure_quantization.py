@@ -171,4 +171,4 @@ def _bytes(seen: Inventory, four_bit: list[Linear], settings: Any) -> dict[str, 
 
 
 def _nbytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    return int(tensor.numel() * tensor.element_size())

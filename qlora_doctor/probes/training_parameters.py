@@ -125,7 +125,7 @@ def _tokens(part: Part) -> int:
     # A tied head trains the rows of the embedding it is tied to.
     if adapter is None or getattr(adapter, "_tied_adapter", None):
         return 0
-    rows = next(iter(adapter.token_indices.values()), [])
+    rows: list[int] = next(iter(adapter.token_indices.values()), [])
     return len(rows) * int(part.module.weight.shape[-1])
 
 
