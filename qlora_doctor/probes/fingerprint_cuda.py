@@ -2,6 +2,7 @@
 
 The kernel is compiled at run time with the NVRTC that every CUDA build of torch brings along (no toolkit, no compiler,
 no extra package) and launched through the driver. Where that is not to be had, the caller falls back on plain torch.
+QLORA_DOCTOR_NO_NVRTC=1 in the environment asks for that.
 """
 
 from __future__ import annotations
