@@ -26,9 +26,9 @@ def live_config(model: Any, optimizer: Any | None = None, batch: Any | None = No
     if groups:
         known["learning_rate"] = max(float(group["lr"]) for group in groups if "lr" in group)
         known["optimizer"] = type(optimizer).__name__
-    ids = batch.get("input_ids") if hasattr(batch, "get") else batch
+    ids: Any = batch.get("input_ids") if batch is not None and hasattr(batch, "get") else batch
     if getattr(ids, "ndim", 0) == 2:
-        known["batch"], known["sequence"] = int(ids.shape[0]), int(ids.shape[1])
+        known["batch"], known["sequence"] = (int(size) for size in ids.shape)
     return ConfigFacts(**{name: value for name, value in known.items() if value is not None})
 
 
