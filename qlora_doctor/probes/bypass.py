@@ -30,7 +30,8 @@ def bypassed_modules(seen: Inventory, names: Iterable[str] | None = None) -> lis
     for full in wanted:
         home, _, name = full.rpartition(".")
         parent = seen.by_name.get(home)
-        if parent is not None and name in _weights_read(type(parent.module)):
+        parent_class: Any = type(parent.module) if parent is not None else None
+        if parent_class is not None and name in _weights_read(parent_class):
             found.append(full)
     return found
 

@@ -132,3 +132,28 @@ def test_a_continued_adapter_is_frozen_unless_asked(tiny_llama: Path, tmp_path: 
             assert facts.all_frozen is (trainable is None)
             assert facts.inference_mode is (trainable is None)
             assert len(facts.matched_modules or []) == 4
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+def test_a_checkpoint_stored_in_4bit(model_folder: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    pipeline.build_base(setup_for(model_folder(name)), "cpu").model.save_pretrained(tmp_path)
+    asked = Quantization(bnb_4bit_quant_type="fp4")
+    setup = Setup(model=Model(name_or_path=str(tmp_path)), quantization=asked, lora=Lora(target_modules="all-linear"))
+    predicted = look_at_structure(setup)
+    base = pipeline.build_base(setup, "cpu")
+    assert predicted.model is not None
+    assert predicted.model.checkpoint_conflicts == ["bnb_4bit_quant_type: fp4, nf4"]
+    assert differences(predicted.quantization, quantization_facts(base.model, fresh_heads=[])) == {}
+
+
+def test_a_new_classification_head(tiny_llama: Path) -> None:
+    model = Model(name_or_path=str(tiny_llama), task="sequence-classification", num_labels=3)
+    setup = setup_for(tiny_llama).model_copy(update={"model": model, "lora": Lora(r=4, task_type="SEQ_CLS")})
+    predicted = look_at_structure(setup)
+    base = pipeline.build_base(setup, "cpu")
+    assert base.loading_info is not None and set(base.loading_info["missing_keys"]) == {"score.weight"}
+    assert differences(predicted.quantization, quantization_facts(base.model, fresh_heads=["score"])) == {}
+    pipeline.prepare(base, setup)
+    adapter = adapter_facts(pipeline.attach(base, setup), asked_to_save=[], fresh_heads=["score"])
+    assert differences(predicted.adapter, adapter, unknown=("lora_b_zero",)) == {}
+    assert adapter.saved_modules == ["score"] and adapter.random_heads == []
