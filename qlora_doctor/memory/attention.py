@@ -32,7 +32,7 @@ def backend(
     Source: ``ATen/native/transformers/cuda/sdp_utils.cpp`` (``priority_order``, ``can_use_*_attention``). On
     compute capability 9 and 10 cuDNN comes first: ``torch._fused_sdp_choice`` said so for 14 shapes on an H200 with
     PyTorch 2.11 and cuDNN 9.19, masks and dropout included. PyTorch before 2.11 is taken to put flash attention
-    first (its wheels bring a cuDNN below 9.15.1, which ``check_prefer_cudnn_attention`` passes over). Heads that are
+    first, which nobody measured here. Heads that are
     neither equal in number nor marked as grouped take the math path: the same call said so for 71 heads against 1.
     """
     if query.dim() != 4 or query.shape[0] != key.shape[0] or query.stride(-1) != 1:

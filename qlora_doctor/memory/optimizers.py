@@ -27,8 +27,11 @@ class UnknownOptimizer(ValueError):
 class Optimizer:
     """Stands in for the trainer's optimizer: keeps state per parameter and steps, allocating what it would."""
 
-    def __init__(self, name: str, recorder: Recorder) -> None:
+    def __init__(self, name: str, recorder: Recorder, embeddings: frozenset[int] = frozenset()) -> None:
+        """``embeddings``: ids of embedding weights, of which transformers keeps an 8-bit optimizer's state in 32 bits
+        (``Trainer.create_optimizer``)."""
         self.name = name
+        self.embeddings = embeddings
         self.recorder = recorder
         self.state: dict[torch.nn.Parameter, list[torch.Tensor]] = {}
         self.shared: list[torch.Tensor] = []
@@ -41,7 +44,6 @@ class Optimizer:
             for parameter in parameters:
                 if parameter not in self.state:
                     self.state[parameter] = self._init(self, parameter)
-            self.recorder.category = None
             self._update(self, parameters)
         self.recorder.category = None
 
@@ -76,7 +78,7 @@ def _bitsandbytes(states: int, bits: int, paged: bool) -> Callable[[Optimizer, t
 
     def init(self: Optimizer, parameter: torch.nn.Parameter) -> list[torch.Tensor]:
         count = parameter.numel()
-        small = bits == 32 or count < MIN_8BIT
+        small = bits == 32 or count < MIN_8BIT or id(parameter) in self.embeddings
         if not small and not self.shared:
             self.shared += [_empty(256) for _ in range(states)]
         dtype = torch.float32 if small else torch.uint8

@@ -66,7 +66,8 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
         prepare_for_sft(recorder, model, options.checkpointing)
     tape.step_start = len(tape.events)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = Optimizer(options.optim, recorder)
+    embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
+    optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
     forward = _prepared_forward(model, options.precision)
     batches = [_batch(recorder, options) for _ in range(options.gradient_accumulation_steps)]
     # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.

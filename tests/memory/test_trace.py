@@ -52,8 +52,8 @@ def test_a_second_step_repeats_the_first_without_what_outlives_it() -> None:
     optimizers = []
     original = Optimizer.__init__
 
-    def shared(self: Optimizer, name: str, recorder: Recorder) -> None:
-        original(self, name, recorder)
+    def shared(self: Optimizer, name: str, recorder: Recorder, embeddings: frozenset[int]) -> None:
+        original(self, name, recorder, embeddings)
         optimizers.append(self)
         self.state = optimizers[0].state
 
