@@ -37,6 +37,7 @@ def make(folder: Path) -> Demo:
     if not (folder / "model" / "model.safetensors").exists():
         _make_model(folder / "model", texts)
     _make_data(folder / "train.jsonl", texts)
+    _make_instructions(folder / "instructions.jsonl", texts)
     return Demo(
         folder, _write(folder / "healthy.json", healthy_config()), _write(folder / "broken.json", broken_config())
     )
@@ -72,17 +73,14 @@ def healthy_config() -> dict[str, Any]:
 
 
 def broken_config() -> dict[str, Any]:
-    """Four mistakes that no library stops: names of another architecture among the targets, a base that is not
-    prepared while checkpointing is reentrant (nothing learns), the library's default 4-bit type, a misspelt rate."""
+    """Mistakes that no library stops: names of another architecture among the targets, the library's default 4-bit
+    type, a misspelt rate, and prompts that fill the whole length, so that no label is left to learn from."""
     config = healthy_config()
     config["quantization"] = {"load_in_4bit": True}
     config["lora"] |= {"target_modules": ["q_proj", "v_proj", "query_key_value", "fc1"], "lora_alpha": 256}
-    config["training"] |= {
-        "prepare_for_kbit_training": False,
-        "gradient_checkpointing_kwargs": {"use_reentrant": True},
-        "learning_rate": 1e-6,
-        "learning_rates": 2e-4,
-    }
+    rate = config["training"].pop("learning_rate")
+    config["training"] |= {"trainer": "trl", "max_length": 32, "learning_rates": rate}
+    config["data"] = {"train": "instructions.jsonl", "format": "prompt-completion"}
     return config
 
 
@@ -148,6 +146,16 @@ def _make_data(path: Path, texts: list[tuple[str, str]]) -> None:
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
         for question, answer in texts
     ]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _make_instructions(path: Path, texts: list[tuple[str, str]]) -> None:
+    """The same questions after a preamble, as instruction templates put one before every prompt."""
+    preamble = (
+        "You are given a question about training adapters on a quantized base. Read it with care and write an answer "
+        "that is short, true and complete, in whole sentences.\n\n### Question:\n{}\n\n### Answer:\n"
+    )
+    rows = [{"prompt": preamble.format(question), "completion": answer} for question, answer in texts]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 

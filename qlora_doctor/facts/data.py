@@ -19,6 +19,7 @@ class DataFacts(Fact):
     labels_masked_ratio: float | None = None
     """Share of label positions that are -100 after the collator."""
     rows_fully_masked: int | None = None
+    """Rows without a label that counts; those that trl drops for it are among them."""
     max_token_id: int | None = None
     vocab_rows: int | None = None
     tokens_out_of_range: int | None = None

@@ -46,7 +46,7 @@ def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool =
         progress("Reading and tokenising the data")
         rows, batches = _rows(setup, architecture, tokenizer)
         known.update(_of_samples(batches))
-        known.update(_of_labels(rows, known["vocab_rows"]))
+        known.update(_of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
         whole = _uncut(setup)
         if whole is not setup:
             progress("Tokenising the data in full")
@@ -147,14 +147,21 @@ def _of_samples(batches: Batches) -> dict[str, Any]:
     }
 
 
-def _of_labels(rows: Sequence[_Row], vocabulary: int | None) -> dict[str, Any]:
-    """What is trained on, padding counted as the collator made it."""
+def _dropped(setup: Setup, batches: Batches, rows: Sequence[_Row]) -> int:
+    """Rows that SFTTrainer leaves out because cutting them took the last label that counts."""
+    if setup.training.trainer != "trl" or setup.training.packing or batches.samples is None:
+        return 0
+    return max(0, min(len(batches.samples.rows), ROWS) - len(rows))
+
+
+def _of_labels(rows: Sequence[_Row], vocabulary: int | None, dropped: int) -> dict[str, Any]:
+    """What is trained on, padding counted as the collator made it; a dropped row is one whose labels are masked."""
     positions = sum(len(row.labels) for row in rows)
     masked = sum(label == _IGNORED for row in rows for label in row.labels)
     ids = [i for row in rows for i in row.ids]
     facts: dict[str, Any] = {
-        "labels_masked_ratio": masked / positions if positions else None,
-        "rows_fully_masked": sum(all(label == _IGNORED for label in row.labels) for row in rows),
+        "labels_masked_ratio": masked / positions if positions else 1.0 if dropped else None,
+        "rows_fully_masked": dropped + sum(all(label == _IGNORED for label in row.labels) for row in rows),
         "max_token_id": max(ids, default=None),
     }
     if vocabulary is not None:
