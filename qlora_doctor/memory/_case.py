@@ -38,6 +38,8 @@ class StepCase:
     packing: bool = False
     padded: bool = False
     """Whether samples of a batch differ in length, so that there is a mask."""
+    flash: bool = False
+    """Whether attention is the flash-attn package's (built as ``sdpa`` here, where that package is missing)."""
     from_checkpoint: bool = False
     """Loaded with from_pretrained from a checkpoint, not quantized layer by layer."""
 

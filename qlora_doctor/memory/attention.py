@@ -119,9 +119,15 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    flash: bool = False,
 ) -> torch.Tensor:
-    """``torch.nn.functional.scaled_dot_product_attention`` with the kernel that the card would take."""
+    """``torch.nn.functional.scaled_dot_product_attention`` with the kernel that the card would take.
+
+    ``flash``: the flash-attn package's kernel stands in for the card's choice; its memory is that of PyTorch's copy.
+    """
     choice = backend(machine, query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
+    if flash and choice == "cudnn" and attn_mask is None:
+        choice = "flash"
     if choice == "cudnn":
         wants_gradient = any(tensor.requires_grad for tensor in (query, key, value))
         return aten._scaled_dot_product_cudnn_attention(

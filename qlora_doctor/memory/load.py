@@ -53,7 +53,7 @@ def write_load(recorder: Recorder, model: Any, options: LoadOptions) -> None:
     for tensor in base:
         if _is_4bit(tensor):
             _quantize(recorder, tensor, options.dtype)
-        elif options.prepared and tensor.dtype is torch.float32 and isinstance(tensor, torch.nn.Parameter):
+        elif _was_cast(tensor, options):
             halves[id(tensor)] = tape.alloc(tensor.numel() * options.dtype.itemsize, "base_16bit")
         else:
             recorder.adopt(tensor, "base_32bit" if tensor.dtype is torch.float32 else "base_16bit")
@@ -67,6 +67,12 @@ def write_load(recorder: Recorder, model: Any, options: LoadOptions) -> None:
     for tensor in adapter:
         recorder.adopt(tensor, "adapter")
     tape.empty_cache()
+
+
+def _was_cast(tensor: torch.Tensor, options: LoadOptions) -> bool:
+    """Whether a float32 tensor of the base came in 16 bits and was turned to float32 by the preparation."""
+    parameter = isinstance(tensor, torch.nn.Parameter)
+    return options.prepared and parameter and tensor.dtype is torch.float32 and options.dtype is not torch.float32
 
 
 def _is_4bit(tensor: torch.Tensor) -> bool:

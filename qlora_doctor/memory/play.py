@@ -24,8 +24,9 @@ from .machine import Machine
 class CudaPlay(TorchFunctionMode):  # type: ignore[misc]
     """Autocast's casts, fused dropout and the card's choice of attention kernel."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, flash: bool = False) -> None:
         super().__init__()
+        self.flash = flash
         self.machine = machine
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -40,7 +41,7 @@ class CudaPlay(TorchFunctionMode):  # type: ignore[misc]
         return func(*args, **kwargs)
 
     def _attention(self, *args: Any, **kwargs: Any) -> Any:
-        return attention.scaled_dot_product_attention(self.machine, *args, **kwargs)
+        return attention.scaled_dot_product_attention(self.machine, *args, flash=self.flash, **kwargs)
 
 
 def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
@@ -51,7 +52,7 @@ def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace
 
 
 @contextmanager
-def playing_cuda(machine: Machine) -> Iterator[None]:
+def playing_cuda(machine: Machine, flash: bool = False) -> Iterator[None]:
     """Within, meta tensors are treated as tensors on the machine's card."""
     with ExitStack() as stack:
         for target, name in (
@@ -63,7 +64,7 @@ def playing_cuda(machine: Machine) -> Iterator[None]:
         # Recomputation restores the autocast state of the device it thinks its inputs are on.
         stack.enter_context(patch.object(torch.utils.checkpoint, "_infer_device_type", lambda *_: "cuda"))
         _play_maybe_autocast(stack)
-        mode = CudaPlay(machine)
+        mode = CudaPlay(machine, flash)
         stack.enter_context(patch.object(autocast.Autocast, "mode", mode))
         stack.enter_context(mode)
         try:

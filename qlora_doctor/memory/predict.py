@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..facts.memory import MemoryPicture, PhasePeak, TimelinePoint
 from .machine import PACKAGES, Machine, installed_versions
 from .replay import Replayed, replay
 from .step import trace_steps
@@ -62,6 +63,27 @@ class Prediction:
     assumptions: list[str] = field(default_factory=list)
     after_bytes: int = 0
 
+    def picture(self) -> MemoryPicture:
+        """The prediction as a fact."""
+        return MemoryPicture(
+            peak_allocated_bytes=self.peak_allocated_bytes,
+            peak_reserved_bytes=self.peak_reserved_bytes,
+            breakdown=self.breakdown,
+            phases=[
+                PhasePeak(phase=phase, peak_allocated_bytes=allocated, peak_reserved_bytes=reserved)
+                for phase, (allocated, reserved) in self.phases.items()
+            ],
+            timeline=[
+                TimelinePoint(at=place / max(1, len(self.timeline) - 1), allocated_bytes=allocated, phase=phase)
+                for place, (allocated, phase) in enumerate(self.timeline)
+            ],
+            device=self.device,
+            batch=self.batch,
+            sequence=self.sequence,
+            versions=self.versions,
+            assumptions=self.assumptions,
+        )
+
 
 def predict(subject: Subject, machine: Machine) -> Prediction:
     """The peak of ``subject``'s step on ``machine``. The subject's model is spent afterwards.
@@ -116,6 +138,8 @@ def _prediction(subject: Subject, machine: Machine, run: Replayed) -> Prediction
             f"Kernels and workspaces are those of torch {wanted}; all else follows the packages installed here."
         )
         versions["torch"] = wanted
+    if subject.step.optim.startswith("paged"):
+        assumptions.append("The paged optimizer's state is in managed memory, which torch's counters do not show.")
     return Prediction(
         peak_allocated_bytes=run.peak_allocated,
         peak_reserved_bytes=run.peak_reserved,

@@ -34,6 +34,8 @@ class StepOptions:
     packing: bool = False
     padded: bool = False
     checkpointing: bool = True
+    flash: bool = False
+    """Whether attention is the flash-attn package's, whatever the card would take by itself."""
 
 
 def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOptions | None = None) -> Tape:
@@ -47,7 +49,11 @@ def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOp
     tape = Tape()
     recorder = Recorder(tape, vocabulary=_vocabulary(model))
     write_load(recorder, model, load or LoadOptions())
-    with playing_cuda(machine), without_triton() if options.trainer == "trl" else nullcontext(), recorder:
+    with (
+        playing_cuda(machine, options.flash),
+        without_triton() if options.trainer == "trl" else nullcontext(),
+        recorder,
+    ):
         _run_step(model, options, recorder)
     tape.phase("end")
     recorder.close()
@@ -115,7 +121,9 @@ def _batch(recorder: Recorder, options: StepOptions) -> dict[str, torch.Tensor]:
     shape = (1, batch * sequence) if options.packing else (batch, sequence)
     values = {"input_ids": torch.zeros(shape, dtype=torch.int64), "labels": torch.zeros(shape, dtype=torch.int64)}
     if options.packing:
-        values["position_ids"] = torch.arange(sequence).repeat(batch)[None]
+        # flash-attn is given where samples begin; PyTorch's own attention is given a mask, made from positions.
+        positions = torch.arange(batch * sequence) if options.flash else torch.arange(sequence).repeat(batch)
+        values["position_ids"] = positions[None]
     else:
         values["attention_mask"] = torch.ones(shape, dtype=torch.int64)
     if options.padded and not options.packing:

@@ -51,6 +51,7 @@ def subject_of_case(case: StepCase) -> Subject:
         packing=case.packing,
         padded=case.padded,
         checkpointing=case.gradient_checkpointing,
+        flash=case.flash,
     )
     return Subject(model, load, step)
 
@@ -101,6 +102,9 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     for name in ("fsdp", "deepspeed", "torch_compile", "use_liger_kernel", "neftune_noise_alpha"):
         if getattr(training, name, None):
             assumptions.append(f"training.{name} is not part of the prediction.")
+    flash = str(setup.model.attn_implementation or "").startswith("flash_attention")
+    if flash:
+        assumptions.append("Attention is predicted as PyTorch's own copy of flash attention.")
     precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "no"
     if with_trl and training.bf16 is None and not training.fp16:
         precision = "bf16"
@@ -115,6 +119,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         trainer=training.trainer or "transformers",
         packing=bool(training.packing),
         checkpointing=checkpointing,
+        flash=flash,
     )
     return step, assumptions
 

@@ -82,6 +82,14 @@ def test_the_breakdown_adds_up_to_the_peak() -> None:
     assert prediction.breakdown["workspaces"] >= 2 * (32 << 20)
 
 
+def test_a_prediction_is_a_fact() -> None:
+    prediction = predict(subject(optim="paged_adamw_8bit"), H200)
+    picture = prediction.picture()
+    assert picture.peak_reserved_bytes == prediction.peak_reserved_bytes
+    assert picture.timeline is not None and (picture.timeline[0].at, picture.timeline[-1].at) == (0, 1)
+    assert any("managed memory" in sentence for sentence in picture.assumptions or [])
+
+
 def test_the_timeline_reaches_the_peak() -> None:
     prediction = predict(subject(), H200)
     assert len(prediction.timeline) <= 600

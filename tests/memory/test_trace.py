@@ -113,6 +113,11 @@ def test_each_card_takes_its_own_attention() -> None:
     assert "flash_attention_backward" in rules["RTX 4090"]
 
 
+def test_the_flash_attention_package_stands_in_for_the_cards_choice() -> None:
+    rules = {kernel.rule for kernel in traced(subject(flash=True), H200).kernels}
+    assert "flash_attention_backward" in rules and "cudnn_attention_backward" not in rules
+
+
 def test_a_padded_batch_has_a_mask() -> None:
     plain, padded = traced(subject(), RTX_4090), traced(subject(padded=True), RTX_4090)
     assert "efficient_attention_backward" in {kernel.rule for kernel in padded.kernels}
