@@ -367,6 +367,8 @@ def test_a_default_says_whose_it_is_and_a_value_says_where_it_stands(tmp_path: P
     place = setup.place("lora.r")
     assert rank.source == "explicit" and place is not None
     assert (place.pointer, place.line, place.excerpt) == ("/lora_r", 5, "lora_r: 16")
+    whole = setup.place("model")
+    assert whole is not None and whole.line == 2
 
 
 def test_axolotl_lora_is_not_quantized(tmp_path: Path) -> None:

@@ -258,12 +258,23 @@ class Reading:
                 self._point_at(key)
         return found
 
+    def _head_sections(self) -> None:
+        """Give each section the place of the first value that the file sets in it, for what is said of the whole."""
+        heads: dict[str, Origin] = {}
+        for path, origin in self._origins.items():
+            section, _, field = path.partition(".")
+            if section in SECTIONS and field and origin.source == "explicit":
+                heads.setdefault(section, origin)
+        for section, origin in heads.items():
+            self._origins.setdefault(section, origin)
+
     def setup(self) -> Setup:
         """The Setup, when all is said."""
         string_numbers = self._string_numbers()
         duplicates = [_dotted(pointer) for pointer in self.document.duplicates]
         for key in duplicates:
             self._point_at(key)
+        self._head_sections()
         sections: dict[str, Any] = {name: _section(model, self._values[name]) for name, model in SECTIONS.items()}
         setup = Setup(
             dialect=self.dialect,
