@@ -463,3 +463,8 @@ def test_the_dialect_can_be_said(tmp_path: Path) -> None:
 def test_a_config_beside_its_weights_names_its_folder(tmp_path: Path) -> None:
     text = CASES["hf-model-config"][1]
     assert read_setup(write(tmp_path, "config.json", text)).model.name_or_path == str(tmp_path)
+
+
+def test_the_folder_of_an_adapter_stands_for_its_config(tmp_path: Path) -> None:
+    write(tmp_path, "adapter_config.json", CASES["peft-adapter"][1])
+    assert read_setup(tmp_path).dialect == "peft-adapter"

@@ -96,19 +96,25 @@ def read_setup(path: Path, *, dialect: str | None = None) -> Setup:
     """A config file in any dialect → Setup.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a saved adapter or model.
         dialect: the dialect's name; None recognises it from the content.
 
     Raises:
         ConfigError: the file cannot be read, is not recognised or is invalid.
         UsageError: there is no dialect of this name.
     """
-    document = read_document(Path(path))
+    document = read_document(_file_of(Path(path)))
     if dialect is not None:
         return dialect_named(dialect).read(document)
     chosen, sure = recognise(document)
     setup = chosen.read(document)
     return setup if sure >= 1.0 else setup.model_copy(update={"dialect_confidence": sure})
+
+
+def _file_of(path: Path) -> Path:
+    """The file that describes a saved adapter or model, where its folder is named."""
+    names = ("adapter_config.json", "config.json")
+    return next((path / name for name in names if (path / name).is_file()), path)
 
 
 def _glance(document: Document) -> str:
