@@ -87,14 +87,15 @@ def _from_folder(folder: Path, setup: Setup, source: Literal["folder", "cache", 
     raw = _read_json(folder, setup)
     model_type = raw.get("model_type")
     trusted = bool(setup.model.trust_remote_code)
-    if not trusted and "AutoConfig" in (raw.get("auto_map") or {}) and not _is_known(model_type):
+    own_code = raw.get("auto_map") if isinstance(raw.get("auto_map"), dict) else {}
+    if not trusted and "AutoConfig" in own_code and not _is_known(model_type):
         raise StageError(
             f"The architecture {model_type!r} is not part of transformers: the model brings its own Python code.",
             kind="remote-code",
             remedy="Read the code in the model's folder, then pass --trust-remote-code to run it.",
             place=setup.place("model"),
         )
-    if "auto_map" not in raw and not _is_known(model_type):
+    if not own_code and not _is_known(model_type):
         raise _unknown(model_type, setup)
     from transformers import AutoConfig
 

@@ -208,7 +208,9 @@ def _load(setup: Setup, architecture: Architecture, device: torch.device, *, off
             remedy="Download the model, or name the folder that holds it.",
             place=setup.place("model.name_or_path"),
         )
-    arguments: dict[str, Any] = {
+    # First what the setup passes on, so that it cannot replace what keeps a load safe and readable.
+    arguments: dict[str, Any] = {k: v for k, v in setup.model.extra.items() if not hasattr(architecture.config, k)}
+    arguments |= {
         "config": _model_config(setup, architecture),
         "device_map": {"": str(device)},
         "trust_remote_code": bool(setup.model.trust_remote_code),
@@ -224,7 +226,6 @@ def _load(setup: Setup, architecture: Architecture, device: torch.device, *, off
         "revision": setup.model.revision if architecture.folder is None else None,
     }
     arguments.update({k: v for k, v in optional.items() if v is not None})
-    arguments.update({k: v for k, v in setup.model.extra.items() if not hasattr(architecture.config, k)})
     try:
         model, info = auto_class(setup).from_pretrained(_place_of(architecture), **arguments)
     except Exception as error:
@@ -259,9 +260,11 @@ def _build_error(error: Exception, setup: Setup) -> StageError:
         )
     if "Unrecognized configuration class" in text:
         message = f"transformers has no {_task(setup)} model for this architecture."
-        return StageError(message, kind="unknown-architecture", place=setup.place("model"))
+        remedy = "Name a model that generates text, or set model.task to what it is for."
+        return StageError(message, kind="unknown-architecture", remedy=remedy, place=setup.place("model"))
     kind = "invalid-config" if isinstance(error, ValueError | TypeError | KeyError | AttributeError) else "other"
     stage_error = as_stage_error(error, "building the model")
     if stage_error.kind == "other":
         stage_error.kind = kind
+        stage_error.remedy = stage_error.remedy or "Compare the model's config.json with the original model's."
     return stage_error

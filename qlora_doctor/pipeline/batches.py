@@ -130,7 +130,9 @@ def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = 
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trusted, local_files_only=offline)
     except Exception as error:
-        raise as_stage_error(error, "loading the tokenizer") from error
+        told = as_stage_error(error, f"loading the tokenizer of {place}")
+        told.remedy = told.remedy or "Download or copy the tokenizer's files again."
+        raise told from error
     template = setup.data.chat_template
     if template is not None:
         beside = Path(setup.file).resolve().parent / template if setup.file and len(template) < 200 else None

@@ -71,6 +71,8 @@ def kind_of(error: BaseException) -> str:
 def first_sentence(error: BaseException, limit: int = 300) -> str:
     """The first lines of an exception's message, on one line and of bearable length."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):  # its message is the key alone
+        text = f"{text} is not known."
     text = text if len(text) <= limit else text[: limit - 1].rsplit(" ", 1)[0] + " …"
     return text if text.endswith((".", "…", "!", "?")) else text + "."
 
