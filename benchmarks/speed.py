@@ -145,7 +145,7 @@ def fingerprint(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from qlora_doctor.probes.fingerprint import fingerprints
+    from qlora_doctor.probes.watch.fingerprint import fingerprints
 
     def taken(action: Callable[[], object]) -> float:
         torch.cuda.synchronize()

@@ -254,7 +254,7 @@ def _real_stages(session: _Session) -> None:
     session.judge()
     if not runnable:
         return
-    from .probes.runner import run_stages
+    from .probes.child.runner import run_stages
 
     assert session.setup is not None
     options = session.options

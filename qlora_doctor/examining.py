@@ -33,8 +33,8 @@ def examine(
     from ._assets import asset_folder
     from .engine import load_rules
     from .probes.environment import look_at_environment
-    from .probes.live import examine_objects
-    from .probes.live_config import live_config
+    from .probes.live.config import live_config
+    from .probes.live.objects import examine_objects
 
     options = CheckOptions(selection=selection, fail_on=fail_on)  # type: ignore[arg-type]
     session = _Session(load_rules(asset_folder("rules")), options, Observer())

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import qlora_doctor.checking
-import qlora_doctor.probes.runner
+import qlora_doctor.probes.child.runner
 from qlora_doctor.cli import main
-from qlora_doctor.probes import events
+from qlora_doctor.probes.child import events
 from qlora_doctor.report import StageRecord
 
 CLEAN = "model: meta-llama/Llama-3.1-8B\n"
@@ -210,7 +210,7 @@ def test_ctrl_c_keeps_what_is_known(
     check: Callable[..., Result], configs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr(qlora_doctor.probes.runner, "run_stages", _interrupted)
+    monkeypatch.setattr(qlora_doctor.probes.child.runner, "run_stages", _interrupted)
     result = check(configs["clean"], configs["typo"], "-o", f"json={tmp_path}/r.json", stage="structure,load")
     assert result.exit_code == 3, result.output
     report = json.loads((tmp_path / "r.json").read_text())  # one report: the second config was not begun

@@ -45,13 +45,14 @@ def merge(target: Any, patch: Any) -> Any:
 
 def check_here(path: Path, monkeypatch: Any, **options: Any) -> Report:
     """The real check, its real stages in this process instead of a child."""
-    monkeypatch.setattr("qlora_doctor.probes.runner.run_stages", _run_stages_here)
+    monkeypatch.setattr("qlora_doctor.probes.child.runner.run_stages", run_stages_here)
     return run_check(path, CheckOptions(device="cpu", offline=True, **options))
 
 
-def _run_stages_here(setup: Any, stages: Sequence[str], **options: Any) -> Iterator[Any]:
-    from qlora_doctor.probes.job import Job
-    from qlora_doctor.probes.worker import run_job
+def run_stages_here(setup: Any, stages: Sequence[str], **options: Any) -> Iterator[Any]:
+    """``run_stages`` without a child process."""
+    from qlora_doctor.probes.child.job import Job
+    from qlora_doctor.probes.child.worker import run_job
 
     wanted = ("device", "offline", "trust_remote_code", "requested", "facts")
     given = {name: options[name] for name in wanted if options.get(name) is not None}

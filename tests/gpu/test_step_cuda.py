@@ -13,11 +13,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
 from qlora_doctor import pipeline  # noqa: E402
-from qlora_doctor.probes import snapshot  # noqa: E402
-from qlora_doctor.probes.aside import aside  # noqa: E402
-from qlora_doctor.probes.live import examine_objects  # noqa: E402
-from qlora_doctor.probes.load import look_at_load  # noqa: E402
-from qlora_doctor.probes.step import look_at_step  # noqa: E402
+from qlora_doctor.probes.live.objects import examine_objects  # noqa: E402
+from qlora_doctor.probes.load.look import look_at_load  # noqa: E402
+from qlora_doctor.probes.step.look import look_at_step  # noqa: E402
+from qlora_doctor.probes.watch import snapshot  # noqa: E402
+from qlora_doctor.probes.watch.aside import aside  # noqa: E402
 from tests.probes.conftest import make_setup, silent  # noqa: E402
 
 

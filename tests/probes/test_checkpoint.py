@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from qlora_doctor.errors import StageError
-from qlora_doctor.probes.checkpoint import check_shapes, read_checkpoint
+from qlora_doctor.probes.load.checkpoint import check_shapes, read_checkpoint
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
-from qlora_doctor.probes import restoring  # noqa: E402
-from qlora_doctor.probes.live import examine_objects  # noqa: E402
+from qlora_doctor.probes.live import restoring  # noqa: E402
+from qlora_doctor.probes.live.objects import examine_objects  # noqa: E402
 from qlora_doctor.probes.tensors import base_tensors  # noqa: E402
 
 Build = Callable[..., Any]

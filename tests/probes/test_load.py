@@ -13,10 +13,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
 from qlora_doctor.facts import Facts, QuantizationFacts  # noqa: E402
-from qlora_doctor.probes import load as module  # noqa: E402
 from qlora_doctor.probes import resources  # noqa: E402
-from qlora_doctor.probes.load import LoadSeen, look_at_load  # noqa: E402
-from qlora_doctor.probes.structure import look_at_structure  # noqa: E402
+from qlora_doctor.probes.load import look as module  # noqa: E402
+from qlora_doctor.probes.load.look import LoadSeen, look_at_load  # noqa: E402
+from qlora_doctor.probes.structure.look import look_at_structure  # noqa: E402
 from tests.probes.conftest import make_setup, silent  # noqa: E402
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
@@ -148,7 +148,7 @@ def test_nothing_in_the_folder_changes(tiny_llama: Path) -> None:
 
 
 def test_quant_state_that_is_gone(qlora: Callable[..., Any]) -> None:
-    from qlora_doctor.probes.loaded import four_bit_layers, loaded_facts
+    from qlora_doctor.probes.load.loaded import four_bit_layers, loaded_facts
 
     model = qlora()
     name, layer = next(iter(four_bit_layers(model)))

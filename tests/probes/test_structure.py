@@ -14,7 +14,7 @@ pytest.importorskip("bitsandbytes")
 
 from qlora_doctor.config.architectures import find_architecture
 from qlora_doctor.config.setup import Lora, Model, Quantization, Setup, Training
-from qlora_doctor.probes.structure import StructureSeen, look_at_structure
+from qlora_doctor.probes.structure.look import StructureSeen, look_at_structure
 from tests.models import HEALTHY, make_architecture
 
 Look = Callable[..., StructureSeen]

@@ -12,8 +12,8 @@ pytest.importorskip("bitsandbytes")
 from qlora_doctor import pipeline
 from qlora_doctor.config.setup import Lora, Model, Quantization, Setup
 from qlora_doctor.facts import Fact
-from qlora_doctor.probes.inventory import Inventory
-from qlora_doctor.probes.structure import (
+from qlora_doctor.probes.structure.inventory import Inventory
+from qlora_doctor.probes.structure.look import (
     adapter_facts,
     fresh_heads,
     look_at_structure,

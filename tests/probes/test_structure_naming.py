@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qlora_doctor.probes.naming import (
+from qlora_doctor.probes.structure.naming import (
     closest_kinds,
     find_stack,
     fused_home,

@@ -1,0 +1,75 @@
+"""What the child tells the parent while stages run: one JSON object a line, typed on both sides."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from ...facts import Fact, Facts
+from ...report import StageRecord
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Start(_Event):
+    """A stage begins."""
+
+    kind: Literal["start"] = "start"
+    name: str
+
+
+class Progress(_Event):
+    """Something moved within a stage."""
+
+    kind: Literal["progress"] = "progress"
+    text: str
+    done: int | None = None
+    total: int | None = None
+    unit: str | None = None
+
+
+class Learned(_Event):
+    """Facts of one subject, whole: they replace what was known of it."""
+
+    kind: Literal["facts"] = "facts"
+    subject: str
+    value: Any
+    """In the parent the typed facts, on the wire their JSON."""
+
+
+class End(_Event):
+    """A stage ended."""
+
+    kind: Literal["end"] = "end"
+    record: StageRecord
+
+
+Event = Start | Progress | Learned | End
+_WIRE: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def encode(event: Event) -> bytes:
+    """One line."""
+    if isinstance(event, Learned) and isinstance(event.value, Fact):
+        event = Learned(subject=event.subject, value=event.value.model_dump(mode="json"))
+    return event.model_dump_json().encode() + b"\n"
+
+
+def decode(line: bytes) -> Event:
+    """The event of a line, its facts typed.
+
+    Raises:
+        ValueError: the line is no event.
+    """
+    event = _WIRE.validate_json(line)
+    if isinstance(event, Learned):
+        field = Facts.model_fields.get(event.subject)
+        if field is None:
+            raise ValueError(f"there are no facts called {event.subject!r}")
+        annotation: Any = field.annotation
+        value = TypeAdapter(annotation).validate_python(event.value)
+        return Learned(subject=event.subject, value=value)
+    return event

@@ -1,0 +1,1 @@
+"""The same probes on objects that a training script has already built."""

@@ -1,0 +1,80 @@
+"""What live objects say about the config that made them: their own quantization and PEFT configs, and the optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...facts import ConfigFacts
+
+
+def live_config(model: Any, optimizer: Any | None = None, batch: Any | None = None) -> ConfigFacts:
+    """Config facts as far as a model, its optimizer and a batch show them; the rest is unknown.
+
+    Args:
+        model: a module, with PEFT's ``peft_config`` and transformers' ``config`` where it has them.
+    """
+    known: dict[str, Any] = {"dialect": "live objects", "dialect_confidence": 1.0}
+    config = getattr(model, "config", None)
+    if config is not None and not isinstance(config, dict):
+        known["model"] = getattr(config, "name_or_path", None) or None
+        known["attn_implementation"] = getattr(config, "_attn_implementation", None)
+        known["use_cache"] = getattr(config, "use_cache", None)
+    known |= _quantization(getattr(config, "quantization_config", None))
+    known |= _adapter(model)
+    known["gradient_checkpointing"] = getattr(model, "is_gradient_checkpointing", None)
+    groups = getattr(optimizer, "param_groups", None)
+    if groups:
+        known["learning_rate"] = max(float(group["lr"]) for group in groups if "lr" in group)
+        known["optimizer"] = type(optimizer).__name__
+    ids: Any = batch.get("input_ids") if batch is not None and hasattr(batch, "get") else batch
+    if getattr(ids, "ndim", 0) == 2:
+        known["batch"], known["sequence"] = (int(size) for size in ids.shape)
+    return ConfigFacts(**{name: value for name, value in known.items() if value is not None})
+
+
+def _quantization(config: Any) -> dict[str, Any]:
+    """A model without a quantization config was not asked to be quantized."""
+    if config is None:
+        return {"four_bit": False, "eight_bit": False}
+    get = config.get if isinstance(config, dict) else lambda name, default=None: getattr(config, name, default)
+    compute, storage = get("bnb_4bit_compute_dtype"), get("bnb_4bit_quant_storage")
+    return {
+        "four_bit": bool(get("load_in_4bit", False) or get("_load_in_4bit", False)),
+        "eight_bit": bool(get("load_in_8bit", False) or get("_load_in_8bit", False)),
+        "quant_type": get("bnb_4bit_quant_type"),
+        "double_quant": get("bnb_4bit_use_double_quant"),
+        "compute_dtype": None if compute is None else str(compute).removeprefix("torch."),
+        "storage_dtype": None if storage is None else str(storage).removeprefix("torch."),
+        "skip_modules": get("llm_int8_skip_modules") or [],
+    }
+
+
+def _adapter(model: Any) -> dict[str, Any]:
+    configs = getattr(model, "peft_config", None)
+    lora = next(iter(configs.values()), None) if isinstance(configs, dict) else None
+    if lora is None or getattr(lora, "r", None) is None:
+        return {}
+    r, alpha = int(lora.r), float(lora.lora_alpha)
+    rslora = bool(getattr(lora, "use_rslora", False))
+    return {
+        "lora_r": r,
+        "lora_alpha": alpha,
+        "lora_dropout": float(getattr(lora, "lora_dropout", 0.0)),
+        "target_modules": _names(lora.target_modules),
+        "modules_to_save": _names(getattr(lora, "modules_to_save", None)) or [],
+        "target_parameters": _names(getattr(lora, "target_parameters", None)) or [],
+        "bias": getattr(lora, "bias", None),
+        "task_type": None if lora.task_type is None else str(getattr(lora.task_type, "value", lora.task_type)),
+        "use_rslora": rslora,
+        "use_dora": bool(getattr(lora, "use_dora", False)),
+        "init_lora_weights": str(lora.init_lora_weights).lower(),
+        "scaling": alpha / r**0.5 if rslora else alpha / r,
+        "alpha_over_r": alpha / r,
+        "pattern_ranks": bool(getattr(lora, "rank_pattern", None) or getattr(lora, "alpha_pattern", None)),
+    }
+
+
+def _names(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    return [value] if isinstance(value, str) else sorted(value)

@@ -1,0 +1,166 @@
+"""The same probes on live objects: a model, an optimizer and a batch that a training script has already built."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...facts import Facts, LoadFacts, MemoryFacts, StepFacts
+from ..failures import NO_FAILURE, explain, failure_fact
+from ..load.loaded import loaded_facts, nonfinite_tensors
+from ..step.observer import Observer
+from ..step.optimizer import optimizer_facts, unwrapped
+from ..step.picture import measured_picture
+from ..structure.adapter import adapter_facts
+from ..structure.model import model_facts
+from ..structure.quantization import quantization_facts
+from ..tensors import trainable_parameters
+from ..watch.overheard import overheard
+from ..watch.timeline import Timeline
+from .restoring import as_found
+
+_DOING = {"forward": "the forward", "backward": "the backward", "optimizer": "the optimizer's step"}
+
+
+def examine_objects(
+    model: nn.Module,
+    optimizer: Any | None = None,
+    batch: Any | None = None,
+    *,
+    step: bool = True,
+    steps: int = 2,
+    autocast: torch.dtype | str | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Facts:
+    """Look at live objects; model, optimizer, gradients, modes and random state are left bit for bit as they were.
+
+    Args:
+        model: a (PEFT) model as it is about to train.
+        optimizer: torch's, or accelerate's around one; without it gradients are looked at and updates are not.
+        batch: what the model is called with: a mapping of tensors with ``input_ids``, or the ids alone. Without
+            ``labels`` the ids are the labels, padding left out. Without a batch nothing is run.
+        step: False looks without running anything, whatever else is given.
+        steps: forwards, backwards and optimizer steps to take; lora_A has its first gradient in the second.
+        autocast: dtype of the autocast that the training script runs its forward in.
+    """
+    progress("Looking at the model")
+    found = loaded_facts(model)
+    bad = nonfinite_tensors(model)
+    load = LoadFacts(device=str(_device(model)), **found, nonfinite_tensors=bad, failure=NO_FAILURE)
+    facts: dict[str, Any] = {
+        "model": model_facts(model),
+        "adapter": adapter_facts(model),
+        "quantization": quantization_facts(model),
+        "load": load,
+    }
+    if batch is None or not step:
+        facts["step"] = _static(model, optimizer)
+        return Facts(**facts)
+    facts["step"], measured = _steps(model, optimizer, _as_inputs(batch, model), steps, autocast, progress)
+    if measured is not None:
+        facts["memory"] = MemoryFacts(measured=measured)
+    return Facts(**facts)
+
+
+def _static(model: nn.Module, optimizer: Any | None) -> StepFacts | None:
+    """What an optimizer shows before it has stepped; None without one."""
+    if optimizer is None:
+        return None
+    parameters = trainable_parameters(model)
+    return StepFacts(
+        device=str(_device(model)),
+        trainable_tensors=len(parameters),
+        trainable_dtypes=sorted({str(p.dtype).removeprefix("torch.") for p in parameters.values()}),
+        optimizer=optimizer_facts(optimizer, model),
+    )
+
+
+def _steps(
+    model: nn.Module,
+    optimizer: Any | None,
+    inputs: dict[str, Any],
+    steps: int,
+    autocast: torch.dtype | str | None,
+    progress: Callable[[str], None],
+) -> tuple[StepFacts, Any]:
+    timeline = Timeline(_device(model))
+    known: dict[str, Any] = {"device": str(timeline.device), "data": "given", "failure": NO_FAILURE}
+    observer = Observer(model, timeline, progress)
+    with as_found(model, optimizer) as kept, overheard() as warned:
+        try:
+            model.train()
+            observer.train_begin(optimizer)
+            for number in range(steps):
+                _one_step(model, optimizer, inputs, observer, _context(timeline.device, autocast), number + 1 == steps)
+            timeline.phase = "idle"
+            observer.train_end()
+        except Exception as raised:
+            error = explain(raised, _DOING.get(timeline.phase, "the step"))
+            known["failure"] = failure_fact(error, timeline.phase)
+        finally:
+            observer.close()
+            seen, measured = observer.facts(), measured_picture(observer)
+    if not kept.complete and seen.changed_base_tensors:
+        warned.append("Base tensors that the step changed could not be put back: there was no room for a copy of them.")
+    return seen.model_copy(update={**known, "warnings": warned}), measured
+
+
+def _one_step(
+    model: nn.Module,
+    optimizer: Any | None,
+    inputs: dict[str, Any],
+    observer: Observer,
+    context: Callable[[], contextlib.AbstractContextManager[Any]],
+    last: bool,
+) -> None:
+    observer.step_begin(last=last)
+    with context():
+        output = model(**inputs)
+    loss = output["loss"] if isinstance(output, Mapping) else output[0]
+    loss.backward()
+    observer.before_optimizer()
+    inner = unwrapped(optimizer) if optimizer is not None else None
+    if inner is not None:
+        inner.step()
+    observer.after_optimizer()
+    for parameter in model.parameters():
+        parameter.grad = None
+    if inner is not None:
+        inner.zero_grad(set_to_none=True)
+    observer.step_end()
+
+
+def _context(
+    device: torch.device, dtype: torch.dtype | str | None
+) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    if dtype is None:
+        return contextlib.nullcontext
+    wanted = getattr(torch, dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    return lambda: torch.autocast(device.type, dtype=wanted)
+
+
+def _as_inputs(batch: Any, model: nn.Module) -> dict[str, Any]:
+    """The batch as keyword arguments on the model's device, with labels."""
+    if isinstance(batch, torch.Tensor):
+        batch = {"input_ids": batch}
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"a batch is a mapping of tensors or a tensor of token ids, not {type(batch).__name__}")
+    device = _device(model)
+    inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    if "labels" not in inputs and "input_ids" in inputs:
+        labels = inputs["input_ids"].clone()
+        mask = inputs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.shape == labels.shape:
+            labels[mask == 0] = -100
+        inputs["labels"] = labels
+    return inputs
+
+
+def _device(model: nn.Module) -> torch.device:
+    devices = [p.device for p in model.parameters() if p.device.type != "meta"]
+    accelerators = [device for device in devices if device.type != "cpu"]
+    return (accelerators or devices or [torch.device("cpu")])[0]

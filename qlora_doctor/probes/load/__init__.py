@@ -1,0 +1,1 @@
+"""Stage ``load``: a real load in 4-bit, and what it left in memory."""

@@ -1,0 +1,1 @@
+"""Stage ``step``: two steps of the user's trainer, seen before and after."""

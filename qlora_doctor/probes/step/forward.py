@@ -1,0 +1,188 @@
+"""What a training forward does: dtypes it reaches, whether its inputs carry a gradient, whether it builds a cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..tensors import decoder_layers
+
+Inputs = Mapping[str, Any]
+
+
+@dataclass
+class ForwardSeen:
+    """What was seen over all training forwards; None or empty where nothing was."""
+
+    dtypes: list[str] = field(default_factory=list)
+    autocast_dtype: str | None = None
+    inputs_require_grad: bool | None = None
+    cache_built: bool | None = None
+    micro_batches: int = 0
+    trained_tokens: int = 0
+    max_token_id: int | None = None
+    tokens_out_of_range: int = 0
+    batch: int | None = None
+    sequence: int | None = None
+
+
+class ForwardWatch:
+    """Hooks on the model, its layers and its head. They read; no tensor of the run is kept, replaced or copied.
+
+    Args:
+        before: called with the inputs before each training forward, outside of everything that is timed.
+        on_phase: called with ``forward`` and ``backward`` as they begin.
+        on_layer: called at both ends of every layer, recomputation in backward included.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        before: Callable[[Inputs], None] | None = None,
+        on_phase: Callable[[str], None] | None = None,
+        on_layer: Callable[[], None] | None = None,
+    ) -> None:
+        self.seen = ForwardSeen()
+        self.losses: list[torch.Tensor] = []
+        self._logit_sums: list[torch.Tensor] = []
+        self._model = model
+        self._before, self._on_phase, self._on_layer = before, on_phase, on_layer
+        self._aside = False
+        self._inside = False
+        self.vocab_rows = _vocabulary_rows(model)
+        self._handles = [
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._end, with_kwargs=True),
+        ]
+        layers = decoder_layers(model)
+        for layer in layers:
+            self._handles.append(layer.register_forward_pre_hook(self._layer_begins, with_kwargs=True))
+            self._handles.append(layer.register_forward_hook(self._layer_ends))
+        self._first = layers[0] if layers else None
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def take_losses(self) -> list[float]:
+        """Losses of the forwards since the last call; waits for the device."""
+        values = [float(loss) for loss in self.losses]
+        self.losses.clear()
+        return values
+
+    def logits_finite(self) -> bool | None:
+        """Whether the logits of every training forward are finite; None where the model returned none."""
+        if not self._logit_sums:
+            return None
+        return all(math.isfinite(float(total)) for total in self._logit_sums)
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._aside or not module.training:
+            return
+        inputs = inputs_by_name(module, args, kwargs)
+        if self._before is not None:
+            self._aside = True
+            try:
+                self._before(inputs)
+            finally:
+                self._aside = False
+        self._read_inputs(inputs)
+        self._inside = True
+        if self._on_phase is not None:
+            self._on_phase("forward")
+
+    def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self._aside or not self._inside:
+            return
+        self._inside = False
+        self.seen.micro_batches += 1
+        loss, logits = getattr(output, "loss", None), getattr(output, "logits", None)
+        if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+            self.losses.append(loss.detach())
+        if isinstance(logits, torch.Tensor) and logits.numel():
+            self._note_dtype(logits)
+            with torch.no_grad():  # a NaN or inf anywhere survives the sum; nothing of the logits' size is allocated
+                self._logit_sums.append(logits.detach().sum(dtype=torch.float32))
+        cache = getattr(output, "past_key_values", None)
+        self.seen.cache_built = bool(self.seen.cache_built) or cache is not None
+        if self._on_phase is not None:
+            self._on_phase("backward")
+
+    def _layer_begins(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._aside:
+            return
+        if self._inside:
+            hidden = args[0] if args else kwargs.get("hidden_states")
+            if isinstance(hidden, torch.Tensor):
+                self._note_dtype(hidden)
+                if layer is self._first and self.seen.inputs_require_grad is not False:
+                    self.seen.inputs_require_grad = hidden.requires_grad
+            self._note_autocast()
+        if self._on_layer is not None:
+            self._on_layer()
+
+    def _layer_ends(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._aside:
+            return
+        hidden = output[0] if isinstance(output, tuple) and output else output
+        if self._inside and isinstance(hidden, torch.Tensor):
+            self._note_dtype(hidden)
+        if self._on_layer is not None:
+            self._on_layer()
+
+    def _note_dtype(self, tensor: torch.Tensor) -> None:
+        name = str(tensor.dtype).removeprefix("torch.")
+        if name not in self.seen.dtypes:
+            self.seen.dtypes.append(name)
+
+    def _note_autocast(self) -> None:
+        kind = next((p.device.type for p in self._model.parameters()), "cpu")
+        if torch.is_autocast_enabled(kind):
+            self.seen.autocast_dtype = str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+
+    def _read_inputs(self, inputs: Inputs) -> None:
+        seen = self.seen
+        ids = inputs.get("input_ids")
+        if isinstance(ids, torch.Tensor) and ids.numel():
+            if seen.batch is None and ids.dim() == 2:
+                seen.batch, seen.sequence = int(ids.shape[0]), int(ids.shape[1])
+            seen.max_token_id = max(seen.max_token_id or 0, int(ids.max()))
+            seen.tokens_out_of_range += tokens_out_of_range(ids, self.vocab_rows)
+        labels = inputs.get("labels")
+        if isinstance(labels, torch.Tensor):
+            seen.trained_tokens += _counted(labels)
+
+
+def inputs_by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name; a single positional argument is taken for ``input_ids``."""
+    inputs = dict(kwargs)
+    if args and "input_ids" not in inputs:
+        inputs["input_ids"] = args[0]
+    return inputs
+
+
+def tokens_out_of_range(ids: torch.Tensor, rows: int | None) -> int:
+    """How many token ids have no row in the embedding."""
+    return int(((ids < 0) | (ids >= rows)).sum()) if rows else 0
+
+
+def _counted(labels: torch.Tensor) -> int:
+    """Label positions that the loss counts: a causal model's first position predicts nothing before it."""
+    shifted = labels[..., 1:] if labels.dim() == 2 else labels
+    return int((shifted != -100).sum())
+
+
+def _vocabulary_rows(model: nn.Module) -> int | None:
+    embed: Any = getattr(model, "get_input_embeddings", lambda: None)()
+    rows = getattr(embed, "num_embeddings", None)
+    if rows is None and hasattr(embed, "weight"):
+        rows = embed.weight.shape[0]
+    return int(rows) if rows else None

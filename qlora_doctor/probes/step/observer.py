@@ -1,0 +1,339 @@
+"""Two training steps, seen from beside them: called at the points that every trainer passes, it turns them into facts.
+
+It reads through hooks and counters and replaces nothing. Its own forwards, fingerprints and copies run between the
+steps, outside of all that is timed and of CUDA's peaks (``Timeline.pause``, ``aside``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import StageError
+from ...facts.step import StepFacts
+from ..tensors import trainable_parameters
+from ..watch import snapshot
+from ..watch.aside import aside, random_state_kept
+from ..watch.fingerprint import Fingerprint, fingerprints
+from ..watch.timeline import Timeline
+from . import comparing, gradients
+from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
+from .optimizer import optimizer_facts, state_bytes
+from .updates import UpdateWatch
+
+
+@dataclass
+class _Compared:
+    """What the doctor's own forwards gave, before training or after."""
+
+    loss: float | None = None
+    on_off: comparing.OnOff | None = None
+
+
+@dataclass
+class Observer:
+    """Facts of a step. Call ``train_begin``, for each step ``step_begin``, ``before_optimizer``, ``after_optimizer``
+    and ``step_end``, and at last ``train_end``; ``facts`` may be called at any time, also after a failure.
+
+    Args:
+        model: as it is trained, adapter attached.
+        timeline: says what phase is under way.
+        progress: told in words what is being done.
+    """
+
+    model: nn.Module
+    timeline: Timeline
+    progress: Callable[[str], None] = lambda text: None
+    known: dict[str, Any] = field(default_factory=dict)
+    """Facts so far, by the names of StepFacts."""
+    optimizer_bytes: list[int] = field(default_factory=list)
+    """Bytes of the optimizer's state after each step."""
+
+    def train_begin(self, optimizer: Any | None) -> None:
+        """Everything is built, nothing has run: fingerprint all, put the hooks on."""
+        self.parameters = trainable_parameters(self.model)
+        self.progress("Fingerprinting the base")
+        self.before = snapshot.take(self.model)
+        with aside(self.model):
+            self._trainable_before = self._fingerprint_trainable()
+            self._starts_as_identity = _lora_b_zero(self.parameters)
+        self.gradients = gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
+        self.forwards = ForwardWatch(
+            self.model,
+            before=self._before_forward,
+            on_phase=self.timeline.enter,
+            on_layer=self.timeline.sample_now_and_then,
+        )
+        self.optimizer = optimizer
+        self._first: dict[str, Any] | None = None
+        self._compared_before, self._compared_after = _Compared(), _Compared()
+        self._updates: UpdateWatch | None = None
+        self._losses: list[float | None] = []
+        self._rates: list[float] = []
+        self._moved: set[str] = set()
+        self.known.update(
+            fingerprinted_tensors=len(self.before.fingerprints),
+            fingerprinted_bytes=self.before.nbytes,
+            fingerprint_seconds=self.before.seconds,
+            trainable_tensors=len(self.parameters),
+            trainable_dtypes=sorted({_dtype(p) for p in self.parameters.values()}),
+            vocab_rows=self.forwards.vocab_rows,
+            optimizer=optimizer_facts(optimizer, self.model) if optimizer is not None else None,
+            **_checkpointing(self.model),
+        )
+
+    def step_begin(self, *, last: bool) -> None:
+        """A step begins. Before the last one the trainable tensors are copied, to see which updates arrive."""
+        number = len(self.gradients.steps) + 1
+        self.progress(f"Training step {number}")
+        with aside(self.model):
+            self._by_design = gradients.lora_a_without_effect(self.parameters)
+        self._updates = UpdateWatch(self.parameters) if last else None
+        self.gradients.begin_step()
+        self._losses_of_step: list[float] = []
+        self.timeline.begin_step()
+
+    def before_optimizer(self) -> None:
+        """Gradients are complete; the optimizer is about to step."""
+        self.timeline.enter("optimizer")
+
+    def after_optimizer(self, *, scale: float = 1.0, skipped: bool = False) -> None:
+        """The optimizer has stepped and the gradients are still there.
+
+        Args:
+            scale: what the gradient scaler had multiplied the loss with.
+            skipped: the scaler found an overflow and left the step out.
+        """
+        with self.timeline.pause(), aside(self.model):
+            self.gradients.end_step(scale, self._by_design, skipped)
+            if self._updates is not None and not skipped:
+                self.known["lost_update_ratio"] = self._updates.lost_ratio()
+            self._updates = None
+            if self.optimizer is not None:
+                self.optimizer_bytes.append(state_bytes(self.optimizer))
+                self._rates.extend(optimizer_facts(self.optimizer, self.model).learning_rates or [])
+
+    def step_end(self) -> None:
+        """The step is over, gradients are gone."""
+        self.timeline.end_step()
+        losses = self.forwards.take_losses()
+        self._losses.append(_mean_or_sum(losses, self._summed))
+
+    def train_end(self) -> None:
+        """Nothing more will run: take the hooks off, fingerprint again, compare."""
+        self.gradients.close()
+        self.forwards.close()
+        self.progress("Fingerprinting the base again")
+        after = snapshot.take(self.model, keep_small=False)
+        changes = snapshot.compare(self.before, self.model, after)
+        trained = _trained_biases(self.model, self.parameters)
+        self.known.update(
+            changed_base_tensors=[name for name in changes.changed if name not in trained],
+            cast_base_tensors=changes.cast,
+            recomputed_buffers=changes.recomputed,
+            fingerprint_seconds=self.before.seconds + after.seconds,
+        )
+        optimizer = self.known.get("optimizer")
+        if optimizer is not None and self.optimizer_bytes:
+            self.known["optimizer"] = optimizer.model_copy(update={"state_bytes": self.optimizer_bytes[-1]})
+        with aside(self.model):
+            now = self._fingerprint_trainable()
+        self._moved = {name for name, old in self._trainable_before.items() if now.get(name) != old}
+        if self._first is not None:
+            self.progress("Comparing before and after")
+            self._compared_after = self._compare(self._first)
+            self._judge_effect()
+
+    def close(self) -> None:
+        """Take the hooks off after a failure."""
+        if hasattr(self, "gradients"):
+            self.gradients.close()
+            self.forwards.close()
+
+    def facts(self) -> StepFacts:
+        """What is known; fields that nothing was seen of stay None."""
+        if not hasattr(self, "gradients"):
+            return StepFacts(**self.known)
+        steps = self.gradients.steps
+        seen = self.forwards.seen
+        known: dict[str, Any] = {
+            "steps": len(self.timeline.seconds),
+            "seconds": list(self.timeline.seconds),
+            "batch": seen.batch,
+            "sequence": seen.sequence,
+            "inputs_require_grad": seen.inputs_require_grad,
+            "checkpointing_blocks_gradient": self._checkpointing_blocks_gradient(seen.inputs_require_grad),
+            "use_cache": seen.cache_built,
+            "forward_dtypes": seen.dtypes or None,
+            "autocast_dtype": seen.autocast_dtype,
+            "trained_tokens": seen.trained_tokens if seen.micro_batches else None,
+            "max_token_id": seen.max_token_id,
+            "tokens_out_of_range": seen.tokens_out_of_range if seen.max_token_id is not None else None,
+            "logits_finite": self._logits_finite(),
+            **self._gradient_facts(steps),
+            **self._loss_facts(),
+        }
+        return StepFacts(**{**known, **self.known})
+
+    # -- the doctor's own forwards
+
+    def _before_forward(self, inputs: Inputs) -> None:
+        self._summed = inputs.get("num_items_in_batch") is not None
+        ids = inputs.get("input_ids")
+        rows = self.forwards.vocab_rows
+        if isinstance(ids, torch.Tensor) and (outside := tokens_out_of_range(ids, rows)):
+            self.known.update(max_token_id=int(ids.max()), tokens_out_of_range=outside)
+            raise StageError(  # CUDA would answer with a device-side assertion, after which nothing works any more
+                f"The batch holds {outside} token ids that the embedding has no row for: the largest is "
+                f"{int(ids.max())}, the embedding has {rows} rows.",
+                kind="token-out-of-range",
+                remedy="Resize the embeddings to the tokenizer, or use a padding token that exists.",
+            )
+        if self._first is not None:
+            return
+        with self.timeline.pause():
+            self._first = {k: v.detach().to("cpu", copy=True) if _is_tensor(v) else v for k, v in inputs.items()}
+            self.progress("Comparing the adapter with the base")
+            self._compared_before = self._compare(self._first)
+
+    def _compare(self, inputs: dict[str, Any]) -> _Compared:
+        """Loss and adapter on against off; what fails here fails, or does not, in the training forward itself."""
+        compared = _Compared()
+        device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
+        with random_state_kept(self.model), aside(self.model):
+            batch = {k: v.to(device) if _is_tensor(v) else v for k, v in inputs.items()}
+            with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, KeyError):
+                compared.loss = comparing.loss_of(self.model, batch)
+            with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, KeyError):
+                compared.on_off = comparing.adapter_on_off(self.model, batch)
+        return compared
+
+    def _judge_effect(self) -> None:
+        """The trained adapter changes the logits; where it does not seem to, a large change of it has to."""
+        after = self._compared_after.on_off
+        updated = any("lora_" in name for name in self._moved)
+        if after is None or after.difference is None or not updated or self._first is None:
+            return
+        effective: bool | None = after.difference > 0
+        if not effective:
+            device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
+            with random_state_kept(self.model), aside(self.model):
+                batch = {k: v.to(device) if _is_tensor(v) else v for k, v in self._first.items()}
+                effective = comparing.adapter_reaches_output(self.model, batch)
+        self.known["adapter_effective"] = effective
+
+    # -- conclusions
+
+    def _gradient_facts(self, steps: list[gradients.StepGradients]) -> dict[str, Any]:
+        if not steps:
+            return {}
+        found = gradients.conclude(list(self.parameters), steps)
+        skipped = sum(step.skipped for step in steps)
+        facts: dict[str, Any] = {
+            "parameters_without_gradient": found.missing,
+            "parameters_zero_gradient": found.zero,
+            "parameters_nonfinite_gradient": found.nonfinite,
+            "gradients_sound": not (found.missing or found.zero or found.nonfinite),
+            "gradient_norm": _finite(found.norm),
+            "gradients": found.columns,
+            "skipped_steps": skipped,
+        }
+        if "changed_base_tensors" in self.known and not self._idle(steps):
+            still = [name for name in self.parameters if name not in self._moved]
+            facts["parameters_not_updated"] = [n for n in still if not _zero_by_design(n, steps)]
+        return facts
+
+    def _idle(self, steps: list[gradients.StepGradients]) -> bool:
+        """Whether no step was meant to change anything: no optimizer, a rate of zero, or all steps skipped."""
+        no_rate = bool(self._rates) and max(self._rates) == 0.0
+        return self.optimizer is None or no_rate or all(step.skipped for step in steps)
+
+    def _loss_facts(self) -> dict[str, Any]:
+        before, after = self._compared_before, self._compared_after
+        losses = list(self._losses)
+        facts: dict[str, Any] = {
+            "losses": [_finite(loss) for loss in losses] or None,
+            "loss_before": _finite(before.loss),
+            "loss_after": _finite(after.loss),
+        }
+        values = [value for value in (*losses, before.loss, after.loss) if value is not None]
+        if values:
+            facts["loss_finite"] = all(_finite(value) is not None for value in values)
+        known = facts["loss_before"] is not None and facts["loss_after"] is not None
+        if known and not self._idle(self.gradients.steps):
+            facts["loss_moved"] = before.loss != after.loss
+        if before.on_off is not None:
+            facts["adapter_identity_difference"] = before.on_off.difference
+            if self._starts_as_identity and before.on_off.difference is not None:
+                facts["adapter_identity"] = before.on_off.equal
+        return facts
+
+    def _checkpointing_blocks_gradient(self, inputs_require_grad: bool | None) -> bool | None:
+        """Reentrant checkpointing rebuilds a layer's graph only where one of its inputs requires a gradient."""
+        if not self.known.get("gradient_checkpointing") or self.known.get("use_reentrant") is False:
+            return False
+        return None if inputs_require_grad is None else not inputs_require_grad
+
+    def _logits_finite(self) -> bool | None:
+        """As the training forwards gave them; a trainer whose loss needs no logits leaves the doctor's own sample."""
+        finite = self.forwards.logits_finite()
+        sample = self._compared_before.on_off
+        return (sample.difference is not None) if finite is None and sample is not None else finite
+
+    def _fingerprint_trainable(self) -> dict[str, Fingerprint]:
+        return fingerprints({name: parameter.detach() for name, parameter in self.parameters.items()})
+
+
+def _lora_b_zero(parameters: dict[str, nn.Parameter]) -> bool:
+    """Whether there are lora_B matrices and all of them are exactly zero."""
+    seconds = {n: p.detach() for n, p in parameters.items() if ".lora_B." in n or ".lora_embedding_B" in n}
+    return bool(seconds) and len(gradients.zero_tensors(seconds)) == len(seconds)
+
+
+def _trained_biases(model: nn.Module, parameters: dict[str, nn.Parameter]) -> set[str]:
+    """Biases of the base that LoraConfig's ``bias`` asks to train: they are meant to move."""
+    configs = getattr(model, "peft_config", None)
+    asked = any(getattr(c, "bias", "none") != "none" for c in configs.values()) if isinstance(configs, dict) else False
+    return {name for name in parameters if name.endswith("bias")} if asked else set()
+
+
+def _checkpointing(model: nn.Module) -> dict[str, Any]:
+    """Whether gradient checkpointing is on, and its form, as found on the model's modules."""
+    active = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    function = next((f for m in active if (f := getattr(m, "_gradient_checkpointing_func", None)) is not None), None)
+    if function is None:
+        return {"gradient_checkpointing": bool(active)}
+    # torch.utils.checkpoint stands for True where the argument is silent.
+    reentrant = (getattr(function, "keywords", None) or {}).get("use_reentrant", True)
+    return {"gradient_checkpointing": True, "use_reentrant": reentrant}
+
+
+def _zero_by_design(name: str, steps: list[gradients.StepGradients]) -> bool:
+    return all(name in step.by_design_zero for step in steps)
+
+
+def _mean_or_sum(losses: list[float], summed: bool) -> float | None:
+    """The loss of a step of several micro-batches: parts of one mean, or a mean each."""
+    if not losses:
+        return None
+    return sum(losses) if summed else sum(losses) / len(losses)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and abs(value) < float("inf") else None
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+__all__ = ["Observer", "inputs_by_name"]

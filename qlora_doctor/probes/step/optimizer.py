@@ -1,0 +1,62 @@
+"""The optimizer's parameters against the model's: what it holds, what it should hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...facts.step import OptimizerFacts
+from ..tensors import plain_name
+
+
+def optimizer_facts(optimizer: Any, model: nn.Module) -> OptimizerFacts:
+    """What the optimizer holds at this moment, by identity of the tensors, not by name."""
+    optimizer = unwrapped(optimizer)
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    held_ids = {id(parameter) for parameter in held}
+    owned = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
+    frozen = [owned[id(p)] for p in held if id(p) in owned and not p.requires_grad]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    missing = [owned[id(p)] for p in trainable if id(p) not in held_ids]
+    return OptimizerFacts(
+        name=type(optimizer).__name__,
+        parameters=len(held),
+        elements=sum(p.numel() for p in held),
+        frozen_parameters=frozen,
+        missing_parameters=missing,
+        stale_parameters=sum(id(p) not in owned for p in held),
+        state_bytes=state_bytes(optimizer),
+        learning_rates=sorted({float(group["lr"]) for group in optimizer.param_groups if "lr" in group}),
+    )
+
+
+def state_bytes(optimizer: Any) -> int:
+    """Bytes of the tensors in the optimizer's state."""
+    tensors: dict[int, int] = {}
+
+    def collect(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            tensors[id(value)] = value.numel() * value.element_size()
+        elif isinstance(value, Mapping):
+            for inner in value.values():
+                collect(inner)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                collect(inner)
+
+    for state in unwrapped(optimizer).state.values():
+        collect(state)
+    return sum(tensors.values())
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The optimizer inside accelerate's wrapper."""
+    while not isinstance(optimizer, torch.optim.Optimizer) or type(optimizer).__module__.startswith("accelerate"):
+        inner = getattr(optimizer, "optimizer", None)
+        if inner is None:
+            return optimizer
+        optimizer = inner
+    return optimizer

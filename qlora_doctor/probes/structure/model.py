@@ -1,0 +1,156 @@
+"""Facts about the base model itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...config.setup import Setup
+from ...errors import StageError
+from ...facts.model import CheckpointQuantization, ModelFacts
+from ...pipeline import Architecture, wants_4bit
+from ...pipeline.batches import context_length
+from .inventory import Inventory, is_conv1d
+from .naming import fused_parts
+from .sizes import dtype_name, elements
+
+
+def model_facts(
+    model: Any,
+    *,
+    architecture: Architecture | None = None,
+    setup: Setup | None = None,
+    dtype: Any = None,
+    inventory: Inventory | None = None,
+) -> ModelFacts:
+    """Facts of a model on any device, with or without adapters; counts are logical and leave the adapter out.
+
+    Args:
+        architecture: what it was built from; without it source and published count stay unknown.
+        setup: the config, for its conflicts with a checkpoint that is quantized itself.
+        dtype: what the weights are (to be) loaded in; None is unknown with an architecture, else the config's own.
+    """
+    seen = inventory or Inventory(model)
+    config = seen.config
+    counts = _counts(seen)
+    raw = architecture.raw if architecture is not None else {}
+    return ModelFacts(
+        source=architecture.source if architecture is not None else None,
+        model_type=getattr(getattr(seen.base, "config", None), "model_type", None),
+        architecture=next(iter(raw.get("architectures") or getattr(config, "architectures", None) or []), None),
+        model_class=type(seen.base).__name__,
+        dtype=_own_dtype(config) if dtype is None and architecture is None else dtype_name(dtype),
+        layers=getattr(config, "num_hidden_layers", None) or seen.total_layers or None,
+        hidden_size=getattr(config, "hidden_size", None),
+        vocab_size=getattr(config, "vocab_size", None),
+        context_length=context_length(config) if config is not None else None,
+        tied_embeddings=seen.tied,
+        published_parameters=architecture.published_parameters if architecture is not None else None,
+        fused_modules=[kind for kind in _all_kinds(seen) if fused_parts(kind)],
+        module_kinds=seen.module_kinds,
+        remote_code=type(seen.base).__module__.startswith("transformers_modules"),
+        checkpoint_quantization=checkpoint_quantization(raw),
+        checkpoint_conflicts=checkpoint_conflicts(raw, setup) if setup is not None else None,
+        build_error_kind="none",
+        **counts,
+    )
+
+
+def failed_model_facts(error: StageError, setup: Setup, architecture: Architecture | None = None) -> ModelFacts:
+    """What is known of a model that could not be built, and why."""
+    raw = architecture.raw if architecture is not None else {}
+    kinds = ("missing-config", "unknown-architecture", "remote-code", "invalid-config")
+    return ModelFacts(
+        source=architecture.source if architecture is not None else None,
+        model_type=raw.get("model_type"),
+        architecture=next(iter(raw.get("architectures") or []), None),
+        published_parameters=architecture.published_parameters if architecture is not None else None,
+        remote_code=True if error.kind == "remote-code" else None,
+        checkpoint_quantization=checkpoint_quantization(raw),
+        checkpoint_conflicts=checkpoint_conflicts(raw, setup) if architecture is not None else None,
+        build_error=error.message,
+        build_error_kind=error.kind if error.kind in kinds else "other",
+    )
+
+
+def checkpoint_quantization(raw: dict[str, Any]) -> CheckpointQuantization | None:
+    """What ``quantization_config`` of a config.json says; None where the checkpoint is not quantized."""
+    stored = _stored(raw)
+    if not stored:
+        return None
+    method = str(stored.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in stored else "unknown"))
+    if method != "bitsandbytes":
+        bits = stored.get("bits")
+        return CheckpointQuantization(method=method, bits=bits if isinstance(bits, int) else None)
+    four = bool(stored.get("load_in_4bit") or stored.get("_load_in_4bit"))
+    eight = bool(stored.get("load_in_8bit") or stored.get("_load_in_8bit"))
+    return CheckpointQuantization(
+        method=method,
+        bits=4 if four else 8 if eight else None,
+        quant_type=stored.get("bnb_4bit_quant_type") if four else None,
+        double_quant=stored.get("bnb_4bit_use_double_quant") if four else None,
+        compute_dtype=stored.get("bnb_4bit_compute_dtype") if four else None,
+    )
+
+
+def checkpoint_conflicts(raw: dict[str, Any], setup: Setup) -> list[str]:
+    """Settings of the setup that a quantized checkpoint overrides, as ``name: asked, has``."""
+    own = checkpoint_quantization(raw)
+    if own is None:
+        return []
+    asked = setup.quantization
+    if own.method != "bitsandbytes":
+        return [f"quant_method: bitsandbytes, {own.method}"] if wants_4bit(setup) or asked.load_in_8bit else []
+    conflicts = []
+    if own.bits == 8 and wants_4bit(setup):
+        conflicts.append("load_in_4bit: true, 8-bit")
+    if own.bits == 4 and asked.load_in_8bit:
+        conflicts.append("load_in_8bit: true, 4-bit")
+    stored = _stored(raw)
+    for name in (
+        "bnb_4bit_quant_type",
+        "bnb_4bit_use_double_quant",
+        "bnb_4bit_compute_dtype",
+        "bnb_4bit_quant_storage",
+        "llm_int8_skip_modules",
+    ):
+        wanted = getattr(asked, name)
+        if wanted is not None and name in stored and wanted != stored[name]:
+            conflicts.append(f"{name}: {_shown(wanted)}, {_shown(stored[name])}")
+    return conflicts
+
+
+def _counts(seen: Inventory) -> dict[str, Any]:
+    tables = {id(part.module.weight): elements(part.module.weight) for part in seen.embeddings}
+    heads = {id(part.module.weight): elements(part.module.weight, part.module) for part in seen.heads}
+    stacked = sum(weight.parameter.numel() for weight in seen.experts)
+    return {
+        "total_parameters": sum(elements(parameter, module) for _, parameter, module in seen.parameters()),
+        "embedding_parameters": sum(tables.values()),
+        "head_parameters": sum(count for key, count in heads.items() if key not in tables),
+        "linear_parameters": sum(linear.parameters for linear in seen.layer_linears),
+        "linear_modules": len(seen.layer_linears),
+        "conv1d_modules": sum(is_conv1d(linear) for linear in seen.layer_linears),
+        "expert_parameters": stacked + sum(linear.parameters for linear in seen.expert_linears),
+        "expert_parameters_3d": stacked,
+    }
+
+
+def _all_kinds(seen: Inventory) -> list[str]:
+    stacked = [weight.name.rpartition(".")[2] for weight in seen.experts]
+    return list(dict.fromkeys([*seen.module_kinds, *stacked]))
+
+
+def _own_dtype(config: Any) -> str | None:
+    dtype = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    return dtype if isinstance(dtype, str) else dtype_name(dtype)
+
+
+def _stored(raw: dict[str, Any]) -> dict[str, Any]:
+    stored = raw.get("quantization_config")
+    return stored if isinstance(stored, dict) else {}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ", ".join(value) if isinstance(value, list) else str(value)

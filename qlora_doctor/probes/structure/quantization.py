@@ -1,0 +1,174 @@
+"""Facts about what is 4-bit and what is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from ...facts.quantization import LinearLeftOut, QuantizationFacts
+from .inventory import Inventory, Linear
+from .naming import with_wildcards
+from .sizes import BLOCK, dtype_name, elements, expected_bits, ideal_bytes, is_4bit, statistics
+from .skipping import Skipping
+
+
+def quantization_facts(
+    model: Any,
+    *,
+    fresh_heads: list[str] | None = None,
+    dtype_known: bool = True,
+    inventory: Inventory | None = None,
+) -> QuantizationFacts:
+    """Coverage by 4-bit of a model on any device, with or without adapters.
+
+    Args:
+        fresh_heads: names of task heads that no checkpoint holds; None where that is unknown.
+        dtype_known: False where the dtype of the weights is a guess; bytes are then left unknown.
+    """
+    seen = inventory or Inventory(model)
+    settings = _settings(seen.base)
+    skipping = Skipping(seen, settings)
+    four_bit = [linear for linear in seen.layer_linears if linear.four_bit]
+    quantizable = sum(linear.parameters for linear in seen.layer_linears)
+    stacked = sum(weight.parameter.numel() for weight in seen.experts)
+    quantized = sum(linear.parameters for linear in four_bit)
+    asked = bool(getattr(settings, "load_in_4bit", False))
+    return QuantizationFacts(
+        enabled=bool(four_bit),
+        quantized_parameters=quantized,
+        quantizable_parameters=quantizable + stacked,
+        coverage_ratio=quantized / (quantizable + stacked) if quantizable + stacked else None,
+        quantized_modules=len(four_bit),
+        quantizable_modules=len(seen.layer_linears),
+        left_out=_left_out(seen, skipping) if asked or four_bit else None,
+        expert_parameters_left_out=stacked,
+        skip_entries=skipping.entries,
+        skip_without_match=skipping.without_match,
+        skip_overmatch=skipping.overmatch,
+        head_quantized=None if seen.head is None else _is_4bit_layer(seen.head.module),
+        classifier_quantized=_quantized_heads(seen, fresh_heads),
+        routers_quantized=[part.name for part in seen.routers if is_4bit(part.module._parameters.get("weight"))],
+        uneven_modules=[linear.name for linear in four_bit if linear.parameters % _block(linear)],
+        float32_experts_bytes=float32_experts_bytes(seen),
+        **_settings_seen(four_bit, settings, asked),
+        bits_per_parameter=_bits(four_bit),
+        **(_bytes(seen, four_bit, settings) if dtype_known and not _awaits_8bit(seen) else {}),
+    )
+
+
+def float32_experts_bytes(seen: Inventory) -> int:
+    """Bytes of 3-D experts that are held in float32."""
+    return sum(weight.parameter.numel() * 4 for weight in seen.experts if weight.parameter.dtype == torch.float32)
+
+
+def _is_4bit_layer(module: Any) -> bool:
+    """By the weight, or by the class: a tied head that was converted is a 4-bit layer over a 16-bit weight."""
+    return is_4bit(getattr(module, "weight", None)) or type(module).__name__ == "Linear4bit"
+
+
+def _settings(base: Any) -> Any | None:
+    """The BitsAndBytesConfig that the model was loaded with."""
+    quantizer = getattr(base, "hf_quantizer", None)
+    settings = getattr(quantizer, "quantization_config", None)
+    return settings or getattr(getattr(base, "config", None), "quantization_config", None)
+
+
+def _left_out(seen: Inventory, skipping: Skipping) -> list[LinearLeftOut]:
+    """Linear layers that are not 4-bit, layers of the same kind, class and reason together."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for linear in seen.layer_linears:
+        if not linear.four_bit:
+            key = (with_wildcards(linear.name), type(linear.part.module).__name__, skipping.reason(linear))
+            groups.setdefault(key, []).append(linear.parameters)
+    return [
+        LinearLeftOut(name=name, module_class=cls, modules=len(counts), parameters=sum(counts), reason=reason)
+        for (name, cls, reason), counts in groups.items()
+    ]
+
+
+def _quantized_heads(seen: Inventory, fresh: list[str] | None) -> list[str] | None:
+    quantized = [part.name for part in seen.heads if is_4bit(getattr(part.module, "weight", None))]
+    if not quantized:
+        return []
+    return None if fresh is None else [name for name in quantized if name in fresh]
+
+
+def _settings_seen(four_bit: list[Linear], settings: Any, asked: bool) -> dict[str, Any]:
+    """Type, nesting and dtypes: of most of the layers, or as asked for where there is no 4-bit layer at all."""
+    if four_bit:
+        kinds = Counter(
+            (w.quant_type, bool(_nested(w)), getattr(linear.part.module, "compute_dtype", None), w.quant_storage)
+            for linear in four_bit
+            for w in (linear.weight,)
+        )
+        quant_type, double_quant, compute, storage = kinds.most_common(1)[0][0]
+    elif asked:
+        quant_type, double_quant = settings.bnb_4bit_quant_type, settings.bnb_4bit_use_double_quant
+        compute, storage = settings.bnb_4bit_compute_dtype, settings.bnb_4bit_quant_storage
+    else:
+        return {}
+    return {
+        "quant_type": quant_type,
+        "double_quant": double_quant,
+        "compute_dtype": dtype_name(compute),
+        "storage_dtype": dtype_name(storage),
+        "expected_bits_per_parameter": expected_bits(double_quant),
+    }
+
+
+def _nested(weight: Any) -> bool:
+    state = weight.quant_state
+    return state.state2 is not None if state is not None else weight.compress_statistics
+
+
+def _block(linear: Linear) -> int:
+    return int(getattr(linear.weight, "blocksize", None) or BLOCK)
+
+
+def _bits(four_bit: list[Linear]) -> float | None:
+    """True bits for each weight; a code table that layers share counts once."""
+    count = sum(linear.parameters for linear in four_bit)
+    if not count or any(linear.weight.quant_state is None for linear in four_bit):
+        return None
+    tensors = {id(t): t for linear in four_bit for t in (linear.weight, *statistics(linear.weight))}
+    return 8 * sum(_nbytes(tensor) for tensor in tensors.values()) / count
+
+
+def _awaits_8bit(seen: Inventory) -> bool:
+    """Whether 8-bit layers still hold floats, as they do on meta; what they will take is then not to be read off."""
+    return any(
+        type(linear.weight).__name__ == "Int8Params" and linear.weight.is_floating_point() for linear in seen.linears
+    )
+
+
+def _bytes(seen: Inventory, four_bit: list[Linear], settings: Any) -> dict[str, Any]:
+    tensors: dict[int, torch.Tensor] = {}
+    upcast = 0
+    for _, parameter, _ in seen.parameters():
+        tensors[id(parameter)] = parameter
+        if is_4bit(parameter):
+            tensors.update((id(t), t) for t in statistics(parameter))
+        elif parameter.dtype in (torch.float16, torch.bfloat16):
+            upcast += parameter.numel() * 2
+    tensors.update((id(buffer), buffer) for _, buffer in seen.buffers())
+    by_dtype: Counter[str] = Counter()
+    for tensor in tensors.values():
+        by_dtype[dtype_name(tensor.dtype) or ""] += _nbytes(tensor)
+    total = sum(by_dtype.values())
+    double_quant = _nested(four_bit[0].weight) if four_bit else getattr(settings, "bnb_4bit_use_double_quant", True)
+    outside = [(linear.weight, linear.parameters) for linear in seen.layer_linears if not linear.four_bit]
+    outside += [(weight.parameter, elements(weight.parameter)) for weight in seen.experts]
+    saved = sum(_nbytes(tensor) - ideal_bytes(count, bool(double_quant)) for tensor, count in outside)
+    return {
+        "base_bytes": total,
+        "base_bytes_ideal": total - saved,
+        "bytes_by_dtype": dict(by_dtype),
+        "kbit_upcast_bytes": upcast,
+        "kbit_upcast_ratio": upcast / total if total else None,
+    }
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    return int(tensor.numel() * tensor.element_size())
