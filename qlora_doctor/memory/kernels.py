@@ -46,6 +46,24 @@ def size_by_value(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return recorder.values.compute(func, args, kwargs)
 
 
+@played(aten.mul.Tensor, aten.add.Tensor)
+def elementwise(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """Sums and products of equal tensors, or with a number: their meta kernels work out types and strides at length
+    to say that the result is like the first one."""
+    a, b = args[:2]
+    if isinstance(b, torch.Tensor):
+        alike = b.dtype is a.dtype and b.shape == a.shape and b.stride() == a.stride()
+    else:
+        alike = isinstance(b, float) and a.is_floating_point()
+    return torch.empty_like(a) if alike and a.is_floating_point() else func(*args, **kwargs)
+
+
+@played(aten.native_dropout.default)
+def dropout(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """CUDA's dropout: the result and a mask of bytes, both like the input."""
+    return torch.empty_like(args[0]), torch.empty_like(args[0], dtype=torch.bool)
+
+
 @played(aten.index.Tensor)
 def index(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Indexing; a mask of truth values is first turned into places, as CUDA does (``expandTensors``)."""

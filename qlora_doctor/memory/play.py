@@ -41,7 +41,8 @@ class CudaPlay(TorchFunctionMode):  # type: ignore[misc]
         return func(*args, **kwargs)
 
     def _attention(self, *args: Any, **kwargs: Any) -> Any:
-        return attention.scaled_dot_product_attention(self.machine, *args, flash=self.flash, **kwargs)
+        kwargs["flash"] = self.flash
+        return attention.scaled_dot_product_attention(self.machine, *args, **kwargs)
 
 
 def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
