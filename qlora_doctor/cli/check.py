@@ -135,7 +135,9 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
     except ConfigError as error:
         watcher.close()
         if options.debug:
-            raise
+            import traceback
+
+            traceback.print_exc()
         show_error(error, no_color=given["no_color"])
         return _unread(source, error, options)
     finally:

@@ -75,10 +75,16 @@ def read_yaml(text: str) -> YamlContent:
         mark = error.problem_mark or error.context_mark
         what = (error.problem or error.context or "it cannot be read").strip()
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
+        if mark and text.splitlines()[mark.line : mark.line + 1] and _indented_by_tab(text.splitlines()[mark.line]):
+            what = "a tab stands where YAML wants spaces"
         raise YamlProblem(what, line, column) from error
     except yaml.YAMLError as error:  # the reader's error has no mark: a control character
         raise YamlProblem(str(error).strip().splitlines()[0].rstrip(".")) from error
     return builder.content
+
+
+def _indented_by_tab(line: str) -> bool:
+    return "\t" in line[: len(line) - len(line.lstrip())]
 
 
 class _Builder:

@@ -122,7 +122,9 @@ def _glance(document: Document) -> str:
     if isinstance(document.data, dict):
         keys = [str(key)[:40] for key in list(document.data)[:5]]
         more = ", …" if len(document.data) > 5 else ""
-        return f"the keys {', '.join(keys)}{more}" if keys else "an empty mapping"
+        return f"the key{'s' * (len(keys) > 1)} {', '.join(keys)}{more}" if keys else "an empty mapping"
     if document.format == "text":
         return "program text"
-    return {list: "a list", type(None): "only comments"}.get(type(document.data), "a single value") + " at its top"
+    if document.data is None:
+        return "nothing in it but null" if document.format == "json" else "nothing but comments"
+    return ("a list" if isinstance(document.data, list) else "a single value") + " at its top"
