@@ -9,6 +9,7 @@ from ..config.cards import CARDS, Card
 from .machine import Machine
 from .predict import PredictionError, traced
 from .replay import replay_peaks
+from .savings import moments
 from .scaling import ALONE, FIRST, SECOND, NotScalable, ScalableTape, same_course, scalable
 from .subject import Subject
 from .tape import Tape
@@ -17,6 +18,8 @@ BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Batch sizes of a table where none are asked for."""
 SEQUENCES = (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 16384)
 """Sequence lengths of a table where none are asked for."""
+BEYOND = 1.25
+"""Share of the card from which a cell is not replayed: it does not fit however its memory is cut."""
 TOLERANCE = 1e-3
 """Share by which a cell may differ from its own trace and the table still counts as verified."""
 
@@ -92,10 +95,26 @@ def plan(make: Maker, machine: Machine, batches: Sequence[int] = BATCHES, sequen
     tapes, notes = _tapes(tracer, batches, sequences)
     space = capacity(machine.card)
     cells = []
-    for batch in batches:
-        for sequence in sequences:
-            allocated, reserved = replay_peaks(tapes(batch, sequence), machine)
+    ratio, far, full = 1.0, False, max(sequences) + 1
+    for batch in sorted(batches):
+        for sequence in sorted(sequences):
+            tape = tapes(batch, sequence)
+            # Peaks grow with both, so only what lies beyond a cell that did not fit can be far beyond the card.
+            maybe_far = sequence >= full and (batch, sequence) not in tracer.peaks
+            rough = max(moments(tape, machine).values()) if maybe_far else 0
+            if rough > BEYOND * space:
+                far = True
+                cells.append(Cell(batch, sequence, rough, int(rough * ratio), fits=False))
+                continue
+            allocated, reserved = replay_peaks(tape, machine)
+            ratio = max(1.0, reserved / allocated)
+            full = min(full, sequence) if allocated > space else full
             cells.append(Cell(batch, sequence, allocated, reserved, fits=reserved <= space))
+    if far:
+        notes.append(
+            f"Cells above {BEYOND:.2f} times the card are sums of rounded sizes, without the allocator's replay; their "
+            "reserved memory is scaled from the last cell that was replayed."
+        )
     cells, verified = tracer.compare(cells)
     if verified is not None and verified > TOLERANCE:
         notes.append(f"A cell differed from its own trace by {verified:.2%}; read the table as that exact.")
