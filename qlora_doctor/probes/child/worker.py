@@ -109,10 +109,10 @@ def load(run: Run) -> None:
     device = _device(run)
     _not_too_slow(run, "load", device)
     seen = look_at_load(run.setup, device, run.progress, facts=run.facts, offline=run.job.offline)
+    if seen.error is not None and seen.error.kind == "missing-file" and _nothing_to_load(run):
+        raise Skipped(seen.error.message, seen.error.remedy)
     run.learn("load", seen.facts)
     if seen.error is not None:
-        if seen.error.kind == "missing-file" and _nothing_to_load(run):
-            raise Skipped(seen.error.message, seen.error.remedy)
         raise seen.error
     run.loaded = seen
 

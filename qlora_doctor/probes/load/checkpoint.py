@@ -146,7 +146,7 @@ def _index(file: Path) -> dict[str, str]:
         raise StageError(f"{file} is no index of weight files.", kind="corrupt", remedy=_AGAIN) from error
     outside = [where for where in names.values() if Path(where).name != where]
     if outside:
-        raise StageError(f"{file} names a file outside its folder: {outside[0]!r}.", kind="corrupt")
+        raise StageError(f"{file} names a file outside its folder: {outside[0]!r}.", kind="corrupt", remedy=_AGAIN)
     return names
 
 
@@ -178,14 +178,15 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or 8 + length > size:
-                kind = "truncated" if length <= _HEADER_LIMIT else "corrupt"
-                raise StageError(f"{file.name} ends before its header does ({size:,} bytes).", kind=kind, remedy=_AGAIN)
-            if length > _HEADER_LIMIT:
+            if size >= 8 and length > _HEADER_LIMIT:
                 raise _corrupt(file, "its header has an impossible length")
+            if size < 8 or 8 + length > size:
+                message = f"{file.name} ends before its header does ({size:,} bytes)."
+                raise StageError(message, kind="truncated", remedy=_AGAIN)
             header = json.loads(stream.read(length))
     except OSError as error:
-        raise StageError(f"{file} cannot be read: {error.strerror}.", kind="missing-file") from error
+        message = f"{file} cannot be read: {error.strerror}."
+        raise StageError(message, kind="missing-file", remedy="Look at the file's permissions.") from error
     except ValueError as error:
         raise _corrupt(file, "its header is no JSON") from error
     if not isinstance(header, dict):
