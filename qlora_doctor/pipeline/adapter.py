@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from ..errors import StageError
 from .architecture import find_folder
 from .base import Base
 from .failures import as_stage_error, first_sentence
+
+_WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 
 
 def lora_config(setup: Setup, notes: list[str] | None = None) -> Any:
@@ -66,12 +69,31 @@ def attach(base: Base, setup: Setup) -> Any:
     trainable = bool(setup.model.adapter_is_trainable)
     if base.device.type == "meta":
         return _wrap(base, _stored_config(folder, trainable), arguments)
+    _check_weights(folder, setup)
     from peft import PeftModel
 
     try:
         return PeftModel.from_pretrained(base.model, str(folder), is_trainable=trainable, **arguments)
     except OSError as error:
         raise as_stage_error(error, "loading the adapter") from error
+    except UnpicklingError as error:  # PEFT reads it with weights_only, and that is refused
+        raise StageError(
+            f"{folder / _PICKLED} holds more than tensors, so that it is not read: a pickle can run code.",
+            kind="pickle-only",
+            remedy="Take an adapter that was saved as safetensors.",
+            place=setup.place("model.adapter"),
+        ) from error
+
+
+def _check_weights(folder: Path, setup: Setup) -> None:
+    """PEFT takes a folder without weights for a hub id, and says so."""
+    if not any((folder / name).is_file() for name in (_WEIGHTS, _PICKLED)):
+        raise StageError(
+            f"{folder} holds no adapter weights ({_WEIGHTS}).",
+            kind="missing-file",
+            remedy="Name the folder that save_pretrained wrote the adapter to.",
+            place=setup.place("model.adapter"),
+        )
 
 
 def _wrap(base: Base, config: Any, arguments: dict[str, Any]) -> Any:

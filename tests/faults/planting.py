@@ -14,7 +14,7 @@ from qlora_doctor.report import Report
 LEVELS = ("error", "warning", "info")
 
 
-def healthy_config(model: Path, **sections: Any) -> dict[str, Any]:
+def healthy_config(model: Path, /, **sections: Any) -> dict[str, Any]:
     """A setup in which nothing is wrong: the QLoRA paper's choices, sized for a tiny model on the CPU."""
     config: dict[str, Any] = {
         "model": str(model),

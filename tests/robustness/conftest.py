@@ -18,7 +18,7 @@ from tests.faults.planting import healthy_config, run_stages_here, write
 
 @dataclass(frozen=True)
 class Ran:
-    """What a user gets from one ``check``: the exit code, both streams, and the JSON report (None: none was written)."""
+    """What a user gets from one ``check``: the exit code, both streams, and the JSON report, if one was written."""
 
     code: int
     stdout: str
@@ -47,7 +47,7 @@ class Ran:
 
 @pytest.fixture
 def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    """``doctor(config, "--stage", "load")``: the command, its real stages in this process so that torch is imported once.
+    """``doctor(config, "--stage", "load")``: the command, its real stages in this process to import torch once.
 
     Whatever goes wrong, no traceback may reach the user, and the report has to be a whole document.
     """
@@ -78,7 +78,7 @@ def copied(tiny_llama: Path, tmp_path: Path) -> Path:
 def config_for(tmp_path: Path) -> Callable[..., Path]:
     """``config_for(folder, lora={…})``: the config file of a setup that is healthy but for what the test does to it."""
 
-    def make(model: Path | str, name: str = "config.json", **sections: Any) -> Path:
+    def make(model: Path | str, /, name: str = "config.json", **sections: Any) -> Path:
         return write(tmp_path / name, healthy_config(Path(model), **sections))
 
     return make

@@ -97,7 +97,7 @@ def data(run: Run) -> None:
     facts = look_at_data(run.setup, run.progress, offline=run.job.offline)
     run.learn("data", facts)
     if facts.failure is not None:
-        raise StageError(facts.failure)
+        raise StageError(facts.failure, remedy="Correct the file, or what the config says under data.")
 
 
 def load(run: Run) -> None:
