@@ -9,18 +9,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import UsageError
 from .facts import Facts
-from .report import STAGES, Finding, Location, PatchOperation, Report, RuleOutcome, StageRecord, Tool
+from .report import STAGES, FailOn, Finding, Location, PatchOperation, Report, RuleOutcome, StageRecord, Tool
 
 if TYPE_CHECKING:
     from .config.setup import Setup
     from .engine import Rule, Selection
 
-FailOn = Literal["error", "warning", "info", "never"]
 INTERRUPTED = "The check was interrupted."
 """Reason of the stages that Ctrl-C left open; the exit code is then 3."""
 REAL_STAGES = STAGES[1:]
@@ -157,6 +156,7 @@ class _Session:
             findings=self.findings,
             rules=self.outcomes,
             summary=summarise(self.findings, self.outcomes),
+            fail_on=self.options.fail_on,
             exit_code=3 if self.interrupted else exit_code(self.findings, records, self.options.fail_on),
         )
 

@@ -10,6 +10,7 @@ SCHEMA_VERSION = "1.0"
 STAGES = ("config", "structure", "memory", "data", "load", "step")
 Severity = Literal["error", "warning", "info"]
 Confidence = Literal["high", "medium", "low"]
+FailOn = Literal["error", "warning", "info", "never"]
 
 
 class Location(Fact):
@@ -74,6 +75,8 @@ class RuleOutcome(Fact):
 
     rule: str
     name: str
+    title: str | None = None
+    """What is true where it passes; a report names it where the page is not at hand."""
     status: Literal["pass", "fail", "skipped"]
     stage: str
     reason: str | None = None
@@ -125,6 +128,8 @@ class Report(Fact):
     findings: list[Finding] = Field(default_factory=list)
     rules: list[RuleOutcome] = Field(default_factory=list)
     summary: Summary = Field(default_factory=Summary)
+    fail_on: FailOn = "error"
+    """Least severity of a finding that makes the exit code 1."""
     exit_code: int = 0
 
     def _repr_html_(self) -> str:

@@ -11,9 +11,6 @@ from pathlib import Path
 from ..errors import UsageError
 from ..report import Report
 
-_TOGETHER = ("json", "text")
-"""Formats of which one document holds several reports."""
-
 
 @dataclass(frozen=True)
 class Output:
@@ -41,7 +38,7 @@ def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
     Raises:
         UsageError: the form or the format is wrong, or nothing can be written there.
     """
-    from ..reporters import FORMATS
+    from ..reporters import FORMATS, TOGETHER
 
     outputs: list[Output] = []
     for text in written:
@@ -49,7 +46,7 @@ def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
         if not path or not format:
             raise UsageError(f"-o takes FORMAT=PATH, found {text!r}.", remedy="-o html=report.html")
         check_format(format, FORMATS)
-        if configs > 1 and format not in _TOGETHER and "{name}" not in path:
+        if configs > 1 and format not in TOGETHER and "{name}" not in path:
             remedy = f"-o {format}={Path(path).stem}-{{name}}{Path(path).suffix}"
             raise UsageError(f"One {format} file holds one report, and {configs} configs are given.", remedy=remedy)
         if any(other.path == path for other in outputs):
@@ -111,6 +108,24 @@ def write_file(path: Path, text: str) -> Path:
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path
+
+
+def append_summary(reports: Sequence[Report]) -> None:
+    """Add the Markdown to the job's summary: a workflow's step has one file for it, and others write there as well.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    from ..reporters import render
+
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not summary:
+        return
+    try:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(render(reports, "markdown"))
+    except OSError as error:
+        raise UsageError(f"{summary} cannot be written: {error.strerror or error}.") from error
 
 
 def _mode_of(path: Path) -> int:

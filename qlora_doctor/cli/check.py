@@ -49,7 +49,8 @@ def _severities(context: click.Context, parameter: click.Parameter, values: tupl
 @click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]), default="error",
               show_default=True, help="Least severity that makes the exit code 1.")  # fmt: skip
 @click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
-              help="Format of the document on stdout: text, json, html.")  # fmt: skip
+              help="Format of the document on stdout: text, json, html, sarif, github, gitlab, "
+                   "junit, markdown.")  # fmt: skip
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
               help="Write a document to a file. May be repeated; {name} stands for the config's name.")  # fmt: skip
 @click.option("--facts", type=click.Path(path_type=Path), metavar="FILE",
@@ -70,8 +71,8 @@ def command(**given: Any) -> int:
     3 a stage that was asked for could not be completed.
     """
     from ..checking import was_interrupted
-    from ..reporters import FORMATS
-    from ._outputs import check_format, parse_outputs, write_outputs
+    from ..reporters import FORMATS, TOGETHER
+    from ._outputs import append_summary, check_format, parse_outputs, write_outputs
 
     sources: Sequence[Path | None] = given["configs"] or ((None,) if given["facts"] else ())
     if not sources:
@@ -83,7 +84,7 @@ def command(**given: Any) -> int:
     check_format(given["format"], FORMATS)
     outputs = parse_outputs(given["outputs"], len(sources))
     options = _options(given)
-    if given["format"] not in ("text", "json") and len(sources) > 1:
+    if given["format"] not in TOGETHER and len(sources) > 1:
         raise UsageError(f"One {given['format']} document holds one report.", remedy=f"-o {given['format']}=r-{{name}}")
     reports = []
     for source in sources:
@@ -92,6 +93,8 @@ def command(**given: Any) -> int:
             break
     if given["format"] != "text":
         _print_document(reports, given["format"])
+    if "github" in (given["format"], *(output.format for output in outputs)):
+        append_summary(reports)
     for path in write_outputs(outputs, reports):
         if not given["quiet"]:
             click.echo(f"wrote {path}", err=True)

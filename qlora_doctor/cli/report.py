@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("report")
 @click.argument("result", type=click.Path(path_type=Path))
-@click.option("--format", "format", metavar="FORMAT", help="Print the report: text, json, html.")
+@click.option("--format", "format", metavar="FORMAT", help="Print the report in a format that check -o takes.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
               help="Write a document. May be repeated; {name} stands for the config's name.")  # fmt: skip
 @click.option("--no-color", is_flag=True, help="No colours.")

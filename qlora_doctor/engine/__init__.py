@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..report import FailOn
 from .expression import EvaluationError, Expression, Template, Unknown
 from .fingerprint import fingerprint
 from .judge import Judgement, judge
@@ -15,7 +16,7 @@ from .language import LanguageError
 from .load import find_rule, load_page, load_rules
 from .rule import Example, Fix, PageError, Param, Rule, stage_of
 from .selection import PROFILES, Selection, check_selection
-from .verdict import FailOn, exit_code, summarise
+from .verdict import exit_code, summarise
 
 if TYPE_CHECKING:
     from .lint import Problem, lint_pages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -72,20 +72,24 @@ def values_for(facts: Facts, rule: Rule) -> Values:
 
 
 def _outcome(rule: Rule, values: Values, stages: Sequence[StageRecord]) -> RuleOutcome:
+    status, reason = _status(rule, values, stages)
+    return RuleOutcome(rule=rule.id, name=rule.name, title=rule.title, status=status, stage=rule.stage, reason=reason)
+
+
+def _status(
+    rule: Rule, values: Values, stages: Sequence[StageRecord]
+) -> tuple[Literal["pass", "fail", "skipped"], str | None]:
+    """How it came out, and why it was skipped."""
     try:
         verdict = rule.condition.holds(values)
     except EvaluationError as error:
-        return RuleOutcome(
-            rule=rule.id, name=rule.name, status="skipped", stage=rule.stage, reason=f"It cannot be evaluated: {error}."
-        )
+        return "skipped", f"It cannot be evaluated: {error}."
     if isinstance(verdict, Unknown):
-        reason = _why_unknown(verdict, stages)
-        return RuleOutcome(rule=rule.id, name=rule.name, status="skipped", stage=rule.stage, reason=reason)
+        return "skipped", _why_unknown(verdict, stages)
     if not verdict and stages and not _ran(rule.stage, stages):
         # A default may have answered for a fact that nobody looked at: what did not run is never green.
-        reason = " ".join(_why_missing(rule.stage, stages))
-        return RuleOutcome(rule=rule.id, name=rule.name, status="skipped", stage=rule.stage, reason=reason)
-    return RuleOutcome(rule=rule.id, name=rule.name, status="fail" if verdict else "pass", stage=rule.stage)
+        return "skipped", " ".join(_why_missing(rule.stage, stages))
+    return ("fail" if verdict else "pass"), None
 
 
 def _why_unknown(unknown: Unknown, stages: Sequence[StageRecord]) -> str:

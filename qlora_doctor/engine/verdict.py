@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-from ..report import Finding, RuleOutcome, StageRecord, Summary
+from ..report import FailOn, Finding, RuleOutcome, StageRecord, Summary
 
-FailOn = Literal["error", "warning", "info", "never"]
 _RANK = {"info": 0, "warning": 1, "error": 2, "never": 3}
 
 

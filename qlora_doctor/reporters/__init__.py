@@ -19,14 +19,15 @@ def _reporter(module: str) -> Callable[[Report], str]:
     return render
 
 
-FORMATS: dict[str, Callable[[Report], str]] = {name: _reporter(name) for name in ("text", "json", "html")}
+_NAMES = ("text", "json", "html", "sarif", "github", "gitlab", "junit", "markdown")
+FORMATS: dict[str, Callable[[Report], str]] = {name: _reporter(name) for name in _NAMES}
 """Format name → function of one report."""
+TOGETHER = tuple(name for name in _NAMES if name != "html")
+"""Formats of which one document holds several reports."""
 
 
 def render(report: Report | Sequence[Report], format: str) -> str:
     """The report, or several, in a format.
-
-    Several reports are one document where the format has one: JSON gives a list, text one after the other.
 
     Raises:
         UsageError: the format is unknown, or holds only one report.
@@ -35,15 +36,12 @@ def render(report: Report | Sequence[Report], format: str) -> str:
         raise UsageError(f"There is no format {format!r}; the formats are {', '.join(FORMATS)}.")
     if isinstance(report, Report):
         return FORMATS[format](report)
-    if format == "json":
-        from .json import render_all
-
-        return render_all(report)
-    if format == "text":
-        return "\n".join(FORMATS[format](each) for each in report)
+    if format in TOGETHER:
+        document: str = import_module(f".{format}", __name__).render_all(report)
+        return document
     if len(report) == 1:
         return FORMATS[format](report[0])
     raise UsageError(f"One {format} file holds one report, and there are {len(report)}.", remedy="Name one file each.")
 
 
-__all__ = ["FORMATS", "render"]
+__all__ = ["FORMATS", "TOGETHER", "render"]

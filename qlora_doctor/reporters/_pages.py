@@ -1,4 +1,4 @@
-"""The prose of rule pages, as HTML that is safe to show: a page may come from somebody else's rule pack."""
+"""The prose of rule pages, as HTML that is safe to show and as Markdown: a page may be from somebody else's pack."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from .._assets import asset_folder
+from ..report import Confidence, Severity
 
 _ID = re.compile(r"[A-Z]{1,8}\d{1,5}")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)
 _SCROLL = '<div class="scroll" role="group" tabindex="0" aria-label="Table">'
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LEFT_OUT = ("Examples",)
 """Sections that are the rule's tests; a reader of a report has the real thing before him."""
 
@@ -35,6 +37,29 @@ class RulePage:
     title: str | None
     sections: tuple[tuple[str, Markup], ...]
     references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PageText:
+    """What a machine-read format takes of a rule page; the empty one stands for a page that is not at hand.
+
+    Attributes:
+        about: the first paragraph of "What it checks" on one line.
+        markdown: the body without the examples.
+    """
+
+    title: str | None = None
+    severity: Severity | None = None
+    confidence: Confidence | None = None
+    tags: tuple[str, ...] = ()
+    about: str | None = None
+    markdown: str | None = None
+
+
+def page_text(rule: str, folder: Path | None = None) -> PageText | None:
+    """The Markdown of a rule's page by id; None where this installation has none."""
+    path = _paths(folder or _rules()).get(rule)
+    return _read_text(path) if path is not None else None
 
 
 def rule_page(rule: str, folder: Path | None = None) -> RulePage | None:
@@ -76,6 +101,25 @@ def _read(path: Path) -> RulePage | None:
     front: dict[str, Any] = yaml.safe_load(match.group(1)) or {}
     references = tuple(str(url) for url in front.get("references") or () if _is_https(str(url)))
     return RulePage(_title(path), tuple(_sections(match.group(2))), references)
+
+
+@cache
+def _read_text(path: Path) -> PageText | None:
+    match = _FRONT.match(path.read_text(encoding="utf-8"))
+    if match is None:
+        return None
+    front: dict[str, Any] = yaml.load(match.group(1), Loader=_LOADER) or {}
+    sections = re.split(r"^## (.+)\n", match.group(2), flags=re.MULTILINE)
+    kept = [(h.strip(), t.strip()) for h, t in zip(sections[1::2], sections[2::2], strict=True)]
+    kept = [(heading, text) for heading, text in kept if heading not in _LEFT_OUT and text]
+    return PageText(
+        title=front.get("title"),
+        severity=front.get("severity"),
+        confidence=front.get("confidence"),
+        tags=tuple(str(tag) for tag in front.get("tags") or ()),
+        about=" ".join(kept[0][1].split("\n\n")[0].split()) if kept else None,
+        markdown="\n\n".join(f"## {heading}\n\n{text}" for heading, text in kept) + "\n" if kept else None,
+    )
 
 
 def _sections(body: str) -> list[tuple[str, Markup]]:

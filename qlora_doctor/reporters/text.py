@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..report import STAGES, Finding, Location, Remediation, Report, RuleOutcome
 from . import _words as words
@@ -42,6 +42,11 @@ def render(report: Report, *, color: bool = False, width: int = 100) -> str:
     blocks += [block for block in (_not_seen(report, ink, width), _suppressed(report, ink)) if block]
     blocks.append(render_verdict(report, color=color))
     return "\n\n".join(blocks) + "\n"
+
+
+def render_all(reports: Sequence[Report], *, color: bool = False, width: int = 100) -> str:
+    """Several reports, one after the other."""
+    return "\n".join(render(report, color=color, width=width) for report in reports)
 
 
 def render_stage(stage: str, *, color: bool = False, width: int = 100) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..report import STAGES, Finding, Report, RuleOutcome, StageRecord
-from ._words import plural
+from ._words import one_line, plural
 
 SEVERITIES = ("error", "warning", "info")
 _CONFIDENCES = ("high", "medium", "low")
@@ -59,6 +59,12 @@ def subject(report: Report) -> tuple[str, str | None]:
 def counting(report: Report) -> list[Finding]:
     """Findings that count, the gravest first; within a severity by confidence, then by stage."""
     return sorted((f for f in report.findings if f.suppressed is None), key=_gravity)
+
+
+def told(finding: Finding) -> str:
+    """A finding where there is room for text alone: what is wrong, then what to do."""
+    help = finding.remediation.text if finding.remediation is not None else ""
+    return f"{one_line(finding.message)} {one_line(help)}".strip()
 
 
 def suppressed(report: Report) -> list[Finding]:
