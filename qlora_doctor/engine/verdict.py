@@ -10,11 +10,15 @@ _RANK = {"info": 0, "warning": 1, "error": 2, "never": 3}
 
 
 def exit_code(findings: Sequence[Finding], stages: Sequence[StageRecord], fail_on: FailOn = "error") -> int:
-    """0 clean; 1 findings at or above ``fail_on``; 3 a stage that was asked for by name did not complete.
+    """0 clean; 1 findings at or above ``fail_on``; 3 a stage that was asked for did not complete.
 
-    3 wins over 1: the findings of an incomplete check are not all there are.
+    3 wins over 1 where the stage was asked for by name: the findings of an incomplete check are not all there are.
+    Where no stage was named, every stage that can run is asked for: one that failed, and no error says why (it was
+    killed, ran out of time or memory), leaves the check unsettled, which is not 0.
     """
     if any(stage.requested and stage.status != "done" for stage in stages):
+        return 3
+    if any(stage.status == "failed" for stage in stages) and not any(f.severity == "error" for f in counted(findings)):
         return 3
     return int(any(_RANK[finding.severity] >= _RANK[fail_on] for finding in counted(findings)))
 

@@ -265,6 +265,12 @@ def test_stage_that_was_asked_for_and_did_not_complete_is_3(status: str, request
     assert exit_code([finding("error")], [stage]) == code
 
 
+@pytest.mark.parametrize(("status", "severity", "code"), [("failed", "warning", 3), ("skipped", "warning", 0)])
+def test_stage_that_failed_without_an_error_is_not_clean(status: str, severity: str, code: int) -> None:
+    stage = StageRecord.model_validate({"name": "load", "status": status})
+    assert exit_code([finding(severity)], [stage]) == code
+
+
 def test_suppressed_findings_do_not_count() -> None:
     findings = [finding("error", suppressed="known"), finding("warning")]
     assert exit_code(findings, []) == 0

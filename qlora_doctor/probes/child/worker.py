@@ -72,6 +72,8 @@ def structure(run: Run) -> None:
         value = getattr(seen, subject)
         if value is not None:
             run.learn(subject, value)
+    if seen.failure is not None and _is_out_of_reach(run, seen.failure):
+        raise Skipped(seen.failure.message, seen.failure.remedy)
     if seen.failure is not None:
         raise seen.failure
 
@@ -86,7 +88,7 @@ def memory(run: Run) -> None:
     facts = look_at_memory(run.setup, run.facts, run.progress)
     run.learn("memory", facts)
     if facts.prediction_failure is not None and facts.predicted is None:
-        raise StageError(facts.prediction_failure)
+        raise Skipped(facts.prediction_failure, "Measure it: --stage step on a machine with the card.")
 
 
 def data(run: Run) -> None:
@@ -94,6 +96,7 @@ def data(run: Run) -> None:
 
     if not run.setup.data.train:
         raise Skipped("The config names no data.", "Set data.train to a file, a folder or a hub id.")
+    _without_a_model(run)
     facts = look_at_data(run.setup, run.progress, offline=run.job.offline)
     run.learn("data", facts)
     if facts.failure is not None:
@@ -103,9 +106,7 @@ def data(run: Run) -> None:
 def load(run: Run) -> None:
     from ..load.look import look_at_load
 
-    built = run.ended.get("structure")
-    if built is not None and built.status == "failed":
-        raise Skipped(f"The model cannot be built: {built.reason}", built.remedy)
+    _without_a_model(run)
     device = _device(run)
     _not_too_slow(run, "load", device)
     seen = look_at_load(run.setup, device, run.progress, facts=run.facts, offline=run.job.offline)
@@ -235,6 +236,24 @@ def _not_too_slow(run: Run, stage: str, device: str) -> None:
 def _minutes(seconds: float) -> str:
     minutes = seconds / 60
     return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
+
+
+def _without_a_model(run: Run) -> None:
+    """Leave out what needs the model where stage structure found none; it has told why."""
+    built = run.ended.get("structure")
+    if built is not None and built.status == "failed":
+        raise Skipped(f"The model cannot be built: {built.reason}", built.remedy)
+    if built is not None and built.status == "skipped":
+        raise Skipped(built.reason or "Stage structure did not run.", built.remedy)
+
+
+def _is_out_of_reach(run: Run, failure: StageError) -> bool:
+    """Nothing is wrong with the setup: its model is not at hand, or would run code that the user did not allow here."""
+    config = run.facts.config
+    if config is None:
+        return False
+    not_at_hand = failure.kind == "missing-config" and config.model_kind == "hub"
+    return not_at_hand or (failure.kind == "remote-code" and bool(config.trust_remote_code))
 
 
 def _nothing_to_load(run: Run) -> bool:
