@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qlora_doctor.facts import AdapterFacts, Facts, LoadFacts, ModelFacts
-from qlora_doctor.probes.child import runner as module
+from qlora_doctor.probes.child import process as module
 from qlora_doctor.probes.child.events import End, Event, Learned, Progress, Start, decode, encode
 from qlora_doctor.probes.child.runner import run_stages
 from qlora_doctor.report import StageRecord
@@ -249,9 +249,9 @@ def test_an_interruption_of_the_parent_ends_the_child(child_runs: object, tmp_pa
             f"""
             import sys
             sys.path.insert(0, {str(HERE.parents[2])!r})
-            from qlora_doctor.probes.child import runner
+            from qlora_doctor.probes.child import process, runner
             from tests.probes.conftest import make_setup
-            runner._ENTRY = '''
+            process._ENTRY = '''
             import sys; sys.path.append({{parent!r}})
             from qlora_doctor.probes.child import worker
             def planted(run):
@@ -288,9 +288,9 @@ def test_a_parent_that_is_killed_takes_the_child_along(tmp_path: Path) -> None:
     code = textwrap.dedent(
         """
         import os, subprocess, sys
-        from qlora_doctor.probes.child import runner
+        from qlora_doctor.probes.child import process, runner
         from tests.probes.conftest import make_setup
-        runner._ENTRY = "import sys; sys.path.append({parent!r})\\n" + '''
+        process._ENTRY = "import sys; sys.path.append({parent!r})\\n" + '''
         from qlora_doctor.probes.child import worker
         def planted(run):
             import os, time

@@ -13,6 +13,9 @@ from ...report import StageRecord
 class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+    job: int = 0
+    """Number of the job whose event it is."""
+
 
 class Start(_Event):
     """A stage begins."""
@@ -29,6 +32,8 @@ class Progress(_Event):
     done: int | None = None
     total: int | None = None
     unit: str | None = None
+    waits: bool = False
+    """True where nothing moves until another job ends; until the next event, time does not count."""
 
 
 class Learned(_Event):
@@ -45,16 +50,29 @@ class End(_Event):
 
     kind: Literal["end"] = "end"
     record: StageRecord
+    lasting: bool = False
+    """True where the same setup on the same machine would end the same way again."""
 
 
-Event = Start | Progress | Learned | End
+class Finished(_Event):
+    """The job's last stage ended."""
+
+    kind: Literal["finished"] = "finished"
+    spent: bool = False
+    """True where the child does no further job."""
+
+
+Event = Start | Progress | Learned | End | Finished
 _WIRE: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
-def encode(event: Event) -> bytes:
-    """One line."""
+def encode(event: Event, job: int | None = None) -> bytes:
+    """One line; ``job`` says whose it is where the event does not."""
+    changes: dict[str, Any] = {} if job is None else {"job": job}
     if isinstance(event, Learned) and isinstance(event.value, Fact):
-        event = Learned(subject=event.subject, value=event.value.model_dump(mode="json"))
+        changes["value"] = event.value.model_dump(mode="json")
+    if changes:
+        event = event.model_copy(update=changes)
     return event.model_dump_json().encode() + b"\n"
 
 
@@ -71,5 +89,5 @@ def decode(line: bytes) -> Event:
             raise ValueError(f"there are no facts called {event.subject!r}")
         annotation: Any = field.annotation
         value = TypeAdapter(annotation).validate_python(event.value)
-        return Learned(subject=event.subject, value=value)
+        return event.model_copy(update={"value": value})
     return event

@@ -1,29 +1,38 @@
-"""The child process: reads one job, runs its stages, tells events as they happen.
+"""The child process: reads jobs, runs their stages, tells events as they happen.
 
-``python -m qlora_doctor.probes.child.worker``, started by ``runner``. The pipe on stdout is moved to a descriptor of
+``python -m qlora_doctor.probes.child.worker``, started by ``process``. The pipe on stdout is moved to a descriptor of
 its own before anything heavy is imported, and stdout then points to stderr: whatever libraries print cannot reach the
 events.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import os
+import queue
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ...errors import StageError
 from ...facts import Facts
 from ...report import StageRecord
-from .events import End, Event, Learned, Progress, Start, encode
+from .events import End, Event, Finished, Learned, Progress, Start, encode
 from .job import Job
+from .turns import device_name, turn
 
 _MEMORY = "qlora_doctor.memory.stage"
+_OF_THE_MACHINE = frozenset(
+    ("out-of-memory", "host-out-of-memory", "disk", "timeout", "killed", "interrupted", "other", "none")
+)
+"""Kinds of failures that the next run may not meet: they are the machine's, or nobody knows whose."""
 
 
 class Skipped(Exception):
@@ -44,6 +53,12 @@ class Run:
     loaded: Any = None
     """What stage ``load`` left: ``load.LoadSeen``."""
     ended: dict[str, StageRecord] = field(default_factory=dict)
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """What is given back when the job ends: its turn on a device."""
+    on_device: bool = False
+    """Whether a real stage ran: the process is then no longer as it was."""
+    waited: float = 0.0
+    """Seconds spent on other jobs' turns."""
 
     @property
     def setup(self) -> Any:
@@ -62,6 +77,21 @@ class Run:
 
     def asked_for(self, stage: str) -> bool:
         return stage in (self.job.requested or ())
+
+    def take_turn(self, device: str) -> None:
+        """Have the device to oneself until the job ends: two loads on one card would each tell of a full card."""
+        self.on_device = True
+        if self.job.turns is None:
+            return
+        began = time.perf_counter()
+
+        def waits() -> None:
+            text = f"Waiting for {device}, where another check is at work"
+            self.send(Progress(text=text, waits=True))
+
+        self.held.enter_context(turn(Path(self.job.turns), device_name(device), waits))
+        self.waited += time.perf_counter() - began
+        self.progress(f"working on {device}")
 
 
 def structure(run: Run) -> None:
@@ -109,6 +139,7 @@ def load(run: Run) -> None:
     _without_a_model(run)
     device = _device(run)
     _not_too_slow(run, "load", device)
+    run.take_turn(device)
     seen = look_at_load(run.setup, device, run.progress, facts=run.facts, offline=run.job.offline)
     if seen.error is not None and seen.error.kind == "missing-file" and _nothing_to_load(run):
         raise Skipped(seen.error.message, seen.error.remedy)
@@ -157,34 +188,43 @@ STAGES: dict[str, Callable[[Run], None]] = {
 }
 
 
-def run_job(job: Job, send: Callable[[Event], None]) -> None:
-    """Run the job's stages in their order; each is told when it begins and how it ended."""
-    run = Run(job, send, job.facts)
-    for name in STAGES:
-        if name not in job.stages:
-            continue
-        send(Start(name=name))
-        began = time.perf_counter()
-        record = _run_stage(run, name)
-        record = record.model_copy(update={"seconds": time.perf_counter() - began})
-        run.ended[name] = record
-        send(End(record=record))
+def run_job(job: Job, send: Callable[[Event], None]) -> bool:
+    """Run the job's stages in their order; each is told when it begins and how it ended.
+
+    Returns whether the process is still as it was before: torch's allocator, CUDA's context and what a trainer sets
+    for the whole process outlive a real stage, and code that came with a model may have changed anything.
+    """
+    run = Run(job, send, job.facts, ended={record.name: record for record in job.ended})
+    with run.held:
+        for name in STAGES:
+            if name not in job.stages:
+                continue
+            send(Start(name=name))
+            began, waited = time.perf_counter(), run.waited
+            record, lasting = _run_stage(run, name)
+            seconds = time.perf_counter() - began - (run.waited - waited)
+            record = record.model_copy(update={"seconds": seconds})
+            run.ended[name] = record
+            send(End(record=record, lasting=lasting))
+    return not (run.on_device or job.trust_remote_code)
 
 
-def _run_stage(run: Run, name: str) -> StageRecord:
+def _run_stage(run: Run, name: str) -> tuple[StageRecord, bool]:
+    """How the stage ended, and whether it would end so again."""
     try:
         STAGES[name](run)
     except Skipped as skipped:
-        return StageRecord(name=name, status="skipped", reason=skipped.reason, remedy=skipped.remedy)
+        return StageRecord(name=name, status="skipped", reason=skipped.reason, remedy=skipped.remedy), True
     except StageError as error:
-        return StageRecord(name=name, status="failed", reason=error.message, remedy=error.remedy)
+        record = StageRecord(name=name, status="failed", reason=error.message, remedy=error.remedy)
+        return record, error.kind not in _OF_THE_MACHINE
     except Exception as raised:  # a fault of ours, or a library's that nobody foresaw: told, not thrown
         traceback.print_exc()
         from ..failures import explain
 
         told = explain(raised, f"stage {name}")
-        return StageRecord(name=name, status="failed", reason=told.message, remedy=told.remedy)
-    return StageRecord(name=name, status="done")
+        return StageRecord(name=name, status="failed", reason=told.message, remedy=told.remedy), False
+    return StageRecord(name=name, status="done"), True
 
 
 def _device(run: Run) -> str:
@@ -283,42 +323,43 @@ def _private_pipe() -> int:
     return pipe
 
 
-def _end_with_parent() -> None:
-    """stdin is open as long as the parent lives."""
+def _receive(jobs: queue.Queue[Job]) -> None:
+    """Take jobs from stdin, a line each; it is open as long as the parent lives, and its end is the child's."""
 
-    def wait() -> None:
-        while os.read(0, 4096):
-            pass
+    def read() -> None:
+        rest = b""
+        while piece := os.read(0, 1 << 16):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                jobs.put(Job.model_validate_json(line))
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True, name="parent").start()
-
-
-def _read_job() -> Job:
-    """The first line of stdin, read without a buffer: what follows is for the thread that waits for the end."""
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        piece = os.read(0, 1 << 16)
-        if not piece:
-            break
-        line += piece
-    return Job.model_validate_json(bytes(line))
+    threading.Thread(target=read, daemon=True, name="parent").start()
 
 
 def main() -> None:
     """Entry point of the child."""
     pipe = _private_pipe()
-    job = _read_job()
-    _end_with_parent()
+    jobs: queue.Queue[Job] = queue.Queue()
+    _receive(jobs)
     lock = threading.Lock()
 
-    def send(event: Event) -> None:
-        with lock:
-            view = memoryview(encode(event))
-            while view:
-                view = view[os.write(pipe, view) :]
+    def tell(number: int) -> Callable[[Event], None]:
+        def send(event: Event) -> None:
+            with lock:
+                view = memoryview(encode(event, number))
+                while view:
+                    view = view[os.write(pipe, view) :]
 
-    run_job(job, send)
+        return send
+
+    unchanged = True
+    while unchanged:
+        job = jobs.get()
+        send = tell(job.number)
+        unchanged = run_job(job, send)
+        send(Finished(spent=not unchanged))
+        gc.collect()  # models on meta are full of cycles
     sys.stderr.flush()
     os._exit(0)  # nothing is left to tell; tearing down torch and CUDA takes seconds
 
