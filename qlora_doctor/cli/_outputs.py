@@ -67,22 +67,26 @@ def check_format(format: str, formats: Collection[str]) -> None:
 
 
 def write_outputs(outputs: Sequence[Output], reports: Sequence[Report]) -> list[Path]:
-    """Write the documents; returns their paths.
+    """Write the documents; returns their paths. One that cannot be written does not keep the others from it.
 
     Raises:
         UsageError: the disk is full, or the folder is gone.
     """
     from ..reporters import render
 
-    paths = []
+    paths: list[Path] = []
+    failed: UsageError | None = None
     taken: set[Path] = set()
     for output in outputs:
-        if "{name}" in output.path:
-            for report in reports:
-                paths.append(write_file(output.path_for(report, taken), render(report, output.format)))
-        else:
-            document = render(reports if len(reports) > 1 else reports[0], output.format)
-            paths.append(write_file(Path(output.path), document))
+        whole = reports if len(reports) > 1 else reports[0]
+        parts = [(output.path_for(r, taken), r) for r in reports] if "{name}" in output.path else [(output.path, whole)]
+        for path, part in parts:
+            try:
+                paths.append(write_file(Path(path), render(part, output.format)))
+            except UsageError as error:
+                failed = failed or error
+    if failed is not None:
+        raise failed
     return paths
 
 

@@ -17,7 +17,10 @@ def resolve(setup: Setup, written: str | None) -> Path | None:
     """
     if not written or "\0" in written:
         return None
-    path = Path(written).expanduser()
+    try:
+        path = Path(written).expanduser()
+    except RuntimeError:  # ~name of nobody here
+        path = Path(written)
     folders = [Path()] if setup.file is None or path.is_absolute() else [Path(setup.file).parent, Path()]
     for folder in folders:
         try:

@@ -33,12 +33,15 @@ def rules_of(pages: Sequence[tuple[Path, str]]) -> list[Rule]:
     Raises:
         PageError: a page cannot be read.
     """
-    file = _folder() / f"rules-{_digest(pages)}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return _kept(json.loads(file.read_bytes()), [path for path, _ in pages])
+    folder = _folder()
+    file = folder / f"rules-{_digest(pages)}.json" if folder is not None else None
+    if file is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return _kept(json.loads(file.read_bytes()), [path for path, _ in pages])
     rules = [parse_page(text, path) for path, text in pages]
-    with contextlib.suppress(OSError):
-        _keep(file, rules)
+    if file is not None:
+        with contextlib.suppress(OSError):
+            _keep(file, rules)
     return rules
 
 
@@ -65,19 +68,26 @@ def _keep(file: Path, rules: Sequence[Rule]) -> None:
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(entries, stream, separators=(",", ":"))
-    Path(temporary).replace(file)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(entries, stream, separators=(",", ":"))
+        Path(temporary).replace(file)
+    except OSError:  # the disk is full
+        Path(temporary).unlink(missing_ok=True)
+        raise
     for old in sorted(file.parent.glob("rules-*.json"), key=lambda path: -path.stat().st_mtime)[KEPT:]:
         old.unlink(missing_ok=True)
 
 
-def _folder() -> Path:
-    """The user's cache folder, as each system has it."""
+def _folder() -> Path | None:
+    """The user's cache folder, as each system has it; None for a user without a home."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
         base = "~/Library/Caches"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "qlora-doctor"
+    try:
+        return Path(base).expanduser() / "qlora-doctor"
+    except RuntimeError:
+        return None

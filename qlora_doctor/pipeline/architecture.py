@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config.architectures import closest_architectures, find_architecture
+from ..config.paths import resolve
 from ..config.setup import Setup
 from ..errors import StageError
 from .failures import first_sentence, kind_of
@@ -75,19 +76,16 @@ def load_config(setup: Setup, *, offline: bool = True) -> Architecture:
 
 def find_folder(name: str, setup: Setup) -> Path | None:
     """The folder that a path in the config means: relative to the config file first, then to the working directory."""
-    path = Path(name).expanduser()
-    beside = [Path(setup.file).resolve().parent / path] if setup.file and not path.is_absolute() else []
-    for candidate in (*beside, path):
-        if candidate.is_dir():
-            return candidate.resolve()
-    return None
+    found = resolve(setup, name)
+    return found.resolve() if found is not None and found.is_dir() else None
 
 
 def _from_folder(folder: Path, setup: Setup, source: Literal["folder", "cache", "hub"], name: str) -> Architecture:
     raw = _read_json(folder, setup)
     model_type = raw.get("model_type")
     trusted = bool(setup.model.trust_remote_code)
-    own_code = raw.get("auto_map") if isinstance(raw.get("auto_map"), dict) else {}
+    auto_map = raw.get("auto_map")
+    own_code = auto_map if isinstance(auto_map, dict) else {}
     if not trusted and "AutoConfig" in own_code and not _is_known(model_type):
         raise StageError(
             f"The architecture {model_type!r} is not part of transformers: the model brings its own Python code.",

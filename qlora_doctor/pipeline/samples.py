@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..config.paths import resolve
 from ..config.setup import Setup
 from ..errors import StageError
 from .failures import first_sentence
@@ -110,7 +111,7 @@ def _open(name: str, setup: Setup) -> Any:
     """An iterable of rows."""
     from datasets import load_dataset, load_from_disk
 
-    path = _find(name, setup)
+    path = resolve(setup, name)
     if path is None:
         if Path(name).suffix.lower() in _BUILDERS or name.startswith((".", "/", "~")):
             raise StageError(
@@ -137,9 +138,3 @@ def _open(name: str, setup: Setup) -> Any:
     options: dict[str, Any] = {"sep": "\t"} if files[0].suffix.lower() == ".tsv" else {}
     names = [str(f) for f in files]
     return load_dataset(builders.pop(), data_files=names, split="train", streaming=True, **options)
-
-
-def _find(name: str, setup: Setup) -> Path | None:
-    path = Path(name).expanduser()
-    beside = [Path(setup.file).resolve().parent / path] if setup.file and not path.is_absolute() else []
-    return next((candidate for candidate in (*beside, path) if candidate.exists()), None)
