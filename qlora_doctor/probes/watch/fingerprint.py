@@ -3,8 +3,8 @@
 Definition. The bytes, in row-major order, are read as little-endian 64-bit words (the last one filled up with zeros)
 in chunks of ``CHUNK`` words. Within a chunk, word ``w`` at position ``i`` becomes ``z = mix(w + (i + 1)·φ)`` with
 SplitMix64's finaliser (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014), and the chunk's
-digest is the pair ``Σ z`` and ``Σ (2i + 1)·z`` modulo 2⁶⁴. The fingerprint is BLAKE2b over the chunks' digests and
-the number of bytes.
+digest is the pair ``Σ z`` and ``Σ (2i + 1)·z`` modulo 2⁶⁴. The fingerprint is the chunks' digests in order, 16 bytes
+for each 256 KiB, with dtype and shape.
 
 Collisions. ``mix`` is a bijection, so a change within one word (any single bit, any single weight) changes ``Σ z`` of
 its chunk with certainty. A change in several words goes unseen only where both sums cancel; for changes that know
@@ -17,9 +17,10 @@ tensors of a CUDA device once; else the same numbers come from plain torch opera
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
@@ -31,14 +32,18 @@ _PIECE = 1 << 20
 Tables = tuple[torch.Tensor, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """Equal fingerprints are equal bytes (and dtype and shape)."""
+class Fingerprint(NamedTuple):
+    """Equal fingerprints are equal bytes (and dtype and shape). A tuple, since a base has thousands of them."""
 
     digest: bytes
     dtype: str
     shape: tuple[int, ...]
-    nbytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that were read."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return math.prod(self.shape) * dtype.itemsize
 
 
 def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
@@ -48,7 +53,7 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
 
 def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
     """Fingerprints by name; tensors on the meta device are left out."""
-    readable = {name: tensor.detach() for name, tensor in tensors.items() if tensor.device.type != "meta"}
+    readable = {name: tensor for name, tensor in tensors.items() if not tensor.is_meta}
     found: dict[str, bytes] = {}
     by_device: dict[torch.device, dict[str, torch.Tensor]] = {}
     for name, tensor in readable.items():
@@ -60,14 +65,17 @@ def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
             found.update(chunk_digests(group, device))
         rest = {name: tensor for name, tensor in group.items() if name not in found}
         tables = _tables(device) if rest else None
-        found.update({name: _chunk_digests(tensor, tables) for name, tensor in rest.items() if tables})
+        found.update({name: _chunk_digests(tensor.detach(), tables) for name, tensor in rest.items() if tables})
     return {name: _finish(tensor, found[name]) for name, tensor in readable.items()}
 
 
 def _finish(tensor: torch.Tensor, digests: bytes) -> Fingerprint:
-    nbytes = tensor.numel() * tensor.element_size()
-    digest = hashlib.blake2b(digests, digest_size=16, salt=nbytes.to_bytes(16, "little")).digest()
-    return Fingerprint(digest, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), nbytes)
+    return Fingerprint(digests, _dtype_name(tensor.dtype), tuple(tensor.shape))
+
+
+@lru_cache(maxsize=64)
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 # -- the chunks' digests by plain torch operations

@@ -1,4 +1,4 @@
-"""The chunks' digests of many CUDA tensors in one launch, each byte read once.
+"""The chunks' digests of many CUDA tensors in a few launches, each byte read once.
 
 The kernel is compiled at run time with the NVRTC that every CUDA build of torch brings along (no toolkit, no compiler,
 no extra package) and launched through the driver. Where that is not to be had, the caller falls back on plain torch.
@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import torch
 from .fingerprint import CHUNK
 
 _THREADS = 256
+_GROUP = 64
+"""Tensors in one launch."""
 _SOURCE = (
     r"""
 typedef unsigned long long u64;
@@ -33,9 +36,9 @@ __device__ __forceinline__ u64 mix(u64 z) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-chunk_sums(const u64* address, const int* length, u64* digest) {
+chunk_sums(const u64* address, const u64* length, u64* digest) {
     const unsigned char* bytes = (const unsigned char*)address[blockIdx.x];
-    const int count = length[blockIdx.x];
+    const int count = (int)length[blockIdx.x];
     const int pairs = count >> 4;
     const ulonglong2* data = (const ulonglong2*)bytes;
     u64 first = 0, second = 0;
@@ -79,27 +82,44 @@ chunk_sums(const u64* address, const int* length, u64* digest) {
 
 def chunk_digests(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, bytes]:
     """16 bytes for each chunk of each tensor that can be read in place; ``{}`` where no kernel can be had."""
-    direct = {name: tensor for name, tensor in tensors.items() if _can_be_read_in_place(tensor)}
-    if not direct:
-        return {}
     with torch.cuda.device(device):
         kernel = _kernel(torch.cuda.current_device())
         if kernel is None:
             return {}
-        starts = np.array([tensor.data_ptr() for tensor in direct.values()], dtype=np.int64)
-        sizes = np.array([tensor.numel() * tensor.element_size() for tensor in direct.values()], dtype=np.int64)
-        chunks = -(-sizes // (CHUNK * 8))
-        ends = np.cumsum(chunks)
-        position = np.arange(ends[-1]) - np.repeat(ends - chunks, chunks)  # of a chunk within its tensor
-        offset = position * CHUNK * 8
-        address = torch.from_numpy(np.repeat(starts, chunks) + offset).to(device)
-        length = torch.from_numpy(np.minimum(np.repeat(sizes, chunks) - offset, CHUNK * 8).astype(np.int32)).to(device)
-        digest = torch.empty((len(offset), 2), dtype=torch.int64, device=device)
-        _launch(kernel, len(offset), [address, length, digest])
-        data = digest.cpu().numpy().tobytes()
-    return {
-        name: data[16 * int(end - count) : 16 * int(end)] for name, end, count in zip(direct, ends, chunks, strict=True)
-    }
+        names: list[str] = []
+        counts: list[int] = []
+        parts: list[torch.Tensor] = []
+        # In groups, so that the device reads one while the host gathers the addresses of the next.
+        for group in _groups(tensors):
+            chunks, part = _read(kernel, list(group.values()), device)
+            names += group
+            counts += chunks
+            parts.append(part)
+        if not parts:
+            return {}
+        data = torch.cat(parts).cpu().numpy().tobytes()
+    ends = accumulate(16 * count for count in counts)
+    return {name: data[end - 16 * count : end] for name, count, end in zip(names, counts, ends, strict=True)}
+
+
+def _groups(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    direct = ((name, tensor) for name, tensor in tensors.items() if _can_be_read_in_place(tensor))
+    while group := dict(islice(direct, _GROUP)):
+        yield group
+
+
+def _read(kernel: Any, tensors: list[torch.Tensor], device: torch.device) -> tuple[list[int], torch.Tensor]:
+    """Launch the kernel over some tensors; the number of chunks of each, and the digests, shape (chunks, 2)."""
+    starts = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
+    sizes = np.array([tensor.nbytes for tensor in tensors], dtype=np.int64)
+    chunks = -(-sizes // (CHUNK * 8))
+    first = np.cumsum(chunks) - chunks
+    offset = (np.arange(chunks.sum()) - np.repeat(first, chunks)) * (CHUNK * 8)  # of a chunk within its tensor
+    length = np.minimum(np.repeat(sizes, chunks) - offset, CHUNK * 8)
+    table = torch.from_numpy(np.stack([np.repeat(starts, chunks) + offset, length])).to(device)
+    digest = torch.empty((len(offset), 2), dtype=torch.int64, device=device)
+    _launch(kernel, len(offset), [table[0], table[1], digest])
+    return chunks.tolist(), digest
 
 
 def _can_be_read_in_place(tensor: torch.Tensor) -> bool:
