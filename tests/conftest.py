@@ -11,6 +11,8 @@ import pytest
 # No test asks the hub, and small tensors are slower on many threads.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What one test found out is not for the next; tests of the cache name a folder.
+os.environ["QLORA_DOCTOR_CACHE"] = "off"
 
 
 @pytest.fixture(scope="session")
