@@ -18,6 +18,7 @@ from .job import Job
 _TAIL = 200
 """Lines of the child's stderr that are kept for a reason."""
 _GRACE = 5.0
+_LOOK = "Run it again with --debug, which shows what the libraries print."
 # As `python -m qlora_doctor.probes.child.worker`, with this very package, and without the working directory on the
 # path: a folder of the user's called `datasets` must not stand in for the library.
 _ENTRY = (
@@ -94,11 +95,17 @@ class WorkerProcess:
                     "The system ran out of host memory and killed the child process.",
                     "Check on a machine with more memory, or fewer configs at a time with --jobs.",
                 )
-            return Reason("killed", "The child process was killed (SIGKILL), by the system or by somebody.", None)
+            return Reason(
+                "killed",
+                "The child process was killed (SIGKILL), by the system or by somebody.",
+                "Look into the system's log for who killed it (dmesg, the container's events); often memory is short.",
+            )
         self._threads[1].join(_GRACE)  # its last words may still be under way
         if code < 0:
-            return Reason("killed", f"The child process ended by signal {_signal_name(-code)}.", self._last_words())
-        return Reason("other", f"The child process ended with exit code {code}.", self._last_words())
+            return Reason(
+                "killed", f"The child process ended by signal {_signal_name(-code)}.", self._last_words() or _LOOK
+            )
+        return Reason("other", f"The child process ended with exit code {code}.", self._last_words() or _LOOK)
 
     def end(self) -> None:
         """End the child and all that it started, and reap it."""
