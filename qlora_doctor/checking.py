@@ -17,8 +17,13 @@ from .facts import Facts
 from .report import STAGES, FailOn, Finding, Location, PatchOperation, Report, RuleOutcome, StageRecord, Tool
 
 if TYPE_CHECKING:
+    from .caching import Store
     from .config.setup import Setup
     from .engine import Rule, Selection
+    from .engine.budgets import Budget
+    from .engine.suppression import Suppression
+    from .gathering import Work
+    from .probes.child.events import Event
 
 INTERRUPTED = "The check was interrupted."
 """Reason of the stages that Ctrl-C left open; the exit code is then 3."""
@@ -45,6 +50,10 @@ class CheckOptions:
         fail_on: the least severity that makes the exit code 1.
         facts: a recorded report or facts document to judge instead of looking.
         trust_remote_code: run Python code that stands in the model's folder.
+        suppressions: findings that do not count, beside those that the config's own comments name.
+        budgets: limits of facts; those of the native config's ``budgets`` section have rules of their own.
+        cache: take results from, and leave them in, the cache; without it nothing outlives the check.
+        cache_folder: where; None takes the user's cache folder, or what QLORA_DOCTOR_CACHE names.
     """
 
     stages: tuple[str, ...] | None = None
@@ -58,6 +67,10 @@ class CheckOptions:
     dialect: str | None = None
     debug: bool = False
     rules: tuple[Path, ...] = ()
+    suppressions: tuple[Suppression, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    cache: bool = True
+    cache_folder: Path | None = None
     command: str | None = None
 
 
@@ -79,6 +92,9 @@ class Observer:
     def on_findings(self, findings: Sequence[Finding]) -> None:
         """Findings that became known since the last call."""
 
+    def on_trouble(self, text: str) -> None:
+        """Something of the tool's own that costs time and no result."""
+
 
 @dataclass
 class _Session:
@@ -92,11 +108,31 @@ class _Session:
     stages: dict[str, StageRecord] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     outcomes: list[RuleOutcome] = field(default_factory=list)
+    suppressions: Sequence[Suppression] = ()
     interrupted: bool = False
     _told: set[str] = field(default_factory=set)
 
-    def end_stage(self, record: StageRecord) -> None:
-        self.record(record)
+    def take(self, events: Sequence[Event]) -> None:
+        """Fold in what a worker tells, or what was known before; judged once, after all of it."""
+        handlers: dict[str, Callable[[Any], None]] = {
+            "start": lambda e: self.observer.on_stage_start(e.name),
+            "progress": lambda e: self.observer.on_progress(e.text, e.done, e.total, e.unit),
+            "facts": lambda e: self._learn(e.subject, e.value),
+            "end": lambda e: self.record(e.record),
+        }
+        for event in events:
+            handlers[event.kind](event)
+        if any(event.kind == "end" for event in events):
+            self.judge()
+
+    def _learn(self, subject: str, value: Any) -> None:
+        self.facts = self.facts.model_copy(update={subject: value})
+
+    def interrupt(self, stages: Sequence[str]) -> None:
+        """Ctrl-C came while these were open."""
+        self.interrupted = True
+        for name in stages:
+            self.skip(name, INTERRUPTED)
         self.judge()
 
     def skip(self, name: str, reason: str, remedy: str | None = None) -> None:
@@ -123,6 +159,10 @@ class _Session:
             diff=self._diff,
         )
         self.findings, self.outcomes = judgement.findings, judgement.outcomes
+        if self.suppressions:
+            from .engine.suppression import suppress
+
+            self.findings = suppress(self.findings, self.suppressions)
         new = [f for f in self.findings if f.fingerprint not in self._told]
         if new:
             self._told.update(f.fingerprint for f in new)
@@ -142,6 +182,23 @@ class _Session:
 
         return diff_of(self.setup, patch)
 
+    def hold_budgets(self) -> None:
+        """Hold the facts against their budgets, once all that can be known is."""
+        if self.options.budgets and self.facts.config is not None:
+            from .engine.budgets import hold
+
+            config = self.facts.config.model_copy(update=hold(self.facts, self.options.budgets))
+            self.facts = self.facts.model_copy(update={"config": config})
+            self.judge()
+
+    def _unused(self) -> list[str]:
+        """Baselines speak for many configs, so their stale entries are the caller's to tell."""
+        from .engine.suppression import unused
+
+        own = [each for each in self.suppressions if each.fingerprint is None]
+        idle = unused(self.findings, self.outcomes, own)
+        return [f"{each.origin}: ignore[{each.rule}] suppresses nothing: {_why_idle(each)}." for each in idle]
+
     def report(self) -> Report:
         from .engine import exit_code, summarise
 
@@ -154,6 +211,7 @@ class _Session:
             stages=records,
             facts=self.facts,
             findings=self.findings,
+            unused_suppressions=self._unused(),
             rules=self.outcomes,
             summary=summarise(self.findings, self.outcomes),
             fail_on=self.options.fail_on,
@@ -184,10 +242,28 @@ def run_check(source: Path | Setup | None, options: CheckOptions, observer: Obse
         ConfigError: the config cannot be read or is invalid.
         UsageError: an option cannot be served.
     """
-    from ._assets import asset_folder
-    from .engine import check_selection, load_rules
+    session = open_session(source, options, observer or Observer())
+    if options.facts is not None:
+        _judge_recorded(session, options.facts)
+    elif (work := work_of(session)) is not None:
+        _do(session, work)
+    session.hold_budgets()
+    return session.report()
 
-    session = _Session(load_rules(asset_folder("rules"), *options.rules), options, observer or Observer())
+
+def open_session(
+    source: Path | Setup | None, options: CheckOptions, observer: Observer, *, rules: Sequence[Rule] | None = None
+) -> _Session:
+    """Read a config; ``rules`` are those of the options where the caller has read them already.
+
+    Raises:
+        ConfigError: the config cannot be read or is invalid.
+        UsageError: an option cannot be served.
+    """
+    from .engine import check_selection
+
+    rules = rules_of(options) if rules is None else rules
+    session = _Session(rules, options, observer, suppressions=options.suppressions)
     unknown = [name for name in options.stages or () if name not in STAGES]
     if unknown:
         raise UsageError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}.")
@@ -195,12 +271,19 @@ def run_check(source: Path | Setup | None, options: CheckOptions, observer: Obse
         check_selection(options.selection, session.rules)
     if source is not None:
         _read(session, source)
-    if options.facts is not None:
-        _judge_recorded(session, options.facts)
-        return session.report()
-    _config_stage(session)
-    _real_stages(session)
-    return session.report()
+    return session
+
+
+def rules_of(options: CheckOptions) -> Sequence[Rule]:
+    """The rules that these options judge by.
+
+    Raises:
+        UsageError: a folder holds pages that cannot be used.
+    """
+    from ._assets import asset_folder
+    from .engine import load_rules
+
+    return load_rules(asset_folder("rules"), *options.rules)
 
 
 def _as_source(setup: str | os.PathLike[str] | Mapping[str, Any] | Setup) -> Path | Setup:
@@ -221,7 +304,32 @@ def _read(session: _Session, source: Path | Setup) -> None:
         model = setup.model.model_copy(update={"trust_remote_code": True})
         setup = setup.model_copy(update={"model": model})
     session.setup = setup
+    session.suppressions = (*session.options.suppressions, *_in_comments(setup))
     session.observer.on_setup(setup)
+
+
+def _in_comments(setup: Setup) -> list[Suppression]:
+    """What the comments of the config file tell not to count."""
+    if setup.file is None:
+        return []
+    from .config.comments import remarks_in
+
+    remarks = remarks_in(Path(setup.file))
+    if not remarks:
+        return []
+    from .engine.suppression import Suppression
+
+    return [
+        Suppression(rule=rule, reason=remark.reason, origin=f"{setup.file}:{remark.line}", line=remark.covers)
+        for remark in remarks
+        for rule in remark.rules
+    ]
+
+
+def _why_idle(suppression: Suppression) -> str:
+    from .engine.suppression import expired
+
+    return f"it ended on {suppression.until}" if expired(suppression) else "the rule finds nothing there"
 
 
 def _config_stage(session: _Session) -> None:
@@ -238,12 +346,37 @@ def _config_stage(session: _Session) -> None:
     session.record(StageRecord(name="config", status="done", seconds=time.perf_counter() - started))
 
 
-def _real_stages(session: _Session) -> None:
-    """Run the stages on a built model in one child process, as far as they were asked for and can be served."""
-    wanted = [name for name in REAL_STAGES if _wanted(name, session.options.stages)]
+def work_of(session: _Session, number: int = 0) -> Work | None:
+    """Conclude what the config alone tells; what is left to do for the stages on a built model, None where nothing is.
+
+    Judged is what stands when there is nothing to do; else that is for the caller, when something more may be known.
+    """
+    _config_stage(session)
+    runnable = _runnable(session)
+    if not runnable:
+        session.judge()
+        return None
+    from .caching import Surroundings
+    from .gathering import Work
+
+    assert session.setup is not None
+    options = session.options
+    around = Surroundings(
+        environment=session.facts.environment,
+        stages=tuple(runnable),
+        requested=options.stages,
+        device=options.device,
+        offline=options.offline,
+        trust_remote_code=options.trust_remote_code,
+    )
+    return Work(number, session.setup, around, lambda: session.facts, session.take)
+
+
+def _runnable(session: _Session) -> list[str]:
+    """The stages on a built model that were asked for and can be served; the others are skipped."""
     runnable = []
     for name in REAL_STAGES:
-        if name not in wanted:
+        if not _wanted(name, session.options.stages):
             session.skip(name, "It was not asked for.", f"--stage {name}")
         elif missing := _missing_packages(name, session.facts):
             extra = "data" if missing == ["datasets"] else "probe"
@@ -251,53 +384,57 @@ def _real_stages(session: _Session) -> None:
             session.skip(name, reason, f"pip install 'qlora-doctor[{extra}]'")
         else:
             runnable.append(name)
-    session.judge()
-    if not runnable:
+    return runnable
+
+
+def store_of(options: CheckOptions) -> Store:
+    """Where results are kept."""
+    from .caching import Store, cache_folder
+
+    return Store((options.cache_folder or cache_folder()) if options.cache else None)
+
+
+def _do(session: _Session, work: Work) -> None:
+    """Run what is not known yet in one child process."""
+    store = store_of(session.options)
+    work.recall(store)
+    if not work.left:
+        store.close()
         return
+    session.judge()
     from .probes.child.runner import run_stages
 
-    assert session.setup is not None
     options = session.options
     events = run_stages(
-        session.setup,
-        runnable,
+        work.setup,
+        list(work.left),
         device=options.device,
         timeout=options.timeout,
         offline=options.offline,
         trust_remote_code=options.trust_remote_code,
         requested=options.stages,
         facts=session.facts,
+        ended=work.ended,
         debug=options.debug,
     )
     try:
-        _take_events(session, events)
+        for event in events:
+            work.take(event, store)
     except KeyboardInterrupt:  # it has ended the iterator, and with it the child
-        session.interrupted = True
-        for name in runnable:
-            if name not in session.stages:
-                session.skip(name, INTERRUPTED)
-        session.judge()
+        session.interrupt(work.left)
+    tell_trouble(store, session)
+
+
+def tell_trouble(store: Store, session: _Session) -> None:
+    """Close the store; a folder that the user chose and that cannot be written is worth a word."""
+    store.close()
+    if store.trouble is not None and session.options.cache_folder is not None:
+        session.observer.on_trouble(f"Results are not kept: {store.trouble}")
 
 
 def was_interrupted(report: Report) -> bool:
     """True where Ctrl-C ended the check; the report holds what was known by then."""
     return any(record.reason == INTERRUPTED for record in report.stages)
-
-
-def _take_events(session: _Session, events: Any) -> None:
-    """Fold the child's events into the session."""
-    handlers: dict[str, Callable[[Any], None]] = {
-        "start": lambda e: session.observer.on_stage_start(e.name),
-        "progress": lambda e: session.observer.on_progress(e.text, e.done, e.total, e.unit),
-        "facts": lambda e: _take_facts(session, e.subject, e.value),
-        "end": lambda e: session.end_stage(e.record),
-    }
-    for event in events:
-        handlers[event.kind](event)
-
-
-def _take_facts(session: _Session, subject: str, value: Any) -> None:
-    session.facts = session.facts.model_copy(update={subject: value})
 
 
 def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:

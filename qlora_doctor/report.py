@@ -93,6 +93,9 @@ class StageRecord(Fact):
     remedy: str | None = None
     """What would supply it: a command or an option."""
     seconds: float | None = None
+    """What it took; where ``cached``, what it took then."""
+    cached: bool = False
+    """True where nothing ran: the same had been looked at before, and nothing that this stage looks at has changed."""
     requested: bool = False
     """True where the stage was asked for by name; not completing it is then exit code 3."""
 
@@ -126,6 +129,8 @@ class Report(Fact):
     stages: list[StageRecord] = Field(default_factory=list)
     facts: Facts = Field(default_factory=Facts)
     findings: list[Finding] = Field(default_factory=list)
+    unused_suppressions: list[str] = Field(default_factory=list)
+    """Suppressions that suppress nothing, one sentence each."""
     rules: list[RuleOutcome] = Field(default_factory=list)
     summary: Summary = Field(default_factory=Summary)
     fail_on: FailOn = "error"

@@ -13,6 +13,7 @@ from ..errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from ..checking import CheckOptions
+    from ..engine.suppression import Suppression
     from ..report import Report
 
 
@@ -39,15 +40,28 @@ def _severities(context: click.Context, parameter: click.Parameter, values: tupl
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: CUDA where there is one.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
               help="Time that the stages on a built model may take together.")  # fmt: skip
+@click.option("--jobs", "-j", type=click.IntRange(min=1), metavar="N",
+              help="Configs at a time, each in a process of its own. Default: as processors and memory allow.")  # fmt: skip
+@click.option("--no-cache", is_flag=True, help="Look at everything again, and keep nothing for the next run.")
+@click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Where results are kept. Default: $QLORA_DOCTOR_CACHE, or qlora-doctor/facts in the user's "
+                   "cache folder.")  # fmt: skip
 @click.option("--select", multiple=True, callback=_listed, metavar="RULE",
               help="Judge by these rules only: an id, the beginning of ids (QD3), or a name.")  # fmt: skip
 @click.option("--ignore", multiple=True, callback=_listed, metavar="RULE", help="Do not judge by these rules.")
 @click.option("--severity", multiple=True, callback=_severities, metavar="RULE=LEVEL",
               help="Give a rule another severity: error, warning or info.")  # fmt: skip
-@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]), default="recommended",
-              show_default=True, help="Which rules judge where --select is silent.")  # fmt: skip
-@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]), default="error",
-              show_default=True, help="Least severity that makes the exit code 1.")  # fmt: skip
+@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
+              help="Which rules judge where --select is silent. Default: recommended.")  # fmt: skip
+@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]),
+              help="Least severity that makes the exit code 1. Default: error.")  # fmt: skip
+@click.option("--settings", type=click.Path(path_type=Path), metavar="FILE",
+              help="Settings. Default: qlora-doctor.toml or pyproject.toml, the nearest above a config.")  # fmt: skip
+@click.option("--explain-selection", is_flag=True, help="Print which rules would judge, and why; check nothing.")
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE",
+              help="Findings that were known before and do not count.")  # fmt: skip
+@click.option("--write-baseline", is_flag=True, help="Write what is found now to the baseline.")
+@click.option("--prune-baseline", is_flag=True, help="Remove from the baseline what is found no more.")
 @click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
               help="Format of the document on stdout: text, json, html, sarif, github, gitlab, "
                    "junit, markdown.")  # fmt: skip
@@ -70,27 +84,30 @@ def command(**given: Any) -> int:
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, unreadable or invalid config,
     3 a stage that was asked for could not be completed.
     """
-    from ..checking import was_interrupted
     from ..reporters import FORMATS, TOGETHER
+    from ._baseline import KnownFindings
     from ._outputs import append_summary, check_format, parse_outputs, write_outputs
+    from ._settings import explain_selection, found_settings, with_settings
 
-    sources: Sequence[Path | None] = given["configs"] or ((None,) if given["facts"] else ())
+    alone = given["facts"] or given["explain_selection"]
+    sources: Sequence[Path | None] = given["configs"] or ((None,) if alone else ())
     if not sources:
         raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
+    if given["explain_selection"]:
+        explain_selection(sources[0], given)
+        return 0
     if given["facts"] is not None and not given["facts"].exists():
         raise UsageError(f"{given['facts']} does not exist.")
     if given["facts"] is not None and len(sources) > 1:
         raise UsageError("--facts holds one machine's facts, and several configs are given.")
     check_format(given["format"], FORMATS)
     outputs = parse_outputs(given["outputs"], len(sources))
-    options = _options(given)
+    known = KnownFindings(given)
+    common = _options(given, known.suppressions())
+    options = [with_settings(common, found_settings(source, given), given) for source in sources]
     if given["format"] not in TOGETHER and len(sources) > 1:
         raise UsageError(f"One {given['format']} document holds one report.", remedy=f"-o {given['format']}=r-{{name}}")
-    reports = []
-    for source in sources:
-        reports.append(_check_one(source, options, given))
-        if was_interrupted(reports[-1]):
-            break
+    reports = _check_all(sources, options, given)
     if given["format"] != "text":
         _print_document(reports, given["format"])
     if "github" in (given["format"], *(output.format for output in outputs)):
@@ -98,30 +115,56 @@ def command(**given: Any) -> int:
     for path in write_outputs(outputs, reports):
         if not given["quiet"]:
             click.echo(f"wrote {path}", err=True)
-    return max(report.exit_code for report in reports)
+    known.end(reports, quiet=given["quiet"])
+    return known.exit_code(reports) if len(reports) == len(sources) else 3  # interrupted before the others began
 
 
-def _options(given: dict[str, Any]) -> CheckOptions:
+def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> CheckOptions:
+    """What the command line says; the settings of each config come on top."""
     from ..checking import CheckOptions
-    from ..engine import Selection
 
-    selection = Selection(
-        select=given["select"], ignore=given["ignore"], severity=given["severity"], profile=given["profile"]
-    )
     return CheckOptions(
         stages=given["stages"] or None,
         device=given["device"],
         timeout=given["timeout"],
-        selection=selection,
-        fail_on=given["fail_on"],
         facts=given["facts"],
         offline=given["offline"],
         trust_remote_code=given["trust_remote_code"],
         dialect=given["dialect"],
         debug=given["debug"],
         rules=given["rules"],
+        suppressions=suppressions,
+        cache=not given["no_cache"],
+        cache_folder=given["cache_dir"],
         command=" ".join(["qlora-doctor", *sys.argv[1:]]),
     )
+
+
+def _check_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], given: dict[str, Any]) -> list[Report]:
+    """The reports of all configs that were begun, in their order."""
+    if len(sources) == 1:
+        return [_check_one(sources[0], options[0], given)]
+    from ..report import Report
+    from ..reporters import overview
+    from ._many import check_all
+    from ._terminal import wants_color
+
+    results = check_all([source for source in sources if source is not None], options, given)
+    reports = []
+    for number, result in sorted(results.items()):
+        if isinstance(result, Report):
+            reports.append(result)
+            continue
+        if options[number].debug:
+            import traceback
+
+            traceback.print_exception(result)
+        reports.append(_unread(sources[number], result, options[number]))
+    if given["format"] == "text":
+        color = wants_color(sys.stdout, given["no_color"])
+        table = overview.render(reports, color=color, not_begun=len(sources) - len(reports))
+        click.echo(table, nl=False, color=color)
+    return reports
 
 
 def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]) -> Report:

@@ -48,7 +48,7 @@ class Positions:
         self.data = text.encode("utf-8", "surrogatepass")
         self.format = format
         self._lines: list[bytes] | None = None
-        tree = tree_sitter.Parser(tree_sitter.Language(_grammar(format))).parse(self.data)
+        tree = tree_sitter.Parser(tree_sitter.Language(grammar(format))).parse(self.data)
         self._tree = tree  # nodes are only valid while their tree lives
         self.has_error = tree.root_node.has_error
         self.root = self._entry(_first_value(tree.root_node))
@@ -145,7 +145,8 @@ def join_pointer(steps: list[str]) -> str:
     return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
 
 
-def _grammar(format: str) -> Any:
+def grammar(format: str) -> Any:
+    """The tree-sitter grammar of ``json`` or ``yaml``."""
     if format == "json":
         import tree_sitter_json
 

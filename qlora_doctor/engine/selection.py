@@ -38,6 +38,18 @@ class Selection:
             return any(matches(pattern, rule) for pattern in self.select)
         return PROFILES.index(rule.profile) <= PROFILES.index(self.profile)
 
+    def explain(self, rule: Rule) -> tuple[bool, str]:
+        """Whether this rule judges, and by which word."""
+        for pattern in self.ignore:
+            if matches(pattern, rule):
+                return False, f"ignored by {pattern}"
+        for pattern in self.select:
+            if matches(pattern, rule):
+                return True, f"selected by {pattern}"
+        if self.select:
+            return False, "not among the selected"
+        return self.takes(rule), f"in profile {rule.profile}"
+
     def severity_of(self, rule: Rule) -> Severity:
         """The rule's severity after the overrides."""
         fitting = [pattern for pattern in self.severity if matches(pattern, rule)]

@@ -106,6 +106,12 @@ class ConfigFacts(Fact):
     budget_trainable_ratio_max: float | None = None
     budget_trainable_ratio_min: float | None = None
     budget_step_seconds: float | None = None
+    budgets: "list[HeldBudget]" = []
+    """Budgets of the settings, each held against its fact; filled in when the last stage has ended."""
+    broken_budgets: list[str] | None = []
+    """Those of level error that are broken, one sentence each; None where that cannot be known yet."""
+    broken_budget_warnings: list[str] | None = []
+    """The same of level warning."""
 
     # -- the file itself
     unknown_keys: "list[UnknownKey] | None" = None
@@ -129,6 +135,19 @@ class ConfigFacts(Fact):
     """The same with the key and what is to be said of it."""
     idle_four_bit_options: list[str] | None = None
     """bnb_4bit_* options that the file sets although it does not quantize to 4 bits; None where that is unknown."""
+
+
+class HeldBudget(Fact):
+    """A limit of a fact (in the fact's own unit) and how the fact stands to it."""
+
+    fact: str
+    max: int | float | None = None
+    min: int | float | None = None
+    level: str = "error"
+    value: int | float | None = None
+    status: str
+    """``kept``, ``broken``, or ``unknown`` where the fact is."""
+    sentence: str
 
 
 class UnknownKey(Fact):

@@ -60,8 +60,8 @@ def _one(report: Report, room: int) -> Iterator[str]:
         yield block
     if lines := [_gap(gap) for gap in gaps(report)]:
         yield "<details><summary>Not checked</summary>\n\n" + "\n".join(lines) + "\n</details>"
-    if quiet := suppressed(report):
-        told = [f"- {text(each.rule)} {text(each.name)}: {text(each.suppressed or '')}" for each in quiet]
+    told = [f"- {text(each.rule)} {text(each.name)}: {text(each.suppressed or '')}" for each in suppressed(report)]
+    if told := told + [f"- {text(each)}" for each in report.unused_suppressions]:
         yield "<details><summary>Suppressed</summary>\n\n" + "\n".join(told) + "\n</details>"
 
 

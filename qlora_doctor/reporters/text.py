@@ -177,7 +177,8 @@ def _gap(gap: Gap, ink: _Ink, width: int) -> Iterable[str]:
 def _suppressed(report: Report, ink: _Ink) -> str:
     quiet = suppressed(report)
     lines = [f"  {words.one_line(f.rule)} {words.one_line(f.name)}: {words.one_line(f.suppressed)}" for f in quiet]
-    return "\n".join([ink("strong", "Suppressed"), *lines]) if quiet else ""
+    lines += [f"  {words.one_line(unused)}" for unused in report.unused_suppressions]
+    return "\n".join([ink("strong", "Suppressed"), *lines]) if lines else ""
 
 
 def _wrap(text: str, width: int, *, first: str = "  ", plain_first: str | None = None) -> list[str]:

@@ -1,0 +1,91 @@
+"""Comments in a config that tell what is not to count: ``# qlora-doctor: ignore[QD301] reason``.
+
+Behind a key, it is about that line; on a line of its own, about the next line that is not a comment;
+``ignore-file[QD301]`` is about the whole file.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tree_sitter
+
+_REMARK = re.compile(r"qlora-doctor:\s*ignore(-file)?\[([^\]]*)\]\s*(.*)")
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One such comment.
+
+    Attributes:
+        line: where it stands, from 1.
+        covers: the line that it is about; None for the whole file.
+        rules: ids, beginnings of ids, or names.
+    """
+
+    line: int
+    covers: int | None
+    rules: tuple[str, ...]
+    reason: str
+
+
+def remarks_in(file: Path) -> list[Remark]:
+    """The comments in a YAML, JSON or Python file, in its order; none where it cannot be read or parsed."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return []
+    if "qlora-doctor:" not in text:
+        return []
+    lines = text.split("\n")
+    remarks = []
+    for number, written in _comments(text, file.suffix.lower()):
+        match = _REMARK.search(written)
+        if match is None:
+            continue
+        rules = tuple(part.strip() for part in match[2].split(",") if part.strip())
+        covers = None if match[1] else _covered(lines, number)
+        remarks.append(Remark(number, covers, rules, match[3].strip(" */") or "no reason was given"))
+    return remarks
+
+
+def _comments(text: str, suffix: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each comment; what looks like one inside a string is none."""
+    if suffix == ".py":
+        try:
+            for token in tokenize.generate_tokens(io.StringIO(text).readline):
+                if token.type == tokenize.COMMENT:
+                    yield token.start[0], token.string
+        except (tokenize.TokenError, SyntaxError):
+            return
+        return
+    yield from _tree_comments(text, "json" if suffix in (".json", ".jsonc", ".json5") else "yaml")
+
+
+def _tree_comments(text: str, format: str) -> Iterator[tuple[int, str]]:
+    from .positions import grammar
+
+    tree = tree_sitter.Parser(tree_sitter.Language(grammar(format))).parse(text.encode("utf-8", "surrogatepass"))
+    waiting = [tree.root_node]
+    found = []
+    while waiting:
+        node = waiting.pop()
+        if node.type == "comment" and node.text is not None:
+            found.append((node.start_point[0] + 1, node.text.decode("utf-8", "replace")))
+        waiting.extend(node.children)
+    yield from sorted(found)
+
+
+def _covered(lines: list[str], number: int) -> int:
+    """The comment's own line where something stands before it, else the next line that says something."""
+    if not lines[number - 1].lstrip().startswith(("#", "//", "/*")):
+        return number
+    for later in range(number, len(lines)):
+        if lines[later].strip() and not lines[later].lstrip().startswith(("#", "//", "/*")):
+            return later + 1
+    return number
