@@ -5,6 +5,8 @@ not set stands with the default of the library (or dialect) that will read it, `
 ``None`` says that it cannot be known from this file.
 """
 
+from pydantic import Field
+
 from .base import Fact
 
 
@@ -106,11 +108,11 @@ class ConfigFacts(Fact):
     budget_trainable_ratio_max: float | None = None
     budget_trainable_ratio_min: float | None = None
     budget_step_seconds: float | None = None
-    budgets: "list[HeldBudget]" = []
+    budgets: "list[HeldBudget]" = Field(default_factory=list)
     """Budgets of the settings, each held against its fact; filled in when the last stage has ended."""
-    broken_budgets: list[str] | None = []
+    broken_budgets: list[str] | None = Field(default_factory=list)
     """Those of level error that are broken, one sentence each; None where that cannot be known yet."""
-    broken_budget_warnings: list[str] | None = []
+    broken_budget_warnings: list[str] | None = Field(default_factory=list)
     """The same of level warning."""
 
     # -- the file itself
