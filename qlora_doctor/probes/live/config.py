@@ -21,7 +21,9 @@ def live_config(model: Any, optimizer: Any | None = None, batch: Any | None = No
         known["use_cache"] = getattr(config, "use_cache", None)
     known |= _quantization(getattr(config, "quantization_config", None))
     known |= _adapter(model)
-    known["gradient_checkpointing"] = getattr(model, "is_gradient_checkpointing", None)
+    # transformers 5 gave it a new name and warns about the old one.
+    new = getattr(model, "is_activation_checkpointing", None)
+    known["gradient_checkpointing"] = getattr(model, "is_gradient_checkpointing", None) if new is None else new
     groups = getattr(optimizer, "param_groups", None)
     if groups:
         known["learning_rate"] = max(float(group["lr"]) for group in groups if "lr" in group)
