@@ -377,7 +377,7 @@ def _runnable(session: _Session) -> list[str]:
     runnable = []
     for name in REAL_STAGES:
         if not _wanted(name, session.options.stages):
-            session.skip(name, "It was not asked for.", f"--stage {name}")
+            session.skip(name, "Not asked for.", f"--stage {name}")
         elif missing := _missing_packages(name, session.facts):
             extra = "data" if missing == ["datasets"] else "probe"
             reason = f"It needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
