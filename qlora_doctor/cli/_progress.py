@@ -37,6 +37,9 @@ class Told(Observer):
         if self._document is not None:
             self._document.on_findings(findings)
 
+    def on_trouble(self, text: str) -> None:
+        """Say it, where anything but the document is said."""
+
     def close(self) -> None:
         """Nothing is left on the screen."""
 
@@ -61,8 +64,13 @@ class Lines(Told):
         """Say how it ended; what was not asked for goes without saying."""
         if record.status != "skipped" or record.requested:
             took = f" ({record.seconds:.1f} s)" if record.seconds is not None else ""
+            took = " (known from before)" if record.cached else took
             reason = f": {one_line(record.reason)}" if record.reason else ""
             self._say(f"{record.name} {record.status}{took}{reason}")
+
+    def on_trouble(self, text: str) -> None:
+        """Say it."""
+        self._say(f"note: {one_line(text)}")
 
     def _say(self, line: str) -> None:
         self._last = time.monotonic()
@@ -110,6 +118,11 @@ class Spinner(Told):
         super().on_findings(findings)
         if running:
             self._live.start()
+
+    def on_trouble(self, text: str) -> None:
+        """Say it above the spinner."""
+        self._live.stop()
+        click.echo(f"note: {one_line(text)}", err=True)
 
     def close(self) -> None:
         """Leave the screen as it was."""

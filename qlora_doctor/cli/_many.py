@@ -1,0 +1,141 @@
+"""Several configs in a terminal: each one's text in one piece and in order, however they end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..checking import CheckOptions, Observer
+from ..errors import ConfigError
+from ..report import Finding, Report
+from ._stream import TextStream
+from ._terminal import is_terminal, one_line, show_error, wants_color, width
+
+if TYPE_CHECKING:
+    from ..config.setup import Setup
+    from ..many import Result
+
+
+def check_all(
+    sources: Sequence[Path], options: Sequence[CheckOptions], given: dict[str, Any]
+) -> dict[int, Report | ConfigError]:
+    """Check configs and write the text document, where that is the format; results by the number of their source."""
+    from ..many import check_many
+
+    desk = _Desk(sources, options, given)
+    entries = list(zip(sources, options, desk.observers, strict=True))
+    try:
+        return check_many(entries, jobs=given["jobs"], finished=desk.finished)
+    finally:
+        desk.close()
+
+
+class _Held(Observer):
+    """Keeps one config's part of the document until it is its turn."""
+
+    def __init__(self) -> None:
+        self._document: TextStream | None = None
+        self._setup: Setup | None = None
+        self._findings: list[Finding] = []
+
+    def write_to(self, document: TextStream) -> None:
+        """It is its turn: write what is known, and from now on what becomes known."""
+        self._document = document
+        if self._setup is not None:
+            document.on_setup(self._setup)
+        document.on_findings(self._findings)
+
+    def on_setup(self, setup: Setup) -> None:
+        """Keep it, or pass it on."""
+        self._setup = setup
+        if self._document is not None:
+            self._document.on_setup(setup)
+
+    def on_findings(self, findings: Sequence[Finding]) -> None:
+        """Keep them, or pass them on."""
+        self._findings += findings
+        if self._document is not None:
+            self._document.on_findings(findings)
+
+    def on_trouble(self, text: str) -> None:
+        """Not a part of the document."""
+        click.echo(f"note: {one_line(text)}", err=True)
+
+
+class _Desk:
+    """Writes documents in the order of the configs, and progress as it comes."""
+
+    def __init__(self, sources: Sequence[Path], options: Sequence[CheckOptions], given: dict[str, Any]) -> None:
+        self.observers = [_Held() for _ in sources]
+        self._sources, self._options, self._given = sources, options, given
+        self._results: dict[int, Result] = {}
+        self._head = -1
+        self._document: TextStream | None = None
+        self._line = not given["quiet"] and is_terminal(sys.stderr)
+        self._open_next()
+
+    def finished(self, number: int, result: Result) -> None:
+        """A config has its result."""
+        self._results[number] = result
+        self._tell_progress(number, result)
+        while self._head in self._results:
+            self._write(self._head, self._results[self._head])
+            self._open_next()
+
+    def close(self) -> None:
+        """Write what came to an end behind one that did not, and clear the line of progress."""
+        for number in sorted(self._results):
+            if number >= self._head:
+                self._head = number
+                self._open()
+                self._write(number, self._results[number])
+        self._clear()
+
+    def _open_next(self) -> None:
+        self._head += 1
+        self._open()
+
+    def _open(self) -> None:
+        if self._given["format"] != "text" or self._head >= len(self.observers):
+            return
+        self._clear()
+        self._document = TextStream(color=wants_color(sys.stdout, self._given["no_color"]))
+        self.observers[self._head].write_to(self._document)
+
+    def _write(self, number: int, result: Result) -> None:
+        self._clear()
+        if isinstance(result, ConfigError):
+            show_error(result, no_color=self._given["no_color"])
+        elif self._document is not None:
+            self._document.end(result)
+            click.echo()
+
+    def _tell_progress(self, number: int, result: Result) -> None:
+        if self._given["quiet"]:
+            return
+        count = f"[{len(self._results)}/{len(self._sources)}]"
+        name = one_line(str(self._sources[number]), 200)
+        if self._line:
+            click.echo(f"\r\x1b[K{count} {name}"[: width()], err=True, nl=False)
+        else:
+            click.echo(f"{count} {name}: {_told(result)}", err=True)
+
+    def _clear(self) -> None:
+        if self._line:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+
+def _told(result: Result) -> str:
+    if isinstance(result, ConfigError):
+        return "not read"
+    parts = []
+    for record in result.stages:
+        if record.status == "done":
+            parts.append(f"{record.name} {'known' if record.cached else f'{record.seconds or 0:.1f} s'}")
+        elif record.status == "failed":
+            parts.append(f"{record.name} failed")
+    return ", ".join(parts)
