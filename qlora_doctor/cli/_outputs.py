@@ -56,6 +56,23 @@ def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
     return outputs
 
 
+def output_pairs(written: Sequence[str], formats: Collection[str]) -> list[tuple[str, Path]]:
+    """``json=x.json`` → (format, path), after a look at the folder.
+
+    Raises:
+        UsageError: the form or the format is wrong, or nothing can be written there.
+    """
+    pairs = []
+    for text in written:
+        format, _, path = text.partition("=")
+        if not path or not format:
+            raise UsageError(f"-o takes FORMAT=PATH, found {text!r}.", remedy="-o markdown=comparison.md")
+        check_format(format, formats)
+        _must_be_writable(Path(path))
+        pairs.append((format, Path(path)))
+    return pairs
+
+
 def check_format(format: str, formats: Collection[str]) -> None:
     """Look whether a format exists.
 

@@ -26,7 +26,7 @@ def command(result: Path, format: str | None, outputs: tuple[str, ...], no_color
     from ..reporters import FORMATS, render
     from ._outputs import check_format, parse_outputs, write_outputs
 
-    reports = _read(result)
+    reports = read_reports(result)
     if format is None and not outputs:
         format = "text"
     if format is not None:
@@ -44,7 +44,7 @@ def command(result: Path, format: str | None, outputs: tuple[str, ...], no_color
         click.echo(render(reports if len(reports) > 1 else reports[0], format), nl=False)
 
 
-def _read(path: Path) -> list[Report]:
+def read_reports(path: Path) -> list[Report]:
     """The reports of a JSON document, one or a list.
 
     Raises:

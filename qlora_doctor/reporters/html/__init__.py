@@ -54,6 +54,13 @@ def render(report: Report) -> str:
     )  # fmt: skip
 
 
+def page(template: str, **parts: Any) -> str:
+    """A page that has the report's style and no script."""
+    style = _asset("report.css")
+    csp = content_security_policy("", style)
+    return _environment().get_template(template).render(style=Markup(style), csp=csp, version=__version__, **parts)
+
+
 def content_security_policy(script: str, style: str) -> str:
     """Nothing but this one style and this one script; the icon is a data URL."""
     return (

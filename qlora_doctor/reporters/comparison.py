@@ -1,0 +1,134 @@
+"""A comparison as text, Markdown, HTML or JSON; one list of tables behind all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..comparing import Change, Comparison, Found
+from ..errors import UsageError
+from . import _words as words
+from .markdown import text as escaped
+
+
+@dataclass(frozen=True)
+class _Table:
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def render(comparison: Comparison, format: str) -> str:
+    """The comparison in a format.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"There is no format {format!r}; the formats are {', '.join(FORMATS)}.")
+    return FORMATS[format](comparison)
+
+
+def _text(comparison: Comparison) -> str:
+    blocks = [f"{words.one_line(comparison.before)} → {words.one_line(comparison.after)}"]
+    for table in _tables(comparison):
+        rows = [table.head, *table.rows]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(table.head))]
+        lines = [
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        blocks.append("\n".join([table.title, *lines]))
+    return "\n\n".join([*blocks, *_regressions(comparison), f"verdict: {verdict(comparison)}"]) + "\n"
+
+
+def _regressions(comparison: Comparison) -> list[str]:
+    lines = [f"  {each.kind}: {words.one_line(each.sentence)}" for each in comparison.regressions]
+    return ["\n".join(["Regressions", *lines])] if lines else []
+
+
+def _markdown(comparison: Comparison) -> str:
+    sign = "❌" if comparison.regressions else "✅"
+    blocks = [
+        f"## {sign} {escaped(comparison.before)} → {escaped(comparison.after)}",
+        f"**{escaped(verdict(comparison))}**",
+    ]
+    blocks += [f"- {each.kind}: {escaped(each.sentence)}" for each in comparison.regressions]
+    for table in _tables(comparison):
+        rows = [table.head, tuple("---" for _ in table.head), *(tuple(map(escaped, row)) for row in table.rows)]
+        body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        blocks.append(f"### {table.title}\n\n{body}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _html(comparison: Comparison) -> str:
+    from .html import page
+
+    return page("comparison.html.j2", comparison=comparison, tables=_tables(comparison), verdict=verdict(comparison))
+
+
+def _json(comparison: Comparison) -> str:
+    return comparison.model_dump_json(indent=2) + "\n"
+
+
+def verdict(comparison: Comparison) -> str:
+    """One sentence."""
+    if comparison.regressions:
+        return f"{words.plural(len(comparison.regressions), 'regression')}."
+    changed = any((comparison.setup, comparison.facts, comparison.new, comparison.gone, comparison.versions))
+    return "no regression." if changed else "nothing changed."
+
+
+def _tables(comparison: Comparison) -> list[_Table]:
+    """What there is to tell, in the order of its weight."""
+    sides = ("before", "after")
+    tables = [
+        _Table("New findings", ("rule", "severity", "message"), _found(comparison.new)),
+        _Table("Findings that are gone", ("rule", "severity", "message"), _found(comparison.gone)),
+        _Table(f"Memory, {comparison.memory_source}", ("part", *sides, "change"), _memory(comparison)),
+        _Table("Setup", ("key", *sides), _changed(comparison.setup, words.literal)),
+        _Table("Packages", ("package", *sides), _changed(comparison.versions, words.literal)),
+        _Table("Facts", ("fact", *sides), [_fact(change) for change in comparison.facts]),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _found(findings: Sequence[Found]) -> list[tuple[str, ...]]:
+    return [(words.one_line(f"{f.rule} {f.name}"), f.severity, words.one_line(f.message)) for f in findings]
+
+
+def _changed(changes: Sequence[Change], told: Callable[[Any], str]) -> list[tuple[str, ...]]:
+    return [(words.one_line(c.path), _or_absent(c.before, told), _or_absent(c.after, told)) for c in changes]
+
+
+def _or_absent(value: Any, told: Callable[[Any], str]) -> str:
+    return "–" if value is None else told(value)
+
+
+def _fact(change: Change) -> tuple[str, ...]:
+    def told(value: Any) -> str:
+        return words.fact(change.path, value, most=4)
+
+    return words.one_line(change.path), _or_absent(change.before, told), _or_absent(change.after, told)
+
+
+def _memory(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Every part, also those that stay: the sum is what a reader checks."""
+    rows: list[tuple[str, ...]] = []
+    for part in comparison.memory:
+        delta = (part.after or 0) - (part.before or 0)
+        change = "" if delta == 0 else ("+" if delta > 0 else "−") + words.size(abs(delta))
+        rows.append(
+            (
+                words.one_line(part.part.replace("_", " ")),
+                words.size(part.before or 0),
+                words.size(part.after or 0),
+                change,
+            )
+        )
+    return rows
+
+
+FORMATS: dict[str, Callable[[Comparison], str]] = {"text": _text, "json": _json, "markdown": _markdown, "html": _html}
+"""Format name → function of a comparison."""
