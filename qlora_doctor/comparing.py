@@ -65,6 +65,8 @@ class Comparison(Fact):
     memory_source: Literal["predicted", "measured"] | None = None
     memory: list[Part]
     """The peak first, then its parts."""
+    not_seen: list[str]
+    """Stages that one side or both lack: what they would have shown is not compared. One sentence each."""
     regressions: list[Regression]
 
 
@@ -85,8 +87,15 @@ def compare(before: Report, after: Report, names: tuple[str, str] | None = None)
         gone=gone,
         memory_source=source,
         memory=memory,
+        not_seen=[*_not_seen("before", before), *_not_seen("after", after)],
         regressions=[*_worse_budgets(before, after), *_new_errors(new)],
     )
+
+
+def _not_seen(side: str, report: Report) -> Iterator[str]:
+    for record in report.stages:
+        if record.status != "done" and (record.requested or record.status == "failed"):
+            yield f"{side}: {record.name} {record.status}: {record.reason or 'no reason was given.'}"
 
 
 def _name(report: Report) -> str:

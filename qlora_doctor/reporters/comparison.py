@@ -40,6 +40,8 @@ def _text(comparison: Comparison) -> str:
             for row in rows
         ]
         blocks.append("\n".join([table.title, *lines]))
+    if comparison.not_seen:
+        blocks.append("\n".join(["Not compared", *(f"  {words.one_line(each)}" for each in comparison.not_seen)]))
     return "\n\n".join([*blocks, *_regressions(comparison), f"verdict: {verdict(comparison)}"]) + "\n"
 
 
@@ -55,6 +57,7 @@ def _markdown(comparison: Comparison) -> str:
         f"**{escaped(verdict(comparison))}**",
     ]
     blocks += [f"- {each.kind}: {escaped(each.sentence)}" for each in comparison.regressions]
+    blocks += [f"- not compared: {escaped(each)}" for each in comparison.not_seen]
     for table in _tables(comparison):
         rows = [table.head, tuple("---" for _ in table.head), *(tuple(map(escaped, row)) for row in table.rows)]
         body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -76,6 +79,8 @@ def verdict(comparison: Comparison) -> str:
     """One sentence."""
     if comparison.regressions:
         return f"{words.plural(len(comparison.regressions), 'regression')}."
+    if comparison.not_seen:
+        return "no regression in what was seen; not every stage was."
     changed = any((comparison.setup, comparison.facts, comparison.new, comparison.gone, comparison.versions))
     return "no regression." if changed else "nothing changed."
 
