@@ -92,12 +92,21 @@ def checkpoint_quantization(raw: dict[str, Any]) -> CheckpointQuantization | Non
     )
 
 
+def _is_heard(raw: dict[str, Any]) -> bool:
+    """Whether transformers knows the checkpoint's method at all; else it warns, and does what the setup says."""
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    return bool(AutoHfQuantizer.supports_quant_method(_stored(raw)))
+
+
 def checkpoint_conflicts(raw: dict[str, Any], setup: Setup) -> list[str]:
     """Settings of the setup that a quantized checkpoint overrides, as ``name: asked, has``."""
     own = checkpoint_quantization(raw)
     if own is None:
         return []
     asked = setup.quantization
+    if not _is_heard(raw):
+        return []
     if own.method != "bitsandbytes":
         return [f"quant_method: bitsandbytes, {own.method}"] if wants_4bit(setup) or asked.load_in_8bit else []
     conflicts = []
