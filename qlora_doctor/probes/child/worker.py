@@ -115,7 +115,11 @@ def memory(run: Run) -> None:
         if error.name != _MEMORY:
             raise
         raise Skipped("This installation has no memory prediction.") from error
-    facts = look_at_memory(run.setup, run.facts, run.progress)
+    _without_a_model(run)
+    adapter = run.facts.adapter
+    if adapter is not None and adapter.failure not in (None, "none"):
+        raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
+    facts = look_at_memory(run.setup, run.facts, run.progress, offline=run.job.offline)
     run.learn("memory", facts)
     if facts.prediction_failure is not None and facts.predicted is None:
         raise Skipped(facts.prediction_failure, "Measure it: --stage step on a machine with the card.")

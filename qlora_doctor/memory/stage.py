@@ -1,0 +1,195 @@
+"""Stage ``memory``: the predicted peak of a setup's step, held against the card that it is meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..config.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
+from ..facts import Facts, MemoryFacts
+from ..facts.memory import Saving as SavingFact
+
+if TYPE_CHECKING:
+    from ..config.setup import Setup
+    from ..facts.environment import Gpu
+    from .machine import Machine
+    from .predict import Prediction
+    from .subject import Subject
+
+Tell = Callable[[str], None]
+
+FULL = 0.8
+"""Share of the card from which it matters what a change would save; working it out takes as long as the prediction."""
+STAND_IN = "RTX 4090"
+"""The card whose kernels are predicted where no card is known: the most common one of 24 GB."""
+
+
+def target_card(setup: Setup, facts: Facts) -> Card | None:
+    """The card that the run is meant for: the one that the config names, else the one that is here, else None.
+
+    Raises:
+        UnknownCard: the config names a card that the table does not know, and no memory with it.
+    """
+    hardware = setup.hardware
+    memory = None if hardware.memory is None else parse_memory(hardware.memory)
+    if hardware.gpu is not None:
+        try:
+            card = find_card(hardware.gpu)
+        except UnknownCard:
+            if memory is None:
+                raise
+            return replace(card_for_memory(memory), name=hardware.gpu)
+        return card if memory is None else replace(card, memory_bytes=memory, usable_bytes=memory)
+    if memory is not None:
+        return card_for_memory(memory)
+    gpus = facts.environment.gpus if facts.environment is not None else None
+    return _present_card(gpus[0]) if gpus else None
+
+
+def _present_card(gpu: Gpu) -> Card:
+    known = match_device(gpu.name, gpu.memory_bytes)
+    if known is not None:
+        return known
+    card = replace(card_for_memory(gpu.memory_bytes), name=gpu.name)
+    if gpu.capability is None:
+        return card
+    major, minor = divmod(round(gpu.capability * 10), 10)
+    return replace(card, compute_capability=(major, minor))
+
+
+def look_at_memory(
+    setup: Setup, facts: Facts, progress: Tell, *, offline: bool = True, architecture: Any = None
+) -> MemoryFacts:
+    """Predict the peak of a step and hold it against the card.
+
+    Where the step cannot be traced the facts say why, and what is certain all the same.
+
+    Raises:
+        StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
+    """
+    from .machine import Machine
+    from .predict import MARGIN, PredictionError, predict
+    from .subject import subject_of_setup
+
+    card, unknown = _card_or_reason(setup, facts)
+    machine = Machine(card or find_card(STAND_IN), expandable_segments=bool(setup.hardware.expandable_segments))
+    held = _held_against(card)
+    progress("tracing a step without weights")
+    subject = subject_of_setup(setup, architecture=architecture, offline=offline)
+    try:
+        prediction = predict(subject, machine)
+    except PredictionError as error:
+        failed = {"prediction_failure": error.message, "certain_bytes": error.certain_bytes}
+        return MemoryFacts.model_validate(held | failed)
+    if unknown is not None:
+        prediction.assumptions.append(unknown)
+    elif card is None:
+        prediction.assumptions.append(
+            f"No card is named and none is here: kernels are those of the {STAND_IN}, and the peak is held against none."
+        )
+    if (setup.hardware.count or 1) > 1:
+        prediction.assumptions.append("Each card holds the whole model, as data-parallel training does.")
+    held |= _of_prediction(prediction, subject, card)
+    held["margin_ratio"] = MARGIN
+    if _evaluates(facts):
+        progress("tracing an evaluation step")
+        held |= _evaluation(subject, machine, prediction, facts)
+    held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
+    return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
+
+
+def _card_or_reason(setup: Setup, facts: Facts) -> tuple[Card | None, str | None]:
+    """The card, or None and why a named one is not known."""
+    try:
+        return target_card(setup, facts), None
+    except UnknownCard as error:
+        return None, f"{error} Kernels are those of the {STAND_IN}, and the peak is held against no card."
+    except ValueError as error:
+        return None, f"{error} The peak is held against no card."
+
+
+def _held_against(card: Card | None) -> dict[str, Any]:
+    if card is None:
+        return {}
+    from .plan import capacity
+
+    return {"card": card.name, "card_bytes": capacity(card), "context_bytes": card.context_overhead_bytes}
+
+
+def _of_prediction(prediction: Prediction, subject: Subject, card: Card | None) -> dict[str, Any]:
+    from .plan import capacity
+
+    peak, parts = prediction.peak_allocated_bytes, prediction.breakdown
+    logits = parts.get("logits_and_loss", 0)
+    with_or_without = "with_checkpointing_bytes" if subject.step.checkpointing else "without_checkpointing_bytes"
+    return {
+        "predicted_ratio": None if card is None else prediction.peak_reserved_bytes / capacity(card),
+        "logits_bytes": logits,
+        "logits_ratio": logits / peak,
+        "activations_ratio": parts.get("activations", 0) / peak,
+        "peak_phase": prediction.peak_phase,
+        "load_peak_bytes": prediction.phases["load"][0] if "load" in prediction.phases else None,
+        with_or_without: peak,
+    }
+
+
+def _evaluates(facts: Facts) -> bool:
+    return facts.config is not None and bool(facts.config.evaluates) and facts.config.eval_batch is not None
+
+
+def _evaluation(subject: Subject, machine: Machine, prediction: Prediction, facts: Facts) -> dict[str, Any]:
+    from .evaluation import evaluation_peak
+    from .predict import PredictionError
+
+    assert facts.config is not None and facts.config.eval_batch is not None
+    try:
+        return {"evaluation_peak_bytes": evaluation_peak(subject, machine, prediction, facts.config.eval_batch)}
+    except PredictionError as error:
+        prediction.assumptions.append(f"An evaluation step is not predicted: {error.message}")
+        return {}
+
+
+def _savings(
+    setup: Setup, machine: Machine, prediction: Prediction, held: dict[str, Any], facts: Facts, progress: Tell,
+    *, offline: bool, architecture: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """What changes would save where the card is nearly full or the budget is exceeded."""
+    if not _is_full(prediction, held.get("predicted_ratio"), facts):
+        prediction.assumptions.append(
+            f"What changes would save is worked out only for a peak above {FULL:.0%} of the card or above the budget."
+        )
+        return {}
+    from .savings import savings
+
+    progress("predicting what changes would save")
+    found = savings(setup, machine, prediction, architecture=architecture, offline=offline)
+    told: dict[str, Any] = {
+        "savings": [
+            SavingFact(
+                change=each.change[:1].upper() + each.change[1:],
+                pointer=each.pointer,
+                value=_as_text(each.value),
+                peak_allocated_bytes=each.peak_allocated_bytes,
+                saved_bytes=each.saved_bytes,
+            )
+            for each in found
+        ]
+    }
+    for each in found:
+        if each.pointer == "/training/gradient_checkpointing":
+            told["with_checkpointing_bytes"] = each.peak_allocated_bytes
+    return told
+
+
+def _is_full(prediction: Prediction, ratio: float | None, facts: Facts) -> bool:
+    budget = facts.config.budget_peak_memory_bytes if facts.config is not None else None
+    over = budget is not None and prediction.peak_allocated_bytes > budget
+    return over or (ratio is not None and ratio > FULL)
+
+
+def _as_text(value: Any) -> str:
+    """As it would stand in a config."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
