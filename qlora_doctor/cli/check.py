@@ -41,7 +41,7 @@ def _severities(context: click.Context, parameter: click.Parameter, values: tupl
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
               help="Time that the stages on a built model may take together.")  # fmt: skip
 @click.option("--jobs", "-j", type=click.IntRange(min=1), metavar="N",
-              help="Configs at a time, each in a process of its own. Default: as processors and memory allow.")  # fmt: skip
+              help="Configs at a time, in their own processes. Default: as processors and memory allow.")  # fmt: skip
 @click.option("--no-cache", is_flag=True, help="Look at everything again, and keep nothing for the next run.")
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Where results are kept. Default: $QLORA_DOCTOR_CACHE, or qlora-doctor/facts in the user's "
