@@ -93,8 +93,8 @@ def structure(arguments: argparse.Namespace) -> dict[str, Any]:
         large = write_config(Path(folder), CONFIG | {"model": "meta-llama/Llama-2-70b-hf"}, "large.json")
         commands = {
             "bare import": HEAVY,
-            "structure 7B": [*DOCTOR, "check", "--stage", "structure", str(small)],
-            "structure 70B": [*DOCTOR, "check", "--stage", "structure", str(large)],
+            "structure 7B": [*DOCTOR, "check", "--no-cache", "--stage", "structure", str(small)],
+            "structure 70B": [*DOCTOR, "check", "--no-cache", "--stage", "structure", str(large)],
         }
         return ratios(in_turns(commands, arguments.runs), "bare import", {"structure 7B": 1.5, "structure 70B": 1.5})
 
@@ -112,7 +112,8 @@ def step(arguments: argparse.Namespace) -> dict[str, Any]:
         taken = {**json.loads(output.stdout.splitlines()[-1]), "seconds": time.perf_counter() - begun}
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.json"
-            command = [*DOCTOR, "check", "--stage", "load", "--stage", "step", "-o", f"json={report}", arguments.config]
+            command = [*DOCTOR, "check", "--no-cache", "--stage", "load", "--stage", "step"]
+            command += ["-o", f"json={report}", arguments.config]
             watched = {"seconds": seconds(command), "report": json.loads(report.read_text())}
         if turn:
             plain.append(taken)
@@ -138,7 +139,7 @@ def step(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def fingerprint(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Fingerprint the 4-bit base of a Llama-2-7B twice, in bytes per second, against the device's bandwidth.
+    """Fingerprint 4-bit bases of two sizes twice, in bytes per second, against the device's bandwidth.
 
     Bandwidth is what a device-to-device copy of 1 GiB moves, bytes read and bytes written. The kernel is compiled once
     per process, at its first use; that is told apart.
@@ -154,30 +155,35 @@ def fingerprint(arguments: argparse.Namespace) -> dict[str, Any]:
         torch.cuda.synchronize()
         return time.perf_counter() - begun
 
-    base = {
-        f"{layer}.{index}.{part}": torch.randint(0, 255, (size,), dtype=torch.uint8, device="cuda")
-        for layer in range(32)
-        for index, elements in enumerate((4096 * 4096,) * 4 + (4096 * 11008,) * 3)
-        for part, size in (("weight", elements // 2), ("absmax", elements // 64), ("nested", elements // 4096))
-    }
-    base |= {"embedding": torch.randint(0, 255, (32000 * 4096 * 4,), dtype=torch.uint8, device="cuda")}
-    nbytes = sum(tensor.numel() for tensor in base.values())
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     copy = torch.empty_like(source)
     bandwidth = 2 * source.numel() / min(taken(partial(copy.copy_, source)) for _ in range(arguments.runs + 2))
-    first = taken(partial(fingerprints, base))
-    twice = min(taken(partial(fingerprints, base)) + taken(partial(fingerprints, base)) for _ in range(arguments.runs))
-    rate = 2 * nbytes / twice
-    return {
-        "tensors": len(base),
-        "bytes": nbytes,
-        "bandwidth": bandwidth,
-        "first_call_seconds": first,
-        "twice_seconds": twice,
-        "rate": rate,
-        "ratio": rate / bandwidth,
-        "bar": 0.5,
+    result: dict[str, Any] = {"bandwidth": bandwidth, "bar": 0.5}
+    sizes = {
+        "7B": (32, (4096 * 4096,) * 4 + (4096 * 11008,) * 3),
+        "70B": (80, (8192 * 9000,) * 4 + (8192 * 28672,) * 3),
     }
+    for name, (layers, linears) in sizes.items():
+        base = {
+            f"{layer}.{index}.{part}": torch.randint(0, 255, (size,), dtype=torch.uint8, device="cuda")
+            for layer in range(layers)
+            for index, elements in enumerate(linears)
+            for part, size in (("weight", elements // 2), ("absmax", elements // 64), ("nested", elements // 4096))
+        }
+        nbytes = sum(tensor.numel() for tensor in base.values())
+        first = taken(partial(fingerprints, base))
+        look = partial(fingerprints, base)
+        twice = min(taken(look) + taken(look) for _ in range(arguments.runs))
+        rate = 2 * nbytes / twice
+        result[name] = {
+            "tensors": len(base),
+            "bytes": nbytes,
+            "first_call_seconds": first,
+            "twice_seconds": twice,
+            "rate": rate,
+            "ratio": rate / bandwidth,
+        }
+    return result
 
 
 def write_config(folder: Path, config: dict[str, Any], name: str = "config.json") -> Path:

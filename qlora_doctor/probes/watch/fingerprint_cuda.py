@@ -22,7 +22,7 @@ import torch
 from .fingerprint import CHUNK
 
 _THREADS = 256
-_GROUP = 64
+_GROUP = 256
 """Tensors in one launch."""
 _SOURCE = (
     r"""
@@ -116,7 +116,8 @@ def _read(kernel: Any, tensors: list[torch.Tensor], device: torch.device) -> tup
     first = np.cumsum(chunks) - chunks
     offset = (np.arange(chunks.sum()) - np.repeat(first, chunks)) * (CHUNK * 8)  # of a chunk within its tensor
     length = np.minimum(np.repeat(sizes, chunks) - offset, CHUNK * 8)
-    table = torch.from_numpy(np.stack([np.repeat(starts, chunks) + offset, length])).to(device)
+    # Not waiting for the copy: it would wait for the kernel of the group before.
+    table = torch.from_numpy(np.stack([np.repeat(starts, chunks) + offset, length])).to(device, non_blocking=True)
     digest = torch.empty((len(offset), 2), dtype=torch.int64, device=device)
     _launch(kernel, len(offset), [table[0], table[1], digest])
     return chunks.tolist(), digest
