@@ -88,7 +88,14 @@ def _at_revision(
     from ..config import read_setup
     from ._settings import found_settings, with_settings
 
-    given: dict[str, Any] = {"settings": settings, "select": (), "ignore": (), "severity": {}, "profile": None, "fail_on": None}
+    given: dict[str, Any] = {
+        "settings": settings,
+        "select": (),
+        "ignore": (),
+        "severity": {},
+        "profile": None,
+        "fail_on": None,
+    }
     options = CheckOptions(stages=stages, offline=offline)
     options = with_settings(options, found_settings(config, given), given)
     with tempfile.TemporaryDirectory() as folder:

@@ -78,9 +78,7 @@ class UnknownCard(LookupError):
     def __init__(self, name: str, closest: Sequence[str]) -> None:
         self.name = name
         self.closest = tuple(closest)
-        hint = (
-            f"the closest are {', '.join(closest)}" if closest else "give its memory instead, such as 24GiB"
-        )
+        hint = f"the closest are {', '.join(closest)}" if closest else "give its memory instead, such as 24GiB"
         super().__init__(f"No card named {name!r} is known; {hint}.")
 
 
@@ -103,11 +101,7 @@ def match_device(name_from_driver: str, total_memory: int) -> Card | None:
     the table does not know.
     """
     key = _key(name_from_driver)
-    named = [
-        card
-        for card in CARDS
-        if key in {_key(each) for each in (card.name, *card.aliases, *card.shared_names)}
-    ]
+    named = [card for card in CARDS if key in {_key(each) for each in (card.name, *card.aliases, *card.shared_names)}]
     near = [card for card in named if 0.9 * card.usable_bytes <= total_memory <= 1.01 * card.memory_bytes]
     return min(near, key=lambda card: abs(card.usable_bytes - total_memory), default=None)
 
@@ -162,9 +156,7 @@ def parse_memory(memory: str | int) -> int:
     return size
 
 
-def cublas_workspace_bytes(
-    compute_capability: tuple[int, int], torch_version: tuple[int, int] = TESTED_TORCH
-) -> int:
+def cublas_workspace_bytes(compute_capability: tuple[int, int], torch_version: tuple[int, int] = TESTED_TORCH) -> int:
     """Bytes of one cuBLAS workspace, which PyTorch takes from its own allocator per handle and stream.
 
     4096 KiB × 2 + 16 KiB × 8 = 8,519,680; 32 MiB on Hopper (9.0), and since 2.12 on Blackwell (10.x and 12.x,
@@ -228,9 +220,7 @@ def _key(name: str) -> str:
 
 def _closest(name: str, n: int = 4) -> list[str]:
     key = _key(name)
-    containing = [
-        known for known in _by_name() if len(key) > 1 and _without_maker(key) in _without_maker(known)
-    ]
+    containing = [known for known in _by_name() if len(key) > 1 and _without_maker(key) in _without_maker(known)]
     similar = get_close_matches(key, _by_name(), n=3 * n, cutoff=0.6)
     return list(dict.fromkeys(_by_name()[each].name for each in containing + similar))[:n]
 

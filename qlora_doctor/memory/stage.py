@@ -86,7 +86,7 @@ def look_at_memory(
         prediction.assumptions.append(unknown)
     elif card is None:
         prediction.assumptions.append(
-            f"No card is named and none is here: kernels are those of the {STAND_IN}, and the peak is held against none."
+            f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."
         )
     if (setup.hardware.count or 1) > 1:
         prediction.assumptions.append("Each card holds the whole model, as data-parallel training does.")

@@ -64,9 +64,7 @@ def logical_parameters(architecture: Architecture) -> int:
     if model_type not in transformers.CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} does not know {model_type}")
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(
-            transformers.AutoConfig.for_model(model_type, **config)
-        )
+        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(model_type, **config))
     assert type(model).__name__ == config["architectures"][0]
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -17,6 +17,7 @@ import pytest
 from qlora_doctor._assets import asset_folder
 from qlora_doctor.engine import load_rules
 from tests.faults.planting import check_here, found, healthy_config, told, write
+from tests.models import make_data
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,19 @@ def training(**values: Any) -> dict[str, Any]:
 
 LLAMA_NAMES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+EIGHT_BIT = quantization(
+    load_in_4bit=False,
+    load_in_8bit=True,
+    bnb_4bit_quant_type=None,
+    bnb_4bit_use_double_quant=None,
+    bnb_4bit_compute_dtype=None,
+)
+"""Takes a mixture's experts that stay out of 4-bit out of what is told."""
+FP16 = {
+    "model": {"dtype": "float16"},
+    **quantization(bnb_4bit_compute_dtype="float16"),
+    **training(bf16=None, fp16=True, prepare_for_kbit_training=False),
+}
 FAULTS = [
     # config and environment
     Fault("compute-dtype-fp32-default", "warning", quantization(bnb_4bit_compute_dtype=None)),
@@ -70,6 +84,31 @@ FAULTS = [
     # base and 4-bit
     Fault("partial-or-no-4bit-silent", "error", {}, model="falcon", rule="QD202"),
     Fault("moe-experts-not-quantised", "warning", lora(target_modules=LLAMA_NAMES), model="olmoe", rule="QD205"),
+    Fault(
+        "moe-experts-not-quantised",
+        "warning",
+        lora(target_modules=LLAMA_NAMES) | training(prepare_for_kbit_training=False),
+        model="qwen3_moe",
+        rule="QD204",
+    ),
+    Fault("kbit-prep-fp32-upcast", "info", {"model": "meta-llama/Llama-3.1-8B"}, rule="QD206"),
+    Fault("partial-or-no-4bit-silent", "error", quantization(llm_int8_skip_modules=["lm_head", "proj"]), rule="QD202"),
+    Fault("skip-substring-overmatch", "warning", quantization(llm_int8_skip_modules=["lm_head", "d"])),
+    Fault(
+        "skip-modules-clears-defaults",
+        "error",
+        quantization(llm_int8_skip_modules=["layers.0.mlp"]),
+        model="qwen2",
+        rule="QD212",
+    ),
+    Fault(
+        "cls-head-quantised",
+        "error",
+        {"model": {"task": "sequence-classification"}}
+        | lora(task_type="SEQ_CLS")
+        | quantization(llm_int8_skip_modules=["lm_head"]),
+    ),
+    Fault("packed-numel-misread", "info", {"budgets": {"trainable_ratio": 0.12}}),
     Fault(
         "skip-modules-clears-defaults", "warning", quantization(llm_int8_skip_modules=["layers.0.mlp"]), rule="QD211"
     ),
@@ -93,6 +132,25 @@ FAULTS = [
         changes={"num_hidden_layers": 8},
     ),
     Fault("target-module-unsupported-class", "error", lora(target_modules=["q_proj", "input_layernorm"])),
+    Fault("moe-experts-no-lora", "warning", lora(target_modules=[*LLAMA_NAMES, "expert_proj"]) | EIGHT_BIT, "mixtral"),
+    Fault("moe-experts-no-lora", "info", lora(target_modules=LLAMA_NAMES) | EIGHT_BIT, "mixtral", rule="QD311"),
+    Fault(
+        "moe-shared-expert-only",
+        "warning",
+        lora(target_modules=["gate_proj", "up_proj", "down_proj"]) | EIGHT_BIT,
+        "qwen2_moe",
+    ),
+    Fault("embeddings-fully-trained", "warning", lora(modules_to_save=["embed_tokens", "lm_head"])),
+    Fault("random-head-not-trained", "error", {"model": {"task": "sequence-classification"}} | lora(task_type=None)),
+    Fault("task-type-mismatch", "error", {"model": {"task": "sequence-classification"}}, rule="QD339"),
+    Fault("conv1d-layers", "info", quantization(llm_int8_skip_modules=["lm_head", "attn"]), "gpt2"),
+    Fault(
+        "fp16-model-plus-fp16-amp",
+        "error",
+        FP16 | lora(target_modules=["q_proj", "lm_head"], autocast_adapter_dtype=False),
+        rule="QD114",
+    ),
+    Fault("modules-to-save-fp16-unscale", "error", FP16 | lora(modules_to_save=["lm_head"])),
     Fault("mamba-fused-kernel-bypass", "error", lora(target_modules=["out_proj"]), model="mamba", rule="QD313"),
     Fault("tied-embeddings-adapted", "warning", lora(modules_to_save=["lm_head"]), model="qwen2"),
     Fault(
@@ -110,7 +168,11 @@ FAULTS = [
 def test_planted_fault_is_told_alone(
     fault: Fault, model_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = healthy_config(model_folder(fault.model, **fault.changes), **fault.sections)
+    sections = dict(fault.sections)
+    folder = model_folder(fault.model, **fault.changes)
+    if isinstance(sections.get("model"), dict):
+        sections["model"] = {"name_or_path": str(folder), **sections["model"]}
+    config = healthy_config(folder, **sections)
     report = check_here(write(tmp_path / "config.json", config), monkeypatch, stages=fault.stages)
     expected = _expected(fault)
     told_rules = found(report, fault.level)
@@ -140,3 +202,103 @@ def test_checkpoint_that_is_quantized_already_wins(
     path = write(tmp_path / "config.json", healthy_config(folder))
     report = check_here(path, monkeypatch, stages=("config", "structure"))
     assert found(report, "warning") == {"QD209"}, told(report)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8"])
+def test_checkpoint_that_is_quantized_another_way(
+    method: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """already-quantised-checkpoint-wins, in the form that raises."""
+    folder = _with(tiny_llama, tmp_path, quantization_config={"quant_method": method, "bits": 4, "group_size": 128})
+    path = write(tmp_path / "config.json", healthy_config(folder))
+    report = check_here(path, monkeypatch)
+    assert found(report, "warning") == {"QD210"}, told(report)
+
+
+def test_method_that_transformers_does_not_know_is_ignored(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _with(tiny_llama, tmp_path, quantization_config={"quant_method": "florb"})
+    report = check_here(write(tmp_path / "config.json", healthy_config(folder)), monkeypatch)
+    assert not found(report, "warning"), told(report)
+
+
+def _with(model: Path, tmp_path: Path, **values: Any) -> Path:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text()) | values
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_adapter_that_is_continued(
+    trainable: bool, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """adapter-loaded-frozen: from_pretrained without is_trainable; with it, nothing is wrong."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    settings = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), settings).save_pretrained(tmp_path / "adapter")
+    model = {"name_or_path": str(tiny_llama), "adapter": str(tmp_path / "adapter"), "adapter_is_trainable": trainable}
+    report = check_here(write(tmp_path / "config.json", healthy_config(tiny_llama, model=model)), monkeypatch)
+    assert found(report, "warning") == (set() if trainable else {"QD323"}), told(report)
+
+
+def test_overflow_in_float16(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """loss-nan-or-zero-fp16: activations that bfloat16 holds and float16 does not."""
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith("norm.weight"):
+            tensors[name] = tensor * 3000
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    sections = {**FP16, **training(bf16=False, prepare_for_kbit_training=False)}
+    sections["model"] = {"name_or_path": str(folder), "dtype": "float16"}
+    report = check_here(write(tmp_path / "config.json", healthy_config(folder, **sections)), monkeypatch)
+    assert found(report, "warning") == {"QD408"}, told(report)
+
+
+@pytest.mark.parametrize(("stages", "rule"), [(None, "QD607"), (("config", "structure", "load", "step"), "QD420")])
+@pytest.mark.parametrize("trainer", ["transformers", "trl"])
+def test_tokens_added_without_resizing(
+    trainer: str, stages: Any, rule: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """token-id-out-of-range: told by the data where it is looked at, else by the step that it ends."""
+    from transformers import AutoTokenizer
+
+    pytest.importorskip("datasets")
+    pytest.importorskip(trainer)
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"extra{n}" for n in range(512 - len(tokenizer))] + ["rank", "adapter", "gradient", "weight"])
+    tokenizer.save_pretrained(folder)
+    make_data(tmp_path / "train.jsonl", "text")
+    config = healthy_config(
+        folder, data={"train": "train.jsonl", "format": "text"}, training={"trainer": trainer, "max_length": 64}
+    )
+    report = check_here(write(tmp_path / "config.json", config), monkeypatch, stages=stages)
+    assert found(report, "error") == {rule}, told(report)
+
+
+@pytest.mark.parametrize(
+    ("built_for", "libraries", "rule"), [("cpu", ["cuda128"], "QD109"), ("12.8", ["cuda118", "cuda121"], "QD108")]
+)
+def test_packages_that_cannot_use_the_gpu(
+    built_for: str, libraries: list[str], rule: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bnb-no-gpu-binary: a GPU is there; torch, or the library that bitsandbytes brings, is for another machine."""
+    from qlora_doctor.facts.environment import Gpu
+    from qlora_doctor.probes import environment
+
+    monkeypatch.delenv("BNB_CUDA_VERSION", raising=False)
+    card = Gpu(name="NVIDIA L4", memory_bytes=24 << 30, capability=8.9, driver="570.0")
+    monkeypatch.setattr(environment, "_gpus", lambda: ([card], "570.0", "12.8"))
+    monkeypatch.setattr(environment, "_torch_cuda", lambda: built_for)
+    monkeypatch.setattr(environment, "_bitsandbytes_backends", lambda: libraries)
+    report = check_here(
+        write(tmp_path / "config.json", healthy_config(tiny_llama)), monkeypatch, stages=("config", "structure")
+    )
+    assert found(report, "warning") == {rule}, told(report)

@@ -70,13 +70,9 @@ def test_what_did_not_run_says_why_and_what_would_supply_it_once() -> None:
     shown = render(fixtures.config_only(), "text")
     assert "structure, memory, data, load, step skipped: It needs torch" in shown
     assert shown.count("pip install 'qlora-doctor[probe]'") == 1
-    unasked = {
-        n: {"status": "skipped", "reason": "Not asked for.", "remedy": f"--stage {n}"} for n in ("data", "load")
-    }
+    unasked = {n: {"status": "skipped", "reason": "Not asked for.", "remedy": f"--stage {n}"} for n in ("data", "load")}
     report = fixtures.healthy().model_copy(update={"stages": fixtures.stages(**unasked)})
-    assert "data, load skipped: Not asked for.\n    to have it: --stage data, --stage load\n" in text.render(
-        report
-    )
+    assert "data, load skipped: Not asked for.\n    to have it: --stage data, --stage load\n" in text.render(report)
     assert "10 checks could not be evaluated: QD202" in shown
     report = fixtures.config_only()
     many = text.render(report.model_copy(update={"rules": [*report.rules, *report.rules]}))

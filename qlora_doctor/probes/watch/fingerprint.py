@@ -43,7 +43,7 @@ class Fingerprint(NamedTuple):
     def nbytes(self) -> int:
         """Bytes that were read."""
         dtype: torch.dtype = getattr(torch, self.dtype)
-        return math.prod(self.shape) * dtype.itemsize
+        return math.prod(self.shape) * int(dtype.itemsize)
 
 
 def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
