@@ -8,8 +8,9 @@ from pathlib import Path
 
 def main(model_id: str, folder: str) -> None:
     import torch
-    from qlora_doctor.config.architectures import find_architecture
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from qlora_doctor.config.architectures import find_architecture
 
     architecture = find_architecture(model_id)
     if architecture is None:
