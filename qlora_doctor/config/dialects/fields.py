@@ -28,8 +28,10 @@ Where several keys mean the same path, the first row that the file sets counts.
 
 Writing = Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
 """How a dialect writes what its reader concludes from several keys or from words of its own: canonical value and the
-file's data → what to write at own keys (dotted), None to take a key away. A dialect's module has them in ``WRITINGS``
-by canonical path; they are held against the reader, and a path without one is written by the reader's own tables."""
+file's data → what to write at own keys (dotted), None to take a key away; empty where the reader's own tables do.
+
+A dialect's module has them in ``WRITINGS`` by canonical path. What they give is held against the reader.
+"""
 
 SCRIPT_DECIDES = "The file does not say; the script that reads it decides."
 

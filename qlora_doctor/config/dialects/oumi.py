@@ -98,6 +98,8 @@ def _mixed(word: str) -> Writing:
 
 
 WRITINGS: dict[str, Writing] = {
+    # oumi's schema takes a list, and PEFT knows all-linear as a text only: it cannot be written.
+    "lora.target_modules": lambda value, data: {"peft.lora_target_modules": None} if value == "all-linear" else {},
     "training.bf16": _mixed("BF16"),
     "training.fp16": _mixed("FP16"),
     "lora.init_lora_weights": lambda value, data: {
