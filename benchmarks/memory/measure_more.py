@@ -434,7 +434,8 @@ def shrunk(case: dict[str, Any]) -> dict[str, Any]:
     small = {
         "hidden_size": 64, "intermediate_size": 128, "ffn_dim": 128, "moe_intermediate_size": 64, "head_dim": 16,
         "num_attention_heads": 4, "n_head": 4, "num_hidden_layers": 2, "n_layer": 2, "vocab_size": 300,
-        "num_experts": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "word_embed_proj_dim": 64, "pad_token_id": 0,
+        "num_experts": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "word_embed_proj_dim": 64,
+        "pad_token_id": 0,
     }  # fmt: skip
     shape = case["architecture"]
     made = {name: small.get(name, value) for name, value in shape.items()}
