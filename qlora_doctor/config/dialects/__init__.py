@@ -45,7 +45,8 @@ DIALECTS: dict[str, str] = {
 ALSO_CALLED = {"alignment-handbook": "trl", "bnb-config": "hf-model-config"}
 """Further names that a Setup may carry."""
 
-_LEAST_SURE = 0.3
+LEAST_SURE = 0.3
+"""Below it a file is not taken for a dialect's config."""
 
 
 class Dialect(Protocol):
@@ -83,7 +84,7 @@ def recognise(document: Document) -> tuple[Dialect, float]:
             best = (dialect, sure)
         if sure >= 1.0:  # nobody can be surer: the others need not even be imported
             break
-    if best is None or best[1] < _LEAST_SURE:
+    if best is None or best[1] < LEAST_SURE:
         raise ConfigError(
             f"{document.path} is not a config that is known here: it has {_glance(document)}.",
             remedy="A native config has `model` and any of quantization, lora, training, data; "
@@ -103,15 +104,17 @@ def read_setup(path: Path, *, dialect: str | None = None) -> Setup:
         ConfigError: the file cannot be read, is not recognised or is invalid.
         UsageError: there is no dialect of this name.
     """
-    document = read_document(_file_of(Path(path)))
+    document = read_document(file_of(Path(path)))
     if dialect is not None:
-        return dialect_named(dialect).read(document)
-    chosen, sure = recognise(document)
+        chosen = dialect_named(dialect)
+        sure = chosen.recognise(document)
+    else:
+        chosen, sure = recognise(document)
     setup = chosen.read(document)
-    return setup if sure >= 1.0 else setup.model_copy(update={"dialect_confidence": sure})
+    return setup.model_copy(update={"dialect_confidence": sure, "dialect_named": dialect is not None})
 
 
-def _file_of(path: Path) -> Path:
+def file_of(path: Path) -> Path:
     """The file that describes a saved adapter or model, where its folder is named."""
     names = ("adapter_config.json", "config.json")
     return next((path / name for name in names if (path / name).is_file()), path)
