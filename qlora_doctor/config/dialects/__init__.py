@@ -38,12 +38,13 @@ DIALECTS: dict[str, str] = {
     "qlora-pipe": f"{_HERE}.qlora_pipe",
     "trl": f"{_HERE}.trl",
     "foreign": f"{_HERE}.foreign",
+    "shell": f"{_HERE}.shell",
     "custom": f"{_HERE}.homemade",
 }
 """Name → module; modules are imported when a file has to be recognised."""
 
 ALSO_CALLED = {"alignment-handbook": "trl", "bnb-config": "hf-model-config"}
-"""Further names that a Setup may carry."""
+"""Further names that a Setup may carry; what a shell script starts is ``shell-`` and the trainer's name."""
 
 LEAST_SURE = 0.3
 """Below it a file is not taken for a dialect's config."""
@@ -64,7 +65,7 @@ def dialect_named(name: str) -> Dialect:
     Raises:
         UsageError: there is none.
     """
-    name = ALSO_CALLED.get(name, name)
+    name = ALSO_CALLED.get(name, name.partition("-")[0] if name.startswith("shell-") else name)
     if name not in DIALECTS:
         raise UsageError(f"There is no dialect {name!r}; known are {', '.join(DIALECTS)}.")
     return cast(Dialect, import_module(DIALECTS[name]))
@@ -85,6 +86,10 @@ def recognise(document: Document) -> tuple[Dialect, float]:
         if sure >= 1.0:  # nobody can be surer: the others need not even be imported
             break
     if best is None or best[1] < LEAST_SURE:
+        from . import shell
+
+        if shell.is_shell(document):
+            shell.refuse(document)
         raise ConfigError(
             f"{document.path} is not a config that is known here: it has {_glance(document)}.",
             remedy="A native config has `model` and any of quantization, lora, training, data; "
