@@ -16,6 +16,7 @@ UNSLOTH = {"FastLanguageModel", "FastModel", "FastVisionModel", "FastLlamaModel"
 ADAPTED = {"PeftModel", "PeftModelForCausalLM", "PeftModelForSequenceClassification"}
 AUTO_PEFT = {"AutoPeftModelForCausalLM", "AutoPeftModel", "AutoPeftModelForSequenceClassification"}
 WITH_HEAD = {"AutoModelForCausalLMWithValueHead", "AutoModelForSeq2SeqLMWithValueHead"}
+QUANTIZERS = {"GPTQConfig", "AwqConfig", "HqqConfig", "EetqConfig", "QuantoConfig", "TorchAoConfig", "Mxfp4Config"}
 MODEL_CONFIG = "the model's config"
 TOKENIZER = "a tokenizer"
 _MODEL_CLASS = re.compile(

@@ -9,7 +9,7 @@ from typing import Any
 from ..dialects.values import Unreadable, is_template
 from ..native import SECTIONS
 from ..reading import Mismatch, describe_value, read_as
-from ..setup import Origin, Place, Setup
+from ..setup import Origin, Setup
 from ..setup import Source as Whose
 from .source import Source
 from .story import Opaque, flat
@@ -101,6 +101,10 @@ class Sheet:
         if path not in self._origins:
             self.put(path, data, None, note, "library_default")
 
+    def default_place(self, path: str) -> None:
+        """Say of a value that the script chooses it by the card, so that it may be another one on another card."""
+        self._origins[path] = Origin(source="dialect_default", note="The script chooses it by the card.")
+
     def unknown(self, path: str, why: str, node: ast.AST | None = None) -> None:
         """Say of a path that it cannot be known."""
         section, _, field = path.partition(".")
@@ -154,7 +158,7 @@ class Sheet:
 
     def setup(self, version: str | None = None) -> Setup:
         """The Setup, when all is said."""
-        sections = {name: model.model_validate(self._values[name]) for name, model in SECTIONS.items()}
+        sections: dict[str, Any] = {name: model.model_validate(self._values[name]) for name, model in SECTIONS.items()}
         return Setup(
             dialect=self.dialect,
             dialect_version=version,
@@ -192,8 +196,6 @@ def _where(value: Value, node: ast.AST | None) -> ast.AST | None:
     return node if held is inner or getattr(inner, "lineno", None) is None else inner
 
 
-
-
 def _checked(path: str, value: Any) -> Any:
     if value is None:
         return None
@@ -202,5 +204,3 @@ def _checked(path: str, value: Any) -> Any:
         return read_as(SECTIONS[section].model_fields[name].annotation, value)
     except Mismatch as error:
         raise Unreadable(str(error)) from None
-
-
