@@ -74,7 +74,13 @@ def _severities(context: click.Context, parameter: click.Parameter, values: tupl
               help="Judge the facts of a report, recorded here or elsewhere, instead of looking.")  # fmt: skip
 @click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
               help="A folder with rule pages of your own.")  # fmt: skip
-@click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
+@click.option(
+    "--dialect",
+    metavar="NAME",
+    help="Whose config it is. Default: recognised from the content; in a folder, only files of this dialect.",
+)
+@click.option("--exclude", multiple=True, metavar="PATTERN",
+              help="Pass over what is called so in a folder: a glob of a name or a path. May be repeated.")  # fmt: skip
 @click.option("--offline", is_flag=True, help="Download nothing.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
@@ -83,17 +89,20 @@ def _severities(context: click.Context, parameter: click.Parameter, values: tupl
 def command(**given: Any) -> int:
     """Check setups end to end: read them, build them, load them, train a step, judge what was seen.
 
+    CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant.
+
     \b
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, unreadable or invalid config,
     3 a stage that was asked for could not be completed.
     """
     from ..reporters import FORMATS, TOGETHER
     from ._baseline import KnownFindings
+    from ._folders import with_folders
     from ._outputs import append_summary, check_format, parse_outputs, write_outputs
     from ._settings import explain_selection, found_settings, with_settings
 
     alone = given["facts"] or given["explain_selection"]
-    sources: Sequence[Path | None] = given["configs"] or ((None,) if alone else ())
+    sources: Sequence[Path | None] = with_folders(given["configs"], given) or ((None,) if alone else ())
     if not sources:
         raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
     if given["explain_selection"]:

@@ -162,6 +162,8 @@ def _format_of(path: Path, text: str) -> Format:
         return "text"
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
+    if text.startswith("#!"):
+        return "text"
     return "json" if text.lstrip()[:1] in ("{", "[") else "yaml"
 
 

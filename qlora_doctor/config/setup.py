@@ -209,6 +209,9 @@ class Setup(_Section):
 
     dialect: str = "native"
     dialect_confidence: float = 1.0
+    """How sure the content makes it that the dialect is this one."""
+    dialect_named: bool = False
+    """The user named the dialect, whatever the content looks like."""
     dialect_version: str | None = None
     file: str | None = None
     model: Model = Field(default_factory=Model)

@@ -155,6 +155,9 @@ class Reading:
             self._brought_about.setdefault(path, {})[key] = None
         source: Source = "explicit" if written is not None else "dialect_default"
         note = note if written is not None or note is not None else f"default of {self.version}"
+        if is_template(written):
+            self._set(path, None, "unknown", f"{written} is filled in when the run starts.", pointer)
+            return
         try:
             self._set(path, _checked(path, value), source, note, pointer)
         except Unreadable as error:
