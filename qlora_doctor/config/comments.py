@@ -34,10 +34,15 @@ class Remark:
     reason: str
 
 
-def remarks_in(file: Path) -> list[Remark]:
-    """The comments in a YAML, JSON, Python or shell file, in its order; none where it cannot be read or parsed."""
+def remarks_in(file: Path, text: str | None = None) -> list[Remark]:
+    """The comments in a YAML, JSON, Python or shell file, in its order; none where it cannot be read or parsed.
+
+    Args:
+        file: where it stands; its name says what it is.
+        text: what stands in it, where it was read already.
+    """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig") if text is None else text
     except (OSError, UnicodeDecodeError):
         return []
     if "qlora-doctor:" not in text:

@@ -20,6 +20,7 @@ from .language import LanguageError, field_type
 HEADINGS = ("What it checks", "Why it matters", "How to fix", "When to ignore", "Examples")
 Profile = Literal["min", "recommended", "strict"]
 Line = Annotated[str, Field(min_length=1)]
+Repair = Literal["unknown-keys", "removed-keys", "repeated-keys", "text-numbers"]
 
 _SUBJECT_STAGES = {name: name for name in STAGES} | {
     "environment": "config",
@@ -63,6 +64,8 @@ class Fix(_Strict):
     text: Line
     safety: Literal["safe", "unsafe", "display"] = "display"
     patch: list[Operation] = Field(default_factory=list)
+    repair: Repair | None = None
+    """What to do with the keys themselves, as they stand in the file, where the finding is about those."""
     commands: list[Line] = Field(default_factory=list)
 
 

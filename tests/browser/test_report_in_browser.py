@@ -111,7 +111,7 @@ def test_without_scripts_everything_is_there(visit: Callable[..., Any]) -> None:
         assert not dead.is_visible()  # nothing that needs a script pretends to work
 
 
-def test_chips_filter_by_severity_and_stage(visit: Callable[..., Any]) -> None:
+def test_chips_and_words_filter_together(visit: Callable[..., Any]) -> None:
     page = visit("broken")
 
     def shown() -> list[str]:
@@ -122,12 +122,32 @@ def test_chips_filter_by_severity_and_stage(visit: Callable[..., Any]) -> None:
     assert shown() == ["QD112", "QD304", "QD304-2"]
     assert page.get_by_role("button", name="Warnings 3").get_attribute("aria-pressed") == "true"
     assert page.locator("#shown").inner_text() == "3 of 8 findings shown"
-    page.get_by_role("button", name="load 1").click()
-    assert shown() == ["QD202"]
+    page.get_by_role("button", name="structure 3").click()
+    assert shown() == ["QD304", "QD304-2"]
+    page.get_by_role("button", name="Errors 3").click()  # severities add up, stages narrow them down
+    assert shown() == ["QD301", "QD304", "QD304-2"]
+    page.keyboard.press("/")
+    page.keyboard.type("DENSE up_proj")  # every word, in any order and case
+    assert shown() == ["QD304-2"]
+    page.keyboard.press("Escape")
+    assert len(shown()) == 8 and page.locator("#search").input_value() == ""
+    assert page.get_by_role("button", name="All 8").get_attribute("aria-pressed") == "true"
     page.get_by_role("button", name="suppressed 1").click()
     assert shown() == ["QD101"]
+    page.get_by_role("button", name="suppressed 1").click()
+    assert len(shown()) == 8
+    page.locator("#search").fill("nobody wrote this")
+    assert shown() == [] and page.locator("#shown").inner_text() == "0 of 8 findings shown"
     page.get_by_role("button", name="All 8").click()
     assert len(shown()) == 8
+
+
+def test_the_contents_tell_where_one_reads(visit: Callable[..., Any]) -> None:
+    page = visit("broken")
+    page.locator("#adapter-title").scroll_into_view_if_needed()
+    page.evaluate("document.getElementById('adapter').scrollIntoView()")
+    page.locator(".contents a[aria-current]", has_text="Adapter").wait_for()
+    assert page.locator(".contents a[aria-current]").count() == 1
 
 
 @pytest.mark.parametrize("chip", [None, "Errors 3"])

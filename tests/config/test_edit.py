@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlora_doctor.config import read_setup
-from qlora_doctor.config.edit import CannotEdit, apply_patch, diff_of, yaml_scalar
+from qlora_doctor.config.edit import CannotEdit, apply_patch, yaml_scalar
 from qlora_doctor.config.native import setup_from_mapping
 from qlora_doctor.report import PatchOperation
 

@@ -21,8 +21,8 @@ from ..._assets import asset_folder
 from ...report import STAGES, Report
 from .. import _words as words
 from .. import json as json_format
-from .._pages import rule_title
 from ..verdict import gaps, outcomes, subject, verdict
+from .checks import passed_groups, skipped_groups
 from .entries import entries, environment_rows, setup_rows
 from .memory import memory_view
 from .strips import coverage_groups, coverage_strip, error_strip, gradient_strip, outside
@@ -40,6 +40,8 @@ def render(report: Report) -> str:
         verdict=verdict(report),
         entries=entries(report),
         outcomes={status: outcomes(report, status) for status in ("pass", "fail", "skipped")},
+        passed=passed_groups(outcomes(report, "pass")),
+        unseen=skipped_groups(outcomes(report, "skipped")),
         stages={record.name: record for record in report.stages},
         stage_names=STAGES,
         gaps=gaps(report),
@@ -109,9 +111,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment.filters.update(
         size=words.size, amount=words.amount, exact=words.exact, percent=words.percent, seconds=words.seconds,
         number=words.number, visible=words.visible, line=words.one_line, literal=words.literal, plural=_plural,
-        layers=words.layers, kinds=words.kinds,
+        layers=words.layers, kinds=words.kinds, gib=words.gib,
     )  # fmt: skip
-    environment.globals["rule_title"] = rule_title
     return environment
 
 
