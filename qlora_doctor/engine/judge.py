@@ -53,11 +53,16 @@ def judge(
     selection = selection or Selection()
     findings: list[Finding] = []
     outcomes: list[RuleOutcome] = []
+    subjects = {name: getattr(facts, name) for name in Facts.model_fields}
+    ended = tuple((record.name, record.status, record.reason, record.remedy) for record in stages)
     for rule in rules:
         if not selection.takes(rule):
             continue
-        values = values_for(facts, rule)
-        outcome = _outcome(rule, values, stages)
+        values = values_for(subjects, rule)
+        if all(subjects.get(name) is None for name in rule.subjects):
+            outcome = _unseen(rule, values, stages, ended)
+        else:
+            outcome = _outcome(rule, values, stages)
         outcomes.append(outcome)
         if outcome.status == "fail":
             findings.append(_finding(rule, values, selection, locate or _nowhere, in_file))
@@ -66,10 +71,17 @@ def judge(
     return Judgement(findings, outcomes)
 
 
-def values_for(facts: Facts, rule: Rule) -> Values:
+def values_for(subjects: Values, rule: Rule) -> Values:
     """The values behind the names that a rule may use."""
-    subjects = {name: getattr(facts, name) for name in Facts.model_fields}
     return {**subjects, "params": {name: param.default for name, param in rule.params.items()}}
+
+
+def _unseen(rule: Rule, values: Values, stages: Sequence[StageRecord], ended: tuple[object, ...]) -> RuleOutcome:
+    """The outcome where nothing is known of what the rule looks at; of many configs it is the same for all."""
+    known = rule.unseen.get(ended)
+    if known is None:
+        known = rule.unseen[ended] = _outcome(rule, values, stages)
+    return known
 
 
 def _outcome(rule: Rule, values: Values, stages: Sequence[StageRecord]) -> RuleOutcome:
