@@ -131,7 +131,10 @@ class ConfigFacts(Fact):
     (``use_peft``, ``peft``, ``lora`` is off or missing), ``no-lora`` (another method than LoRA is asked for),
     ``quantization-switched-off`` (bits without a method), ``bf16-auto`` (bf16 where the GPU has it, else fp16),
     ``quantization-method-renamed`` (LLaMA-Factory: bitsandbytes is bnb since 0.9.3),
-    ``string-numbers-converted`` (the reader turns numbers written as text into numbers), ``several-runs``.
+    ``string-numbers-converted`` (the reader turns numbers written as text into numbers), ``several-runs``,
+    ``prepared-after-attach`` (a script prepares for k-bit training what has an adapter already), ``attached-twice``,
+    ``checkpointing-arguments-replaced`` (those given to the model, by the trainer's),
+    ``quantization-switch-of-from-pretrained`` (load_in_4bit as its argument, without a quantization_config).
     """
     remark_notes: "list[Remark] | None" = None
     """The same with the key and what is to be said of it."""
