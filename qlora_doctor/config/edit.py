@@ -20,6 +20,10 @@ class CannotEdit(Exception):
     """This text cannot be edited in place, for example where a YAML alias stands for the value."""
 
 
+class NoEditor(CannotEdit):
+    """This kind of file is not edited at all."""
+
+
 def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation]) -> str:
     """Apply operations one after the other.
 
@@ -35,7 +39,7 @@ def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation])
 
         return apply_toml(text, operations)
     if format == "text":
-        raise CannotEdit("there is no editor for programs")
+        raise NoEditor("there is no editor for programs")
     if len(text) > _MOST_EDITED:
         raise CannotEdit("the text is too long to be edited")
     waiting = list(operations)
