@@ -197,8 +197,7 @@ class _Editor:
         if entry is None or entry.key is None:
             raise CannotEdit("the key is not in the text")
         old = self.positions.text_of(entry.key)
-        quoted = old[:1] if old[:1] in ("'", '"') else ""
-        new = f"{quoted}{name}{quoted}" if quoted == "'" else json.dumps(name) if quoted else self._written(name)
+        new = json.dumps(name, ensure_ascii=False) if old.startswith('"') else self._written(name)
         return self._splice(entry.key.start_byte, entry.key.end_byte, new)
 
     def repeated(self, pointer: str) -> bool:
@@ -391,7 +390,7 @@ class _Editor:
 
 def _last_leaf(node: Any) -> Any:
     """The last token below a node that is no comment."""
-    while node.child_count:
+    while node.child_count and node.type != "block_scalar":
         children = [child for child in node.children if child.type != "comment"]
         if not children:
             return None

@@ -134,9 +134,9 @@ def _written(
             after = _after(setup, steps)
         except CannotEdit:
             continue
-        if operation.op == "remove" or _has(after, path, operation.value):
-            if _leaves_the_rest(setup, after, steps, meant):
-                return steps, after
+        meets = operation.op == "remove" or _has(after, path, operation.value)
+        if meets and _leaves_the_rest(setup, after, steps, meant):
+            return steps, after
     raise CannotEdit(_why_not(setup, path, operation.value, tried))
 
 
@@ -145,6 +145,10 @@ def _why_not(setup: Setup, path: str, value: Any, tried: Sequence[str]) -> str:
     told = origin.note if origin is not None and origin.note and not origin.note.startswith("default of ") else None
     note = f" ({told.rstrip('.')})" if told else ""
     reader = setup.dialect_version or setup.dialect
+    if not tried and setup.dialect == "custom":
+        return (
+            f"the file has no {_field(path)}, and under which name the script that reads it would take one is not known"
+        )
     if not tried:
         return f"{reader} has no key that sets {_field(path)}{note}"
     return f"no key of {reader} sets {_field(path)} to {value} and leaves the rest of the file as it is{note}"
@@ -204,8 +208,10 @@ def _candidates(setup: Setup, path: str, operation: PatchOperation) -> Iterator[
         yield [_put(place or join_pointer(path.split(".")), operation.value)]
         return
     writings: Mapping[str, Writing] = getattr(dialect_named(setup.dialect), "WRITINGS", {})
-    if path in writings and (steps := _steps(document.data, writings[path](operation.value, document.data))):
-        yield steps
+    assignments = writings[path](operation.value, document.data) if path in writings else None
+    if assignments:
+        yield _steps(document.data, assignments)
+        return
     pointers = {}
     for own in setup._keys_of(path):
         pointers[_pointer(document.data, own.key)] = own.convert

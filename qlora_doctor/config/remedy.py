@@ -26,6 +26,8 @@ def in_file(setup: Setup, remediation: Remediation, kind: str | None = None) -> 
     try:
         if kind is not None:
             operations = repair(setup, kind)
+            if all(operation.op == "remove" for operation in operations) and safety == "safe":
+                safety = "unsafe"  # what the key once asked for is lost for good
         else:
             expression = express(setup, remediation.patch)
             operations = list(expression.operations)

@@ -35,35 +35,58 @@ def _unknown_keys(setup: Setup) -> list[PatchOperation]:
 
 
 def _removed_keys(setup: Setup) -> list[PatchOperation]:
-    return _renamed(setup, setup.removed_keys)
+    """New names first, which lose nothing; when all have theirs, the keys that have none are taken away."""
+    return _renamed(setup, setup.removed_keys) or _taken_away(setup)
 
 
 def _renamed(setup: Setup, keys: list[dict[str, str | None]]) -> list[PatchOperation]:
     """Keys that have another name now, one after the other: two old names of one key are not both renamed."""
     document = setup._document
     operations: list[PatchOperation] = []
-    if document is None:
-        return operations
-    now, data = setup, document.data
-    for key in keys:
+    now = setup
+    for key in keys if document is not None else ():
+        data = now._document.data if now._document is not None else None
         written = _pointer(setup, str(key["key"]))
         new = _new_pointer(setup, written, key["closest"]) if written is not None and key["closest"] else None
         value = value_at(data, written) if written is not None else None
         if written is None or new is None or value is None or value_at(data, new) is not None:
             continue
-        pair = [
-            PatchOperation(op="remove", path=written),
-            PatchOperation(op="add", path=new, value=value),
-        ]
-        try:
-            changed = patched(patched(data, pair[0]), pair[1])
-            after = reread(setup, replace(document, data=changed))
-        except CannotEdit:
-            continue
-        if _only_taken_up(now, after):
-            now, data = after, changed
+        pair = [PatchOperation(op="remove", path=written), PatchOperation(op="add", path=new, value=value)]
+        after = _if_nothing_else(now, pair)
+        if after is not None:
+            now = after
             operations += pair
     return operations
+
+
+def _taken_away(setup: Setup) -> list[PatchOperation]:
+    pointers = [_pointer(setup, str(key["key"])) for key in setup.removed_keys if key["closest"] is None]
+    removals = [PatchOperation(op="remove", path=pointer) for pointer in pointers if pointer is not None]
+    return removals if removals and _if_nothing_else(setup, removals) is not None else []
+
+
+def _if_nothing_else(setup: Setup, operations: list[PatchOperation]) -> Setup | None:
+    """The Setup after the operations, where the reader minds less then and every other value is the same."""
+    document = setup._document
+    assert document is not None
+    try:
+        data = document.data
+        for operation in operations:
+            data = patched(data, operation)
+        after = reread(setup, replace(document, data=data))
+    except CannotEdit:
+        return None
+    old, new = values_of(setup), values_of(after)
+    touched = {operation.path for operation in operations}
+    kept = all(
+        same(old[path], new[path])
+        for path, origin in setup.origins.items()
+        if path in old
+        and origin.source == "explicit"
+        and origin.place is not None
+        and origin.place.pointer not in touched
+    )
+    return after if kept and complaints(after) < complaints(setup) else None
 
 
 def _new_pointer(setup: Setup, written: str, closest: str) -> str | None:
@@ -73,17 +96,6 @@ def _new_pointer(setup: Setup, written: str, closest: str) -> str | None:
         section, _, field = closest.partition(".")
         return join_pointer([section, field]) if section in SECTIONS and field else None
     return join_pointer([*steps[:-1], closest.rpartition(".")[2]])
-
-
-def _only_taken_up(before: Setup, after: Setup) -> bool:
-    """True where the new name is understood, and every value that the file set before is the same."""
-    old, new = values_of(before), values_of(after)
-    kept = all(
-        same(old[path], new[path])
-        for path, origin in before.origins.items()
-        if path in old and origin.source == "explicit"
-    )
-    return kept and complaints(after) < complaints(before)
 
 
 def _repeated_keys(setup: Setup) -> list[PatchOperation]:

@@ -28,8 +28,10 @@ Where several keys mean the same path, the first row that the file sets counts.
 
 Writing = Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
 """How a dialect writes what its reader concludes from several keys or from words of its own: canonical value and the
-file's data → what to write at own keys (dotted), None to take a key away. A dialect's module has them in ``WRITINGS``
-by canonical path; they are held against the reader, and a path without one is written by the reader's own tables."""
+file's data → what to write at own keys (dotted), None to take a key away; empty where the reader's own tables do.
+
+A dialect's module has them in ``WRITINGS`` by canonical path. What they give is held against the reader.
+"""
 
 SCRIPT_DECIDES = "The file does not say; the script that reads it decides."
 
@@ -233,9 +235,9 @@ class Reading:
         if key is not None:
             self._point_at(key)
 
-    def refused(self, kind: str, key: str | None, note: str) -> None:
-        """A combination at which the trainer itself stops."""
-        self._remarks.append({"kind": kind, "effect": "refused", "key": key, "note": note})
+    def refused(self, kind: str, key: str | None, note: str, about: str = "trainer") -> None:
+        """A combination at which the trainer itself stops; ``about`` is one of the subjects of ``facts.Remark``."""
+        self._remarks.append({"kind": kind, "effect": "refused", "key": key, "note": note, "about": about})
         if key is not None:
             self._point_at(key)
 

@@ -98,6 +98,8 @@ def _mixed(word: str) -> Writing:
 
 
 WRITINGS: dict[str, Writing] = {
+    # oumi's schema takes a list, and PEFT knows all-linear as a text only: it cannot be written.
+    "lora.target_modules": lambda value, data: {"peft.lora_target_modules": None} if value == "all-linear" else {},
     "training.bf16": _mixed("BF16"),
     "training.fp16": _mixed("FP16"),
     "lora.init_lora_weights": lambda value, data: {
@@ -128,16 +130,16 @@ def read(document: Document) -> Setup:
     precision = str(reading.get("training.mixed_precision_dtype", "none")).lower()
     reading.put("training.bf16", precision == "bf16", "training.mixed_precision_dtype")
     reading.put("training.fp16", precision == "fp16", "training.mixed_precision_dtype")
-    quantized = bool(reading.get("peft.q_lora"))
+    quantized = bool(reading.get("peft.q_lora") and reading.get("training.use_peft"))
     bits = str(reading.get("peft.q_lora_bits", 4))
     reading.put("quantization.load_in_4bit", quantized and bits == "4", "peft.q_lora")
     reading.put("quantization.load_in_8bit", quantized and bits == "8", "peft.q_lora")
     if quantized:
         reading.defaults(_BNB)
-    if not reading.get("training.use_peft"):
-        reading.remark(
-            "lora-switched-off", "training.use_peft", "oumi adds an adapter with training.use_peft: true only."
-        )
+    if not reading.get("training.use_peft") and reading.get("peft"):
+        explicit = reading.written("training.use_peft")
+        key = "training.use_peft" if explicit else "peft"
+        reading.remark("lora-switched-off" if explicit else "lora-not-switched-on", key, _NO_PEFT)
     initial = reading.get("peft.lora_init_weights")
     if initial is not None:
         value = {"default": True, "random": False}.get(str(initial).lower(), str(initial).lower())
@@ -152,6 +154,8 @@ def read(document: Document) -> Setup:
         reading.remark("string-numbers-converted", None, "OmegaConf, with which oumi reads, takes them as numbers.")
     return reading.setup()
 
+
+_NO_PEFT = "oumi reads the peft section with training.use_peft: true only; without it the whole model is trained."
 
 _TRAINER = chosen(
     {"trl_sft": "trl", "trl_dpo": "trl", "trl_kto": "trl", "trl_grpo": "trl", "trl_gkd": "trl", "trl_gold": "trl",

@@ -31,7 +31,8 @@ def spellings(path: str, value: Any, convert: Callable[[Any], Any] | None = None
         written: what stands there now, whose manner is kept where it can be.
     """
     candidates = list(_candidates(path, value))
-    candidates.sort(key=lambda candidate: not _alike(candidate, written))
+    if value != "all-linear":  # a word for the whole, which PEFT knows as a text and not inside a list
+        candidates.sort(key=lambda candidate: not _alike(candidate, written))
     told: list[Any] = []
     for candidate in candidates:
         fits = candidate is None or convert is None or _converts(convert, candidate, value)

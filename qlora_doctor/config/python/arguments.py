@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .expressions import Expressions
-from .machine import given
+from .machine import INNER, given
 from .values import Class, Function, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
 
 TRAINING_CLASSES = {
@@ -130,7 +130,7 @@ class Arguments(Expressions):
             elif rest or default is None:
                 thing.attributes[name] = Unknown(default.node if default else None, why=f"{name} is given elsewhere.")
             else:
-                thing.attributes[name] = given(default, f"default of {owner.body.name if owner.body else ''}.{name}")
+                thing.attributes[name] = given(default, f"{INNER}{owner.body.name if owner.body else ''}.{name}")
         after = self.class_attribute(owner, "__post_init__")
         if isinstance(after, Function):
             self.call_function(
@@ -142,7 +142,7 @@ class Arguments(Expressions):
         made = Made(node, maker=base, exact=not rest, why="What is passed on is not known." if rest else "")
         for name, default in self.fields(owner):
             if default is not None:
-                made.arguments[name] = given(default, f"default of {owner.body.name if owner.body else ''}.{name}")
+                made.arguments[name] = given(default, f"{INNER}{owner.body.name if owner.body else ''}.{name}")
         made.arguments.update(named)
         return made
 
@@ -214,7 +214,9 @@ class Arguments(Expressions):
         required = named.get("required")
         needed = (isinstance(required, Known) and required.data) or not long[0].startswith("-")
         if needed or default is None:
-            parser.arguments[name] = Unknown(node, why=why) if needed else Known(node, why, data=None)
+            parser.arguments[name] = (
+                Unknown(node, why=why) if needed else Known(node, f"script's argument {long[0]}", data=None)
+            )
             return
         kind = named.get("type")
         value = given(self._converted(default, kind, node), "")

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from .machine import Machine
+from .machine import Machine, given, is_outer
 from .values import (
     MOST_ITEMS,
     MOST_TEXT,
@@ -179,16 +179,18 @@ class Expressions(Machine):
     def _on_boolop(self, node: ast.BoolOp) -> Value:
         wants = isinstance(node.op, ast.Or)
         seen: list[Value] = []
+        whose: str | None = None
         for part in node.values:
             value = self.evaluate(part)
             truth = self.truth(value)
+            whose = whose or (value.given if is_outer(value.given) else None)
             if truth is wants:
                 seen.append(value)
                 break
             if truth is None or part is node.values[-1]:
                 seen.append(value)
         if len(seen) == 1:
-            return seen[0]
+            return given(seen[0], whose) if whose and isinstance(seen[0], Known) else seen[0]
         if all(isinstance(value, Known) for value in seen):
             return seen[-1]
         return next((value for value in seen if isinstance(value, Unknown)), Unknown(node))
@@ -252,8 +254,9 @@ class Expressions(Machine):
         test = self.evaluate(node.test)
         known = self.truth(test)
         if known is not None:
-            with self.on_card(test.by_card):
-                return self.noted(self.evaluate(node.body if known else node.orelse))
+            taken, left = (node.body, node.orelse) if known else (node.orelse, node.body)
+            with self.chosen_by(test, [left]):
+                return self.noted(self.evaluate(taken))
         why = test.why if isinstance(test, Unknown) else f"It depends on a condition in {self.where(node)}."
         with self.perhaps():
             one = self.evaluate(node.body)

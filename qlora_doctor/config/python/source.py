@@ -61,7 +61,7 @@ class Source:
             return None
         line = self.lines[row - 1]
         if line.number is None:
-            return Place(file=self.file)
+            return Place(file=self.file, cell=line.cell)
         written = self._code_lines[row - 1] if row <= len(self._code_lines) else ""
         column = self._column(written, offset, line)
         end_row, end_offset = getattr(node, "end_lineno", None), getattr(node, "end_col_offset", None)
@@ -77,6 +77,7 @@ class Source:
             column=column,
             end_line=end[0],
             end_column=end[1],
+            cell=line.cell,
             excerpt=None if excerpt is None else excerpt[:400],
         )
 
