@@ -87,7 +87,15 @@ def read_document(path: Path) -> Document:
     Raises:
         ConfigError: it is missing, no text, too large, empty, or not what its name says.
     """
-    text = _decode(path, _bytes(path))
+    return document_of(path, _decode(path, _bytes(path)))
+
+
+def document_of(path: Path, text: str) -> Document:
+    """The document that a file with this text is.
+
+    Raises:
+        ConfigError: as for ``read_document``.
+    """
     format = _format_of(path, text)
     if format != "text" and not text.strip():
         raise ConfigError(f"{path} is empty.", remedy="`qlora-doctor init` writes a config to start from.")
@@ -98,6 +106,18 @@ def read_document(path: Path) -> Document:
     if format == "toml":
         return _read_toml(path, text)
     return Document(path, text, "text", None)
+
+
+def encoded(path: Path, text: str) -> bytes:
+    """A text in the encoding of a file, with its byte-order mark.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+    mark, encoding = next(((mark, name) for mark, name in _BOMS if head.startswith(mark)), (b"", "utf-8"))
+    return mark + text.encode(encoding)
 
 
 def _bytes(path: Path) -> bytes:
@@ -142,6 +162,8 @@ def _format_of(path: Path, text: str) -> Format:
         return "text"
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
+    if text.startswith("#!"):
+        return "text"
     return "json" if text.lstrip()[:1] in ("{", "[") else "yaml"
 
 

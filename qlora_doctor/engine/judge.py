@@ -12,14 +12,15 @@ from ..facts import Facts
 from ..report import Evidence, Finding, Location, PatchOperation, Remediation, RuleOutcome, StageRecord
 from .expression import EvaluationError, Unknown, Values
 from .fingerprint import fingerprint
-from .rule import Rule, stage_of, texts_in
+from .rule import Rule, stage_of
 from .selection import Selection
 from .values import lookup
 
 EVIDENCE_ITEMS = 20
 """A longer list is cut in a finding's evidence; the facts hold it whole."""
 Locate = Callable[[str], Location]
-Diff = Callable[[list[PatchOperation]], "str | None"]
+InFile = Callable[[Remediation, "str | None"], Remediation]
+"""A remedy in native pointers, and the kind of repair of the keys → the remedy in the keys of the user's own file."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def judge(
     selection: Selection | None = None,
     stages: Sequence[StageRecord] = (),
     locate: Locate | None = None,
-    diff: Diff | None = None,
+    in_file: InFile | None = None,
 ) -> Judgement:
     """Evaluate each selected rule once.
 
@@ -47,28 +48,40 @@ def judge(
         selection: which of them judge, and at which severity; None takes the recommended ones.
         stages: how the stages ended, which explains the rules that are skipped.
         locate: a native pointer to its place in the user's file.
-        diff: a patch in native pointers to a unified diff of the user's file.
+        in_file: brings a remedy into the user's own file.
     """
     selection = selection or Selection()
     findings: list[Finding] = []
     outcomes: list[RuleOutcome] = []
+    subjects = {name: getattr(facts, name) for name in Facts.model_fields}
+    ended = tuple((record.name, record.status, record.reason, record.remedy) for record in stages)
     for rule in rules:
         if not selection.takes(rule):
             continue
-        values = values_for(facts, rule)
-        outcome = _outcome(rule, values, stages)
+        values = values_for(subjects, rule)
+        if all(subjects.get(name) is None for name in rule.subjects):
+            outcome = _unseen(rule, values, stages, ended)
+        else:
+            outcome = _outcome(rule, values, stages)
         outcomes.append(outcome)
         if outcome.status == "fail":
-            findings.append(_finding(rule, values, selection, locate or _nowhere, diff))
+            findings.append(_finding(rule, values, selection, locate or _nowhere, in_file))
     order = {"error": 0, "warning": 1, "info": 2}
     findings.sort(key=lambda finding: (order[finding.severity], finding.rule))
     return Judgement(findings, outcomes)
 
 
-def values_for(facts: Facts, rule: Rule) -> Values:
+def values_for(subjects: Values, rule: Rule) -> Values:
     """The values behind the names that a rule may use."""
-    subjects = {name: getattr(facts, name) for name in Facts.model_fields}
     return {**subjects, "params": {name: param.default for name, param in rule.params.items()}}
+
+
+def _unseen(rule: Rule, values: Values, stages: Sequence[StageRecord], ended: tuple[object, ...]) -> RuleOutcome:
+    """The outcome where nothing is known of what the rule looks at; of many configs it is the same for all."""
+    known = rule.unseen.get(ended)
+    if known is None:
+        known = rule.unseen[ended] = _outcome(rule, values, stages)
+    return known
 
 
 def _outcome(rule: Rule, values: Values, stages: Sequence[StageRecord]) -> RuleOutcome:
@@ -117,7 +130,7 @@ def _ran(stage: str, stages: Sequence[StageRecord]) -> bool:
     return any(record.name == stage and record.status == "done" for record in stages)
 
 
-def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, diff: Diff | None) -> Finding:
+def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, in_file: InFile | None) -> Finding:
     location = locate(rule.template(rule.locate).render(values))
     return Finding(
         rule=rule.id,
@@ -128,7 +141,7 @@ def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, d
         message=rule.template(rule.message).sentence(values),
         evidence=_evidence(rule, values),
         location=location,
-        remediation=_remediation(rule, values, diff),
+        remediation=_remediation(rule, values, in_file),
         fingerprint=fingerprint(rule.id, location.file, location.pointer),
     )
 
@@ -150,17 +163,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _remediation(rule: Rule, values: Values, diff: Diff | None) -> Remediation | None:
+def _remediation(rule: Rule, values: Values, in_file: InFile | None) -> Remediation | None:
     if rule.fix is None:
         return None
-    patch = _patch(rule, values)
-    return Remediation(
+    remediation = Remediation(
         text=rule.template(rule.fix.text).sentence(values),
         commands=[rule.template(command).render(values) for command in rule.fix.commands],
-        patch=patch,
+        patch=_patch(rule, values),
         safety=rule.fix.safety,
-        diff=diff(patch) if diff is not None and patch else None,
     )
+    if in_file is None or not (remediation.patch or rule.fix.repair):
+        return remediation
+    return in_file(remediation, rule.fix.repair)
 
 
 def _patch(rule: Rule, values: Values) -> list[PatchOperation]:
@@ -168,22 +182,23 @@ def _patch(rule: Rule, values: Values) -> list[PatchOperation]:
     assert rule.fix is not None
     operations = []
     for operation in rule.fix.patch:
-        missing = [name for text in texts_in(operation.value) for name in rule.template(text).names]
-        if any(isinstance(lookup(values, name), Unknown) for name in missing):
-            return []
         value = _filled(rule, operation.value, values)
+        if isinstance(value, Unknown):
+            return []
         operations.append(PatchOperation(op=operation.op, path=operation.path, value=value))
     return operations
 
 
 def _filled(rule: Rule, value: Any, values: Values) -> Any:
-    """A patch's value with its templates rendered natively: a list stays a list, a number a number."""
+    """A patch's value with its templates rendered natively: a list stays a list, a number a number, an unknown one."""
     if isinstance(value, str):
         return rule.template(value).native(values)
     if isinstance(value, list):
-        return [_filled(rule, item, values) for item in value]
+        items = [_filled(rule, item, values) for item in value]
+        return next((item for item in items if isinstance(item, Unknown)), items)
     if isinstance(value, dict):
-        return {key: _filled(rule, item, values) for key, item in value.items()}
+        pairs = {key: _filled(rule, item, values) for key, item in value.items()}
+        return next((item for item in pairs.values() if isinstance(item, Unknown)), pairs)
     return value
 
 

@@ -139,6 +139,9 @@ class ConfigFacts(Fact):
     ``quantization-switched-off`` (bits without a method), ``bf16-auto`` (bf16 where the GPU has it, else fp16),
     ``quantization-method-renamed`` (LLaMA-Factory: bitsandbytes is bnb since 0.9.3),
     ``string-numbers-converted`` (the reader turns numbers written as text into numbers), ``several-runs``,
+    ``prepared-after-attach`` (a script prepares for k-bit training what has an adapter already), ``attached-twice``,
+    ``checkpointing-arguments-replaced`` (those given to the model, by the trainer's),
+    ``quantization-switch-of-from-pretrained`` (load_in_4bit as its argument, without a quantization_config),
     ``no-mixed-precision`` and ``norms-not-upcast`` (LLaMA-Factory), ``zero3-with-plain-checkpointing`` and
     ``fixed-tokens-not-trained`` (axolotl).
     """

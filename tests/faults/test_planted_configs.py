@@ -332,7 +332,7 @@ def test_tokens_added_without_resizing(
 
 
 @pytest.mark.parametrize(
-    ("built_for", "libraries", "rule"), [("cpu", ["cuda128"], "QD109"), ("12.8", ["cuda118", "cuda121"], "QD108")]
+    ("built_for", "libraries", "rule"), [("cpu", ["cuda128"], "QD109"), ("12.8", ["cuda118", "cuda130"], "QD108")]
 )
 def test_packages_that_cannot_use_the_gpu(
     built_for: str, libraries: list[str], rule: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -342,7 +342,7 @@ def test_packages_that_cannot_use_the_gpu(
     from qlora_doctor.probes import environment
 
     monkeypatch.delenv("BNB_CUDA_VERSION", raising=False)
-    card = Gpu(name="NVIDIA L4", memory_bytes=24 << 30, capability=8.9, driver="570.0")
+    card = Gpu(index=0, name="NVIDIA L4", memory_bytes=24 << 30, capability=8.9, driver="570.0")
     monkeypatch.setattr(environment, "_gpus", lambda: ([card], "570.0", "12.8"))
     monkeypatch.setattr(environment, "_torch_cuda", lambda: built_for)
     monkeypatch.setattr(environment, "_bitsandbytes_backends", lambda: libraries)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .values import dtype, names, switch, text
 
 name = "ludwig"
@@ -63,6 +63,11 @@ _DEFAULTS: dict[str, Any] = {
     "training.padding_free": False,
     "training.use_liger_kernel": False,
     "training.method": "sft",
+}
+
+
+WRITINGS: dict[str, Writing] = {
+    "quantization.load_in_4bit": lambda on, data: {"quantization.bits": 4} if on else {"quantization": None},
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .values import chosen, dtype, name_list, names, optimizer, storage_dtype, strategy, text
 
 name = "oumi"
@@ -90,6 +90,21 @@ _BNB: dict[str, Any] = {
     "quantization.bnb_4bit_use_double_quant": False,
     "quantization.bnb_4bit_compute_dtype": "float32",
     "quantization.bnb_4bit_quant_storage": "uint8",
+}
+
+
+def _mixed(word: str) -> Writing:
+    return lambda on, data: {"training.mixed_precision_dtype": word if on else None}
+
+
+WRITINGS: dict[str, Writing] = {
+    # oumi's schema takes a list, and PEFT knows all-linear as a text only: it cannot be written.
+    "lora.target_modules": lambda value, data: {"peft.lora_target_modules": None} if value == "all-linear" else {},
+    "training.bf16": _mixed("BF16"),
+    "training.fp16": _mixed("FP16"),
+    "lora.init_lora_weights": lambda value, data: {
+        "peft.lora_init_weights": {True: "default", False: "random"}.get(value, value)
+    },
 }
 
 

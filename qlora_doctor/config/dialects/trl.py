@@ -10,7 +10,7 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .keys import key_list
 from .llamafactory import HF_ARGUMENTS
 from .values import dtype, name_list, one_or_list, storage_dtype, switch, targets, text
@@ -67,6 +67,12 @@ _DEFAULTS: dict[str, Any] = {
     "quantization.load_in_8bit": False,
     "training.trainer": "trl",
 }
+WRITINGS: dict[str, Writing] = {
+    "quantization.bnb_4bit_compute_dtype": lambda value, data: {
+        "torch_dtype" if "torch_dtype" in data else "dtype": value
+    },
+}
+"""TRL computes in the dtype that the model is loaded in."""
 _MIXTURE = ("dataset_mixer", "dataset_mixture")
 _OWN = {
     "use_peft",

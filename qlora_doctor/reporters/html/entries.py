@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,15 +48,23 @@ class Row:
 
 def entries(report: Report) -> list[Entry]:
     """Findings that count, the gravest first, then the suppressed ones."""
+    findings = [*counting(report), *suppressed(report)]
+    return [_entry(finding, anchor) for finding, anchor in zip(findings, anchors(findings), strict=True)]
+
+
+def anchors(findings: Sequence[Finding]) -> list[str]:
+    """Where each finding stands on its page: the rule's id, and a number from the second of a rule on."""
     used: dict[str, int] = {}
-    return [_entry(finding, used) for finding in [*counting(report), *suppressed(report)]]
+    names = []
+    for finding in findings:
+        # An anchor becomes part of an address: nothing but letters and digits of the rule's id.
+        base = "".join(c for c in finding.rule if c.isascii() and c.isalnum())[:24] or "finding"
+        used[base] = number = used.get(base, 0) + 1
+        names.append(base if number == 1 else f"{base}-{number}")
+    return names
 
 
-def _entry(finding: Finding, used: dict[str, int]) -> Entry:
-    used[finding.rule] = number = used.get(finding.rule, 0) + 1
-    # An anchor becomes part of an address: nothing but letters and digits of the rule's id.
-    base = "".join(c for c in finding.rule if c.isascii() and c.isalnum())[:24] or "finding"
-    anchor = base if number == 1 else f"{base}-{number}"
+def _entry(finding: Finding, anchor: str) -> Entry:
     diff = (finding.remediation.diff if finding.remediation else None) or ""
     lines = diff.rstrip("\n").split("\n") if diff else []
     place = finding.location
