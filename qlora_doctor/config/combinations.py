@@ -6,7 +6,8 @@ utils/quantization_config.py, training_args.py and trainer.py of transformers an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ..facts.config import Remark
 from .setup import Setup
@@ -37,3 +38,60 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if lora.layers_pattern and lora.layers_to_transform is None:
         note = "PEFT stops: layers_pattern needs layers_to_transform."
         yield Remark(kind="layers-pattern-alone", about="freezing", key="lora.layers_pattern", note=note)
+
+
+# -- several processes
+
+
+def distribution_facts(setup: Setup, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the way of distribution makes of the other settings.
+
+    Args:
+        facts: those of the config that are known already.
+    """
+    return {
+        "several_processes": _several_processes(setup, facts["distributed"]),
+        "find_unused_parameters": _finds_unused(setup),
+        "flattened_dtypes": _flattened_dtypes(facts),
+    }
+
+
+def _several_processes(setup: Setup, distributed: str | None) -> bool | None:
+    """True where the config itself asks for a distributed run, not only for several cards."""
+    training = setup.training
+    if distributed not in (None, "none", "ddp") or any(name.startswith("ddp_") for name in training.extra):
+        return True
+    written = training.ddp_find_unused_parameters
+    # False alone stands in many files of single cards; beside several cards it is meant.
+    if written or (distributed == "ddp" and _is_explicit(setup, "training.ddp_find_unused_parameters")):
+        return True
+    return None if distributed is None or setup.is_unknown("training.ddp_find_unused_parameters") else False
+
+
+def _is_explicit(setup: Setup, path: str) -> bool:
+    origin = setup.origins.get(path)
+    return origin is not None and origin.source == "explicit"
+
+
+def _finds_unused(setup: Setup) -> bool | None:
+    """``find_unused_parameters`` of DistributedDataParallel, with the Trainer's own answer where the file is silent.
+
+    Trainer turns it off for a PreTrainedModel that checkpoints; a PeftModel is none, and for all else it is on.
+    """
+    if setup.is_unknown("training.ddp_find_unused_parameters"):
+        return None
+    written = setup.training.ddp_find_unused_parameters
+    return True if written is None and setup.dialect not in OWN_LOOPS else written
+
+
+def _flattened_dtypes(facts: Mapping[str, Any]) -> list[str] | None:
+    """Dtypes that meet in one decoder layer of a 4-bit base, which FSDP 1 lays into one flat tensor."""
+    if facts["distributed"] != "fsdp1" or facts["four_bit"] is False:
+        return [] if facts["distributed"] is not None else None
+    norms = "float32" if facts["prepare_for_kbit_training"] else facts["model_dtype"]
+    stored = facts["storage_dtype"]
+    if facts["four_bit"] is None or facts["prepare_for_kbit_training"] is None or norms in (None, "auto"):
+        return None
+    if stored is None or not str(stored).startswith(("float", "bfloat")):
+        return [] if stored is not None else None
+    return sorted({stored, norms})

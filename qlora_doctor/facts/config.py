@@ -102,6 +102,12 @@ class ConfigFacts(Fact):
     distributed: str | None = None
     """``none``, ``ddp``, ``fsdp1``, ``fsdp2``, ``zero2``, ``zero3``, … where the config tells."""
     world_size: int | None = None
+    several_processes: bool | None = None
+    """True where the config asks for a distributed run itself (FSDP, DeepSpeed, ``ddp_…``), not only for more cards."""
+    find_unused_parameters: bool | None = None
+    """What DistributedDataParallel is given; Trainer takes True for a PeftModel where nothing is said."""
+    flattened_dtypes: list[str] | None = None
+    """Floating-point dtypes that meet in one flat tensor of FSDP 1: the storage of 4-bit weights and that of norms."""
 
     # -- budgets
     budget_peak_memory_bytes: int | None = None
