@@ -15,6 +15,7 @@ from typing import Any
 from ..facts.config import ConfigFacts, Remark, UnknownKey
 from ..facts.environment import EnvironmentFacts
 from . import defaults
+from .combinations import distribution_facts, refused_by_libraries
 from .defaults import Libraries
 from .paths import model_kind, resolve
 from .setup import Setup
@@ -34,6 +35,7 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
     model, card = _model(values, libraries, quantization), _card(setup, environment)
     if card.get("gpu_bf16") is False and any(remark["kind"] == "bf16-auto" for remark in setup.remarks):
         _fall_back_to_fp16(setup, model, quantization, training)
+    distribution = _distribution(values, libraries)
     return ConfigFacts(
         dialect=setup.dialect,
         dialect_confidence=setup.dialect_confidence,
@@ -42,7 +44,8 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         **_lora(values),
         **training,
         **card,
-        **_distribution(values, libraries),
+        **distribution,
+        **distribution_facts(setup, {**model, **quantization, **training, **distribution}),
         **_budgets(setup),
         unknown_keys=[UnknownKey.model_validate(key) for key in setup.unknown_keys],
         duplicate_keys=list(setup.duplicate_keys),
@@ -67,11 +70,15 @@ def _fall_back_to_fp16(setup: Setup, *facts: dict[str, Any]) -> None:
 def _remarks(setup: Setup) -> dict[str, Any]:
     def of(effect: str) -> list[Remark]:
         return [
-            Remark(kind=str(r["kind"]), key=r["key"], note=r["note"]) for r in setup.remarks if r["effect"] == effect
+            Remark(kind=str(r["kind"]), about=r.get("about"), key=r["key"], note=r["note"])
+            for r in setup.remarks
+            if r["effect"] == effect
         ]
 
-    others = of("other-meaning")
-    return {"refused": of("refused"), "remarks": [remark.kind for remark in others], "remark_notes": others}
+    others, refused = of("other-meaning"), of("refused")
+    kinds = {remark.kind for remark in refused}
+    refused += [remark for remark in refused_by_libraries(setup) if remark.kind not in kinds]
+    return {"refused": refused, "remarks": [remark.kind for remark in others], "remark_notes": others}
 
 
 def _removed(setup: Setup, libraries: Libraries) -> list[UnknownKey]:

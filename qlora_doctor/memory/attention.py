@@ -61,7 +61,8 @@ def _cudnn(
 ) -> bool:
     heads = (query.shape[-1], value.shape[-1])
     return (
-        machine.capability[0] in (9, 10)
+        machine.cudnn_attention
+        and machine.capability[0] in (9, 10)
         and machine.torch >= (2, 11)
         and _fused_dtype(machine, query)
         and all(head <= CUDNN_HEAD_LIMIT and head % 8 == 0 for head in heads)

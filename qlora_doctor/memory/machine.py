@@ -33,11 +33,13 @@ class Machine:
     card: the card.
     torch_version: (major, minor) of the PyTorch there; None takes the one that is installed here.
     expandable_segments: whether ``PYTORCH_ALLOC_CONF=expandable_segments:True`` is set there.
+    cudnn_attention: whether cuDNN's attention may be taken (``torch.backends.cuda.enable_cudnn_sdp``).
     """
 
     card: Card
     torch_version: tuple[int, int] | None = None
     expandable_segments: bool = False
+    cudnn_attention: bool = True
 
     @cached_property
     def torch(self) -> tuple[int, int]:
@@ -59,4 +61,4 @@ class Machine:
 
     def kind(self) -> tuple[Any, ...]:
         """What decides the course of a step: machines of one kind share a trace."""
-        return self.capability, self.torch
+        return self.capability, self.torch, self.cudnn_attention
