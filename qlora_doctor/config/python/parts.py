@@ -62,7 +62,9 @@ def read_load(story: Story, sheet: Sheet) -> None:
     model = story.model
     load = model.load if model is not None else None
     if model is None or load is None:
-        why = model.touched if model is not None and model.touched else "No load of a model was found in the script."
+        several = len(story.seen.models) > 1
+        why = "Which of several models is trained was not found." if several else "No load of a model was found."
+        why = model.touched if model is not None and model.touched else why
         sheet.leave_rest("model", why=why)
         return
     sheet.head("model", load.node)
@@ -125,6 +127,9 @@ def _read_adapter_folder(story: Story, sheet: Sheet) -> None:
             sheet.unknown("model.adapter", why, step.call.node)
             return
         sheet.take("model.adapter", folder, step.call.node, text)
+        written = sheet.value("model.adapter")
+        if "subfolder" in step.call.arguments or resolve(Setup(file=sheet.source.file), written) is None:
+            sheet.unknown("model.adapter", f"{written or 'It'} is no adapter's folder here.", step.call.node)
         sheet.take("model.adapter_is_trainable", trainable, step.call.node)
         if trainable is None and step.call.exact:
             sheet.default("model.adapter_is_trainable", False, "PeftModel.from_pretrained loads for inference.")
