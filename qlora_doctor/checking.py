@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .engine import Rule, Selection
     from .engine.budgets import Budget
     from .engine.suppression import Suppression
+    from .facts.environment import EnvironmentFacts
     from .gathering import Work
     from .probes.child.events import Event
 
@@ -109,6 +110,8 @@ class _Session:
     findings: list[Finding] = field(default_factory=list)
     outcomes: list[RuleOutcome] = field(default_factory=list)
     suppressions: Sequence[Suppression] = ()
+    environment: EnvironmentFacts | None = None
+    """What is known of this machine; None where nobody has looked yet."""
     interrupted: bool = False
     _told: set[str] = field(default_factory=set)
     _remedies: dict[tuple[str, str | None], Remediation] = field(default_factory=dict)
@@ -344,7 +347,7 @@ def _config_stage(session: _Session) -> None:
     assert session.setup is not None
     session.observer.on_stage_start("config")
     started = time.perf_counter()
-    environment = look_at_environment()
+    environment = session.environment or look_at_environment()
     config = conclude(session.setup, environment)
     session.facts = session.facts.model_copy(update={"environment": environment, "config": config})
     # Judged by the caller, once it is known which stages are left out: nothing else lies between.

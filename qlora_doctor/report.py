@@ -23,6 +23,8 @@ class Location(Fact):
     column: int | None = None
     end_line: int | None = None
     end_column: int | None = None
+    cell: int | None = None
+    """In a notebook: the cell, from 1, of all its cells."""
     excerpt: str | None = None
     """The text of ``line`` as it stands in the file, so that a report needs no file to be read again."""
 

@@ -69,7 +69,8 @@ def _severities(context: click.Context, parameter: click.Parameter, values: tupl
               help="Format of the document on stdout: text, json, html, sarif, github, gitlab, "
                    "junit, markdown.")  # fmt: skip
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
-              help="Write a document to a file. May be repeated; {name} stands for the config's name.")  # fmt: skip
+              help="Write a document to a file. May be repeated; {name} stands for the config's name; "
+                   "html=DIR/ writes a page for each config and an index.")  # fmt: skip
 @click.option("--facts", type=click.Path(path_type=Path), metavar="FILE",
               help="Judge the facts of a report, recorded here or elsewhere, instead of looking.")  # fmt: skip
 @click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), metavar="DIR",

@@ -31,6 +31,8 @@ class Place(_Section):
     column: int | None = None
     end_line: int | None = None
     end_column: int | None = None
+    cell: int | None = None
+    """In a notebook: the cell, from 1, of all its cells."""
     excerpt: str | None = None
     """The text of ``line`` as it stands in the file."""
 
@@ -229,7 +231,7 @@ class Setup(_Section):
     removed_keys: list[dict[str, str | None]] = Field(default_factory=list)
     remarks: list[dict[str, str | None]] = Field(default_factory=list)
     """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
-    where effect is ``other-meaning`` or ``refused``."""
+    where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)
     """JSON pointer → place with line and column; a reader sets it, so that places are looked up only when asked for."""
     _document: "Document | None" = PrivateAttr(default=None)

@@ -121,6 +121,7 @@ def _frame(location: Location, severity: str, ink: _Ink) -> list[str]:
     place = ":".join(
         words.one_line(part) for part in (location.file, location.line, location.column) if part is not None
     )
+    place += f" (cell {location.cell})" if location.cell is not None else ""
     pointer = f" {words.one_line(location.pointer)}" if location.pointer else ""
     gutter = " " * len(str(location.line or ""))
     lines = [f"{gutter} {ink('dim', '-->')} {place}{ink('dim', pointer)}"]

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 NAMES = list(fixtures.ALL)
+SEVERAL = ["index", "comparison", "hostile-comparison"]
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def _leaves(url: str) -> bool:
     return not url.startswith(("file:", "data:", "blob:"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *SEVERAL])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation(visit: Callable[..., Any], name: str, viewport: dict[str, int], scheme: str) -> None:
@@ -70,6 +71,24 @@ def test_it_works_under_its_own_policy_and_does_not_scroll_sideways(
     assert page.evaluate("getComputedStyle(document.querySelector('main')).display") == "grid"
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
     assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_pages_of_several_reports_need_no_script(
+    visit: Callable[..., Any], name: str, viewport: dict[str, int]
+) -> None:
+    page = visit(name, viewport=viewport)
+    assert page.locator("script, img, iframe, object, embed, base, form").count() == 0
+    assert page.evaluate("window.pwned") is None
+    assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+
+
+def test_the_index_leads_to_the_finding(visit: Callable[..., Any]) -> None:
+    page = visit("index")
+    page.locator(".shared tr", has_text="QD112").get_by_role("link").click()
+    assert page.url.endswith("broken.html#QD112")
+    page.locator("#QD112 .diff").wait_for(state="visible")
 
 
 def test_what_is_hostile_does_not_act(visit: Callable[..., Any]) -> None:

@@ -105,7 +105,9 @@ def test_several_configs(check: Callable[..., Result], configs: dict[str, Path],
     reports = document(result)
     assert [report["exit_code"] for report in reports][:2] == [0, 2]
     assert json.loads((tmp_path / "all.json").read_text()) == reports
-    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["clean.html", "invalid.html", "typo.html"]
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == [
+        "clean.html", "index.html", "invalid.html", "typo.html",
+    ]  # fmt: skip
     assert not list(tmp_path.glob(".*"))
 
 
@@ -143,6 +145,22 @@ def test_the_first_line_says_whose_config_it_is(check: Callable[..., Result], tm
     assert "custom config, a guess" in (tmp_path / "r.txt").read_text().splitlines()[0]
 
 
+def test_a_folder_gets_a_page_for_each_config_and_an_index(
+    check: Callable[..., Result], configs: dict[str, Path], tmp_path: Path
+) -> None:
+    named = tmp_path / "index.yaml"  # a config that bears the index's own name
+    named.write_text(configs["clean"].read_text())
+    result = check(configs["clean"], configs["invalid"], named, "-o", f"html={tmp_path}/out/")
+    assert result.exit_code == 2
+    pages = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert set(pages) == {"clean.html", "invalid.html", "index-2.html", "index.html"}
+    assert "1 of 3 setups does not pass." in pages["index.html"]
+    assert all(f'<a href="{name}">' in pages["index.html"] for name in pages if name != "index.html")
+    assert all('<a class="up" href="index.html">' in page for name, page in pages.items() if name != "index.html")
+    assert check(configs["clean"], "-o", f"html={tmp_path}/out").exit_code == 0  # one config, a folder that exists
+    assert "1 setup, all pass." in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_an_invalid_config_is_one_sentence(check: Callable[..., Result], configs: dict[str, Path]) -> None:
     result = check(configs["invalid"])
     assert result.exit_code == 2 and result.stdout == ""
@@ -165,6 +183,8 @@ def test_an_invalid_config_is_one_sentence(check: Callable[..., Result], configs
         (["CLEAN", "-o", "json=."], "is a folder"),
         (["CLEAN", "-o", "json=a", "-o", "text=a"], "Two outputs are to be written to a."),
         (["CLEAN", "CLEAN", "-o", "html=x.html"], "One html file holds one report"),
+        (["CLEAN", "-o", "html=no/such/folder/"], "The folder no/such/folder cannot be made: No such file"),
+        (["CLEAN", "-o", "html=/dev/null/"], "is no folder"),
         (["CLEAN", "CLEAN", "--format", "html"], "One html document holds one report"),
         (["CLEAN", "--severity", "QD101=fatal"], "is not RULE=error, RULE=warning or RULE=info"),
         (["CLEAN", "--dialect", "latin"], "There is no dialect 'latin'"),

@@ -235,9 +235,9 @@ class Reading:
         if key is not None:
             self._point_at(key)
 
-    def refused(self, kind: str, key: str | None, note: str) -> None:
-        """A combination at which the trainer itself stops."""
-        self._remarks.append({"kind": kind, "effect": "refused", "key": key, "note": note})
+    def refused(self, kind: str, key: str | None, note: str, about: str = "trainer") -> None:
+        """A combination at which the trainer itself stops; ``about`` is one of the subjects of ``facts.Remark``."""
+        self._remarks.append({"kind": kind, "effect": "refused", "key": key, "note": note, "about": about})
         if key is not None:
             self._point_at(key)
 

@@ -176,6 +176,5 @@ def _refusals(reading: Reading) -> None:
     devices = reading.get("devices", 1)
     nodes = reading.get("num_nodes", 1)
     if any(isinstance(number, int) and number > 1 for number in (devices, nodes)):
-        reading.refused(
-            "quantize-with-several-devices", "devices", "LitGPT stops: quantize goes with a single device only."
-        )
+        note = "LitGPT stops: quantize goes with a single device only."
+        reading.refused("quantize-with-several-devices", "devices", note, "distribution")

@@ -137,9 +137,13 @@ def _adapter(reading: Reading) -> None:
     """TRL adds an adapter only with use_peft: true; the other LoRA keys alone do nothing."""
     if reading.get("use_peft"):
         return
-    if reading.knows("lora.r") or reading.knows("lora.target_modules"):
-        note = "TRL adds an adapter with use_peft: true only; without it the whole model is trained."
-        reading.remark("lora-switched-off", "use_peft" if reading.written("use_peft") else "lora_r", note)
+    note = "TRL adds an adapter with use_peft: true only; without it the whole model is trained."
+    asked = ("lora_r", "lora_alpha", "lora_target_modules", "load_in_4bit", "load_in_8bit")
+    key = next((key for key in asked if reading.get(key)), None)
+    if key is not None and reading.written("use_peft"):
+        reading.remark("lora-switched-off", "use_peft", note)
+    elif key is not None:
+        reading.remark("lora-not-switched-on", key, note)
 
 
 def _dtypes(reading: Reading, is_handbook: bool) -> None:

@@ -7,13 +7,13 @@ they leave different is unknown. A loop is followed once, with what changes in i
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value, merged
 
-MOST_STEPS = 400_000
+MOST_STEPS = 60_000
 MOST_DEPTH = 24
 """Calls of the script's own functions within each other."""
 
@@ -24,6 +24,10 @@ LIBRARIES = {
     "xtuner", "mmengine",
 }  # fmt: skip
 """Packages whose names mean what they are known for."""
+
+
+INNER = "set in "
+"""How the words for a default begin that nothing outside the script replaces."""
 
 
 class Exhausted(Exception):
@@ -57,12 +61,14 @@ class Seen:
         runs: trainers as they were when they were told to train.
         models: models that were loaded.
         functions: functions of the script that were followed.
+        left_out: names in branches that an argument of the script would lead to.
     """
 
     calls: list[tuple[Made, bool]] = field(default_factory=list)
     runs: list[Made] = field(default_factory=list)
     models: list[Model] = field(default_factory=list)
     functions: set[int] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
     exhausted: bool = False
 
 
@@ -79,6 +85,8 @@ class Machine:
         self.steps = 0
         self.unsure = 0
         self.by_card = 0
+        self.by_default: str | None = None
+        self.words: dict[int, set[str]] = {}
         self.branch = self.branches = 0
         self.born: dict[int, tuple[int, Value]] = {}
         self.depth = 0
@@ -140,8 +148,9 @@ class Machine:
         test = self.evaluate(node.test)
         known = self.truth(test)
         if known is not None:
-            with self.on_card(test.by_card):
-                return self.block(node.body if known else node.orelse)
+            taken, left = (node.body, node.orelse) if known else (node.orelse, node.body)
+            with self.chosen_by(test, left):
+                return self.block(taken)
         why = f"It depends on a condition in {self.where(node)} that is not known."
         return self.either([node.body, node.orelse], why)
 
@@ -149,6 +158,7 @@ class Machine:
         """Follow every branch from the same start, and keep what they have in common."""
         scope, start = self.scope, self.scope.names
         ends: list[dict[str, Value]] = []
+        self.tick(len(branches) * len(start) // 4)
         for branch in branches:
             scope.names = dict(start)  # in place: functions look names up in the scope itself
             with self.perhaps():
@@ -213,7 +223,7 @@ class Machine:
         """Follow the body once, as any of its rounds: what it assigns may be different when it begins."""
         why = f"It may change in the loop of {self.where(node)}."
         scope, start = self.scope, self.scope.names
-        self.tick(len(start) // 8)
+        self.tick(len(start) // 4)
         scope.names = {**start, **{name: Unknown(node, why=why) for name in _assigned(node) if name in start}}
         self.leaving.append([])
         with self.perhaps():
@@ -323,15 +333,13 @@ class Machine:
         scope.names[name] = self.noted(value)
 
     def noted(self, value: Value) -> Value:
-        """The value, marked where it was chosen for a card with bf16."""
-        if self.by_card and isinstance(value, Known | Name) and not value.by_card:
-            marked = (
-                Known(value.node, value.given, True, data=value.data)
-                if isinstance(value, Known)
-                else Name(value.node, value.given, True, dotted=value.dotted)
-            )
-            return marked
-        return value
+        """The value, marked where it was chosen for a card with bf16 or by the default of an argument."""
+        if not (self.by_card or self.by_default) or not isinstance(value, Known | Name):
+            return value
+        by_card, whose = bool(self.by_card) or value.by_card, value.given or self.by_default
+        if isinstance(value, Known):
+            return Known(value.node, whose, by_card, data=value.data)
+        return Name(value.node, whose, by_card, dotted=value.dotted)
 
     def assign(self, target: ast.expr, value: Value) -> None:
         """Follow an assignment to a name, an attribute, an element or several of them."""
@@ -387,13 +395,34 @@ class Machine:
     # -- conditions
 
     @contextmanager
-    def on_card(self, by_card: bool) -> Iterator[None]:
-        """Within, what is assigned is chosen for a card with bf16."""
-        self.by_card += by_card
+    def chosen_by(self, test: Value, left_out: Sequence[ast.AST]) -> Iterator[None]:
+        """Within, what is assigned holds for a card with bf16, or where an argument of the script keeps its default.
+
+        Args:
+            test: the condition that led here.
+            left_out: what would have been followed otherwise.
+        """
+        default, self.by_default = self.by_default, self.by_default or (test.given if is_outer(test.given) else None)
+        self.by_card += test.by_card
+        if is_outer(test.given):
+            for node in left_out:
+                self.seen.left_out |= self._words(node)
         try:
             yield
         finally:
-            self.by_card -= by_card
+            self.by_card -= test.by_card
+            self.by_default = default
+
+    def _words(self, node: ast.AST) -> set[str]:
+        """Names, attributes and keywords within."""
+        if id(node) not in self.words:
+            inner = list(ast.walk(node))
+            self.tick(len(inner) // 4)
+            found = {n.id for n in inner if isinstance(n, ast.Name)} | {
+                n.attr for n in inner if isinstance(n, ast.Attribute)
+            }
+            self.words[id(node)] = found | {n.arg for n in inner if isinstance(n, ast.keyword) and n.arg is not None}
+        return self.words[id(node)]
 
     def truth(self, value: Value) -> bool | None:
         """Whether a value counts as true; None where that is not known."""
@@ -434,6 +463,7 @@ class Machine:
         self.following.append(id(body))
         self.returns.append([])
         by_card, self.by_card = self.by_card, 0
+        by_default, self.by_default = self.by_default, None
         leaving, self.leaving = self.leaving, []
         try:
             if isinstance(body, ast.Lambda):
@@ -445,7 +475,7 @@ class Machine:
             self.following.pop()
             self.depth -= 1
             self.scope = before
-            self.by_card, self.leaving = by_card, leaving
+            self.by_card, self.by_default, self.leaving = by_card, by_default, leaving
         if not values or not (over or all(isinstance(value, Model) for value in values)):
             values = [*values, Known(body, data=None)]
         result = values[0]
@@ -495,7 +525,7 @@ class Machine:
             return Unknown(arg, why=f"Who calls the function decides on {arg.arg}.")
         before, self.scope = self.scope, function.scope or self.module
         try:
-            return given(self.evaluate(defaults[arg.arg]), f"default of the parameter {arg.arg}")
+            return given(self.evaluate(defaults[arg.arg]), f"{INNER}the parameter {arg.arg}")
         finally:
             self.scope = before
 
@@ -515,6 +545,11 @@ class Machine:
 def _assigned(node: ast.AST) -> set[str]:
     """Names that are bound somewhere within."""
     return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)}
+
+
+def is_outer(given: str | None) -> bool:
+    """True where a value is a default that a command line may replace."""
+    return given is not None and not given.startswith(INNER)
 
 
 def given(value: Value, whose: str) -> Value:

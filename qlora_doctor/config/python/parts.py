@@ -9,7 +9,8 @@ from .. import library_names
 from ..dialects.llamafactory import HF_ARGUMENTS
 from ..dialects.trl import SFT_ARGUMENTS
 from ..dialects.values import dtype, name_list, storage_dtype, switch, targets, text
-from ..setup import Lora, Quantization
+from ..paths import looks_like_path, resolve
+from ..setup import Lora, Quantization, Setup
 from .library import QUANTIZERS, UNSLOTH
 from .sheet import Sheet
 from .story import Opaque, Story, argument, flat
@@ -97,9 +98,10 @@ def _read_name(load: Made, sheet: Sheet) -> None:
         sheet.unknown("model.name_or_path", f"{load.maker} loads it, which is built by no stage here.", place)
         return
     sheet.take("model.name_or_path", value, place, text)
+    sheet.leave("model.name_or_path", why="None is passed for its name.")
     written = sheet.value("model.name_or_path")
-    if value.given is not None and written is not None and written.startswith((".", "/", "~")):
-        why = f"{written} is the {value.given}, and a folder of another machine perhaps."
+    if written is not None and looks_like_path(written) and resolve(Setup(file=sheet.source.file), written) is None:
+        why = f"{written} is no folder here; the script may make it, or runs elsewhere."
         sheet.unknown("model.name_or_path", why, place)
     if {"subfolder", "gguf_file"} & load.arguments.keys():
         sheet.unknown("model.name_or_path", "A part of the repository is loaded.", place)
@@ -133,6 +135,8 @@ def read_quantization(story: Story, sheet: Sheet) -> None:
         _read_unsloth_bits(load, sheet)
         return
     given = story.quantization()
+    if given is None and story.leaves_out("BitsAndBytesConfig", "quantization_config", *_SWITCHED):
+        given = Unknown(load.node if load is not None else None, why="An argument of the script decides.")
     if load is not None and given is None:
         _read_switches(load, sheet)
         return
@@ -225,13 +229,13 @@ def read_adapter(story: Story, sheet: Sheet) -> None:
     """``lora``: the LoraConfig that is attached."""
     given = story.adapter()
     continued = any(step.kind == "load-adapter" for step in story.steps)
-    if given is None and story.whole and not continued:
+    if given is None and story.whole and not continued and not story.leaves_out("LoraConfig", "get_peft_model"):
         sheet.leave_rest("lora", why="The script attaches no LoRA adapter.")
         note = "No adapter is attached: the whole model is trained, as far as it can be."
         sheet.remark("no-lora", story.trainer.node if story.trainer is not None else None, note)
         return
     if isinstance(given, Made) and any(step.kind == "attach-unsloth" and step.call is given for step in story.steps):
-        _read_unsloth_adapter(given, sheet)
+        _read_unsloth_adapter(given, story, sheet)
         return
     config = given if isinstance(given, Made) else None if continued else story.only("LoraConfig")
     if config is None:
@@ -264,11 +268,14 @@ def _take_lora(config: Made, sheet: Sheet) -> None:
             sheet.extra("lora", name, value)
 
 
-def _read_unsloth_adapter(call: Made, sheet: Sheet) -> None:
+def _read_unsloth_adapter(call: Made, story: Story, sheet: Sheet) -> None:
     sheet.head("lora", call.node)
     _take_lora(call, sheet)
     if not call.exact:
         sheet.leave_rest("lora", why=call.why)
+    load = story.model.load if story.model is not None else None
+    if load is None or load.maker not in ("FastLanguageModel", "FastLlamaModel", "FastMistralModel"):
+        sheet.leave("lora.target_modules", why="Unsloth chooses the modules by what of the model is to be trained.")
     for name, value in _UNSLOTH_LORA.items():
         sheet.default(f"lora.{name}", value, "default of FastLanguageModel.get_peft_model")
 

@@ -11,6 +11,7 @@ from ..native import SECTIONS
 from ..reading import Mismatch, describe_value, read_as
 from ..setup import Origin, Setup
 from ..setup import Source as Whose
+from .machine import is_outer
 from .source import Source
 from .story import Opaque, flat
 from .values import Known, Name, Unknown, Value
@@ -57,6 +58,8 @@ class Sheet:
             note: what is worth knowing about it.
         """
         if value is None or (isinstance(value, Known) and value.data is None):
+            if value is not None and is_outer(value.given):
+                self.unknown(path, f"The {value.given} is None.", node)
             return
         node = _where(value, node)
         try:
@@ -74,7 +77,7 @@ class Sheet:
                 return
             if value.by_card:
                 self.by_card.add(path)
-            whose: Whose = "dialect_default" if value.given is not None else "explicit"
+            whose: Whose = "dialect_default" if is_outer(value.given) else "explicit"
             notes = [part for part in (value.given, note) if part]
             self.put(path, checked, node, " ".join(notes) or None, whose)
 
@@ -147,6 +150,10 @@ class Sheet:
             self._origins.setdefault(section, Origin(source="explicit", place=place))
 
     # -- remarks
+
+    def has_remark(self, kind: str) -> bool:
+        """True where this was said already."""
+        return any(remark["kind"] == kind for remark in self._remarks)
 
     def remark(self, kind: str, node: ast.AST | None, note: str, key: str | None = None) -> None:
         """Something that means something else than it says; kinds are listed in ``facts.config``."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .arguments import TRAINING_CLASSES
 from .library import MODEL_CONFIG, Library
-from .machine import Exhausted, Seen
+from .machine import Exhausted, Seen, is_outer
 from .source import Source
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Step, Unknown, Value, merged_calls
 
@@ -61,6 +61,8 @@ class Story:
         if self.trainer is None:
             return None
         value = argument(self.trainer, name, position)
+        if isinstance(value, Known) and value.data is None and is_outer(value.given):
+            return Unknown(value.node, why=f"The {value.given} decides.")
         if value is None and not self.trainer.exact:
             return Unknown(self.trainer.node, why=self.trainer.why)
         return None if isinstance(value, Known) and value.data is None else value
@@ -84,8 +86,12 @@ class Story:
             return alone
         given = self.model.load.arguments.get("quantization_config")
         if isinstance(given, Known) and given.data is None:
-            return None
+            return Unknown(given.node, why=f"The {given.given} decides.") if is_outer(given.given) else None
         return given
+
+    def leaves_out(self, *names: str) -> bool:
+        """True where any of these names stands in a branch that an argument of the script would lead to."""
+        return not self.seen.left_out.isdisjoint(names)
 
     def adapter(self) -> Value | None:
         """The LoraConfig that is attached, by get_peft_model or by the trainer; None where none is."""

@@ -195,6 +195,8 @@ def _read_preparation(story: Story, sheet: Sheet, kind: str | None) -> None:
     elif steps or not story.whole:
         why = "A condition decides." if steps else "What is done with the model before training is not fully known."
         sheet.unknown(_PREPARE, why, steps[0].call.node if steps else None)
+    elif story.leaves_out("prepare_model_for_kbit_training"):
+        sheet.unknown(_PREPARE, "An argument of the script decides.")
     elif kind == "trl" and (story.given("peft_config") is not None or sheet.value("quantization.load_in_4bit")):
         sheet.unknown(_PREPARE, "TRL's trainers prepare a quantized base themselves up to 0.26, later ones do not.")
     elif grads:
@@ -233,9 +235,9 @@ def order_of(story: Story, sheet: Sheet) -> None:
         if not step.sure:
             continue
         if step.kind in ("attach", "load-adapter"):
-            if attached is not None and attached.kind == step.kind == "attach" and step.call.maker == "get_peft_model":
+            if attached is not None and _is_lora(step) and step.call.maker == "get_peft_model":
                 _remark_twice(sheet, step.call, "get_peft_model")
-            attached = step
+            attached = step if _is_lora(step) else None
         elif step.kind == "merge":
             attached = None
         elif step.kind == "prepare" and attached is not None:
@@ -248,11 +250,18 @@ def order_of(story: Story, sheet: Sheet) -> None:
         elif step.kind == "thaw":
             break
     config = story.given("peft_config")
-    if attached is not None and isinstance(config, Made) and story.trainer is not None:
+    if attached is not None and isinstance(config, Made) and config.maker == "LoraConfig" and story.trainer is not None:
         _remark_twice(sheet, story.trainer, "the trainer's peft_config")
 
 
+def _is_lora(step: Step) -> bool:
+    config = argument(step.call, "peft_config", 1)
+    return step.kind == "attach" and isinstance(config, Made) and config.maker == "LoraConfig"
+
+
 def _remark_twice(sheet: Sheet, call: Made, what: str) -> None:
+    if sheet.has_remark("attached-twice"):
+        return
     note = f"The model has an adapter already, and {what} asks for another one."
     sheet.remark("attached-twice", place_of(call, "peft_config"), note, "lora.attached_twice")
 

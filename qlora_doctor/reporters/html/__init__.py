@@ -28,12 +28,13 @@ from .memory import memory_view
 from .strips import coverage_groups, coverage_strip, error_strip, gradient_strip, outside
 
 
-def render(report: Report) -> str:
-    """The whole page."""
+def render(report: Report, *, index: str | None = None) -> str:
+    """The whole page; ``index`` is the relative address of a page that lists this report among others."""
     script, style = _asset("report.js"), _asset("report.css")
     name, file = subject(report)
     return _environment().get_template("report.html.j2").render(
         report=report,
+        index=index,
         facts=report.facts,
         subject=name,
         file=file,
