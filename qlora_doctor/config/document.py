@@ -45,6 +45,7 @@ class Document:
         data: mappings, lists and scalars.
         duplicates: JSON pointers of keys that stand twice; the last one counts.
         string_numbers: JSON pointers of unquoted YAML scalars such as ``2e-4``, which YAML 1.1 reads as a string.
+        recognised: the dialect that was found to be surest of it, and how sure; None until somebody asks.
     """
 
     path: Path | None
@@ -53,6 +54,7 @@ class Document:
     data: Any
     duplicates: list[str] = field(default_factory=list)
     string_numbers: list[str] = field(default_factory=list)
+    recognised: tuple[str, float] | None = field(default=None, init=False, compare=False)
 
     @cached_property
     def positions(self) -> Positions | None:
@@ -87,7 +89,34 @@ def read_document(path: Path) -> Document:
     Raises:
         ConfigError: it is missing, no text, too large, empty, or not what its name says.
     """
-    return document_of(path, _decode(path, _bytes(path)))
+    text = _decode(path, _bytes(path))
+    return _RECENT.get(path, text) or _RECENT.keep(document_of(path, text))
+
+
+class _Recent:
+    """Documents by path and text, the last few: walking a folder and then checking it parses each file once."""
+
+    most = 2**24
+    """Characters of all texts together."""
+
+    def __init__(self) -> None:
+        self._documents: dict[tuple[Path | None, str], Document] = {}
+        self._size = 0
+
+    def get(self, path: Path, text: str) -> Document | None:
+        return self._documents.get((path, text))
+
+    def keep(self, document: Document) -> Document:
+        self._documents[document.path, document.text] = document
+        self._size += len(document.text)
+        while self._size > self.most:
+            oldest = next(iter(self._documents))
+            self._size -= len(oldest[1])
+            del self._documents[oldest]
+        return document
+
+
+_RECENT = _Recent()
 
 
 def document_of(path: Path, text: str) -> Document:

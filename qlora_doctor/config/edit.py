@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -18,6 +19,10 @@ _MOST_EDITED = 2**20
 
 class CannotEdit(Exception):
     """This text cannot be edited in place, for example where a YAML alias stands for the value."""
+
+
+class NoEditor(CannotEdit):
+    """This kind of file is not edited at all."""
 
 
 def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation]) -> str:
@@ -35,12 +40,13 @@ def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation])
 
         return apply_toml(text, operations)
     if format == "text":
-        raise CannotEdit("there is no editor for programs")
+        raise NoEditor("there is no editor for programs")
     if len(text) > _MOST_EDITED:
         raise CannotEdit("the text is too long to be edited")
     waiting = list(operations)
+    data = parsed(text, format)
     while waiting:
-        before, data = text, parsed(text, format)
+        before = text
         operation = waiting.pop(0)
         wanted = patched(data, operation)
         editor = _Editor(text, format)
@@ -57,6 +63,7 @@ def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation])
             raise CannotEdit("the edit would change something else")  # an anchor that is used elsewhere, for example
         if text == before and data != wanted:
             raise CannotEdit("the place is not in the text")
+        data = wanted
     return text
 
 
@@ -81,8 +88,9 @@ def value_at(data: Any, pointer: str) -> Any:
     return data
 
 
+@lru_cache(maxsize=4)
 def parsed(text: str, format: Format) -> Any:
-    """The data of an edited text.
+    """The data of an edited text, for reading alone.
 
     Raises:
         CannotEdit: it does not parse.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -16,6 +17,8 @@ from .rule import Rule, stage_of
 from .selection import Selection
 from .values import lookup
 
+Ended = tuple[tuple[str, str, "str | None", "str | None"], ...]
+"""Name, status, reason and remedy of the stages that have ended."""
 EVIDENCE_ITEMS = 20
 """A longer list is cut in a finding's evidence; the facts hold it whole."""
 Locate = Callable[[str], Location]
@@ -59,10 +62,7 @@ def judge(
         if not selection.takes(rule):
             continue
         values = values_for(subjects, rule)
-        if all(subjects.get(name) is None for name in rule.subjects):
-            outcome = _unseen(rule, values, stages, ended)
-        else:
-            outcome = _outcome(rule, values, stages)
+        outcome = _outcome(rule, values, ended)
         outcomes.append(outcome)
         if outcome.status == "fail":
             findings.append(_finding(rule, values, selection, locate or _nowhere, in_file))
@@ -76,58 +76,66 @@ def values_for(subjects: Values, rule: Rule) -> Values:
     return {**subjects, "params": {name: param.default for name, param in rule.params.items()}}
 
 
-def _unseen(rule: Rule, values: Values, stages: Sequence[StageRecord], ended: tuple[object, ...]) -> RuleOutcome:
-    """The outcome where nothing is known of what the rule looks at; of many configs it is the same for all."""
-    known = rule.unseen.get(ended)
+def _outcome(rule: Rule, values: Values, ended: Ended) -> RuleOutcome:
+    """How a rule came out; of many configs most come out alike, so that what was said once is said again."""
+    status, reason = _status(rule, values, ended)
+    known = rule.outcomes.get((status, reason))
     if known is None:
-        known = rule.unseen[ended] = _outcome(rule, values, stages)
+        known = RuleOutcome(
+            rule=rule.id, name=rule.name, title=rule.title, status=status, stage=rule.stage, reason=reason
+        )
+        rule.outcomes[status, reason] = known
     return known
 
 
-def _outcome(rule: Rule, values: Values, stages: Sequence[StageRecord]) -> RuleOutcome:
-    status, reason = _status(rule, values, stages)
-    return RuleOutcome(rule=rule.id, name=rule.name, title=rule.title, status=status, stage=rule.stage, reason=reason)
-
-
-def _status(
-    rule: Rule, values: Values, stages: Sequence[StageRecord]
-) -> tuple[Literal["pass", "fail", "skipped"], str | None]:
+def _status(rule: Rule, values: Values, ended: Ended) -> tuple[Literal["pass", "fail", "skipped"], str | None]:
     """How it came out, and why it was skipped."""
+    if all(values.get(name) is None for name in rule.subjects):
+        known = rule.unseen.get(ended)
+        if known is None:
+            known = rule.unseen[ended] = _evaluated(rule, values, ended)
+        return known
+    return _evaluated(rule, values, ended)
+
+
+def _evaluated(rule: Rule, values: Values, ended: Ended) -> tuple[Literal["pass", "fail", "skipped"], str | None]:
     try:
         verdict = rule.condition.holds(values)
     except EvaluationError as error:
         return "skipped", f"It cannot be evaluated: {error}."
     if isinstance(verdict, Unknown):
-        return "skipped", _why_unknown(verdict, stages)
-    if not verdict and stages and not _ran(rule.stage, stages):
+        return "skipped", _why_unknown(verdict.names, ended)
+    if not verdict and ended and not _ran(rule.stage, ended):
         # A default may have answered for a fact that nobody looked at: what did not run is never green.
-        return "skipped", " ".join(_why_missing(rule.stage, stages))
+        return "skipped", " ".join(_why_missing(rule.stage, ended))
     return ("fail" if verdict else "pass"), None
 
 
-def _why_unknown(unknown: Unknown, stages: Sequence[StageRecord]) -> str:
+@lru_cache(maxsize=1024)
+def _why_unknown(unknown: frozenset[str], ended: Ended) -> str:
     """The unknown facts, and for each stage that should have supplied them how it ended and what would help."""
-    names = sorted(unknown.names)
+    names = sorted(unknown)
     sentences = [f"Unknown: {', '.join(names)}."]
     for stage in dict.fromkeys(stage_of(name) for name in names):
-        sentences += _why_missing(stage, stages)
+        sentences += _why_missing(stage, ended)
     return " ".join(sentences)
 
 
-def _why_missing(stage: str, stages: Sequence[StageRecord]) -> list[str]:
+def _why_missing(stage: str, ended: Ended) -> list[str]:
     """How a stage that did not end well ended, and what would supply it; nothing where it is done."""
-    record = next((record for record in stages if record.name == stage), None)
-    if record is None:
+    found = next((each for each in ended if each[0] == stage), None)
+    if found is None:
         return [f"The stage {stage} has not run."]
-    if record.status == "done":
+    _, status, reason, remedy = found
+    if status == "done":
         return []
-    verb = "failed" if record.status == "failed" else "was skipped"
-    sentence = f"The stage {stage} {verb}{': ' + record.reason if record.reason else '.'}"
-    return [sentence, f"To supply it: {record.remedy}"] if record.remedy else [sentence]
+    verb = "failed" if status == "failed" else "was skipped"
+    sentence = f"The stage {stage} {verb}{': ' + reason if reason else '.'}"
+    return [sentence, f"To supply it: {remedy}"] if remedy else [sentence]
 
 
-def _ran(stage: str, stages: Sequence[StageRecord]) -> bool:
-    return any(record.name == stage and record.status == "done" for record in stages)
+def _ran(stage: str, ended: Ended) -> bool:
+    return any(name == stage and status == "done" for name, status, _, _ in ended)
 
 
 def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, in_file: InFile | None) -> Finding:

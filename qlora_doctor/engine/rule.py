@@ -148,8 +148,13 @@ class Rule(_Strict):
         return frozenset(name.partition(".")[0] for name in self.condition.names) - {"params"}
 
     @cached_property
-    def unseen(self) -> dict[tuple[object, ...], RuleOutcome]:
-        """Its outcome where no fact of its subjects is known, by how the stages ended; for ``judge`` to keep."""
+    def unseen(self) -> dict[Any, Any]:
+        """Status and reason where no fact of its subjects is known, by how the stages ended; kept by ``judge``."""
+        return {}
+
+    @cached_property
+    def outcomes(self) -> dict[Any, RuleOutcome]:
+        """Its outcomes so far, by status and reason; kept by ``judge``."""
         return {}
 
     @property

@@ -78,15 +78,10 @@ def recognise(document: Document) -> tuple[Dialect, float]:
     Raises:
         ConfigError: none is sure enough.
     """
-    best: tuple[Dialect, float] | None = None
-    for name in DIALECTS:
-        dialect = dialect_named(name)
-        sure = dialect.recognise(document)
-        if best is None or sure > best[1]:
-            best = (dialect, sure)
-        if sure >= 1.0:  # nobody can be surer: the others need not even be imported
-            break
-    if best is None or best[1] < LEAST_SURE:
+    if document.recognised is None:
+        document.recognised = _surest(document)
+    name, sure = document.recognised
+    if sure < LEAST_SURE:
         from . import shell
 
         if shell.is_shell(document):
@@ -96,6 +91,17 @@ def recognise(document: Document) -> tuple[Dialect, float]:
             remedy="A native config has `model` and any of quantization, lora, training, data; "
             "`qlora-doctor init` writes one, --dialect says which one this is.",
         )
+    return dialect_named(name), sure
+
+
+def _surest(document: Document) -> tuple[str, float]:
+    best = ("", 0.0)
+    for name in DIALECTS:
+        sure = dialect_named(name).recognise(document)
+        if sure > best[1]:
+            best = (name, sure)
+        if sure >= 1.0:  # nobody can be surer: the others need not even be imported
+            break
     return best
 
 

@@ -23,6 +23,8 @@ from ..shell import Command, Script, Word, read_script
 from . import autotrain, homemade, litgpt, llamafactory, shell_scripts, swift, trl
 
 name = "shell"
+RECORD = "it is a command line"
+"""Why a fix is told and not written."""
 
 _BEFORE = {
     *("nohup", "time", "exec", "sudo", "command", "env", "stdbuf", "nice", "setsid", "unbuffer", "eval"),

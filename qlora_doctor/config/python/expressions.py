@@ -75,8 +75,10 @@ class Expressions(Machine):
         for element in node.elts:
             if isinstance(element, ast.Starred):
                 inner = self.evaluate(element.value)
-                items += inner.items if isinstance(inner, Listing) else []
-                exact = exact and isinstance(inner, Listing) and inner.exact
+                more = inner.items if isinstance(inner, Listing) and len(items) < MOST_ITEMS else None
+                items += (more or [])[:MOST_ITEMS]
+                self.tick(len(more or []))
+                exact = exact and isinstance(inner, Listing) and inner.exact and more is not None
             else:
                 items.append(self.evaluate(element))
         return Listing(node, items=items, exact=exact)
@@ -322,10 +324,28 @@ class Expressions(Machine):
             return self.call_function(bound, [], {}, False) if plain & {"property", "cached_property"} else bound
         return found if found is not None else Unknown(node, why=f"{name} is set by something that was not read.")
 
-    def class_attribute(self, owner: Class | None, name: str, depth: int = 8) -> Value | None:
+    def lineage(self, owner: Class) -> list[Value]:
+        """A class of the script and what it inherits from, the nearest first; a library's class is a ``Name``."""
+        found: list[Value] = []
+        waiting: list[Value] = [owner]
+        while waiting and len(found) < 32:
+            value = waiting.pop(0)
+            self.tick()
+            if not any(value is other for other in found):
+                found.append(value)
+                waiting += value.bases[:8] if isinstance(value, Class) else []
+        return found
+
+    def class_attribute(self, owner: Class, name: str) -> Value | None:
         """An attribute that a class of the script, or one that it inherits from, defines."""
-        if owner is None or owner.body is None or depth == 0:
-            return None
+        for each in self.lineage(owner):
+            found = self._own_attribute(each, name) if isinstance(each, Class) else None
+            if found is not None:
+                return found
+        return None
+
+    def _own_attribute(self, owner: Class, name: str) -> Value | None:
+        assert owner.body is not None
         if name in owner.attributes:
             return owner.attributes[name]
         for statement in owner.body.body:
@@ -340,10 +360,6 @@ class Expressions(Machine):
                 and statement.value is not None
             ):
                 return self.in_scope(owner, statement.value)
-        for base in owner.bases:
-            found = self.class_attribute(base, name, depth - 1) if isinstance(base, Class) else None
-            if found is not None:
-                return found
         return None
 
     def in_scope(self, owner: Class, node: ast.expr) -> Value:

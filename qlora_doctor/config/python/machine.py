@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value, merged
 
-MOST_STEPS = 400_000
+MOST_STEPS = 60_000
 MOST_DEPTH = 24
 """Calls of the script's own functions within each other."""
 
@@ -158,6 +158,7 @@ class Machine:
         """Follow every branch from the same start, and keep what they have in common."""
         scope, start = self.scope, self.scope.names
         ends: list[dict[str, Value]] = []
+        self.tick(len(branches) * len(start) // 4)
         for branch in branches:
             scope.names = dict(start)  # in place: functions look names up in the scope itself
             with self.perhaps():
@@ -222,7 +223,7 @@ class Machine:
         """Follow the body once, as any of its rounds: what it assigns may be different when it begins."""
         why = f"It may change in the loop of {self.where(node)}."
         scope, start = self.scope, self.scope.names
-        self.tick(len(start) // 8)
+        self.tick(len(start) // 4)
         scope.names = {**start, **{name: Unknown(node, why=why) for name in _assigned(node) if name in start}}
         self.leaving.append([])
         with self.perhaps():
