@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from .._files import write_whole
 from ..errors import UsageError
 from ..report import Report
 
@@ -146,15 +147,7 @@ def write_file(path: Path, text: str) -> Path:
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing to rename over
             path.write_text(text, encoding="utf-8")
             return path
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-            os.chmod(beside, _mode_of(path))  # noqa: PTH101 (a descriptor's path, as mkstemp gives it)
-            os.replace(beside, path)  # noqa: PTH105
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        write_whole(path, text.encode())
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path
@@ -176,16 +169,6 @@ def append_summary(reports: Sequence[Report]) -> None:
             file.write(render(reports, "markdown"))
     except OSError as error:
         raise UsageError(f"{summary} cannot be written: {error.strerror or error}.") from error
-
-
-def _mode_of(path: Path) -> int:
-    """The mode of the file that is replaced, or that of a new file."""
-    try:
-        return path.stat().st_mode & 0o777
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
 
 
 def _make_folder(folder: Path) -> None:

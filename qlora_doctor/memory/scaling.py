@@ -30,7 +30,10 @@ FORMS: tuple[Form, ...] = (
     lambda b, s: b * s - 1,
     lambda b, s: b * s + b * s // 10,
     lambda b, s: b * s * (-(-s // 8) * 8),
+    lambda b, s: b * s * (-(-s // 16) * 16),
+    lambda b, s: s * (-(-s // 16) * 16),
     lambda b, s: b * (-(-s // 128) * 128),
+    lambda b, s: b * (-(-s // 32) * 32),
     lambda b, s: min(b * (s - 1), TILE),
 )
 """The products that a size can grow with, likelier ones first."""
@@ -59,6 +62,12 @@ class ScalableTape:
     forms: list[int]
     factors: list[int]
     kernel_forms: list[tuple[tuple[int, int], ...]]
+
+    def growth(self) -> tuple[int, int]:
+        """How many storages grow linearly, and how many with the square of the sequence."""
+        squares = sum(FORMS[form](1, 2000) > 1000 * FORMS[form](1, 2) for form in self.forms)
+        constant = sum(FORMS[form](1, 2000) == FORMS[form](7, 4000) for form in self.forms)
+        return len(self.forms) - squares - constant, squares
 
     def at(self, batch: int, sequence: int) -> Tape:
         """The tape of this batch and sequence."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,40 @@ def test_several_configs(check: Callable[..., Result], configs: dict[str, Path],
         "clean.html", "index.html", "invalid.html", "typo.html",
     ]  # fmt: skip
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_stands_for_its_configs(
+    check: Callable[..., Result], configs: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.yaml").write_text("title: no config\n")
+    (tmp_path / "torn.yaml").write_text("a: [\n")
+    result = check(tmp_path, "--format", "json")
+    assert [report["setup"]["file"] for report in document(result)] == [
+        str(configs[name]) for name in ("clean", "invalid", "typo")
+    ]
+    assert f"{tmp_path}: 3 to check; 1 other file is no config, 1 cannot be read: {tmp_path}/torn.yaml" in result.stderr
+    assert len(document(check(tmp_path, configs["clean"], "--format", "json"))) == 3
+    alone = check(tmp_path, "--exclude", "invalid.yaml", "--exclude", "ty*", "--format", "json")
+    assert document(alone)["setup"]["file"] == str(configs["clean"])
+    (tmp_path / "qlora-doctor.toml").write_text('exclude = ["typo.yaml", "invalid.yaml", "torn.yaml"]\n')
+    silent = check(tmp_path, "--format", "json", "--quiet")
+    assert document(silent)["setup"]["file"] == str(configs["clean"]) and silent.stderr == ""
+    assert check(tmp_path / "notes.yaml").exit_code == 2
+    nothing = check(tmp_path, "--dialect", "litgpt")
+    assert nothing.exit_code == 2 and "litgpt" in nothing.stderr
+
+
+def test_the_first_line_says_whose_config_it_is(check: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("base_model: x/y\nadapter: qlora\nload_in_4bit: true\nmicro_batch_size: 1\nnum_epochs: 1\n")
+    first = check(path).stdout.splitlines()[0]
+    assert re.fullmatch(rf"{path} · axolotl config, 9\d% sure", first)
+    named = check(path, "--dialect", "trl").stdout.splitlines()[0]
+    assert named == f"{path} · trl config, as --dialect says; its content makes it 0% sure"
+    path.write_text("model: {name: x/y}\nlora: {r: 8}\nquantization: {load_4bit: true}\ntrain: {lr: 1.0e-4}\n")
+    assert ", a guess by its keys' names, " in check(path).stdout.splitlines()[0]
+    check(path, "-o", f"text={tmp_path}/r.txt")
+    assert "custom config, a guess" in (tmp_path / "r.txt").read_text().splitlines()[0]
 
 
 def test_a_folder_gets_a_page_for_each_config_and_an_index(
