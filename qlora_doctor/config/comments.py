@@ -34,10 +34,15 @@ class Remark:
     reason: str
 
 
-def remarks_in(file: Path) -> list[Remark]:
-    """The comments in a YAML, JSON or Python file, in its order; none where it cannot be read or parsed."""
+def remarks_in(file: Path, text: str | None = None) -> list[Remark]:
+    """The comments in a YAML, JSON, Python or shell file, in its order; none where it cannot be read or parsed.
+
+    Args:
+        file: where it stands; its name says what it is.
+        text: what stands in it, where it was read already.
+    """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig") if text is None else text
     except (OSError, UnicodeDecodeError):
         return []
     if "qlora-doctor:" not in text:
@@ -63,6 +68,12 @@ def _comments(text: str, suffix: str) -> Iterator[tuple[int, str]]:
                     yield token.start[0], token.string
         except (tokenize.TokenError, SyntaxError):
             return
+        return
+    if suffix in (".sh", ".bash"):
+        from .shell import read_script
+
+        script = read_script(text)
+        yield from ((script.place(offset)[0], comment) for offset, comment in script.comments)
         return
     yield from _tree_comments(text, "json" if suffix in (".json", ".jsonc", ".json5") else "yaml")
 

@@ -102,6 +102,12 @@ class ConfigFacts(Fact):
     distributed: str | None = None
     """``none``, ``ddp``, ``fsdp1``, ``fsdp2``, ``zero2``, ``zero3``, … where the config tells."""
     world_size: int | None = None
+    several_processes: bool | None = None
+    """True where the config asks for a distributed run itself (FSDP, DeepSpeed, ``ddp_…``), not only for more cards."""
+    find_unused_parameters: bool | None = None
+    """What DistributedDataParallel is given; Trainer takes True for a PeftModel where nothing is said."""
+    flattened_dtypes: list[str] | None = None
+    """Floating-point dtypes that meet in one flat tensor of FSDP 1: the storage of 4-bit weights and that of norms."""
 
     # -- budgets
     budget_peak_memory_bytes: int | None = None
@@ -128,10 +134,16 @@ class ConfigFacts(Fact):
     """Kinds of ``Remark`` that are no refusals: keys that mean something else than they say.
 
     ``four-bit-switch-without-effect`` (axolotl: ``adapter: lora`` with ``load_in_4bit``), ``lora-switched-off``
-    (``use_peft``, ``peft``, ``lora`` is off or missing), ``no-lora`` (another method than LoRA is asked for),
+    (``use_peft``, ``peft``, ``lora`` is false), ``lora-not-switched-on`` (it is missing beside options that need it),
+    ``no-lora`` (another method than LoRA is asked for),
     ``quantization-switched-off`` (bits without a method), ``bf16-auto`` (bf16 where the GPU has it, else fp16),
     ``quantization-method-renamed`` (LLaMA-Factory: bitsandbytes is bnb since 0.9.3),
-    ``string-numbers-converted`` (the reader turns numbers written as text into numbers), ``several-runs``.
+    ``string-numbers-converted`` (the reader turns numbers written as text into numbers), ``several-runs``,
+    ``prepared-after-attach`` (a script prepares for k-bit training what has an adapter already), ``attached-twice``,
+    ``checkpointing-arguments-replaced`` (those given to the model, by the trainer's),
+    ``quantization-switch-of-from-pretrained`` (load_in_4bit as its argument, without a quantization_config),
+    ``no-mixed-precision`` and ``norms-not-upcast`` (LLaMA-Factory), ``zero3-with-plain-checkpointing`` and
+    ``fixed-tokens-not-trained`` (axolotl).
     """
     remark_notes: "list[Remark] | None" = None
     """The same with the key and what is to be said of it."""
@@ -164,6 +176,9 @@ class Remark(Fact):
     """Keys that together mean something else than they say, or that the trainer refuses."""
 
     kind: str
+    about: str | None = None
+    """Of a refusal: ``quantization`` (switches that contradict each other), ``freezing`` (what trains),
+    ``optimizer``, ``kernels``, ``distribution``, ``sharded-preference``, or ``trainer`` for all else."""
     key: str | None = None
     note: str | None = None
 

@@ -50,6 +50,11 @@ def size(count: int | float | None) -> str:
     return f"{_three_digits(value)} {unit}"
 
 
+def gib(count: int | float | None) -> str:
+    """Bytes as a bare number of GiB in three significant digits, for a table whose caption names the unit."""
+    return UNKNOWN if count is None else _three_digits(count / 2**30)
+
+
 def amount(number: int | float | None) -> str:
     """A count with three significant digits: ``6.74 billion``."""
     if number is None:

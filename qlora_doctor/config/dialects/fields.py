@@ -7,7 +7,7 @@ absent (``Reading.default``), and what nobody can know from the file (``Reading.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,7 +16,7 @@ from ...errors import ConfigError
 from ..document import Document
 from ..native import SECTIONS
 from ..reading import Mismatch, describe_value, read_as
-from ..setup import Origin, Place, Setup, Source
+from ..setup import Origin, OwnKey, Place, Setup, Source
 from .keys import KeyList
 from .values import Unreadable, is_template
 
@@ -24,6 +24,13 @@ Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
 """Key of the dialect (dotted below the top) → canonical path, with a conversion where the value is written otherwise.
 
 Where several keys mean the same path, the first row that the file sets counts.
+"""
+
+Writing = Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
+"""How a dialect writes what its reader concludes from several keys or from words of its own: canonical value and the
+file's data → what to write at own keys (dotted), None to take a key away; empty where the reader's own tables do.
+
+A dialect's module has them in ``WRITINGS`` by canonical path. What they give is held against the reader.
 """
 
 SCRIPT_DECIDES = "The file does not say; the script that reads it decides."
@@ -69,6 +76,8 @@ class Reading:
         self._removed_keys: list[dict[str, str | None]] = []
         self._remarks: list[dict[str, str | None]] = []
         self._pointers: dict[str, str] = {}
+        self._tables: list[tuple[str, Table]] = []
+        self._brought_about: dict[str, dict[str, None]] = {}
 
     # -- the file's side
 
@@ -105,6 +114,7 @@ class Reading:
 
     def take(self, table: Table, prefix: str = "") -> None:
         """Read every key of a table that the file sets."""
+        self._tables.append((prefix, table))
         for key, row in table.items():
             path, convert = (row, None) if isinstance(row, str) else row
             if path not in self._origins:
@@ -141,8 +151,13 @@ class Reading:
         Without a key the value is the trainer's own.
         """
         written, pointer = self._find(key) if key is not None else (None, None)
+        if key is not None:
+            self._brought_about.setdefault(path, {})[key] = None
         source: Source = "explicit" if written is not None else "dialect_default"
         note = note if written is not None or note is not None else f"default of {self.version}"
+        if is_template(written):
+            self._set(path, None, "unknown", f"{written} is filled in when the run starts.", pointer)
+            return
         try:
             self._set(path, _checked(path, value), source, note, pointer)
         except Unreadable as error:
@@ -196,6 +211,22 @@ class Reading:
         if pointer is not None:
             self._pointers[pointer] = path
 
+    def keys_of(self, path: str) -> list[OwnKey]:
+        """The dialect's keys that set a canonical path: those of the tables, then those that bring it about."""
+        return self._own_keys.get(path, [])
+
+    @cached_property
+    def _own_keys(self) -> dict[str, list[OwnKey]]:
+        found: dict[str, dict[str, OwnKey]] = {}
+        for prefix, table in self._tables:
+            for key, row in table.items():
+                path, convert = (row, None) if isinstance(row, str) else row
+                found.setdefault(path, {}).setdefault(prefix + key, OwnKey(prefix + key, convert))
+        for path, keys in self._brought_about.items():
+            for key in keys:
+                found.setdefault(path, {}).setdefault(key, OwnKey(key))
+        return {path: list(keys.values()) for path, keys in found.items()}
+
     # -- what is worth knowing about the keys themselves
 
     def remark(self, kind: str, key: str | None, note: str) -> None:
@@ -204,9 +235,9 @@ class Reading:
         if key is not None:
             self._point_at(key)
 
-    def refused(self, kind: str, key: str | None, note: str) -> None:
-        """A combination at which the trainer itself stops."""
-        self._remarks.append({"kind": kind, "effect": "refused", "key": key, "note": note})
+    def refused(self, kind: str, key: str | None, note: str, about: str = "trainer") -> None:
+        """A combination at which the trainer itself stops; ``about`` is one of the subjects of ``facts.Remark``."""
+        self._remarks.append({"kind": kind, "effect": "refused", "key": key, "note": note, "about": about})
         if key is not None:
             self._point_at(key)
 
@@ -289,6 +320,7 @@ class Reading:
             **sections,
         )
         setup._locate = self.document.place if self.file is not None else None
+        setup._document, setup._keys_of = self.document, self.keys_of
         return setup
 
 

@@ -31,6 +31,7 @@ _FIELDS: Table = {
     "fan_in_fan_out": "lora.fan_in_fan_out",
     "trainable_token_indices": "lora.trainable_token_indices",
 }
+RECORD = "it is the record of a finished adapter, and what was trained does not change with it"
 _NOT_RECORDED = "An adapter_config.json does not record it."
 
 
