@@ -296,6 +296,8 @@ def read_data(story: Story, sheet: Sheet) -> None:
     formatted = story.given("formatting_func") is not None or story.given("data_collator") is not None
     for path, name in (("data.train", "train_dataset"), ("data.eval", "eval_dataset")):
         given = story.given(name, 2 if name == "train_dataset" else "")
+        if given is None and name == "eval_dataset" and story.trainer is not None:
+            continue
         source = _dataset(given) if given is not None else None
         if source is not None and not formatted and sheet.value("training.trainer") == "trl":
             sheet.take(path, source, given.node if given is not None else None, text)
