@@ -22,18 +22,9 @@ _PURE: dict[str, Any] = {
     "min": min,
 }
 _TEXT_METHODS = {
-    "lower",
-    "upper",
-    "strip",
-    "rstrip",
-    "lstrip",
-    "replace",
-    "startswith",
-    "endswith",
-    "title",
-    "removeprefix",
+    "lower", "upper", "strip", "rstrip", "lstrip", "replace", "startswith", "endswith", "title", "removeprefix",
     "removesuffix",
-}
+}  # fmt: skip
 
 
 def call_builtin(
