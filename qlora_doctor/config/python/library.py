@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from .arguments import PARSERS, TRAINING_CLASSES, Arguments
 from .builtin_calls import call_builtin, call_method
 from .expressions import CAPABILITY
-from .machine import LIBRARIES
+from .scopes import LIBRARIES
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value
 
 UNSLOTH = {"FastLanguageModel", "FastModel", "FastVisionModel", "FastLlamaModel", "FastMistralModel"}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from .arguments import TRAINING_CLASSES
 from .library import MODEL_CONFIG, Library
-from .machine import Exhausted, Seen, is_outer
+from .provenance import is_outer
+from .scopes import Exhausted, Seen
 from .source import Source
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Step, Unknown, Value, merged_calls
 
