@@ -450,10 +450,9 @@ def test_checkpointing_arguments_that_are_replaced(tmp_path: Path) -> None:
 
 
 def test_preparation_of_a_base_in_16_bits_turns_no_checkpointing_on(tmp_path: Path) -> None:
-    lines = BASE.replace(", quantization_config=BITS", "") + "lr = 1\nmodel = prepare_model_for_kbit_training(model)\n"
-        BASE.replace(", quantization_config=BITS", "") + "lr = 1\\nmodel = prepare_model_for_kbit_training(model)\\n"
-    )
-    setup = read(tmp_path, LOAD + lines + "model = get_peft_model(model, LORA)\n" + END)
+    plain = BASE.replace(", quantization_config=BITS", "")
+    lines = "lr = 1\nmodel = prepare_model_for_kbit_training(model)\nmodel = get_peft_model(model, LORA)\n"
+    setup = read(tmp_path, LOAD + plain + lines + END)
     assert setup.training.prepare_for_kbit_training is True
     assert conclude(setup, None).gradient_checkpointing is False
 
