@@ -154,7 +154,8 @@ def written(
             after = _after(setup, steps)
         except CannotEdit:
             continue
-        meets = operation.op == "remove" or _has(after, path, operation.value)
+        removed = operation.op == "remove" and not same(values_of(after).get(path), values_of(setup).get(path))
+        meets = removed or (operation.op != "remove" and _has(after, path, operation.value))
         if meets and _leaves_the_rest(setup, after, steps, meant):
             return steps, after
     raise CannotEdit(_why_not(setup, path, operation.value, tried))
