@@ -14,7 +14,8 @@ from ..report import PatchOperation
 from .document import Format
 from .positions import Entry, Positions, join_pointer, split_pointer
 
-_MOST_EDITED = 2**20
+_MOST_EDITED: dict[Format, int] = {"json": 2**20, "yaml": 2**20, "toml": 2**15}
+"""Characters; tomlkit takes a second for a hundred thousand."""
 
 
 class CannotEdit(Exception):
@@ -31,14 +32,11 @@ def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation])
     Raises:
         CannotEdit: the format has no editor, or the text around the place cannot be changed on its own.
     """
+    check_editable(text, format)
     if format == "toml":
         from .toml_edit import apply_toml
 
         return apply_toml(text, operations)
-    if format == "text":
-        raise CannotEdit("there is no editor for programs")
-    if len(text) > _MOST_EDITED:
-        raise CannotEdit("the text is too long to be edited")
     waiting = list(operations)
     data = parsed(text, format)
     while waiting:
@@ -61,6 +59,18 @@ def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation])
             raise CannotEdit("the place is not in the text")
         data = wanted
     return text
+
+
+def check_editable(text: str, format: Format) -> None:
+    """Look whether there is an editor for a text.
+
+    Raises:
+        CannotEdit: there is none.
+    """
+    if format not in _MOST_EDITED:
+        raise CannotEdit("there is no editor for programs")
+    if len(text) > _MOST_EDITED[format]:
+        raise CannotEdit("the text is too long to be edited")
 
 
 def _is_renaming(data: Any, removal: PatchOperation, addition: PatchOperation) -> bool:

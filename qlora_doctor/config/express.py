@@ -17,7 +17,7 @@ from .dialects import dialect_named
 from .dialects.fields import Writing
 from .dialects.spelling import spellings
 from .document import Document
-from .edit import CannotEdit, patched, value_at
+from .edit import CannotEdit, check_editable, patched, value_at
 from .native import SECTIONS
 from .positions import join_pointer, split_pointer
 from .setup import Setup
@@ -108,6 +108,7 @@ def _editable(setup: Setup) -> Document:
     document = setup._document
     if document is None or not isinstance(document.data, dict):
         raise CannotEdit("there is no editor for programs")
+    check_editable(document.text, document.format)
     why = getattr(dialect_named(setup.dialect), "RECORD", None)
     if why is not None and setup.dialect != "bnb-config":
         raise CannotEdit(why)

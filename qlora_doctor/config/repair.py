@@ -7,11 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from ..report import PatchOperation
-from .edit import CannotEdit, patched, value_at
+from .edit import CannotEdit, check_editable, patched, value_at
 from .express import complaints, reread, same, values_of
 from .native import SECTIONS
 from .positions import join_pointer, split_pointer
 from .setup import Setup
+
+
+_MOST_RENAMED = 20
+"""Keys of one file; each is tried by reading the whole file again."""
 
 
 def repair(setup: Setup, kind: str) -> list[PatchOperation]:
@@ -24,6 +28,8 @@ def repair(setup: Setup, kind: str) -> list[PatchOperation]:
     Raises:
         CannotEdit: nothing of this kind can be repaired in this file.
     """
+    if setup._document is not None:
+        check_editable(setup._document.text, setup._document.format)
     operations = _KINDS[kind](setup)
     if not operations:
         raise CannotEdit("there is nothing that can be put right without guessing")
@@ -44,7 +50,7 @@ def _renamed(setup: Setup, keys: list[dict[str, str | None]]) -> list[PatchOpera
     document = setup._document
     operations: list[PatchOperation] = []
     now = setup
-    for key in keys if document is not None else ():
+    for key in keys[:_MOST_RENAMED] if document is not None else ():
         data = now._document.data if now._document is not None else None
         written = _pointer(setup, str(key["key"]))
         new = _new_pointer(setup, written, key["closest"]) if written is not None and key["closest"] else None
