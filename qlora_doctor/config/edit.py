@@ -22,6 +22,10 @@ class CannotEdit(Exception):
     """This text cannot be edited in place, for example where a YAML alias stands for the value."""
 
 
+class NoEditor(CannotEdit):
+    """This kind of file is not edited at all."""
+
+
 def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation]) -> str:
     """Apply operations one after the other.
 
@@ -68,7 +72,7 @@ def check_editable(text: str, format: Format) -> None:
         CannotEdit: there is none.
     """
     if format not in _MOST_EDITED:
-        raise CannotEdit("there is no editor for programs")
+        raise NoEditor("there is no editor for programs")
     if len(text) > _MOST_EDITED[format]:
         raise CannotEdit("the text is too long to be edited")
 

@@ -17,7 +17,7 @@ from .dialects import dialect_named
 from .dialects.fields import Writing
 from .dialects.spelling import spellings
 from .document import Document
-from .edit import CannotEdit, check_editable, patched, value_at
+from .edit import CannotEdit, NoEditor, check_editable, patched, value_at
 from .native import SECTIONS
 from .positions import join_pointer, split_pointer
 from .setup import Setup
@@ -64,7 +64,7 @@ def _in_order(setup: Setup, patch: Sequence[PatchOperation]) -> tuple[list[Patch
     for path, operation in zip(paths, patch, strict=True):
         if operation.op != "remove" and _has(now, path, operation.value):
             continue
-        steps, now = _written(now, path, operation, paths)
+        steps, now = written(now, path, operation, paths)
         for step in steps:
             own.pop(step.path, None)
             own[step.path] = step
@@ -106,8 +106,8 @@ def reread(setup: Setup, document: Document) -> Setup:
 
 def _editable(setup: Setup) -> Document:
     document = setup._document
-    if document is None or not isinstance(document.data, dict):
-        raise CannotEdit("there is no editor for programs")
+    if document is None or document.format == "text" or not isinstance(document.data, dict):
+        raise NoEditor("there is no editor for programs")
     check_editable(document.text, document.format)
     why = getattr(dialect_named(setup.dialect), "RECORD", None)
     if why is not None and setup.dialect != "bnb-config":
@@ -124,7 +124,7 @@ def _changes(data: Any, operation: PatchOperation) -> bool:
     return written is not None if operation.op == "remove" else not same(written, operation.value)
 
 
-def _written(
+def written(
     setup: Setup, path: str, operation: PatchOperation, meant: Sequence[str]
 ) -> tuple[list[PatchOperation], Setup]:
     """The first candidate that the reader understands as it is meant, and the Setup that it gives."""
@@ -188,7 +188,7 @@ def complaints(setup: Setup) -> set[tuple[str, str | None]]:
         for path, o in setup.origins.items()
         if o.source == "unknown" and o.place and " must be " in str(o.note)
     }
-    refused = {(str(r["kind"]), r["key"]) for r in setup.remarks if r["effect"] == "refused"}
+    refused = {("refused", str(remark["kind"])) for remark in setup.remarks if remark["effect"] == "refused"}
     keys = {("key", key["key"]) for key in (*setup.unknown_keys, *setup.removed_keys)}
     return unread | refused | keys
 
@@ -304,10 +304,18 @@ def _last_beside(setup: Setup, above: str, section: str | None) -> str | None:
 
 def _section_of(setup: Setup, pointer: str) -> str | None:
     """The section whose value an own key sets."""
-    if setup._keys_of is None:
-        return split_pointer(pointer)[0]
-    dotted = ".".join(split_pointer(pointer))
-    for path in values_of(setup):
-        if any(own.key == dotted for own in setup._keys_of(path)):
-            return path.partition(".")[0]
-    return None
+    return (
+        split_pointer(pointer)[0] if setup._keys_of is None else section_of_key(setup, ".".join(split_pointer(pointer)))
+    )
+
+
+def section_of_key(setup: Setup, key: str) -> str | None:
+    """The section whose value a key of a translated dialect sets; None where it sets none."""
+    path = path_of_key(setup, key)
+    return path.partition(".")[0] if path is not None else None
+
+
+def path_of_key(setup: Setup, key: str) -> str | None:
+    """The canonical path that a key of a translated dialect sets: of several the one of its name."""
+    paths = [p for p in values_of(setup) if setup._keys_of is not None and any(o.key == key for o in setup._keys_of(p))]
+    return next((path for path in paths if _field(path) == key), paths[0] if paths else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..report import PatchOperation, Remediation
-from .edit import CannotEdit, apply_patch
+from .edit import CannotEdit, NoEditor, apply_patch
 from .express import express
 from .repair import repair
 from .setup import Setup
@@ -37,7 +37,8 @@ def in_file(setup: Setup, remediation: Remediation, kind: str | None = None) -> 
             update={"patch": operations, "safety": safety, "diff": diff_of(setup, operations)}
         )
     except CannotEdit as error:
-        told = f"{remediation.text} --fix cannot write it: {error}." if kind is None else remediation.text
+        says_why = kind is None and not isinstance(error, NoEditor)
+        told = f"{remediation.text} --fix cannot write it: {error}." if says_why else remediation.text
         return remediation.model_copy(update={"patch": [], "safety": "display", "text": told})
 
 

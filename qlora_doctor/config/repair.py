@@ -13,7 +13,6 @@ from .native import SECTIONS
 from .positions import join_pointer, split_pointer
 from .setup import Setup
 
-
 _MOST_RENAMED = 20
 """Keys of one file; each is tried by reading the whole file again."""
 

@@ -106,6 +106,9 @@ quantization: {bnb_4bit_quant_type: nf4, bnb_4bit_compute_dtype: bfloat16, bnb_4
 lora: {r: 16, lora_alpha: 32, target_modules: [q_proj, v_proj]}
 training: {learning_rate: 0.0002, bf16: true}
 """
+FSDP1 = "fsdp_config: {offload_params: true}\n"
+FSDP2 = "fsdp_version: 2\nfsdp_config: {offload_params: false}\n"
+PLAIN = "gradient_checkpointing_kwargs: {use_reentrant: false}\n"
 TEXTS = {
     "axolotl": AXOLOTL,
     "llamafactory": LLAMAFACTORY,
@@ -170,6 +173,17 @@ FAULTS = [
     Fault("QD130", "error", "trl", "use_peft: true\n", ""),
     Fault("QD130", "error", "trl", "use_peft: true", "use_peft: false"),
     Fault("QD130", "error", "h2o-llmstudio", "lora: true", "lora: false"),
+    # distribution
+    Fault("QD809", "error", "axolotl", "", FSDP2 + "optimizer: adamw_bnb_8bit\n", "paged-or-8bit-optim-unsupported"),
+    Fault("QD809", "error", "axolotl", "", FSDP1 + "optimizer: adamw_torch_8bit\n", "paged-or-8bit-optim-unsupported"),
+    Fault("QD810", "error", "axolotl", "", FSDP2 + "rl: dpo\n", "fsdp2-qlora-rl"),
+    Fault("QD811", "error", "axolotl", "", FSDP2 + "deepspeed: zero2.json\n"),
+    Fault("QD811", "error", "llamafactory", "", "quantization_method: hqq\ndeepspeed: ds_z3_config.json\n"),
+    Fault("QD811", "error", "llamafactory", "quantization_bit: 4", "quantization_bit: 8\nfsdp: full_shard"),
+    Fault("QD811", "error", "litgpt", "", "devices: 2\n"),
+    Fault("QD811", "error", "h2o-llmstudio", "use_deepspeed: false", "use_deepspeed: true"),
+    Fault("QD811", "error", "oumi", "", "fsdp: {enable_fsdp: true}\n"),
+    Fault("QD812", "warning", "axolotl", "", "deepspeed: zero3.json\n" + PLAIN),
     Fault("QD131", "info", "custom", "load_in_4bit: true", "load_in_4bit: false"),
 ]
 

@@ -150,9 +150,22 @@ def read(document: Document) -> Setup:
         reading.take({"data.train.datasets.0.dataset_path": ("data.train", text)})
         reading.take({"data.train.datasets.0.dataset_name": ("data.train", text)})
     _distribution(reading)
+    if reading.get("fsdp.enable_fsdp") and quantized:
+        _sharded(reading)
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "OmegaConf, with which oumi reads, takes them as numbers.")
     return reading.setup()
+
+
+def _sharded(reading: Reading) -> None:
+    """QLoRA under FSDP: all that preparation casts to float32 is cast back to the dtype of storage."""
+    note = "under FSDP it casts every module back to bnb_4bit_quant_storage"
+    reading.default("training.prepare_for_kbit_training", False, note)
+    stored, loaded = reading.value("quantization.bnb_4bit_quant_storage"), reading.value("model.dtype")
+    if loaded is not None and stored is not None and loaded != stored:
+        note = "oumi stops: under FSDP with q_lora bnb_4bit_quant_storage and torch_dtype_str must be the same dtype."
+        key = "peft.bnb_4bit_quant_storage"
+        reading.refused("storage-against-dtype", key if reading.has(key) else "peft.q_lora", note, "distribution")
 
 
 _NO_PEFT = "oumi reads the peft section with training.use_peft: true only; without it the whole model is trained."

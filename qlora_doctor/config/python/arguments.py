@@ -39,42 +39,29 @@ class Arguments(Expressions):
 
     # -- classes of the script
 
-    def library_base(self, owner: Class, depth: int = 8) -> str | None:
+    def library_base(self, owner: Class) -> str | None:
         """The library's class that a class of the script inherits from."""
-        for base in owner.bases:
-            if isinstance(base, Name):
-                return base.last
-            if isinstance(base, Class) and depth:
-                found = self.library_base(base, depth - 1)
-                if found is not None:
-                    return found
-        return None
+        return next((base.last for base in self.lineage(owner) if isinstance(base, Name)), None)
 
-    def is_record(self, owner: Class, depth: int = 8) -> bool:
+    def is_record(self, owner: Class) -> bool:
         """True for a dataclass, a pydantic model, a NamedTuple: its fields are its arguments."""
-        assert owner.body is not None
-        for decorator in owner.body.decorator_list:
-            inner = decorator.func if isinstance(decorator, ast.Call) else decorator
-            names = _names(inner)
-            if "dataclass" in names or names & {"attr", "attrs", "define"}:
-                return True
-        if self.library_base(owner) in ("BaseModel", "BaseSettings", "NamedTuple", "TypedDict"):
-            return True
-        return any(isinstance(base, Class) and depth and self.is_record(base, depth - 1) for base in owner.bases)
+        return any(
+            base.last in ("BaseModel", "BaseSettings", "NamedTuple", "TypedDict")
+            if isinstance(base, Name)
+            else isinstance(base, Class) and _is_decorated_record(base)
+            for base in self.lineage(owner)
+        )
 
-    def fields(self, owner: Class, depth: int = 8) -> Iterator[tuple[str, Value | None]]:
+    def fields(self, owner: Class) -> Iterator[tuple[str, Value | None]]:
         """(name, default or None) of a record's fields, those inherited first."""
-        for base in reversed(owner.bases):
-            if isinstance(base, Class) and depth:
-                yield from self.fields(base, depth - 1)
-        assert owner.body is not None
-        for statement in owner.body.body:
-            self.tick()
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                annotation = statement.annotation
-                if "ClassVar" in _names(annotation.value if isinstance(annotation, ast.Subscript) else annotation):
-                    continue
-                yield statement.target.id, self._field_default(owner, statement.value)
+        for base in reversed(self.lineage(owner)):
+            for statement in base.body.body if isinstance(base, Class) and base.body is not None else ():
+                self.tick()
+                if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                    annotation = statement.annotation
+                    if "ClassVar" in _names(annotation.value if isinstance(annotation, ast.Subscript) else annotation):
+                        continue
+                    yield statement.target.id, self._field_default(owner, statement.value)
 
     def _field_default(self, owner: Class, node: ast.expr | None) -> Value | None:
         if node is None:
@@ -283,6 +270,15 @@ class Arguments(Expressions):
         self, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool
     ) -> Value:
         raise NotImplementedError
+
+
+def _is_decorated_record(owner: Class) -> bool:
+    """True under ``@dataclass``, ``@attrs.define`` and the like."""
+    for decorator in owner.body.decorator_list[:8] if owner.body is not None else ():
+        names = _names(decorator.func if isinstance(decorator, ast.Call) else decorator)
+        if names & {"dataclass", "attr", "attrs", "define"}:
+            return True
+    return False
 
 
 def _names(node: ast.expr) -> set[str]:

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from .machine import Machine, given, is_outer
+from .machine import Machine, resting_on
 from .values import (
     MOST_ITEMS,
     MOST_TEXT,
@@ -75,8 +75,10 @@ class Expressions(Machine):
         for element in node.elts:
             if isinstance(element, ast.Starred):
                 inner = self.evaluate(element.value)
-                items += inner.items if isinstance(inner, Listing) else []
-                exact = exact and isinstance(inner, Listing) and inner.exact
+                more = inner.items if isinstance(inner, Listing) and len(items) < MOST_ITEMS else None
+                items += (more or [])[:MOST_ITEMS]
+                self.tick(len(more or []))
+                exact = exact and isinstance(inner, Listing) and inner.exact and more is not None
             else:
                 items.append(self.evaluate(element))
         return Listing(node, items=items, exact=exact)
@@ -179,18 +181,18 @@ class Expressions(Machine):
     def _on_boolop(self, node: ast.BoolOp) -> Value:
         wants = isinstance(node.op, ast.Or)
         seen: list[Value] = []
-        whose: str | None = None
+        met: list[Value] = []
         for part in node.values:
             value = self.evaluate(part)
             truth = self.truth(value)
-            whose = whose or (value.given if is_outer(value.given) else None)
+            met.append(value)
             if truth is wants:
                 seen.append(value)
                 break
             if truth is None or part is node.values[-1]:
                 seen.append(value)
         if len(seen) == 1:
-            return given(seen[0], whose) if whose and isinstance(seen[0], Known) else seen[0]
+            return resting_on(seen[0], *met)
         if all(isinstance(value, Known) for value in seen):
             return seen[-1]
         return next((value for value in seen if isinstance(value, Unknown)), Unknown(node))
@@ -200,7 +202,7 @@ class Expressions(Machine):
         results: list[Value] = []
         for op, right_node in zip(node.ops, node.comparators, strict=True):
             right = self.evaluate(right_node)
-            results.append(self._compared(node, op, left, right))
+            results.append(resting_on(self._compared(node, op, left, right), left, right))
             left = right
         unknown = next((value for value in results if not isinstance(value, Known)), None)
         if any(isinstance(value, Known) and not value.data for value in results):
@@ -322,10 +324,28 @@ class Expressions(Machine):
             return self.call_function(bound, [], {}, False) if plain & {"property", "cached_property"} else bound
         return found if found is not None else Unknown(node, why=f"{name} is set by something that was not read.")
 
-    def class_attribute(self, owner: Class | None, name: str, depth: int = 8) -> Value | None:
+    def lineage(self, owner: Class) -> list[Value]:
+        """A class of the script and what it inherits from, the nearest first; a library's class is a ``Name``."""
+        found: list[Value] = []
+        waiting: list[Value] = [owner]
+        while waiting and len(found) < 32:
+            value = waiting.pop(0)
+            self.tick()
+            if not any(value is other for other in found):
+                found.append(value)
+                waiting += value.bases[:8] if isinstance(value, Class) else []
+        return found
+
+    def class_attribute(self, owner: Class, name: str) -> Value | None:
         """An attribute that a class of the script, or one that it inherits from, defines."""
-        if owner is None or owner.body is None or depth == 0:
-            return None
+        for each in self.lineage(owner):
+            found = self._own_attribute(each, name) if isinstance(each, Class) else None
+            if found is not None:
+                return found
+        return None
+
+    def _own_attribute(self, owner: Class, name: str) -> Value | None:
+        assert owner.body is not None
         if name in owner.attributes:
             return owner.attributes[name]
         for statement in owner.body.body:
@@ -340,10 +360,6 @@ class Expressions(Machine):
                 and statement.value is not None
             ):
                 return self.in_scope(owner, statement.value)
-        for base in owner.bases:
-            found = self.class_attribute(base, name, depth - 1) if isinstance(base, Class) else None
-            if found is not None:
-                return found
         return None
 
     def in_scope(self, owner: Class, node: ast.expr) -> Value:
@@ -357,7 +373,8 @@ class Expressions(Machine):
             self.depth -= 1
 
     def _on_subscript(self, node: ast.Subscript) -> Value:
-        return self.element(self.evaluate(node.value), self.evaluate(node.slice), node)
+        key = self.evaluate(node.slice)
+        return resting_on(self.element(self.evaluate(node.value), key, node), key)
 
     def element(self, holder: Value, key: Value, node: ast.AST) -> Value:
         """What ``holder[key]`` is known to be."""

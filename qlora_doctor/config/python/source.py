@@ -7,7 +7,7 @@ import json
 import re
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import ConfigError
 from ..document import Document
@@ -16,11 +16,11 @@ from ..setup import Place
 MOST_CODE = 512 * 1024
 """Characters of code at most: no training script is longer, and a parser's tree is hundreds of times larger."""
 _MAGIC = re.compile(r"^(\s*)(?:[%!?]|[\w.]+\?{1,2}\s*$)")
+_MAGIC_LINE = re.compile(r"^[ \t]*[%!?]|\?[ \t]*$", re.MULTILINE)
 _SHELL_CELL = re.compile(r"\s*%%(?!time|timeit|capture|prun|memit)\w*")
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """Where a line of code stands in the file.
 
     Attributes:
@@ -113,12 +113,16 @@ def read_source(document: Document) -> Source:
     if isinstance(document.data, dict):
         code, lines, skipped = _notebook(document)
     else:
-        kept = _split(document.text)
-        if len(document.text) <= MOST_CODE and not _parses("\n".join(kept)):
-            kept = _without_magics(kept)  # a notebook that was saved as a script
-        code, lines, skipped = "\n".join(kept), [Line(number + 1) for number in range(len(kept))], []
+        code, lines, skipped = *_script(document.text), []
     tree = _parse(code, file, lines)
     return Source(file, code, tree, lines, document.text.replace("\r\n", "\n").replace("\r", "\n"), skipped)
+
+
+def _script(text: str) -> tuple[str, list[Line]]:
+    kept = _split(text)
+    if _MAGIC_LINE.search(text) is not None and len(text) <= MOST_CODE and not _parses("\n".join(kept)):
+        kept = _without_magics(kept)  # a notebook that was saved as a script
+    return "\n".join(kept), [Line(number + 1) for number in range(len(kept))]
 
 
 def _split(text: str) -> list[str]:
@@ -174,7 +178,7 @@ def _notebook(document: Document) -> tuple[str, list[Line], list[int]]:
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             continue
         rows, found = _cell(cell, finder, number)
-        if sum(map(len, rows)) > MOST_CODE or not _parses("\n".join(rows)):
+        if rows is None:
             skipped.append(number)
             continue
         code += rows
@@ -182,7 +186,8 @@ def _notebook(document: Document) -> tuple[str, list[Line], list[int]]:
     return "\n".join(code), places or [Line(None)], skipped
 
 
-def _cell(cell: dict[str, Any], finder: _Finder, number: int) -> tuple[list[str], list[Line]]:
+def _cell(cell: dict[str, Any], finder: _Finder, number: int) -> tuple[list[str] | None, list[Line]]:
+    """(lines of code or None where it is no Python, their places) of a cell."""
     written = cell.get("source", cell.get("input", ""))
     pieces = [piece for piece in written if isinstance(piece, str)] if isinstance(written, list) else [str(written)]
     rows: list[str] = []
@@ -200,7 +205,12 @@ def _cell(cell: dict[str, Any], finder: _Finder, number: int) -> tuple[list[str]
             offset += len(row) + 1
     if rows and _SHELL_CELL.match(rows[0]):
         return ["pass"] * len(rows), places
-    return (rows if _parses("\n".join(rows)) else _without_magics(rows)), places
+    if sum(map(len, rows)) > MOST_CODE:
+        return None, places
+    for kept in (rows, _without_magics(rows)):
+        if _parses("\n".join(kept)):
+            return kept, places
+    return None, places
 
 
 def _parses(code: str) -> bool:
