@@ -14,7 +14,7 @@ from ..report import PatchOperation
 from .document import Format
 from .positions import Entry, Positions, join_pointer, split_pointer
 
-_MOST_EDITED: dict[Format, int] = {"json": 2**20, "yaml": 2**20, "toml": 2**15}
+_MOST_EDITED: dict[Format, int] = {"json": 2**18, "yaml": 2**18, "toml": 2**15}
 """Characters; tomlkit takes a second for a hundred thousand."""
 
 
