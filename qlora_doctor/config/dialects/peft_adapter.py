@@ -50,7 +50,8 @@ def read(document: Document) -> Setup:
     written = document.data.get("peft_version") if isinstance(document.data, dict) else None
     reading = Reading(document, name, f"PEFT {written}" if written else "PEFT", typed=False)
     reading.take(_FIELDS)
-    reading.stored_keys = {str(key): value not in (None, False, [], {}, "") for key, value in reading.data.items()}
+    if str(reading.get("peft_type")).upper() == "LORA":  # the other kinds have keys of their own
+        reading.stored_keys = {str(key): value not in (None, False, [], {}, "") for key, value in reading.data.items()}
     for key in reading.data:
         reading.point_at(str(key))
     if str(reading.get("peft_type")).upper() != "LORA":
