@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .errors import UsageError
 from .facts import Facts
-from .report import STAGES, FailOn, Finding, Location, PatchOperation, Report, RuleOutcome, StageRecord, Tool
+from .report import STAGES, FailOn, Finding, Location, Remediation, Report, RuleOutcome, StageRecord, Tool
 
 if TYPE_CHECKING:
     from .caching import Store
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .engine import Rule, Selection
     from .engine.budgets import Budget
     from .engine.suppression import Suppression
+    from .facts.environment import EnvironmentFacts
     from .gathering import Work
     from .probes.child.events import Event
 
@@ -109,8 +110,11 @@ class _Session:
     findings: list[Finding] = field(default_factory=list)
     outcomes: list[RuleOutcome] = field(default_factory=list)
     suppressions: Sequence[Suppression] = ()
+    environment: EnvironmentFacts | None = None
+    """What is known of this machine; None where nobody has looked yet."""
     interrupted: bool = False
     _told: set[str] = field(default_factory=set)
+    _remedies: dict[tuple[str, str | None], Remediation] = field(default_factory=dict)
 
     def take(self, events: Sequence[Event]) -> None:
         """Fold in what a worker tells, or what was known before; judged once, after all of it."""
@@ -156,7 +160,7 @@ class _Session:
             selection=self.options.selection or Selection(),
             stages=records,
             locate=self._locate,
-            diff=self._diff,
+            in_file=self._in_file,
         )
         self.findings, self.outcomes = judgement.findings, judgement.outcomes
         if self.suppressions:
@@ -175,12 +179,16 @@ class _Session:
             return Location(file=file, pointer=pointer)
         return Location(**{**place.model_dump(), "file": place.file or file, "pointer": place.pointer or pointer})
 
-    def _diff(self, patch: list[PatchOperation]) -> str | None:
-        if self.setup is None or self.setup.file is None or not patch:
-            return None
-        from .config.edit import diff_of
+    def _in_file(self, remediation: Remediation, repair: str | None) -> Remediation:
+        """A remedy in the keys of the user's own file; told again after every stage, worked out once."""
+        if self.setup is None or self.setup.file is None:
+            return remediation
+        key = (remediation.model_dump_json(), repair)
+        if key not in self._remedies:
+            from .config.remedy import in_file
 
-        return diff_of(self.setup, patch)
+            self._remedies[key] = in_file(self.setup, remediation, repair)
+        return self._remedies[key]
 
     def hold_budgets(self) -> None:
         """Hold the facts against their budgets, once all that can be known is."""
@@ -314,7 +322,7 @@ def _in_comments(setup: Setup) -> list[Suppression]:
         return []
     from .config.comments import remarks_in
 
-    remarks = remarks_in(Path(setup.file))
+    remarks = remarks_in(Path(setup.file), setup._document.text if setup._document is not None else None)
     if not remarks:
         return []
     from .engine.suppression import Suppression
@@ -332,14 +340,15 @@ def _why_idle(suppression: Suppression) -> str:
     return f"it ended on {suppression.until}" if expired(suppression) else "the rule finds nothing there"
 
 
-def _config_stage(session: _Session) -> None:
+def conclude_config(session: _Session) -> None:
+    """Stage config: what the file alone tells, and what is installed here."""
     from .config.conclude import conclude
     from .probes.environment import look_at_environment
 
     assert session.setup is not None
     session.observer.on_stage_start("config")
     started = time.perf_counter()
-    environment = look_at_environment()
+    environment = session.environment or look_at_environment()
     config = conclude(session.setup, environment)
     session.facts = session.facts.model_copy(update={"environment": environment, "config": config})
     # Judged by the caller, once it is known which stages are left out: nothing else lies between.
@@ -351,7 +360,7 @@ def work_of(session: _Session, number: int = 0) -> Work | None:
 
     Judged is what stands when there is nothing to do; else that is for the caller, when something more may be known.
     """
-    _config_stage(session)
+    conclude_config(session)
     runnable = _runnable(session)
     if not runnable:
         session.judge()
@@ -375,16 +384,30 @@ def work_of(session: _Session, number: int = 0) -> Work | None:
 def _runnable(session: _Session) -> list[str]:
     """The stages on a built model that were asked for and can be served; the others are skipped."""
     runnable = []
+    undecided = _undecided(session.setup)
     for name in REAL_STAGES:
         if not _wanted(name, session.options.stages):
             session.skip(name, "Not asked for.", f"--stage {name}")
-        elif missing := _missing_packages(name, session.facts):
+        elif undecided is not None:
+            session.skip(name, undecided, "Check a config, or a script, that says it.")
+        elif missing := missing_packages(name, session.facts):
             extra = "data" if missing == ["datasets"] else "probe"
             reason = f"It needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
             session.skip(name, reason, f"pip install 'qlora-doctor[{extra}]'")
         else:
             runnable.append(name)
     return runnable
+
+
+def _undecided(setup: Setup | None) -> str | None:
+    """Why the model of a script cannot be built: what it is built from is decided while the script runs."""
+    if setup is None or setup.dialect != "python":
+        return None  # where a config is silent, its trainer has a default
+    adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")
+    for path in ("model.name_or_path", "quantization.load_in_4bit", *adapter):
+        if setup.is_unknown(path):
+            return f"The script does not tell {path}: {setup.origins[path].note}"
+    return None
 
 
 def store_of(options: CheckOptions) -> Store:
@@ -442,7 +465,8 @@ def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:
     return asked is None or name in asked or (name == "load" and "step" in asked)
 
 
-def _missing_packages(stage: str, facts: Facts) -> list[str]:
+def missing_packages(stage: str, facts: Facts) -> list[str]:
+    """The packages that a stage needs and this environment lacks."""
     packages = facts.environment.packages if facts.environment else None
     return [name for name in _NEEDS[stage] if packages is None or getattr(packages, name) is None]
 

@@ -11,7 +11,7 @@ from .facts.config import HeldBudget
 from .facts.memory import MemoryPicture
 from .report import Finding, Report, Severity
 
-_NOT_SETUP = ("origins", "file", "dialect_confidence")
+_NOT_SETUP = ("origins", "file", "dialect_confidence", "dialect_named")
 _NOISE = ("config.", "environment.", "memory.")
 """Subjects that other tables tell: the setup's own, the machine's, and memory by part."""
 _VERSIONS = "environment.packages."

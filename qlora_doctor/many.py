@@ -13,6 +13,7 @@ from .report import STAGES, Report
 if TYPE_CHECKING:
     from .checking import _Session
     from .engine import Rule
+    from .facts.environment import EnvironmentFacts
     from .gathering import Work
     from .probes.child.pool import Pool
 
@@ -45,6 +46,7 @@ class _Many:
         self._entries, self._jobs, self._finished = entries, jobs, finished
         self._options = entries[0][1]
         self._rules: dict[tuple[Path, ...], Sequence[Rule]] = {}
+        self._environment: EnvironmentFacts | None = None
         self._open: dict[int, _Session] = {}
         self._results: dict[int, Result] = {}
         self._store = store_of(self._options)
@@ -74,7 +76,9 @@ class _Many:
                 self._results[number] = error
                 self._finished(number, error)
                 continue
+            session.environment = self._environment
             work = work_of(session, number)
+            self._environment = session.facts.environment  # looked at once for all
             self._open[number] = session
             if work is None:
                 self._end(number)

@@ -23,6 +23,8 @@ class Location(Fact):
     column: int | None = None
     end_line: int | None = None
     end_column: int | None = None
+    cell: int | None = None
+    """In a notebook: the cell, from 1, of all its cells."""
     excerpt: str | None = None
     """The text of ``line`` as it stands in the file, so that a report needs no file to be read again."""
 
@@ -33,6 +35,8 @@ class PatchOperation(Fact):
     op: Literal["add", "remove", "replace"]
     path: str
     value: Any = None
+    after: str | None = None
+    """Pointer of the key behind which a new one fits; RFC 6902 has no such member and tells readers to ignore it."""
 
 
 class Remediation(Fact):
@@ -41,6 +45,7 @@ class Remediation(Fact):
     text: str
     commands: list[str] = Field(default_factory=list)
     patch: list[PatchOperation] = Field(default_factory=list)
+    """In the keys of the user's own file; empty where these cannot say it."""
     safety: Literal["safe", "unsafe", "display"] = "display"
     diff: str | None = None
     """The patch as a unified diff of the user's own file, where it applies."""

@@ -60,14 +60,17 @@ def read_cases(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return truth["measured_with"], cases
 
 
-def machine_of(measured_with: dict[str, Any], expandable_segments: bool = False) -> Any:
-    """The machine that a truth file was measured on."""
+def machine_of(measured_with: dict[str, Any], case: dict[str, Any] | None = None) -> Any:
+    """The machine that a truth file was measured on, as a case had it set."""
     from qlora_doctor.config.cards import find_card
     from qlora_doctor.memory.machine import Machine
 
     name = measured_with["device"].split("(")[0].strip()
     major, minor = measured_with["torch"].split(".")[:2]
-    return Machine(find_card(name), (int(major), int(minor)), expandable_segments)
+    settings = ("expandable_segments", "cudnn_attention")
+    return Machine(
+        find_card(name), (int(major), int(minor)), **{name: case[name] for name in settings if name in (case or {})}
+    )
 
 
 def step_case(case: dict[str, Any]) -> Any:
@@ -79,12 +82,12 @@ def step_case(case: dict[str, Any]) -> Any:
     names = (
         "batch", "sequence", "r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "modules_to_save",
         "double_quant", "gradient_checkpointing", "use_reentrant", "gradient_accumulation_steps", "optim",
-        "attn_implementation", "trainer", "packing", "from_checkpoint",
+        "attn_implementation", "trainer", "packing", "from_checkpoint", "padded",
     )  # fmt: skip
     return StepCase(
         config=AutoConfig.for_model(**case["architecture"]),
         prepare_for_kbit_training=case["prepare_for_kbit_training"],
-        precision="fp16" if case["fp16"] else "bf16",
+        precision=case.get("precision", "fp16" if case["fp16"] else "bf16"),
         **{name: case[name] for name in names if name in case},
     )
 
@@ -101,8 +104,7 @@ def predict_case(case: dict[str, Any], measured_with: dict[str, Any]) -> Result:
     from qlora_doctor.memory.predict import predict
 
     began = time.perf_counter()
-    machine = machine_of(measured_with, bool(case.get("expandable_segments")))
-    prediction = predict(subject_of(case), machine)
+    prediction = predict(subject_of(case), machine_of(measured_with, case))
     return Result(
         name=describe(case),
         allocated=prediction.peak_allocated_bytes,
@@ -124,10 +126,11 @@ def describe(case: dict[str, Any]) -> str:
         ("lora_dropout", 0.05), ("use_dora", False), ("modules_to_save", None), ("double_quant", True),
         ("use_reentrant", False), ("gradient_accumulation_steps", 1), ("optim", "adamw_torch_fused"),
         ("attn_implementation", "sdpa"), ("prepare_for_kbit_training", True), ("fp16", False),
-        ("trainer", "transformers"), ("packing", False), ("from_checkpoint", False),
+        ("trainer", "transformers"), ("packing", False), ("from_checkpoint", False), ("padded", False),
+        ("precision", "fp16" if case["fp16"] else "bf16"), ("expandable_segments", False), ("cudnn_attention", True),
     ):  # fmt: skip
-        if case[name] != usual:
-            value = case[name]
+        value = case.get(name, usual)
+        if value != usual:
             words.append(name if value is True else f"{name}={value}" if isinstance(value, (str, int, float)) else name)
     return " ".join(words)
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..config.paths import resolve
 from ..config.setup import Setup
 
 WHOLE = 1 << 20
@@ -43,10 +44,9 @@ def data_identity(name: str | None, setup: Setup) -> dict[str, Any] | None:
 
 
 def find(name: str, setup: Setup) -> Path | None:
-    """What a path in the config means: relative to the config file first, then to the working directory."""
-    path = Path(name).expanduser()
-    beside = [Path(setup.file).resolve().parent / path] if setup.file and not path.is_absolute() else []
-    return next((candidate.resolve() for candidate in (*beside, path) if candidate.exists()), None)
+    """What a path in the config means, made absolute; None where there is nothing of that name."""
+    found = resolve(setup, name)
+    return found.resolve() if found is not None else None
 
 
 def tree_identity(folder: Path) -> str:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
+from .._files import write_whole
 from ..errors import UsageError
 from ..report import Report
 
 
 @dataclass(frozen=True)
 class Output:
-    """One document to write; ``{name}`` in the path stands for the config's name."""
+    """One document to write; ``{name}`` in the path stands for the config's name.
+
+    ``index``: write a page that lists all reports also where there is only one (the path named a folder).
+    """
 
     format: str
     path: str
+    index: bool = False
 
     def path_for(self, report: Report, taken: set[Path]) -> Path:
         """The path of one report's document."""
@@ -46,8 +53,14 @@ def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
         if not path or not format:
             raise UsageError(f"-o takes FORMAT=PATH, found {text!r}.", remedy="-o html=report.html")
         check_format(format, FORMATS)
+        folder = format == "html" and (path.endswith(("/", os.sep)) or Path(path).is_dir())
+        if folder:
+            _make_folder(Path(path))
+            outputs.append(Output(format, str(Path(path) / "{name}.html"), index=True))
+            continue
         if configs > 1 and format not in TOGETHER and "{name}" not in path:
             remedy = f"-o {format}={Path(path).stem}-{{name}}{Path(path).suffix}"
+            remedy += f", or -o html={Path(path).stem}/ for a page each and an index" if format == "html" else ""
             raise UsageError(f"One {format} file holds one report, and {configs} configs are given.", remedy=remedy)
         if any(other.path == path for other in outputs):
             raise UsageError(f"Two outputs are to be written to {path}.")
@@ -89,22 +102,39 @@ def write_outputs(outputs: Sequence[Output], reports: Sequence[Report]) -> list[
     Raises:
         UsageError: the disk is full, or the folder is gone.
     """
-    from ..reporters import render
-
     paths: list[Path] = []
     failed: UsageError | None = None
     taken: set[Path] = set()
     for output in outputs:
-        whole = reports if len(reports) > 1 else reports[0]
-        parts = [(output.path_for(r, taken), r) for r in reports] if "{name}" in output.path else [(output.path, whole)]
-        for path, part in parts:
+        for path, document in _documents(output, reports, taken):
             try:
-                paths.append(write_file(Path(path), render(part, output.format)))
+                paths.append(write_file(path, document()))
             except UsageError as error:
                 failed = failed or error
     if failed is not None:
         raise failed
     return paths
+
+
+def _documents(output: Output, reports: Sequence[Report], taken: set[Path]) -> Iterator[tuple[Path, Callable[[], str]]]:
+    """What an output consists of: one document, or one for each report, with an index of the pages of HTML."""
+    from ..reporters import html, render
+    from ..reporters.html.index import render_index
+
+    if "{name}" not in output.path:
+        whole = reports if len(reports) > 1 else reports[0]
+        yield Path(output.path), partial(render, whole, output.format)
+        return
+    if output.format != "html" or (len(reports) == 1 and not output.index):
+        for report in reports:
+            yield output.path_for(report, taken), partial(render, report, output.format)
+        return
+    index = Path(output.path.replace("{name}", "index"))
+    taken.add(index)  # a config of that name gets another page
+    pages = [output.path_for(report, taken) for report in reports]
+    for page, report in zip(pages, reports, strict=True):
+        yield page, partial(html.render, report, index=quote(index.name))
+    yield index, partial(render_index, reports, [quote(page.name) for page in pages])
 
 
 def write_file(path: Path, text: str) -> Path:
@@ -117,15 +147,7 @@ def write_file(path: Path, text: str) -> Path:
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing to rename over
             path.write_text(text, encoding="utf-8")
             return path
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-            os.chmod(beside, _mode_of(path))  # noqa: PTH101 (a descriptor's path, as mkstemp gives it)
-            os.replace(beside, path)  # noqa: PTH105
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        write_whole(path, text.encode())
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path
@@ -149,14 +171,15 @@ def append_summary(reports: Sequence[Report]) -> None:
         raise UsageError(f"{summary} cannot be written: {error.strerror or error}.") from error
 
 
-def _mode_of(path: Path) -> int:
-    """The mode of the file that is replaced, or that of a new file."""
+def _make_folder(folder: Path) -> None:
+    """A folder for pages, which is made where there is none."""
     try:
-        return path.stat().st_mode & 0o777
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"{folder} is no folder.", remedy="Name a folder, or a file without the slash.") from None
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be made: {error.strerror or error}.") from error
+    _must_be_writable(folder / "index.html")
 
 
 def _must_be_writable(path: Path) -> None:

@@ -10,6 +10,7 @@ import click
 
 from ..report import Finding, Report
 from ..reporters import text
+from ..reporters.verdict import dialect
 from ._terminal import one_line, width
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ class TextStream:
 
     def on_setup(self, setup: Setup) -> None:
         """Say what was read, and how sure it is whose config it is."""
-        sure = "" if setup.dialect_confidence >= 1 else f", {setup.dialect_confidence:.0%} sure"
-        self._say(f"{one_line(setup.file or 'objects in memory')} · {one_line(setup.dialect)} config{sure}")
+        fields = ("dialect", "dialect_confidence", "dialect_named")
+        told = dialect({name: getattr(setup, name) for name in fields})
+        self._say(f"{one_line(setup.file or 'objects in memory')} · {told}")
 
     def on_findings(self, findings: Sequence[Finding]) -> None:
         """Tell findings that have just become known."""

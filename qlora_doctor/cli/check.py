@@ -62,16 +62,26 @@ def _severities(context: click.Context, parameter: click.Parameter, values: tupl
               help="Findings that were known before and do not count.")  # fmt: skip
 @click.option("--write-baseline", is_flag=True, help="Write what is found now to the baseline.")
 @click.option("--prune-baseline", is_flag=True, help="Remove from the baseline what is found no more.")
+@click.option("--diff", is_flag=True, help="Print what --fix would write as a diff, in place of the document.")
+@click.option("--fix", is_flag=True, help="Write fixes that do not change what is trained into the config files.")
+@click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: also fixes that may change it.")
 @click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
               help="Format of the document on stdout: text, json, html, sarif, github, gitlab, "
                    "junit, markdown.")  # fmt: skip
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
-              help="Write a document to a file. May be repeated; {name} stands for the config's name.")  # fmt: skip
+              help="Write a document to a file. May be repeated; {name} stands for the config's name; "
+                   "html=DIR/ writes a page for each config and an index.")  # fmt: skip
 @click.option("--facts", type=click.Path(path_type=Path), metavar="FILE",
               help="Judge the facts of a report, recorded here or elsewhere, instead of looking.")  # fmt: skip
 @click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
               help="A folder with rule pages of your own.")  # fmt: skip
-@click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
+@click.option(
+    "--dialect",
+    metavar="NAME",
+    help="Whose config it is. Default: recognised from the content; in a folder, only files of this dialect.",
+)
+@click.option("--exclude", multiple=True, metavar="PATTERN",
+              help="Pass over what is called so in a folder: a glob of a name or a path. May be repeated.")  # fmt: skip
 @click.option("--offline", is_flag=True, help="Download nothing.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
@@ -80,17 +90,20 @@ def _severities(context: click.Context, parameter: click.Parameter, values: tupl
 def command(**given: Any) -> int:
     """Check setups end to end: read them, build them, load them, train a step, judge what was seen.
 
+    CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant.
+
     \b
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, unreadable or invalid config,
     3 a stage that was asked for could not be completed.
     """
     from ..reporters import FORMATS, TOGETHER
     from ._baseline import KnownFindings
+    from ._folders import with_folders
     from ._outputs import append_summary, check_format, parse_outputs, write_outputs
     from ._settings import explain_selection, found_settings, with_settings
 
     alone = given["facts"] or given["explain_selection"]
-    sources: Sequence[Path | None] = given["configs"] or ((None,) if alone else ())
+    sources: Sequence[Path | None] = with_folders(given["configs"], given) or ((None,) if alone else ())
     if not sources:
         raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
     if given["explain_selection"]:
@@ -100,6 +113,7 @@ def command(**given: Any) -> int:
         raise UsageError(f"{given['facts']} does not exist.")
     if given["facts"] is not None and len(sources) > 1:
         raise UsageError("--facts holds one machine's facts, and several configs are given.")
+    _check_fixes(given)
     check_format(given["format"], FORMATS)
     outputs = parse_outputs(given["outputs"], len(sources))
     known = KnownFindings(given)
@@ -107,8 +121,13 @@ def command(**given: Any) -> int:
     options = [with_settings(common, found_settings(source, given), given) for source in sources]
     if given["format"] not in TOGETHER and len(sources) > 1:
         raise UsageError(f"One {given['format']} document holds one report.", remedy=f"-o {given['format']}=r-{{name}}")
-    reports = _check_all(sources, options, given)
-    if given["format"] != "text":
+    if given["fix"] or given["diff"]:
+        from ._fixes import fix_all
+
+        reports = fix_all(sources, options, given)
+    else:
+        reports = _check_all(sources, options, given)
+    if given["format"] != "text" and not given["diff"]:
         _print_document(reports, given["format"])
     if "github" in (given["format"], *(output.format for output in outputs)):
         append_summary(reports)
@@ -117,6 +136,15 @@ def command(**given: Any) -> int:
             click.echo(f"wrote {path}", err=True)
     known.end(reports, quiet=given["quiet"])
     return known.exit_code(reports) if len(reports) == len(sources) else 3  # interrupted before the others began
+
+
+def _check_fixes(given: dict[str, Any]) -> None:
+    if given["fix"] and given["diff"]:
+        raise UsageError("--diff writes nothing and --fix writes; give one of them.")
+    if given["unsafe_fixes"] and not (given["fix"] or given["diff"]):
+        raise UsageError("--unsafe-fixes says how far --fix or --diff goes, and neither is given.")
+    if given["facts"] is not None and (given["fix"] or given["diff"]):
+        raise UsageError("--facts judges what was recorded, so there is no file to fix.")
 
 
 def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> CheckOptions:
@@ -159,7 +187,7 @@ def _check_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], 
             import traceback
 
             traceback.print_exception(result)
-        reports.append(_unread(sources[number], result, options[number]))
+        reports.append(unread(sources[number], result, options[number]))
     if given["format"] == "text":
         color = wants_color(sys.stdout, given["no_color"])
         table = overview.render(reports, color=color, not_begun=len(sources) - len(reports))
@@ -185,7 +213,7 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
 
             traceback.print_exc()
         show_error(error, no_color=given["no_color"])
-        return _unread(source, error, options)
+        return unread(source, error, options)
     finally:
         watcher.close()
     if stream is not None:
@@ -193,7 +221,7 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
     return report
 
 
-def _unread(source: Path | None, error: ConfigError, options: CheckOptions) -> Report:
+def unread(source: Path | None, error: ConfigError, options: CheckOptions) -> Report:
     """What is known of a config that could not be read."""
     from .. import __version__
     from ..checking import _now

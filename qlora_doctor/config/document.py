@@ -45,6 +45,7 @@ class Document:
         data: mappings, lists and scalars.
         duplicates: JSON pointers of keys that stand twice; the last one counts.
         string_numbers: JSON pointers of unquoted YAML scalars such as ``2e-4``, which YAML 1.1 reads as a string.
+        recognised: the dialect that was found to be surest of it, and how sure; None until somebody asks.
     """
 
     path: Path | None
@@ -53,6 +54,7 @@ class Document:
     data: Any
     duplicates: list[str] = field(default_factory=list)
     string_numbers: list[str] = field(default_factory=list)
+    recognised: tuple[str, float] | None = field(default=None, init=False, compare=False)
 
     @cached_property
     def positions(self) -> Positions | None:
@@ -88,6 +90,41 @@ def read_document(path: Path) -> Document:
         ConfigError: it is missing, no text, too large, empty, or not what its name says.
     """
     text = _decode(path, _bytes(path))
+    return _RECENT.get(path, text) or _RECENT.keep(document_of(path, text))
+
+
+class _Recent:
+    """Documents by path and text, the last few: walking a folder and then checking it parses each file once."""
+
+    most = 2**24
+    """Characters of all texts together."""
+
+    def __init__(self) -> None:
+        self._documents: dict[tuple[Path | None, str], Document] = {}
+        self._size = 0
+
+    def get(self, path: Path, text: str) -> Document | None:
+        return self._documents.get((path, text))
+
+    def keep(self, document: Document) -> Document:
+        self._documents[document.path, document.text] = document
+        self._size += len(document.text)
+        while self._size > self.most:
+            oldest = next(iter(self._documents))
+            self._size -= len(oldest[1])
+            del self._documents[oldest]
+        return document
+
+
+_RECENT = _Recent()
+
+
+def document_of(path: Path, text: str) -> Document:
+    """The document that a file with this text is.
+
+    Raises:
+        ConfigError: as for ``read_document``.
+    """
     format = _format_of(path, text)
     if format != "text" and not text.strip():
         raise ConfigError(f"{path} is empty.", remedy="`qlora-doctor init` writes a config to start from.")
@@ -98,6 +135,18 @@ def read_document(path: Path) -> Document:
     if format == "toml":
         return _read_toml(path, text)
     return Document(path, text, "text", None)
+
+
+def encoded(path: Path, text: str) -> bytes:
+    """A text in the encoding of a file, with its byte-order mark.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+    mark, encoding = next(((mark, name) for mark, name in _BOMS if head.startswith(mark)), (b"", "utf-8"))
+    return mark + text.encode(encoding)
 
 
 def _bytes(path: Path) -> bytes:
@@ -142,6 +191,8 @@ def _format_of(path: Path, text: str) -> Format:
         return "text"
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
+    if text.startswith("#!"):
+        return "text"
     return "json" if text.lstrip()[:1] in ("{", "[") else "yaml"
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import yaml
 
-from ..errors import ConfigError
 from ..report import PatchOperation
-from .document import Format, read_document
+from .document import Format
 from .positions import Entry, Positions, join_pointer, split_pointer
-from .setup import Setup
 
 _MOST_EDITED = 2**20
 
@@ -23,67 +21,80 @@ class CannotEdit(Exception):
     """This text cannot be edited in place, for example where a YAML alias stands for the value."""
 
 
-def diff_of(setup: Setup, patch: Sequence[PatchOperation]) -> str | None:
-    """A patch in native pointers as a unified diff of the user's own file.
-
-    None where there is no file, the file cannot be edited in place, or the patch changes nothing.
-    """
-    if setup.file is None:
-        return None
-    try:
-        document = read_document(Path(setup.file))
-        operations = [own_operation(setup, operation) for operation in patch]
-        edited = apply_patch(document.text, document.format, operations)
-    except (CannotEdit, ConfigError):
-        return None
-    import difflib  # lazy: a clean config has no diff
-
-    name = Path(setup.file).name
-    before, after = document.text.splitlines(keepends=True), edited.splitlines(keepends=True)
-    lines = difflib.unified_diff(before, after, f"a/{name}", f"b/{name}")
-    text = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
-    return text or None
-
-
-def own_operation(setup: Setup, operation: PatchOperation) -> PatchOperation:
-    """An operation on a native pointer → the same on the key that the user wrote.
-
-    Raises:
-        CannotEdit: another dialect, and the file does not have this key.
-    """
-    path = ".".join(split_pointer(operation.path))
-    origin = setup.origins.get(path)
-    own = origin.place.pointer if origin is not None and origin.place is not None else None
-    if own is None and setup.dialect != "native":
-        raise CannotEdit(f"{path} has no place in this file")
-    return operation if own is None else operation.model_copy(update={"path": own})
+class NoEditor(CannotEdit):
+    """This kind of file is not edited at all."""
 
 
 def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation]) -> str:
     """Apply operations one after the other.
 
     ``replace`` of an absent key adds it and ``add`` makes missing mappings above it, because a silent config has the
-    library's default at that place; ``remove`` of an absent key does nothing.
+    library's default at that place; ``remove`` of an absent key does nothing. Writing the value that a repeated key
+    already has leaves that key once. A removal followed by adding the same value beside it renames the key in place.
 
     Raises:
         CannotEdit: the format has no editor, or the text around the place cannot be changed on its own.
     """
-    if format not in ("json", "yaml"):
-        raise CannotEdit(f"no editor for {format}")
+    if format == "toml":
+        from .toml_edit import apply_toml
+
+        return apply_toml(text, operations)
+    if format == "text":
+        raise NoEditor("there is no editor for programs")
     if len(text) > _MOST_EDITED:
-        raise CannotEdit("the text is too long")
-    for operation in operations:
+        raise CannotEdit("the text is too long to be edited")
+    waiting = list(operations)
+    data = parsed(text, format)
+    while waiting:
+        before = text
+        operation = waiting.pop(0)
+        wanted = patched(data, operation)
         editor = _Editor(text, format)
-        edited = (
-            editor.remove(operation.path) if operation.op == "remove" else editor.put(operation.path, operation.value)
-        )
-        if _data(edited, format) != _patched(_data(text, format), operation):
+        if waiting and _is_renaming(data, operation, waiting[0]):
+            wanted = patched(wanted, renaming := waiting.pop(0))
+            text = editor.rename(operation.path, split_pointer(renaming.path)[-1])
+        elif operation.op == "remove":
+            text = editor.remove(operation.path)
+        elif editor.repeated(operation.path) and wanted == data:
+            text = editor.leave_once(operation.path)
+        else:
+            text = editor.put(operation.path, operation.value, after=operation.after)
+        if text != before and parsed(text, format) != wanted:
             raise CannotEdit("the edit would change something else")  # an anchor that is used elsewhere, for example
-        text = edited
+        if text == before and data != wanted:
+            raise CannotEdit("the place is not in the text")
+        data = wanted
     return text
 
 
-def _data(text: str, format: Format) -> Any:
+def _is_renaming(data: Any, removal: PatchOperation, addition: PatchOperation) -> bool:
+    if removal.op != "remove" or addition.op != "add":
+        return False
+    *old, _ = split_pointer(removal.path)
+    *new, key = split_pointer(addition.path)
+    here, value = value_at(data, join_pointer(old)), value_at(data, removal.path)
+    return old == new and isinstance(here, dict) and key not in here and value == addition.value and value is not None
+
+
+def value_at(data: Any, pointer: str) -> Any:
+    """The value at a pointer; None where there is none."""
+    for step in split_pointer(pointer):
+        if isinstance(data, list) and step.isdigit() and int(step) < len(data):
+            data = data[int(step)]
+        elif isinstance(data, dict) and step in data:
+            data = data[step]
+        else:
+            return None
+    return data
+
+
+@lru_cache(maxsize=4)
+def parsed(text: str, format: Format) -> Any:
+    """The data of an edited text, for reading alone.
+
+    Raises:
+        CannotEdit: it does not parse.
+    """
     from .yaml_reader import YamlProblem, read_yaml
 
     try:
@@ -99,32 +110,41 @@ def _unshared(data: Any) -> Any:
     return [_unshared(value) for value in data] if isinstance(data, list) else data
 
 
-def _patched(data: Any, operation: PatchOperation) -> Any:
-    """What the data is to be after an operation, in the same lenient sense as the edit."""
+def patched(data: Any, operation: PatchOperation) -> Any:
+    """What the data is to be after an operation, in the same lenient sense as the edit.
+
+    Raises:
+        CannotEdit: the way to the place goes through something else than a mapping or a list.
+    """
     data = _unshared(data)
     *above, last = split_pointer(operation.path)
     here: Any = data
-    for step in above:
+    try:
+        for step in above:
+            if isinstance(here, list):
+                here = here[int(step)]
+                continue
+            if operation.op == "remove" and step not in here:
+                return data
+            if not isinstance(here.get(step), dict | list):
+                name = here.get(step)
+                if name is not None and step != "model":
+                    raise CannotEdit("the value above is no mapping")
+                here[step] = {"name_or_path": name} if name is not None else {}
+            here = here[step]
         if isinstance(here, list):
-            here = here[int(step)]
-            continue
-        if operation.op == "remove" and step not in here:
-            return data
-        if not isinstance(here.get(step), dict | list):
-            name = here.get(step)
-            here[step] = {"name_or_path": name} if step == "model" and name is not None else {}
-        here = here[step]
-    if isinstance(here, list):
-        if last == "-" or int(last) == len(here):
-            here.append(operation.value)
+            if last == "-" or int(last) == len(here):
+                here.append(operation.value)
+            elif operation.op == "remove":
+                here.pop(int(last))
+            else:
+                here[int(last)] = operation.value
         elif operation.op == "remove":
-            here.pop(int(last))
+            here.pop(last, None)
         else:
-            here[int(last)] = operation.value
-    elif operation.op == "remove":
-        here.pop(last, None)
-    else:
-        here[last] = operation.value
+            here[last] = operation.value
+    except (ValueError, IndexError, AttributeError, TypeError) as error:
+        raise CannotEdit("the value above is no mapping") from error
     return data
 
 
@@ -138,8 +158,8 @@ class _Editor:
             raise CannotEdit("the grammar does not know all of this text")
         self.newline = "\r\n" if "\r\n" in text else "\n"
 
-    def put(self, pointer: str, value: Any) -> str:
-        """Set the value at a pointer, adding its key where it is absent."""
+    def put(self, pointer: str, value: Any, *, after: str | None = None) -> str:
+        """Set the value at a pointer, adding its key where it is absent: behind another one, or at the end."""
         steps = split_pointer(pointer)
         entry = self.positions.find(pointer)
         if entry is not None and entry.whole is not None:
@@ -156,7 +176,7 @@ class _Editor:
             value = {step: value}
         key = missing[-1]
         if parent.kind == "mapping" and parent.node is not None:
-            return self._add_key(parent, key, value)
+            return self._add_key(parent, key, value, after)
         if parent.kind == "sequence" and parent.node is not None:
             return self._add_element(parent, key, value)
         return self._grow(steps, parent, key, value)
@@ -174,6 +194,38 @@ class _Editor:
         if len(siblings) == 1:
             raise CannotEdit("a block cannot lose its only entry")
         return self._cut_lines(entry)
+
+    def rename(self, pointer: str, name: str) -> str:
+        """Give the key at a pointer another name."""
+        entry = self.positions.find(pointer)
+        if entry is None or entry.key is None:
+            raise CannotEdit("the key is not in the text")
+        old = self.positions.text_of(entry.key)
+        new = json.dumps(name, ensure_ascii=False) if old.startswith('"') else self._written(name)
+        return self._splice(entry.key.start_byte, entry.key.end_byte, new)
+
+    def repeated(self, pointer: str) -> bool:
+        """True where the key at a pointer stands more than once in its mapping."""
+        return len(self._same(pointer)) > 1
+
+    def leave_once(self, pointer: str) -> str:
+        """Take all but the last of a repeated key away: the last is the one that counts."""
+        parent = self.positions.find(join_pointer(split_pointer(pointer)[:-1])) or self.positions.root
+        first = self._same(pointer)[0]
+        if parent.flow:
+            siblings = [child for _, child in self.positions.children(parent)]
+            text = self._cut_between(siblings, siblings.index(first))
+        else:
+            text = self._cut_lines(first)
+        again = _Editor(text, self.format)
+        return again.leave_once(pointer) if again.repeated(pointer) else text
+
+    def _same(self, pointer: str) -> list[Entry]:
+        *above, key = split_pointer(pointer)
+        parent = self.positions.find(join_pointer(above)) if above else self.positions.root
+        if parent is None or parent.kind != "mapping":
+            return []
+        return [child for name, child in self.positions.children(parent) if name == key]
 
     # -- replacing
 
@@ -206,18 +258,19 @@ class _Editor:
 
     # -- adding
 
-    def _add_key(self, parent: Entry, key: str, value: Any) -> str:
+    def _add_key(self, parent: Entry, key: str, value: Any, after: str | None) -> str:
         pairs = [child.whole for _, child in self.positions.children(parent) if child.whole is not None]
         assert parent.node is not None
+        found = self.positions.find(after) if after is not None else None
+        behind = [found.whole] if found is not None and found.whole in pairs else pairs
         if parent.flow:
             written = f"{self._key(key, parent)}: {self._written(value)}"
-            return self._add_to_flow(parent, pairs, written)
+            return self._add_to_flow(parent, behind, written)
         if not pairs:
             raise CannotEdit("an empty block has no place for a key")
         indent = self._column(pairs[0])
-        end = self._end_of(pairs[-1])
-        written = self._block(key, value, indent)
-        return self._splice(end, end, f"{self.newline}{' ' * indent}{written}")
+        end = self._line_end(behind[-1])
+        return self._splice(end, end, f"{self.newline}{' ' * indent}{self._block(key, value, indent)}")
 
     def _add_element(self, parent: Entry, step: str, value: Any) -> str:
         children = [child.whole for _, child in self.positions.children(parent) if child.whole is not None]
@@ -226,7 +279,7 @@ class _Editor:
         written = self._written(value)
         if parent.flow:
             return self._add_to_flow(parent, children, written)
-        end = self._end_of(children[-1])
+        end = self._line_end(children[-1])
         return self._splice(end, end, f"{self.newline}{' ' * self._column(children[0])}- {written}")
 
     def _add_to_flow(self, parent: Entry, members: list[Any], written: str) -> str:
@@ -320,6 +373,13 @@ class _Editor:
         last = _last_leaf(node)
         return min(end, last.end_byte) if last is not None else len(data[:end].rstrip())
 
+    def _line_end(self, node: Any) -> int:
+        """The end of the line on which a node ends: behind its comment, before the line break."""
+        data: bytes = self.positions.data
+        end = len(data[: self._end_of(node)].rstrip())
+        newline = data.find(b"\n", end)
+        return len(data[:newline].rstrip(b"\r")) if newline >= 0 else len(data)
+
     def _column(self, node: Any) -> int:
         data = self.positions.data
         start = data.rfind(b"\n", 0, node.start_byte) + 1
@@ -334,7 +394,7 @@ class _Editor:
 
 def _last_leaf(node: Any) -> Any:
     """The last token below a node that is no comment."""
-    while node.child_count:
+    while node.child_count and node.type != "block_scalar":
         children = [child for child in node.children if child.type != "comment"]
         if not children:
             return None

@@ -149,6 +149,7 @@ class _Reader:
             **sections,
         )
         setup._locate = self.document.place if self.file is not None else None
+        setup._document = self.document
         return setup
 
     def _section(self, section: str, value: Any) -> None:

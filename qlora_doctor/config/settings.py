@@ -8,6 +8,7 @@ ignore = ["QD208"]
 fail-on = "warning"
 rules = ["ci/rules"]           # folders with pages of your own, from this file's folder
 severity = {QD507 = "error"}
+exclude = ["archive", "runs/*/old.yaml"]   # what `check FOLDER` passes over, beside .git, .venv and the like
 
 [tool.qlora-doctor.budgets]
 "memory.predicted.peak_allocated_bytes" = {max = "22GiB", level = "error"}
@@ -90,6 +91,7 @@ class Settings(_Strict):
     fail_on: FailOn | None = None
     profile: Literal["min", "recommended", "strict"] | None = None
     rules: list[str] = Field(default_factory=list)
+    exclude: list[str] = Field(default_factory=list)
     budgets: dict[str, Limit] = Field(default_factory=dict)
 
     @field_validator("budgets")

@@ -6,9 +6,13 @@ TrainingArguments and SFTConfig.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+if TYPE_CHECKING:
+    from .document import Document
 
 Source = Literal["explicit", "dialect_default", "library_default", "unknown"]
 
@@ -27,6 +31,8 @@ class Place(_Section):
     column: int | None = None
     end_line: int | None = None
     end_column: int | None = None
+    cell: int | None = None
+    """In a notebook: the cell, from 1, of all its cells."""
     excerpt: str | None = None
     """The text of ``line`` as it stands in the file."""
 
@@ -38,6 +44,19 @@ class Origin(_Section):
     place: Place | None = None
     note: str | None = None
     """Whose default (with its version), or why it cannot be known."""
+
+
+@dataclass(frozen=True)
+class OwnKey:
+    """A key of a dialect that sets a canonical path.
+
+    Attributes:
+        key: dotted below the top of the file.
+        convert: written value → what Setup takes; None where the two are the same, or the reader concludes it.
+    """
+
+    key: str
+    convert: Callable[[Any], Any] | None = None
 
 
 class Model(_Section):
@@ -192,6 +211,9 @@ class Setup(_Section):
 
     dialect: str = "native"
     dialect_confidence: float = 1.0
+    """How sure the content makes it that the dialect is this one."""
+    dialect_named: bool = False
+    """The user named the dialect, whatever the content looks like."""
     dialect_version: str | None = None
     file: str | None = None
     model: Model = Field(default_factory=Model)
@@ -209,9 +231,15 @@ class Setup(_Section):
     removed_keys: list[dict[str, str | None]] = Field(default_factory=list)
     remarks: list[dict[str, str | None]] = Field(default_factory=list)
     """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
-    where effect is ``other-meaning`` or ``refused``."""
+    where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``."""
+    stored_keys: dict[str, bool] = Field(default_factory=dict)
+    """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)
     """JSON pointer → place with line and column; a reader sets it, so that places are looked up only when asked for."""
+    _document: "Document | None" = PrivateAttr(default=None)
+    """What it was read from."""
+    _keys_of: "Callable[[str], list[OwnKey]] | None" = PrivateAttr(default=None)
+    """Canonical path → the keys of the dialect that set it; a reader that translates sets it."""
 
     def is_unknown(self, path: str) -> bool:
         """True where the value at this canonical path is decided by something that was not read."""

@@ -137,8 +137,7 @@ _PIECES: dict[str, Callable[..., str]] = {
 
 
 def _value(code: Code, values: Values) -> Any:
-    word, *arguments = code
-    return _WORDS[word](values, *arguments)
+    return _WORDS[code[0]](values, *code[1:])
 
 
 def _and(values: Values, left: Code, right: Code) -> bool | Unknown:

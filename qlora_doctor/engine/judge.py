@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -12,14 +13,17 @@ from ..facts import Facts
 from ..report import Evidence, Finding, Location, PatchOperation, Remediation, RuleOutcome, StageRecord
 from .expression import EvaluationError, Unknown, Values
 from .fingerprint import fingerprint
-from .rule import Rule, stage_of, texts_in
+from .rule import Rule, stage_of
 from .selection import Selection
 from .values import lookup
 
+Ended = tuple[tuple[str, str, "str | None", "str | None"], ...]
+"""Name, status, reason and remedy of the stages that have ended."""
 EVIDENCE_ITEMS = 20
 """A longer list is cut in a finding's evidence; the facts hold it whole."""
 Locate = Callable[[str], Location]
-Diff = Callable[[list[PatchOperation]], "str | None"]
+InFile = Callable[[Remediation, "str | None"], Remediation]
+"""A remedy in native pointers, and the kind of repair of the keys → the remedy in the keys of the user's own file."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def judge(
     selection: Selection | None = None,
     stages: Sequence[StageRecord] = (),
     locate: Locate | None = None,
-    diff: Diff | None = None,
+    in_file: InFile | None = None,
 ) -> Judgement:
     """Evaluate each selected rule once.
 
@@ -47,77 +51,94 @@ def judge(
         selection: which of them judge, and at which severity; None takes the recommended ones.
         stages: how the stages ended, which explains the rules that are skipped.
         locate: a native pointer to its place in the user's file.
-        diff: a patch in native pointers to a unified diff of the user's file.
+        in_file: brings a remedy into the user's own file.
     """
     selection = selection or Selection()
     findings: list[Finding] = []
     outcomes: list[RuleOutcome] = []
+    subjects = {name: getattr(facts, name) for name in Facts.model_fields}
+    ended = tuple((record.name, record.status, record.reason, record.remedy) for record in stages)
     for rule in rules:
         if not selection.takes(rule):
             continue
-        values = values_for(facts, rule)
-        outcome = _outcome(rule, values, stages)
+        values = values_for(subjects, rule)
+        outcome = _outcome(rule, values, ended)
         outcomes.append(outcome)
         if outcome.status == "fail":
-            findings.append(_finding(rule, values, selection, locate or _nowhere, diff))
+            findings.append(_finding(rule, values, selection, locate or _nowhere, in_file))
     order = {"error": 0, "warning": 1, "info": 2}
     findings.sort(key=lambda finding: (order[finding.severity], finding.rule))
     return Judgement(findings, outcomes)
 
 
-def values_for(facts: Facts, rule: Rule) -> Values:
+def values_for(subjects: Values, rule: Rule) -> Values:
     """The values behind the names that a rule may use."""
-    subjects = {name: getattr(facts, name) for name in Facts.model_fields}
     return {**subjects, "params": {name: param.default for name, param in rule.params.items()}}
 
 
-def _outcome(rule: Rule, values: Values, stages: Sequence[StageRecord]) -> RuleOutcome:
-    status, reason = _status(rule, values, stages)
-    return RuleOutcome(rule=rule.id, name=rule.name, title=rule.title, status=status, stage=rule.stage, reason=reason)
+def _outcome(rule: Rule, values: Values, ended: Ended) -> RuleOutcome:
+    """How a rule came out; of many configs most come out alike, so that what was said once is said again."""
+    status, reason = _status(rule, values, ended)
+    known = rule.outcomes.get((status, reason))
+    if known is None:
+        known = RuleOutcome(
+            rule=rule.id, name=rule.name, title=rule.title, status=status, stage=rule.stage, reason=reason
+        )
+        rule.outcomes[status, reason] = known
+    return known
 
 
-def _status(
-    rule: Rule, values: Values, stages: Sequence[StageRecord]
-) -> tuple[Literal["pass", "fail", "skipped"], str | None]:
+def _status(rule: Rule, values: Values, ended: Ended) -> tuple[Literal["pass", "fail", "skipped"], str | None]:
     """How it came out, and why it was skipped."""
+    if all(values.get(name) is None for name in rule.subjects):
+        known = rule.unseen.get(ended)
+        if known is None:
+            known = rule.unseen[ended] = _evaluated(rule, values, ended)
+        return known
+    return _evaluated(rule, values, ended)
+
+
+def _evaluated(rule: Rule, values: Values, ended: Ended) -> tuple[Literal["pass", "fail", "skipped"], str | None]:
     try:
         verdict = rule.condition.holds(values)
     except EvaluationError as error:
         return "skipped", f"It cannot be evaluated: {error}."
     if isinstance(verdict, Unknown):
-        return "skipped", _why_unknown(verdict, stages)
-    if not verdict and stages and not _ran(rule.stage, stages):
+        return "skipped", _why_unknown(verdict.names, ended)
+    if not verdict and ended and not _ran(rule.stage, ended):
         # A default may have answered for a fact that nobody looked at: what did not run is never green.
-        return "skipped", " ".join(_why_missing(rule.stage, stages))
+        return "skipped", " ".join(_why_missing(rule.stage, ended))
     return ("fail" if verdict else "pass"), None
 
 
-def _why_unknown(unknown: Unknown, stages: Sequence[StageRecord]) -> str:
+@lru_cache(maxsize=1024)
+def _why_unknown(unknown: frozenset[str], ended: Ended) -> str:
     """The unknown facts, and for each stage that should have supplied them how it ended and what would help."""
-    names = sorted(unknown.names)
+    names = sorted(unknown)
     sentences = [f"Unknown: {', '.join(names)}."]
     for stage in dict.fromkeys(stage_of(name) for name in names):
-        sentences += _why_missing(stage, stages)
+        sentences += _why_missing(stage, ended)
     return " ".join(sentences)
 
 
-def _why_missing(stage: str, stages: Sequence[StageRecord]) -> list[str]:
+def _why_missing(stage: str, ended: Ended) -> list[str]:
     """How a stage that did not end well ended, and what would supply it; nothing where it is done."""
-    record = next((record for record in stages if record.name == stage), None)
-    if record is None:
+    found = next((each for each in ended if each[0] == stage), None)
+    if found is None:
         return [f"The stage {stage} has not run."]
-    if record.status == "done":
+    _, status, reason, remedy = found
+    if status == "done":
         return []
-    verb = "failed" if record.status == "failed" else "was skipped"
-    sentence = f"The stage {stage} {verb}{': ' + record.reason if record.reason else '.'}"
-    return [sentence, f"To supply it: {record.remedy}"] if record.remedy else [sentence]
+    verb = "failed" if status == "failed" else "was skipped"
+    sentence = f"The stage {stage} {verb}{': ' + reason if reason else '.'}"
+    return [sentence, f"To supply it: {remedy}"] if remedy else [sentence]
 
 
-def _ran(stage: str, stages: Sequence[StageRecord]) -> bool:
-    return any(record.name == stage and record.status == "done" for record in stages)
+def _ran(stage: str, ended: Ended) -> bool:
+    return any(name == stage and status == "done" for name, status, _, _ in ended)
 
 
-def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, diff: Diff | None) -> Finding:
+def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, in_file: InFile | None) -> Finding:
     location = locate(rule.template(rule.locate).render(values))
     return Finding(
         rule=rule.id,
@@ -128,7 +149,7 @@ def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, d
         message=rule.template(rule.message).sentence(values),
         evidence=_evidence(rule, values),
         location=location,
-        remediation=_remediation(rule, values, diff),
+        remediation=_remediation(rule, values, in_file),
         fingerprint=fingerprint(rule.id, location.file, location.pointer),
     )
 
@@ -150,17 +171,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _remediation(rule: Rule, values: Values, diff: Diff | None) -> Remediation | None:
+def _remediation(rule: Rule, values: Values, in_file: InFile | None) -> Remediation | None:
     if rule.fix is None:
         return None
-    patch = _patch(rule, values)
-    return Remediation(
+    remediation = Remediation(
         text=rule.template(rule.fix.text).sentence(values),
         commands=[rule.template(command).render(values) for command in rule.fix.commands],
-        patch=patch,
+        patch=_patch(rule, values),
         safety=rule.fix.safety,
-        diff=diff(patch) if diff is not None and patch else None,
     )
+    if in_file is None or not (remediation.patch or rule.fix.repair):
+        return remediation
+    return in_file(remediation, rule.fix.repair)
 
 
 def _patch(rule: Rule, values: Values) -> list[PatchOperation]:
@@ -168,22 +190,23 @@ def _patch(rule: Rule, values: Values) -> list[PatchOperation]:
     assert rule.fix is not None
     operations = []
     for operation in rule.fix.patch:
-        missing = [name for text in texts_in(operation.value) for name in rule.template(text).names]
-        if any(isinstance(lookup(values, name), Unknown) for name in missing):
-            return []
         value = _filled(rule, operation.value, values)
+        if isinstance(value, Unknown):
+            return []
         operations.append(PatchOperation(op=operation.op, path=operation.path, value=value))
     return operations
 
 
 def _filled(rule: Rule, value: Any, values: Values) -> Any:
-    """A patch's value with its templates rendered natively: a list stays a list, a number a number."""
+    """A patch's value with its templates rendered natively: a list stays a list, a number a number, an unknown one."""
     if isinstance(value, str):
         return rule.template(value).native(values)
     if isinstance(value, list):
-        return [_filled(rule, item, values) for item in value]
+        items = [_filled(rule, item, values) for item in value]
+        return next((item for item in items if isinstance(item, Unknown)), items)
     if isinstance(value, dict):
-        return {key: _filled(rule, item, values) for key, item in value.items()}
+        pairs = {key: _filled(rule, item, values) for key, item in value.items()}
+        return next((item for item in pairs.values() if isinstance(item, Unknown)), pairs)
     return value
 
 

@@ -128,8 +128,8 @@ def _metadata(rule: Rule, catalogue: Collection[str] | None) -> list[str]:
     for operation in rule.fix.patch if rule.fix else []:
         if operation.path.split("/")[1] not in _SECTIONS:
             found.append(f"The fix patches {operation.path}, which is in no section of the native config.")
-    if rule.fix and rule.fix.safety != "display" and not rule.fix.patch:
-        found.append(f"A fix that is {rule.fix.safety} needs a patch.")
+    if rule.fix and rule.fix.safety != "display" and not rule.fix.patch and not rule.fix.repair:
+        found.append(f"A fix that is {rule.fix.safety} needs a patch or a repair.")
     return found
 
 

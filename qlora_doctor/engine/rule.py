@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import UsageError
 from ..facts import Facts
-from ..report import STAGES, Confidence, Severity
+from ..report import STAGES, Confidence, RuleOutcome, Severity
 from .expression import Expression, Template
 from .language import LanguageError, field_type
 
 HEADINGS = ("What it checks", "Why it matters", "How to fix", "When to ignore", "Examples")
 Profile = Literal["min", "recommended", "strict"]
 Line = Annotated[str, Field(min_length=1)]
+Repair = Literal["unknown-keys", "removed-keys", "repeated-keys", "text-numbers"]
 
 _SUBJECT_STAGES = {name: name for name in STAGES} | {
     "environment": "config",
@@ -63,6 +64,8 @@ class Fix(_Strict):
     text: Line
     safety: Literal["safe", "unsafe", "display"] = "display"
     patch: list[Operation] = Field(default_factory=list)
+    repair: Repair | None = None
+    """What to do with the keys themselves, as they stand in the file, where the finding is about those."""
     commands: list[Line] = Field(default_factory=list)
 
 
@@ -138,6 +141,21 @@ class Rule(_Strict):
         names = {name for name in self.condition.needed if not name.startswith("params")} or self.condition.names
         stages = [stage_of(name) for name in names if not name.startswith("params")]
         return max(stages, key=STAGES.index, default=STAGES[0])
+
+    @cached_property
+    def subjects(self) -> frozenset[str]:
+        """The subjects of the facts that ``when`` names."""
+        return frozenset(name.partition(".")[0] for name in self.condition.names) - {"params"}
+
+    @cached_property
+    def unseen(self) -> dict[Any, Any]:
+        """Status and reason where no fact of its subjects is known, by how the stages ended; kept by ``judge``."""
+        return {}
+
+    @cached_property
+    def outcomes(self) -> dict[Any, RuleOutcome]:
+        """Its outcomes so far, by status and reason; kept by ``judge``."""
+        return {}
 
     @property
     def url(self) -> str | None:

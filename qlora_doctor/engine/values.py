@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache, lru_cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -41,8 +42,8 @@ class Unknown:
 
 def unknown_of(*values: Any) -> Unknown | None:
     """What is unknown among these values, together; None where all of them are known."""
-    names = [name for value in values if isinstance(value, Unknown) for name in value.names]
-    return Unknown(*names) if any(isinstance(value, Unknown) for value in values) else None
+    missing = [value for value in values if isinstance(value, Unknown)]
+    return Unknown(*(name for value in missing for name in value.names)) if missing else None
 
 
 def member(value: Any, name: Any, path: str) -> Any:
@@ -51,7 +52,7 @@ def member(value: Any, name: Any, path: str) -> Any:
         return Unknown(path)
     found: Any = None
     if isinstance(value, BaseModel):
-        found = getattr(value, name) if name in type(value).model_fields else None
+        found = getattr(value, name) if name in _fields_of(type(value)) else None
     elif isinstance(value, Mapping):
         found = value.get(name)
     elif isinstance(value, list | tuple) and isinstance(name, int):
@@ -59,10 +60,20 @@ def member(value: Any, name: Any, path: str) -> Any:
     return Unknown(path) if found is None else found
 
 
+@cache
+def _fields_of(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(model.model_fields)
+
+
+@lru_cache(maxsize=4096)
+def _steps(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
+
+
 def lookup(facts: Any, path: str) -> Any:
     """The fact with this dotted name, such as ``step.optimizer.frozen_parameters``, or an ``Unknown``."""
     value = facts
-    for part in path.split("."):
+    for part in _steps(path):
         value = member(value, part, path)
     return value
 

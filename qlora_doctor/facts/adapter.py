@@ -41,7 +41,7 @@ class AdapterFacts(Fact):
     failure: str | None = None
     """``none`` where the adapter attached, else why PEFT refused: ``no-match``, ``empty-targets``,
     ``no-default-targets``, ``unsupported-class``, ``dropout-with-parameters``, ``quantized-init``, ``mamba-fused``,
-    ``no-modules-to-save``, ``other``."""
+    ``no-modules-to-save``, ``refused-options`` (options that exclude each other), ``other``."""
     failure_message: str | None = None
 
     matched_modules: list[str] | None = None

@@ -1,4 +1,4 @@
-"""A batch × sequence table of predicted peaks, from few traces."""
+"""A batch × sequence table of predicted peaks for one card or several, from few traces."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..config.cards import CARDS, Card
+from .attention import SMALL_MEMORY_HEAD
+from .courses import Courses, Maker, Size, Tracer
 from .machine import Machine
-from .predict import PredictionError, traced
-from .replay import replay_peaks
+from .predict import Prediction, prediction_of
+from .replay import replay, replay_peaks
 from .savings import moments
-from .scaling import ALONE, FIRST, SECOND, NotScalable, ScalableTape, same_course, scalable
-from .subject import Subject
 from .tape import Tape
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Batch sizes of a table where none are asked for."""
 SEQUENCES = (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 16384)
 """Sequence lengths of a table where none are asked for."""
+SHORT_SEQUENCES = (64, 128, 192, 256, 384, 512, 640, 768, 1024)
+"""The same for a model that has positions for few tokens."""
 BEYOND = 1.25
 """Share of the card from which a cell is not replayed: it does not fit however its memory is cut."""
 TOLERANCE = 1e-3
 """Share by which a cell may differ from its own trace and the table still counts as verified."""
-
-Maker = Callable[[], Subject]
-TapeMaker = Callable[[int, int], Tape]
+MOST_BATCHES = 1024
+"""Where the search for the largest batch ends."""
+LENGTH_STEP = 64
+"""Tokens to which the longest sequence is found."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,12 @@ class Cell:
 
 @dataclass
 class Plan:
-    """A table of predictions.
+    """A table of predictions for one card.
 
     Attributes
     ----------
     cells: every batch with every sequence, by batch, then sequence.
-    capacity_bytes: what a process can use of the card: its memory less the CUDA context.
+    capacity_bytes: what a process can use of the card: its memory less the CUDA context; None where no card is meant.
     frontier: for each batch that fits at all, the longest sequence that fits.
     traces: how many steps were traced.
     verified: largest relative difference between a cell and its own trace; None where none was compared.
@@ -54,7 +57,7 @@ class Plan:
     """
 
     device: str
-    capacity_bytes: int
+    capacity_bytes: int | None
     cells: list[Cell]
     traces: int
     verified: float | None
@@ -91,34 +94,108 @@ def plan(make: Maker, machine: Machine, batches: Sequence[int] = BATCHES, sequen
     Raises:
         PredictionError: the step cannot be traced.
     """
-    tracer = _Tracer(make, machine)
-    tapes, notes = _tapes(tracer, batches, sequences)
-    space = capacity(machine.card)
-    cells = []
-    ratio, far, full = 1.0, False, max(sequences) + 1
-    for batch in sorted(batches):
-        for sequence in sorted(sequences):
-            tape = tapes(batch, sequence)
-            # Peaks grow with both, so only what lies beyond a cell that did not fit can be far beyond the card.
-            maybe_far = sequence >= full and (batch, sequence) not in tracer.peaks
-            rough = max(moments(tape, machine).values()) if maybe_far else 0
-            if rough > BEYOND * space:
-                far = True
-                cells.append(Cell(batch, sequence, rough, int(rough * ratio), fits=False))
-                continue
-            allocated, reserved = replay_peaks(tape, machine)
-            ratio = max(1.0, reserved / allocated)
-            full = min(full, sequence) if allocated > space else full
-            cells.append(Cell(batch, sequence, allocated, reserved, fits=reserved <= space))
-    if far:
-        notes.append(
-            f"Cells above {BEYOND:.2f} times the card are sums of rounded sizes, without the allocator's replay; their "
-            "reserved memory is scaled from the last cell that was replayed."
+    return Planner(make, batches, sequences).table(machine)
+
+
+class Planner:
+    """Tables of one setup for several cards; cards of one kind share their traces.
+
+    Raises, from every method that needs a trace:
+        PredictionError: the step cannot be traced.
+    """
+
+    def __init__(
+        self,
+        make: Maker,
+        batches: Sequence[int] = BATCHES,
+        sequences: Sequence[int] = SEQUENCES,
+        told: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.tracer = Tracer(make, told)
+        self.batches, self.sequences = sorted(batches), sorted(sequences)
+        self._courses: dict[object, Courses] = {}
+
+    @property
+    def traces(self) -> int:
+        """How many steps were traced."""
+        return self.tracer.count
+
+    def table(self, machine: Machine, *, capacity_bytes: int | None = None, held: bool = True) -> Plan:
+        """The table for a card; ``held`` says whether the card's memory is a limit at all."""
+        space = (capacity_bytes or capacity(machine.card)) if held else None
+        courses = self.courses(machine)
+        cells, far = self._cells(machine, space)
+        notes = list(courses.notes)
+        if far:
+            notes.append(
+                f"Cells above {BEYOND:.2f} times the card are sums of rounded sizes, without the allocator's replay; "
+                "their reserved memory is scaled from the last cell that was replayed."
+            )
+        cells, verified = _compared(cells, courses, machine)
+        if verified is not None and verified > TOLERANCE:
+            notes.append(f"A cell differed from its own trace by {verified:.2%}; read the table as that exact.")
+        return Plan(machine.card.name, space, cells, self.traces, verified, notes)
+
+    def prediction(self, machine: Machine, batch: int, sequence: int) -> Prediction:
+        """The whole prediction of one batch and sequence."""
+        subject = self.tracer.subject
+        subject = replace(subject, step=replace(subject.step, batch=batch, sequence=sequence))
+        return prediction_of(subject, machine, replay(self.courses(machine).at(batch, sequence), machine))
+
+    def largest_batch(self, machine: Machine, sequence: int, space: int) -> int | None:
+        """Most samples of this length that fit into ``space`` bytes reserved; None where not even one does."""
+        at = self.courses(machine).at
+        return _most(lambda batch: self._fits(at(batch, sequence), machine, space), MOST_BATCHES)
+
+    def longest_sequence(self, machine: Machine, batch: int, space: int, limit: int) -> int | None:
+        """Most tokens a sample, in steps of :data:`LENGTH_STEP` up to ``limit``, that fit with this batch."""
+        at = self.courses(machine).at
+        steps = _most(
+            lambda count: self._fits(at(batch, count * LENGTH_STEP), machine, space), max(1, limit // LENGTH_STEP)
         )
-    cells, verified = tracer.compare(cells)
-    if verified is not None and verified > TOLERANCE:
-        notes.append(f"A cell differed from its own trace by {verified:.2%}; read the table as that exact.")
-    return Plan(machine.card.name, space, cells, tracer.count, verified, notes)
+        return None if steps is None else steps * LENGTH_STEP
+
+    def courses(self, machine: Machine) -> Courses:
+        """Tapes for a machine."""
+        kind = machine.kind(self._has_wide_heads())
+        if kind not in self._courses:
+            self._courses[kind] = Courses(self.tracer, machine, self.batches, self.sequences)
+        return self._courses[kind]
+
+    def _has_wide_heads(self) -> bool:
+        config = self.tracer.subject.model.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", None) or 1
+        head = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return int(head) > SMALL_MEMORY_HEAD
+
+    def _fits(self, tape: Tape, machine: Machine, space: int) -> bool:
+        if max(moments(tape, machine).values()) > space:
+            return False
+        return replay_peaks(tape, machine)[1] <= space
+
+    def _cells(self, machine: Machine, space: int | None) -> tuple[list[Cell], bool]:
+        """All cells, and whether some lie so far beyond the card that they were not replayed."""
+        courses = self.courses(machine)
+        cells: list[Cell] = []
+        ratio, far = 1.0, False
+        full = self.sequences[-1] + 1
+        for batch in self.batches:
+            for sequence in self.sequences:
+                tape = courses.at(batch, sequence)
+                # Peaks grow with both, so only what lies beyond a cell that did not fit can be far beyond the card.
+                maybe_far = space is not None and sequence >= full and (batch, sequence) not in courses.own
+                rough = max(moments(tape, machine).values()) if maybe_far else 0
+                if space is not None and rough > BEYOND * space:
+                    far = True
+                    cells.append(Cell(batch, sequence, rough, int(rough * ratio), fits=False))
+                    continue
+                allocated, reserved = replay_peaks(tape, machine)
+                ratio = max(1.0, reserved / allocated)
+                if space is not None and allocated > space:
+                    full = min(full, sequence)
+                fits = None if space is None else reserved <= space
+                cells.append(Cell(batch, sequence, allocated, reserved, fits=fits))
+        return cells, far
 
 
 def cards_that_fit(prediction_bytes: int, cards: Sequence[Card] = CARDS) -> list[Card]:
@@ -129,112 +206,36 @@ def cards_that_fit(prediction_bytes: int, cards: Sequence[Card] = CARDS) -> list
     return sorted((card for card in cards if capacity(card) >= prediction_bytes), key=lambda card: card.usable_bytes)
 
 
-class _Tracer:
-    """Traces, counted and compared; one model serves them all where a trace leaves it as it was."""
-
-    def __init__(self, make: Maker, machine: Machine) -> None:
-        self.make = make
-        self.machine = machine
-        self.count = 0
-        self.kept: Subject | None = None
-        self.peaks: dict[tuple[int, int], tuple[int, int]] = {}
-
-    def tape(self, batch: int, sequence: int) -> Tape:
-        subject = self.kept or self.make()
-        self.kept = subject if unchanged_by_tracing(subject) else None
-        self.count += 1
-        step = replace(subject.step, batch=batch, sequence=sequence)
-        return traced(replace(subject, step=step), self.machine)
-
-    def own_tape(self, batch: int, sequence: int) -> Tape:
-        """The tape of a cell, whose peaks are kept to verify the table by."""
-        tape = self.tape(batch, sequence)
-        self.peaks[batch, sequence] = replay_peaks(tape, self.machine)
-        return tape
-
-    def compare(self, cells: list[Cell]) -> tuple[list[Cell], float | None]:
-        """The cells, marked where they were traced, and the largest relative difference to those traces."""
-        marked, worst = [], None
-        for cell in cells:
-            own = self.peaks.get((cell.batch, cell.sequence))
-            if own is not None:
-                worst = max(worst or 0.0, abs(cell.peak_allocated_bytes - own[0]) / own[0])
-                cell = replace(cell, traced=True)
-            marked.append(cell)
-        return marked, worst
+def lengths_for(most: int | None) -> tuple[int, ...]:
+    """Sequence lengths of a table for a model with positions for ``most`` tokens."""
+    if most is None or most >= SEQUENCES[-1]:
+        return SEQUENCES
+    every = sorted({*SHORT_SEQUENCES, *SEQUENCES})
+    return tuple(length for length in every if length <= most)[-len(SEQUENCES) :] or (most,)
 
 
-def unchanged_by_tracing(subject: Subject) -> bool:
-    """Whether a trace leaves the model as it was: trl casts the adapter, bitsandbytes the biases of 4-bit layers."""
-    if subject.step.trainer == "trl":
-        return False
-    return not any(
-        getattr(module, "bias", None) is not None and getattr(module, "quant_state", None) is not None
-        for module in subject.model.modules()
-    )
+def _compared(cells: list[Cell], courses: Courses, machine: Machine) -> tuple[list[Cell], float | None]:
+    """The cells, marked where they were traced, and the largest relative difference to those traces."""
+    own: dict[Size, tuple[int, int]] = {size: replay_peaks(tape, machine) for size, tape in courses.own.items()}
+    marked, worst = [], None
+    for cell in cells:
+        peaks = own.get((cell.batch, cell.sequence))
+        if peaks is not None:
+            worst = max(worst or 0.0, abs(cell.peak_allocated_bytes - peaks[0]) / peaks[0])
+            cell = replace(cell, traced=True)
+        marked.append(cell)
+    return marked, worst
 
 
-def _tapes(tracer: _Tracer, batches: Sequence[int], sequences: Sequence[int]) -> tuple[TapeMaker, list[str]]:
-    """A tape for any cell: from two traces where the step's course is one for all, else from two for each sequence.
-
-    Batch 1 has a course of its own and is traced apart; the longest sequence is traced to see that the course holds.
-    """
-    makers: dict[bool, TapeMaker] = {}
-    notes = []
-    for alone in sorted({batch == 1 for batch in batches}, reverse=True):
-        pair = ALONE if alone else (FIRST, SECOND)
-        smallest = min(batch for batch in batches if (batch == 1) == alone)
-        longest = (smallest, max(sequences))
-        own = tracer.own_tape(*longest)
-        try:
-            one, other = (tracer.tape(*size) for size in pair)
-            whole = scalable(one, other, *pair)
-            if not same_course(one, own):
-                raise NotScalable("a long sequence takes another course")
-        except NotScalable:
-            makers[alone] = _by_sequence(tracer, sequences, alone)
-            notes.append(f"{_who(alone)}: the course of a step changes with the length, so each length was traced.")
-        else:
-            makers[alone] = whole.at
-            said = " and ".join(f"{batch} × {sequence}" for batch, sequence in pair)
-            notes.append(
-                f"{_who(alone)}: sizes follow from two traces ({said}), checked with {longest[0]} × {longest[1]}."
-            )
-    return (lambda batch, sequence: makers[batch == 1](batch, sequence)), notes
-
-
-def _who(alone: bool) -> str:
-    return "Batch 1" if alone else "Batches above 1"
-
-
-def _by_sequence(tracer: _Tracer, sequences: Sequence[int], alone: bool) -> TapeMaker:
-    columns: dict[int, ScalableTape | Tape | None] = {}
-    for sequence in sequences:
-        if alone:
-            columns[sequence] = tracer.tape(1, sequence)
-            continue
-        pair = (FIRST[0], sequence), (SECOND[0], sequence)
-        try:
-            columns[sequence] = scalable(tracer.tape(*pair[0]), tracer.tape(*pair[1]), *pair)
-        except NotScalable:
-            columns[sequence] = None
-
-    def tape(batch: int, sequence: int) -> Tape:
-        column = columns[sequence]
-        if isinstance(column, Tape):
-            return column
-        return tracer.tape(batch, sequence) if column is None else column.at(batch, sequence)
-
-    return tape
-
-
-__all__ = [
-    "BATCHES",
-    "SEQUENCES",
-    "Cell",
-    "Plan",
-    "PredictionError",
-    "capacity",
-    "cards_that_fit",
-    "plan",
-]
+def _most(fits: Callable[[int], bool], limit: int) -> int | None:
+    """The largest number up to ``limit`` that fits, where nothing above one that does not fit fits either."""
+    if not fits(1):
+        return None
+    low, high = 1, 2
+    while high <= limit and fits(high):
+        low, high = high, high * 2
+    high = min(high, limit + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

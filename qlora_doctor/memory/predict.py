@@ -92,7 +92,7 @@ def predict(subject: Subject, machine: Machine) -> Prediction:
         PredictionError: the step cannot be traced, or the optimizer is not known.
     """
     tape = traced(subject, machine)
-    return _prediction(subject, machine, replay(tape, machine))
+    return prediction_of(subject, machine, replay(tape, machine))
 
 
 def traced(subject: Subject, machine: Machine) -> Tape:
@@ -129,7 +129,8 @@ def certain_bytes(model: object) -> int:
     return sum(seen.values())
 
 
-def _prediction(subject: Subject, machine: Machine, run: Replayed) -> Prediction:
+def prediction_of(subject: Subject, machine: Machine, run: Replayed) -> Prediction:
+    """The prediction that a replay of the subject's tape comes to."""
     versions = installed_versions()
     assumptions = list(subject.assumptions)
     wanted = ".".join(str(part) for part in machine.torch)

@@ -1,8 +1,8 @@
 """One tape for all batch sizes and sequence lengths.
 
 What a step allocates does not depend on batch and sequence in its order, only in its sizes, and each size is a constant
-times one of a few products: batch, sequence, batch × sequence, batch × sequence², … Two traces, each with a prime batch
-and a prime sequence, tell which product it is for every storage; a third tells whether that holds.
+times one of a few products: batch, sequence, batch × sequence, batch × sequence², … Two traces whose batches and
+sequences have few factors in common tell which product it is for every storage; a third tells whether that holds.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ FORMS: tuple[Form, ...] = (
     lambda b, s: b * s - 1,
     lambda b, s: b * s + b * s // 10,
     lambda b, s: b * s * (-(-s // 8) * 8),
+    lambda b, s: b * s * (-(-s // 16) * 16),
+    lambda b, s: s * (-(-s // 16) * 16),
     lambda b, s: b * (-(-s // 128) * 128),
+    lambda b, s: b * (-(-s // 32) * 32),
     lambda b, s: min(b * (s - 1), TILE),
 )
 """The products that a size can grow with, likelier ones first."""
 
-FIRST = (7, 499)
-"""Batch and sequence of the first trace: primes, and fewer tokens than :data:`TILE`."""
-SECOND = (29, 1013)
-"""Batch and sequence of the second trace: primes, and more tokens than that."""
-ALONE = (1, 997), (1, 7919)
-"""The two traces for batch 1, whose course is its own: a tensor of one sample is contiguous where others are not."""
+ALIGNED = 64
+"""Lengths are multiples of this: others are padded on the way (a mask's rows to 16), which is another course."""
+MANY = 29
+"""The larger batch of two traces: a prime, so that no product grows as another does."""
 
 
 class NotScalable(ValueError):
@@ -59,6 +60,12 @@ class ScalableTape:
     forms: list[int]
     factors: list[int]
     kernel_forms: list[tuple[tuple[int, int], ...]]
+
+    def growth(self) -> tuple[int, int]:
+        """How many storages grow linearly, and how many with the square of the sequence."""
+        squares = sum(FORMS[form](1, 2000) > 1000 * FORMS[form](1, 2) for form in self.forms)
+        constant = sum(FORMS[form](1, 2000) == FORMS[form](7, 4000) for form in self.forms)
+        return len(self.forms) - squares - constant, squares
 
     def at(self, batch: int, sequence: int) -> Tape:
         """The tape of this batch and sequence."""
@@ -80,8 +87,8 @@ def same_course(one: Tape, other: Tape) -> bool:
     )
 
 
-def scalable(one: Tape, other: Tape, first: tuple[int, int] = FIRST, second: tuple[int, int] = SECOND) -> ScalableTape:
-    """Both traces' common form.
+def scalable(one: Tape, other: Tape, first: tuple[int, int], second: tuple[int, int]) -> ScalableTape:
+    """Both traces' common form; ``first`` and ``second`` are their batches and sequences.
 
     Raises:
         NotScalable: they differ in more than sizes, or a size follows none of the known products.

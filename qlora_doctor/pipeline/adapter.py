@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..config.setup import Setup
 from ..errors import StageError
@@ -100,9 +101,37 @@ def _wrap(base: Base, config: Any, arguments: dict[str, Any]) -> Any:
     from peft import get_peft_model
 
     # PEFT makes an adapter on the CPU and then moves it to where the layer is; on meta that is time for nothing.
-    where = torch.device("meta") if base.device.type == "meta" else nullcontext()
-    with where:
-        return get_peft_model(base.model, config, **arguments)
+    on_meta = base.device.type == "meta"
+    with torch.device("meta") if on_meta else nullcontext():
+        model = get_peft_model(base.model, config, **arguments)
+    if on_meta and arguments.get("autocast_adapter_dtype") is False:
+        _take_dtype_of_layers(model)
+    return model
+
+
+def _take_dtype_of_layers(model: Any) -> None:
+    """Give the adapter the dtype of its layers, as PEFT does with every one that is not on the meta device.
+
+    A 4-bit layer counts by its compute dtype. Source: ``_move_adapter_to_device_of_base_layer`` in PEFT's
+    ``tuners/tuners_utils.py`` and ``tuners/lora/layer.py``.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        base = module.get_base_layer()
+        weight = getattr(base, getattr(module, "parameter_name", None) or "weight", None)
+        dtype = getattr(base, "compute_dtype", None) or getattr(weight, "dtype", None)
+        if dtype is None or not dtype.is_floating_point:
+            continue
+        for name in (*module.adapter_layer_names, *module.other_param_names):
+            held = getattr(module, name, None)
+            if isinstance(held, nn.ModuleDict):
+                held.to(dtype=dtype)
+            elif isinstance(held, nn.ParameterDict):
+                for key, parameter in held.items():
+                    held[key] = nn.Parameter(parameter.to(dtype), requires_grad=parameter.requires_grad)
 
 
 def adapter_folder(setup: Setup) -> Path:

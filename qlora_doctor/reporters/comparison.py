@@ -11,6 +11,8 @@ from ..errors import UsageError
 from . import _words as words
 from .markdown import text as escaped
 
+_SIDES = ("before", "after")
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -66,9 +68,17 @@ def _markdown(comparison: Comparison) -> str:
 
 
 def _html(comparison: Comparison) -> str:
+    """Side by side: findings and memory have a picture of their own, the rest are rows of before and after."""
     from .html import page
+    from .html.comparison import memory_delta, signed
 
-    return page("comparison.html.j2", comparison=comparison, tables=_tables(comparison), verdict=verdict(comparison))
+    changed = [table for table in _tables(comparison) if table.head[1:] == _SIDES]
+    memory = memory_delta(comparison.memory, (comparison.before, comparison.after))
+    return page(
+        "comparison.html.j2",
+        comparison=comparison, tables=changed, memory=memory, signed=signed,
+        verdict=verdict(comparison),
+    )  # fmt: skip
 
 
 def _json(comparison: Comparison) -> str:
@@ -87,14 +97,13 @@ def verdict(comparison: Comparison) -> str:
 
 def _tables(comparison: Comparison) -> list[_Table]:
     """What there is to tell, in the order of its weight."""
-    sides = ("before", "after")
     tables = [
         _Table("New findings", ("rule", "severity", "message"), _found(comparison.new)),
         _Table("Findings that are gone", ("rule", "severity", "message"), _found(comparison.gone)),
-        _Table(f"Memory, {comparison.memory_source}", ("part", *sides, "change"), _memory(comparison)),
-        _Table("Setup", ("key", *sides), _changed(comparison.setup, words.literal)),
-        _Table("Packages", ("package", *sides), _changed(comparison.versions, words.literal)),
-        _Table("Facts", ("fact", *sides), [_fact(change) for change in comparison.facts]),
+        _Table(f"Memory, {comparison.memory_source}", ("part", *_SIDES, "change"), _memory(comparison)),
+        _Table("Setup", ("key", *_SIDES), _changed(comparison.setup, words.literal)),
+        _Table("Packages", ("package", *_SIDES), _changed(comparison.versions, words.literal)),
+        _Table("Facts", ("fact", *_SIDES), [_fact(change) for change in comparison.facts]),
     ]
     return [table for table in tables if table.rows]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from ..report import STAGES, Finding, Location, Remediation, Report, RuleOutcome
 from . import _words as words
 from ._excerpt import marked
-from .verdict import Gap, counting, counts, gaps, outcomes, subject, suppressed
+from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
@@ -35,7 +35,8 @@ def render(report: Report, *, color: bool = False, width: int = 100) -> str:
         width: columns to wrap sentences at; code, paths and diffs are never wrapped.
     """
     ink = _Ink(color)
-    blocks = [_header(report, ink)]
+    setup = report.setup or {}
+    blocks = [" · ".join([_header(report, ink), *([dialect(setup)] if setup.get("dialect") else [])])]
     for stage in _stages_with_findings(report):
         blocks.append(render_stage(stage, color=color, width=width))
         blocks += [render_finding(f, color=color, width=width) for f in counting(report) if f.stage == stage]
@@ -120,6 +121,7 @@ def _frame(location: Location, severity: str, ink: _Ink) -> list[str]:
     place = ":".join(
         words.one_line(part) for part in (location.file, location.line, location.column) if part is not None
     )
+    place += f" (cell {location.cell})" if location.cell is not None else ""
     pointer = f" {words.one_line(location.pointer)}" if location.pointer else ""
     gutter = " " * len(str(location.line or ""))
     lines = [f"{gutter} {ink('dim', '-->')} {place}{ink('dim', pointer)}"]

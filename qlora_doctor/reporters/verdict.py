@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..report import STAGES, Finding, Report, RuleOutcome, StageRecord
 from ._words import one_line, plural
 
 SEVERITIES = ("error", "warning", "info")
 _CONFIDENCES = ("high", "medium", "low")
+_GUESS = 0.7
+"""No home-made config is surer than this: its keys mean what their names suggest."""
 
 Level = Literal["error", "incomplete", "warning", "partial", "pass"]
 
@@ -54,6 +57,17 @@ def subject(report: Report) -> tuple[str, str | None]:
     file = setup.get("file")
     fallback = file or ("Objects in memory" if report.facts.model else "No setup")
     return str(model or fallback), str(file) if file and model else None
+
+
+def dialect(setup: Mapping[str, Any]) -> str:
+    """Whose config it is, and how sure that is: "axolotl config, 97% sure"."""
+    sure = float(setup.get("dialect_confidence", 1.0))
+    words = f"{one_line(str(setup.get('dialect')))} config"
+    if setup.get("dialect_named"):
+        return f"{words}, as --dialect says; its content makes it {sure:.0%} sure"
+    if sure >= 1:
+        return words
+    return f"{words}, {sure:.0%} sure" if sure > _GUESS else f"{words}, a guess by its keys' names, {sure:.0%} sure"
 
 
 def counting(report: Report) -> list[Finding]:

@@ -9,16 +9,50 @@
   const chips = all(".chip");
   const told = document.getElementById("shown");
 
-  function filter(tag) {
+  const search = document.getElementById("search");
+  const chosen = new Set();
+  const kinds = ["severity:", "stage:"];
+
+  // A finding is shown where it is of one of the chosen severities, of one of the chosen stages, and has every word.
+  function filter() {
+    const words = search ? search.value.toLowerCase().split(/\s+/).filter(Boolean) : [];
     let shown = 0;
     for (const finding of findings) {
-      finding.hidden = tag !== "" && !finding.dataset.tags.split(" ").includes(tag);
+      const tags = finding.dataset.tags.split(" ");
+      const wanted = kinds.every((kind) => {
+        const some = [...chosen].filter((tag) => tag.startsWith(kind));
+        return some.length === 0 || some.some((tag) => tags.includes(tag));
+      });
+      const text = words.length && wanted ? finding.textContent.toLowerCase() : "";
+      finding.hidden = !(wanted && words.every((word) => text.includes(word)));
       shown += finding.hidden ? 0 : 1;
     }
-    chips.forEach((chip) => chip.setAttribute("aria-pressed", String(chip.dataset.filter === tag)));
-    if (told) told.textContent = `${shown} of ${findings.length} findings shown`;
+    const idle = chosen.size === 0 && words.length === 0;
+    for (const chip of chips) chip.setAttribute("aria-pressed", String("all" in chip.dataset ? idle : chosen.has(chip.dataset.filter)));
+    if (told) told.textContent = idle ? "" : `${shown} of ${findings.length} findings shown`;
   }
-  chips.forEach((chip) => chip.addEventListener("click", () => filter(chip.dataset.filter)));
+
+  function showAll() {
+    chosen.clear();
+    if (search) search.value = "";
+    filter();
+  }
+
+  chips.forEach((chip) => chip.addEventListener("click", () => {
+    if ("all" in chip.dataset) return showAll();
+    if (!chosen.delete(chip.dataset.filter)) chosen.add(chip.dataset.filter);
+    filter();
+  }));
+  if (search) {
+    search.addEventListener("input", filter);
+    addEventListener("keydown", (event) => {
+      const typing = event.target.matches("input, textarea, [contenteditable]");
+      if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+        event.preventDefault();
+        search.focus();
+      } else if (event.key === "Escape" && event.target === search) showAll();
+    });
+  }
 
   all("[data-open]").forEach((button) => button.addEventListener("click", () => {
     findings.forEach((finding) => { if (!finding.hidden) finding.open = button.dataset.open === "true"; });
@@ -28,12 +62,22 @@
   function follow() {
     const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (!target) return;
-    if (target.hidden) filter("");
+    if (target.hidden) showAll();
     for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
     target.scrollIntoView();
   }
   addEventListener("hashchange", follow);
   follow();
+
+  // Which section is being read.
+  const places = new Map(all(".contents a").map((link) => [link.hash.slice(1), link]));
+  const inView = new Set();
+  const watcher = new IntersectionObserver((seen) => {
+    for (const entry of seen) inView[entry.isIntersecting ? "add" : "delete"](entry.target.id);
+    const first = [...places.keys()].find((id) => inView.has(id));
+    places.forEach((link, id) => id === first ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current"));
+  }, { rootMargin: "-10% 0px -60% 0px" });
+  places.forEach((_, id) => { const section = document.getElementById(id); if (section) watcher.observe(section); });
 
   // The diff and the command as they are; the clipboard needs a secure context, a selection works everywhere.
   async function copy(button) {

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 NAMES = list(fixtures.ALL)
+SEVERAL = ["index", "comparison", "hostile-comparison"]
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def _leaves(url: str) -> bool:
     return not url.startswith(("file:", "data:", "blob:"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *SEVERAL])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation(visit: Callable[..., Any], name: str, viewport: dict[str, int], scheme: str) -> None:
@@ -70,6 +71,24 @@ def test_it_works_under_its_own_policy_and_does_not_scroll_sideways(
     assert page.evaluate("getComputedStyle(document.querySelector('main')).display") == "grid"
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
     assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_pages_of_several_reports_need_no_script(
+    visit: Callable[..., Any], name: str, viewport: dict[str, int]
+) -> None:
+    page = visit(name, viewport=viewport)
+    assert page.locator("script, img, iframe, object, embed, base, form").count() == 0
+    assert page.evaluate("window.pwned") is None
+    assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+
+
+def test_the_index_leads_to_the_finding(visit: Callable[..., Any]) -> None:
+    page = visit("index")
+    page.locator(".shared tr", has_text="QD112").get_by_role("link").click()
+    assert page.url.endswith("broken.html#QD112")
+    page.locator("#QD112 .diff").wait_for(state="visible")
 
 
 def test_what_is_hostile_does_not_act(visit: Callable[..., Any]) -> None:
@@ -111,7 +130,7 @@ def test_without_scripts_everything_is_there(visit: Callable[..., Any]) -> None:
         assert not dead.is_visible()  # nothing that needs a script pretends to work
 
 
-def test_chips_filter_by_severity_and_stage(visit: Callable[..., Any]) -> None:
+def test_chips_and_words_filter_together(visit: Callable[..., Any]) -> None:
     page = visit("broken")
 
     def shown() -> list[str]:
@@ -122,12 +141,32 @@ def test_chips_filter_by_severity_and_stage(visit: Callable[..., Any]) -> None:
     assert shown() == ["QD112", "QD304", "QD304-2"]
     assert page.get_by_role("button", name="Warnings 3").get_attribute("aria-pressed") == "true"
     assert page.locator("#shown").inner_text() == "3 of 8 findings shown"
-    page.get_by_role("button", name="load 1").click()
-    assert shown() == ["QD202"]
+    page.get_by_role("button", name="structure 3").click()
+    assert shown() == ["QD304", "QD304-2"]
+    page.get_by_role("button", name="Errors 3").click()  # severities add up, stages narrow them down
+    assert shown() == ["QD301", "QD304", "QD304-2"]
+    page.keyboard.press("/")
+    page.keyboard.type("DENSE up_proj")  # every word, in any order and case
+    assert shown() == ["QD304-2"]
+    page.keyboard.press("Escape")
+    assert len(shown()) == 8 and page.locator("#search").input_value() == ""
+    assert page.get_by_role("button", name="All 8").get_attribute("aria-pressed") == "true"
     page.get_by_role("button", name="suppressed 1").click()
     assert shown() == ["QD101"]
+    page.get_by_role("button", name="suppressed 1").click()
+    assert len(shown()) == 8
+    page.locator("#search").fill("nobody wrote this")
+    assert shown() == [] and page.locator("#shown").inner_text() == "0 of 8 findings shown"
     page.get_by_role("button", name="All 8").click()
     assert len(shown()) == 8
+
+
+def test_the_contents_tell_where_one_reads(visit: Callable[..., Any]) -> None:
+    page = visit("broken")
+    page.locator("#adapter-title").scroll_into_view_if_needed()
+    page.evaluate("document.getElementById('adapter').scrollIntoView()")
+    page.locator(".contents a[aria-current]", has_text="Adapter").wait_for()
+    assert page.locator(".contents a[aria-current]").count() == 1
 
 
 @pytest.mark.parametrize("chip", [None, "Errors 3"])

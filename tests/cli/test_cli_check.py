@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,60 @@ def test_several_configs(check: Callable[..., Result], configs: dict[str, Path],
     reports = document(result)
     assert [report["exit_code"] for report in reports][:2] == [0, 2]
     assert json.loads((tmp_path / "all.json").read_text()) == reports
-    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["clean.html", "invalid.html", "typo.html"]
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == [
+        "clean.html", "index.html", "invalid.html", "typo.html",
+    ]  # fmt: skip
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_stands_for_its_configs(
+    check: Callable[..., Result], configs: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.yaml").write_text("title: no config\n")
+    (tmp_path / "torn.yaml").write_text("a: [\n")
+    result = check(tmp_path, "--format", "json")
+    assert [report["setup"]["file"] for report in document(result)] == [
+        str(configs[name]) for name in ("clean", "invalid", "typo")
+    ]
+    assert f"{tmp_path}: 3 to check; 1 other file is no config, 1 cannot be read: {tmp_path}/torn.yaml" in result.stderr
+    assert len(document(check(tmp_path, configs["clean"], "--format", "json"))) == 3
+    alone = check(tmp_path, "--exclude", "invalid.yaml", "--exclude", "ty*", "--format", "json")
+    assert document(alone)["setup"]["file"] == str(configs["clean"])
+    (tmp_path / "qlora-doctor.toml").write_text('exclude = ["typo.yaml", "invalid.yaml", "torn.yaml"]\n')
+    silent = check(tmp_path, "--format", "json", "--quiet")
+    assert document(silent)["setup"]["file"] == str(configs["clean"]) and silent.stderr == ""
+    assert check(tmp_path / "notes.yaml").exit_code == 2
+    nothing = check(tmp_path, "--dialect", "litgpt")
+    assert nothing.exit_code == 2 and "litgpt" in nothing.stderr
+
+
+def test_the_first_line_says_whose_config_it_is(check: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("base_model: x/y\nadapter: qlora\nload_in_4bit: true\nmicro_batch_size: 1\nnum_epochs: 1\n")
+    first = check(path).stdout.splitlines()[0]
+    assert re.fullmatch(rf"{path} · axolotl config, 9\d% sure", first)
+    named = check(path, "--dialect", "trl").stdout.splitlines()[0]
+    assert named == f"{path} · trl config, as --dialect says; its content makes it 0% sure"
+    path.write_text("model: {name: x/y}\nlora: {r: 8}\nquantization: {load_4bit: true}\ntrain: {lr: 1.0e-4}\n")
+    assert ", a guess by its keys' names, " in check(path).stdout.splitlines()[0]
+    check(path, "-o", f"text={tmp_path}/r.txt")
+    assert "custom config, a guess" in (tmp_path / "r.txt").read_text().splitlines()[0]
+
+
+def test_a_folder_gets_a_page_for_each_config_and_an_index(
+    check: Callable[..., Result], configs: dict[str, Path], tmp_path: Path
+) -> None:
+    named = tmp_path / "index.yaml"  # a config that bears the index's own name
+    named.write_text(configs["clean"].read_text())
+    result = check(configs["clean"], configs["invalid"], named, "-o", f"html={tmp_path}/out/")
+    assert result.exit_code == 2
+    pages = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert set(pages) == {"clean.html", "invalid.html", "index-2.html", "index.html"}
+    assert "1 of 3 setups does not pass." in pages["index.html"]
+    assert all(f'<a href="{name}">' in pages["index.html"] for name in pages if name != "index.html")
+    assert all('<a class="up" href="index.html">' in page for name, page in pages.items() if name != "index.html")
+    assert check(configs["clean"], "-o", f"html={tmp_path}/out").exit_code == 0  # one config, a folder that exists
+    assert "1 setup, all pass." in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_an_invalid_config_is_one_sentence(check: Callable[..., Result], configs: dict[str, Path]) -> None:
@@ -130,6 +183,8 @@ def test_an_invalid_config_is_one_sentence(check: Callable[..., Result], configs
         (["CLEAN", "-o", "json=."], "is a folder"),
         (["CLEAN", "-o", "json=a", "-o", "text=a"], "Two outputs are to be written to a."),
         (["CLEAN", "CLEAN", "-o", "html=x.html"], "One html file holds one report"),
+        (["CLEAN", "-o", "html=no/such/folder/"], "The folder no/such/folder cannot be made: No such file"),
+        (["CLEAN", "-o", "html=/dev/null/"], "is no folder"),
         (["CLEAN", "CLEAN", "--format", "html"], "One html document holds one report"),
         (["CLEAN", "--severity", "QD101=fatal"], "is not RULE=error, RULE=warning or RULE=info"),
         (["CLEAN", "--dialect", "latin"], "There is no dialect 'latin'"),
@@ -211,9 +266,9 @@ def test_ctrl_c_keeps_what_is_known(
 ) -> None:
     pytest.importorskip("torch")
     monkeypatch.setattr(qlora_doctor.probes.child.runner, "run_stages", _interrupted)
-    result = check(configs["clean"], configs["typo"], "-o", f"json={tmp_path}/r.json", stage="structure,load")
+    result = check(configs["clean"], "-o", f"json={tmp_path}/r.json", stage="structure,load")
     assert result.exit_code == 3, result.output
-    report = json.loads((tmp_path / "r.json").read_text())  # one report: the second config was not begun
+    report = json.loads((tmp_path / "r.json").read_text())
     stages = {stage["name"]: stage for stage in report["stages"]}
     assert stages["config"]["status"] == stages["structure"]["status"] == "done"
     assert stages["load"]["reason"] == "The check was interrupted." and report["exit_code"] == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlora_doctor.config import read_setup
-from qlora_doctor.config.edit import CannotEdit, apply_patch, diff_of, yaml_scalar
-from qlora_doctor.config.native import setup_from_mapping
+from qlora_doctor.config.edit import CannotEdit, apply_patch, yaml_scalar
 from qlora_doctor.report import PatchOperation
 
 YAML = """\
@@ -34,6 +31,10 @@ JSON = '{\n    "model": "x/y",\n    "lora": {"r": 8, "target_modules": ["a",\n\t
 
 def put(path: str, value: Any) -> PatchOperation:
     return PatchOperation(op="replace", path=path, value=value)
+
+
+def add(path: str, value: Any, after: str | None = None) -> PatchOperation:
+    return PatchOperation(op="add", path=path, value=value, after=after)
 
 
 def remove(path: str) -> PatchOperation:
@@ -146,25 +147,63 @@ def test_scalars_mean_the_same_to_yaml(value: Any) -> None:
     assert yaml.safe_load(f"k: {yaml_scalar(value)}") == {"k": value}
 
 
-def test_a_diff_of_the_users_own_file(tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text("model: x/y\ntraining:\n  max_seq_length: 512")
-    diff = diff_of(read_setup(path), [put("/training/max_length", 1024)])
-    assert diff == (
-        "--- a/run.yaml\n+++ b/run.yaml\n@@ -1,3 +1,3 @@\n model: x/y\n training:\n"
-        "-  max_seq_length: 512\n\\ No newline at end of file\n"
-        "+  max_seq_length: 1024\n\\ No newline at end of file\n"
-    )
-    assert diff_of(read_setup(path), [put("/training/max_length", 512)]) is None
-    assert path.read_text() == "model: x/y\ntraining:\n  max_seq_length: 512"
+@pytest.mark.parametrize(
+    ("text", "operations", "after"),
+    [
+        ("a: 1  # one\nb: 2\n", [remove("/a"), add("/c", 1)], "c: 1  # one\nb: 2\n"),
+        ("'a': 1\n", [remove("/a"), add("/b", 1)], "b: 1\n"),
+        ("r: 1\nr: 2  # this\n", [put("/r", 2)], "r: 2  # this\n"),
+        ("a: {r: 1, r: 2, s: 3}\n", [put("/a/r", 2)], "a: {r: 2, s: 3}\n"),
+        ("r: 1\nr: 2\nr: 3\n", [put("/r", 3)], "r: 3\n"),
+        ("a: 1 # x\nb: 2\n", [add("/c", 3, after="/a")], "a: 1 # x\nc: 3\nb: 2\n"),
+        ("a:\n  b: |\n    text\nc: 1\n", [add("/d", 1, after="/a")], "a:\n  b: |\n    text\nd: 1\nc: 1\n"),
+        ("a: 1", [add("/b", 2, after="/a")], "a: 1\nb: 2"),
+        ("a: 1\nb: 2\n", [add("/c", 3, after="/gone")], "a: 1\nb: 2\nc: 3\n"),
+    ],
+    ids=str,
+)
+def test_names_repetitions_and_places(text: str, operations: list[PatchOperation], after: str) -> None:
+    assert apply_patch(text, "yaml", operations) == after
 
 
-def test_no_diff_without_a_file(tmp_path: Path) -> None:
-    assert diff_of(setup_from_mapping({"model": "x"}), [put("/lora/r", 8)]) is None
-    path = tmp_path / "c.toml"
-    path.write_text("model = 'x/y'\n[lora]\nr = 8\n")
-    assert diff_of(read_setup(path), [put("/lora/r", 16)]) is None
-    (tmp_path / "gone.yaml").write_text("model: x/y\n")
-    setup = read_setup(tmp_path / "gone.yaml")
-    (tmp_path / "gone.yaml").unlink()
-    assert diff_of(setup, [put("/lora/r", 16)]) is None
+TOML = """\
+# top
+model = 'x/y'  # base
+rank = 8
+names = ["a", "b"]  # two
+
+[quantization.bnb]
+load_in_4bit = true  # on
+
+[[datasets]]
+path = 'd'
+"""
+
+
+@pytest.mark.parametrize(
+    ("operation", "old", "new"),
+    [
+        (put("/rank", 16), "rank = 8", "rank = 16"),
+        (put("/quantization/bnb/load_in_4bit", False), "load_in_4bit = true  # on", "load_in_4bit = false  # on"),
+        (put("/names", ["c"]), '["a", "b"]  # two', '["c"]  # two'),
+        (put("/datasets/0/path", "e"), "path = 'd'", 'path = "e"'),
+        (add("/seed", 1, after="/rank"), "rank = 8\n", "rank = 8\nseed = 1\n"),
+        (add("/quantization/bnb/type", "nf4"), "true  # on\n", 'true  # on\ntype = "nf4"\n'),
+        (remove("/rank"), "rank = 8\n", ""),
+        (remove("/absent/key"), "", ""),
+    ],
+    ids=str,
+)
+def test_toml(operation: PatchOperation, old: str, new: str) -> None:
+    for text in (TOML, TOML.replace("\n", "\r\n")):
+        end = "\r\n" if "\r" in text else "\n"
+        wanted = TOML.replace(old, new, 1) if old else TOML
+        assert apply_patch(text, "toml", [operation]) == wanted.replace("\n", end)
+
+
+def test_toml_that_cannot_be_edited_is_left_alone() -> None:
+    for operation in (add("/model/dtype/x", 1), add("/names/7", "x")):
+        with pytest.raises(CannotEdit):
+            apply_patch(TOML, "toml", [operation])
+    with pytest.raises(CannotEdit):
+        apply_patch("x = 1", "text", [put("/x", 2)])

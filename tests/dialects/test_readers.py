@@ -357,7 +357,7 @@ def test_reads_its_dialect(case: str, tmp_path: Path) -> None:
 
 
 def test_every_dialect_has_a_case() -> None:
-    assert {case.removesuffix(" board") for case in CASES} >= DIALECTS.keys() - {"native", "foreign"}
+    assert {case.removesuffix(" board") for case in CASES} >= DIALECTS.keys() - {"native", "foreign", "shell", "python"}
 
 
 def test_a_default_says_whose_it_is_and_a_value_says_where_it_stands(tmp_path: Path) -> None:

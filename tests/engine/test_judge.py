@@ -9,7 +9,7 @@ import pytest
 
 from qlora_doctor.engine import Rule, Selection, judge
 from qlora_doctor.facts import Facts
-from qlora_doctor.report import Location, PatchOperation, StageRecord
+from qlora_doctor.report import Location, PatchOperation, Remediation, StageRecord
 
 from .pages import front, page
 
@@ -81,16 +81,16 @@ def test_finding_says_what_where_and_what_to_do() -> None:
   commands: ["echo {{ config.lora_r }}"]"""
     params = "{good: {default: 16, unit: rank, why: Because., source: 'https://arxiv.org/abs/2106.09685'}}"
     rule = page(front(evidence="[config.lora_r, config.model, config.bias]") + f"params: {params}\nfix:{fix}\n")
-    seen: list[list[PatchOperation]] = []
+    seen: list[tuple[list[PatchOperation], str | None]] = []
 
-    def diff(patch: list[PatchOperation]) -> str:
-        seen.append(patch)
-        return "-512\n+16"
+    def in_file(remediation: Remediation, repair: str | None) -> Remediation:
+        seen.append((remediation.patch, repair))
+        return remediation.model_copy(update={"diff": "-512\n+16"})
 
     def locate(pointer: str) -> Location:
         return Location(file="config.json", pointer=pointer, line=3)
 
-    judgement = judge(facts(config={"lora_r": 512, "model": "m"}), [rule], locate=locate, diff=diff)
+    judgement = judge(facts(config={"lora_r": 512, "model": "m"}), [rule], locate=locate, in_file=in_file)
     (finding,) = judgement.findings
     assert finding.message == "Rank 512 is large."
     assert finding.location == Location(file="config.json", pointer="/lora/r", line=3)
@@ -98,7 +98,8 @@ def test_finding_says_what_where_and_what_to_do() -> None:
     assert finding.remediation is not None
     assert finding.remediation.text == "Use rank 16 for m."
     assert finding.remediation.commands == ["echo 512"]
-    assert finding.remediation.patch == [PatchOperation(op="add", path="/lora/r", value=16)] == seen[0]
+    assert seen == [([PatchOperation(op="add", path="/lora/r", value=16)], None)]
+    assert finding.remediation.patch == seen[0][0]
     assert finding.remediation.diff == "-512\n+16"
 
 
@@ -109,6 +110,13 @@ def test_patch_that_needs_an_unknown_fact_is_left_out() -> None:
     assert without is not None and without.patch == []
     known = judge(facts(config={"lora_r": 512}, model={"module_kinds": ["a", "b"]}), [rule]).findings[0].remediation
     assert known is not None and known.patch[0].value == ["a", "b"]
+
+
+def test_a_patch_may_ask_whether_a_fact_is_known() -> None:
+    fix = """{text: "x.", patch: [{op: add, path: /lora/r, value: "{{ 8 if config.bias is known else 16 }}"}]}"""
+    (finding,) = judge(facts(config={"lora_r": 512}), [page(front(fix=fix))]).findings
+    assert finding.remediation is not None
+    assert [operation.value for operation in finding.remediation.patch] == [16]
 
 
 def test_long_evidence_is_cut_and_says_so() -> None:

@@ -64,6 +64,21 @@ FP16 = {
     **quantization(bnb_4bit_compute_dtype="float16"),
     **training(bf16=None, fp16=True, prepare_for_kbit_training=False),
 }
+PLAIN_CHECKPOINTING = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+TWO_CARDS = {"hardware": {"count": 2}} | training(**PLAIN_CHECKPOINTING)
+ZERO3 = training(deepspeed={"zero_optimization": {"stage": 3}})
+
+
+def fsdp(version: int, storage: str | None = "bfloat16", **values: Any) -> dict[str, Any]:
+    """A sharded run in which all is bfloat16, as FSDP wants it."""
+    sharded = {"fsdp": "full_shard", "fsdp_config": {"version": version}, "prepare_for_kbit_training": False}
+    return {
+        "model": {"dtype": "bfloat16"},
+        **quantization(bnb_4bit_quant_storage=storage),
+        **training(**(sharded | values)),
+    }
+
+
 FAULTS = [
     # config and environment
     Fault("compute-dtype-fp32-default", "warning", quantization(bnb_4bit_compute_dtype=None)),
@@ -81,6 +96,29 @@ FAULTS = [
         stages=("config",),
     ),
     Fault("init-loftq-on-4bit", "error", lora(init_lora_weights="loftq")),
+    # distribution, which a file shows
+    *(
+        Fault(failure, level, sections, stages=("config",), rule=rule)
+        for failure, level, rule, sections in (
+            ("ddp-ready-twice", "error", "QD801", {"hardware": {"count": 2}}),
+            ("ddp-ready-twice", "error", "QD801", training(**REENTRANT, ddp_find_unused_parameters=True)),
+            (
+                "device-map-auto-with-ddp",
+                "error",
+                "QD802",
+                {"model": {"device_map": "auto"}, "hardware": {"count": 2}}
+                | training(ddp_find_unused_parameters=False),
+            ),
+            ("device-map-auto-with-ddp", "warning", "QD803", {"model": {"device_map": "auto"}} | TWO_CARDS),
+            ("zero3-device-map", "error", "QD804", {"model": {"device_map": "auto"}} | ZERO3),
+            ("fsdp-int-storage", "error", "QD805", fsdp(1, storage=None)),
+            ("fsdp-int-storage", "warning", "QD806", fsdp(2, storage=None)),
+            ("fsdp-mixed-dtypes", "error", "QD807", fsdp(1, prepare_for_kbit_training=None)),
+            ("fsdp-mixed-dtypes", "error", "QD807", fsdp(1) | {"model": {"dtype": "float16"}}),
+            ("zero3-4bit-memory-up", "warning", "QD808", ZERO3),
+            ("paged-or-8bit-optim-unsupported", "error", "QD809", fsdp(2, optim="paged_adamw_8bit")),
+        )
+    ),
     # base and 4-bit
     Fault("partial-or-no-4bit-silent", "error", {}, model="falcon", rule="QD202"),
     Fault("moe-experts-not-quantised", "warning", lora(target_modules=LLAMA_NAMES), model="olmoe", rule="QD205"),
@@ -162,6 +200,16 @@ FAULTS = [
     Fault("task-type-mismatch", "warning", lora(task_type="SEQ_CLS")),
     Fault("init-pissa-olora-on-4bit", "error", lora(init_lora_weights="pissa"), rule="QD335"),
 ]
+
+
+@pytest.mark.parametrize("sections", [TWO_CARDS, fsdp(1), fsdp(2)], ids=["ddp", "fsdp1", "fsdp2"])
+def test_sound_distribution_is_silent(
+    sections: dict[str, Any], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"model": {"name_or_path": str(tiny_llama), **sections.get("model", {})}}
+    config = healthy_config(tiny_llama, **{**sections, **model})
+    report = check_here(write(tmp_path / "config.json", config), monkeypatch, stages=("config",))
+    assert not found(report, "warning"), told(report)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
@@ -284,7 +332,7 @@ def test_tokens_added_without_resizing(
 
 
 @pytest.mark.parametrize(
-    ("built_for", "libraries", "rule"), [("cpu", ["cuda128"], "QD109"), ("12.8", ["cuda118", "cuda121"], "QD108")]
+    ("built_for", "libraries", "rule"), [("cpu", ["cuda128"], "QD109"), ("12.8", ["cuda118", "cuda130"], "QD108")]
 )
 def test_packages_that_cannot_use_the_gpu(
     built_for: str, libraries: list[str], rule: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -294,7 +342,7 @@ def test_packages_that_cannot_use_the_gpu(
     from qlora_doctor.probes import environment
 
     monkeypatch.delenv("BNB_CUDA_VERSION", raising=False)
-    card = Gpu(name="NVIDIA L4", memory_bytes=24 << 30, capability=8.9, driver="570.0")
+    card = Gpu(index=0, name="NVIDIA L4", memory_bytes=24 << 30, capability=8.9, driver="570.0")
     monkeypatch.setattr(environment, "_gpus", lambda: ([card], "570.0", "12.8"))
     monkeypatch.setattr(environment, "_torch_cuda", lambda: built_for)
     monkeypatch.setattr(environment, "_bitsandbytes_backends", lambda: libraries)

@@ -12,7 +12,7 @@ HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "
 MAY_KNOW = {
     "facts": {"facts"},
     "engine": {"engine", "facts", "report", "errors", "_assets"},
-    "reporters": {"reporters", "facts", "report", "errors", "_assets", "engine"},
+    "reporters": {"reporters", "facts", "report", "comparing", "errors", "_assets", "engine"},
     "pipeline": {"pipeline", "config", "facts", "errors"},
     "memory": {"memory", "pipeline", "config", "facts", "errors"},
     "probes": {"probes", "pipeline", "memory", "config", "facts", "errors", "report", "caching"},

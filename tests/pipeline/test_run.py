@@ -12,6 +12,7 @@ pytest.importorskip("bitsandbytes")
 
 from qlora_doctor import pipeline  # noqa: E402
 from qlora_doctor.config.setup import Data, Lora, Model, Quantization, Setup, Training  # noqa: E402
+from qlora_doctor.errors import StageError  # noqa: E402
 from tests.models import HEALTHY, make_data  # noqa: E402
 
 
@@ -64,6 +65,13 @@ def test_own_data_in_each_format(tiny_llama: Path, tmp_path: Path, kind: str, tr
     assert batches.source == "file" and batches.samples is not None and batches.samples.format == kind
     assert type(trainer).__name__ == ("SFTTrainer" if trainer_name == "trl" else "Trainer")
     assert len(losses(trainer)) == 2
+
+
+def test_a_trainer_that_keeps_no_sample_says_so(tiny_llama: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    data = Data(train=str(make_data(tmp_path / "train.jsonl", "prompt-completion")))
+    with pytest.raises(StageError, match=r"keeps none of the \d+ samples"):
+        train(setup_for(tiny_llama, data=data, trainer="trl", max_length=2))
 
 
 def test_trl_takes_synthetic_tokens(tiny_llama: Path) -> None:

@@ -110,6 +110,7 @@ def test_optimizer_inside_accelerate_s_wrapper() -> None:
     model(torch.ones(1, 4)).sum().backward()
     wrapped.step()
     assert state_bytes(wrapped) >= 2 * 4 * (16 + 4)
+    assert state_bytes(wrapped, "cpu") == state_bytes(wrapped) and state_bytes(wrapped, "cuda") == 0
 
 
 def test_timeline_of_a_cpu_has_seconds_and_no_memory() -> None:

@@ -67,6 +67,18 @@ def test_meta_and_real_give_the_same_facts(model_folder: Callable[..., Path], na
     assert adapter.lora_b_zero is True
 
 
+@pytest.mark.parametrize("cast", [True, False])
+def test_an_adapter_has_the_dtype_that_peft_gives_it(model_folder: Callable[..., Path], cast: bool) -> None:
+    """PEFT passes over adapters on the meta device, so that their dtype is set there as it would set it."""
+    setup = setup_for(model_folder("llama", dtype="float16"), ["q_proj", "lm_head"])
+    setup = setup.model_copy(update={"lora": setup.lora.model_copy(update={"autocast_adapter_dtype": cast})})
+    kinds = []
+    for device in ("meta", "cpu"):
+        model = pipeline.attach(pipeline.build_base(setup, device), setup)
+        kinds.append({name: p.dtype for name, p in model.named_parameters() if "lora_" in name})
+    assert kinds[0] == kinds[1] and len(kinds[0]) > 0
+
+
 def test_counts_match_what_peft_prints(tiny_llama: Path) -> None:
     setup = setup_for(tiny_llama)
     base = pipeline.build_base(setup, "cpu")

@@ -7,16 +7,23 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
 from qlora_doctor._assets import asset_folder
-from qlora_doctor.report import Report
+from qlora_doctor.facts.load import QuantizationError
+from qlora_doctor.facts.memory import MemoryFacts, MemoryPicture, PlanCell
+from qlora_doctor.report import STAGES, Report
 from qlora_doctor.reporters import notebook, render
 from qlora_doctor.reporters._words import one_line
-from qlora_doctor.reporters.html.memory import POINTS, memory_view
-from qlora_doctor.reporters.html.strips import coverage_groups, coverage_strip, gradient_strip
+from qlora_doctor.reporters.html.checks import passed_groups, skipped_groups
+from qlora_doctor.reporters.html.memory import memory_view
+from qlora_doctor.reporters.html.plan import plan_view
+from qlora_doctor.reporters.html.strips import coverage_groups, coverage_strip, error_strip, gradient_strip
+from qlora_doctor.reporters.html.timeline import POINTS
 from tests.reporters import fixtures, parts
+from tests.reporters.parts import GIB
 
 NAMES = list(fixtures.ALL)
 
@@ -115,7 +122,8 @@ def test_only_our_own_style_and_script_may_act(name: str) -> None:
 def test_what_is_hostile_adds_no_element() -> None:
     tags = {tag for tag, _ in page("hostile").elements}
     assert tags == {tag for tag, _ in page("healthy").elements} | tags - {"img", "iframe", "object", "embed", "base"}
-    assert not tags & {"img", "iframe", "object", "embed", "base", "form", "input"}
+    assert not tags & {"img", "iframe", "object", "embed", "base", "form"}
+    assert [attrs["id"] for tag, attrs in page("hostile").elements if tag == "input"] == ["search"]
     text = render(fixtures.hostile(), "html")
     assert "<script>window" not in text and "{{7*7}}" in text and "\u202e" not in text
 
@@ -161,9 +169,96 @@ def test_the_bars_add_up_to_the_peak_and_the_card_is_marked() -> None:
     predicted = view.bars[0]
     assert sum(s.bytes for s in predicted.segments) == predicted.picture.peak_allocated_bytes
     assert predicted.segments[-1].x + predicted.segments[-1].width == pytest.approx(predicted.allocated, abs=0.01)
-    assert view.card is not None and predicted.allocated < view.card < 100 and predicted.over is None
+    assert predicted.over is None
     over = memory_view(parts.memory(3.77, measured=False)).bars[0]
     assert over.over is not None and sum(over.over) == pytest.approx(over.reserved)
+
+
+def test_parts_that_would_be_slivers_on_the_card_have_a_scale_of_their_own() -> None:
+    small, large = memory_view(parts.memory()), memory_view(parts.memory(1.6, measured=False))
+    facts = parts.memory()
+    assert small.card is None and small.zoom is not None
+    tops = [p.peak_reserved_bytes for p in (facts.predicted, facts.measured) if p]
+    assert facts.card_bytes and small.zoom == pytest.approx(max(t or 0 for t in tops) * 101.5 / facts.card_bytes)
+    assert max(bar.reserved or 0 for bar in small.bars) == pytest.approx(100 / 1.015)
+    assert large.zoom is None and large.card is not None and large.bars[0].allocated < large.card < 100
+
+
+def test_what_a_measurement_cannot_tell_apart_is_told_as_within_activations() -> None:
+    facts = parts.memory()
+    assert facts.measured is not None
+    seen = {"base_4bit": 4 * GIB, "adapter": GIB, "activations": 2 * GIB}
+    measured = facts.measured.model_copy(update={"breakdown": seen})
+    rows = {p.key: p for p in memory_view(facts.model_copy(update={"measured": measured})).parts}
+    assert rows["logits-and-loss"].within and not rows["activations"].within and not rows["base-16bit"].within
+
+
+def plan(fits: dict[tuple[int, int], bool | None], **more: Any) -> MemoryFacts:
+    cells = [
+        PlanCell(batch=b, sequence=s, peak_allocated_bytes=GIB, peak_reserved_bytes=(b * s // 512) * GIB, fits=fit)
+        for (b, s), fit in fits.items()
+    ]
+    return MemoryFacts(plan=cells, card_bytes=10 * GIB, **more)
+
+
+def test_the_frontier_runs_between_what_fits_and_what_does_not() -> None:
+    fits: dict[tuple[int, int], bool | None] = {
+        (1, 512): True, (1, 1024): True, (1, 2048): False, (4, 512): True, (4, 1024): False, (4, 2048): False,
+    }  # fmt: skip
+    view = plan_view(plan(fits, predicted=MemoryPicture(batch=4, sequence=512)))
+    assert view is not None and view.sequences == (512, 1024, 2048)
+    (first, second, third), (fourth, fifth, _) = (row.cells for row in view.rows)
+    assert (second.edge_right, second.edge_below, second.longest) == (True, True, True)
+    assert (first.edge_right, first.edge_below, first.longest) == (False, False, False)
+    assert (fourth.edge_right, fourth.edge_below, fourth.longest, fourth.here) == (True, False, True, True)
+    assert [c.level for c in (first, second, third, fourth, fifth)] == [1, 2, 6, 3, 6]
+    assert view.sentences == (
+        "At the config's 512 tokens, batch 4 is the largest that fits.",
+        "At batch 1, 1,024 tokens are the longest.",
+        "The most tokens in one step: 4 × 512.",
+    )
+
+
+def test_a_plan_with_holes_and_one_that_nothing_fits() -> None:
+    assert plan_view(MemoryFacts()) is None
+    nothing = plan_view(plan({(1, 512): False, (2, 1024): False}))
+    assert nothing is not None and nothing.sentences == ("Nothing in this table fits the card.",)
+    assert nothing.rows[0].cells[1].cell is None and nothing.rows[0].cells[1].level == 0
+    unknown = plan_view(plan({(1, 512): None}))
+    assert unknown is not None and unknown.sentences == () and unknown.rows[0].cells[0].level == 0
+
+
+def test_a_cell_of_the_plan_says_in_words_what_its_colour_says() -> None:
+    words = page("broken").words
+    assert "✓19.9 fits" in words and "27.9 does not fit, the setup as it is" in words
+    assert "22.6 fits, longest that fits at this batch" in words
+
+
+def test_errors_that_are_nearly_alike_are_painted_alike() -> None:
+    def kinds(values: list[float]) -> set[str]:
+        errors = [
+            QuantizationError(module=f"model.layers.{i}.mlp.up_proj", relative_error=v, max_error=v)
+            for i, v in enumerate(values)
+        ]
+        strip = error_strip(errors)
+        assert strip is not None
+        return {path.kind for path in strip.paths}
+
+    assert kinds([0.0919, 0.0920, 0.0920]) == {"h4"}
+    assert kinds([0.05, 0.0920, 0.12]) == {"h1", "h5", "h7"}
+
+
+def test_reasons_are_told_once_and_checks_by_stage() -> None:
+    report = fixtures.config_only()
+    late = [o for o in report.rules if o.status == "skipped"]
+    groups = skipped_groups(late)
+    assert sum(len(g.checks) for g in groups) == len(late)
+    assert len({(g.heading, g.reason) for g in groups}) == len(groups)
+    lacking = late[0].model_copy(update={"reason": f"Unknown: data.rows_seen, data.rows. {late[0].reason}"})
+    (group,) = skipped_groups([lacking])
+    assert (group.reason, group.checks[0].lacks) == (late[0].reason, "data.rows_seen, data.rows")
+    passed = passed_groups([o for o in fixtures.healthy().rules if o.status == "pass"])
+    assert [g.heading for g in passed] == [s for s in STAGES if s in {g.heading for g in passed}]
 
 
 def test_headroom_is_of_the_measured_peak_where_there_is_one() -> None:

@@ -43,6 +43,19 @@ def test_carets_follow_what_is_seen(excerpt: str, column: int, end: int | None, 
     assert f"  | {below}" in text.render_finding(found).splitlines()
 
 
+def test_of_a_long_line_the_part_around_the_mark_is_shown() -> None:
+    line = '{"model": "' + "x" * 300 + '", "lora": {"r": 8}, ' + '"y": 1, ' * 50 + "}"
+    at = line.index('"r"') + 1
+    place = Location(file="a.json", line=1, column=at, end_line=1, end_column=at + 3, excerpt=line)
+    shown = text.render_finding(
+        fixtures.finding("QD301", "x", "error", "config", "Wrong.", location=place)
+    ).splitlines()
+    row = next(row for row in shown if row.startswith("1 | "))
+    below = shown[shown.index(row) + 1]
+    assert row.startswith("1 | …") and row.endswith("…") and len(row) < 200
+    assert row[below.index("^") : below.rindex("^") + 1] == '"r"'
+
+
 def test_a_place_without_its_line_is_named_without_a_frame() -> None:
     found = fixtures.finding("QD301", "x", "error", "config", "Wrong.", location=Location(file="a.yaml", line=7))
     shown = text.render_finding(found)

@@ -37,15 +37,19 @@ DIALECTS: dict[str, str] = {
     "llm-finetuning-toolkit": f"{_HERE}.finetuning_toolkit",
     "qlora-pipe": f"{_HERE}.qlora_pipe",
     "trl": f"{_HERE}.trl",
+    "xtuner": f"{_HERE}.xtuner",
+    "python": f"{_HERE}.python_script",
     "foreign": f"{_HERE}.foreign",
+    "shell": f"{_HERE}.shell",
     "custom": f"{_HERE}.homemade",
 }
 """Name → module; modules are imported when a file has to be recognised."""
 
 ALSO_CALLED = {"alignment-handbook": "trl", "bnb-config": "hf-model-config"}
-"""Further names that a Setup may carry."""
+"""Further names that a Setup may carry; what a shell script starts is ``shell-`` and the trainer's name."""
 
-_LEAST_SURE = 0.3
+LEAST_SURE = 0.3
+"""Below it a file is not taken for a dialect's config."""
 
 
 class Dialect(Protocol):
@@ -63,7 +67,7 @@ def dialect_named(name: str) -> Dialect:
     Raises:
         UsageError: there is none.
     """
-    name = ALSO_CALLED.get(name, name)
+    name = ALSO_CALLED.get(name, name.partition("-")[0] if name.startswith("shell-") else name)
     if name not in DIALECTS:
         raise UsageError(f"There is no dialect {name!r}; known are {', '.join(DIALECTS)}.")
     return cast(Dialect, import_module(DIALECTS[name]))
@@ -75,20 +79,30 @@ def recognise(document: Document) -> tuple[Dialect, float]:
     Raises:
         ConfigError: none is sure enough.
     """
-    best: tuple[Dialect, float] | None = None
-    for name in DIALECTS:
-        dialect = dialect_named(name)
-        sure = dialect.recognise(document)
-        if best is None or sure > best[1]:
-            best = (dialect, sure)
-        if sure >= 1.0:  # nobody can be surer: the others need not even be imported
-            break
-    if best is None or best[1] < _LEAST_SURE:
+    if document.recognised is None:
+        document.recognised = _surest(document)
+    name, sure = document.recognised
+    if sure < LEAST_SURE:
+        from . import shell
+
+        if shell.is_shell(document):
+            shell.refuse(document)
         raise ConfigError(
             f"{document.path} is not a config that is known here: it has {_glance(document)}.",
             remedy="A native config has `model` and any of quantization, lora, training, data; "
             "`qlora-doctor init` writes one, --dialect says which one this is.",
         )
+    return dialect_named(name), sure
+
+
+def _surest(document: Document) -> tuple[str, float]:
+    best = ("", 0.0)
+    for name in DIALECTS:
+        sure = dialect_named(name).recognise(document)
+        if sure > best[1]:
+            best = (name, sure)
+        if sure >= 1.0:  # nobody can be surer: the others need not even be imported
+            break
     return best
 
 
@@ -103,15 +117,17 @@ def read_setup(path: Path, *, dialect: str | None = None) -> Setup:
         ConfigError: the file cannot be read, is not recognised or is invalid.
         UsageError: there is no dialect of this name.
     """
-    document = read_document(_file_of(Path(path)))
+    document = read_document(file_of(Path(path)))
     if dialect is not None:
-        return dialect_named(dialect).read(document)
-    chosen, sure = recognise(document)
+        chosen = dialect_named(dialect)
+        sure = chosen.recognise(document)
+    else:
+        chosen, sure = recognise(document)
     setup = chosen.read(document)
-    return setup if sure >= 1.0 else setup.model_copy(update={"dialect_confidence": sure})
+    return setup.model_copy(update={"dialect_confidence": sure, "dialect_named": dialect is not None})
 
 
-def _file_of(path: Path) -> Path:
+def file_of(path: Path) -> Path:
     """The file that describes a saved adapter or model, where its folder is named."""
     names = ("adapter_config.json", "config.json")
     return next((path / name for name in names if (path / name).is_file()), path)

@@ -110,7 +110,12 @@ def _quantization(reading: Reading, prefix: str) -> None:
     adapter = bool(reading.get(prefix + peft, False))
     if not adapter:
         note = "AutoTrain trains an adapter with peft: true only; without it the whole model is trained, unquantized."
-        reading.remark("lora-switched-off", prefix + peft if reading.written(prefix + peft) else None, note)
+        asked = ("lora_r", "lora_alpha", "target_modules", "quantization", "use_int4")
+        key = next((prefix + key for key in asked if reading.get(prefix + key)), None)
+        if reading.written(prefix + peft):
+            reading.remark("lora-switched-off", prefix + peft, note)
+        elif key is not None:
+            reading.remark("lora-not-switched-on", key, note)
     if reading.has(prefix + "use_int4") or reading.has(prefix + "use_int8"):
         four, eight = reading.get(prefix + "use_int4", False), reading.get(prefix + "use_int8", False)
         key, key8 = prefix + "use_int4", prefix + "use_int8"

@@ -6,12 +6,13 @@ loaders/model.py (_set_quantization_config) and core/builders/base.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..document import Document
 from ..setup import Setup
 from . import axolotl_checks
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .keys import key_list
 from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
@@ -99,6 +100,7 @@ _DEFAULTS: dict[str, Any] = {
     "training.max_grad_norm": 1.0,
     "model.trust_remote_code": False,
     "training.trainer": "transformers",
+    "training.ddp_find_unused_parameters": False,
 }
 _ATTENTION = {
     "xformers_attention": "xformers",
@@ -127,6 +129,42 @@ _BNB_DEFAULTS: dict[str, Any] = {
     "quantization.bnb_4bit_quant_type": "nf4",
     "quantization.bnb_4bit_use_double_quant": True,
     "quantization.bnb_4bit_quant_storage": "bfloat16",
+}
+
+
+def _four_bit(on: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    adapter = "qlora" if on else "lora" if data.get("adapter") == "qlora" else data.get("adapter")
+    return {"adapter": adapter, "load_in_8bit": None if on else data.get("load_in_8bit"), "load_in_4bit": bool(on)}
+
+
+def _eight_bit(on: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"adapter": "lora", "load_in_4bit": None, "load_in_8bit": True} if on else {"load_in_8bit": None}
+
+
+def _targets(value: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    if value == "all-linear":
+        return {"lora_target_modules": None, "lora_target_linear": True}
+    return {"lora_target_linear": None, "lora_target_modules": value}
+
+
+def _liger(on: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The plugin reads the switch; without it nothing does."""
+    plugins = data.get("plugins") or []
+    plugins = [plugins] if isinstance(plugins, str) else list(plugins)
+    plugin = "axolotl.integrations.liger.LigerPlugin"
+    known = any("liger" in str(each).lower() for each in plugins)
+    more = {"plugins": [*plugins, plugin]} if on and not known else {}
+    return {**more, "liger_fused_linear_cross_entropy": bool(on)}
+
+
+WRITINGS: dict[str, Writing] = {
+    "quantization.load_in_4bit": _four_bit,
+    "quantization.load_in_8bit": _eight_bit,
+    "lora.target_modules": _targets,
+    "lora.init_lora_weights": lambda value, data: {"peft.loftq_config": None, "peft_init_lora_weights": value},
+    "training.gradient_checkpointing": lambda on, data: {"gradient_checkpointing": bool(on)},
+    "training.method": lambda method, data: {"rl": None if method == "sft" else method},
+    "training.use_liger_kernel": _liger,
 }
 
 

@@ -7,39 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from . import axolotl_adapter_checks
+from .axolotl_adapter_checks import ABOUT, Row, bits, fsdp_version, lora, reentrant
 from .fields import Reading
-
-Row = tuple[str, str, Callable[[Reading], bool], str]
-"""(kind, key that it points at, is it so, what axolotl says)."""
 
 
 def _has(*keys: str) -> Callable[[Reading], bool]:
     return lambda reading: all(bool(reading.get(key)) for key in keys)
 
 
-def _adapter(reading: Reading) -> bool:
-    return reading.get("adapter") in ("lora", "qlora")
-
-
 def _qlora(reading: Reading) -> bool:
     return bool(reading.get("adapter") == "qlora" and not reading.get("merge_lora"))
-
-
-def _bits(reading: Reading) -> bool:
-    return bool(reading.get("load_in_4bit") or reading.get("load_in_8bit"))
-
-
-def _reentrant(reading: Reading) -> bool:
-    kwargs = reading.get("gradient_checkpointing_kwargs")
-    return isinstance(kwargs, dict) and kwargs.get("use_reentrant") is True
-
-
-def _version2(reading: Reading) -> bool:
-    return str(reading.get("fsdp_version", reading.get("fsdp_config.fsdp_version"))) == "2"
-
-
-def _shards(reading: Reading) -> bool:
-    return bool(reading.get("fsdp") or reading.get("fsdp_config"))
 
 
 def _few_batch_keys(reading: Reading) -> bool:
@@ -79,8 +57,11 @@ def _stops_early_unmeasured(reading: Reading) -> bool:
     return not (save and evaluate and save % evaluate == 0)
 
 
+_UNSLOTH = ("cross_entropy_loss", "lora_mlp", "lora_qkv", "lora_o", "rms_norm", "rope")
+
+
 def _unsloth(reading: Reading) -> bool:
-    return any(reading.get(f"unsloth_lora_{part}") for part in ("mlp", "qkv", "o"))
+    return any(reading.get(f"unsloth_{part}") for part in _UNSLOTH)
 
 
 ROWS: tuple[Row, ...] = (
@@ -88,7 +69,7 @@ ROWS: tuple[Row, ...] = (
     (
         "quantized-without-adapter",
         "load_in_4bit",
-        lambda r: _bits(r) and not r.get("adapter") and not r.get("inference"),
+        lambda r: bits(r) and not r.get("adapter") and not r.get("inference"),
         "axolotl stops: load_in_4bit and load_in_8bit need an adapter.",
     ),
     (
@@ -192,13 +173,13 @@ ROWS: tuple[Row, ...] = (
     (
         "fused-mlp-with-adapter",
         "flash_attn_fuse_mlp",
-        lambda r: _adapter(r) and bool(r.get("flash_attn_fuse_mlp")),
+        lambda r: lora(r) and bool(r.get("flash_attn_fuse_mlp")),
         "axolotl stops: flash_attn_fuse_mlp does not go with LoRA.",
     ),
     (
         "layers-and-unfrozen",
         "unfrozen_parameters",
-        _has("peft_layers_to_transform", "unfrozen_parameters"),
+        _has("adapter", "peft_layers_to_transform", "unfrozen_parameters"),
         "axolotl stops: peft_layers_to_transform and unfrozen_parameters exclude each other.",
     ),
     (
@@ -210,37 +191,37 @@ ROWS: tuple[Row, ...] = (
     (
         "unfrozen-with-reentrant",
         "unfrozen_parameters",
-        lambda r: bool(r.get("unfrozen_parameters")) and _reentrant(r),
+        lambda r: bool(r.get("unfrozen_parameters")) and reentrant(r),
         "axolotl stops: unfrozen_parameters needs use_reentrant: false.",
     ),
     (
         "fsdp2-with-8bit-optimizer",
         "optimizer",
-        lambda r: _shards(r) and _version2(r) and r.get("optimizer") in ("adamw_8bit", "adamw_bnb_8bit"),
+        lambda r: fsdp_version(r) == 2 and r.get("optimizer") in ("adamw_8bit", "adamw_bnb_8bit"),
         "axolotl stops: FSDP 2 does not go with this 8-bit optimizer; adamw_torch_8bit does.",
     ),
     (
         "fsdp2-with-quantized-preference-training",
         "rl",
-        lambda r: _shards(r) and _version2(r) and _bits(r) and r.get("rl") in ("dpo", "kto", "orpo", "ipo"),
+        lambda r: fsdp_version(r) == 2 and bits(r) and r.get("rl") in ("dpo", "kto", "orpo", "ipo"),
         "axolotl stops: FSDP 2 does not train a quantized base by preference.",
     ),
     (
         "fsdp-and-deepspeed",
         "deepspeed",
-        lambda r: _shards(r) and bool(r.get("deepspeed")),
+        lambda r: fsdp_version(r) is not None and bool(r.get("deepspeed")),
         "axolotl stops: fsdp and deepspeed exclude each other.",
     ),
     (
         "quantization-config-and-bits",
         "model_quantization_config",
-        lambda r: bool(r.get("model_quantization_config")) and _bits(r),
+        lambda r: bool(r.get("model_quantization_config")) and bits(r),
         "axolotl stops: model_quantization_config and load_in_4bit or load_in_8bit exclude each other.",
     ),
     (
         "q-galore-with-adapter",
         "optimizer",
-        lambda r: _adapter(r) and str(r.get("optimizer")).startswith("q_galore"),
+        lambda r: lora(r) and str(r.get("optimizer")).startswith("q_galore"),
         "axolotl stops: the optimizer q_galore trains the whole model and does not go with an adapter.",
     ),
     # config.py
@@ -262,8 +243,8 @@ ROWS: tuple[Row, ...] = (
     (
         "qat-with-adapter",
         "qat",
-        lambda r: bool(r.get("qat")) and (bool(r.get("adapter")) or _bits(r)),
-        "axolotl stops: quantization-aware training goes with neither an adapter nor a quantized base.",
+        lambda r: bool(r.get("qat")) and (bool(r.get("peft")) or bits(r)),
+        "axolotl stops: quantization-aware training goes with neither the peft section nor a quantized base.",
     ),
     (
         "deprecated-key",
@@ -289,9 +270,10 @@ ROWS: tuple[Row, ...] = (
 
 def check(reading: Reading) -> None:
     """Remark on every combination that axolotl refuses."""
-    for kind, key, is_so, note in ROWS:
+    for kind, key, is_so, note in (*ROWS, *axolotl_adapter_checks.ROWS):
         if is_so(reading):
             shown = (
                 key if reading.written(key) else next((k for k in ("adapter", "base_model") if reading.written(k)), key)
             )
-            reading.refused(kind, shown, note)
+            reading.refused(kind, shown, note, ABOUT.get(kind, "trainer"))
+    axolotl_adapter_checks.remarks(reading)

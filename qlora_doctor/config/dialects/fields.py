@@ -7,7 +7,7 @@ absent (``Reading.default``), and what nobody can know from the file (``Reading.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,7 +16,7 @@ from ...errors import ConfigError
 from ..document import Document
 from ..native import SECTIONS
 from ..reading import Mismatch, describe_value, read_as
-from ..setup import Origin, Place, Setup, Source
+from ..setup import Origin, OwnKey, Place, Setup, Source
 from .keys import KeyList
 from .values import Unreadable, is_template
 
@@ -24,6 +24,13 @@ Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
 """Key of the dialect (dotted below the top) → canonical path, with a conversion where the value is written otherwise.
 
 Where several keys mean the same path, the first row that the file sets counts.
+"""
+
+Writing = Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
+"""How a dialect writes what its reader concludes from several keys or from words of its own: canonical value and the
+file's data → what to write at own keys (dotted), None to take a key away; empty where the reader's own tables do.
+
+A dialect's module has them in ``WRITINGS`` by canonical path. What they give is held against the reader.
 """
 
 SCRIPT_DECIDES = "The file does not say; the script that reads it decides."
@@ -35,6 +42,7 @@ class Reading:
     Attributes:
         data: the file's mapping.
         version: whose defaults are meant, for example ``axolotl 0.18``.
+        stored_keys: what ``Setup`` has under this name.
     """
 
     def __init__(
@@ -69,6 +77,9 @@ class Reading:
         self._removed_keys: list[dict[str, str | None]] = []
         self._remarks: list[dict[str, str | None]] = []
         self._pointers: dict[str, str] = {}
+        self.stored_keys: dict[str, bool] = {}
+        self._tables: list[tuple[str, Table]] = []
+        self._brought_about: dict[str, dict[str, None]] = {}
 
     # -- the file's side
 
@@ -105,6 +116,7 @@ class Reading:
 
     def take(self, table: Table, prefix: str = "") -> None:
         """Read every key of a table that the file sets."""
+        self._tables.append((prefix, table))
         for key, row in table.items():
             path, convert = (row, None) if isinstance(row, str) else row
             if path not in self._origins:
@@ -141,8 +153,13 @@ class Reading:
         Without a key the value is the trainer's own.
         """
         written, pointer = self._find(key) if key is not None else (None, None)
+        if key is not None:
+            self._brought_about.setdefault(path, {})[key] = None
         source: Source = "explicit" if written is not None else "dialect_default"
         note = note if written is not None or note is not None else f"default of {self.version}"
+        if is_template(written):
+            self._set(path, None, "unknown", f"{written} is filled in when the run starts.", pointer)
+            return
         try:
             self._set(path, _checked(path, value), source, note, pointer)
         except Unreadable as error:
@@ -158,6 +175,12 @@ class Reading:
         """Several of the trainer's defaults, by canonical path."""
         for path, value in values.items():
             self.default(path, value)
+
+    def extra(self, section: str, *keys: str) -> None:
+        """Pass on keys that Setup does not model, under their own names."""
+        found = {key: self.get(key) for key in keys if self.has(key)}
+        if found:
+            self._values[section]["extra"] = self._values[section].get("extra", {}) | found
 
     def leave(self, *paths: str, why: str = SCRIPT_DECIDES) -> None:
         """Say of paths that the file does not set that they cannot be known."""
@@ -196,19 +219,35 @@ class Reading:
         if pointer is not None:
             self._pointers[pointer] = path
 
+    def keys_of(self, path: str) -> list[OwnKey]:
+        """The dialect's keys that set a canonical path: those of the tables, then those that bring it about."""
+        return self._own_keys.get(path, [])
+
+    @cached_property
+    def _own_keys(self) -> dict[str, list[OwnKey]]:
+        found: dict[str, dict[str, OwnKey]] = {}
+        for prefix, table in self._tables:
+            for key, row in table.items():
+                path, convert = (row, None) if isinstance(row, str) else row
+                found.setdefault(path, {}).setdefault(prefix + key, OwnKey(prefix + key, convert))
+        for path, keys in self._brought_about.items():
+            for key in keys:
+                found.setdefault(path, {}).setdefault(key, OwnKey(key))
+        return {path: list(keys.values()) for path, keys in found.items()}
+
     # -- what is worth knowing about the keys themselves
 
     def remark(self, kind: str, key: str | None, note: str) -> None:
         """Keys that together mean something else than they say; kinds are listed in ``setup.Setup.remarks``."""
         self._remarks.append({"kind": kind, "effect": "other-meaning", "key": key, "note": note})
         if key is not None:
-            self._point_at(key)
+            self.point_at(key)
 
-    def refused(self, kind: str, key: str | None, note: str) -> None:
-        """A combination at which the trainer itself stops."""
-        self._remarks.append({"kind": kind, "effect": "refused", "key": key, "note": note})
+    def refused(self, kind: str, key: str | None, note: str, about: str = "trainer") -> None:
+        """A combination at which the trainer itself stops; ``about`` is one of the subjects of ``facts.Remark``."""
+        self._remarks.append({"kind": kind, "effect": "refused", "key": key, "note": note, "about": about})
         if key is not None:
-            self._point_at(key)
+            self.point_at(key)
 
     def check_keys(self, known: KeyList, *, section: str | None = None, also: Iterable[str] = ()) -> None:
         """Find keys that the trainer ignores or no longer accepts.
@@ -235,14 +274,15 @@ class Reading:
                 self._removed_keys.append(entry)
             else:
                 self._unknown_keys.append(entry | {"closest": known.closest(key), "note": known.verdict(full)})
-            self._point_at(full)
+            self.point_at(full)
 
     def removed_key(self, key: str, now: str | None, note: str) -> None:
         """Add a key that the trainer no longer accepts."""
         self._removed_keys.append({"key": key, "closest": now, "note": note})
-        self._point_at(key)
+        self.point_at(key)
 
-    def _point_at(self, key: str) -> None:
+    def point_at(self, key: str) -> None:
+        """Keep the place of a key of the file, under its own name."""
         pointer = self._find(key)[1]
         if pointer is not None and key not in self._origins:
             self._origins[key] = Origin(source="explicit", place=Place(file=self.file, pointer=pointer))
@@ -255,7 +295,7 @@ class Reading:
             if path is None or isinstance(self.value(path), int | float):
                 key = _dotted(pointer)
                 found.append(key)
-                self._point_at(key)
+                self.point_at(key)
         return found
 
     def _head_sections(self) -> None:
@@ -273,7 +313,7 @@ class Reading:
         string_numbers = self._string_numbers()
         duplicates = [_dotted(pointer) for pointer in self.document.duplicates]
         for key in duplicates:
-            self._point_at(key)
+            self.point_at(key)
         self._head_sections()
         sections: dict[str, Any] = {name: _section(model, self._values[name]) for name, model in SECTIONS.items()}
         setup = Setup(
@@ -286,9 +326,11 @@ class Reading:
             duplicate_keys=duplicates,
             string_numbers=string_numbers,
             remarks=self._remarks,
+            stored_keys=self.stored_keys,
             **sections,
         )
         setup._locate = self.document.place if self.file is not None else None
+        setup._document, setup._keys_of = self.document, self.keys_of
         return setup
 
 

@@ -98,7 +98,8 @@ def read(document: Document) -> Setup:
     reading.put("training.bf16", bool(mixed) and kind == "bfloat16", key)
     reading.put("training.fp16", bool(mixed) and kind == "float16", key)
     if reading.get("training.lora") is False:
-        reading.remark("lora-switched-off", "training.lora", "training.lora: false trains the whole model.")
+        kind = "lora-switched-off" if _is_quantized(reading) else "no-lora"
+        reading.remark(kind, "training.lora", "training.lora: false trains the whole model.")
     if not reading.knows("lora.target_modules"):
         reading.put(
             "lora.target_modules",
@@ -117,9 +118,12 @@ def read(document: Document) -> Setup:
         stage = str(reading.get("environment.deepspeed_method", "ZeRO2"))[-1:]
         if stage.isdigit():
             reading.put("training.deepspeed", {"zero_optimization": {"stage": int(stage)}}, "environment.use_deepspeed")
-        if reading.value("quantization.load_in_4bit") or reading.value("quantization.load_in_8bit"):
+        if _is_quantized(reading):
             note = "H2O LLM Studio stops: DeepSpeed does not go with int4 or int8."
-            reading.refused("quantized-with-deepspeed", "environment.use_deepspeed", note)
+            reading.refused("quantized-with-deepspeed", "environment.use_deepspeed", note, "distribution")
+    if _is_quantized(reading) and reading.get("architecture.pretrained") is False:
+        note = "H2O LLM Studio stops: int4 and int8 need architecture.pretrained: true."
+        reading.refused("quantized-without-weights", "architecture.pretrained", note, "quantization")
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "H2O LLM Studio turns such texts into the type of the field.")
     problem = str(reading.get("problem_type", ""))
@@ -129,6 +133,10 @@ def read(document: Document) -> Setup:
     reading.leave_rest("training", why=_OWN_TRAINER)
     reading.leave("model.attn_implementation", "model.use_cache", "model.device_map", why=_OWN_TRAINER)
     return reading.setup()
+
+
+def _is_quantized(reading: Reading) -> bool:
+    return bool(reading.value("quantization.load_in_4bit") or reading.value("quantization.load_in_8bit"))
 
 
 def _quantization(reading: Reading) -> None:

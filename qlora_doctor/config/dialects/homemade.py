@@ -140,7 +140,7 @@ ALIASES: tuple[Alias, ...] = (
     _alias("model.use_cache", "use_cache", "", None, switch),
     _alias(
         "quantization.load_in_4bit",
-        "load_in_4bit use_4bit use_4bits load_4bit use_qlora quantize_4bit",
+        "load_in_4bit use_4bit use_4bits load_4bit use_qlora quantize_4bit quantization_bit",
         "quantization bits enabled_4bit",
         _BITS,
         _bits("4"),
@@ -253,7 +253,7 @@ _RUN = ("model.name_or_path", "training.learning_rate", "training.per_device_tra
 
 def recognise(document: Document) -> float:
     """How many of the values that make a QLoRA run are found; never more than a guess."""
-    if not isinstance(document.data, dict) or document.format == "text":
+    if not isinstance(document.data, dict):
         return 0.0
     found = {alias.path for alias, _, _ in _matches(document.data)}
     if not found & set(_TELLING):

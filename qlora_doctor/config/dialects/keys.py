@@ -48,13 +48,18 @@ class KeyList:
 
     def closest(self, key: str) -> str | None:
         """The known key that looks most like this one."""
-        found = difflib.get_close_matches(key, self.names, n=1, cutoff=0.75)
-        return found[0] if found else None
+        return _closest(key, self.names)
 
     def verdict(self, key: str) -> str:
         """What the trainer does with a key that it does not know."""
         does = "stops with an error at it" if self.refuses else "ignores it without a word"
         return f"{self.reader} {self.version} does not know {key} and {does}."
+
+
+@lru_cache(maxsize=1024)
+def _closest(key: str, names: frozenset[str]) -> str | None:
+    found = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.75)
+    return found[0] if found else None
 
 
 @lru_cache(maxsize=32)

@@ -5,11 +5,12 @@ Defaults are those of litgpt 0.5.13, finetune/lora.py. With ``quantize`` it trai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .keys import key_list
 from .values import chosen, positive, text
 
@@ -63,6 +64,31 @@ _DEFAULTS: dict[str, Any] = {
 _TARGETS = {"query": True, "key": False, "value": True, "projection": False, "mlp": False, "head": False}
 """The switches lora_query, … and their defaults."""
 
+
+def _word(**changes: Any) -> Writing:
+    """``quantize`` with one part of its word changed; the value stands for the part that is None."""
+
+    def write(value: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+        kind, _, suffix = str(data.get("quantize") or "bnb.nf4").removeprefix("bnb.").partition("-")
+        parts = {"kind": kind, "double": suffix == "dq"} | {k: value if v is None else v for k, v in changes.items()}
+        return {"quantize": f"bnb.{parts['kind']}{'-dq' if parts['double'] else ''}"}
+
+    return write
+
+
+WRITINGS: dict[str, Writing] = {
+    "quantization.load_in_4bit": lambda on, data: {"quantize": "bnb.nf4" if on else None},
+    "quantization.bnb_4bit_quant_type": _word(kind=None),
+    "quantization.bnb_4bit_use_double_quant": _word(double=None),
+    "quantization.bnb_4bit_compute_dtype": lambda value, data: {
+        "precision": {"bfloat16": "bf16-true", "float16": "16-true", "float32": "32-true"}.get(value)
+    },
+    "training.gradient_accumulation_steps": lambda steps, data: {
+        "train.global_batch_size": steps
+        * int(data.get("devices", 1))
+        * int((data.get("train") or {}).get("micro_batch_size", 1))
+    },
+}
 _OWN = {"lora_r", "lora_query", "lora_value", "quantize"}
 _OWN_LOOP = "LitGPT's own loop trains; it has no such option."
 
@@ -150,6 +176,5 @@ def _refusals(reading: Reading) -> None:
     devices = reading.get("devices", 1)
     nodes = reading.get("num_nodes", 1)
     if any(isinstance(number, int) and number > 1 for number in (devices, nodes)):
-        reading.refused(
-            "quantize-with-several-devices", "devices", "LitGPT stops: quantize goes with a single device only."
-        )
+        note = "LitGPT stops: quantize goes with a single device only."
+        reading.refused("quantize-with-several-devices", "devices", note, "distribution")

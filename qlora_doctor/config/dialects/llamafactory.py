@@ -9,7 +9,8 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from . import llamafactory_checks
+from .fields import Reading, Table, Writing
 from .keys import key_list
 from .values import name_list, names_or_all, negated, one_or_list, strategy, text, truthy
 
@@ -91,6 +92,18 @@ _DEFAULTS: dict[str, Any] = {
     "training.trainer": "transformers",
 }
 _ATTENTION = {"fa2": "flash_attention_2", "fa3": "flash_attention_3", "sdpa": "sdpa", "disabled": "eager"}
+WRITINGS: dict[str, Writing] = {
+    "quantization.load_in_4bit": lambda on, data: {"quantization_bit": 4 if on else None},
+    "quantization.load_in_8bit": lambda on, data: {"quantization_bit": 8 if on else None},
+    "model.attn_implementation": lambda value, data: {
+        "flash_attn": next((word for word, meant in _ATTENTION.items() if meant == value), None)
+    },
+    "lora.target_modules": lambda value, data: {"lora_target": "all"} if value == "all-linear" else {},
+    "lora.init_lora_weights": lambda value, data: {"pissa_init": True if value == "pissa" else None},
+    "training.packing": lambda on, data: {"packing": bool(on)},
+    "training.gradient_checkpointing_kwargs": lambda value, data: {"use_reentrant_gc": value.get("use_reentrant")},
+}
+"""Where several keys, or words of its own, bring a value about."""
 _BACKENDS = {"bnb": "bitsandbytes", "bitsandbytes": "bitsandbytes", "hqq": "hqq", "eetq": "eetq", "gptq": "gptq"}
 _BOARD = {
     "model_name": "model_name_or_path",
@@ -164,8 +177,10 @@ def conclude(reading: Reading) -> None:
         key = "use_reentrant_gc" if reading.has("use_reentrant_gc") else None
         reading.put("training.gradient_checkpointing_kwargs", {"use_reentrant": bool(reentrant)}, key)
     reading.default("training.prepare_for_kbit_training", False, "it prepares the model by code of its own")
+    reading.default("training.ddp_find_unused_parameters", False, "off where LoRA is trained")
     if not reading.get("val_size") and not reading.has("eval_dataset") and not reading.has("eval_strategy"):
         reading.default("training.eval_strategy", "no")
+    llamafactory_checks.check(reading)
 
 
 def _precision(reading: Reading) -> None:

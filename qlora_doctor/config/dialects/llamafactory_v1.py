@@ -9,7 +9,7 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .keys import key_list
 from .values import dtype, name_list, names_or_all, switch, text
 
@@ -43,6 +43,14 @@ _FIELDS: Table = {
 _DEFAULTS: dict[str, Any] = {
     "quantization.load_in_4bit": False,
     "quantization.load_in_8bit": False,
+}
+
+
+WRITINGS: dict[str, Writing] = {
+    "quantization.load_in_4bit": lambda on, data: (
+        {"quant_config.name": "bnb", "quant_config.quantization_bit": 4} if on else {"quant_config": None}
+    ),
+    "lora.target_modules": lambda value, data: {"peft_config.target_modules": "all"} if value == "all-linear" else {},
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .values import dtype, names, switch, text
 
 name = "ludwig"
@@ -66,6 +66,11 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+WRITINGS: dict[str, Writing] = {
+    "quantization.load_in_4bit": lambda on, data: {"quantization.bits": 4} if on else {"quantization": None},
+}
+
+
 def recognise(document: Document) -> float:
     """Input and output features."""
     data = document.data
@@ -83,6 +88,7 @@ def read(document: Document) -> Setup:
     kind = adapter.get("type") if isinstance(adapter, dict) else adapter
     if kind != "lora":
         reading.remark("no-lora", "adapter", f"The adapter is {kind}, not LoRA.")
+    _refusals(reading, kind)
     rank = reading.value("lora.r") or 8
     reading.default("lora.lora_alpha", 2 * rank, "alpha is twice r")
     reading.defaults(_DEFAULTS)
@@ -95,6 +101,22 @@ def read(document: Document) -> Setup:
     reading.leave_rest("training", why=_OWN_TRAINER)
     reading.leave("model.dtype", "model.attn_implementation", "model.use_cache", "model.device_map", why=_OWN_TRAINER)
     return reading.setup()
+
+
+def _refusals(reading: Reading, kind: Any) -> None:
+    """What config_validation/checks.py says of a quantized base that is fine-tuned."""
+    if not isinstance(reading.get("quantization"), dict) or reading.get("trainer.type") != "finetune":
+        return
+    if kind != "lora":
+        note = "Ludwig stops: a quantized base is fine-tuned with adapter type lora only."
+        reading.refused("quantized-without-lora", "adapter", note, "quantization")
+    merges = reading.get("adapter.postprocessor.merge_adapter_into_base_model")
+    if merges and reading.get("quantization.bits", 4) == 4:
+        note = "Ludwig stops: an adapter is not merged into a 4-bit base."
+        reading.refused("merged-into-4bit", "adapter", note, "quantization")
+    if reading.get("backend.type") == "ray" or reading.get("backend") == "ray":
+        note = "Ludwig stops: a quantized base needs the local backend."
+        reading.refused("quantized-on-ray", "backend", note, "distribution")
 
 
 def _quantization(reading: Reading) -> None:

@@ -5,12 +5,12 @@ Defaults are those of NeMo AutoModel 0.5: components/_peft/lora.py, components/q
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .values import dtype, name_list, storage_dtype, switch, text
 
 name = "nemo-automodel"
@@ -62,6 +62,15 @@ _BNB: dict[str, Any] = {
     "quantization.bnb_4bit_compute_dtype": "bfloat16",
     "quantization.bnb_4bit_quant_storage": "bfloat16",
 }
+
+
+def _modules(value: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    if value == "all-linear":
+        return {"peft.target_modules": None, "peft.match_all_linear": True}
+    return {"peft.match_all_linear": None, "peft.target_modules": value}
+
+
+WRITINGS: dict[str, Writing] = {"lora.target_modules": _modules}
 
 
 def recognise(document: Document) -> float:

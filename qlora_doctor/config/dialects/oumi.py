@@ -9,7 +9,7 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .values import chosen, dtype, name_list, names, optimizer, storage_dtype, strategy, text
 
 name = "oumi"
@@ -93,6 +93,21 @@ _BNB: dict[str, Any] = {
 }
 
 
+def _mixed(word: str) -> Writing:
+    return lambda on, data: {"training.mixed_precision_dtype": word if on else None}
+
+
+WRITINGS: dict[str, Writing] = {
+    # oumi's schema takes a list, and PEFT knows all-linear as a text only: it cannot be written.
+    "lora.target_modules": lambda value, data: {"peft.lora_target_modules": None} if value == "all-linear" else {},
+    "training.bf16": _mixed("BF16"),
+    "training.fp16": _mixed("FP16"),
+    "lora.init_lora_weights": lambda value, data: {
+        "peft.lora_init_weights": {True: "default", False: "random"}.get(value, value)
+    },
+}
+
+
 def recognise(document: Document) -> float:
     """``model.model_name`` with oumi's own keys of training, data or peft."""
     data = document.data
@@ -115,16 +130,16 @@ def read(document: Document) -> Setup:
     precision = str(reading.get("training.mixed_precision_dtype", "none")).lower()
     reading.put("training.bf16", precision == "bf16", "training.mixed_precision_dtype")
     reading.put("training.fp16", precision == "fp16", "training.mixed_precision_dtype")
-    quantized = bool(reading.get("peft.q_lora"))
+    quantized = bool(reading.get("peft.q_lora") and reading.get("training.use_peft"))
     bits = str(reading.get("peft.q_lora_bits", 4))
     reading.put("quantization.load_in_4bit", quantized and bits == "4", "peft.q_lora")
     reading.put("quantization.load_in_8bit", quantized and bits == "8", "peft.q_lora")
     if quantized:
         reading.defaults(_BNB)
-    if not reading.get("training.use_peft"):
-        reading.remark(
-            "lora-switched-off", "training.use_peft", "oumi adds an adapter with training.use_peft: true only."
-        )
+    if not reading.get("training.use_peft") and reading.get("peft"):
+        explicit = reading.written("training.use_peft")
+        key = "training.use_peft" if explicit else "peft"
+        reading.remark("lora-switched-off" if explicit else "lora-not-switched-on", key, _NO_PEFT)
     initial = reading.get("peft.lora_init_weights")
     if initial is not None:
         value = {"default": True, "random": False}.get(str(initial).lower(), str(initial).lower())
@@ -135,10 +150,25 @@ def read(document: Document) -> Setup:
         reading.take({"data.train.datasets.0.dataset_path": ("data.train", text)})
         reading.take({"data.train.datasets.0.dataset_name": ("data.train", text)})
     _distribution(reading)
+    if reading.get("fsdp.enable_fsdp") and quantized:
+        _sharded(reading)
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "OmegaConf, with which oumi reads, takes them as numbers.")
     return reading.setup()
 
+
+def _sharded(reading: Reading) -> None:
+    """QLoRA under FSDP: all that preparation casts to float32 is cast back to the dtype of storage."""
+    note = "under FSDP it casts every module back to bnb_4bit_quant_storage"
+    reading.default("training.prepare_for_kbit_training", False, note)
+    stored, loaded = reading.value("quantization.bnb_4bit_quant_storage"), reading.value("model.dtype")
+    if loaded is not None and stored is not None and loaded != stored:
+        note = "oumi stops: under FSDP with q_lora bnb_4bit_quant_storage and torch_dtype_str must be the same dtype."
+        key = "peft.bnb_4bit_quant_storage"
+        reading.refused("storage-against-dtype", key if reading.has(key) else "peft.q_lora", note, "distribution")
+
+
+_NO_PEFT = "oumi reads the peft section with training.use_peft: true only; without it the whole model is trained."
 
 _TRAINER = chosen(
     {"trl_sft": "trl", "trl_dpo": "trl", "trl_kto": "trl", "trl_grpo": "trl", "trl_gkd": "trl", "trl_gold": "trl",

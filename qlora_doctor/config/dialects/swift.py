@@ -9,7 +9,7 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .keys import key_list
 from .llamafactory import HF_ARGUMENTS
 from .values import dtype, name_list, names_or_all, one_or_list, storage_dtype, switch, text
@@ -71,6 +71,12 @@ _DEFAULTS: dict[str, Any] = {
     "training.gradient_checkpointing": True,
     "training.packing": False,
     "training.trainer": "transformers",
+}
+WRITINGS: dict[str, Writing] = {
+    "quantization.load_in_4bit": lambda on, data: {
+        "quant_method": "bnb" if on else None,
+        "quantization_bit" if "quantization_bit" in data else "quant_bits": 4 if on else None,
+    },
 }
 _TUNER = ("tuner_type", "train_type", "sft_type")
 

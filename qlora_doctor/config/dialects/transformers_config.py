@@ -24,6 +24,7 @@ BITS_AND_BYTES: Table = {
     "llm_int8_enable_fp32_cpu_offload": "quantization.llm_int8_enable_fp32_cpu_offload",
 }
 _ALL = {*BITS_AND_BYTES, "quant_method", "llm_int8_threshold", "llm_int8_has_fp16_weight"}
+RECORD = "it describes a checkpoint, and the weights in it do not change with it"
 _NOT_RECORDED = "A model's config.json does not say how an adapter is trained on it."
 
 

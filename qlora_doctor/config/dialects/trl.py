@@ -10,7 +10,7 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from .fields import Reading, Table
+from .fields import Reading, Table, Writing
 from .keys import key_list
 from .llamafactory import HF_ARGUMENTS
 from .values import dtype, name_list, one_or_list, storage_dtype, switch, targets, text
@@ -67,6 +67,12 @@ _DEFAULTS: dict[str, Any] = {
     "quantization.load_in_8bit": False,
     "training.trainer": "trl",
 }
+WRITINGS: dict[str, Writing] = {
+    "quantization.bnb_4bit_compute_dtype": lambda value, data: {
+        "torch_dtype" if "torch_dtype" in data else "dtype": value
+    },
+}
+"""TRL computes in the dtype that the model is loaded in."""
 _MIXTURE = ("dataset_mixer", "dataset_mixture")
 _OWN = {
     "use_peft",
@@ -111,6 +117,7 @@ def read(document: Document) -> Setup:
         reading.take({"datasets.0.path": ("data.train", text)})
     if not reading.knows("data.train"):
         reading.take({"dataset_path": ("data.train", one_or_list)})
+    reading.extra("training", "packing_strategy", "liger_kernel_config")
     _adapter(reading)
     reading.defaults(_DEFAULTS)
     _dtypes(reading, is_handbook)
@@ -131,9 +138,13 @@ def _adapter(reading: Reading) -> None:
     """TRL adds an adapter only with use_peft: true; the other LoRA keys alone do nothing."""
     if reading.get("use_peft"):
         return
-    if reading.knows("lora.r") or reading.knows("lora.target_modules"):
-        note = "TRL adds an adapter with use_peft: true only; without it the whole model is trained."
-        reading.remark("lora-switched-off", "use_peft" if reading.written("use_peft") else "lora_r", note)
+    note = "TRL adds an adapter with use_peft: true only; without it the whole model is trained."
+    asked = ("lora_r", "lora_alpha", "lora_target_modules", "load_in_4bit", "load_in_8bit")
+    key = next((key for key in asked if reading.get(key)), None)
+    if key is not None and reading.written("use_peft"):
+        reading.remark("lora-switched-off", "use_peft", note)
+    elif key is not None:
+        reading.remark("lora-not-switched-on", key, note)
 
 
 def _dtypes(reading: Reading, is_handbook: bool) -> None:

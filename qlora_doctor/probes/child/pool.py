@@ -58,7 +58,7 @@ class Pool:
 
     def begin(self, job: Job) -> None:
         """Give a job to a worker; ``has_room`` must be true."""
-        worker = self._idle.pop() if self._idle else WorkerProcess(self._inbox, threads=self._threads, **self._how)
+        worker = self._idle_worker() or WorkerProcess(self._inbox, threads=self._threads, **self._how)
         self._busy[worker] = (job.number, Watch(job.stages, self._timeout))
         worker.give(job.model_copy(update={"turns": str(self._turns)}))
 
@@ -86,6 +86,15 @@ class Pool:
         self._busy.clear()
         self._idle.clear()
         forget_turns(self._turns)
+
+    def _idle_worker(self) -> WorkerProcess | None:
+        """A worker that waits for a job and still lives; those that were killed meanwhile are reaped."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.lives:
+                return worker
+            worker.end()
+        return None
 
     def _hear(self, worker: WorkerProcess, line: bytes | None) -> None:
         if worker not in self._busy:

@@ -68,6 +68,11 @@ class WorkerProcess:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def lives(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
     def give(self, job: Job) -> None:
         """Hand it a job; one at a time."""
         self._oom_kills = _oom_kills()

@@ -53,6 +53,8 @@ class Observer:
     """Facts so far, by the names of StepFacts."""
     optimizer_bytes: list[int] = field(default_factory=list)
     """Bytes of the optimizer's state after each step."""
+    optimizer_cuda_bytes: list[int] = field(default_factory=list)
+    """Of these, what CUDA's allocator holds."""
 
     def train_begin(self, optimizer: Any | None) -> None:
         """Everything is built, nothing has run: fingerprint all, put the hooks on."""
@@ -116,6 +118,7 @@ class Observer:
             self._updates = None
             if self.optimizer is not None:
                 self.optimizer_bytes.append(state_bytes(self.optimizer))
+                self.optimizer_cuda_bytes.append(state_bytes(self.optimizer, "cuda"))
                 self._rates.extend(optimizer_facts(self.optimizer, self.model).learning_rates or [])
 
     def step_end(self) -> None:

@@ -33,13 +33,18 @@ def optimizer_facts(optimizer: Any, model: nn.Module) -> OptimizerFacts:
     )
 
 
-def state_bytes(optimizer: Any) -> int:
-    """Bytes of the tensors in the optimizer's state."""
+def state_bytes(optimizer: Any, device_type: str | None = None) -> int:
+    """Bytes of the tensors in the optimizer's state, or of those on one kind of device.
+
+    The state of a paged optimizer is in managed memory, which torch takes for the host's and its CUDA counters do not
+    hold (``get_paged`` in bitsandbytes/functional.py).
+    """
     tensors: dict[int, int] = {}
 
     def collect(value: Any) -> None:
         if isinstance(value, torch.Tensor):
-            tensors[id(value)] = value.numel() * value.element_size()
+            if device_type in (None, value.device.type):
+                tensors[id(value)] = value.numel() * value.element_size()
         elif isinstance(value, Mapping):
             for inner in value.values():
                 collect(inner)

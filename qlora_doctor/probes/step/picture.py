@@ -72,9 +72,12 @@ def _part(kind: str, tensor: torch.Tensor) -> str:
 
 
 def _optimizer_bytes(observer: Observer, peak: StepPeak) -> int:
-    """Optimizer state at the peak: that of the step itself where the optimizer was at work, else of the step before."""
+    """Optimizer state that CUDA's allocator held at the peak.
+
+    That of the step itself where the optimizer was at work, else of the step before.
+    """
     index = observer.timeline.steps.index(peak)
-    states = observer.optimizer_bytes
+    states = observer.optimizer_cuda_bytes
     if peak.phase == "optimizer" and index < len(states):
         return states[index]
     return states[index - 1] if 0 < index <= len(states) else 0

@@ -16,6 +16,7 @@ from .inventory import Inventory
 
 # Messages of peft/tuners (tuners_utils.py, lora/model.py, lora/layer.py) and peft/utils/other.py, most telling first.
 _SIGNS: tuple[tuple[str, str], ...] = (
+    ("refused-options", r"cannot be used when `target_modules` is a str|`layers_pattern` is specified"),
     ("mamba-fused", r"incompatible with Mamba-based"),
     ("dropout-with-parameters", r"does not work with lora_dropout|lora_dropout.* target_parameters"),
     ("quantized-init", r"under float32, float16, or bfloat16|re-quantize the residual"),

@@ -21,25 +21,28 @@ from ..._assets import asset_folder
 from ...report import STAGES, Report
 from .. import _words as words
 from .. import json as json_format
-from .._pages import rule_title
 from ..verdict import gaps, outcomes, subject, verdict
+from .checks import passed_groups, skipped_groups
 from .entries import entries, environment_rows, setup_rows
 from .memory import memory_view
 from .strips import coverage_groups, coverage_strip, error_strip, gradient_strip, outside
 
 
-def render(report: Report) -> str:
-    """The whole page."""
+def render(report: Report, *, index: str | None = None) -> str:
+    """The whole page; ``index`` is the relative address of a page that lists this report among others."""
     script, style = _asset("report.js"), _asset("report.css")
     name, file = subject(report)
     return _environment().get_template("report.html.j2").render(
         report=report,
+        index=index,
         facts=report.facts,
         subject=name,
         file=file,
         verdict=verdict(report),
         entries=entries(report),
         outcomes={status: outcomes(report, status) for status in ("pass", "fail", "skipped")},
+        passed=passed_groups(outcomes(report, "pass")),
+        unseen=skipped_groups(outcomes(report, "skipped")),
         stages={record.name: record for record in report.stages},
         stage_names=STAGES,
         gaps=gaps(report),
@@ -109,9 +112,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment.filters.update(
         size=words.size, amount=words.amount, exact=words.exact, percent=words.percent, seconds=words.seconds,
         number=words.number, visible=words.visible, line=words.one_line, literal=words.literal, plural=_plural,
-        layers=words.layers, kinds=words.kinds,
+        layers=words.layers, kinds=words.kinds, gib=words.gib,
     )  # fmt: skip
-    environment.globals["rule_title"] = rule_title
     return environment
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from .._pages import RulePage, rule_page
 from ..verdict import counting, suppressed
 
 _ROWS = 40
+_GROUPS = 4
+"""Groups of a fact that its finding shows; the sections and the JSON hold them all."""
 _SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
 _SOURCES = {
     "dialect_default": "default of the dialect",
@@ -31,7 +33,8 @@ class Entry:
     page: RulePage | None
     diff: tuple[tuple[str, str], ...]
     """Kind (``add``, ``remove``, ``meta``, ``same``) and text."""
-    evidence: tuple[tuple[str, str], ...]
+    evidence: tuple[tuple[str, tuple[str, ...]], ...]
+    """Fact and its value; a list of groups has a line for each."""
     place: str | None
     excerpt: tuple[str, str, str] | None
     """The line before, at and after the key."""
@@ -48,15 +51,23 @@ class Row:
 
 def entries(report: Report) -> list[Entry]:
     """Findings that count, the gravest first, then the suppressed ones."""
+    findings = [*counting(report), *suppressed(report)]
+    return [_entry(finding, anchor) for finding, anchor in zip(findings, anchors(findings), strict=True)]
+
+
+def anchors(findings: Sequence[Finding]) -> list[str]:
+    """Where each finding stands on its page: the rule's id, and a number from the second of a rule on."""
     used: dict[str, int] = {}
-    return [_entry(finding, used) for finding in [*counting(report), *suppressed(report)]]
+    names = []
+    for finding in findings:
+        # An anchor becomes part of an address: nothing but letters and digits of the rule's id.
+        base = "".join(c for c in finding.rule if c.isascii() and c.isalnum())[:24] or "finding"
+        used[base] = number = used.get(base, 0) + 1
+        names.append(base if number == 1 else f"{base}-{number}")
+    return names
 
 
-def _entry(finding: Finding, used: dict[str, int]) -> Entry:
-    used[finding.rule] = number = used.get(finding.rule, 0) + 1
-    # An anchor becomes part of an address: nothing but letters and digits of the rule's id.
-    base = "".join(c for c in finding.rule if c.isascii() and c.isalnum())[:24] or "finding"
-    anchor = base if number == 1 else f"{base}-{number}"
+def _entry(finding: Finding, anchor: str) -> Entry:
     diff = (finding.remediation.diff if finding.remediation else None) or ""
     lines = diff.rstrip("\n").split("\n") if diff else []
     place = finding.location
@@ -65,10 +76,25 @@ def _entry(finding: Finding, used: dict[str, int]) -> Entry:
         anchor,
         rule_page(finding.rule),
         tuple((_diff_kind(line, i), words.visible(line)) for i, line in enumerate(lines)),
-        tuple((words.one_line(e.fact), words.fact(e.fact, e.value, most=12)) for e in finding.evidence),
+        tuple((words.one_line(e.fact), _lines(e.fact, e.value)) for e in finding.evidence),
         ":".join(words.one_line(p) for p in (place.file, place.line, place.column) if p is not None) or None,
         marked(place),
     )
+
+
+def _lines(fact: str, value: Any) -> tuple[str, ...]:
+    """The value in words; groups line by line, their first member without its name."""
+    if not (isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value)):
+        return (words.fact(fact, value, most=12),)
+    rest = len(value) - _GROUPS
+    return (*map(_group, value[:_GROUPS]), *([f"and {rest:,} more"] if rest > 0 else []))
+
+
+def _group(value: Mapping[str, Any]) -> str:
+    known = [(key, each) for key, each in value.items() if each is not None]
+    told = [words.size(each) if key.endswith("_bytes") else words.fact(key, each, most=4) for key, each in known]
+    names = [words.one_line(key).replace("_", " ").removesuffix(" bytes") for key, _ in known]
+    return ", ".join([*told[:1], *(f"{name} {text}" for name, text in zip(names[1:], told[1:], strict=True))])
 
 
 def _diff_kind(line: str, index: int) -> str:

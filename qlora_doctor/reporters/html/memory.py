@@ -1,11 +1,12 @@
-"""Geometry of the memory picture: bars by part against the card, and the timeline; shares are in percent."""
+"""Geometry of the memory picture: bars by part against the card, phases and savings; shares are in percent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
 
-from ...facts.memory import MemoryFacts, MemoryPicture, PlanCell, TimelinePoint
+from ...facts.memory import MemoryFacts, MemoryPicture, Saving
+from .plan import PlanView, plan_view
+from .timeline import Timeline, phase_name, timeline
 
 PARTS = {
     "base_4bit": "Base, packed 4-bit",
@@ -21,8 +22,10 @@ PARTS = {
     "workspaces": "Workspaces",
     "fragmentation": "Fragmentation",
 }
-POINTS = 400
-"""Points of a timeline at most; each bucket keeps its lowest and its highest, so no peak is lost."""
+REST = ("gradients", "activations", "logits_and_loss", "dequantized_weights", "workspaces", "fragmentation")
+"""Parts that a measurement cannot tell apart: what is in use beside counted tensors, all under ``activations``."""
+NEAR = 0.4
+"""Share of the card below which the parts have a scale of their own: they would be slivers on the card's."""
 
 
 @dataclass(frozen=True)
@@ -51,34 +54,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class Part:
-    """A row of the legend."""
+    """A row of the legend; ``within`` where the measurement counts it under activations."""
 
     key: str
     label: str
     predicted: int | None
     measured: int | None
-
-
-@dataclass(frozen=True)
-class Band:
-    """A phase of the timeline; ``room`` says where its name fits: ``wide`` screens, ``any`` or ``none``."""
-
-    phase: str
-    x: float
-    width: float
-    room: str
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """Memory over time in a space of 1000 × 1000, y down."""
-
-    label: str
-    line: str
-    area: str
-    bands: tuple[Band, ...]
-    peak_at: float
-    peak: int
+    within: bool
 
 
 @dataclass(frozen=True)
@@ -91,30 +73,39 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class PlanRow:
-    """One batch size of the plan."""
+class Change:
+    """A saving, and where the peak would be: ends of the bar in percent of the picture's width."""
 
-    batch: int
-    cells: tuple[tuple[PlanCell | None, int], ...]
-    """Cell and its level of 1…5 by share of the card; 6 does not fit."""
+    saving: Saving
+    then: float
+    now: float
 
 
 @dataclass(frozen=True)
 class MemoryView:
-    """Everything that the memory section draws."""
+    """Everything that the memory section draws.
+
+    Attributes:
+        card: where the card ends on the bars' scale; None where it is unknown or lies beyond the scale.
+        zoom: share of the card that the bars' scale spans; None where the scale is the card's own.
+        headroom: card less the highest known peak reserved, measured before predicted; negative where it does not fit.
+        savings_card: where the card ends on the savings' scale.
+    """
 
     bars: tuple[Bar, ...]
     card: float | None
+    zoom: float | None
     ticks: tuple[tuple[float, str], ...]
     parts: tuple[Part, ...]
     timelines: tuple[Timeline, ...]
     timeline_top: int
     timeline_card: float | None
+    timeline_ticks: tuple[tuple[float, str], ...]
     phases: tuple[Phase, ...]
-    sequences: tuple[int, ...]
-    plan: tuple[PlanRow, ...]
+    plan: PlanView | None
+    savings: tuple[Change, ...]
+    savings_card: float | None
     headroom: int | None
-    """Card less the highest known peak reserved, measured before predicted; negative where it does not fit."""
 
 
 def memory_view(memory: MemoryFacts) -> MemoryView:
@@ -122,32 +113,37 @@ def memory_view(memory: MemoryFacts) -> MemoryView:
     pictures = [(n, p) for n, p in (("Predicted", memory.predicted), ("Measured", memory.measured)) if p is not None]
     pictures = [(n, p) for n, p in pictures if p.peak_allocated_bytes is not None]
     tops = [max(p.peak_allocated_bytes or 0, p.peak_reserved_bytes or 0) for _, p in pictures]
-    scale = max([*tops, memory.card_bytes or 0]) * 1.015 or 1.0
     card = memory.card_bytes
+    zoomed = bool(card and tops and max(tops) < NEAR * card)
+    scale = max([*tops, 0 if zoomed else card or 0]) * 1.015 or 1.0
+    shown = None if zoomed else card
     lines = [(name, p.timeline) for name, p in pictures if p.timeline]
     top = max((point.allocated_bytes for _, line in lines for point in line), default=0)
     # A curve far below the card would be a flat line: then the card is left to the bars above.
     with_card = card is not None and 0.45 * card < top
     height = int(max(top, card or 0) * 1.06) if with_card else int(top * 1.12)
-    sequences = tuple(sorted({cell.sequence for cell in memory.plan or ()}))
+    savings, savings_card = _savings(memory)
     return MemoryView(
-        bars=tuple(_bar(name, p, scale, card) for name, p in pictures),
-        card=card / scale * 100 if card else None,
-        ticks=_ticks(scale, card),
+        bars=tuple(_bar(name, p, scale, shown) for name, p in pictures),
+        card=shown / scale * 100 if shown else None,
+        zoom=scale / card * 100 if zoomed and card else None,
+        ticks=_ticks(scale, shown),
         parts=_parts(memory),
-        timelines=tuple(_timeline(name, line, height) for name, line in reversed(lines)),
+        timelines=tuple(timeline(n, line, height, over_time=n == "Measured") for n, line in reversed(lines)),
         timeline_top=height,
         timeline_card=(1 - card / height) * 100 if with_card and card else None,
+        timeline_ticks=_heights(height) if lines else (),
         phases=_phases(memory),
-        sequences=sequences,
-        plan=_plan(memory, sequences),
+        plan=plan_view(memory),
+        savings=savings,
+        savings_card=savings_card,
         headroom=card - tops[-1] if card and tops else None,
     )
 
 
 def _bar(label: str, picture: MemoryPicture, scale: float, card: int | None) -> Bar:
     known = picture.breakdown or {"unbroken": picture.peak_allocated_bytes or 0}
-    ordered = [k for k in PARTS if k in known] + [k for k in known if k not in PARTS]
+    ordered = [k for k in PARTS if known.get(k)] + [k for k in known if k not in PARTS]
     segments, x = [], 0.0
     for key in ordered:
         width = known[key] / scale * 100
@@ -169,78 +165,54 @@ def _label(key: str) -> str:
 
 
 def _parts(memory: MemoryFacts) -> tuple[Part, ...]:
+    """Every part that either account has anything of."""
     predicted = (memory.predicted.breakdown if memory.predicted else None) or {}
     measured = (memory.measured.breakdown if memory.measured else None) or {}
-    keys = [k for k in PARTS if k in predicted or k in measured]
+    keys = [k for k in PARTS if predicted.get(k) or measured.get(k)]
     keys += [k for k in {**predicted, **measured} if k not in PARTS]
-    return tuple(Part(_kind(k), _label(k), predicted.get(k), measured.get(k)) for k in keys)
+    rest = bool(measured.get("activations"))
+    return tuple(
+        Part(_kind(k), _label(k), predicted.get(k), measured.get(k), rest and k in REST and k not in measured)
+        for k in keys
+    )
+
+
+def _savings(memory: MemoryFacts) -> tuple[tuple[Change, ...], float | None]:
+    """The changes on one scale from nothing to the peak as it is, or to the card where that is near."""
+    known = memory.savings or []
+    now = max((saving.peak_allocated_bytes + saving.saved_bytes for saving in known), default=0)
+    if not now:
+        return (), None
+    card = memory.card_bytes
+    near = card if card and card < 1.6 * now else None
+    scale = max(now, near or 0) * 1.01
+    changes = tuple(Change(s, s.peak_allocated_bytes / scale * 100, now / scale * 100) for s in known)
+    return changes, near / scale * 100 if near else None
 
 
 def _ticks(scale: float, card: int | None) -> tuple[tuple[float, str], ...]:
     """Round numbers below the bars, about five; none where the card's own mark stands."""
-    units = [2.0**30 * s for s in (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 5, 8, 10, 16, 20, 40, 80, 160)]
-    step = next((u for u in units if scale / u <= 6.5), units[-1])
+    step = _step(scale)
     every = [(i * step / scale * 100, i * step) for i in range(int(scale / step) + 1)]
     mark = card / scale * 100 if card else None
-    return tuple((at, f"{size / 2**30:g} GiB") for at, size in every if mark is None or abs(at - mark) > 9)
+    return tuple((at, f"{size / 2**30:g} GiB") for at, size in every if mark is None or abs(at - mark) > 11)
 
 
-def _timeline(label: str, points: list[TimelinePoint], height: int) -> Timeline:
-    kept = _thinned(points)
-    xy = [(round(p.at * 1000), round(1000 - p.allocated_bytes / height * 1000)) for p in kept]
-    line = "M" + "L".join(f"{x} {y}" for x, y in xy)
-    bands = []
-    runs = [(phase, list(run)) for phase, run in groupby(points, key=lambda p: p.phase)]
-    for i, (phase, run) in enumerate(runs):
-        end = runs[i + 1][1][0].at if i + 1 < len(runs) else 1.0
-        width = (end - run[0].at) * 100
-        bands.append(Band(phase, round(run[0].at * 100, 2), round(width, 2), _room(phase, width)))
-    highest = max(points, key=lambda p: p.allocated_bytes)
-    area = f"{line}L{xy[-1][0]} 1000L{xy[0][0]} 1000Z"
-    return Timeline(label, line, area, tuple(bands), highest.at * 100, highest.allocated_bytes)
+def _heights(height: int) -> tuple[tuple[float, str], ...]:
+    """Round numbers up the curve, in percent from above; the ground has no mark."""
+    step = _step(height * 1.6)
+    every = [i * step for i in range(1, int(height / step) + 1)]
+    return tuple((round((1 - size / height) * 100, 2), f"{size / 2**30:g} GiB") for size in every if size < height)
 
 
-def _room(phase: str, width: float) -> str:
-    """A letter takes about 0.8 % of a desktop's picture and 2.2 % of a phone's."""
-    return "any" if width > 2.2 * len(phase) + 2 else "wide" if width > 0.8 * len(phase) + 1 else "none"
-
-
-def _thinned(points: list[TimelinePoint]) -> list[TimelinePoint]:
-    if len(points) <= POINTS:
-        return points
-    width = -(-len(points) * 2 // POINTS)
-    kept: list[TimelinePoint] = []
-    for start in range(0, len(points), width):
-        bucket = points[start : start + width]
-        ends = {id(p): p for p in (min(bucket, key=_bytes), max(bucket, key=_bytes))}
-        kept += sorted(ends.values(), key=lambda p: p.at)
-    return kept
-
-
-def _bytes(point: TimelinePoint) -> int:
-    return point.allocated_bytes
+def _step(scale: float) -> float:
+    units = [2.0**30 * s for s in (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 5, 8, 10, 16, 20, 40, 80, 160)]
+    return next((u for u in units if scale / u <= 6.5), units[-1])
 
 
 def _phases(memory: MemoryFacts) -> tuple[Phase, ...]:
     def peaks(picture: MemoryPicture | None) -> dict[str, int]:
-        return {p.phase: p.peak_allocated_bytes for p in (picture.phases if picture else None) or ()}
+        return {phase_name(p.phase): p.peak_allocated_bytes for p in (picture.phases if picture else None) or ()}
 
     predicted, measured = peaks(memory.predicted), peaks(memory.measured)
     return tuple(Phase(name, predicted.get(name), measured.get(name)) for name in {**predicted, **measured})
-
-
-def _plan(memory: MemoryFacts, sequences: tuple[int, ...]) -> tuple[PlanRow, ...]:
-    cells = {(cell.batch, cell.sequence): cell for cell in memory.plan or ()}
-    rows = []
-    for batch in sorted({cell.batch for cell in memory.plan or ()}):
-        row = [cells.get((batch, sequence)) for sequence in sequences]
-        rows.append(PlanRow(batch, tuple((cell, _plan_level(cell, memory.card_bytes)) for cell in row)))
-    return tuple(rows)
-
-
-def _plan_level(cell: PlanCell | None, card: int | None) -> int:
-    if cell is None or not card:
-        return 0
-    if cell.fits is False:
-        return 6
-    return min(5, 1 + int(cell.peak_reserved_bytes / card * 5))

@@ -16,6 +16,8 @@ from ...facts.step import GradientColumn
 from .. import _words as words
 
 LEVELS = 7
+SPAN = 1.25
+"""Least ratio of the darkest to the lightest value: what differs less is not painted as if it mattered."""
 _LAYER = re.compile(r"^(?:.*?\.)?(\d+)\.(.+)$")
 
 
@@ -127,7 +129,7 @@ def _heat(table: Mapping[str, Mapping[int, float | None]], *, logarithmic: bool)
     if not columns:
         return None
     finite = [v for row in table.values() for v in row.values() if v is not None and math.isfinite(v) and v > 0]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    low, high = _spanned(min(finite), max(finite)) if finite else (0.0, 0.0)
     cells: dict[str, list[str]] = {}
     marks = {"none": 0, "zero": 0, "not finite": 0}
     for row, values in enumerate(table.values()):
@@ -148,6 +150,14 @@ def _heat(table: Mapping[str, Mapping[int, float | None]], *, logarithmic: bool)
         _ticks(columns), (words.number(low), words.number(high)) if finite else None,
         tuple((mark, count) for mark, count in marks.items() if count), values_by_layer,
     )  # fmt: skip
+
+
+def _spanned(low: float, high: float) -> tuple[float, float]:
+    """The ends of the scale, moved apart where they are nearly alike."""
+    if high >= SPAN * low:
+        return low, high
+    middle = (low + high) / 2
+    return middle * 2 / (1 + SPAN), middle * 2 * SPAN / (1 + SPAN)
 
 
 def _order(kind: str) -> tuple[bool, str]:

@@ -1,0 +1,69 @@
+"""``check --fix`` and ``check --diff``: one config after the other, so that what is written is what was looked at."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ConfigError
+from ._progress import observer
+from ._terminal import one_line, show_error, wants_color
+
+if TYPE_CHECKING:
+    from ..checking import CheckOptions
+    from ..fixing import Fixed
+    from ..report import Report
+
+
+def fix_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], given: dict[str, Any]) -> list[Report]:
+    """The reports of all configs: with --fix of what remains, with --diff of the files as they stand.
+
+    Raises:
+        UsageError: a file may not be written.
+    """
+    from ..fixing import fix
+    from ..reporters import text
+    from .check import unread
+
+    color = wants_color(sys.stdout, given["no_color"])
+    reports = []
+    for source, option in zip(sources, options, strict=True):
+        assert source is not None
+        watcher = observer(None, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
+        try:
+            fixed = fix(source, option, unsafe=given["unsafe_fixes"], observer=watcher)
+        except ConfigError as error:
+            show_error(error, no_color=given["no_color"])
+            reports.append(unread(source, error, option))
+            continue
+        finally:
+            watcher.close()
+        if given["diff"]:
+            click.echo(fixed.diff, nl=False)
+        else:
+            fixed.write()
+            if given["format"] == "text":
+                click.echo(text.render(fixed.last, color=color), nl=False, color=color)
+        if not given["quiet"]:
+            click.echo(_told(fixed, given), err=True)
+        reports.append(fixed.first if given["diff"] else fixed.last)
+    return reports
+
+
+def _told(fixed: Fixed, given: dict[str, Any]) -> str:
+    """One line: what was fixed, what is held back, and whether it came to rest."""
+    count = len(fixed.rules)
+    verb = "would fix" if given["diff"] else "fixed"
+    what = f"{verb} {count} finding{'s' * (count != 1)}" if count else f"{verb} nothing"
+    rules = f" ({', '.join(dict.fromkeys(fixed.rules))})" if count else ""
+    line = f"{one_line(str(fixed.path))}: {what}{rules}"
+    held = [finding.rule for finding in fixed.held_back]
+    if held and not given["unsafe_fixes"]:
+        line += f"; --unsafe-fixes would fix {len(held)} more ({', '.join(dict.fromkeys(held))})"
+    if not fixed.settled:
+        line += "; fixes undo each other, so look at the rest by hand"
+    return line

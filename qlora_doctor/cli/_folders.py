@@ -1,0 +1,68 @@
+"""Folders among the configs of a command: each stands for the configs in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+from ._settings import found_settings
+from ._terminal import one_line
+
+if TYPE_CHECKING:
+    from ..config.walk import Walk
+
+_MOST_NAMED = 3
+
+
+def with_folders(configs: Sequence[Path], given: Mapping[str, Any]) -> list[Path]:
+    """The files to check; a saved adapter or model is checked as the folder that it is.
+
+    What is passed over is counted on stderr.
+
+    Raises:
+        UsageError: a folder holds no config.
+        ConfigError: the settings cannot be read or are invalid.
+    """
+    from ..config.dialects import file_of
+
+    found: list[Path] = []
+    for path in configs:
+        if path.is_dir() and file_of(path) == path:
+            found += [file for file in _configs_in(path, given) if file not in found and file not in configs]
+        else:
+            found.append(path)
+    return found
+
+
+def _configs_in(folder: Path, given: Mapping[str, Any]) -> list[Path]:
+    from ..config.walk import find_configs
+
+    settings = found_settings(folder / "any", given)  # those that hold for a file of this folder
+    walk = find_configs(
+        folder,
+        exclude=(*settings.settings.exclude, *given["exclude"]),
+        base=settings.file.parent if settings.file else None,
+        dialect=given["dialect"],
+    )
+    if not walk.configs:
+        what = f"the configs that it knows ({given['dialect']})" if given["dialect"] else "a config that is known here"
+        raise UsageError(
+            f"{folder} holds no file that is {what}: {_passed_over(walk)}.",
+            remedy="Name a file itself to hear what it lacks; --dialect says which dialect a file is in.",
+        )
+    if walk.unreadable or (walk.passed_over and not given["quiet"]):
+        click.echo(f"{one_line(str(folder))}: {len(walk.configs)} to check; {_passed_over(walk)}.", err=True)
+    return walk.configs
+
+
+def _passed_over(walk: Walk) -> str:
+    parts = [f"{walk.passed_over} other file{'s are' if walk.passed_over != 1 else ' is'} no config"]
+    if walk.unreadable:
+        named = " ".join(one_line(reason, 200) for reason in walk.unreadable[:_MOST_NAMED]).rstrip(".")
+        more = f" and {len(walk.unreadable) - _MOST_NAMED} more" if len(walk.unreadable) > _MOST_NAMED else ""
+        parts.append(f"{len(walk.unreadable)} cannot be read: {named}{more}")
+    return ", ".join(parts)

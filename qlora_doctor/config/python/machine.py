@@ -1,0 +1,576 @@
+"""Statements, scopes and functions: a script followed in its order, every branch that may be taken.
+
+Nothing is executed. A condition that is known chooses its branch; of one that is not, both are followed, and what
+they leave different is unknown. A loop is followed once, with what changes in it unknown.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value, merged
+
+MOST_STEPS = 60_000
+MOST_DEPTH = 24
+"""Calls of the script's own functions within each other."""
+
+
+LIBRARIES = {
+    "torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "unsloth", "unsloth_zoo", "numpy",
+    "modelscope", "optimum", "liger_kernel", "typing", "dataclasses", "os", "sys", "math", "json", "argparse", "tqdm",
+    "xtuner", "mmengine",
+}  # fmt: skip
+"""Packages whose names mean what they are known for."""
+
+
+INNER = "set in "
+"""How the words for a default begin that nothing outside the script replaces."""
+
+
+class Exhausted(Exception):
+    """The script asks for more steps than are taken for it."""
+
+
+@dataclass
+class Scope:
+    """Names of a function or of the module."""
+
+    names: dict[str, Value] = field(default_factory=dict)
+    outer: Scope | None = None
+    elsewhere: dict[str, Scope] = field(default_factory=dict)
+    """Names declared global or nonlocal, with the scope that holds them."""
+
+    def find(self, name: str) -> Value | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return scope.names[name]
+            scope = scope.outer
+        return None
+
+
+@dataclass
+class Seen:
+    """What was met on the way.
+
+    Attributes:
+        calls: calls into libraries that matter, in order, each with whether it surely happens.
+        runs: trainers as they were when they were told to train.
+        models: models that were loaded.
+        functions: functions of the script that were followed.
+        left_out: names in branches that an argument of the script would lead to.
+    """
+
+    calls: list[tuple[Made, bool]] = field(default_factory=list)
+    runs: list[Made] = field(default_factory=list)
+    models: list[Model] = field(default_factory=list)
+    functions: set[int] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
+    exhausted: bool = False
+
+
+class Machine:
+    """Follows one script."""
+
+    def __init__(self, tree: ast.Module, where: Callable[[ast.AST], str] | None = None) -> None:
+        """Follow a tree; ``where`` says of a node in which line or cell it stands."""
+        self.tree = tree
+        self.where = where or (lambda node: f"line {getattr(node, 'lineno', '?')}")
+        self.module = Scope({"__name__": Known(data="__main__")})
+        self.scope = self.module
+        self.seen = Seen()
+        self.steps = 0
+        self.unsure = 0
+        self.by_card = 0
+        self.by_default: str | None = None
+        self.words: dict[int, set[str]] = {}
+        self.branch = self.branches = 0
+        self.born: dict[int, tuple[int, Value]] = {}
+        self.depth = 0
+        self.returns: list[list[Value]] = []
+        self.leaving: list[list[dict[str, Value]]] = []
+        self.following: list[int] = []
+
+    def run(self) -> Seen:
+        """Follow the module from top to bottom."""
+        try:
+            self.block(self.tree.body)
+        except Exhausted:
+            self.seen.exhausted = True
+        return self.seen
+
+    def tick(self, count: int = 1) -> None:
+        """Count a step.
+
+        Raises:
+            Exhausted: there were too many.
+        """
+        self.steps += count
+        if self.steps > MOST_STEPS:
+            raise Exhausted
+
+    # -- statements
+
+    def block(self, body: list[ast.stmt]) -> bool:
+        """Follow statements; True where none behind them is reached."""
+        return any(self.statement(statement) for statement in body)
+
+    def statement(self, node: ast.stmt) -> bool:
+        self.tick()
+        method = getattr(self, "_" + type(node).__name__.lower(), None)
+        if method is None:
+            return False
+        return bool(method(node))
+
+    def _expr(self, node: ast.Expr) -> None:
+        self.evaluate(node.value)
+
+    def _assign(self, node: ast.Assign) -> None:
+        value = self.evaluate(node.value)
+        for target in node.targets:
+            self.assign(target, value)
+
+    def _annassign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.assign(node.target, self.evaluate(node.value))
+
+    def _augassign(self, node: ast.AugAssign) -> None:
+        target = node.target
+        current = ast.Name(id=target.id, ctx=ast.Load()) if isinstance(target, ast.Name) else target
+        operation = ast.copy_location(ast.BinOp(left=current, op=node.op, right=node.value), node)
+        ast.copy_location(current, node)
+        self.assign(target, self.evaluate(operation))
+
+    def _if(self, node: ast.If) -> bool:
+        test = self.evaluate(node.test)
+        known = self.truth(test)
+        if known is not None:
+            taken, left = (node.body, node.orelse) if known else (node.orelse, node.body)
+            with self.chosen_by(test, left):
+                return self.block(taken)
+        why = f"It depends on a condition in {self.where(node)} that is not known."
+        return self.either([node.body, node.orelse], why)
+
+    def either(self, branches: list[list[ast.stmt]], why: str) -> bool:
+        """Follow every branch from the same start, and keep what they have in common."""
+        scope, start = self.scope, self.scope.names
+        ends: list[dict[str, Value]] = []
+        self.tick(len(branches) * len(start) // 4)
+        for branch in branches:
+            scope.names = dict(start)  # in place: functions look names up in the scope itself
+            with self.perhaps():
+                if not self.block(branch):
+                    ends.append(scope.names)
+        scope.names = start
+        return not self._join(ends, why)
+
+    @contextmanager
+    def perhaps(self) -> Iterator[None]:
+        """Within, nothing is sure to happen."""
+        outside, self.branch = self.branch, self.branches + 1
+        self.branches += 1
+        self.unsure += 1
+        try:
+            yield
+        finally:
+            self.branch = outside
+            self.unsure -= 1
+
+    def _join(self, ends: list[dict[str, Value]], why: str) -> bool:
+        """Keep what several ways have in common; False where none of them goes on."""
+        if not ends:
+            return False
+        result = ends[0]
+        for other in ends[1:]:
+            result = self._joined(result, other, why)
+        self.scope.names = result
+        return True
+
+    def _joined(self, one: dict[str, Value], other: dict[str, Value], why: str) -> dict[str, Value]:
+        joined: dict[str, Value] = {}
+        done: dict[tuple[int, int], Value] = {}
+        self.tick(1 + (len(one) + len(other)) // 8)
+        for name in [*one, *(name for name in other if name not in one)]:
+            a, b = one.get(name), other.get(name)
+            if a is None or b is None:
+                present = a if a is not None else b
+                assert present is not None
+                joined[name] = present
+                continue
+            key = (id(a), id(b))
+            if key not in done:
+                self.tick(0 if a is b else 4)
+                done[key] = a if a is b else merged(a, b, why)
+            joined[name] = done[key]
+        return joined
+
+    def _for(self, node: ast.For | ast.AsyncFor) -> bool:
+        items = self.evaluate(node.iter)
+        if isinstance(items, Listing) and items.exact and len(items.items) == 0:
+            return False
+        return self._loop(node)
+
+    _asyncfor = _for
+
+    def _while(self, node: ast.While) -> bool:
+        self.evaluate(node.test)
+        return self._loop(node)
+
+    def _loop(self, node: ast.For | ast.AsyncFor | ast.While) -> bool:
+        """Follow the body once, as any of its rounds: what it assigns may be different when it begins."""
+        why = f"It may change in the loop of {self.where(node)}."
+        scope, start = self.scope, self.scope.names
+        self.tick(len(start) // 4)
+        scope.names = {**start, **{name: Unknown(node, why=why) for name in _assigned(node) if name in start}}
+        self.leaving.append([])
+        with self.perhaps():
+            if not isinstance(node, ast.While):
+                self.assign(node.target, Unknown(node.target, why="It takes several values in a loop."))
+            over = self.block(node.body)
+        ends = [start, *([] if over else [scope.names]), *self.leaving.pop()]
+        scope.names = start
+        self._join(ends, why)
+        if node.orelse:
+            self.either([node.orelse, []], why)
+        return False
+
+    def _with(self, node: ast.With | ast.AsyncWith) -> bool:
+        for item in node.items:
+            value = self.evaluate(item.context_expr)
+            if item.optional_vars is not None:
+                self.assign(item.optional_vars, value)
+        return self.block(node.body)
+
+    _asyncwith = _with
+
+    def _try(self, node: ast.Try) -> bool:
+        """The body is taken to succeed: a script that falls back tells nothing of when."""
+        over = self.block(node.body)
+        if not over:
+            over = self.block(node.orelse)
+        return self.block(node.finalbody) or over
+
+    _trystar = _try
+
+    def _match(self, node: ast.Match) -> bool:
+        self.evaluate(node.subject)
+        why = f"It depends on the case in {self.where(node)}."
+        return self.either([*(case.body for case in node.cases), []], why) and False
+
+    def _return(self, node: ast.Return) -> bool:
+        value = self.evaluate(node.value) if node.value is not None else Known(node, data=None)
+        if self.returns:
+            self.returns[-1].append(self.noted(value))
+        return True
+
+    def _raise(self, node: ast.Raise) -> bool:
+        return True
+
+    def _break(self, node: ast.Break | ast.Continue) -> bool:
+        if self.leaving:
+            self.tick(len(self.scope.names) // 8)
+            self.leaving[-1].append(dict(self.scope.names))
+        return True
+
+    _continue = _break
+
+    def _delete(self, node: ast.Delete) -> None:
+        for target in node.targets:
+            if isinstance(target, ast.Name) and not self.unsure:
+                self.scope.names.pop(target.id, None)
+
+    def _global(self, node: ast.Global) -> None:
+        self.scope.elsewhere.update(dict.fromkeys(node.names, self.module))
+
+    def _nonlocal(self, node: ast.Nonlocal) -> None:
+        for name in node.names:
+            scope = self.scope.outer
+            while scope is not None and name not in scope.names:
+                scope = scope.outer
+            self.scope.elsewhere[name] = scope or self.module
+
+    def _import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            dotted = alias.name if alias.asname else alias.name.partition(".")[0]
+            self.bind(alias.asname or dotted, Name(node, dotted=dotted))
+
+    def _importfrom(self, node: ast.ImportFrom) -> None:
+        module = "." * node.level + (node.module or "")
+        for alias in node.names:
+            if alias.name == "*":
+                self._import_all(node, module)
+            else:
+                self.bind(alias.asname or alias.name, Name(node, dotted=f"{module}.{alias.name}"))
+
+    def _import_all(self, node: ast.ImportFrom, module: str) -> None:
+        """``from module import *`` may replace any name, and a module of the script's own often does."""
+        if module.partition(".")[0] in LIBRARIES:
+            return
+        for name, value in self.scope.names.items():
+            if not isinstance(value, Name | Function | Class) and not name.startswith("_"):
+                self.scope.names[name] = Unknown(node, why=f"{module}, which was not read, may set it.")
+
+    def _functiondef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        function = Function(node, body=node, scope=self.scope)
+        self.bind(node.name, self.decorated(function, node))
+
+    _asyncfunctiondef = _functiondef
+
+    def _classdef(self, node: ast.ClassDef) -> None:
+        bases = [self.evaluate(base) for base in node.bases]
+        self.bind(node.name, Class(node, body=node, scope=self.scope, bases=bases))
+
+    # -- names
+
+    def bind(self, name: str, value: Value) -> None:
+        """Give a name a value in the scope that is being followed."""
+        scope = self.scope.elsewhere.get(name, self.scope)
+        if scope is not self.scope and self.unsure and name in scope.names:
+            value = merged(scope.names[name], value, "It depends on a condition that is not known.")
+        scope.names[name] = self.noted(value)
+
+    def noted(self, value: Value) -> Value:
+        """The value, marked where it was chosen for a card with bf16 or by the default of an argument."""
+        return marked(value, self.by_default, bool(self.by_card))
+
+    def assign(self, target: ast.expr, value: Value) -> None:
+        """Follow an assignment to a name, an attribute, an element or several of them."""
+        if isinstance(target, ast.Name):
+            self.bind(target.id, value)
+        elif isinstance(target, ast.Tuple | ast.List):
+            self._unpack(target.elts, value)
+        elif isinstance(target, ast.Starred):
+            self.assign(target.value, Unknown(target, why="It is the rest of several values."))
+        elif isinstance(target, ast.Attribute):
+            self.set_attribute(self.evaluate(target.value), target.attr, self.noted(value), target)
+        elif isinstance(target, ast.Subscript):
+            self._set_element(self.evaluate(target.value), self.evaluate(target.slice), self.noted(value))
+
+    def _unpack(self, targets: list[ast.expr], value: Value) -> None:
+        items = value.items if isinstance(value, Listing) and value.exact and len(value.items) == len(targets) else None
+        for index, target in enumerate(targets):
+            if items is not None:
+                self.assign(target, items[index])
+            else:
+                why = value.why if isinstance(value, Unknown) else "It is one of several values that are not known."
+                self.assign(target, Unknown(target, why=why))
+
+    def _set_element(self, holder: Value, key: Value, value: Value) -> None:
+        if isinstance(holder, Mapping):
+            if isinstance(key, Known) and isinstance(key.data, str | int | bool | None):
+                old = holder.items.get(key.data)
+                holder.items[key.data] = self.weakened(holder, old, value)
+            else:
+                holder.exact = False
+        elif isinstance(holder, Listing):
+            holder.exact = False
+
+    def set_attribute(self, holder: Value, name: str, value: Value, node: ast.AST) -> None:
+        """Follow ``holder.name = value``."""
+        if isinstance(holder, Thing | Class):
+            holder.attributes[name] = self.weakened(holder, holder.attributes.get(name), value)
+        elif isinstance(holder, Made):
+            holder.arguments[name] = self.weakened(holder, holder.arguments.get(name), value)
+            holder.places[name] = node
+
+    def is_own(self, holder: Value) -> bool:
+        """True where a change of this object surely happens once the object is there."""
+        return not self.unsure or self.born.get(id(holder), (0, holder))[0] == self.branch
+
+    def weakened(self, holder: Value, old: Value | None, new: Value) -> Value:
+        """The new value; under a condition that is not known, what old and new have in common."""
+        if self.is_own(holder):
+            return new
+        why = "It depends on a condition that is not known."
+        return merged(old, new, why) if old is not None else Unknown(new.node, why=why)
+
+    # -- conditions
+
+    @contextmanager
+    def chosen_by(self, test: Value, left_out: Sequence[ast.AST]) -> Iterator[None]:
+        """Within, what is assigned holds for a card with bf16, or where an argument of the script keeps its default.
+
+        Args:
+            test: the condition that led here.
+            left_out: what would have been followed otherwise.
+        """
+        default, self.by_default = self.by_default, self.by_default or (test.given if is_outer(test.given) else None)
+        self.by_card += test.by_card
+        if is_outer(test.given):
+            for node in left_out:
+                self.seen.left_out |= self._words(node)
+        try:
+            yield
+        finally:
+            self.by_card -= test.by_card
+            self.by_default = default
+
+    def _words(self, node: ast.AST) -> set[str]:
+        """Names, attributes and keywords within."""
+        if id(node) not in self.words:
+            inner = list(ast.walk(node))
+            self.tick(len(inner) // 4)
+            found = {n.id for n in inner if isinstance(n, ast.Name)} | {
+                n.attr for n in inner if isinstance(n, ast.Attribute)
+            }
+            self.words[id(node)] = found | {n.arg for n in inner if isinstance(n, ast.keyword) and n.arg is not None}
+        return self.words[id(node)]
+
+    def truth(self, value: Value) -> bool | None:
+        """Whether a value counts as true; None where that is not known."""
+        if isinstance(value, Known):
+            return bool(value.data)
+        if isinstance(value, Listing):
+            return bool(value.items) or (None if not value.exact else False)
+        if isinstance(value, Mapping):
+            return bool(value.items) or (None if not value.exact else False)
+        if isinstance(value, Made):
+            return None if value.maker in ("RESULT",) else True
+        if isinstance(value, Model | Class | Function):
+            return True
+        return None
+
+    # -- the script's own functions
+
+    def call_function(self, function: Function, positional: list[Value], named: dict[str, Value], rest: bool) -> Value:
+        """What a function of the script returns; it is followed with these arguments.
+
+        Args:
+            positional: arguments by position, without the object that it is bound to.
+            named: arguments by name.
+            rest: further arguments are passed that are not known.
+        """
+        body = function.body
+        assert body is not None
+        if self.depth >= MOST_DEPTH or self.following.count(id(body)) >= 2:
+            return Unknown(body, why="It calls itself.")
+        scope = Scope(outer=function.scope)
+        if function.bound is not None:
+            positional = [function.bound, *positional]
+        self._bind_parameters(scope, body.args, positional, named, rest, function)
+        self.seen.functions.add(id(body))
+        before, self.scope = self.scope, scope
+        self.depth += 1
+        over = False
+        self.following.append(id(body))
+        self.returns.append([])
+        by_card, self.by_card = self.by_card, 0
+        by_default, self.by_default = self.by_default, None
+        leaving, self.leaving = self.leaving, []
+        try:
+            if isinstance(body, ast.Lambda):
+                return self.evaluate(body.body)
+            over = self.block(body.body)
+            values = self.returns[-1]
+        finally:
+            self.returns.pop()
+            self.following.pop()
+            self.depth -= 1
+            self.scope = before
+            self.by_card, self.by_default, self.leaving = by_card, by_default, leaving
+        if not values or not (over or all(isinstance(value, Model) for value in values)):
+            values = [*values, Known(body, data=None)]
+        result = values[0]
+        for other in values[1:]:
+            result = merged(result, other, f"{getattr(body, 'name', 'It')}() returns several values.")
+        return result
+
+    def _bind_parameters(
+        self,
+        scope: Scope,
+        parameters: ast.arguments,
+        positional: list[Value],
+        named: dict[str, Value],
+        rest: bool,
+        function: Function,
+    ) -> None:
+        plain = [*parameters.posonlyargs, *parameters.args]
+        defaults = dict(
+            zip([arg.arg for arg in plain][len(plain) - len(parameters.defaults) :], parameters.defaults, strict=True)
+        )
+        defaults |= {
+            arg.arg: default
+            for arg, default in zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)
+            if default is not None
+        }
+        left = dict(named)
+        for arg, value in zip(plain, positional, strict=False):
+            scope.names[arg.arg] = value
+        for arg in [*plain[len(positional) :], *parameters.kwonlyargs]:
+            scope.names[arg.arg] = self._parameter(arg, left, defaults, rest, function)
+        if parameters.vararg is not None:
+            more = positional[len(plain) :]
+            scope.names[parameters.vararg.arg] = Listing(parameters.vararg, items=more, exact=not rest)
+        if parameters.kwarg is not None:
+            scope.names[parameters.kwarg.arg] = Mapping(parameters.kwarg, items=dict(left), exact=not rest)
+
+    def _parameter(
+        self, arg: ast.arg, left: dict[str, Value], defaults: dict[str, ast.expr], rest: bool, function: Function
+    ) -> Value:
+        if arg.arg in left:
+            return left.pop(arg.arg)
+        if arg.arg in function.options:
+            return function.options[arg.arg]
+        if rest:
+            return Unknown(arg, why=f"What is passed as {arg.arg} is not known.")
+        if arg.arg not in defaults:
+            return Unknown(arg, why=f"Who calls the function decides on {arg.arg}.")
+        before, self.scope = self.scope, function.scope or self.module
+        try:
+            return given(self.evaluate(defaults[arg.arg]), f"{INNER}the parameter {arg.arg}")
+        finally:
+            self.scope = before
+
+    # -- given by the other half, in expressions.py
+
+    def evaluate(self, node: ast.expr | None) -> Value:
+        raise NotImplementedError
+
+    def decorated(self, function: Function, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Value:
+        raise NotImplementedError
+
+    def step(self, model: Model, kind: str, call: Made) -> None:
+        """Write down what is done with a model."""
+        model.steps.append(Step(kind, call, sure=self.is_own(model)))
+
+
+def _assigned(node: ast.AST) -> set[str]:
+    """Names that are bound somewhere within."""
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)}
+
+
+def is_outer(given: str | None) -> bool:
+    """True where a value is a default that a command line may replace."""
+    return given is not None and not given.startswith(INNER)
+
+
+def marked(value: Value, whose: str | None, by_card: bool) -> Value:
+    """The value, resting on something that is a default, or chosen by the card, as well."""
+    if not (by_card or whose) or not isinstance(value, Known | Name):
+        return value
+    whose, by_card = value.given or whose, value.by_card or by_card
+    if isinstance(value, Known):
+        return Known(value.node, whose, by_card, data=value.data)
+    return Name(value.node, whose, by_card, dotted=value.dotted)
+
+
+def resting_on(value: Value, *others: Value) -> Value:
+    """The value, which others led to."""
+    outer = [other.given for other in others if is_outer(other.given)]
+    return marked(value, outer[0] if outer else None, any(other.by_card for other in others))
+
+
+def given(value: Value, whose: str) -> Value:
+    """The value, said to be a default that a caller or a command line may replace."""
+    if isinstance(value, Known):
+        return Known(value.node, whose, value.by_card, data=value.data)
+    if isinstance(value, Name):
+        return Name(value.node, whose, value.by_card, dotted=value.dotted)
+    if isinstance(value, Listing):
+        return Listing(value.node, whose, items=list(value.items), exact=value.exact)
+    if isinstance(value, Mapping):
+        return Mapping(value.node, whose, items=dict(value.items), exact=value.exact)
+    return value

@@ -1,0 +1,273 @@
+"""A script's story: which model is loaded and how, what is attached to it, and who trains it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+from .arguments import TRAINING_CLASSES
+from .library import MODEL_CONFIG, Library
+from .machine import Exhausted, Seen, is_outer
+from .source import Source
+from .values import Class, Function, Known, Listing, Made, Mapping, Model, Step, Unknown, Value, merged_calls
+
+_TELLING = (
+    *("from_pretrained", "LoraConfig", "BitsAndBytesConfig", "get_peft_model"),
+    *("TrainingArguments", "Trainer", "SFTConfig"),
+)
+_SEVERAL = "The script sets it in several ways."
+
+
+@dataclass
+class Story:
+    """What a script builds.
+
+    Attributes:
+        seen: everything that was met.
+        trainer: the call of a Trainer, as it stood when it was told to train; None where there is none.
+        model: the model that is trained; None where it is not known which one.
+        runs: how many different trainings the script has.
+        whole: the script was understood from the load of the model to its training, so that what is absent is absent.
+    """
+
+    seen: Seen
+    trainer: Made | None = None
+    model: Model | None = None
+    runs: int = 0
+    whole: bool = True
+
+    @property
+    def is_unsloth(self) -> bool:
+        """True where Unsloth loads the model or attaches the adapter."""
+        if self.model is None:
+            return False
+        loaded = self.model.load is not None and self.model.load.maker.startswith("Fast")
+        return loaded or any(step.kind == "attach-unsloth" for step in self.model.steps)
+
+    @property
+    def steps(self) -> list[Step]:
+        """What is done with the model before it is trained."""
+        return self.model.steps if self.model is not None else []
+
+    def only(self, *makers: str) -> Made | None:
+        """The call of any of these makers, where a single one stands in the script; else None."""
+        found = [call for call, _ in self.seen.calls if call.maker in makers]
+        if len({id(call.node) for call in found}) != 1:
+            return None
+        return merged_calls(found, _SEVERAL)
+
+    def given(self, name: str, position: int | str = "") -> Value | None:
+        """What the trainer is given under this name, or at this position; None where it is given nothing."""
+        if self.trainer is None:
+            return None
+        value = argument(self.trainer, name, position)
+        if isinstance(value, Known) and value.data is None and is_outer(value.given):
+            return Unknown(value.node, why=f"The {value.given} decides.")
+        if value is None and not self.trainer.exact:
+            return Unknown(self.trainer.node, why=self.trainer.why)
+        return None if isinstance(value, Known) and value.data is None else value
+
+    def arguments(self) -> Value | None:
+        """The TrainingArguments (or what takes their place); None where the trainer is given none."""
+        given = self.given("args", 1)
+        if isinstance(given, Made) and given.maker in TRAINING_CLASSES:
+            return given
+        if self.trainer is not None and given is None:
+            return None
+        alone = self.only(*TRAINING_CLASSES)
+        if alone is not None or given is None:
+            return alone
+        return given if isinstance(given, Unknown) else Unknown(given.node)
+
+    def quantization(self) -> Value | None:
+        """``quantization_config`` of the load; None where there is none."""
+        alone = self.only("BitsAndBytesConfig")
+        if self.model is None or self.model.load is None:
+            return alone
+        given = self.model.load.arguments.get("quantization_config")
+        if isinstance(given, Known) and given.data is None:
+            return Unknown(given.node, why=f"The {given.given} decides.") if is_outer(given.given) else None
+        return given
+
+    def leaves_out(self, *names: str) -> bool:
+        """True where any of these names stands in a branch that an argument of the script would lead to."""
+        return not self.seen.left_out.isdisjoint(names)
+
+    def adapter(self) -> Value | None:
+        """The LoraConfig that is attached, by get_peft_model or by the trainer; None where none is."""
+        for step in self.steps:
+            if step.kind == "attach-unsloth":
+                return step.call
+            config = argument(step.call, "peft_config", 1) if step.kind == "attach" else None
+            if config is not None:
+                return config
+        return self.given("peft_config")
+
+
+def tell(source: Source) -> Story:
+    """Follow a script and find what it trains.
+
+    Raises:
+        RecursionError: it is nested too deeply.
+    """
+    machine = Library(source.tree, source.where)
+    seen = machine.run()
+    called = True
+    if not _has_trainer(seen):
+        called = not _follow_the_rest(machine)
+    story = Story(seen)
+    story.trainer, story.runs = _trainer(seen)
+    story.model = _model(story)
+    story.whole = (
+        called
+        and not seen.exhausted
+        and not source.skipped
+        and story.trainer is not None
+        and story.model is not None
+        and story.model.load is not None
+        and story.model.touched is None
+    )
+    return story
+
+
+def _has_trainer(seen: Seen) -> bool:
+    return any(call.maker.endswith("Trainer") for call, _ in seen.calls)
+
+
+def _follow_the_rest(machine: Library) -> bool:
+    """Follow functions and classes that nobody in the file calls, in their order; True where there are any."""
+    machine.seen.exhausted = False
+    machine.steps = 0
+    any_left = False
+    try:
+        for value in list(machine.module.names.values()):
+            if isinstance(value, Function) and id(value.body) not in machine.seen.functions and _tells(value.body):
+                any_left = True
+                machine.call_function(value, [], {}, rest=True)
+            elif isinstance(value, Class) and value.body is not None and _tells(value.body):
+                any_left = True
+                _follow_class(machine, value)
+    except Exhausted:
+        machine.seen.exhausted = True
+    return any_left
+
+
+def _follow_class(machine: Library, owner: Class) -> None:
+    assert owner.body is not None
+    thing = machine.instantiate(owner, owner.body, [], {}, rest=True)
+    for statement in owner.body.body:
+        if isinstance(statement, ast.FunctionDef) and id(statement) not in machine.seen.functions:
+            method = machine.attribute(thing, statement.name, statement)
+            if isinstance(method, Function):
+                machine.call_function(method, [], {}, rest=True)
+
+
+def _tells(node: ast.AST | None) -> bool:
+    if node is None:
+        return False
+    names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    names |= {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+    return any(name.endswith(_TELLING) for name in names)
+
+
+def _trainer(seen: Seen) -> tuple[Made | None, int]:
+    """(the trainer of the first training, how many trainings there are)."""
+    found = seen.runs or [call for call, _ in seen.calls if call.maker.endswith("Trainer")]
+    if not found:
+        return None, 0
+    places = {id(call.node): call for call in found}
+    first = next((call for call in found if isinstance(argument(call, "model", 0), Model)), found[0])
+    same = [call for call in found if call.node is first.node and call.maker == first.maker]
+    return merged_calls(same, _SEVERAL), max(len(places), len(seen.runs))
+
+
+def _model(story: Story) -> Model | None:
+    """The trainer's model; without a trainer, the one that something is attached to, or the only one."""
+    trained = argument(story.trainer, "model", 0) if story.trainer is not None else None
+    if isinstance(trained, Model):
+        return trained if trained.load is not None else _loaded_elsewhere(story, trained)
+    if isinstance(trained, Known) and isinstance(trained.data, str) and story.trainer is not None:
+        return _loaded_by_trainer(story, story.trainer, trained)
+    models = story.seen.models
+    likely = [model for model in models if _is_quantized(model)] or models
+    if len({id(model.node) for model in likely}) != 1:
+        likely = [model for model in models if any(step.kind.startswith("attach") for step in model.steps)]
+        if len({id(model.node) for model in likely}) != 1:
+            return None
+    chosen = likely[0]
+    why = trained.why if isinstance(trained, Unknown) else "Nothing in the script is seen to train it."
+    touched = chosen.touched or why
+    found = Model(chosen.node, load=chosen.load, steps=chosen.steps, touched=touched, config=chosen.config)
+    return found if found.load is not None else _loaded_elsewhere(story, found)
+
+
+def _loaded_elsewhere(story: Story, model: Model) -> Model:
+    """A model that one function of the script loads and another adapts, where only one is loaded."""
+    loads = [other.load for other in story.seen.models if other.load is not None]
+    if len({id(load.node) for load in loads}) != 1:
+        return model
+    return Model(model.node, load=loads[0], steps=model.steps, touched=model.touched, config=model.config)
+
+
+def _is_quantized(model: Model) -> bool:
+    return model.load is not None and bool(model.load.arguments.keys() & {"quantization_config", "load_in_4bit"})
+
+
+def _loaded_by_trainer(story: Story, trainer: Made, name: Known) -> Model:
+    """A trainer that is given a model's name loads it with ``model_init_kwargs``."""
+    options = story.given("model_init_kwargs")
+    arguments = argument(trainer, "args", 1)
+    if options is None and isinstance(arguments, Made):
+        options = arguments.arguments.get("model_init_kwargs")
+        if options is None and not arguments.exact:
+            options = Unknown(arguments.node, why=arguments.why)
+    if isinstance(options, Known) and options.data is None:
+        options = None
+    named = dict(options.items) if isinstance(options, Mapping) else {}
+    quantization = story.given("quantization_config")
+    if quantization is not None:
+        named["quantization_config"] = quantization
+    exact = options is None or (isinstance(options, Mapping) and options.exact)
+    why = "" if exact else options.why if isinstance(options, Unknown) else "model_init_kwargs is not fully known."
+    place = trainer.places.get("model", trainer.node)
+    places = {0: place} if place is not None else {}
+    load = Made(trainer.node, maker="model", arguments={0: name, **named}, exact=exact, why=why, places=places)
+    return Model(trainer.node, load=load, config=Made(trainer.node, maker=MODEL_CONFIG))
+
+
+def argument(call: Made, name: str, position: int | str) -> Value | None:
+    """An argument by name, or by position where it is passed so."""
+    return call.arguments.get(name, call.arguments.get(position))
+
+
+class Opaque(Exception):
+    """Part of a value is not known."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+def flat(value: Value) -> object:
+    """A value as plain data.
+
+    Raises:
+        Opaque: part of it is not known.
+    """
+    left = [2_000]
+    return _flat(value, left, 12)
+
+
+def _flat(value: Value, left: list[int], depth: int) -> object:
+    left[0] -= 1
+    if depth == 0 or left[0] < 0:
+        raise Opaque("It is very large.")
+    if isinstance(value, Known):
+        return value.data
+    if isinstance(value, Listing) and value.exact:
+        return [_flat(item, left, depth - 1) for item in value.items]
+    if isinstance(value, Mapping) and value.exact:
+        return {key: _flat(item, left, depth - 1) for key, item in value.items.items()}
+    if isinstance(value, Unknown):
+        raise Opaque(value.why)
+    raise Opaque("It is put together while the script runs.")

@@ -1,0 +1,58 @@
+"""What passed, by stage, and what could not be evaluated, by reason: each reason is told once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...report import STAGES, RuleOutcome
+from .. import _words as words
+from .._pages import rule_title
+
+_UNKNOWN = re.compile(r"^Unknown: ([\w.]+(?:, [\w.]+)*)\. (?=.)")
+"""How a reason begins that names the facts it lacks; what follows is the same for all rules of a stage."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule: what is true where it passes, or its name; and which facts it lacked."""
+
+    rule: str
+    title: str
+    lacks: str | None
+
+
+@dataclass(frozen=True)
+class CheckGroup:
+    """Checks that share a heading; ``reason`` is for those that could not be evaluated."""
+
+    heading: str
+    reason: str | None
+    checks: tuple[Check, ...]
+
+
+def passed_groups(outcomes: Sequence[RuleOutcome]) -> list[CheckGroup]:
+    """By stage, in the order of the stages."""
+    stages: dict[str, list[Check]] = {}
+    for outcome in sorted(outcomes, key=lambda o: STAGES.index(o.stage) if o.stage in STAGES else len(STAGES)):
+        title = outcome.title or rule_title(outcome.rule) or _name(outcome)
+        stages.setdefault(outcome.stage, []).append(Check(outcome.rule, title, None))
+    return [CheckGroup(stage, None, tuple(checks)) for stage, checks in stages.items()]
+
+
+def skipped_groups(outcomes: Sequence[RuleOutcome]) -> list[CheckGroup]:
+    """By stage and reason; the largest group first."""
+    groups: dict[tuple[str, str], list[Check]] = {}
+    for outcome in outcomes:
+        reason = words.one_line(outcome.reason or "No reason was given.")
+        lacks = _UNKNOWN.match(reason)
+        rest = reason[lacks.end() :] if lacks else reason
+        check = Check(outcome.rule, _name(outcome), lacks.group(1) if lacks else None)
+        groups.setdefault((outcome.stage, rest), []).append(check)
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return [CheckGroup(stage, reason, tuple(checks)) for (stage, reason), checks in ordered]
+
+
+def _name(outcome: RuleOutcome) -> str:
+    return outcome.name.replace("-", " ")

@@ -1,0 +1,210 @@
+"""Faults planted in files of other programs: the stage config alone tells exactly the rule, at its level.
+
+Every text has a healthy twin, the same file without the fault, which says nothing at that level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from qlora_doctor._assets import asset_folder
+from qlora_doctor.engine import load_rules
+from tests.faults.planting import check_here, found, told
+
+RULES = load_rules(asset_folder("rules"))
+WITHOUT_A_PLACE: set[str] = set()
+"""Rules about what the file does not say."""
+
+AXOLOTL = """\
+base_model: my/model
+adapter: qlora
+load_in_4bit: true
+lora_r: 16
+lora_alpha: 32
+lora_target_linear: true
+sequence_len: 2048
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+learning_rate: 0.0002
+bf16: true
+gradient_checkpointing: true
+datasets: [{path: my/rows, type: alpaca}]
+"""
+LLAMAFACTORY = """\
+model_name_or_path: my/model
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+quantization_bit: 4
+upcast_layernorm: true
+template: llama3
+dataset: mine
+cutoff_len: 1024
+learning_rate: 1.0e-4
+bf16: true
+"""
+TRL = """\
+model_name_or_path: my/model
+dtype: bfloat16
+use_peft: true
+load_in_4bit: true
+use_bnb_nested_quant: true
+lora_target_modules: all-linear
+dataset_name: my/rows
+dataset_text_field: text
+learning_rate: 2.0e-4
+per_device_eval_batch_size: 1
+"""
+LITGPT = """\
+checkpoint_dir: my/model
+quantize: bnb.nf4-dq
+precision: bf16-true
+lora_r: 16
+lora_alpha: 32
+data: {class_path: litgpt.data.Alpaca}
+train: {global_batch_size: 8, micro_batch_size: 1}
+"""
+LUDWIG = """\
+model_type: llm
+base_model: my/model
+input_features: [{name: prompt, type: text}]
+output_features: [{name: output, type: text}]
+adapter: {type: lora}
+quantization: {bits: 4, bnb_4bit_compute_dtype: bfloat16}
+trainer: {type: finetune, learning_rate: 0.0002, enable_gradient_checkpointing: true}
+"""
+H2O = """\
+llm_backbone: my/model
+architecture: {backbone_dtype: int4, pretrained: true}
+environment: {mixed_precision: true, mixed_precision_dtype: float16, use_deepspeed: false}
+training: {lora: true, lora_r: 16, lora_alpha: 32, learning_rate: 0.0002}
+"""
+OUMI = """\
+model: {model_name: my/model, torch_dtype_str: bfloat16}
+data: {train: {datasets: [{dataset_name: yahma/alpaca-cleaned}]}}
+training: {trainer_type: TRL_SFT, use_peft: true, learning_rate: 2.0e-4, enable_gradient_checkpointing: true}
+peft: {q_lora: true, lora_r: 16, lora_alpha: 32, bnb_4bit_quant_type: nf4, bnb_4bit_compute_dtype: bfloat16}
+"""
+SWIFT = """\
+model: my/model
+tuner_type: lora
+quant_method: bnb
+quant_bits: 4
+torch_dtype: bfloat16
+lora_rank: 16
+learning_rate: 1.0e-4
+dataset: [my/rows]
+"""
+CUSTOM = """\
+model: {name: my/model, load_in_4bit: true}
+quantization: {bnb_4bit_quant_type: nf4, bnb_4bit_compute_dtype: bfloat16, bnb_4bit_use_double_quant: true}
+lora: {r: 16, lora_alpha: 32, target_modules: [q_proj, v_proj]}
+training: {learning_rate: 0.0002, bf16: true}
+"""
+FSDP1 = "fsdp_config: {offload_params: true}\n"
+FSDP2 = "fsdp_version: 2\nfsdp_config: {offload_params: false}\n"
+PLAIN = "gradient_checkpointing_kwargs: {use_reentrant: false}\n"
+TEXTS = {
+    "axolotl": AXOLOTL,
+    "llamafactory": LLAMAFACTORY,
+    "trl": TRL,
+    "litgpt": LITGPT,
+    "ludwig": LUDWIG,
+    "h2o-llmstudio": H2O,
+    "oumi": OUMI,
+    "ms-swift": SWIFT,
+    "custom": CUSTOM,
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A rule, the dialect, what is replaced in its healthy text (nothing: added at the end) and by what."""
+
+    rule: str
+    level: str
+    dialect: str
+    old: str
+    new: str
+    failure: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.rule}-{self.dialect}-{self.failure or self.new.split(':')[0].strip()}"
+
+
+CONTRADICTION = "qlora-flag-contradiction"
+FAULTS = [
+    # refused by the trainer
+    Fault("QD125", "error", "axolotl", "", "warmup_steps: 1\nwarmup_ratio: 0.1\n"),
+    Fault("QD125", "error", "axolotl", "gradient_checkpointing: true", "activation_offloading: true"),
+    Fault("QD125", "error", "axolotl", "adapter: qlora\nload_in_4bit: true", "adapter: qalora"),
+    Fault("QD125", "error", "axolotl", "", "save_safetensors: false\n"),
+    Fault("QD125", "error", "axolotl", "", "selective_checkpointing: {save: [mm]}\n"),
+    Fault("QD125", "error", "axolotl", "lora_target_linear: true", "lora_target_modules: ['q_proj', '(v_proj']"),
+    Fault("QD125", "error", "axolotl", "", "relora: true\n"),
+    Fault("QD125", "error", "axolotl", "", "quantize_moe_experts: true\n"),
+    Fault("QD125", "error", "llamafactory", "finetuning_type: lora", "finetuning_type: qlora"),
+    Fault("QD125", "error", "llamafactory", "", "use_galore: true\n"),
+    Fault("QD125", "error", "llamafactory", "stage: sft", "stage: dpo\nneat_packing: true"),
+    Fault("QD125", "error", "litgpt", "bf16-true", "bf16-mixed"),
+    Fault("QD125", "error", "trl", "", "bf16: true\nfp16: true\n"),
+    # the switches of quantization and adapter
+    Fault("QD126", "error", "axolotl", "load_in_4bit: true", "load_in_4bit: false", CONTRADICTION),
+    Fault("QD126", "error", "axolotl", "adapter: qlora\n", "", CONTRADICTION),
+    Fault("QD126", "error", "axolotl", "", "load_in_8bit: true\n", CONTRADICTION),
+    Fault("QD126", "error", "axolotl", "", "merge_lora: true\n"),
+    Fault("QD126", "error", "llamafactory", "finetuning_type: lora", "finetuning_type: full", CONTRADICTION),
+    Fault("QD126", "error", "llamafactory", "", "pissa_init: true\n"),
+    Fault("QD126", "error", "llamafactory", "", "resize_vocab: true\n"),
+    Fault("QD126", "error", "llamafactory", "quantization_bit: 4", "quantization_bit: 3"),
+    Fault("QD126", "error", "ludwig", "adapter: {type: lora}", "adapter: {type: adalora}", CONTRADICTION),
+    Fault("QD126", "error", "h2o-llmstudio", "pretrained: true", "pretrained: false"),
+    Fault("QD126", "error", "trl", "", "load_in_8bit: true\n", CONTRADICTION),
+    # keys without effect
+    Fault("QD127", "error", "axolotl", "adapter: qlora", "adapter: lora", CONTRADICTION),
+    Fault("QD127", "error", "ms-swift", "quant_method: bnb\n", ""),
+    Fault("QD128", "warning", "llamafactory", "", "quantization_method: bitsandbytes\n"),
+    Fault("QD129", "warning", "trl", "use_peft: true\nload_in_4bit: true\nuse_bnb_nested_quant: true\n", ""),
+    Fault("QD130", "error", "trl", "use_peft: true\n", ""),
+    Fault("QD130", "error", "trl", "use_peft: true", "use_peft: false"),
+    Fault("QD130", "error", "h2o-llmstudio", "lora: true", "lora: false"),
+    # distribution
+    Fault("QD809", "error", "axolotl", "", FSDP2 + "optimizer: adamw_bnb_8bit\n", "paged-or-8bit-optim-unsupported"),
+    Fault("QD809", "error", "axolotl", "", FSDP1 + "optimizer: adamw_torch_8bit\n", "paged-or-8bit-optim-unsupported"),
+    Fault("QD810", "error", "axolotl", "", FSDP2 + "rl: dpo\n", "fsdp2-qlora-rl"),
+    Fault("QD811", "error", "axolotl", "", FSDP2 + "deepspeed: zero2.json\n"),
+    Fault("QD811", "error", "llamafactory", "", "quantization_method: hqq\ndeepspeed: ds_z3_config.json\n"),
+    Fault("QD811", "error", "llamafactory", "quantization_bit: 4", "quantization_bit: 8\nfsdp: full_shard"),
+    Fault("QD811", "error", "litgpt", "", "devices: 2\n"),
+    Fault("QD811", "error", "h2o-llmstudio", "use_deepspeed: false", "use_deepspeed: true"),
+    Fault("QD811", "error", "oumi", "", "fsdp: {enable_fsdp: true}\n"),
+    Fault("QD812", "warning", "axolotl", "", "deepspeed: zero3.json\n" + PLAIN),
+    Fault("QD131", "info", "custom", "load_in_4bit: true", "load_in_4bit: false"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_planted_fault_is_told_alone(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = TEXTS[fault.dialect]
+    assert fault.old in text
+    planted = text.replace(fault.old, fault.new, 1) if fault.old else text + fault.new
+    (tmp_path / "config.yaml").write_text(planted)
+    report = check_here(tmp_path / "config.yaml", monkeypatch, stages=("config",))
+    assert report.setup["dialect"] == fault.dialect
+    assert found(report, fault.level) == {fault.rule}, told(report)
+    rule = next(rule for rule in RULES if rule.id == fault.rule)
+    assert fault.failure is None or fault.failure in rule.failures
+    place = next(finding for finding in report.findings if finding.rule == fault.rule).location
+    assert place.line is not None or fault.rule in WITHOUT_A_PLACE
+
+
+@pytest.mark.parametrize("dialect", TEXTS)
+def test_healthy_twin_is_silent(dialect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text(TEXTS[dialect])
+    report = check_here(tmp_path / "config.yaml", monkeypatch, stages=("config",))
+    assert not found(report, "warning"), told(report)
