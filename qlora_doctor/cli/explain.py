@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ._help import examples
 
 if TYPE_CHECKING:
     from ..engine import Rule
@@ -16,10 +17,18 @@ if TYPE_CHECKING:
 _SHOWN = ("What it checks", "Why it matters", "How to fix", "When to ignore")
 
 
-@click.command("explain")
+@click.command(
+    "explain",
+    epilog=examples(
+        "explain QD301",
+        'explain --symptom "loss does not go down"',
+        "explain QD301 --format md",
+    ),
+)
 @click.argument("rule", metavar="ID|NAME", required=False)
 @click.option("--symptom", metavar="TEXT", help="Find the rules that may explain what you see.")
-@click.option("--format", "format", type=click.Choice(["text", "md", "json"]), default="text", show_default=True)
+@click.option("--format", "format", type=click.Choice(["text", "md", "json"]), default="text", show_default=True,
+              help="Format of the output.")  # fmt: skip
 @click.option("--no-color", is_flag=True, help="No colours.")
 def command(rule: str | None, symptom: str | None, format: str, no_color: bool) -> None:
     """Show a rule's page, or find the rules that may explain a symptom."""
