@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...facts.memory import MemoryFacts, PlanCell
 
 LEVELS = 5
-"""Shades for what fits, by fifths of the card; without a known card there are none."""
+"""Shades for what fits, by fifths of the card."""
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,15 @@ class Cell:
     """One place of the table.
 
     Attributes:
-        level: 1…5 by share of the card, 6 where it does not fit, 0 where that is unknown.
-        share: of the card, in percent.
+        kind: ``l1`` to ``l5`` by share of the card; ``tight`` where the tensors fit and what the allocator reserves
+            around them does not; ``full``; ``l0`` where that is unknown.
         here: this is the setup as it is.
         edge_right, edge_below: the frontier runs along that side: this cell fits, its neighbour does not.
         longest: nothing longer fits at this batch.
     """
 
     cell: PlanCell | None
-    level: int
-    share: float | None
+    kind: str
     here: bool = False
     edge_right: bool = False
     edge_below: bool = False
@@ -42,24 +41,31 @@ class Row:
 
 @dataclass(frozen=True)
 class PlanView:
-    """The table and what it comes to.
+    """The table of one card and what it comes to.
 
     Attributes:
+        card: None where no card is meant and nothing is held against it.
         sentences: what fits, for who reads one line only.
         derived: how many cells follow from others instead of a trace of their own.
     """
 
+    card: str | None
+    card_bytes: int | None
     sequences: tuple[int, ...]
     rows: tuple[Row, ...]
     sentences: tuple[str, ...]
     derived: int
 
 
-def plan_view(memory: MemoryFacts) -> PlanView | None:
-    """Lay the cells out; None where there is no plan."""
+def plan_views(memory: MemoryFacts) -> tuple[PlanView, ...]:
+    """A table for each card that a plan was made for."""
     if not memory.plan:
-        return None
-    cells = {(cell.batch, cell.sequence): cell for cell in memory.plan}
+        return ()
+    return (_view(memory, memory.card, memory.card_bytes, memory.plan),)
+
+
+def _view(memory: MemoryFacts, card: str | None, card_bytes: int | None, plan: list[PlanCell]) -> PlanView:
+    cells = {(cell.batch, cell.sequence): cell for cell in plan}
     batches = sorted({batch for batch, _ in cells})
     sequences = tuple(sorted({sequence for _, sequence in cells}))
     picture = memory.predicted or memory.measured
@@ -77,12 +83,10 @@ def plan_view(memory: MemoryFacts) -> PlanView | None:
             right = sequences[j + 1] if j + 1 < len(sequences) else None
             ours = fits(batch, sequence)
             cell = cells.get((batch, sequence))
-            share = cell.peak_reserved_bytes / memory.card_bytes * 100 if cell and memory.card_bytes else None
             row.append(
                 Cell(
                     cell,
-                    _level(cell, share),
-                    share,
+                    _kind(cell, card_bytes),
                     here=(batch, sequence) == here,
                     edge_right=bool(ours) and fits(batch, right) is False,
                     edge_below=bool(ours) and fits(below, sequence) is False,
@@ -90,16 +94,16 @@ def plan_view(memory: MemoryFacts) -> PlanView | None:
                 )
             )
         rows.append(Row(batch, tuple(row)))
-    derived = sum(not cell.traced for cell in memory.plan)
-    return PlanView(sequences, tuple(rows), tuple(_sentences(memory.plan, here)), derived)
+    derived = sum(not cell.traced for cell in plan)
+    return PlanView(card, card_bytes, sequences, tuple(rows), tuple(_sentences(plan, here)), derived)
 
 
-def _level(cell: PlanCell | None, share: float | None) -> int:
-    if cell is None or cell.fits is None:
-        return 0
+def _kind(cell: PlanCell | None, card: int | None) -> str:
+    if cell is None or cell.fits is None or card is None:
+        return "l0"
     if not cell.fits:
-        return LEVELS + 1
-    return min(LEVELS, 1 + int(share / 100 * LEVELS)) if share is not None else 0
+        return "tight" if cell.peak_allocated_bytes <= card else "full"
+    return f"l{min(LEVELS, 1 + int(cell.peak_reserved_bytes / card * LEVELS))}"
 
 
 def _sentences(plan: list[PlanCell], here: tuple[int | None, int | None]) -> Iterator[str]:
