@@ -44,7 +44,11 @@ class _Script:
         self._silent = Setup(
             dialect="python",
             quantization=Quantization(load_in_4bit=self.get("quantization.load_in_4bit")),
-            training=Training(trainer="trl" if self.trl else "transformers", fp16=self.get("training.fp16")),
+            training=Training(
+                trainer="trl" if self.trl else "transformers",
+                fp16=self.get("training.fp16"),
+                prepare_for_kbit_training=self.get("training.prepare_for_kbit_training"),
+            ),
         )
 
     def get(self, path: str) -> Any:
@@ -121,12 +125,16 @@ class _Script:
         return "\n".join(lines)
 
     def _quantization(self, lines: list[str]) -> dict[str, str]:
-        backend = self.get("quantization.backend")
-        if backend != "bitsandbytes":
-            self.drop("quantization.backend", "the script quantizes with bitsandbytes only")
-            return {}
         if not (self.get("quantization.load_in_4bit") or self.get("quantization.load_in_8bit")):
+            if self.get("quantization.backend") != "bitsandbytes":
+                self.drop("quantization.backend", "the script quantizes with bitsandbytes only")
+            for field in Quantization.model_fields:
+                if field.startswith("bnb_"):
+                    self.drop(f"quantization.{field}", "the base is not in 4-bit, so there is nothing that it is about")
             return {}
+        if self.get("quantization.backend") not in (None, "bitsandbytes"):
+            backend = self.known["quantization.backend"]
+            self.unsaid.append((backend.key, backend.value, "the script quantizes with bitsandbytes"))
         arguments = {}
         for field in Quantization.model_fields:
             value = (
