@@ -13,7 +13,7 @@ import pytest
 
 from qlora_doctor._assets import asset_folder
 from qlora_doctor.facts.load import QuantizationError
-from qlora_doctor.facts.memory import MemoryFacts, MemoryPicture, PlanCell
+from qlora_doctor.facts.memory import CardPlan, MemoryFacts, MemoryPicture, PlanCell, PlanPoint, SufficientCard
 from qlora_doctor.report import STAGES, Report
 from qlora_doctor.reporters import notebook, render
 from qlora_doctor.reporters._words import one_line
@@ -213,10 +213,34 @@ def test_the_frontier_runs_between_what_fits_and_what_does_not() -> None:
     assert (fourth.edge_right, fourth.edge_below, fourth.longest, fourth.here) == (True, False, True, True)
     assert [c.kind for c in (first, second, third, fourth, fifth)] == ["l1", "l2", "tight", "l3", "tight"]
     assert view.sentences == (
-        "At the config's 512 tokens, batch 4 is the largest that fits.",
-        "At batch 1, 1,024 tokens are the longest.",
+        "At 512 tokens, batch 4 is the largest of the table that fits.",
+        "At batch 1, 1,024 tokens are the longest of the table.",
         "The most tokens in one step: 4 × 512.",
     )
+
+
+def test_each_card_has_its_table_and_the_ends_of_its_frontier() -> None:
+    cells = plan({(1, 512): True, (2, 512): False}).plan
+    assert cells is not None
+    large, small = (
+        CardPlan(card="H200", card_bytes=140 * GIB, cells=cells, frontier=[], bf16=True,
+                 largest_batch=PlanPoint(batch=90, sequence=512), longest_sequence=PlanPoint(batch=1, sequence=48_000)),
+        CardPlan(card="T4", card_bytes=14 * GIB, cells=cells, frontier=[], bf16=False),
+    )  # fmt: skip
+    card = SufficientCard(card="A100 <80GB>", card_bytes=80 * GIB, bf16=True, share=0.4)
+    notes = {"plan_notes": ["Two traces."], "plan_traces": 2, "plan_verified_ratio": 0.0}
+    facts = MemoryFacts(plans=[large, small], plan=cells, sufficient_cards=[card], **notes)
+    one, other = plan_views(facts)
+    assert one.sentences[:2] == (
+        "At 512 tokens, batch 90 is the largest that fits.",
+        "At batch 1, 48,000 tokens are the longest.",
+    )
+    assert (one.card, one.emulated, other.card, other.emulated) == ("H200", False, "T4", True)
+    report = fixtures.healthy()
+    report = report.model_copy(update={"facts": report.facts.model_copy(update={"memory": facts})})
+    words = Page(render(report, "html")).words
+    assert "A100 <80GB> 40.0 % full" in words and "no bfloat16 in hardware" in words
+    assert "How the tables were found: 2 traces, verified cells differ by 0 % at most" in words
 
 
 def test_a_plan_with_holes_and_one_that_nothing_fits() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...facts.memory import MemoryFacts, PlanCell
+from ...facts.memory import CardPlan, MemoryFacts, PlanCell
 
 LEVELS = 5
 """Shades for what fits, by fifths of the card."""
@@ -45,12 +45,14 @@ class PlanView:
 
     Attributes:
         card: None where no card is meant and nothing is held against it.
+        emulated: the card has no bfloat16 in hardware.
         sentences: what fits, for who reads one line only.
         derived: how many cells follow from others instead of a trace of their own.
     """
 
     card: str | None
     card_bytes: int | None
+    emulated: bool
     sequences: tuple[int, ...]
     rows: tuple[Row, ...]
     sentences: tuple[str, ...]
@@ -58,13 +60,15 @@ class PlanView:
 
 
 def plan_views(memory: MemoryFacts) -> tuple[PlanView, ...]:
-    """A table for each card that a plan was made for."""
-    if not memory.plan:
-        return ()
-    return (_view(memory, memory.card, memory.card_bytes, memory.plan),)
+    """A table for each card that a plan was made for; cells that were recorded without one stand for the setup's."""
+    plans = memory.plans or []
+    if not plans and memory.plan:
+        plans = [CardPlan(card=memory.card or "", card_bytes=memory.card_bytes, cells=memory.plan, frontier=[])]
+    return tuple(_view(memory, plan) for plan in plans)
 
 
-def _view(memory: MemoryFacts, card: str | None, card_bytes: int | None, plan: list[PlanCell]) -> PlanView:
+def _view(memory: MemoryFacts, given: CardPlan) -> PlanView:
+    plan, card_bytes = given.cells, given.card_bytes
     cells = {(cell.batch, cell.sequence): cell for cell in plan}
     batches = sorted({batch for batch, _ in cells})
     sequences = tuple(sorted({sequence for _, sequence in cells}))
@@ -95,7 +99,8 @@ def _view(memory: MemoryFacts, card: str | None, card_bytes: int | None, plan: l
             )
         rows.append(Row(batch, tuple(row)))
     derived = sum(not cell.traced for cell in plan)
-    return PlanView(card, card_bytes, sequences, tuple(rows), tuple(_sentences(plan, here)), derived)
+    sentences = tuple(_sentences(given, here))
+    return PlanView(given.card or None, card_bytes, given.bf16 is False, sequences, tuple(rows), sentences, derived)
 
 
 def _kind(cell: PlanCell | None, card: int | None) -> str:
@@ -106,21 +111,25 @@ def _kind(cell: PlanCell | None, card: int | None) -> str:
     return f"l{min(LEVELS, 1 + int(cell.peak_reserved_bytes / card * LEVELS))}"
 
 
-def _sentences(plan: list[PlanCell], here: tuple[int | None, int | None]) -> Iterator[str]:
-    """The ends of the frontier, and what fits at the config's own length."""
-    fitting = [cell for cell in plan if cell.fits]
+def _sentences(given: CardPlan, here: tuple[int | None, int | None]) -> Iterator[str]:
+    """The ends of the frontier, beyond the table where they were looked for, and the most tokens a step can take."""
+    fitting = [cell for cell in given.cells if cell.fits]
     if not fitting:
-        if any(cell.fits is False for cell in plan):
+        if any(cell.fits is False for cell in given.cells):
             yield "Nothing in this table fits the card."
         return
     own = [cell.batch for cell in fitting if cell.sequence == here[1]]
-    if own:
-        yield f"At the config's {here[1]:,} tokens, batch {max(own)} is the largest that fits."
-    elif any(cell.sequence == here[1] for cell in plan):
-        yield f"At the config's {here[1]:,} tokens no batch of this table fits."
-    smallest = min(cell.batch for cell in plan)
+    if given.largest_batch is not None:
+        yield f"At {given.largest_batch.sequence:,} tokens, batch {given.largest_batch.batch} is the largest that fits."
+    elif own:
+        yield f"At {here[1]:,} tokens, batch {max(own)} is the largest of the table that fits."
+    elif any(cell.sequence == here[1] for cell in given.cells):
+        yield f"At {here[1]:,} tokens no batch of this table fits."
+    smallest = min(cell.batch for cell in given.cells)
     lengths = [cell.sequence for cell in fitting if cell.batch == smallest]
-    if lengths:
-        yield f"At batch {smallest}, {max(lengths):,} tokens are the longest."
+    if given.longest_sequence is not None:
+        yield f"At batch {given.longest_sequence.batch}, {given.longest_sequence.sequence:,} tokens are the longest."
+    elif lengths:
+        yield f"At batch {smallest}, {max(lengths):,} tokens are the longest of the table."
     most = max(fitting, key=lambda cell: (cell.batch * cell.sequence, cell.sequence))
     yield f"The most tokens in one step: {most.batch} × {most.sequence:,}."
