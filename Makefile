@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: setup demo test lint gpu gallery schema bench clean help
+.PHONY: setup demo test lint gpu gallery screenshot schema bench clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
@@ -37,6 +37,9 @@ gpu: setup ## Run the tests that need a CUDA device
 
 gallery: setup ## Write reports/examples again from the recorded facts (tools/gallery.py --record looks anew)
 	$(BIN)/python tools/gallery.py
+
+screenshot: gallery ## Write docs/report.png again (needs chromium)
+	$(BIN)/python tools/screenshot.py
 
 schema: setup ## Write the JSON schemas again
 	$(BIN)/python -m qlora_doctor.reporters.schema

@@ -340,7 +340,8 @@ def _why_idle(suppression: Suppression) -> str:
     return f"it ended on {suppression.until}" if expired(suppression) else "the rule finds nothing there"
 
 
-def _config_stage(session: _Session) -> None:
+def conclude_config(session: _Session) -> None:
+    """Stage config: what the file alone tells, and what is installed here."""
     from .config.conclude import conclude
     from .probes.environment import look_at_environment
 
@@ -359,7 +360,7 @@ def work_of(session: _Session, number: int = 0) -> Work | None:
 
     Judged is what stands when there is nothing to do; else that is for the caller, when something more may be known.
     """
-    _config_stage(session)
+    conclude_config(session)
     runnable = _runnable(session)
     if not runnable:
         session.judge()
@@ -383,16 +384,30 @@ def work_of(session: _Session, number: int = 0) -> Work | None:
 def _runnable(session: _Session) -> list[str]:
     """The stages on a built model that were asked for and can be served; the others are skipped."""
     runnable = []
+    undecided = _undecided(session.setup)
     for name in REAL_STAGES:
         if not _wanted(name, session.options.stages):
             session.skip(name, "Not asked for.", f"--stage {name}")
-        elif missing := _missing_packages(name, session.facts):
+        elif undecided is not None:
+            session.skip(name, undecided, "Check a config, or a script, that says it.")
+        elif missing := missing_packages(name, session.facts):
             extra = "data" if missing == ["datasets"] else "probe"
             reason = f"It needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
             session.skip(name, reason, f"pip install 'qlora-doctor[{extra}]'")
         else:
             runnable.append(name)
     return runnable
+
+
+def _undecided(setup: Setup | None) -> str | None:
+    """Why the model of a script cannot be built: what it is built from is decided while the script runs."""
+    if setup is None or setup.dialect != "python":
+        return None  # where a config is silent, its trainer has a default
+    adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")
+    for path in ("model.name_or_path", "quantization.load_in_4bit", *adapter):
+        if setup.is_unknown(path):
+            return f"The script does not tell {path}: {setup.origins[path].note}"
+    return None
 
 
 def store_of(options: CheckOptions) -> Store:
@@ -450,7 +465,8 @@ def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:
     return asked is None or name in asked or (name == "load" and "step" in asked)
 
 
-def _missing_packages(stage: str, facts: Facts) -> list[str]:
+def missing_packages(stage: str, facts: Facts) -> list[str]:
+    """The packages that a stage needs and this environment lacks."""
     packages = facts.environment.packages if facts.environment else None
     return [name for name in _NEEDS[stage] if packages is None or getattr(packages, name) is None]
 

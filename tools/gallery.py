@@ -148,9 +148,7 @@ def _inside(folder: Path) -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Record where that is asked for, then write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--record", nargs="*", metavar="NAME", help="look at these setups again; without a name, at all"
-    )
+    parser.add_argument("--record", nargs="*", metavar="NAME", help="look at these setups again; at all without a name")
     given = parser.parse_args(arguments)
     if given.record is not None:
         (GALLERY / "facts").mkdir(exist_ok=True)

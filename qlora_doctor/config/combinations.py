@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..facts.config import Remark
+from .defaults import Libraries, Version
 from .setup import Setup
 
 OWN_LOOPS = {"torchtune", "litgpt", "ludwig", "h2o-llmstudio", "nemo-automodel", "qlora-pipe", "mftcoder"}
@@ -95,3 +96,111 @@ def _flattened_dtypes(facts: Mapping[str, Any]) -> list[str] | None:
     if stored is None or not str(stored).startswith(("float", "bfloat")):
         return [] if stored is not None else None
     return sorted({stored, norms})
+
+
+# -- one trainer's options against each other
+
+
+def training_facts(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> dict[str, Any]:
+    """What options of the trainer bring about together.
+
+    Args:
+        facts: those of the config that are known already.
+        libraries: the installed versions.
+    """
+    return {
+        "samples_mix": _samples_mix(setup, facts, libraries),
+        "loss_mask_lost": _loss_mask_lost(setup, facts, libraries),
+        "head_targeted": _head_targeted(facts["target_modules"]),
+        "head_loss": _head_loss(setup, facts, libraries),
+    }
+
+
+_VARLEN = ("flash_attention", "flex_attention", "xformers", "sage", "kernels-community/")
+"""Attention that takes the borders of samples as they are."""
+_BY_TRL = ("native", "trl", "alignment-handbook", "python", "notebook")
+_ONE_ATTENTION = "attention"
+
+
+def _samples_mix(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> str | None:
+    """How samples that lie in one row come to see each other: ``none`` where they do not; None where it is unknown.
+
+    From trl 0.24 on the collator hands over position ids and no mask, from which transformers 4.53 and later separate
+    the samples in every attention of their own (masking_utils.py, find_packed_sequence_indices).
+    """
+    packs, flat = facts["packing"], facts["padding_free"]
+    if packs is False and not flat:
+        return "none" if flat is False else None
+    attention = facts["attn_implementation"]
+    varlen = str(attention).startswith(_VARLEN)
+    if setup.dialect == "axolotl":
+        return "none" if varlen or attention in ("sdpa", "eager") else _ONE_ATTENTION
+    if setup.dialect == "llamafactory":
+        joined = any(remark["kind"] == "packing-joins-samples" for remark in setup.remarks)
+        return "trainer" if joined else "none"
+    if facts["trainer"] != "trl" or setup.dialect not in _BY_TRL:
+        return "none" if facts["trainer"] == "transformers" and setup.dialect == "native" else None
+    if packs is None or flat is None or libraries.trl is None or libraries.transformers is None:
+        return "wrapped" if packs and setup.training.extra.get("packing_strategy") == "wrapped" else None
+    if packs and _strategy(setup, libraries.trl) == "wrapped":
+        return "wrapped"
+    if libraries.trl >= (0, 24) and libraries.transformers >= (4, 53):
+        return "none" if varlen or attention in (None, "sdpa", "eager") else None
+    if setup.is_unknown("model.attn_implementation"):
+        return None
+    return "none" if str(attention).startswith("flash_attention") else _ONE_ATTENTION
+
+
+def _strategy(setup: Setup, trl: Version) -> str:
+    """``packing_strategy``, with trl's default: up to 0.18 there was one way only."""
+    return str(setup.training.extra.get("packing_strategy") or ("wrapped" if trl < (0, 19) else "bfd"))
+
+
+def _loss_mask_lost(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> str | None:
+    """Why ``completion_only_loss`` does not keep the loss to completions: ``format``, ``packing``, ``liger``, ``none``.
+
+    trl 0.17 to 0.19 kept ``input_ids`` alone when packing or with Liger (sft_trainer.py, _prepare_dataset). Every
+    version masks by the columns prompt and completion, and says nothing where there are none.
+    """
+    asked, format_ = setup.training.completion_only_loss, setup.data.format
+    if any(setup.is_unknown(path) for path in ("training.completion_only_loss", "data.format")):
+        return None
+    if facts["trainer"] != "trl" or asked is False or not (asked or format_ == "prompt-completion"):
+        return "none" if facts["trainer"] is not None else None
+    if format_ in ("text", "messages"):
+        return "format"
+    if libraries.trl is None:
+        return None
+    if (0, 17) <= libraries.trl < (0, 20):
+        return "packing" if facts["packing"] else "liger" if facts["liger"] else "none"
+    return "none"
+
+
+_HEADS = ("lm_head", "embed_out", "output_layer")
+_DOTTED = tuple(f".{name}" for name in _HEADS)
+
+
+def _head_targeted(targets: list[str] | None) -> bool | None:
+    """True where target_modules names the output head, or a pattern matches it."""
+    return None if targets is None else any(name in _HEADS or name.endswith(_DOTTED) for name in targets)
+
+
+def _head_loss(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> str | None:
+    """Which loss reads the head's weight past its adapter: ``liger``, ``trl`` (it refuses by itself), or ``logits``.
+
+    trl from 1.8 on computes the loss in chunks from the weight unless ``loss_type: nll`` or Liger is set, and refuses
+    an adapter there; from 1.15 on there is no other way. Liger's fused loss does the same and says nothing.
+    """
+    liger, fused = facts["liger"], setup.training.extra.get("liger_kernel_config")
+    if isinstance(fused, dict) and fused.get("fused_linear_cross_entropy") is False:
+        liger = False
+    if facts["trainer"] != "trl":
+        return None if liger is None or facts["trainer"] is None else "liger" if liger else "logits"
+    if libraries.trl is None:
+        return None
+    if libraries.trl >= (1, 15):
+        return "trl"
+    if liger is None or (not liger and (1, 4) < libraries.trl < (1, 8)):
+        return None
+    chunks = libraries.trl >= (1, 8) and setup.training.loss_type in (None, "chunked_nll")
+    return "liger" if liger else "trl" if chunks else "logits"

@@ -59,6 +59,12 @@ class Machine:
         """Bytes of one cuBLAS workspace; each thread that multiplies matrices takes one from PyTorch's allocator."""
         return cublas_workspace_bytes(self.card.compute_capability, self.torch)
 
-    def kind(self) -> tuple[Any, ...]:
-        """What decides the course of a step: machines of one kind share a trace."""
-        return self.capability, self.torch, self.cudnn_attention
+    def kind(self, wide_heads: bool = True) -> tuple[Any, ...]:
+        """What decides the course of a step: machines of one kind share a trace.
+
+        That is what chooses an attention kernel (:func:`.attention.backend`); ``wide_heads``: whether the model has
+        heads of more than 192 elements, for which some cards lack a backward kernel.
+        """
+        from .attention import SMALL_MEMORY_HEAD, family
+
+        return *family(self, SMALL_MEMORY_HEAD + 1 if wide_heads else SMALL_MEMORY_HEAD), self.torch >= (2, 11)

@@ -368,6 +368,9 @@ def test_choice_by_the_card(tmp_path: Path) -> None:
     new, old = on(9.0), on(7.5)
     assert (new.compute_dtype, new.bf16, new.fp16) == ("bfloat16", True, False)
     assert (old.compute_dtype, old.bf16, old.fp16) == ("float16", False, True)
+    assert [remark["kind"] for remark in setup.remarks] == ["bf16-auto"]
+    compared = script.replace("bf16=good", "bf16=compute_dtype == torch.bfloat16")
+    assert read(tmp_path, compared).remarks == setup.remarks
     mixed = read(tmp_path, script.replace("bf16=good", "bf16=True").replace("fp16=not good", "fp16=False"))
     assert mixed.is_unknown("quantization.bnb_4bit_compute_dtype")
     assert mixed.training.bf16 is True
@@ -462,6 +465,13 @@ def test_comment_suppresses_a_finding(tmp_path: Path) -> None:
     assert finding.suppressed is not None and "a last epoch" in finding.suppressed
 
 
+def test_comment_in_a_notebook_suppresses_a_finding(tmp_path: Path) -> None:
+    cell = "# qlora-doctor: ignore[QD120] a last epoch\nlr = 2e-6\nmodel = get_peft_model(model, LORA)\n" + END
+    report = found(tmp_path, notebook("#md About", LOAD, BASE, cell), "n.ipynb")
+    (finding,) = [each for each in report.findings if each.rule == "QD120"]
+    assert finding.suppressed is not None and "a last epoch" in finding.suppressed
+
+
 def test_finding_in_a_notebook_names_the_cell(tmp_path: Path) -> None:
     from qlora_doctor.reporters import render
 
@@ -486,6 +496,20 @@ def test_local_model_goes_through_the_structure_stage(tmp_path: Path, tiny_llama
     assert report.facts.adapter is not None and report.facts.adapter.unmatched_targets
     (finding,) = [each for each in report.findings if each.rule == "QD304"]
     assert finding.location.line == 8
+
+
+def test_model_that_is_not_known_is_not_built(tmp_path: Path, tiny_llama: Path) -> None:
+    script = (
+        LOAD
+        + BASE.replace("my/model", str(tiny_llama))
+        + ("model = get_peft_model(model, LoraConfig(r=4, target_modules=find_names(model)))\nlr = 1e-4\n")
+    )
+    (tmp_path / "train.py").write_text(script + END)
+    report = check(tmp_path / "train.py", stages=("config", "structure"))
+    (structure,) = [stage for stage in report.stages if stage.name == "structure"]
+    assert structure.status == "skipped"
+    assert structure.reason is not None and "lora.target_modules" in structure.reason
+    assert report.facts.adapter is None
 
 
 # -- errors

@@ -14,7 +14,7 @@ import torch
 from qlora_doctor.memory.plan import capacity, cards_that_fit, plan
 from qlora_doctor.memory.predict import PredictionError, certain_bytes, predict, traced
 from qlora_doctor.memory.replay import replay
-from qlora_doctor.memory.scaling import FIRST, SECOND, scalable
+from qlora_doctor.memory.scaling import MANY, scalable
 from qlora_doctor.memory.tape import CATEGORIES
 from tests.memory.cases import H200, LLAMA, RTX_4090, subject
 
@@ -151,8 +151,9 @@ def test_experts_stay_out_of_4bit() -> None:
 
 
 def test_one_pair_of_traces_gives_every_size() -> None:
-    tapes = [traced(subject(batch=b, sequence=s), H200) for b, s in (FIRST, SECOND, (3, 200))]
-    general = scalable(tapes[0], tapes[1])
+    sizes = (2, 64), (MANY, 1088), (3, 200)
+    tapes = [traced(subject(batch=b, sequence=s), H200) for b, s in sizes]
+    general = scalable(tapes[0], tapes[1], sizes[0], sizes[1])
     own = replay(tapes[2], H200)
     worked_out = replay(general.at(3, 200), H200)
     assert general.at(3, 200).sizes == tapes[2].sizes

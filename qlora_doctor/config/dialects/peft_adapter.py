@@ -50,6 +50,9 @@ def read(document: Document) -> Setup:
     written = document.data.get("peft_version") if isinstance(document.data, dict) else None
     reading = Reading(document, name, f"PEFT {written}" if written else "PEFT", typed=False)
     reading.take(_FIELDS)
+    reading.stored_keys = {str(key): value not in (None, False, [], {}, "") for key, value in reading.data.items()}
+    for key in reading.data:
+        reading.point_at(str(key))
     if str(reading.get("peft_type")).upper() != "LORA":
         reading.remark("no-lora", "peft_type", f"peft_type {reading.get('peft_type')} is not LoRA.")
     if reading.written("target_modules") and not reading.has("target_modules"):

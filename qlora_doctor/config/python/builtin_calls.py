@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
-from .machine import given
+from .machine import given, resting_on
 from .values import MOST_ITEMS, MOST_TEXT, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def call_builtin(
             else _like(first, node)
         )
     if name in _PURE and not named:
-        return _pure(name, node, positional)
+        return resting_on(_pure(name, node, positional), *positional)
     if name == "len":
         if isinstance(first, Listing | Mapping) and first.exact:
             return Known(node, data=len(first.items))
@@ -163,8 +163,7 @@ def _getattr(machine: Library, node: ast.AST, positional: list[Value]) -> Value:
     if isinstance(holder, Thing) and holder.exact and name not in holder.attributes and len(positional) > 2:
         return positional[2]
     found = machine.attribute(holder, name.rpartition(".")[2] if isinstance(holder, Name) else name, node)
-    found.given = found.given or positional[1].given
-    return found
+    return resting_on(found, positional[1])
 
 
 def _as_mapping(value: Value | None, node: ast.AST) -> Value:
@@ -204,7 +203,7 @@ def _on_mapping(
         and isinstance(key.data, str | int | bool | None)
     ):
         if key.data in holder.items:
-            value = holder.items[key.data]
+            value = resting_on(holder.items[key.data], key)
             if name == "pop" and machine.is_own(holder):
                 del holder.items[key.data]
             return value

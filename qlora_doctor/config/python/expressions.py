@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from .machine import Machine, given, is_outer
+from .machine import Machine, resting_on
 from .values import (
     MOST_ITEMS,
     MOST_TEXT,
@@ -181,18 +181,18 @@ class Expressions(Machine):
     def _on_boolop(self, node: ast.BoolOp) -> Value:
         wants = isinstance(node.op, ast.Or)
         seen: list[Value] = []
-        whose: str | None = None
+        met: list[Value] = []
         for part in node.values:
             value = self.evaluate(part)
             truth = self.truth(value)
-            whose = whose or (value.given if is_outer(value.given) else None)
+            met.append(value)
             if truth is wants:
                 seen.append(value)
                 break
             if truth is None or part is node.values[-1]:
                 seen.append(value)
         if len(seen) == 1:
-            return given(seen[0], whose) if whose and isinstance(seen[0], Known) else seen[0]
+            return resting_on(seen[0], *met)
         if all(isinstance(value, Known) for value in seen):
             return seen[-1]
         return next((value for value in seen if isinstance(value, Unknown)), Unknown(node))
@@ -202,7 +202,7 @@ class Expressions(Machine):
         results: list[Value] = []
         for op, right_node in zip(node.ops, node.comparators, strict=True):
             right = self.evaluate(right_node)
-            results.append(self._compared(node, op, left, right))
+            results.append(resting_on(self._compared(node, op, left, right), left, right))
             left = right
         unknown = next((value for value in results if not isinstance(value, Known)), None)
         if any(isinstance(value, Known) and not value.data for value in results):
@@ -373,7 +373,8 @@ class Expressions(Machine):
             self.depth -= 1
 
     def _on_subscript(self, node: ast.Subscript) -> Value:
-        return self.element(self.evaluate(node.value), self.evaluate(node.slice), node)
+        key = self.evaluate(node.slice)
+        return resting_on(self.element(self.evaluate(node.value), key, node), key)
 
     def element(self, holder: Value, key: Value, node: ast.AST) -> Value:
         """What ``holder[key]`` is known to be."""

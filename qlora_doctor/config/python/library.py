@@ -268,6 +268,8 @@ class Library(Arguments):
             return self._on_model(kind, node, positional, named, rest, callee)
         if last in _BF16_TEST:
             return Known(node, by_card=True, data=True)
+        if last == "setup_chat_format" and positional:
+            return Listing(node, items=list(positional[:2]))
         if last == "get_device_capability":
             return Listing(node, items=[Made(node, maker=CAPABILITY), Unknown(node, why="The card decides.")])
         if last == "load_dataset" or last in TRAINING_CLASSES or last.endswith(("Config", "Accelerator")):

@@ -334,12 +334,7 @@ class Machine:
 
     def noted(self, value: Value) -> Value:
         """The value, marked where it was chosen for a card with bf16 or by the default of an argument."""
-        if not (self.by_card or self.by_default) or not isinstance(value, Known | Name):
-            return value
-        by_card, whose = bool(self.by_card) or value.by_card, value.given or self.by_default
-        if isinstance(value, Known):
-            return Known(value.node, whose, by_card, data=value.data)
-        return Name(value.node, whose, by_card, dotted=value.dotted)
+        return marked(value, self.by_default, bool(self.by_card))
 
     def assign(self, target: ast.expr, value: Value) -> None:
         """Follow an assignment to a name, an attribute, an element or several of them."""
@@ -550,6 +545,22 @@ def _assigned(node: ast.AST) -> set[str]:
 def is_outer(given: str | None) -> bool:
     """True where a value is a default that a command line may replace."""
     return given is not None and not given.startswith(INNER)
+
+
+def marked(value: Value, whose: str | None, by_card: bool) -> Value:
+    """The value, resting on something that is a default, or chosen by the card, as well."""
+    if not (by_card or whose) or not isinstance(value, Known | Name):
+        return value
+    whose, by_card = value.given or whose, value.by_card or by_card
+    if isinstance(value, Known):
+        return Known(value.node, whose, by_card, data=value.data)
+    return Name(value.node, whose, by_card, dotted=value.dotted)
+
+
+def resting_on(value: Value, *others: Value) -> Value:
+    """The value, which others led to."""
+    outer = [other.given for other in others if is_outer(other.given)]
+    return marked(value, outer[0] if outer else None, any(other.by_card for other in others))
 
 
 def given(value: Value, whose: str) -> Value:

@@ -277,6 +277,9 @@ def by_card(sheet: Sheet) -> None:
     if not chosen:
         return
     sixteen = {"model.dtype": "bfloat16", "quantization.bnb_4bit_compute_dtype": "bfloat16", "training.bf16": True}
+    for path in chosen - sixteen.keys() - {"training.fp16"}:
+        sheet.unknown(path, "The script chooses it by the card.")
+    chosen &= sixteen.keys() | {"training.fp16"}
     bf16 = {path for path, value in sixteen.items() if sheet.value(path) == value}
     paired = "training.bf16" not in bf16 or sheet.value("training.fp16") is False
     if bf16 and bf16 <= chosen and chosen <= bf16 | {"training.fp16"} and paired:
