@@ -14,8 +14,8 @@ from .setup import Setup
 def in_file(setup: Setup, remediation: Remediation, kind: str | None = None) -> Remediation:
     """The remedy with its patch and diff on the file that the setup was read from.
 
-    A patch that brings along more than it says is no longer safe, nor one of a file whose keys' meaning is guessed. Where the file cannot be changed so, there is no
-    patch, and the text says why.
+    A patch that brings along more than it says is no longer safe, nor one of a file whose keys' meaning is guessed.
+    Where the file cannot be changed so, there is no patch, and the text says why.
 
     Args:
         setup: what the file means.
