@@ -111,6 +111,8 @@ class ConfigFacts(Fact):
     head_loss: str | None = None
     """What the loss is computed from: ``logits``, or the head's weight past its adapter (``liger``; ``trl``, which then
     refuses an adapter on the head)."""
+    head_refused: bool | None = None
+    """True where both are so: the head is named, and trl refuses that."""
 
     # -- hardware and distribution
     gpu: str | None = None

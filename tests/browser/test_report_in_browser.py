@@ -227,6 +227,21 @@ def test_pointing_at_a_cell_reads_its_value(visit: Callable[..., Any]) -> None:
     assert strip.locator(".readout").inner_text() == expected
 
 
+def test_pointing_at_the_curve_reads_phase_and_size(visit: Callable[..., Any]) -> None:
+    page = visit("broken")
+    figure = page.locator(".timeline").first
+    memory = fixtures.broken().facts.memory
+    assert memory is not None and memory.predicted is not None and memory.predicted.timeline is not None
+    peak = max(memory.predicted.timeline, key=lambda point: point.allocated_bytes)
+    picture = figure.locator("svg").first
+    picture.scroll_into_view_if_needed()
+    picture.hover(position={"x": picture.bounding_box()["width"] * peak.at, "y": 100})
+    phase, size = figure.locator(".readout").inner_text().removesuffix(" GiB").split(": ")
+    assert phase == peak.phase and float(size) == pytest.approx(peak.allocated_bytes / 2**30, rel=0.01)
+    page.mouse.move(0, 0)
+    assert figure.locator(".readout").inner_text() == "Point at the curve to read it."
+
+
 def test_paper_shows_what_the_screen_folds(visit: Callable[..., Any]) -> None:
     page = visit("broken", color_scheme="dark")
     page.emulate_media(media="print")

@@ -358,11 +358,7 @@ def test_reads_its_dialect(case: str, tmp_path: Path) -> None:
 
 def test_every_dialect_has_a_case() -> None:
     assert {case.removesuffix(" board") for case in CASES} >= DIALECTS.keys() - {
-        "native",
-        "foreign",
-        "python",
-        "shell",
-        "xtuner",
+        *("native", "foreign", "shell", "python", "xtuner")
     }
 
 
