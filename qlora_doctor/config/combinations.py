@@ -74,6 +74,10 @@ def _is_explicit(setup: Setup, path: str) -> bool:
     return origin is not None and origin.source == "explicit"
 
 
+_SEARCH_OFF = {"axolotl", "llamafactory"}
+"""Dialects whose trainers turn the search for unused parameters off by themselves."""
+
+
 def _finds_unused(setup: Setup) -> bool | None:
     """``find_unused_parameters`` of DistributedDataParallel, with the Trainer's own answer where the file is silent.
 
@@ -82,7 +86,9 @@ def _finds_unused(setup: Setup) -> bool | None:
     if setup.is_unknown("training.ddp_find_unused_parameters"):
         return None
     written = setup.training.ddp_find_unused_parameters
-    return True if written is None and setup.dialect not in OWN_LOOPS else written
+    if written is not None or setup.dialect in OWN_LOOPS:
+        return written
+    return setup.dialect not in _SEARCH_OFF
 
 
 def _flattened_dtypes(facts: Mapping[str, Any]) -> list[str] | None:
