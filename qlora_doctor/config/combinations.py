@@ -108,11 +108,13 @@ def training_facts(setup: Setup, facts: Mapping[str, Any], libraries: Libraries)
         facts: those of the config that are known already.
         libraries: the installed versions.
     """
+    targeted, loss = _head_targeted(facts["target_modules"]), _head_loss(setup, facts, libraries)
     return {
         "samples_mix": _samples_mix(setup, facts, libraries),
         "loss_mask_lost": _loss_mask_lost(setup, facts, libraries),
-        "head_targeted": _head_targeted(facts["target_modules"]),
-        "head_loss": _head_loss(setup, facts, libraries),
+        "head_targeted": targeted,
+        "head_loss": loss,
+        "head_refused": None if targeted is None or loss is None else targeted and loss == "trl",
     }
 
 

@@ -23,6 +23,8 @@ MAX_BYTES = 10 * 2**20
 MAX_DEPTH = 64
 _MOST_PLACED = 2**20
 """Characters up to which places are looked up: the YAML grammar counts rows in 16 bits, and slows down behind them."""
+_MOST_TOML = 2**20
+"""Characters of TOML: its parser is written in Python and takes a second for them."""
 _SUFFIXES: dict[str, Format] = {".json": "json", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".ipynb": "json"}
 _TEXT_SUFFIXES = {".py", ".sh", ".bash"}
 _BOMS = (
@@ -305,6 +307,8 @@ def _read_toml(path: Path, text: str) -> Document:
         import tomllib
     else:
         import tomli as tomllib
+    if len(text) > _MOST_TOML:
+        _fail(path, f"{path} is longer than {_MOST_TOML >> 10} KiB, which no TOML config is.")
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

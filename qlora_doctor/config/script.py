@@ -64,10 +64,11 @@ class _Script:
         return meaning.value
 
     def drop(self, path: str, why: str) -> None:
-        """Note that the script does not say a path, where the source says it itself."""
+        """Note that the script does not say a path, where it would have to be said."""
         meaning = self.known.get(path)
-        if meaning is not None and meaning.explicit:
-            self.unsaid.append((meaning.key, meaning.value, why))
+        if meaning is not None and self.said(path) is not None:
+            default = "" if meaning.explicit else " (a default of the source)"
+            self.unsaid.append((f"{meaning.key}{default}", meaning.value, why))
 
     def write(self) -> tuple[str, list[Unsaid]]:
         """The whole text."""

@@ -29,6 +29,8 @@ _BETWEEN = {"then", "else", "elif", "do", "!", "time"}
 _READS = {"for", "select", "read", "unset", "mapfile", "readarray", "getopts"}
 """Commands that set the names behind them, to something that is not known."""
 _DECLARES = {"export", "declare", "local", "readonly", "typeset"}
+MOST_SCRIPT = 512 * 1024
+"""Characters; no launch script is longer."""
 _BESIDE = {"function", "subshell"}
 """Blocks that do not go on from where the line above them ended."""
 _DEEPEST = 4
