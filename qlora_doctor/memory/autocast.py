@@ -134,12 +134,13 @@ def with_float_result(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _cast_all(values: Any, dtype: torch.dtype) -> Any:
+    """Casts, last argument first: they are arguments of one C++ call (``WrapFunction_``), which GCC evaluates so."""
     if isinstance(values, torch.Tensor):
         return Autocast.cache.cast(values, dtype)
     if isinstance(values, dict):
         return {name: _cast_all(value, dtype) for name, value in values.items()}
     if isinstance(values, (tuple, list)):
-        return type(values)(_cast_all(value, dtype) for value in values)
+        return type(values)([_cast_all(value, dtype) for value in reversed(values)][::-1])
     return values
 
 
