@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .accumulation import adds_in_place
-from .bnb_kernels import uses_custom_kernel
+from .autocast import casts_to
+from .bnb_kernels import CUSTOM_MAX_TOKENS, uses_custom_kernel
 from .machine import Machine
 from .tape import Kernel
 
@@ -187,6 +188,7 @@ def embedding_backward(recorder: Recorder, func: Any, args: Any, kwargs: Any) ->
 def gemm_4bit(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """bitsandbytes' 4-bit product: above a token count it dequantizes the whole weight, then calls ``F.linear``.
 
+    That call is under autocast as well: where autocast's type is not the compute type, it casts both factors again.
     Source: ``bitsandbytes/backends/cuda/ops.py`` (``_dequant_linear_fallback``), 0.50. The sizes depend on the card and
     are worked out at replay, see :func:`gemm_4bit_scratch`.
     """
@@ -194,10 +196,14 @@ def gemm_4bit(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     features = int(a.shape[-1])
     tokens = a.numel() // features
     nested = (args[7] if len(args) > 7 else kwargs.get("absmax_8bit")) is not None
+    wanted = casts_to() or a.dtype
+    cast = wanted is not a.dtype
     with recorder.tape.kernel(
-        "gemm_4bit", tokens, int(shape_b[0]), features, int(blocksize), int(nested), a.element_size()
+        "gemm_4bit", tokens, int(shape_b[0]), features, int(blocksize), int(nested), a.element_size(), int(cast)
     ):
         out = func(*args, **kwargs)
+        if cast and tokens > CUSTOM_MAX_TOKENS:
+            out = torch.empty_like(out, dtype=wanted)
         recorder.see(out)
         recorder.take_blas_workspace()
     return out
@@ -219,16 +225,18 @@ def register_bitsandbytes() -> None:
 
 
 def gemm_4bit_scratch(
-    machine: Machine, tokens: int, n: int, k: int, blocksize: int, nested: int, itemsize: int
+    machine: Machine, tokens: int, n: int, k: int, blocksize: int, nested: int, itemsize: int, cast: int
 ) -> list[int]:
     """Bytes that bitsandbytes ≥ 0.50 takes for a 4-bit product when its own kernel does not run: the absmax in float32
-    twice (before and after the offset) where statistics are doubly quantized, and the weight in the input's type."""
+    twice (before and after the offset) where statistics are doubly quantized, and the weight in the input's type; where
+    autocast casts, the weight and the input in its 16 bits."""
     card = machine.card
     dtype = torch.float32 if itemsize == 4 else torch.bfloat16
     if uses_custom_kernel(card.compute_capability, card.multiprocessors, tokens, n, k, blocksize, dtype):
         return []
     absmax = [4 * -(-n * k // blocksize)] * 2 if nested else []
-    return [*absmax, n * k * itemsize]
+    casts = [2 * n * k, 2 * tokens * k] if cast else []
+    return [*absmax, n * k * itemsize, *casts]
 
 
 def cudnn_attention_backward_scratch(
