@@ -101,8 +101,10 @@ def read_document(path: Path) -> Document:
 class _Recent:
     """Documents by path and text, the last few: walking a folder and then checking it parses each file once."""
 
-    most = 2**24
+    most = 2**22
     """Characters of all texts together."""
+    longest = 2**16
+    """Characters of one: the data of a longer one may take a hundred times as much."""
 
     def __init__(self) -> None:
         self._documents: dict[tuple[Path | None, str], Document] = {}
@@ -112,6 +114,8 @@ class _Recent:
         return self._documents.get((path, text))
 
     def keep(self, document: Document) -> Document:
+        if len(document.text) > self.longest:
+            return document
         self._documents[document.path, document.text] = document
         self._size += len(document.text)
         while self._size > self.most:
