@@ -6,9 +6,9 @@ Two reports: Llama-3.1-70B as it is checked here (config, structure and memory; 
 facts of every stage (gradients and quantization errors of 80 layers × 7 projections, and a plan). Times are from the
 start of the navigation to a file, in milliseconds, median and worst of the runs; each run has a new context, so nothing
 is cached. ``input_handled``: the first of the clicks that are sent from the moment the navigation is committed reached
-its handler; ``frame_after_input``: the second frame after that was due; ``main_thread``: processor time of the page's
-main thread until then, which other work on the machine does not lengthen. A page of one word is visited as well, to
-show what the browser itself takes.
+its handler after the page's own script had run; ``frame_after_input``: the second frame after that was due;
+``main_thread``: processor time of the page's main thread until then, which other work on the machine does not lengthen.
+A page of one word is visited as well, to show what the browser itself takes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ WATCH = """
 window.handled = null;
 window.drawn = null;
 addEventListener("click", () => {
-  if (document.readyState === "loading") return;
+  if (!document.documentElement.classList.contains("js") && document.readyState === "loading") return;
   window.handled ??= performance.now();
   requestAnimationFrame(() => requestAnimationFrame(() => { window.drawn ??= performance.now(); }));
 }, { capture: true });

@@ -35,9 +35,7 @@ class Remark:
 
 
 def remarks_in(file: Path, text: str | None = None) -> list[Remark]:
-    """The comments in a YAML, JSON, Python or shell file, or in a notebook's code; in order.
-
-    None where the file cannot be read or parsed.
+    """The comments in a YAML, JSON, Python or shell file or a notebook, in its order; none where it cannot be parsed.
 
     Args:
         file: where it stands; its name says what it is.

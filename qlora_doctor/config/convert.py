@@ -21,7 +21,7 @@ from .dialects.keys import key_list
 from .document import Document
 from .edit import CannotEdit
 from .express import path_of_key, values_of, written
-from .hf_names import OWN, with_hf_names
+from .hf_names import OWN, in_hf_terms
 from .meaning import Meaning, meanings, unknowns
 from .native import SECTIONS
 from .positions import join_pointer
@@ -99,7 +99,7 @@ def convert(setup: Setup, to: str) -> Converted:
     """
     if to not in TARGETS:
         raise UsageError(f"There is no target {to!r}; the targets are {', '.join(TARGETS)}.")
-    setup = with_hf_names(setup)
+    setup = in_hf_terms(setup)
     text, lost = TARGETS[to](setup)
     return Converted(text, (*lost, *_never_known(setup), *_not_translated(setup)))
 

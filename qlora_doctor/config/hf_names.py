@@ -5,6 +5,8 @@ Names are those of transformers 5.23 (training_args.py, OptimizerNames; trainer_
 
 from __future__ import annotations
 
+from typing import Any
+
 from .setup import Origin, Setup
 
 _OPTIMIZERS = """
@@ -36,22 +38,25 @@ OWN = {"axolotl", "llamafactory", "trl", "alignment-handbook", "ms-swift", "fire
 """Dialects whose trainers take transformers' names, and may know more of them than are listed here."""
 
 
-def with_hf_names(setup: Setup) -> Setup:
-    """The setup with transformers' names; a name that it has none for becomes unknown."""
-    if setup.dialect in OWN:
-        return setup
-    optimizer, schedule = setup.training.optim, setup.training.lr_scheduler_type
-    changes: dict[str, str | None] = {}
-    if optimizer is not None and optimizer not in OPTIMIZERS:
-        changes["optim"] = _CLASSES.get(optimizer.lower().replace("_", ""))
-    if schedule is not None and schedule not in SCHEDULES:
-        changes["lr_scheduler_type"] = schedule.lower() if schedule.lower() in SCHEDULES else None
+def in_hf_terms(setup: Setup) -> Setup:
+    """The setup as transformers says it: its names, and one warm-up; what it has no name for becomes unknown."""
+    training = setup.training
+    changes: dict[str, Any] = {}
+    if training.warmup_ratio is not None and training.warmup_steps is not None:
+        # TrainingArguments: a number of steps above 0 overrides the share.
+        changes["warmup_steps" if training.warmup_steps == 0 else "warmup_ratio"] = None
+    if setup.dialect not in OWN:
+        optimizer, schedule = training.optim, training.lr_scheduler_type
+        if optimizer is not None and optimizer not in OPTIMIZERS:
+            changes["optim"] = _CLASSES.get(optimizer.lower().replace("_", ""))
+        if schedule is not None and schedule not in SCHEDULES:
+            changes["lr_scheduler_type"] = schedule.lower() if schedule.lower() in SCHEDULES else None
     if not changes:
         return setup
     origins = dict(setup.origins)
     for field, value in changes.items():
         if value is None:
-            why = f"transformers has nothing that is called {getattr(setup.training, field)}."
+            why = f"transformers has nothing that is called {getattr(training, field)}."
+            why = "The other way to set the warm-up overrides it." if field.startswith("warmup") else why
             origins[f"training.{field}"] = Origin(source="unknown", note=why)
-    training = setup.training.model_copy(update=changes)
-    return setup.model_copy(update={"training": training, "origins": origins})
+    return setup.model_copy(update={"training": training.model_copy(update=changes), "origins": origins})

@@ -19,7 +19,8 @@ class ConfigFacts(Fact):
     # -- model
     model: str | None = None
     model_kind: str | None = None
-    """``folder``, ``table`` (a bundled architecture), ``hub`` (an id that is not at hand), ``adapter``, ``missing``."""
+    """``folder``, ``table`` (a bundled architecture), ``hub`` (an id that is not at hand), ``adapter``, ``missing``,
+    ``elsewhere`` (a path of a trainer's own file that is not on this machine)."""
     model_dtype: str | None = None
     """``dtype`` of from_pretrained, as torch names it (``bfloat16``), ``auto`` where left to the checkpoint."""
     attn_implementation: str | None = None
@@ -69,6 +70,8 @@ class ConfigFacts(Fact):
     layers_to_transform: list[int] | None = None
     targets_also_saved: list[str] | None = None
     """Names that stand both in target_modules and in modules_to_save."""
+    idle_initialisation_options: list[str] | None = None
+    """Options of an initialisation (``loftq_config``, ``eva_config``, …) that init_lora_weights does not ask for."""
     keys_newer_than_peft: "list[UnknownKey] | None" = None
     """Keys of an adapter_config.json that the installed PEFT does not know and that are set to something."""
     peft_refuses_keys: bool | None = None
@@ -110,6 +113,8 @@ class ConfigFacts(Fact):
     head_loss: str | None = None
     """What the loss is computed from: ``logits``, or the head's weight past its adapter (``liger``; ``trl``, which then
     refuses an adapter on the head)."""
+    head_refused: bool | None = None
+    """True where both are so: the head is named, and trl refuses that."""
 
     # -- hardware and distribution
     gpu: str | None = None

@@ -393,6 +393,11 @@ def test_choice_by_the_card(tmp_path: Path) -> None:
         ("model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)\n", "", False),
         ("model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=unseen)\n", "", "unknown"),
         ("if unseen:\n    model.gradient_checkpointing_enable()\n", "", "unknown"),
+        (
+            "model.gradient_checkpointing_enable()\nif unseen:\n    model.gradient_checkpointing_disable()\n",
+            "",
+            "unknown",
+        ),
     ],
 )
 def test_gradient_checkpointing(lines: str, arguments: str, expected: Any, tmp_path: Path) -> None:
@@ -426,10 +431,30 @@ def test_preparation_after_the_adapter(tmp_path: Path) -> None:
     (finding,) = [each for each in report.findings if each.rule == "QD350"]
     assert finding.location.line == 8
     assert "line 7" in finding.message
+    counted = "def count(m):\n    return sum(p.numel() for p in m.parameters() if p.requires_grad)\ncount(model)\n"
+    assert "QD350" in rules_of(found(tmp_path, LOAD + BASE + bad + counted + END))
     thawed = bad + "for n, p in model.named_parameters():\n    p.requires_grad = 'lora' in n\n"
     assert "QD350" not in rules_of(found(tmp_path, LOAD + BASE + thawed + END))
     perhaps = bad.replace("model = prepare", "if unseen:\n    model = prepare")
     assert "QD350" not in rules_of(found(tmp_path, LOAD + BASE + perhaps + END))
+
+
+def test_checkpointing_arguments_that_are_replaced(tmp_path: Path) -> None:
+    lines = "model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})\n"
+    for trainers, expected in (("True", ["checkpointing-arguments-replaced"]), ("False", [])):
+        end = END.replace("output_dir", "gradient_checkpointing=True, gradient_checkpointing_kwargs=dict(use_reentrant="
+                          f"{trainers}), output_dir")  # fmt: skip
+        setup = read(tmp_path, LOAD + BASE + lines + "lr = 1e-4\nmodel = get_peft_model(model, LORA)\n" + end)
+        assert [remark["kind"] for remark in setup.remarks] == expected
+        assert setup.training.gradient_checkpointing_kwargs == {"use_reentrant": trainers == "True"}
+
+
+def test_preparation_of_a_base_in_16_bits_turns_no_checkpointing_on(tmp_path: Path) -> None:
+    plain = BASE.replace(", quantization_config=BITS", "")
+    lines = "lr = 1\nmodel = prepare_model_for_kbit_training(model)\nmodel = get_peft_model(model, LORA)\n"
+    setup = read(tmp_path, LOAD + plain + lines + END)
+    assert setup.training.prepare_for_kbit_training is True
+    assert conclude(setup, None).gradient_checkpointing is False
 
 
 def test_adapter_attached_twice(tmp_path: Path) -> None:
@@ -449,12 +474,16 @@ def test_switch_as_argument_of_from_pretrained(tmp_path: Path) -> None:
     setup = read(tmp_path, text)
     assert setup.quantization.load_in_4bit is True
 
-    def removed(version: str) -> list[str]:
+    for version, taken in (("5.2.0", False), ("4.57.0", True)):
         facts = conclude(setup, environment(packages=Packages(transformers=version)))
-        return [key.key for key in facts.removed_keys or []]
+        assert facts.load_switches == ["load_in_4bit"] and facts.load_switches_taken is taken
+        assert facts.quantization_written is False and facts.removed_keys == []
 
-    assert removed("5.2.0") == ["load_in_4bit"]
-    assert removed("4.57.0") == []
+
+def test_switch_beside_a_config(tmp_path: Path) -> None:
+    text = LOAD + BASE.replace("quantization_config=", "load_in_4bit=True, quantization_config=") + "lr = 1e-4\n" + END
+    facts = conclude(read(tmp_path, text), environment(packages=Packages(transformers="5.2.0")))
+    assert facts.load_switches == ["load_in_4bit"] and facts.quantization_written is True
 
 
 def test_comment_suppresses_a_finding(tmp_path: Path) -> None:

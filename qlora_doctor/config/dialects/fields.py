@@ -17,7 +17,7 @@ from ..document import Document
 from ..native import SECTIONS
 from ..reading import Mismatch, describe_value, read_as
 from ..setup import Origin, OwnKey, Place, Setup, Source
-from .keys import KeyList
+from .keys import MOST_LIKENED, MOST_STRANGERS, KeyList
 from .values import Unreadable, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
@@ -272,8 +272,11 @@ class Reading:
             if removed is not None:
                 entry |= {"closest": removed.now, "note": removed.sentence(known.reader)}
                 self._removed_keys.append(entry)
+            elif len(self._unknown_keys) >= MOST_STRANGERS:
+                break
             else:
-                self._unknown_keys.append(entry | {"closest": known.closest(key), "note": known.verdict(full)})
+                closest = known.closest(key) if len(self._unknown_keys) < MOST_LIKENED else None
+                self._unknown_keys.append(entry | {"closest": closest, "note": known.verdict(full)})
             self.point_at(full)
 
     def removed_key(self, key: str, now: str | None, note: str) -> None:

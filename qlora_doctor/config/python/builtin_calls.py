@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
-from .machine import given, resting_on
+from .provenance import given, resting_on
 from .values import MOST_ITEMS, MOST_TEXT, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
 
 if TYPE_CHECKING:
@@ -22,18 +22,9 @@ _PURE: dict[str, Any] = {
     "min": min,
 }
 _TEXT_METHODS = {
-    "lower",
-    "upper",
-    "strip",
-    "rstrip",
-    "lstrip",
-    "replace",
-    "startswith",
-    "endswith",
-    "title",
-    "removeprefix",
+    "lower", "upper", "strip", "rstrip", "lstrip", "replace", "startswith", "endswith", "title", "removeprefix",
     "removesuffix",
-}
+}  # fmt: skip
 
 
 def call_builtin(

@@ -1,4 +1,4 @@
-"""Statements, scopes and functions: a script followed in its order, every branch that may be taken.
+"""Statements: a script followed in its order, every branch that may be taken.
 
 Nothing is executed. A condition that is known chooses its branch; of one that is not, both are followed, and what
 they leave different is unknown. A loop is followed once, with what changes in it unknown.
@@ -9,67 +9,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
+from .provenance import is_outer, marked
+from .scopes import LIBRARIES, Exhausted, Scope, Seen
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value, merged
 
 MOST_STEPS = 60_000
-MOST_DEPTH = 24
-"""Calls of the script's own functions within each other."""
-
-
-LIBRARIES = {
-    "torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "unsloth", "unsloth_zoo", "numpy",
-    "modelscope", "optimum", "liger_kernel", "typing", "dataclasses", "os", "sys", "math", "json", "argparse", "tqdm",
-    "xtuner", "mmengine",
-}  # fmt: skip
-"""Packages whose names mean what they are known for."""
-
-
-INNER = "set in "
-"""How the words for a default begin that nothing outside the script replaces."""
-
-
-class Exhausted(Exception):
-    """The script asks for more steps than are taken for it."""
-
-
-@dataclass
-class Scope:
-    """Names of a function or of the module."""
-
-    names: dict[str, Value] = field(default_factory=dict)
-    outer: Scope | None = None
-    elsewhere: dict[str, Scope] = field(default_factory=dict)
-    """Names declared global or nonlocal, with the scope that holds them."""
-
-    def find(self, name: str) -> Value | None:
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.names:
-                return scope.names[name]
-            scope = scope.outer
-        return None
-
-
-@dataclass
-class Seen:
-    """What was met on the way.
-
-    Attributes:
-        calls: calls into libraries that matter, in order, each with whether it surely happens.
-        runs: trainers as they were when they were told to train.
-        models: models that were loaded.
-        functions: functions of the script that were followed.
-        left_out: names in branches that an argument of the script would lead to.
-    """
-
-    calls: list[tuple[Made, bool]] = field(default_factory=list)
-    runs: list[Made] = field(default_factory=list)
-    models: list[Model] = field(default_factory=list)
-    functions: set[int] = field(default_factory=set)
-    left_out: set[str] = field(default_factory=set)
-    exhausted: bool = False
 
 
 class Machine:
@@ -433,97 +378,6 @@ class Machine:
             return True
         return None
 
-    # -- the script's own functions
-
-    def call_function(self, function: Function, positional: list[Value], named: dict[str, Value], rest: bool) -> Value:
-        """What a function of the script returns; it is followed with these arguments.
-
-        Args:
-            positional: arguments by position, without the object that it is bound to.
-            named: arguments by name.
-            rest: further arguments are passed that are not known.
-        """
-        body = function.body
-        assert body is not None
-        if self.depth >= MOST_DEPTH or self.following.count(id(body)) >= 2:
-            return Unknown(body, why="It calls itself.")
-        scope = Scope(outer=function.scope)
-        if function.bound is not None:
-            positional = [function.bound, *positional]
-        self._bind_parameters(scope, body.args, positional, named, rest, function)
-        self.seen.functions.add(id(body))
-        before, self.scope = self.scope, scope
-        self.depth += 1
-        over = False
-        self.following.append(id(body))
-        self.returns.append([])
-        by_card, self.by_card = self.by_card, 0
-        by_default, self.by_default = self.by_default, None
-        leaving, self.leaving = self.leaving, []
-        try:
-            if isinstance(body, ast.Lambda):
-                return self.evaluate(body.body)
-            over = self.block(body.body)
-            values = self.returns[-1]
-        finally:
-            self.returns.pop()
-            self.following.pop()
-            self.depth -= 1
-            self.scope = before
-            self.by_card, self.by_default, self.leaving = by_card, by_default, leaving
-        if not values or not (over or all(isinstance(value, Model) for value in values)):
-            values = [*values, Known(body, data=None)]
-        result = values[0]
-        for other in values[1:]:
-            result = merged(result, other, f"{getattr(body, 'name', 'It')}() returns several values.")
-        return result
-
-    def _bind_parameters(
-        self,
-        scope: Scope,
-        parameters: ast.arguments,
-        positional: list[Value],
-        named: dict[str, Value],
-        rest: bool,
-        function: Function,
-    ) -> None:
-        plain = [*parameters.posonlyargs, *parameters.args]
-        defaults = dict(
-            zip([arg.arg for arg in plain][len(plain) - len(parameters.defaults) :], parameters.defaults, strict=True)
-        )
-        defaults |= {
-            arg.arg: default
-            for arg, default in zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)
-            if default is not None
-        }
-        left = dict(named)
-        for arg, value in zip(plain, positional, strict=False):
-            scope.names[arg.arg] = value
-        for arg in [*plain[len(positional) :], *parameters.kwonlyargs]:
-            scope.names[arg.arg] = self._parameter(arg, left, defaults, rest, function)
-        if parameters.vararg is not None:
-            more = positional[len(plain) :]
-            scope.names[parameters.vararg.arg] = Listing(parameters.vararg, items=more, exact=not rest)
-        if parameters.kwarg is not None:
-            scope.names[parameters.kwarg.arg] = Mapping(parameters.kwarg, items=dict(left), exact=not rest)
-
-    def _parameter(
-        self, arg: ast.arg, left: dict[str, Value], defaults: dict[str, ast.expr], rest: bool, function: Function
-    ) -> Value:
-        if arg.arg in left:
-            return left.pop(arg.arg)
-        if arg.arg in function.options:
-            return function.options[arg.arg]
-        if rest:
-            return Unknown(arg, why=f"What is passed as {arg.arg} is not known.")
-        if arg.arg not in defaults:
-            return Unknown(arg, why=f"Who calls the function decides on {arg.arg}.")
-        before, self.scope = self.scope, function.scope or self.module
-        try:
-            return given(self.evaluate(defaults[arg.arg]), f"{INNER}the parameter {arg.arg}")
-        finally:
-            self.scope = before
-
     # -- given by the other half, in expressions.py
 
     def evaluate(self, node: ast.expr | None) -> Value:
@@ -540,37 +394,3 @@ class Machine:
 def _assigned(node: ast.AST) -> set[str]:
     """Names that are bound somewhere within."""
     return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)}
-
-
-def is_outer(given: str | None) -> bool:
-    """True where a value is a default that a command line may replace."""
-    return given is not None and not given.startswith(INNER)
-
-
-def marked(value: Value, whose: str | None, by_card: bool) -> Value:
-    """The value, resting on something that is a default, or chosen by the card, as well."""
-    if not (by_card or whose) or not isinstance(value, Known | Name):
-        return value
-    whose, by_card = value.given or whose, value.by_card or by_card
-    if isinstance(value, Known):
-        return Known(value.node, whose, by_card, data=value.data)
-    return Name(value.node, whose, by_card, dotted=value.dotted)
-
-
-def resting_on(value: Value, *others: Value) -> Value:
-    """The value, which others led to."""
-    outer = [other.given for other in others if is_outer(other.given)]
-    return marked(value, outer[0] if outer else None, any(other.by_card for other in others))
-
-
-def given(value: Value, whose: str) -> Value:
-    """The value, said to be a default that a caller or a command line may replace."""
-    if isinstance(value, Known):
-        return Known(value.node, whose, value.by_card, data=value.data)
-    if isinstance(value, Name):
-        return Name(value.node, whose, value.by_card, dotted=value.dotted)
-    if isinstance(value, Listing):
-        return Listing(value.node, whose, items=list(value.items), exact=value.exact)
-    if isinstance(value, Mapping):
-        return Mapping(value.node, whose, items=dict(value.items), exact=value.exact)
-    return value

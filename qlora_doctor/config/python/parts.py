@@ -16,9 +16,10 @@ from .sheet import Sheet
 from .story import Opaque, Story, argument, flat
 from .values import Known, Listing, Made, Mapping, Unknown, Value
 
-TRAINING_ARGUMENTS = {**HF_ARGUMENTS, **SFT_ARGUMENTS, "eval_packing": "", "dataset_name": "", "use_cache": ""}
+_OF_THE_CLI = ("dataset_name", "use_cache")  # of TRL's command line, and no arguments of its classes
+TRAINING_ARGUMENTS = {k: row for k, row in {**HF_ARGUMENTS, **SFT_ARGUMENTS}.items() if k not in _OF_THE_CLI}
 """Name of an argument of TrainingArguments or SFTConfig → canonical path, with a conversion."""
-NUMERICS = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "activation_offloading", "padding_free_strategy")
+NUMERICS = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "activation_offloading", "packing_strategy")
 """Further arguments that change what a step computes or takes."""
 NOT_GIVEN = "from_pretrained is given no quantization_config."
 _CONVERTED = {
@@ -162,6 +163,10 @@ def read_quantization(story: Story, sheet: Sheet) -> None:
     why = given.why if isinstance(given, Unknown) else "How the model is loaded is not known."
     if not isinstance(given, Made | Mapping):
         sheet.leave_rest("quantization", why=why)
+    for name in _SWITCHED if load is not None and isinstance(given, Made | Mapping) else ():
+        value = load.arguments.get(name) if load is not None else None
+        if isinstance(value, Known) and value.data is True:
+            sheet.extra("model", name, value)
 
 
 def _read_config(config: Made, sheet: Sheet) -> None:
@@ -296,6 +301,8 @@ def read_data(story: Story, sheet: Sheet) -> None:
     formatted = story.given("formatting_func") is not None or story.given("data_collator") is not None
     for path, name in (("data.train", "train_dataset"), ("data.eval", "eval_dataset")):
         given = story.given(name, 2 if name == "train_dataset" else "")
+        if given is None and name == "eval_dataset" and story.trainer is not None:
+            continue
         source = _dataset(given) if given is not None else None
         if source is not None and not formatted and sheet.value("training.trainer") == "trl":
             sheet.take(path, source, given.node if given is not None else None, text)

@@ -11,7 +11,7 @@ from ..native import SECTIONS
 from ..reading import Mismatch, describe_value, read_as
 from ..setup import Origin, Setup
 from ..setup import Source as Whose
-from .machine import is_outer
+from .provenance import is_outer
 from .source import Source
 from .story import Opaque, flat
 from .values import Known, Name, Unknown, Value
