@@ -7,6 +7,7 @@ import json
 import re
 import stat
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ _MOST_PLACED = 2**20
 """Characters up to which places are looked up: the YAML grammar counts rows in 16 bits, and slows down behind them."""
 _MOST_TOML = 2**20
 """Characters of TOML: its parser is written in Python and takes a second for them."""
+_MOST_TABLES, _MOST_DOTS = 2000, 200
+"""Of these it takes the square of the number."""
 _SUFFIXES: dict[str, Format] = {".json": "json", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".ipynb": "json"}
 _TEXT_SUFFIXES = {".py", ".sh", ".bash"}
 _BOMS = (
@@ -302,11 +305,20 @@ def _as_json(path: Path, text: str) -> Document | None:
         return None
 
 
+def _keys_in(text: str) -> Iterator[str]:
+    """What stands before the first ``=`` of each line that may be a key or the name of a table."""
+    for line in text.splitlines():
+        if "=" in line or line.startswith("["):
+            yield line.partition("=")[0]
+
+
 def _read_toml(path: Path, text: str) -> Document:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
+    if text.count("\n[") > _MOST_TABLES or any(line.count(".") > _MOST_DOTS for line in _keys_in(text)):
+        _fail(path, f"{path} has more tables than any config.")
     if len(text) > _MOST_TOML:
         _fail(path, f"{path} is longer than {_MOST_TOML >> 10} KiB, which no TOML config is.")
     try:

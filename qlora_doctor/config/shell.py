@@ -34,6 +34,8 @@ MOST_SCRIPT = 512 * 1024
 _BESIDE = {"function", "subshell"}
 """Blocks that do not go on from where the line above them ended."""
 _DEEPEST = 4
+_MOST_WORDS, _LONGEST = 1000, 10_000
+"""Of a variable: one that is put together from itself again and again would have no end."""
 _MOST_BLOCKS = 100
 
 
@@ -479,7 +481,8 @@ class _Interpreter:
                 environment[match[1]] = value[0]
         if declares or at == len(rest):
             for name, value in settings:
-                self._values[name] = None if event.conditional else value
+                long = value is not None and (len(value) > _MOST_WORDS or any(len(w.text) > _LONGEST for w in value))
+                self._values[name] = None if event.conditional or long else value
             return None
         expanded = [field for word in rest[at:] for field in self._expanded(word)]
         self._keep_texts(expanded)

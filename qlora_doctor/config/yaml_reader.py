@@ -20,6 +20,7 @@ MAX_DEPTH = 64
 MAX_NODES = 2_000_000
 """Values that aliases may unfold to."""
 
+_LONGEST_NUMBER = 1000
 _EXPONENT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+\Z")
 _STANDARD = "tag:yaml.org,2002:"
 _SCALAR_TAGS = {_STANDARD + name for name in ("str", "int", "float", "bool", "null", "timestamp", "binary")}
@@ -250,6 +251,8 @@ def _construct(tag: str, text: str) -> Any:
     build = constructor.yaml_constructors.get(tag)
     if build is None:
         return text
+    if len(text) > _LONGEST_NUMBER and tag.endswith((":int", ":float")):
+        return _MISSING  # a number in base 60 may have any length, and any text shows none
     try:
         return build(constructor, yaml.ScalarNode(tag, text))
     except (ValueError, KeyError, IndexError, OverflowError, yaml.YAMLError):
