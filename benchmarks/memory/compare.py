@@ -3,7 +3,8 @@
     python benchmarks/memory/compare.py [TRUTH.json …] [--svg FILE] [--json FILE] [--only TEXT]
 
 A truth file holds what was measured on a card, with versions and method; ``h200.json`` and ``h100.json`` beside this
-file are used where none is named. Nothing is fitted to it: every figure of a prediction has its source in ``qlora_doctor/memory``.
+file are used where none is named. Nothing is fitted to it: every figure of a prediction has its source in
+``qlora_doctor/memory``.
 """
 
 from __future__ import annotations
