@@ -394,9 +394,12 @@ def work_of(session: _Session, number: int = 0) -> Work | None:
 def _runnable(session: _Session) -> list[str]:
     """The stages on a built model that were asked for and can be served; the others are skipped."""
     runnable = []
+    undecided = _undecided(session.setup)
     for name in REAL_STAGES:
         if not _wanted(name, session.options.stages):
             session.skip(name, "Not asked for.", f"--stage {name}")
+        elif undecided is not None:
+            session.skip(name, undecided, "Check a config, or a script, that says it.")
         elif missing := missing_packages(name, session.facts):
             extra = "data" if missing == ["datasets"] else "probe"
             reason = f"It needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
@@ -404,6 +407,17 @@ def _runnable(session: _Session) -> list[str]:
         else:
             runnable.append(name)
     return runnable
+
+
+def _undecided(setup: Setup | None) -> str | None:
+    """Why the model of a script cannot be built: what it is built from is decided while the script runs."""
+    if setup is None or setup.dialect != "python":
+        return None  # where a config is silent, its trainer has a default
+    adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")
+    for path in ("model.name_or_path", "quantization.load_in_4bit", *adapter):
+        if setup.is_unknown(path):
+            return f"The script does not tell {path}: {setup.origins[path].note}"
+    return None
 
 
 def store_of(options: CheckOptions) -> Store:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError, UsageError
+from ._help import examples
 
 if TYPE_CHECKING:
     from ..checking import CheckOptions
@@ -46,7 +47,15 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
     return share
 
 
-@click.command("check")
+@click.command(
+    "check",
+    epilog=examples(
+        "check config.yaml -o html=report.html",
+        "check --stage config,structure --format github configs/*.yaml",
+        "check configs/*.yaml --baseline known.json --write-baseline",
+        "check --facts report.json --select QD3",
+    ),
+)
 @click.argument("configs", metavar="CONFIG...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--stage", "stages", multiple=True, callback=_listed, metavar="NAME",
               help="Run this stage: config, structure, memory, data, load, step. May be repeated. "

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from ._help import examples
 
 FORMATS = ("text", "json", "html")
 
@@ -22,7 +23,13 @@ def _numbers(context: click.Context, parameter: click.Parameter, values: tuple[s
         raise click.BadParameter(f"{', '.join(parts)!r} is not a list of whole numbers.") from None
 
 
-@click.command("plan")
+@click.command(
+    "plan",
+    epilog=examples(
+        "plan config.yaml --gpu rtx-4090 --gpu a100-80gb",
+        "plan config.yaml --memory 24GiB --sequence 2048,4096 -o html=plan.html",
+    ),
+)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--gpu", "gpus", multiple=True, metavar="CARD",
               help="A card: rtx-4090, a100-80gb, h100, t4, … May be repeated. "

@@ -35,7 +35,7 @@ class Remark:
 
 
 def remarks_in(file: Path, text: str | None = None) -> list[Remark]:
-    """The comments in a YAML, JSON, Python or shell file, in its order; none where it cannot be read or parsed.
+    """The comments in a YAML, JSON, Python or shell file or a notebook, in its order; none where it cannot be parsed.
 
     Args:
         file: where it stands; its name says what it is.
@@ -47,9 +47,34 @@ def remarks_in(file: Path, text: str | None = None) -> list[Remark]:
         return []
     if "qlora-doctor:" not in text:
         return []
+    if file.suffix.lower() == ".ipynb":
+        return _in_notebook(file, text)
+    return _remarks(text, file.suffix.lower())
+
+
+def _in_notebook(file: Path, text: str) -> list[Remark]:
+    """Those of the code in a notebook, at the lines of the file."""
+    from ..errors import ConfigError
+    from .document import document_of
+    from .python.source import read_source
+
+    try:
+        source = read_source(document_of(file, text))
+    except (ConfigError, RecursionError):
+        return []
+    lines = {row: line.number for row, line in enumerate(source.lines, start=1)}
+    found = []
+    for remark in _remarks(source.code, ".py"):
+        number, covers = lines.get(remark.line), lines.get(remark.covers or 0)
+        if number is not None and (covers is not None or remark.covers is None):
+            found.append(Remark(number, covers, remark.rules, remark.reason))
+    return found
+
+
+def _remarks(text: str, suffix: str) -> list[Remark]:
     lines = text.split("\n")
     remarks = []
-    for number, written in _comments(text, file.suffix.lower()):
+    for number, written in _comments(text, suffix):
         match = _REMARK.search(written)
         if match is None:
             continue

@@ -368,6 +368,9 @@ def test_choice_by_the_card(tmp_path: Path) -> None:
     new, old = on(9.0), on(7.5)
     assert (new.compute_dtype, new.bf16, new.fp16) == ("bfloat16", True, False)
     assert (old.compute_dtype, old.bf16, old.fp16) == ("float16", False, True)
+    assert [remark["kind"] for remark in setup.remarks] == ["bf16-auto"]
+    compared = script.replace("bf16=good", "bf16=compute_dtype == torch.bfloat16")
+    assert read(tmp_path, compared).remarks == setup.remarks
     mixed = read(tmp_path, script.replace("bf16=good", "bf16=True").replace("fp16=not good", "fp16=False"))
     assert mixed.is_unknown("quantization.bnb_4bit_compute_dtype")
     assert mixed.training.bf16 is True
@@ -390,6 +393,11 @@ def test_choice_by_the_card(tmp_path: Path) -> None:
         ("model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)\n", "", False),
         ("model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=unseen)\n", "", "unknown"),
         ("if unseen:\n    model.gradient_checkpointing_enable()\n", "", "unknown"),
+        (
+            "model.gradient_checkpointing_enable()\nif unseen:\n    model.gradient_checkpointing_disable()\n",
+            "",
+            "unknown",
+        ),
     ],
 )
 def test_gradient_checkpointing(lines: str, arguments: str, expected: Any, tmp_path: Path) -> None:
@@ -423,10 +431,30 @@ def test_preparation_after_the_adapter(tmp_path: Path) -> None:
     (finding,) = [each for each in report.findings if each.rule == "QD350"]
     assert finding.location.line == 8
     assert "line 7" in finding.message
+    counted = "def count(m):\n    return sum(p.numel() for p in m.parameters() if p.requires_grad)\ncount(model)\n"
+    assert "QD350" in rules_of(found(tmp_path, LOAD + BASE + bad + counted + END))
     thawed = bad + "for n, p in model.named_parameters():\n    p.requires_grad = 'lora' in n\n"
     assert "QD350" not in rules_of(found(tmp_path, LOAD + BASE + thawed + END))
     perhaps = bad.replace("model = prepare", "if unseen:\n    model = prepare")
     assert "QD350" not in rules_of(found(tmp_path, LOAD + BASE + perhaps + END))
+
+
+def test_checkpointing_arguments_that_are_replaced(tmp_path: Path) -> None:
+    lines = "model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})\n"
+    for trainers, expected in (("True", ["checkpointing-arguments-replaced"]), ("False", [])):
+        end = END.replace("output_dir", "gradient_checkpointing=True, gradient_checkpointing_kwargs=dict(use_reentrant="
+                          f"{trainers}), output_dir")  # fmt: skip
+        setup = read(tmp_path, LOAD + BASE + lines + "lr = 1e-4\nmodel = get_peft_model(model, LORA)\n" + end)
+        assert [remark["kind"] for remark in setup.remarks] == expected
+        assert setup.training.gradient_checkpointing_kwargs == {"use_reentrant": trainers == "True"}
+
+
+def test_preparation_of_a_base_in_16_bits_turns_no_checkpointing_on(tmp_path: Path) -> None:
+    plain = BASE.replace(", quantization_config=BITS", "")
+    lines = "lr = 1\nmodel = prepare_model_for_kbit_training(model)\nmodel = get_peft_model(model, LORA)\n"
+    setup = read(tmp_path, LOAD + plain + lines + END)
+    assert setup.training.prepare_for_kbit_training is True
+    assert conclude(setup, None).gradient_checkpointing is False
 
 
 def test_adapter_attached_twice(tmp_path: Path) -> None:
@@ -446,18 +474,29 @@ def test_switch_as_argument_of_from_pretrained(tmp_path: Path) -> None:
     setup = read(tmp_path, text)
     assert setup.quantization.load_in_4bit is True
 
-    def removed(version: str) -> list[str]:
+    for version, taken in (("5.2.0", False), ("4.57.0", True)):
         facts = conclude(setup, environment(packages=Packages(transformers=version)))
-        return [key.key for key in facts.removed_keys or []]
+        assert facts.load_switches == ["load_in_4bit"] and facts.load_switches_taken is taken
+        assert facts.quantization_written is False and facts.removed_keys == []
 
-    assert removed("5.2.0") == ["load_in_4bit"]
-    assert removed("4.57.0") == []
+
+def test_switch_beside_a_config(tmp_path: Path) -> None:
+    text = LOAD + BASE.replace("quantization_config=", "load_in_4bit=True, quantization_config=") + "lr = 1e-4\n" + END
+    facts = conclude(read(tmp_path, text), environment(packages=Packages(transformers="5.2.0")))
+    assert facts.load_switches == ["load_in_4bit"] and facts.quantization_written is True
 
 
 def test_comment_suppresses_a_finding(tmp_path: Path) -> None:
     assert "QD120" in rules_of(found(tmp_path, LOAD + BASE + "lr = 2e-6\nmodel = get_peft_model(model, LORA)\n" + END))
     quiet = "lr = 2e-6  # qlora-doctor: ignore[QD120] a last epoch\nmodel = get_peft_model(model, LORA)\n"
     report = found(tmp_path, LOAD + BASE + quiet + END)
+    (finding,) = [each for each in report.findings if each.rule == "QD120"]
+    assert finding.suppressed is not None and "a last epoch" in finding.suppressed
+
+
+def test_comment_in_a_notebook_suppresses_a_finding(tmp_path: Path) -> None:
+    cell = "# qlora-doctor: ignore[QD120] a last epoch\nlr = 2e-6\nmodel = get_peft_model(model, LORA)\n" + END
+    report = found(tmp_path, notebook("#md About", LOAD, BASE, cell), "n.ipynb")
     (finding,) = [each for each in report.findings if each.rule == "QD120"]
     assert finding.suppressed is not None and "a last epoch" in finding.suppressed
 
@@ -486,6 +525,20 @@ def test_local_model_goes_through_the_structure_stage(tmp_path: Path, tiny_llama
     assert report.facts.adapter is not None and report.facts.adapter.unmatched_targets
     (finding,) = [each for each in report.findings if each.rule == "QD304"]
     assert finding.location.line == 8
+
+
+def test_model_that_is_not_known_is_not_built(tmp_path: Path, tiny_llama: Path) -> None:
+    script = (
+        LOAD
+        + BASE.replace("my/model", str(tiny_llama))
+        + ("model = get_peft_model(model, LoraConfig(r=4, target_modules=find_names(model)))\nlr = 1e-4\n")
+    )
+    (tmp_path / "train.py").write_text(script + END)
+    report = check(tmp_path / "train.py", stages=("config", "structure"))
+    (structure,) = [stage for stage in report.stages if stage.name == "structure"]
+    assert structure.status == "skipped"
+    assert structure.reason is not None and "lora.target_modules" in structure.reason
+    assert report.facts.adapter is None
 
 
 # -- errors

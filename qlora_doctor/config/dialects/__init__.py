@@ -37,6 +37,7 @@ DIALECTS: dict[str, str] = {
     "llm-finetuning-toolkit": f"{_HERE}.finetuning_toolkit",
     "qlora-pipe": f"{_HERE}.qlora_pipe",
     "trl": f"{_HERE}.trl",
+    "xtuner": f"{_HERE}.xtuner",
     "python": f"{_HERE}.python_script",
     "foreign": f"{_HERE}.foreign",
     "shell": f"{_HERE}.shell",

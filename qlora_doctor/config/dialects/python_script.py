@@ -7,7 +7,6 @@ read decides is unknown. What is absent is absent only where all was seen from t
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from ...errors import ConfigError
@@ -16,9 +15,12 @@ from ..setup import Setup
 
 name = "python"
 
-_LOADS = re.compile(r"\bfrom_pretrained\s*\(|\bBitsAndBytesConfig\b|\bmodel_init_kwargs\b")
-_ADAPTS = re.compile(r"\bLoraConfig\b|\bget_peft_model\b|\bPeftModel\b|\bAutoPeftModel")
-_TRAINS = re.compile(r"\b(?:SFT|DPO|ORPO|GRPO|KTO|Unsloth)?Trainer\b|\bTrainingArguments\b|\bSFTConfig\b")
+_LOADS = ("from_pretrained", "BitsAndBytesConfig", "model_init_kwargs")
+_ADAPTS = ("LoraConfig", "get_peft_model", "PeftModel")
+_TRAINS = (
+    *("TrainingArguments", "SFTConfig", "SFTTrainer", "DPOTrainer", "ORPOTrainer", "GRPOTrainer", "KTOTrainer"),
+    *("UnslothTrainer", " Trainer(", "=Trainer(", "transformers.Trainer"),
+)
 _TOO_DEEP = "It is nested too deeply to be followed."
 
 
@@ -29,8 +31,11 @@ def recognise(document: Document) -> float:
             return 0.0
     elif not is_notebook(document.data):
         return 0.0
-    found = [bool(pattern.search(document.text)) for pattern in (_LOADS, _ADAPTS, _TRAINS)]
-    return {0: 0.0, 1: 0.5, 2: 0.9, 3: 0.97}[sum(found)]
+    text = document.text
+    loads, adapts, trains = (any(word in text for word in words) for words in (_LOADS, _ADAPTS, _TRAINS))
+    if not (adapts or trains):
+        return 0.0  # a model that is only used
+    return (0.5, 0.9, 0.97)[loads + adapts + trains - 1]
 
 
 def is_notebook(data: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .expressions import Expressions
-from .machine import INNER, given
+from .provenance import INNER, given
 from .values import Class, Function, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
 
 TRAINING_CLASSES = {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-import operator
-from collections.abc import Callable
-from typing import Any
 
-from .machine import Machine, given, is_outer
+from .arithmetic import LARGEST, calculated, tested
+from .functions import Functions
+from .provenance import resting_on
 from .values import (
     MOST_ITEMS,
     MOST_TEXT,
@@ -26,32 +25,11 @@ from .values import (
     same,
 )
 
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.BitAnd: operator.and_,
-    ast.BitOr: operator.or_,
-}
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: lambda a, b: a is b or (a == b and type(a) is type(b)),
-    ast.IsNot: lambda a, b: not (a is b or (a == b and type(a) is type(b))),
-}
-_LARGEST = 10**18
 CAPABILITY = "the card's major compute capability"
 
 
-class Expressions(Machine):
-    """The half of the machine that works out values."""
+class Expressions(Functions):
+    """The part of the machine that works out values."""
 
     def evaluate(self, node: ast.expr | None) -> Value:
         """What an expression is known to be."""
@@ -116,7 +94,7 @@ class Expressions(Machine):
                 return Unknown(node, why="It is a text with formatted numbers.")
             if not isinstance(value, Known) or not isinstance(value.data, str | int | float | bool):
                 return value if isinstance(value, Unknown) else Unknown(node)
-            if isinstance(value.data, int) and abs(value.data) > _LARGEST:
+            if isinstance(value.data, int) and abs(value.data) > LARGEST:
                 return Unknown(node)
             text += str(value.data)
             if len(text) > MOST_TEXT:
@@ -156,7 +134,7 @@ class Expressions(Machine):
             return Mapping(node, items={**left.items, **right.items}, exact=left.exact and right.exact)
         if not (isinstance(left, Known) and isinstance(right, Known)):
             return Unknown(node)
-        data = _calculated(node.op, left.data, right.data)
+        data = calculated(node.op, left.data, right.data)
         if data is None:
             return Unknown(node)
         return Known(node, left.given or right.given, left.by_card or right.by_card, data=data)
@@ -181,18 +159,18 @@ class Expressions(Machine):
     def _on_boolop(self, node: ast.BoolOp) -> Value:
         wants = isinstance(node.op, ast.Or)
         seen: list[Value] = []
-        whose: str | None = None
+        met: list[Value] = []
         for part in node.values:
             value = self.evaluate(part)
             truth = self.truth(value)
-            whose = whose or (value.given if is_outer(value.given) else None)
+            met.append(value)
             if truth is wants:
                 seen.append(value)
                 break
             if truth is None or part is node.values[-1]:
                 seen.append(value)
         if len(seen) == 1:
-            return given(seen[0], whose) if whose and isinstance(seen[0], Known) else seen[0]
+            return resting_on(seen[0], *met)
         if all(isinstance(value, Known) for value in seen):
             return seen[-1]
         return next((value for value in seen if isinstance(value, Unknown)), Unknown(node))
@@ -202,7 +180,7 @@ class Expressions(Machine):
         results: list[Value] = []
         for op, right_node in zip(node.ops, node.comparators, strict=True):
             right = self.evaluate(right_node)
-            results.append(self._compared(node, op, left, right))
+            results.append(resting_on(self._compared(node, op, left, right), left, right))
             left = right
         unknown = next((value for value in results if not isinstance(value, Known)), None)
         if any(isinstance(value, Known) and not value.data for value in results):
@@ -218,7 +196,7 @@ class Expressions(Machine):
         if isinstance(op, ast.In | ast.NotIn):
             return self._contained(node, op, left, right)
         if isinstance(left, Known) and isinstance(right, Known):
-            data = _tested(op, left.data, right.data)
+            data = tested(op, left.data, right.data)
             return Unknown(node) if data is None else Known(node, left.given or right.given, data=data)
         if _are_dtypes(left, right) and isinstance(op, ast.Eq | ast.NotEq | ast.Is | ast.IsNot):
             assert isinstance(left, Name)
@@ -243,6 +221,8 @@ class Expressions(Machine):
             and isinstance(right, Mapping)
             and right.exact
         ):
+            if isinstance(right.items.get(left.data), Unknown):
+                return Unknown(node)  # it may be set under a condition
             return Known(node, left.given, data=(left.data in right.items) is wants)
         if isinstance(right, Listing) and right.exact and isinstance(left, Known | Name):
             self.tick(len(right.items))
@@ -373,7 +353,8 @@ class Expressions(Machine):
             self.depth -= 1
 
     def _on_subscript(self, node: ast.Subscript) -> Value:
-        return self.element(self.evaluate(node.value), self.evaluate(node.slice), node)
+        key = self.evaluate(node.slice)
+        return resting_on(self.element(self.evaluate(node.value), key, node), key)
 
     def element(self, holder: Value, key: Value, node: ast.AST) -> Value:
         """What ``holder[key]`` is known to be."""
@@ -428,38 +409,3 @@ def _is_named(target: ast.expr, name: str) -> bool:
 
 def _is_object(value: Value) -> bool:
     return isinstance(value, Made) and value.maker != "RESULT"
-
-
-def _calculated(op: ast.operator, left: Any, right: Any) -> Any:
-    """A sum, product, … of constants; None where it fails or would be very large."""
-    if isinstance(op, ast.Pow):
-        fits = all(isinstance(side, int | float) for side in (left, right)) and abs(right) <= 16 and abs(left) <= 10**6
-        try:
-            return left**right if fits and not (left == 0 and right < 0) else None
-        except (ArithmeticError, TypeError, ValueError):
-            return None
-    function = _BINARY.get(type(op))
-    if function is None:
-        return None
-    if isinstance(op, ast.Div) and isinstance(left, str) and isinstance(right, str):
-        return f"{left.rstrip('/')}/{right}" if len(left) + len(right) < MOST_TEXT else None
-    for one, other in ((left, right), (right, left)):
-        too_long = isinstance(one, str | bytes) and (not isinstance(other, int) or len(one) * max(other, 0) > MOST_TEXT)
-        if isinstance(op, ast.Mult) and too_long:
-            return None
-    if isinstance(op, ast.Mod) and isinstance(left, str | bytes):
-        return None  # a format: "%d %s"
-    try:
-        result = function(left, right)
-    except Exception:  # constants of any types
-        return None
-    if isinstance(result, int) and abs(result) > _LARGEST:
-        return None
-    return None if isinstance(result, str | bytes) and len(result) > MOST_TEXT else result
-
-
-def _tested(op: ast.cmpop, left: Any, right: Any) -> bool | None:
-    try:
-        return bool(_COMPARE[type(op)](left, right))
-    except (TypeError, KeyError, ValueError):
-        return None

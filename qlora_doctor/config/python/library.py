@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from .arguments import PARSERS, TRAINING_CLASSES, Arguments
 from .builtin_calls import call_builtin, call_method
 from .expressions import CAPABILITY
-from .machine import LIBRARIES
+from .scopes import LIBRARIES
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value
 
 UNSLOTH = {"FastLanguageModel", "FastModel", "FastVisionModel", "FastLlamaModel", "FastMistralModel"}
@@ -26,35 +26,15 @@ _MODEL_CLASS = re.compile(
 _PREPARES = {"prepare_model_for_kbit_training", "prepare_model_for_int8_training"}
 _BF16_TEST = {"is_bf16_supported", "is_bfloat16_supported", "is_torch_bf16_gpu_available", "is_torch_bf16_available"}
 _SAME_MODEL = {
-    "to",
-    "cuda",
-    "half",
-    "bfloat16",
-    "float",
-    "eval",
-    "train",
-    "cpu",
-    "requires_grad_",
-    "get_base_model",
-    "base_model",
-    "from_pretrained",
-    "apply",
-}
+    "to", "cuda", "half", "bfloat16", "float", "eval", "train", "cpu", "requires_grad_", "get_base_model",
+    "base_model", "from_pretrained", "apply",
+}  # fmt: skip
 """Methods that return the model itself."""
 _PASSED_THROUGH = {
-    "compile",
-    "prepare",
-    "prepare_model",
-    "unwrap_model",
-    "deepcopy",
-    "copy",
-    "DataParallel",
-    "DistributedDataParallel",
-    "for_training",
-    "patch_peft_model",
-    "FullyShardedDataParallel",
+    "compile", "prepare", "prepare_model", "unwrap_model", "deepcopy", "copy", "DataParallel",
+    "DistributedDataParallel", "for_training", "patch_peft_model", "FullyShardedDataParallel",
     "train_on_responses_only",
-}
+}  # fmt: skip
 """Functions that return what they are given, as far as a config is concerned."""
 _LOOKS = re.compile(
     r"print|log|count|show|report|save|info|summar|evaluat|generat|test|find_|set_seed|infer|trainable|all_linear|memory"
@@ -66,8 +46,10 @@ _CHANGES = re.compile(
 _LEAVES = re.compile(r"log|wandb|seed|data|token|dir|print|distributed|logger")
 _OTHERS = {
     "wandb", "np", "gc", "random", "print", "len", "isinstance", "hasattr", "getattr", "type", "str", "id", "sum",
-    "list", "next", "iter", "repr", "deepspeed", "torchinfo", "logging", "logger", "mlflow", "vllm", "safetensors",
-    "huggingface_hub", "auto_gptq", "time", "setattr", "bnb", "evaluate",
+    "list", "next", "iter", "repr", "deepspeed", "torchinfo", "logging", "logger", "mlflow", "vllm",
+    "safetensors", "huggingface_hub", "auto_gptq", "time", "setattr", "bnb", "evaluate", "trackio", "swanlab",
+    "comet_ml", "neptune", "clearml", "tensorboard", "rich", "loguru", "dotenv", "pathlib", "collections",
+    "functools", "itertools", "re", "copy", "pprint", "shutil",
 }  # fmt: skip
 """Further names that are known to change no model that is handed to them."""
 _PLAIN_DATA = {"load_dataset", "load_from_disk", "Dataset"}
@@ -139,6 +121,11 @@ class Library(Arguments):
             return self._made_method(holder, name, node, positional, named)
         if isinstance(holder, Known | Listing | Mapping):
             return call_method(self, holder, name, node, positional, named)
+        if isinstance(holder, Unknown):
+            for each in holder.maybe:
+                if isinstance(each, Listing | Mapping):
+                    with self.perhaps():
+                        call_method(self, each, name, node, positional, named)
         return None
 
     def _model_method(
@@ -268,6 +255,8 @@ class Library(Arguments):
             return self._on_model(kind, node, positional, named, rest, callee)
         if last in _BF16_TEST:
             return Known(node, by_card=True, data=True)
+        if last == "setup_chat_format" and positional:
+            return Listing(node, items=list(positional[:2]))
         if last == "get_device_capability":
             return Listing(node, items=[Made(node, maker=CAPABILITY), Unknown(node, why="The card decides.")])
         if last == "load_dataset" or last in TRAINING_CLASSES or last.endswith(("Config", "Accelerator")):

@@ -1,4 +1,4 @@
-"""Statements, scopes and functions: a script followed in its order, every branch that may be taken.
+"""Statements: a script followed in its order, every branch that may be taken.
 
 Nothing is executed. A condition that is known chooses its branch; of one that is not, both are followed, and what
 they leave different is unknown. A loop is followed once, with what changes in it unknown.
@@ -9,67 +9,29 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value, merged
+from .provenance import is_outer, marked
+from .scopes import LIBRARIES, Exhausted, Scope, Seen
+from .values import (
+    Class,
+    Function,
+    Known,
+    Listing,
+    Made,
+    Mapping,
+    Model,
+    Name,
+    Step,
+    Thing,
+    Unknown,
+    Value,
+    merged,
+    same,
+)
 
 MOST_STEPS = 60_000
-MOST_DEPTH = 24
-"""Calls of the script's own functions within each other."""
-
-
-LIBRARIES = {
-    "torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "unsloth", "unsloth_zoo", "numpy",
-    "modelscope", "optimum", "liger_kernel", "typing", "dataclasses", "os", "sys", "math", "json", "argparse", "tqdm",
-    "xtuner", "mmengine",
-}  # fmt: skip
-"""Packages whose names mean what they are known for."""
-
-
-INNER = "set in "
-"""How the words for a default begin that nothing outside the script replaces."""
-
-
-class Exhausted(Exception):
-    """The script asks for more steps than are taken for it."""
-
-
-@dataclass
-class Scope:
-    """Names of a function or of the module."""
-
-    names: dict[str, Value] = field(default_factory=dict)
-    outer: Scope | None = None
-    elsewhere: dict[str, Scope] = field(default_factory=dict)
-    """Names declared global or nonlocal, with the scope that holds them."""
-
-    def find(self, name: str) -> Value | None:
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.names:
-                return scope.names[name]
-            scope = scope.outer
-        return None
-
-
-@dataclass
-class Seen:
-    """What was met on the way.
-
-    Attributes:
-        calls: calls into libraries that matter, in order, each with whether it surely happens.
-        runs: trainers as they were when they were told to train.
-        models: models that were loaded.
-        functions: functions of the script that were followed.
-        left_out: names in branches that an argument of the script would lead to.
-    """
-
-    calls: list[tuple[Made, bool]] = field(default_factory=list)
-    runs: list[Made] = field(default_factory=list)
-    models: list[Model] = field(default_factory=list)
-    functions: set[int] = field(default_factory=set)
-    left_out: set[str] = field(default_factory=set)
-    exhausted: bool = False
+MOST_ROUNDS = 6
+"""How often a loop is followed until nothing more changes."""
 
 
 class Machine:
@@ -90,6 +52,7 @@ class Machine:
         self.branch = self.branches = 0
         self.born: dict[int, tuple[int, Value]] = {}
         self.depth = 0
+        self.changes = 0
         self.returns: list[list[Value]] = []
         self.leaving: list[list[dict[str, Value]]] = []
         self.following: list[int] = []
@@ -220,22 +183,35 @@ class Machine:
         return self._loop(node)
 
     def _loop(self, node: ast.For | ast.AsyncFor | ast.While) -> bool:
-        """Follow the body once, as any of its rounds: what it assigns may be different when it begins."""
+        """Follow the body as any of its rounds: until nothing more changes of what it finds when it begins."""
         why = f"It may change in the loop of {self.where(node)}."
         scope, start = self.scope, self.scope.names
-        self.tick(len(start) // 4)
-        scope.names = {**start, **{name: Unknown(node, why=why) for name in _assigned(node) if name in start}}
+        begin, settled = start, False
+        for _ in range(MOST_ROUNDS):
+            before = self.changes
+            ends = self._round(node, dict(begin))
+            scope.names = start
+            self._join([begin, *ends], why)
+            settled = self.changes == before and _alike(begin, scope.names)
+            if settled:
+                break
+            begin = scope.names
+        if not settled:
+            raise Exhausted
+        if node.orelse:
+            self.either([node.orelse, []], why)
+        return False
+
+    def _round(self, node: ast.For | ast.AsyncFor | ast.While, names: dict[str, Value]) -> list[dict[str, Value]]:
+        """The names as they may be after one round that begins with these."""
+        self.tick(len(names) // 4)
+        self.scope.names = names
         self.leaving.append([])
         with self.perhaps():
             if not isinstance(node, ast.While):
                 self.assign(node.target, Unknown(node.target, why="It takes several values in a loop."))
             over = self.block(node.body)
-        ends = [start, *([] if over else [scope.names]), *self.leaving.pop()]
-        scope.names = start
-        self._join(ends, why)
-        if node.orelse:
-            self.either([node.orelse, []], why)
-        return False
+        return [*([] if over else [self.scope.names]), *self.leaving.pop()]
 
     def _with(self, node: ast.With | ast.AsyncWith) -> bool:
         for item in node.items:
@@ -329,17 +305,12 @@ class Machine:
         """Give a name a value in the scope that is being followed."""
         scope = self.scope.elsewhere.get(name, self.scope)
         if scope is not self.scope and self.unsure and name in scope.names:
-            value = merged(scope.names[name], value, "It depends on a condition that is not known.")
+            value = self.changed(scope.names[name], value)
         scope.names[name] = self.noted(value)
 
     def noted(self, value: Value) -> Value:
         """The value, marked where it was chosen for a card with bf16 or by the default of an argument."""
-        if not (self.by_card or self.by_default) or not isinstance(value, Known | Name):
-            return value
-        by_card, whose = bool(self.by_card) or value.by_card, value.given or self.by_default
-        if isinstance(value, Known):
-            return Known(value.node, whose, by_card, data=value.data)
-        return Name(value.node, whose, by_card, dotted=value.dotted)
+        return marked(value, self.by_default, bool(self.by_card))
 
     def assign(self, target: ast.expr, value: Value) -> None:
         """Follow an assignment to a name, an attribute, an element or several of them."""
@@ -369,9 +340,19 @@ class Machine:
                 old = holder.items.get(key.data)
                 holder.items[key.data] = self.weakened(holder, old, value)
             else:
-                holder.exact = False
+                self.scatter(holder)
         elif isinstance(holder, Listing):
-            holder.exact = False
+            self.loosen(holder)
+        elif isinstance(holder, Unknown):
+            for each in holder.maybe:
+                with self.perhaps():
+                    self._set_element(each, key, value)
+
+    def scatter(self, holder: Mapping) -> None:
+        """A key that is not known is set: it may be any of them."""
+        self.loosen(holder)
+        for key, old in holder.items.items():
+            holder.items[key] = self.changed(old, Unknown(why="A key that is not known is set."))
 
     def set_attribute(self, holder: Value, name: str, value: Value, node: ast.AST) -> None:
         """Follow ``holder.name = value``."""
@@ -380,6 +361,10 @@ class Machine:
         elif isinstance(holder, Made):
             holder.arguments[name] = self.weakened(holder, holder.arguments.get(name), value)
             holder.places[name] = node
+        elif isinstance(holder, Unknown):
+            for each in holder.maybe:
+                with self.perhaps():
+                    self.set_attribute(each, name, value, node)
 
     def is_own(self, holder: Value) -> bool:
         """True where a change of this object surely happens once the object is there."""
@@ -389,8 +374,20 @@ class Machine:
         """The new value; under a condition that is not known, what old and new have in common."""
         if self.is_own(holder):
             return new
+        return self.changed(old, new)
+
+    def changed(self, old: Value | None, new: Value) -> Value:
+        """What old and new have in common, where a condition that is not known decides between them."""
         why = "It depends on a condition that is not known."
-        return merged(old, new, why) if old is not None else Unknown(new.node, why=why)
+        value = merged(old, new, why) if old is not None else Unknown(new.node, why=why)
+        if value is not old and not (isinstance(value, Unknown) and isinstance(old, Unknown)):
+            self.changes += 1
+        return value
+
+    def loosen(self, holder: Listing | Mapping | Thing | Made) -> None:
+        """Say that elements were added or taken away that are not known."""
+        self.changes += holder.exact
+        holder.exact = False
 
     # -- conditions
 
@@ -438,97 +435,6 @@ class Machine:
             return True
         return None
 
-    # -- the script's own functions
-
-    def call_function(self, function: Function, positional: list[Value], named: dict[str, Value], rest: bool) -> Value:
-        """What a function of the script returns; it is followed with these arguments.
-
-        Args:
-            positional: arguments by position, without the object that it is bound to.
-            named: arguments by name.
-            rest: further arguments are passed that are not known.
-        """
-        body = function.body
-        assert body is not None
-        if self.depth >= MOST_DEPTH or self.following.count(id(body)) >= 2:
-            return Unknown(body, why="It calls itself.")
-        scope = Scope(outer=function.scope)
-        if function.bound is not None:
-            positional = [function.bound, *positional]
-        self._bind_parameters(scope, body.args, positional, named, rest, function)
-        self.seen.functions.add(id(body))
-        before, self.scope = self.scope, scope
-        self.depth += 1
-        over = False
-        self.following.append(id(body))
-        self.returns.append([])
-        by_card, self.by_card = self.by_card, 0
-        by_default, self.by_default = self.by_default, None
-        leaving, self.leaving = self.leaving, []
-        try:
-            if isinstance(body, ast.Lambda):
-                return self.evaluate(body.body)
-            over = self.block(body.body)
-            values = self.returns[-1]
-        finally:
-            self.returns.pop()
-            self.following.pop()
-            self.depth -= 1
-            self.scope = before
-            self.by_card, self.by_default, self.leaving = by_card, by_default, leaving
-        if not values or not (over or all(isinstance(value, Model) for value in values)):
-            values = [*values, Known(body, data=None)]
-        result = values[0]
-        for other in values[1:]:
-            result = merged(result, other, f"{getattr(body, 'name', 'It')}() returns several values.")
-        return result
-
-    def _bind_parameters(
-        self,
-        scope: Scope,
-        parameters: ast.arguments,
-        positional: list[Value],
-        named: dict[str, Value],
-        rest: bool,
-        function: Function,
-    ) -> None:
-        plain = [*parameters.posonlyargs, *parameters.args]
-        defaults = dict(
-            zip([arg.arg for arg in plain][len(plain) - len(parameters.defaults) :], parameters.defaults, strict=True)
-        )
-        defaults |= {
-            arg.arg: default
-            for arg, default in zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)
-            if default is not None
-        }
-        left = dict(named)
-        for arg, value in zip(plain, positional, strict=False):
-            scope.names[arg.arg] = value
-        for arg in [*plain[len(positional) :], *parameters.kwonlyargs]:
-            scope.names[arg.arg] = self._parameter(arg, left, defaults, rest, function)
-        if parameters.vararg is not None:
-            more = positional[len(plain) :]
-            scope.names[parameters.vararg.arg] = Listing(parameters.vararg, items=more, exact=not rest)
-        if parameters.kwarg is not None:
-            scope.names[parameters.kwarg.arg] = Mapping(parameters.kwarg, items=dict(left), exact=not rest)
-
-    def _parameter(
-        self, arg: ast.arg, left: dict[str, Value], defaults: dict[str, ast.expr], rest: bool, function: Function
-    ) -> Value:
-        if arg.arg in left:
-            return left.pop(arg.arg)
-        if arg.arg in function.options:
-            return function.options[arg.arg]
-        if rest:
-            return Unknown(arg, why=f"What is passed as {arg.arg} is not known.")
-        if arg.arg not in defaults:
-            return Unknown(arg, why=f"Who calls the function decides on {arg.arg}.")
-        before, self.scope = self.scope, function.scope or self.module
-        try:
-            return given(self.evaluate(defaults[arg.arg]), f"{INNER}the parameter {arg.arg}")
-        finally:
-            self.scope = before
-
     # -- given by the other half, in expressions.py
 
     def evaluate(self, node: ast.expr | None) -> Value:
@@ -542,24 +448,12 @@ class Machine:
         model.steps.append(Step(kind, call, sure=self.is_own(model)))
 
 
-def _assigned(node: ast.AST) -> set[str]:
-    """Names that are bound somewhere within."""
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)}
-
-
-def is_outer(given: str | None) -> bool:
-    """True where a value is a default that a command line may replace."""
-    return given is not None and not given.startswith(INNER)
-
-
-def given(value: Value, whose: str) -> Value:
-    """The value, said to be a default that a caller or a command line may replace."""
-    if isinstance(value, Known):
-        return Known(value.node, whose, value.by_card, data=value.data)
-    if isinstance(value, Name):
-        return Name(value.node, whose, value.by_card, dotted=value.dotted)
-    if isinstance(value, Listing):
-        return Listing(value.node, whose, items=list(value.items), exact=value.exact)
-    if isinstance(value, Mapping):
-        return Mapping(value.node, whose, items=dict(value.items), exact=value.exact)
-    return value
+def _alike(one: dict[str, Value], other: dict[str, Value]) -> bool:
+    """True where no name stands for something else, or something less known."""
+    if one.keys() != other.keys():
+        return False
+    for name, value in one.items():
+        now = other[name]
+        if not (isinstance(value, Unknown) and isinstance(now, Unknown)) and not same(value, now):
+            return False
+    return True

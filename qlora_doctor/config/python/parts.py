@@ -16,9 +16,10 @@ from .sheet import Sheet
 from .story import Opaque, Story, argument, flat
 from .values import Known, Listing, Made, Mapping, Unknown, Value
 
-TRAINING_ARGUMENTS = {**HF_ARGUMENTS, **SFT_ARGUMENTS, "eval_packing": "", "dataset_name": "", "use_cache": ""}
+_OF_THE_CLI = ("dataset_name", "use_cache")  # of TRL's command line, and no arguments of its classes
+TRAINING_ARGUMENTS = {k: row for k, row in {**HF_ARGUMENTS, **SFT_ARGUMENTS}.items() if k not in _OF_THE_CLI}
 """Name of an argument of TrainingArguments or SFTConfig → canonical path, with a conversion."""
-NUMERICS = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "activation_offloading", "padding_free_strategy")
+NUMERICS = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "activation_offloading", "packing_strategy")
 """Further arguments that change what a step computes or takes."""
 NOT_GIVEN = "from_pretrained is given no quantization_config."
 _CONVERTED = {
@@ -62,7 +63,9 @@ def read_load(story: Story, sheet: Sheet) -> None:
     model = story.model
     load = model.load if model is not None else None
     if model is None or load is None:
-        why = model.touched if model is not None and model.touched else "No load of a model was found in the script."
+        several = len(story.seen.models) > 1
+        why = "Which of several models is trained was not found." if several else "No load of a model was found."
+        why = model.touched if model is not None and model.touched else why
         sheet.leave_rest("model", why=why)
         return
     sheet.head("model", load.node)
@@ -99,12 +102,16 @@ def _read_name(load: Made, sheet: Sheet) -> None:
         return
     sheet.take("model.name_or_path", value, place, text)
     sheet.leave("model.name_or_path", why="None is passed for its name.")
-    written = sheet.value("model.name_or_path")
-    if written is not None and looks_like_path(written) and resolve(Setup(file=sheet.source.file), written) is None:
-        why = f"{written} is no folder here; the script may make it, or runs elsewhere."
-        sheet.unknown("model.name_or_path", why, place)
+    doubt_missing_folder(sheet)
     if {"subfolder", "gguf_file"} & load.arguments.keys():
         sheet.unknown("model.name_or_path", "A part of the repository is loaded.", place)
+
+
+def doubt_missing_folder(sheet: Sheet) -> None:
+    """A folder that is not here may be made by the script, or is one of the machine on which it runs."""
+    written = sheet.value("model.name_or_path")
+    if written is not None and looks_like_path(written) and resolve(Setup(file=sheet.source.file), written) is None:
+        sheet.doubt("model.name_or_path", f"{written} is no folder here; the script may make it, or runs elsewhere.")
 
 
 def _read_adapter_folder(story: Story, sheet: Sheet) -> None:
@@ -121,6 +128,9 @@ def _read_adapter_folder(story: Story, sheet: Sheet) -> None:
             sheet.unknown("model.adapter", why, step.call.node)
             return
         sheet.take("model.adapter", folder, step.call.node, text)
+        written = sheet.value("model.adapter")
+        if "subfolder" in step.call.arguments or resolve(Setup(file=sheet.source.file), written) is None:
+            sheet.unknown("model.adapter", f"{written or 'It'} is no adapter's folder here.", step.call.node)
         sheet.take("model.adapter_is_trainable", trainable, step.call.node)
         if trainable is None and step.call.exact:
             sheet.default("model.adapter_is_trainable", False, "PeftModel.from_pretrained loads for inference.")
@@ -144,7 +154,7 @@ def read_quantization(story: Story, sheet: Sheet) -> None:
     if isinstance(given, Made):
         _read_config(given, sheet)
     elif isinstance(given, Mapping):
-        _read_mapping(given, sheet)
+        read_options(given, sheet)
     elif alone is not None:
         why = given.why if isinstance(given, Unknown) else "Whether it is passed to from_pretrained is not known."
         _read_config(alone, sheet)
@@ -153,6 +163,10 @@ def read_quantization(story: Story, sheet: Sheet) -> None:
     why = given.why if isinstance(given, Unknown) else "How the model is loaded is not known."
     if not isinstance(given, Made | Mapping):
         sheet.leave_rest("quantization", why=why)
+    for name in _SWITCHED if load is not None and isinstance(given, Made | Mapping) else ():
+        value = load.arguments.get(name) if load is not None else None
+        if isinstance(value, Known) and value.data is True:
+            sheet.extra("model", name, value)
 
 
 def _read_config(config: Made, sheet: Sheet) -> None:
@@ -181,7 +195,7 @@ def _take_option(sheet: Sheet, name: str, value: Value, place: ast.AST | None) -
         sheet.extra("quantization", name, value)
 
 
-def _read_mapping(options: Mapping, sheet: Sheet) -> None:
+def read_options(options: Mapping, sheet: Sheet) -> None:
     """``quantization_config={"load_in_4bit": True}``, as ``model_init_kwargs`` may hold it."""
     sheet.head("quantization", options.node)
     for name, value in options.items.items():
@@ -248,7 +262,7 @@ def read_adapter(story: Story, sheet: Sheet) -> None:
         note = f"{config.maker} is another method than LoRA."
         sheet.remark("no-lora", config.node, note)
         return
-    _take_lora(config, sheet)
+    take_lora(config.arguments, config.places, sheet)
     for step in story.steps:
         if step.kind == "attach":
             cast = step.call.arguments.get("autocast_adapter_dtype")
@@ -257,20 +271,21 @@ def read_adapter(story: Story, sheet: Sheet) -> None:
         sheet.leave_rest("lora", why=config.why or "Arguments are passed by position.")
 
 
-def _take_lora(config: Made, sheet: Sheet) -> None:
-    for name, value in config.arguments.items():
+def take_lora(arguments: dict[Any, Value], places: dict[Any, ast.AST], sheet: Sheet) -> None:
+    """Arguments of LoraConfig."""
+    for name, value in arguments.items():
         if not isinstance(name, str):
             continue
         if name in Lora.model_fields and name != "extra":
             convert = targets if name in ("target_modules", "exclude_modules") else None
-            sheet.take(f"lora.{name}", value, place_of(config, name), convert)
+            sheet.take(f"lora.{name}", value, places.get(name, value.node), convert)
         elif name in library_names.LORA:
             sheet.extra("lora", name, value)
 
 
 def _read_unsloth_adapter(call: Made, story: Story, sheet: Sheet) -> None:
     sheet.head("lora", call.node)
-    _take_lora(call, sheet)
+    take_lora(call.arguments, call.places, sheet)
     if not call.exact:
         sheet.leave_rest("lora", why=call.why)
     load = story.model.load if story.model is not None else None
@@ -286,6 +301,8 @@ def read_data(story: Story, sheet: Sheet) -> None:
     formatted = story.given("formatting_func") is not None or story.given("data_collator") is not None
     for path, name in (("data.train", "train_dataset"), ("data.eval", "eval_dataset")):
         given = story.given(name, 2 if name == "train_dataset" else "")
+        if given is None and name == "eval_dataset" and story.trainer is not None:
+            continue
         source = _dataset(given) if given is not None else None
         if source is not None and not formatted and sheet.value("training.trainer") == "trl":
             sheet.take(path, source, given.node if given is not None else None, text)

@@ -11,7 +11,7 @@ from ..native import SECTIONS
 from ..reading import Mismatch, describe_value, read_as
 from ..setup import Origin, Setup
 from ..setup import Source as Whose
-from .machine import is_outer
+from .provenance import is_outer
 from .source import Source
 from .story import Opaque, flat
 from .values import Known, Name, Unknown, Value
@@ -94,6 +94,12 @@ class Sheet:
         self._values[section][field] = data
         self._origins[path] = Origin(source=whose, place=self.source.place(node), note=note)
 
+    def doubt(self, path: str, why: str) -> None:
+        """Say of a value that it cannot be relied upon."""
+        origin = self._origins[path]
+        self._values[path.partition(".")[0]].pop(path.partition(".")[2], None)
+        self._origins[path] = origin.model_copy(update={"source": "unknown", "note": why})
+
     def silence(self, path: str, node: ast.AST | None, note: str) -> None:
         """Set a value to None that is written as None and means something."""
         self._values[path.partition(".")[0]].pop(path.partition(".")[2], None)
@@ -107,6 +113,11 @@ class Sheet:
     def default_place(self, path: str) -> None:
         """Say of a value that the script chooses it by the card, so that it may be another one on another card."""
         self._origins[path] = Origin(source="dialect_default", note="The script chooses it by the card.")
+
+    def put_default(self, path: str, data: Any, note: str) -> None:
+        """What the trainer that reads the config takes where it is silent; None is nothing."""
+        if path not in self._origins and data is not None:
+            self.put(path, data, None, note, "dialect_default")
 
     def unknown(self, path: str, why: str, node: ast.AST | None = None) -> None:
         """Say of a path that it cannot be known."""
@@ -197,6 +208,8 @@ def plain(value: Value) -> Any:
 def _where(value: Value, node: ast.AST | None) -> ast.AST | None:
     """The argument, where the value is written in it; else the place where the value is written."""
     inner = value.node
+    if isinstance(inner, ast.Import | ast.ImportFrom):
+        return node  # a name that is imported stands where it is used
     if node is None or inner is None or isinstance(value, Unknown):
         return node if node is not None else inner
     held = node.value if isinstance(node, ast.keyword) else node

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from .arguments import TRAINING_CLASSES
 from .library import MODEL_CONFIG, Library
-from .machine import Exhausted, Seen, is_outer
+from .provenance import is_outer
+from .scopes import Exhausted, Seen
 from .source import Source
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Step, Unknown, Value, merged_calls
 
@@ -117,6 +118,8 @@ def tell(source: Source) -> Story:
         called = not _follow_the_rest(machine)
     story = Story(seen)
     story.trainer, story.runs = _trainer(seen)
+    if not called and story.runs > 1:  # tests, or a library: nobody knows which of its trainings is meant
+        return Story(seen, runs=story.runs, whole=False)
     story.model = _model(story)
     story.whole = (
         called
@@ -165,9 +168,11 @@ def _follow_class(machine: Library, owner: Class) -> None:
 def _tells(node: ast.AST | None) -> bool:
     if node is None:
         return False
-    names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-    names |= {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
-    return any(name.endswith(_TELLING) for name in names)
+    for inner in ast.walk(node):
+        name = inner.id if isinstance(inner, ast.Name) else inner.attr if isinstance(inner, ast.Attribute) else ""
+        if name.endswith(_TELLING):
+            return True
+    return False
 
 
 def _trainer(seen: Seen) -> tuple[Made | None, int]:
@@ -178,7 +183,7 @@ def _trainer(seen: Seen) -> tuple[Made | None, int]:
     places = {id(call.node): call for call in found}
     first = next((call for call in found if isinstance(argument(call, "model", 0), Model)), found[0])
     same = [call for call in found if call.node is first.node and call.maker == first.maker]
-    return merged_calls(same, _SEVERAL), max(len(places), len(seen.runs))
+    return merged_calls(same, _SEVERAL), len(places)
 
 
 def _model(story: Story) -> Model | None:

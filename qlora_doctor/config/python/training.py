@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..dialects.values import switch
 from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
 from .sheet import Sheet
@@ -29,6 +31,8 @@ _PLAIN = {"learning_rate": 5e-5, "bf16": False, "gradient_checkpointing": False,
 """TrainingArguments' own defaults where SFTConfig has others."""
 _TAKEN_OVER = "default of TrainingArguments, which SFTTrainer takes over"
 _CHECKPOINTING = "training.gradient_checkpointing"
+_THAWS = re.compile(r"\.requires_grad\s*=(?!=)|\brequires_grad_\(|\bset_adapter\(")
+"""Code that may let an adapter train again after it was frozen."""
 _KWARGS = "training.gradient_checkpointing_kwargs"
 _LENGTH = "training.max_length"
 _PREPARE = "training.prepare_for_kbit_training"
@@ -103,7 +107,7 @@ def _read_checkpointing(story: Story, sheet: Sheet, arguments: Value | None) -> 
     asked = sheet.value(_CHECKPOINTING)
     if sheet.knows(_CHECKPOINTING) and asked is None:
         return
-    on = _on_the_model(story)
+    on = _on_the_model(story, _is_quantized(sheet))
     if asked:
         _remark_replaced(on, sheet)
         return
@@ -131,14 +135,23 @@ def _by_trainer(story: Story) -> bool:
     return not plain and story.trainer is not None and story.trainer.maker != "Trainer"
 
 
-def _on_the_model(story: Story) -> Step | None:
+def _is_quantized(sheet: Sheet) -> bool | None:
+    """Whether the base is loaded in 4 or 8 bits, without which preparation leaves checkpointing alone."""
+    bits = ("quantization.load_in_4bit", "quantization.load_in_8bit")
+    if any(sheet.value(path) for path in bits):
+        return True
+    return None if any(sheet.knows(path) and sheet.value(path) is None for path in bits) else False
+
+
+def _on_the_model(story: Story, quantized: bool | None) -> Step | None:
     """The last step that turns checkpointing on, or may; None where none does or a later one turns it off."""
     found: Step | None = None
     for step in story.steps:
-        if step.kind == "checkpointing" or (step.kind == "prepare" and _checkpoints(step) is not False):
-            found = step
-        elif step.kind == "no-checkpointing":
-            found = None
+        prepares = step.kind == "prepare" and quantized is not False and _checkpoints(step) is not False
+        if step.kind == "checkpointing" or prepares:
+            found = Step(step.kind, step.call, step.sure and (step.kind == "checkpointing" or quantized is True))
+        elif step.kind == "no-checkpointing" and found is not None:
+            found = None if step.sure else Step(found.kind, found.call, sure=False)
     return found
 
 
@@ -168,7 +181,8 @@ def _remark_replaced(on: Step | None, sheet: Sheet) -> None:
     own = mapping_of(on.call.arguments.get("gradient_checkpointing_kwargs"))
     trainers = sheet.value(_KWARGS)
     if own and trainers and own.get("use_reentrant") != trainers.get("use_reentrant"):
-        note = f"The trainer's gradient_checkpointing_kwargs replace those of line {getattr(place, 'lineno', '?')}."
+        where = sheet.source.where(place) if place is not None else "the model"
+        note = f"The trainer's gradient_checkpointing_kwargs replace those of {where}."
         sheet.remark("checkpointing-arguments-replaced", place, note, _KWARGS)
 
 
@@ -228,8 +242,9 @@ def _close(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None
 
 def order_of(story: Story, sheet: Sheet) -> None:
     """Steps in an order, or a number, that undoes what was meant; said only where all is seen."""
-    if not story.whole or story.is_unsloth or "requires_grad" in _bare_words(story, sheet):
+    if not story.whole or story.is_unsloth:
         return
+    thaws = _THAWS.search(sheet.source.code) is not None
     attached: Step | None = None
     for step in story.steps:
         if not step.sure:
@@ -240,15 +255,13 @@ def order_of(story: Story, sheet: Sheet) -> None:
             attached = step if _is_lora(step) else None
         elif step.kind == "merge":
             attached = None
-        elif step.kind == "prepare" and attached is not None:
+        elif step.kind == "prepare" and attached is not None and not thaws:
             where = sheet.source.where(attached.call.node) if attached.call.node is not None else "before"
             note = (
                 "prepare_model_for_kbit_training freezes every parameter, those of the adapter included, "
                 f"which {attached.call.maker} attached in {where}."
             )
             sheet.remark("prepared-after-attach", step.call.node, note, _PREPARE)
-        elif step.kind == "thaw":
-            break
     config = story.given("peft_config")
     if attached is not None and isinstance(config, Made) and config.maker == "LoraConfig" and story.trainer is not None:
         _remark_twice(sheet, story.trainer, "the trainer's peft_config")
@@ -266,17 +279,15 @@ def _remark_twice(sheet: Sheet, call: Made, what: str) -> None:
     sheet.remark("attached-twice", place_of(call, "peft_config"), note, "lora.attached_twice")
 
 
-def _bare_words(story: Story, sheet: Sheet) -> str:
-    """The code without calls of enable_input_require_grads, whose name would look like a change of requires_grad."""
-    return sheet.source.code.replace("enable_input_require_grads", "").replace("make_inputs_require_grad", "")
-
-
 def by_card(sheet: Sheet) -> None:
     """What the script chooses by the card: one choice of all of it where it is one, else unknown."""
     chosen = sheet.by_card
     if not chosen:
         return
     sixteen = {"model.dtype": "bfloat16", "quantization.bnb_4bit_compute_dtype": "bfloat16", "training.bf16": True}
+    for path in chosen - sixteen.keys() - {"training.fp16"}:
+        sheet.unknown(path, "The script chooses it by the card.")
+    chosen &= sixteen.keys() | {"training.fp16"}
     bf16 = {path for path, value in sixteen.items() if sheet.value(path) == value}
     paired = "training.bf16" not in bf16 or sheet.value("training.fp16") is False
     if bf16 and bf16 <= chosen and chosen <= bf16 | {"training.fp16"} and paired:

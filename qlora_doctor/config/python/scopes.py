@@ -1,0 +1,56 @@
+"""What a machine holds while it follows a script: scopes of names, and what was met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .values import Made, Model, Value
+
+LIBRARIES = {
+    "torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "unsloth", "unsloth_zoo", "numpy",
+    "modelscope", "optimum", "liger_kernel", "typing", "dataclasses", "os", "sys", "math", "json", "argparse", "tqdm",
+    "xtuner", "mmengine",
+}  # fmt: skip
+"""Packages whose names mean what they are known for."""
+
+
+class Exhausted(Exception):
+    """The script asks for more steps than are taken for it."""
+
+
+@dataclass
+class Scope:
+    """Names of a function or of the module."""
+
+    names: dict[str, Value] = field(default_factory=dict)
+    outer: Scope | None = None
+    elsewhere: dict[str, Scope] = field(default_factory=dict)
+    """Names declared global or nonlocal, with the scope that holds them."""
+
+    def find(self, name: str) -> Value | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return scope.names[name]
+            scope = scope.outer
+        return None
+
+
+@dataclass
+class Seen:
+    """What was met on the way.
+
+    Attributes:
+        calls: calls into libraries that matter, in order, each with whether it surely happens.
+        runs: trainers as they were when they were told to train.
+        models: models that were loaded.
+        functions: functions of the script that were followed.
+        left_out: names in branches that an argument of the script would lead to.
+    """
+
+    calls: list[tuple[Made, bool]] = field(default_factory=list)
+    runs: list[Made] = field(default_factory=list)
+    models: list[Model] = field(default_factory=list)
+    functions: set[int] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
+    exhausted: bool = False
