@@ -63,7 +63,7 @@ def savings(
     try:
         here = peak(setup)
         exact = abs(here - prediction.peak_allocated_bytes) <= TOLERANCE * prediction.peak_allocated_bytes
-    except (PredictionError, LookupError, ValueError, ArithmeticError):
+    except (PredictionError, LookupError, ValueError, ArithmeticError, AttributeError):
         exact = False
     if not exact:
         here = prediction.peak_allocated_bytes
