@@ -53,6 +53,7 @@ class CheckOptions:
         trust_remote_code: run Python code that stands in the model's folder.
         suppressions: findings that do not count, beside those that the config's own comments name.
         budgets: limits of facts; those of the native config's ``budgets`` section have rules of their own.
+        margin: error band to hold predicted memory with, as a share; None is the prediction's own.
         cache: take results from, and leave them in, the cache; without it nothing outlives the check.
         cache_folder: where; None takes the user's cache folder, or what QLORA_DOCTOR_CACHE names.
     """
@@ -70,6 +71,7 @@ class CheckOptions:
     rules: tuple[Path, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    margin: float | None = None
     cache: bool = True
     cache_folder: Path | None = None
     command: str | None = None
@@ -131,6 +133,14 @@ class _Session:
 
     def _learn(self, subject: str, value: Any) -> None:
         self.facts = self.facts.model_copy(update={subject: value})
+        self.widen_margin()
+
+    def widen_margin(self) -> None:
+        """Hold predicted memory with the error band that was asked for."""
+        memory, margin = self.facts.memory, self.options.margin
+        if margin is not None and memory is not None and memory.predicted is not None:
+            memory = memory.model_copy(update={"margin_ratio": margin})
+            self.facts = self.facts.model_copy(update={"memory": memory})
 
     def interrupt(self, stages: Sequence[str]) -> None:
         """Ctrl-C came while these were open."""
@@ -340,7 +350,8 @@ def _why_idle(suppression: Suppression) -> str:
     return f"it ended on {suppression.until}" if expired(suppression) else "the rule finds nothing there"
 
 
-def _config_stage(session: _Session) -> None:
+def conclude_config(session: _Session) -> None:
+    """Stage config: what the file alone tells, and what is installed here."""
     from .config.conclude import conclude
     from .probes.environment import look_at_environment
 
@@ -359,7 +370,7 @@ def work_of(session: _Session, number: int = 0) -> Work | None:
 
     Judged is what stands when there is nothing to do; else that is for the caller, when something more may be known.
     """
-    _config_stage(session)
+    conclude_config(session)
     runnable = _runnable(session)
     if not runnable:
         session.judge()
@@ -389,7 +400,7 @@ def _runnable(session: _Session) -> list[str]:
             session.skip(name, "Not asked for.", f"--stage {name}")
         elif undecided is not None:
             session.skip(name, undecided, "Check a config, or a script, that says it.")
-        elif missing := _missing_packages(name, session.facts):
+        elif missing := missing_packages(name, session.facts):
             extra = "data" if missing == ["datasets"] else "probe"
             reason = f"It needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
             session.skip(name, reason, f"pip install 'qlora-doctor[{extra}]'")
@@ -464,7 +475,8 @@ def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:
     return asked is None or name in asked or (name == "load" and "step" in asked)
 
 
-def _missing_packages(stage: str, facts: Facts) -> list[str]:
+def missing_packages(stage: str, facts: Facts) -> list[str]:
+    """The packages that a stage needs and this environment lacks."""
     packages = facts.environment.packages if facts.environment else None
     return [name for name in _NEEDS[stage] if packages is None or getattr(packages, name) is None]
 
@@ -478,6 +490,7 @@ def _judge_recorded(session: _Session, path: Path) -> None:
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{path} holds no facts that can be judged: {reason}.") from error
+    session.widen_margin()
     if recorded is not None:
         session.stages = {record.name: record for record in recorded.stages}
     else:

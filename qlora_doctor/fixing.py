@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ class Fixed:
 
         try:
             mode = self.path.stat().st_mode
+            if not stat.S_ISREG(mode):
+                raise UsageError(f"{self.path} is no file that can be written again.")
             if not mode & 0o222:
                 raise UsageError(
                     f"{self.path} is read-only, so its fixes are not written.", remedy="--diff shows them."

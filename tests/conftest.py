@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 # No test asks the hub, and small tensors are slower on many threads.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # What one test found out is not for the next; tests of the cache name a folder.
 os.environ["QLORA_DOCTOR_CACHE"] = "off"
+if "mix_stderr" in inspect.signature(CliRunner).parameters:  # click 8.1 has to be told what 8.2 does always
+    CliRunner.__init__ = functools.partialmethod(CliRunner.__init__, mix_stderr=False)  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")

@@ -105,10 +105,12 @@ def make_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from qlora_doctor.pipeline.base import dtype_argument
+
     config = tiny_config(name, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_config(config, **{dtype_argument(): getattr(torch, dtype)})
     model.save_pretrained(folder)
     if tokenizer:
         make_tokenizer().save_pretrained(folder)

@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT))  # the checkout's own package, whatever is install
 
 from qlora_doctor.checking import CheckOptions, run_check  # noqa: E402
 from qlora_doctor.cli._outputs import write_file  # noqa: E402
-from qlora_doctor.facts.memory import PlanCell  # noqa: E402
 from qlora_doctor.report import Report  # noqa: E402
 from qlora_doctor.reporters import html  # noqa: E402
 from qlora_doctor.reporters.html.index import render_index  # noqa: E402
@@ -30,6 +29,7 @@ from qlora_doctor.reporters.html.index import render_index  # noqa: E402
 GALLERY = ROOT / "reports" / "examples"
 PLANNED = ((1, 2, 3, 4, 6, 8, 16), (512, 1024, 1536, 2048, 4096, 8192))
 """Batches and sequences of the plans."""
+PLAN_FACTS = ("plans", "plan_traces", "plan_verified_ratio", "plan_notes", "sufficient_cards")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def record(example: Example) -> None:
         options = CheckOptions(stages=example.stages, offline=True, cache=False, command=command)
         report = run_check(Path(example.setup), options)
         if example.plan and report.facts.memory is not None:
-            memory = report.facts.memory.model_copy(update={"plan": _plan(Path(example.setup))})
+            memory = report.facts.memory.model_copy(update=_planned(Path(example.setup)))
             report = report.model_copy(update={"facts": report.facts.model_copy(update={"memory": memory})})
         kept = {name: getattr(report, name) for name in ("schema_version", "tool", "stages", "facts")}
         document = Report.model_construct(**kept).model_dump(mode="json", include=set(kept), exclude_none=True)
@@ -119,19 +119,13 @@ def _rounded(value: object) -> object:
     return [_rounded(each) for each in value] if isinstance(value, list) else value
 
 
-def _plan(path: Path) -> list[PlanCell]:
-    from dataclasses import asdict
+def _planned(path: Path) -> dict[str, object]:
+    """What ``plan`` finds of a setup, by the names of MemoryFacts."""
+    from qlora_doctor.planning import PlanOptions, run_plan
 
-    from qlora_doctor.config import read_setup
-    from qlora_doctor.config.cards import find_card
-    from qlora_doctor.memory.machine import Machine
-    from qlora_doctor.memory.plan import plan
-    from qlora_doctor.memory.subject import subject_of_setup
-
-    setup = read_setup(path)
-    machine = Machine(find_card(setup.hardware.gpu or ""))
-    table = plan(lambda: subject_of_setup(setup, offline=True), machine, *PLANNED)
-    return [PlanCell(**asdict(cell)) for cell in table.cells]
+    batches, sequences = PLANNED
+    memory = run_plan(path, PlanOptions(batches=batches, sequences=sequences, offline=True)).facts.memory
+    return {name: getattr(memory, name) for name in PLAN_FACTS}
 
 
 @contextmanager
@@ -148,9 +142,7 @@ def _inside(folder: Path) -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Record where that is asked for, then write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--record", nargs="*", metavar="NAME", help="look at these setups again; without a name, at all"
-    )
+    parser.add_argument("--record", nargs="*", metavar="NAME", help="look at these setups again; at all without a name")
     given = parser.parse_args(arguments)
     if given.record is not None:
         (GALLERY / "facts").mkdir(exist_ok=True)

@@ -11,7 +11,9 @@ import click
 from .. import __version__
 from ..errors import DoctorError
 
-_COMMANDS = ("check", "explain", "rules", "env", "init", "demo", "report", "compare", "convert", "schema")
+_COMMANDS = (
+    "check", "plan", "explain", "rules", "env", "init", "demo", "report", "compare", "convert", "schema",
+)  # fmt: skip
 _NEW_ISSUE = "please report it with `qlora-doctor env` and the output of the same command with --debug"
 
 

@@ -37,7 +37,7 @@ def with_settings(options: CheckOptions, found: Found, given: Mapping[str, Any])
         options,
         selection=selection(found, given),
         fail_on=given["fail_on"] or found.settings.fail_on or "error",
-        rules=(*options.rules, *(folder for folder in found.rule_folders if folder not in options.rules)),
+        rules=_once(*options.rules, *found.rule_folders),
         suppressions=(*options.suppressions, *map(_suppression_from(found), found.settings.ignored_findings)),
         budgets=_budgets(found),
     )
@@ -54,6 +54,11 @@ def selection(found: Found, given: Mapping[str, Any]) -> Selection:
         severity={**settings.severity, **given["severity"]},
         profile=given["profile"] or settings.profile or "recommended",
     )
+
+
+def _once(*folders: Path) -> tuple[Path, ...]:
+    """Each folder once, however often and by whatever path it is named."""
+    return tuple({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
 
 
 def _budgets(found: Found) -> tuple[Budget, ...]:
@@ -95,7 +100,7 @@ def explain_selection(source: Path | None, given: Mapping[str, Any]) -> None:
 
     found = found_settings(source, given)
     chosen = selection(found, given)
-    rules = load_rules(asset_folder("rules"), *given["rules"], *found.rule_folders)
+    rules = load_rules(asset_folder("rules"), *_once(*given["rules"], *found.rule_folders))
     check_selection(chosen, rules)
     click.echo(f"settings: {found.file or 'none'} · profile {chosen.profile}")
     for rule in rules:

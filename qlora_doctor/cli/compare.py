@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ._help import examples
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 _STAGES = ("config", "structure", "memory")
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    epilog=examples(
+        "compare before.json after.json",
+        "compare --against main configs/llama.yaml -o html=changes.html",
+    ),
+)
 @click.argument("sides", nargs=-1, metavar="BEFORE.json AFTER.json | CONFIG", type=click.Path(path_type=Path))
 @click.option("--against", metavar="REF",
               help="Compare a config with itself at this git revision: both are checked, now and here.")  # fmt: skip

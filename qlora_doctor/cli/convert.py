@@ -7,9 +7,16 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
+from ._help import examples
 
 
-@click.command("convert")
+@click.command(
+    "convert",
+    epilog=examples(
+        "convert config.yaml --to axolotl -o axolotl.yaml",
+        "convert axolotl.yaml --to python",
+    ),
+)
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--to", "target", required=True, metavar="DIALECT",
               help="native, axolotl, llamafactory, trl or python.")  # fmt: skip

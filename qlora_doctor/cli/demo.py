@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError
+from ._help import examples
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _NEEDS = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "safetensors")
 
 
-@click.command("demo")
+@click.command("demo", epilog=examples("demo", "demo --device cpu /tmp/demo"))
 @click.argument("folder", type=click.Path(path_type=Path), default="demo")
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: CUDA where there is one.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ._help import examples
+
 if TYPE_CHECKING:
     from ..facts.environment import EnvironmentFacts
 
 
-@click.command("env")
-@click.option("--format", "format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.command("env", epilog=examples("env", "env --format json"))
+@click.option("--format", "format", type=click.Choice(["text", "json"]), default="text", show_default=True,
+              help="Format of the output.")  # fmt: skip
 def command(format: str) -> None:
     """Show versions, GPUs and the bitsandbytes backend, to paste into an issue."""
     from ..probes.environment import look_at_environment

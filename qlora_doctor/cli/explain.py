@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._assets import asset_folder
 from ..errors import UsageError
+from ._help import examples
 
 if TYPE_CHECKING:
     from ..engine import Rule
@@ -16,28 +19,51 @@ if TYPE_CHECKING:
 _SHOWN = ("What it checks", "Why it matters", "How to fix", "When to ignore")
 
 
-@click.command("explain")
+@click.command(
+    "explain",
+    epilog=examples(
+        "explain QD301",
+        'explain --symptom "loss does not go down"',
+        "explain QD301 --format md",
+    ),
+)
 @click.argument("rule", metavar="ID|NAME", required=False)
 @click.option("--symptom", metavar="TEXT", help="Find the rules that may explain what you see.")
-@click.option("--format", "format", type=click.Choice(["text", "md", "json"]), default="text", show_default=True)
+@click.option("--format", "format", type=click.Choice(["text", "md", "json"]), default="text", show_default=True,
+              help="Format of the output.")  # fmt: skip
+@click.option("--rules", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="A folder with rule pages of your own, beside the settings'.")  # fmt: skip
 @click.option("--no-color", is_flag=True, help="No colours.")
-def command(rule: str | None, symptom: str | None, format: str, no_color: bool) -> None:
+def command(rule: str | None, symptom: str | None, format: str, folders: tuple[Path, ...], no_color: bool) -> None:
     """Show a rule's page, or find the rules that may explain a symptom."""
     if (rule is None) == (symptom is None):
         raise UsageError("explain takes a rule or --symptom.", remedy="qlora-doctor explain QD301")
     if symptom is not None:
         _search(symptom, format)
         return
-    from ..engine import find_rule
-
     assert rule is not None
-    found = find_rule(rule)
+    found = _find(rule, folders)
     if format == "json":
         click.echo(json.dumps(as_document(found), indent=2, ensure_ascii=False))
     elif format == "md":
         click.echo(_markdown(found))
     else:
         _show(_markdown(found), no_color)
+
+
+def _find(rule: str, folders: tuple[Path, ...]) -> Rule:
+    """A bundled rule, else one of the user's own; settings are read only where no bundled one has the name."""
+    from ..engine import find_rule, load_rules
+
+    try:
+        return find_rule(rule)
+    except UsageError:
+        from ..config.settings import find_settings
+
+        own = {folder.resolve() for folder in (*folders, *find_settings(None).rule_folders)}
+        if not own:
+            raise
+        return find_rule(rule, load_rules(asset_folder("rules"), *own))
 
 
 def as_document(rule: Rule) -> dict[str, Any]:

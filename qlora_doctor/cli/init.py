@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
+from ._help import examples
 
 
-@click.command("init")
+@click.command("init", epilog=examples("init --model meta-llama/Llama-3.1-8B --gpu rtx-4090 -o config.yaml"))
 @click.option("--model", required=True, metavar="ID|FOLDER", help="Hub id or folder of the base model.")
 @click.option("--gpu", metavar="NAME", help="The card that the run is meant for, for example rtx-4090 or t4.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",

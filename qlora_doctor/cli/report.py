@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ._help import examples
 
 if TYPE_CHECKING:
     from ..report import Report
 
 
-@click.command("report")
+@click.command(
+    "report",
+    epilog=examples(
+        "report report.json -o html=report.html",
+        "report report.json --format markdown",
+    ),
+)
 @click.argument("result", type=click.Path(path_type=Path))
 @click.option("--format", "format", metavar="FORMAT", help="Print the report in a format that check -o takes.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",

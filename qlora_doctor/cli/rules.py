@@ -7,9 +7,12 @@ from pathlib import Path
 
 import click
 
+from ._help import examples
 
-@click.command("rules")
-@click.option("--format", "format", type=click.Choice(["table", "json", "md"]), default="table", show_default=True)
+
+@click.command("rules", epilog=examples("rules --format json", "rules --check examples/team-rules"))
+@click.option("--format", "format", type=click.Choice(["table", "json", "md"]), default="table", show_default=True,
+              help="Format of the output.")  # fmt: skip
 @click.option("--rules", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
               help="A folder with rule pages of your own, listed with the others.")  # fmt: skip
 @click.option("--check", "folder", type=click.Path(path_type=Path), metavar="DIR",

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from ._help import examples
 
-@click.command("schema")
+
+@click.command("schema", epilog=examples("schema config", "schema facts"))
 @click.argument("what", type=click.Choice(["config", "report", "facts"]))
 def command(what: str) -> None:
     """Print the JSON Schema of the config, the report or the facts."""

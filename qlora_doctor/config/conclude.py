@@ -15,8 +15,9 @@ from typing import Any
 from ..facts.config import ConfigFacts, Remark, UnknownKey
 from ..facts.environment import EnvironmentFacts
 from . import defaults
-from .combinations import distribution_facts, refused_by_libraries
+from .combinations import distribution_facts, refused_by_libraries, training_facts
 from .defaults import Libraries
+from .loading import loading_facts
 from .paths import model_kind, resolve
 from .setup import Setup
 
@@ -35,23 +36,26 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
     model, card = _model(values, libraries, quantization), _card(setup, environment)
     if card.get("gpu_bf16") is False and any(remark["kind"] == "bf16-auto" for remark in setup.remarks):
         _fall_back_to_fp16(setup, model, quantization, training)
-    distribution = _distribution(values, libraries)
+    distribution, lora = _distribution(values, libraries), _lora(values)
+    known = {**model, **quantization, **lora, **training, **distribution}
     return ConfigFacts(
         dialect=setup.dialect,
         dialect_confidence=setup.dialect_confidence,
         **model,
         **quantization,
-        **_lora(values),
+        **lora,
         **training,
         **card,
         **distribution,
-        **distribution_facts(setup, {**model, **quantization, **training, **distribution}),
+        **distribution_facts(setup, known),
+        **training_facts(setup, known, libraries),
         **_budgets(setup),
         unknown_keys=[UnknownKey.model_validate(key) for key in setup.unknown_keys],
         duplicate_keys=list(setup.duplicate_keys),
         string_numbers=list(setup.string_numbers),
-        removed_keys=[*(UnknownKey.model_validate(key) for key in setup.removed_keys), *_removed(setup, libraries)],
+        removed_keys=[UnknownKey.model_validate(key) for key in setup.removed_keys],
         **_remarks(setup),
+        **loading_facts(setup, libraries),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
 
@@ -81,28 +85,12 @@ def _remarks(setup: Setup) -> dict[str, Any]:
     return {"refused": refused, "remarks": [remark.kind for remark in others], "remark_notes": others}
 
 
-def _removed(setup: Setup, libraries: Libraries) -> list[UnknownKey]:
-    """Arguments of a script that the installed version no longer takes."""
-    if libraries.transformers is None or libraries.transformers < (5,):
-        return []
-    now = "quantization_config=BitsAndBytesConfig({}=True)"
-    return [
-        UnknownKey(key=remark["key"], closest=now.format(remark["key"]), note=remark["note"])
-        for remark in setup.remarks
-        if remark["kind"] == QUANTIZATION_SWITCH and remark["key"] is not None
-    ]
-
-
 def _idle_options(setup: Setup, four_bit: bool | None) -> list[str] | None:
     if four_bit is None:
         return None
     written = [path for path, origin in setup.origins.items() if origin.source == "explicit"]
     options = [path.partition(".")[2] for path in written if path.startswith("quantization.bnb_4bit_")]
     return [] if four_bit else sorted(options)
-
-
-QUANTIZATION_SWITCH = "quantization-switch-of-from-pretrained"
-"""The remark on ``load_in_4bit`` as an argument of from_pretrained itself."""
 
 
 class _Values:

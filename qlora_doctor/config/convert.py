@@ -21,6 +21,7 @@ from .dialects.keys import key_list
 from .document import Document
 from .edit import CannotEdit
 from .express import path_of_key, values_of, written
+from .hf_names import OWN, in_hf_terms
 from .meaning import Meaning, meanings, unknowns
 from .native import SECTIONS
 from .positions import join_pointer
@@ -39,8 +40,6 @@ _WHY = {
     ("llamafactory", "data.train"): "LLaMA-Factory takes a name from its dataset_info.json",
 }
 _NATIVE_ONLY = ("hardware", "budgets")
-_HF_READERS = {"axolotl", "llamafactory", "trl", "alignment-handbook", "ms-swift", "firefly", "native", "python"}
-"""Dialects whose keys outside their tables have TrainingArguments' names and meaning."""
 _SAID_OTHERWISE = {
     "axolotl": {"adapter", "strict", "datasets"},
     "llamafactory": {"finetuning_type", "do_train", "stage"},
@@ -100,6 +99,7 @@ def convert(setup: Setup, to: str) -> Converted:
     """
     if to not in TARGETS:
         raise UsageError(f"There is no target {to!r}; the targets are {', '.join(TARGETS)}.")
+    setup = in_hf_terms(setup)
     text, lost = TARGETS[to](setup)
     return Converted(text, (*lost, *_never_known(setup), *_not_translated(setup)))
 
@@ -112,7 +112,7 @@ def _never_known(setup: Setup) -> Iterator[Lost]:
 
 def _not_translated(setup: Setup) -> Iterator[Lost]:
     for key, value in _strangers(setup).items():
-        if key not in library_names.TRAINING or setup.dialect not in _HF_READERS:
+        if key not in library_names.TRAINING or setup.dialect not in OWN:
             yield Lost(key, value, "qlora-doctor does not translate this key")
 
 
@@ -150,7 +150,7 @@ def _leaves(data: Any, above: str = "") -> Iterator[tuple[str, Any]]:
 def extras_of(setup: Setup) -> Extras:
     """What is passed on under a library's own name."""
     training = dict(setup.training.extra)
-    if setup.dialect in _HF_READERS:
+    if setup.dialect in OWN:
         strangers = _strangers(setup)
         training |= {key: value for key, value in strangers.items() if key in library_names.TRAINING}
     others = {

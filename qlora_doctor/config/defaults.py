@@ -42,6 +42,7 @@ class Libraries:
     torch: Version | None = None
     transformers: Version | None = None
     trl: Version | None = None
+    peft: Version | None = None
 
     @classmethod
     def of(cls, packages: Packages | None) -> Libraries:
@@ -50,7 +51,8 @@ class Libraries:
 
         if packages is None:
             return cls()
-        return cls(version_tuple(packages.torch), version_tuple(packages.transformers), version_tuple(packages.trl))
+        names = (packages.torch, packages.transformers, packages.trl, packages.peft)
+        return cls(*(version_tuple(name) for name in names))
 
 
 def model_dtype(libraries: Libraries, quantized: bool | None) -> str | None:

@@ -7,6 +7,7 @@ import json
 import re
 import stat
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,10 @@ MAX_BYTES = 10 * 2**20
 MAX_DEPTH = 64
 _MOST_PLACED = 2**20
 """Characters up to which places are looked up: the YAML grammar counts rows in 16 bits, and slows down behind them."""
+_MOST_TOML = 2**20
+"""Characters of TOML: its parser is written in Python and takes a second for them."""
+_MOST_TABLES, _MOST_DOTS = 2000, 200
+"""Of these it takes the square of the number."""
 _SUFFIXES: dict[str, Format] = {".json": "json", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".ipynb": "json"}
 _TEXT_SUFFIXES = {".py", ".sh", ".bash"}
 _BOMS = (
@@ -96,8 +101,10 @@ def read_document(path: Path) -> Document:
 class _Recent:
     """Documents by path and text, the last few: walking a folder and then checking it parses each file once."""
 
-    most = 2**24
+    most = 2**22
     """Characters of all texts together."""
+    longest = 2**16
+    """Characters of one: the data of a longer one may take a hundred times as much."""
 
     def __init__(self) -> None:
         self._documents: dict[tuple[Path | None, str], Document] = {}
@@ -107,6 +114,8 @@ class _Recent:
         return self._documents.get((path, text))
 
     def keep(self, document: Document) -> Document:
+        if len(document.text) > self.longest:
+            return document
         self._documents[document.path, document.text] = document
         self._size += len(document.text)
         while self._size > self.most:
@@ -300,11 +309,22 @@ def _as_json(path: Path, text: str) -> Document | None:
         return None
 
 
+def _keys_in(text: str) -> Iterator[str]:
+    """What stands before the first ``=`` of each line that may be a key or the name of a table."""
+    for line in text.splitlines():
+        if "=" in line or line.startswith("["):
+            yield line.partition("=")[0]
+
+
 def _read_toml(path: Path, text: str) -> Document:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
+    if text.count("\n[") > _MOST_TABLES or any(line.count(".") > _MOST_DOTS for line in _keys_in(text)):
+        _fail(path, f"{path} has more tables than any config.")
+    if len(text) > _MOST_TOML:
+        _fail(path, f"{path} is longer than {_MOST_TOML >> 10} KiB, which no TOML config is.")
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

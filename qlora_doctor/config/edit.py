@@ -14,7 +14,8 @@ from ..report import PatchOperation
 from .document import Format
 from .positions import Entry, Positions, join_pointer, split_pointer
 
-_MOST_EDITED = 2**20
+MOST_EDITED = 2**16
+"""Characters of a text that is edited: an edit parses it a few times, and what is longer was written by a program."""
 
 
 class CannotEdit(Exception):
@@ -41,8 +42,8 @@ def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation])
         return apply_toml(text, operations)
     if format == "text":
         raise NoEditor("there is no editor for programs")
-    if len(text) > _MOST_EDITED:
-        raise CannotEdit("the text is too long to be edited")
+    if len(text) > MOST_EDITED:
+        raise NoEditor("the text is too long to be edited")
     waiting = list(operations)
     data = parsed(text, format)
     while waiting:
@@ -63,6 +64,7 @@ def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation])
             raise CannotEdit("the edit would change something else")  # an anchor that is used elsewhere, for example
         if text == before and data != wanted:
             raise CannotEdit("the place is not in the text")
+        data = wanted
         data = wanted
     return text
 
@@ -211,14 +213,15 @@ class _Editor:
     def leave_once(self, pointer: str) -> str:
         """Take all but the last of a repeated key away: the last is the one that counts."""
         parent = self.positions.find(join_pointer(split_pointer(pointer)[:-1])) or self.positions.root
-        first = self._same(pointer)[0]
-        if parent.flow:
-            siblings = [child for _, child in self.positions.children(parent)]
-            text = self._cut_between(siblings, siblings.index(first))
-        else:
-            text = self._cut_lines(first)
-        again = _Editor(text, self.format)
-        return again.leave_once(pointer) if again.repeated(pointer) else text
+        siblings = [child for _, child in self.positions.children(parent)]
+        at = {child.whole.start_byte: number for number, child in enumerate(siblings) if child.whole is not None}
+        data = self.positions.data
+        for entry in reversed(self._same(pointer)[:-1]):  # from behind, so that the places before stay right
+            assert entry.whole is not None
+            flow = parent.flow
+            start, end = self._between(siblings, at[entry.whole.start_byte]) if flow else self._lines(entry)
+            data = data[:start] + data[end:]
+        return data.decode()
 
     def _same(self, pointer: str) -> list[Entry]:
         *above, key = split_pointer(pointer)
@@ -312,26 +315,31 @@ class _Editor:
     # -- removing
 
     def _cut_between(self, siblings: list[Entry], at: int) -> str:
+        return self._splice(*self._between(siblings, at), "")
+
+    def _between(self, siblings: list[Entry], at: int) -> tuple[int, int]:
+        """The bytes of a member between brackets, with the comma behind it, or before it where it is the last one."""
         node = siblings[at].whole
         assert node is not None
-        if at > 0:
-            before = siblings[at - 1].whole
-            assert before is not None
-            return self._splice(before.end_byte, node.end_byte, "")
-        if len(siblings) > 1:
-            after = siblings[1].whole
+        if at + 1 < len(siblings):
+            after = siblings[at + 1].whole
             assert after is not None
-            return self._splice(node.start_byte, after.start_byte, "")
-        return self._splice(node.start_byte, node.end_byte, "")
+            return node.start_byte, after.start_byte
+        before = siblings[at - 1].whole if at > 0 else None
+        return (before.end_byte if before is not None else node.start_byte), node.end_byte
 
     def _cut_lines(self, entry: Entry) -> str:
+        return self._splice(*self._lines(entry), "")
+
+    def _lines(self, entry: Entry) -> tuple[int, int]:
+        """The bytes of the lines of an entry of a block."""
         assert entry.whole is not None
         data = self.positions.data
         start = data.rfind(b"\n", 0, entry.whole.start_byte) + 1
         if data[start : entry.whole.start_byte].strip():
             raise CannotEdit("the entry begins in the middle of a line")
         end = data.find(b"\n", self._end_of(entry.whole))
-        return self._splice(start, len(data) if end < 0 else end + 1, "")
+        return start, len(data) if end < 0 else end + 1
 
     # -- writing
 

@@ -17,7 +17,7 @@ from .dialects import dialect_named
 from .dialects.fields import Writing
 from .dialects.spelling import spellings
 from .document import Document
-from .edit import CannotEdit, NoEditor, patched, value_at
+from .edit import MOST_EDITED, CannotEdit, NoEditor, patched, value_at
 from .native import SECTIONS
 from .positions import join_pointer, split_pointer
 from .setup import Setup
@@ -42,7 +42,7 @@ def express(setup: Setup, patch: Sequence[PatchOperation]) -> Expression:
     Raises:
         CannotEdit: the dialect has no way to say it, or not without changing something else that the file says.
     """
-    document = _editable(setup)
+    document = editable(setup)
     try:
         own, after = _in_order(setup, patch)
     except CannotEdit:
@@ -104,14 +104,34 @@ def reread(setup: Setup, document: Document) -> Setup:
         raise CannotEdit(f"the file could not be read any more: {error.message}") from error
 
 
-def _editable(setup: Setup) -> Document:
+def editable(setup: Setup) -> Document:
+    """What the setup was read from.
+
+    Raises:
+        CannotEdit: it is a kind of file, or a size, that is not edited.
+    """
     document = setup._document
     if document is None or document.format == "text" or not isinstance(document.data, dict):
         raise NoEditor("there is no editor for programs")
+    if len(document.text) > MOST_EDITED or _unfolds_to_many(document.data):
+        raise NoEditor("the text is too long to be edited")
     why = getattr(dialect_named(setup.dialect), "RECORD", None)
     if why is not None and setup.dialect != "bnb-config":
         raise CannotEdit(why)
     return document
+
+
+def _unfolds_to_many(data: Any) -> bool:
+    """True where aliases make more of a short text than can be copied at every step."""
+    waiting, count = [data], 0
+    while waiting:
+        value = waiting.pop()
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        count += len(inner)
+        if count > MOST_EDITED:
+            return True
+        waiting.extend(inner)
+    return False
 
 
 def _has(setup: Setup, path: str, value: Any) -> bool:
@@ -134,7 +154,8 @@ def written(
             after = _after(setup, steps)
         except CannotEdit:
             continue
-        meets = operation.op == "remove" or _has(after, path, operation.value)
+        removed = operation.op == "remove" and not same(values_of(after).get(path), values_of(setup).get(path))
+        meets = removed or (operation.op != "remove" and _has(after, path, operation.value))
         if meets and _leaves_the_rest(setup, after, steps, meant):
             return steps, after
     raise CannotEdit(_why_not(setup, path, operation.value, tried))

@@ -37,7 +37,7 @@ _LORA = """
 _MODEL = """
     cache_dir force_download local_files_only low_cpu_mem_usage max_memory offload_buffers offload_folder
     offload_state_dict output_loading_info rope_scaling subfolder token tp_plan use_safetensors variant
-    ignore_mismatched_sizes code_revision
+    ignore_mismatched_sizes code_revision load_in_4bit load_in_8bit
 """
 TRAINING = frozenset(_TRAINING.split())
 LORA = frozenset(_LORA.split())
@@ -46,8 +46,41 @@ QUANTIZATION = frozenset({"llm_int8_threshold", "llm_int8_has_fp16_weight", "qua
 RENAMED: dict[str, tuple[str, str]] = {
     "training.evaluation_strategy": ("training.eval_strategy", "Renamed in transformers 4.41, removed in 4.46."),
     "training.use_liger": ("training.use_liger_kernel", "Renamed in trl 0.17, removed since."),
-    "model.load_in_4bit": ("quantization.load_in_4bit", "from_pretrained no longer takes it since transformers 5."),
-    "model.load_in_8bit": ("quantization.load_in_8bit", "from_pretrained no longer takes it since transformers 5."),
     "model.use_flash_attention_2": ("model.attn_implementation", "from_pretrained no longer takes it."),
 }
 """Old name → (new name, since when), both as canonical paths."""
+PEFT_SINCE: dict[str, tuple[int, int]] = {
+    "rank_pattern": (0, 6),
+    "alpha_pattern": (0, 6),
+    "loftq_config": (0, 7),
+    "megatron_config": (0, 7),
+    "megatron_core": (0, 7),
+    "use_rslora": (0, 8),
+    "use_dora": (0, 9),
+    "layer_replication": (0, 10),
+    "eva_config": (0, 14),
+    "exclude_modules": (0, 14),
+    "lora_bias": (0, 14),
+    "corda_config": (0, 15),
+    "trainable_token_indices": (0, 15),
+    "use_qalora": (0, 16),
+    "qalora_group_size": (0, 16),
+    "target_parameters": (0, 17),
+    "alora_invocation_tokens": (0, 18),
+    "arrow_config": (0, 18),
+    "ensure_weight_tying": (0, 18),
+    "peft_version": (0, 18),
+    "lora_ga_config": (0, 19),
+    "use_bdlora": (0, 19),
+    "monteclora_config": (0, 20),
+    "velora_config": (0, 20),
+    "kasa_config": (0, 21),
+}
+"""Keys of LoraConfig that came after peft 0.5, and since when: compared between the packages of 0.5 to 0.21."""
+_PEFT_FIRST = """
+    auto_mapping base_model_name_or_path bias fan_in_fan_out inference_mode init_lora_weights layers_pattern
+    layers_to_transform lora_alpha lora_dropout modules_to_save peft_type r revision target_modules task_type
+    runtime_config
+"""
+PEFT_FIRST = frozenset(_PEFT_FIRST.split())
+"""Keys that every one of them has, or drops by itself."""

@@ -22,7 +22,9 @@ _UNIVERSAL: dict[str, Any] = {
     "training.packing": False,
     "training.padding_free": False,
     "training.use_liger_kernel": False,
+    "training.group_by_length": False,
     "training.seed": 42,
+    "hardware.count": 1,
 }
 """Defaults of TrainingArguments and SFTConfig, the same in transformers 4.51–5.23 and trl 0.17–1.16."""
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from ..errors import ConfigError
 from . import library_names
+from .dialects.keys import MOST_LIKENED, MOST_STRANGERS
 from .document import Document
 from .reading import Mismatch, describe_type, describe_value, read_as
 from .setup import Budgets, Data, Hardware, Lora, Model, Origin, Place, Quantization, Setup, Training
@@ -188,7 +189,9 @@ class _Reader:
             self._unknown_key(key, section)
 
     def _unknown_key(self, key: str, section: str | None) -> None:
-        closest, note = _closest(key, section)
+        if len(self.unknown) >= MOST_STRANGERS:
+            return
+        closest, note = _closest(key, section) if len(self.unknown) < MOST_LIKENED else (None, None)
         written = f"{section}.{key}" if section else key
         self.unknown.append({"key": written, "closest": closest, "note": note})
         pointer = f"/{section}/{_escaped(key)}" if section else f"/{_escaped(key)}"

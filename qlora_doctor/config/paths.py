@@ -7,6 +7,8 @@ from pathlib import Path
 
 from .setup import Setup
 
+_FOLDERS_ONLY = {"litgpt", "torchtune"}
+"""Dialects whose model is a folder, whatever it looks like."""
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?\Z", re.ASCII)
 
 
@@ -37,7 +39,11 @@ def looks_like_path(written: str) -> bool:
 
 
 def model_kind(setup: Setup) -> str | None:
-    """What ``model`` is: ``folder``, ``table``, ``hub``, ``adapter`` or ``missing``; None where it is unknown."""
+    """What ``model`` is: ``folder``, ``table``, ``hub``, ``adapter``, ``missing`` or ``elsewhere``; None: unknown.
+
+    A native config is written for a check, on the machine that has the model. A trainer's own file is read anywhere:
+    a path in it that is not here is one of another machine, or is filled by a download before the run.
+    """
     written = setup.model.name_or_path
     if written is None or setup.is_unknown("model.name_or_path"):
         return None
@@ -45,8 +51,8 @@ def model_kind(setup: Setup) -> str | None:
     if found is not None and found.is_dir():
         is_adapter = (found / "adapter_config.json").is_file() and not (found / "config.json").is_file()
         return "adapter" if is_adapter else "folder"
-    if looks_like_path(written):
-        return "missing"
+    if looks_like_path(written) or (setup.dialect in _FOLDERS_ONLY and found is None):
+        return "missing" if setup.dialect == "native" else "elsewhere"
     from .architectures import find_architecture
 
     return "table" if find_architecture(written) is not None else "hub"

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..report import PatchOperation
 from .edit import CannotEdit, patched, value_at
-from .express import complaints, reread, same, values_of
+from .express import complaints, editable, reread, same, values_of
 from .native import SECTIONS
 from .positions import join_pointer, split_pointer
 from .setup import Setup
+
+_T = TypeVar("_T")
+_MOST_TEXT = 2**19
+"""Characters that one repair may go through: each operation parses the text again. The rest is the next round's."""
+
+
+def _first(setup: Setup, things: Sequence[_T]) -> Sequence[_T]:
+    """As many as can be put right at once: all, but in a text that no person wrote."""
+    document = setup._document
+    return things[: max(1, _MOST_TEXT // max(1, len(document.text)))] if document is not None else ()
 
 
 def repair(setup: Setup, kind: str) -> list[PatchOperation]:
@@ -24,6 +34,7 @@ def repair(setup: Setup, kind: str) -> list[PatchOperation]:
     Raises:
         CannotEdit: nothing of this kind can be repaired in this file.
     """
+    editable(setup)
     operations = _KINDS[kind](setup)
     if not operations:
         raise CannotEdit("there is nothing that can be put right without guessing")
@@ -41,10 +52,9 @@ def _removed_keys(setup: Setup) -> list[PatchOperation]:
 
 def _renamed(setup: Setup, keys: list[dict[str, str | None]]) -> list[PatchOperation]:
     """Keys that have another name now, one after the other: two old names of one key are not both renamed."""
-    document = setup._document
     operations: list[PatchOperation] = []
     now = setup
-    for key in keys if document is not None else ():
+    for key in _first(setup, [key for key in keys if key["closest"]]):
         data = now._document.data if now._document is not None else None
         written = _pointer(setup, str(key["key"]))
         new = _new_pointer(setup, written, key["closest"]) if written is not None and key["closest"] else None
@@ -104,7 +114,7 @@ def _repeated_keys(setup: Setup) -> list[PatchOperation]:
     pointers = document.duplicates if document is not None else []
     return [
         PatchOperation(op="replace", path=pointer, value=value_at(document.data, pointer))
-        for pointer in dict.fromkeys(pointers)
+        for pointer in _first(setup, list(dict.fromkeys(pointers)))
         if document is not None
     ]
 
@@ -112,7 +122,7 @@ def _repeated_keys(setup: Setup) -> list[PatchOperation]:
 def _text_numbers(setup: Setup) -> list[PatchOperation]:
     document = setup._document
     operations = []
-    for key in setup.string_numbers if document is not None else ():
+    for key in _first(setup, setup.string_numbers):
         pointer = _pointer(setup, key)
         written = value_at(document.data, pointer) if document is not None and pointer is not None else None
         number = _number(written)

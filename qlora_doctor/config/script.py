@@ -44,7 +44,11 @@ class _Script:
         self._silent = Setup(
             dialect="python",
             quantization=Quantization(load_in_4bit=self.get("quantization.load_in_4bit")),
-            training=Training(trainer="trl" if self.trl else "transformers", fp16=self.get("training.fp16")),
+            training=Training(
+                trainer="trl" if self.trl else "transformers",
+                fp16=self.get("training.fp16"),
+                prepare_for_kbit_training=self.get("training.prepare_for_kbit_training"),
+            ),
         )
 
     def get(self, path: str) -> Any:
@@ -60,10 +64,11 @@ class _Script:
         return meaning.value
 
     def drop(self, path: str, why: str) -> None:
-        """Note that the script does not say a path, where the source says it itself."""
+        """Note that the script does not say a path, where it would have to be said."""
         meaning = self.known.get(path)
-        if meaning is not None and meaning.explicit:
-            self.unsaid.append((meaning.key, meaning.value, why))
+        if meaning is not None and self.said(path) is not None:
+            default = "" if meaning.explicit else " (a default of the source)"
+            self.unsaid.append((f"{meaning.key}{default}", meaning.value, why))
 
     def write(self) -> tuple[str, list[Unsaid]]:
         """The whole text."""
@@ -121,12 +126,16 @@ class _Script:
         return "\n".join(lines)
 
     def _quantization(self, lines: list[str]) -> dict[str, str]:
-        backend = self.get("quantization.backend")
-        if backend != "bitsandbytes":
-            self.drop("quantization.backend", "the script quantizes with bitsandbytes only")
-            return {}
         if not (self.get("quantization.load_in_4bit") or self.get("quantization.load_in_8bit")):
+            if self.get("quantization.backend") != "bitsandbytes":
+                self.drop("quantization.backend", "the script quantizes with bitsandbytes only")
+            for field in Quantization.model_fields:
+                if field.startswith("bnb_"):
+                    self.drop(f"quantization.{field}", "the base is not in 4-bit, so there is nothing that it is about")
             return {}
+        if self.get("quantization.backend") not in (None, "bitsandbytes"):
+            backend = self.known["quantization.backend"]
+            self.unsaid.append((backend.key, backend.value, "the script quantizes with bitsandbytes"))
         arguments = {}
         for field in Quantization.model_fields:
             value = (
@@ -151,6 +160,10 @@ class _Script:
             arguments = {} if checkpointing is None else {"use_gradient_checkpointing": _source(checkpointing)}
             arguments |= {} if kwargs is None else {"gradient_checkpointing_kwargs": _source(kwargs)}
             lines.append(_call("model = prepare_model_for_kbit_training(", ["model", *_pairs(arguments)]))
+        if prepare is False and in_bits and self.trl:
+            meaning = self.known["training.prepare_for_kbit_training"]
+            why = "TRL's trainers prepare a quantized base themselves up to 0.26, later ones do not"
+            self.unsaid.append((meaning.key, False, why))
         if self.get("model.adapter") is not None:
             trainable = self.get("model.adapter_is_trainable")
             options = [] if trainable is None else [f"is_trainable={trainable!r}"]

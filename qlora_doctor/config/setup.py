@@ -232,6 +232,8 @@ class Setup(_Section):
     remarks: list[dict[str, str | None]] = Field(default_factory=list)
     """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
     where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``."""
+    stored_keys: dict[str, bool] = Field(default_factory=dict)
+    """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)
     """JSON pointer → place with line and column; a reader sets it, so that places are looked up only when asked for."""
     _document: "Document | None" = PrivateAttr(default=None)

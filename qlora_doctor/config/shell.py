@@ -29,9 +29,13 @@ _BETWEEN = {"then", "else", "elif", "do", "!", "time"}
 _READS = {"for", "select", "read", "unset", "mapfile", "readarray", "getopts"}
 """Commands that set the names behind them, to something that is not known."""
 _DECLARES = {"export", "declare", "local", "readonly", "typeset"}
+MOST_SCRIPT = 512 * 1024
+"""Characters; no launch script is longer."""
 _BESIDE = {"function", "subshell"}
 """Blocks that do not go on from where the line above them ended."""
 _DEEPEST = 4
+_MOST_WORDS, _LONGEST = 1000, 10_000
+"""Of a variable: one that is put together from itself again and again would have no end."""
 _MOST_BLOCKS = 100
 
 
@@ -477,7 +481,8 @@ class _Interpreter:
                 environment[match[1]] = value[0]
         if declares or at == len(rest):
             for name, value in settings:
-                self._values[name] = None if event.conditional else value
+                long = value is not None and (len(value) > _MOST_WORDS or any(len(w.text) > _LONGEST for w in value))
+                self._values[name] = None if event.conditional or long else value
             return None
         expanded = [field for word in rest[at:] for field in self._expanded(word)]
         self._keep_texts(expanded)

@@ -9,8 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import ConfigError
-from .dialects import LEAST_SURE, dialect_named, recognise
-from .document import MAX_BYTES, read_document
+from .dialects import LEAST_SURE, Dialect, dialect_named, recognise
+from .document import MAX_BYTES, Document, read_document
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json", ".toml", ".sh", ".bash", ".py", ".ipynb"})
 DEFAULT_EXCLUDES = (
@@ -18,6 +18,8 @@ DEFAULT_EXCLUDES = (
     *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".ipynb_checkpoints", ".eggs", "*.egg-info", "wandb", "mlruns"),
 )
 """Folders and files that no walk enters; what ``exclude`` names comes on top."""
+_LEAST_IN_A_FOLDER = {"python": 0.9}
+"""A program that loads a model, and neither adapts nor trains it, is no setup unless somebody names it."""
 
 
 @dataclass
@@ -59,15 +61,19 @@ def find_configs(
         except (ConfigError, OSError) as error:
             walk.unreadable.append(error.message if isinstance(error, ConfigError) else f"{path}: {error.strerror}.")
             continue
-        try:
-            taken = chosen.recognise(document) >= LEAST_SURE if chosen else recognise(document)[0].name != "foreign"
-        except ConfigError:
-            taken = False
-        if taken:
+        if _is_config(document, chosen):
             walk.configs.append(path)
         else:
             walk.passed_over += 1
     return walk
+
+
+def _is_config(document: Document, chosen: Dialect | None) -> bool:
+    try:
+        found, sure = (chosen, chosen.recognise(document)) if chosen is not None else recognise(document)
+    except ConfigError:
+        return False
+    return found.name != "foreign" and sure >= _LEAST_IN_A_FOLDER.get(found.name, LEAST_SURE)
 
 
 class _Excluded:

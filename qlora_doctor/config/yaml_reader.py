@@ -20,6 +20,7 @@ MAX_DEPTH = 64
 MAX_NODES = 2_000_000
 """Values that aliases may unfold to."""
 
+_LONGEST_NUMBER = 1000
 _EXPONENT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+\Z")
 _STANDARD = "tag:yaml.org,2002:"
 _SCALAR_TAGS = {_STANDARD + name for name in ("str", "int", "float", "bool", "null", "timestamp", "binary")}
@@ -108,24 +109,30 @@ class _Builder:
 
     def take(self, events: Iterable[Any]) -> None:
         """Take all events; the loop is the reader's hot path, so what is common is done in it."""
-        actions, stack = self._actions, self._stack
+        actions, stack, scalar, missing, plain = self._actions, self._stack, yaml.ScalarEvent, _MISSING, _plain
         for event in events:
-            self._event = event
-            if type(event) is yaml.ScalarEvent and event.tag is None and event.anchor is None and event.implicit[0]:
-                value, is_number = _plain(event.value)
-                if not is_number and value is not _MISSING and value != "<<" and stack:
+            kind = type(event)
+            if kind is scalar and event.tag is None and event.anchor is None and event.implicit[0] and stack:
+                value, is_number = plain(event.value)
+                if not is_number and value is not missing and value != "<<":
                     frame = stack[-1]
                     frame.nodes += 1
-                    if type(frame.value) is list:
-                        frame.value.append(value)
-                        continue
-                    if frame.key is _MISSING:
+                    container, key = frame.value, frame.key
+                    if type(container) is list:
+                        container.append(value)
+                    elif key is missing:
+                        self._event = event
                         self._take_key(frame, value)
-                    else:
+                    elif key is _MERGE:
+                        self._event = event
                         self._take_value(frame, value)
+                    else:
+                        container[key] = value
+                        frame.key = missing
                     continue
-            action = actions.get(type(event))
+            action = actions.get(kind)
             if action is not None:
+                self._event = event
                 action(event)
 
     def problem(self, message: str) -> YamlProblem:
@@ -244,6 +251,8 @@ def _construct(tag: str, text: str) -> Any:
     build = constructor.yaml_constructors.get(tag)
     if build is None:
         return text
+    if len(text) > _LONGEST_NUMBER and tag.endswith((":int", ":float")):
+        return _MISSING  # a number in base 60 may have any length, and any text shows none
     try:
         return build(constructor, yaml.ScalarNode(tag, text))
     except (ValueError, KeyError, IndexError, OverflowError, yaml.YAMLError):

@@ -159,7 +159,7 @@ def _field_type(kind: Any, name: str, path: str) -> Any:
         return kind[name]
     if typing.get_origin(kind) is dict:
         return typing.get_args(kind)[1]
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if typing.get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, BaseModel):
         if name not in kind.model_fields:
             raise LanguageError(f"There is no fact {path or name!r}; {kind.__name__} has no {name!r}.")
         return kind.model_fields[name].annotation

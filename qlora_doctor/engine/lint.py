@@ -54,10 +54,21 @@ def lint_pages(folder: Path, *, catalogue: Collection[str] | None = None) -> lis
             rules.append(load_page(path))
         except PageError as error:
             problems.append(Problem(path.name, error.message))
+    problems += [
+        Problem(path.name, "A page is called ID-name.md, as in TEAM001-my-rule.md.") for path in _misnamed(folder)
+    ]
+    if not rules and not problems:
+        problems.append(Problem(str(folder), "There is no page in it."))
     problems += [Problem(label, "Two pages have it.") for label in _repeated(rules)]
     for rule in rules:
         problems += lint_rule(rule, healthy, rules, catalogue)
     return problems
+
+
+def _misnamed(folder: Path) -> list[Path]:
+    """Files with a head of metadata that nobody would read, since they are not called like pages."""
+    others = set(folder.glob("*.md")) - set(pages_of(folder))
+    return sorted(path for path in others if path.read_bytes().startswith((b"---\n", b"---\r\n")))
 
 
 def healthy_facts(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from .._assets import asset_folder
 from ..errors import UsageError
 from .cache import rules_of
 from .rule import PageError, Rule, parse_page
+
+_PAGE = re.compile(r"[A-Z]{2,8}\d{3}-")
 
 
 def load_rules(*folders: Path | str) -> list[Rule]:
@@ -31,14 +34,14 @@ def load_rules(*folders: Path | str) -> list[Rule]:
 
 
 def pages_of(folder: Path) -> list[Path]:
-    """Pages in a folder: the files named like ``QD301-….md``.
+    """Pages in a folder: the files named like ``QD301-….md``, with any letters.
 
     Raises:
         PageError: there is no such folder.
     """
     if not folder.is_dir():
         raise PageError(f"There is no folder {folder} with rule pages.")
-    return sorted(folder.glob("QD*.md"))
+    return sorted(path for path in folder.glob("*.md") if _PAGE.match(path.name))
 
 
 def load_page(path: Path) -> Rule:

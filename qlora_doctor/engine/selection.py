@@ -61,7 +61,8 @@ def matches(pattern: str, rule: Rule) -> bool:
     wanted = pattern.strip().casefold()
     if wanted == "all" or wanted == rule.name:
         return True
-    return bool(wanted) and wanted.startswith("qd") and rule.id.casefold().startswith(wanted)
+    identity = rule.id.casefold()
+    return wanted.startswith(identity.rstrip("0123456789")) and identity.startswith(wanted)
 
 
 def check_selection(selection: Selection, rules: Sequence[Rule]) -> None:

@@ -16,4 +16,4 @@ class Fact(BaseModel):
     floats in 0…1, seconds are floats.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, protected_namespaces=())

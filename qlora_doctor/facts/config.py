@@ -19,11 +19,20 @@ class ConfigFacts(Fact):
     # -- model
     model: str | None = None
     model_kind: str | None = None
-    """``folder``, ``table`` (a bundled architecture), ``hub`` (an id that is not at hand), ``adapter``, ``missing``."""
+    """``folder``, ``table`` (a bundled architecture), ``hub`` (an id that is not at hand), ``adapter``, ``missing``,
+    ``elsewhere`` (a path of a trainer's own file that is not on this machine)."""
     model_dtype: str | None = None
     """``dtype`` of from_pretrained, as torch names it (``bfloat16``), ``auto`` where left to the checkpoint."""
     attn_implementation: str | None = None
     trust_remote_code: bool | None = None
+    model_named_adapter: bool | None = None
+    """True where the hub id's name ends as that of an adapter does (``-adapter``, ``-lora``)."""
+    load_switches: list[str] | None = None
+    """``load_in_4bit`` and ``load_in_8bit`` as arguments of from_pretrained itself, where they are on."""
+    load_switches_taken: bool | None = None
+    """True where from_pretrained still takes them: before transformers 5."""
+    quantization_written: bool | None = None
+    """True where the config sets options of a quantization_config."""
 
     # -- quantization
     four_bit: bool | None = None
@@ -61,6 +70,12 @@ class ConfigFacts(Fact):
     layers_to_transform: list[int] | None = None
     targets_also_saved: list[str] | None = None
     """Names that stand both in target_modules and in modules_to_save."""
+    idle_initialisation_options: list[str] | None = None
+    """Options of an initialisation (``loftq_config``, ``eva_config``, …) that init_lora_weights does not ask for."""
+    keys_newer_than_peft: "list[UnknownKey] | None" = None
+    """Keys of an adapter_config.json that the installed PEFT does not know and that are set to something."""
+    peft_refuses_keys: bool | None = None
+    """True where the installed PEFT stops at keys that it does not know: before 0.14."""
 
     # -- training
     trainer: str | None = None
@@ -87,6 +102,19 @@ class ConfigFacts(Fact):
     evaluates: bool | None = None
     """True where the config asks for evaluation during training."""
     neftune_noise_alpha: float | None = None
+    samples_mix: str | None = None
+    """How packed or padding-free samples come to attend to each other: ``none``, ``attention`` (it does not see where
+    samples end), ``wrapped`` (trl's strategy joins them), ``trainer`` (it hands over no borders)."""
+    loss_mask_lost: str | None = None
+    """Why the loss is on more than completions though these are asked for: ``format``, ``packing``, ``liger``; or
+    ``none``."""
+    head_targeted: bool | None = None
+    """True where target_modules names the output head."""
+    head_loss: str | None = None
+    """What the loss is computed from: ``logits``, or the head's weight past its adapter (``liger``; ``trl``, which then
+    refuses an adapter on the head)."""
+    head_refused: bool | None = None
+    """True where both are so: the head is named, and trl refuses that."""
 
     # -- hardware and distribution
     gpu: str | None = None
@@ -142,8 +170,9 @@ class ConfigFacts(Fact):
     ``prepared-after-attach`` (a script prepares for k-bit training what has an adapter already), ``attached-twice``,
     ``checkpointing-arguments-replaced`` (those given to the model, by the trainer's),
     ``quantization-switch-of-from-pretrained`` (load_in_4bit as its argument, without a quantization_config),
-    ``no-mixed-precision`` and ``norms-not-upcast`` (LLaMA-Factory), ``zero3-with-plain-checkpointing`` and
-    ``fixed-tokens-not-trained`` (axolotl).
+    ``no-mixed-precision``, ``norms-not-upcast`` and ``packing-joins-samples`` (LLaMA-Factory), ``kernels-passed-by``
+    (Unsloth's fast LoRA kernels do not run), ``zero3-with-plain-checkpointing`` and ``fixed-tokens-not-trained``
+    (axolotl).
     """
     remark_notes: "list[Remark] | None" = None
     """The same with the key and what is to be said of it."""

@@ -42,6 +42,41 @@ class PlanCell(Fact):
     """True where this cell was traced itself, False where it follows from the traced ones."""
 
 
+class PlanPoint(Fact):
+    """A batch and a sequence length that fit together."""
+
+    batch: int
+    sequence: int
+
+
+class CardPlan(Fact):
+    """A batch × sequence table of predicted peaks, held against one card."""
+
+    card: str
+    card_bytes: int | None = None
+    """Memory of the card that a process can use; None where no card is meant and nothing is held against it."""
+    bf16: bool | None = None
+    """Whether the card computes in bfloat16; before compute capability 8.0 it only emulates it."""
+    cells: list[PlanCell]
+    """Every batch with every sequence."""
+    frontier: list[PlanPoint]
+    """For each batch of the table that fits at all, the longest sequence of the table that fits."""
+    largest_batch: PlanPoint | None = None
+    """Most samples a batch at the setup's own length; None where not even one fits."""
+    longest_sequence: PlanPoint | None = None
+    """Most tokens a sample at the setup's own batch, in steps of 64; None where not even 64 fit."""
+
+
+class SufficientCard(Fact):
+    """A card that holds the setup as it is, the prediction's error band included."""
+
+    card: str
+    card_bytes: int
+    bf16: bool
+    share: float
+    """Predicted peak reserved as a share of the card."""
+
+
 class MemoryPicture(Fact):
     """One account of a peak, predicted or measured, in the terms of torch.cuda's counters."""
 
@@ -83,6 +118,17 @@ class MemoryFacts(Fact):
     """Error band of the prediction."""
     savings: list[Saving] | None = None
     plan: list[PlanCell] | None = None
+    """Cells of the first card's table (command ``plan``)."""
+    plans: list[CardPlan] | None = None
+    """A table for each card that was asked for (command ``plan``)."""
+    plan_traces: int | None = None
+    """How many steps were traced for all tables together."""
+    plan_verified_ratio: float | None = None
+    """Largest relative difference between a cell of a table and its own trace."""
+    plan_notes: list[str] | None = None
+    """How the sizes of all cells were found and verified; one sentence each."""
+    sufficient_cards: list[SufficientCard] | None = None
+    """Known cards that hold the setup's own batch and length, smallest first."""
     load_peak_bytes: int | None = None
     """Predicted highest allocation of from_pretrained itself, for the loader of the versions predicted for."""
     evaluation_peak_bytes: int | None = None

@@ -52,6 +52,8 @@ def build_model(case: StepCase) -> Any:
     from transformers.integrations import replace_with_bnb_linear
     from transformers.quantizers.auto import AutoHfQuantizer
 
+    from ..pipeline.base import dtype_argument
+
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=case.quant_type,
@@ -60,7 +62,9 @@ def build_model(case: StepCase) -> Any:
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            case.config, dtype=getattr(torch, case.dtype), attn_implementation=case.attn_implementation
+            case.config,
+            **{dtype_argument(): getattr(torch, case.dtype)},
+            attn_implementation=case.attn_implementation,
         )
         quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
         skip = quantizer.get_modules_to_not_convert(model, None, getattr(model, "_keep_in_fp32_modules", None))

@@ -17,6 +17,31 @@ FLASH_HEAD_LIMIT = 256
 """Largest head size that flash attention takes (``check_head_dim_size_flash``)."""
 
 
+SMALL_MEMORY_HEAD = 192
+"""Largest head size whose backward kernel fits the shared memory of every card that has flash attention."""
+
+
+def family(machine: Machine, head: int) -> tuple[bool, ...]:
+    """All that :func:`backend` asks of a card, for heads of at most ``head`` elements."""
+    capability = machine.capability
+    return (
+        _has_cudnn(machine),
+        capability >= (7, 0),
+        capability >= (8, 0),
+        (8, 0) <= capability <= (12, 1),
+        _has_small_memory(machine) and head > SMALL_MEMORY_HEAD,
+    )
+
+
+def _has_cudnn(machine: Machine) -> bool:
+    return machine.cudnn_attention and machine.capability[0] in (9, 10) and machine.torch >= (2, 11)
+
+
+def _has_small_memory(machine: Machine) -> bool:
+    """Cards with less than 192 KiB of shared memory a multiprocessor (``check_requires_grad_and_head_dim_gt192_…``)."""
+    return (8, 6) <= machine.capability <= (8, 9) or machine.capability[0] == 12
+
+
 def backend(
     machine: Machine,
     query: torch.Tensor,
@@ -61,9 +86,7 @@ def _cudnn(
 ) -> bool:
     heads = (query.shape[-1], value.shape[-1])
     return (
-        machine.cudnn_attention
-        and machine.capability[0] in (9, 10)
-        and machine.torch >= (2, 11)
+        _has_cudnn(machine)
         and _fused_dtype(machine, query)
         and all(head <= CUDNN_HEAD_LIMIT and head % 8 == 0 for head in heads)
     )
@@ -79,8 +102,7 @@ def _flash(
     grouped: bool,
 ) -> bool:
     head = query.shape[-1]
-    consumer = (8, 6) <= machine.capability <= (8, 9) or machine.capability[0] == 12
-    if consumer and head > 192 and (head <= 224 or dropout > 0):
+    if _has_small_memory(machine) and head > SMALL_MEMORY_HEAD and (head <= 224 or dropout > 0):
         return False  # no backward kernel there
     return (
         (8, 0) <= machine.capability <= (12, 1)
@@ -101,7 +123,9 @@ def _efficient(
     uneven: bool,
     grouped: bool,
 ) -> bool:
-    alignment = 16 // query.element_size() if machine.capability >= (8, 0) else 4
+    # ``minimum_gemm_alignment``: 16 bytes with tensor cores, which before 8.0 work on 16 bits and from 7.0 alone.
+    tensor_cores = machine.capability >= (8, 0) or (machine.capability >= (7, 0) and query.element_size() == 2)
+    alignment = 16 // query.element_size() if tensor_cores else 1
     return (
         (query.dtype is not torch.bfloat16 or machine.capability >= (8, 0))
         and not grouped
@@ -146,10 +170,42 @@ def scaled_dot_product_attention(
         return aten._scaled_dot_product_efficient_attention(
             query, key, value, _bias(attn_mask, query), wants_gradient, dropout_p, is_causal, scale=scale
         )[0]
-    if enable_gqa:
-        groups = query.shape[-3] // key.shape[-3]
+    return _math(query, key, value, _additive(attn_mask, query), dropout_p, is_causal, scale)
+
+
+def _math(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    is_causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    """The path that no fused kernel takes, with all scores in memory.
+
+    PyTorch's own composite operator adds a mask out of place while a dispatch mode is on, so it is restated here.
+    Source: ``ATen/native/transformers/attention.cpp`` (``_scaled_dot_product_attention_math``); held against what an
+    H100 was asked for in float32 with grouped heads.
+    """
+    dtype = query.dtype
+    if dtype is not torch.float32:
+        query, key, value = query.float(), key.float(), value.float()
+    factor = (query.shape[-1] ** -0.5 if scale is None else abs(scale)) ** 0.5
+    query = query * factor
+    if is_causal:
+        shape = (query.shape[-2], key.shape[-2])
+        mask = _additive(torch.ones(shape, dtype=torch.bool, device=query.device).tril(), query)
+    groups = query.shape[-3] // key.shape[-3] if query.dim() > 3 and key.shape[-3] > 1 else 1
+    if groups > 1:
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-    return aten._scaled_dot_product_attention_math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)[0]
+    scores = torch.matmul(query, key.transpose(-2, -1) * factor)
+    if mask is not None:
+        scores.add_(mask)
+    weights = aten._safe_softmax(scores, -1)
+    if dropout > 0:
+        weights = aten.native_dropout(weights, dropout, True)[0]
+    return torch.matmul(weights, value).to(dtype)
 
 
 def _additive(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:

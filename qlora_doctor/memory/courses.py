@@ -1,8 +1,9 @@
 """The tape of any batch and sequence of a setup, from few traces.
 
-Where a step takes the same course for all lengths, two traces tell every size (:mod:`.scaling`) and a third, of the
-longest sequence, tells whether that holds. Where it does not (a sliding window that needs a mask only beyond its own
-length), the lengths are halved until each piece has one course. Batch 1 has a course of its own and is traced apart.
+Where a step takes the same course for all lengths, traces of the shortest and the longest tell every size
+(:mod:`.scaling`) and a third, between them, tells whether that holds. Where it does not (a sliding window that needs a
+mask only beyond its own length), the lengths are halved until each piece has one course. Batch 1 has a course of its
+own and is traced apart.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from .machine import Machine
 from .predict import traced
-from .scaling import ALONE, FIRST, SECOND, NotScalable, ScalableTape, same_course, scalable
+from .scaling import ALIGNED, MANY, NotScalable, ScalableTape, scalable
 from .subject import Subject
 from .tape import Tape
 
@@ -82,77 +83,86 @@ class Courses:
 
     def __init__(self, tracer: Tracer, machine: Machine, batches: Sequence[int], sequences: Sequence[int]) -> None:
         self._tracer, self._machine = tracer, machine
+        self._traced: dict[Size, Tape] = {}
         self.own: dict[Size, Tape] = {}
         self.notes: list[str] = []
-        self._linear: set[str] = set()
         self._pieces: dict[bool, list[Piece]] = {}
+        self._single: dict[tuple[bool, int], Piece] = {}
+        self._smallest = min((batch for batch in batches if batch > 1), default=2)
+        aligned = sorted(length for length in sequences if length % ALIGNED == 0)
         for alone in sorted({batch == 1 for batch in batches}, reverse=True):
-            smallest = min(batch for batch in batches if (batch == 1) == alone)
-            self._pieces[alone] = self._look(alone, smallest, sorted(sequences))
+            if aligned:
+                smallest = min(batch for batch in batches if (batch == 1) == alone)
+                self._pieces[alone] = self._look(alone, smallest, aligned)
+        if len(aligned) < len(sequences):
+            self.notes.append(f"Lengths that are no multiple of {ALIGNED} are padded on the way and were traced apart.")
 
     def at(self, batch: int, sequence: int) -> Tape:
         """The tape of this batch and sequence; between two pieces that of the longer sequences."""
-        pieces = self._pieces.get(batch == 1)
-        if pieces is None:
-            return self._trace(batch, sequence)
-        place = bisect_left([piece.last for piece in pieces], sequence)
-        return pieces[min(place, len(pieces) - 1)].at(batch, sequence)
-
-    def _trace(self, batch: int, sequence: int) -> Tape:
-        return self._tracer.tape(self._machine, batch, sequence)
+        alone = batch == 1
+        pieces = self._pieces.get(alone)
+        if pieces is None or sequence % ALIGNED:
+            if (alone, sequence) not in self._single:
+                self._single[alone, sequence] = self._piece(1 if alone else self._smallest, sequence)
+            return self._single[alone, sequence].at(batch, sequence)
+        return _at_piece(pieces, (batch, sequence))
 
     def _look(self, alone: bool, smallest: int, sequences: list[int]) -> list[Piece]:
-        pair = ALONE if alone else (FIRST, SECOND)
+        """The pieces of all lengths; one of the cells between the ends is traced to see that the sizes hold."""
         who = "Batch 1" if alone else "Batches above 1"
-        longest = (smallest, sequences[-1])
-        own = self.own[longest] = self._trace(*longest)
-        try:
-            one, other = (self._trace(*size) for size in pair)
-            whole = scalable(one, other, *pair)
-            if not same_course(one, own):
-                raise NotScalable("a long sequence takes another course")
-        except NotScalable:
-            pieces = self._split(alone, sequences, {longest: own})
+        check = smallest, sequences[len(sequences) // 2]
+        pieces = self._split(smallest, sequences)
+        own = self.own[check] = self._trace(*check)
+        if len(pieces) == 1 and len(sequences) > 1 and _at_piece(pieces, check).sizes != own.sizes:
+            pieces = [self._piece(smallest, length) for length in sequences]
+        if len(pieces) > 1:
             said = ", ".join(f"{piece.last:,}" for piece in pieces)
             self.notes.append(
-                f"{who}: the step takes another course at some lengths (a mask, a window), so pieces up to {said} tokens "
-                "were traced apart."
+                f"{who}: the step takes another course at some lengths (a mask, a window), so pieces up to {said} "
+                "tokens were traced apart."
             )
             return pieces
-        said = " and ".join(f"{batch} × {sequence:,}" for batch, sequence in pair)
+        ends = (smallest, sequences[0]), (1 if alone else MANY, sequences[-1])
+        said = " and ".join(f"{batch} × {sequence:,}" for batch, sequence in dict.fromkeys(ends))
         self.notes.append(
-            f"{who}: every size follows from two traces ({said}), checked with a third ({longest[0]} × {longest[1]:,}). "
-            f"{_growth(whole)}"
+            f"{who}: every size follows from the traces of {said}, checked with that of {check[0]} × {check[1]:,}. "
+            f"{_growth(self._scalable(*ends)) if ends[0] != ends[1] else ''}".strip()
         )
-        return [Piece(sequences[-1], whole.at)]
+        return pieces
 
-    def _split(self, alone: bool, sequences: list[int], known: dict[Size, Tape]) -> list[Piece]:
+    def _split(self, smallest: int, sequences: list[int]) -> list[Piece]:
         """Pieces of one course each, by halves."""
-        batches = (1, 1) if alone else (FIRST[0], SECOND[0])
-        if len(sequences) > 1:
-            pair = (batches[0], _prime_from(sequences[0])), (batches[1], _prime_up_to(sequences[-1]))
-            if pair[0][1] < pair[1][1]:
-                one, other = (self._known(size, known) for size in pair)
-                try:
-                    return [Piece(sequences[-1], scalable(one, other, *pair).at)]
-                except NotScalable:
-                    pass
-            half = len(sequences) // 2
-            return self._split(alone, sequences[:half], known) + self._split(alone, sequences[half:], known)
-        (sequence,) = sequences
-        if alone:
-            tape = self._known((1, sequence), known)
-            return [Piece(sequence, lambda batch, length: tape)]
-        sizes = (batches[0], sequence), (batches[1], sequence)
+        if len(sequences) == 1:
+            return [self._piece(smallest, sequences[0])]
         try:
-            return [Piece(sequence, scalable(*(self._known(size, known) for size in sizes), *sizes).at)]
+            ends = (smallest, sequences[0]), (1 if smallest == 1 else MANY, sequences[-1])
+            return [Piece(sequences[-1], self._scalable(*ends).at)]
         except NotScalable:
-            return [Piece(sequence, lambda batch, length: self._known((batch, length), known))]
+            half = len(sequences) // 2
+            return self._split(smallest, sequences[:half]) + self._split(smallest, sequences[half:])
 
-    def _known(self, size: Size, known: dict[Size, Tape]) -> Tape:
-        if size not in known:
-            known[size] = self._trace(*size)
-        return known[size]
+    def _piece(self, smallest: int, sequence: int) -> Piece:
+        """One length alone."""
+        if smallest > 1:
+            try:
+                return Piece(sequence, self._scalable((smallest, sequence), (MANY, sequence)).at)
+            except NotScalable:
+                pass
+        return Piece(sequence, self._trace)
+
+    def _scalable(self, first: Size, second: Size) -> ScalableTape:
+        return scalable(self._trace(*first), self._trace(*second), first, second)
+
+    def _trace(self, batch: int, sequence: int) -> Tape:
+        if (batch, sequence) not in self._traced:
+            self._traced[batch, sequence] = self._tracer.tape(self._machine, batch, sequence)
+        return self._traced[batch, sequence]
+
+
+def _at_piece(pieces: list[Piece], size: Size) -> Tape:
+    """The tape of a size from the piece that its length belongs to."""
+    place = bisect_left([piece.last for piece in pieces], size[1])
+    return pieces[min(place, len(pieces) - 1)].at(*size)
 
 
 def _growth(whole: ScalableTape) -> str:
@@ -161,19 +171,3 @@ def _growth(whole: ScalableTape) -> str:
     if not quadratic:
         return f"{linear:,} buffers grow linearly with the tokens, none with the square of the sequence."
     return f"{linear:,} buffers grow linearly with the tokens, {quadratic:,} with the square of the sequence."
-
-
-def _is_prime(number: int) -> bool:
-    return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
-
-
-def _prime_from(number: int) -> int:
-    while not _is_prime(number):
-        number += 1
-    return number
-
-
-def _prime_up_to(number: int) -> int:
-    while number > 2 and not _is_prime(number):
-        number -= 1
-    return number

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..config.cards import CARDS, Card
+from .attention import SMALL_MEMORY_HEAD
 from .courses import Courses, Maker, Size, Tracer
 from .machine import Machine
 from .predict import Prediction, prediction_of
@@ -156,10 +157,16 @@ class Planner:
 
     def courses(self, machine: Machine) -> Courses:
         """Tapes for a machine."""
-        kind = machine.kind()
+        kind = machine.kind(self._has_wide_heads())
         if kind not in self._courses:
             self._courses[kind] = Courses(self.tracer, machine, self.batches, self.sequences)
         return self._courses[kind]
+
+    def _has_wide_heads(self) -> bool:
+        config = self.tracer.subject.model.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", None) or 1
+        head = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return int(head) > SMALL_MEMORY_HEAD
 
     def _fits(self, tape: Tape, machine: Machine, space: int) -> bool:
         if max(moments(tape, machine).values()) > space:
@@ -221,7 +228,7 @@ def _compared(cells: list[Cell], courses: Courses, machine: Machine) -> tuple[li
 
 
 def _most(fits: Callable[[int], bool], limit: int) -> int | None:
-    """The largest number up to ``limit`` that fits, if what is larger than one that does not fit does not fit either."""
+    """The largest number up to ``limit`` that fits, where nothing above one that does not fit fits either."""
     if not fits(1):
         return None
     low, high = 1, 2

@@ -1,8 +1,8 @@
 """One tape for all batch sizes and sequence lengths.
 
 What a step allocates does not depend on batch and sequence in its order, only in its sizes, and each size is a constant
-times one of a few products: batch, sequence, batch × sequence, batch × sequence², … Two traces, each with a prime batch
-and a prime sequence, tell which product it is for every storage; a third tells whether that holds.
+times one of a few products: batch, sequence, batch × sequence, batch × sequence², … Two traces whose batches and
+sequences have few factors in common tell which product it is for every storage; a third tells whether that holds.
 """
 
 from __future__ import annotations
@@ -38,12 +38,10 @@ FORMS: tuple[Form, ...] = (
 )
 """The products that a size can grow with, likelier ones first."""
 
-FIRST = (7, 499)
-"""Batch and sequence of the first trace: primes, and fewer tokens than :data:`TILE`."""
-SECOND = (29, 1013)
-"""Batch and sequence of the second trace: primes, and more tokens than that."""
-ALONE = (1, 997), (1, 7919)
-"""The two traces for batch 1, whose course is its own: a tensor of one sample is contiguous where others are not."""
+ALIGNED = 64
+"""Lengths are multiples of this: others are padded on the way (a mask's rows to 16), which is another course."""
+MANY = 29
+"""The larger batch of two traces: a prime, so that no product grows as another does."""
 
 
 class NotScalable(ValueError):
@@ -89,8 +87,8 @@ def same_course(one: Tape, other: Tape) -> bool:
     )
 
 
-def scalable(one: Tape, other: Tape, first: tuple[int, int] = FIRST, second: tuple[int, int] = SECOND) -> ScalableTape:
-    """Both traces' common form.
+def scalable(one: Tape, other: Tape, first: tuple[int, int], second: tuple[int, int]) -> ScalableTape:
+    """Both traces' common form; ``first`` and ``second`` are their batches and sequences.
 
     Raises:
         NotScalable: they differ in more than sizes, or a size follows none of the known products.

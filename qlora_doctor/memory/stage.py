@@ -68,12 +68,11 @@ def look_at_memory(
     Raises:
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
-    from .machine import Machine
     from .predict import MARGIN, PredictionError, predict
     from .subject import subject_of_setup
 
     card, unknown = _card_or_reason(setup, facts)
-    machine = Machine(card or find_card(STAND_IN), expandable_segments=bool(setup.hardware.expandable_segments))
+    machine = machine_for(setup, card)
     held = _held_against(card)
     progress("tracing a step without weights")
     subject = subject_of_setup(setup, architecture=architecture, offline=offline)
@@ -88,15 +87,47 @@ def look_at_memory(
         prediction.assumptions.append(
             f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."
         )
+    prediction.assumptions += allocator_assumptions(setup)
     if (setup.hardware.count or 1) > 1:
         prediction.assumptions.append("Each card holds the whole model, as data-parallel training does.")
-    held |= _of_prediction(prediction, subject, card)
+    held |= described(prediction, subject, card)
     held["margin_ratio"] = MARGIN
     if _evaluates(facts):
         progress("tracing an evaluation step")
         held |= _evaluation(subject, machine, prediction, facts)
     held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
     return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
+
+
+def machine_for(setup: Setup, card: Card | None) -> Machine:
+    """The machine that the run is meant for; where no card is known the :data:`STAND_IN`."""
+    from .machine import Machine, allocator_settings, has_cuda_12
+
+    told = setup.hardware.expandable_segments
+    if told is None:
+        told = allocator_settings().get("expandable_segments", "").casefold() == "true"
+    return Machine(card or find_card(STAND_IN), expandable_segments=told, cudnn_attention=not has_cuda_12())
+
+
+def allocator_assumptions(setup: Setup) -> list[str]:
+    """What the environment tells the allocator, as far as a prediction hears it or does not; one sentence each."""
+    from .machine import allocator_settings
+
+    settings = allocator_settings()
+    said = []
+    if setup.hardware.expandable_segments is None and "expandable_segments" in settings:
+        said.append(
+            f"The allocator has expandable_segments:{settings['expandable_segments']}, as in the environment here."
+        )
+    unheard = sorted(set(settings) & {"max_split_size_mb", "roundup_power2_divisions", "garbage_collection_threshold"})
+    if unheard:
+        said.append(f"The allocator's {', '.join(unheard)} of the environment here is not part of the prediction.")
+    return said
+
+
+def described(prediction: Prediction, subject: Subject, card: Card | None) -> dict[str, Any]:
+    """The facts of a prediction held against a card, the picture itself left out."""
+    return _held_against(card) | _of_prediction(prediction, subject, card)
 
 
 def _card_or_reason(setup: Setup, facts: Facts) -> tuple[Card | None, str | None]:

@@ -151,7 +151,7 @@ def _build_on_meta(setup: Setup, architecture: Architecture) -> Base:
 def _from_config(setup: Setup, config: Any, dtype: torch.dtype, notes: list[str]) -> Any:
     auto = auto_class(setup)
     arguments: dict[str, Any] = {
-        _dtype_argument(): dtype,
+        dtype_argument(): dtype,
         "trust_remote_code": bool(setup.model.trust_remote_code),
     }
     wanted = setup.model.attn_implementation
@@ -221,7 +221,7 @@ def _load(setup: Setup, architecture: Architecture, device: torch.device, *, off
     quantization = bits_and_bytes(setup)
     optional = {
         "quantization_config": quantization,
-        _dtype_argument(): setup.model.dtype,
+        dtype_argument(): setup.model.dtype,
         "attn_implementation": setup.model.attn_implementation,
         "revision": setup.model.revision if architecture.folder is None else None,
     }
@@ -239,7 +239,7 @@ def _place_of(architecture: Architecture) -> str:
     return str(architecture.folder) if architecture.source == "folder" else architecture.name
 
 
-def _dtype_argument() -> str:
+def dtype_argument() -> str:
     """``dtype`` since transformers 4.56, ``torch_dtype`` before."""
     import transformers
     from packaging.version import Version

@@ -161,10 +161,16 @@ def literal(value: Any, *, most: int = 8) -> str:
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, dict):
-        return ", ".join(f"{one_line(key)}: {literal(each, most=most)}" for key, each in value.items())
+        return ", ".join(f"{one_line(key)}: {_member(str(key), each, most)}" for key, each in value.items())
     if isinstance(value, Sequence):
         return _listed(value, most)
     return one_line(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def _member(key: str, value: Any, most: int) -> str:
+    """A member of a group: bytes as a size, for a list of groups is read and not computed with."""
+    plain_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return size(value) if plain_number and key.endswith("_bytes") else literal(value, most=most)
 
 
 def int_or(value: float) -> float:

@@ -125,6 +125,24 @@
     picture.addEventListener("pointerleave", () => { readout.textContent = idle; });
   });
 
+  // What the curve of memory says under the pointer: the points are those of the path, in a space of 1000 × 1000.
+  all(".timeline").forEach((figure) => {
+    const picture = figure.querySelector("svg");
+    const readout = figure.querySelector(".readout");
+    const idle = readout.textContent;
+    const points = figure.querySelector(".curve").getAttribute("d").slice(1).split("L").map((pair) => pair.split(" ").map(Number));
+    const bands = all(".ribbon", figure).map((band) => [parseFloat(band.getAttribute("x")), band.getAttribute("class").replace(/.*ph-/, "")]);
+    picture.addEventListener("pointermove", (event) => {
+      const box = picture.getBoundingClientRect();
+      const at = (event.clientX - box.left) / box.width * 1000;
+      const [x, y] = points.reduce((best, point) => Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best);
+      const phase = bands.filter(([start]) => start * 10 <= x).pop();
+      const size = (1000 - y) / 1000 * Number(figure.dataset.top) / 2 ** 30;
+      readout.textContent = `${phase ? phase[1] : ""}: ${size.toPrecision(3)} GiB`;
+    });
+    picture.addEventListener("pointerleave", () => { readout.textContent = idle; });
+  });
+
   // Paper cannot be clicked.
   let closed = [];
   addEventListener("beforeprint", () => {

@@ -48,17 +48,32 @@ def _leaves(url: str) -> bool:
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation(visit: Callable[..., Any], name: str, viewport: dict[str, int], scheme: str) -> None:
-    """With everything unfolded, and once as it opens. The page's policy is bypassed here, for axe's own script."""
+    """With everything unfolded, and once as it opens."""
+    for unfolded in (False, True) if (viewport, scheme) == (DESKTOP, "light") else (True,):
+        assert _violations(visit, name, unfolded, viewport=viewport, color_scheme=scheme) == []
+
+
+@pytest.mark.parametrize(("viewport", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
+def test_axe_finds_no_violation_in_the_gallery(
+    visit: Callable[..., Any], pages: dict[str, str], viewport: dict[str, int], scheme: str
+) -> None:
+    names = [name for name in pages if name.startswith("gallery/")]
+    assert len(names) > 5
+    for name in names:
+        assert _violations(visit, name, True, viewport=viewport, color_scheme=scheme) == [], name
+
+
+def _violations(visit: Callable[..., Any], name: str, unfolded: bool, **options: Any) -> list[Any]:
+    """What axe finds. The page's policy is bypassed here, for axe's own script."""
     axe_core_python = pytest.importorskip("axe_core_python")
     axe = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-    page = visit(name, viewport=viewport, color_scheme=scheme, bypass_csp=True)
+    page = visit(name, bypass_csp=True, **options)
     page.evaluate(axe)
-    for unfolded in (False, True) if (viewport, scheme) == (DESKTOP, "light") else (True,):
-        if unfolded:
-            page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
-        result = page.evaluate("async () => await axe.run(document, {resultTypes: ['violations']})")
-        assert [(v["id"], v["help"], [n["html"][:120] for n in v["nodes"][:3]]) for v in result["violations"]] == []
-        assert len(result["passes"]) > 10  # axe really looked
+    if unfolded:
+        page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
+    result = page.evaluate("async () => await axe.run(document, {resultTypes: ['violations']})")
+    assert len(result["passes"]) > 10  # axe really looked
+    return [(v["id"], v["help"], [n["html"][:120] for n in v["nodes"][:3]]) for v in result["violations"]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -225,6 +240,21 @@ def test_pointing_at_a_cell_reads_its_value(visit: Callable[..., Any]) -> None:
     assert gradients is not None
     expected = f"Layer 12, self_attn.v_proj: {gradients[2].norms[12]:.4g}"
     assert strip.locator(".readout").inner_text() == expected
+
+
+def test_pointing_at_the_curve_reads_phase_and_size(visit: Callable[..., Any]) -> None:
+    page = visit("broken")
+    figure = page.locator(".timeline").first
+    memory = fixtures.broken().facts.memory
+    assert memory is not None and memory.predicted is not None and memory.predicted.timeline is not None
+    peak = max(memory.predicted.timeline, key=lambda point: point.allocated_bytes)
+    picture = figure.locator("svg").first
+    picture.scroll_into_view_if_needed()
+    picture.hover(position={"x": picture.bounding_box()["width"] * peak.at, "y": 100})
+    phase, size = figure.locator(".readout").inner_text().removesuffix(" GiB").split(": ")
+    assert phase == peak.phase and float(size) == pytest.approx(peak.allocated_bytes / 2**30, rel=0.01)
+    page.mouse.move(0, 0)
+    assert figure.locator(".readout").inner_text() == "Point at the curve to read it."
 
 
 def test_paper_shows_what_the_screen_folds(visit: Callable[..., Any]) -> None:

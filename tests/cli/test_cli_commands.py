@@ -13,7 +13,7 @@ from qlora_doctor import __version__
 from qlora_doctor._assets import asset_folder
 from qlora_doctor.cli import main
 
-COMMANDS = ("check", "explain", "rules", "env", "init", "demo", "report", "schema")
+COMMANDS = ("check", "plan", "explain", "rules", "env", "init", "demo", "report", "schema")
 
 
 def run(*arguments: object) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from qlora_doctor.config.document import read_document
 from qlora_doctor.config.yaml_reader import YamlProblem, read_yaml
 from qlora_doctor.errors import DoctorError
 
-SUFFIXES = st.sampled_from([".json", ".yaml", ".toml", ".py", ""])
+SUFFIXES = st.sampled_from([".json", ".yaml", ".yml", ".toml", ".py", ".ipynb", ".sh", ".bash", ""])
 WORDS = st.sampled_from(
     ["model", "lora", "training", "r", "target_modules", "learning_rate", "bf16", "all-linear", "2e-4", "no", "x" * 300]
 )
@@ -49,7 +50,7 @@ def test_any_bytes(tmp_path: Path, content: bytes, suffix: str) -> None:
 
 
 @QUIET
-@given(text=st.text(alphabet="{}[]:,-&*!|>#'\"<?%@`\\ \n\tabr01e.~", max_size=60), suffix=SUFFIXES)
+@given(text=st.text(alphabet="{}[]:,-&*!|>#'\"<?%@`\\ \n\tabr01e.~$()=;", max_size=60), suffix=SUFFIXES)
 def test_any_punctuation(tmp_path: Path, text: str, suffix: str) -> None:
     path = tmp_path / f"file{suffix}"
     path.write_text("model: x\nlora: " + text if suffix == ".yaml" else text)
@@ -96,15 +97,33 @@ def _as_yaml(rows: list[dict[str, object]]) -> str:
     return "model: x\nlora: {r: 8}\nrows:\n" + "".join(lines)
 
 
-@pytest.mark.parametrize("suffix", [".json", ".yaml", ".py", ""])
-def test_nothing_is_run(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".py", ".sh", ".ipynb", ".toml", ""])
+def test_nothing_is_run(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     witness = tmp_path / "witness"
-    path = tmp_path / f"c{suffix}"
-    path.write_text(
-        f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{witness}']]"
-        if suffix != ".py"
-        else f"open({str(witness)!r}, 'w')"
+    touch = f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{witness}']]"
+    code = f"import evil\nopen({str(witness)!r}, 'w')\nfrom peft import LoraConfig\n"
+    code += f"LoraConfig(r=open({str(witness)!r}, 'w'))"
+    command = (
+        f"touch {witness}\nX=$(touch {witness})\npython qlora.py --lora_r `touch {witness}` --model_name_or_path $X"
     )
-    with pytest.raises(DoctorError):
-        read_setup(path)
+    notebook = json.dumps({"nbformat": 4, "cells": [{"cell_type": "code", "source": f"!touch {witness}\n{code}"}]})
+    (tmp_path / "evil.py").write_text(f"open({str(witness)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"c{suffix}"
+    path.write_text({".py": code, ".sh": command, ".ipynb": notebook}.get(suffix, touch))
+    check(path)
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".py", ".sh", ".ipynb", ".toml", ""])
+def test_a_pickle_is_no_config(tmp_path: Path, suffix: str) -> None:
+    class Touch:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / "witness",)
+
+    for protocol in range(6):
+        path = tmp_path / f"c{suffix}"
+        path.write_bytes(pickle.dumps(Touch(), protocol))
+        check(path)
+    assert not (tmp_path / "witness").exists()

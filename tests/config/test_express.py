@@ -12,6 +12,8 @@ from qlora_doctor.config import Setup, read_setup
 from qlora_doctor.config.document import document_of
 from qlora_doctor.config.edit import CannotEdit, apply_patch, parsed
 from qlora_doctor.config.express import complaints, express, reread, same, values_of
+from qlora_doctor.config.native import SECTIONS
+from qlora_doctor.config.reading import Mismatch, read_as
 from qlora_doctor.engine import load_rules
 from qlora_doctor.report import PatchOperation
 
@@ -23,6 +25,7 @@ SAMPLES: dict[str, Any] = {
     "llm_int8_skip_modules": ["lm_head"],
     "task_type": "SEQ_CLS",
     "per_device_eval_batch_size": 1,
+    "dtype": "float16",
 }
 """Values for patches whose own come from facts."""
 
@@ -36,10 +39,22 @@ def patches() -> list[list[PatchOperation]]:
         patch = []
         for operation in rule.fix.patch:
             templated = isinstance(operation.value, str) and "{{" in operation.value
-            value = SAMPLES[operation.path.rpartition("/")[2]] if templated else operation.value
+            value = sample(operation.path) if templated else operation.value
             patch.append(PatchOperation(op=operation.op, path=operation.path, value=value))
         found[str(patch)] = patch
     return list(found.values())
+
+
+def sample(path: str) -> Any:
+    """A value for a native pointer: the chosen one, or the first that the field takes."""
+    section, field = path.strip("/").split("/")
+    annotation = SECTIONS[section].model_fields[field].annotation
+    for value in (SAMPLES[field],) if field in SAMPLES else (True, 8, 0.5, "bfloat16", ["q_proj"]):
+        try:
+            return read_as(annotation, value)
+        except Mismatch:
+            continue
+    raise AssertionError(path)
 
 
 def add(path: str, value: Any) -> PatchOperation:
@@ -74,7 +89,8 @@ def test_a_fix_says_what_it_means_and_nothing_else(dialect: str, tmp_path: Path)
     setup = read(dialect, tmp_path)
     before = values_of(setup)
     for patch in patches():
-        asked = {operation.path.strip("/").replace("/", "."): operation.value for operation in patch}
+        asked = {o.path.strip("/").replace("/", "."): o.value for o in patch if o.op != "remove"}
+        taken = {o.path.strip("/").replace("/", ".") for o in patch if o.op == "remove"}
         try:
             expression = express(setup, patch)
             text, again = fixed(setup, patch)
@@ -83,7 +99,7 @@ def test_a_fix_says_what_it_means_and_nothing_else(dialect: str, tmp_path: Path)
             continue
         after = values_of(again)
         assert {path: after[path] for path in asked} == asked, (asked, text)
-        changed = {path for path in before if not same(before[path], after[path])} - asked.keys()
+        changed = {path for path in before if not same(before[path], after[path])} - asked.keys() - taken
         assert changed == set(expression.follows), (asked, text)
         said = {path for path in changed if (o := setup.origins.get(path)) and o.source == "explicit"}
         places = {operation.path for operation in expression.operations}
@@ -233,3 +249,13 @@ def test_a_key_that_is_used_elsewhere_is_not_edited(tmp_path: Path) -> None:
 def test_the_edited_text_is_data_of_its_format(tmp_path: Path) -> None:
     text, _ = fixed(read("native-json", tmp_path), [add("/lora/lora_dropout", 0.0)])
     assert parsed(text, "json")["lora"] == {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
+
+
+def test_a_value_is_taken_away_with_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "swift.yaml"
+    path.write_text(SMALL["ms-swift"][1] + "device_map: auto  # spread\n")
+    text, again = fixed(read_setup(path), [PatchOperation(op="remove", path="/model/device_map")])
+    assert text == SMALL["ms-swift"][1]
+    assert again.model.device_map is None
+    with pytest.raises(CannotEdit):
+        express(read("trl", tmp_path), [PatchOperation(op="remove", path="/model/device_map")])

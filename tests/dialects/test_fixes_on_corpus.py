@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from qlora_doctor.checking import CheckOptions, run_check
 from qlora_doctor.config import Setup, read_setup
+from qlora_doctor.config.convert import TARGETS, convert
 from qlora_doctor.config.document import document_of
 from qlora_doctor.config.edit import apply_patch
 from qlora_doctor.config.express import reread, same, values_of
 from qlora_doctor.report import Finding
+from tests.config.test_convert import back, not_carried
 
 from .test_corpus import CORPUS, rows
 
@@ -88,3 +91,20 @@ def test_what_fix_writes_is_read_by_everybody(tmp_path: Path) -> None:
             assert not again.held_back
             count += 1
     assert count > 50
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_conversion_carries_or_reports_every_value(to: str, tmp_path: Path) -> None:
+    for row in rows():
+        setup = read_setup(CORPUS / row["file"])
+        converted = convert(setup, to)
+        again = back(converted, to, tmp_path)
+        left = not_carried(setup, again, converted)
+        if to == "python":  # the script cuts, packs and formats samples by code of its own, and its reader cannot know
+            own = ("training.max_length", "training.method", "training.trainer", "training.group_by_length")
+            own += ("hardware.", "budgets.", "data.")
+            left = [each for each in left if not each[0].startswith(own)]
+            # a folder that is not here might be made by the script, says its reader
+            if again.is_unknown("model.name_or_path") and json.dumps(setup.model.name_or_path) in converted.text:
+                left = [each for each in left if each[0] != "model.name_or_path"]
+        assert left == [], (row["file"], converted.text)

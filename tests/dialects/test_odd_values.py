@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qlora_doctor.config.conclude import conclude
 from qlora_doctor.config.dialects import DIALECTS, dialect_named
@@ -64,3 +66,36 @@ def test_no_dialect_minds_what_it_is_asked_about(data: Any) -> None:
             dialect.read(document)
         except ConfigError as error:
             assert error.message
+
+
+def keys_of(data: Any) -> Iterator[str]:
+    if isinstance(data, dict):
+        yield from (key for key in data if isinstance(key, str))
+    for inner in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from keys_of(inner)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_any_mapping_of_a_dialects_keys_is_answered(case: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    name, text, _, _ = CASES[case]
+    document = read_document(write(tmp_path_factory.mktemp("odd"), name, text))
+    dialect = dialect_named(case.removesuffix(" board"))
+    words = st.sampled_from(sorted({*keys_of(document.data), "lora", "training", "model", "r", "path", "type"}))
+    values = st.recursive(
+        st.sampled_from(ODD) | st.floats() | st.text(max_size=6),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=4),
+        max_leaves=10,
+    )
+
+    @settings(max_examples=60, deadline=None)
+    @given(changes=st.dictionaries(words, values, max_size=8), keeps=st.booleans())
+    def answered(changes: dict[str, Any], keeps: bool) -> None:
+        data = {**(document.data if keeps else {}), **changes}
+        changed = Document(document.path, document.text, document.format, data)
+        assert 0.0 <= dialect.recognise(changed) <= 1.0
+        try:
+            conclude(dialect.read(changed), None)
+        except ConfigError as error:
+            assert error.message
+
+    answered()

@@ -470,3 +470,23 @@ def test_a_config_beside_its_weights_names_its_folder(tmp_path: Path) -> None:
 def test_the_folder_of_an_adapter_stands_for_its_config(tmp_path: Path) -> None:
     write(tmp_path, "adapter_config.json", CASES["peft-adapter"][1])
     assert read_setup(tmp_path).dialect == "peft-adapter"
+
+
+@pytest.mark.parametrize("model", ["/data/models/llama", "./models/llama", "~/llama", "/tmp/Llama-2-7b-hf"])
+def test_a_path_of_another_machine_is_no_missing_model(model: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yml", AXOLOTL.format(adapter="qlora").replace("my/model", model))
+    assert conclude(read_setup(path), None).model_kind == "elsewhere"
+    native = write(tmp_path, "n.yml", f"model: {model}\nlora: {{r: 8}}\n")
+    assert conclude(read_setup(native), None).model_kind == "missing"
+
+
+def test_keys_of_other_adapters_than_lora_are_not_held_against_lora(tmp_path: Path) -> None:
+    text = '{"peft_type": "%s", "base_model_name_or_path": "x/y", "r": 8, "init_r": 12, "target_r": 8}'
+    for kind in ("LORA", "ADALORA"):
+        setup = read_setup(write(tmp_path, "adapter_config.json", text % kind))
+        assert bool(setup.stored_keys) is (kind == "LORA")
+
+
+def test_autotrain_evaluates_with_the_batch_of_training(tmp_path: Path) -> None:
+    text = "task: llm-sft\nbase_model: x/y\nproject_name: p\nparams: {peft: true, batch_size: 3}\n"
+    assert read_setup(write(tmp_path, "a.yml", text)).training.per_device_eval_batch_size == 3

@@ -50,6 +50,7 @@ def training(**values: Any) -> dict[str, Any]:
 
 
 LLAMA_NAMES = ["q_proj", "k_proj", "v_proj", "o_proj"]
+HEAD = [*LLAMA_NAMES, "lm_head"]
 REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
 EIGHT_BIT = quantization(
     load_in_4bit=False,
@@ -96,6 +97,44 @@ FAULTS = [
         stages=("config",),
     ),
     Fault("init-loftq-on-4bit", "error", lora(init_lora_weights="loftq")),
+    # what the libraries refuse or pass by
+    Fault("load-in-4bit-kwarg-removed", "error", {"model": {"load_in_4bit": True}, "quantization": None}),
+    Fault("load-in-4bit-and-quant-config", "error", {"model": {"load_in_4bit": True}}),
+    Fault("qlora-flag-contradiction", "error", quantization(load_in_8bit=True), rule="QD126"),
+    Fault("liger-lm-head-adapter-ignored", "error", lora(target_modules=HEAD) | training(use_liger_kernel=True)),
+    Fault("liger-lm-head-adapter-ignored", "error", lora(target_modules=HEAD) | training(trainer="trl")),
+    Fault("conflicting-freeze-controls", "error", lora(layers_to_transform=[0]), rule="QD342"),
+    Fault(
+        "conflicting-freeze-controls",
+        "info",
+        lora(layers_to_transform=[0, 1], target_modules=LLAMA_NAMES, bias="all"),
+        stages=("config",),
+        rule="QD343",
+    ),
+    Fault(
+        "flash-attn-fp32-input",
+        "error",
+        {"model": {"attn_implementation": "flash_attention_2", "dtype": "float32"}} | training(bf16=False),
+        stages=("config",),
+        rule="QD134",
+    ),
+    Fault(
+        "packing-no-varlen-attention",
+        "warning",
+        training(trainer="trl", packing=True, packing_strategy="wrapped"),
+        rule="QD613",
+    ),
+    Fault("packing-no-varlen-attention", "info", training(trainer="trl", packing=True), rule="QD614"),
+    Fault("idle-options", "info", lora(eva_config={"rho": 2.0}), stages=("config",), rule="QD347"),
+    Fault("padding-free-no-fa-high-loss", "info", training(trainer="trl", padding_free=True), rule="QD614"),
+    *(
+        Fault(
+            "completion-mask-dropped",
+            "warning",
+            training(trainer="trl", completion_only_loss=True) | {"data": {"train": "t.jsonl", "format": kind}},
+        )
+        for kind in ("text", "messages")
+    ),
     # distribution, which a file shows
     *(
         Fault(failure, level, sections, stages=("config",), rule=rule)
@@ -232,6 +271,82 @@ def _expected(fault: Fault) -> set[str]:
         return {fault.rule}
     rules = load_rules(asset_folder("rules"))
     return {rule.id for rule in rules if fault.failure in rule.failures and rule.severity == fault.level}
+
+
+@pytest.mark.parametrize(
+    ("trl", "transformers", "sections", "rule"),
+    [
+        ("0.19.0", "4.53.0", {"packing": True, "completion_only_loss": True}, "QD615"),
+        ("0.17.0", "4.51.0", {"padding_free": True}, "QD613"),
+        ("0.24.0", "4.51.0", {"packing": True}, "QD613"),
+        ("0.24.0", "4.53.0", {"packing": True}, None),
+        ("0.17.0", "4.51.0", {"packing": True, "completion_only_loss": False}, "QD613"),
+    ],
+)
+def test_packing_by_version(
+    trl: str,
+    transformers: str,
+    sections: dict[str, Any],
+    rule: str | None,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """padding-free-no-fa-high-loss, packing-no-varlen-attention, completion-mask-dropped: in versions that had them."""
+    from qlora_doctor.probes import environment
+
+    installed = environment._packages()
+    older = installed.model_copy(update={"trl": trl, "transformers": transformers})
+    monkeypatch.setattr(environment, "_packages", lambda: older)
+    model = {"name_or_path": str(tiny_llama), "attn_implementation": "flash_attention_2" if rule == "QD615" else "sdpa"}
+    config = healthy_config(tiny_llama, model=model, **training(trainer="trl", **sections))
+    report = check_here(write(tmp_path / "config.json", config), monkeypatch, stages=("config",))
+    assert found(report, "warning") == ({rule} if rule else set()), told(report)
+
+
+@pytest.mark.parametrize(("installed", "level", "rule"), [("0.13.2", "error", "QD132"), ("0.19.1", "warning", "QD133")])
+def test_adapter_of_a_newer_peft(
+    installed: str, level: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft-version-config-keys: an older PEFT stops at the key, a newer one drops it; one that has it says nothing."""
+    from qlora_doctor.probes import environment
+
+    versions = environment._packages()
+    stored = {"peft_type": "LORA", "base_model_name_or_path": "my/model", "r": 8, "lora_alpha": 16, "eva_config": None}
+    path = write(tmp_path / "adapter_config.json", stored | {"target_modules": ["q_proj"], "kasa_config": {"a": 1}})
+    assert not found(check_here(path, monkeypatch, stages=("config",)), "warning")
+    older = versions.model_copy(update={"peft": installed})
+    monkeypatch.setattr(environment, "_packages", lambda: older)
+    report = check_here(path, monkeypatch, stages=("config",))
+    assert found(report, level) == {rule}, told(report)
+
+
+@pytest.mark.parametrize(
+    ("sections", "rule"),
+    [
+        ({"model": {"load_in_4bit": True}}, "QD239"),
+        (lora(target_modules=HEAD) | training(trainer="trl"), "QD341"),
+        (lora(layers_to_transform=[0]), "QD342"),
+        (quantization(load_in_8bit=True), "QD126"),
+        (training(fp16=True), "QD125"),
+        ({"hardware": {"count": 2}}, "QD801"),
+    ],
+)
+def test_what_config_tells_no_later_stage_tells_again(
+    sections: dict[str, Any], rule: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections = {**sections, "model": {"name_or_path": str(tiny_llama), **sections.get("model", {})}}
+    report = check_here(write(tmp_path / "config.json", healthy_config(tiny_llama, **sections)), monkeypatch)
+    assert found(report, "warning") == {rule}, told(report)
+
+
+def test_adapter_folder_as_the_base(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """double-peft-wrap: from_pretrained puts the adapter in, and get_peft_model starts it anew."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    write(folder / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": str(tiny_llama), "r": 8})
+    report = check_here(write(tmp_path / "config.json", healthy_config(folder)), monkeypatch, stages=("config",))
+    assert found(report, "warning") == {"QD240"}, told(report)
 
 
 def test_checkpoint_that_is_quantized_already_wins(

@@ -109,6 +109,8 @@ training: {learning_rate: 0.0002, bf16: true}
 FSDP1 = "fsdp_config: {offload_params: true}\n"
 FSDP2 = "fsdp_version: 2\nfsdp_config: {offload_params: false}\n"
 PLAIN = "gradient_checkpointing_kwargs: {use_reentrant: false}\n"
+UNFROZEN = "peft_layers_to_transform: [0]\nunfrozen_parameters: [lm_head]\n"
+SLOW = "lora-dropout-or-kernels-slow-path"
 TEXTS = {
     "axolotl": AXOLOTL,
     "llamafactory": LLAMAFACTORY,
@@ -144,6 +146,7 @@ FAULTS = [
     Fault("QD125", "error", "axolotl", "gradient_checkpointing: true", "activation_offloading: true"),
     Fault("QD125", "error", "axolotl", "adapter: qlora\nload_in_4bit: true", "adapter: qalora"),
     Fault("QD125", "error", "axolotl", "", "save_safetensors: false\n"),
+    Fault("QD125", "error", "axolotl", "", "attn_implementation: flash\n"),
     Fault("QD125", "error", "axolotl", "", "selective_checkpointing: {save: [mm]}\n"),
     Fault("QD125", "error", "axolotl", "lora_target_linear: true", "lora_target_modules: ['q_proj', '(v_proj']"),
     Fault("QD125", "error", "axolotl", "", "relora: true\n"),
@@ -173,6 +176,14 @@ FAULTS = [
     Fault("QD130", "error", "trl", "use_peft: true\n", ""),
     Fault("QD130", "error", "trl", "use_peft: true", "use_peft: false"),
     Fault("QD130", "error", "h2o-llmstudio", "lora: true", "lora: false"),
+    Fault("QD135", "warning", "llamafactory", "bf16: true\n", ""),
+    Fault("QD241", "warning", "axolotl", "my/model", "my/guideline-adapter", "double-peft-wrap"),
+    Fault("QD342", "error", "axolotl", "", UNFROZEN, "conflicting-freeze-controls"),
+    Fault("QD344", "error", "axolotl", "", "lora_mlp_kernel: true\ntrust_remote_code: true\n", SLOW),
+    Fault("QD346", "warning", "axolotl", "", "fix_untrained_tokens: [7, 8]\npeft_trainable_token_indices: [7]\n"),
+    Fault("QD613", "warning", "axolotl", "", "sample_packing: true\n", "packing-no-varlen-attention"),
+    Fault("QD613", "warning", "llamafactory", "", "packing: true\n", "packing-no-varlen-attention"),
+    Fault("QD345", "info", "llamafactory", "", "use_unsloth: true\nlora_dropout: 0.05\n", SLOW),
     # distribution
     Fault("QD809", "error", "axolotl", "", FSDP2 + "optimizer: adamw_bnb_8bit\n", "paged-or-8bit-optim-unsupported"),
     Fault("QD809", "error", "axolotl", "", FSDP1 + "optimizer: adamw_torch_8bit\n", "paged-or-8bit-optim-unsupported"),

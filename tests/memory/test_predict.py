@@ -14,7 +14,7 @@ import torch
 from qlora_doctor.memory.plan import capacity, cards_that_fit, plan
 from qlora_doctor.memory.predict import PredictionError, certain_bytes, predict, traced
 from qlora_doctor.memory.replay import replay
-from qlora_doctor.memory.scaling import FIRST, SECOND, scalable
+from qlora_doctor.memory.scaling import MANY, scalable
 from qlora_doctor.memory.tape import CATEGORIES
 from tests.memory.cases import H200, LLAMA, RTX_4090, subject
 
@@ -65,12 +65,33 @@ def test_recorded_measurements(wanted: dict[str, Any]) -> None:
     assert prediction.loaded_bytes == pytest.approx(case["allocated_after_load"], rel=0.001)
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"model": "mistral-7b/5", "precision": "no"},
+        {"model": "mistral-7b/5", "padded": True, "cudnn_attention": False},
+        {"model": "llama3.1-8b/5", "fp16": True},
+        {"model": "llama3.1-8b/5", "expandable_segments": True},
+        {"model": "mixtral/2"},
+        {"model": "gemma3-1b/6"},
+    ],
+    ids=lambda wanted: "-".join(str(value) for value in wanted.values()),
+)
+def test_measurements_off_the_beaten_track(wanted: dict[str, Any]) -> None:
+    compare = _compare()
+    measured_with, cases = compare.read_cases(BENCHMARK / "h100.json")
+    case = next(case for case in cases if all(case[name] == value for name, value in wanted.items()))
+    result = compare.predict_case(case, measured_with)
+    assert abs(result.allocated_error) < 0.1
+    assert abs(result.reserved_error) < 2
+
+
 def test_the_recorded_results_keep_the_bar() -> None:
     compare = _compare()
     results = [
         compare.Result(**entry) for entry in json.loads((BENCHMARK / "results.json").read_text(encoding="utf-8"))
     ]
-    assert len(results) == 29
+    assert len(results) == 60
     assert all(value <= compare.BAR[name] for name, value in compare.summary(results).items())
 
 
@@ -151,8 +172,9 @@ def test_experts_stay_out_of_4bit() -> None:
 
 
 def test_one_pair_of_traces_gives_every_size() -> None:
-    tapes = [traced(subject(batch=b, sequence=s), H200) for b, s in (FIRST, SECOND, (3, 200))]
-    general = scalable(tapes[0], tapes[1])
+    sizes = (2, 64), (MANY, 1088), (3, 200)
+    tapes = [traced(subject(batch=b, sequence=s), H200) for b, s in sizes]
+    general = scalable(tapes[0], tapes[1], sizes[0], sizes[1])
     own = replay(tapes[2], H200)
     worked_out = replay(general.at(3, 200), H200)
     assert general.at(3, 200).sizes == tapes[2].sizes

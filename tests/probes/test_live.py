@@ -255,7 +255,7 @@ def test_a_model_without_adapter(tiny_llama: Any) -> None:
     """A plain float model can be looked at, too."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, torch_dtype="float32")
     step = examine_objects(model, None, torch.randint(0, 512, (1, 8))).step
     assert step is not None and step.failure is not None and step.failure.kind == "none"
     assert step.adapter_identity is None and step.gradients_sound

@@ -13,13 +13,13 @@ import pytest
 
 from qlora_doctor._assets import asset_folder
 from qlora_doctor.facts.load import QuantizationError
-from qlora_doctor.facts.memory import MemoryFacts, MemoryPicture, PlanCell
+from qlora_doctor.facts.memory import CardPlan, MemoryFacts, MemoryPicture, PlanCell, PlanPoint, SufficientCard
 from qlora_doctor.report import STAGES, Report
 from qlora_doctor.reporters import notebook, render
 from qlora_doctor.reporters._words import one_line
 from qlora_doctor.reporters.html.checks import passed_groups, skipped_groups
 from qlora_doctor.reporters.html.memory import memory_view
-from qlora_doctor.reporters.html.plan import plan_view
+from qlora_doctor.reporters.html.plan import plan_views
 from qlora_doctor.reporters.html.strips import coverage_groups, coverage_strip, error_strip, gradient_strip
 from qlora_doctor.reporters.html.timeline import POINTS
 from tests.reporters import fixtures, parts
@@ -80,7 +80,7 @@ def test_every_finding_of_the_json_is_in_the_page(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_whole_json_is_in_the_page(name: str) -> None:
     report = fixtures.ALL[name]()
-    data = page(name).inside["script"][0]
+    data = page(name).inside["script"][1]
     assert json.loads(data) == json.loads(report.model_dump_json())
 
 
@@ -111,7 +111,7 @@ def test_only_our_own_style_and_script_may_act(name: str) -> None:
     rules = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
     assert "unsafe" not in policy and "http" not in policy
-    for kind, text in (("script", seen.inside["script"][1]), ("style", seen.inside["style"][0])):
+    for kind, text in (("script", seen.inside["script"][0]), ("style", seen.inside["style"][0])):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert rules[f"{kind}-src"] == f"'sha256-{digest}'"
     assert len(seen.inside["script"]) == 2 and len(seen.inside["style"]) == 1
@@ -205,27 +205,54 @@ def test_the_frontier_runs_between_what_fits_and_what_does_not() -> None:
     fits: dict[tuple[int, int], bool | None] = {
         (1, 512): True, (1, 1024): True, (1, 2048): False, (4, 512): True, (4, 1024): False, (4, 2048): False,
     }  # fmt: skip
-    view = plan_view(plan(fits, predicted=MemoryPicture(batch=4, sequence=512)))
-    assert view is not None and view.sequences == (512, 1024, 2048)
+    (view,) = plan_views(plan(fits, predicted=MemoryPicture(batch=4, sequence=512)))
+    assert view.sequences == (512, 1024, 2048)
     (first, second, third), (fourth, fifth, _) = (row.cells for row in view.rows)
     assert (second.edge_right, second.edge_below, second.longest) == (True, True, True)
     assert (first.edge_right, first.edge_below, first.longest) == (False, False, False)
     assert (fourth.edge_right, fourth.edge_below, fourth.longest, fourth.here) == (True, False, True, True)
-    assert [c.level for c in (first, second, third, fourth, fifth)] == [1, 2, 6, 3, 6]
+    assert [c.kind for c in (first, second, third, fourth, fifth)] == ["l1", "l2", "tight", "l3", "tight"]
     assert view.sentences == (
-        "At the config's 512 tokens, batch 4 is the largest that fits.",
-        "At batch 1, 1,024 tokens are the longest.",
+        "At 512 tokens, batch 4 is the largest of the table that fits.",
+        "At batch 1, 1,024 tokens are the longest of the table.",
         "The most tokens in one step: 4 × 512.",
     )
 
 
+def test_each_card_has_its_table_and_the_ends_of_its_frontier() -> None:
+    cells = plan({(1, 512): True, (2, 512): False}).plan
+    assert cells is not None
+    large, small = (
+        CardPlan(card="H200", card_bytes=140 * GIB, cells=cells, frontier=[], bf16=True,
+                 largest_batch=PlanPoint(batch=90, sequence=512), longest_sequence=PlanPoint(batch=1, sequence=48_000)),
+        CardPlan(card="T4", card_bytes=14 * GIB, cells=cells, frontier=[], bf16=False),
+    )  # fmt: skip
+    card = SufficientCard(card="A100 <80GB>", card_bytes=80 * GIB, bf16=True, share=0.4)
+    notes = {"plan_notes": ["Two traces."], "plan_traces": 2, "plan_verified_ratio": 0.0}
+    facts = MemoryFacts(plans=[large, small], plan=cells, sufficient_cards=[card], **notes)
+    one, other = plan_views(facts)
+    assert one.sentences[:2] == (
+        "At 512 tokens, batch 90 is the largest that fits.",
+        "At batch 1, 48,000 tokens are the longest.",
+    )
+    assert (one.card, one.emulated, other.card, other.emulated) == ("H200", False, "T4", True)
+    report = fixtures.healthy()
+    report = report.model_copy(update={"facts": report.facts.model_copy(update={"memory": facts})})
+    words = Page(render(report, "html")).words
+    assert "A100 <80GB> 40.0 % full" in words and "no bfloat16 in hardware" in words
+    assert "How the tables were found: 2 traces, verified cells differ by 0 % at most" in words
+
+
 def test_a_plan_with_holes_and_one_that_nothing_fits() -> None:
-    assert plan_view(MemoryFacts()) is None
-    nothing = plan_view(plan({(1, 512): False, (2, 1024): False}))
-    assert nothing is not None and nothing.sentences == ("Nothing in this table fits the card.",)
-    assert nothing.rows[0].cells[1].cell is None and nothing.rows[0].cells[1].level == 0
-    unknown = plan_view(plan({(1, 512): None}))
-    assert unknown is not None and unknown.sentences == () and unknown.rows[0].cells[0].level == 0
+    assert plan_views(MemoryFacts()) == ()
+    (nothing,) = plan_views(plan({(1, 512): False, (2, 1024): False}))
+    assert nothing.sentences == ("Nothing in this table fits the card.",)
+    assert nothing.rows[0].cells[1].cell is None and nothing.rows[0].cells[1].kind == "l0"
+    (unknown,) = plan_views(plan({(1, 512): None}))
+    assert unknown.sentences == () and unknown.rows[0].cells[0].kind == "l0"
+    cell = PlanCell(batch=1, sequence=8, peak_allocated_bytes=11 * GIB, peak_reserved_bytes=12 * GIB, fits=False)
+    (over,) = plan_views(MemoryFacts(plan=[cell], card_bytes=10 * GIB))
+    assert over.rows[0].cells[0].kind == "full"  # what PlanCells of the other tests only reserve, this one holds
 
 
 def test_a_cell_of_the_plan_says_in_words_what_its_colour_says() -> None:

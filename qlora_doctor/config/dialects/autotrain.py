@@ -90,6 +90,11 @@ def read(document: Document) -> Setup:
         reading.put("training.gradient_checkpointing_kwargs", {"use_reentrant": bool(bits)}, key)
     if reading.get(prefix + "use_flash_attention_2"):
         reading.put("model.attn_implementation", "flash_attention_2", prefix + "use_flash_attention_2")
+    batch = reading.value("training.per_device_train_batch_size") or _DEFAULTS["training.per_device_train_batch_size"]
+    if trainer.startswith(("llm", "vlm")):
+        reading.default("training.per_device_eval_batch_size", batch, "the batch size of training")
+    else:
+        reading.leave("training.per_device_eval_batch_size", why="Each of AutoTrain's trainers has its own.")
     if reading.get("data.valid_split", reading.get("valid_split")) is None:
         reading.default("training.eval_strategy", "no", "there is no valid_split")
     reading.defaults(_DEFAULTS)

@@ -17,7 +17,7 @@ from ..document import Document
 from ..native import SECTIONS
 from ..reading import Mismatch, describe_value, read_as
 from ..setup import Origin, OwnKey, Place, Setup, Source
-from .keys import KeyList
+from .keys import MOST_LIKENED, MOST_STRANGERS, KeyList
 from .values import Unreadable, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
@@ -42,6 +42,7 @@ class Reading:
     Attributes:
         data: the file's mapping.
         version: whose defaults are meant, for example ``axolotl 0.18``.
+        stored_keys: what ``Setup`` has under this name.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Reading:
         self._removed_keys: list[dict[str, str | None]] = []
         self._remarks: list[dict[str, str | None]] = []
         self._pointers: dict[str, str] = {}
+        self.stored_keys: dict[str, bool] = {}
         self._tables: list[tuple[str, Table]] = []
         self._brought_about: dict[str, dict[str, None]] = {}
 
@@ -174,6 +176,12 @@ class Reading:
         for path, value in values.items():
             self.default(path, value)
 
+    def extra(self, section: str, *keys: str) -> None:
+        """Pass on keys that Setup does not model, under their own names."""
+        found = {key: self.get(key) for key in keys if self.has(key)}
+        if found:
+            self._values[section]["extra"] = self._values[section].get("extra", {}) | found
+
     def leave(self, *paths: str, why: str = SCRIPT_DECIDES) -> None:
         """Say of paths that the file does not set that they cannot be known."""
         for path in paths:
@@ -233,13 +241,13 @@ class Reading:
         """Keys that together mean something else than they say; kinds are listed in ``setup.Setup.remarks``."""
         self._remarks.append({"kind": kind, "effect": "other-meaning", "key": key, "note": note})
         if key is not None:
-            self._point_at(key)
+            self.point_at(key)
 
     def refused(self, kind: str, key: str | None, note: str, about: str = "trainer") -> None:
         """A combination at which the trainer itself stops; ``about`` is one of the subjects of ``facts.Remark``."""
         self._remarks.append({"kind": kind, "effect": "refused", "key": key, "note": note, "about": about})
         if key is not None:
-            self._point_at(key)
+            self.point_at(key)
 
     def check_keys(self, known: KeyList, *, section: str | None = None, also: Iterable[str] = ()) -> None:
         """Find keys that the trainer ignores or no longer accepts.
@@ -264,16 +272,20 @@ class Reading:
             if removed is not None:
                 entry |= {"closest": removed.now, "note": removed.sentence(known.reader)}
                 self._removed_keys.append(entry)
+            elif len(self._unknown_keys) >= MOST_STRANGERS:
+                break
             else:
-                self._unknown_keys.append(entry | {"closest": known.closest(key), "note": known.verdict(full)})
-            self._point_at(full)
+                closest = known.closest(key) if len(self._unknown_keys) < MOST_LIKENED else None
+                self._unknown_keys.append(entry | {"closest": closest, "note": known.verdict(full)})
+            self.point_at(full)
 
     def removed_key(self, key: str, now: str | None, note: str) -> None:
         """Add a key that the trainer no longer accepts."""
         self._removed_keys.append({"key": key, "closest": now, "note": note})
-        self._point_at(key)
+        self.point_at(key)
 
-    def _point_at(self, key: str) -> None:
+    def point_at(self, key: str) -> None:
+        """Keep the place of a key of the file, under its own name."""
         pointer = self._find(key)[1]
         if pointer is not None and key not in self._origins:
             self._origins[key] = Origin(source="explicit", place=Place(file=self.file, pointer=pointer))
@@ -286,7 +298,7 @@ class Reading:
             if path is None or isinstance(self.value(path), int | float):
                 key = _dotted(pointer)
                 found.append(key)
-                self._point_at(key)
+                self.point_at(key)
         return found
 
     def _head_sections(self) -> None:
@@ -304,7 +316,7 @@ class Reading:
         string_numbers = self._string_numbers()
         duplicates = [_dotted(pointer) for pointer in self.document.duplicates]
         for key in duplicates:
-            self._point_at(key)
+            self.point_at(key)
         self._head_sections()
         sections: dict[str, Any] = {name: _section(model, self._values[name]) for name, model in SECTIONS.items()}
         setup = Setup(
@@ -317,6 +329,7 @@ class Reading:
             duplicate_keys=duplicates,
             string_numbers=string_numbers,
             remarks=self._remarks,
+            stored_keys=self.stored_keys,
             **sections,
         )
         setup._locate = self.document.place if self.file is not None else None

@@ -14,8 +14,10 @@ Row = tuple[str, str, str, Callable[[Reading], bool], str]
 
 
 def _bits(reading: Reading) -> int | None:
-    written = str(reading.get("quantization_bit", ""))
-    return int(written) if written.isdigit() else None
+    written = reading.get("quantization_bit")
+    if isinstance(written, str) and written.isdecimal() and len(written) < 4:
+        return int(written)
+    return written if isinstance(written, int) and not isinstance(written, bool) else None
 
 
 def _quantized(reading: Reading) -> bool:
@@ -235,6 +237,11 @@ def check(reading: Reading) -> None:
                 else next((k for k in ("quantization_bit", "deepspeed") if reading.written(k)), None)
             )
             reading.refused(kind, shown, note, about)
+    _remarks(reading)
+
+
+def _remarks(reading: Reading) -> None:
+    """What it goes on with, and warns of or should."""
     trains = reading.get("do_train", True) is True
     if trains and not any(reading.get(key) for key in ("bf16", "fp16", "pure_bf16")):
         note = "LLaMA-Factory recommends bf16: true (or fp16: true); with neither all but the 4-bit layers is float32."
@@ -242,3 +249,9 @@ def check(reading: Reading) -> None:
     if trains and _quantized(reading) and not reading.get("upcast_layernorm"):
         note = "LLaMA-Factory recommends upcast_layernorm: true with a quantized base."
         reading.remark("norms-not-upcast", "quantization_bit", note)
+    if reading.get("packing") and not reading.get("neat_packing") and _stage(reading) == "sft":
+        note = "LLaMA-Factory keeps packed samples apart with neat_packing: true only."
+        reading.remark("packing-joins-samples", "packing", note)
+    if reading.get("use_unsloth") and reading.get("lora_dropout"):
+        note = f"Unsloth's fast kernels need lora_dropout: 0, found {reading.get('lora_dropout')}."
+        reading.remark("kernels-passed-by", "lora_dropout", note)

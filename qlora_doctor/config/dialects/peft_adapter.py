@@ -52,6 +52,8 @@ def read(document: Document) -> Setup:
     reading.take(_FIELDS)
     if str(reading.get("peft_type")).upper() != "LORA":
         reading.remark("no-lora", "peft_type", f"peft_type {reading.get('peft_type')} is not LoRA.")
+    else:
+        _keep_keys(reading)
     if reading.written("target_modules") and not reading.has("target_modules"):
         reading.leave("lora.target_modules", why="It is null: PEFT took its table's names for the architecture.")
     reading.leave_rest("quantization", "training", "hardware", why=_NOT_RECORDED)
@@ -60,3 +62,10 @@ def read(document: Document) -> Setup:
     )
     reading.leave("model.device_map", "model.use_cache", why=_NOT_RECORDED)
     return reading.setup()
+
+
+def _keep_keys(reading: Reading) -> None:
+    """Every key, for the PEFT that will load the adapter may be another one than that which wrote it."""
+    reading.stored_keys = {str(key): value not in (None, False, [], {}, "") for key, value in reading.data.items()}
+    for key in reading.data:
+        reading.point_at(str(key))

@@ -19,7 +19,7 @@ from ...errors import ConfigError
 from ..document import Document
 from ..positions import split_pointer
 from ..setup import Origin, Place, Setup, Source
-from ..shell import Command, Script, Word, read_script
+from ..shell import MOST_SCRIPT, Command, Script, Word, read_script
 from . import autotrain, homemade, litgpt, llamafactory, shell_scripts, swift, trl
 
 name = "shell"
@@ -156,6 +156,8 @@ def refuse(document: Document) -> NoReturn:
     Raises:
         ConfigError: always.
     """
+    if len(document.text) > MOST_SCRIPT:
+        raise ConfigError(f"{document.path} is longer than {MOST_SCRIPT >> 10} KiB, which no launch script is.")
     configs = [config for run in _runs(document) if (config := _config_of(run)) is not None]
     if configs:
         raise ConfigError(
@@ -182,7 +184,7 @@ def _meant(document: Document) -> list[tuple[_Run, Arguments, _Meaning]]:
 
 def _runs(document: Document) -> list[_Run]:
     """The commands that start a trainer or a Python program."""
-    if document.format != "text" or not is_shell(document):
+    if document.format != "text" or len(document.text) > MOST_SCRIPT or not is_shell(document):
         return []
     script = read_script(document.text)
     runs = _first_runs(script.commands)

@@ -117,6 +117,7 @@ def read(document: Document) -> Setup:
         reading.take({"datasets.0.path": ("data.train", text)})
     if not reading.knows("data.train"):
         reading.take({"dataset_path": ("data.train", one_or_list)})
+    reading.extra("training", "packing_strategy", "liger_kernel_config")
     _adapter(reading)
     reading.defaults(_DEFAULTS)
     _dtypes(reading, is_handbook)

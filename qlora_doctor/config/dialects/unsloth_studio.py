@@ -116,6 +116,9 @@ def read(document: Document) -> Setup:
         "model.dtype", "training.bf16", "training.fp16", "model.attn_implementation", "model.device_map", why=picks
     )
     reading.leave("training.gradient_checkpointing_kwargs", why="Unsloth checkpoints by code of its own.")
+    if reading.value("lora.lora_dropout"):
+        note = f"Unsloth's fast kernels need lora_dropout: 0, found {reading.value('lora.lora_dropout')}."
+        reading.remark("kernels-passed-by", "lora.lora_dropout", note)
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "pydantic, with which Unsloth reads, turns them into numbers.")
     return reading.setup()

@@ -15,6 +15,7 @@ from ..setup import Place
 
 MOST_CODE = 512 * 1024
 """Characters of code at most: no training script is longer, and a parser's tree is hundreds of times larger."""
+MOST_CELLS = 2000
 _MAGIC = re.compile(r"^(\s*)(?:[%!?]|[\w.]+\?{1,2}\s*$)")
 _MAGIC_LINE = re.compile(r"^[ \t]*[%!?]|\?[ \t]*$", re.MULTILINE)
 _SHELL_CELL = re.compile(r"\s*%%(?!time|timeit|capture|prun|memit)\w*")
@@ -174,6 +175,8 @@ def _notebook(document: Document) -> tuple[str, list[Line], list[int]]:
     code: list[str] = []
     places: list[Line] = []
     skipped: list[int] = []
+    if isinstance(cells, list) and len(cells) > MOST_CELLS:
+        raise ConfigError(f"{document.path or 'The notebook'} has more than {MOST_CELLS:,} cells.")
     for number, cell in enumerate(cells if isinstance(cells, list) else [], start=1):
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             continue

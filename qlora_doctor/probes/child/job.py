@@ -9,6 +9,22 @@ from ...facts import Facts
 from ...report import StageRecord
 
 
+class PlanRequest(BaseModel):
+    """A table that stage memory makes on top.
+
+    Attributes:
+        cards: names of the table of cards, or memory sizes such as ``24GiB``; none takes the card that the config names
+            or that is here.
+        batches, sequences: of the table; None takes a range around the setup's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cards: tuple[str, ...] = ()
+    batches: tuple[int, ...] | None = None
+    sequences: tuple[int, ...] | None = None
+
+
 class Job(BaseModel):
     """One run of the stages on a built model.
 
@@ -19,6 +35,7 @@ class Job(BaseModel):
         requested: stages that the user asked for by name; None where nothing was said.
         facts: what is known already (config, environment, and what earlier stages saw).
         ended: stages that are not to be run again, and how they ended.
+        plan: the table that stage memory makes instead of one prediction; None makes none.
         turns: folder of the locks that keep two jobs from working on one device; None where nobody else works.
     """
 
@@ -33,4 +50,5 @@ class Job(BaseModel):
     requested: tuple[str, ...] | None = None
     facts: Facts = Facts()
     ended: tuple[StageRecord, ...] = ()
+    plan: PlanRequest | None = None
     turns: str | None = None

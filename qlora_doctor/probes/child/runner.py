@@ -12,7 +12,7 @@ from ...config.setup import Setup
 from ...facts import Facts
 from ...report import StageRecord
 from .events import Event, Finished
-from .job import Job
+from .job import Job, PlanRequest
 from .pool import Pool
 
 
@@ -27,6 +27,7 @@ def run_stages(
     requested: Sequence[str] | None = None,
     facts: Facts | None = None,
     ended: Sequence[StageRecord] = (),
+    plan: PlanRequest | None = None,
     debug: bool = False,
 ) -> Iterator[Event]:
     """Run stages in one child process and yield its events; every stage of ``stages`` gets its ``End``.
@@ -36,6 +37,7 @@ def run_stages(
         requested: stages asked for by name: on a CPU they run however long they take.
         facts: what is known already.
         ended: stages that are not to be run again, and how they ended.
+        plan: the table that stage memory makes instead of one prediction.
         debug: pass the child's stderr on as it comes.
 
     Closing the iterator, or an exception in its consumer (Ctrl-C), ends the child.
@@ -49,6 +51,7 @@ def run_stages(
         requested=tuple(requested) if requested is not None else None,
         facts=facts or Facts(),
         ended=tuple(ended),
+        plan=plan,
     )
     pool = Pool(1, timeout=timeout, offline=offline, debug=debug)
     try:

@@ -29,6 +29,7 @@ from .job import Job
 from .turns import device_name, turn
 
 _MEMORY = "qlora_doctor.memory.stage"
+_PLAN = "qlora_doctor.memory.plan_stage"
 _OF_THE_MACHINE = frozenset(
     ("out-of-memory", "host-out-of-memory", "disk", "timeout", "killed", "interrupted", "other", "none")
 )
@@ -119,7 +120,11 @@ def memory(run: Run) -> None:
     adapter = run.facts.adapter
     if adapter is not None and adapter.failure not in (None, "none"):
         raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
-    facts = look_at_memory(run.setup, run.facts, run.progress, offline=run.job.offline)
+    if run.job.plan is not None:
+        look_at_plan = importlib.import_module(_PLAN).look_at_plan
+        facts = look_at_plan(run.setup, run.facts, run.job.plan, run.progress, offline=run.job.offline)
+    else:
+        facts = look_at_memory(run.setup, run.facts, run.progress, offline=run.job.offline)
     run.learn("memory", facts)
     if facts.prediction_failure is not None and facts.predicted is None:
         raise Skipped(facts.prediction_failure, "Measure it: --stage step on a machine with the card.")

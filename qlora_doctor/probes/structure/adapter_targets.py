@@ -104,7 +104,11 @@ def _without_match(targets: list[str] | str | None, names: list[str]) -> list[st
 def _rewritten(config: Any, targets: list[str] | str | None) -> set[str]:
     """Targets that PEFT turned into target_parameters (experts that transformers 5 holds stacked)."""
     left = getattr(config, "target_modules", None)
-    if not isinstance(targets, list) or not isinstance(left, set | list) or not config.target_parameters:
+    if (
+        not isinstance(targets, list)
+        or not isinstance(left, set | list)
+        or not getattr(config, "target_parameters", None)
+    ):
         return set()
     return set(targets) - set(left)
 

@@ -66,8 +66,9 @@ def page(template: str, **parts: Any) -> str:
 
 def content_security_policy(script: str, style: str) -> str:
     """Nothing but this one style and this one script; the icon is a data URL."""
+    scripts = f"'sha256-{_hash(script)}'" if script else "'none'"
     return (
-        f"default-src 'none'; script-src 'sha256-{_hash(script)}'; style-src 'sha256-{_hash(style)}'; "
+        f"default-src 'none'; script-src {scripts}; style-src 'sha256-{_hash(style)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
 

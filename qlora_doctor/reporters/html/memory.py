@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...facts.memory import MemoryFacts, MemoryPicture, Saving
-from .plan import PlanView, plan_view
+from .plan import PlanView, plan_views
 from .timeline import Timeline, phase_name, timeline
 
 PARTS = {
@@ -102,7 +102,7 @@ class MemoryView:
     timeline_card: float | None
     timeline_ticks: tuple[tuple[float, str], ...]
     phases: tuple[Phase, ...]
-    plan: PlanView | None
+    plans: tuple[PlanView, ...]
     savings: tuple[Change, ...]
     savings_card: float | None
     headroom: int | None
@@ -134,7 +134,7 @@ def memory_view(memory: MemoryFacts) -> MemoryView:
         timeline_card=(1 - card / height) * 100 if with_card and card else None,
         timeline_ticks=_heights(height) if lines else (),
         phases=_phases(memory),
-        plan=plan_view(memory),
+        plans=plan_views(memory),
         savings=savings,
         savings_card=savings_card,
         headroom=card - tops[-1] if card and tops else None,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...facts.memory import MemoryFacts, PlanCell
+from ...facts.memory import CardPlan, MemoryFacts, PlanCell
 
 LEVELS = 5
-"""Shades for what fits, by fifths of the card; without a known card there are none."""
+"""Shades for what fits, by fifths of the card."""
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,15 @@ class Cell:
     """One place of the table.
 
     Attributes:
-        level: 1…5 by share of the card, 6 where it does not fit, 0 where that is unknown.
-        share: of the card, in percent.
+        kind: ``l1`` to ``l5`` by share of the card; ``tight`` where the tensors fit and what the allocator reserves
+            around them does not; ``full``; ``l0`` where that is unknown.
         here: this is the setup as it is.
         edge_right, edge_below: the frontier runs along that side: this cell fits, its neighbour does not.
         longest: nothing longer fits at this batch.
     """
 
     cell: PlanCell | None
-    level: int
-    share: float | None
+    kind: str
     here: bool = False
     edge_right: bool = False
     edge_below: bool = False
@@ -42,24 +41,35 @@ class Row:
 
 @dataclass(frozen=True)
 class PlanView:
-    """The table and what it comes to.
+    """The table of one card and what it comes to.
 
     Attributes:
+        card: None where no card is meant and nothing is held against it.
+        emulated: the card has no bfloat16 in hardware.
         sentences: what fits, for who reads one line only.
         derived: how many cells follow from others instead of a trace of their own.
     """
 
+    card: str | None
+    card_bytes: int | None
+    emulated: bool
     sequences: tuple[int, ...]
     rows: tuple[Row, ...]
     sentences: tuple[str, ...]
     derived: int
 
 
-def plan_view(memory: MemoryFacts) -> PlanView | None:
-    """Lay the cells out; None where there is no plan."""
-    if not memory.plan:
-        return None
-    cells = {(cell.batch, cell.sequence): cell for cell in memory.plan}
+def plan_views(memory: MemoryFacts) -> tuple[PlanView, ...]:
+    """A table for each card that a plan was made for; cells that were recorded without one stand for the setup's."""
+    plans = memory.plans or []
+    if not plans and memory.plan:
+        plans = [CardPlan(card=memory.card or "", card_bytes=memory.card_bytes, cells=memory.plan, frontier=[])]
+    return tuple(_view(memory, plan) for plan in plans)
+
+
+def _view(memory: MemoryFacts, given: CardPlan) -> PlanView:
+    plan, card_bytes = given.cells, given.card_bytes
+    cells = {(cell.batch, cell.sequence): cell for cell in plan}
     batches = sorted({batch for batch, _ in cells})
     sequences = tuple(sorted({sequence for _, sequence in cells}))
     picture = memory.predicted or memory.measured
@@ -77,12 +87,10 @@ def plan_view(memory: MemoryFacts) -> PlanView | None:
             right = sequences[j + 1] if j + 1 < len(sequences) else None
             ours = fits(batch, sequence)
             cell = cells.get((batch, sequence))
-            share = cell.peak_reserved_bytes / memory.card_bytes * 100 if cell and memory.card_bytes else None
             row.append(
                 Cell(
                     cell,
-                    _level(cell, share),
-                    share,
+                    _kind(cell, card_bytes),
                     here=(batch, sequence) == here,
                     edge_right=bool(ours) and fits(batch, right) is False,
                     edge_below=bool(ours) and fits(below, sequence) is False,
@@ -90,33 +98,38 @@ def plan_view(memory: MemoryFacts) -> PlanView | None:
                 )
             )
         rows.append(Row(batch, tuple(row)))
-    derived = sum(not cell.traced for cell in memory.plan)
-    return PlanView(sequences, tuple(rows), tuple(_sentences(memory.plan, here)), derived)
+    derived = sum(not cell.traced for cell in plan)
+    sentences = tuple(_sentences(given, here))
+    return PlanView(given.card or None, card_bytes, given.bf16 is False, sequences, tuple(rows), sentences, derived)
 
 
-def _level(cell: PlanCell | None, share: float | None) -> int:
-    if cell is None or cell.fits is None:
-        return 0
+def _kind(cell: PlanCell | None, card: int | None) -> str:
+    if cell is None or cell.fits is None or card is None:
+        return "l0"
     if not cell.fits:
-        return LEVELS + 1
-    return min(LEVELS, 1 + int(share / 100 * LEVELS)) if share is not None else 0
+        return "tight" if cell.peak_allocated_bytes <= card else "full"
+    return f"l{min(LEVELS, 1 + int(cell.peak_reserved_bytes / card * LEVELS))}"
 
 
-def _sentences(plan: list[PlanCell], here: tuple[int | None, int | None]) -> Iterator[str]:
-    """The ends of the frontier, and what fits at the config's own length."""
-    fitting = [cell for cell in plan if cell.fits]
+def _sentences(given: CardPlan, here: tuple[int | None, int | None]) -> Iterator[str]:
+    """The ends of the frontier, beyond the table where they were looked for, and the most tokens a step can take."""
+    fitting = [cell for cell in given.cells if cell.fits]
     if not fitting:
-        if any(cell.fits is False for cell in plan):
+        if any(cell.fits is False for cell in given.cells):
             yield "Nothing in this table fits the card."
         return
     own = [cell.batch for cell in fitting if cell.sequence == here[1]]
-    if own:
-        yield f"At the config's {here[1]:,} tokens, batch {max(own)} is the largest that fits."
-    elif any(cell.sequence == here[1] for cell in plan):
-        yield f"At the config's {here[1]:,} tokens no batch of this table fits."
-    smallest = min(cell.batch for cell in plan)
+    if given.largest_batch is not None:
+        yield f"At {given.largest_batch.sequence:,} tokens, batch {given.largest_batch.batch} is the largest that fits."
+    elif own:
+        yield f"At {here[1]:,} tokens, batch {max(own)} is the largest of the table that fits."
+    elif any(cell.sequence == here[1] for cell in given.cells):
+        yield f"At {here[1]:,} tokens no batch of this table fits."
+    smallest = min(cell.batch for cell in given.cells)
     lengths = [cell.sequence for cell in fitting if cell.batch == smallest]
-    if lengths:
-        yield f"At batch {smallest}, {max(lengths):,} tokens are the longest."
+    if given.longest_sequence is not None:
+        yield f"At batch {given.longest_sequence.batch}, {given.longest_sequence.sequence:,} tokens are the longest."
+    elif lengths:
+        yield f"At batch {smallest}, {max(lengths):,} tokens are the longest of the table."
     most = max(fitting, key=lambda cell: (cell.batch * cell.sequence, cell.sequence))
     yield f"The most tokens in one step: {most.batch} × {most.sequence:,}."

@@ -1,0 +1,127 @@
+"""``qlora-doctor plan config.yaml --gpu rtx-4090``"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+from ._help import examples
+
+FORMATS = ("text", "json", "html")
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...] | None:
+    """``--batch 1,2 --batch 4`` → (1, 2, 4); None where nothing was said."""
+    parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
+    try:
+        return tuple(int(part.replace("_", "")) for part in parts) or None
+    except ValueError:
+        raise click.BadParameter(f"{', '.join(parts)!r} is not a list of whole numbers.") from None
+
+
+@click.command(
+    "plan",
+    epilog=examples(
+        "plan config.yaml --gpu rtx-4090 --gpu a100-80gb",
+        "plan config.yaml --memory 24GiB --sequence 2048,4096 -o html=plan.html",
+    ),
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--gpu", "gpus", multiple=True, metavar="CARD",
+              help="A card: rtx-4090, a100-80gb, h100, t4, … May be repeated. "
+                   "Default: the card that the config names, else the one that is here.")  # fmt: skip
+@click.option("--memory", "memories", multiple=True, metavar="SIZE",
+              help="A card of which only the memory is known: 24GiB. May be repeated.")  # fmt: skip
+@click.option("--batch", "batches", multiple=True, callback=_numbers, metavar="N,…",
+              help="Samples a device of the table. Default: ten values around the config's own.")  # fmt: skip
+@click.option("--sequence", "sequences", multiple=True, callback=_numbers, metavar="N,…",
+              help="Tokens a sample of the table. Default: ten values around the config's own.")  # fmt: skip
+@click.option("--format", "format", default="text", show_default=True, type=click.Choice(FORMATS),
+              help="Format of the document on stdout.")  # fmt: skip
+@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
+              help="Write a document to a file: text, json or html. May be repeated.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time it may take.")
+@click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
+@click.option("--offline", is_flag=True, help="Download nothing.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
+def command(**given: Any) -> int:
+    """Predict the memory of a step for many batches and lengths: what fits on a card, and which cards suffice.
+
+    Needs no GPU, no weights and, for well-known models, no network.
+
+    \b
+    Exit codes: 0 the table was made, 2 usage, unreadable or invalid config,
+    3 it could not be made (a package is missing, the model cannot be built or traced).
+    """
+    from ..planning import PlanOptions, run_plan
+    from ._outputs import check_format, parse_outputs
+    from ._progress import observer
+    from ._terminal import wants_color
+
+    outputs = parse_outputs(given["outputs"], 1)
+    for output in outputs:
+        check_format(output.format, FORMATS)
+    options = PlanOptions(
+        cards=(*given["gpus"], *given["memories"]),
+        batches=given["batches"],
+        sequences=given["sequences"],
+        timeout=given["timeout"],
+        offline=given["offline"],
+        trust_remote_code=given["trust_remote_code"],
+        dialect=given["dialect"],
+        debug=given["debug"],
+        command=" ".join(["qlora-doctor", *sys.argv[1:]]),
+    )
+    _must_be_sizes(given["memories"])
+    watcher = observer(None, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
+    try:
+        report = run_plan(given["config"], options, watcher)
+    finally:
+        watcher.close()
+    _print(report, given["format"], no_color=given["no_color"])
+    for output in outputs:
+        _write(report, output)
+        if not given["quiet"]:
+            click.echo(f"wrote {output.path}", err=True)
+    made = report.facts.memory is not None and bool(report.facts.memory.plans)
+    return 0 if made else 3
+
+
+def _must_be_sizes(memories: tuple[str, ...]) -> None:
+    from ..config.cards import parse_memory
+
+    for memory in memories:
+        try:
+            parse_memory(memory)
+        except ValueError as error:
+            raise UsageError(str(error), remedy="--memory 24GiB") from error
+
+
+def _print(report: Any, format: str, *, no_color: bool) -> None:
+    from ._terminal import wants_color, width
+
+    if format == "text":
+        from ..reporters import plan
+
+        color = wants_color(sys.stdout, no_color)
+        click.echo(plan.render(report, color=color, width=width()), nl=False, color=color)
+        return
+    from ..reporters import render
+
+    document = render(report, format)
+    click.echo(document, nl=not document.endswith("\n"))
+
+
+def _write(report: Any, output: Any) -> None:
+    from ..reporters import plan, render
+    from ._outputs import write_file
+
+    text = plan.render(report) if output.format == "text" else render(report, output.format)
+    write_file(output.path_for(report, set()), text)
