@@ -64,7 +64,7 @@ def compound(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         st.tuples(VALUES, body).map("if {0[0]}:\n{0[1]}".format),
         st.tuples(NAMES, looping).map("for {0[0]} in range(3):\n{0[1]}".format),
         st.tuples(NAMES, looping, body).map("for {0[0]} in [1, maybe()]:\n{0[1]}\nelse:\n{0[2]}".format),
-        st.tuples(looping).map("n = 0\nwhile n < 3:\n    n += 1\n{0[0]}".format),
+        looping.map("while maybe():\n{0}".format),
         st.tuples(body, body).map("try:\n{0[0]}\nfinally:\n{0[1]}".format),
     )
 
@@ -123,7 +123,7 @@ def run(program: str, seed: int) -> dict[str, Any] | None:
     return passed or None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(FUNCTION, BLOCKS, VALUES)
 def test_what_is_known_is_true(function: str, body: list[str], value: str) -> None:
     program = PRELUDE + function + "\n" + "\n".join(body) + END.format(value)
