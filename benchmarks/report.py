@@ -4,11 +4,12 @@ report.py [--runs N]
 
 Two reports: Llama-3.1-70B as it is checked here (config, structure and memory; 80 layers), and the tests' 70B with
 facts of every stage (gradients and quantization errors of 80 layers × 7 projections, and a plan). Times are from the
-start of the navigation to a file, in milliseconds, median and worst of the runs; each run has a new context, so nothing
-is cached. ``input_handled``: the first of the clicks that are sent from the moment the navigation is committed reached
-its handler; ``frame_after_input``: the second frame after that was due; ``main_thread``: processor time of the page's
-main thread until then, which other work on the machine does not lengthen. A page of one word is visited as well, to
-show what the browser itself takes.
+start of the navigation to a file, in milliseconds: best, median and worst of the runs; each run has a new context, so
+nothing is cached. ``input_handled``: the first of the clicks that are sent from the moment the navigation is committed
+reached its handler after the page's own script had run; ``frame_after_input``: the second frame after that was due;
+``main_thread``: processor time of the page's main thread, which other work on the machine does not lengthen. A page of
+one word is visited as well, to show what the browser itself takes. On a busy machine the best run is nearest to what
+the page takes.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ WATCH = """
 window.handled = null;
 window.drawn = null;
 addEventListener("click", () => {
-  if (document.readyState === "loading") return;
+  if (!document.documentElement.classList.contains("js") && document.readyState === "loading") return;
   window.handled ??= performance.now();
   requestAnimationFrame(() => requestAnimationFrame(() => { window.drawn ??= performance.now(); }));
 }, { capture: true });
@@ -95,6 +96,7 @@ def visit(browser: Any, address: str) -> dict[str, float]:
     deadline = time.monotonic() + 10
     while page.evaluate("window.drawn ?? null") is None and time.monotonic() < deadline:
         page.mouse.click(640, 300)
+    page.wait_for_load_state("load")
     timing = page.evaluate(
         "() => { const n = performance.getEntriesByType('navigation')[0];"
         "const p = performance.getEntriesByName('first-contentful-paint')[0];"
@@ -113,7 +115,7 @@ def measure(browser: Any, name: str, text: str, folder: Path, runs: int) -> dict
     visit(browser, path.as_uri())  # the browser's own first page
     visits = [visit(browser, path.as_uri()) for _ in range(runs)]
     times = {
-        key: {"median": round(statistics.median(values), 1), "worst": round(max(values), 1)}
+        key: {name: round(of(values), 1) for name, of in (("best", min), ("median", statistics.median), ("worst", max))}
         for key in visits[0]
         if (values := [each[key] for each in visits if key in each])
     }
@@ -143,11 +145,16 @@ def main() -> None:
             "one_word": measure(browser, "one-word", EMPTY, folder, given.runs),
             "all_formats_seconds": all_formats(document, folder),
             "limits": LIMITS,
-            "kept": all(
-                each["bytes"] < LIMITS["bytes"]
-                and each["milliseconds"]["input_handled"]["median"] < LIMITS["interactive_ms"]
-                for each in seen.values()
-            ),
+            "kept": {
+                "bytes": all(each["bytes"] < LIMITS["bytes"] for each in seen.values()),
+                **{
+                    f"interactive_{which}": {
+                        key: each["milliseconds"]["input_handled"][which] < LIMITS["interactive_ms"]
+                        for key, each in seen.items()
+                    }
+                    for which in ("best", "median")
+                },
+            },
             "runs": given.runs,
             "chromium": browser.version,
             "python": platform.python_version(),

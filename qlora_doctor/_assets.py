@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def asset_folder(name: str) -> Path:
     """Path of a data folder, ``rules`` or ``reports``.
 

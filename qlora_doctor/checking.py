@@ -53,6 +53,7 @@ class CheckOptions:
         trust_remote_code: run Python code that stands in the model's folder.
         suppressions: findings that do not count, beside those that the config's own comments name.
         budgets: limits of facts; those of the native config's ``budgets`` section have rules of their own.
+        margin: error band to hold predicted memory with, as a share; None is the prediction's own.
         cache: take results from, and leave them in, the cache; without it nothing outlives the check.
         cache_folder: where; None takes the user's cache folder, or what QLORA_DOCTOR_CACHE names.
     """
@@ -70,6 +71,7 @@ class CheckOptions:
     rules: tuple[Path, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    margin: float | None = None
     cache: bool = True
     cache_folder: Path | None = None
     command: str | None = None
@@ -131,6 +133,14 @@ class _Session:
 
     def _learn(self, subject: str, value: Any) -> None:
         self.facts = self.facts.model_copy(update={subject: value})
+        self.widen_margin()
+
+    def widen_margin(self) -> None:
+        """Hold predicted memory with the error band that was asked for."""
+        memory, margin = self.facts.memory, self.options.margin
+        if margin is not None and memory is not None and memory.predicted is not None:
+            memory = memory.model_copy(update={"margin_ratio": margin})
+            self.facts = self.facts.model_copy(update={"memory": memory})
 
     def interrupt(self, stages: Sequence[str]) -> None:
         """Ctrl-C came while these were open."""
@@ -480,6 +490,7 @@ def _judge_recorded(session: _Session, path: Path) -> None:
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{path} holds no facts that can be judged: {reason}.") from error
+    session.widen_margin()
     if recorded is not None:
         session.stages = {record.name: record for record in recorded.stages}
     else:

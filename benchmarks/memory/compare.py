@@ -2,8 +2,9 @@
 
     python benchmarks/memory/compare.py [TRUTH.json …] [--svg FILE] [--json FILE] [--only TEXT]
 
-A truth file holds what was measured on a card, with versions and method; ``h200.json`` beside this file is used where
-none is named. Nothing is fitted to it: every figure of a prediction has its source in ``qlora_doctor/memory``.
+A truth file holds what was measured on a card, with versions and method; ``h200.json`` and ``h100.json`` beside this
+file are used where none is named. Nothing is fitted to it: every figure of a prediction has its source in
+``qlora_doctor/memory``.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ def drawing(results: list[Result]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the comparison; returns 1 where the bar is missed or a case cannot be predicted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("truth", nargs="*", type=Path, default=[HERE / "h200.json"])
+    parser.add_argument("truth", nargs="*", type=Path, default=[HERE / "h200.json", HERE / "h100.json"])
     parser.add_argument("--svg", type=Path, help="draw predicted against measured into this file")
     parser.add_argument("--json", type=Path, help="write the results into this file")
     parser.add_argument("--only", default="", help="only setups whose description holds this text")

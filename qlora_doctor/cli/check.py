@@ -33,6 +33,20 @@ def _severities(context: click.Context, parameter: click.Parameter, values: tupl
     return pairs
 
 
+def _share(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """``5%``, ``5 %`` or ``0.05`` → 0.05."""
+    if value is None:
+        return None
+    try:
+        number = float(value.strip().removesuffix("%"))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a percentage such as 5% nor a share such as 0.05.") from None
+    share = number / 100 if value.strip().endswith("%") else number
+    if not 0 <= share < 1:
+        raise click.BadParameter(f"{value!r} is not between 0 and 100%.")
+    return share
+
+
 @click.command(
     "check",
     epilog=examples(
@@ -49,6 +63,9 @@ def _severities(context: click.Context, parameter: click.Parameter, values: tupl
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: CUDA where there is one.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
               help="Time that the stages on a built model may take together.")  # fmt: skip
+@click.option("--margin", callback=_share, metavar="PERCENT",
+              help="Error band to hold predicted memory against a card with: 5%. "
+                   "Default: the prediction's own, 2%.")  # fmt: skip
 @click.option("--jobs", "-j", type=click.IntRange(min=1), metavar="N",
               help="Configs at a time, in their own processes. Default: as processors and memory allow.")  # fmt: skip
 @click.option("--no-cache", is_flag=True, help="Look at everything again, and keep nothing for the next run.")
@@ -164,6 +181,7 @@ def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> Ch
         stages=given["stages"] or None,
         device=given["device"],
         timeout=given["timeout"],
+        margin=given["margin"],
         facts=given["facts"],
         offline=given["offline"],
         trust_remote_code=given["trust_remote_code"],

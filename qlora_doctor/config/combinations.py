@@ -17,6 +17,10 @@ OWN_LOOPS = {"torchtune", "litgpt", "ludwig", "h2o-llmstudio", "nemo-automodel",
 """Dialects whose trainers do not hand their options to transformers' classes."""
 
 
+_HANDS_ON = ("native", "trl", "alignment-handbook", "python", "notebook", "peft-adapter")
+"""Dialects whose values reach LoraConfig and SFTConfig as they are written."""
+
+
 def refused_by_libraries(setup: Setup) -> list[Remark]:
     """Combinations at which transformers or PEFT stop, each with the canonical path to change."""
     return [] if setup.dialect in OWN_LOOPS else list(_refusals(setup))
@@ -33,7 +37,8 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if training.fsdp and training.deepspeed:
         note = "transformers stops: fsdp and deepspeed exclude each other."
         yield Remark(kind="fsdp-and-deepspeed", about="distribution", key="training.deepspeed", note=note)
-    if lora.layers_to_transform is not None and isinstance(lora.target_modules, str):
+    as_written = setup.dialect in _HANDS_ON  # others put the names of all linear layers in the place of all-linear
+    if as_written and lora.layers_to_transform is not None and isinstance(lora.target_modules, str):
         note = "PEFT stops: layers_to_transform needs target_modules as a list of names, not as one text."
         yield Remark(kind="layers-of-a-pattern", about="freezing", key="lora.layers_to_transform", note=note)
     if lora.layers_pattern and lora.layers_to_transform is None:
@@ -74,6 +79,10 @@ def _is_explicit(setup: Setup, path: str) -> bool:
     return origin is not None and origin.source == "explicit"
 
 
+_SEARCH_OFF = {"axolotl", "llamafactory"}
+"""Dialects whose trainers turn the search for unused parameters off by themselves."""
+
+
 def _finds_unused(setup: Setup) -> bool | None:
     """``find_unused_parameters`` of DistributedDataParallel, with the Trainer's own answer where the file is silent.
 
@@ -82,7 +91,9 @@ def _finds_unused(setup: Setup) -> bool | None:
     if setup.is_unknown("training.ddp_find_unused_parameters"):
         return None
     written = setup.training.ddp_find_unused_parameters
-    return True if written is None and setup.dialect not in OWN_LOOPS else written
+    if written is not None or setup.dialect in OWN_LOOPS:
+        return written
+    return setup.dialect not in _SEARCH_OFF
 
 
 def _flattened_dtypes(facts: Mapping[str, Any]) -> list[str] | None:
@@ -96,6 +107,18 @@ def _flattened_dtypes(facts: Mapping[str, Any]) -> list[str] | None:
     if stored is None or not str(stored).startswith(("float", "bfloat")):
         return [] if stored is not None else None
     return sorted({stored, norms})
+
+
+_OPTIONS_OF = {"loftq_config": "loftq", "eva_config": "eva", "corda_config": "corda", "lora_ga_config": "lora_ga"}
+"""Options of LoraConfig that belong to one initialisation each."""
+
+
+def idle_initialisation_options(setup: Setup) -> list[str]:
+    """Options of an initialisation that is not the one asked for; PEFT warns and leaves them out."""
+    asked = str(setup.lora.init_lora_weights).lower()
+    if setup.dialect not in _HANDS_ON or setup.is_unknown("lora.init_lora_weights"):
+        return []
+    return [name for name, init in _OPTIONS_OF.items() if setup.lora.extra.get(name) and not asked.startswith(init)]
 
 
 # -- one trainer's options against each other
@@ -114,13 +137,13 @@ def training_facts(setup: Setup, facts: Mapping[str, Any], libraries: Libraries)
         "loss_mask_lost": _loss_mask_lost(setup, facts, libraries),
         "head_targeted": targeted,
         "head_loss": loss,
+        "idle_initialisation_options": idle_initialisation_options(setup),
         "head_refused": None if targeted is None or loss is None else targeted and loss == "trl",
     }
 
 
 _VARLEN = ("flash_attention", "flex_attention", "xformers", "sage", "kernels-community/")
 """Attention that takes the borders of samples as they are."""
-_BY_TRL = ("native", "trl", "alignment-handbook", "python", "notebook")
 _ONE_ATTENTION = "attention"
 
 
@@ -140,7 +163,7 @@ def _samples_mix(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -
     if setup.dialect == "llamafactory":
         joined = any(remark["kind"] == "packing-joins-samples" for remark in setup.remarks)
         return "trainer" if joined else "none"
-    if facts["trainer"] != "trl" or setup.dialect not in _BY_TRL:
+    if facts["trainer"] != "trl" or setup.dialect not in _HANDS_ON:
         return "none" if facts["trainer"] == "transformers" and setup.dialect == "native" else None
     if packs is None or flat is None or libraries.trl is None or libraries.transformers is None:
         return "wrapped" if packs and setup.training.extra.get("packing_strategy") == "wrapped" else None

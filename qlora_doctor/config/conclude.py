@@ -53,7 +53,7 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         unknown_keys=[UnknownKey.model_validate(key) for key in setup.unknown_keys],
         duplicate_keys=list(setup.duplicate_keys),
         string_numbers=list(setup.string_numbers),
-        removed_keys=[*(UnknownKey.model_validate(key) for key in setup.removed_keys), *_removed(setup, libraries)],
+        removed_keys=[UnknownKey.model_validate(key) for key in setup.removed_keys],
         **_remarks(setup),
         **loading_facts(setup, libraries),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
@@ -85,28 +85,12 @@ def _remarks(setup: Setup) -> dict[str, Any]:
     return {"refused": refused, "remarks": [remark.kind for remark in others], "remark_notes": others}
 
 
-def _removed(setup: Setup, libraries: Libraries) -> list[UnknownKey]:
-    """Arguments of a script that the installed version no longer takes."""
-    if libraries.transformers is None or libraries.transformers < (5,):
-        return []
-    now = "quantization_config=BitsAndBytesConfig({}=True)"
-    return [
-        UnknownKey(key=remark["key"], closest=now.format(remark["key"]), note=remark["note"])
-        for remark in setup.remarks
-        if remark["kind"] == QUANTIZATION_SWITCH and remark["key"] is not None
-    ]
-
-
 def _idle_options(setup: Setup, four_bit: bool | None) -> list[str] | None:
     if four_bit is None:
         return None
     written = [path for path, origin in setup.origins.items() if origin.source == "explicit"]
     options = [path.partition(".")[2] for path in written if path.startswith("quantization.bnb_4bit_")]
     return [] if four_bit else sorted(options)
-
-
-QUANTIZATION_SWITCH = "quantization-switch-of-from-pretrained"
-"""The remark on ``load_in_4bit`` as an argument of from_pretrained itself."""
 
 
 class _Values:

@@ -11,17 +11,20 @@ from .library_names import PEFT_FIRST, PEFT_SINCE
 from .setup import Setup
 
 _SWITCHES = ("load_in_4bit", "load_in_8bit")
+_SCRIPTED = "quantization-switch-of-from-pretrained"
 _ADAPTER_WORDS = {"adapter", "adapters", "lora", "qlora", "peft"}
 
 
 def loading_facts(setup: Setup, libraries: Libraries) -> dict[str, Any]:
     """Facts of how the base and a stored adapter are loaded."""
-    written = any(
+    scripted = [str(remark["key"]) for remark in setup.remarks if remark["kind"] == _SCRIPTED]
+    # A script's switches are read as options of quantization, and the remark says that there is no config of these.
+    written = not scripted and any(
         path.startswith("quantization.") and origin.source == "explicit" for path, origin in setup.origins.items()
     )
     return {
         "model_named_adapter": named_as_adapter(setup),
-        "load_switches": _load_switches(setup),
+        "load_switches": scripted or [name for name in _SWITCHES if setup.model.extra.get(name)],
         "load_switches_taken": None if libraries.transformers is None else libraries.transformers < (5,),
         "quantization_written": written,
         **_stored_keys(setup, libraries),
@@ -35,13 +38,6 @@ def named_as_adapter(setup: Setup) -> bool | None:
         return None
     words = re.split(r"[-_. ]", written.rstrip("/").rpartition("/")[2].lower())
     return len(words) > 1 and words[-1] in _ADAPTER_WORDS and not {"merged", "merge", "fused"} & set(words)
-
-
-def _load_switches(setup: Setup) -> list[str]:
-    scripted = [
-        str(remark["key"]) for remark in setup.remarks if remark["kind"] == "quantization-switch-of-from-pretrained"
-    ]
-    return [name for name in _SWITCHES if setup.model.extra.get(name)] or scripted
 
 
 def _stored_keys(setup: Setup, libraries: Libraries) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from .setup import Setup
 def in_file(setup: Setup, remediation: Remediation, kind: str | None = None) -> Remediation:
     """The remedy with its patch and diff on the file that the setup was read from.
 
-    A patch that brings along more than it says is no longer safe. Where the file cannot be changed so, there is no
-    patch, and the text says why.
+    A patch that brings along more than it says is no longer safe, nor one of a file whose keys' meaning is guessed.
+    Where the file cannot be changed so, there is no patch, and the text says why.
 
     Args:
         setup: what the file means.
@@ -31,8 +31,8 @@ def in_file(setup: Setup, remediation: Remediation, kind: str | None = None) -> 
         else:
             expression = express(setup, remediation.patch)
             operations = list(expression.operations)
-            if expression.follows and safety == "safe":
-                safety = "unsafe"
+            if safety == "safe" and (expression.follows or setup.dialect == "custom"):
+                safety = "unsafe"  # what a key of a home-made config means is a guess
         return remediation.model_copy(
             update={"patch": operations, "safety": safety, "diff": diff_of(setup, operations)}
         )

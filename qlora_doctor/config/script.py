@@ -160,6 +160,10 @@ class _Script:
             arguments = {} if checkpointing is None else {"use_gradient_checkpointing": _source(checkpointing)}
             arguments |= {} if kwargs is None else {"gradient_checkpointing_kwargs": _source(kwargs)}
             lines.append(_call("model = prepare_model_for_kbit_training(", ["model", *_pairs(arguments)]))
+        if prepare is False and in_bits and self.trl:
+            meaning = self.known["training.prepare_for_kbit_training"]
+            why = "TRL's trainers prepare a quantized base themselves up to 0.26, later ones do not"
+            self.unsaid.append((meaning.key, False, why))
         if self.get("model.adapter") is not None:
             trainable = self.get("model.adapter_is_trainable")
             options = [] if trainable is None else [f"is_trainable={trainable!r}"]

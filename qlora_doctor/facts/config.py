@@ -70,6 +70,8 @@ class ConfigFacts(Fact):
     layers_to_transform: list[int] | None = None
     targets_also_saved: list[str] | None = None
     """Names that stand both in target_modules and in modules_to_save."""
+    idle_initialisation_options: list[str] | None = None
+    """Options of an initialisation (``loftq_config``, ``eva_config``, …) that init_lora_weights does not ask for."""
     keys_newer_than_peft: "list[UnknownKey] | None" = None
     """Keys of an adapter_config.json that the installed PEFT does not know and that are set to something."""
     peft_refuses_keys: bool | None = None

@@ -170,10 +170,42 @@ def scaled_dot_product_attention(
         return aten._scaled_dot_product_efficient_attention(
             query, key, value, _bias(attn_mask, query), wants_gradient, dropout_p, is_causal, scale=scale
         )[0]
-    if enable_gqa:
-        groups = query.shape[-3] // key.shape[-3]
+    return _math(query, key, value, _additive(attn_mask, query), dropout_p, is_causal, scale)
+
+
+def _math(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    is_causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    """The path that no fused kernel takes, with all scores in memory.
+
+    PyTorch's own composite operator adds a mask out of place while a dispatch mode is on, so it is restated here.
+    Source: ``ATen/native/transformers/attention.cpp`` (``_scaled_dot_product_attention_math``); held against what an
+    H100 was asked for in float32 with grouped heads.
+    """
+    dtype = query.dtype
+    if dtype is not torch.float32:
+        query, key, value = query.float(), key.float(), value.float()
+    factor = (query.shape[-1] ** -0.5 if scale is None else abs(scale)) ** 0.5
+    query = query * factor
+    if is_causal:
+        shape = (query.shape[-2], key.shape[-2])
+        mask = _additive(torch.ones(shape, dtype=torch.bool, device=query.device).tril(), query)
+    groups = query.shape[-3] // key.shape[-3] if query.dim() > 3 and key.shape[-3] > 1 else 1
+    if groups > 1:
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-    return aten._scaled_dot_product_attention_math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)[0]
+    scores = torch.matmul(query, key.transpose(-2, -1) * factor)
+    if mask is not None:
+        scores.add_(mask)
+    weights = aten._safe_softmax(scores, -1)
+    if dropout > 0:
+        weights = aten.native_dropout(weights, dropout, True)[0]
+    return torch.matmul(weights, value).to(dtype)
 
 
 def _additive(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:

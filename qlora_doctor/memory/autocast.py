@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,8 @@ class Autocast:
 
     cache = CastCache()
     mode: TorchFunctionMode | None = None
+    regions: ClassVar[list[torch.dtype | None]] = []
+    """What each open region casts to, the innermost last; PyTorch itself does not tell below the dispatcher."""
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Autocast:
             torch.set_autocast_dtype("cuda", self.dtype or self._before[1])
             torch.set_autocast_cache_enabled(self._before[2] if self.cache_enabled is None else self.cache_enabled)
             self.cache.depth += 1
+            self.regions.append(torch.get_autocast_dtype("cuda") if self.enabled else None)
             self._entered = self.mode if _len_torch_function_stack() == 0 else None
             if self._entered is not None:
                 self._entered.__enter__()
@@ -95,6 +98,7 @@ class Autocast:
             if self._entered is not None:
                 self._entered.__exit__(kind, error, trace)
             self.cache.depth -= 1
+            self.regions.pop()
             if self.cache.depth == 0:
                 self.cache.copies.clear()
             torch.set_autocast_enabled("cuda", self._before[0])
@@ -108,6 +112,11 @@ class Autocast:
                 return function(*args, **kwargs)
 
         return inside
+
+
+def casts_to() -> torch.dtype | None:
+    """The 16-bit type that autocast casts to now, also below the dispatcher; None where it is off."""
+    return Autocast.regions[-1] if Autocast.regions else None
 
 
 def to_lower(func: Any, args: Any, kwargs: Any) -> Any:
@@ -134,12 +143,13 @@ def with_float_result(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _cast_all(values: Any, dtype: torch.dtype) -> Any:
+    """Casts, last argument first: they are arguments of one C++ call (``WrapFunction_``), which GCC evaluates so."""
     if isinstance(values, torch.Tensor):
         return Autocast.cache.cast(values, dtype)
     if isinstance(values, dict):
         return {name: _cast_all(value, dtype) for name, value in values.items()}
     if isinstance(values, (tuple, list)):
-        return type(values)(_cast_all(value, dtype) for value in values)
+        return type(values)([_cast_all(value, dtype) for value in reversed(values)][::-1])
     return values
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .bnb_kernels import uses_custom_kernel
+from .accumulation import adds_in_place
+from .autocast import casts_to
+from .bnb_kernels import CUSTOM_MAX_TOKENS, uses_custom_kernel
 from .machine import Machine
 from .tape import Kernel
 
@@ -50,6 +52,8 @@ def size_by_value(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 def elementwise(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Sums and products of equal tensors, or with a number: their meta kernels work out types and strides at length
     to say that the result is like the first one."""
+    if recorder.in_backward and func is aten.add.Tensor and adds_in_place(args, kwargs):
+        return args[0]
     a, b = args[:2]
     if isinstance(b, torch.Tensor):
         alike = b.dtype is a.dtype and b.shape == a.shape and b.stride() == a.stride()
@@ -60,8 +64,10 @@ def elementwise(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 
 @played(aten.native_dropout.default)
 def dropout(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    """CUDA's dropout: the result and a mask of bytes, both like the input."""
-    return torch.empty_like(args[0]), torch.empty_like(args[0], dtype=torch.bool)
+    """CUDA's dropout: first a mask of bytes, then the result, both like the input (``native_dropout_cuda``)."""
+    mask = torch.empty_like(args[0], dtype=torch.bool)
+    recorder.see(mask)
+    return torch.empty_like(args[0]), mask
 
 
 @played(aten.index.Tensor)
@@ -93,6 +99,25 @@ def matrix_product(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any
     recorder.see(out)
     recorder.take_blas_workspace()
     return out
+
+
+@played(aten._safe_softmax.default)
+def safe_softmax(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """Softmax of attention's scores; afterwards rows that were masked throughout are looked for."""
+    scores = args[0]
+    out = torch.empty_like(scores)
+    recorder.see(out)
+    with recorder.tape.kernel("safe_softmax", scores.numel(), scores.numel() // int(scores.shape[-1])):
+        return out
+
+
+@played(aten._softmax_backward_data.default)
+def softmax_backward(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """The gradient of a softmax: CUDA multiplies it with the result first."""
+    out = func(*args, **kwargs)
+    recorder.see(out)
+    with recorder.tape.kernel("softmax_backward", args[0].numel() * args[0].element_size()):
+        return out
 
 
 @played(aten._scaled_dot_product_cudnn_attention.default)
@@ -163,17 +188,22 @@ def embedding_backward(recorder: Recorder, func: Any, args: Any, kwargs: Any) ->
 def gemm_4bit(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """bitsandbytes' 4-bit product: above a token count it dequantizes the whole weight, then calls ``F.linear``.
 
+    That call is under autocast as well: where autocast's type is not the compute type, it casts both factors again.
     Source: ``bitsandbytes/backends/cuda/ops.py`` (``_dequant_linear_fallback``), 0.50. The sizes depend on the card and
     are worked out at replay, see :func:`gemm_4bit_scratch`.
     """
     a, _, shape_b, _, blocksize, _ = args[:6]
     features = int(a.shape[-1])
     tokens = a.numel() // features
-    nested = kwargs.get("absmax_8bit") is not None
+    nested = (args[7] if len(args) > 7 else kwargs.get("absmax_8bit")) is not None
+    wanted = casts_to() or a.dtype
+    cast = wanted is not a.dtype
     with recorder.tape.kernel(
-        "gemm_4bit", tokens, int(shape_b[0]), features, int(blocksize), int(nested), a.element_size()
+        "gemm_4bit", tokens, int(shape_b[0]), features, int(blocksize), int(nested), a.element_size(), int(cast)
     ):
         out = func(*args, **kwargs)
+        if cast and tokens > CUSTOM_MAX_TOKENS:
+            out = torch.empty_like(out, dtype=wanted)
         recorder.see(out)
         recorder.take_blas_workspace()
     return out
@@ -195,16 +225,18 @@ def register_bitsandbytes() -> None:
 
 
 def gemm_4bit_scratch(
-    machine: Machine, tokens: int, n: int, k: int, blocksize: int, nested: int, itemsize: int
+    machine: Machine, tokens: int, n: int, k: int, blocksize: int, nested: int, itemsize: int, cast: int
 ) -> list[int]:
     """Bytes that bitsandbytes ≥ 0.50 takes for a 4-bit product when its own kernel does not run: the absmax in float32
-    twice (before and after the offset) where statistics are doubly quantized, and the weight in the input's type."""
+    twice (before and after the offset) where statistics are doubly quantized, and the weight in the input's type; where
+    autocast casts, the weight and the input in its 16 bits."""
     card = machine.card
     dtype = torch.float32 if itemsize == 4 else torch.bfloat16
     if uses_custom_kernel(card.compute_capability, card.multiprocessors, tokens, n, k, blocksize, dtype):
         return []
     absmax = [4 * -(-n * k // blocksize)] * 2 if nested else []
-    return [*absmax, n * k * itemsize]
+    casts = [2 * n * k, 2 * tokens * k] if cast else []
+    return [*absmax, n * k * itemsize, *casts]
 
 
 def cudnn_attention_backward_scratch(
@@ -219,6 +251,24 @@ def cudnn_attention_backward_scratch(
     """
     expanded = 2 * b * h * k * d * size if h_k != h else 0
     return [4 * b * h * q * d + 4 * b * h * q + 256 + expanded]
+
+
+def safe_softmax_scratch(machine: Machine, scores: int, rows: int) -> list[int]:
+    """A byte for each score, whether it is masked, a byte for each row, whether all of it is, and a zero.
+
+    Source: ``ATen/native/transformers/attention.cpp`` (``_safe_softmax``); 67,108,864, 65,536 and 4 bytes measured for
+    2 × 32 × 1024 × 1024 on an H100 with PyTorch 2.11.
+    """
+    return [scores, rows, 4]
+
+
+def softmax_backward_scratch(machine: Machine, size: int) -> list[int]:
+    """The product of gradient and result, of ``size`` bytes.
+
+    Source: ``ATen/native/cuda/SoftMax.cu`` (``softmax_backward_cuda_out``); 268,435,456 bytes measured for
+    2 × 32 × 1024 × 1024 in float32 on an H100 with PyTorch 2.11.
+    """
+    return [size]
 
 
 def cudnn_attention_scratch(machine: Machine) -> list[int]:
@@ -269,6 +319,8 @@ def embedding_backward_scratch(machine: Machine, tokens: int, features: int) -> 
 
 SCRATCH: dict[str, Callable[..., list[int]]] = {
     "gemm_4bit": gemm_4bit_scratch,
+    "safe_softmax": safe_softmax_scratch,
+    "softmax_backward": softmax_backward_scratch,
     "cudnn_attention": cudnn_attention_scratch,
     "cudnn_attention_backward": cudnn_attention_backward_scratch,
     "flash_attention_backward": flash_attention_backward_scratch,

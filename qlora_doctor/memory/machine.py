@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,26 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def allocator_settings() -> dict[str, str]:
+    """What PyTorch's allocator is told by the environment: ``expandable_segments:True,…`` as names and values.
+
+    Source: ``c10/core/AllocatorConfig.cpp``; ``PYTORCH_ALLOC_CONF`` (2.9 and later) comes before the older name.
+    """
+    for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        if told := os.environ.get(variable):
+            pairs = (part.split(":", 1) for part in told.split(",") if ":" in part)
+            return {name.strip(): value.strip() for name, value in pairs}
+    return {}
+
+
+def has_cuda_12() -> bool:
+    """Whether the PyTorch installed here was built for CUDA 12, whose wheels bring a cuDNN that is not taken first.
+
+    Source: ``ATen/native/transformers/cuda/sdp_utils.cpp`` (``check_prefer_cudnn_attention``: cuDNN above 9.15).
+    """
+    return "+cu12" in version("torch")
 
 
 @dataclass(frozen=True)

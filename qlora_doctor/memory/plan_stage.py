@@ -61,7 +61,7 @@ def look_at_plan(
     from ..pipeline.batches import context_length
     from .plan import BATCHES, Planner, lengths_for
     from .predict import MARGIN, PredictionError
-    from .stage import STAND_IN, described, machine_for, target_card
+    from .stage import STAND_IN, allocator_assumptions, described, machine_for, target_card
     from .subject import subject_of_setup
 
     cards: list[Card | None] = [card_named(name) for name in request.cards] or [target_card(setup, facts)]
@@ -86,6 +86,7 @@ def look_at_plan(
         plans = [_card_plan(planner, machine, card, own, limit) for machine, card in zip(machines, cards, strict=True)]
     except PredictionError as error:
         return MemoryFacts(prediction_failure=error.message, certain_bytes=error.certain_bytes)
+    prediction.assumptions += allocator_assumptions(setup)
     if cards[0] is None:
         prediction.assumptions.append(
             f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."

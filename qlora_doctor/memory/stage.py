@@ -87,6 +87,7 @@ def look_at_memory(
         prediction.assumptions.append(
             f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."
         )
+    prediction.assumptions += allocator_assumptions(setup)
     if (setup.hardware.count or 1) > 1:
         prediction.assumptions.append("Each card holds the whole model, as data-parallel training does.")
     held |= described(prediction, subject, card)
@@ -100,9 +101,28 @@ def look_at_memory(
 
 def machine_for(setup: Setup, card: Card | None) -> Machine:
     """The machine that the run is meant for; where no card is known the :data:`STAND_IN`."""
-    from .machine import Machine
+    from .machine import Machine, allocator_settings, has_cuda_12
 
-    return Machine(card or find_card(STAND_IN), expandable_segments=bool(setup.hardware.expandable_segments))
+    told = setup.hardware.expandable_segments
+    if told is None:
+        told = allocator_settings().get("expandable_segments", "").casefold() == "true"
+    return Machine(card or find_card(STAND_IN), expandable_segments=told, cudnn_attention=not has_cuda_12())
+
+
+def allocator_assumptions(setup: Setup) -> list[str]:
+    """What the environment tells the allocator, as far as a prediction hears it or does not; one sentence each."""
+    from .machine import allocator_settings
+
+    settings = allocator_settings()
+    said = []
+    if setup.hardware.expandable_segments is None and "expandable_segments" in settings:
+        said.append(
+            f"The allocator has expandable_segments:{settings['expandable_segments']}, as in the environment here."
+        )
+    unheard = sorted(set(settings) & {"max_split_size_mb", "roundup_power2_divisions", "garbage_collection_threshold"})
+    if unheard:
+        said.append(f"The allocator's {', '.join(unheard)} of the environment here is not part of the prediction.")
+    return said
 
 
 def described(prediction: Prediction, subject: Subject, card: Card | None) -> dict[str, Any]:

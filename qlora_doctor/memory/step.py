@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .accumulation import counts_alone
 from .autocast import Autocast
 from .kernels import register_bitsandbytes
 from .load import LoadOptions, write_load
@@ -46,6 +47,7 @@ def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOp
     second step does not take again.
     """
     register_bitsandbytes()
+    counts_alone()
     tape = Tape()
     recorder = Recorder(tape, vocabulary=_vocabulary(model))
     write_load(recorder, model, load or LoadOptions())

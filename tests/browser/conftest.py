@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Address of each report's HTML file by its name, and those of an index and of comparisons."""
+    """Address of each report's HTML file by its name, those of an index and of comparisons, and the gallery."""
     folder: Path = tmp_path_factory.mktemp("reports")
     addresses = {}
     for name, make in fixtures.ALL.items():
@@ -59,4 +59,5 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         path = folder / f"{name}.html"
         path.write_text(text, encoding="utf-8")
         addresses[name] = path.as_uri()
-    return addresses
+    gallery = Path(__file__).resolve().parents[2] / "reports" / "examples"
+    return addresses | {f"gallery/{path.stem}": path.as_uri() for path in gallery.glob("*.html")}

@@ -97,3 +97,21 @@ def test_a_missing_package_is_named_with_the_command(config: Path, monkeypatch: 
 def test_a_plan_can_run_out_of_time(config: Path) -> None:
     result = run(config, "--timeout", "0.05", "--gpu", "l4")
     assert result.exit_code == 3 and "longer than" in result.stdout
+
+
+def test_the_error_band_can_be_widened(tmp_path: Path) -> None:
+    """A recorded prediction at 97% of its card: outside the prediction's own band, within a wider one."""
+    memory = {
+        "predicted": {"peak_allocated_bytes": 90, "peak_reserved_bytes": 97},
+        "card": "L4", "card_bytes": 100, "predicted_ratio": 0.97, "margin_ratio": 0.02,
+    }  # fmt: skip
+    facts = tmp_path / "facts.json"
+    facts.write_text(json.dumps({"memory": memory, "config": {"gradient_checkpointing": True}}), encoding="utf-8")
+
+    def found(*arguments: str) -> set[str]:
+        result = CliRunner().invoke(main, ["check", "--facts", str(facts), "--format", "json", *arguments])
+        return {finding["rule"] for finding in json.loads(result.stdout)["findings"]}
+
+    assert "QD505" not in found()
+    assert "QD505" in found("--margin", "5%") & found("--margin", "0.05")
+    assert CliRunner().invoke(main, ["check", "--facts", str(facts), "--margin", "much"]).exit_code == 2

@@ -101,7 +101,8 @@ def _as_yaml(rows: list[dict[str, object]]) -> str:
 def test_nothing_is_run(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     witness = tmp_path / "witness"
     touch = f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{witness}']]"
-    code = f"import evil\nopen({str(witness)!r}, 'w')\nfrom peft import LoraConfig\nLoraConfig(r=open({str(witness)!r}, 'w'))"
+    code = f"import evil\nopen({str(witness)!r}, 'w')\nfrom peft import LoraConfig\n"
+    code += f"LoraConfig(r=open({str(witness)!r}, 'w'))"
     command = (
         f"touch {witness}\nX=$(touch {witness})\npython qlora.py --lora_r `touch {witness}` --model_name_or_path $X"
     )

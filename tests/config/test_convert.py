@@ -135,7 +135,6 @@ gradient_checkpointing: false
 max_length: 512
 packing: false
 eval_strategy: 'no'
-ddp_find_unused_parameters: false
 """
     )
     assert [str(lost) for lost in converted.lost] == [

@@ -25,7 +25,7 @@ SAMPLES: dict[str, Any] = {
     "llm_int8_skip_modules": ["lm_head"],
     "task_type": "SEQ_CLS",
     "per_device_eval_batch_size": 1,
-    "dtype": "bfloat16",
+    "dtype": "float16",
 }
 """Values for patches whose own come from facts."""
 

@@ -70,6 +70,16 @@ def test_what_brings_more_along_is_not_safe(tmp_path: Path) -> None:
     assert in_file(setup, remedy("/quantization/bnb_4bit_quant_type", "fp4")).safety == "safe"
 
 
+def test_what_is_guessed_is_not_safe(tmp_path: Path) -> None:
+    text = (
+        "model:\n  name: x/y\nquantization:\n  load_in_4bit: true\n  quant_type: fp4\nlora:\n  rank: 8\n  alpha: 16\n"
+    )
+    setup = setup_of(tmp_path, text)
+    assert setup.dialect == "custom"
+    found = in_file(setup, remedy("/quantization/bnb_4bit_quant_type", "nf4"))
+    assert (found.safety, found.patch[0].path) == ("unsafe", "/quantization/quant_type")
+
+
 def test_what_the_file_cannot_say_is_told(tmp_path: Path) -> None:
     found = in_file(setup_of(tmp_path, AXOLOTL), remedy("/model/use_cache", False))
     assert (found.safety, found.patch, found.diff) == ("display", [], None)

@@ -474,12 +474,16 @@ def test_switch_as_argument_of_from_pretrained(tmp_path: Path) -> None:
     setup = read(tmp_path, text)
     assert setup.quantization.load_in_4bit is True
 
-    def removed(version: str) -> list[str]:
+    for version, taken in (("5.2.0", False), ("4.57.0", True)):
         facts = conclude(setup, environment(packages=Packages(transformers=version)))
-        return [key.key for key in facts.removed_keys or []]
+        assert facts.load_switches == ["load_in_4bit"] and facts.load_switches_taken is taken
+        assert facts.quantization_written is False and facts.removed_keys == []
 
-    assert removed("5.2.0") == ["load_in_4bit"]
-    assert removed("4.57.0") == []
+
+def test_switch_beside_a_config(tmp_path: Path) -> None:
+    text = LOAD + BASE.replace("quantization_config=", "load_in_4bit=True, quantization_config=") + "lr = 1e-4\n" + END
+    facts = conclude(read(tmp_path, text), environment(packages=Packages(transformers="5.2.0")))
+    assert facts.load_switches == ["load_in_4bit"] and facts.quantization_written is True
 
 
 def test_comment_suppresses_a_finding(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ FAULTS = [
         rule="QD613",
     ),
     Fault("packing-no-varlen-attention", "info", training(trainer="trl", packing=True), rule="QD614"),
+    Fault("idle-options", "info", lora(eva_config={"rho": 2.0}), stages=("config",), rule="QD347"),
     Fault("padding-free-no-fa-high-loss", "info", training(trainer="trl", padding_free=True), rule="QD614"),
     *(
         Fault(

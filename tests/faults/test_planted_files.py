@@ -146,6 +146,7 @@ FAULTS = [
     Fault("QD125", "error", "axolotl", "gradient_checkpointing: true", "activation_offloading: true"),
     Fault("QD125", "error", "axolotl", "adapter: qlora\nload_in_4bit: true", "adapter: qalora"),
     Fault("QD125", "error", "axolotl", "", "save_safetensors: false\n"),
+    Fault("QD125", "error", "axolotl", "", "attn_implementation: flash\n"),
     Fault("QD125", "error", "axolotl", "", "selective_checkpointing: {save: [mm]}\n"),
     Fault("QD125", "error", "axolotl", "lora_target_linear: true", "lora_target_modules: ['q_proj', '(v_proj']"),
     Fault("QD125", "error", "axolotl", "", "relora: true\n"),

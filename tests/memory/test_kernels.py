@@ -59,7 +59,7 @@ def test_clipping() -> None:
 
 @pytest.mark.parametrize(("tokens", "weights"), [(512, 1), (2048, 1), (4, 0)])
 def test_4bit_products_dequantize_the_weight(tokens: int, weights: int) -> None:
-    scratch = kernels.gemm_4bit_scratch(H200, tokens, 4096, 4096, 64, 1, 2)
+    scratch = kernels.gemm_4bit_scratch(H200, tokens, 4096, 4096, 64, 1, 2, 0)
     assert [size for size in scratch if size == 2 * 4096 * 4096] == [2 * 4096 * 4096] * weights
 
 

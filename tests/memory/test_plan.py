@@ -18,6 +18,7 @@ from qlora_doctor.memory.plan import Planner, lengths_for
 from qlora_doctor.memory.plan_stage import look_at_plan
 from qlora_doctor.memory.predict import predict, traced
 from qlora_doctor.memory.replay import replay_peaks
+from qlora_doctor.memory.stage import allocator_assumptions, machine_for
 from qlora_doctor.probes.child.job import PlanRequest
 from qlora_doctor.report import Report, StageRecord, Tool
 from qlora_doctor.reporters import plan as plan_text
@@ -137,3 +138,15 @@ def test_a_card_of_one_size() -> None:
     table = planner.table(Machine(card_for_memory(GIB), (2, 11)))
     assert table.capacity_bytes == GIB - (512 << 20)
     assert json.dumps(table.frontier) == '{"1": 64}'
+
+
+def test_the_allocators_setting_is_heard(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True,max_split_size_mb:128")
+    assert machine_for(setup, find_card("L4")).expandable_segments
+    heard, unheard = allocator_assumptions(setup)
+    assert "expandable_segments:True" in heard and "max_split_size_mb" in unheard
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:False")
+    assert not machine_for(setup, find_card("L4")).expandable_segments
+    named = setup.model_copy(update={"hardware": Hardware(expandable_segments=True)})
+    assert machine_for(named, find_card("L4")).expandable_segments

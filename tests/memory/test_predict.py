@@ -65,12 +65,33 @@ def test_recorded_measurements(wanted: dict[str, Any]) -> None:
     assert prediction.loaded_bytes == pytest.approx(case["allocated_after_load"], rel=0.001)
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"model": "mistral-7b/5", "precision": "no"},
+        {"model": "mistral-7b/5", "padded": True, "cudnn_attention": False},
+        {"model": "llama3.1-8b/5", "fp16": True},
+        {"model": "llama3.1-8b/5", "expandable_segments": True},
+        {"model": "mixtral/2"},
+        {"model": "gemma3-1b/6"},
+    ],
+    ids=lambda wanted: "-".join(str(value) for value in wanted.values()),
+)
+def test_measurements_off_the_beaten_track(wanted: dict[str, Any]) -> None:
+    compare = _compare()
+    measured_with, cases = compare.read_cases(BENCHMARK / "h100.json")
+    case = next(case for case in cases if all(case[name] == value for name, value in wanted.items()))
+    result = compare.predict_case(case, measured_with)
+    assert abs(result.allocated_error) < 0.1
+    assert abs(result.reserved_error) < 2
+
+
 def test_the_recorded_results_keep_the_bar() -> None:
     compare = _compare()
     results = [
         compare.Result(**entry) for entry in json.loads((BENCHMARK / "results.json").read_text(encoding="utf-8"))
     ]
-    assert len(results) == 29
+    assert len(results) == 60
     assert all(value <= compare.BAR[name] for name, value in compare.summary(results).items())
 
 

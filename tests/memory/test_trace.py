@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from qlora_doctor.memory.accumulation import counts_alone
 from qlora_doctor.memory.autocast import Autocast
 from qlora_doctor.memory.play import playing_cuda
 from qlora_doctor.memory.predict import traced
@@ -137,3 +138,37 @@ def test_values_of_the_batch_are_followed() -> None:
         assert not bool((mask == 1).all())
         assert int(mask.sum()) == 6
         assert mask.nonzero().shape == (6, 2)
+
+
+def test_autograd_adds_a_second_gradient_in_place() -> None:
+    """As it does without a dispatch mode: the residual stream's gradient is not copied at each use."""
+    tape = Tape()
+    counts_alone()
+    recorder = Recorder(tape)
+    with recorder:
+        inner = meta(64, 64, grad=True) * 1.0
+        loss = (inner * 2.0 + inner * 3.0).sum()
+        before = len(tape.sizes)
+        recorder.in_backward = True
+        loss.backward()
+    # One gradient for each use of ``inner`` and one for the leaf; their sum takes nothing.
+    assert [size for size in tape.sizes[before:] if size == 4 * 64 * 64] == [4 * 64 * 64] * 3
+
+
+def test_arguments_of_a_cast_product_are_cast_last_first() -> None:
+    tape = Tape()
+    x, weight = meta(16, 32), meta(64, 32)
+    with playing_cuda(H200), Recorder(tape), Autocast("cuda", dtype=torch.bfloat16):
+        torch.nn.functional.linear(x, weight)
+    assert tape.sizes[:2] == [2 * 64 * 32, 2 * 16 * 32]
+
+
+def test_attention_without_a_kernel_holds_its_scores_once() -> None:
+    """Grouped heads in float32: the scores, their softmax, and what looks for rows that are masked throughout."""
+    tape = Tape()
+    query, key = meta(1, 8, 64, 32), meta(1, 2, 64, 32)
+    with playing_cuda(H200), Recorder(tape):
+        torch.nn.functional.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True)
+    scores = 4 * 8 * 64 * 64
+    assert tape.sizes.count(scores) == 2
+    assert [kernel.shape for kernel in tape.kernels if kernel.rule == "safe_softmax"] == [(8 * 64 * 64, 8 * 64)]

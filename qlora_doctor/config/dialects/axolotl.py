@@ -100,7 +100,6 @@ _DEFAULTS: dict[str, Any] = {
     "training.max_grad_norm": 1.0,
     "model.trust_remote_code": False,
     "training.trainer": "transformers",
-    "training.ddp_find_unused_parameters": False,
 }
 _ATTENTION = {
     "xformers_attention": "xformers",

@@ -41,7 +41,7 @@ def fsdp_version(reading: Reading) -> int | None:
     settings = config if isinstance(config, dict) else {}
     found = (reading.get("fsdp_version"), settings.get("version"), settings.get("fsdp_version"))
     version = next((value for value in found if value), 1)
-    return int(version) if str(version).isdigit() else None
+    return {"1": 1, "2": 2}.get(str(version)[:8])
 
 
 def _fsdp(reading: Reading, name: str) -> bool:
@@ -109,6 +109,16 @@ def _relora(reading: Reading, *broken: str) -> bool:
 def _moe_experts_unfit(reading: Reading) -> bool:
     unfit = reading.get("lora_target_linear") or not lora(reading) or not bits(reading)
     return bool(reading.get("quantize_moe_experts") and unfit)
+
+
+_ATTENTION = {
+    "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flash_attention_torch",
+    "flex_attention", "xformers", "sage", "fp8",
+}  # fmt: skip
+
+
+def _attention_known(name: str) -> bool:
+    return name in _ATTENTION or "/" in name
 
 
 ABOUT = {
@@ -279,6 +289,19 @@ ROWS: tuple[Row, ...] = (
             bool(r.get("sample_packing") and r.get("eval_table_size")) and r.get("eval_sample_packing") is not False
         ),
         "axolotl stops: eval_table_size with sample_packing needs eval_sample_packing: false.",
+    ),
+    (
+        "attention-unknown",
+        "attn_implementation",
+        lambda r: bool(r.get("attn_implementation")) and not _attention_known(str(r.get("attn_implementation"))),
+        "axolotl stops: attn_implementation is one of eager, sdpa, flash_attention_2 (3, 4), flex_attention, xformers, "
+        "sage and fp8, or a kernel's hub id.",
+    ),
+    (
+        "deprecated-key",
+        "dpo_norm_loss",
+        lambda r: r.has("dpo_norm_loss") or r.has("rpo_alpha"),
+        "axolotl stops: dpo_norm_loss and rpo_alpha were removed.",
     ),
     (
         "kto-drops-columns",

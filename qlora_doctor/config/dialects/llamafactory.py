@@ -177,7 +177,6 @@ def conclude(reading: Reading) -> None:
         key = "use_reentrant_gc" if reading.has("use_reentrant_gc") else None
         reading.put("training.gradient_checkpointing_kwargs", {"use_reentrant": bool(reentrant)}, key)
     reading.default("training.prepare_for_kbit_training", False, "it prepares the model by code of its own")
-    reading.default("training.ddp_find_unused_parameters", False, "off where LoRA is trained")
     if not reading.get("val_size") and not reading.has("eval_dataset") and not reading.has("eval_strategy"):
         reading.default("training.eval_strategy", "no")
     llamafactory_checks.check(reading)

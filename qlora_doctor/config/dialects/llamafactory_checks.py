@@ -14,8 +14,10 @@ Row = tuple[str, str, str, Callable[[Reading], bool], str]
 
 
 def _bits(reading: Reading) -> int | None:
-    written = str(reading.get("quantization_bit", ""))
-    return int(written) if written.isdigit() else None
+    written = reading.get("quantization_bit")
+    if isinstance(written, str) and written.isdecimal() and len(written) < 4:
+        return int(written)
+    return written if isinstance(written, int) and not isinstance(written, bool) else None
 
 
 def _quantized(reading: Reading) -> bool:

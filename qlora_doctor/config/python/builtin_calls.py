@@ -55,7 +55,9 @@ def call_builtin(
     if name in _PURE and not named:
         return resting_on(_pure(name, node, positional), *positional)
     if name == "len":
-        if isinstance(first, Listing | Mapping) and first.exact:
+        if isinstance(first, Listing) and first.exact:
+            return Known(node, data=len(first.items))
+        if isinstance(first, Mapping) and first.exact and not _perhaps_less(first):
             return Known(node, data=len(first.items))
         return Unknown(node)
     if name == "getattr":
@@ -64,7 +66,8 @@ def call_builtin(
         machine.set_attribute(positional[0], str(positional[1].data), positional[2], node)
         return Known(node, data=None)
     if name == "hasattr" and isinstance(first, Thing) and isinstance(positional[-1], Known):
-        return Known(node, data=True) if positional[-1].data in first.attributes else Unknown(node)
+        held = first.attributes.get(str(positional[-1].data))
+        return Unknown(node) if held is None or isinstance(held, Unknown) else Known(node, data=True)
     if name == "vars" or callee.last in ("asdict", "model_dump"):
         return _as_mapping(first, node)
     if name in ("print", "exit", "quit"):
@@ -86,6 +89,11 @@ def call_builtin(
     ):
         return Unknown(node) if name != "super" else callee
     return _of_modules(callee, node, positional)
+
+
+def _perhaps_less(holder: Mapping) -> bool:
+    """True where a key may be absent: one that is set under a condition has an unknown value."""
+    return any(isinstance(value, Unknown) for value in holder.items.values())
 
 
 def _of_modules(callee: Name, node: ast.AST, positional: list[Value]) -> Value | None:
@@ -187,39 +195,50 @@ def call_method(
 def _on_mapping(
     machine: Library, holder: Mapping, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value]
 ) -> Value:
-    key = positional[0] if positional else None
-    if (
-        name in ("get", "pop", "setdefault")
-        and isinstance(key, Known)
-        and isinstance(key.data, str | int | bool | None)
-    ):
-        if key.data in holder.items:
-            value = resting_on(holder.items[key.data], key)
-            if name == "pop" and machine.is_own(holder):
-                del holder.items[key.data]
-            return value
-        if not holder.exact:
-            return Unknown(node)
-        value = positional[1] if len(positional) > 1 else Known(node, data=None)
-        if name == "setdefault":
-            holder.items[key.data] = machine.weakened(holder, None, value)
-        return value
+    if name in ("get", "pop", "setdefault"):
+        return _on_key(machine, holder, name, node, positional)
     if name == "update":
-        for new in positional:
-            if isinstance(new, Mapping):
-                for inner, value in new.items.items():
-                    holder.items[inner] = machine.weakened(holder, holder.items.get(inner), value)
-            holder.exact = holder.exact and isinstance(new, Mapping) and new.exact
-        for inner, value in named.items():
-            holder.items[inner] = machine.weakened(holder, holder.items.get(inner), value)
+        for new in [*positional, Mapping(node, items=dict(named))]:
+            for key, value in new.items.items() if isinstance(new, Mapping) else ():
+                holder.items[key] = machine.weakened(holder, holder.items.get(key), value)
+            if not isinstance(new, Mapping) or not new.exact:
+                machine.scatter(holder)
         return Known(node, data=None)
     if name == "copy":
         return Mapping(node, items=dict(holder.items), exact=holder.exact)
     if name == "keys":
-        return Listing(node, items=[Known(node, data=key) for key in holder.items], exact=holder.exact)
+        exact = holder.exact and not _perhaps_less(holder)
+        return Listing(node, items=[Known(node, data=key) for key in holder.items], exact=exact)
     if name == "values":
-        return Listing(node, items=list(holder.items.values()), exact=holder.exact)
+        return Listing(node, items=list(holder.items.values()), exact=holder.exact and not _perhaps_less(holder))
+    if name in ("clear", "popitem"):
+        machine.scatter(holder)
     return Unknown(node)
+
+
+def _on_key(machine: Library, holder: Mapping, name: str, node: ast.Call, positional: list[Value]) -> Value:
+    """``get``, ``pop`` and ``setdefault``."""
+    key = positional[0] if positional else None
+    default = positional[1] if len(positional) > 1 else Known(node, data=None)
+    if not isinstance(key, Known) or not isinstance(key.data, str | int | bool | None):
+        if name != "get":
+            machine.scatter(holder)
+        return Unknown(node)
+    held = holder.items.get(key.data)
+    if held is not None and name == "pop":
+        if machine.is_own(holder):
+            del holder.items[key.data]
+        else:
+            holder.items[key.data] = machine.changed(held, Unknown(node, why="It may have been taken away."))
+    if held is not None:
+        return resting_on(held, key)
+    if not holder.exact:
+        if name == "setdefault":
+            holder.items[key.data] = Unknown(node)
+        return Unknown(node)
+    if name == "setdefault":
+        holder.items[key.data] = machine.weakened(holder, None, default)
+    return default
 
 
 def _on_listing(machine: Library, holder: Listing, name: str, node: ast.Call, positional: list[Value]) -> Value:
@@ -227,7 +246,7 @@ def _on_listing(machine: Library, holder: Listing, name: str, node: ast.Call, po
         if machine.is_own(holder) and len(holder.items) < MOST_ITEMS:
             holder.items.append(positional[0])
         else:
-            holder.exact = False
+            machine.loosen(holder)
         return Known(node, data=None)
     if name in ("extend", "update") and positional:
         new = positional[0]
@@ -239,11 +258,12 @@ def _on_listing(machine: Library, holder: Listing, name: str, node: ast.Call, po
         ):
             holder.items += new.items
         else:
-            holder.exact = False
+            machine.loosen(holder)
         return Known(node, data=None)
     if name == "copy":
         return Listing(node, items=list(holder.items), exact=holder.exact)
-    holder.exact = holder.exact and name in ("index", "count")
+    if name not in ("index", "count"):
+        machine.loosen(holder)
     return Unknown(node)
 
 

@@ -221,6 +221,8 @@ class Expressions(Functions):
             and isinstance(right, Mapping)
             and right.exact
         ):
+            if isinstance(right.items.get(left.data), Unknown):
+                return Unknown(node)  # it may be set under a condition
             return Known(node, left.given, data=(left.data in right.items) is wants)
         if isinstance(right, Listing) and right.exact and isinstance(left, Known | Name):
             self.tick(len(right.items))

@@ -121,6 +121,11 @@ class Library(Arguments):
             return self._made_method(holder, name, node, positional, named)
         if isinstance(holder, Known | Listing | Mapping):
             return call_method(self, holder, name, node, positional, named)
+        if isinstance(holder, Unknown):
+            for each in holder.maybe:
+                if isinstance(each, Listing | Mapping):
+                    with self.perhaps():
+                        call_method(self, each, name, node, positional, named)
         return None
 
     def _model_method(

@@ -12,9 +12,26 @@ from contextlib import contextmanager
 
 from .provenance import is_outer, marked
 from .scopes import LIBRARIES, Exhausted, Scope, Seen
-from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value, merged
+from .values import (
+    Class,
+    Function,
+    Known,
+    Listing,
+    Made,
+    Mapping,
+    Model,
+    Name,
+    Step,
+    Thing,
+    Unknown,
+    Value,
+    merged,
+    same,
+)
 
 MOST_STEPS = 60_000
+MOST_ROUNDS = 6
+"""How often a loop is followed until nothing more changes."""
 
 
 class Machine:
@@ -35,6 +52,7 @@ class Machine:
         self.branch = self.branches = 0
         self.born: dict[int, tuple[int, Value]] = {}
         self.depth = 0
+        self.changes = 0
         self.returns: list[list[Value]] = []
         self.leaving: list[list[dict[str, Value]]] = []
         self.following: list[int] = []
@@ -165,22 +183,35 @@ class Machine:
         return self._loop(node)
 
     def _loop(self, node: ast.For | ast.AsyncFor | ast.While) -> bool:
-        """Follow the body once, as any of its rounds: what it assigns may be different when it begins."""
+        """Follow the body as any of its rounds: until nothing more changes of what it finds when it begins."""
         why = f"It may change in the loop of {self.where(node)}."
         scope, start = self.scope, self.scope.names
-        self.tick(len(start) // 4)
-        scope.names = {**start, **{name: Unknown(node, why=why) for name in _assigned(node) if name in start}}
+        begin, settled = start, False
+        for _ in range(MOST_ROUNDS):
+            before = self.changes
+            ends = self._round(node, dict(begin))
+            scope.names = start
+            self._join([begin, *ends], why)
+            settled = self.changes == before and _alike(begin, scope.names)
+            if settled:
+                break
+            begin = scope.names
+        if not settled:
+            raise Exhausted
+        if node.orelse:
+            self.either([node.orelse, []], why)
+        return False
+
+    def _round(self, node: ast.For | ast.AsyncFor | ast.While, names: dict[str, Value]) -> list[dict[str, Value]]:
+        """The names as they may be after one round that begins with these."""
+        self.tick(len(names) // 4)
+        self.scope.names = names
         self.leaving.append([])
         with self.perhaps():
             if not isinstance(node, ast.While):
                 self.assign(node.target, Unknown(node.target, why="It takes several values in a loop."))
             over = self.block(node.body)
-        ends = [start, *([] if over else [scope.names]), *self.leaving.pop()]
-        scope.names = start
-        self._join(ends, why)
-        if node.orelse:
-            self.either([node.orelse, []], why)
-        return False
+        return [*([] if over else [self.scope.names]), *self.leaving.pop()]
 
     def _with(self, node: ast.With | ast.AsyncWith) -> bool:
         for item in node.items:
@@ -274,7 +305,7 @@ class Machine:
         """Give a name a value in the scope that is being followed."""
         scope = self.scope.elsewhere.get(name, self.scope)
         if scope is not self.scope and self.unsure and name in scope.names:
-            value = merged(scope.names[name], value, "It depends on a condition that is not known.")
+            value = self.changed(scope.names[name], value)
         scope.names[name] = self.noted(value)
 
     def noted(self, value: Value) -> Value:
@@ -309,9 +340,19 @@ class Machine:
                 old = holder.items.get(key.data)
                 holder.items[key.data] = self.weakened(holder, old, value)
             else:
-                holder.exact = False
+                self.scatter(holder)
         elif isinstance(holder, Listing):
-            holder.exact = False
+            self.loosen(holder)
+        elif isinstance(holder, Unknown):
+            for each in holder.maybe:
+                with self.perhaps():
+                    self._set_element(each, key, value)
+
+    def scatter(self, holder: Mapping) -> None:
+        """A key that is not known is set: it may be any of them."""
+        self.loosen(holder)
+        for key, old in holder.items.items():
+            holder.items[key] = self.changed(old, Unknown(why="A key that is not known is set."))
 
     def set_attribute(self, holder: Value, name: str, value: Value, node: ast.AST) -> None:
         """Follow ``holder.name = value``."""
@@ -320,6 +361,10 @@ class Machine:
         elif isinstance(holder, Made):
             holder.arguments[name] = self.weakened(holder, holder.arguments.get(name), value)
             holder.places[name] = node
+        elif isinstance(holder, Unknown):
+            for each in holder.maybe:
+                with self.perhaps():
+                    self.set_attribute(each, name, value, node)
 
     def is_own(self, holder: Value) -> bool:
         """True where a change of this object surely happens once the object is there."""
@@ -329,8 +374,20 @@ class Machine:
         """The new value; under a condition that is not known, what old and new have in common."""
         if self.is_own(holder):
             return new
+        return self.changed(old, new)
+
+    def changed(self, old: Value | None, new: Value) -> Value:
+        """What old and new have in common, where a condition that is not known decides between them."""
         why = "It depends on a condition that is not known."
-        return merged(old, new, why) if old is not None else Unknown(new.node, why=why)
+        value = merged(old, new, why) if old is not None else Unknown(new.node, why=why)
+        if value is not old and not (isinstance(value, Unknown) and isinstance(old, Unknown)):
+            self.changes += 1
+        return value
+
+    def loosen(self, holder: Listing | Mapping | Thing | Made) -> None:
+        """Say that elements were added or taken away that are not known."""
+        self.changes += holder.exact
+        holder.exact = False
 
     # -- conditions
 
@@ -391,6 +448,12 @@ class Machine:
         model.steps.append(Step(kind, call, sure=self.is_own(model)))
 
 
-def _assigned(node: ast.AST) -> set[str]:
-    """Names that are bound somewhere within."""
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)}
+def _alike(one: dict[str, Value], other: dict[str, Value]) -> bool:
+    """True where no name stands for something else, or something less known."""
+    if one.keys() != other.keys():
+        return False
+    for name, value in one.items():
+        now = other[name]
+        if not (isinstance(value, Unknown) and isinstance(now, Unknown)) and not same(value, now):
+            return False
+    return True

@@ -163,6 +163,10 @@ def read_quantization(story: Story, sheet: Sheet) -> None:
     why = given.why if isinstance(given, Unknown) else "How the model is loaded is not known."
     if not isinstance(given, Made | Mapping):
         sheet.leave_rest("quantization", why=why)
+    for name in _SWITCHED if load is not None and isinstance(given, Made | Mapping) else ():
+        value = load.arguments.get(name) if load is not None else None
+        if isinstance(value, Known) and value.data is True:
+            sheet.extra("model", name, value)
 
 
 def _read_config(config: Made, sheet: Sheet) -> None:

@@ -183,7 +183,7 @@ def _trainer(seen: Seen) -> tuple[Made | None, int]:
     places = {id(call.node): call for call in found}
     first = next((call for call in found if isinstance(argument(call, "model", 0), Model)), found[0])
     same = [call for call in found if call.node is first.node and call.maker == first.maker]
-    return merged_calls(same, _SEVERAL), max(len(places), len(seen.runs))
+    return merged_calls(same, _SEVERAL), len(places)
 
 
 def _model(story: Story) -> Model | None:

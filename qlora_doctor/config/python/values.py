@@ -12,6 +12,7 @@ from typing import Any
 Node = ast.AST
 MOST_TEXT = 20_000
 MOST_ITEMS = 5_000
+MOST_CANDIDATES = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -31,9 +32,14 @@ class Value:
 
 @dataclass(slots=True, eq=False)
 class Unknown(Value):
-    """Not known, and why."""
+    """Not known, and why.
+
+    Attributes:
+        maybe: lists and dicts of the script that it may be: what is done to it may be done to them.
+    """
 
     why: str = "It is worked out while the script runs."
+    maybe: tuple[Value, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -183,7 +189,20 @@ def merged(one: Value, other: Value, why: str, depth: int = 4) -> Value:
             both = _merged_items(one.attributes, other.attributes, why, depth)
             return Thing(one.node, of=one.of, attributes=both, exact=one.exact and other.exact)
     unknown = next((value for value in (one, other) if isinstance(value, Unknown)), None)
-    return unknown if unknown is not None else Unknown(one.node or other.node, why=why)
+    maybe = _candidates(one, other)
+    if unknown is not None and (not maybe or maybe == unknown.maybe):
+        return unknown
+    return Unknown(one.node or other.node, why=unknown.why if unknown is not None else why, maybe=maybe)
+
+
+def _candidates(*values: Value) -> tuple[Value, ...]:
+    """The lists and dicts that one of these values may be."""
+    found: dict[int, Value] = {}
+    for value in values:
+        for each in value.maybe if isinstance(value, Unknown) else (value,):
+            if isinstance(each, Mapping | Listing | Thing | Made):
+                found[id(each)] = each
+    return tuple(list(found.values())[:MOST_CANDIDATES])
 
 
 def _merged_items(one: dict[Any, Value], other: dict[Any, Value], why: str, depth: int) -> dict[Any, Value]:
