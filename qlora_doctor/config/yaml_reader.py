@@ -26,6 +26,8 @@ _STANDARD = "tag:yaml.org,2002:"
 _SCALAR_TAGS = {_STANDARD + name for name in ("str", "int", "float", "bool", "null", "timestamp", "binary")}
 _CONTAINER_TAGS = {None, "!", _STANDARD + "map", _STANDARD + "seq", _STANDARD + "set", _STANDARD + "omap"}
 _MISSING = object()
+_CONSTRUCTOR = yaml.constructor.SafeConstructor()
+"""Its scalars are built without any state."""
 
 
 class YamlProblem(Exception):
@@ -238,6 +240,8 @@ _MERGE = _Merge()
 @lru_cache(maxsize=4096)
 def _plain(text: str) -> tuple[Any, bool]:
     """What an unquoted scalar means in YAML 1.1, and whether it is a number to everybody but YAML 1.1."""
+    if text.isascii() and text.isdigit() and text[0] != "0" and len(text) < 19:  # the commonest number, without regexes
+        return int(text), False
     resolvers = yaml.SafeLoader.yaml_implicit_resolvers
     for tag, pattern in [*resolvers.get(text[:1], ()), *resolvers.get(None, ())]:
         if pattern.match(text):
@@ -247,7 +251,7 @@ def _plain(text: str) -> tuple[Any, bool]:
 
 def _construct(tag: str, text: str) -> Any:
     """A scalar's value by PyYAML's safe constructor; ``_MISSING`` where it refuses."""
-    constructor = yaml.constructor.SafeConstructor()
+    constructor = _CONSTRUCTOR
     build = constructor.yaml_constructors.get(tag)
     if build is None:
         return text
