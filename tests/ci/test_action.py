@@ -68,7 +68,8 @@ def test_a_broken_config_fails_the_job_after_the_uploads(act: Act, repo: Path) -
     assert annotation.startswith("::error file=configs/bad.yaml,line=3,")
     assert run.summary.startswith("<!-- qlora-doctor -->") and "QD" in run.summary
     reports = Path(check["reports"])
-    assert {page.name for page in (reports / "html").iterdir()} == {"good one.html", "good.html", "bad.html"}
+    pages = {page.name for page in (reports / "html").iterdir()}
+    assert pages == {"index.html", "good one.html", "good.html", "bad.html"}
     assert len(json.loads((reports / "report.json").read_text())) == 3
     assert "<testsuite" in (reports / "junit.xml").read_text() and (reports / "report.md").stat().st_size
     assert run.used[SARIF] == {"sarif_file": check["sarif"], "category": "qlora-doctor"}

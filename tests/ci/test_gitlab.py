@@ -54,4 +54,4 @@ def test_the_job_fails_and_leaves_what_the_merge_request_shows(
     assert worst["location"] == {"path": "configs/bad.yaml", "lines": {"begin": 3}}
     assert (repo / kept["reports"]["junit"]).read_text().count("<failure") == 1
     pages = {page.name for folder in kept["paths"] for page in (repo / folder).iterdir()}
-    assert pages == {"bad.html", "good one.html"}
+    assert pages == {"index.html", "bad.html", "good one.html"}
