@@ -43,7 +43,7 @@ def test_one_run_writes_every_document(config: Path, tmp_path: Path) -> None:
     assert memory is not None and memory.plans is not None and len(memory.plans) == 2
     assert {(cell.batch, cell.sequence) for cell in memory.plan or ()} == {(1, 64), (1, 128), (2, 64), (2, 128)}
     page = html.read_text(encoding="utf-8")
-    assert "Batch and sequence" in page and "128 tokens" in page
+    assert "Batch × sequence" in page and page.count('<table class="plan">') == 2
 
 
 def test_json_alone_on_stdout(config: Path) -> None:
