@@ -215,7 +215,7 @@ def test_the_frontier_runs_between_what_fits_and_what_does_not() -> None:
     assert view.sentences == (
         "At 512 tokens, batch 4 is the largest of the table that fits.",
         "At batch 1, 1,024 tokens are the longest of the table.",
-        "The most tokens in one step: 4 × 512.",
+        "The most tokens in one step of this table: 4 × 512.",
     )
 
 

@@ -132,4 +132,4 @@ def _sentences(given: CardPlan, here: tuple[int | None, int | None]) -> Iterator
     elif lengths:
         yield f"At batch {smallest}, {max(lengths):,} tokens are the longest of the table."
     most = max(fitting, key=lambda cell: (cell.batch * cell.sequence, cell.sequence))
-    yield f"The most tokens in one step: {most.batch} × {most.sequence:,}."
+    yield f"The most tokens in one step of this table: {most.batch} × {most.sequence:,}."
