@@ -229,7 +229,7 @@ def _on_key(machine: Library, holder: Mapping, name: str, node: ast.Call, positi
         if machine.is_own(holder):
             del holder.items[key.data]
         else:
-            holder.items[key.data] = machine.changed(held, Unknown(node, why="It may have been taken away."))
+            holder.items[key.data] = machine.changed(held, Unknown(node, why="It may have been taken away."), holder)
     if held is not None:
         return resting_on(held, key)
     if not holder.exact:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from .provenance import is_outer, marked
 from .scopes import LIBRARIES, Exhausted, Scope, Seen
@@ -52,7 +53,7 @@ class Machine:
         self.branch = self.branches = 0
         self.born: dict[int, tuple[int, Value]] = {}
         self.depth = 0
-        self.changes = 0
+        self.changes: list[int] = []
         self.returns: list[list[Value]] = []
         self.leaving: list[list[dict[str, Value]]] = []
         self.following: list[int] = []
@@ -188,16 +189,19 @@ class Machine:
         scope, start = self.scope, self.scope.names
         begin, settled = start, False
         for _ in range(MOST_ROUNDS):
-            before = self.changes
+            before, made = len(self.changes), self.branches
             ends = self._round(node, dict(begin))
             scope.names = start
             self._join([begin, *ends], why)
-            settled = self.changes == before and _alike(begin, scope.names)
+            settled = min(self.changes[before:], default=made + 1) > made and _alike(begin, scope.names)
             if settled:
                 break
             begin = scope.names
         if not settled:
-            raise Exhausted
+            self.seen.exhausted = True
+            for name, value in scope.names.items():
+                if not _settled(begin.get(name), value):
+                    scope.names[name] = Unknown(node, why=why)
         if node.orelse:
             self.either([node.orelse, []], why)
         return False
@@ -352,7 +356,7 @@ class Machine:
         """A key that is not known is set: it may be any of them."""
         self.loosen(holder)
         for key, old in holder.items.items():
-            holder.items[key] = self.changed(old, Unknown(why="A key that is not known is set."))
+            holder.items[key] = self.changed(old, Unknown(why="A key that is not known is set."), holder)
 
     def set_attribute(self, holder: Value, name: str, value: Value, node: ast.AST) -> None:
         """Follow ``holder.name = value``."""
@@ -374,19 +378,24 @@ class Machine:
         """The new value; under a condition that is not known, what old and new have in common."""
         if self.is_own(holder):
             return new
-        return self.changed(old, new)
+        return self.changed(old, new, holder)
 
-    def changed(self, old: Value | None, new: Value) -> Value:
+    def changed(self, old: Value | None, new: Value, holder: Value | None = None) -> Value:
         """What old and new have in common, where a condition that is not known decides between them."""
         why = "It depends on a condition that is not known."
         value = merged(old, new, why) if old is not None else Unknown(new.node, why=why)
-        if value is not old and not (isinstance(value, Unknown) and isinstance(old, Unknown)):
-            self.changes += 1
+        if not _settled(old, value):
+            self.changes.append(self._birth(holder))
         return value
+
+    def _birth(self, holder: Value | None) -> int:
+        """The branch in which an object was made; what is made within a round of a loop is new in each."""
+        return self.born[id(holder)][0] if id(holder) in self.born else 0
 
     def loosen(self, holder: Listing | Mapping | Thing | Made) -> None:
         """Say that elements were added or taken away that are not known."""
-        self.changes += holder.exact
+        if holder.exact:
+            self.changes.append(self._birth(holder))
         holder.exact = False
 
     # -- conditions
@@ -450,10 +459,25 @@ class Machine:
 
 def _alike(one: dict[str, Value], other: dict[str, Value]) -> bool:
     """True where no name stands for something else, or something less known."""
-    if one.keys() != other.keys():
+    return one.keys() == other.keys() and all(_settled(value, other[name]) for name, value in one.items())
+
+
+def _settled(one: Value | None, other: Value | None, depth: int = 4) -> bool:
+    """True where two values tell the same."""
+    if one is other:
+        return True
+    if one is None or other is None or type(one) is not type(other) or depth == 0:
         return False
-    for name, value in one.items():
-        now = other[name]
-        if not (isinstance(value, Unknown) and isinstance(now, Unknown)) and not same(value, now):
-            return False
-    return True
+    if isinstance(one, Unknown):
+        return True
+    if isinstance(one, Thing) and isinstance(other, Thing):
+        return one.of is other.of and _settled_items(one.attributes, other.attributes, depth)
+    if isinstance(one, Made) and isinstance(other, Made):
+        return one.maker == other.maker and _settled_items(one.arguments, other.arguments, depth)
+    if isinstance(one, Model) and isinstance(other, Model):
+        return one.load is other.load and [step.kind for step in one.steps] == [step.kind for step in other.steps]
+    return same(one, other)
+
+
+def _settled_items(one: dict[Any, Value], other: dict[Any, Value], depth: int) -> bool:
+    return one.keys() == other.keys() and all(_settled(value, other[key], depth - 1) for key, value in one.items())
