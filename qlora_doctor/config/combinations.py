@@ -221,7 +221,7 @@ def _head_loss(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> 
         liger = False
     if facts["trainer"] != "trl":
         return None if liger is None or facts["trainer"] is None else "liger" if liger else "logits"
-    if libraries.trl is None:
+    if libraries.trl is None or setup.is_unknown("training.loss_type"):  # Unsloth has a loss of its own
         return None
     if libraries.trl >= (1, 15):
         return "trl"

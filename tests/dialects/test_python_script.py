@@ -469,6 +469,12 @@ def test_adapter_attached_twice(tmp_path: Path) -> None:
     assert "QD351" not in rules_of(found(tmp_path, merged))
 
 
+def test_unsloth_adapts_a_head_that_trl_would_refuse(tmp_path: Path) -> None:
+    adapted = UNSLOTH.replace('"k_proj"]', '"k_proj", "lm_head"]')
+    assert adapted != UNSLOTH
+    assert "QD341" not in rules_of(found(tmp_path, adapted))
+
+
 def test_switch_as_argument_of_from_pretrained(tmp_path: Path) -> None:
     text = LOAD + "model = AutoModelForCausalLM.from_pretrained('my/model', load_in_4bit=True)\nlr = 1e-4\n" + END
     setup = read(tmp_path, text)
