@@ -16,6 +16,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q torch==2.13.0
 	$(PIP) install -q -e '.[probe,trl,dev]'
+	$(BIN)/python -m compileall -q qlora_doctor
 	touch $@
 
 setup: $(VENV)/.ready ## Make .venv with everything that is tested

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import tree_sitter
-import yaml
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,9 @@ def _yaml_key(text: str) -> str:
     """A YAML key as a reader of the file's data sees it."""
     if not text.startswith(("'", '"')):
         return text
+    import yaml  # lazy: JSON needs none
+
     try:
-        return str(yaml.load(text, Loader=yaml.SafeLoader))
+        return str(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise ValueError(text) from error

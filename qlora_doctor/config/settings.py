@@ -36,13 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..errors import ConfigError
 from ..report import FailOn, Severity
-from .cards import parse_memory
 from .setup import Place
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 OWN_FILE = "qlora-doctor.toml"
 _PYPROJECT = "pyproject.toml"
@@ -50,7 +44,11 @@ _PYPROJECT = "pyproject.toml"
 
 class _Strict(BaseModel):
     model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-")
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        defer_build=True,  # most configs have no settings
     )
 
 
@@ -67,6 +65,8 @@ class Limit(_Strict):
         if isinstance(value, bool):
             raise ValueError("a truth value is no limit")
         if isinstance(value, str):
+            from .cards import parse_memory
+
             return float(value[:-1]) / 100 if value.endswith("%") else parse_memory(value)
         return value
 
@@ -139,7 +139,7 @@ def find_settings(config: Path | None) -> Found:
             return read_settings(own)
         if shared.is_file() and "qlora-doctor" in (_load(shared).get("tool") or {}):
             return read_settings(shared)
-    return Found(Settings())
+    return Found(Settings.model_construct())  # nothing to validate, so that no validator is built
 
 
 def read_settings(file: Path) -> Found:
@@ -168,6 +168,10 @@ def _mistake(error: Any) -> str:
 
 
 def _load(file: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..report import FailOn
 from .expression import EvaluationError, Expression, Template, Unknown
+from .fields import LanguageError
 from .fingerprint import fingerprint
 from .judge import Judgement, judge
-from .language import LanguageError
 from .load import find_rule, load_page, load_rules
 from .rule import Example, Fix, PageError, Param, Rule, stage_of
 from .selection import PROFILES, Selection, check_selection

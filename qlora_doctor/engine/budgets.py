@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..facts import Facts
 from ..facts.config import HeldBudget
 from .expression import Unknown
-from .language import LanguageError, field_type
+from .fields import LanguageError, field_type
 from .values import human_bytes, lookup, percent
 
 Number = int | float

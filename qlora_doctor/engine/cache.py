@@ -1,8 +1,8 @@
 """Pages that were read before: their front matter and code, kept in the user's cache folder.
 
-Parsing 150 pages takes four times as long as judging by them. What is kept is plain JSON under a name that is the
-digest of the pages' content, so that an edited page is never taken for the old one; nothing is lost where it cannot be
-written.
+Parsing 200 pages takes far longer than judging by them, and needs jinja2 and yaml, which a check else does without.
+What is kept is plain JSON under a name that is the digest of the pages' content, so that an edited page is never taken
+for the old one; nothing is lost where it cannot be written.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .expression import Expression
-from .rule import Rule, parse_page
+from .expression import Expression, Template
+from .fields import LanguageError
+from .rule import Rule
 
-FORMAT = 1
+FORMAT = 2
 """To be raised whenever code or fields mean something else."""
 KEPT = 4
 """Cache files that are left in the folder; older ones go."""
@@ -38,6 +39,8 @@ def rules_of(pages: Sequence[tuple[Path, str]]) -> list[Rule]:
     if file is not None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return _kept(json.loads(file.read_bytes()), [path for path, _ in pages])
+    from .page import parse_page
+
     rules = [parse_page(text, path) for path, text in pages]
     if file is not None:
         with contextlib.suppress(OSError):
@@ -56,14 +59,23 @@ def _kept(entries: list[dict[str, Any]], paths: Sequence[Path]) -> list[Rule]:
     rules = []
     for entry, path in zip(entries, paths, strict=True):
         rule = Rule.model_validate({**entry["front"], "path": path})
-        rule.__dict__["condition"] = Expression(entry["code"])  # what the cached property would compute
+        # What the cached properties would compute.
+        rule.__dict__["condition"] = condition = Expression(entry["code"])
+        condition.__dict__ |= {"names": set(entry["names"]), "needed": set(entry["needed"])}
+        rule.__dict__["_templates"] = {source: Template(pieces) for source, pieces in entry["templates"].items()}
         rules.append(rule)
     return rules
 
 
 def _keep(file: Path, rules: Sequence[Rule]) -> None:
     entries = [
-        {"front": rule.model_dump(mode="json", exclude={"path"}, exclude_unset=True), "code": rule.condition.code}
+        {
+            "front": rule.model_dump(mode="json", exclude={"path"}, exclude_unset=True),
+            "code": rule.condition.code,
+            "names": sorted(rule.condition.names),
+            "needed": sorted(rule.condition.needed),
+            "templates": _templates(rule),
+        }
         for rule in rules
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +89,15 @@ def _keep(file: Path, rules: Sequence[Rule]) -> None:
         raise
     for old in sorted(file.parent.glob("rules-*.json"), key=lambda path: -path.stat().st_mtime)[KEPT:]:
         old.unlink(missing_ok=True)
+
+
+def _templates(rule: Rule) -> dict[str, list[Any]]:
+    """The pieces of the page's texts; one that cannot be parsed is told when it is needed."""
+    found = {}
+    for source in rule.templates():
+        with contextlib.suppress(LanguageError):
+            found[source] = rule.template(source).pieces
+    return found
 
 
 def _folder() -> Path | None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from .code import Code, code_of, fact_names, needed_names, template_code
-from .language import Scope, check_names, parse_expression, parse_template
+from .code import Code, fact_names, needed_names
+from .fields import Scope
 from .values import TESTS, EvaluationError, Unknown, apply_filter, as_text, binary, compare, lookup, member, unknown_of
 
 Values = Mapping[str, Any]
@@ -36,9 +36,9 @@ class Expression:
         Raises:
             LanguageError: it cannot be parsed, is not allowed, or names what does not exist.
         """
-        tree = parse_expression(source)
-        check_names(tree, scope)
-        return cls(code_of(tree))
+        from .compiling import compile_expression
+
+        return cls(compile_expression(source, scope))
 
     @cached_property
     def names(self) -> set[str]:
@@ -66,23 +66,32 @@ class Expression:
 class Template:
     """A text of a page with values in it.
 
-    Raises:
-        LanguageError: as for ``Expression.parse``.
+    Attributes:
+        pieces: what it shows, one after the other, as plain lists.
     """
 
-    def __init__(self, source: str, scope: Scope) -> None:
-        tree = parse_template(source)
-        check_names(tree, scope)
-        self._pieces = template_code(tree)
+    def __init__(self, pieces: list[Code]) -> None:
+        self.pieces = pieces
+
+    @classmethod
+    def parse(cls, source: str, scope: Scope) -> Template:
+        """The template of a source text.
+
+        Raises:
+            LanguageError: as for ``Expression.parse``.
+        """
+        from .compiling import compile_template
+
+        return cls(compile_template(source, scope))
 
     @cached_property
     def names(self) -> set[str]:
         """Dotted names that it uses, loop variables included."""
-        return fact_names(self._pieces)
+        return fact_names(self.pieces)
 
     def render(self, values: Values) -> str:
         """The text; a fact that is unknown reads ``unknown``."""
-        return _text(self._pieces, values)
+        return _text(self.pieces, values)
 
     def sentence(self, values: Values) -> str:
         """The text on one line, however its page was wrapped."""
@@ -90,8 +99,8 @@ class Template:
 
     def native(self, values: Values) -> Any:
         """The value itself where the text is one ``{{ expression }}`` (a list stays a list), else the text."""
-        if len(self._pieces) == 1 and self._pieces[0][0] == "show":
-            return _value(self._pieces[0][1], values)
+        if len(self.pieces) == 1 and self.pieces[0][0] == "show":
+            return _value(self.pieces[0][1], values)
         return self.render(values)
 
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
-from pydantic import BaseModel
 
+from .fields import LanguageError, Scope, field_of, field_type, known_part
 from .values import FILTERS, TESTS
-
-Scope = Mapping[str, Any]
-"""Names that an expression may use, each with its type annotation."""
 
 _OPERATIONS = (nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow)
 _EXPRESSIONS = (
@@ -44,10 +41,6 @@ _STATEMENTS = (nodes.For, nodes.If, nodes.Output, nodes.Template, nodes.Template
 _NUMBERS = {"abs", "round", "int", "float", "length", "count", "sum"}
 _TEXTS = {"join", "listed", "replace", "lower", "upper", "bytes", "human", "thousands", "percent", "short", "plural"}
 _ENVIRONMENT = Environment(autoescape=False)
-
-
-class LanguageError(ValueError):
-    """A page's expression or template that is not allowed, or that names what does not exist."""
 
 
 def parse_expression(source: str) -> nodes.Expr:
@@ -113,7 +106,7 @@ def check_names(node: nodes.Node, scope: Scope) -> Any:
             raise LanguageError(f"There is no {node.name!r}; there are {', '.join(sorted(scope))}.")
         return scope[node.name]
     if isinstance(node, nodes.Getattr):
-        return _field_type(check_names(node.node, scope), node.attr, dotted(node))
+        return field_of(check_names(node.node, scope), node.attr, dotted(node))
     if isinstance(node, nodes.Getitem):
         return _item_type(check_names(node.node, scope), node.arg)
     if isinstance(node, nodes.Filter):
@@ -138,36 +131,8 @@ def dotted(node: nodes.Node) -> str:
     return ""
 
 
-def field_type(kind: Any, path: str) -> Any:
-    """The type of a dotted name below a model.
-
-    Raises:
-        LanguageError: it has no such field.
-    """
-    for part in path.split("."):
-        kind = _field_type(kind, part, path)
-    return kind
-
-
-def _field_type(kind: Any, name: str, path: str) -> Any:
-    kind = _known_part(kind)
-    if kind is Any:
-        return Any
-    if isinstance(kind, Mapping):
-        if name not in kind:
-            raise LanguageError(f"There is no {path or name!r}; there are {', '.join(sorted(kind))}.")
-        return kind[name]
-    if typing.get_origin(kind) is dict:
-        return typing.get_args(kind)[1]
-    if typing.get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, BaseModel):
-        if name not in kind.model_fields:
-            raise LanguageError(f"There is no fact {path or name!r}; {kind.__name__} has no {name!r}.")
-        return kind.model_fields[name].annotation
-    raise LanguageError(f"{path or name!r}: {getattr(kind, '__name__', kind)} has no fields.")
-
-
 def _item_type(kind: Any, argument: nodes.Expr) -> Any:
-    kind = _known_part(kind)
+    kind = known_part(kind)
     if typing.get_origin(kind) is dict:
         return typing.get_args(kind)[1]
     if typing.get_origin(kind) is list:
@@ -179,7 +144,7 @@ def _item_type(kind: Any, argument: nodes.Expr) -> Any:
 
 def _filter_type(node: nodes.Filter, scope: Scope) -> Any:
     assert node.node is not None
-    kind = _known_part(check_names(node.node, scope))
+    kind = known_part(check_names(node.node, scope))
     for child in [*node.args, *(keyword.value for keyword in node.kwargs)]:
         check_names(child, scope)
     item = typing.get_args(kind)[0] if typing.get_origin(kind) is list else Any
@@ -207,18 +172,10 @@ def _attribute_argument(node: nodes.Filter) -> str | None:
 
 
 def _check_loop(node: nodes.For, scope: Scope) -> Any:
-    kind = _known_part(check_names(node.iter, scope))
+    kind = known_part(check_names(node.iter, scope))
     item = typing.get_args(kind)[0] if typing.get_origin(kind) is list else Any
     assert isinstance(node.target, nodes.Name)
     inner = {**scope, node.target.name: item, "loop": {"index": int, "first": bool, "last": bool}}
     for child in (*node.body, *node.else_):
         check_names(child, inner)
     return Any
-
-
-def _known_part(kind: Any) -> Any:
-    """``X`` of ``X | None``; a union of several types is not followed further."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        parts = [part for part in typing.get_args(kind) if part is not type(None)]
-        return parts[0] if len(parts) == 1 else Any
-    return kind

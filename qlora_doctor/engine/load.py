@@ -10,7 +10,7 @@ from pathlib import Path
 from .._assets import asset_folder
 from ..errors import UsageError
 from .cache import rules_of
-from .rule import PageError, Rule, parse_page
+from .rule import PageError, Rule
 
 _PAGE = re.compile(r"[A-Z]{2,8}\d{3}-")
 
@@ -50,6 +50,8 @@ def load_page(path: Path) -> Rule:
     Raises:
         PageError: it cannot be read.
     """
+    from .page import parse_page
+
     return parse_page(_text(path), path)
 
 

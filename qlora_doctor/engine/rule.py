@@ -8,14 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import UsageError
 from ..facts import Facts
 from ..report import STAGES, Confidence, RuleOutcome, Severity
 from .expression import Expression, Template
-from .language import LanguageError, field_type
+from .fields import LanguageError, field_type
 
 HEADINGS = ("What it checks", "Why it matters", "How to fix", "When to ignore", "Examples")
 Profile = Literal["min", "recommended", "strict"]
@@ -167,7 +166,7 @@ class Rule(_Strict):
         """One of the page's texts with values in it; parsed once, since a check judges after every stage."""
         known = self._templates.get(source)
         if known is None:
-            known = self._templates[source] = Template(source, self.scope)
+            known = self._templates[source] = Template.parse(source, self.scope)
         return known
 
     @cached_property
@@ -211,24 +210,6 @@ def texts_in(value: Any) -> list[str]:
     return [text for child in children for text in texts_in(child)]
 
 
-def parse_page(text: str, path: Path) -> Rule:
-    """A rule from the text of its page.
-
-    Raises:
-        PageError: the front matter is not as a page's must be, or ``when`` is not allowed.
-    """
-    try:
-        rule = Rule.model_validate({**yaml.load(split_page(text, path)[0], Loader=_Loader), "path": path})
-        _ = rule.condition
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "front matter"
-        raise PageError(f"{path.name}: {place}: {first['msg']}.") from error
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise PageError(f"{path.name}: {' '.join(str(error).split())}") from error
-    return rule
-
-
 def split_page(text: str, path: Path) -> tuple[str, str]:
     """Front matter and body of a page.
 
@@ -239,17 +220,3 @@ def split_page(text: str, path: Path) -> tuple[str, str]:
     if match is None:
         raise PageError(f"{path.name}: a page begins with front matter between two lines of '---'.")
     return match[1], match[2]
-
-
-_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_Base):  # type: ignore[misc]
-    """YAML's safe loader, the C one where there is one; a key that stands twice is an error."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """A mapping without repeated keys."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if repeated := [key for key in keys if keys.count(key) > 1]:
-            raise ValueError(f"The key {repeated[0]!r} stands twice.")
-        return dict(super().construct_mapping(node, deep=deep))

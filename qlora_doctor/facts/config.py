@@ -10,6 +10,38 @@ from pydantic import Field
 from .base import Fact
 
 
+class HeldBudget(Fact):
+    """A limit of a fact (in the fact's own unit) and how the fact stands to it."""
+
+    fact: str
+    max: int | float | None = None
+    min: int | float | None = None
+    level: str = "error"
+    value: int | float | None = None
+    status: str
+    """``kept``, ``broken``, or ``unknown`` where the fact is."""
+    sentence: str
+
+
+class UnknownKey(Fact):
+    """A key that the reader of this file ignores or refuses."""
+
+    key: str
+    closest: str | None = None
+    note: str | None = None
+
+
+class Remark(Fact):
+    """Keys that together mean something else than they say, or that the trainer refuses."""
+
+    kind: str
+    about: str | None = None
+    """Of a refusal: ``quantization`` (switches that contradict each other), ``freezing`` (what trains),
+    ``optimizer``, ``kernels``, ``distribution``, ``sharded-preference``, or ``trainer`` for all else."""
+    key: str | None = None
+    note: str | None = None
+
+
 class ConfigFacts(Fact):
     """Facts of the config file alone."""
 
@@ -72,7 +104,7 @@ class ConfigFacts(Fact):
     """Names that stand both in target_modules and in modules_to_save."""
     idle_initialisation_options: list[str] | None = None
     """Options of an initialisation (``loftq_config``, ``eva_config``, …) that init_lora_weights does not ask for."""
-    keys_newer_than_peft: "list[UnknownKey] | None" = None
+    keys_newer_than_peft: list[UnknownKey] | None = None
     """Keys of an adapter_config.json that the installed PEFT does not know and that are set to something."""
     peft_refuses_keys: bool | None = None
     """True where the installed PEFT stops at keys that it does not know: before 0.14."""
@@ -142,7 +174,7 @@ class ConfigFacts(Fact):
     budget_trainable_ratio_max: float | None = None
     budget_trainable_ratio_min: float | None = None
     budget_step_seconds: float | None = None
-    budgets: "list[HeldBudget]" = Field(default_factory=list)
+    budgets: list[HeldBudget] = Field(default_factory=list)
     """Budgets of the settings, each held against its fact; filled in when the last stage has ended."""
     broken_budgets: list[str] | None = Field(default_factory=list)
     """Those of level error that are broken, one sentence each; None where that cannot be known yet."""
@@ -150,13 +182,13 @@ class ConfigFacts(Fact):
     """The same of level warning."""
 
     # -- the file itself
-    unknown_keys: "list[UnknownKey] | None" = None
+    unknown_keys: list[UnknownKey] | None = None
     duplicate_keys: list[str] | None = None
     string_numbers: list[str] | None = None
     """Keys whose number was written so that YAML 1.1 reads a string (``2e-4``)."""
-    removed_keys: "list[UnknownKey] | None" = None
+    removed_keys: list[UnknownKey] | None = None
     """Keys that the installed (or stated) version of the reader no longer accepts."""
-    refused: "list[Remark] | None" = None
+    refused: list[Remark] | None = None
     """Combinations at which the trainer that reads the file stops by itself."""
     remarks: list[str] | None = None
     """Kinds of ``Remark`` that are no refusals: keys that mean something else than they say.
@@ -174,42 +206,7 @@ class ConfigFacts(Fact):
     (Unsloth's fast LoRA kernels do not run), ``zero3-with-plain-checkpointing`` and ``fixed-tokens-not-trained``
     (axolotl).
     """
-    remark_notes: "list[Remark] | None" = None
+    remark_notes: list[Remark] | None = None
     """The same with the key and what is to be said of it."""
     idle_four_bit_options: list[str] | None = None
     """bnb_4bit_* options that the file sets although it does not quantize to 4 bits; None where that is unknown."""
-
-
-class HeldBudget(Fact):
-    """A limit of a fact (in the fact's own unit) and how the fact stands to it."""
-
-    fact: str
-    max: int | float | None = None
-    min: int | float | None = None
-    level: str = "error"
-    value: int | float | None = None
-    status: str
-    """``kept``, ``broken``, or ``unknown`` where the fact is."""
-    sentence: str
-
-
-class UnknownKey(Fact):
-    """A key that the reader of this file ignores or refuses."""
-
-    key: str
-    closest: str | None = None
-    note: str | None = None
-
-
-class Remark(Fact):
-    """Keys that together mean something else than they say, or that the trainer refuses."""
-
-    kind: str
-    about: str | None = None
-    """Of a refusal: ``quantization`` (switches that contradict each other), ``freezing`` (what trains),
-    ``optimizer``, ``kernels``, ``distribution``, ``sharded-preference``, or ``trainer`` for all else."""
-    key: str | None = None
-    note: str | None = None
-
-
-ConfigFacts.model_rebuild()

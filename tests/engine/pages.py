@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_doctor.engine import Rule
-from qlora_doctor.engine.rule import parse_page
+from qlora_doctor.engine.page import parse_page
 
 BODY = """
 ## What it checks

@@ -174,7 +174,7 @@ def test_what_cannot_be_computed_is_an_error_and_not_a_hang(source: str) -> None
 
 def render(source: str, **facts: Any) -> str:
     found = Facts.model_validate(facts)
-    return Template(source, SCOPE).sentence({name: getattr(found, name) for name in Facts.model_fields})
+    return Template.parse(source, SCOPE).sentence({name: getattr(found, name) for name in Facts.model_fields})
 
 
 @pytest.mark.parametrize(
@@ -210,10 +210,10 @@ def test_template_reads_as_a_sentence(source: str, expected: str) -> None:
 def test_template_is_native_where_it_is_one_expression() -> None:
     facts = Facts.model_validate({"model": {"module_kinds": ["q_proj"], "layers": 2}})
     values = {name: getattr(facts, name) for name in Facts.model_fields}
-    assert Template("{{ model.module_kinds }}", SCOPE).native(values) == ["q_proj"]
-    assert Template("{{ model.layers }}", SCOPE).native(values) == 2
-    assert Template("{{ model.layers }} layers", SCOPE).native(values) == "2 layers"
-    assert Template("plain", SCOPE).native(values) == "plain"
+    assert Template.parse("{{ model.module_kinds }}", SCOPE).native(values) == ["q_proj"]
+    assert Template.parse("{{ model.layers }}", SCOPE).native(values) == 2
+    assert Template.parse("{{ model.layers }} layers", SCOPE).native(values) == "2 layers"
+    assert Template.parse("plain", SCOPE).native(values) == "plain"
 
 
 @pytest.mark.parametrize(
@@ -231,4 +231,4 @@ def test_template_is_native_where_it_is_one_expression() -> None:
 )
 def test_template_with_more_than_values_is_refused(source: str) -> None:
     with pytest.raises(LanguageError):
-        Template(source, SCOPE)
+        Template.parse(source, SCOPE)

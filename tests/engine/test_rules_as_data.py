@@ -21,7 +21,7 @@ from qlora_doctor.engine import (
     summarise,
 )
 from qlora_doctor.engine.lint import healthy_facts, merge_patch
-from qlora_doctor.engine.rule import parse_page
+from qlora_doctor.engine.page import parse_page
 from qlora_doctor.errors import UsageError
 from qlora_doctor.facts import Facts
 from qlora_doctor.report import Finding, RuleOutcome, StageRecord

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from qlora_doctor.cli import main
-from qlora_doctor.config.settings import Settings, tomllib
+from qlora_doctor.config.settings import Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 from qlora_doctor.config.starter import starter_config
 
 ROOT = Path(__file__).resolve().parents[2]
