@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
-_PLAIN = re.compile(r"[^\s'\"\\$`;&|<>()]+")
+_PLAIN = re.compile(r"[^ \t\n\r\f\v'\"\\$`;&|<>()]+")
 _IN_QUOTES = re.compile(r"[^\"\\$`]+")
 _BLANK = re.compile(r"(?:[ \t\r\f\v]|\\\r?\n)+")
 _OPERATOR = re.compile(r"&&|\|\||;;&|;;|;&|\|&|&>>|&>|>>|>&|>\||<&|<<<|<<-|<<|<>|[;&|<>()\n]")
@@ -166,7 +166,12 @@ class _Scanner:
                     continue
                 yield operator[0]
                 continue
-            yield self.word()
+            begun = self.at
+            word = self.word()
+            if self.at == begun:  # a character that begins nothing, such as a lone carriage return
+                self.at += 1
+                continue
+            yield word
 
     def word(self) -> _Written:
         """The word that begins here."""

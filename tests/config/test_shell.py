@@ -101,3 +101,15 @@ def test_what_is_known_is_what_bash_says(lines: list[str]) -> None:
     if all(word.known for word in command.words):
         said = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=True).stdout
         assert "".join(f"{word.text}\n" for word in command.words[2:]) == said
+
+
+@pytest.mark.parametrize("character", [chr(code) for code in range(256)] + ["\u2028", "\ufeff"])
+def test_every_character_is_passed_over_once(character: str) -> None:
+    """A character that begins neither a word nor an operator ended no scan before."""
+    for text in (character, f"a{character}b", f"A=({character}", f'"{character}', f"<<{character}", f"${{{character}"):
+        read_script(text)
+
+
+def test_a_space_that_is_none_to_a_shell_is_part_of_a_word() -> None:
+    (command,) = read_script("python train.py\u00a0x\n").commands
+    assert [word.text for word in command.words] == ["python", "train.py\u00a0x"]
