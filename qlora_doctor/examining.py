@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .checking import CheckOptions, Observer, _Session
 from .report import Report, StageRecord
+from .session import CheckOptions, Observer, Session
 
 
 def examine(
@@ -37,7 +37,7 @@ def examine(
     from .probes.live.objects import examine_objects
 
     options = CheckOptions(selection=selection, fail_on=fail_on)  # type: ignore[arg-type]
-    session = _Session(load_rules(asset_folder("rules")), options, Observer())
+    session = Session(load_rules(asset_folder("rules")), options, Observer())
     seen = examine_objects(model, optimizer=optimizer, batch=batch)
     config = live_config(model, optimizer, batch).model_copy(update=known)
     session.facts = seen.model_copy(update={"environment": look_at_environment(), "config": config})

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checking import CheckOptions, Observer, run_check
+from .checking import run_check
 from .config.dialects import dialect_named, read_setup
 from .config.document import Document, document_of, encoded, read_document
 from .config.edit import CannotEdit, apply_patch
@@ -15,6 +15,7 @@ from .config.remedy import unified
 from .config.setup import Setup
 from .errors import DoctorError, UsageError
 from .report import Finding, Report
+from .session import CheckOptions, Observer
 
 MOST_ROUNDS = 10
 

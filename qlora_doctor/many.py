@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .checking import CheckOptions, Observer, open_session, rules_of, store_of, tell_trouble, work_of
+from .checking import open_session, rules_of, store_of, tell_trouble, work_of
 from .errors import ConfigError
 from .report import STAGES, Report
+from .session import CheckOptions, Observer
 
 if TYPE_CHECKING:
-    from .checking import _Session
     from .engine import Rule
     from .facts.environment import EnvironmentFacts
     from .gathering import Work
     from .probes.child.pool import Pool
+    from .session import Session
 
 Entry = tuple[Path, CheckOptions, Observer]
 """A config, how to check it, and who is told. What concerns the workers is the same for all: device, timeout, …"""
@@ -47,14 +48,14 @@ class _Many:
         self._options = entries[0][1]
         self._rules: dict[tuple[Path, ...], Sequence[Rule]] = {}
         self._environment: EnvironmentFacts | None = None
-        self._open: dict[int, _Session] = {}
+        self._open: dict[int, Session] = {}
         self._results: dict[int, Result] = {}
         self._store = store_of(self._options)
 
     def run(self) -> dict[int, Result]:
         from .gathering import gather
 
-        last: _Session | None = None
+        last: Session | None = None
         try:
             for work in gather(self._works(), self._store, self._open_pool):
                 last = self._open[work.number]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .checking import CheckOptions, Observer, conclude_config, missing_packages, open_session
+from .checking import conclude_config, missing_packages, open_session
 from .errors import StageError, UsageError
 from .report import Report
+from .session import CheckOptions, Observer
 
 if TYPE_CHECKING:
     from .config.setup import Setup

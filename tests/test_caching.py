@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from qlora_doctor.caching import Kept, Store, Surroundings, cache_folder, stage_keys, store
-from qlora_doctor.checking import CheckOptions, run_check
+from qlora_doctor.checking import run_check
 from qlora_doctor.config import read_setup
 from qlora_doctor.facts import AdapterFacts
 from qlora_doctor.report import Report, StageRecord
+from qlora_doctor.session import CheckOptions
 
 HERE = Path(__file__).resolve()
 STAGES = ("structure", "memory", "data", "load", "step")

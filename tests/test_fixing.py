@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import qlora_doctor.fixing
-from qlora_doctor.checking import CheckOptions
 from qlora_doctor.cli import main
 from qlora_doctor.errors import UsageError
 from qlora_doctor.fixing import fix
+from qlora_doctor.session import CheckOptions
 
 OPTIONS = CheckOptions(stages=("config",), cache=False)
 BROKEN = """\

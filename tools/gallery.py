@@ -20,11 +20,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout's own package, whatever is installed
 
-from qlora_doctor.checking import CheckOptions, run_check  # noqa: E402
+from qlora_doctor.checking import run_check  # noqa: E402
 from qlora_doctor.cli._outputs import write_file  # noqa: E402
 from qlora_doctor.report import Report  # noqa: E402
 from qlora_doctor.reporters import html  # noqa: E402
 from qlora_doctor.reporters.html.index import render_index  # noqa: E402
+from qlora_doctor.session import CheckOptions  # noqa: E402
 
 GALLERY = ROOT / "reports" / "examples"
 PLANNED = ((1, 2, 3, 4, 6, 8, 16), (512, 1024, 1536, 2048, 4096, 8192))

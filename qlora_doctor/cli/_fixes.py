@@ -14,9 +14,9 @@ from ._progress import observer
 from ._terminal import one_line, show_error, wants_color
 
 if TYPE_CHECKING:
-    from ..checking import CheckOptions
     from ..fixing import Fixed
     from ..report import Report
+    from ..session import CheckOptions
 
 
 def fix_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], given: dict[str, Any]) -> list[Report]:

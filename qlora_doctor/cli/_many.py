@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..checking import CheckOptions, Observer
 from ..errors import ConfigError
 from ..report import Finding, Report
+from ..session import CheckOptions, Observer
 from ._stream import TextStream
 from ._terminal import is_terminal, one_line, show_error, wants_color, width
 

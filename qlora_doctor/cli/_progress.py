@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..checking import Observer
 from ..report import Finding, StageRecord
+from ..session import Observer
 from ._terminal import is_terminal, one_line
 
 if TYPE_CHECKING:

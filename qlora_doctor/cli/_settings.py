@@ -12,10 +12,10 @@ import click
 from ..config.settings import Found, Ignored, find_settings, read_settings
 
 if TYPE_CHECKING:
-    from ..checking import CheckOptions
     from ..engine import Selection
     from ..engine.budgets import Budget
     from ..engine.suppression import Suppression
+    from ..session import CheckOptions
 
 
 def found_settings(source: Path | None, given: Mapping[str, Any]) -> Found:

@@ -13,9 +13,9 @@ from ..errors import ConfigError, UsageError
 from ._help import examples
 
 if TYPE_CHECKING:
-    from ..checking import CheckOptions
     from ..engine.suppression import Suppression
     from ..report import Report
+    from ..session import CheckOptions
 
 
 def _listed(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def _check_fixes(given: dict[str, Any]) -> None:
 
 def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> CheckOptions:
     """What the command line says; the settings of each config come on top."""
-    from ..checking import CheckOptions
+    from ..session import CheckOptions
 
     return CheckOptions(
         stages=given["stages"] or None,
@@ -251,12 +251,12 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
 def unread(source: Path | None, error: ConfigError, options: CheckOptions) -> Report:
     """What is known of a config that could not be read."""
     from .. import __version__
-    from ..checking import _now
     from ..report import Report, StageRecord, Tool
+    from ..session import now
 
     setup = {"file": str(source), "dialect": None} if source is not None else None
     record = StageRecord(name="config", status="failed", reason=error.message, remedy=error.remedy, requested=True)
-    tool = Tool(version=__version__, created=_now(), command=options.command)
+    tool = Tool(version=__version__, created=now(), command=options.command)
     return Report(tool=tool, setup=setup, stages=[record], exit_code=error.exit_code)
 
 

@@ -91,8 +91,9 @@ def _at_revision(
     config: Path, revision: str, stages: tuple[str, ...], settings: Path | None, offline: bool
 ) -> tuple[Report, Report]:
     """Both checks, with the settings of now. Folders that the config names are those of now as well."""
-    from ..checking import CheckOptions, run_check
+    from ..checking import run_check
     from ..config import read_setup
+    from ..session import CheckOptions
     from ._settings import found_settings, with_settings
 
     given: dict[str, Any] = {

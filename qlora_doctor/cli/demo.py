@@ -54,7 +54,8 @@ def command(folder: Path, device: str | None, quiet: bool, no_color: bool, debug
 
 
 def _check(config: Path, device: str | None, quiet: bool, no_color: bool, debug: bool) -> Report:
-    from ..checking import CheckOptions, run_check
+    from ..checking import run_check
+    from ..session import CheckOptions
     from ._progress import observer
     from ._stream import TextStream
     from ._terminal import wants_color

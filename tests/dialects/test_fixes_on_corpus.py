@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.checking import CheckOptions, run_check
+from qlora_doctor.checking import run_check
 from qlora_doctor.config import Setup, read_setup
 from qlora_doctor.config.convert import TARGETS, convert
 from qlora_doctor.config.document import document_of
 from qlora_doctor.config.edit import apply_patch
 from qlora_doctor.config.express import reread, same, values_of
 from qlora_doctor.report import Finding
+from qlora_doctor.session import CheckOptions
 from tests.config.test_convert import back, not_carried
 
 from .test_corpus import CORPUS, rows

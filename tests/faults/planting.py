@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from qlora_doctor.checking import CheckOptions, run_check
+from qlora_doctor.checking import run_check
 from qlora_doctor.report import Report
+from qlora_doctor.session import CheckOptions
 
 LEVELS = ("error", "warning", "info")
 
