@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
-from qlora_doctor.config.settings import Settings, tomllib
+from qlora_doctor.config.settings import Settings
 from qlora_doctor.engine.budgets import Budget, check_budget
 from tests.ci.recipes import ROOT, Recipe, read_yaml, recipe, recipes
 from tests.reporters.stored_schemas import stored_schema
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 WORKFLOW = "https://json.schemastore.org/github-workflow.json"
 GITLAB = "https://gitlab.com/gitlab-org/gitlab/-/raw/master/app/assets/javascripts/editor/schema/ci.json"

@@ -12,6 +12,7 @@ import pytest
 
 resource = pytest.importorskip("resource")
 
+ROOT = Path(__file__).parents[2]
 SECONDS, MEGABYTES = 5.0, 500
 AXOLOTL = "base_model: x/y\nadapter: qlora\nmicro_batch_size: 1\n"
 BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
@@ -59,6 +60,7 @@ from qlora_doctor.config import read_setup
 from qlora_doctor.config.conclude import conclude
 from qlora_doctor.errors import DoctorError
 from qlora_doctor.checking import check
+from tests.child_memory import peak_bytes
 for name in sys.argv[1:]:
     begun = time.process_time()
     try:
@@ -66,7 +68,7 @@ for name in sys.argv[1:]:
         end = "read"
     except DoctorError as error:
         end = error.message
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform != "darwin" else 2**20)
+    peak = peak_bytes() // 2**20
     print(json.dumps([Path(name).name, time.process_time() - begun, peak, end]), flush=True)
 """
 
@@ -76,7 +78,7 @@ def test_no_file_takes_long_or_much(tmp_path: Path) -> None:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text(), "utf-8")
     names = [str(tmp_path / name) for name in FILES]  # one process: starting it anew for each would take the most time
-    done = subprocess.run([sys.executable, "-c", CHILD, *names], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", CHILD, *names], capture_output=True, text=True, cwd=ROOT)
     ended = [json.loads(line) for line in done.stdout.splitlines()]
     assert [name for name, *_ in ended] == list(FILES), done.stderr[-2000:]
     over = [(name, seconds, peak) for name, seconds, peak, _ in ended if seconds > SECONDS or peak > MEGABYTES]
