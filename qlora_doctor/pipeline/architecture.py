@@ -35,11 +35,16 @@ class Architecture:
     raw: dict[str, Any]
 
 
-def load_config(setup: Setup, *, offline: bool = True) -> Architecture:
+def load_config(setup: Setup, *, offline: bool = True, with_files: bool = False) -> Architecture:
     """The architecture that ``model`` names.
 
     A folder wins, then the hub's cache, then the bundled table; only with ``offline=False`` the hub is asked. Code in
     the model's folder runs only where ``model.trust_remote_code`` is true.
+
+    Args:
+        offline: download nothing.
+        with_files: weights or a tokenizer will be wanted as well, which the table does not have: the hub is asked first.
+            So it is for a revision of its own.
 
     Raises:
         StageError: kind ``missing-config``, ``unknown-architecture``, ``remote-code``, ``invalid-config`` or ``other``.
@@ -65,10 +70,12 @@ def load_config(setup: Setup, *, offline: bool = True) -> Architecture:
     cached = _cached_config(name, setup.model.revision)
     if cached is not None:
         return _from_folder(cached.parent, setup, "cache", name)
-    downloaded = None if offline else _config_from_hub(name, setup)
+    known = find_architecture(name)
+    # Without a network the hub's client tries for half a minute before it gives up.
+    enough = known is not None and not with_files and setup.model.revision is None
+    downloaded = None if offline or enough else _config_from_hub(name, setup)
     if downloaded is not None:
         return _from_folder(downloaded.parent, setup, "hub", name)
-    known = find_architecture(name)
     if known is not None:
         return _from_table(known, setup)
     raise _not_at_hand(name, setup, offline)

@@ -62,7 +62,7 @@ def build_base(
         StageError: with the kind of ``ModelFacts.build_error_kind`` (meta) or ``LoadFailure.kind``.
     """
     device = torch.device(device)
-    architecture = architecture or load_config(setup, offline=offline)
+    architecture = architecture or load_config(setup, offline=offline, with_files=device.type != "meta")
     if device.type == "meta":
         return _build_on_meta(setup, architecture)
     return _load(setup, architecture, device, offline=offline)

@@ -37,7 +37,7 @@ def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool =
     """
     known: dict[str, Any] = {"source": setup.data.train}
     try:
-        architecture = load_config(setup, offline=offline)
+        architecture = load_config(setup, offline=offline, with_files=True)
         known["vocab_rows"] = _vocabulary(architecture)
         progress("Loading the tokenizer")
         tokenizer = load_tokenizer(setup, architecture, offline=offline)

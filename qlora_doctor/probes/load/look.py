@@ -75,7 +75,7 @@ def _load(
     known: dict[str, Any],
     offline: bool,
 ) -> tuple[Checkpoint | None, Base]:
-    architecture = load_config(setup, offline=offline)
+    architecture = load_config(setup, offline=offline, with_files=True)
     checkpoint: Checkpoint | None = None
     if architecture.folder is not None and _holds_weights(architecture):
         progress("Reading the headers of the weight files")
