@@ -43,8 +43,8 @@ def load_config(setup: Setup, *, offline: bool = True, with_files: bool = False)
 
     Args:
         offline: download nothing.
-        with_files: weights or a tokenizer will be wanted as well, which the table does not have: the hub is asked first.
-            So it is for a revision of its own.
+        with_files: weights or a tokenizer will be wanted as well, which the table does not have: the hub is asked
+            first, as it is for a revision of its own.
 
     Raises:
         StageError: kind ``missing-config``, ``unknown-architecture``, ``remote-code``, ``invalid-config`` or ``other``.
