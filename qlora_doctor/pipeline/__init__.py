@@ -12,7 +12,7 @@ from .base import Base, bits_and_bytes, build_base, wants_4bit
 from .batches import Batches, load_tokenizer, make_batches, sequence_length
 from .failures import as_stage_error
 from .prepare import prepare
-from .trainer import make_trainer
+from .trainer import make_trainer, refuse_to_train_on_nothing
 
 __all__ = [
     "Architecture",
@@ -29,6 +29,7 @@ __all__ = [
     "make_batches",
     "make_trainer",
     "prepare",
+    "refuse_to_train_on_nothing",
     "sequence_length",
     "wants_4bit",
 ]

@@ -78,16 +78,18 @@ def make_trainer(
         trainer = trainer_class(model=model, args=args, **options)
     except Exception as error:
         raise as_stage_error(error, "building the trainer") from error
-    _refuse_to_train_on_nothing(trainer, batches, setup)
     _silence(trainer)
     trainer.temporary_folder = folder
     return trainer
 
 
-def _refuse_to_train_on_nothing(trainer: Any, batches: Batches, setup: Setup) -> None:
+def refuse_to_train_on_nothing(trainer: Any, batches: Batches, setup: Setup) -> None:
     """Say that no sample is left, where a sampler would complain about its number of samples.
 
     trl drops every sample of which truncation leaves only masked labels: ``SFTTrainer._prepare_dataset`` of trl 1.16.
+
+    Raises:
+        StageError: the trainer has no sample.
     """
     left = trainer.train_dataset
     if hasattr(left, "__len__") and len(left) == 0:

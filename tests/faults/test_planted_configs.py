@@ -465,3 +465,19 @@ def test_packages_that_cannot_use_the_gpu(
         write(tmp_path / "config.json", healthy_config(tiny_llama)), monkeypatch, stages=("config", "structure")
     )
     assert found(report, "warning") == {rule}, told(report)
+
+
+def test_answers_that_trl_cuts_off_are_told_by_their_labels(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """trl drops such samples and so keeps none; what is wrong are the labels, not the file."""
+    pytest.importorskip("trl")
+    make_data(tmp_path / "train.jsonl", "prompt-completion")
+    config = healthy_config(
+        tiny_llama,
+        data={"train": "train.jsonl", "format": "prompt-completion"},
+        training={"trainer": "trl", "max_length": 2},
+    )
+    path = write(tmp_path / "config.json", config)
+    report = check_here(path, monkeypatch, stages=("config", "data"))
+    assert found(report, "error") == {"QD605"}, told(report)

@@ -36,6 +36,7 @@ def train(setup: Setup) -> tuple[pipeline.Base, pipeline.Batches, object, list[s
     batches = pipeline.make_batches(setup, model, pipeline.load_tokenizer(setup, base.architecture))
     notes: list[str] = []
     trainer = pipeline.make_trainer(setup, model, batches, "cpu", notes=notes)
+    pipeline.refuse_to_train_on_nothing(trainer, batches, setup)
     trainer.train()
     return base, batches, trainer, notes
 

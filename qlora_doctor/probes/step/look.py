@@ -13,7 +13,7 @@ from ...config.setup import Setup
 from ...errors import StageError
 from ...facts import StepFacts
 from ...facts.memory import MemoryPicture
-from ...pipeline import attach, load_tokenizer, make_batches, make_trainer
+from ...pipeline import attach, load_tokenizer, make_batches, make_trainer, refuse_to_train_on_nothing
 from ...pipeline.base import Base
 from ..failures import NO_FAILURE, explain, failure_fact
 from ..watch.overheard import overheard
@@ -136,6 +136,7 @@ def _train(
     timeline.phase = "trainer"
     observer = callback.observer
     trainer = make_trainer(setup, model, batches, base.device, steps=steps, callbacks=[callback], notes=base.notes)
+    refuse_to_train_on_nothing(trainer, batches, setup)
     callback.trainer = trainer
     observer.known["data"] = batches.source
     # With trl the trainer may wrap the model itself; what it trains is what counts.
