@@ -134,7 +134,7 @@ class Reading:
             return
         try:
             value = convert(value) if convert is not None else value
-            value = _checked(path, value)
+            value = checked_value(path, value)
         except Unreadable as error:
             self._refuse(key, path, value, error.expected, pointer)
             return
@@ -161,7 +161,7 @@ class Reading:
             self._set(path, None, "unknown", f"{written} is filled in when the run starts.", pointer)
             return
         try:
-            self._set(path, _checked(path, value), source, note, pointer)
+            self._set(path, checked_value(path, value), source, note, pointer)
         except Unreadable as error:
             self._refuse(key or path, path, value, error.expected, pointer or "")
 
@@ -169,7 +169,7 @@ class Reading:
         """What the trainer takes where the file is silent."""
         if path not in self._origins:
             said = f"{self.version}: {note}" if note else f"default of {self.version}"
-            self._set(path, _checked(path, value), "dialect_default", said, None)
+            self._set(path, checked_value(path, value), "dialect_default", said, None)
 
     def defaults(self, values: Mapping[str, Any]) -> None:
         """Several of the trainer's defaults, by canonical path."""
@@ -355,7 +355,7 @@ def _section(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
     return model.model_construct(**{**defaults, **extra, **values})
 
 
-def _checked(path: str, value: Any) -> Any:
+def checked_value(path: str, value: Any) -> Any:
     """The value as the Setup takes it.
 
     Raises:

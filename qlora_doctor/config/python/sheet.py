@@ -6,9 +6,10 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
+from ..dialects.fields import checked_value
 from ..dialects.values import Unreadable, is_template
 from ..native import SECTIONS
-from ..reading import Mismatch, describe_value, read_as
+from ..reading import describe_value
 from ..setup import Origin, Setup
 from ..setup import Source as Whose
 from .provenance import is_outer
@@ -66,7 +67,7 @@ class Sheet:
             data = plain(value)
             if is_template(data):
                 raise Opaque(f"{data} is filled in before the run.")
-            checked = _checked(path, convert(data) if convert is not None else data)
+            checked = checked_value(path, convert(data) if convert is not None else data)
         except Opaque as opaque:
             self.unknown(path, opaque.why, node)
         except Unreadable as error:
@@ -214,13 +215,3 @@ def _where(value: Value, node: ast.AST | None) -> ast.AST | None:
         return node if node is not None else inner
     held = node.value if isinstance(node, ast.keyword) else node
     return node if held is inner or getattr(inner, "lineno", None) is None else inner
-
-
-def _checked(path: str, value: Any) -> Any:
-    if value is None:
-        return None
-    section, _, name = path.partition(".")
-    try:
-        return read_as(SECTIONS[section].model_fields[name].annotation, value)
-    except Mismatch as error:
-        raise Unreadable(str(error)) from None
