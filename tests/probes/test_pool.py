@@ -99,6 +99,28 @@ def test_an_idle_worker_that_is_killed_is_replaced(monkeypatch: pytest.MonkeyPat
         pool.close()
 
 
+def test_a_worker_that_dies_unseen_costs_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent is told late, and gives a job to a worker that is no more: another does it."""
+    plant(monkeypatch, "run.progress(str(os.getpid()))")
+    monkeypatch.setattr(process.WorkerProcess, "lives", True)
+    pool = Pool(1, timeout=60)
+    try:
+        pids = set()
+        for number in range(3):
+            pool.begin(Job(number=number, setup=make_setup("nowhere"), stages=("structure",)))
+            events = []
+            while (event := pool.next()) is not None and not isinstance(event, Finished):
+                events.append(event)
+            assert statuses(events) == {number: "done"}
+            pid = int(workers(events)[number])
+            pids.add(pid)
+            os.kill(pid, signal.SIGKILL)
+            assert wait_until_gone(pid)
+        assert len(pids) == 3
+    finally:
+        pool.close()
+
+
 def test_real_stages_take_turns_and_begin_in_a_clean_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two workers, one device: never two at once, and no worker that has run a real stage runs another."""
     pytest.importorskip("torch")

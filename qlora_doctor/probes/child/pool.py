@@ -1,7 +1,8 @@
 """A few worker processes that serve many jobs: what a worker imports, it imports once.
 
-A worker that dies, or takes longer than it may, ends its own job alone: another takes its place. One that has run a
-real stage is replaced as well, so that every load and every measured peak begins in a clean process.
+A worker that dies, or takes longer than it may, ends its own job alone: another takes its place. One that was killed
+between two jobs costs nobody anything, however late that is seen. One that has run a real stage is replaced as well, so
+that every load and every measured peak begins in a clean process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
+from dataclasses import dataclass
 
 from .events import Event, Finished, decode
 from .job import Job
@@ -18,6 +20,16 @@ from .watch import Watch
 
 _LONG = 1e6
 """Seconds; more than this is no limit to a queue."""
+
+
+@dataclass
+class _Task:
+    """A job at a worker."""
+
+    job: Job
+    watch: Watch
+    worker_is_new: bool
+    was_heard_of: bool = False
 
 
 class Pool:
@@ -42,7 +54,7 @@ class Pool:
         self._threads = threads
         self._inbox: queue.Queue[tuple[WorkerProcess, bytes | None]] = queue.Queue()
         self._idle: list[WorkerProcess] = []
-        self._busy: dict[WorkerProcess, tuple[int, Watch]] = {}
+        self._busy: dict[WorkerProcess, _Task] = {}
         self._told: deque[Event] = deque()
         self._turns = turns_folder()
 
@@ -58,8 +70,9 @@ class Pool:
 
     def begin(self, job: Job) -> None:
         """Give a job to a worker; ``has_room`` must be true."""
-        worker = self._idle_worker() or WorkerProcess(self._inbox, threads=self._threads, **self._how)
-        self._busy[worker] = (job.number, Watch(job.stages, self._timeout))
+        idle = self._idle_worker()
+        worker = idle or WorkerProcess(self._inbox, threads=self._threads, **self._how)
+        self._busy[worker] = _Task(job, Watch(job.stages, self._timeout), worker_is_new=idle is None)
         worker.give(job.model_copy(update={"turns": str(self._turns)}))
 
     def next(self, patience: float | None = None) -> Event | None:
@@ -69,7 +82,7 @@ class Pool:
             self._end_the_late()
             if self._told:
                 break
-            left = max(0.0, min(until - time.monotonic(), *(watch.left for _, watch in self._busy.values())))
+            left = max(0.0, min(until - time.monotonic(), *(task.watch.left for task in self._busy.values())))
             try:
                 worker, line = self._inbox.get(timeout=left if left < _LONG else None)
             except queue.Empty:
@@ -102,18 +115,19 @@ class Pool:
                 self._idle.remove(worker)
                 worker.end()
             return
-        number, watch = self._busy[worker]
+        task = self._busy[worker]
         if line is None:
-            self._give_up(worker, worker.why_it_ended())
+            self._outlive(worker, task)
             return
         try:
             event = decode(line)
         except ValueError:
             worker.note(line)
             return
-        if event.job != number:
+        if event.job != task.job.number:
             return
-        watch.see(event)
+        task.was_heard_of = True
+        task.watch.see(event)
         if isinstance(event, Finished):
             del self._busy[worker]
             if event.spent:
@@ -122,15 +136,27 @@ class Pool:
                 self._idle.append(worker)
         self._told.append(event)
 
+    def _outlive(self, worker: WorkerProcess, task: _Task) -> None:
+        """Go on after a worker's end: its job failed, unless the worker was dying before it saw the job."""
+        if task.worker_is_new or task.was_heard_of:
+            self._give_up(worker, worker.why_it_ended())
+            return
+        # The kernel still called it alive when it was given the job: a process whose first thread has ended can only
+        # be reaped when its last one has.
+        del self._busy[worker]
+        worker.end()
+        self.begin(task.job)
+
     def _end_the_late(self) -> None:
-        for worker, (_, watch) in list(self._busy.items()):
-            if watch.left <= 0:
+        for worker, task in list(self._busy.items()):
+            if task.watch.left <= 0:
                 message = f"It took longer than {self._timeout:g} s."
                 self._give_up(worker, Reason("timeout", message, "Allow more time with --timeout."))
 
     def _give_up(self, worker: WorkerProcess, reason: Reason) -> None:
         """End a worker, and say of its job why."""
-        number, watch = self._busy.pop(worker)
+        task = self._busy.pop(worker)
+        number = task.job.number
         worker.end()
-        self._told.extend(event.model_copy(update={"job": number}) for event in watch.unfinished(reason))
+        self._told.extend(event.model_copy(update={"job": number}) for event in task.watch.unfinished(reason))
         self._told.append(Finished(job=number, spent=True))
