@@ -17,6 +17,7 @@ OWN_LOOPS = {"torchtune", "litgpt", "ludwig", "h2o-llmstudio", "nemo-automodel",
 """Dialects whose trainers do not hand their options to transformers' classes."""
 
 
+_QUANT_TYPES = ("fp4", "nf4")
 _HANDS_ON = ("native", "trl", "alignment-handbook", "python", "notebook", "peft-adapter")
 """Dialects whose values reach LoraConfig and SFTConfig as they are written."""
 
@@ -31,6 +32,10 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if quantization.load_in_4bit and quantization.load_in_8bit:
         note = "transformers stops: load_in_4bit and load_in_8bit exclude each other."
         yield Remark(kind="both-widths", about="quantization", key="quantization.load_in_8bit", note=note)
+    kind = quantization.bnb_4bit_quant_type
+    if quantization.load_in_4bit and kind is not None and kind not in _QUANT_TYPES:
+        note = f"bitsandbytes stops: bnb_4bit_quant_type is nf4 or fp4, found {kind}."
+        yield Remark(kind="quant-type-unknown", about="quantization", key="quantization.bnb_4bit_quant_type", note=note)
     if training.bf16 and training.fp16:
         note = "transformers stops: bf16 and fp16 exclude each other."
         yield Remark(kind="both-precisions", about="trainer", key="training.fp16", note=note)

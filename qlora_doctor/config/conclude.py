@@ -14,10 +14,11 @@ from typing import Any
 
 from ..facts.config import ConfigFacts, Remark, UnknownKey
 from ..facts.environment import EnvironmentFacts
-from . import defaults
+from . import defaults, machine
 from .combinations import distribution_facts, refused_by_libraries, training_facts
 from .defaults import Libraries
 from .loading import loading_facts
+from .needs import missing_packages
 from .paths import model_kind, resolve
 from .setup import Setup
 
@@ -50,11 +51,13 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         **distribution_facts(setup, known),
         **training_facts(setup, known, libraries),
         **_budgets(setup),
-        unknown_keys=[UnknownKey.model_validate(key) for key in setup.unknown_keys],
+        unknown_keys=[_key(key) for key in setup.unknown_keys],
         duplicate_keys=list(setup.duplicate_keys),
         string_numbers=list(setup.string_numbers),
-        removed_keys=[UnknownKey.model_validate(key) for key in setup.removed_keys],
-        **_remarks(setup),
+        removed_keys=[_key(key) for key in setup.removed_keys],
+        deprecated_keys=[_key(key) for key in setup.deprecated_keys],
+        missing_packages=missing_packages(setup, known, environment.packages if environment else None, libraries),
+        **_remarks(setup, environment, card),
         **loading_facts(setup, libraries),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
@@ -71,13 +74,20 @@ def _fall_back_to_fp16(setup: Setup, *facts: dict[str, Any]) -> None:
             section |= {"bf16": False, "fp16": True}
 
 
-def _remarks(setup: Setup) -> dict[str, Any]:
+def _key(told: dict[str, str | None]) -> UnknownKey:
+    return UnknownKey(key=str(told["key"]), closest=told["closest"], note=told["note"])
+
+
+def _remarks(setup: Setup, environment: EnvironmentFacts | None, card: dict[str, Any]) -> dict[str, Any]:
     def of(effect: str) -> list[Remark]:
         return [
             Remark(kind=str(r["kind"]), about=r.get("about"), key=r["key"], note=r["note"])
             for r in setup.remarks
-            if r["effect"] == effect
+            if r["effect"] == effect and _is_here(r.get("machine"))
         ]
+
+    def _is_here(condition: str | None) -> bool:
+        return condition is None or machine.is_so(condition, environment, card) is True
 
     others, refused = of("other-meaning"), of("refused")
     kinds = {remark.kind for remark in refused}
@@ -130,11 +140,14 @@ def _model(values: _Values, libraries: Libraries, quantization: dict[str, Any]) 
 
 
 def _quantization(values: _Values) -> dict[str, Any]:
+    backend = values.get("quantization.backend", "bitsandbytes")
+
     def get(name: str) -> Any:
-        return values.get(f"quantization.{name}", defaults.BITS_AND_BYTES[name])
+        """A default of bitsandbytes' is none of another backend."""
+        is_its_own = backend in ("bitsandbytes", None) or name == "load_in_8bit"
+        return values.get(f"quantization.{name}", defaults.BITS_AND_BYTES[name] if is_its_own else None)
 
     eight_bit = get("load_in_8bit")
-    backend = values.get("quantization.backend", "bitsandbytes")
     is_native = values.setup.dialect == "native"
     silently = is_native and eight_bit is False and backend == "bitsandbytes"
     return {

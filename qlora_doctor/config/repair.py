@@ -29,7 +29,7 @@ def repair(setup: Setup, kind: str) -> list[PatchOperation]:
 
     Args:
         setup: as it was read.
-        kind: ``unknown-keys``, ``removed-keys``, ``repeated-keys`` or ``text-numbers``.
+        kind: ``unknown-keys``, ``removed-keys``, ``deprecated-keys``, ``repeated-keys`` or ``text-numbers``.
 
     Raises:
         CannotEdit: nothing of this kind can be repaired in this file.
@@ -50,6 +50,10 @@ def _removed_keys(setup: Setup) -> list[PatchOperation]:
     return _renamed(setup, setup.removed_keys) or _taken_away(setup)
 
 
+def _deprecated_keys(setup: Setup) -> list[PatchOperation]:
+    return _renamed(setup, setup.deprecated_keys)
+
+
 def _renamed(setup: Setup, keys: list[dict[str, str | None]]) -> list[PatchOperation]:
     """Keys that have another name now, one after the other: two old names of one key are not both renamed."""
     operations: list[PatchOperation] = []
@@ -61,11 +65,13 @@ def _renamed(setup: Setup, keys: list[dict[str, str | None]]) -> list[PatchOpera
         value = value_at(data, written) if written is not None else None
         if written is None or new is None or value is None or value_at(data, new) is not None:
             continue
-        pair = [PatchOperation(op="remove", path=written), PatchOperation(op="add", path=new, value=value)]
-        after = _if_nothing_else(now, pair)
+        steps = [PatchOperation(op="remove", path=written), PatchOperation(op="add", path=new, value=value)]
+        if key.get("value") is not None:
+            steps.append(PatchOperation(op="replace", path=new, value=key["value"]))
+        after = _if_nothing_else(now, steps)
         if after is not None:
             now = after
-            operations += pair
+            operations += steps
     return operations
 
 
@@ -151,6 +157,7 @@ def _pointer(setup: Setup, key: str) -> str | None:
 _KINDS: dict[str, Callable[[Setup], list[PatchOperation]]] = {
     "unknown-keys": _unknown_keys,
     "removed-keys": _removed_keys,
+    "deprecated-keys": _deprecated_keys,
     "repeated-keys": _repeated_keys,
     "text-numbers": _text_numbers,
 }

@@ -229,9 +229,12 @@ class Setup(_Section):
     duplicate_keys: list[str] = Field(default_factory=list)
     string_numbers: list[str] = Field(default_factory=list)
     removed_keys: list[dict[str, str | None]] = Field(default_factory=list)
+    deprecated_keys: list[dict[str, str | None]] = Field(default_factory=list)
+    """Keys that the reader still takes and warns of: as above, and the ``value`` to write where it is another one."""
     remarks: list[dict[str, str | None]] = Field(default_factory=list)
     """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
-    where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``."""
+    where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``, and where it depends on
+    the ``machine``, the condition that ``config.machine`` reads."""
     stored_keys: dict[str, bool] = Field(default_factory=dict)
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)

@@ -31,6 +31,15 @@ class UnknownKey(Fact):
     note: str | None = None
 
 
+class AskedPackage(Fact):
+    """A package that an option of the config needs."""
+
+    name: str
+    """As ``Packages`` has it."""
+    by: str
+    """The option, in words."""
+
+
 class Remark(Fact):
     """Keys that together mean something else than they say, or that the trainer refuses."""
 
@@ -70,7 +79,8 @@ class ConfigFacts(Fact):
     four_bit: bool | None = None
     eight_bit: bool | None = None
     quantization_backend: str | None = None
-    """``bitsandbytes`` or another backend's name (``torchao``, ``hqq``, …)."""
+    """``bitsandbytes`` or another backend's name (``torchao``, ``hqq``, …); the facts of 4 bits that follow are those
+    of bitsandbytes and None with another one."""
     quant_type: str | None = None
     double_quant: bool | None = None
     compute_dtype: str | None = None
@@ -188,6 +198,10 @@ class ConfigFacts(Fact):
     """Keys whose number was written so that YAML 1.1 reads a string (``2e-4``)."""
     removed_keys: list[UnknownKey] | None = None
     """Keys that the installed (or stated) version of the reader no longer accepts."""
+    deprecated_keys: list[UnknownKey] | None = None
+    """Keys, or values of theirs, that the reader still takes and warns of."""
+    missing_packages: list[AskedPackage] | None = None
+    """Packages that options of the config need and that are not installed here."""
     refused: list[Remark] | None = None
     """Combinations at which the trainer that reads the file stops by itself."""
     remarks: list[str] | None = None
@@ -203,8 +217,9 @@ class ConfigFacts(Fact):
     ``checkpointing-arguments-replaced`` (those given to the model, by the trainer's),
     ``quantization-switch-of-from-pretrained`` (load_in_4bit as its argument, without a quantization_config),
     ``no-mixed-precision``, ``norms-not-upcast`` and ``packing-joins-samples`` (LLaMA-Factory), ``kernels-passed-by``
-    (Unsloth's fast LoRA kernels do not run), ``zero3-with-plain-checkpointing`` and ``fixed-tokens-not-trained``
-    (axolotl).
+    (Unsloth's fast LoRA kernels do not run), ``launched-without-torchrun`` and ``evaluated-while-quantized``
+    (LLaMA-Factory), ``zero3-with-plain-checkpointing``, ``slower-offloading``, ``fixed-tokens-not-trained``,
+    ``kernels-by-default`` and ``torch-too-old`` (axolotl).
     """
     remark_notes: list[Remark] | None = None
     """The same with the key and what is to be said of it."""

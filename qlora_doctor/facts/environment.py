@@ -32,6 +32,18 @@ class Packages(Fact):
     unsloth: str | None = None
     axolotl: str | None = None
     llamafactory: str | None = None
+    kernels: str | None = None
+    gptqmodel: str | None = None
+    optimum: str | None = None
+    optimum_quanto: str | None = None
+    autoawq: str | None = None
+    aqlm: str | None = None
+    hqq: str | None = None
+    eetq: str | None = None
+    compressed_tensors: str | None = None
+    torchao: str | None = None
+    schedulefree: str | None = None
+    torch_npu: str | None = None
 
 
 class EnvironmentFacts(Fact):

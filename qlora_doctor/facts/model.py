@@ -11,6 +11,8 @@ class CheckpointQuantization(Fact):
     quant_type: str | None = None
     double_quant: bool | None = None
     compute_dtype: str | None = None
+    missing_packages: list[str] | None = None
+    """Packages that transformers wants to load it and that are not installed here."""
 
 
 class ModelFacts(Fact):

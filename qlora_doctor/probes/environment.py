@@ -18,7 +18,13 @@ from typing import Any
 from .. import __version__
 from ..facts.environment import EnvironmentFacts, Gpu, Packages
 
-_DISTRIBUTIONS = {"flash_attn": "flash-attn", "liger_kernel": "liger-kernel"}
+_DISTRIBUTIONS = {
+    "flash_attn": "flash-attn",
+    "liger_kernel": "liger-kernel",
+    "optimum_quanto": "optimum-quanto",
+    "compressed_tensors": "compressed-tensors",
+    "torch_npu": "torch-npu",
+}
 _LIBRARY = re.compile(r"libbitsandbytes_([a-z]+\d*)\.(?:so|dll|dylib)$")
 _VERSION = re.compile(r"^Version:\s*(\S+)", re.MULTILINE | re.IGNORECASE)
 _SAME_MAJOR_SINCE = (0, 50)
@@ -27,7 +33,7 @@ _SAME_MAJOR_SINCE = (0, 50)
 
 def look_at_environment() -> EnvironmentFacts:
     """Everything about this machine that the config stage judges by. Never raises; what cannot be known is None."""
-    packages = _packages()
+    packages = installed_packages()
     gpus, driver, problem = _gpus()
     torch_cuda = _torch_cuda()
     backends = _bitsandbytes_backends()
@@ -62,7 +68,8 @@ def version_tuple(version: str | None) -> tuple[int, ...] | None:
 # -- packages
 
 
-def _packages() -> Packages:
+def installed_packages() -> Packages:
+    """Versions from package metadata."""
     return Packages(**{name: _version(_DISTRIBUTIONS.get(name, name)) for name in Packages.model_fields})
 
 

@@ -295,7 +295,7 @@ def test_packing_by_version(
     """padding-free-no-fa-high-loss, packing-no-varlen-attention, completion-mask-dropped: in versions that had them."""
     from qlora_doctor.probes import environment
 
-    installed = environment._packages()
+    installed = environment.installed_packages()
     older = installed.model_copy(update={"trl": trl, "transformers": transformers})
     monkeypatch.setattr(environment, "_packages", lambda: older)
     model = {"name_or_path": str(tiny_llama), "attn_implementation": "flash_attention_2" if rule == "QD615" else "sdpa"}
@@ -311,7 +311,7 @@ def test_adapter_of_a_newer_peft(
     """peft-version-config-keys: an older PEFT stops at the key, a newer one drops it; one that has it says nothing."""
     from qlora_doctor.probes import environment
 
-    versions = environment._packages()
+    versions = environment.installed_packages()
     stored = {"peft_type": "LORA", "base_model_name_or_path": "my/model", "r": 8, "lora_alpha": 16, "eva_config": None}
     path = write(tmp_path / "adapter_config.json", stored | {"target_modules": ["q_proj"], "kasa_config": {"a": 1}})
     assert not found(check_here(path, monkeypatch, stages=("config",)), "warning")

@@ -11,9 +11,13 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from . import axolotl_checks
 from .fields import Reading, Table, Writing
 from .keys import key_list
+from .refusals import axolotl_remarks, tell
+from .refusals.axolotl_adapter import ROWS as OF_ADAPTERS
+from .refusals.axolotl_attention import ROWS as OF_ATTENTION
+from .refusals.axolotl_sharding import ROWS as OF_SHARDING
+from .refusals.axolotl_training import ROWS as OF_TRAINING
 from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
 name = "axolotl"
@@ -101,16 +105,6 @@ _DEFAULTS: dict[str, Any] = {
     "model.trust_remote_code": False,
     "training.trainer": "transformers",
 }
-_ATTENTION = {
-    "xformers_attention": "xformers",
-    "sage_attention": "sage",
-    "flex_attention": "flex_attention",
-    "flash_attention": "flash_attention_2",
-    "sdp_attention": "sdpa",
-    "eager_attention": "eager",
-}
-"""The older switches, in axolotl's own order of precedence."""
-
 _PLUGINS = {
     "cut_cross_entropy", "densemixer", "diffusion", "expert_parallel", "grokfast", "hatchery", "kd", "kernels", "liger",
     "llm_compressor", "lm_eval", "mora", "nemo_gym", "spectrum", "swanlab",
@@ -192,7 +186,8 @@ def read(document: Document) -> Setup:
     _distribution(reading)
     _data(reading)
     reading.defaults(_DEFAULTS)
-    axolotl_checks.check(reading)
+    tell(reading, (*OF_ADAPTERS, *OF_TRAINING, *OF_ATTENTION, *OF_SHARDING), "adapter", "base_model")
+    axolotl_remarks.tell(reading)
     if _only_known_plugins(reading):
         reading.check_keys(known)
     if document.string_numbers:
@@ -280,7 +275,7 @@ def _lora(reading: Reading) -> None:
 
 def _attention(reading: Reading) -> None:
     reading.take({"attn_implementation": "model.attn_implementation"})
-    for key, implementation in _ATTENTION.items():
+    for key, implementation in axolotl_remarks.OLDER_SWITCHES.items():
         if reading.get(key) and not reading.knows("model.attn_implementation"):
             reading.put("model.attn_implementation", implementation, key)
     if reading.get("gemma4_hybrid_attn_impl"):

@@ -75,6 +75,7 @@ class Reading:
         self._origins: dict[str, Origin] = {}
         self._unknown_keys: list[dict[str, str | None]] = []
         self._removed_keys: list[dict[str, str | None]] = []
+        self._deprecated_keys: list[dict[str, str | None]] = []
         self._remarks: list[dict[str, str | None]] = []
         self._pointers: dict[str, str] = {}
         self.stored_keys: dict[str, bool] = {}
@@ -237,15 +238,27 @@ class Reading:
 
     # -- what is worth knowing about the keys themselves
 
-    def remark(self, kind: str, key: str | None, note: str) -> None:
-        """Keys that together mean something else than they say; kinds are listed in ``setup.Setup.remarks``."""
-        self._remarks.append({"kind": kind, "effect": "other-meaning", "key": key, "note": note})
+    def remark(self, kind: str, key: str | None, note: str, machine: str | None = None) -> None:
+        """Keys that together mean something else than they say; kinds are listed in ``facts.config``.
+
+        Args:
+            machine: where it is so on some machines only, a condition of ``config.machine``.
+        """
+        self._remarks.append({"kind": kind, "effect": "other-meaning", "key": key, "note": note, "machine": machine})
         if key is not None:
             self.point_at(key)
 
-    def refused(self, kind: str, key: str | None, note: str, about: str = "trainer") -> None:
-        """A combination at which the trainer itself stops; ``about`` is one of the subjects of ``facts.Remark``."""
-        self._remarks.append({"kind": kind, "effect": "refused", "key": key, "note": note, "about": about})
+    def refused(
+        self, kind: str, key: str | None, note: str, about: str = "trainer", machine: str | None = None
+    ) -> None:
+        """A combination at which the trainer itself stops.
+
+        Args:
+            about: one of the subjects of ``facts.Remark``.
+            machine: where it is so on some machines only, a condition of ``config.machine``.
+        """
+        told = {"kind": kind, "effect": "refused", "key": key, "note": note, "about": about, "machine": machine}
+        self._remarks.append(told)
         if key is not None:
             self.point_at(key)
 
@@ -278,6 +291,16 @@ class Reading:
                 closest = known.closest(key) if len(self._unknown_keys) < MOST_LIKENED else None
                 self._unknown_keys.append(entry | {"closest": closest, "note": known.verdict(full)})
             self.point_at(full)
+
+    def deprecated(self, key: str, now: str | None, note: str, value: str | None = None) -> None:
+        """A key (or a value of it) that the trainer still takes and warns of.
+
+        Args:
+            now: the key's new name, where there is one.
+            value: what to write there, where it is not what stands at the old one.
+        """
+        self._deprecated_keys.append({"key": key, "closest": now, "note": note, "value": value})
+        self.point_at(key)
 
     def removed_key(self, key: str, now: str | None, note: str) -> None:
         """Add a key that the trainer no longer accepts."""
@@ -326,6 +349,7 @@ class Reading:
             origins=self._origins,
             unknown_keys=self._unknown_keys,
             removed_keys=self._removed_keys,
+            deprecated_keys=self._deprecated_keys,
             duplicate_keys=duplicates,
             string_numbers=string_numbers,
             remarks=self._remarks,

@@ -9,9 +9,10 @@ from typing import Any
 
 from ..document import Document
 from ..setup import Setup
-from . import llamafactory_checks
 from .fields import Reading, Table, Writing
 from .keys import key_list
+from .refusals import llamafactory as refusals
+from .refusals import tell
 from .values import name_list, names_or_all, negated, one_or_list, strategy, text, truthy
 
 name = "llamafactory"
@@ -179,7 +180,8 @@ def conclude(reading: Reading) -> None:
     reading.default("training.prepare_for_kbit_training", False, "it prepares the model by code of its own")
     if not reading.get("val_size") and not reading.has("eval_dataset") and not reading.has("eval_strategy"):
         reading.default("training.eval_strategy", "no")
-    llamafactory_checks.check(reading)
+    tell(reading, refusals.ROWS, "quantization_bit", "deepspeed")
+    refusals.remark(reading)
 
 
 def _precision(reading: Reading) -> None:

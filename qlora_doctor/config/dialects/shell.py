@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, NoReturn
 from ...errors import ConfigError
 from ..document import Document
 from ..positions import split_pointer
-from ..setup import Origin, Place, Setup, Source
+from ..setup import Place, Setup
 from ..shell import MOST_SCRIPT, Command, Script, Word, read_script
 from . import autotrain, homemade, litgpt, llamafactory, shell_scripts, swift, trl
+from .shell_launch import FLAG, Run, launched, started_by_llamafactory, with_value
 
 name = "shell"
 RECORD = "it is a command line"
@@ -64,7 +65,6 @@ _TRAINS: dict[str, tuple[str, ...]] = {
     "oumi": ("train",),
     "xtuner": ("train",),
 }
-_FLAG = re.compile(r"--?([A-Za-z][\w.\-]*)(?:=(.*))?\Z", re.DOTALL)
 _PAIR = re.compile(r"([A-Za-z_][\w.]*)=(.*)\Z", re.DOTALL)
 _CONFIG_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 
@@ -95,25 +95,6 @@ class Arguments(Document):
             end_column=end_column,
             excerpt=self.script.line(line),
         )
-
-
-class _Run(NamedTuple):
-    """A command that starts a training.
-
-    Attributes:
-        program: a CLI of a trainer, or ``python``.
-        action: what follows the CLI's name, or the path or module that Python runs.
-        arguments: what follows.
-        launcher: ``accelerate``, ``torchrun``, ``deepspeed``, and its own options; None without one.
-    """
-
-    program: str
-    action: str
-    arguments: tuple[Word, ...]
-    launcher: str | None
-    options: tuple[Word, ...]
-    environment: Mapping[str, Word]
-    at: int
 
 
 class _Meaning(NamedTuple):
@@ -170,7 +151,7 @@ def refuse(document: Document) -> NoReturn:
     )
 
 
-def _meant(document: Document) -> list[tuple[_Run, Arguments, _Meaning]]:
+def _meant(document: Document) -> list[tuple[Run, Arguments, _Meaning]]:
     found = []
     for run in _runs(document):
         if _config_of(run) is not None:
@@ -182,7 +163,7 @@ def _meant(document: Document) -> list[tuple[_Run, Arguments, _Meaning]]:
     return found
 
 
-def _runs(document: Document) -> list[_Run]:
+def _runs(document: Document) -> list[Run]:
     """The commands that start a trainer or a Python program."""
     if document.format != "text" or len(document.text) > MOST_SCRIPT or not is_shell(document):
         return []
@@ -191,7 +172,7 @@ def _runs(document: Document) -> list[_Run]:
     return runs or _first_runs(command for text in script.texts[:_MOST_RUNS] for command in _commands_in(text))
 
 
-def _first_runs(commands: Iterable[Command]) -> list[_Run]:
+def _first_runs(commands: Iterable[Command]) -> list[Run]:
     return list(islice((run for command in commands if (run := _run_of(command)) is not None), _MOST_RUNS))
 
 
@@ -208,7 +189,7 @@ def is_shell(document: Document) -> bool:
     return suffix in (".sh", ".bash") or (suffix != ".py" and re.match(r"#!.*\b(?:ba|da|z)?sh\b", first) is not None)
 
 
-def _run_of(command: Command) -> _Run | None:
+def _run_of(command: Command) -> Run | None:
     words = command.words
     if words[0].known and words[0].text == "eval":  # its arguments are put together and split again
         words = tuple(
@@ -225,7 +206,7 @@ def _run_of(command: Command) -> _Run | None:
     return None
 
 
-def _started(program: str, rest: Sequence[Word], command: Command, at: int) -> _Run | None:
+def _started(program: str, rest: Sequence[Word], command: Command, at: int) -> Run | None:
     """What a launcher or an interpreter starts."""
     launcher: str | None = None
     options: tuple[Word, ...] = ()
@@ -236,7 +217,7 @@ def _started(program: str, rest: Sequence[Word], command: Command, at: int) -> _
     for _ in range(3):  # python -m torch.distributed.run train.py
         if program in _CLIS:
             action = rest[0].text if rest and rest[0].known else ""
-            return _Run(program, action, tuple(rest[1:]), launcher, options, command.environment, at)
+            return Run(program, action, tuple(rest[1:]), launcher, options, command.environment, at)
         target = _target(program, rest)
         if target is None:
             return None
@@ -249,9 +230,9 @@ def _started(program: str, rest: Sequence[Word], command: Command, at: int) -> _
         elif is_module and name in _CLI_MODULES:
             program, rest = _CLI_MODULES[name], after
             if name == "axolotl.cli.train":
-                return _Run("axolotl", "train", tuple(after), launcher, options, command.environment, at)
+                return Run("axolotl", "train", tuple(after), launcher, options, command.environment, at)
         else:
-            return _Run("python", name, tuple(after), launcher, options, command.environment, at)
+            return Run("python", name, tuple(after), launcher, options, command.environment, at)
     return None
 
 
@@ -271,7 +252,7 @@ def _target(program: str, words: Sequence[Word]) -> tuple[int, bool] | None:
     return None
 
 
-def _config_of(run: _Run) -> str | None:
+def _config_of(run: Run) -> str | None:
     """The config file that a command names, where it takes one."""
     words = run.arguments
     if words and words[0].known and words[0].text.lower().endswith(_CONFIG_SUFFIXES):
@@ -291,14 +272,14 @@ def _config_of(run: _Run) -> str | None:
 # -- arguments → keys
 
 
-def _arguments(document: Document, run: _Run) -> Arguments:
+def _arguments(document: Document, run: Run) -> Arguments:
     """``--key value``, ``--key=value``, ``key=value`` and ``--switch`` → a mapping; dashes in names are underscores."""
     data: dict[str, Any] = {}
     written: dict[str, tuple[Word, ...]] = {}
     values: dict[str, list[Any]] = {}
     open_key: str | None = None
     for word in run.arguments:
-        flag = _FLAG.match(word.text) if not _is_number(word.text) else None
+        flag = FLAG.match(word.text) if not _is_number(word.text) else None
         pair = _PAIR.match(word.text) if flag is None and open_key is None else None
         if flag is not None and (flag[2] is not None or word.known):
             key = flag[1].replace("-", "_")
@@ -348,7 +329,7 @@ def _value(text: str, known: bool) -> Any:
 # -- whose arguments they are
 
 
-def _meaning(run: _Run, arguments: Arguments) -> _Meaning | None:
+def _meaning(run: Run, arguments: Arguments) -> _Meaning | None:
     keys = arguments.data.keys()
     if run.program != "python":
         return _of_cli(run) if run.action in _TRAINS[run.program] and keys else None
@@ -368,7 +349,7 @@ def _meaning(run: _Run, arguments: Arguments) -> _Meaning | None:
     return _Meaning("generic", sure, homemade.read) if sure >= 0.4 else None
 
 
-def _of_cli(run: _Run) -> _Meaning | None:
+def _of_cli(run: Run) -> _Meaning | None:
     if run.program in ("llamafactory-cli", "lmf"):
         return _Meaning("llamafactory", 0.98, llamafactory.read)
     if run.program == "swift":
@@ -380,7 +361,7 @@ def _of_cli(run: _Run) -> _Meaning | None:
     return _Meaning("litgpt", 0.98, _read_litgpt(run)) if run.program == "litgpt" else None
 
 
-def _read_litgpt(run: _Run) -> Callable[[Arguments], Setup]:
+def _read_litgpt(run: Run) -> Callable[[Arguments], Setup]:
     """The checkpoint is the first argument where no option names it, and a dot in a name leads into a section."""
 
     def read(arguments: Arguments) -> Setup:
@@ -399,71 +380,16 @@ def _read_litgpt(run: _Run) -> Callable[[Arguments], Setup]:
     return read
 
 
-def _read_run(run: _Run, arguments: Arguments, meaning: _Meaning, runs: int) -> Setup:
+def _read_run(run: Run, arguments: Arguments, meaning: _Meaning, runs: int) -> Setup:
     setup = meaning.read(arguments)
     version = setup.dialect_version or ""
     if runs > 1 and arguments.script is not None:
         version += f", line {arguments.script.place(run.at)[0]}, one of {runs} trainings"
     changed: dict[str, Any] = {"dialect": f"{name}-{meaning.dialect}", "dialect_version": version}
     if not meaning.checks_keys:
-        changed |= {"unknown_keys": [], "removed_keys": []}
+        changed |= {"unknown_keys": [], "removed_keys": [], "deprecated_keys": []}
     setup = setup.model_copy(update=changed)
     if meaning.method is not None:
-        setup = _with(setup, "training.method", meaning.method, "explicit", f"`{run.action}`")
-    return _launched(run, setup)
-
-
-def _launched(run: _Run, setup: Setup) -> Setup:
-    """What the launcher says of processes; a config file of its own may say more, and is not seen."""
-    count = _processes(run)
-    launcher = run.launcher or ("swift" if run.program == "swift" else None)
-    if count is not None and count > 0:
-        setup = _with(setup, "hardware.count", count, "explicit", f"processes that {launcher} starts")
-    elif run.launcher is not None:
-        setup = _with(setup, "hardware.count", None, "unknown", f"How many processes {launcher} starts is not said.")
-    if run.launcher == "accelerate":
-        for path in ("training.fsdp", "training.deepspeed"):
-            if path not in setup.origins:
-                setup = _with(setup, path, None, "unknown", "accelerate's own config decides.")
-    return setup
-
-
-_COUNTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "accelerate": (("num_processes",), ()),
-    "torchrun": (("nproc_per_node",), ("nnodes",)),
-    "deepspeed": (("num_gpus",), ("num_nodes",)),
-}
-
-
-def _processes(run: _Run) -> int | None:
-    """Processes in all; None where that is not said."""
-    if run.program == "swift" and run.launcher is None:
-        word = run.environment.get("NPROC_PER_NODE")
-        return int(word.text) if word is not None and word.known and word.text.isdigit() else None
-    if run.launcher is None:
-        return None
-    options = _options(run.options)
-    each, nodes = _COUNTS[run.launcher]
-    number = next((options[key] for key in each if key in options), None)
-    times = next((options[key] for key in nodes if key in options), "1")
-    if number is None or not number.isdigit() or not times.isdigit():
-        return None
-    return int(number[:6]) * int(times[:6])
-
-
-def _options(words: Sequence[Word]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for at, word in enumerate(words):
-        flag = _FLAG.match(word.text)
-        if flag is None:
-            continue
-        following = words[at + 1].text if at + 1 < len(words) and words[at + 1].known else ""
-        found[flag[1].replace("-", "_")] = flag[2] if flag[2] is not None else following
-    return found
-
-
-def _with(setup: Setup, path: str, value: Any, source: Source, note: str) -> Setup:
-    section, _, field = path.partition(".")
-    changed = getattr(setup, section).model_copy(update={field: value})
-    origins = {**setup.origins, path: Origin(source=source, note=note)}
-    return setup.model_copy(update={section: changed, "origins": origins})
+        setup = with_value(setup, "training.method", meaning.method, "explicit", f"`{run.action}`")
+    setup = launched(run, setup)
+    return started_by_llamafactory(run, setup) if meaning.dialect == "llamafactory" and meaning.checks_keys else setup

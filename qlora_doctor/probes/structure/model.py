@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...config.needs import of_method
 from ...config.setup import Setup
 from ...errors import StageError
 from ...facts.model import CheckpointQuantization, ModelFacts
 from ...pipeline import Architecture, wants_4bit
 from ...pipeline.batches import context_length
+from ..environment import installed_packages, version_tuple
 from .inventory import Inventory, is_conv1d
 from .naming import fused_parts
 from .sizes import dtype_name, elements
@@ -80,7 +82,9 @@ def checkpoint_quantization(raw: dict[str, Any]) -> CheckpointQuantization | Non
     method = str(stored.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in stored else "unknown"))
     if method != "bitsandbytes":
         bits = stored.get("bits")
-        return CheckpointQuantization(method=method, bits=bits if isinstance(bits, int) else None)
+        return CheckpointQuantization(
+            method=method, bits=bits if isinstance(bits, int) else None, missing_packages=_missing_packages(method)
+        )
     four = bool(stored.get("load_in_4bit") or stored.get("_load_in_4bit"))
     eight = bool(stored.get("load_in_8bit") or stored.get("_load_in_8bit"))
     return CheckpointQuantization(
@@ -90,6 +94,12 @@ def checkpoint_quantization(raw: dict[str, Any]) -> CheckpointQuantization | Non
         double_quant=stored.get("bnb_4bit_use_double_quant") if four else None,
         compute_dtype=stored.get("bnb_4bit_compute_dtype") if four else None,
     )
+
+
+def _missing_packages(method: str) -> list[str]:
+    installed = installed_packages()
+    wanted = of_method(method, version_tuple(installed.transformers))
+    return [name for name in wanted if getattr(installed, name) is None]
 
 
 def _is_heard(raw: dict[str, Any]) -> bool:
