@@ -208,7 +208,11 @@ def complaints(setup: Setup) -> set[tuple[str, str | None]]:
         for path, o in setup.origins.items()
         if o.source == "unknown" and o.place and " must be " in str(o.note)
     }
-    refused = {("refused", str(remark["kind"])) for remark in setup.remarks if remark["effect"] == "refused"}
+    refused = {
+        ("refused", str(remark["kind"]))
+        for remark in setup.remarks
+        if remark["effect"] == "refused" and not remark.get("machine")
+    }
     keys = {("key", key["key"]) for key in (*setup.unknown_keys, *setup.removed_keys, *setup.deprecated_keys)}
     return unread | refused | keys
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from qlora_doctor.config.conclude import conclude
+from qlora_doctor.config.machine import is_so
 from qlora_doctor.config.native import setup_from_mapping
 from qlora_doctor.config.setup import Origin, Setup
 from qlora_doctor.facts.config import ConfigFacts
@@ -252,6 +253,59 @@ def test_kinds_of_models(tmp_path: Path) -> None:
     assert kind("adapter") == "adapter"
     assert kind("./gone") == kind("/gone") == kind("a/b/c") == "missing"
     assert kind("some-team/some-model") == "hub"
+
+
+@pytest.mark.parametrize(
+    ("config", "versions", "missing"),
+    [
+        ({"model": {"name_or_path": "a/b", "attn_implementation": "flash_attention_2"}}, {}, ["flash_attn"]),
+        ({"model": {"name_or_path": "a/b", "attn_implementation": "flash_attention_2"}}, {"kernels": "0.11"}, []),
+        ({"model": {"name_or_path": "a/b", "attn_implementation": "sdpa"}}, {}, []),
+        ({"training": {"use_liger_kernel": True}}, {}, ["liger_kernel"]),
+        ({"training": {"use_liger_kernel": True}}, {"liger_kernel": "0.6"}, []),
+        ({"training": {"optim": "adamw_torch_8bit"}}, {}, ["torchao"]),
+        ({"training": {"deepspeed": {"zero_optimization": {"stage": 2}}}}, {}, ["deepspeed"]),
+        ({"quantization": {"backend": "gptq"}}, {}, ["gptqmodel", "optimum"]),
+        ({"quantization": {"backend": "gptq"}}, {"transformers": "4.57.0"}, ["optimum"]),
+        ({"quantization": {"backend": "awq"}}, {"transformers": "4.57.0"}, ["autoawq"]),
+        ({"quantization": {"backend": "hqq"}}, {"hqq": "0.2"}, []),
+    ],
+)
+def test_packages_that_options_need(config: dict[str, Any], versions: dict[str, str], missing: list[str]) -> None:
+    found = facts(config, **versions).missing_packages
+    assert found is not None and [package.name for package in found] == missing
+    assert conclude(setup_from_mapping({"model": "a/b", **config}), None).missing_packages is None
+
+
+def test_another_backend_has_no_defaults_of_bitsandbytes() -> None:
+    concluded = facts({"quantization": {"backend": "hqq", "load_in_4bit": True}})
+    assert concluded.four_bit and concluded.quant_type is concluded.compute_dtype is concluded.double_quant is None
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("torch < 2.14", True),
+        ("torch < 2.13", False),
+        ("torch < 2.6", False),
+        ("bitsandbytes < 0.43", None),
+        ("torch_npu", False),
+        ("transformers", True),
+        ("gpus < 2", None),
+        ("capability < 8.0", None),
+    ],
+)
+def test_conditions_on_the_machine(condition: str, expected: bool | None) -> None:
+    assert is_so(condition, environment(), {}) is expected
+    assert is_so(condition, None, {}) is None
+
+
+def test_conditions_on_its_cards() -> None:
+    gpu = Gpu(index=0, name="Tesla T4", memory_bytes=2**34, capability=7.5)
+    assert is_so("gpus < 2", environment([gpu]), {}) is True
+    assert is_so("gpus < 2", environment([gpu, gpu]), {}) is False
+    assert is_so("capability < 8.0", None, {"gpu_capability": 7.5}) is True
+    assert is_so("capability < 7.5", None, {"gpu_capability": 7.5}) is False
 
 
 def test_budgets() -> None:

@@ -181,3 +181,24 @@ def test_a_script_is_known_by_its_first_line_too(tmp_path: Path) -> None:
         tmp_path, "launch", "#!/usr/bin/env bash\ntrl sft --model_name_or_path x/y --use_peft --load_in_4bit\n"
     )
     assert read_setup(path).dialect == "shell-trl"
+
+
+@pytest.mark.parametrize(
+    ("start", "effect"),
+    [
+        ("python src/train.py", "refused"),
+        ("llamafactory-cli train", "other-meaning"),
+        ("FORCE_TORCHRUN=0 llamafactory-cli train", "other-meaning"),
+        ("FORCE_TORCHRUN=1 llamafactory-cli train", None),
+        ("export FORCE_TORCHRUN=1\nllamafactory-cli train", None),
+        ("torchrun --nproc_per_node 2 src/train.py", None),
+        ("deepspeed --num_gpus 2 src/train.py", None),
+    ],
+)
+def test_deepspeed_is_launched(start: str, effect: str | None, tmp_path: Path) -> None:
+    """LLaMA-Factory stops where DeepSpeed is asked for and it was not started by torchrun."""
+    arguments = "--stage sft --do_train --finetuning_type lora --model_name_or_path a/b --dataset c --deepspeed ds.json"
+    setup = read(tmp_path, f"{start} {arguments}\n")
+    assert setup.dialect == "shell-llamafactory"
+    found = [remark["effect"] for remark in setup.remarks if remark["kind"] == "launched-without-torchrun"]
+    assert found == ([effect] if effect else [])

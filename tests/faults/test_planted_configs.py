@@ -297,7 +297,7 @@ def test_packing_by_version(
 
     installed = environment.installed_packages()
     older = installed.model_copy(update={"trl": trl, "transformers": transformers})
-    monkeypatch.setattr(environment, "_packages", lambda: older)
+    monkeypatch.setattr(environment, "installed_packages", lambda: older)
     model = {"name_or_path": str(tiny_llama), "attn_implementation": "flash_attention_2" if rule == "QD615" else "sdpa"}
     config = healthy_config(tiny_llama, model=model, **training(trainer="trl", **sections))
     report = check_here(write(tmp_path / "config.json", config), monkeypatch, stages=("config",))
@@ -316,7 +316,7 @@ def test_adapter_of_a_newer_peft(
     path = write(tmp_path / "adapter_config.json", stored | {"target_modules": ["q_proj"], "kasa_config": {"a": 1}})
     assert not found(check_here(path, monkeypatch, stages=("config",)), "warning")
     older = versions.model_copy(update={"peft": installed})
-    monkeypatch.setattr(environment, "_packages", lambda: older)
+    monkeypatch.setattr(environment, "installed_packages", lambda: older)
     report = check_here(path, monkeypatch, stages=("config",))
     assert found(report, level) == {rule}, told(report)
 
@@ -384,6 +384,59 @@ def test_method_that_transformers_does_not_know_is_ignored(
     folder = _with(tiny_llama, tmp_path, quantization_config={"quant_method": "florb"})
     report = check_here(write(tmp_path / "config.json", healthy_config(folder)), monkeypatch)
     assert not found(report, "warning"), told(report)
+
+
+@pytest.mark.parametrize(
+    ("method", "rules"), [("gptq", {"QD354"}), ("awq", {"QD354"}), ("bitsandbytes", set()), ("mxfp4", set())]
+)
+def test_dora_on_a_checkpoint_of_another_method(
+    method: str, rules: set[str], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = {"quant_method": method, "bits": 4, "group_size": 128, "load_in_4bit": True}
+    folder = _with(tiny_llama, tmp_path, quantization_config=stored)
+    config = healthy_config(folder, quantization=None, **lora(use_dora=True))
+    report = check_here(write(tmp_path / "config.json", config), monkeypatch, stages=("config", "structure"))
+    assert found(report, "error") & {"QD354"} == rules, told(report)
+
+
+@pytest.mark.parametrize(("method", "rules"), [("gptq", {"QD814"}), ("bitsandbytes", {"QD814"}), ("fp8", set())])
+def test_a_stored_quantization_under_zero3(
+    method: str, rules: set[str], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLaMA-Factory shards no checkpoint that is quantized already."""
+    stored = {"quant_method": method, "bits": 4, "group_size": 128, "load_in_4bit": True}
+    folder = _with(tiny_llama, tmp_path, quantization_config=stored)
+    (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+    (tmp_path / "config.yaml").write_text(
+        f"model_name_or_path: {folder}\nstage: sft\ndo_train: true\nfinetuning_type: lora\ndataset: mine\n"
+        f"template: llama3\nbf16: true\ndeepspeed: {tmp_path / 'zero3.json'}\n"
+    )
+    report = check_here(tmp_path / "config.yaml", monkeypatch, stages=("config", "structure"))
+    assert found(report, "error") & {"QD814"} == rules, told(report)
+
+
+def test_packages_that_are_asked_for(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU, where the run likely takes place; one without says nothing of them."""
+    from qlora_doctor.facts.environment import Gpu
+    from qlora_doctor.probes import environment
+
+    asks = {"name_or_path": str(tiny_llama), "attn_implementation": "flash_attention_2"}
+    path = write(tmp_path / "config.json", healthy_config(tiny_llama, model=asks))
+    assert not found(check_here(path, monkeypatch, stages=("config",)), "warning")
+    gpu = Gpu(index=0, name="NVIDIA H200", memory_bytes=2**37, capability=9.0)
+    monkeypatch.setattr(environment, "_gpus", lambda: ([gpu], "580.82.07", None))
+    monkeypatch.setattr(environment, "_native_library", lambda *seen: (True, False))
+    monkeypatch.setattr(environment, "_torch_cuda", lambda: "13.0")
+    report = check_here(path, monkeypatch, stages=("config",))
+    assert found(report, "warning") == {"QD116"}, told(report)
+    stored = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    folder = _with(tiny_llama, tmp_path, quantization_config=stored)
+    config = healthy_config(folder, quantization={"backend": "gptq", **dict.fromkeys(BNB)})
+    report = check_here(write(tmp_path / "config.json", config), monkeypatch, stages=("config", "structure"))
+    assert found(report, "warning") >= {"QD243"}, told(report)
+
+
+BNB = ("load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype")
 
 
 def _with(model: Path, tmp_path: Path, **values: Any) -> Path:

@@ -195,6 +195,12 @@ FAULTS = [
     Fault("QD811", "error", "h2o-llmstudio", "use_deepspeed: false", "use_deepspeed: true"),
     Fault("QD811", "error", "oumi", "", "fsdp: {enable_fsdp: true}\n"),
     Fault("QD812", "warning", "axolotl", "", "deepspeed: zero3.json\n" + PLAIN),
+    # what is taken otherwise, or will not be taken any more
+    Fault("QD138", "info", "axolotl", "", "flash_attention: true\n"),
+    Fault("QD138", "info", "axolotl", "", "evaluation_strategy: 'no'\n"),
+    Fault("QD138", "info", "axolotl", "gradient_checkpointing: true", "gradient_checkpointing: offload"),
+    Fault("QD140", "info", "llamafactory", "do_train: true", "do_train: false"),
+    Fault("QD429", "info", "axolotl", "", "activation_offloading: hidden_states\n"),
     Fault("QD131", "info", "custom", "load_in_4bit: true", "load_in_4bit: false"),
 ]
 

@@ -49,6 +49,7 @@ class Command:
 
     words: tuple[Word, ...]
     environment: dict[str, Word]
+    """What the script sets for it: before its name, or by ``export``."""
 
 
 @dataclass
@@ -95,6 +96,7 @@ class _Interpreter:
     def __init__(self, text: str, events: list[Event]) -> None:
         self._text, self._events = text, events
         self._values: dict[str, _Value] = {}
+        self._exported: set[str] = set()
         self.texts: list[Word] = []
         self._times = Counter(name for event in events if event.kind == "command" for name in assigned_in(event.words))
 
@@ -136,6 +138,8 @@ class _Interpreter:
             if match is None and not declares:
                 break
             at += 1
+            if declares and first == "export":
+                self._exported.add(match[1] if match is not None else word.literal or "")
             if match is None:
                 continue
             value = self._assigned(word, match)
@@ -150,7 +154,15 @@ class _Interpreter:
             return None
         expanded = [field for word in rest[at:] for field in self._expanded(word)]
         self._keep_texts(expanded)
-        return Command(tuple(expanded), environment) if expanded else None
+        return Command(tuple(expanded), {**self._exports(), **environment}) if expanded else None
+
+    def _exports(self) -> dict[str, Word]:
+        """Exported variables of one word; of others it is only known that they are set."""
+        found = {}
+        for name in self._exported & self._values.keys():
+            value = self._values[name]
+            found[name] = value[0] if value is not None and len(value) == 1 else Word("", False, 0, 0)
+        return found
 
     def _keep_texts(self, words: Iterable[Word]) -> None:
         self.texts += [word for word in words if word.known and " " in word.text]
