@@ -9,10 +9,11 @@ import pytest
 
 from qlora_doctor.config import Setup, read_setup
 from qlora_doctor.config.document import document_of
-from qlora_doctor.config.edit import apply_patch
+from qlora_doctor.config.edit import CannotEdit, apply_patch
 from qlora_doctor.config.express import reread
 from qlora_doctor.config.native import setup_from_mapping
 from qlora_doctor.config.remedy import in_file
+from qlora_doctor.config.repair import repair
 from qlora_doctor.report import PatchOperation, Remediation
 
 AXOLOTL = "base_model: x/y\nadapter: qlora\nload_in_4bit: true\nmicro_batch_size: 1\nsequence_len: 512\n"
@@ -138,3 +139,37 @@ def test_a_repair_that_would_be_a_guess_is_not_offered(tmp_path: Path) -> None:
     setup = setup_of(tmp_path, AXOLOTL + "zzz_unheard_of: 1\n")
     found = in_file(setup, Remediation(text="Do it.", safety="unsafe"), "unknown-keys")
     assert (found.text, found.safety, found.patch, found.diff) == ("Do it.", "display", [], None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("flash_attention: true  # fast\n", "attn_implementation: flash_attention_2  # fast\n"),
+        ("evaluation_strategy: 'no'\n", "eval_strategy: 'no'\n"),
+        (
+            "fsdp_config:\n  fsdp_offload_params: true\n  fsdp_version: 1\n",
+            "fsdp_config:\n  offload_params: true\n  fsdp_version: 1\n",
+        ),
+        # two switches, of which one counts: the new key beside the other one would be refused
+        ("flash_attention: true\nxformers_attention: true\n", None),
+        ("gradient_checkpointing: offload\n", None),
+    ],
+)
+def test_deprecated_keys_get_their_new_names(old: str, new: str | None, tmp_path: Path) -> None:
+    """In their places, with their comments; what has no new name stays, and so does what the file means."""
+    rest = (
+        "base_model: my/model\nadapter: qlora\nload_in_4bit: true\nlora_target_linear: true\nmicro_batch_size: 1\n"
+        "gradient_accumulation_steps: 4\ndatasets: [{path: a, type: alpaca}]\n"
+    )
+    path = tmp_path / "config.yml"
+    path.write_text(rest + old)
+    before = read_setup(path)
+    assert before.deprecated_keys
+    if new is None:
+        with pytest.raises(CannotEdit):
+            repair(before, "deprecated-keys")
+        return
+    path.write_text(apply_patch(rest + old, "yaml", repair(before, "deprecated-keys")))
+    assert path.read_text() == rest + new
+    after = read_setup(path)
+    assert after.model == before.model and after.training == before.training

@@ -99,7 +99,7 @@ def _deprecations(reading: Reading) -> None:
             first = False
     for key, now in _OLDER_NAMES.items():
         if reading.has(key):
-            reading.deprecated(key, now, f"axolotl calls it {now} now and will drop the older name.")
+            reading.deprecated(key, now, f"axolotl calls {key} {now} now and will drop the older name.")
     if reading.has("eval_table_size"):
         note = "axolotl has generate_samples and num_generation_samples in its place and will drop it."
         reading.deprecated("eval_table_size", None, note)
@@ -125,5 +125,5 @@ def _fsdp(reading: Reading) -> None:
     for name in config:
         if isinstance(name, str) and name.startswith("fsdp_") and name != "fsdp_version":
             now = name.removeprefix("fsdp_")
-            note = f"axolotl calls it {now} now and will drop the prefix."
+            note = f"axolotl calls {name} {now} now and will drop the prefix."
             reading.deprecated(f"fsdp_config.{name}", f"fsdp_config.{now}", note)
