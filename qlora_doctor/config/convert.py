@@ -123,8 +123,10 @@ def _strangers(setup: Setup) -> dict[str, Any]:
         return {}
     if setup.dialect == "native":
         return {str(key["key"]): None for key in setup.unknown_keys}
-    told = {origin.place.pointer or "" for origin in setup.origins.values() if origin.place is not None}
-    for path in values_of(setup) if setup._keys_of is not None else ():
+    values = values_of(setup)
+    # Keys that are only spoken of (a remark, a condition on the machine) have origins as well, and set nothing.
+    told = {o.place.pointer or "" for path, o in setup.origins.items() if o.place is not None and path in values}
+    for path in values if setup._keys_of is not None else ():
         told |= {join_pointer(own.key.split(".")) for own in (setup._keys_of(path) if setup._keys_of else ())}
     skipped = _SAID_OTHERWISE.get(setup.dialect, set())
     unread = {key["key"] for key in (*setup.unknown_keys, *setup.removed_keys)}
@@ -176,6 +178,11 @@ def _to_config(dialect: str, keys: str | None, start: Callable[[Setup], dict[str
     return write
 
 
+def _named(meaning: Meaning) -> str:
+    """As the source file calls it; what it does not say itself is marked."""
+    return meaning.key if meaning.explicit else f"{meaning.key} (a default of the source)"
+
+
 class _Target:
     """A file that is being written."""
 
@@ -190,9 +197,9 @@ class _Target:
         self._why: dict[str, str] = {}
         self._otherwise: set[str] = set()
         self._unsaid = [
-            Lost(meaning.key, meaning.value, f"{dialect} has no place for it")
+            Lost(_named(meaning), meaning.value, f"{dialect} has no place for it")
             for path, meaning in meanings(setup).items()
-            if path not in self.wanted and meaning.explicit
+            if path not in self.wanted
         ]
 
     def _read(self, data: Mapping[str, Any]) -> Setup:
@@ -245,8 +252,7 @@ class _Target:
             why = _WHY.get((self.dialect, path)) or self._why.get(path, "it follows from another key")
             if there is not None:
                 why += f"; there it is {json.dumps(there.value, default=str)}"
-            default = "" if meaning.explicit else " (a default of the source)"
-            lost.append(Lost(f"{meaning.key}{default}", meaning.value, why))
+            lost.append(Lost(_named(meaning), meaning.value, why))
         cut = found.get("training.max_length")
         if cut is not None and "training.max_length" not in self.wanted:
             lost.append(Lost("training.max_length", None, f"the source does not say it, and here it is {cut.value}"))

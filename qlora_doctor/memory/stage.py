@@ -104,9 +104,16 @@ def machine_for(setup: Setup, card: Card | None) -> Machine:
     from .machine import Machine, allocator_settings, has_cuda_12
 
     told = setup.hardware.expandable_segments
-    if told is None:
-        told = allocator_settings().get("expandable_segments", "").casefold() == "true"
+    settings = allocator_settings()
+    if told is None or (settings and not _says_itself(setup)):
+        told = settings.get("expandable_segments", "").casefold() == "true"
     return Machine(card or find_card(STAND_IN), expandable_segments=told, cudnn_attention=not has_cuda_12())
+
+
+def _says_itself(setup: Setup) -> bool:
+    """Whether the file, not its trainer's default, tells the allocator about expandable segments."""
+    origin = setup.origins.get("hardware.expandable_segments")
+    return setup.hardware.expandable_segments is not None and (origin is None or origin.source == "explicit")
 
 
 def allocator_assumptions(setup: Setup) -> list[str]:
@@ -115,7 +122,12 @@ def allocator_assumptions(setup: Setup) -> list[str]:
 
     settings = allocator_settings()
     said = []
-    if setup.hardware.expandable_segments is None and "expandable_segments" in settings:
+    by_trainer = setup.hardware.expandable_segments and not settings and not _says_itself(setup)
+    if by_trainer:
+        said.append(f"The allocator has expandable_segments:True, which {setup.dialect_version} tells it.")
+    if by_trainer and machine_for(setup, None).torch < (2, 9):
+        said.append("With this torch it is also told roundup_power2_divisions:16, which is not part of the prediction.")
+    if not _says_itself(setup) and "expandable_segments" in settings:
         said.append(
             f"The allocator has expandable_segments:{settings['expandable_segments']}, as in the environment here."
         )

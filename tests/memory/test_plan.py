@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from qlora_doctor.config import read_setup
 from qlora_doctor.config.cards import card_for_memory, find_card
 from qlora_doctor.config.setup import Hardware, Lora, Model, Setup, Training
 from qlora_doctor.facts import Facts
@@ -150,3 +151,16 @@ def test_the_allocators_setting_is_heard(setup: Setup, monkeypatch: pytest.Monke
     assert not machine_for(setup, find_card("L4")).expandable_segments
     named = setup.model_copy(update={"hardware": Hardware(expandable_segments=True)})
     assert machine_for(named, find_card("L4")).expandable_segments
+
+
+def test_a_trainers_own_setting_gives_way_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """axolotl sets PYTORCH_ALLOC_CONF only where nobody has set it."""
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "c.yml").write_text("base_model: x/y\nadapter: qlora\nload_in_4bit: true\nmicro_batch_size: 1\n")
+    setup = read_setup(tmp_path / "c.yml")
+    assert machine_for(setup, None).expandable_segments
+    assert [said for said in allocator_assumptions(setup) if "axolotl" in said]
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:128")
+    assert not machine_for(setup, None).expandable_segments
+    assert not [said for said in allocator_assumptions(setup) if "axolotl" in said]

@@ -186,6 +186,7 @@ def read(document: Document) -> Setup:
     _distribution(reading)
     _data(reading)
     reading.defaults(_DEFAULTS)
+    reading.default("hardware.expandable_segments", True, "it sets PYTORCH_ALLOC_CONF where the environment does not")
     tell(reading, (*OF_ADAPTERS, *OF_TRAINING, *OF_ATTENTION, *OF_SHARDING), "adapter", "base_model")
     axolotl_remarks.tell(reading)
     if _only_known_plugins(reading):
