@@ -199,7 +199,7 @@ class _Target:
         self._unsaid = [
             Lost(_named(meaning), meaning.value, f"{dialect} has no place for it")
             for path, meaning in meanings(setup).items()
-            if path not in self.wanted
+            if path not in self.wanted and (meaning.explicit or path in setup.origins)
         ]
 
     def _read(self, data: Mapping[str, Any]) -> Setup:

@@ -78,6 +78,7 @@ def _branches(annotation: Any) -> tuple[Any, ...]:
 _PLAIN = {str: "text", int: "whole", float: "number", bool: "truth", list: "list", dict: "mapping"}
 
 
+@lru_cache(maxsize=512)
 def _kind(annotation: Any) -> str:
     origin = get_origin(annotation) or annotation
     return "choice" if origin is Literal else _PLAIN.get(origin, "any")
@@ -91,7 +92,12 @@ def _is(annotation: Any, value: Any) -> bool:
     if not isinstance(value, list):
         return True
     inner = (get_args(annotation) or (Any,))[0]
-    return _kind(inner) == "any" or all(_is(inner, each) for each in value)
+    return _kind(inner) == "any" or _all_plain(inner, value) or all(_is(inner, each) for each in value)
+
+
+def _all_plain(annotation: Any, values: list[Any]) -> bool:
+    """True where all are of a plain type, subclasses left out: quick, for lists of a million."""
+    return annotation in (str, int, bool) and set(map(type, values)) <= {annotation}
 
 
 def _text(annotation: Any, value: Any) -> str:
@@ -131,6 +137,8 @@ def _list(annotation: Any, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise Mismatch
     (inner,) = get_args(annotation) or (Any,)
+    if _all_plain(inner, value):
+        return list(value)
     return [read_as(inner, each) for each in value]
 
 

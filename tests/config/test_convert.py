@@ -138,6 +138,7 @@ eval_strategy: 'no'
 """
     )
     assert [str(lost) for lost in converted.lost] == [
+        "hardware.expandable_segments (a default of the source) = true: trl has no place for it.",
         "training.prepare_for_kbit_training (a default of the source) = true: TRL 1.9.0 has no key that sets "
         "prepare_for_kbit_training.",
         "data.train: not known and left out. axolotl 0.18.0 formats the samples by templates of its own.",

@@ -16,7 +16,8 @@ _MATMULS = ("aten::mm", "aten::addmm", "aten::matmul", "aten::bmm")
 
 def _broken_patterns(reading: Reading) -> bool:
     written = reading.get("lora_target_modules")
-    return isinstance(written, list) and any(isinstance(name, str) and not _compiles(name) for name in written)
+    named = {name for name in written if isinstance(name, str)} if isinstance(written, list) else set()
+    return any(not _compiles(name) for name in named)
 
 
 def _compiles(pattern: str) -> bool:
