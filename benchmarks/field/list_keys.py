@@ -164,12 +164,12 @@ FATES: dict[str, dict[str, dict[str, str]]] = {
         "flash_attn_rms_norm": {"note": "axolotl stops at it: it is no longer supported."},
     },
     "llamafactory": {
-        "evaluation_strategy": {"now": "eval_strategy", "note": "transformers 4.46 removed evaluation_strategy."},
+        "evaluation_strategy": {"now": "eval_strategy", "note": "transformers 4.51 removed evaluation_strategy."},
     },
     "trl": {
         "max_seq_length": {"now": "max_length", "note": "TRL renamed max_seq_length in 0.16 and removed it in 0.20."},
         "torch_dtype": {"now": "dtype", "note": "TRL renamed torch_dtype in 0.23 and removed it in 0.27."},
-        "evaluation_strategy": {"now": "eval_strategy", "note": "transformers 4.46 removed evaluation_strategy."},
+        "evaluation_strategy": {"now": "eval_strategy", "note": "transformers 4.51 removed evaluation_strategy."},
         "warmup_ratio": {
             "now": "warmup_steps",
             "note": "transformers 5.23 has no warmup_ratio; warmup_steps takes a share below 1.",
@@ -180,7 +180,7 @@ FATES: dict[str, dict[str, dict[str, str]]] = {
             "note": "transformers 5.23 has train_sampling_strategy: group_by_length in its place.",
         },
         "logging_dir": {
-            "note": "transformers 5 has no logging_dir; the environment variable TENSORBOARD_LOGGING_DIR is read."
+            "note": "transformers 5.15 removed logging_dir; the environment variable TENSORBOARD_LOGGING_DIR is read."
         },
     },
 }

@@ -51,11 +51,11 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         **distribution_facts(setup, known),
         **training_facts(setup, known, libraries),
         **_budgets(setup),
-        unknown_keys=[_key(key) for key in setup.unknown_keys],
+        unknown_keys=_keys(setup.unknown_keys, environment),
         duplicate_keys=list(setup.duplicate_keys),
         string_numbers=list(setup.string_numbers),
-        removed_keys=[_key(key) for key in setup.removed_keys],
-        deprecated_keys=[_key(key) for key in setup.deprecated_keys],
+        removed_keys=_keys(setup.removed_keys, environment),
+        deprecated_keys=_keys(setup.deprecated_keys, environment),
         missing_packages=missing_packages(setup, known, environment.packages if environment else None, libraries),
         **_remarks(setup, environment, card),
         **loading_facts(setup, libraries),
@@ -74,8 +74,13 @@ def _fall_back_to_fp16(setup: Setup, *facts: dict[str, Any]) -> None:
             section |= {"bf16": False, "fp16": True}
 
 
-def _key(told: dict[str, str | None]) -> UnknownKey:
-    return UnknownKey(key=str(told["key"]), closest=told["closest"], note=told["note"])
+def _keys(told: list[dict[str, str | None]], environment: EnvironmentFacts | None) -> list[UnknownKey]:
+    """What is said of keys, without what holds for other versions than those that are installed."""
+    return [
+        UnknownKey(key=str(each["key"]), closest=each["closest"], note=each["note"])
+        for each in told
+        if each.get("machine") is None or machine.is_so(str(each["machine"]), environment, {}) is True
+    ]
 
 
 def _remarks(setup: Setup, environment: EnvironmentFacts | None, card: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ LORA = frozenset(_LORA.split())
 MODEL = frozenset(_MODEL.split())
 QUANTIZATION = frozenset({"llm_int8_threshold", "llm_int8_has_fp16_weight", "quant_method"})
 RENAMED: dict[str, tuple[str, str]] = {
-    "training.evaluation_strategy": ("training.eval_strategy", "Renamed in transformers 4.41, removed in 4.46."),
+    "training.evaluation_strategy": ("training.eval_strategy", "Renamed in transformers 4.41, removed in 4.51."),
     "training.use_liger": ("training.use_liger_kernel", "Renamed in trl 0.17, removed since."),
     "model.use_flash_attention_2": ("model.attn_implementation", "from_pretrained no longer takes it."),
 }

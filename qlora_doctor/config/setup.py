@@ -226,9 +226,12 @@ class Setup(_Section):
     origins: dict[str, Origin] = Field(default_factory=dict)
     """By canonical path, ``lora.target_modules``; a path that is missing is silent: the library's default stands."""
     unknown_keys: list[dict[str, str | None]] = Field(default_factory=list)
+    """Keys that the reader does not know: ``{key, closest, note}``, and where it depends on what is installed, the
+    ``machine``, a condition of ``config.machine``."""
     duplicate_keys: list[str] = Field(default_factory=list)
     string_numbers: list[str] = Field(default_factory=list)
     removed_keys: list[dict[str, str | None]] = Field(default_factory=list)
+    """Keys that it no longer accepts: the same."""
     deprecated_keys: list[dict[str, str | None]] = Field(default_factory=list)
     """Keys that the reader still takes and warns of: as above, and the ``value`` to write where it is another one."""
     remarks: list[dict[str, str | None]] = Field(default_factory=list)

@@ -131,7 +131,7 @@ def test_unknown_keys_are_kept_not_refused(tmp_path: Path) -> None:
         {
             "key": "training.evaluation_strategy",
             "closest": "training.eval_strategy",
-            "note": "Renamed in transformers 4.41, removed in 4.46.",
+            "note": "Renamed in transformers 4.41, removed in 4.51.",
         }
     ]
     assert setup.dialect_confidence < 1

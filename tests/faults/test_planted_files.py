@@ -111,7 +111,34 @@ FSDP2 = "fsdp_version: 2\nfsdp_config: {offload_params: false}\n"
 PLAIN = "gradient_checkpointing_kwargs: {use_reentrant: false}\n"
 UNFROZEN = "peft_layers_to_transform: [0]\nunfrozen_parameters: [lm_head]\n"
 SLOW = "lora-dropout-or-kernels-slow-path"
+PYTHON = """\
+import torch
+from datasets import load_dataset
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from trl import SFTConfig, SFTTrainer
+
+quantization = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.bfloat16,
+)
+model = AutoModelForCausalLM.from_pretrained("my/model", quantization_config=quantization, dtype=torch.bfloat16)
+model = prepare_model_for_kbit_training(model)
+model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+args = SFTConfig(output_dir="out", learning_rate=2e-4, bf16=True, max_length=1024)
+trainer = SFTTrainer(
+    model=model,
+    args=args,
+    train_dataset=load_dataset("my/rows", split="train"),
+    processing_class=AutoTokenizer.from_pretrained("my/model"),
+)
+trainer.train()
+"""
+FILES = {"python": "train.py"}
 TEXTS = {
+    "python": PYTHON,
     "axolotl": AXOLOTL,
     "llamafactory": LLAMAFACTORY,
     "trl": TRL,
@@ -201,6 +228,12 @@ FAULTS = [
     Fault("QD138", "info", "axolotl", "gradient_checkpointing: true", "gradient_checkpointing: offload"),
     Fault("QD140", "info", "llamafactory", "do_train: true", "do_train: false"),
     Fault("QD429", "info", "axolotl", "", "activation_offloading: hidden_states\n"),
+    # arguments of a script that no version has, that are gone since, that a class took before its config did
+    Fault("QD102", "warning", "python", "bnb_4bit_use_double_quant=", "bnb_4bit_double_quant="),
+    Fault("QD102", "warning", "python", "r=16, lora_alpha", "rank=16, lora_alpha"),
+    Fault("QD105", "error", "python", "bf16=True", 'bf16=True, evaluation_strategy="no"'),
+    Fault("QD105", "error", "python", "processing_class=", "tokenizer="),
+    Fault("QD105", "error", "python", "args=args,", "args=args, packing=True,"),
     Fault("QD131", "info", "custom", "load_in_4bit: true", "load_in_4bit: false"),
 ]
 
@@ -210,8 +243,9 @@ def test_planted_fault_is_told_alone(fault: Fault, tmp_path: Path, monkeypatch: 
     text = TEXTS[fault.dialect]
     assert fault.old in text
     planted = text.replace(fault.old, fault.new, 1) if fault.old else text + fault.new
-    (tmp_path / "config.yaml").write_text(planted)
-    report = check_here(tmp_path / "config.yaml", monkeypatch, stages=("config",))
+    path = tmp_path / FILES.get(fault.dialect, "config.yaml")
+    path.write_text(planted)
+    report = check_here(path, monkeypatch, stages=("config",))
     assert report.setup["dialect"] == fault.dialect
     assert found(report, fault.level) == {fault.rule}, told(report)
     rule = next(rule for rule in RULES if rule.id == fault.rule)
@@ -222,6 +256,7 @@ def test_planted_fault_is_told_alone(fault: Fault, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("dialect", TEXTS)
 def test_healthy_twin_is_silent(dialect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config.yaml").write_text(TEXTS[dialect])
-    report = check_here(tmp_path / "config.yaml", monkeypatch, stages=("config",))
+    path = tmp_path / FILES.get(dialect, "config.yaml")
+    path.write_text(TEXTS[dialect])
+    report = check_here(path, monkeypatch, stages=("config",))
     assert not found(report, "warning"), told(report)

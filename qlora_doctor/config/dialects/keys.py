@@ -53,7 +53,7 @@ class KeyList:
 
     def closest(self, key: str) -> str | None:
         """The known key that looks most like this one."""
-        return _closest(key, self.names)
+        return closest_of(key, self.names)
 
     def verdict(self, key: str) -> str:
         """What the trainer does with a key that it does not know."""
@@ -62,7 +62,8 @@ class KeyList:
 
 
 @lru_cache(maxsize=8192)  # a file that is edited is read again after each step
-def _closest(key: str, names: frozenset[str]) -> str | None:
+def closest_of(key: str, names: frozenset[str]) -> str | None:
+    """The name that looks most like this one; None where none does."""
     found = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.75)
     return found[0] if found else None
 

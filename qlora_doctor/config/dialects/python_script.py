@@ -49,6 +49,7 @@ def read(document: Document) -> Setup:
     Raises:
         ConfigError: it is no Python, or no notebook, or nested too deeply.
     """
+    from ..python.keywords import check_keywords
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.sheet import Sheet
     from ..python.source import read_source
@@ -68,6 +69,7 @@ def read(document: Document) -> Setup:
         read_data(story, sheet)
         order_of(story, sheet)
         by_card(sheet)
+        check_keywords(story, sheet)
     except RecursionError:
         raise ConfigError(f"{document.path or 'The script'} cannot be followed.", remedy=_TOO_DEEP) from None
     sheet.leave("hardware.count", why="How the script is launched decides.")

@@ -10,6 +10,7 @@ from .arguments import PARSERS, TRAINING_CLASSES, Arguments
 from .builtin_calls import call_builtin, call_method
 from .expressions import CAPABILITY
 from .scopes import LIBRARIES
+from .signatures import LIBRARIES as SIGNED
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value
 
 UNSLOTH = {"FastLanguageModel", "FastModel", "FastVisionModel", "FastLlamaModel", "FastMistralModel"}
@@ -212,6 +213,7 @@ class Library(Arguments):
     ) -> Value:
         """What a call of something that is not the script's own returns."""
         last = callee.last
+        self.note_keywords(callee, node, rest)
         builtin = call_builtin(self, callee, node, positional, named, rest)
         if builtin is not None:
             return builtin
@@ -239,6 +241,13 @@ class Library(Arguments):
         if last[:1].isupper() and not rest and not is_own(callee):
             return made
         return Unknown(node, why=f"{callee.dotted[:60]}() decides on it.")
+
+    def note_keywords(self, callee: Name, node: ast.AST, rest: bool) -> None:
+        """Note what is called with which keywords, where that is the same each time and all of it is seen."""
+        if isinstance(node, ast.Call) and callee.dotted.partition(".")[0] in SIGNED:
+            known = self.seen.passed.get(id(node))
+            same = not rest and (known is None or known[1] == callee.dotted)
+            self.seen.passed[id(node)] = (node, callee.dotted if same else "")
 
     def _known_call(
         self, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass, field
 
 from .values import Made, Model, Value
@@ -46,6 +47,7 @@ class Seen:
         models: models that were loaded.
         functions: functions of the script that were followed.
         left_out: names in branches that an argument of the script would lead to.
+        passed: calls whose arguments are all seen, with the dotted name of what is called; by the call's id.
     """
 
     calls: list[tuple[Made, bool]] = field(default_factory=list)
@@ -53,4 +55,5 @@ class Seen:
     models: list[Model] = field(default_factory=list)
     functions: set[int] = field(default_factory=set)
     left_out: set[str] = field(default_factory=set)
+    passed: dict[int, tuple[ast.Call, str]] = field(default_factory=dict)
     exhausted: bool = False

@@ -39,6 +39,8 @@ class Sheet:
         self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         self._origins: dict[str, Origin] = {}
         self._remarks: list[dict[str, str | None]] = []
+        self._unknown_keys: list[dict[str, str | None]] = []
+        self._removed_keys: list[dict[str, str | None]] = []
         self.by_card: set[str] = set()
 
     # -- values
@@ -173,6 +175,21 @@ class Sheet:
         if key is not None and node is not None:
             self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
 
+    def not_taken(
+        self, key: str, node: ast.AST, *, removed: bool, closest: str | None, note: str, machine: str | None
+    ) -> None:
+        """An argument that the library does not take.
+
+        Args:
+            key: ``Class.argument``.
+            removed: older versions took it.
+            closest: what it is called now, or what looks most like it.
+            machine: the versions of which this is true, as a condition of ``config.machine``.
+        """
+        told = {"key": key, "closest": closest, "note": note, "machine": machine}
+        (self._removed_keys if removed else self._unknown_keys).append(told)
+        self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
+
     # -- the end
 
     def setup(self, version: str | None = None) -> Setup:
@@ -184,6 +201,8 @@ class Sheet:
             file=self.source.file,
             origins=self._origins,
             remarks=self._remarks,
+            unknown_keys=self._unknown_keys,
+            removed_keys=self._removed_keys,
             **sections,
         )
 

@@ -45,7 +45,9 @@ class Source:
         file: name of the file.
         code: the text that was parsed.
         tree: the syntax tree.
+        text: the whole file.
         skipped: cells that are no Python, from 1.
+        written: the code with what is no Python, such as a notebook's shell commands.
     """
 
     file: str | None
@@ -54,6 +56,7 @@ class Source:
     lines: list[Line]
     text: str
     skipped: list[int]
+    written: str
 
     def place(self, node: ast.AST | None) -> Place | None:
         """Where a node begins."""
@@ -112,11 +115,11 @@ def read_source(document: Document) -> Source:
     """
     file = str(document.path) if document.path is not None else None
     if isinstance(document.data, dict):
-        code, lines, skipped = _notebook(document)
+        code, lines, skipped, written = _notebook(document)
     else:
-        code, lines, skipped = *_script(document.text), []
+        code, lines, skipped, written = *_script(document.text), [], document.text
     tree = _parse(code, file, lines)
-    return Source(file, code, tree, lines, document.text.replace("\r\n", "\n").replace("\r", "\n"), skipped)
+    return Source(file, code, tree, lines, document.text.replace("\r\n", "\n").replace("\r", "\n"), skipped, written)
 
 
 def _script(text: str) -> tuple[str, list[Line]]:
@@ -165,8 +168,11 @@ def _parse(code: str, file: str | None, lines: list[Line]) -> ast.Module:
         raise ConfigError(f"{name} cannot be read as Python: {str(error).split(';')[0][:120]}.") from None
 
 
-def _notebook(document: Document) -> tuple[str, list[Line], list[int]]:
-    """(code, places, cells that are no Python) of a notebook; a cell that does not parse is left out."""
+def _notebook(document: Document) -> tuple[str, list[Line], list[int], str]:
+    """(code, places, cells that are no Python, all that is written in code cells) of a notebook.
+
+    A cell that does not parse is left out.
+    """
     cells = document.data.get("cells")
     if not isinstance(cells, list) and isinstance(document.data.get("worksheets"), list):
         sheets = [sheet for sheet in document.data["worksheets"] if isinstance(sheet, dict)]
@@ -175,24 +181,31 @@ def _notebook(document: Document) -> tuple[str, list[Line], list[int]]:
     code: list[str] = []
     places: list[Line] = []
     skipped: list[int] = []
+    written: list[str] = []
     if isinstance(cells, list) and len(cells) > MOST_CELLS:
         raise ConfigError(f"{document.path or 'The notebook'} has more than {MOST_CELLS:,} cells.")
     for number, cell in enumerate(cells if isinstance(cells, list) else [], start=1):
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             continue
-        rows, found = _cell(cell, finder, number)
+        pieces = _pieces(cell)
+        written += pieces
+        rows, found = _cell(pieces, finder, number)
         if rows is None:
             skipped.append(number)
             continue
         code += rows
         places += found
-    return "\n".join(code), places or [Line(None)], skipped
+    return "\n".join(code), places or [Line(None)], skipped, "\n".join(written)
 
 
-def _cell(cell: dict[str, Any], finder: _Finder, number: int) -> tuple[list[str] | None, list[Line]]:
-    """(lines of code or None where it is no Python, their places) of a cell."""
+def _pieces(cell: dict[str, Any]) -> list[str]:
+    """The texts that a cell is written in."""
     written = cell.get("source", cell.get("input", ""))
-    pieces = [piece for piece in written if isinstance(piece, str)] if isinstance(written, list) else [str(written)]
+    return [piece for piece in written if isinstance(piece, str)] if isinstance(written, list) else [str(written)]
+
+
+def _cell(pieces: list[str], finder: _Finder, number: int) -> tuple[list[str] | None, list[Line]]:
+    """(lines of code or None where it is no Python, their places) of a cell."""
     rows: list[str] = []
     places: list[Line] = []
     for piece in pieces:
