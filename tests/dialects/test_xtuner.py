@@ -151,6 +151,68 @@ def test_no_lora_is_said(tmp_path: Path) -> None:
     assert setup.is_unknown("lora.r")
 
 
+LLM, LORA = CONFIG.index("    llm=dict("), CONFIG.index("    lora=dict(")
+INTERNVL = (
+    CONFIG[:LLM].replace("SupervisedFinetune", "InternVL_V1_5")
+    + "    model_path=base, freeze_llm=True, quantization_llm=True,\n"
+    + CONFIG[LORA:].replace("lora=dict(", "llm_lora=dict(")
+)
+
+
+def test_internvl_quantizes_by_a_switch_of_its_own(tmp_path: Path) -> None:
+    setup = read(tmp_path, INTERNVL)
+    for path, expected, whose in [
+        ("model.name_or_path", "my/model", "explicit"),
+        ("model.dtype", "bfloat16", "dialect_default"),
+        ("quantization.load_in_4bit", True, "explicit"),
+        ("quantization.bnb_4bit_quant_type", "nf4", "dialect_default"),
+        ("quantization.bnb_4bit_compute_dtype", "float16", "dialect_default"),
+        ("quantization.llm_int8_skip_modules", ["mlp1", "vision_model"], "dialect_default"),
+        ("training.method", "sft", "explicit"),
+        ("training.gradient_checkpointing", True, "dialect_default"),
+        ("lora.r", 64, "explicit"),
+    ]:
+        assert (value(setup, path), source(setup, path)) == (expected, whose), path
+    assert setup.is_unknown("lora.target_modules")
+    assert setup.remarks == []
+
+
+@pytest.mark.parametrize(
+    ("switches", "expected", "unknown"),
+    [
+        ("", False, False),
+        ("quantization_llm=False, quantization_vit=False,", False, False),
+        ("quantization_llm=True, quantization_vit=True,", True, False),
+        ("quantization_vit=True,", None, True),  # the language model stays in 16 bits
+        ("quantization_llm=os.environ['BITS'],", None, True),
+    ],
+)
+def test_internvl_switches(switches: str, expected: bool | None, unknown: bool, tmp_path: Path) -> None:
+    setup = read(tmp_path, "import os\n" + INTERNVL.replace("quantization_llm=True,", switches))
+    assert setup.quantization.load_in_4bit is expected
+    assert setup.is_unknown("quantization.load_in_4bit") is unknown
+
+
+@pytest.mark.parametrize("kind", ["LLaVAModel", "InternVL_V1_5"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_models_without_lora_are_said(kind: str, frozen: bool, tmp_path: Path) -> None:
+    end = CONFIG.index(")\nrows")
+    text = CONFIG[:LORA].replace("SupervisedFinetune,", f"{kind}, freeze_llm={frozen},") + CONFIG[end:]
+    setup = read(tmp_path, text.replace("2e-4", "2e-5"))
+    (remark,) = setup.remarks
+    assert remark["kind"] == "no-lora"
+    assert ("the whole model is trained" in str(remark["note"])) is not frozen
+    assert not [each for each in check(Path(str(setup.file)), stages=("config",)).findings if each.rule == "QD120"]
+
+
+def test_config_of_xtuner_1_is_refused_in_words(tmp_path: Path) -> None:
+    text = "from xtuner.v1.model import Qwen3Dense8BConfig\nmodel = Qwen3Dense8BConfig(num_hidden_layers=3)\n"
+    with pytest.raises(ConfigError, match="is a config of XTuner 1, which is not checked here") as refusal:
+        read(tmp_path, text)
+    assert "has no LoRA" in str(refusal.value.remedy)
+    assert read(tmp_path, text + "from peft import LoraConfig\nLoraConfig(r=8)\n").dialect == "python"
+
+
 def test_config_of_the_older_kind(tmp_path: Path) -> None:
     start, end = CONFIG.index("model = dict("), CONFIG.index("rows = dict(")
     text = CONFIG[:start] + (

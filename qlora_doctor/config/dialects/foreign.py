@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -57,6 +58,12 @@ KINDS: tuple[tuple[str, Test, str], ...] = (
     ),
 )
 
+_XTUNER_1 = re.compile(r"^[ \t]*(?:from|import)[ \t]+xtuner\.v1\b", re.MULTILINE)
+_XTUNER_1_KIND = (
+    "a config of XTuner 1",
+    "XTuner 1 trains whole models and has no LoRA (at b934f46, August 2026); configs of XTuner 0.2 are read.",
+)
+
 
 def recognise(document: Document) -> float:
     """Sure of files whose tool is known."""
@@ -64,6 +71,10 @@ def recognise(document: Document) -> float:
 
 
 def _kind(document: Document) -> tuple[str, str] | None:
+    if document.format == "text":
+        path, code = document.path, document.text
+        is_python = path is None or path.suffix.lower() in (".py", "")
+        return _XTUNER_1_KIND if is_python and _XTUNER_1.search(code) is not None and "peft" not in code else None
     if not isinstance(document.data, dict):
         return None
     return next(((what, remedy) for what, test, remedy in KINDS if test(document.data)), None)
@@ -79,5 +90,5 @@ def read(document: Document) -> Setup:
 
 
 def _refuse(document: Document) -> NoReturn:
-    what, remedy = _kind(document) or ("a config of a tool that is not known here", "Check the training config.")
-    raise ConfigError(f"{document.path or 'The file'} is {what}, not a fine-tuning config.", remedy=remedy)
+    what, remedy = _kind(document) or ("a file of a tool that is not known", "Check the training config.")
+    raise ConfigError(f"{document.path or 'The file'} is {what}, which is not checked here.", remedy=remedy)

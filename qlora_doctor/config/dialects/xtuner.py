@@ -1,8 +1,8 @@
 """XTuner (before its second version): mmengine configs in Python, followed and never imported.
 
 ``model = dict(type=SupervisedFinetune, llm=dict(type=AutoModelForCausalLM.from_pretrained, …), lora=dict(…))``. What it
-does with them was read in xtuner/model/sft.py and xtuner/dataset/huggingface.py at b934f46 (August 2026); its older
-``*_hf.py`` configs hand ``training_args`` to transformers' Trainer.
+does with them was read in xtuner/model/sft.py, llava.py and internvl.py and xtuner/dataset/huggingface.py at b934f46
+(August 2026); its older ``*_hf.py`` configs hand ``training_args`` to transformers' Trainer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ _OPTIMIZERS = {
     "PagedAdamW": "paged_adamw_32bit",
     "AdamW8bit": "adamw_bnb_8bit",
 }
-_METHODS = {"SupervisedFinetune": "sft", "DPO": "dpo", "RewardModel": "reward", "ORPO": "orpo"}
+_INTERNVL = "InternVL_V1_5"
+_METHODS = {
+    "SupervisedFinetune": "sft",
+    "LLaVAModel": "sft",
+    _INTERNVL: "sft",
+    "DPO": "dpo",
+    "RewardModel": "reward",
+    "ORPO": "orpo",
+}
 _LLM: dict[str, Any] = {
     "pretrained_model_name_or_path": ("model.name_or_path", text),
     "trust_remote_code": ("model.trust_remote_code", None),
@@ -90,7 +98,10 @@ def _read(names: dict[str, Value], sheet: Sheet, base: str) -> None:
     inner = model.items.get("llm")
     llm = inner if isinstance(inner, Mapping) else model
     base = base or ("" if model.exact and llm.exact else "The dict is not fully known.")
-    _read_llm(llm, sheet, base)
+    if _class_of(model) == _INTERNVL:
+        _read_internvl(model, sheet, base)
+    else:
+        _read_llm(llm, sheet, base)
     sheet.leave("training.deepspeed", "training.fsdp", "hardware.count", why=_LAUNCH)
     given = model.items.get("lora", model.items.get("llm_lora", names.get("lora") if llm is model else None))
     _read_lora(given, model, sheet, base)
@@ -130,14 +141,69 @@ def _read_llm(llm: Mapping, sheet: Sheet, base: str) -> None:
         sheet.put("model.use_cache", False, None, f"{_VERSION} sets it", "dialect_default")
 
 
+def _read_internvl(model: Mapping, sheet: Sheet, base: str) -> None:
+    """``model_path``, and switches for the quantization, whose options the class has within (internvl.py)."""
+    from ..python.parts import doubt_missing_folder
+
+    own = f"{_INTERNVL} has it within"
+    sheet.head("model", model.node)
+    sheet.take("model.name_or_path", model.items.get("model_path"), None, text)
+    doubt_missing_folder(sheet)
+    sheet.put_default("model.trust_remote_code", True, own)
+    sheet.put_default("model.dtype", "bfloat16", own)
+    sheet.put_default("model.attn_implementation", "flash_attention_2", own)
+    sheet.put_default("model.use_cache", False, own)
+    sheet.put_default("training.gradient_checkpointing", True, own)
+    _read_internvl_bits(model, sheet, base, own)
+    if base:
+        sheet.leave_rest("model", why=base)
+
+
+def _read_internvl_bits(model: Mapping, sheet: Sheet, base: str, own: str) -> None:
+    written = model.items.get("quantization_llm")
+    llm, vision = (_switched(value, base) for value in (written, model.items.get("quantization_vit")))
+    if llm is False and vision is False:
+        sheet.default("quantization.load_in_4bit", False, "The model is not told to quantize.")
+    elif llm and vision is not None:
+        sheet.take("quantization.load_in_4bit", written, None, switch)
+        sheet.put_default("quantization.bnb_4bit_quant_type", "nf4", own)
+        sheet.put_default("quantization.bnb_4bit_use_double_quant", True, own)
+        sheet.put_default("quantization.bnb_4bit_compute_dtype", "float16", own)
+        skipped = ["mlp1"] if vision else ["mlp1", "vision_model"]
+        sheet.put_default("quantization.llm_int8_skip_modules", skipped, own)
+    else:
+        only_vision = "Only the vision encoder is quantized." if llm is False and vision else ""
+        sheet.leave_rest("quantization", why=only_vision or base or "Whether it quantizes is not known.")
+
+
+def _switched(written: Value | None, base: str) -> bool | None:
+    """A switch that is off where it is absent; None where it is not known."""
+    from ..python.values import Known
+
+    if written is None:
+        return None if base else False
+    return bool(written.data) if isinstance(written, Known) else None
+
+
+def _class_of(model: Mapping) -> str | None:
+    """The model's class without its module, where it is known."""
+    from ..python.values import Name
+
+    kind = model.items.get("type")
+    return kind.last if isinstance(kind, Name) else None
+
+
 def _read_lora(given: Value | None, model: Mapping, sheet: Sheet, base: str) -> None:
     from ..python.parts import take_lora
-    from ..python.values import Known, Name
+    from ..python.values import Known
     from ..python.values import Mapping as Dict
 
     if isinstance(given, Dict):
         sheet.head("lora", given.node)
         take_lora(given.items, {}, sheet)
+        if _class_of(model) == _INTERNVL:
+            why = "XTuner adapts every linear layer of the language model within, and none of the vision encoder."
+            sheet.leave("lora.target_modules", why=why)
         if given.exact:
             note = "XTuner adapts every linear layer but the output head"
             sheet.put_default("lora.target_modules", "all-linear", note)
@@ -146,11 +212,20 @@ def _read_lora(given: Value | None, model: Mapping, sheet: Sheet, base: str) -> 
         return
     if not base and (given is None or (isinstance(given, Known) and given.data is None)):
         sheet.leave_rest("lora", why="The config has no lora.")
-        kind = model.items.get("type")
-        if isinstance(kind, Name) and kind.last == "SupervisedFinetune":
-            sheet.remark("no-lora", model.node, "The config has no lora: the whole model is trained.")
+        if _class_of(model) in _METHODS:
+            sheet.remark("no-lora", model.node, _without_lora(model))
         return
     sheet.leave_rest("lora", why=base or getattr(given, "why", "It is no dict that is known."))
+
+
+def _without_lora(model: Mapping) -> str:
+    """What is trained of a model without an adapter: LLaVA's and InternVL's language model may be frozen."""
+    frozen = _switched(model.items.get("freeze_llm"), "")
+    if frozen is None:
+        return "The config has no lora."
+    if frozen:
+        return "The language model is frozen and has no lora: what stands around it is trained."
+    return "The config has no lora: the whole model is trained."
 
 
 def _read_arguments(arguments: Mapping, sheet: Sheet) -> None:
@@ -172,8 +247,6 @@ def _read_arguments(arguments: Mapping, sheet: Sheet) -> None:
 
 def _read_runner(names: dict[str, Value], model: Mapping, sheet: Sheet, base: str) -> None:
     """mmengine's own training: ``train_dataloader``, ``optim_wrapper``, ``train_cfg``."""
-    from ..python.values import Name
-
     loader, wrapper, loop = (_within(names, key) for key in ("train_dataloader", "optim_wrapper", "train_cfg"))
     sheet.take("training.per_device_train_batch_size", loader.get("batch_size"))
     sheet.take("training.dataloader_num_workers", loader.get("num_workers"))
@@ -189,9 +262,9 @@ def _read_runner(names: dict[str, Value], model: Mapping, sheet: Sheet, base: st
     sheet.take("training.max_steps", loop.get("max_iters"))
     sheet.take("training.seed", _within(names, "randomness").get("seed"))
     _read_precision(wrapper, sheet)
-    kind = model.items.get("type")
-    if isinstance(kind, Name) and kind.last in _METHODS:
-        sheet.put("training.method", _METHODS[kind.last], kind.node)
+    method = _METHODS.get(_class_of(model) or "")
+    if method is not None:
+        sheet.put("training.method", method, model.items["type"].node)
     checkpointing = "training.gradient_checkpointing"
     sheet.take(checkpointing, model.items.get("use_activation_checkpointing"), None, switch)
     if not base:
