@@ -213,7 +213,7 @@ def complaints(setup: Setup) -> set[tuple[str, str | None]]:
         for remark in setup.remarks
         if remark["effect"] == "refused" and not remark.get("machine")
     }
-    keys = {("key", key["key"]) for key in (*setup.unknown_keys, *setup.removed_keys, *setup.deprecated_keys)}
+    keys = {("key", key["key"]) for key in (*setup.unknown_keys, *setup.removed_keys)}
     return unread | refused | keys
 
 

@@ -51,10 +51,16 @@ def _removed_keys(setup: Setup) -> list[PatchOperation]:
 
 
 def _deprecated_keys(setup: Setup) -> list[PatchOperation]:
-    return _renamed(setup, setup.deprecated_keys)
+    return _renamed(setup, setup.deprecated_keys, _complaints_and_deprecations)
 
 
-def _renamed(setup: Setup, keys: list[dict[str, str | None]]) -> list[PatchOperation]:
+def _complaints_and_deprecations(setup: Setup) -> set[tuple[str, str | None]]:
+    return complaints(setup) | {("deprecated", key["key"]) for key in setup.deprecated_keys}
+
+
+def _renamed(
+    setup: Setup, keys: list[dict[str, str | None]], said: Callable[[Setup], set[Any]] = complaints
+) -> list[PatchOperation]:
     """Keys that have another name now, one after the other: two old names of one key are not both renamed."""
     operations: list[PatchOperation] = []
     now = setup
@@ -68,7 +74,7 @@ def _renamed(setup: Setup, keys: list[dict[str, str | None]]) -> list[PatchOpera
         steps = [PatchOperation(op="remove", path=written), PatchOperation(op="add", path=new, value=value)]
         if key.get("value") is not None:
             steps.append(PatchOperation(op="replace", path=new, value=key["value"]))
-        after = _if_nothing_else(now, steps)
+        after = _if_nothing_else(now, steps, said)
         if after is not None:
             now = after
             operations += steps
@@ -81,8 +87,14 @@ def _taken_away(setup: Setup) -> list[PatchOperation]:
     return removals if removals and _if_nothing_else(setup, removals) is not None else []
 
 
-def _if_nothing_else(setup: Setup, operations: list[PatchOperation]) -> Setup | None:
-    """The Setup after the operations, where the reader minds less then and every other value is the same."""
+def _if_nothing_else(
+    setup: Setup, operations: list[PatchOperation], said: Callable[[Setup], set[Any]] = complaints
+) -> Setup | None:
+    """The Setup after the operations, where the reader minds less then and every other value is the same.
+
+    Args:
+        said: what the reader minds.
+    """
     document = setup._document
     assert document is not None
     try:
@@ -102,7 +114,7 @@ def _if_nothing_else(setup: Setup, operations: list[PatchOperation]) -> Setup | 
         and origin.place is not None
         and origin.place.pointer not in touched
     )
-    return after if kept and complaints(after) < complaints(setup) else None
+    return after if kept and said(after) < said(setup) else None
 
 
 def _new_pointer(setup: Setup, written: str, closest: str) -> str | None:
