@@ -19,7 +19,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, overload
 
-__all__ = ["ARCHITECTURE_IDS", "Architecture", "closest_architectures", "find_architecture"]
+__all__ = ["ARCHITECTURE_IDS", "Architecture", "all_ids", "closest_architectures", "find_architecture"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def closest_architectures(model_id: str, n: int = 3) -> list[str]:
     name = asked.rpartition("/")[2]
     named = [by_name[key] for key in get_close_matches(name, by_name, n=n, cutoff=0.8)]
     return list(dict.fromkeys(whole + named))[:n]
+
+
+def all_ids() -> list[str]:
+    """Every hub id of the table in the hub's spelling, aliases too."""
+    return [spelling for _, spelling in _index().values()]
 
 
 class _Ids(Sequence[str]):

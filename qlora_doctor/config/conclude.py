@@ -21,6 +21,7 @@ from .loading import loading_facts
 from .needs import missing_packages
 from .paths import model_kind, resolve
 from .setup import Setup
+from .stored_adapter import stored_adapter_facts
 
 
 def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
@@ -59,6 +60,7 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         missing_packages=missing_packages(setup, known, environment.packages if environment else None, libraries),
         **_remarks(setup, environment, card),
         **loading_facts(setup, libraries),
+        **stored_adapter_facts(setup),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
 
@@ -136,6 +138,7 @@ def _model(values: _Values, libraries: Libraries, quantization: dict[str, Any]) 
     return {
         "model": values.get("model.name_or_path"),
         "model_kind": model_kind(values.setup),
+        "revision": values.get("model.revision"),
         "model_dtype": values.get("model.dtype", defaults.model_dtype(libraries, quantized)),
         "attn_implementation": values.get("model.attn_implementation"),
         "trust_remote_code": values.get("model.trust_remote_code", False),

@@ -34,6 +34,15 @@ class TrainableGroup(Fact):
     """Share of all logical parameters."""
 
 
+class StoredMisfit(Fact):
+    """A tensor of a stored adapter whose shape is another one than PEFT makes for this base."""
+
+    tensor: str
+    """Name of the module and its part, e.g. ``model.layers.0.self_attn.q_proj.lora_A.weight``."""
+    stored: list[int]
+    expected: list[int]
+
+
 class AdapterFacts(Fact):
     """What LoRA was attached to, and what trains."""
 
@@ -41,8 +50,18 @@ class AdapterFacts(Fact):
     failure: str | None = None
     """``none`` where the adapter attached, else why PEFT refused: ``no-match``, ``empty-targets``,
     ``no-default-targets``, ``unsupported-class``, ``dropout-with-parameters``, ``quantized-init``, ``mamba-fused``,
-    ``no-modules-to-save``, ``refused-options`` (options that exclude each other), ``other``."""
+    ``no-modules-to-save``, ``refused-options`` (options that exclude each other), ``stored-adapter`` (an adapter that
+    is continued does not go into this base), ``other``."""
     failure_message: str | None = None
+
+    stored_tensors: int | None = None
+    """Tensors in the file of the adapter that is continued; None where there is none, or none that can be read."""
+    stored_misfits: list[StoredMisfit] | None = None
+    """Those of another shape than the adapter has on this base; PEFT stops at them. ``[]`` for a new adapter."""
+    stored_unread: list[str] | None = None
+    """Those that no module of the base takes; PEFT leaves them unread without a word. ``[]`` for a new adapter."""
+    stored_missing: list[str] | None = None
+    """Parts of the adapter that the file lacks, which start anew; PEFT warns. ``[]`` for a new adapter."""
 
     matched_modules: list[str] | None = None
     matched_parameters: list[str] | None = None

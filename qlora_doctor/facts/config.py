@@ -66,6 +66,20 @@ class ConfigFacts(Fact):
     """``dtype`` of from_pretrained, as torch names it (``bfloat16``), ``auto`` where left to the checkpoint."""
     attn_implementation: str | None = None
     trust_remote_code: bool | None = None
+    stored_adapter: str | None = None
+    """The adapter that the config loads and continues, as written; None where there is none."""
+    adapter_base: str | None = None
+    """``base_model_name_or_path`` of its adapter_config.json: the name of the base that it was trained on."""
+    adapter_base_revision: str | None = None
+    """``revision`` of that base, where it is recorded and the base is the config's own."""
+    adapter_base_differs: bool | None = None
+    """True where it was trained on another model, or on another revision, than the config loads.
+
+    False where both are names of one model, and where the config continues no adapter; None where it cannot be known:
+    a name that says nothing, a path of another machine, an adapter that is not here.
+    """
+    revision: str | None = None
+    """``revision`` of the model, where the config gives one."""
     model_named_adapter: bool | None = None
     """True where the hub id's name ends as that of an adapter does (``-adapter``, ``-lora``)."""
     load_switches: list[str] | None = None

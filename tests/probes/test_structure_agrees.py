@@ -36,7 +36,8 @@ def setup_for(folder: Path, targets: list[str] | str = "all-linear", *, nested: 
 def differences(
     predicted: Fact | None, seen: Fact, *, unknown: tuple[str, ...] = ()
 ) -> dict[str, tuple[object, object]]:
-    names = type(seen).model_fields
+    # How a stored file fits is known before it is loaded; an attached model does not show it.
+    names = [name for name in type(seen).model_fields if not name.startswith("stored_")]
     pairs = {name: (getattr(predicted, name), getattr(seen, name)) for name in names if name not in unknown}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 

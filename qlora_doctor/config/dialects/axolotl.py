@@ -186,6 +186,8 @@ def read(document: Document) -> Setup:
     _distribution(reading)
     _data(reading)
     reading.defaults(_DEFAULTS)
+    if reading.has("lora_model_dir"):
+        reading.default("model.adapter_is_trainable", True, "it loads lora_model_dir to train it on")
     reading.default("hardware.expandable_segments", True, "it sets PYTORCH_ALLOC_CONF where the environment does not")
     tell(reading, (*OF_ADAPTERS, *OF_TRAINING, *OF_ATTENTION, *OF_SHARDING), "adapter", "base_model")
     axolotl_remarks.tell(reading)

@@ -173,6 +173,8 @@ def conclude(reading: Reading) -> None:
     else:
         reading.default("training.packing", reading.get("stage") == "pt", "on for stage: pt only")
     reading.defaults(_DEFAULTS)
+    if reading.has("adapter_name_or_path") and reading.get("do_train", True):
+        reading.default("model.adapter_is_trainable", True, "it trains the adapter on")
     if reading.value("training.gradient_checkpointing"):
         reentrant = reading.get("use_reentrant_gc", True)
         key = "use_reentrant_gc" if reading.has("use_reentrant_gc") else None

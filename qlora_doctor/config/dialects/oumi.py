@@ -18,7 +18,6 @@ _VERSION = "oumi 0.8"
 _FIELDS: Table = {
     "model.model_name": ("model.name_or_path", text),
     "model.model_revision": ("model.revision", text),
-    "model.adapter_model": "model.adapter",
     "model.torch_dtype_str": ("model.dtype", dtype),
     "model.attn_implementation": "model.attn_implementation",
     "model.trust_remote_code": "model.trust_remote_code",
@@ -140,6 +139,7 @@ def read(document: Document) -> Setup:
         explicit = reading.written("training.use_peft")
         key = "training.use_peft" if explicit else "peft"
         reading.remark("lora-switched-off" if explicit else "lora-not-switched-on", key, _NO_PEFT)
+    _adapter(reading)
     initial = reading.get("peft.lora_init_weights")
     if initial is not None:
         value = {"default": True, "random": False}.get(str(initial).lower(), str(initial).lower())
@@ -155,6 +155,21 @@ def read(document: Document) -> Setup:
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "OmegaConf, with which oumi reads, takes them as numbers.")
     return reading.setup()
+
+
+def _adapter(reading: Reading) -> None:
+    """``adapter_model`` is loaded for inference; with ``use_peft`` a new LoRA of the same name is put in its place.
+
+    Source: oumi 0.8, builders/models.py (build_huggingface_model, build_peft_model) and train.py.
+    """
+    if not reading.get("training.use_peft"):
+        reading.take({"model.adapter_model": "model.adapter"})
+    elif reading.has("model.adapter_model"):
+        note = (
+            "oumi loads adapter_model, and get_peft_model then starts a new LoRA of the same name in its place, "
+            "so that what was trained before is lost."
+        )
+        reading.remark("attached-twice", "model.adapter_model", note)
 
 
 def _sharded(reading: Reading) -> None:

@@ -113,6 +113,8 @@ def read(document: Document) -> Setup:
     reading.take({"rlhf_type": "training.method"})
     reading.default("training.method", "sft")
     reading.defaults(_DEFAULTS)
+    if reading.has("adapters"):
+        reading.default("model.adapter_is_trainable", True, "it trains the adapter on")
     reading.default(
         "training.prepare_for_kbit_training", False, "it enables input gradients and checkpointing by itself"
     )

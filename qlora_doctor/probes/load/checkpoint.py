@@ -73,7 +73,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     files, index = _files(folder)
     tensors: dict[str, StoredTensor] = {}
     for file in files:
-        tensors.update({tensor.name: tensor for tensor in _tensors(file)})
+        tensors.update(read_header(file))
     for name, file_name in (index or {}).items():
         stored = tensors.get(name)
         if stored is None or stored.file.name != file_name:
@@ -81,6 +81,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 f"The index places {name} in {file_name}, which does not hold it.", kind="corrupt", remedy=_AGAIN
             )
     return Checkpoint(folder, files, tensors)
+
+
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file by name; none of their data is read.
+
+    Raises:
+        StageError: kind ``missing-file``, ``truncated`` or ``corrupt``.
+    """
+    return {tensor.name: tensor for tensor in _tensors(file)}
 
 
 def check_shapes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:

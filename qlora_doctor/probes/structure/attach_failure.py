@@ -13,6 +13,7 @@ from .adapter_state import expected_task
 from .adapter_targets import matched_names, target_facts
 from .bypass import bypassed_modules
 from .inventory import Inventory
+from .stored_tensors import StoredFit
 
 # Messages of peft/tuners (tuners_utils.py, lora/model.py, lora/layer.py) and peft/utils/other.py, most telling first.
 _SIGNS: tuple[tuple[str, str], ...] = (
@@ -72,6 +73,24 @@ def refused_facts(
         bypassed_modules=bypassed_modules(seen, matched),
         nested=False,
         task_type=setup.lora.task_type,
+        task_type_expected=expected_task(seen.base),
+    )
+
+
+def refused_stored_facts(message: str, seen: Inventory, fit: StoredFit | None = None) -> AdapterFacts:
+    """What is known where PEFT does not load a stored adapter: its own config decides, not what the setup says of LoRA.
+
+    Args:
+        message: PEFT's reason, one sentence.
+        seen: the base before PEFT touched it.
+        fit: how its tensors fit, where it came to that.
+    """
+    return AdapterFacts(
+        attached=False,
+        failure="stored-adapter",
+        failure_message=message,
+        **(fit or StoredFit()).facts(),
+        nested=False,
         task_type_expected=expected_task(seen.base),
     )
 

@@ -11,12 +11,14 @@ from ...config.setup import Setup
 from ...errors import StageError
 from ...facts import AdapterFacts, ModelFacts, QuantizationFacts
 from ...pipeline import Architecture, Base, attach, build_base, load_config, lora_config, prepare
+from ...pipeline.failures import first_sentence
 from .adapter import adapter_facts
-from .attach_failure import needs_float_weights, refused_facts
+from .attach_failure import needs_float_weights, refused_facts, refused_stored_facts
 from .heads import fresh_heads
 from .inventory import Inventory
 from .model import failed_model_facts, model_facts
 from .quantization import float32_experts_bytes, quantization_facts
+from .stored_tensors import stored_fit
 
 Progress = Callable[[str, int | None, int | None, str | None], None]
 """Told text, done, total and unit while it works."""
@@ -100,17 +102,25 @@ def _prepare_and_attach(setup: Setup, seen: StructureSeen, before: Inventory, fr
             seen.peft_model = _attach(seen, setup)
     except Exception as error:  # whatever PEFT raises is what the user's script would see
         # `before` was taken while the base was bare; PEFT may have wrapped half of it by now.
-        seen.adapter = refused_facts(error, setup, before, _config_or_none(setup), fresh)
+        if setup.model.adapter is None or isinstance(error, StageError):
+            seen.adapter = refused_facts(error, setup, before, _config_or_none(setup), fresh)
+        else:
+            seen.adapter = refused_stored_facts(first_sentence(error), before)
         if setup.model.adapter is not None and isinstance(error, StageError):
             seen.failure = error
         return
+    fit = stored_fit(seen.peft_model, setup, before)
+    if fit.refusal is not None:
+        seen.adapter, seen.peft_model = refused_stored_facts(fit.refusal, before, fit), None
+        return
     targets = setup.lora.target_modules if setup.model.adapter is None else None
-    seen.adapter = adapter_facts(
+    facts = adapter_facts(
         seen.peft_model,
         asked_targets=targets,
         asked_to_save=(setup.lora.modules_to_save or []) if setup.model.adapter is None else None,
         fresh_heads=fresh,
     )
+    seen.adapter = facts.model_copy(update=fit.facts())
 
 
 def _attach(seen: StructureSeen, setup: Setup) -> Any:

@@ -1,0 +1,197 @@
+"""Do the tensors of a stored adapter go into this base? PEFT's own loading decides, on the meta device.
+
+``set_peft_model_state_dict`` (peft 0.21, utils/save_and_load.py) renames what the file holds and hands it to torch's
+``load_state_dict(strict=False)``: another shape raises, a tensor without a place is dropped without a word, and of what
+the file lacks ``PeftModel.from_pretrained`` warns. Its header gives names and shapes; no data is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...config.setup import Setup
+from ...config.stored_adapter import CONFIG, WEIGHTS
+from ...errors import StageError
+from ...facts.adapter import StoredMisfit
+from ...pipeline.adapter import adapter_folder
+from ..load.checkpoint import StoredTensor, read_header
+from .inventory import Inventory
+
+_ADAPTER = "default"
+_PREFIX = "base_model.model."
+_MISMATCH = re.compile(
+    r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[([\d, ]*)\]\) from checkpoint, "
+    r"the shape in current model is torch\.Size\(\[([\d, ]*)\]\)"
+)
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_HELD = {
+    "base_model_name_or_path", "revision", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules",
+    "target_parameters", "modules_to_save", "bias", "task_type", "use_rslora", "use_dora", "init_lora_weights",
+    "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "fan_in_fan_out",
+    "trainable_token_indices", "peft_type", "auto_mapping", "inference_mode", "peft_version", "megatron_core",
+    "qalora_group_size",
+}  # fmt: skip
+"""Keys of an adapter_config.json that a setup holds, or that change no shape."""
+
+
+@dataclass
+class StoredFit:
+    """What PEFT makes of the file's tensors; all None where that cannot be known.
+
+    Attributes:
+        refusal: why it stops; None where it loads them.
+    """
+
+    tensors: int | None = None
+    misfits: list[StoredMisfit] | None = None
+    unread: list[str] | None = None
+    missing: list[str] | None = None
+    refusal: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The fields of AdapterFacts."""
+        return {
+            "stored_tensors": self.tensors,
+            "stored_misfits": self.misfits,
+            "stored_unread": self.unread,
+            "stored_missing": self.missing,
+        }
+
+
+def stored_fit(model: Any, setup: Setup, base: Inventory) -> StoredFit:
+    """How the stored adapter of a setup fits the model that it was attached to on the meta device.
+
+    A new adapter fits: there is nothing stored.
+
+    Args:
+        model: the PeftModel; its tensors have no values, and their shapes stay as they are.
+        base: the model as it was before PEFT touched it.
+    """
+    if setup.model.adapter is None and setup.dialect != "peft-adapter":
+        return StoredFit(misfits=[], unread=[], missing=[])
+    file = _file(setup)
+    is_lora = str(model.peft_config[_ADAPTER].peft_type).rpartition(".")[2] == "LORA"
+    # PeftModel.from_pretrained renames by such a mapping of a model's class before anything else.
+    if file is None or not is_lora or getattr(model.get_base_model(), "_checkpoint_conversion_mapping", None):
+        return StoredFit()
+    try:
+        stored = read_header(file)
+    except StageError:
+        return StoredFit()
+    if any(tensor.dtype not in _DTYPES for tensor in stored.values()):
+        return StoredFit()
+    fit = _load(model, stored)
+    if fit.misfits and setup.dialect != "native" and _only_vocabulary(fit.misfits, base):
+        return StoredFit()  # a trainer of its own may resize the embeddings before it loads the adapter
+    return fit
+
+
+def _file(setup: Setup) -> Path | None:
+    """The weights of the adapter that is continued, or those beside the adapter_config.json that is checked."""
+    if setup.model.adapter is not None:
+        folder = adapter_folder(setup)
+    elif setup.file is None or any(is_set and key not in _HELD for key, is_set in setup.stored_keys.items()):
+        return None
+    else:
+        folder = Path(setup.file).parent
+    file = folder / WEIGHTS
+    return file if file.is_file() else None
+
+
+def _load(model: Any, stored: dict[str, StoredTensor]) -> StoredFit:
+    from peft.utils.save_and_load import set_peft_model_state_dict
+
+    state = {
+        name: torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype], device="meta") for name, tensor in stored.items()
+    }
+    fit = StoredFit(tensors=len(stored), misfits=[])
+    try:
+        with _without_quant_state(model):
+            result = set_peft_model_state_dict(model, state, adapter_name=_ADAPTER)
+    except KeyError as error:  # what modules_to_save or trainable_token_indices make it look for
+        absent = str(error.args[0]) if error.args else ""
+        if not absent.startswith(_PREFIX):
+            return StoredFit()
+        fit.refusal = f"The file lacks {_shown(absent)}, which it has to hold by {CONFIG}."
+        return fit
+    except Exception as error:
+        fit.misfits = _misfits(str(error))
+        # Without a shape in it the reason may be that nothing here has values, and a real load may pass.
+        fit.refusal = _sentence(fit.misfits)
+        return fit if fit.misfits else StoredFit()
+    fit.unread = [_shown(name) for name in result.unexpected_keys]
+    # load_adapter in peft_model.py tells its own keys from the base's in this way.
+    fit.missing = [_shown(name) for name in result.missing_keys if "lora_" in name and _ADAPTER in name]
+    return fit
+
+
+@contextmanager
+def _without_quant_state(model: Any) -> Iterator[None]:
+    """Hide what bitsandbytes would add to a 4-bit layer's state_dict: it takes values for that, which meta has not."""
+    packed = [parameter for parameter in model.parameters() if getattr(parameter, "quant_state", None) is not None]
+    states = [parameter.quant_state for parameter in packed]
+    for parameter in packed:
+        parameter.quant_state = None
+    try:
+        yield
+    finally:
+        for parameter, state in zip(packed, states, strict=True):
+            parameter.quant_state = state
+
+
+def _misfits(text: str) -> list[StoredMisfit]:
+    found = (match.groups() for match in _MISMATCH.finditer(text))
+    return [StoredMisfit(tensor=_shown(name), stored=_sizes(a), expected=_sizes(b)) for name, a, b in found]
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",") if size.strip()]
+
+
+def _sentence(misfits: list[StoredMisfit]) -> str | None:
+    if not misfits:
+        return None
+    first = misfits[0]
+    others = f"; {len(misfits) - 1} more differ" if len(misfits) > 1 else ""
+    stored, expected = (" × ".join(map(str, shape)) for shape in (first.stored, first.expected))
+    return f"{first.tensor} is {stored} in the file, and {CONFIG} makes it {expected} on this base{others}."
+
+
+def _shown(name: str) -> str:
+    """A tensor's name as the base has it, without what PEFT puts before and into it."""
+    return name.removeprefix(_PREFIX).replace(f".{_ADAPTER}.", ".").removesuffix(f".{_ADAPTER}")
+
+
+def _only_vocabulary(misfits: list[StoredMisfit], base: Inventory) -> bool:
+    """Whether nothing differs but the number of rows of embeddings and output heads."""
+    rows = {part.name: part.module.num_embeddings for part in base.embeddings}
+    rows |= {part.name: part.module.out_features for part in base.heads}
+    return all(
+        any(misfit.tensor.startswith(f"{name}.") and _differs_in(misfit, count) for name, count in rows.items())
+        for misfit in misfits
+    )
+
+
+def _differs_in(misfit: StoredMisfit, size: int) -> bool:
+    """Whether the only size that differs is this one."""
+    if len(misfit.stored) != len(misfit.expected):
+        return False
+    return {want for has, want in zip(misfit.stored, misfit.expected, strict=True) if has != want} == {size}
