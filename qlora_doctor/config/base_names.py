@@ -27,22 +27,17 @@ _TECHNICAL = re.compile(
 _SIZE = re.compile(r"(\d+x)?\d+(\.\d+)?[bm]|a\d+(\.\d+)?b")
 _TUNED = {"instruct", "chat", "it", "thinking", "reasoning"}
 """Words that only another checkpoint of the same name has."""
-_FAMILIES = frozenset(
-    re.split(
-        r"\s+",
-        "llama codellama tinyllama mistral mixtral ministral codestral qwen qwq gemma codegemma phi falcon yi olmo olmoe "
-        "gpt pythia opt bloom bloomz deepseek granite smollm stablelm starcoder solar mamba internlm glm chatglm "
-        "baichuan aya",
-    )
-)
-_PLACES = frozenset(
-    re.split(
-        r"\s+",
-        "model models checkpoint checkpoints ckpt ckpts output outputs out run runs result results save saves weight "
-        "weights base bases adapter adapters data hf hub huggingface pretrained local tmp home root mnt work workspace "
-        "content llm llms merged train training",
-    )
-)
+_NAMES_OF_FAMILIES = """
+    llama codellama tinyllama mistral mixtral ministral codestral qwen qwq gemma codegemma phi falcon yi olmo olmoe gpt
+    pythia opt bloom bloomz deepseek granite smollm stablelm starcoder solar mamba internlm glm chatglm baichuan aya
+"""
+_FAMILIES = frozenset(_NAMES_OF_FAMILIES.split())
+_NAMES_OF_PLACES = """
+    model models checkpoint checkpoints ckpt ckpts output outputs out run runs result results save saves weight weights
+    base bases adapter adapters data hf hub huggingface pretrained local tmp home root mnt work workspace content llm
+    llms merged train training
+"""
+_PLACES = frozenset(_NAMES_OF_PLACES.split())
 """First parts of ``a/b`` that are a folder rather than somebody on the hub."""
 _SHORT_NAMES = {
     "unsloth/mistral-7b": "mistralai/Mistral-7B-v0.1",
