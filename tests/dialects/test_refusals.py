@@ -62,10 +62,16 @@ AXOLOTL_FAULTS: list[tuple[str, str, str]] = [
     ("nemotron-h-with-checkpointing", "my/model", "nvidia/Nemotron-H-8B-Base-8K"),
     ("gptq-with-revision", "", "gptq: true\nrevision_of_model: main\n"),
     ("flash-optimum-with-mixed-precision", "", "flash_optimum: true\n"),
+    ("polora-unfit", "", "optimizer: polora\npeft_use_dora: true\n"),
     ("quantized-on-npu", "", ""),
     ("optimizer-on-npu", "", "optimizer: adamw_bnb_8bit\n"),
     # steps, samples, evaluation
-    ("too-few-batch-keys", "micro_batch_size: 2\n", ""),
+    ("too-few-batch-keys", "micro_batch_size: 2\ngradient_accumulation_steps: 4", "batch_size: 8"),
+    ("too-few-batch-keys-before-0.19", "micro_batch_size: 2\n", ""),
+    ("warmup-steps-in-parts", "", "warmup_steps: 0.1\n"),
+    ("tokens-no-list", "", "tokens: {pad_token: <pad>}\n"),
+    ("liger-preference-by-ipo", "", "rl: dpo\ndpo_use_liger_kernel: true\ndpo_loss_type: [ipo]\n"),
+    ("fp8-options-without-fp8", "", "fp8_config: {recipe: rowwise}\n"),
     ("batch-size-and-accumulation", "", "batch_size: 8\n"),
     ("warmup-twice", "", "warmup_steps: 1\nwarmup_ratio: 0.1\n"),
     ("eval-steps-twice", "", "val_set_size: 0.1\neval_steps: 5\nevals_per_epoch: 2\n"),
@@ -127,7 +133,7 @@ AXOLOTL_FAULTS: list[tuple[str, str, str]] = [
     # several GPUs
     ("fsdp2-with-8bit-optimizer", "", FSDP2 + "optimizer: adamw_bnb_8bit\n"),
     ("fsdp2-with-quantized-preference-training", "", FSDP2 + "rl: dpo\n"),
-    ("fsdp-and-deepspeed", "", FSDP2 + "deepspeed: zero2.json\n"),
+    ("fsdp-and-deepspeed", "", "fsdp: [full_shard]\ndeepspeed: zero2.json\n"),
     ("kernels-with-fsdp1", "", FSDP1 + KERNEL),
     ("preference-training-with-reentrant", "", "rl: dpo\ndeepspeed: zero2.json\n" + REENTRANT),
     ("fsdp-offload-with-8bit-optimizer", "", FSDP1 + "optimizer: adamw_torch_8bit\n"),
@@ -198,13 +204,13 @@ _TWINS = {
 
 def everything_older() -> EnvironmentFacts:
     """A machine with an Ascend NPU, an old card, and packages of two years ago: every condition of a table holds."""
-    packages = Packages(torch="2.5.1", bitsandbytes="0.42.0", transformers="5.0.0", torch_npu="2.5.1")
+    packages = Packages(torch="2.5.1", bitsandbytes="0.42.0", transformers="5.0.0", torch_npu="2.5.1", axolotl="0.18.0")
     gpus = [Gpu(index=0, name="Tesla T4", memory_bytes=2**34, capability=7.5)]
     return EnvironmentFacts(tool_version="0", python="3.11", platform="Linux", packages=packages, gpus=gpus)
 
 
 def newest() -> EnvironmentFacts:
-    packages = Packages(torch="2.13.0", bitsandbytes="0.50.2", transformers="5.23.0")
+    packages = Packages(torch="2.13.0", bitsandbytes="0.50.2", transformers="5.23.0", axolotl="0.19.0")
     gpus = [Gpu(index=0, name="NVIDIA H200", memory_bytes=2**37, capability=9.0)]
     return EnvironmentFacts(tool_version="0", python="3.11", platform="Linux", packages=packages, gpus=gpus)
 

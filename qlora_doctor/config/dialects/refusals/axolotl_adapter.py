@@ -8,9 +8,14 @@ from __future__ import annotations
 import re
 
 from ..fields import Reading
-from . import Row, has
+from . import Row, any_of, has
 from .axolotl_words import base_is, bits, checkpoints, kernels, lora, reentrant
 
+_BESIDE_POLORA = (
+    "deepspeed", "lora_modules_to_save", "unfrozen_parameters", "peft_use_dora", "peft_trainable_token_indices",
+    "lisa_step_interval", "reward_model", "process_reward_model", "loraplus_lr_ratio", "lr_groups", "embedding_lr",
+    "embedding_lr_scale", "relora_steps",
+)  # fmt: skip
 _MATMULS = ("aten::mm", "aten::addmm", "aten::matmul", "aten::bmm")
 
 
@@ -250,7 +255,9 @@ ROWS: tuple[Row, ...] = (
         "nemotron-h-with-checkpointing",
         "gradient_checkpointing",
         lambda r: base_is(r, "nemotron-h") and checkpoints(r) and not r.get("sample_packing"),
-        "axolotl stops: nemotron_h has gradient checkpointing with sample_packing: true only.",
+        "axolotl before 0.19, which is installed here, stops: nemotron_h has gradient checkpointing with "
+        "sample_packing: true only.",
+        machine="axolotl < 0.19",
     ),
     Row(
         "relora-unfit",
@@ -280,6 +287,14 @@ ROWS: tuple[Row, ...] = (
         "flash_optimum",
         lambda r: r.get("flash_optimum") is True and bool(r.get("fp16") or r.get("bf16")),
         "axolotl stops: flash_optimum goes with neither bf16 nor fp16.",
+    ),
+    Row(
+        "polora-unfit",
+        "optimizer",
+        lambda r: r.get("optimizer") == "polora" and (not lora(r) or any_of(*_BESIDE_POLORA)(r)),
+        "axolotl 0.19 stops: the optimizer polora updates the factors of a LoRA adapter alone, and by itself; it goes "
+        "with no DeepSpeed, no other trainable weights and no learning rates of one's own.",
+        about="optimizer",
     ),
     Row(
         "quantized-on-npu",

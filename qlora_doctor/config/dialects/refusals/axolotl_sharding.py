@@ -57,7 +57,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "fsdp-and-deepspeed",
         "deepspeed",
-        lambda r: fsdp_version(r) is not None and bool(r.get("deepspeed")),
+        lambda r: bool(r.get("fsdp")) and bool(r.get("deepspeed")),
         "axolotl stops: fsdp and deepspeed exclude each other.",
         about="distribution",
     ),

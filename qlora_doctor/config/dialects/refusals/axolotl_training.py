@@ -17,6 +17,10 @@ def _few_batch_keys(reading: Reading) -> bool:
     return sum(bool(reading.get(key)) for key in keys) < 2
 
 
+def _batch_size_alone(reading: Reading) -> bool:
+    return _few_batch_keys(reading) and bool(reading.get("batch_size"))
+
+
 def _sharegpt(reading: Reading) -> bool:
     found = reading.get("datasets")
     return isinstance(found, list) and any(
@@ -73,6 +77,10 @@ def _odd_generations(reading: Reading) -> bool:
     return reading.has("trl.num_generations") and (group < 2 or batch % group != 0)
 
 
+def _first(written: object) -> object:
+    return written[0] if isinstance(written, list) and written else None
+
+
 def _odd_losses(reading: Reading) -> bool:
     """DPO's losses and their weights, as lists of one length."""
     kinds, weights = reading.get("dpo_loss_type"), reading.get("dpo_loss_weights")
@@ -89,9 +97,17 @@ _OF_OTHER_TOKENIZERS = ("added_tokens_overrides", "special_tokens", "tokens", "c
 ROWS: tuple[Row, ...] = (
     Row(
         "too-few-batch-keys",
+        "batch_size",
+        _batch_size_alone,
+        "axolotl stops: batch_size needs micro_batch_size or gradient_accumulation_steps beside it.",
+    ),
+    Row(
+        "too-few-batch-keys-before-0.19",
         "micro_batch_size",
-        _few_batch_keys,
-        "axolotl stops: at least two of micro_batch_size, gradient_accumulation_steps and batch_size must be set.",
+        lambda r: _few_batch_keys(r) and not _batch_size_alone(r),
+        "axolotl before 0.19, which is installed here, stops: at least two of micro_batch_size, "
+        "gradient_accumulation_steps and batch_size must be set.",
+        machine="axolotl < 0.19",
     ),
     Row(
         "batch-size-and-accumulation",
@@ -214,6 +230,30 @@ ROWS: tuple[Row, ...] = (
         "rl",
         lambda r: r.get("rl") == "kto" and r.get("remove_unused_columns") is not False,
         "axolotl stops: rl: kto needs remove_unused_columns: false.",
+    ),
+    Row(
+        "warmup-steps-in-parts",
+        "warmup_steps",
+        lambda r: isinstance(steps := r.get("warmup_steps"), float) and not steps.is_integer(),
+        "axolotl stops: warmup_steps is a whole number; a share of all steps is warmup_ratio.",
+    ),
+    Row(
+        "tokens-no-list",
+        "tokens",
+        lambda r: isinstance(r.get("tokens"), dict),
+        "axolotl stops: tokens is a list; names such as pad_token belong under special_tokens.",
+    ),
+    Row(
+        "liger-preference-by-ipo",
+        "dpo_use_liger_kernel",
+        lambda r: bool(r.get("dpo_use_liger_kernel")) and "ipo" in (r.get("rl"), _first(r.get("dpo_loss_type"))),
+        "axolotl 0.19 stops: dpo_use_liger_kernel does not know the loss ipo.",
+    ),
+    Row(
+        "fp8-options-without-fp8",
+        "fp8_config",
+        lambda r: r.has("fp8_config") and not r.get("fp8"),
+        "axolotl 0.19 stops: fp8_config needs fp8: true.",
     ),
     Row(
         "no-dataset",
