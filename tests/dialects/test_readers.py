@@ -490,3 +490,33 @@ def test_keys_of_other_adapters_than_lora_are_not_held_against_lora(tmp_path: Pa
 def test_autotrain_evaluates_with_the_batch_of_training(tmp_path: Path) -> None:
     text = "task: llm-sft\nbase_model: x/y\nproject_name: p\nparams: {peft: true, batch_size: 3}\n"
     assert read_setup(write(tmp_path, "a.yml", text)).training.per_device_eval_batch_size == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "path", "value"),
+    [
+        # an absent key is `auto`; null, and fp16 beside it, are not (schemas/config.py, resolve_dtype)
+        ("", "training.bf16", True),
+        ("bf16: null\n", "training.bf16", False),
+        ("fp16: true\n", "training.bf16", False),
+        ("fp16: true\n", "training.fp16", True),
+        ("bf16: false\n", "model.dtype", "float32"),
+        # the form of checkpointing where the file names none (normalize_config)
+        ("gradient_checkpointing: true\n", "training.gradient_checkpointing_kwargs", {"use_reentrant": True}),
+        ("gradient_checkpointing: true\nrl: dpo\n", "training.gradient_checkpointing_kwargs", {"use_reentrant": False}),
+        (
+            "gradient_checkpointing: true\nunfrozen_parameters: [lm_head]\n",
+            "training.gradient_checkpointing_kwargs",
+            {"use_reentrant": False},
+        ),
+        ("gradient_checkpointing: offload\n", "training.gradient_checkpointing", None),
+    ],
+)
+def test_axolotl_takes_where_the_file_is_silent(lines: str, path: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text(
+        "base_model: x/y\nadapter: qlora\nload_in_4bit: true\nmicro_batch_size: 1\n" + lines
+    )
+    setup = read_setup(tmp_path / "c.yml")
+    section, _, field = path.partition(".")
+    assert getattr(getattr(setup, section), field) == value
+    assert (value is None) == setup.is_unknown(path)

@@ -115,6 +115,7 @@ def _quantization(reading: Reading, prefix: str) -> None:
     adapter = bool(reading.get(prefix + peft, False))
     if not adapter:
         note = "AutoTrain trains an adapter with peft: true only; without it the whole model is trained, unquantized."
+        reading.remark("no-lora", prefix + peft if reading.written(prefix + peft) else None, note)
         asked = ("lora_r", "lora_alpha", "target_modules", "quantization", "use_int4")
         key = next((prefix + key for key in asked if reading.get(prefix + key)), None)
         if reading.written(prefix + peft):

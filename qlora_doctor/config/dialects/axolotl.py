@@ -6,6 +6,7 @@ loaders/model.py (_set_quantization_config) and core/builders/base.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -180,6 +181,7 @@ def read(document: Document) -> Setup:
     _precision(reading)
     _quantization(reading)
     _lora(reading)
+    _without_adapter(reading)
     _attention(reading)
     _batches(reading)
     _checkpointing(reading)
@@ -206,21 +208,31 @@ def _only_known_plugins(reading: Reading) -> bool:
 
 
 def _precision(reading: Reading) -> None:
-    """bf16 wins over fp16; ``auto`` is bf16 where the GPU has it, else fp16; without any all is float32."""
-    key = next((key for key in ("bf16", "bfloat16", "fp16", "float16") if reading.get(key)), None)
-    automatic = str(reading.get("bf16")).lower() == "auto"
-    fp16 = bool(reading.get("fp16") or reading.get("float16"))
-    bf16 = bool(reading.get("bf16") or reading.get("bfloat16")) and not (automatic and fp16)
+    """bf16 wins over fp16; ``auto``, which an absent key means, is bf16 where the GPU has it and fp16 is not asked for.
+
+    ``bf16: null`` is no bf16, and ``full`` evaluates in it alone. Without any of the keys all is float32.
+    """
+    written = reading.get("bf16") if reading.written("bf16") else "auto"
+    automatic = str(written).lower() == "auto"
+    fp16 = bool(reading.get("fp16"))
+    bf16 = not fp16 if automatic else bool(written)
     note = None
     if automatic and bf16:
         note = "bf16: auto is bf16 where the GPU has it, else fp16."
-        reading.remark("bf16-auto", "bf16", note)
-    reading.put("training.bf16", bf16 and not reading.get("bfloat16"), "bf16", note)
-    reading.put("training.fp16", bool(reading.get("fp16")) and not bf16, "fp16")
-    chosen = "bfloat16" if bf16 else "float16" if fp16 or reading.get("load_in_8bit") else "float32"
-    reading.put(
-        "model.dtype", chosen, key, note or f"axolotl loads the model in the dtype that it trains in: {chosen}."
-    )
+        if not reading.written("bf16"):
+            note = f"{reading.version} takes {note}"
+        reading.remark("bf16-auto", "bf16" if reading.written("bf16") else None, note)
+    trains = (bf16 or bool(reading.get("bfloat16"))) and written != "full"
+    key = next((key for key in ("bf16", "bfloat16") if reading.get(key)), "bf16")
+    reading.put("training.bf16", trains, key, note)
+    reading.put("training.fp16", fp16 and not bf16, "fp16")
+    if bf16 or reading.get("bfloat16"):
+        chosen = "bfloat16"
+    else:
+        chosen = "float16" if fp16 or reading.get("float16") or reading.get("load_in_8bit") else "float32"
+    key = next((key for key in ("bf16", "bfloat16", "fp16", "float16") if reading.get(key)), "bf16")
+    own = f"axolotl loads the model in the dtype that it trains in: {chosen}."
+    reading.put("model.dtype", chosen, key, note or own)
 
 
 def _quantization(reading: Reading) -> None:
@@ -276,6 +288,18 @@ def _lora(reading: Reading) -> None:
         reading.put("lora.init_lora_weights", "loftq", "peft.loftq_config")
 
 
+def _without_adapter(reading: Reading) -> None:
+    """A key that is left out is told where LoRA's options stand; one without a value is taken at its word."""
+    if reading.get("adapter"):
+        return
+    note = "axolotl adds an adapter with `adapter: lora` or `qlora` only; without it the whole model is trained."
+    given = reading.written("adapter")
+    reading.remark("no-lora", "adapter" if given else None, note)
+    key = next((key for key in ("lora_r", "lora_target_linear", "lora_target_modules") if reading.get(key)), None)
+    if key is not None and not given and not reading.get("load_in_4bit") and not reading.get("load_in_8bit"):
+        reading.remark("lora-not-switched-on", key, note)
+
+
 def _attention(reading: Reading) -> None:
     reading.take({"attn_implementation": "model.attn_implementation"})
     for key, implementation in axolotl_remarks.OLDER_SWITCHES.items():
@@ -286,31 +310,37 @@ def _attention(reading: Reading) -> None:
 
 
 def _batches(reading: Reading) -> None:
-    """``batch_size`` is the number of samples of an optimizer step on one device, an older way to say it."""
-    total, micro = reading.get("batch_size"), reading.get("micro_batch_size")
-    if isinstance(total, int) and isinstance(micro, int) and micro and not reading.has("gradient_accumulation_steps"):
-        reading.put(
-            "training.gradient_accumulation_steps",
-            max(1, total // micro),
-            "batch_size",
-            "batch_size / micro_batch_size",
-        )
+    """``batch_size`` is an older way to say the accumulation, whose default of 1 wins unless null is written."""
+    total, micro = reading.get("batch_size"), reading.get("micro_batch_size", 1)
+    key = "gradient_accumulation_steps"
+    if isinstance(total, int) and isinstance(micro, int) and micro and reading.written(key) and not reading.has(key):
+        steps = max(1, total // micro)
+        reading.put("training.gradient_accumulation_steps", steps, "batch_size", "batch_size / micro_batch_size")
     if reading.value("training.per_device_train_batch_size") and not reading.has("eval_batch_size"):
         reading.default("training.per_device_eval_batch_size", reading.value("training.per_device_train_batch_size"))
 
 
 def _checkpointing(reading: Reading) -> None:
-    """``offload`` and the older ``unsloth`` checkpoint too; without kwargs axolotl takes use_reentrant: false."""
+    """``offload`` is an older activation_offloading. The form is reentrant, unless something speaks against it:
+
+    preference training, unfrozen_parameters, Gemma 4, or hidden states that are offloaded (normalize_config in
+    utils/config/__init__.py, check_hidden_states_offloading in utils/schemas/validation.py).
+    """
+    written = reading.get("gradient_checkpointing")
+    older = written in ("offload", "offload_disk")
+    offloading = "offload" if older else reading.get("activation_offloading")
     if reading.has("gradient_checkpointing"):
         reading.take({"gradient_checkpointing": ("training.gradient_checkpointing", truthy)})
-        if reading.get("gradient_checkpointing") and not reading.has("gradient_checkpointing_kwargs"):
-            reading.default("training.gradient_checkpointing_kwargs", {"use_reentrant": False})
-    offloading = reading.get("activation_offloading")
+        if written and not reading.has("gradient_checkpointing_kwargs"):
+            plain = reading.get("rl") or reading.has("unfrozen_parameters") or offloading == "hidden_states"
+            reentrant = not plain and re.search(r"gemma-?4", str(reading.get("base_model")).lower()) is None
+            reading.default("training.gradient_checkpointing_kwargs", {"use_reentrant": reentrant})
     if offloading == "hidden_states":
         reading.put("training.gradient_checkpointing", True, "activation_offloading")
     elif offloading:
         why = "activation_offloading keeps activations in host memory in place of checkpointing."
-        reading.forget("training.gradient_checkpointing", why, "activation_offloading")
+        key = "gradient_checkpointing" if older else "activation_offloading"
+        reading.forget("training.gradient_checkpointing", why, key)
     reading.default("training.gradient_checkpointing", False)
 
 
@@ -333,8 +363,11 @@ def _distribution(reading: Reading) -> None:
 def _data(reading: Reading) -> None:
     _samples(reading)
     method = reading.get("rl")
+    reward = next((key for key in ("reward_model", "process_reward_model") if reading.get(key)), None)
     if method:
         reading.put("training.method", str(method), "rl")
+    elif reward is not None:
+        reading.put("training.method", "reward", reward)
     elif reading.get("pretraining_dataset"):
         reading.put("training.method", "pretrain", "pretraining_dataset")
     else:

@@ -135,8 +135,10 @@ def read(document: Document) -> Setup:
     reading.put("quantization.load_in_8bit", quantized and bits == "8", "peft.q_lora")
     if quantized:
         reading.defaults(_BNB)
+    explicit = reading.written("training.use_peft")
+    if not reading.get("training.use_peft"):
+        reading.remark("no-lora", "training.use_peft" if explicit else None, _NO_PEFT)
     if not reading.get("training.use_peft") and reading.get("peft"):
-        explicit = reading.written("training.use_peft")
         key = "training.use_peft" if explicit else "peft"
         reading.remark("lora-switched-off" if explicit else "lora-not-switched-on", key, _NO_PEFT)
     _adapter(reading)

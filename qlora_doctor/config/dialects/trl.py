@@ -139,6 +139,7 @@ def _adapter(reading: Reading) -> None:
     if reading.get("use_peft"):
         return
     note = "TRL adds an adapter with use_peft: true only; without it the whole model is trained."
+    reading.remark("no-lora", "use_peft" if reading.written("use_peft") else None, note)
     asked = ("lora_r", "lora_alpha", "lora_target_modules", "load_in_4bit", "load_in_8bit")
     key = next((key for key in asked if reading.get(key)), None)
     if key is not None and reading.written("use_peft"):
