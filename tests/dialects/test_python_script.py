@@ -567,3 +567,20 @@ def test_reading_is_quick(tmp_path: Path) -> None:
     for _ in range(10):
         read(tmp_path, TUTORIAL)
     assert time.perf_counter() - started < 1
+
+
+def test_quantization_of_one_of_several_models(tmp_path: Path) -> None:
+    """LoftQ is put on a base in full precision, and another one is loaded in 8 bits: peft's int8_correction.py."""
+    text = (
+        "from peft import LoraConfig, get_peft_model\n"
+        "from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitsAndBytesConfig\n"
+        "bits = BitsAndBytesConfig(load_in_8bit=True)\n\n\n"
+        "def load(*args, **kwargs):\n    if unknown:\n"
+        "        return AutoModelForCausalLM.from_pretrained(*args, **kwargs)\n"
+        "    return AutoModelForSeq2SeqLM.from_pretrained(*args, **kwargs)\n\n\n"
+        "reference = load('m/m')\nlow = load('m/m', quantization_config=bits)\n"
+        "model = get_peft_model(load('m/m'), LoraConfig(init_lora_weights='loftq'))\n"
+    )
+    setup = read(tmp_path, text)
+    assert setup.lora.init_lora_weights == "loftq"
+    assert setup.is_unknown("quantization.load_in_8bit") and setup.is_unknown("quantization.load_in_4bit")

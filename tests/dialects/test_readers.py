@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from qlora_doctor.checking import check
 from qlora_doctor.config import Setup, read_setup
 from qlora_doctor.config.conclude import conclude
 from qlora_doctor.config.dialects import DIALECTS
@@ -449,6 +450,7 @@ def test_a_wrong_type_stops_where_the_trainer_stops(tmp_path: Path) -> None:
         ("model: m\nlora_parameters: {rank: 8}\ntrain: true\n", "mlx-lm"),
         ("compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\n", "Accelerate"),
         ("zero_optimization: {stage: 3}\n", "DeepSpeed"),
+        ("model: m/m\npeft_config: {name: lora, adapter_name_or_path: a, export_dir: b}\n", "exports a model"),
     ],
 )
 def test_other_tools_files_are_named(tmp_path: Path, text: str, said: str) -> None:
@@ -501,11 +503,24 @@ def test_autotrain_evaluates_with_the_batch_of_training(tmp_path: Path) -> None:
         ("fp16: true\n", "training.bf16", False),
         ("fp16: true\n", "training.fp16", True),
         ("bf16: false\n", "model.dtype", "float32"),
+        # one that is not mixed trains in bfloat16 all the same (core/builders/base.py, _configure_precision_settings)
+        ("bf16: auto\nfloat16: true\n", "model.dtype", "bfloat16"),
+        ("bf16: false\nbfloat16: true\n", "training.bf16", True),
+        ("bf16: full\n", "training.bf16", False),
+        # the default of 1 comes before what batch_size asks for
+        ("batch_size: 8\n", "training.gradient_accumulation_steps", 1),
+        ("batch_size: 8\ngradient_accumulation_steps:\n", "training.gradient_accumulation_steps", 8),
+        ("reward_model: true\n", "training.method", "reward"),
         # the form of checkpointing where the file names none (normalize_config)
         ("gradient_checkpointing: true\n", "training.gradient_checkpointing_kwargs", {"use_reentrant": True}),
         ("gradient_checkpointing: true\nrl: dpo\n", "training.gradient_checkpointing_kwargs", {"use_reentrant": False}),
         (
             "gradient_checkpointing: true\nunfrozen_parameters: [lm_head]\n",
+            "training.gradient_checkpointing_kwargs",
+            {"use_reentrant": False},
+        ),
+        (
+            "gradient_checkpointing: true\nactivation_offloading: hidden_states\n",
             "training.gradient_checkpointing_kwargs",
             {"use_reentrant": False},
         ),
@@ -520,3 +535,26 @@ def test_axolotl_takes_where_the_file_is_silent(lines: str, path: str, value: An
     section, _, field = path.partition(".")
     assert getattr(getattr(setup, section), field) == value
     assert (value is None) == setup.is_unknown(path)
+
+
+FULL = {
+    "axolotl": "base_model: x/y\nsequence_len: 512\nmicro_batch_size: 2\nlearning_rate: 1.0e-5\n",
+    "axolotl, null": "base_model: x/y\nadapter:\nlora_r: 8\nsequence_len: 512\nlearning_rate: 1.0e-5\n",
+    "trl": "model_name_or_path: m/m\ndataset_name: d/d\nlearning_rate: 1.0e-5\nmax_length: 512\n",
+    "oumi": "model: {model_name: m/m}\ndata: {train: {datasets: [{dataset_name: x}]}}\n"
+    "training: {trainer_type: TRL_SFT, learning_rate: 1.0e-5}\n",
+    "autotrain": "task: llm-sft\nbase_model: x/y\nproject_name: p\nparams: {lr: 1.0e-5, batch_size: 3}\n",
+}
+
+
+@pytest.mark.parametrize("case", FULL)
+def test_a_full_fine_tuning_has_its_own_learning_rate(case: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "full.yaml", FULL[case])
+    assert [remark["kind"] for remark in read_setup(path).remarks if "lora" in str(remark["kind"])] == ["no-lora"]
+    assert "QD120" not in [finding.rule for finding in check(path, stages=("config",)).findings]
+
+
+def test_axolotl_lora_options_without_an_adapter(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yml", FULL["axolotl"] + "lora_r: 8\nlora_target_linear: true\n")
+    (finding,) = [each for each in check(path, stages=("config",)).findings if each.rule == "QD129"]
+    assert finding.location.line == 5

@@ -207,7 +207,7 @@ def test_models_without_lora_are_said(kind: str, frozen: bool, tmp_path: Path) -
 
 def test_config_of_xtuner_1_is_refused_in_words(tmp_path: Path) -> None:
     text = "from xtuner.v1.model import Qwen3Dense8BConfig\nmodel = Qwen3Dense8BConfig(num_hidden_layers=3)\n"
-    with pytest.raises(ConfigError, match="is a config of XTuner 1, which is not checked here") as refusal:
+    with pytest.raises(ConfigError, match="is code of XTuner 1, which is not checked here") as refusal:
         read(tmp_path, text)
     assert "has no LoRA" in str(refusal.value.remedy)
     assert read(tmp_path, text + "from peft import LoraConfig\nLoraConfig(r=8)\n").dialect == "python"

@@ -46,6 +46,13 @@ KINDS: tuple[tuple[str, Test, str], ...] = (
         "It merges models and trains none.",
     ),
     (
+        "a LLaMA-Factory v1 config that exports a model",
+        lambda d: (
+            "train_dataset" not in d and isinstance(d.get("peft_config"), dict) and "export_dir" in d["peft_config"]
+        ),
+        "It merges an adapter and trains none; check the config that trained it.",
+    ),
+    (
         "a tokenizer's config",
         lambda d: "tokenizer_class" in d and "architectures" not in d,
         "Check the training config.",
@@ -60,7 +67,7 @@ KINDS: tuple[tuple[str, Test, str], ...] = (
 
 _XTUNER_1 = re.compile(r"^[ \t]*(?:from|import)[ \t]+xtuner\.v1\b", re.MULTILINE)
 _XTUNER_1_KIND = (
-    "a config of XTuner 1",
+    "code of XTuner 1",
     "XTuner 1 trains whole models and has no LoRA (at b934f46, August 2026); configs of XTuner 0.2 are read.",
 )
 

@@ -84,6 +84,9 @@ class Story:
         """``quantization_config`` of the load; None where there is none."""
         alone = self.only("BitsAndBytesConfig")
         if self.model is None or self.model.load is None:
+            plain = (other for other in self.seen.models if other.load is not None and not _is_quantized(other))
+            if alone is not None and next(plain, None) is not None:
+                return Unknown(alone.node, why="Several models are loaded, and not each of them with it.")
             return alone
         given = self.model.load.arguments.get("quantization_config")
         if isinstance(given, Known) and given.data is None:
