@@ -267,11 +267,11 @@ def training_arguments() -> tuple[set[str], set[str]]:
     from transformers import TrainingArguments
 
     sys.path.insert(0, str(TARGET.parents[3]))
-    from qlora_doctor.config import library_names
+    from qlora_doctor.config import known_arguments
     from qlora_doctor.config.setup import Training
 
     now = {field.name for field in dataclasses.fields(TrainingArguments)}
-    once = set(library_names.TRAINING) | set(Training.model_fields) - {"extra", "method", "trainer"}
+    once = set(known_arguments.TRAINING) | set(Training.model_fields) - {"extra", "method", "trainer"}
     return now, once - now - {"prepare_for_kbit_training"}
 
 

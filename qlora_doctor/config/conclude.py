@@ -14,7 +14,7 @@ from typing import Any
 
 from ..facts.config import ConfigFacts, Remark, UnknownKey
 from ..facts.environment import EnvironmentFacts
-from . import defaults, machine
+from . import conditions, defaults
 from .combinations import distribution_facts, refused_by_libraries, training_facts
 from .defaults import Libraries
 from .loading import loading_facts
@@ -81,7 +81,7 @@ def _keys(told: list[dict[str, str | None]], environment: EnvironmentFacts | Non
     return [
         UnknownKey(key=str(each["key"]), closest=each["closest"], note=each["note"])
         for each in told
-        if each.get("machine") is None or machine.is_so(str(each["machine"]), environment, {}) is True
+        if each.get("machine") is None or conditions.is_so(str(each["machine"]), environment, {}) is True
     ]
 
 
@@ -94,7 +94,7 @@ def _remarks(setup: Setup, environment: EnvironmentFacts | None, card: dict[str,
         ]
 
     def _is_here(condition: str | None) -> bool:
-        return condition is None or machine.is_so(condition, environment, card) is True
+        return condition is None or conditions.is_so(condition, environment, card) is True
 
     others, refused = of("other-meaning"), of("refused")
     kinds = {remark.kind for remark in refused}

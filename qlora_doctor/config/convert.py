@@ -15,7 +15,7 @@ import yaml
 
 from ..errors import UsageError
 from ..report import PatchOperation
-from . import library_names
+from . import known_arguments
 from .dialects import dialect_named
 from .dialects.keys import key_list
 from .document import Document
@@ -112,7 +112,7 @@ def _never_known(setup: Setup) -> Iterator[Lost]:
 
 def _not_translated(setup: Setup) -> Iterator[Lost]:
     for key, value in _strangers(setup).items():
-        if key not in library_names.TRAINING or setup.dialect not in OWN:
+        if key not in known_arguments.TRAINING or setup.dialect not in OWN:
             yield Lost(key, value, "qlora-doctor does not translate this key")
 
 
@@ -154,7 +154,7 @@ def extras_of(setup: Setup) -> Extras:
     training = dict(setup.training.extra)
     if setup.dialect in OWN:
         strangers = _strangers(setup)
-        training |= {key: value for key, value in strangers.items() if key in library_names.TRAINING}
+        training |= {key: value for key, value in strangers.items() if key in known_arguments.TRAINING}
     others = {
         name: dict(getattr(setup, name).extra)
         for name in ("model", "quantization", "lora")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..facts.config import UnknownKey
 from .defaults import Libraries
-from .library_names import PEFT_FIRST, PEFT_SINCE
+from .known_arguments import PEFT_FIRST, PEFT_SINCE
 from .setup import Setup
 
 _SWITCHES = ("load_in_4bit", "load_in_8bit")

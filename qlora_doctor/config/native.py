@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 from ..errors import ConfigError
-from . import library_names
+from . import known_arguments
 from .dialects.keys import MOST_LIKENED, MOST_STRANGERS
 from .document import Document
 from .reading import Mismatch, describe_type, describe_value, read_as
@@ -35,10 +35,10 @@ ALIASES: dict[str, str] = {
 """Other names of the same thing, as canonical paths."""
 
 PASSED_ON = {
-    "model": library_names.MODEL,
-    "quantization": library_names.QUANTIZATION,
-    "lora": library_names.LORA,
-    "training": library_names.TRAINING,
+    "model": known_arguments.MODEL,
+    "quantization": known_arguments.QUANTIZATION,
+    "lora": known_arguments.LORA,
+    "training": known_arguments.TRAINING,
 }
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 _DTYPE_FIELDS = ("dtype", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage")
@@ -181,8 +181,8 @@ class _Reader:
         elif key in PASSED_ON.get(section, ()):
             self.extras[section][key] = value
             self.origins[written] = self._origin(pointer)
-        elif written in library_names.RENAMED:
-            new, since = library_names.RENAMED[written]
+        elif written in known_arguments.RENAMED:
+            new, since = known_arguments.RENAMED[written]
             self.removed.append({"key": written, "closest": new, "note": since})
             self.origins[written] = self._origin(pointer)
         else:
@@ -266,7 +266,7 @@ def _is_known(section: str, key: str) -> bool:
     return (
         key in SECTIONS[section].model_fields
         or f"{section}.{key}" in ALIASES
-        or f"{section}.{key}" in library_names.RENAMED
+        or f"{section}.{key}" in known_arguments.RENAMED
         or key in PASSED_ON.get(section, ())
     )
 

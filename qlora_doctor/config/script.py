@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .library_names import TRAINING
+from .known_arguments import TRAINING
 from .meaning import Meaning, meanings, standing
 from .setup import Lora, Quantization, Setup, Training
 

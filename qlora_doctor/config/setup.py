@@ -227,7 +227,7 @@ class Setup(_Section):
     """By canonical path, ``lora.target_modules``; a path that is missing is silent: the library's default stands."""
     unknown_keys: list[dict[str, str | None]] = Field(default_factory=list)
     """Keys that the reader does not know: ``{key, closest, note}``, and where it depends on what is installed, the
-    ``machine``, a condition of ``config.machine``."""
+    ``machine``, a condition of ``config.conditions``."""
     duplicate_keys: list[str] = Field(default_factory=list)
     string_numbers: list[str] = Field(default_factory=list)
     removed_keys: list[dict[str, str | None]] = Field(default_factory=list)
@@ -237,7 +237,7 @@ class Setup(_Section):
     remarks: list[dict[str, str | None]] = Field(default_factory=list)
     """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
     where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``, and where it depends on
-    the ``machine``, the condition that ``config.machine`` reads."""
+    the ``machine``, the condition that ``config.conditions`` reads."""
     stored_keys: dict[str, bool] = Field(default_factory=dict)
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)

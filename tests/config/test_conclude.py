@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qlora_doctor.config.conclude import conclude
-from qlora_doctor.config.machine import is_so
+from qlora_doctor.config.conditions import is_so
 from qlora_doctor.config.native import setup_from_mapping
 from qlora_doctor.config.setup import Origin, Setup
 from qlora_doctor.facts.config import ConfigFacts

@@ -12,7 +12,7 @@ import pytest
 from qlora_doctor.checking import check
 from qlora_doctor.config import Setup, read_setup
 from qlora_doctor.config.conclude import conclude
-from qlora_doctor.config.machine import is_so
+from qlora_doctor.config.conditions import is_so
 from qlora_doctor.config.python.signatures import LIBRARIES, Refusal, _table, refusals
 from qlora_doctor.facts.environment import EnvironmentFacts, Packages
 from qlora_doctor.probes.environment import installed_packages

@@ -242,7 +242,7 @@ class Reading:
         """Keys that together mean something else than they say; kinds are listed in ``facts.config``.
 
         Args:
-            machine: where it is so on some machines only, a condition of ``config.machine``.
+            machine: where it is so on some machines only, a condition of ``config.conditions``.
         """
         self._remarks.append({"kind": kind, "effect": "other-meaning", "key": key, "note": note, "machine": machine})
         if key is not None:
@@ -255,7 +255,7 @@ class Reading:
 
         Args:
             about: one of the subjects of ``facts.Remark``.
-            machine: where it is so on some machines only, a condition of ``config.machine``.
+            machine: where it is so on some machines only, a condition of ``config.conditions``.
         """
         told = {"kind": kind, "effect": "refused", "key": key, "note": note, "about": about, "machine": machine}
         self._remarks.append(told)

@@ -64,7 +64,7 @@ def read(document: Document) -> Setup:
     Raises:
         ConfigError: it is no Python, or nested too deeply.
     """
-    from ..python.library import Library
+    from ..python.hf_calls import Library
     from ..python.sheet import Sheet
     from ..python.source import read_source
 

@@ -39,7 +39,7 @@ class Arguments(Expressions):
 
     # -- classes of the script
 
-    def library_base(self, owner: Class) -> str | None:
+    def base_of_libraries(self, owner: Class) -> str | None:
         """The library's class that a class of the script inherits from."""
         return next((base.last for base in self.lineage(owner) if isinstance(base, Name)), None)
 
@@ -93,11 +93,11 @@ class Arguments(Expressions):
         self, owner: Class, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool
     ) -> Value:
         """An object of a class of the script."""
-        base = self.library_base(owner)
+        base = self.base_of_libraries(owner)
         if base in TRAINING_CLASSES:
             return self._training_arguments(owner, base, node, named, rest)
         if base is not None and (base.endswith("Trainer") or base == "LoraConfig"):
-            return self.library_call(Name(node, dotted=base), node, positional, named, rest)
+            return self.call_of_libraries(Name(node, dotted=base), node, positional, named, rest)
         thing = Thing(node, of=owner, exact=not rest)
         if self.is_record(owner):
             self._fill(thing, owner, positional, named, rest)
@@ -155,7 +155,7 @@ class Arguments(Expressions):
             return Made(owner.node, maker=owner.last, exact=False, why=why)
         if not isinstance(owner, Class) or owner.body is None:
             return Unknown(why=why)
-        base = self.library_base(owner)
+        base = self.base_of_libraries(owner)
         if base in TRAINING_CLASSES:
             made = self._training_arguments(owner, base, owner.body, {}, False)
             made.exact, made.why = False, why
@@ -264,9 +264,9 @@ class Arguments(Expressions):
             value.given = f"default of the script's option {long}"
             function.options[name] = value
 
-    # -- given by library.py
+    # -- given by hf_calls.py
 
-    def library_call(
+    def call_of_libraries(
         self, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool
     ) -> Value:
         raise NotImplementedError

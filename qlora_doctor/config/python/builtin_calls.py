@@ -9,7 +9,7 @@ from .provenance import given, resting_on
 from .values import MOST_ITEMS, MOST_TEXT, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
 
 if TYPE_CHECKING:
-    from .library import Library
+    from .hf_calls import Library
 
 _PURE: dict[str, Any] = {
     "int": int,

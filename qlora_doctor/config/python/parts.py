@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from .. import library_names
+from .. import known_arguments
 from ..dialects.llamafactory import HF_ARGUMENTS
 from ..dialects.trl import SFT_ARGUMENTS
 from ..dialects.values import dtype, name_list, storage_dtype, switch, targets, text
 from ..paths import looks_like_path, resolve
 from ..setup import Lora, Quantization, Setup
-from .library import QUANTIZERS, UNSLOTH
+from .hf_calls import QUANTIZERS, UNSLOTH
 from .sheet import Sheet
 from .story import Opaque, Story, argument, flat
 from .values import Known, Listing, Made, Mapping, Unknown, Value
@@ -191,7 +191,7 @@ def _take_option(sheet: Sheet, name: str, value: Value, place: ast.AST | None) -
         sheet.take(_SWITCHED[name], value, place, switch)
     elif name in _OPTIONS:
         sheet.take(f"quantization.{name}", value, place, _CONVERTED.get(name))
-    elif name in library_names.QUANTIZATION:
+    elif name in known_arguments.QUANTIZATION:
         sheet.extra("quantization", name, value)
 
 
@@ -279,7 +279,7 @@ def take_lora(arguments: dict[Any, Value], places: dict[Any, ast.AST], sheet: Sh
         if name in Lora.model_fields and name != "extra":
             convert = targets if name in ("target_modules", "exclude_modules") else None
             sheet.take(f"lora.{name}", value, places.get(name, value.node), convert)
-        elif name in library_names.LORA:
+        elif name in known_arguments.LORA:
             sheet.extra("lora", name, value)
 
 

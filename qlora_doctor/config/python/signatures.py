@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..conditions import both
 from ..dialects.keys import closest_of
-from ..machine import both
 
 LIBRARIES = ("transformers", "trl", "peft")
 _ABOVE = ("transformers", "TrainingArguments")

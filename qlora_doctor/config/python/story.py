@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 
 from .arguments import TRAINING_CLASSES
-from .library import MODEL_CONFIG, Library
+from .hf_calls import MODEL_CONFIG, Library
 from .provenance import is_outer
 from .scopes import Exhausted, Seen
 from .source import Source

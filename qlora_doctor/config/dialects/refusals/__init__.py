@@ -20,7 +20,7 @@ class Row(NamedTuple):
         is_so: whether the file is one that the trainer refuses.
         note: what the trainer says, in a sentence.
         about: one of the subjects of ``facts.Remark``.
-        machine: where it depends on the machine as well, a condition of ``config.machine``.
+        machine: where it depends on the machine as well, a condition of ``config.conditions``.
     """
 
     kind: str

@@ -76,7 +76,7 @@ class Library(Arguments):
         if isinstance(callee, Class):
             return self.instantiate(callee, node, positional, named, rest)
         if isinstance(callee, Name):
-            return self.library_call(callee, node, positional, named, rest)
+            return self.call_of_libraries(callee, node, positional, named, rest)
         called = ast.unparse(node.func)[:60] if _is_short(node.func) else "a call"
         self._hand_over([*positional, *named.values()], called)
         unseen = "It is returned by something that was not read."
@@ -208,7 +208,7 @@ class Library(Arguments):
 
     # -- functions and classes of libraries
 
-    def library_call(
+    def call_of_libraries(
         self, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool
     ) -> Value:
         """What a call of something that is not the script's own returns."""
