@@ -36,8 +36,9 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
     quantization = _quantization(values)
     training = _training(values, libraries, quantization)
     model, card = _model(values, libraries, quantization), _card(setup, environment)
-    if card.get("gpu_bf16") is False and any(remark["kind"] == "bf16-auto" for remark in setup.remarks):
-        _fall_back_to_fp16(setup, model, quantization, training)
+    fallback = next((_WITHOUT_BF16[kind] for r in setup.remarks if (kind := r["kind"]) in _WITHOUT_BF16), None)
+    if card.get("gpu_bf16") is False and fallback is not None:
+        _fall_back(setup, fallback, model, quantization, training)
     distribution, lora = _distribution(values, libraries), _lora(values)
     known = {**model, **quantization, **lora, **training, **distribution}
     return ConfigFacts(
@@ -65,15 +66,25 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
     )
 
 
-def _fall_back_to_fp16(setup: Setup, *facts: dict[str, Any]) -> None:
-    """``bf16: auto`` on a card without bf16: what was concluded as bf16 is fp16."""
+_WITHOUT_BF16: dict[str | None, str] = {"bf16-auto": "float16", "bf16-or-float32": "float32"}
+"""What a bf16 that the card decides on becomes where the card has none, by the reader's remark."""
+
+
+def _fall_back(setup: Setup, fallback: str, *facts: dict[str, Any]) -> None:
+    """A card without bf16: what was concluded as bf16 is another dtype."""
     for section in facts:
         for name, path in (("model_dtype", "model.dtype"), ("compute_dtype", "quantization.bnb_4bit_compute_dtype")):
             origin = setup.origins.get(path)
             if section.get(name) == "bfloat16" and (name == "model_dtype" or origin is None or origin.place is None):
-                section[name] = "float16"
+                section[name] = fallback
         if section.get("bf16"):
-            section |= {"bf16": False, "fp16": True}
+            section |= {"bf16": False, "fp16": fallback == "float16"}
+
+
+def _is_here(told: dict[str, str | None], environment: EnvironmentFacts | None, card: dict[str, Any]) -> bool:
+    """Whether something that may depend on the machine is so on this one."""
+    condition = told.get("machine")
+    return condition is None or conditions.is_so(condition, environment, card) is True
 
 
 def _keys(told: list[dict[str, str | None]], environment: EnvironmentFacts | None) -> list[UnknownKey]:
@@ -81,7 +92,7 @@ def _keys(told: list[dict[str, str | None]], environment: EnvironmentFacts | Non
     return [
         UnknownKey(key=str(each["key"]), closest=each["closest"], note=each["note"])
         for each in told
-        if each.get("machine") is None or conditions.is_so(str(each["machine"]), environment, {}) is True
+        if _is_here(each, environment, {})
     ]
 
 
@@ -90,11 +101,8 @@ def _remarks(setup: Setup, environment: EnvironmentFacts | None, card: dict[str,
         return [
             Remark(kind=str(r["kind"]), about=r.get("about"), key=r["key"], note=r["note"])
             for r in setup.remarks
-            if r["effect"] == effect and _is_here(r.get("machine"))
+            if r["effect"] == effect and _is_here(r, environment, card)
         ]
-
-    def _is_here(condition: str | None) -> bool:
-        return condition is None or conditions.is_so(condition, environment, card) is True
 
     others, refused = of("other-meaning"), of("refused")
     kinds = {remark.kind for remark in refused}
@@ -220,7 +228,7 @@ def _training(values: _Values, libraries: Libraries, quantization: dict[str, Any
     strategy = get("eval_strategy", "no")
     return {
         "trainer": get("trainer", "transformers"),
-        "method": get("method", "sft" if trainer == "trl" else None),
+        "method": get("method", "sft"),
         "prepare_for_kbit_training": prepare,
         "learning_rate": get("learning_rate", defaults.learning_rate(trainer)),
         "optimizer": get("optim", defaults.optimizer(libraries)),

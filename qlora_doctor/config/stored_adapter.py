@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .base_names import bases_differ, revisions_differ
 from .paths import resolve
 from .setup import Setup
 
@@ -53,6 +52,8 @@ def stored_adapter_facts(setup: Setup) -> dict[str, Any]:
     if setup.model.adapter is None:
         return {"adapter_base_differs": False}
     stored = stored_adapter(setup)
+    from .base_names import bases_differ, revisions_differ  # lazy: hardly a config continues an adapter
+
     known: dict[str, Any] = {"stored_adapter": setup.model.adapter}
     if stored is None:
         return known

@@ -136,7 +136,7 @@ class ConfigFacts(Fact):
     # -- training
     trainer: str | None = None
     method: str | None = None
-    """``sft``, ``dpo``, ``pretrain``, … as far as the config says it."""
+    """``sft``, ``dpo``, ``pretrain``, …; None where a command or a script decides."""
     prepare_for_kbit_training: bool | None = None
     learning_rate: float | None = None
     optimizer: str | None = None
@@ -225,6 +225,7 @@ class ConfigFacts(Fact):
     (``use_peft``, ``peft``, ``lora`` is false), ``lora-not-switched-on`` (it is missing beside options that need it),
     ``no-lora`` (another method than LoRA is asked for),
     ``quantization-switched-off`` (bits without a method), ``bf16-auto`` (bf16 where the GPU has it, else fp16),
+    ``bf16-or-float32`` (the same where fp16 is declined),
     ``quantization-method-renamed`` (LLaMA-Factory: bitsandbytes is bnb since 0.9.3),
     ``string-numbers-converted`` (the reader turns numbers written as text into numbers), ``several-runs``,
     ``prepared-after-attach`` (a script prepares for k-bit training what has an adapter already), ``attached-twice``,

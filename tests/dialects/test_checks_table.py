@@ -6,13 +6,7 @@ import csv
 from pathlib import Path
 
 from qlora_doctor._assets import asset_folder
-from qlora_doctor.config.dialects.refusals import (
-    axolotl_adapter,
-    axolotl_attention,
-    axolotl_sharding,
-    axolotl_training,
-    llamafactory,
-)
+from qlora_doctor.config.dialects.refusals import axolotl, llamafactory
 from qlora_doctor.engine import load_rules
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "field" / "checks.tsv"
@@ -27,12 +21,7 @@ RULE_OF = {
 }
 """What a refusal is about → the rule that tells it."""
 ROWS = {
-    "axolotl": (
-        *axolotl_adapter.ROWS,
-        *axolotl_training.ROWS,
-        *axolotl_attention.ROWS,
-        *axolotl_sharding.ROWS,
-    ),
+    "axolotl": axolotl.ROWS,
     "LLaMA-Factory": llamafactory.ROWS,
 }
 

@@ -558,3 +558,31 @@ def test_axolotl_lora_options_without_an_adapter(tmp_path: Path) -> None:
     path = write(tmp_path, "a.yml", FULL["axolotl"] + "lora_r: 8\nlora_target_linear: true\n")
     (finding,) = [each for each in check(path, stages=("config",)).findings if each.rule == "QD129"]
     assert finding.location.line == 5
+
+
+@pytest.mark.parametrize(("fp16", "expected"), [("", "float16"), ("fp16: false\n", "float32")])
+def test_axolotl_declines_fp16(fp16: str, expected: str, tmp_path: Path) -> None:
+    """Without bf16 in the card ``auto`` is fp16 only where that is not written off (normalize_config)."""
+    (tmp_path / "c.yml").write_text("base_model: x/y\nadapter: qlora\nload_in_4bit: true\nbf16: auto\n" + fp16)
+    gpu = Gpu(index=0, name="Tesla T4", memory_bytes=2**34, capability=7.5)
+    here = EnvironmentFacts(tool_version="0", python="3.11", platform="Linux", packages=Packages(), gpus=[gpu])
+    facts = conclude(read_setup(tmp_path / "c.yml"), here)
+    assert (facts.model_dtype, facts.compute_dtype) == (expected, expected)
+    assert (facts.bf16, facts.fp16) == (False, expected == "float16")
+
+
+@pytest.mark.parametrize(
+    ("line", "kinds"),
+    [
+        ("do_train: true\n", {"no-mixed-precision", "norms-not-upcast"}),
+        ("", set()),
+        ("do_predict: true\n", {"evaluated-while-quantized"}),
+        ("do_train: false\n", {"evaluated-while-quantized"}),
+    ],
+)
+def test_llamafactory_trains_only_where_it_is_told_to(line: str, kinds: set[str], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "model_name_or_path: x/y\nstage: sft\nfinetuning_type: lora\ntemplate: llama3\nquantization_bit: 4\n" + line
+    )
+    of_training = {"no-mixed-precision", "norms-not-upcast", "evaluated-while-quantized"}
+    assert {remark["kind"] for remark in read_setup(tmp_path / "c.yaml").remarks} & of_training == kinds

@@ -8,13 +8,7 @@ import pytest
 
 from qlora_doctor.config import read_setup
 from qlora_doctor.config.conclude import conclude
-from qlora_doctor.config.dialects.refusals import (
-    axolotl_adapter,
-    axolotl_attention,
-    axolotl_sharding,
-    axolotl_training,
-    llamafactory,
-)
+from qlora_doctor.config.dialects.refusals import axolotl, llamafactory
 from qlora_doctor.facts.environment import EnvironmentFacts, Gpu, Packages
 from tests.faults.test_planted_files import AXOLOTL, LLAMAFACTORY
 
@@ -248,12 +242,7 @@ def test_a_healthy_file_is_taken(text: str, environment: EnvironmentFacts | None
 def test_every_row_is_planted() -> None:
     """A row without a fault that shows it is a row that nobody has seen at work."""
     rows = {
-        "axolotl": [
-            *axolotl_adapter.ROWS,
-            *axolotl_training.ROWS,
-            *axolotl_attention.ROWS,
-            *axolotl_sharding.ROWS,
-        ],
+        "axolotl": axolotl.ROWS,
         "llamafactory": llamafactory.ROWS,
     }
     assert {row.kind for row in rows["axolotl"]} == {fault[0] for fault in AXOLOTL_FAULTS}

@@ -11,52 +11,21 @@ from typing import Any
 import pytest
 
 from qlora_doctor.report import Report
+from tests.faults import test_planted_files as planted_files
 from tests.faults.planting import check_here, found, healthy_config, told, write
 
 QV = ["q_proj", "v_proj"]
-AXOLOTL = """\
-base_model: {model}
-lora_model_dir: {adapter}
-adapter: qlora
-load_in_4bit: true
-lora_r: 16
-lora_alpha: 32
-lora_target_linear: true
-sequence_len: 2048
-micro_batch_size: 2
-gradient_accumulation_steps: 4
-learning_rate: 0.0002
-bf16: true
-gradient_checkpointing: true
-datasets: [{{path: my/rows, type: alpaca}}]
-"""
-LLAMAFACTORY = """\
-model_name_or_path: {model}
-adapter_name_or_path: {adapter}
-stage: sft
-do_train: true
-finetuning_type: lora
-lora_rank: 8
-lora_target: all
-quantization_bit: 4
-upcast_layernorm: true
-template: llama3
-dataset: mine
-cutoff_len: 1024
-learning_rate: 1.0e-4
-bf16: true
-"""
-SWIFT = """\
-model: {model}
-adapters: [{adapter}]
-tuner_type: lora
-quant_method: bnb
-quant_bits: 4
-torch_dtype: bfloat16
-lora_rank: 16
-learning_rate: 1.0e-4
-dataset: [my/rows]
-"""
+
+
+def continued(text: str, key: str) -> str:
+    """A healthy file of a trainer that continues an adapter, to be filled in with ``model`` and ``adapter``."""
+    first, _, rest = text.replace("{", "{{").replace("}", "}}").replace("my/model", "{model}").partition("\n")
+    return f"{first}\n{key}: {{adapter}}\n{rest}"
+
+
+AXOLOTL = continued(planted_files.AXOLOTL, "lora_model_dir")
+LLAMAFACTORY = continued(planted_files.LLAMAFACTORY, "adapter_name_or_path")
+SWIFT = continued(planted_files.SWIFT, "adapters")
 SCRIPT = """\
 import torch
 from datasets import load_dataset

@@ -14,11 +14,9 @@ from ..document import Document
 from ..setup import Setup
 from .fields import Reading, Table, Writing
 from .keys import key_list
-from .refusals import axolotl_remarks, tell
-from .refusals.axolotl_adapter import ROWS as OF_ADAPTERS
-from .refusals.axolotl_attention import ROWS as OF_ATTENTION
-from .refusals.axolotl_sharding import ROWS as OF_SHARDING
-from .refusals.axolotl_training import ROWS as OF_TRAINING
+from .refusals import axolotl as refusals
+from .refusals import tell
+from .refusals.axolotl import remarks
 from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
 name = "axolotl"
@@ -191,8 +189,8 @@ def read(document: Document) -> Setup:
     if reading.has("lora_model_dir"):
         reading.default("model.adapter_is_trainable", True, "it loads lora_model_dir to train it on")
     reading.default("hardware.expandable_segments", True, "it sets PYTORCH_ALLOC_CONF where the environment does not")
-    tell(reading, (*OF_ADAPTERS, *OF_TRAINING, *OF_ATTENTION, *OF_SHARDING), "adapter", "base_model")
-    axolotl_remarks.tell(reading)
+    tell(reading, refusals.ROWS, "adapter", "base_model")
+    remarks.tell(reading)
     if _only_known_plugins(reading):
         reading.check_keys(known)
     if document.string_numbers:
@@ -218,10 +216,13 @@ def _precision(reading: Reading) -> None:
     bf16 = not fp16 if automatic else bool(written)
     note = None
     if automatic and bf16:
-        note = "bf16: auto is bf16 where the GPU has it, else fp16."
+        declined = reading.has("fp16")  # which is false here
+        note = f"bf16: auto is bf16 where the GPU has it, else {'float32' if declined else 'fp16'}."
         if not reading.written("bf16"):
             note = f"{reading.version} takes {note}"
-        reading.remark("bf16-auto", "bf16" if reading.written("bf16") else None, note)
+        reading.remark(
+            "bf16-or-float32" if declined else "bf16-auto", "bf16" if reading.written("bf16") else None, note
+        )
     trains = (bf16 or bool(reading.get("bfloat16"))) and written != "full"
     key = next((key for key in ("bf16", "bfloat16") if reading.get(key)), "bf16")
     reading.put("training.bf16", trains, key, note)
@@ -302,7 +303,7 @@ def _without_adapter(reading: Reading) -> None:
 
 def _attention(reading: Reading) -> None:
     reading.take({"attn_implementation": "model.attn_implementation"})
-    for key, implementation in axolotl_remarks.OLDER_SWITCHES.items():
+    for key, implementation in remarks.OLDER_SWITCHES.items():
         if reading.get(key) and not reading.knows("model.attn_implementation"):
             reading.put("model.attn_implementation", implementation, key)
     if reading.get("gemma4_hybrid_attn_impl"):

@@ -183,7 +183,7 @@ def conclude(reading: Reading) -> None:
     if not reading.get("val_size") and not reading.has("eval_dataset") and not reading.has("eval_strategy"):
         reading.default("training.eval_strategy", "no")
     tell(reading, refusals.ROWS, "quantization_bit", "deepspeed")
-    refusals.remark(reading)
+    refusals.remark(reading, trains_anyway=isinstance(reading, _Board))
 
 
 def _precision(reading: Reading) -> None:

@@ -314,16 +314,20 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def remark(reading: Reading) -> None:
-    """Remark on what it goes on with, and warns of or should."""
-    trains = reading.get("do_train", True) is True
+def remark(reading: Reading, *, trains_anyway: bool) -> None:
+    """Remark on what it goes on with, and warns of or should.
+
+    Args:
+        trains_anyway: the file is of the board, which sets do_train itself; elsewhere it is off unless it is written.
+    """
+    trains = bool(reading.get("do_train", trains_anyway))
     if trains and not any(reading.get(key) for key in ("bf16", "fp16", "pure_bf16")):
         note = "LLaMA-Factory recommends bf16: true (or fp16: true); with neither all but the 4-bit layers is float32."
         reading.remark("no-mixed-precision", None, note)
     if trains and _quantized(reading) and not reading.get("upcast_layernorm"):
         note = "LLaMA-Factory recommends upcast_layernorm: true with a quantized base."
         reading.remark("norms-not-upcast", "quantization_bit", note)
-    if not trains and _quantized(reading):
+    if not trains and _quantized(reading) and (reading.has("do_train") or any_of("do_eval", "do_predict")(reading)):
         note = "LLaMA-Factory warns: a base in 4 or 8 bits may score lower in evaluation than the base itself."
         reading.remark("evaluated-while-quantized", "quantization_bit", note)
     if reading.get("deepspeed"):

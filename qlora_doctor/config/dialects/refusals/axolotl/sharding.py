@@ -5,9 +5,9 @@ From utils/schemas/validation.py and config.py.
 
 from __future__ import annotations
 
-from ..fields import Reading
-from . import Row, has
-from .axolotl_words import (
+from ...fields import Reading
+from .. import Row, any_of, has
+from .words import (
     FLASH,
     attention,
     base_is,
@@ -20,10 +20,6 @@ from .axolotl_words import (
     reentrant,
     shards,
 )
-
-
-def _relora(reading: Reading, *broken: str) -> bool:
-    return reading.get("relora") is True and any(reading.get(key) for key in broken)
 
 
 def _qlora4(reading: Reading) -> bool:
@@ -98,7 +94,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "relora-with-sharding",
         "relora",
-        lambda r: _relora(r, "fsdp", "fsdp_config", "deepspeed"),
+        lambda r: r.get("relora") is True and any_of("fsdp", "fsdp_config", "deepspeed")(r),
         "axolotl stops: ReLoRA goes with neither FSDP nor DeepSpeed.",
         about="distribution",
     ),

@@ -5,8 +5,8 @@ From utils/schemas/config.py and validation.py.
 
 from __future__ import annotations
 
-from . import Row
-from .axolotl_words import VARLEN, attention
+from .. import Row
+from .words import VARLEN, attention
 
 _ATTENTION = {
     "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flash_attention_torch",

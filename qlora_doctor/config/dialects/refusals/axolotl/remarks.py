@@ -5,8 +5,8 @@ From utils/schemas/validation.py, config.py, deprecated.py and enums.py.
 
 from __future__ import annotations
 
-from ..fields import Reading
-from .axolotl_words import KERNELS, attention, fsdp_version, lora
+from ...fields import Reading
+from .words import KERNELS, attention, fsdp_version, lora
 
 OLDER_SWITCHES = {
     "xformers_attention": "xformers",

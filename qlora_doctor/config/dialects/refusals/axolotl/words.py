@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..fields import Reading
+from ...fields import Reading
 
 KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 

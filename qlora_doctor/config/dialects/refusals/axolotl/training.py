@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..fields import Reading
-from . import Row, any_of, has
-from .axolotl_words import number
+from ...fields import Reading
+from .. import Row, any_of, has
+from .words import number
 
 
 def _few_batch_keys(reading: Reading) -> bool:

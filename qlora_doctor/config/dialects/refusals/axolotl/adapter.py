@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from ..fields import Reading
-from . import Row, any_of, has
-from .axolotl_words import base_is, bits, checkpoints, kernels, lora, reentrant
+from ...fields import Reading
+from .. import Row, any_of, has
+from .words import base_is, bits, checkpoints, kernels, lora, reentrant
 
 _BESIDE_POLORA = (
     "deepspeed", "lora_modules_to_save", "unfrozen_parameters", "peft_use_dora", "peft_trainable_token_indices",
@@ -41,8 +41,11 @@ def _saves_matmuls(reading: Reading) -> bool:
     )
 
 
-def _relora(reading: Reading, *broken: str) -> bool:
-    return reading.get("relora") is True and any(reading.get(key) for key in broken)
+def _relora_unfit(reading: Reading) -> bool:
+    if reading.get("relora") is not True:
+        return False
+    lacks = not reading.get("jagged_restart_steps") or not reading.get("adapter")
+    return lacks or reading.get("lr_scheduler") == "one_cycle" or bool(reading.get("flash_attn_fuse_mlp"))
 
 
 def _moe_experts_unfit(reading: Reading) -> bool:
@@ -215,10 +218,9 @@ ROWS: tuple[Row, ...] = (
     Row(
         "relora-unfit",
         "relora",
-        lambda r: (
-            r.get("relora") is True and (not r.get("jagged_restart_steps") or r.get("lr_scheduler") == "one_cycle")
-        ),
-        "axolotl stops: ReLoRA needs jagged_restart_steps and another scheduler than one_cycle.",
+        _relora_unfit,
+        "axolotl stops: ReLoRA needs an adapter and jagged_restart_steps, another scheduler than one_cycle, and no "
+        "flash_attn_fuse_mlp.",
     ),
     Row(
         "selective-checkpointing-unfit",
@@ -258,12 +260,6 @@ ROWS: tuple[Row, ...] = (
         "axolotl before 0.19, which is installed here, stops: nemotron_h has gradient checkpointing with "
         "sample_packing: true only.",
         machine="axolotl < 0.19",
-    ),
-    Row(
-        "relora-unfit",
-        "relora",
-        lambda r: r.get("relora") is True and (not r.get("adapter") or bool(r.get("flash_attn_fuse_mlp"))),
-        "axolotl stops: ReLoRA needs an adapter and no flash_attn_fuse_mlp.",
     ),
     Row(
         "selective-checkpointing-with-offloading",
