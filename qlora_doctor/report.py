@@ -8,6 +8,11 @@ from .facts import Fact, Facts
 
 SCHEMA_VERSION = "1.0"
 STAGES = ("config", "structure", "memory", "data", "load", "step")
+"""The stages of a check."""
+RUN_STAGES = ("config", "structure", "load", "step", "run")
+"""The stages of a real run that is watched."""
+ALL_STAGES = (*STAGES, "run")
+"""Every stage, in the order in which they are told."""
 Severity = Literal["error", "warning", "info"]
 Confidence = Literal["high", "medium", "low"]
 FailOn = Literal["error", "warning", "info", "never"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .facts import Facts
-from .report import STAGES, FailOn, Finding, Location, Remediation, Report, RuleOutcome, StageRecord, Tool
+from .report import ALL_STAGES, STAGES, FailOn, Finding, Location, Remediation, Report, RuleOutcome, StageRecord, Tool
 
 if TYPE_CHECKING:
     from .config.setup import Setup
@@ -102,6 +102,8 @@ class Session:
     environment: EnvironmentFacts | None = None
     """What is known of this machine; None where nobody has looked yet."""
     interrupted: bool = False
+    course: tuple[str, ...] = STAGES
+    """The stages that there are; a rule of another one has nothing to say here."""
     _told: set[str] = field(default_factory=set)
     _remedies: dict[tuple[str, str | None], Remediation] = field(default_factory=dict)
 
@@ -150,10 +152,10 @@ class Session:
         """Judge again; a finding that rests on an early stage does not wait for the late ones."""
         from .engine import Selection, judge
 
-        records = [self.stages[name] for name in STAGES if name in self.stages]
+        records = [self.stages[name] for name in ALL_STAGES if name in self.stages]
         judgement = judge(
             self.facts,
-            self.rules,
+            [rule for rule in self.rules if rule.stage in self.course],
             selection=self.options.selection or Selection(),
             stages=records,
             locate=self._locate,
@@ -207,7 +209,7 @@ class Session:
     def report(self) -> Report:
         from .engine import exit_code, summarise
 
-        records = [self.stages[name] for name in STAGES if name in self.stages]
+        records = [self.stages[name] for name in ALL_STAGES if name in self.stages]
         # model_construct: every part was validated where it was made, and building Report's validator, of every
         # fact that there is, would be a tenth of the time that a config check takes.
         return Report.model_construct(

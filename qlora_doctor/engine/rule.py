@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import UsageError
 from ..facts import Facts
-from ..report import STAGES, Confidence, RuleOutcome, Severity
+from ..report import ALL_STAGES, Confidence, RuleOutcome, Severity
 from .expression import Expression, Template
 from .fields import LanguageError, field_type
 
@@ -21,11 +21,12 @@ Profile = Literal["min", "recommended", "strict"]
 Line = Annotated[str, Field(min_length=1)]
 Repair = Literal["unknown-keys", "removed-keys", "deprecated-keys", "repeated-keys", "text-numbers"]
 
-_SUBJECT_STAGES = {name: name for name in STAGES} | {
+_SUBJECT_STAGES = {name: name for name in ALL_STAGES} | {
     "environment": "config",
     "model": "structure",
     "adapter": "structure",
     "quantization": "structure",
+    "batch": "step",
 }
 _LATE_FACTS = ("memory.measured", "memory.difference_ratio")
 """Facts that stand with an early subject and that only a real step supplies."""
@@ -140,7 +141,7 @@ class Rule(_Strict):
         """The latest stage among the facts that ``when`` needs (of all it names, where it needs none)."""
         names = {name for name in self.condition.needed if not name.startswith("params")} or self.condition.names
         stages = [stage_of(name) for name in names if not name.startswith("params")]
-        return max(stages, key=STAGES.index, default=STAGES[0])
+        return max(stages, key=ALL_STAGES.index, default=ALL_STAGES[0])
 
     @cached_property
     def subjects(self) -> frozenset[str]:
@@ -199,7 +200,7 @@ def stage_of(fact: str) -> str:
     """The stage that supplies a fact, by its dotted name."""
     if fact.startswith(_LATE_FACTS):
         return "step"
-    return _SUBJECT_STAGES.get(fact.partition(".")[0], STAGES[0])
+    return _SUBJECT_STAGES.get(fact.partition(".")[0], ALL_STAGES[0])
 
 
 def texts_in(value: Any) -> list[str]:

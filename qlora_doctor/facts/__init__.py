@@ -2,6 +2,7 @@
 
 from .adapter import AdapterFacts
 from .base import Fact
+from .batch import BatchFacts
 from .config import ConfigFacts
 from .data import DataFacts
 from .environment import EnvironmentFacts
@@ -9,6 +10,7 @@ from .load import LoadFacts
 from .memory import MemoryFacts
 from .model import ModelFacts
 from .quantization import QuantizationFacts
+from .run import RunFacts
 from .step import StepFacts
 
 
@@ -24,10 +26,13 @@ class Facts(Fact):
     data: DataFacts | None = None
     load: LoadFacts | None = None
     step: StepFacts | None = None
+    batch: BatchFacts | None = None
+    run: RunFacts | None = None
 
 
 __all__ = [
     "AdapterFacts",
+    "BatchFacts",
     "ConfigFacts",
     "DataFacts",
     "EnvironmentFacts",
@@ -37,5 +42,6 @@ __all__ = [
     "MemoryFacts",
     "ModelFacts",
     "QuantizationFacts",
+    "RunFacts",
     "StepFacts",
 ]

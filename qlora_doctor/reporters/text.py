@@ -7,10 +7,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ..report import STAGES, Finding, Location, Remediation, Report, RuleOutcome
+from ..report import ALL_STAGES, Finding, Location, Remediation, Report, RuleOutcome
 from . import _words as words
 from ._excerpt import marked
-from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed
+from .verdict import Gap, counting, counts, dialect, gaps, outcomes, stages_of, subject, suppressed
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
@@ -89,7 +89,7 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     clean = "nothing found" if ended else "nothing was checked"
     parts = [ink(grave, counts(report) or clean), f"{len(outcomes(report, 'pass')):,} passed",
              f"{len(outcomes(report, 'skipped')):,} not evaluated",
-             f"{len(ended)} of {len(STAGES)} stages done"]  # fmt: skip
+             f"{len(ended)} of {len(stages_of(report))} stages done"]  # fmt: skip
     if failed:
         parts.append(ink("error", f"failed: {', '.join(failed)}"))
     return f"verdict: {' · '.join(parts)}"
@@ -111,7 +111,7 @@ def _header(report: Report, ink: _Ink) -> str:
 
 def _stages_with_findings(report: Report) -> list[str]:
     present = {finding.stage for finding in counting(report)}
-    return [s for s in STAGES if s in present] + sorted(present - set(STAGES))
+    return [s for s in ALL_STAGES if s in present] + sorted(present - set(ALL_STAGES))
 
 
 def _frame(location: Location, severity: str, ink: _Ink) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..report import STAGES, Finding, Report, RuleOutcome, StageRecord
+from ..report import ALL_STAGES, RUN_STAGES, STAGES, Finding, Report, RuleOutcome, StageRecord
 from ._words import one_line, plural
 
 SEVERITIES = ("error", "warning", "info")
@@ -98,6 +98,11 @@ def gaps(report: Report) -> list[Gap]:
     ]
 
 
+def stages_of(report: Report) -> tuple[str, ...]:
+    """The stages that a report of this kind has: of a check, or of a run that was watched."""
+    return RUN_STAGES if any(record.name == "run" for record in report.stages) else STAGES
+
+
 def outcomes(report: Report, status: str) -> list[RuleOutcome]:
     """Rules that came out so, in the order of their ids."""
     return sorted((o for o in report.rules if o.status == status), key=lambda o: o.rule)
@@ -111,7 +116,7 @@ def counts(report: Report) -> str:
 
 
 def _gravity(finding: Finding) -> tuple[int, int, int, str]:
-    stage = STAGES.index(finding.stage) if finding.stage in STAGES else len(STAGES)
+    stage = ALL_STAGES.index(finding.stage) if finding.stage in ALL_STAGES else len(ALL_STAGES)
     return SEVERITIES.index(finding.severity), _CONFIDENCES.index(finding.confidence), stage, finding.rule
 
 
@@ -122,7 +127,7 @@ def _level(report: Report) -> Level:
         return "incomplete"
     if report.summary.warning or report.summary.info:
         return "warning"
-    return "pass" if len(_with_status(report, "done")) == len(STAGES) else "partial"
+    return "pass" if len(_with_status(report, "done")) == len(stages_of(report)) else "partial"
 
 
 def _headline(report: Report) -> str:
@@ -133,7 +138,7 @@ def _headline(report: Report) -> str:
     if failed:
         return f"Not settled: the {_listed(failed)} {'stages' if len(failed) > 1 else 'stage'} failed."
     found = counts(report)
-    if len(done) == len(STAGES):
+    if len(done) == len(stages_of(report)):
         return f"No errors in any stage; {found}." if found else "Healthy: every stage ran, and nothing was found."
     if not done:
         return "Nothing was checked."
@@ -146,7 +151,8 @@ def _detail(report: Report) -> str:
     skipped = len(outcomes(report, "skipped"))
     parts = [f"{plural(passed, 'check')} passed", f"{failed:,} failed", f"{skipped:,} could not be evaluated"]
     done = len(_with_status(report, "done"))
-    stages = "All stages ran" if done == len(STAGES) else f"{done} of {len(STAGES)} stages ran to the end"
+    every = len(stages_of(report))
+    stages = "All stages ran" if done == every else f"{done} of {every} stages ran to the end"
     return f"{', '.join(parts)}. {stages}."
 
 

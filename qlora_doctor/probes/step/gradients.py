@@ -32,7 +32,12 @@ class GradientWatch:
     Gradients are read in place: nothing is kept of them and no tensor is allocated while the step runs.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], on_gradient: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        on_gradient: Callable[[], None] | None = None,
+        guard: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda hook: hook,
+    ) -> None:
         self._parameters = dict(parameters)
         self._on_gradient = on_gradient
         self._handles: list[Any] = []
@@ -48,7 +53,7 @@ class GradientWatch:
             self._buffers[device] = torch.zeros((count, 2), dtype=torch.float32, device=device)
         for name, parameter in self._parameters.items():
             hook = self._hook(name, self._buffers[parameter.device][self._rows[name]])
-            self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
+            self._handles.append(parameter.register_post_accumulate_grad_hook(guard(hook)))
 
     def begin_step(self) -> None:
         """Forget what fired; nothing is read from the device."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...report import STAGES, Report, Severity
+from ...report import Report, Severity
 from ..overview import outcome
-from ..verdict import SEVERITIES, counting, subject, verdict
+from ..verdict import SEVERITIES, counting, stages_of, subject, verdict
 from .entries import anchors
 
 _NOT_TOLD = ("dialect",)
@@ -136,7 +136,7 @@ def _row(report: Report, link: str, name: str) -> Row:
         measured=bool(memory and memory.measured),
         card=card,
         share=peak / card * 100 if peak and card else None,
-        stages=tuple((stage, status.get(stage, "not run")) for stage in STAGES),
+        stages=tuple((stage, status.get(stage, "not run")) for stage in stages_of(report)),
     )
 
 
