@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
+from .core.errors import UsageError
+from .core.report import RUN_STAGES, Report, StageRecord
 from .facts import Facts
-from .report import RUN_STAGES, Report, StageRecord
-from .session import CheckOptions, Observer, Session
+from .run.session import CheckOptions, Observer, Session
 from .watch.records import Options, Training, trainings
 
 if TYPE_CHECKING:
-    from .config.setup import Setup
+    from .setup.setup import Setup
 
 _SITE = Path(__file__).parent / "watch" / "site"
 _POLL = 0.25
@@ -208,7 +208,7 @@ def reports_of(
 def judge_facts(facts: Facts, check: CheckOptions, *, records: Sequence[StageRecord] = (), setup: Setup | None = None,
                 observer: Observer | None = None) -> Report:  # fmt: skip
     """Judge the facts of a training."""
-    from ._assets import asset_folder
+    from .core.assets import asset_folder
     from .engine import check_selection, load_rules
 
     session = Session(load_rules(asset_folder("rules"), *check.rules), check, observer or Observer(),

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ._help import examples
 from .check import _listed, _severities
 
 if TYPE_CHECKING:
-    from ..report import Report
+    from ..core.report import Report
 
 
 @click.command(
@@ -73,8 +73,8 @@ def command(command: tuple[str, ...], **given: Any) -> int:
     above --fail-on, 3 the command failed, or nothing could be watched.
     """
     from ..reporters import FORMATS
+    from ..run.session import CheckOptions
     from ..running import RunOptions, new_folder, reports_of, run_watched
-    from ..session import CheckOptions
     from ._baseline import KnownFindings
     from ._outputs import append_summary, check_format, parse_outputs, write_outputs
     from ._settings import found_settings, with_settings
@@ -120,7 +120,7 @@ def _setup(path: Path | None) -> Any:
         return None
     if not path.exists():
         raise UsageError(f"{path} does not exist.")
-    from ..config import read_setup
+    from ..reading import read_setup
 
     return read_setup(path)
 

@@ -15,7 +15,9 @@ def masked_by_hand(loaders: Sequence[Any]) -> float | None:
     Only a ``datasets.Dataset`` without a transform is read: reading it changes nothing and runs no code of the user's.
     """
     for loader in loaders:
-        rows = _rows(getattr(loader, "dataset", None) or getattr(getattr(loader, "base_dataloader", None), "dataset", None))
+        rows = _rows(
+            getattr(loader, "dataset", None) or getattr(getattr(loader, "base_dataloader", None), "dataset", None)
+        )
         masked = total = 0
         for row in rows:
             labels, ids = row.get("labels"), row.get("input_ids")

@@ -75,7 +75,11 @@ def _shape(tb: TracebackType) -> tuple[int, int] | None:
     """Rows and length of ``input_ids`` among the arguments of a frame; the process ends, so that looking is safe."""
     for name in ("inputs", "batch", "kwargs", "input_ids"):
         value = tb.tb_frame.f_locals.get(name)
-        ids = value.get("input_ids") if isinstance(value, dict) or hasattr(value, "data") and hasattr(value, "get") else value
+        ids = (
+            value.get("input_ids")
+            if isinstance(value, dict) or hasattr(value, "data") and hasattr(value, "get")
+            else value
+        )
         size = getattr(ids, "shape", None)
         if size is not None and len(size) == 2:
             return int(size[0]), int(size[1])

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from ..probes.batch import IGNORED, BatchLook
+from ..probes.observing.aside import aside, random_state_kept
+from ..probes.observing.timeline import Timeline
 from ..probes.step import comparing, gradients
 from ..probes.step.forward import ForwardWatch, Inputs
 from ..probes.step.observer import Compared, Observer
-from ..probes.watch.aside import aside, random_state_kept
-from ..probes.watch.timeline import Timeline
 from .guarding import Guard
 
 _POSITIONS, _AT_ONCE = 32, 16

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._files import write_whole
+from ..core.files import write_whole
 
 OPTIONS = "options.json"
 

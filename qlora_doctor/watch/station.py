@@ -58,7 +58,7 @@ class Station:
         import torch
         import wrapt
 
-        from ..probes.watch.overheard import Overhearing
+        from ..probes.observing.overheard import Overhearing
 
         self._heard = Overhearing()
         atexit.register(self._exit)
@@ -131,8 +131,9 @@ class Station:
         self._count += 1
         rank, world, local = rank_of()
         writer = Writer(self.folder, f"rank-{rank}.{os.getpid()}.{self._count}", say)
-        self.watch = Watch(model, writer, self.options, called=called, trainer=trainer,
-                           ranks=(rank, world, local), heard=self._heard)
+        self.watch = Watch(
+            model, writer, self.options, called=called, trainer=trainer, ranks=(rank, world, local), heard=self._heard
+        )
         self.watch.begin(**known)
         return self.watch
 

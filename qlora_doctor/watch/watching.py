@@ -20,13 +20,14 @@ from ..probes.environment import look_at_environment
 from ..probes.failures import NO_FAILURE
 from ..probes.live.config import live_config
 from ..probes.load.loaded import loaded_facts, nonfinite_tensors
-from ..probes.step.optimizer import optimizer_facts, unwrapped as unwrapped_optimizer
+from ..probes.observing import snapshot
+from ..probes.observing.overheard import Overhearing
+from ..probes.step.optimizer import optimizer_facts
+from ..probes.step.optimizer import unwrapped as unwrapped_optimizer
 from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
 from ..probes.tensors import plain_name
-from ..probes.watch import snapshot
-from ..probes.watch.overheard import Overhearing
 from .arguments import arguments_config, asked
 from .backward import BackwardWatch
 from .finding import is_compiled, objects, unwrapped
@@ -191,7 +192,9 @@ class Watch:
                 self._run["resumed_step"] = state.global_step
         if trainer is not None:
             own = getattr(kind, "compute_loss", None)
-            self._run["own_compute_loss"] = not str(getattr(own, "__module__", "")).startswith(("transformers.", "trl."))
+            self._run["own_compute_loss"] = not str(getattr(own, "__module__", "")).startswith(
+                ("transformers.", "trl.")
+            )
 
     def _one_tokenizer(self, model: nn.Module) -> Any:
         """The tokenizer of a loop of one's own: the only one that there is, or the one of the model's name."""
@@ -609,7 +612,11 @@ def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str
         return "fsdp"
     if "DistributedDataParallel" in names:
         return "ddp"
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
         return "ddp"
     return "none"
 

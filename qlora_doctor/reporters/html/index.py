@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...report import Report, Severity
+from ...core.report import Report, Severity
 from ..overview import outcome
 from ..verdict import SEVERITIES, counting, stages_of, subject, verdict
 from .entries import anchors
