@@ -1,0 +1,73 @@
+"""Conditions on the machine, for what a library refuses on some machines alone: ``torch < 2.7``, ``torch_npu``."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..core.versions import version_tuple
+from ..facts.environment import EnvironmentFacts
+
+_CONDITION = re.compile(r"(\w+)(?: (<|<=|>=) (\d+(?:\.\d+)*))?\Z")
+_COMPARED: dict[str, Callable[[Any, Any], bool]] = {"<": operator.lt, "<=": operator.le, ">=": operator.ge}
+_UNRELEASED = re.compile(r"\d(?:a|b|rc|\.?dev)\d*")
+_ALL = " and "
+
+
+def is_so(condition: str, environment: EnvironmentFacts | None, card: Mapping[str, Any]) -> bool | None:
+    """Whether a condition holds.
+
+    Args:
+        condition: a package's name (it is installed), ``NAME < VERSION`` (it is installed and older; so ``<=`` and
+            ``>=``), ``capability < NUMBER`` (the compute capability of the card that the run is meant for), ``gpus <
+            NUMBER`` (of this machine); or several of them, joined by ``and``.
+        environment: this machine; None where nothing may be assumed about it.
+        card: the facts of that card, ``gpu_capability``.
+
+    Returns:
+        None where it cannot be known.
+    """
+    each = [_is_so(part, environment, card) for part in condition.split(_ALL)]
+    return False if False in each else None if None in each else True
+
+
+def both(*conditions: str | None) -> str | None:
+    """The condition that all of these hold; None is no condition."""
+    return _ALL.join(condition for condition in conditions if condition) or None
+
+
+def _is_so(condition: str, environment: EnvironmentFacts | None, card: Mapping[str, Any]) -> bool | None:
+    found = _CONDITION.match(condition)
+    assert found is not None, condition
+    name, comparison, limit = found.groups()
+    if name == "capability":
+        capability = card.get("gpu_capability")
+        return None if capability is None else _COMPARED[comparison](capability, float(limit))
+    if environment is None:
+        return None
+    if name == "gpus":
+        return None if not environment.gpus else _COMPARED[comparison](len(environment.gpus), int(limit))
+    installed = getattr(environment.packages, name)
+    if limit is None:
+        return installed is not None
+    return _compared(installed, comparison, limit)
+
+
+def _compared(installed: str | None, comparison: str, limit: str) -> bool | None:
+    version, other = version_tuple(installed), version_tuple(limit)
+    if installed is None or version is None or other is None:
+        return None
+    one, two = _plain(version), _plain(other)
+    if one == two and comparison != "<" and _UNRELEASED.search(installed) is not None:
+        return None  # on the way to this very version: what it has already is not known
+    return _COMPARED[comparison](one, two)
+
+
+def _plain(version: tuple[int, ...]) -> tuple[int, ...]:
+    """Without the zeros at its end: 0.20 is 0.20.0."""
+    kept = list(version)
+    while kept and kept[-1] == 0:
+        kept.pop()
+    return tuple(kept)
