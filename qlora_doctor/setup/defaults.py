@@ -35,6 +35,23 @@ LORA: dict[str, Any] = {
 }
 """LoraConfig's own defaults, the same in every version."""
 
+TRAINING: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "num_train_epochs": 3.0,
+    "lr_scheduler_type": "linear",
+    "fp16": False,
+    "packing": False,
+    "padding_free": False,
+    "use_liger_kernel": False,
+    "group_by_length": False,
+    "seed": 42,
+}
+"""Defaults of TrainingArguments and SFTConfig, the same in transformers 4.51–5.23 and trl 0.17–1.16."""
+
 
 @dataclass(frozen=True)
 class Libraries:
