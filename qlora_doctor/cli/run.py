@@ -74,7 +74,7 @@ def command(command: tuple[str, ...], **given: Any) -> int:
     """
     from ..reporters import FORMATS
     from ..run.session import CheckOptions
-    from ..running import RunOptions, new_folder, reports_of, run_watched
+    from ..run.watched import RunOptions, new_folder, reports_of, run_watched
     from ._baseline import KnownFindings
     from ._outputs import append_summary, check_format, parse_outputs, write_outputs
     from ._settings import found_settings, with_settings

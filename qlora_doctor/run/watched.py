@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from .core.errors import UsageError
 from .core.report import RUN_STAGES, Report, StageRecord
-from .facts import Facts
+from ..facts import Facts
 from .run.session import CheckOptions, Observer, Session
-from .watch.records import Options, Training, trainings
+from ..watch.records import Options, Training, trainings
 
 if TYPE_CHECKING:
     from .setup.setup import Setup
 
-_SITE = Path(__file__).parent / "watch" / "site"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SITE = _PACKAGE / "watch" / "site"
 _POLL = 0.25
 _PATIENCE = 20.0
 """Seconds that a training has to end by itself after it was asked to, before its command is sent SIGTERM."""
@@ -111,7 +112,7 @@ def watched_environment(folder: Path, around: Mapping[str, str] | None = None) -
     before = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = os.pathsep.join([str(_SITE), *([before] if before else [])])
     environment["QLORA_DOCTOR_RUN"] = str(folder.resolve())
-    environment["QLORA_DOCTOR_HOME"] = str(Path(__file__).resolve().parents[1])
+    environment["QLORA_DOCTOR_HOME"] = str(_PACKAGE.parent)
     return environment
 
 
@@ -193,7 +194,7 @@ def reports_of(
         ended: how the command ended; None while it runs.
         command: as it was given.
     """
-    from .watch.merging import groups
+    from ..watch.merging import groups
 
     found = groups(trainings(folder))
     if not found:
@@ -209,7 +210,7 @@ def judge_facts(facts: Facts, check: CheckOptions, *, records: Sequence[StageRec
                 observer: Observer | None = None) -> Report:  # fmt: skip
     """Judge the facts of a training."""
     from .core.assets import asset_folder
-    from .engine import check_selection, load_rules
+    from ..engine import check_selection, load_rules
 
     session = Session(load_rules(asset_folder("rules"), *check.rules), check, observer or Observer(),
                       suppressions=check.suppressions)  # fmt: skip
@@ -259,7 +260,7 @@ def _report(
     count: int,
     observer: Observer | None,
 ) -> Report:
-    from .watch.merging import together
+    from ..watch.merging import together
 
     try:
         facts = together(group)
@@ -274,7 +275,7 @@ def _report(
 
 
 def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:
-    from .facts.run import RunFailure
+    from ..facts.run import RunFailure
 
     run = facts.run
     assert run is not None
@@ -305,7 +306,7 @@ def _signal_name(number: int) -> str:
 
 
 def _unseen(check: CheckOptions, ended: Ended | None, command: Sequence[str]) -> Report:
-    from .facts import RunFacts
+    from ..facts import RunFacts
 
     failed = ended is not None and ended.code != 0
     reason = f"The command ended with exit code {ended.code} before it trained." if failed and ended else UNSEEN
