@@ -120,7 +120,7 @@ def _setup(path: Path | None) -> Any:
         return None
     if not path.exists():
         raise UsageError(f"{path} does not exist.")
-    from ..reading import read_setup
+    from ..reading.dialects import read_setup
 
     return read_setup(path)
 

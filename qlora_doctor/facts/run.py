@@ -36,6 +36,8 @@ class RunFailure(Fact):
 
     kind: str
     """``none`` where it ended well; else as ``LoadFailure``, or ``exit`` (a code other than 0), ``signal``."""
+    signal: str | None = None
+    """Name of the signal that ended it."""
     message: str
     phase: str | None = None
     """``forward``, ``backward``, ``optimizer``, ``evaluation``, ``save``, or None where it is not known."""
@@ -118,6 +120,10 @@ class RunFacts(Fact):
     """Mean loss of a trained token in the same step, computed from the logits of its batches."""
     loss_scale: float | None = None
     """backward_loss / mean_loss: 1 where gradients are a mean over the step."""
+    sums_over_accumulation: bool | None = None
+    """True where a step's gradients are the sum of its micro-batches' in place of their mean."""
+    divides_twice: bool | None = None
+    """True where they are the mean divided once more by the number of micro-batches."""
     own_compute_loss: bool | None = None
     """Whether the trainer's class has a ``compute_loss`` of its own."""
     loss_takes_count: bool | None = None
@@ -125,6 +131,8 @@ class RunFacts(Fact):
 
     scheduler_steps: float | None = None
     """Steps of the learning rate scheduler for each optimizer step; None where there is none."""
+    scheduler_per_micro_batch: bool | None = None
+    """True where the scheduler steps with every micro-batch of an optimizer step that has several."""
     learning_rate_asked: float | None = None
     weight_decay_asked: float | None = None
     groups: list[ParameterGroup] | None = None
@@ -133,8 +141,16 @@ class RunFacts(Fact):
     rates_during_warmup: bool | None = None
     """True where the watched steps had less than half the rate that was asked for."""
 
-    resumed_from: str | None = None
     resumed_step: int | None = None
+    """Optimizer steps that the training began with, as its trainer says; 0 where it began anew."""
+    resumed_done: bool | None = None
+    """True where a resumed training had no step left to do."""
+    resumed_without_optimizer: bool | None = None
+    """True where a resumed training began with an optimizer that has no state."""
+    resumed_without_schedule: bool | None = None
+    """True where a resumed training began its schedule again from the first step."""
+    telling_warnings: list[str] | None = None
+    """Warnings of the libraries that say that something of the setup has no effect or another one than meant."""
 
     base_changed_at_end: list[str] | None = None
     """Base tensors that are not what they were before the first step, when the run ended."""

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.errors import UsageError
-from .core.report import RUN_STAGES, Report, StageRecord
+from ..core.errors import UsageError
+from ..core.report import RUN_STAGES, Report, StageRecord
 from ..facts import Facts
-from .run.session import CheckOptions, Observer, Session
+from .session import CheckOptions, Observer, Session
 from ..watch.records import Options, Training, trainings
 
 if TYPE_CHECKING:
-    from .setup.setup import Setup
+    from ..setup.setup import Setup
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SITE = _PACKAGE / "watch" / "site"
@@ -209,7 +209,7 @@ def reports_of(
 def judge_facts(facts: Facts, check: CheckOptions, *, records: Sequence[StageRecord] = (), setup: Setup | None = None,
                 observer: Observer | None = None) -> Report:  # fmt: skip
     """Judge the facts of a training."""
-    from .core.assets import asset_folder
+    from ..core.assets import asset_folder
     from ..engine import check_selection, load_rules
 
     session = Session(load_rules(asset_folder("rules"), *check.rules), check, observer or Observer(),
@@ -293,7 +293,7 @@ def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:
     if killed:
         name = _signal_name(ended.code - 128)
         text = f"The command was ended by {name}."
-        return {**known, "ended": "killed", "failure": RunFailure(kind="signal", message=text, step=step)}
+        return {**known, "ended": "killed", "failure": RunFailure(kind="signal", signal=name, message=text, step=step)}
     text = f"The command ended with exit code {ended.code}."
     return {**known, "ended": "failed", "failure": RunFailure(kind="exit", message=text, step=step)}
 

@@ -35,9 +35,12 @@ from .guarding import Guard, StopTraining
 from .losses import LossWatch
 from .onlooker import Clock, Onlooker
 from .records import Options, Writer
+from .warned import telling
 
 _LOW_RATE = 0.5
 """Share of the rate that was asked for below which a step says little about the updates that the run will make."""
+_NEAR = (0.7, 1.4)
+"""What counts as once: the mean is of a sample of each batch's tokens, and rows of different lengths weigh differently."""
 _MORE = 8
 """Steps that the gradient scaler may skip while the watched ones are counted."""
 
@@ -152,6 +155,7 @@ class Watch:
             self._loss = LossWatch(trainer, self._inputs_given, self.guard)
         self._schedulers = self._own_schedulers()
         self._scheduler_counts = [_scheduler_count(each) for each in self._schedulers]
+        self._know_resumed()
         self._hand_made_masks(loader)
         self._spend(began)
         self._write("watching")
@@ -187,14 +191,22 @@ class Watch:
             **asked(arguments),
         )
         if state is not None:
-            self._run["max_steps"] = state.max_steps
-            if state.global_step:
-                self._run["resumed_step"] = state.global_step
+            self._run.update(max_steps=state.max_steps, resumed_step=state.global_step)
+            self._run["resumed_done"] = bool(state.global_step) and state.global_step >= state.max_steps
         if trainer is not None:
             own = getattr(kind, "compute_loss", None)
             self._run["own_compute_loss"] = not str(getattr(own, "__module__", "")).startswith(
                 ("transformers.", "trl.")
             )
+
+    def _know_resumed(self) -> None:
+        """Whether a training that goes on has the optimizer and the schedule that it stopped with."""
+        done = self._run.get("resumed_step")
+        if done is None or self._run.get("resumed_done"):
+            return
+        inner = [unwrapped_optimizer(each) for each in self._optimizers]
+        self._run["resumed_without_optimizer"] = bool(done and inner) and not any(each.state for each in inner)
+        self._run["resumed_without_schedule"] = bool(done and self._schedulers) and max(self._scheduler_counts) <= 1
 
     def _one_tokenizer(self, model: nn.Module) -> Any:
         """The tokenizer of a loop of one's own: the only one that there is, or the one of the model's name."""
@@ -308,7 +320,7 @@ class Watch:
             backward /= self._scale
         self._run.update(backward_loss=_number(backward), mean_loss=_number(mean), loss_scale=None)
         if backward is not None and mean:
-            self._run["loss_scale"] = _number(backward / mean)
+            self._run |= scale_facts(backward / mean, onlooker.micro_batches[-1])
         if onlooker.counted_tokens:
             self._run["tokens_per_update"] = onlooker.counted_tokens * self._world
         self._losses = [*getattr(self, "_losses", []), backward]
@@ -352,8 +364,12 @@ class Watch:
         self._run["watched_steps"] = self._steps
         counts = [_scheduler_count(each) for each in self._schedulers]
         moved = [now - then for now, then in zip(counts, self._scheduler_counts, strict=True)]
+        several = min(onlooker.micro_batches[: self._steps] or [0])
         if moved and self._steps:
-            self._run["scheduler_steps"] = max(moved) / self._steps
+            each = max(moved) / self._steps
+            self._run["scheduler_steps"] = each
+            # accelerate steps a prepared scheduler once for every process, which is what it documents.
+            self._run["scheduler_per_micro_batch"] = several > 1 and each == several and self._world != several
         self._rates_low()
         self._schedulers = []
         self._optimizers = []
@@ -538,6 +554,8 @@ class Watch:
             "failure": NO_FAILURE,
             "warnings": list(self._heard.heard),
         }
+        self._run["telling_warnings"] = telling(self._heard.heard)
+        self._count_labels(onlooker, changes)
         losses = [_number(value) for value in getattr(self, "_losses", [])]
         if seen.losses is None and any(value is not None for value in losses):
             changes["losses"] = losses
@@ -552,6 +570,11 @@ class Watch:
         if self._run.get("rates_during_warmup") and seen.trainable_dtypes != ["float32"]:
             changes.update(parameters_not_updated=None, lost_update_ratio=None)
         return seen.model_copy(update=changes)
+
+    def _count_labels(self, onlooker: Onlooker, changes: dict[str, Any]) -> None:
+        """Labels as the trainer has them: its compute_loss may take them out before the model is called."""
+        found = onlooker.batches.facts()
+        changes["trained_tokens"] = found.trained_tokens if found is not None else None
 
     def _batch_facts(self, onlooker: Onlooker) -> Any:
         found = onlooker.batches.facts()
@@ -580,6 +603,23 @@ class Watch:
         )
         if seen.batch is not None and onlooker.micro_batches:
             self._run["rows_per_update"] = seen.batch * max(onlooker.micro_batches[-1], 1) * self._world
+
+
+def scale_facts(scale: float, micro_batches: int) -> dict[str, Any]:
+    """What the losses that went backward say of the division by accumulation; bands around 1, around M and around 1/M.
+
+    Args:
+        scale: their sum over the mean loss of a token.
+        micro_batches: M.
+    """
+    known: dict[str, Any] = {"loss_scale": _number(scale), "sums_over_accumulation": None, "divides_twice": None}
+    if micro_batches < 2 or _NEAR[0] <= scale <= _NEAR[1]:
+        known.update(sums_over_accumulation=False, divides_twice=False)
+    elif _NEAR[0] <= scale / micro_batches <= _NEAR[1]:
+        known.update(sums_over_accumulation=True, divides_twice=False)
+    elif _NEAR[0] <= scale * micro_batches <= _NEAR[1]:
+        known.update(sums_over_accumulation=False, divides_twice=True)
+    return known
 
 
 class Together:
