@@ -19,7 +19,7 @@ from ..probes.batch import BatchLook
 from ..probes.environment import look_at_environment
 from ..probes.failures import NO_FAILURE
 from ..probes.live.config import live_config
-from ..probes.load.loaded import loaded_facts, nonfinite_tensors
+from ..probes.load.loaded import four_bit_layers, loaded_facts, nonfinite_tensors
 from ..probes.observing import snapshot
 from ..probes.observing.overheard import Overhearing
 from ..probes.step.optimizer import optimizer_facts
@@ -249,6 +249,7 @@ class Watch:
         began = time.perf_counter()
         if self._steps >= self._options.steps:
             self._finish()
+            self._stepped_since = True  # more steps are to come
             self._stop_loop()
         else:
             assert self._onlooker is not None
@@ -473,7 +474,8 @@ class Watch:
             return
         after = snapshot.take(model, keep_small=False)
         changes = snapshot.compare(self._base, model, after)
-        self._run["base_changed_at_end"] = changes.changed
+        repacked = _repacked(model)
+        self._run["base_changed_at_end"] = [n for n in changes.changed if not n.startswith(repacked)]
 
     # -- stopping
 
@@ -659,6 +661,18 @@ def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str
     ):
         return "ddp"
     return "none"
+
+
+def _repacked(model: nn.Module) -> tuple[str, ...]:
+    """Names of 4-bit weights that bitsandbytes holds in another layout since an evaluation on a CPU with AVX-512.
+
+    ``Linear4bit.forward`` repacks them in place and unpacks them by itself when they train again; the values are kept.
+    """
+    return tuple(
+        f"{name}.weight"
+        for name, module in four_bit_layers(model)
+        if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False)
+    )
 
 
 def _groups(optimizer: Together, model: nn.Module) -> dict[str, Any]:

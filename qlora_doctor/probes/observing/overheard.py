@@ -61,6 +61,19 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         _add(self._heard, record.getMessage())
+        # A record that no handler wants is printed by the one of last resort, and this one is no answer to it.
+        if logging.lastResort is not None and not _is_handled(record):
+            logging.lastResort.handle(record)
+
+
+def _is_handled(record: logging.LogRecord) -> bool:
+    """Whether a handler other than these hears the record, as ``Logger.callHandlers`` goes through them."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None:
+        if any(not isinstance(handler, _Collector) for handler in logger.handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
 
 
 def _add(heard: list[str], text: str) -> None:

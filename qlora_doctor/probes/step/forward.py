@@ -79,8 +79,8 @@ class ForwardWatch:
             called.register_forward_pre_hook(guard(self._begin), with_kwargs=True),
             called.register_forward_hook(guard(self._end), with_kwargs=True),
         ]
-        layers = decoder_layers(model) if with_layers else []
-        for layer in layers:
+        layers = self._layers = decoder_layers(model)
+        for layer in layers if with_layers else []:
             self._handles.append(layer.register_forward_pre_hook(guard(self._layer_begins), with_kwargs=True))
             self._handles.append(layer.register_forward_hook(guard(self._layer_ends)))
             for part in list(layer.children())[:1]:  # transformers 5 computes a layer again below its own hooks
@@ -108,7 +108,7 @@ class ForwardWatch:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._aside or not torch.is_grad_enabled():
             return
-        self.seen.training_mode = self.seen.training_mode is not False and self._model.training
+        self.seen.training_mode = self.seen.training_mode is not False and self._trains()
         inputs = inputs_by_name(module, args, kwargs)
         if self._before is not None:
             self._aside = True
@@ -120,6 +120,10 @@ class ForwardWatch:
         self._inside = True
         if self._on_phase is not None:
             self._on_phase("forward")
+
+    def _trains(self) -> bool:
+        """Whether the layers are in training mode; PEFT puts a model in training mode around one that is not."""
+        return all(layer.training for layer in self._layers) if self._layers else self._model.training
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._aside or not self._inside:
