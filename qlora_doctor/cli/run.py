@@ -133,6 +133,9 @@ def _tell(reports: list[Report], given: dict[str, Any], folder: Path) -> None:
     if given["format"] != "text":
         click.echo(render(reports if len(reports) > 1 else reports[0], given["format"]), err=True)
         return
+    if all(report.facts.model is None for report in reports):
+        click.echo(f"qlora-doctor: {reports[0].stages[-1].reason}", err=True)
+        return
     color = wants_color(sys.stderr, given["no_color"])
     for report in reports:
         click.echo(text.render(report, color=color, width=width()), err=True, nl=False, color=color)

@@ -16,13 +16,13 @@ from ..core.errors import UsageError
 from ..core.report import RUN_STAGES, Report, StageRecord
 from ..facts import Facts
 from .session import CheckOptions, Observer, Session
-from ..watch.records import Options, Training, trainings
+from ..watching.records import Options, Training, trainings
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_SITE = _PACKAGE / "watch" / "site"
+_SITE = _PACKAGE / "watching" / "site"
 _POLL = 0.25
 _PATIENCE = 20.0
 """Seconds that a training has to end by itself after it was asked to, before its command is sent SIGTERM."""
@@ -194,7 +194,7 @@ def reports_of(
         ended: how the command ended; None while it runs.
         command: as it was given.
     """
-    from ..watch.merging import groups
+    from ..watching.merging import groups
 
     found = groups(trainings(folder))
     if not found:
@@ -260,7 +260,7 @@ def _report(
     count: int,
     observer: Observer | None,
 ) -> Report:
-    from ..watch.merging import together
+    from ..watching.merging import together
 
     try:
         facts = together(group)

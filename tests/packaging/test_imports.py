@@ -21,7 +21,7 @@ ROOMS = (
     "pipeline",
     "probes",
     "memory",
-    "watch",
+    "watching",
     "worker",
     "run",
     "cli",
@@ -33,13 +33,13 @@ MAY_NOT = {
     "pipeline": {"reading", "writing", "engine", "reporters"},
     "probes": {"writing", "engine", "reporters"},
     "memory": {"reading", "writing", "engine", "reporters"},
-    "watch": {"reading", "writing", "engine", "reporters", "memory"},
+    "watching": {"reading", "writing", "engine", "reporters", "memory"},
     "worker": {"reading", "writing", "engine", "reporters"},
 }
 LAZY = {"core/report.py": {"reporters"}}
 """The one arrow upward: a Report shows itself in a notebook, and imports the reporter when somebody looks."""
 TOP_LEVEL = {"__init__", "__main__", "_version"}
-HEAVY_ROOMS = {"pipeline", "probes", "memory", "watch"}
+HEAVY_ROOMS = {"pipeline", "probes", "memory", "watching"}
 
 
 def modules() -> list[Path]:

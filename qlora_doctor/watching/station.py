@@ -20,7 +20,7 @@ from .guarding import StopTraining, say
 from .records import Options, Writer, rank_of
 
 if TYPE_CHECKING:
-    from .watching import Watch
+    from .watcher import Watch
 
 _LIBRARIES = ("transformers", "peft", "bitsandbytes")
 """Without one of them in the process its trainings are none of a language model's adapter."""
@@ -123,7 +123,7 @@ class Station:
 
     def begin(self, model: Any, *, called: Any = None, trainer: Any = None, **known: Any) -> Watch | None:
         """Watch a training; what stands in its way is told, and nothing is watched."""
-        from .watching import Watch
+        from .watcher import Watch
 
         self._stop_waiting()
         if self.watch is not None:

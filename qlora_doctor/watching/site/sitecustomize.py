@@ -34,7 +34,7 @@ def _prepare() -> None:
             if not home:
                 raise
             sys.path.append(home)  # an environment of its own: last, so that nothing of the program is shadowed
-        from qlora_doctor.watch.start import prepare
+        from qlora_doctor.watching.start import prepare
 
         prepare()
     except BaseException as error:

@@ -15,12 +15,26 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
     Args:
         begin: called as the training begins with model, trainer and what is known; returns its watch, or None.
         trainer: the trainer; None where only the callback's own arguments are at hand.
+        end: called when the training is over.
+        report: gives the report as it stands.
     """
 
-    def __init__(self, begin: Callable[..., Any], trainer: Any = None) -> None:
-        self._begin = begin
+    def __init__(
+        self,
+        begin: Callable[..., Any],
+        trainer: Any = None,
+        *,
+        end: Callable[[], None] = lambda: None,
+        report: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self._begin, self._end, self._report = begin, end, report
         self._trainer = weakref.ref(trainer) if trainer is not None else lambda: None
         self.watch: Any = None
+
+    @property
+    def report(self) -> Any:
+        """The report as it stands; None before the training began, and where another process makes it."""
+        return self._report()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to watch."""
@@ -59,3 +73,9 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         """The training is over."""
         if self.watch is not None:
             self.watch.trained(state)
+            try:
+                self._end()
+            except Exception as error:
+                from .guarding import say
+
+                say(f"No report: {type(error).__name__}: {' '.join(str(error).split())[:200]}")

@@ -79,7 +79,7 @@ class Watch:
         self._model = weakref.ref(model)
         self._trainer = weakref.ref(trainer) if trainer is not None else lambda: None
         self._called = called
-        self._rank, self._world, _ = ranks
+        self.rank, self._world, _ = ranks
         self._number = int(writer.name.rpartition(".")[2]) if writer is not None else 1
         self._run: dict[str, Any] = {}
         self._started = time.time()
@@ -460,7 +460,7 @@ class Watch:
             self._finish()
         if error is not None:
             self._ended = "failed"
-            self._run["failure"] = failure_of(error, self._rank, self._counted)
+            self._run["failure"] = failure_of(error, self.rank, self._counted)
         elif not self._over:
             self._look_at_end()
             self._ended = "stopped" if self._wants_stop() else "well"
@@ -475,7 +475,7 @@ class Watch:
         after = snapshot.take(model, keep_small=False)
         changes = snapshot.compare(self._base, model, after)
         repacked = _repacked(model)
-        self._run["base_changed_at_end"] = [n for n in changes.changed if not n.startswith(repacked)]
+        self._run["base_changed_at_end"] = [name for name in changes.changed if not name.startswith(repacked)]
 
     # -- stopping
 
@@ -486,9 +486,37 @@ class Watch:
         return self._options.stop_file is not None and os.path.exists(self._options.stop_file)  # noqa: PTH110
 
     def _stop_loop(self) -> None:
-        """A loop of one's own ends by an exception that is none; a trainer is asked, and ends by itself."""
-        if self._run.get("kind") == "loop" and self._wants_stop():
-            raise StopTraining(0)
+        """A loop of one's own ends by an exception that is none; a trainer is asked, and ends by itself.
+
+        With a code other than 0 where findings end it: a launcher then ends the other ranks.
+        """
+        if self._run.get("kind") != "loop":
+            return
+        if self._wants_stop():
+            wanted = self._options.stop_after
+            raise StopTraining(0 if wanted is not None and self._counted >= wanted else 1)
+        if self._options.stop_after is not None or self._options.stop_file is not None:
+            self._count_on()
+
+    def _count_on(self) -> None:
+        """Who asked for the training's end pays for it: two hooks stay until then."""
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        model = self._model()
+        if model is None or self._handles:
+            return
+
+        def stepped(optimizer: Any, args: Any, kwargs: Any) -> None:
+            self._counted += 1
+
+        def before(module: nn.Module, args: Any) -> None:
+            if torch.is_grad_enabled():
+                self._stop_loop()
+
+        self._handles = [
+            register_optimizer_step_post_hook(self.guard(stepped)),
+            model.register_forward_pre_hook(self.guard(before)),
+        ]
 
     # -- writing
 
@@ -503,7 +531,7 @@ class Watch:
                 {
                     "state": state,
                     "started": self._started,
-                    "rank": self._rank,
+                    "rank": self.rank,
                     "world_size": self._world,
                     "host": os.uname().nodename if hasattr(os, "uname") else None,
                     "facts": self.facts.model_dump(mode="json", exclude_none=True),
@@ -521,7 +549,7 @@ class Watch:
         if measured is not None:
             known["memory"] = MemoryFacts(measured=measured)
         rank = RankFacts(
-            rank=self._rank,
+            rank=self.rank,
             device=self.facts.load.device if self.facts.load else None,
             steps=self._counted,
             batches=list(onlooker.batches.digests) if onlooker is not None else self._digests,
@@ -664,15 +692,19 @@ def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str
 
 
 def _repacked(model: nn.Module) -> tuple[str, ...]:
-    """Names of 4-bit weights that bitsandbytes holds in another layout since an evaluation on a CPU with AVX-512.
+    """Beginnings of the names of what bitsandbytes holds in another form since an evaluation on a CPU with AVX-512.
 
-    ``Linear4bit.forward`` repacks them in place and unpacks them by itself when they train again; the values are kept.
+    ``Linear4bit.forward`` repacks a weight in place for inference. When the layer trains again it unpacks the weight,
+    bit for bit, and makes its statistics anew ("best-effort", bitsandbytes/functional.py).
     """
-    return tuple(
-        f"{name}.weight"
-        for name, module in four_bit_layers(model)
-        if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False)
-    )
+    found = []
+    for name, module in four_bit_layers(model):
+        state = getattr(module.weight, "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            found.append(f"{name}.weight")
+        elif hasattr(state, "original_qshape"):
+            found.append(f"{name}.weight.")
+    return tuple(found)
 
 
 def _groups(optimizer: Together, model: nn.Module) -> dict[str, Any]:
