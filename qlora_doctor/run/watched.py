@@ -228,8 +228,11 @@ def judge_facts(facts: Facts, check: CheckOptions, *, records: Sequence[StageRec
 def stage_records(facts: Facts) -> list[StageRecord]:
     """How the stages of a run ended, by what is known."""
     step, run = facts.step, facts.run
+    failure = step.failure if step is not None else None
     watched = run.watched_steps if run is not None else None
     known = [StageRecord(name=name, status="done") for name in ("config", "structure", "load")]
+    if failure is not None and failure.kind != "none":
+        return [*known, StageRecord(name="step", status="failed", reason=failure.message), _run_record(facts)]
     if step is None or not step.steps:
         why = "The run ended before its first optimizer step was over."
         return [*known, StageRecord(name="step", status="skipped", reason=why), _run_record(facts)]

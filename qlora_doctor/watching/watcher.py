@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..facts import Facts, LoadFacts, MemoryFacts, RunFacts
+from ..facts.load import LoadFailure
 from ..facts.memory import MemoryPicture
 from ..facts.run import ParameterGroup, RankFacts
 from ..probes.batch import BatchLook
@@ -454,14 +455,16 @@ class Watch:
     def _end(self, error: BaseException | None) -> None:
         from .ends import failure_of
 
-        if self.active and self._in_step and error is None:
-            self._in_step = False
-        if self.active:
-            self._finish()
         if error is not None:
             self._ended = "failed"
-            self._run["failure"] = failure_of(error, self.rank, self._counted)
-        elif not self._over:
+            failure = failure_of(error, self.rank, self._counted)
+            self._run["failure"] = failure
+            if self.active and self._steps < self._options.steps:  # a step that was watched did not come to its end
+                self._failure = LoadFailure(kind=failure.kind, message=failure.message, phase=failure.phase)
+        self._in_step = False
+        if self.active:
+            self._finish()
+        if error is None and not self._over:
             self._look_at_end()
             self._ended = "stopped" if self._wants_stop() else "well"
         self._over = True
@@ -572,6 +575,7 @@ class Watch:
         )
         return known
 
+    _failure = NO_FAILURE
     _digests: list[str] | None = None
     _losses: list[float | None]
 
@@ -581,7 +585,7 @@ class Watch:
             "trainer": self._run.get("trainer") or self._run.get("kind"),
             "device": str(onlooker.timeline.device),
             "data": "given",
-            "failure": NO_FAILURE,
+            "failure": self._failure,
             "warnings": list(self._heard.heard),
         }
         self._run["telling_warnings"] = telling(self._heard.heard)
@@ -623,7 +627,7 @@ class Watch:
         known = onlooker.known
         dropouts = [m for m in onlooker.model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
         active = None
-        if known.get("gradient_checkpointing") is not None and seen.layer_forwards:
+        if known.get("gradient_checkpointing") is not None and seen.layer_forwards and onlooker.gradients.steps:
             active = seen.layer_recomputations > 0
         self._run.update(
             training_mode=seen.training_mode,
