@@ -1,4 +1,4 @@
-"""What a batch teaches, judged by itself: one function over what the model is given, for every stage that has a batch."""
+"""What a batch teaches: one function over what the model is given, for every stage that has a batch."""
 
 from __future__ import annotations
 
@@ -167,7 +167,8 @@ class BatchLook:
 
     def _shown(self, ids: torch.Tensor, trained: torch.Tensor) -> str | None:
         """The text of a row with what is trained between ‹ and ›; None where the tokenizer cannot tell."""
-        parts, position, size = [], 0, len(ids)
+        parts: list[str] = []
+        position, size = 0, len(ids)
         try:
             while position < size and sum(map(len, parts)) < _SHOWN:
                 end = position

@@ -52,6 +52,12 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {plain_name(name): p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's part of a tensor that FSDP 2 has spread over several; any other tensor as it is."""
+    to_local = getattr(tensor, "to_local", None)
+    return to_local() if to_local is not None else tensor
+
+
 def plain_name(name: str) -> str:
     """A name without what PEFT, torch.compile and wrappers of parallel training put in."""
     for prefix in ("module.", "_orig_mod."):

@@ -74,9 +74,7 @@ class Watched:
                 sys.stderr.write(f"qlora-doctor: {path} cannot be written: {failed.strerror or failed}\n")
 
 
-def DoctorCallback(  # noqa: N802 (it stands in `callbacks=[…]` beside classes, and transformers is imported only then)
-    *outputs: str, quiet: bool = False, steps: int = 2, **options: Any
-) -> RunCallback:
+def DoctorCallback(*outputs: str, quiet: bool = False, steps: int = 2, **options: Any) -> RunCallback:
     """A callback for transformers' Trainer and TRL's that watches the training: ``callbacks=[DoctorCallback()]``.
 
     Args:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UsageError
 from ..core.report import RUN_STAGES, Report, StageRecord
 from ..facts import Facts
-from .session import CheckOptions, Observer, Session
 from ..watching.records import Options, Training, trainings
+from .session import CheckOptions, Observer, Session
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -167,8 +167,9 @@ def _wait_for_findings(
 
 
 def _ended_by_us(process: subprocess.Popen[bytes]) -> Ended:
-    for ask in (lambda: None, process.terminate, process.kill):
-        ask()
+    for ask in (None, process.terminate, process.kill):
+        if ask is not None:
+            ask()
         try:
             return Ended(_code(process.wait(timeout=_PATIENCE)), aborted=True)
         except subprocess.TimeoutExpired:

@@ -25,10 +25,10 @@ class BackwardWatch:
             torch.autograd.backward = self._plain
         self._losses.clear()
 
-    def take(self) -> float | None:
-        """Sum of the losses since the last call; waits for the device. None where there was none that is a number."""
+    def take(self) -> list[float]:
+        """The losses since the last call; waits for the device."""
         losses, self._losses = self._losses, []
-        return sum(float(loss) for loss in losses) if losses else None
+        return [float(loss) for loss in losses]
 
     def _backward(self, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
         if self._depth == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -75,11 +76,7 @@ def _shape(tb: TracebackType) -> tuple[int, int] | None:
     """Rows and length of ``input_ids`` among the arguments of a frame; the process ends, so that looking is safe."""
     for name in ("inputs", "batch", "kwargs", "input_ids"):
         value = tb.tb_frame.f_locals.get(name)
-        ids = (
-            value.get("input_ids")
-            if isinstance(value, dict) or hasattr(value, "data") and hasattr(value, "get")
-            else value
-        )
+        ids: Any = value.get("input_ids") if isinstance(value, Mapping) else value
         size = getattr(ids, "shape", None)
         if size is not None and len(size) == 2:
             return int(size[0]), int(size[1])

@@ -57,7 +57,7 @@ def subject_of(module: nn.Module) -> nn.Module | None:
             return part
     for model in objects()["PeftModel"]:
         if any(id(p) in parameters and p.requires_grad for p in model.parameters()):
-            return model  # type: ignore[no-any-return]
+            return model
     if any(_kind(type(part)) == "PreTrainedModel" or _is_quantized(part) for part in inner.modules()):
         return inner
     return None

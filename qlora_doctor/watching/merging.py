@@ -9,14 +9,10 @@ from ..facts import Facts
 from ..facts.run import RankFacts, RunFacts
 from .records import Training
 
-_UNION = (
-    "changed_base_tensors",
-    "parameters_without_gradient",
-    "parameters_zero_gradient",
-    "parameters_nonfinite_gradient",
-    "parameters_not_updated",
-)
+_UNION = ("changed_base_tensors", "parameters_nonfinite_gradient")
 """Facts of a step that are true of the run where they are true on any rank."""
+_UNION_IF_WHOLE = ("parameters_without_gradient", "parameters_zero_gradient", "parameters_not_updated")
+"""The same where each rank holds its tensors whole; of sharded ones they are true where they are true on every rank."""
 
 
 def groups(trainings: Sequence[Training]) -> list[list[Training]]:
@@ -66,14 +62,20 @@ def _steps(every: Sequence[Facts]) -> Any:
     step = every[0].step
     if step is None or len(every) == 1:
         return step
+    sharded = every[0].run is not None and every[0].run.parallel in ("fsdp", "fsdp2")
     changes: dict[str, Any] = {}
-    for name in _UNION:
+    for name in (*_UNION, *_UNION_IF_WHOLE):
         lists = [getattr(each.step, name) for each in every if each.step is not None]
-        if all(found is not None for found in lists):
-            changes[name] = list(dict.fromkeys(text for found in lists for text in found))
-    sound = [each.step.gradients_sound for each in every if each.step is not None]
-    if None not in sound:
-        changes["gradients_sound"] = all(sound)
+        if any(found is None for found in lists):
+            continue
+        joined = list(dict.fromkeys(text for found in lists for text in found))
+        if sharded and name in _UNION_IF_WHOLE:
+            joined = [text for text in joined if all(text in found for found in lists)]
+        changes[name] = joined
+    faults = [changes.get(name) for name in ("parameters_without_gradient", "parameters_zero_gradient",
+                                             "parameters_nonfinite_gradient")]  # fmt: skip
+    if None not in faults:
+        changes["gradients_sound"] = not any(faults)
     return step.model_copy(update=changes)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..probes.batch import IGNORED, BatchLook
+from ..probes.batch import IGNORED
 from ..probes.observing.aside import aside, random_state_kept
 from ..probes.observing.timeline import Timeline
 from ..probes.step import comparing, gradients
@@ -46,7 +46,6 @@ class Onlooker(Observer):
         called: what the loop calls, where that is not the model itself.
         compiled: the model is compiled: no hook is put inside of it.
         alone: no other process trains with this one, so that a forward of the doctor's own waits for nobody.
-        batches: takes in what the model is given.
     """
 
     guard: Guard = field(default_factory=Guard)
@@ -54,7 +53,8 @@ class Onlooker(Observer):
     called: nn.Module | None = None
     compiled: bool = False
     alone: bool = True
-    batches: BatchLook = field(default_factory=BatchLook)
+    sharded: bool = False
+    """Gradients and parameters are spread over processes by FSDP: each sees its own part."""
     micro_batches: list[int] = field(default_factory=list)
     """Backwards of each step; the last entry is that of the step under way."""
     trainer_inputs: Inputs | None = None
@@ -82,6 +82,12 @@ class Onlooker(Observer):
         self.micro_batches.append(0)
         self._losses_by_logits.clear()
         super().step_begin(last=last)
+
+    def before_optimizer(self) -> None:
+        """Gradients are complete; the optimizer is about to step."""
+        if self.sharded:
+            self.gradients.catch_up()
+        super().before_optimizer()
 
     def _gradient_came(self) -> None:
         if self._awaiting:

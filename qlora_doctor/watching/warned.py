@@ -10,8 +10,8 @@ _TELLING = (
     r"Could not find (response|instruction) key",
     r"[Ff]ound missing adapter keys",
 )
-"""peft (tuners/tuners_utils.py, peft_model.py), trl 0.17 (the collator for completions). What a rule of its own tells is
-left out."""
+"""peft (tuners/tuners_utils.py, peft_model.py), trl 0.17 (the collator for completions). What a rule of
+its own tells is left out."""
 _PATTERN = re.compile("|".join(_TELLING))
 
 

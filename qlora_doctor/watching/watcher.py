@@ -41,7 +41,7 @@ from .warned import telling
 _LOW_RATE = 0.5
 """Share of the rate that was asked for below which a step says little about the updates that the run will make."""
 _NEAR = (0.7, 1.4)
-"""What counts as once: the mean is of a sample of each batch's tokens, and rows of different lengths weigh differently."""
+"""What counts as once: the mean is of a sample of each batch's tokens, and long rows weigh more than short ones."""
 _MORE = 8
 """Steps that the gradient scaler may skip while the watched ones are counted."""
 
@@ -140,6 +140,7 @@ class Watch:
             on_forward=self._forward,
             called=self._called if self._called is not None and unwrapped(self._called) is model else None,
             compiled=is_compiled(self._called) or is_compiled(model),
+            sharded=self._parallel in ("fsdp", "fsdp2"),
             alone=self._world == 1 and self._parallel == "none",
             batches=look,
         )
@@ -316,7 +317,10 @@ class Watch:
     def _loss_of_step(self) -> None:
         onlooker = self._onlooker
         assert onlooker is not None and self._backward is not None
-        backward, mean = self._backward.take(), onlooker.mean_loss()
+        losses, mean = self._backward.take(), onlooker.mean_loss()
+        backward = sum(losses) if losses else None
+        if not onlooker.micro_batches[-1]:  # no gradient passed a hook
+            onlooker.micro_batches[-1] = len(losses)
         self._run["micro_batches"] = list(onlooker.micro_batches)
         if backward is not None and self._scale:
             backward /= self._scale
@@ -396,12 +400,12 @@ class Watch:
                 each.close()
 
     def _abandon(self) -> None:
-        """Something failed: nothing of ours stays on."""
+        """Something failed: nothing of ours stays on, and what is known so far is written."""
         self.active = False
         self._take_off()
-        self._write("broken")
         self._onlooker = None
         self._found = {}
+        self._write("broken")
 
     # -- what the trainer tells
 
@@ -597,6 +601,8 @@ class Watch:
         first = seen.losses or changes.get("losses")
         if first and seen.loss_before is None:
             changes["loss_before"] = first[0]
+        if onlooker.sharded:  # norms of this rank's part alone
+            changes.update(gradient_norm=None, gradients=None)
         if self._parallel == "deepspeed" and not any(step.norms for step in onlooker.gradients.steps):
             unknown = ("parameters_without_gradient", "parameters_zero_gradient", "gradients_sound")
             changes.update(dict.fromkeys(unknown))

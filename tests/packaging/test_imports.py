@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "qlora_doctor"
-HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "datasets", "safetensors", "numpy", "wrapt"}
+HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "datasets", "safetensors", "numpy"}
+HEAVY |= {"wrapt"}
 ROOMS = (
     "facts",
     "core",

@@ -13,7 +13,7 @@ from torch import nn
 from ...core.errors import StageError
 from ...facts import Facts
 from ...facts.load import ModuleClass
-from ..tensors import base_tensors, plain_name
+from ..tensors import base_tensors, local, plain_name
 
 
 def loaded_facts(model: nn.Module) -> dict[str, Any]:
@@ -76,7 +76,8 @@ def nonfinite_tensors(model: nn.Module) -> list[str]:
         tensor = found.tensor
         readable = tensor.is_floating_point() and tensor.numel() and tensor.device.type != "meta"
         if readable and found.kind in ("parameter", "statistics"):
-            sums[name] = (tensor, tensor.detach().sum(dtype=torch.float32))
+            own = local(tensor.detach())
+            sums[name] = (own, own.sum(dtype=torch.float32))
     return [name for name, (tensor, total) in sums.items() if not math.isfinite(float(total)) and has_nonfinite(tensor)]
 
 

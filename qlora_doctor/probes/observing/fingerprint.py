@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..tensors import local
+
 CHUNK = 1 << 15
 """Words of 8 bytes in a chunk."""
 PHI, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -53,7 +55,7 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
 
 def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
     """Fingerprints by name; tensors on the meta device are left out."""
-    readable = {name: tensor for name, tensor in tensors.items() if not tensor.is_meta}
+    readable = {name: local(tensor.detach()) for name, tensor in tensors.items() if not tensor.is_meta}
     found: dict[str, bytes] = {}
     by_device: dict[torch.device, dict[str, torch.Tensor]] = {}
     for name, tensor in readable.items():

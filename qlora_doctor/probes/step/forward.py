@@ -76,7 +76,8 @@ class ForwardWatch:
         self.vocab_rows = _vocabulary_rows(model)
         called = called if called is not None else model
         self._handles = [
-            called.register_forward_pre_hook(guard(self._begin), with_kwargs=True),
+            # Before what FSDP 2 puts there: it gathers the parameters in a hook of its own.
+            called.register_forward_pre_hook(guard(self._begin), prepend=True, with_kwargs=True),
             called.register_forward_hook(guard(self._end), with_kwargs=True),
         ]
         layers = self._layers = decoder_layers(model)

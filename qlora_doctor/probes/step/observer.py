@@ -16,6 +16,7 @@ from torch import nn
 
 from ...core.errors import StageError
 from ...facts.step import StepFacts
+from ..batch import BatchLook
 from ..observing import snapshot
 from ..observing.aside import aside, random_state_kept
 from ..observing.fingerprint import Fingerprint, fingerprints
@@ -55,6 +56,8 @@ class Observer:
     """Bytes of the optimizer's state after each step."""
     optimizer_cuda_bytes: list[int] = field(default_factory=list)
     """Of these, what CUDA's allocator holds."""
+    batches: BatchLook = field(default_factory=BatchLook)
+    """Takes in what the model is given in each training forward."""
 
     def train_begin(self, optimizer: Any | None) -> None:
         """Everything is built, nothing has run: fingerprint all, put the hooks on."""
@@ -204,6 +207,8 @@ class Observer:
                 kind="token-out-of-range",
                 remedy="Resize the embeddings to the tokenizer, or use a padding token that exists.",
             )
+        with self.timeline.pause():
+            self.batches.look(inputs)
         if self._first is not None:
             return
         with self.timeline.pause():

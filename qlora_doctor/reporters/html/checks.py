@@ -35,7 +35,9 @@ class CheckGroup:
 def passed_groups(outcomes: Sequence[RuleOutcome]) -> list[CheckGroup]:
     """By stage, in the order of the stages."""
     stages: dict[str, list[Check]] = {}
-    for outcome in sorted(outcomes, key=lambda o: ALL_STAGES.index(o.stage) if o.stage in ALL_STAGES else len(ALL_STAGES)):
+    for outcome in sorted(
+        outcomes, key=lambda o: ALL_STAGES.index(o.stage) if o.stage in ALL_STAGES else len(ALL_STAGES)
+    ):
         title = outcome.title or rule_title(outcome.rule) or _name(outcome)
         stages.setdefault(outcome.stage, []).append(Check(outcome.rule, title, None))
     return [CheckGroup(stage, None, tuple(checks)) for stage, checks in stages.items()]

@@ -1,4 +1,4 @@
-"""What ``qlora-doctor run`` puts first on PYTHONPATH: waits for torch, and hands on to the sitecustomize that was there.
+"""What ``qlora-doctor run`` puts first on PYTHONPATH: waits for torch, hands on to the sitecustomize that was there.
 
 Nothing else is imported here. A process that never imports torch gets one entry in ``sys.meta_path``, which Python asks
 only about modules that it has not imported yet; the folder itself is taken off ``sys.path`` at once.
@@ -47,7 +47,7 @@ def _hand_on() -> None:
     sys.path_importer_cache.pop(_HERE, None)
     ours = sys.modules.pop("sitecustomize", None)
     try:
-        import sitecustomize  # noqa: F401
+        import sitecustomize  # type: ignore[import-not-found]  # noqa: F401
     except ImportError as error:
         if error.name != "sitecustomize":
             raise
@@ -56,5 +56,5 @@ def _hand_on() -> None:
 
 
 if os.environ.get("QLORA_DOCTOR_RUN"):
-    sys.meta_path.insert(0, _WaitForTorch)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _WaitForTorch)
 _hand_on()
