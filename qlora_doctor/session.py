@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .facts import Facts
-from .report import STAGES, FailOn, Finding, Location, Remediation, Report, RuleOutcome, StageRecord, Tool
+from .report import ALL_STAGES, STAGES, FailOn, Finding, Location, Remediation, Report, RuleOutcome, StageRecord, Tool
 
 if TYPE_CHECKING:
     from .config.setup import Setup
@@ -99,6 +99,8 @@ class Session:
     findings: list[Finding] = field(default_factory=list)
     outcomes: list[RuleOutcome] = field(default_factory=list)
     suppressions: Sequence[Suppression] = ()
+    covers: tuple[str, ...] = STAGES
+    """The stages of this command; rules of others do not judge."""
     environment: EnvironmentFacts | None = None
     """What is known of this machine; None where nobody has looked yet."""
     interrupted: bool = False
@@ -150,10 +152,10 @@ class Session:
         """Judge again; a finding that rests on an early stage does not wait for the late ones."""
         from .engine import Selection, judge
 
-        records = [self.stages[name] for name in STAGES if name in self.stages]
+        records = [self.stages[name] for name in ALL_STAGES if name in self.stages]
         judgement = judge(
             self.facts,
-            self.rules,
+            [rule for rule in self.rules if rule.stage in self.covers],
             selection=self.options.selection or Selection(),
             stages=records,
             locate=self._locate,
@@ -207,7 +209,7 @@ class Session:
     def report(self) -> Report:
         from .engine import exit_code, summarise
 
-        records = [self.stages[name] for name in STAGES if name in self.stages]
+        records = [self.stages[name] for name in ALL_STAGES if name in self.stages]
         # model_construct: every part was validated where it was made, and building Report's validator, of every
         # fact that there is, would be a tenth of the time that a config check takes.
         return Report.model_construct(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..report import STAGES, Finding, Report, RuleOutcome, StageRecord
+from ..report import ALL_STAGES, Finding, Report, RuleOutcome, StageRecord, stages_of
 from ._words import one_line, plural
 
 SEVERITIES = ("error", "warning", "info")
@@ -111,7 +111,7 @@ def counts(report: Report) -> str:
 
 
 def _gravity(finding: Finding) -> tuple[int, int, int, str]:
-    stage = STAGES.index(finding.stage) if finding.stage in STAGES else len(STAGES)
+    stage = ALL_STAGES.index(finding.stage) if finding.stage in ALL_STAGES else len(ALL_STAGES)
     return SEVERITIES.index(finding.severity), _CONFIDENCES.index(finding.confidence), stage, finding.rule
 
 
@@ -122,7 +122,7 @@ def _level(report: Report) -> Level:
         return "incomplete"
     if report.summary.warning or report.summary.info:
         return "warning"
-    return "pass" if len(_with_status(report, "done")) == len(STAGES) else "partial"
+    return "pass" if len(_with_status(report, "done")) == len(stages_of(report)) else "partial"
 
 
 def _headline(report: Report) -> str:
@@ -133,7 +133,7 @@ def _headline(report: Report) -> str:
     if failed:
         return f"Not settled: the {_listed(failed)} {'stages' if len(failed) > 1 else 'stage'} failed."
     found = counts(report)
-    if len(done) == len(STAGES):
+    if len(done) == len(stages_of(report)):
         return f"No errors in any stage; {found}." if found else "Healthy: every stage ran, and nothing was found."
     if not done:
         return "Nothing was checked."
@@ -146,7 +146,8 @@ def _detail(report: Report) -> str:
     skipped = len(outcomes(report, "skipped"))
     parts = [f"{plural(passed, 'check')} passed", f"{failed:,} failed", f"{skipped:,} could not be evaluated"]
     done = len(_with_status(report, "done"))
-    stages = "All stages ran" if done == len(STAGES) else f"{done} of {len(STAGES)} stages ran to the end"
+    of = len(stages_of(report))
+    stages = "All stages ran" if done == of else f"{done} of {of} stages ran to the end"
     return f"{', '.join(parts)}. {stages}."
 
 

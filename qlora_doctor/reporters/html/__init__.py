@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from ... import __version__
 from ..._assets import asset_folder
-from ...report import STAGES, Report
+from ...report import Report, stages_of
 from .. import _words as words
 from .. import json as json_format
 from ..verdict import gaps, outcomes, subject, verdict
@@ -44,7 +44,7 @@ def render(report: Report, *, index: str | None = None) -> str:
         passed=passed_groups(outcomes(report, "pass")),
         unseen=skipped_groups(outcomes(report, "skipped")),
         stages={record.name: record for record in report.stages},
-        stage_names=STAGES,
+        stage_names=stages_of(report),
         gaps=gaps(report),
         setup_rows=setup_rows(report.setup),
         environment_rows=list(environment_rows(report.facts.environment)) if report.facts.environment else [],
