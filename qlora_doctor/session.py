@@ -101,6 +101,8 @@ class Session:
     suppressions: Sequence[Suppression] = ()
     covers: tuple[str, ...] = STAGES
     """The stages of this command; rules of others do not judge."""
+    log: str | None = None
+    """The file that findings point at where a run's log is judged, and no config."""
     environment: EnvironmentFacts | None = None
     """What is known of this machine; None where nobody has looked yet."""
     interrupted: bool = False
@@ -172,6 +174,8 @@ class Session:
             self.observer.on_findings(new)
 
     def _locate(self, pointer: str) -> Location:
+        if self.log is not None:
+            return Location(file=self.log, pointer=pointer or None)
         file = self.setup.file if self.setup else None
         place = self.setup.place(pointer.strip("/").replace("/", ".")) if self.setup else None
         if place is None:

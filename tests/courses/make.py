@@ -334,9 +334,9 @@ def spike_of_a_jolt(folder: Path) -> None:
         torch.manual_seed(3)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.data += 0.04 * torch.randn_like(parameter)
+                parameter.data += 0.1 * torch.randn_like(parameter)
 
-    train(folder, callbacks=(at_step(150, jolt),), max_steps=300, lr_scheduler_type="constant", learning_rate=5e-3)
+    train(folder, callbacks=(at_step(150, jolt),), max_steps=400, logging_steps=8, learning_rate=5e-3)
 
 
 @course("QD709")
@@ -420,13 +420,21 @@ def rate_restarts(folder: Path) -> None:
 
 @course("QD717")
 def gradient_explodes(folder: Path) -> None:
-    """Plain SGD at a rate at which the factors feed each other."""
-    import torch
-
+    """The scale of a loss grows as a scaler's does, and nobody takes it out of the gradient again."""
     model = adapted()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=3.0)
-    grow = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.02 * 1.045 ** min(step, 85))
-    train(folder, model=model, max_steps=160, max_grad_norm=0.0, optimizers=(optimizer, grow))
+    steps = [0]
+
+    def scaled(gradient: Any) -> Any:
+        return gradient * 2 ** (steps[0] // 20)
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(scaled)
+
+    def count(model: Any) -> None:
+        steps[0] += 1
+
+    train(folder, model=model, max_steps=160, callbacks=(at_step(0, count, every=True),))
 
 
 @course("QD706")

@@ -17,8 +17,8 @@ from .series import Course, Series
 _FEW = 3
 _FLAT_FROM = 16
 """Points below which nobody can tell flat from noisy."""
-_NEIGHBOURS = 5
-"""Points on each side that a spike is held against."""
+_NEIGHBOURS = 10
+"""Points before it that a spike is held against."""
 _SPIKE = 8.0
 """Standard deviations, of the whole series and of the neighbours, that make a spike."""
 
@@ -40,8 +40,9 @@ def loss_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[str,
         return facts
     diverges_from = _diverges(finite, shape)
     facts |= {"loss_diverges": diverges_from is not None, "diverges_from": diverges_from}
-    if len(finite) >= 4 * _NEIGHBOURS:
-        facts["spikes"] = _spikes(finite, shape.noise, course, diverges_from)
+    if len(finite) >= 2 * _NEIGHBOURS:
+        spikes = _spikes(finite, shape.noise, course)
+        facts["spikes"] = [each for each in spikes if diverges_from is None or each.step < diverges_from]
     return facts | _staircase(finite, shape, course)
 
 
@@ -139,27 +140,27 @@ def _diverges(series: Series, shape: Trend) -> float | None:
     return series.steps[int((best + 1) * size) - 1]
 
 
-def _spikes(series: Series, own: float, course: Course, diverges_from: float | None) -> list[Spike]:
-    """Points far above both bands, of the whole series and of their neighbours, that come back."""
+def _spikes(series: Series, own: float, course: Course) -> list[Spike]:
+    """Points far above both bands, of the whole series and of those before them, after which the loss comes back."""
     values, steps = series.values, series.steps
     found: list[Spike] = []
     limit = _SPIKE * own
-    if limit == 0:
-        return []
-    for i in range(3, len(values)):
-        around = values[max(0, i - _NEIGHBOURS) : i] + values[i + 1 : i + 1 + _NEIGHBOURS]
-        above = values[i] - max(values[i - 1], values[i - 2]) if i > 1 else 0.0
-        if above < limit / 2:  # cheap: most points are no spike
+    i = _NEIGHBOURS // 2
+    while limit > 0 and i < len(values):
+        if values[i] - values[i - 1] < limit / 2:  # cheap: most points are no spike
+            i += 1
             continue
-        middle = median(around)
-        spread = median([abs(v - middle) for v in around]) / 0.6745
-        if values[i] - middle < _SPIKE * max(own, spread):
+        before = values[max(0, i - _NEIGHBOURS) : i]
+        middle = median(before)
+        spread = median([abs(value - middle) for value in before]) / 0.6745
+        back = middle + (values[i] - middle) / 3
+        end = next((j for j in range(i + 1, len(values)) if values[j] < back), None)
+        if values[i] - middle < _SPIKE * max(own, spread) or end is None:
+            i += 1
             continue
-        if diverges_from is not None and steps[i] >= diverges_from:
-            break
-        after = values[i + 1 : i + 1 + 2 * _NEIGHBOURS]
-        if after and min(after) < middle + (values[i] - middle) / 3:
-            found.append(Spike(step=steps[i], value=values[i], level=middle, coincides=_coincides(steps[i], course)))
+        top = max(range(i, end), key=values.__getitem__)
+        found.append(Spike(step=steps[top], value=values[top], level=middle, coincides=_coincides(steps[i], course)))
+        i = end
     return found
 
 
@@ -196,15 +197,15 @@ def _staircase(series: Series, shape: Trend, course: Course) -> dict[str, Any]:
     pieces = by_epoch(series, course.get("epoch"))
     if len(pieces) < 3 or min(len(piece) for piece in pieces) < 8:
         return {}
-    drops, slopes = [], []
-    certain = True
+    drops, slopes, certain = [], [], 0
     for before, after in pairwise(pieces):
         size = max(4, min(len(before), len(after)) // 3)
         drop = level(before[-size:]) - level(after[:size])
         drops.append(drop)
         slopes.append(level(after[:size]) - level(after[-size:]))
-        certain &= drop > 4 * shape.noise * 1.25 * math.sqrt(2 / size)
-    steps = certain and sum(drops) > 2 * sum(max(0.0, slope) for slope in slopes)
+        certain += drop > 4 * shape.noise * 1.25 * math.sqrt(2 / size)
+    often = certain >= max(2, len(drops) / 2)
+    steps = often and sum(drops) > 2 * sum(max(0.0, slope) for slope in slopes)
     return {"staircase": steps, "staircase_drops": drops}
 
 

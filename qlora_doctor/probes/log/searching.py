@@ -169,7 +169,8 @@ def _joined(root: Path, sources: Iterable[_Source]) -> tuple[Course | None, list
     troubles: list[Unreadable] = []
     for source in sources:
         try:
-            parts.setdefault(source.format, []).append(source.read(source.path))
+            course = source.read(source.path)
+            parts.setdefault(source.format, []).append(course)
         except Unreadable as error:
             troubles.append(error)
     joined = [_one_after_another(format, courses) for format, courses in parts.items()]
