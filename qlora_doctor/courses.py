@@ -67,7 +67,9 @@ def judge_logs(
     return reports
 
 
-def _known(options: CheckOptions, config: Path | None, report: Path | None) -> tuple[Facts, Setup | dict[str, Any] | None]:
+def _known(
+    options: CheckOptions, config: Path | None, report: Path | None
+) -> tuple[Facts, Setup | dict[str, Any] | None]:
     """Facts and setup of the run, as far as a config or a report tells."""
     facts, setup = _recorded(report) if report is not None else (Facts(), None)
     if config is None:

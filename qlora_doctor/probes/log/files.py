@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError
+from .thinning import chosen
 from .series import Course, Record, Series, as_number, canonical, course_from_records
 
 CHECKPOINT = re.compile(r"checkpoint[-_](\d+)$")
@@ -92,13 +93,15 @@ def read_json_lines(path: Path, format: str) -> Course:
     Raises:
         Unreadable: no line is a record.
     """
-    text = read_text(path)
-    lines = text.splitlines()
+    lines = read_text(path).split("\n")
+    kept = chosen(lines)
+    if kept is not None:
+        lines = [lines[i] for i in kept]
     rows = _objects(lines)
     if not rows:
         raise Unreadable(f"{path} holds no line that is a JSON object.")
     course = _named(course_from_records(rows), path, format)
-    lost = sum(1 for line in lines if line.strip()) - len(rows)
+    lost = sum(1 for line in lines if line and not line.isspace()) - len(rows)
     if lost:
         course.unread.append(f"{path.name}: {lost} of {len(lines)} lines are no JSON objects.")
     return course

@@ -152,7 +152,7 @@ def _spikes(series: Series, own: float, course: Course) -> list[Spike]:
             continue
         before = values[max(0, i - _NEIGHBOURS) : i]
         middle = median(before)
-        spread = median([abs(value - middle) for value in before]) / 0.6745
+        spread = noise(before)
         back = middle + (values[i] - middle) / 3
         end = next((j for j in range(i + 1, len(values)) if values[j] < back), None)
         if values[i] - middle < _SPIKE * max(own, spread) or end is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import Unreadable, read_text
+from .thinning import chosen
 from .series import Course, Record, as_number, course_from_records
 
 _PIECE = re.compile(
@@ -39,12 +40,32 @@ def read_output(path: Path) -> Course:
 
 def course_from_output(text: str) -> Course:
     """The course out of a captured output."""
+    text = _thinned(text)
     rows, planned = _records(text)
     if not rows:
         rows = _plain(text)
     course = course_from_records(rows, planned_steps=planned)
     course.error = _error(text)
     return course
+
+
+def _thinned(text: str) -> str:
+    """A very long output without most of its lines; a record keeps the bar before it, or else its number."""
+    if len(text) < 2_000_000:
+        return text
+    lines = text.replace("\r", "\n").split("\n")
+    kept = chosen(lines)
+    if kept is None:
+        return text
+    has_bars = "it/s" in text or "s/it" in text
+    if has_bars:
+        return "\n".join(lines[i] for i in sorted({*kept, *(max(0, i - 1) for i in kept)}))
+    return "\n".join(_numbered(lines[i], i) for i in kept)
+
+
+def _numbered(line: str, number: int) -> str:
+    end = line.rfind("}")
+    return f"{line[:end]}, 'record': {number + 1}{line[end:]}" if end > 0 and line.lstrip()[:1] == "{" else line
 
 
 def says_loss(sample: str) -> bool:

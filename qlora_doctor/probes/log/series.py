@@ -43,7 +43,8 @@ _NAMES = {
     "train_speed(s/it)": "seconds_per_step",
     "seconds_per_step": "seconds_per_step",
     "loss_scale": "loss_scale",
-    "remaining_time": "",
+    **dict.fromkeys(("remaining_time", "train_loss", "global_step", "total_flos", "total_steps", "planned_steps"), ""),
+    **dict.fromkeys(("max_steps", "percentage", "time", "date", "record"), ""),
 }
 """Names as trainers write them, in lower case and without ``train/``; an empty one is passed over."""
 SUMMARIES = ("train_runtime", "train_steps_per_second", "train_samples_per_second")
@@ -167,7 +168,7 @@ def _steps(rows: list[Record], keys: list[str]) -> list[float]:
 def _counted(rows: list[Record], loss_keys: list[str]) -> list[float]:
     found, count = [], 0
     for row in rows:
-        count += any(key in row for key in loss_keys)
+        count = row["record"] if "record" in row else count + any(key in row for key in loss_keys)
         found.append(float(max(count, 1)))
     return found
 
@@ -222,11 +223,7 @@ def _planned(rows: list[Record]) -> float | None:
 
 def canonical(key: str) -> str:
     """The one name of a quantity; an empty text for what is no quantity of training."""
-    if (
-        key in STEP_NAMES
-        or key in SUMMARIES
-        or key in ("total_flos", "total_steps", "planned_steps", "max_steps", "percentage", "time", "date")
-    ):
+    if key in STEP_NAMES or key in SUMMARIES:
         return ""
     name = key.strip().lower()
     for prefix in ("train/", "training/", "train-"):
@@ -234,7 +231,7 @@ def canonical(key: str) -> str:
     for prefix in ("eval/", "validation/", "val/", "valid/", "evaluation/"):
         if name.startswith(prefix):
             name = "eval_" + name.removeprefix(prefix)
-    if name in SUMMARIES or name in ("train_loss", "global_step", "total_flos"):
+    if name in SUMMARIES:
         return ""
     if name.startswith("learning_rate/"):
         name = "learning_rate"

@@ -119,7 +119,9 @@ def _panel(
         kind = "evaluated" if curve.quantity in _TOGETHER else "own"
         label = "evaluation" if kind == "evaluated" else "training" if name == "loss" else _title(name).lower()
         lines.append(_line(label, kind, curve, start, end, low, high, logarithmic))
-    ticks = tuple((_down(value, low, high, logarithmic), words.number(value)) for value in _ticks(low, high, logarithmic))
+    ticks = tuple(
+        (_down(value, low, high, logarithmic), words.number(value)) for value in _ticks(low, high, logarithmic)
+    )
     known = [v for v in curves[0].values if v is not None]
     span = f"{words.number(known[0])} to {words.number(known[-1])}" if known else "not finite"
     return Panel(
