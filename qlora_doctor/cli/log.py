@@ -54,7 +54,7 @@ def command(**given: Any) -> int:
     """
     from ..courses import judge_logs
     from ..reporters import FORMATS, render, text
-    from ..session import CheckOptions
+    from ..run.session import CheckOptions
     from ._outputs import check_format, parse_outputs, write_outputs
     from ._settings import found_settings, with_settings
     from ._terminal import wants_color, width

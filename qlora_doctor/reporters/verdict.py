@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..report import ALL_STAGES, Finding, Report, RuleOutcome, StageRecord, stages_of
+from ..core.report import ALL_STAGES, Finding, Report, RuleOutcome, StageRecord, stages_of
 from ._words import one_line, plural
 
 SEVERITIES = ("error", "warning", "info")

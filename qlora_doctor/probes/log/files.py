@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError
-from .thinning import chosen
+from ...core.errors import UsageError
 from .series import Course, Record, Series, as_number, canonical, course_from_records
+from .thinning import chosen
 
 CHECKPOINT = re.compile(r"checkpoint[-_](\d+)$")
 _MOST_COLUMNS = 2000

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .files import Unreadable, read_text
-from .thinning import chosen
 from .series import Course, Record, as_number, course_from_records
+from .thinning import chosen
 
 _PIECE = re.compile(
     r"(?P<dict>\{[^{}\n]*['\"](?:loss|eval_loss|train_runtime|grad_norm)['\"] ?:[^{}\n]*\})"

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ...core.report import Finding
 from ...facts.course import CourseFacts, Curve
-from ...report import Finding
 from .. import _words as words
 
 _TITLES = {
