@@ -25,7 +25,7 @@ from .check import _listed, _severities
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
               help="The config that the run was started with: causes that it excludes are not named.")  # fmt: skip
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE",
-              help="A JSON report of check or run of the same setup. Default: qlora-doctor.json beside the log.")  # fmt: skip
+              help="A JSON report of check of the same setup. Default: qlora-doctor.json beside the log.")  # fmt: skip
 @click.option("--select", multiple=True, callback=_listed, metavar="RULE",
               help="Judge by these rules only: an id, the beginning of ids (QD7), or a name.")  # fmt: skip
 @click.option("--ignore", multiple=True, callback=_listed, metavar="RULE", help="Do not judge by these rules.")
@@ -52,8 +52,8 @@ def command(**given: Any) -> int:
     \b
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, or no log that can be read.
     """
-    from ..courses import judge_logs
     from ..reporters import FORMATS, render, text
+    from ..run.courses import judge_logs
     from ..run.session import CheckOptions
     from ._outputs import check_format, parse_outputs, write_outputs
     from ._settings import found_settings, with_settings

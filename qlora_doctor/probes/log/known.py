@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,10 @@ class Known:
 
 
 def known_from(facts: Facts | None, setup: Any = None) -> Known:
-    """What judging a log needs, out of facts and the setup as it was understood (a ``Setup``, or its JSON)."""
+    """What judging a log needs, out of facts and the setup as it was understood (a ``Setup``, or its JSON).
+
+    The vocabulary that no fact tells is read from the model's config.json, or from the bundled table.
+    """
     config = facts.config if facts else None
     training, model = _section(setup, "training"), _section(setup, "model")
     schedule = training.get("lr_scheduler_type")
@@ -53,7 +57,7 @@ def known_from(facts: Facts | None, setup: Any = None) -> Known:
         evaluates=config.evaluates if config else None,
         keeps_best=_truth(training.get("load_best_model_at_end")),
         accumulation=config.gradient_accumulation if config else None,
-        vocabulary=None if classifies else next((each for each in rows if each), None),
+        vocabulary=None if classifies else next((each for each in rows if each), None) or _vocabulary(setup),
         labels=model.get("num_labels") if classifies else None,
         method=config.method if config else None,
         planned_steps=float(steps) if isinstance(steps, int | float) and steps > 0 else None,
@@ -73,6 +77,27 @@ def _section(setup: Any, name: str) -> dict[str, Any]:
     values: dict[str, Any] = section if isinstance(section, dict) else section.model_dump(mode="json")
     extra = values.get("extra")
     return {**(extra if isinstance(extra, dict) else {}), **values}
+
+
+def _vocabulary(setup: Any) -> int | None:
+    """``vocab_size`` of the model that a ``Setup`` names."""
+    from ...setup.setup import Setup
+
+    if not isinstance(setup, Setup) or setup.model.name_or_path is None:
+        return None
+    from ...setup.paths import resolve
+    from ...tables.architectures import find_architecture
+
+    folder = resolve(setup, setup.model.name_or_path)
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8")) if folder is not None else None
+    except (OSError, ValueError):
+        config = None
+    if config is None:
+        known = find_architecture(setup.model.name_or_path)
+        config = known.config if known is not None else {}
+    size = config.get("vocab_size") if isinstance(config, dict) else None
+    return size if isinstance(size, int) else None
 
 
 def _truth(value: Any) -> bool | None:

@@ -17,6 +17,10 @@ from .series import Course, Series
 _FEW = 3
 _FLAT_FROM = 16
 """Points below which nobody can tell flat from noisy."""
+_WORTH, _SURE = 1.5, 2.5
+"""Standard deviations of a point that a fall has to be excluded from, without and with other evidence."""
+_TINY_RATE = 1e-6
+"""No adapter learns at such a rate: QLoRA's are a hundred times higher."""
 _NEIGHBOURS = 10
 """Points before it that a spike is held against."""
 _SPIKE = 8.0
@@ -75,8 +79,9 @@ def zero_from(series: Series) -> float | None:
 def _flat(series: Series, shape: Trend | None, course: Course) -> tuple[bool | None, bool | None]:
     """(nothing but noise, every value the same); None where too little is known to say so.
 
-    Flat is what holds against a fall that would be worth its name: the slope of Theil and Sen over the whole run is
-    within twice its standard error of zero, and a fall of two standard deviations of a point is out of the question.
+    Flat is what excludes a fall that would be worth its name: the slope of Theil and Sen over the whole run is within
+    twice its standard error of zero, and a fall of one and a half standard deviations of a point is out of the
+    question; two and a half, where the rate or an evaluation that does not move says the same.
     """
     values = series.values
     if len(values) < 5 or shape is None:
@@ -86,14 +91,17 @@ def _flat(series: Series, shape: Trend | None, course: Course) -> tuple[bool | N
     if shape.noise == 0 or shape.direction == "falls" or values[0] > median(values[1:]) + 4 * shape.noise:
         return False, False
     evaluated = course.get("eval_loss").finite().values
-    if len(evaluated) > 1 and evaluated[0] - min(evaluated[1:]) > shape.noise:
+    moved = max(evaluated) - min(evaluated) if len(evaluated) > 1 else None
+    if moved is not None and moved > 0.2 * shape.noise:
         return False, False
+    rates = course.get("learning_rate").finite().values
+    limit = _SURE if moved is not None or (rates and max(rates) < _TINY_RATE) else _WORTH
     thin = blocks(values, 100)
     total = sen_slope(thin) * (len(thin) - 1)
     error = shape.noise * math.sqrt(12 / len(values)) * 1.05  # efficiency of the slope of Theil and Sen: 95 %
     if abs(total) > 2 * error or shape.probability < 0.05:
         return False, False
-    if len(values) < _FLAT_FROM or abs(total) + 2 * error > 2 * shape.noise:
+    if len(values) < _FLAT_FROM or abs(total) + 2 * error > limit * shape.noise:
         return None, False
     return True, False
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.errors import UsageError
-from .core.report import Report, StageRecord
-from .facts import Facts
-from .facts.course import CourseFacts, OtherRun
-from .run.session import CheckOptions, Observer, Session
+from ..core.errors import UsageError
+from ..core.report import Report, StageRecord
+from ..facts import Facts
+from ..facts.course import CourseFacts, OtherRun
+from .session import CheckOptions, Observer, Session
 
 if TYPE_CHECKING:
-    from .setup.setup import Setup
+    from ..setup.setup import Setup
 
 REPORT = "qlora-doctor.json"
 """A report of ``check`` that lies beside a log under this name is heard."""
@@ -41,8 +41,8 @@ def judge_logs(
     Raises:
         UsageError: nothing can be read, or the config or report cannot.
     """
-    from .probes.log import course_facts, known_from, read_runs
-    from .run.checking import rules_of
+    from ..probes.log import course_facts, known_from, read_runs
+    from .checking import rules_of
 
     started = time.perf_counter()
     runs = read_runs(paths)
@@ -74,7 +74,7 @@ def _known(
     facts, setup = _recorded(report) if report is not None else (Facts(), None)
     if config is None:
         return facts, setup
-    from .run.checking import conclude_config, open_session
+    from .checking import conclude_config, open_session
 
     session = open_session(config, replace(options, stages=("config",)), Observer())
     conclude_config(session)
