@@ -9,11 +9,12 @@ from .place import Place
 
 SCHEMA_VERSION = "1.0"
 STAGES = ("config", "structure", "memory", "data", "load", "step")
-"""The stages of a check."""
+"""What ``check`` looks at, in order of cost."""
 RUN_STAGES = ("config", "structure", "load", "step", "run")
-"""The stages of a real run that is watched."""
-ALL_STAGES = (*STAGES, "run")
-"""Every stage, in the order in which they are told."""
+"""What ``run`` looks at while a training goes on; its course comes to it where the trainer logs."""
+AFTERWARDS = ("course", "stored")
+"""What is looked at when a run has left something: its logs, its adapter."""
+ALL_STAGES = (*STAGES, "run", *AFTERWARDS)
 Severity = Literal["error", "warning", "info"]
 Confidence = Literal["high", "medium", "low"]
 FailOn = Literal["error", "warning", "info", "never"]
@@ -48,6 +49,14 @@ class Evidence(Fact):
     value: Any = None
 
 
+class Cause(Fact):
+    """Why a finding may be: one that the facts of this run do not exclude."""
+
+    text: str
+    look: str | None = None
+    """What to look at first."""
+
+
 class Finding(Fact):
     """One thing that is wrong, or worth knowing."""
 
@@ -59,6 +68,8 @@ class Finding(Fact):
     message: str
     evidence: list[Evidence] = Field(default_factory=list)
     location: Place = Field(default_factory=Place)
+    causes: list[Cause] = Field(default_factory=list)
+    """The likeliest first; of those on the rule's page, the ones that no fact excludes."""
     remediation: Remediation | None = None
     fingerprint: str
     suppressed: str | None = None
@@ -137,3 +148,12 @@ class Report(Fact):
         from ..reporters import notebook  # lazy: templates are needed only when somebody looks
 
         return notebook.render(self)
+
+
+def stages_of(report: Report) -> tuple[str, ...]:
+    """The stages that a report is about: those of ``check``, and what a run has left, as far as it was looked at."""
+    recorded = {record.name for record in report.stages}
+    if "run" in recorded:
+        return (*RUN_STAGES, *(name for name in AFTERWARDS if name in recorded))
+    before = STAGES if recorded.intersection(STAGES) or not recorded else ()
+    return (*before, *(name for name in AFTERWARDS if name in recorded))

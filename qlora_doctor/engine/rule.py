@@ -69,6 +69,15 @@ class Fix(_Strict):
     commands: list[Line] = Field(default_factory=list)
 
 
+class PossibleCause(_Strict):
+    """Why a finding may be; ``unless`` is true where the facts exclude it. A cause that may be unknown stays."""
+
+    text: Line
+    unless: Line | None = None
+    look: Line | None = None
+    """What to look at first: a command, an option, another rule."""
+
+
 class Example(_Strict):
     """A merge patch (RFC 7386) over the healthy facts, and what the rule says of the result."""
 
@@ -96,6 +105,8 @@ class Rule(_Strict):
     locate: Annotated[str, Field(pattern=r"^(/.+)?$")] = ""
     evidence: list[Line] = Field(default_factory=list)
     params: dict[str, Param] = Field(default_factory=dict)
+    causes: list[PossibleCause] = Field(default_factory=list)
+    """The likeliest first."""
     fix: Fix | None = None
     references: list[Annotated[str, Field(pattern=r"^https://\S+$")]] = Field(default_factory=list)
     path: Path
@@ -135,6 +146,11 @@ class Rule(_Strict):
     def condition(self) -> Expression:
         """``when``: true where there is a finding."""
         return Expression.parse(self.when, self.scope)
+
+    @cached_property
+    def exclusions(self) -> list[Expression | None]:
+        """``unless`` of each cause."""
+        return [Expression.parse(c.unless, self.scope) if c.unless is not None else None for c in self.causes]
 
     @cached_property
     def stage(self) -> str:
@@ -178,7 +194,8 @@ class Rule(_Strict):
         """Every text of the page that may hold values."""
         fixes = [self.fix.text, *self.fix.commands] if self.fix else []
         values = [text for operation in (self.fix.patch if self.fix else []) for text in texts_in(operation.value)]
-        return [self.message, self.locate, *fixes, *values]
+        causes = [text for cause in self.causes for text in (cause.text, cause.look) if text]
+        return [self.message, self.locate, *fixes, *values, *causes]
 
     def check(self) -> None:
         """Look at every name and construct of the page.
@@ -188,6 +205,7 @@ class Rule(_Strict):
         """
         try:
             _ = self.condition
+            _ = self.exclusions
             for text in self.templates():
                 self.template(text)
             for name in self.evidence:

@@ -4,6 +4,7 @@ from .adapter import AdapterFacts
 from .base import Fact
 from .batch import BatchFacts
 from .config import ConfigFacts
+from .course import CourseFacts
 from .data import DataFacts
 from .environment import EnvironmentFacts
 from .load import LoadFacts
@@ -28,12 +29,14 @@ class Facts(Fact):
     step: StepFacts | None = None
     batch: BatchFacts | None = None
     run: RunFacts | None = None
+    course: CourseFacts | None = None
 
 
 __all__ = [
     "AdapterFacts",
     "BatchFacts",
     "ConfigFacts",
+    "CourseFacts",
     "DataFacts",
     "EnvironmentFacts",
     "Fact",

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..core.place import Place
-from ..core.report import ALL_STAGES, Finding, Remediation, Report, RuleOutcome
+from ..core.report import ALL_STAGES, Cause, Finding, Remediation, Report, RuleOutcome, stages_of
 from . import _words as words
 from ._excerpt import marked
-from .verdict import Gap, counting, counts, dialect, gaps, outcomes, stages_of, subject, suppressed
+from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
@@ -74,6 +74,7 @@ def render_finding(finding: Finding, *, color: bool = False, width: int = 100) -
     for evidence in finding.evidence:
         shown = _clip(words.fact(evidence.fact, evidence.value), _EVIDENCE_WIDTH)
         lines += _wrap(f"{words.one_line(evidence.fact)} = {shown}", width, first="  = ")
+    lines += [line for cause in finding.causes for line in _cause(cause, width)]
     if finding.remediation is not None:
         lines += _help(finding.remediation, ink, width)
     lines.append(f"  {ink('dim', 'docs:')} qlora-doctor explain {words.one_line(finding.rule)}")
@@ -117,7 +118,7 @@ def _stages_with_findings(report: Report) -> list[str]:
 
 def _frame(location: Place, severity: str, ink: _Ink) -> list[str]:
     """The line of the user's file with carets below the key, as far as the place is known."""
-    if location.file is None and not location.pointer:
+    if location.file is None and location.pointer is None:
         return []
     place = ":".join(
         words.one_line(part) for part in (location.file, location.line, location.column) if part is not None
@@ -134,6 +135,11 @@ def _frame(location: Place, severity: str, ink: _Ink) -> list[str]:
     bar = ink("dim", "|")
     below = " " * _cells(before) + carets
     return [*lines, f"{gutter} {bar}", f"{location.line} {bar} {before}{at}{after}", f"{gutter} {bar} {below}"]
+
+
+def _cause(cause: Cause, width: int) -> list[str]:
+    look = f" Look at {words.one_line(cause.look)}." if cause.look else ""
+    return _wrap(f"{words.one_line(cause.text)}{look}", width, first="  may be: ")
 
 
 def _help(remediation: Remediation, ink: _Ink, width: int) -> list[str]:

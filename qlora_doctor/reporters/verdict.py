@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..core.report import ALL_STAGES, RUN_STAGES, STAGES, Finding, Report, RuleOutcome, StageRecord
+from ..core.report import ALL_STAGES, Finding, Report, RuleOutcome, StageRecord, stages_of
 from ._words import one_line, plural
 
 SEVERITIES = ("error", "warning", "info")
@@ -98,11 +98,6 @@ def gaps(report: Report) -> list[Gap]:
     ]
 
 
-def stages_of(report: Report) -> tuple[str, ...]:
-    """The stages that a report of this kind has: of a check, or of a run that was watched."""
-    return RUN_STAGES if any(record.name == "run" for record in report.stages) else STAGES
-
-
 def outcomes(report: Report, status: str) -> list[RuleOutcome]:
     """Rules that came out so, in the order of their ids."""
     return sorted((o for o in report.rules if o.status == status), key=lambda o: o.rule)
@@ -151,8 +146,8 @@ def _detail(report: Report) -> str:
     skipped = len(outcomes(report, "skipped"))
     parts = [f"{plural(passed, 'check')} passed", f"{failed:,} failed", f"{skipped:,} could not be evaluated"]
     done = len(_with_status(report, "done"))
-    every = len(stages_of(report))
-    stages = "All stages ran" if done == every else f"{done} of {every} stages ran to the end"
+    of = len(stages_of(report))
+    stages = "All stages ran" if done == of else f"{done} of {of} stages ran to the end"
     return f"{', '.join(parts)}. {stages}."
 
 

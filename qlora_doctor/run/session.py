@@ -100,11 +100,13 @@ class Session:
     findings: list[Finding] = field(default_factory=list)
     outcomes: list[RuleOutcome] = field(default_factory=list)
     suppressions: Sequence[Suppression] = ()
+    covers: tuple[str, ...] = STAGES
+    """The stages of this command; rules of others do not judge."""
+    log: str | None = None
+    """The file that findings point at where a run's log is judged, and no config."""
     environment: EnvironmentFacts | None = None
     """What is known of this machine; None where nobody has looked yet."""
     interrupted: bool = False
-    course: tuple[str, ...] = STAGES
-    """The stages that there are; a rule of another one has nothing to say here."""
     _told: set[str] = field(default_factory=set)
     _remedies: dict[tuple[str, str | None], Remediation] = field(default_factory=dict)
 
@@ -156,7 +158,7 @@ class Session:
         records = [self.stages[name] for name in ALL_STAGES if name in self.stages]
         judgement = judge(
             self.facts,
-            [rule for rule in self.rules if rule.stage in self.course],
+            [rule for rule in self.rules if rule.stage in self.covers],
             selection=self.options.selection or Selection(),
             stages=records,
             locate=self._locate,
@@ -173,6 +175,8 @@ class Session:
             self.observer.on_findings(new)
 
     def _locate(self, pointer: str) -> Place:
+        if self.log is not None:
+            return Place(file=self.log, pointer=pointer or None)
         file = self.setup.file if self.setup else None
         place = self.setup.place(pointer.strip("/").replace("/", ".")) if self.setup else None
         if place is None:

@@ -217,7 +217,7 @@ def judge_facts(facts: Facts, check: CheckOptions, *, records: Sequence[StageRec
                       suppressions=check.suppressions)  # fmt: skip
     if check.selection is not None:
         check_selection(check.selection, session.rules)
-    session.course = RUN_STAGES
+    session.covers = RUN_STAGES
     session.setup = setup
     session.facts = facts
     session.stages = {record.name: record for record in records or stage_records(facts)}

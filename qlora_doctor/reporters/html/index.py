@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.report import Report, Severity
+from ...core.report import Report, Severity, stages_of
 from ..overview import outcome
-from ..verdict import SEVERITIES, counting, stages_of, subject, verdict
+from ..verdict import SEVERITIES, counting, subject, verdict
 from .entries import anchors
 
 _NOT_TOLD = ("dialect",)
