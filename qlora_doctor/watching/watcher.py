@@ -29,7 +29,7 @@ from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
 from ..probes.tensors import plain_name
-from .arguments import arguments_config, asked
+from .arguments import arguments_config, asked, plain_arguments
 from .backward import BackwardWatch
 from .finding import is_compiled, objects, unwrapped
 from .guarding import Guard, StopTraining
@@ -76,6 +76,8 @@ class Watch:
         self.facts = Facts()
         self.active = False
         self.spent = 0.0
+        self.series: list[dict[str, Any]] = []
+        self.arguments: dict[str, Any] = {}
         self._writer, self._options, self._learn = writer, options, learn
         self._model = weakref.ref(model)
         self._trainer = weakref.ref(trainer) if trainer is not None else lambda: None
@@ -128,7 +130,7 @@ class Watch:
             self._trainer = weakref.ref(trainer)
         self._optimizers = [optimizer] if optimizer is not None else []
         self._tokenizer = tokenizer or self._one_tokenizer(model)
-        self._arguments = arguments
+        self.arguments = plain_arguments(arguments)
         self._parallel = parallel_of(trainer, self._called, model)
         self._static(model, arguments)
         self._know_trainer(trainer, arguments, state)
@@ -427,15 +429,32 @@ class Watch:
     def logged(self, step: int, epoch: float | None, logs: Mapping[str, Any]) -> None:
         """A record of the series, as the trainer made it."""
         self._counted = max(self._counted, step)
-        if self._writer is None:
-            return
         numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
         record = {"step": step, "epoch": epoch, "time": time.time(), **numbers, **_memory_now(self.facts)}
-        self.guard(self._writer.line)(record)
+        self.series.append(record)
+        if self._writer is not None:
+            self.guard(self._writer.line)(record)
 
     def saved(self, folder: str, state: Any) -> None:
         """A checkpoint was written."""
-        self._run["adapter_saved"] = str(Path(folder) / f"checkpoint-{state.global_step}")
+        self.guard(self._saved)(Path(folder) / f"checkpoint-{state.global_step}")
+
+    def _saved(self, folder: Path) -> None:
+        """The first checkpoint is read again; of the later ones only the place is kept, until the last at the end."""
+        model = self._model()
+        first = "adapter_saved" not in self._run
+        self._run["adapter_saved"] = str(folder)
+        if model is not None and first and self._parallel in ("none", "ddp"):
+            self._compare_saved(model, folder)
+
+    def _compare_saved(self, model: nn.Module, folder: Path) -> None:
+        from .saved import differing
+
+        began = time.perf_counter()
+        found = differing(model, folder)
+        if found is not None:
+            self._run["adapter_saved_differs"] = found
+        self._spend(began)
 
     def trained(self, state: Any) -> None:
         """The trainer says that the training is over."""
@@ -541,6 +560,7 @@ class Watch:
                     "rank": self.rank,
                     "world_size": self._world,
                     "host": os.uname().nodename if hasattr(os, "uname") else None,
+                    "arguments": self.arguments,
                     "facts": self.facts.model_dump(mode="json", exclude_none=True),
                 }
             )
