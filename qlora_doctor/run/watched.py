@@ -274,7 +274,10 @@ def _report(
     run = facts.run
     if run is not None:
         changes: dict[str, Any] = {"trainings": count, "command": " ".join(command) or None}
-        changes |= _how_ended(facts, ended)
+        logged = [record["step"] for record in group[0].series if isinstance(record.get("step"), int)]
+        changes["steps"] = max([run.steps or 0, *logged])
+        run = run.model_copy(update=changes)
+        changes |= _how_ended(facts.model_copy(update={"run": run}), ended)
         if options.setup is not None:
             from .differences import differences
 
@@ -303,7 +306,7 @@ def with_course(facts: Facts, series: Sequence[Mapping[str, Any]], arguments: Ma
         planned_steps=float(run.max_steps) if run.max_steps and run.max_steps > 0 else None,
         resumed_at=[float(run.resumed_step)] if run.resumed_step else [],
     )
-    if run.ended in ("stopped", "running"):
+    if run.ended != "well":  # why it did not come to its end is told by the rules of the run
         course.stopped_early = True
     return facts.model_copy(update={"course": course_facts(course, known_from(facts, {"training": dict(arguments)}))})
 

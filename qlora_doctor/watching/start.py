@@ -10,11 +10,12 @@ FOLDER = "QLORA_DOCTOR_RUN"
 
 
 def prepare() -> None:
-    """Wait for torch and for transformers' Trainer."""
+    """Wait for torch, for transformers' Trainer and for PEFT."""
     from wrapt import register_post_import_hook
 
     register_post_import_hook(_torch_is_here, "torch")
     register_post_import_hook(_trainer_is_here, "transformers.trainer")
+    register_post_import_hook(_peft_is_here, "peft.peft_model")
 
 
 def _torch_is_here(module: Any) -> None:
@@ -27,3 +28,9 @@ def _trainer_is_here(module: Any) -> None:
     from .station import station_of
 
     station_of(os.environ[FOLDER]).wait_for_trainer(module)
+
+
+def _peft_is_here(module: Any) -> None:
+    from .station import station_of
+
+    station_of(os.environ[FOLDER]).wait_for_saves(module)

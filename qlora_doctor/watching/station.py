@@ -79,6 +79,19 @@ class Station:
 
         wrapt.wrap_function_wrapper(module, "Trainer.__init__", self._trainer_built)
 
+    def wait_for_saves(self, module: Any) -> None:
+        """Look at an adapter's file when it was written."""
+        import wrapt
+
+        wrapt.wrap_function_wrapper(module, "PeftModel.save_pretrained", self._saved)
+
+    def _saved(self, wrapped: Any, model: Any, args: Any, kwargs: Any) -> Any:
+        result = wrapped(*args, **kwargs)
+        folder = args[0] if args else kwargs.get("save_directory")
+        if self.watch is not None and folder is not None:
+            self.watch.model_saved(model, folder)
+        return result
+
     def _called(self, wrapped: Any, module: Any, args: Any, kwargs: Any) -> Any:
         if self._unwrap is not None and not self._busy:
             self._look(module)

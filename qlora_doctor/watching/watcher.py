@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import weakref
@@ -20,7 +21,7 @@ from ..probes.batch import BatchLook
 from ..probes.environment import look_at_environment
 from ..probes.failures import NO_FAILURE
 from ..probes.live.config import live_config
-from ..probes.load.loaded import four_bit_layers, loaded_facts, nonfinite_tensors
+from ..probes.load.loaded import four_bit_layers, has_nonfinite, loaded_facts, nonfinite_tensors
 from ..probes.observing import snapshot
 from ..probes.observing.overheard import Overhearing
 from ..probes.step.optimizer import optimizer_facts
@@ -28,7 +29,7 @@ from ..probes.step.optimizer import unwrapped as unwrapped_optimizer
 from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
-from ..probes.tensors import plain_name
+from ..probes.tensors import local, plain_name, trainable_parameters
 from .arguments import arguments_config, asked, plain_arguments
 from .backward import BackwardWatch
 from .finding import is_compiled, objects, unwrapped
@@ -192,6 +193,8 @@ class Watch:
             world_size=self._world,
             parallel=self._parallel,
             training=self._number,
+            nonfinite_step=0,
+            nonfinite_tensors=[],
             **asked(arguments),
         )
         if state is not None:
@@ -432,29 +435,45 @@ class Watch:
         numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
         record = {"step": step, "epoch": epoch, "time": time.time(), **numbers, **_memory_now(self.facts)}
         self.series.append(record)
+        if any(not math.isfinite(float(value)) for value in numbers.values()):
+            self.guard(self._not_finite)(step)
         if self._writer is not None:
             self.guard(self._writer.line)(record)
 
+    def _not_finite(self, step: int) -> None:
+        """The first time that something that was logged is no number: which tensors are none by now."""
+        model = self._model()
+        if model is None or self._run.get("nonfinite_step"):
+            return
+        parameters = trainable_parameters(model)
+        bad = [name for name, parameter in parameters.items() if has_nonfinite(local(parameter.detach()))]
+        self._run.update(nonfinite_step=step, nonfinite_tensors=bad)
+        self._write("not finite")
+
     def saved(self, folder: str, state: Any) -> None:
         """A checkpoint was written."""
-        self.guard(self._saved)(Path(folder) / f"checkpoint-{state.global_step}")
-
-    def _saved(self, folder: Path) -> None:
-        """The first checkpoint is read again; of the later ones only the place is kept, until the last at the end."""
         model = self._model()
-        first = "adapter_saved" not in self._run
-        self._run["adapter_saved"] = str(folder)
-        if model is not None and first and self._parallel in ("none", "ddp"):
-            self._compare_saved(model, folder)
+        if model is not None:
+            self.model_saved(model, Path(folder) / f"checkpoint-{state.global_step}")
+
+    def model_saved(self, model: Any, folder: Any) -> None:
+        """A model was saved to a folder; one that is not the one that trains is none of ours."""
+        if model is self._model() and self._parallel in ("none", "ddp") and self.rank == 0:
+            self.guard(self._compare_saved)(model, Path(folder))
 
     def _compare_saved(self, model: nn.Module, folder: Path) -> None:
         from .saved import differing
 
+        if self._run.get("adapter_saved") == str(folder) and self._saved_at == self._counted:
+            return
         began = time.perf_counter()
+        self._saved_at = self._counted
+        self._run["adapter_saved"] = str(folder)
         found = differing(model, folder)
-        if found is not None:
+        if found or "adapter_saved_differs" not in self._run:
             self._run["adapter_saved_differs"] = found
         self._spend(began)
+        self._write("saved")
 
     def trained(self, state: Any) -> None:
         """The trainer says that the training is over."""
@@ -571,6 +590,7 @@ class Watch:
         if onlooker is not None:
             known["step"] = self._step_facts(onlooker)
             known["batch"] = self._batch_facts(onlooker)
+            known["config"] = self._config_facts(known["step"])
             self._forward_facts(onlooker)
         measured = _measured(self.facts, known.get("step") or self.facts.step)
         if measured is not None:
@@ -600,6 +620,7 @@ class Watch:
         return known
 
     _failure = NO_FAILURE
+    _saved_at: int | None = None
     _digests: list[str] | None = None
     _losses: list[float | None]
 
@@ -630,6 +651,13 @@ class Watch:
         if self._run.get("rates_during_warmup") and seen.trainable_dtypes != ["float32"]:
             changes.update(parameters_not_updated=None, lost_update_ratio=None)
         return seen.model_copy(update=changes)
+
+    def _config_facts(self, step: Any) -> Any:
+        """The config with the shape of the first batch, where the arguments do not say it."""
+        config = self.facts.config
+        if config is None or step.batch is None:
+            return config
+        return config.model_copy(update={"batch": config.batch or step.batch, "sequence": step.sequence})
 
     def _count_labels(self, onlooker: Onlooker, changes: dict[str, Any]) -> None:
         """Labels as the trainer has them: its compute_loss may take them out before the model is called."""
