@@ -21,7 +21,7 @@ from ..probes.batch import BatchLook
 from ..probes.environment import look_at_environment
 from ..probes.failures import NO_FAILURE
 from ..probes.live.config import live_config
-from ..probes.load.loaded import four_bit_layers, has_nonfinite, loaded_facts, nonfinite_tensors
+from ..probes.load.loaded import has_nonfinite, loaded_facts, nonfinite_tensors
 from ..probes.observing import snapshot
 from ..probes.observing.overheard import Overhearing
 from ..probes.step.optimizer import optimizer_facts
@@ -519,8 +519,7 @@ class Watch:
             return
         after = snapshot.take(model, keep_small=False)
         changes = snapshot.compare(self._base, model, after)
-        repacked = _repacked(model)
-        self._run["base_changed_at_end"] = [name for name in changes.changed if not name.startswith(repacked)]
+        self._run["base_changed_at_end"] = changes.changed
 
     # -- stopping
 
@@ -747,22 +746,6 @@ def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str
     ):
         return "ddp"
     return "none"
-
-
-def _repacked(model: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the names of what bitsandbytes holds in another form since an evaluation on a CPU with AVX-512.
-
-    ``Linear4bit.forward`` repacks a weight in place for inference. When the layer trains again it unpacks the weight,
-    bit for bit, and makes its statistics anew ("best-effort", bitsandbytes/functional.py).
-    """
-    found = []
-    for name, module in four_bit_layers(model):
-        state = getattr(module.weight, "quant_state", None)
-        if getattr(state, "packing_format_for_cpu", False):
-            found.append(f"{name}.weight")
-        elif hasattr(state, "original_qshape"):
-            found.append(f"{name}.weight.")
-    return tuple(found)
 
 
 def _groups(optimizer: Together, model: nn.Module) -> dict[str, Any]:
