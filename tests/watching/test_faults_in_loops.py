@@ -197,7 +197,7 @@ def test_batches(tiny_llama: Path, rule: str, level: str, data: list[Batch]) -> 
 
 def test_an_exception_in_a_watched_step(tiny_llama: Path) -> None:
     model = adapted(tiny_llama)
-    data = list(batches(1)) + [{"input_ids": torch.tensor([[VOCABULARY + 7, 1]]), "labels": torch.tensor([[1, 1]])}]
+    data = [*batches(1), {"input_ids": torch.tensor([[VOCABULARY + 7, 1]]), "labels": torch.tensor([[1, 1]])}]
     only(watched(model, adamw(model), data), "QD420", "error")
 
 
