@@ -140,7 +140,7 @@ torch.manual_seed(rank)
 train(parallel if {wrapped} else model, optimizer, data)
 dist.destroy_process_group()
 """
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = run(tmp_path, *command, script(tmp_path, tiny_llama, body), options=("-o", "json=report.json"))
     assert done.returncode == 0, done.stderr
     report = report_of(tmp_path / "report.json")
