@@ -125,9 +125,12 @@ class Station:
         try:
             from .callback import RunCallback
 
-            handler = trainer.callback_handler
-            if not any(isinstance(each, RunCallback) for each in handler.callbacks):
-                trainer.add_callback(RunCallback(self.begin_trainer, trainer))
+            # A DoctorCallback of the program's own writes no records: both may look.
+            ours = self.begin_trainer
+            if not any(
+                isinstance(each, RunCallback) and each.begin == ours for each in trainer.callback_handler.callbacks
+            ):
+                trainer.add_callback(RunCallback(ours, trainer))
         except Exception as error:
             self._give_up(error)
         return result

@@ -89,11 +89,10 @@ def test_a_process_without_torch_is_left_as_it_is(tmp_path: Path) -> None:
     )
     path = os.pathsep.join([str(tmp_path / "own"), environment(tmp_path)["PYTHONPATH"]])
     doctor = [sys.executable, "-m", "qlora_doctor", "run", "-q", "--records", "kept", "--", sys.executable, "-c", code]
-    done = subprocess.run(
-        doctor, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment(tmp_path) | {"PYTHONPATH": path}
-    )
+    around = environment(tmp_path) | {"PYTHONPATH": path}
+    done = subprocess.run(doctor, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=around)
     assert done.stdout == "True True set() []\n", done.stderr
-    assert {file.name for file in (tmp_path / "kept").iterdir()} == {"options.json"}
+    assert {file.name for file in (tmp_path / "kept").iterdir()} == {"options.json", "started.json", "ended.json"}
 
 
 def test_killed(tiny_llama: Path, tmp_path: Path) -> None:
