@@ -92,9 +92,10 @@ def rules_of(options: CheckOptions) -> Sequence[Rule]:
         UsageError: a folder holds pages that cannot be used.
     """
     from ._assets import asset_folder
+    from .caching import pages_folder
     from .engine import load_rules
 
-    return load_rules(asset_folder("rules"), *options.rules)
+    return load_rules(asset_folder("rules"), *options.rules, kept_in=pages_folder(results_folder(options)))
 
 
 def _as_source(setup: str | os.PathLike[str] | Mapping[str, Any] | Setup) -> Path | Setup:
@@ -209,9 +210,16 @@ def _undecided(setup: Setup | None) -> str | None:
 
 def store_of(options: CheckOptions) -> Store:
     """Where results are kept."""
-    from .caching import Store, cache_folder
+    from .caching import Store
 
-    return Store((options.cache_folder or cache_folder()) if options.cache else None)
+    return Store(results_folder(options))
+
+
+def results_folder(options: CheckOptions) -> Path | None:
+    """The folder in which results outlive the check; None where nothing may be written."""
+    from .caching import cache_folder
+
+    return (options.cache_folder or cache_folder()) if options.cache else None
 
 
 def _do(session: Session, work: Work) -> None:

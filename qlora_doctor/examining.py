@@ -31,13 +31,15 @@ def examine(
         known: fields of ``ConfigFacts`` that objects do not show, such as ``learning_rate`` or ``fp16``.
     """
     from ._assets import asset_folder
+    from .caching import cache_folder, pages_folder
     from .engine import load_rules
     from .probes.environment import look_at_environment
     from .probes.live.config import live_config
     from .probes.live.objects import examine_objects
 
+    rules = load_rules(asset_folder("rules"), kept_in=pages_folder(cache_folder()))
     options = CheckOptions(selection=selection, fail_on=fail_on)  # type: ignore[arg-type]
-    session = Session(load_rules(asset_folder("rules")), options, Observer())
+    session = Session(rules, options, Observer())
     seen = examine_objects(model, optimizer=optimizer, batch=batch)
     config = live_config(model, optimizer, batch).model_copy(update=known)
     session.facts = seen.model_copy(update={"environment": look_at_environment(), "config": config})

@@ -96,11 +96,13 @@ def _suppression_from(found: Found) -> Any:
 def explain_selection(source: Path | None, given: Mapping[str, Any]) -> None:
     """Print which rules judge, and by whose word."""
     from .._assets import asset_folder
+    from ..caching import cache_folder, pages_folder
     from ..engine import check_selection, load_rules
 
     found = found_settings(source, given)
     chosen = selection(found, given)
-    rules = load_rules(asset_folder("rules"), *_once(*given["rules"], *found.rule_folders))
+    kept_in = None if given["no_cache"] else pages_folder(given["cache_dir"] or cache_folder())
+    rules = load_rules(asset_folder("rules"), *_once(*given["rules"], *found.rule_folders), kept_in=kept_in)
     check_selection(chosen, rules)
     click.echo(f"settings: {found.file or 'none'} · profile {chosen.profile}")
     for rule in rules:

@@ -22,9 +22,10 @@ def command(format: str, folders: tuple[Path, ...], folder: Path | None) -> int:
     if folder is not None:
         return _check(folder)
     from .._assets import asset_folder
+    from ..caching import cache_folder, pages_folder
     from ..engine import load_rules
 
-    rules = load_rules(asset_folder("rules"), *folders)
+    rules = load_rules(asset_folder("rules"), *folders, kept_in=pages_folder(cache_folder()))
     if format == "json":
         listed = [
             {
