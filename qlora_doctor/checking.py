@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._text import cleaned
 from .errors import UsageError
 from .facts import Facts
 from .report import STAGES, Report, StageRecord
@@ -102,7 +103,7 @@ def _as_source(setup: str | os.PathLike[str] | Mapping[str, Any] | Setup) -> Pat
     if isinstance(setup, Mapping):
         from .config.native import setup_from_mapping
 
-        return setup_from_mapping(dict(setup))
+        return setup_from_mapping(cleaned(dict(setup)))
     if isinstance(setup, str | os.PathLike):
         return Path(setup)
     return setup
@@ -147,7 +148,7 @@ def conclude_config(session: Session) -> None:
     session.observer.on_stage_start("config")
     started = time.perf_counter()
     environment = session.environment or look_at_environment()
-    config = conclude(session.setup, environment)
+    config = cleaned(conclude(session.setup, environment))
     session.facts = session.facts.model_copy(update={"environment": environment, "config": config})
     # Judged by the caller, once it is known which stages are left out: nothing else lies between.
     session.record(StageRecord(name="config", status="done", seconds=time.perf_counter() - started))
@@ -279,7 +280,7 @@ def missing_packages(stage: str, facts: Facts) -> list[str]:
 def _judge_recorded(session: Session, path: Path) -> None:
     """Judge a report or a facts document that was written earlier, perhaps on another machine."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = cleaned(json.loads(path.read_text(encoding="utf-8")))
         recorded = Report.model_validate(document) if "schema_version" in document else None
         session.facts = recorded.facts if recorded else Facts.model_validate(document)
     except (OSError, ValueError, TypeError) as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from ._text import cleaned
 from .facts import Facts
 from .report import STAGES, FailOn, Finding, Location, Remediation, Report, RuleOutcome, StageRecord, Tool
 
@@ -119,7 +120,7 @@ class Session:
             self.judge()
 
     def _learn(self, subject: str, value: Any) -> None:
-        self.facts = self.facts.model_copy(update={subject: value})
+        self.facts = self.facts.model_copy(update={subject: cleaned(value)})
         self.widen_margin()
 
     def widen_margin(self) -> None:
@@ -142,7 +143,7 @@ class Session:
 
     def record(self, record: StageRecord) -> None:
         """Note how a stage ended; judging is the caller's."""
-        record = record.model_copy(update={"requested": record.name in (self.options.stages or ())})
+        record = cleaned(record).model_copy(update={"requested": record.name in (self.options.stages or ())})
         self.stages[record.name] = record
         self.observer.on_stage(record)
 
@@ -159,7 +160,7 @@ class Session:
             locate=self._locate,
             in_file=self._in_file,
         )
-        self.findings, self.outcomes = judgement.findings, judgement.outcomes
+        self.findings, self.outcomes = cleaned(judgement.findings), judgement.outcomes
         if self.suppressions:
             from .engine.suppression import suppress
 
@@ -173,8 +174,9 @@ class Session:
         file = self.setup.file if self.setup else None
         place = self.setup.place(pointer.strip("/").replace("/", ".")) if self.setup else None
         if place is None:
-            return Location(file=file, pointer=pointer)
-        return Location(**{**place.model_dump(), "file": place.file or file, "pointer": place.pointer or pointer})
+            return cleaned(Location(file=file, pointer=pointer))
+        place_of = {**place.model_dump(), "file": place.file or file, "pointer": place.pointer or pointer}
+        return cleaned(Location(**place_of))
 
     def _in_file(self, remediation: Remediation, repair: str | None) -> Remediation:
         """A remedy in the keys of the user's own file; told again after every stage, worked out once."""
@@ -211,12 +213,12 @@ class Session:
         # model_construct: every part was validated where it was made, and building Report's validator, of every
         # fact that there is, would be a tenth of the time that a config check takes.
         return Report.model_construct(
-            tool=Tool(version=__version__, created=now(), command=self.options.command),
-            setup=self.setup.model_dump(mode="json") if self.setup else None,
+            tool=cleaned(Tool(version=__version__, created=now(), command=self.options.command)),
+            setup=cleaned(self.setup.model_dump(mode="json")) if self.setup else None,
             stages=records,
             facts=self.facts,
             findings=self.findings,
-            unused_suppressions=self._unused(),
+            unused_suppressions=cleaned(self._unused()),
             rules=self.outcomes,
             summary=summarise(self.findings, self.outcomes),
             fail_on=self.options.fail_on,

@@ -88,7 +88,7 @@ class Store:
 
 
 def cache_folder() -> Path | None:
-    """Where results are kept unless the user says otherwise; None where the environment turns it off, or has no home."""
+    """Where results are kept unless the user says otherwise; None where the environment turns it off or has no home."""
     said = os.environ.get(VARIABLE)
     if said is not None and said.lower() in ("", "off", "0", "no", "false"):
         return None

@@ -58,8 +58,11 @@ def find_configs(
                 walk.passed_over += 1  # data, not a config
                 continue
             document = read_document(path)
-        except (ConfigError, OSError) as error:
-            walk.unreadable.append(error.message if isinstance(error, ConfigError) else f"{path}: {error.strerror}.")
+        except ConfigError as error:
+            walk.unreadable.append(error.message)
+            continue
+        except Exception as error:  # one hostile file is no reason to leave the others
+            walk.unreadable.append(f"{path}: {getattr(error, 'strerror', None) or type(error).__name__}.")
             continue
         if _is_config(document, chosen):
             walk.configs.append(path)

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+from ..._text import cleaned
 from ...errors import ConfigError, UsageError
 from ..document import Document, read_document
 from ..setup import Setup
@@ -124,7 +125,8 @@ def read_setup(path: Path, *, dialect: str | None = None) -> Setup:
     else:
         chosen, sure = recognise(document)
     setup = chosen.read(document)
-    return setup.model_copy(update={"dialect_confidence": sure, "dialect_named": dialect is not None})
+    told = {"dialect_confidence": sure, "dialect_named": dialect is not None}
+    return cleaned(setup).model_copy(update=told | {"file": setup.file})  # the name by which it is opened stays
 
 
 def file_of(path: Path) -> Path:

@@ -340,7 +340,7 @@ def _receive(jobs: queue.Queue[Job]) -> None:
         while piece := os.read(0, 1 << 16):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
-                jobs.put(Job.model_validate_json(line))
+                jobs.put(Job.of_line(line))
         os._exit(1)
 
     threading.Thread(target=read, daemon=True, name="parent").start()
