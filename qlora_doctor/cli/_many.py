@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigError, DoctorError
-from ..report import Finding, Report
-from ..session import Observer
+from ..core.errors import ConfigError, DoctorError
+from ..core.report import Finding, Report
+from ..run.session import Observer
 from ._stream import TextStream
 from ._terminal import is_terminal, one_line, show_error, wants_color, width
 
 if TYPE_CHECKING:
-    from ..config.setup import Setup
-    from ..many import Result
-    from ..session import CheckOptions
+    from ..run.many import Result
+    from ..run.session import CheckOptions
+    from ..setup.setup import Setup
 
 
 def check_all(
@@ -29,7 +29,7 @@ def check_all(
     Args:
         options: of each config, or why its settings cannot be read.
     """
-    from ..many import check_many
+    from ..run.many import check_many
 
     desk = _Desk(sources, given)
     entries = list(zip(sources, options, desk.observers, strict=True))

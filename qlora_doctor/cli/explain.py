@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .._assets import asset_folder
-from ..errors import UsageError
+from ..core.assets import asset_folder
+from ..core.errors import UsageError
 from ._help import examples
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ def command(rule: str | None, symptom: str | None, format: str, folders: tuple[P
 
 def _find(rule: str, folders: tuple[Path, ...]) -> Rule:
     """A bundled rule, else one of the user's own; settings are read only where no bundled one has the name."""
-    from ..caching import cache_folder, pages_folder
     from ..engine import find_rule, load_rules
+    from ..run.cache import cache_folder, pages_folder
 
     try:
         return find_rule(rule)
     except UsageError:
-        from ..config.settings import find_settings
+        from ..run.settings import find_settings
 
         own = {folder.resolve() for folder in (*folders, *find_settings(None).rule_folders)}
         if not own:

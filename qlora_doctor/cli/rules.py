@@ -21,9 +21,9 @@ def command(format: str, folders: tuple[Path, ...], folder: Path | None) -> int:
     """List the rules, or check pages of your own."""
     if folder is not None:
         return _check(folder)
-    from .._assets import asset_folder
-    from ..caching import cache_folder, pages_folder
+    from ..core.assets import asset_folder
     from ..engine import load_rules
+    from ..run.cache import cache_folder, pages_folder
 
     rules = load_rules(asset_folder("rules"), *folders, kept_in=pages_folder(cache_folder()))
     if format == "json":

@@ -12,14 +12,14 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qlora_doctor import many
-from qlora_doctor.checking import run_check
 from qlora_doctor.cli import main
-from qlora_doctor.errors import ConfigError
-from qlora_doctor.probes.child.job import Job
-from qlora_doctor.report import Report
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.core.report import Report
 from qlora_doctor.reporters import FORMATS, TOGETHER, overview, render
-from qlora_doctor.session import CheckOptions, Session
+from qlora_doctor.run import many
+from qlora_doctor.run.checking import run_check
+from qlora_doctor.run.session import CheckOptions, Session
+from qlora_doctor.worker.job import Job
 
 LONE = "\ud800"
 HEALTHY: dict[str, Any] = {
@@ -116,7 +116,7 @@ def test_a_fault_of_the_tool_concerns_one_config(tmp_path: Path, monkeypatch: py
     if target is not None:
         monkeypatch.setattr(many, target, fails(getattr(many, target)))
     else:
-        monkeypatch.setattr("qlora_doctor.session.Session.report", fails(Session.report))
+        monkeypatch.setattr("qlora_doctor.run.session.Session.report", fails(Session.report))
     result = check_folder(tmp_path, "--stage", "config", "-o", f"json={tmp_path / 'out.txt'}")
     assert result.exit_code == 3
     assert "qlora-doctor failed on" in result.stderr and "nobody foresaw it" in result.stderr
