@@ -269,7 +269,7 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
 
 def unread(source: Path | None, error: DoctorError, options: CheckOptions) -> Report:
     """What is known of a config that could not be read, or that the tool itself failed on."""
-    from .. import __version__
+    from .._version import __version__
     from ..core.report import Report, StageRecord, Tool
     from ..core.text import cleaned
     from ..run.session import now

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..setup.setup import Place
+    from .place import Place
 
 NEW_ISSUE = "Please report it with `qlora-doctor env` and the output of the same command with --debug."
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ..core.errors import ConfigError
+from ..core.place import Place
 from ..core.text import cleaned
-from ..setup.setup import Place
 
 if TYPE_CHECKING:
     from .positions import Positions
