@@ -129,7 +129,8 @@ def command(**given: Any) -> int:
     from ._settings import explain_selection
 
     alone = given["facts"] or given["explain_selection"]
-    sources: Sequence[Path | None] = with_folders(given["configs"], given) or ((None,) if alone else ())
+    found = with_folders(given["configs"], given)
+    sources: Sequence[Path | None] = found.configs or ((None,) if alone else ())
     if not sources:
         raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
     if given["explain_selection"]:
@@ -152,7 +153,7 @@ def command(**given: Any) -> int:
 
         reports = fix_all(sources, options, common, given)
     else:
-        reports = _check_all(sources, options, common, given)
+        reports = _check_all(sources, options, common, {**given, "left_out": found.left_out})
     if given["format"] != "text" and not given["diff"]:
         _print_document(reports, given["format"])
     if "github" in (given["format"], *(output.format for output in outputs)):
@@ -236,7 +237,7 @@ def _check_all(
         reports.append(unread(sources[number], result, common))
     if given["format"] == "text":
         color = wants_color(sys.stdout, given["no_color"])
-        table = overview.render(reports, color=color, not_begun=len(sources) - len(reports))
+        table = overview.render(reports, color=color, not_begun=len(sources) - len(reports), left_out=given["left_out"])
         click.echo(table, nl=False, color=color)
     return reports
 

@@ -4,26 +4,49 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..core.report import Report
 from . import _words as words
 
+_NAMED = 3
 _HEAD = ("config", "errors", "warnings", "notes", "trains", "peak", "")
 _SGR = {"unread": "1;31", "incomplete": "1;33", "fails": "1;31", "passes": "1;32"}
 _COUNTED = {"fails": "failed", "passes": "passed", "incomplete": "incomplete", "unread": "not read"}
 
 
-def render(reports: Sequence[Report], *, color: bool = False, not_begun: int = 0) -> str:
+def render(
+    reports: Sequence[Report],
+    *,
+    color: bool = False,
+    not_begun: int = 0,
+    left_out: Sequence[tuple[Path, str]] = (),
+) -> str:
     """A table, in the order of the reports.
 
     Args:
         color: use ANSI colours; the table reads the same without.
         not_begun: configs that were interrupted before anything was known of them.
+        left_out: files of the folder that look like configs and are none, with the reason.
     """
     rows = [_HEAD, *(_row(report) for report in reports)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_line(row, widths, color) for row in rows]
-    return "\n".join([*lines, "", _count(reports, not_begun)]) + "\n"
+    out = [f"left out: {told}" for told in told_reasons(left_out)]
+    return "\n".join([*lines, "", *out, *([""] if out else []), _count(reports, not_begun)]) + "\n"
+
+
+def told_reasons(left_out: Sequence[tuple[Path, str]]) -> list[str]:
+    """What was left out, by reason, the most first: how many, why, and the first of them by name."""
+    by_reason: dict[str, list[Path]] = {}
+    for path, why in left_out:
+        by_reason.setdefault(why.partition(" (")[0], []).append(path)
+    told = []
+    for why, paths in sorted(by_reason.items(), key=lambda each: -len(each[1])):
+        names = ", ".join(words.one_line(str(path)) for path in paths[:_NAMED])
+        more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+        told.append(f"{words.plural(len(paths), 'file')}, {why}: {names}{more}")
+    return told
 
 
 def outcome(report: Report) -> str:
