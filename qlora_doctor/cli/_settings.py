@@ -36,7 +36,7 @@ def with_settings(options: CheckOptions, found: Found, given: Mapping[str, Any])
     return replace(
         options,
         selection=selection(found, given),
-        fail_on=given["fail_on"] or found.settings.fail_on or "error",
+        fail_on=given["fail_on"] or found.settings.fail_on or "unknown",
         rules=_once(*options.rules, *found.rule_folders),
         suppressions=(*options.suppressions, *map(_suppression_from(found), found.settings.ignored_findings)),
         budgets=_budgets(found),

@@ -79,8 +79,9 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
               help="Give a rule another severity: error, warning or info.")  # fmt: skip
 @click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
               help="Which rules judge where --select is silent. Default: recommended.")  # fmt: skip
-@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]),
-              help="Least severity that makes the exit code 1. Default: error.")  # fmt: skip
+@click.option("--fail-on", type=click.Choice(["error", "unknown", "warning", "info", "never"]),
+              help="Least severity that makes the exit code 1; from unknown on, a run of which not all is known "
+                   "that decides it makes it 3. Default: unknown.")  # fmt: skip
 @click.option("--settings", type=click.Path(path_type=Path), metavar="FILE",
               help="Settings. Default: qlora-doctor.toml or pyproject.toml, the nearest above a config.")  # fmt: skip
 @click.option("--explain-selection", is_flag=True, help="Print which rules would judge, and why; check nothing.")
@@ -119,8 +120,9 @@ def command(**given: Any) -> int:
     CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant.
 
     \b
-    Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, unreadable or invalid config,
-    3 a stage that was asked for could not be completed.
+    Exit codes: 0 clean, 1 findings at or above --fail-on (by default errors), 2 usage, unreadable or
+    invalid config, 3 a stage that was asked for could not be completed, or the config does not tell all
+    that decides the run (model, 4 bits, rank, rate, batch; --fail-on error lets that pass).
     """
     from ..reporters import FORMATS, TOGETHER
     from ._baseline import KnownFindings

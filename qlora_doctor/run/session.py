@@ -37,7 +37,7 @@ class CheckOptions:
         stages: stages asked for by name; None runs every stage that this machine can run.
         device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where there is one.
         timeout: seconds that the real stages may take together; None is no limit.
-        fail_on: the least severity that makes the exit code 1.
+        fail_on: the least of findings that makes the exit code 1; from ``unknown`` on, a run not all known makes it 3.
         facts: a recorded report or facts document to judge instead of looking.
         trust_remote_code: run Python code that stands in the model's folder.
         suppressions: findings that do not count, beside those that the config's own comments name.
@@ -51,7 +51,7 @@ class CheckOptions:
     device: str | None = None
     timeout: float | None = None
     selection: Selection | None = None
-    fail_on: FailOn = "error"
+    fail_on: FailOn = "unknown"
     facts: Path | None = None
     offline: bool = False
     trust_remote_code: bool = False
@@ -210,6 +210,7 @@ class Session:
         from ..engine import exit_code, summarise
 
         records = [self.stages[name] for name in STAGES if name in self.stages]
+        summary, fail_on = summarise(self.findings, self.outcomes, self.facts), self.options.fail_on
         # model_construct: every part was validated where it was made, and building Report's validator, of every
         # fact that there is, would be a tenth of the time that a config check takes.
         return Report.model_construct(
@@ -220,9 +221,9 @@ class Session:
             findings=self.findings,
             unused_suppressions=cleaned(self._unused()),
             rules=self.outcomes,
-            summary=summarise(self.findings, self.outcomes),
-            fail_on=self.options.fail_on,
-            exit_code=3 if self.interrupted else exit_code(self.findings, records, self.options.fail_on),
+            summary=summary,
+            fail_on=fail_on,
+            exit_code=3 if self.interrupted else exit_code(self.findings, records, fail_on, summary.read),
         )
 
 
