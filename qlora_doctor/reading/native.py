@@ -152,12 +152,16 @@ class _Reader:
         told = {"train": None, "eval": "Samples for evaluation are not looked at."}
         return [
             NamedData.model_construct(
-                role=role, kind=kind_of(name), name=name, key=f"data.{role}", place=Place(file=self.file, pointer=f"/data/{role}"),
+                role=role,
+                kind=kind_of(name),
+                name=name,
+                key=f"data.{role}",
+                place=Place(file=self.file, pointer=f"/data/{role}"),
                 not_followed=why,
             )
             for role, why in told.items()
             if (name := self.values["data"].get(role))
-        ]  # fmt: skip
+        ]
 
     def _section(self, section: str, value: Any) -> None:
         if section not in SECTIONS:
