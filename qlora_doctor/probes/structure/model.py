@@ -11,6 +11,7 @@ from ...facts.model import CheckpointQuantization, ModelFacts
 from ...pipeline import Architecture, wants_4bit
 from ...pipeline.batches import context_length
 from ..environment import installed_packages, version_tuple
+from ..tensors import own_class
 from .inventory import Inventory, is_conv1d
 from .naming import fused_parts
 from .sizes import dtype_name, elements
@@ -39,7 +40,7 @@ def model_facts(
         source=architecture.source if architecture is not None else None,
         model_type=getattr(getattr(seen.base, "config", None), "model_type", None),
         architecture=next(iter(raw.get("architectures") or getattr(config, "architectures", None) or []), None),
-        model_class=type(seen.base).__name__,
+        model_class=own_class(seen.base),
         dtype=_own_dtype(config) if dtype is None and architecture is None else dtype_name(dtype),
         layers=getattr(config, "num_hidden_layers", None) or seen.total_layers or None,
         hidden_size=getattr(config, "hidden_size", None),
