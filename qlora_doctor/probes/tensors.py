@@ -76,8 +76,8 @@ def quant_state_of(parameter: Any, owner: Any = None) -> Any | None:
     (``fix_4bit_weight_quant_state_from_module`` in bitsandbytes/nn/modules.py).
     """
     state = getattr(parameter, "quant_state", None)
-    if state is None and parameter is not None and getattr(owner, "weight", None) is parameter:
-        packed = getattr(parameter, "ndim", 0) == 2 and parameter.shape[1] == 1
+    if state is None and isinstance(parameter, torch.Tensor) and getattr(owner, "weight", None) is parameter:
+        packed = parameter.ndim == 2 and parameter.shape[1] == 1
         state = getattr(owner, "quant_state", None) if packed else None
     return state
 
