@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from ...facts import Facts, LoadFacts, MemoryFacts, StepFacts
 from ..failures import NO_FAILURE, explain, failure_fact
 from ..load.loaded import loaded_facts, nonfinite_tensors
 from ..step.observer import Observer
-from ..step.optimizer import optimizer_facts, unwrapped
+from ..step.optimizer import optimizer_facts, step_of
 from ..step.picture import measured_picture
 from ..structure.adapter import adapter_facts
 from ..structure.model import model_facts
@@ -90,12 +91,16 @@ def _steps(
     timeline = Timeline(_device(model))
     known: dict[str, Any] = {"device": str(timeline.device), "data": "given", "failure": NO_FAILURE}
     observer = Observer(model, timeline, progress)
+    step = step_of(optimizer) if optimizer is not None else None
+    if step is not None and _wants_closure(step):
+        # It would run the forward itself, as often as it likes: gradients are looked at, updates are not.
+        optimizer, step = None, None
     with as_found(model, optimizer) as kept, overheard() as warned:
         try:
             model.train()
-            observer.train_begin(optimizer)
+            observer.train_begin(optimizer, step)
             for number in range(steps):
-                _one_step(model, optimizer, inputs, observer, _context(timeline.device, autocast), number + 1 == steps)
+                _one_step(model, step, inputs, observer, _context(timeline.device, autocast), number + 1 == steps)
             timeline.phase = "idle"
             observer.train_end()
         except Exception as raised:
@@ -111,7 +116,7 @@ def _steps(
 
 def _one_step(
     model: nn.Module,
-    optimizer: Any | None,
+    step: Callable[[], Any] | None,
     inputs: dict[str, Any],
     observer: Observer,
     context: Callable[[], contextlib.AbstractContextManager[Any]],
@@ -123,15 +128,22 @@ def _one_step(
     loss = output["loss"] if isinstance(output, Mapping) else output[0]
     loss.backward()
     observer.before_optimizer()
-    inner = unwrapped(optimizer) if optimizer is not None else None
-    if inner is not None:
-        inner.step()
+    if step is not None:
+        step()
     observer.after_optimizer()
-    for parameter in model.parameters():
-        parameter.grad = None
-    if inner is not None:
-        inner.zero_grad(set_to_none=True)
+    observer.forget_gradients()
     observer.step_end()
+
+
+def _wants_closure(step: Callable[..., Any]) -> bool:
+    """Whether a step cannot be called alone, as LBFGS' cannot."""
+    try:
+        inspect.signature(step).bind()
+    except TypeError:
+        return True
+    except ValueError:  # it does not tell
+        return False
+    return False
 
 
 def _context(
