@@ -90,7 +90,9 @@ def starved(optimizer: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "change", [dropped, undone, starved, functools.partial(Wrapper, every=0)], ids=["dropped", "undone", "starved", "never"]
+    "change",
+    [dropped, undone, starved, functools.partial(Wrapper, every=0)],
+    ids=["dropped", "undone", "starved", "never"],
 )
 def test_a_step_that_reaches_nothing_is_seen(qlora: Build, change: Callable[[Any], Any]) -> None:
     model = qlora()

@@ -21,6 +21,8 @@ _LARGEST = 10_000
 _LIBRARIES = frozenset(("torch", "accelerate", "transformers", "peft", "bitsandbytes", "trl"))
 """Functions of these keep nothing in their globals that a script would miss."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_CONTAINERS = (dict, list, tuple, set, deque)
+_LEFT_ALONE = (*_PLAIN, *_CONTAINERS, type, types.ModuleType, types.BuiltinFunctionType, nn.Module, torch.Tensor)
 
 
 @dataclass
@@ -156,6 +158,4 @@ def _behind(one: Any) -> list[Any]:
 
 def _is_left_alone(one: Any) -> bool:
     """Plain values have nothing to keep; modules, classes and tensors are not the step's own."""
-    return isinstance(one, (*_PLAIN, type, types.ModuleType, types.BuiltinFunctionType, nn.Module, torch.Tensor)) or (
-        isinstance(one, dict | list | tuple | set | deque)
-    )
+    return isinstance(one, _LEFT_ALONE)

@@ -23,6 +23,7 @@ from ..tensors import trainable_parameters
 from ..watch.overheard import overheard
 from ..watch.timeline import Timeline
 from .restoring import as_found
+from .sharding import sharding_of
 
 _DOING = {"forward": "the forward", "backward": "the backward", "optimizer": "the optimizer's step"}
 
@@ -39,6 +40,8 @@ def examine_objects(
 ) -> Facts:
     """Look at live objects; model, optimizer, gradients, modes and random state are left bit for bit as they were.
 
+    A sharded model is looked at through the shards of this process, and no step of it is taken: see ``sharding_of``.
+
     Args:
         model: a (PEFT) model as it is about to train.
         optimizer: torch's, or accelerate's around one; without it gradients are looked at and updates are not.
@@ -48,6 +51,9 @@ def examine_objects(
         steps: forwards, backwards and optimizer steps to take; lora_A has its first gradient in the second.
         autocast: dtype of the autocast that the training script runs its forward in.
     """
+    sharding = sharding_of(model)
+    if sharding.look is not None:
+        return Facts()
     progress("Looking at the model")
     found = loaded_facts(model)
     bad = nonfinite_tensors(model)
@@ -58,7 +64,7 @@ def examine_objects(
         "quantization": quantization_facts(model),
         "load": load,
     }
-    if batch is None or not step:
+    if batch is None or not step or sharding.step is not None:
         facts["step"] = _static(model, optimizer)
         return Facts(**facts)
     facts["step"], measured = _steps(model, optimizer, _as_inputs(batch, model), steps, autocast, progress)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...facts.step import OptimizerFacts
-from ..tensors import plain_name
+from ..tensors import local_part, plain_name
 
 
 def optimizer_facts(optimizer: Any, model: nn.Module) -> OptimizerFacts:
@@ -43,6 +43,7 @@ def state_bytes(optimizer: Any, device_type: str | None = None) -> int:
 
     def collect(value: Any) -> None:
         if isinstance(value, torch.Tensor):
+            value = local_part(value)
             if device_type in (None, value.device.type):
                 tensors[id(value)] = value.numel() * value.element_size()
         elif isinstance(value, Mapping):
@@ -59,9 +60,7 @@ def state_bytes(optimizer: Any, device_type: str | None = None) -> int:
 
 def unwrapped(optimizer: Any) -> Any:
     """torch's optimizer inside accelerate's wrapper or one of the script's own."""
-    for optimizer in layers_of(optimizer):
-        pass
-    return optimizer
+    return layers_of(optimizer)[-1]
 
 
 def layers_of(optimizer: Any) -> list[Any]:

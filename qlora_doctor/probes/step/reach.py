@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 CALLS = 16
-"""Calls of the optimizer that a tensor at zero gets to move; wrappers that accumulate step in every second to eighth."""
+"""Calls of the optimizer that a tensor at zero gets to move; what accumulates steps in every second to eighth."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ class UpdateWatch:
                     continue
                 if torch.equal(_head(parameter.detach()), self._before[name].to(parameter.device)):
                     gone = parameter.grad is None
-                    even = torch.full_like(parameter, norm / math.sqrt(parameter.numel()), device="cpu") if gone else None
+                    even = (
+                        torch.full_like(parameter, norm / math.sqrt(parameter.numel()), device="cpu") if gone else None
+                    )
                     found[name] = parameter.grad.detach().to("cpu", copy=True) if even is None else even
         return found
 

@@ -131,7 +131,9 @@ def _state(linear: Linear) -> Any | None:
 
 def _nested(linear: Linear) -> bool:
     state = _state(linear)
-    return state.state2 is not None if state is not None else linear.weight.compress_statistics
+    if state is None:
+        return bool(linear.weight.compress_statistics)
+    return getattr(state, "state2", None) is not None  # a forward in evaluation mode on a CPU takes it away
 
 
 def _said(linear: Linear, name: str) -> Any:
