@@ -76,10 +76,11 @@ def quant_state_of(parameter: Any, owner: Any = None) -> Any | None:
     (``fix_4bit_weight_quant_state_from_module`` in bitsandbytes/nn/modules.py).
     """
     state = getattr(parameter, "quant_state", None)
-    if state is None and isinstance(parameter, torch.Tensor) and getattr(owner, "weight", None) is parameter:
-        packed = parameter.ndim == 2 and parameter.shape[1] == 1
-        state = getattr(owner, "quant_state", None) if packed else None
-    return state
+    if state is not None or parameter is None:
+        return state
+    shape = tuple(getattr(parameter, "shape", ()))
+    is_bytes = getattr(owner, "weight", None) is parameter and len(shape) == 2 and shape[1] == 1
+    return getattr(owner, "quant_state", None) if is_bytes else None
 
 
 def is_packed(parameter: Any, owner: Any = None) -> bool:

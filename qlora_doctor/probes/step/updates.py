@@ -25,7 +25,8 @@ class UpdateWatch:
     def unmoved(self, norms: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """Gradients, on the CPU, of the tensors that had one that is not zero and that this step left as they were.
 
-        Call it between the optimizer's step and zero_grad. Where the step has dropped a gradient, one of its size is made.
+        Call it between the optimizer's step and zero_grad. For a gradient that the step has dropped, one of its size is
+        made.
 
         Args:
             norms: L2 norms of the gradients as backward gave them.
@@ -37,11 +38,10 @@ class UpdateWatch:
                 if not (0.0 < norm < math.inf) or (parameter.grad is not None and parameter.grad.is_sparse):
                     continue
                 if torch.equal(_head(parameter.detach()), self._before[name].to(parameter.device)):
-                    gone = parameter.grad is None
-                    even = (
-                        torch.full_like(parameter, norm / math.sqrt(parameter.numel()), device="cpu") if gone else None
-                    )
-                    found[name] = parameter.grad.detach().to("cpu", copy=True) if even is None else even
+                    gradient = parameter.grad
+                    if gradient is None:
+                        gradient = torch.full_like(parameter, norm / math.sqrt(parameter.numel()))
+                    found[name] = gradient.detach().to("cpu", copy=True)
         return found
 
     def lost_ratio(self) -> float | None:
