@@ -11,13 +11,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
 import qlora_doctor  # noqa: E402
-from qlora_doctor.config.setup import Setup  # noqa: E402
 from qlora_doctor.pipeline import attach, build_base, prepare  # noqa: E402
 from qlora_doctor.probes.load.loaded import loaded_facts, nonfinite_tensors  # noqa: E402
 from qlora_doctor.probes.load.look import look_at_load  # noqa: E402
+from qlora_doctor.probes.observing import snapshot  # noqa: E402
 from qlora_doctor.probes.structure.quantization import quantization_facts  # noqa: E402
 from qlora_doctor.probes.tensors import base_tensors  # noqa: E402
-from qlora_doctor.probes.watch import snapshot  # noqa: E402
+from qlora_doctor.setup.setup import Setup  # noqa: E402
 from tests.probes.conftest import make_setup, silent  # noqa: E402
 
 STORAGES = ["bfloat16", "float16", "float32"]
@@ -91,8 +91,8 @@ def test_a_changed_packed_weight_is_a_changed_base(tiny_llama: Path, change: str
 
 def test_what_lies_nowhere_is_not_read() -> None:
     """Sharding frees a parameter's storage beneath it; reading there would end the process."""
+    from qlora_doctor.probes.observing.fingerprint import fingerprint
     from qlora_doctor.probes.tensors import is_readable
-    from qlora_doctor.probes.watch.fingerprint import fingerprint
 
     freed = torch.zeros(64)
     freed.untyped_storage().resize_(0)

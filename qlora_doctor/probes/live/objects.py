@@ -13,6 +13,8 @@ from torch import nn
 from ...facts import Facts, LoadFacts, MemoryFacts, StepFacts
 from ..failures import NO_FAILURE, explain, failure_fact
 from ..load.loaded import loaded_facts, nonfinite_tensors
+from ..observing.overheard import overheard
+from ..observing.timeline import Timeline
 from ..step.observer import Observer
 from ..step.optimizer import optimizer_facts, step_of
 from ..step.picture import measured_picture
@@ -20,8 +22,6 @@ from ..structure.adapter import adapter_facts
 from ..structure.model import model_facts
 from ..structure.quantization import quantization_facts
 from ..tensors import trainable_parameters
-from ..watch.overheard import overheard
-from ..watch.timeline import Timeline
 from .restoring import as_found
 from .sharding import sharding_of
 

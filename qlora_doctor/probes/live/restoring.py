@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..observing.aside import random_state_kept
 from ..resources import host_memory
 from ..step.optimizer import layers_of, unwrapped
 from ..tensors import base_tensors
-from ..watch.aside import random_state_kept
 from .keeping import keep, keep_attributes
 
 _SHARE = 0.25
