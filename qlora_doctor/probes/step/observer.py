@@ -23,7 +23,8 @@ from ..observing.timeline import Timeline
 from ..tensors import trainable_parameters
 from . import comparing, gradients
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
-from .optimizer import optimizer_facts, state_bytes
+from .optimizer import optimizer_facts, state_bytes, unwrapped
+from .reach import what_holds_back
 from .updates import UpdateWatch
 
 
@@ -56,8 +57,12 @@ class Observer:
     optimizer_cuda_bytes: list[int] = field(default_factory=list)
     """Of these, what CUDA's allocator holds."""
 
-    def train_begin(self, optimizer: Any | None) -> None:
-        """Everything is built, nothing has run: fingerprint all, put the hooks on."""
+    def train_begin(self, optimizer: Any | None, step: Callable[[], Any] | None = None) -> None:
+        """Everything is built, nothing has run: fingerprint all, put the hooks on.
+
+        Args:
+            step: what the training script calls to step; the optimizer's own step where it is None.
+        """
         self.parameters = trainable_parameters(self.model)
         self.progress("Fingerprinting the base")
         self.before = snapshot.take(self.model)
@@ -72,6 +77,9 @@ class Observer:
             on_layer=self.timeline.sample_now_and_then,
         )
         self.optimizer = optimizer
+        self._step = step
+        self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
+        self._unmoved: dict[str, torch.Tensor] = {}
         self._first: dict[str, Any] | None = None
         self._compared_before, self._compared_after = _Compared(), _Compared()
         self._updates: UpdateWatch | None = None
@@ -115,11 +123,20 @@ class Observer:
             self.gradients.end_step(scale, self._by_design, skipped)
             if self._updates is not None and not skipped:
                 self.known["lost_update_ratio"] = self._updates.lost_ratio()
+                self._unmoved = self._updates.unmoved(self.gradients.steps[-1].norms)
             self._updates = None
             if self.optimizer is not None:
                 self.optimizer_bytes.append(state_bytes(self.optimizer))
                 self.optimizer_cuda_bytes.append(state_bytes(self.optimizer, "cuda"))
                 self._rates.extend(optimizer_facts(self.optimizer, self.model).learning_rates or [])
+
+    def forget_gradients(self) -> None:
+        """Do what zero_grad does, for a loop that has none."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        for group in unwrapped(self.optimizer).param_groups if self.optimizer is not None else []:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def step_end(self) -> None:
         """The step is over, gradients are gone."""
@@ -151,6 +168,7 @@ class Observer:
             self.progress("Comparing before and after")
             self._compared_after = self._compare(self._first)
             self._judge_effect()
+        self._judge_unmoved()
 
     def close(self) -> None:
         """Take the hooks off after a failure."""
@@ -229,6 +247,31 @@ class Observer:
                 batch = {k: v.to(device) if _is_tensor(v) else v for k, v in self._first.items()}
                 effective = comparing.adapter_reaches_output(self.model, batch)
         self.known["adapter_effective"] = effective
+
+    def _judge_unmoved(self) -> None:
+        """Last of all, for it steps again: what holds back the tensors with a gradient that no step changed."""
+        steps = self.gradients.steps
+        if self.optimizer is None or not steps or self._idle(steps):
+            return
+        inner = unwrapped(self.optimizer)
+        held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
+        still = {n: g for n, g in self._unmoved.items() if n not in self._moved and id(self.parameters[n]) in held}
+        with random_state_kept(self.model), aside(self.model):
+            found = what_holds_back(
+                self.parameters,
+                still,
+                inner,
+                self._step or inner.step,
+                taken=len(steps),
+                growing=self._starts_at_zero,
+            )
+        self.known.update(
+            parameters_out_of_reach=found.out_of_reach,
+            parameters_below_precision=found.below_precision,
+            parameters_updated_late=found.late,
+            update_share=found.share,
+            steps_to_update=found.calls if found.late and not found.below_precision else found.steps,
+        )
 
     # -- conclusions
 
