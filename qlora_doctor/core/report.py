@@ -11,7 +11,10 @@ SCHEMA_VERSION = "1.0"
 STAGES = ("config", "structure", "memory", "data", "load", "step")
 Severity = Literal["error", "warning", "info"]
 Confidence = Literal["high", "medium", "low"]
-FailOn = Literal["error", "warning", "info", "never"]
+FailOn = Literal["error", "unknown", "warning", "info", "never"]
+"""The least of findings that makes the exit code 1; from ``unknown`` on, a run that is not all known makes it 3."""
+RANK: dict[FailOn, int] = {"info": 0, "warning": 1, "unknown": 2, "error": 2, "never": 3}
+"""A finding counts where its severity's rank is at least that of ``fail_on``."""
 
 
 class PatchOperation(Fact):
@@ -90,8 +93,22 @@ class StageRecord(Fact):
     """True where the stage was asked for by name; not completing it is then exit code 3."""
 
 
+class Read(Fact):
+    """How much of what decides the run was known."""
+
+    known: int
+    of: int
+    unknown: list[str] = Field(default_factory=list)
+    """Canonical paths, for example ``lora.r``."""
+    stops_at: str | None = None
+    """Where reading stopped and why: the first of the unknown, in words."""
+
+
 class Summary(Fact):
     """Counts of the findings that count, and of the rules that could not be evaluated."""
+
+    read: Read | None = None
+    """None where no config was read: objects in memory, or a file that cannot be read."""
 
     error: int = 0
     warning: int = 0
@@ -123,8 +140,8 @@ class Report(Fact):
     """Suppressions that suppress nothing, one sentence each."""
     rules: list[RuleOutcome] = Field(default_factory=list)
     summary: Summary = Field(default_factory=Summary)
-    fail_on: FailOn = "error"
-    """Least severity of a finding that makes the exit code 1."""
+    fail_on: FailOn = "unknown"
+    """Least of findings that makes the exit code 1; from ``unknown`` on, a run that is not all known makes it 3."""
     exit_code: int = 0
 
     def _repr_html_(self) -> str:

@@ -51,17 +51,34 @@ class Remark(Fact):
     note: str | None = None
 
 
+class Undecided(Fact):
+    """A value that decides the run and that the config does not tell."""
+
+    path: str
+    """Canonical path, for example ``lora.r``."""
+    why: str | None = None
+    line: int | None = None
+    """Where reading stopped, in the config's own file."""
+
+
 class ConfigFacts(Fact):
     """Facts of the config file alone."""
 
     dialect: str | None = None
     dialect_confidence: float | None = None
 
+    decided_by: list[str] | None = None
+    """Canonical paths of what decides this run: model, 4 bits, rank, rate and batch, as far as the run has them."""
+    undecided: list[Undecided] | None = None
+    """Those of them that the config does not tell, or tells of a folder that is not here."""
+
     # -- model
     model: str | None = None
     model_kind: str | None = None
     """``folder``, ``table`` (a bundled architecture), ``hub`` (an id that is not at hand), ``adapter``, ``missing``,
     ``elsewhere`` (a path of a trainer's own file that is not on this machine)."""
+    model_closest: str | None = None
+    """The known hub id that the model's is a slip of: one letter in one word."""
     model_dtype: str | None = None
     """``dtype`` of from_pretrained, as torch names it (``bfloat16``), ``auto`` where left to the checkpoint."""
     attn_implementation: str | None = None

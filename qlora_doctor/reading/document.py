@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ..core.errors import ConfigError
 from ..core.place import Place
+from ..core.text import cleaned
 
 if TYPE_CHECKING:
     from .positions import Positions
@@ -236,7 +237,8 @@ def _read_json(path: Path, text: str) -> Document:
     except ValueError as error:  # an integer of thousands of digits
         _fail(path, f"{path} holds a number that cannot be read: {str(error).split(';')[0]}.")
     _check_depth(path, data)
-    return Document(path, text, "json", data, duplicates=_pointers_of(data, repeated) if repeated else [])
+    duplicates = cleaned(_pointers_of(data, repeated)) if repeated else []
+    return Document(path, text, "json", cleaned(data), duplicates=duplicates)
 
 
 def _json_sentence(path: Path, text: str, error: json.JSONDecodeError) -> tuple[str, int, int, str | None]:
@@ -299,7 +301,8 @@ def _read_yaml(path: Path, text: str) -> Document:
             return document  # some JSON is no YAML to libyaml (surrogate pairs), whatever the file is called
         remedy = "YAML indents with spaces; replace the tabs." if "'\\t'" in problem.message else None
         _fail(path, f"{path} is not valid YAML: {problem.message}.", text, problem.line, problem.column, remedy)
-    return Document(path, text, "yaml", content.data, content.duplicates, content.string_numbers)
+    data, duplicates, numbers = cleaned((content.data, content.duplicates, content.string_numbers))
+    return Document(path, text, "yaml", data, duplicates, numbers)
 
 
 def _as_json(path: Path, text: str) -> Document | None:
@@ -335,4 +338,4 @@ def _read_toml(path: Path, text: str) -> Document:
     except (RecursionError, ValueError) as error:
         _fail(path, f"{path} cannot be read as TOML: {type(error).__name__}.")
     _check_depth(path, data)
-    return Document(path, text, "toml", data)
+    return Document(path, text, "toml", cleaned(data))

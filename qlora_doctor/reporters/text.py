@@ -11,7 +11,7 @@ from ..core.place import Place
 from ..core.report import STAGES, Finding, Remediation, Report, RuleOutcome
 from . import _words as words
 from ._excerpt import marked
-from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed
+from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unread
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
@@ -88,7 +88,10 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     ended = [record.name for record in report.stages if record.status == "done"]
     failed = [record.name for record in report.stages if record.status == "failed"]
     clean = "nothing found" if ended else "nothing was checked"
-    parts = [ink(grave, counts(report) or clean), f"{len(outcomes(report, 'pass')):,} passed",
+    partly = unread(report)
+    told = [ink(grave, counts(report) or clean)] if counts(report) or partly is None or not ended else []
+    told += [ink("warning", partly.removesuffix("."))] if partly is not None else []
+    parts = [*told, f"{len(outcomes(report, 'pass')):,} passed",
              f"{len(outcomes(report, 'skipped')):,} not evaluated",
              f"{len(ended)} of {len(STAGES)} stages done"]  # fmt: skip
     if failed:

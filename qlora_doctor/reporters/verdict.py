@@ -22,7 +22,8 @@ class Verdict:
     """What a reader takes away.
 
     Attributes:
-        level: ``error``: findings of that severity count; ``incomplete``: a stage failed; ``warning``: warnings or
+        level: ``error``: findings of that severity count; ``incomplete``: a stage failed, or not all is known that
+            decides the run; ``warning``: warnings or
             notes only; ``partial``: nothing found, but not every stage ran; ``pass``: nothing found in any stage.
         headline: one sentence.
         detail: how many rules and stages it rests on, one or two sentences.
@@ -110,6 +111,15 @@ def counts(report: Report) -> str:
     return ", ".join(plural(count, noun) for count, noun in words if count)
 
 
+def unread(report: Report) -> str | None:
+    """How much of what decides the run was read, and where that stops; None where all of it was, or nothing can be."""
+    read = report.summary.read
+    if read is None or read.known >= read.of:
+        return None
+    stops = f"; it stops at {one_line(read.stops_at)}" if read.stops_at else ""
+    return f"read {read.known} of {read.of} of what decides this run{stops}"
+
+
 def _gravity(finding: Finding) -> tuple[int, int, int, str]:
     stage = STAGES.index(finding.stage) if finding.stage in STAGES else len(STAGES)
     return SEVERITIES.index(finding.severity), _CONFIDENCES.index(finding.confidence), stage, finding.rule
@@ -118,7 +128,7 @@ def _gravity(finding: Finding) -> tuple[int, int, int, str]:
 def _level(report: Report) -> Level:
     if report.summary.error:
         return "error"
-    if _with_status(report, "failed"):
+    if _with_status(report, "failed") or unread(report) is not None:
         return "incomplete"
     if report.summary.warning or report.summary.info:
         return "warning"
@@ -133,6 +143,8 @@ def _headline(report: Report) -> str:
     if failed:
         return f"Not settled: the {_listed(failed)} {'stages' if len(failed) > 1 else 'stage'} failed."
     found = counts(report)
+    if (told := unread(report)) is not None:
+        return f"{told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}{f' {found}.' if found else ''}"
     if len(done) == len(STAGES):
         return f"No errors in any stage; {found}." if found else "Healthy: every stage ran, and nothing was found."
     if not done:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
 from ..core.report import STAGES, Report, StageRecord
+from ..core.text import cleaned
 from ..facts import Facts
 from .session import INTERRUPTED, REAL_STAGES, CheckOptions, Observer, Session
 
@@ -93,15 +94,16 @@ def rules_of(options: CheckOptions) -> Sequence[Rule]:
     """
     from ..core.assets import asset_folder
     from ..engine import load_rules
+    from .cache import pages_folder
 
-    return load_rules(asset_folder("rules"), *options.rules)
+    return load_rules(asset_folder("rules"), *options.rules, kept_in=pages_folder(results_folder(options)))
 
 
 def _as_source(setup: str | os.PathLike[str] | Mapping[str, Any] | Setup) -> Path | Setup:
     if isinstance(setup, Mapping):
         from ..reading.native import setup_from_mapping
 
-        return setup_from_mapping(dict(setup))
+        return setup_from_mapping(cleaned(dict(setup)))
     if isinstance(setup, str | os.PathLike):
         return Path(setup)
     return setup
@@ -146,7 +148,7 @@ def conclude_config(session: Session) -> None:
     session.observer.on_stage_start("config")
     started = time.perf_counter()
     environment = session.environment or look_at_environment()
-    config = conclude(session.setup, environment)
+    config = cleaned(conclude(session.setup, environment))
     session.facts = session.facts.model_copy(update={"environment": environment, "config": config})
     # Judged by the caller, once it is known which stages are left out: nothing else lies between.
     session.record(StageRecord(name="config", status="done", seconds=time.perf_counter() - started))
@@ -209,9 +211,16 @@ def _undecided(setup: Setup | None) -> str | None:
 
 def store_of(options: CheckOptions) -> Store:
     """Where results are kept."""
-    from .cache import Store, cache_folder
+    from .cache import Store
 
-    return Store((options.cache_folder or cache_folder()) if options.cache else None)
+    return Store(results_folder(options))
+
+
+def results_folder(options: CheckOptions) -> Path | None:
+    """The folder in which results outlive the check; None where nothing may be written."""
+    from .cache import cache_folder
+
+    return (options.cache_folder or cache_folder()) if options.cache else None
 
 
 def _do(session: Session, work: Work) -> None:
@@ -271,7 +280,7 @@ def missing_packages(stage: str, facts: Facts) -> list[str]:
 def _judge_recorded(session: Session, path: Path) -> None:
     """Judge a report or a facts document that was written earlier, perhaps on another machine."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = cleaned(json.loads(path.read_text(encoding="utf-8")))
         recorded = Report.model_validate(document) if "schema_version" in document else None
         session.facts = recorded.facts if recorded else Facts.model_validate(document)
     except (OSError, ValueError, TypeError) as error:

@@ -171,6 +171,38 @@ class Data(_Section):
     chat_template: str | None = None
 
 
+class NamedData(_Section):
+    """Samples that a config names, in its dialect's own words, whether or not they can be looked at from here.
+
+    ``data.train`` is what can be read as the trainer would read it; this is all that is named, for whoever can follow
+    more of it.
+    """
+
+    role: Literal["train", "eval"] = "train"
+    kind: Literal["hub", "file", "folder", "registry", "code"] = "hub"
+    """``hub``: an id; ``file`` and ``folder``: a path; ``registry``: a name in the trainer's own list of data sets, as
+    in dataset_info.json; ``code``: a class or function that brings its samples."""
+    name: str | None = None
+    """As written; None where the file does not tell it."""
+    subset: str | None = None
+    split: str | None = None
+    files: list[str] = Field(default_factory=list)
+    """``data_files``."""
+    format: str | None = None
+    """What the trainer calls the form of the samples: axolotl's ``type``, LLaMA-Factory's ``formatting``."""
+    template: str | None = None
+    """The template that forms the text, by the trainer's name for it."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """What the samples' columns are for, in the trainer's words: ``{"prompt": "instruction"}``."""
+    transforms: list[str] = Field(default_factory=list)
+    """What code does to them on the way: ``map (line 12)``."""
+    key: str | None = None
+    """The key of the file that names them, dotted; of a script the function that loads them."""
+    place: Place | None = None
+    not_followed: str | None = None
+    """Why they are not looked at, or not as they are; None where ``data`` holds all of it."""
+
+
 class Hardware(_Section):
     """The card that the run is meant for."""
 
@@ -233,6 +265,8 @@ class Setup(_Section):
     """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
     where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``, and where it depends on
     the ``machine``, the condition that ``config.conditions`` reads."""
+    named_data: list[NamedData] = Field(default_factory=list)
+    """All samples that the config names, in their order."""
     stored_keys: dict[str, bool] = Field(default_factory=dict)
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)

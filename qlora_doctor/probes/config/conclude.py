@@ -20,6 +20,7 @@ from ...setup.resolved import Resolved
 from ...setup.setup import Setup
 from ...tables import conditions
 from .combinations import distribution_facts, refused_by_libraries, training_facts
+from .decided import decided_facts
 from .loading import loading_facts
 from .needs import missing_packages
 from .stored_adapter import stored_adapter_facts
@@ -53,6 +54,7 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         **distribution,
         **distribution_facts(setup, known),
         **training_facts(setup, known, libraries),
+        **decided_facts(setup, known),
         **_budgets(setup),
         unknown_keys=_keys(setup.unknown_keys, environment),
         duplicate_keys=list(setup.duplicate_keys),

@@ -18,6 +18,7 @@ from ...setup.setup import SECTIONS, Origin, OwnKey, Setup, Source
 from ...tables.keys import MOST_LIKENED, MOST_STRANGERS, KeyList
 from ..document import Document
 from ..lenient import Mismatch, describe_value, read_as
+from .named_data import named_in
 from .values import Unreadable, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
@@ -96,6 +97,15 @@ class Reading:
     def written(self, key: str) -> bool:
         """True where the key stands in the file, be it null."""
         return self._find(key)[1] is not None
+
+    def origin(self, path: str) -> Origin | None:
+        """Where the value at a canonical path comes from, so far."""
+        return self._origins.get(path)
+
+    def place_of(self, key: str) -> Place | None:
+        """Where a dotted key stands; None where it is absent."""
+        pointer = self._find(key)[1]
+        return Place(file=self.file, pointer=pointer) if pointer is not None else None
 
     def _find(self, key: str) -> tuple[Any, str | None]:
         """(value, JSON pointer); a key whose own name has dots (``train.lora_rank``) is found as well."""
@@ -354,6 +364,7 @@ class Reading:
             string_numbers=string_numbers,
             remarks=self._remarks,
             stored_keys=self.stored_keys,
+            named_data=named_in(self),
             **sections,
         )
         setup._locate = self.document.place if self.file is not None else None

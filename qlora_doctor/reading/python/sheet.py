@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
-from ...setup.setup import SECTIONS, Origin, Setup
+from ...setup.setup import SECTIONS, NamedData, Origin, Setup
 from ...setup.setup import Source as Whose
 from ..dialects.fields import checked_value
 from ..dialects.values import Unreadable, is_template
@@ -41,6 +41,7 @@ class Sheet:
         self._unknown_keys: list[dict[str, str | None]] = []
         self._removed_keys: list[dict[str, str | None]] = []
         self.by_card: set[str] = set()
+        self.named_data: list[NamedData] = []
 
     # -- values
 
@@ -202,6 +203,7 @@ class Sheet:
             remarks=self._remarks,
             unknown_keys=self._unknown_keys,
             removed_keys=self._removed_keys,
+            named_data=self.named_data,
             **sections,
         )
 
