@@ -14,12 +14,15 @@ from typing import Any
 
 from ..facts.config import ConfigFacts, Remark, UnknownKey
 from ..facts.environment import EnvironmentFacts
+from ..facts.schedule import ScheduleFacts
 from . import conditions, defaults
 from .combinations import distribution_facts, refused_by_libraries, training_facts
 from .defaults import Libraries
 from .loading import loading_facts
 from .needs import missing_packages
 from .paths import model_kind, resolve
+from .preference import preference_facts
+from .schedule import refused_by_schedule, schedule_facts
 from .setup import Setup
 from .stored_adapter import stored_adapter_facts
 
@@ -40,17 +43,16 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
     if card.get("gpu_bf16") is False and fallback is not None:
         _fall_back(setup, fallback, model, quantization, training)
     distribution, lora = _distribution(values, libraries), _lora(values)
-    known = {**model, **quantization, **lora, **training, **distribution}
+    known = {**model, **quantization, **lora, **training, **distribution, **stored_adapter_facts(setup)}
+    known |= distribution_facts(setup, known)
+    schedule = schedule_facts(setup, values.get, known)
     return ConfigFacts(
         dialect=setup.dialect,
         dialect_confidence=setup.dialect_confidence,
-        **model,
-        **quantization,
-        **lora,
-        **training,
+        **known,
         **card,
-        **distribution,
-        **distribution_facts(setup, known),
+        schedule=schedule,
+        preference=preference_facts(setup, values.get, known, libraries),
         **training_facts(setup, known, libraries),
         **_budgets(setup),
         unknown_keys=_keys(setup.unknown_keys, environment),
@@ -59,9 +61,8 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         removed_keys=_keys(setup.removed_keys, environment),
         deprecated_keys=_keys(setup.deprecated_keys, environment),
         missing_packages=missing_packages(setup, known, environment.packages if environment else None, libraries),
-        **_remarks(setup, environment, card),
+        **_remarks(setup, environment, card, schedule),
         **loading_facts(setup, libraries),
-        **stored_adapter_facts(setup),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
 
@@ -96,7 +97,9 @@ def _keys(told: list[dict[str, str | None]], environment: EnvironmentFacts | Non
     ]
 
 
-def _remarks(setup: Setup, environment: EnvironmentFacts | None, card: dict[str, Any]) -> dict[str, Any]:
+def _remarks(
+    setup: Setup, environment: EnvironmentFacts | None, card: dict[str, Any], schedule: ScheduleFacts | None
+) -> dict[str, Any]:
     def of(effect: str) -> list[Remark]:
         return [
             Remark(kind=str(r["kind"]), about=r.get("about"), key=r["key"], note=r["note"])
@@ -106,7 +109,8 @@ def _remarks(setup: Setup, environment: EnvironmentFacts | None, card: dict[str,
 
     others, refused = of("other-meaning"), of("refused")
     kinds = {remark.kind for remark in refused}
-    refused += [remark for remark in refused_by_libraries(setup) if remark.kind not in kinds]
+    told = [*refused_by_libraries(setup), *(refused_by_schedule(setup, schedule) if schedule is not None else ())]
+    refused += [remark for remark in told if remark.kind not in kinds]
     return {"refused": refused, "remarks": [remark.kind for remark in others], "remark_notes": others}
 
 
@@ -229,6 +233,7 @@ def _training(values: _Values, libraries: Libraries, quantization: dict[str, Any
     return {
         "trainer": get("trainer", "transformers"),
         "method": get("method", "sft"),
+        "loss_type": get("loss_type"),
         "prepare_for_kbit_training": prepare,
         "learning_rate": get("learning_rate", defaults.learning_rate(trainer)),
         "optimizer": get("optim", defaults.optimizer(libraries)),

@@ -8,6 +8,7 @@ not set stands with the default of the library (or dialect) that will read it, `
 from pydantic import Field
 
 from .base import Fact
+from .schedule import PreferenceFacts, ScheduleFacts
 
 
 class HeldBudget(Fact):
@@ -46,7 +47,9 @@ class Remark(Fact):
     kind: str
     about: str | None = None
     """Of a refusal: ``quantization`` (switches that contradict each other), ``freezing`` (what trains),
-    ``optimizer``, ``kernels``, ``distribution``, ``sharded-preference``, or ``trainer`` for all else."""
+    ``optimizer``, ``kernels``, ``distribution``, ``sharded-preference``, ``best-model`` (what load_best_model_at_end
+    needs), ``generations`` (groups of answers), ``keys`` (names that the reader stops at), or ``trainer`` for all
+    else."""
     key: str | None = None
     note: str | None = None
 
@@ -137,6 +140,8 @@ class ConfigFacts(Fact):
     trainer: str | None = None
     method: str | None = None
     """``sft``, ``dpo``, ``pretrain``, …; None where a command or a script decides."""
+    loss_type: str | None = None
+    """As the config sets it, several joined by commas; None where it is silent or unknown."""
     prepare_for_kbit_training: bool | None = None
     learning_rate: float | None = None
     optimizer: str | None = None
@@ -158,6 +163,10 @@ class ConfigFacts(Fact):
     evaluates: bool | None = None
     """True where the config asks for evaluation during training."""
     neftune_noise_alpha: float | None = None
+    schedule: ScheduleFacts | None = None
+    """The trainer's arithmetic; None of trainers that count in a way of their own."""
+    preference: PreferenceFacts | None = None
+    """What a preference or reinforcement method holds the policy to; None where the method is unknown or another."""
     samples_mix: str | None = None
     """How packed or padding-free samples come to attend to each other: ``none``, ``attention`` (it does not see where
     samples end), ``wrapped`` (trl's strategy joins them), ``trainer`` (it hands over no borders)."""
@@ -234,7 +243,9 @@ class ConfigFacts(Fact):
     ``no-mixed-precision``, ``norms-not-upcast`` and ``packing-joins-samples`` (LLaMA-Factory), ``kernels-passed-by``
     (Unsloth's fast LoRA kernels do not run), ``launched-without-torchrun`` and ``evaluated-while-quantized``
     (LLaMA-Factory), ``zero3-with-plain-checkpointing``, ``slower-offloading``, ``fixed-tokens-not-trained``,
-    ``kernels-by-default`` and ``torch-too-old`` (axolotl).
+    ``kernels-by-default`` and ``torch-too-old`` (axolotl), ``held-out-unused`` (rows are held out of training and never
+    evaluated), ``best-model-dropped`` (axolotl does not do what load_best_model_at_end asks for),
+    ``reference-given`` (a script hands its trainer a reference model or names a reference adapter).
     """
     remark_notes: list[Remark] | None = None
     """The same with the key and what is to be said of it."""

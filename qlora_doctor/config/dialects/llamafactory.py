@@ -46,6 +46,9 @@ _HF = {
     "ddp_find_unused_parameters": "training.ddp_find_unused_parameters",
     "dataloader_num_workers": "training.dataloader_num_workers",
     "logging_steps": "training.logging_steps",
+    "save_steps": "training.save_steps",
+    "eval_steps": "training.eval_steps",
+    "load_best_model_at_end": "training.load_best_model_at_end",
     "resume_from_checkpoint": "training.resume_from_checkpoint",
     "report_to": "training.report_to",
     "output_dir": "training.output_dir",
@@ -57,6 +60,7 @@ HF_ARGUMENTS: Table = {
     "eval_strategy": ("training.eval_strategy", strategy),
     "evaluation_strategy": ("training.eval_strategy", strategy),
     "save_strategy": ("training.save_strategy", strategy),
+    "logging_strategy": ("training.logging_strategy", strategy),
 }
 
 _FIELDS: Table = {
@@ -78,6 +82,8 @@ _FIELDS: Table = {
     "disable_gradient_checkpointing": ("training.gradient_checkpointing", negated),
     "dataset": ("data.train", one_or_list),
     "eval_dataset": ("data.eval", one_or_list),
+    "pref_beta": "training.beta",
+    "dpo_label_smoothing": "training.label_smoothing",
 }
 _DEFAULTS: dict[str, Any] = {
     "lora.r": 8,

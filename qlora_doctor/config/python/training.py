@@ -29,6 +29,13 @@ METHODS: dict[str, tuple[str, str | None]] = {
 _OWN_CODE = "A training loop that was not read decides."
 _PLAIN = {"learning_rate": 5e-5, "bf16": False, "gradient_checkpointing": False, "per_device_train_batch_size": 8}
 """TrainingArguments' own defaults where SFTConfig has others."""
+_LIKE_TRANSFORMERS = ("dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo")
+_COMMON = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "max_steps",
+           "num_train_epochs", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end",
+           "seed", "data_seed", "warmup_ratio", "warmup_steps", "fsdp", "deepspeed", "ddp_find_unused_parameters",
+           "resume_from_checkpoint", "loss_type", "use_vllm", "beta", "label_smoothing", "num_generations",
+           "num_generations_eval", "generation_batch_size", "steps_per_generation")  # fmt: skip
+"""Arguments that TRL's configs leave as TrainingArguments has them, or whose silence is read by the method."""
 _TAKEN_OVER = "default of TrainingArguments, which SFTTrainer takes over"
 _CHECKPOINTING = "training.gradient_checkpointing"
 _THAWS = re.compile(r"\.requires_grad\s*=(?!=)|\brequires_grad_\(|\bset_adapter\(")
@@ -231,7 +238,8 @@ def _close(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None
     if story.is_unsloth:
         sheet.leave_rest("training", why="Unsloth has defaults of its own, which change between versions.")
     if kind == "trl" and method != "sft":
-        sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.")
+        known = _COMMON if method in _LIKE_TRANSFORMERS else ()
+        sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.", but=known)
     takes_over = isinstance(arguments, Made) and arguments.maker.endswith("TrainingArguments")
     if kind == "trl" and takes_over:
         for name, value in _PLAIN.items():
