@@ -56,6 +56,7 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         **training_facts(setup, known, libraries),
         **_budgets(setup),
         unknown_keys=_keys(setup.unknown_keys, environment),
+        stops_at_unknown_keys=setup.stops_at_unknown_keys,
         duplicate_keys=list(setup.duplicate_keys),
         string_numbers=list(setup.string_numbers),
         removed_keys=_keys(setup.removed_keys, environment),

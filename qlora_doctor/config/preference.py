@@ -100,6 +100,6 @@ def _merges(setup: Setup, method: str, get: Callable[..., Any], known: Mapping[s
     uses = get("training.use_vllm", False)
     if method not in ("grpo", "rloo", "online_dpo") or uses is False:
         return False
-    if uses is None or known["four_bit"] is None or setup.training.trainer not in ("trl", None):
+    if uses is None or known["four_bit"] is None or setup.training.trainer not in ("trl", None) and setup.dialect != "axolotl":
         return None
     return bool(known["four_bit"]) and known["quantization_backend"] == "bitsandbytes"

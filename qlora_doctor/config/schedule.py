@@ -45,11 +45,11 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
     batch, accumulation, ranks = known["batch"], known["gradient_accumulation"], _ranks(setup, known)
     of_a_rank = batch * accumulation if None not in (batch, accumulation) else None
     rows = _rows(setup, known)
-    per_epoch = _updates_per_epoch(rows, known["method"], batch, accumulation, ranks)
+    alone = 1 if ranks is None and _runs_alone(setup, known) else ranks
+    per_epoch = _updates_per_epoch(rows, known["method"], batch, accumulation, alone)
     asked_epochs = get("training.num_train_epochs", 3.0)
     updates = _updates(get, per_epoch, asked_epochs)
     warmup = _warmup(setup, get, updates)
-    alone = 1 if ranks is None and _runs_alone(setup, known) else ranks
     groups = _generations(known["method"], get, batch, accumulation, alone)
     return ScheduleFacts(
         effective_batch=of_a_rank * ranks if None not in (of_a_rank, ranks) else None,
@@ -69,11 +69,10 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
 
 
 def _ranks(setup: Setup, known: Mapping[str, Any]) -> int | None:
-    """Processes that train: as the config says, one where nothing in it speaks of several."""
-    if setup.hardware.count is not None:
+    """Processes that train: as the config says; a trainer's own file leaves it to the one who launches it."""
+    if setup.hardware.count is not None or setup.dialect != "native":
         return setup.hardware.count
-    several = known["distributed"] not in ("none", "ddp") or known.get("several_processes") is not False
-    return None if several or setup.is_unknown("hardware.count") else 1
+    return 1 if known["distributed"] == "none" and known.get("several_processes") is False else None
 
 
 def _runs_alone(setup: Setup, known: Mapping[str, Any]) -> bool:
@@ -126,6 +125,8 @@ def _warmup(setup: Setup, get: Get, updates: int | None) -> int | None:
         share = 0.0  # whatever it is: the number of steps counts
     if steps is None or share is None:
         return None
+    if setup.dialect == "axolotl" and setup.training.warmup_steps is None and setup.training.warmup_ratio is None:
+        share = 0.03  # and 100 updates at most
     if steps >= 1:
         return int(steps)
     share = steps or share

@@ -19,6 +19,9 @@ Unsaid = tuple[str, Any, str]
 
 _SFT_ONLY = ("max_length", "packing", "padding_free", "completion_only_loss", "assistant_only_loss", "loss_type",
              "dataset_text_field")  # fmt: skip
+_EVALUATES = ("eval_strategy", "eval_steps", "load_best_model_at_end")
+_COMPARES = ("beta", "label_smoothing", "num_generations", "num_generations_eval", "generation_batch_size",
+             "steps_per_generation", "use_vllm")  # fmt: skip
 _NOT_ARGUMENTS = ("trainer", "method", "prepare_for_kbit_training", "extra")
 _DATA_FILES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 NO_MODEL = "your/model"
@@ -228,7 +231,12 @@ class _Script:
                 if field != "max_length" and value not in (False, None):
                     self.drop(path, "it is TRL's, and the script trains with transformers' Trainer")
                 continue
-            if field == "eval_strategy" and value != "no":
+            if field == "resume_from_checkpoint" and value:
+                continue  # said where the trainer is told to train
+            if field in _COMPARES:
+                self.drop(path, "it is of preference training, and the script trains with supervision (SFT)")
+                continue
+            if field in _EVALUATES and value not in ("no", False):
                 self.drop(path, "the script does not evaluate")
                 continue
             if field == "warmup_ratio":
@@ -247,6 +255,7 @@ class _Script:
         text_field = self.get("data.text_field")
         if self.trl and text_field is not None:
             arguments["dataset_text_field"] = _source(text_field)
+        resumed = self.get("training.resume_from_checkpoint")
         config, trainer = ("SFTConfig", "SFTTrainer") if self.trl else ("TrainingArguments", "Trainer")
         options = ["model=model", "args=args", "train_dataset=dataset", "processing_class=tokenizer"]
         if not self.trl:
@@ -255,7 +264,7 @@ class _Script:
             [
                 _call(f"args = {config}(", _pairs(arguments)),
                 _call(f"trainer = {trainer}(", options),
-                "trainer.train()",
+                f"trainer.train({'' if not resumed else f'resume_from_checkpoint={_source(resumed)}'})",
                 "trainer.save_model()",
             ]
         )

@@ -256,6 +256,8 @@ class Setup(_Section):
     the ``machine``, the condition that ``config.conditions`` reads."""
     stored_keys: dict[str, bool] = Field(default_factory=dict)
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
+    stops_at_unknown_keys: bool = False
+    """The reader ends the run at the first of ``unknown_keys``; else it passes them by."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)
     """JSON pointer → place with line and column; a reader sets it, so that places are looked up only when asked for."""
     _document: "Document | None" = PrivateAttr(default=None)

@@ -216,6 +216,8 @@ class ConfigFacts(Fact):
 
     # -- the file itself
     unknown_keys: list[UnknownKey] | None = None
+    stops_at_unknown_keys: bool | None = None
+    """True where the reader of the file ends the run at them."""
     duplicate_keys: list[str] | None = None
     string_numbers: list[str] | None = None
     """Keys whose number was written so that YAML 1.1 reads a string (``2e-4``)."""

@@ -24,7 +24,8 @@ class ResumeFacts(Fact):
 class ScheduleFacts(Fact):
     """How many updates there are, how large each is, and what is due when.
 
-    Updates are optimizer steps; a number that depends on data that was not counted is None.
+    Updates are optimizer steps; a number that depends on data that was not counted is None. A script that speaks of one
+    process only is counted as one, wherever it may be launched.
     """
 
     effective_batch: int | None = None

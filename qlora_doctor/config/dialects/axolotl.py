@@ -110,6 +110,14 @@ _PLUGINS = {
 }  # fmt: skip
 """The plugins that come with axolotl, whose keys are in the list."""
 
+_PREFERENCE: Table = {
+    "trl.beta": "training.beta",
+    "rl_beta": "training.beta",
+    "dpo_beta": "training.beta",
+    "dpo_label_smoothing": "training.label_smoothing",
+    "trl.num_generations": "training.num_generations",
+    "trl.generation_batch_size": "training.generation_batch_size",
+}
 _BNB: Table = {
     "bnb_4bit_quant_type": "quantization.bnb_4bit_quant_type",
     "bnb_4bit_use_double_quant": ("quantization.bnb_4bit_use_double_quant", switch),
@@ -363,6 +371,7 @@ def _distribution(reading: Reading) -> None:
 
 def _data(reading: Reading) -> None:
     _samples(reading)
+    _preference(reading)
     method = reading.get("rl")
     reward = next((key for key in ("reward_model", "process_reward_model") if reading.get(key)), None)
     if method:
@@ -373,10 +382,62 @@ def _data(reading: Reading) -> None:
         reading.put("training.method", "pretrain", "pretraining_dataset")
     else:
         reading.default("training.method", "sft")
-    if not reading.get("val_set_size") and not reading.get("test_datasets"):
+    _intervals(reading)
+
+
+def _intervals(reading: Reading) -> None:
+    """When axolotl evaluates and saves, and whether it chooses the best checkpoint (core/builders/base.py, causal.py)."""
+    evaluated = bool(reading.get("val_set_size") or reading.get("test_datasets"))
+    every = _steps(reading, "eval") if evaluated else None
+    if not evaluated:
         reading.put("training.eval_strategy", "no", "val_set_size", "There is nothing to evaluate on.")
-    elif reading.has("eval_steps") or reading.has("evals_per_epoch"):
-        reading.put("training.eval_strategy", "steps", "eval_steps" if reading.has("eval_steps") else "evals_per_epoch")
+    elif every is not None:
+        key = "eval_steps" if reading.has("eval_steps") else "evals_per_epoch"
+        reading.put("training.eval_strategy", "steps", key)
+        reading.put("training.eval_steps", every, key)
+    saved = _steps(reading, "save")
+    if saved is not None:
+        key = "save_steps" if reading.has("save_steps") else "saves_per_epoch"
+        reading.put("training.save_strategy", "steps", key)
+        reading.put("training.save_steps", saved, key)
+    else:
+        reading.default("training.save_strategy", "epoch")
+    asked = reading.get("load_best_model_at_end")
+    chooses = every is not None and saved is not None and saved % every == 0
+    wanted = asked is not False or bool(reading.get("early_stopping_patience"))
+    if wanted and chooses:
+        reading.put("training.load_best_model_at_end", True, "load_best_model_at_end")
+    elif reading.written("load_best_model_at_end"):
+        reading.put("training.load_best_model_at_end", False, "load_best_model_at_end")
+    if asked and not chooses:
+        note = "axolotl drops it without rows to evaluate and save_steps that are a multiple of eval_steps."
+        reading.remark("best-model-dropped", "load_best_model_at_end", note)
+    if evaluated and every is None and not reading.has("eval_strategy") and not reading.has("evaluation_strategy"):
+        if reading.get("val_set_size"):
+            note = (
+                f"val_set_size holds {reading.get('val_set_size')} of the rows out of training, and with none of eval_steps, "
+                "evals_per_epoch and eval_strategy they are never evaluated."
+            )
+            reading.remark("held-out-unused", "val_set_size", note)
+
+
+def _steps(reading: Reading, kind: str) -> float | None:
+    """``eval_steps`` or ``save_steps``; else the share of all updates that so many an epoch are."""
+    steps = reading.get(f"{kind}_steps")
+    if isinstance(steps, int | float) and not isinstance(steps, bool) and steps > 0:
+        return float(steps)
+    times, epochs = reading.get(f"{kind}s_per_epoch"), reading.get("num_epochs", 1.0)
+    numbers = all(isinstance(each, int | float) and each > 0 for each in (times, epochs))
+    share = 1.0 / (times * epochs) if numbers else None
+    return share if share is not None and share < 1 else None
+
+
+def _preference(reading: Reading) -> None:
+    reading.take(_PREFERENCE)
+    if reading.get("trl.use_vllm") and not reading.get("trl.vllm_lora_sync"):
+        reading.take({"trl.use_vllm": ("training.use_vllm", switch)})
+    if reading.get("rl_adapter_ref_model"):
+        reading.remark("reference-given", "rl_adapter_ref_model", "rl_adapter_ref_model loads the reference anew.")
 
 
 def _samples(reading: Reading) -> None:

@@ -43,6 +43,7 @@ class Reading:
         data: the file's mapping.
         version: whose defaults are meant, for example ``axolotl 0.18``.
         stored_keys: what ``Setup`` has under this name.
+        stops_at_unknown_keys: the same.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Reading:
         self._remarks: list[dict[str, str | None]] = []
         self._pointers: dict[str, str] = {}
         self.stored_keys: dict[str, bool] = {}
+        self.stops_at_unknown_keys = False
         self._tables: list[tuple[str, Table]] = []
         self._brought_about: dict[str, dict[str, None]] = {}
 
@@ -354,6 +356,7 @@ class Reading:
             string_numbers=string_numbers,
             remarks=self._remarks,
             stored_keys=self.stored_keys,
+            stops_at_unknown_keys=self.stops_at_unknown_keys,
             **sections,
         )
         setup._locate = self.document.place if self.file is not None else None

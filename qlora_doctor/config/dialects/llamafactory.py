@@ -146,6 +146,7 @@ def read(document: Document) -> Setup:
         return _read_board(reading)
     reading.take(_FIELDS)
     conclude(reading)
+    reading.stops_at_unknown_keys = True
     if document.string_numbers:
         reading.remark(
             "string-numbers-converted", None, "OmegaConf, with which LLaMA-Factory reads, takes them as numbers."
@@ -188,6 +189,8 @@ def conclude(reading: Reading) -> None:
     reading.default("training.prepare_for_kbit_training", False, "it prepares the model by code of its own")
     if not reading.get("val_size") and not reading.has("eval_dataset") and not reading.has("eval_strategy"):
         reading.default("training.eval_strategy", "no")
+    if reading.has("ref_model"):
+        reading.remark("reference-given", "ref_model", "ref_model names the reference.")
     tell(reading, refusals.ROWS, "quantization_bit", "deepspeed")
     refusals.remark(reading, trains_anyway=isinstance(reading, _Board))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..dialects.values import switch
+from .hf_calls import RESUMED
 from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
 from .sheet import Sheet
 from .story import Story, argument
@@ -42,6 +43,7 @@ _THAWS = re.compile(r"\.requires_grad\s*=(?!=)|\brequires_grad_\(|\bset_adapter\
 """Code that may let an adapter train again after it was frozen."""
 _KWARGS = "training.gradient_checkpointing_kwargs"
 _LENGTH = "training.max_length"
+_RESUME = "training.resume_from_checkpoint"
 _PREPARE = "training.prepare_for_kbit_training"
 
 
@@ -57,6 +59,8 @@ def read_training(story: Story, sheet: Sheet) -> None:
             sheet.put("training.method", method, story.trainer.node)
     _read_length(story, sheet, arguments, kind)
     _read_trainers_own(story, sheet)
+    _read_resume(story, sheet)
+    _read_reference(story, sheet, arguments)
     _read_checkpointing(story, sheet, arguments)
     _read_preparation(story, sheet, kind)
     _close(story, sheet, arguments, kind, method)
@@ -80,6 +84,26 @@ def _read_trainers_own(story: Story, sheet: Sheet) -> None:
         value = story.given(name)
         if story.trainer is not None and value is not None and not sheet.knows(path):
             sheet.take(path, value, place_of(story.trainer, name))
+
+
+def _read_resume(story: Story, sheet: Sheet) -> None:
+    """What train() is told to go on from; the argument of the same name is only kept for the script to pass on."""
+    passed = story.trainer.arguments.get(RESUMED) if story.trainer is not None else None
+    if passed is not None:
+        sheet.take(_RESUME, passed, passed.node)
+    elif sheet.value(_RESUME):
+        sheet.unknown(_RESUME, "train() is not given it, and TrainingArguments only keeps it for the script to pass on.")
+
+
+def _read_reference(story: Story, sheet: Sheet, arguments: Value | None) -> None:
+    """A reference of its own: a second model, or an adapter that is named for it."""
+    given = story.given("ref_model", 1) if story.trainer is not None and story.trainer.maker == "DPOTrainer" else None
+    given = story.given("ref_model") if given is None or isinstance(given, Made) else given
+    named = arguments.arguments.get("ref_adapter_name") if isinstance(arguments, Made) else None
+    value = given if given is not None else named
+    if value is not None and not (isinstance(value, Known) and value.data is None):
+        note = "The trainer is given a reference of its own."
+        sheet.remark("reference-given", value.node, note)
 
 
 def _read_length(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None) -> None:
