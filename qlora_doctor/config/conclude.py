@@ -18,6 +18,7 @@ from ..facts.schedule import ScheduleFacts
 from . import conditions, defaults
 from .combinations import distribution_facts, refused_by_libraries, training_facts
 from .defaults import Libraries
+from .kinds import compares_answers, is_language_model
 from .loading import loading_facts
 from .needs import missing_packages
 from .paths import model_kind, resolve
@@ -151,6 +152,7 @@ def _model(values: _Values, libraries: Libraries, quantization: dict[str, Any]) 
     return {
         "model": values.get("model.name_or_path"),
         "model_kind": model_kind(values.setup),
+        "language_model": is_language_model(values.setup),
         "revision": values.get("model.revision"),
         "model_dtype": values.get("model.dtype", defaults.model_dtype(libraries, quantized)),
         "attn_implementation": values.get("model.attn_implementation"),
@@ -193,6 +195,7 @@ def _lora(values: _Values) -> dict[str, Any]:
     saved = values.names("lora.modules_to_save")
     patterns = [values.get(f"lora.{name}", {}) for name in ("rank_pattern", "alpha_pattern")]
     ratio = alpha / r if r and alpha is not None else None
+    scaling = None if ratio is None or rslora is None else alpha / math.sqrt(r) if rslora else ratio
     return {
         "lora_r": r,
         "lora_alpha": alpha,
@@ -205,7 +208,8 @@ def _lora(values: _Values) -> dict[str, Any]:
         "use_rslora": rslora,
         "use_dora": get("use_dora"),
         "init_lora_weights": str(init).lower() if isinstance(init, bool) else init,
-        "scaling": None if ratio is None or rslora is None else alpha / math.sqrt(r) if rslora else ratio,
+        "scaling": scaling,
+        "plain_alpha": None if scaling is None else scaling * r,
         "alpha_over_r": ratio,
         "pattern_ranks": None if None in patterns else any(bool(pattern) for pattern in patterns),
         "layers_to_transform": values.names("lora.layers_to_transform"),
@@ -226,14 +230,16 @@ def _training(values: _Values, libraries: Libraries, quantization: dict[str, Any
         return values.get(f"training.{name}", default)
 
     trainer = get("trainer", "transformers") or "transformers"
-    fp16 = get("fp16", False)
+    fp16, method = get("fp16", False), get("method", "sft")
     quantized = _either(quantization["four_bit"], quantization["eight_bit"])
     prepare = get("prepare_for_kbit_training", quantized)
     checkpointing, reentrant = _checkpointing(values, libraries, trainer, prepare and quantized)
     strategy = get("eval_strategy", "no")
+    bf16 = get("bf16", defaults.bf16(trainer, libraries, fp16))  # the one on excludes the other
     return {
         "trainer": get("trainer", "transformers"),
-        "method": get("method", "sft"),
+        "method": method,
+        "compares_answers": compares_answers(values.setup, method),
         "loss_type": get("loss_type"),
         "prepare_for_kbit_training": prepare,
         "learning_rate": get("learning_rate", defaults.learning_rate(trainer)),
@@ -243,8 +249,8 @@ def _training(values: _Values, libraries: Libraries, quantization: dict[str, Any
         "gradient_accumulation": get("gradient_accumulation_steps", 1),
         "sequence": _sequence(values, trainer),
         "sequence_is_default": None if values.unknown("training.max_length") else _sequence_is_default(values, trainer),
-        "bf16": get("bf16", defaults.bf16(trainer, libraries, fp16)),
-        "fp16": fp16,
+        "bf16": False if bf16 is None and fp16 else bf16,
+        "fp16": False if fp16 is None and bf16 else fp16,
         "gradient_checkpointing": checkpointing,
         "use_reentrant": reentrant,
         "max_grad_norm": get("max_grad_norm", 1.0),

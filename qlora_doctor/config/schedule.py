@@ -211,7 +211,7 @@ def _refused_best_model(setup: Setup) -> Iterator[Remark]:
         every, saved = training.eval_steps or training.logging_steps or 500, training.save_steps or 500
         if (every < 1) != (saved < 1):
             problem = f"needs both intervals in updates or both as shares; found {every:g} and {saved:g}"
-        elif round(saved * 1_000_000) % round(every * 1_000_000):
+        elif (saved * 1_000_000) % (every * 1_000_000) if every < 1 else saved % every:
             problem = f"needs save_steps to be a multiple of eval_steps; {saved:g} is none of {every:g}"
     if problem is not None:
         note = f"transformers stops: load_best_model_at_end {problem}."

@@ -65,6 +65,8 @@ class ConfigFacts(Fact):
     model_kind: str | None = None
     """``folder``, ``table`` (a bundled architecture), ``hub`` (an id that is not at hand), ``adapter``, ``missing``,
     ``elsewhere`` (a path of a trainer's own file that is not on this machine)."""
+    language_model: bool | None = None
+    """False for a model of speech, images, proteins or the like, by its name, its type or the script's classes."""
     model_dtype: str | None = None
     """``dtype`` of from_pretrained, as torch names it (``bfloat16``), ``auto`` where left to the checkpoint."""
     attn_implementation: str | None = None
@@ -123,6 +125,8 @@ class ConfigFacts(Fact):
     """``true``, ``false``, or the name of an initialisation (``loftq``, ``pissa``, ``olora``, ``gaussian``, …)."""
     scaling: float | None = None
     """What LoRA multiplies its product with: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    plain_alpha: float | None = None
+    """The alpha with which LoRA without rsLoRA would scale the same: scaling times r."""
     alpha_over_r: float | None = None
     pattern_ranks: bool | None = None
     """True where rank_pattern or alpha_pattern override r or alpha for some modules."""
@@ -140,6 +144,9 @@ class ConfigFacts(Fact):
     trainer: str | None = None
     method: str | None = None
     """``sft``, ``dpo``, ``pretrain``, …; None where a command or a script decides."""
+    compares_answers: bool | None = None
+    """True for preference and reinforcement methods; False also where the method is not told and no word of a
+    home-made file speaks of one."""
     loss_type: str | None = None
     """As the config sets it, several joined by commas; None where it is silent or unknown."""
     prepare_for_kbit_training: bool | None = None

@@ -403,7 +403,8 @@ def _intervals(reading: Reading) -> None:
     else:
         reading.default("training.save_strategy", "epoch")
     asked = reading.get("load_best_model_at_end")
-    chooses = every is not None and saved is not None and saved % every == 0
+    compares = bool(reading.get("rl"))  # whose builder never chooses
+    chooses = not compares and every is not None and saved is not None and saved % every == 0
     wanted = asked is not False or bool(reading.get("early_stopping_patience"))
     if wanted and chooses:
         reading.put("training.load_best_model_at_end", True, "load_best_model_at_end")
@@ -411,6 +412,7 @@ def _intervals(reading: Reading) -> None:
         reading.put("training.load_best_model_at_end", False, "load_best_model_at_end")
     if asked and not chooses:
         note = "axolotl drops it without rows to evaluate and save_steps that are a multiple of eval_steps."
+        note = "axolotl drops it with rl." if compares else note
         reading.remark("best-model-dropped", "load_best_model_at_end", note)
     if evaluated and every is None and not reading.has("eval_strategy") and not reading.has("evaluation_strategy"):
         if reading.get("val_set_size"):

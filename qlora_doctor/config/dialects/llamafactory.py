@@ -144,6 +144,7 @@ def read(document: Document) -> Setup:
     reading = Reading(document, name, f"LLaMA-Factory {known.version}", typed=False)
     if _is_board(reading):
         return _read_board(reading)
+    reading.read_by_omegaconf()
     reading.take(_FIELDS)
     conclude(reading)
     reading.stops_at_unknown_keys = True
