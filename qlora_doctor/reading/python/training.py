@@ -1,0 +1,333 @@
+"""A story's training → ``training`` of a Setup: the trainer's arguments, and what is done to the model before it."""
+
+from __future__ import annotations
+
+import re
+
+from ..dialects.values import switch
+from .hf_calls import RESUMED
+from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
+from .sheet import Sheet
+from .story import Story, argument
+from .values import Known, Made, Step, Unknown, Value
+
+METHODS: dict[str, tuple[str, str | None]] = {
+    "Trainer": ("transformers", None),
+    "Seq2SeqTrainer": ("transformers", None),
+    "SFTTrainer": ("trl", "sft"),
+    "UnslothTrainer": ("trl", "sft"),
+    "DPOTrainer": ("trl", "dpo"),
+    "ORPOTrainer": ("trl", "orpo"),
+    "KTOTrainer": ("trl", "kto"),
+    "CPOTrainer": ("trl", "cpo"),
+    "BCOTrainer": ("trl", "bco"),
+    "RewardTrainer": ("trl", "reward"),
+    "PPOTrainer": ("trl", "ppo"),
+    "GRPOTrainer": ("trl", "grpo"),
+    "RLOOTrainer": ("trl", "rloo"),
+    "GKDTrainer": ("trl", "gkd"),
+}
+_OWN_CODE = "A training loop that was not read decides."
+_PLAIN = {"learning_rate": 5e-5, "bf16": False, "gradient_checkpointing": False, "per_device_train_batch_size": 8}
+"""TrainingArguments' own defaults where SFTConfig has others."""
+_LIKE_TRANSFORMERS = ("dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo")
+_COMMON = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "max_steps",
+           "num_train_epochs", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end",
+           "seed", "data_seed", "warmup_ratio", "warmup_steps", "fsdp", "deepspeed", "ddp_find_unused_parameters",
+           "resume_from_checkpoint", "loss_type", "use_vllm", "beta", "label_smoothing", "num_generations",
+           "num_generations_eval", "generation_batch_size", "steps_per_generation")  # fmt: skip
+"""Arguments that TRL's configs leave as TrainingArguments has them, or whose silence is read by the method."""
+_TAKEN_OVER = "default of TrainingArguments, which SFTTrainer takes over"
+_CHECKPOINTING = "training.gradient_checkpointing"
+_THAWS = re.compile(r"\.requires_grad\s*=(?!=)|\brequires_grad_\(|\bset_adapter\(")
+"""Code that may let an adapter train again after it was frozen."""
+_KWARGS = "training.gradient_checkpointing_kwargs"
+_LENGTH = "training.max_length"
+_RESUME = "training.resume_from_checkpoint"
+_PREPARE = "training.prepare_for_kbit_training"
+
+
+def read_training(story: Story, sheet: Sheet) -> None:
+    """``training``: what the trainer is given, and what prepare_model_for_kbit_training and the model are told."""
+    arguments = story.arguments()
+    if isinstance(arguments, Made):
+        _take_arguments(arguments, sheet)
+    kind, method = METHODS.get(story.trainer.maker, (None, None)) if story.trainer is not None else (None, None)
+    if story.trainer is not None and kind is not None:
+        sheet.put("training.trainer", kind, story.trainer.node)
+        if method is not None:
+            sheet.put("training.method", method, story.trainer.node)
+    _read_length(story, sheet, arguments, kind)
+    _read_trainers_own(story, sheet)
+    _read_resume(story, sheet)
+    _read_reference(story, sheet, arguments)
+    _read_checkpointing(story, sheet, arguments)
+    _read_preparation(story, sheet, kind)
+    _close(story, sheet, arguments, kind, method)
+
+
+def _take_arguments(arguments: Made, sheet: Sheet) -> None:
+    sheet.head("training", arguments.node)
+    for name, value in arguments.arguments.items():
+        row = TRAINING_ARGUMENTS.get(name) if isinstance(name, str) else None
+        if row:
+            path, convert = (row, None) if isinstance(row, str) else row
+            if not sheet.knows(path):
+                sheet.take(path, value, place_of(arguments, name), convert)
+        elif name in NUMERICS:
+            sheet.extra("training", str(name), value)
+
+
+def _read_trainers_own(story: Story, sheet: Sheet) -> None:
+    """Arguments that SFTTrainer itself took before SFTConfig did."""
+    for name, path in (("packing", "training.packing"), ("neftune_noise_alpha", "training.neftune_noise_alpha")):
+        value = story.given(name)
+        if story.trainer is not None and value is not None and not sheet.knows(path):
+            sheet.take(path, value, place_of(story.trainer, name))
+
+
+def _read_resume(story: Story, sheet: Sheet) -> None:
+    """What train() is told to go on from; the argument of the same name is only kept for the script to pass on."""
+    passed = story.trainer.arguments.get(RESUMED) if story.trainer is not None else None
+    if passed is not None:
+        sheet.take(_RESUME, passed, passed.node)
+    elif sheet.value(_RESUME):
+        sheet.unknown(
+            _RESUME, "train() is not given it, and TrainingArguments only keeps it for the script to pass on."
+        )
+
+
+def _read_reference(story: Story, sheet: Sheet, arguments: Value | None) -> None:
+    """A reference of its own: a second model, or an adapter that is named for it."""
+    given = story.given("ref_model", 1) if story.trainer is not None and story.trainer.maker == "DPOTrainer" else None
+    given = story.given("ref_model") if given is None or isinstance(given, Made) else given
+    named = arguments.arguments.get("ref_adapter_name") if isinstance(arguments, Made) else None
+    value = given if given is not None else named
+    if value is not None and not (isinstance(value, Known) and value.data is None):
+        note = "The trainer is given a reference of its own."
+        sheet.remark("reference-given", value.node, note)
+
+
+def _read_length(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None) -> None:
+    """``max_length``, which older versions of SFTTrainer took themselves and called max_seq_length."""
+    if kind == "transformers":
+        sheet.unknown(_LENGTH, "The script cuts its samples by code of its own.")
+        return
+    trainer = story.trainer
+    written = trainer.arguments.get("max_seq_length") if trainer is not None else None
+    if trainer is not None and written is not None and not sheet.knows(_LENGTH):
+        if isinstance(written, Known) and written.data is None:
+            sheet.unknown(
+                _LENGTH, "max_seq_length is None: TRL's version decides.", place_of(trainer, "max_seq_length")
+            )
+        else:
+            sheet.take(_LENGTH, written, place_of(trainer, "max_seq_length"))
+    if isinstance(arguments, Made) and not sheet.knows(_LENGTH):
+        value = arguments.arguments.get("max_length")
+        if isinstance(value, Known) and value.data is None:
+            sheet.silence(_LENGTH, place_of(arguments, "max_length"), "Nothing is cut.")
+    load = story.model.load if story.model is not None else None
+    if story.is_unsloth and load is not None and not sheet.knows(_LENGTH):
+        sheet.take(_LENGTH, load.arguments.get("max_seq_length"), place_of(load, "max_seq_length"))
+        sheet.leave(_LENGTH, why="Unsloth decides.")
+
+
+def _read_checkpointing(story: Story, sheet: Sheet, arguments: Value | None) -> None:
+    """Gradient checkpointing: the trainer turns it on, or the model is told to, or preparation does it."""
+    if story.is_unsloth:
+        _unsloth_checkpointing(story, sheet)
+        return
+    asked = sheet.value(_CHECKPOINTING)
+    if sheet.knows(_CHECKPOINTING) and asked is None:
+        return
+    on = _on_the_model(story, _is_quantized(sheet))
+    if asked:
+        _remark_replaced(on, sheet)
+        return
+    if on is None:
+        off = [step for step in story.steps if step.kind == "prepare" and step.sure and _checkpoints(step) is False]
+        if off and asked is None and not _by_trainer(story):
+            call = off[-1].call
+            sheet.put(_CHECKPOINTING, False, place_of(call, "use_gradient_checkpointing"))
+        return
+    if not on.sure or _checkpoints(on) is None:
+        sheet.unknown(_CHECKPOINTING, "Whether it is turned on is decided while the script runs.", on.call.node)
+        return
+    if asked is None and on.kind == "prepare":
+        _take_kwargs(on, sheet)
+        return  # silent: preparation turns it on, which is what a silent config stands for
+    name = "prepare_model_for_kbit_training" if on.kind == "prepare" else "gradient_checkpointing_enable"
+    sheet.put(_CHECKPOINTING, True, on.call.node, f"{name} turns it on, whatever the trainer's switch says.")
+    _take_kwargs(on, sheet)
+
+
+def _by_trainer(story: Story) -> bool:
+    """True where the trainer's own default may turn checkpointing on."""
+    arguments = story.arguments()
+    plain = isinstance(arguments, Made) and arguments.maker in ("TrainingArguments", "Seq2SeqTrainingArguments")
+    return not plain and story.trainer is not None and story.trainer.maker != "Trainer"
+
+
+def _is_quantized(sheet: Sheet) -> bool | None:
+    """Whether the base is loaded in 4 or 8 bits, without which preparation leaves checkpointing alone."""
+    bits = ("quantization.load_in_4bit", "quantization.load_in_8bit")
+    if any(sheet.value(path) for path in bits):
+        return True
+    return None if any(sheet.knows(path) and sheet.value(path) is None for path in bits) else False
+
+
+def _on_the_model(story: Story, quantized: bool | None) -> Step | None:
+    """The last step that turns checkpointing on, or may; None where none does or a later one turns it off."""
+    found: Step | None = None
+    for step in story.steps:
+        prepares = step.kind == "prepare" and quantized is not False and _checkpoints(step) is not False
+        if step.kind == "checkpointing" or prepares:
+            found = Step(step.kind, step.call, step.sure and (step.kind == "checkpointing" or quantized is True))
+        elif step.kind == "no-checkpointing" and found is not None:
+            found = None if step.sure else Step(found.kind, found.call, sure=False)
+    return found
+
+
+def _checkpoints(step: Step) -> bool | None:
+    """Whether a step turns checkpointing on; preparation does unless it is told not to."""
+    if step.kind == "checkpointing":
+        return True
+    value = argument(step.call, "use_gradient_checkpointing", 1)
+    if value is None:
+        return True if step.call.exact else None
+    return value.data if isinstance(value, Known) and isinstance(value.data, bool) else None
+
+
+def _take_kwargs(step: Step, sheet: Sheet) -> None:
+    value = step.call.arguments.get("gradient_checkpointing_kwargs")
+    if value is None and step.kind == "checkpointing":
+        value = step.call.arguments.get(0)
+    if not sheet.knows(_KWARGS):
+        sheet.take(_KWARGS, value, place_of(step.call, "gradient_checkpointing_kwargs"))
+
+
+def _remark_replaced(on: Step | None, sheet: Sheet) -> None:
+    """The trainer turns checkpointing on again with arguments of its own, and those given to the model are lost."""
+    if on is None:
+        return
+    place = place_of(on.call, "gradient_checkpointing_kwargs")
+    own = mapping_of(on.call.arguments.get("gradient_checkpointing_kwargs"))
+    trainers = sheet.value(_KWARGS)
+    if own and trainers and own.get("use_reentrant") != trainers.get("use_reentrant"):
+        where = sheet.source.where(place) if place is not None else "the model"
+        note = f"The trainer's gradient_checkpointing_kwargs replace those of {where}."
+        sheet.remark("checkpointing-arguments-replaced", place, note, _KWARGS)
+
+
+def _unsloth_checkpointing(story: Story, sheet: Sheet) -> None:
+    call = next((step.call for step in story.steps if step.kind == "attach-unsloth"), None)
+    value = call.arguments.get("use_gradient_checkpointing") if call is not None else None
+    if call is not None and isinstance(value, Known):
+        on = True if value.data == "unsloth" else value.data
+        written = Known(value.node, value.given, value.by_card, data=on)
+        sheet.take(_CHECKPOINTING, written, place_of(call, "use_gradient_checkpointing"), switch)
+    elif call is not None and value is None and call.exact:
+        sheet.default(_CHECKPOINTING, True, "default of FastLanguageModel.get_peft_model")
+    sheet.leave(_CHECKPOINTING, why="Unsloth decides.")
+    sheet.unknown(_KWARGS, "Unsloth checkpoints by code of its own.")
+
+
+def _read_preparation(story: Story, sheet: Sheet, kind: str | None) -> None:
+    steps = [step for step in story.steps if step.kind == "prepare"]
+    grads = [step for step in story.steps if step.kind == "input-grads"]
+    if story.is_unsloth:
+        sheet.unknown(_PREPARE, "Unsloth prepares the model by code of its own.")
+    elif any(step.sure for step in steps):
+        sheet.put(_PREPARE, True, next(step for step in steps if step.sure).call.node)
+    elif steps or not story.whole:
+        why = "A condition decides." if steps else "What is done with the model before training is not fully known."
+        sheet.unknown(_PREPARE, why, steps[0].call.node if steps else None)
+    elif story.leaves_out("prepare_model_for_kbit_training"):
+        sheet.unknown(_PREPARE, "An argument of the script decides.")
+    elif kind == "trl" and (story.given("peft_config") is not None or sheet.value("quantization.load_in_4bit")):
+        sheet.unknown(_PREPARE, "TRL's trainers prepare a quantized base themselves up to 0.26, later ones do not.")
+    elif grads:
+        sheet.unknown(_PREPARE, "The script makes the inputs require gradients by itself.", grads[0].call.node)
+    else:
+        sheet.default(_PREPARE, False, "The script does not call prepare_model_for_kbit_training.")
+
+
+def _close(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None, method: str | None) -> None:
+    """Say what stands where the script is silent."""
+    if isinstance(arguments, Made):
+        if not arguments.exact:
+            sheet.leave_rest("training", why=arguments.why)
+    elif arguments is not None or story.trainer is None or not story.trainer.exact:
+        sheet.leave_rest("training", why=arguments.why if isinstance(arguments, Unknown) else _OWN_CODE)
+    if kind is None:
+        sheet.leave_rest("training", why="Which trainer takes these arguments is not known.")
+    if story.is_unsloth:
+        sheet.leave_rest("training", why="Unsloth has defaults of its own, which change between versions.")
+    if kind == "trl" and method != "sft":
+        known = _COMMON if method in _LIKE_TRANSFORMERS else ()
+        sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.", but=known)
+    takes_over = isinstance(arguments, Made) and arguments.maker.endswith("TrainingArguments")
+    if kind == "trl" and takes_over:
+        for name, value in _PLAIN.items():
+            silent = name == "gradient_checkpointing" and any(step.kind == "prepare" for step in story.steps)
+            if not silent:
+                sheet.default(f"training.{name}", value, _TAKEN_OVER)
+
+
+def order_of(story: Story, sheet: Sheet) -> None:
+    """Steps in an order, or a number, that undoes what was meant; said only where all is seen."""
+    if not story.whole or story.is_unsloth:
+        return
+    thaws = _THAWS.search(sheet.source.code) is not None
+    attached: Step | None = None
+    for step in story.steps:
+        if not step.sure:
+            continue
+        if step.kind in ("attach", "load-adapter"):
+            if attached is not None and _is_lora(step) and step.call.maker == "get_peft_model":
+                _remark_twice(sheet, step.call, "get_peft_model")
+            attached = step if _is_lora(step) else None
+        elif step.kind == "merge":
+            attached = None
+        elif step.kind == "prepare" and attached is not None and not thaws:
+            where = sheet.source.where(attached.call.node) if attached.call.node is not None else "before"
+            note = (
+                "prepare_model_for_kbit_training freezes every parameter, those of the adapter included, "
+                f"which {attached.call.maker} attached in {where}."
+            )
+            sheet.remark("prepared-after-attach", step.call.node, note, _PREPARE)
+    config = story.given("peft_config")
+    if attached is not None and isinstance(config, Made) and config.maker == "LoraConfig" and story.trainer is not None:
+        _remark_twice(sheet, story.trainer, "the trainer's peft_config")
+
+
+def _is_lora(step: Step) -> bool:
+    config = argument(step.call, "peft_config", 1)
+    return step.kind == "attach" and isinstance(config, Made) and config.maker == "LoraConfig"
+
+
+def _remark_twice(sheet: Sheet, call: Made, what: str) -> None:
+    if sheet.has_remark("attached-twice"):
+        return
+    note = f"The model has an adapter already, and {what} asks for another one."
+    sheet.remark("attached-twice", place_of(call, "peft_config"), note, "lora.attached_twice")
+
+
+def by_card(sheet: Sheet) -> None:
+    """What the script chooses by the card: one choice of all of it where it is one, else unknown."""
+    chosen = sheet.by_card
+    if not chosen:
+        return
+    sixteen = {"model.dtype": "bfloat16", "quantization.bnb_4bit_compute_dtype": "bfloat16", "training.bf16": True}
+    for path in chosen - sixteen.keys() - {"training.fp16"}:
+        sheet.unknown(path, "The script chooses it by the card.")
+    chosen &= sixteen.keys() | {"training.fp16"}
+    bf16 = {path for path, value in sixteen.items() if sheet.value(path) == value}
+    paired = "training.bf16" not in bf16 or sheet.value("training.fp16") is False
+    if bf16 and bf16 <= chosen and chosen <= bf16 | {"training.fp16"} and paired:
+        for path in bf16 - {"training.bf16"}:
+            sheet.default_place(path)
+        sheet.remark("bf16-auto", None, "bf16 where the GPU has it, else fp16.")
+        return
+    for path in chosen:
+        sheet.unknown(path, "The script chooses it by the card.")
