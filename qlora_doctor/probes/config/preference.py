@@ -103,8 +103,7 @@ def _merges(setup: Setup, method: str, get: Callable[..., Any], known: Mapping[s
     if (
         uses is None
         or known["four_bit"] is None
-        or setup.training.trainer not in ("trl", None)
-        and setup.dialect != "axolotl"
+        or (setup.training.trainer not in ("trl", None) and setup.dialect != "axolotl")
     ):
         return None
     return bool(known["four_bit"]) and known["quantization_backend"] == "bitsandbytes"

@@ -21,6 +21,9 @@ from .values import dtype, name_list, names, optimizer, storage_dtype, strategy,
 
 name = "axolotl"
 
+IMPLIED_BY_FORM = frozenset({"adapter", "strict", "datasets"})
+"""Keys that say what another dialect says by being what it is; a conversion does not carry them."""
+
 _OWN = {
     "adapter",
     "micro_batch_size",
@@ -417,7 +420,7 @@ def _intervals(reading: Reading) -> None:
     if evaluated and every is None and not reading.has("eval_strategy") and not reading.has("evaluation_strategy"):
         if reading.get("val_set_size"):
             note = (
-                f"val_set_size holds {reading.get('val_set_size')} of the rows out of training, and with none of eval_steps, "
+                f"val_set_size holds {reading.get('val_set_size')} of the rows out of training, and without eval_steps, "
                 "evals_per_epoch and eval_strategy they are never evaluated."
             )
             reading.remark("held-out-unused", "val_set_size", note)
