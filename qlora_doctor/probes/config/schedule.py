@@ -43,7 +43,7 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
     if setup.dialect in OWN_LOOPS:
         return None
     batch, accumulation, ranks = known["batch"], known["gradient_accumulation"], _ranks(setup, known)
-    of_a_rank = batch * accumulation if None not in (batch, accumulation) else None
+    of_a_rank = batch * accumulation if batch is not None and accumulation is not None else None
     rows = _rows(setup, known)
     alone = 1 if ranks is None and _runs_alone(setup, known) else ranks
     per_epoch = _updates_per_epoch(rows, known["method"], batch, accumulation, alone)
@@ -52,7 +52,7 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
     warmup = _warmup(setup, get, updates)
     groups = _generations(known["method"], get, batch, accumulation, alone)
     return ScheduleFacts(
-        effective_batch=of_a_rank * ranks if None not in (of_a_rank, ranks) else None,
+        effective_batch=of_a_rank * ranks if of_a_rank is not None and ranks is not None else None,
         batch_of_a_rank=of_a_rank,
         rows=rows,
         epochs=_epochs(get, updates, per_epoch, asked_epochs),
@@ -246,8 +246,8 @@ def _refused_generations(setup: Setup, schedule: ScheduleFacts) -> Iterator[Rema
         ranks = setup.hardware.count or 1
         if (eval_batch * ranks) % evaluated:
             note = (
-                f"TRL stops: an evaluation batch of {eval_batch * ranks} over all ranks is no whole group of {evaluated} "
-                "answers."
+                f"TRL stops: an evaluation batch of {eval_batch * ranks} over all ranks holds no whole groups of "
+                f"{evaluated} answers."
             )
             path = "training.per_device_eval_batch_size"
             yield Remark(kind="evaluation-generations", about="generations", key=path, note=note)

@@ -16,7 +16,7 @@ from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import axolotl as refusals
 from .refusals import tell
-from .refusals.axolotl import remarks
+from .refusals.axolotl import remarks, schema
 from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
 name = "axolotl"
@@ -202,6 +202,7 @@ def read(document: Document) -> Setup:
     reading.default("hardware.expandable_segments", True, "it sets PYTORCH_ALLOC_CONF where the environment does not")
     tell(reading, refusals.ROWS, "adapter", "base_model")
     remarks.tell(reading)
+    schema.tell(reading)
     if _only_known_plugins(reading):
         reading.check_keys(known)
     if document.string_numbers:
@@ -389,7 +390,7 @@ def _data(reading: Reading) -> None:
 
 
 def _intervals(reading: Reading) -> None:
-    """When axolotl evaluates and saves, and whether it chooses the best checkpoint (core/builders/base.py, causal.py)."""
+    """When axolotl evaluates and saves, and whether it picks the best checkpoint (core/builders/base.py, causal.py)."""
     evaluated = bool(reading.get("val_set_size") or reading.get("test_datasets"))
     every = _steps(reading, "eval") if evaluated else None
     if not evaluated:
@@ -417,13 +418,14 @@ def _intervals(reading: Reading) -> None:
         note = "axolotl drops it without rows to evaluate and save_steps that are a multiple of eval_steps."
         note = "axolotl drops it with rl." if compares else note
         reading.remark("best-model-dropped", "load_best_model_at_end", note)
-    if evaluated and every is None and not reading.has("eval_strategy") and not reading.has("evaluation_strategy"):
-        if reading.get("val_set_size"):
-            note = (
-                f"val_set_size holds {reading.get('val_set_size')} of the rows out of training, and without eval_steps, "
-                "evals_per_epoch and eval_strategy they are never evaluated."
-            )
-            reading.remark("held-out-unused", "val_set_size", note)
+    silent = every is None and not reading.has("eval_strategy") and not reading.has("evaluation_strategy")
+    size = reading.get("val_set_size")
+    if size and silent:
+        note = (
+            f"val_set_size holds {size} of the rows out of training, and without eval_steps, evals_per_epoch and "
+            "eval_strategy they are never evaluated."
+        )
+        reading.remark("held-out-unused", "val_set_size", note)
 
 
 def _steps(reading: Reading, kind: str) -> float | None:

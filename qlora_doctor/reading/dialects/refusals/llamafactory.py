@@ -333,9 +333,7 @@ def remark(reading: Reading, *, trains_anyway: bool) -> None:
     strategy = reading.get("eval_strategy", reading.get("evaluation_strategy", "no"))
     if trains and _size(reading) > 1e-6 and strategy in ("no", False) and not reading.get("do_eval"):
         share = f"{_size(reading):g}{' of the' if _size(reading) < 1 else ''} rows"
-        note = (
-            f"val_size holds {share} out of training, and without eval_strategy and do_eval they are never evaluated."
-        )
+        note = f"val_size holds {share} out of training; without eval_strategy and do_eval they are never evaluated."
         reading.remark("held-out-unused", "val_size", note)
     if reading.get("deepspeed"):
         note = (
