@@ -97,6 +97,8 @@ class ConfigFacts(Fact):
     # -- quantization
     four_bit: bool | None = None
     eight_bit: bool | None = None
+    bits_of_checkpoint: bool | None = None
+    """True where the checkpoint is stored in 4 or 8 bits and the config does not ask for it."""
     quantization_backend: str | None = None
     """``bitsandbytes`` or another backend's name (``torchao``, ``hqq``, …); the facts of 4 bits that follow are those
     of bitsandbytes and None with another one."""

@@ -86,6 +86,8 @@ class Lora(_Section):
     lora_alpha: float | None = None
     lora_dropout: float | None = None
     target_modules: list[str] | str | None = None
+    targets_beside_linear: list[str] | None = None
+    """Names that a trainer adds to every linear layer, where target_modules is ``all-linear``: axolotl's add up."""
     exclude_modules: list[str] | str | None = None
     target_parameters: list[str] | None = None
     modules_to_save: list[str] | None = None

@@ -83,9 +83,8 @@ class Shape:
         kinds = [kind for kind in _WORDS if kind in self.kinds and (kind not in ("int", "share") or kind == number)]
         if number in self.kinds and "bool" in kinds:
             kinds.remove("bool")  # a number in all but name
-        return " or ".join(
-            [_WORDS[kind] for kind in kinds] + ([f"one of {', '.join(self.words)}"] if self.words else [])
-        )
+        words = [f"one of {', '.join(self.words)}"] if self.words else []
+        return " or ".join([_WORDS[kind] for kind in kinds] + words)
 
 
 @dataclass(frozen=True)

@@ -176,10 +176,12 @@ class _Script:
         lora = {
             field: _source(self.said(f"lora.{field}"))
             for field in Lora.model_fields
-            if field not in ("extra", "autocast_adapter_dtype") and self.said(f"lora.{field}") is not None
+            if field not in ("extra", "autocast_adapter_dtype", "targets_beside_linear")
+            and self.said(f"lora.{field}") is not None
         }
         lora |= {key: _source(value) for key, value in self.extras.others.get("lora", {}).items()}
         lines.append(_call("lora = LoraConfig(", _pairs(lora)))
+        self.drop("lora.targets_beside_linear", "PEFT takes all-linear or a list of names, and not both together")
         cast = self.get("lora.autocast_adapter_dtype")
         more = [] if cast is None else [f"autocast_adapter_dtype={cast!r}"]
         lines += [_call("model = get_peft_model(", ["model", "lora", *more]), "model.print_trainable_parameters()"]

@@ -20,12 +20,14 @@ from ...setup.paths import model_kind, resolve
 from ...setup.resolved import Resolved
 from ...setup.setup import Setup
 from ...tables import conditions
+from .checkpoint import with_stored_bits
 from .combinations import distribution_facts, refused_by_libraries, training_facts
 from .kinds import compares_answers, is_language_model
 from .loading import loading_facts
 from .needs import missing_packages
 from .preference import preference_facts
 from .schedule import refused_by_schedule, schedule_facts
+from .settle import BY_CARD
 from .stored_adapter import stored_adapter_facts
 
 
@@ -37,11 +39,12 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         environment: versions and GPUs of this machine; None where nothing may be assumed about it.
     """
     libraries = Libraries.of(environment.packages if environment is not None else None)
+    setup, bits_of_checkpoint = with_stored_bits(setup)
     values = Resolved(setup, libraries)
-    quantization = _quantization(values)
+    quantization = _quantization(values) | {"bits_of_checkpoint": bits_of_checkpoint}
     training = _training(values)
     model, card = _model(values), _card(setup, environment)
-    fallback = next((_WITHOUT_BF16[kind] for r in setup.remarks if (kind := r["kind"]) in _WITHOUT_BF16), None)
+    fallback = next((BY_CARD[kind] for r in setup.remarks if (kind := r["kind"]) in BY_CARD), None)
     if card.get("gpu_bf16") is False and fallback is not None:
         _fall_back(setup, fallback, model, quantization, training)
     distribution, lora = _distribution(values), _lora(values)
@@ -72,10 +75,6 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         **loading_facts(setup, libraries),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
-
-
-_WITHOUT_BF16: dict[str | None, str] = {"bf16-auto": "float16", "bf16-or-float32": "float32"}
-"""What a bf16 that the card decides on becomes where the card has none, by the reader's remark."""
 
 
 def _fall_back(setup: Setup, fallback: str, *facts: dict[str, Any]) -> None:
@@ -170,6 +169,8 @@ def _lora(values: Resolved) -> dict[str, Any]:
     r, alpha, rslora, init = get("r"), get("lora_alpha"), get("use_rslora"), get("init_lora_weights")
     targets = values["lora.target_modules"]
     targets = targets if targets is None or isinstance(targets, list) else [targets]
+    if targets is not None:
+        targets = [*targets, *(values["lora.targets_beside_linear"] or [])]
     saved = _names(values, "lora.modules_to_save")
     paths = ("lora.rank_pattern", "lora.alpha_pattern")
     patterns = [{} if values.is_silent(path) else values[path] for path in paths]

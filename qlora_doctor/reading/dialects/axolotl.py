@@ -291,6 +291,8 @@ def _lora(reading: Reading) -> None:
         if written and written != "all-linear":
             note += " lora_target_modules is added to them."
         reading.put("lora.target_modules", "all-linear", "lora_target_linear", note)
+        if written and written != "all-linear":
+            reading.take({"lora_target_modules": ("lora.targets_beside_linear", name_list)})
     elif written:
         reading.take({"lora_target_modules": ("lora.target_modules", targets)})
     elif reading.get("adapter") in ("lora", "qlora") and not reading.get("lora_target_parameters"):
