@@ -19,6 +19,7 @@ Unsaid = tuple[str, Any, str]
 
 _SFT_ONLY = ("max_length", "packing", "padding_free", "completion_only_loss", "assistant_only_loss", "loss_type",
              "dataset_text_field")  # fmt: skip
+_NOT_OF_PEFT = ("extra", "autocast_adapter_dtype", "targets_beside_linear")
 _EVALUATES = ("eval_strategy", "eval_steps", "load_best_model_at_end")
 _COMPARES = ("beta", "label_smoothing", "num_generations", "num_generations_eval", "generation_batch_size",
              "steps_per_generation", "use_vllm")  # fmt: skip
@@ -176,8 +177,7 @@ class _Script:
         lora = {
             field: _source(self.said(f"lora.{field}"))
             for field in Lora.model_fields
-            if field not in ("extra", "autocast_adapter_dtype", "targets_beside_linear")
-            and self.said(f"lora.{field}") is not None
+            if field not in _NOT_OF_PEFT and self.said(f"lora.{field}") is not None
         }
         lora |= {key: _source(value) for key, value in self.extras.others.get("lora", {}).items()}
         lines.append(_call("lora = LoraConfig(", _pairs(lora)))

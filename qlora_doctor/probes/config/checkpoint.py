@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...setup.paths import resolve
-from ...setup.setup import Origin, Setup
+from ...setup.setup import Origin, Setup, Source
 
 _BY_NAME = re.compile(r"-(?:unsloth-)?bnb-([48])bit\Z|-([48])bit-bnb\Z|-bnb-(nf4)\Z", re.IGNORECASE)
 _UNSLOTH: dict[str, Any] = {
@@ -69,7 +69,8 @@ def with_stored_bits(setup: Setup) -> tuple[Setup, bool]:
             values[option] = stored.get(option)
     origins = dict(setup.origins)
     for name, value in values.items():
-        path, source = f"quantization.{name}", "unknown" if value is None else "library_default"
+        path = f"quantization.{name}"
+        source: Source = "unknown" if value is None else "library_default"
         place = origins[path].place if path in origins and name in _SWITCHES else None
         origins[path] = Origin(source=source, place=place, note=_NOTE)
     quantization = asked.model_copy(update=values)
