@@ -134,8 +134,9 @@ def _alias(
     convert: Callable[[Any], Any] | None = None,
     flat: str = "",
 ) -> Alias:
-    names = (tuple(words.split()) for words in (anywhere, inside))
-    return Alias(path, *names, frozenset(sections or ()), tuple(flat.split()), convert)
+    return Alias(
+        path, tuple(anywhere.split()), tuple(inside.split()), frozenset(sections or ()), tuple(flat.split()), convert
+    )
 
 
 ALIASES: tuple[Alias, ...] = (
@@ -367,9 +368,7 @@ def _leaves(
 
 
 _SCRIPTS, _LONGEST_SCRIPT = 40, 1 << 20
-_OTHER_READERS = re.compile(
-    r"\bomegaconf\b|\bhydra\b|\bruamel\b|HfArgumentParser|TrlParser|jsonargparse", re.IGNORECASE
-)
+_OTHER_READERS = re.compile(r"\bomegaconf\b|\bhydra\b|\bruamel\b|TrlParser|jsonargparse", re.IGNORECASE)
 """Readers that take ``2e-4`` as a number, or turn it into one by the type of the field."""
 
 
@@ -381,7 +380,7 @@ def converts_numbers(document: Document) -> bool:
     texts = list(_scripts_beside(document))
     if any(_OTHER_READERS.search(text) and document.path.name in text for text in texts):
         return True
-    calls = re.compile(r"\bfloat\([^()\n]*?[\"'.](%s)\b" % "|".join(map(re.escape, keys)))
+    calls = re.compile(rf"\bfloat\([^()\n]*?[\"'.]({'|'.join(map(re.escape, keys))})\b")
     return bool(keys) and {match[1] for text in texts for match in calls.finditer(text)} >= keys
 
 
