@@ -184,7 +184,9 @@ class Data(_Section):
 
     train: str | None = None
     eval: str | None = None
-    format: Literal["text", "prompt-completion", "messages"] | None = None
+    format: (
+        Literal["text", "prompt-completion", "messages", "preference", "unpaired-preference", "prompt-only"] | None
+    ) = None
     text_field: str | None = None
     chat_template: str | None = None
 
