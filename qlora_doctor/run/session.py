@@ -211,7 +211,7 @@ class Session:
         records = [self.stages[name] for name in STAGES if name in self.stages]
         # model_construct: every part was validated where it was made, and building Report's validator, of every
         # fact that there is, would be a tenth of the time that a config check takes.
-        return Report.model_construct(
+        report = Report.model_construct(
             tool=Tool(version=__version__, created=now(), command=self.options.command),
             setup=self.setup.model_dump(mode="json") if self.setup else None,
             stages=records,
@@ -223,6 +223,7 @@ class Session:
             fail_on=self.options.fail_on,
             exit_code=3 if self.interrupted else exit_code(self.findings, records, self.options.fail_on),
         )
+        return report if self.setup is None else report.with_lines(self.setup.lines)
 
 
 def _why_idle(suppression: Suppression) -> str:

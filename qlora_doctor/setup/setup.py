@@ -279,6 +279,16 @@ class Setup(_Section):
             parts.pop()
         return None
 
+    def lines(self) -> dict[str, dict[str, int | None]]:
+        """Line and column, by canonical path, of every origin that has a place; the file is parsed for it once more."""
+        found = {}
+        for path, origin in self.origins.items():
+            place = self._located(origin.place) if origin.place is not None else None
+            if place is not None and place.line is not None:
+                spans = ("line", "column", "end_line", "end_column")
+                found[path] = {name: getattr(place, name) for name in spans}
+        return found
+
     def _located(self, place: Place) -> Place:
         if place.line is not None or place.pointer is None or self._locate is None:
             return place
