@@ -1,8 +1,9 @@
 """One document: what was understood, seen and judged. Every output is a function of it."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr, field_serializer
 
 from ..facts import Fact, Facts
 from .place import Place
@@ -126,6 +127,21 @@ class Tool(Fact):
     command: str | None = None
 
 
+class _Lines:
+    """Looks up where the setup's values stand; no part of what a report is, and lost with its process."""
+
+    def __init__(self, look: Callable[[], dict[str, dict[str, int | None]]] | None) -> None:
+        self.look = look
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Lines, (None,)
+
+
 class Report(Fact):
     """The whole result of checking one setup. ``model_dump_json()`` is the JSON report."""
 
@@ -143,6 +159,23 @@ class Report(Fact):
     fail_on: FailOn = "unknown"
     """Least of findings that makes the exit code 1; from ``unknown`` on, a run that is not all known makes it 3."""
     exit_code: int = 0
+    _lines: _Lines = PrivateAttr(default_factory=lambda: _Lines(None))
+
+    def with_lines(self, lines: Callable[[], dict[str, dict[str, int | None]]]) -> "Report":
+        """The report, whose ``setup.origins`` get line and column when it is written out; it costs milliseconds."""
+        self._lines = _Lines(lines)
+        return self
+
+    @field_serializer("setup")
+    def _setup_with_lines(self, setup: dict[str, Any] | None) -> dict[str, Any] | None:
+        if setup is None or self._lines.look is None:
+            return setup
+        lines = self._lines.look()
+        origins = {
+            path: {**origin, "place": {**origin["place"], **lines[path]}} if path in lines else origin
+            for path, origin in setup.get("origins", {}).items()
+        }
+        return {**setup, "origins": origins}
 
     def _repr_html_(self) -> str:
         """Show the report in a notebook."""

@@ -74,6 +74,7 @@ def make_batches(
         )
     # Packing puts several rows into one sample.
     samples = read_samples(setup, max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows))
+    samples = samples.supervised()  # the step is one of supervised fine-tuning, whatever the method
     return _for_trl(setup, model, tokenizer, samples) if _trl(setup) else _tokenised(setup, model, tokenizer, samples)
 
 
@@ -230,7 +231,7 @@ def _tokens(setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any],
     """One row as input_ids, attention_mask and labels, truncated on the right."""
     masked = 0
     if samples.format == "messages":
-        ids = _render(tokenizer, row["messages"])
+        ids = render(tokenizer, row["messages"])
     elif samples.format == "prompt-completion":
         prompt, whole = _prompt_and_whole(tokenizer, row)
         ids = whole
@@ -248,10 +249,15 @@ def _prompt_and_whole(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], l
     prompt, completion = row[_PROMPT], row[_COMPLETION]
     if isinstance(prompt, str) and isinstance(completion, str):
         return tokenizer(prompt)["input_ids"], tokenizer(prompt + completion)["input_ids"]
-    return _render(tokenizer, prompt, add_generation_prompt=True), _render(tokenizer, [*prompt, *completion])
+    return render(tokenizer, prompt, add_generation_prompt=True), render(tokenizer, [*prompt, *completion])
 
 
-def _render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+def render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+    """Messages through the chat template, as token ids.
+
+    Raises:
+        StageError: the tokenizer has no chat template.
+    """
     if tokenizer.chat_template is None:
         raise StageError(
             "The data holds messages, but the tokenizer has no chat template.",

@@ -152,7 +152,11 @@ class _Reader:
         told = {"train": None, "eval": "Samples for evaluation are not looked at."}
         return [
             NamedData.model_construct(
-                role=role, kind=kind_of(name), name=name, key=f"data.{role}", place=Place(file=self.file, pointer=f"/data/{role}"),
+                role=role,
+                kind=kind_of(name),
+                name=name,
+                key=f"data.{role}",
+                place=Place(file=self.file, pointer=f"/data/{role}"),
                 not_followed=why,
             )
             for role, why in told.items()

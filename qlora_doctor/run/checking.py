@@ -167,7 +167,9 @@ def work_of(session: Session, number: int = 0) -> Work | None:
     from .cache import Surroundings
     from .gathering import Work
 
-    assert session.setup is not None
+    assert session.setup is not None and session.facts.config is not None
+    from ..probes.config.settle import settled
+
     options = session.options
     around = Surroundings(
         environment=session.facts.environment,
@@ -177,7 +179,7 @@ def work_of(session: Session, number: int = 0) -> Work | None:
         offline=options.offline,
         trust_remote_code=options.trust_remote_code,
     )
-    return Work(number, session.setup, around, lambda: session.facts, session.take)
+    return Work(number, settled(session.setup, session.facts.config), around, lambda: session.facts, session.take)
 
 
 def _runnable(session: Session) -> list[str]:

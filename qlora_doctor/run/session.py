@@ -213,7 +213,7 @@ class Session:
         summary, fail_on = summarise(self.findings, self.outcomes, self.facts), self.options.fail_on
         # model_construct: every part was validated where it was made, and building Report's validator, of every
         # fact that there is, would be a tenth of the time that a config check takes.
-        return Report.model_construct(
+        report = Report.model_construct(
             tool=cleaned(Tool(version=__version__, created=now(), command=self.options.command)),
             setup=cleaned(self.setup.model_dump(mode="json")) if self.setup else None,
             stages=records,
@@ -225,6 +225,7 @@ class Session:
             fail_on=fail_on,
             exit_code=3 if self.interrupted else exit_code(self.findings, records, fail_on, summary.read),
         )
+        return report if self.setup is None else report.with_lines(self.setup.lines)
 
 
 def _why_idle(suppression: Suppression) -> str:

@@ -93,7 +93,8 @@ KEPT = {
     "helpers.py": "from .model import load_qlora\nfrom trl import SFTTrainer\nmodel = load_qlora()\n"
     "SFTTrainer(model=model).train()\n",  # the adapter is made in a module beside it
     "home.json": json.dumps(HOME_MADE),
-    "home.yaml": "model: {name: x/y}\nlora: {r: 8}\ntraining: {learning_rate: 1.0e-4}\nmetric_for_best_model: eval_loss\n",
+    "home.yaml": "model: {name: x/y}\nlora: {r: 8}\ntraining: {learning_rate: 1.0e-4}\n"
+    "metric_for_best_model: eval_loss\n",
     "full.yml": "base_model: x/y\nmicro_batch_size: 1\nsequence_len: 512\ndatasets: [{path: a, type: alpaca}]\n"
     "lora_r: 8\n",  # LoRA's options without its switch: a mistake to be told
 }

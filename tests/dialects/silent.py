@@ -45,7 +45,8 @@ SILENT: dict[str, tuple[str, str]] = {
     ),
     "litgpt": (
         "litgpt.yaml",
-        "checkpoint_dir: checkpoints/meta-llama/Llama-2-7b-hf\nquantize: bnb.nf4\nlora_r: 8\nlora_alpha: 16\ntrain:\n  micro_batch_size: 1\n",
+        "checkpoint_dir: checkpoints/meta-llama/Llama-2-7b-hf\nquantize: bnb.nf4\n"
+        "lora_r: 8\nlora_alpha: 16\ntrain:\n  micro_batch_size: 1\n",
     ),
     "oumi": (
         "oumi.yaml",
@@ -72,7 +73,8 @@ SILENT: dict[str, tuple[str, str]] = {
     ),
     "h2o-llmstudio": (
         "h2o.yaml",
-        "llm_backbone: h2oai/h2o-danube2-1.8b-base\narchitecture:\n    backbone_dtype: int4\ntraining:\n    lora: true\n"
+        "llm_backbone: h2oai/h2o-danube2-1.8b-base\narchitecture:\n    backbone_dtype: int4\n"
+        "training:\n    lora: true\n"
         "tokenizer: {}\nenvironment: {}\n",
     ),
     "nemo-automodel": (

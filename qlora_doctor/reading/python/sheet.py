@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ...setup.setup import SECTIONS, NamedData, Origin, Setup
@@ -134,10 +134,15 @@ class Sheet:
             if path not in self._origins:
                 self.unknown(path, why)
 
-    def leave_rest(self, *sections: str, why: str) -> None:
-        """Say of all that was not set in these sections that it cannot be known."""
+    def leave_rest(self, *sections: str, why: str, but: Collection[str] = ()) -> None:
+        """Say of all that was not set in these sections that it cannot be known.
+
+        Args:
+            but: names whose silence is known to mean the library's default.
+        """
         for section in sections:
-            self.leave(*(f"{section}.{field}" for field in SECTIONS[section].model_fields if field != "extra"), why=why)
+            names = (field for field in SECTIONS[section].model_fields if field != "extra" and field not in but)
+            self.leave(*(f"{section}.{name}" for name in names), why=why)
 
     def extra(self, section: str, name: str, value: Value) -> None:
         """Pass an argument on under its own name, where it is known."""
