@@ -61,13 +61,14 @@ class Arguments(Expressions):
                     annotation = statement.annotation
                     if "ClassVar" in _names(annotation.value if isinstance(annotation, ast.Subscript) else annotation):
                         continue
-                    yield statement.target.id, self._field_default(owner, statement.value)
+                    name = statement.target.id
+                    yield name, self._field_default(base, name, statement.value)
 
-    def _field_default(self, owner: Class, node: ast.expr | None) -> Value | None:
+    def _field_default(self, owner: Class, name: str, node: ast.expr | None) -> Value | None:
         if node is None:
             return None
         if not isinstance(node, ast.Call) or not _called(node, "field", "Field", "HfArg", "Option", "Argument"):
-            return self.in_scope(owner, node)
+            return owner.members.get(name)
         for keyword in node.keywords:
             if keyword.arg == "default":
                 return None if _is_missing(keyword.value) else self.in_scope(owner, keyword.value)

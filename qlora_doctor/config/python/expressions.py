@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from typing import TypeVar
 
 from .arithmetic import LARGEST, calculated, tested
 from .functions import Functions
+from .machine import MOST_UNROLLED
 from .provenance import resting_on
+from .scopes import Scope
 from .values import (
     MOST_ITEMS,
     MOST_TEXT,
@@ -17,6 +21,7 @@ from .values import (
     Made,
     Mapping,
     Model,
+    Module,
     Name,
     Thing,
     Unknown,
@@ -26,6 +31,10 @@ from .values import (
 )
 
 CAPABILITY = "the card's major compute capability"
+
+
+Item = TypeVar("Item")
+_IN_A_LOOP = "It is worked out in a loop."
 
 
 class Expressions(Functions):
@@ -101,10 +110,44 @@ class Expressions(Functions):
                 return Unknown(node, why="It is a very long text.")
         return Known(node, data=text)
 
-    def _on_listcomp(self, node: ast.expr) -> Value:
-        return Unknown(node, why="It is worked out in a loop.")
+    def _on_listcomp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> Value:
+        items = self._each_round(node, lambda: self.evaluate(node.elt))
+        return Listing(node, items=items) if items is not None else Unknown(node, why=_IN_A_LOOP)
 
-    _on_setcomp = _on_dictcomp = _on_generatorexp = _on_listcomp
+    _on_setcomp = _on_generatorexp = _on_listcomp
+
+    def _on_dictcomp(self, node: ast.DictComp) -> Value:
+        pairs = self._each_round(node, lambda: (self.evaluate(node.key), self.evaluate(node.value)))
+        made = Mapping(node)
+        for key, value in pairs if pairs is not None else ():
+            if not isinstance(key, Known) or not isinstance(key.data, str | int | bool | None):
+                return Unknown(node, why=_IN_A_LOOP)
+            made.items[key.data] = value
+        return made if pairs is not None else Unknown(node, why=_IN_A_LOOP)
+
+    def _each_round(
+        self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp, one: Callable[[], Item]
+    ) -> list[Item] | None:
+        """What each round of a comprehension gives; None unless it runs over one list that is known."""
+        first = node.generators[0]
+        items = self.evaluate(first.iter)
+        if len(node.generators) != 1 or not isinstance(items, Listing) or not items.exact:
+            return None
+        if len(items.items) > MOST_UNROLLED:
+            return None
+        found: list[Item] = []
+        before, self.scope = self.scope, Scope(outer=self.scope.enclosing)
+        try:
+            for item in list(items.items):
+                self.assign(first.target, item)
+                passes = [self.truth(self.evaluate(test)) for test in first.ifs]
+                if None in passes:
+                    return None
+                if all(passes):
+                    found.append(one())
+        finally:
+            self.scope = before
+        return found
 
     # -- operators
 
@@ -257,7 +300,7 @@ class Expressions(Functions):
     _on_yield = _on_yieldfrom = _on_starred = _on_await
 
     def _on_lambda(self, node: ast.Lambda) -> Value:
-        return Function(node, body=node, scope=self.scope)
+        return Function(node, body=node, scope=self.scope.enclosing)
 
     # -- names, attributes, elements
 
@@ -283,6 +326,9 @@ class Expressions(Functions):
             if name in holder.arguments:
                 return holder.arguments[name]
             return Unknown(node, why=holder.why or f"{holder.maker} decides on its {name}.")
+        if isinstance(holder, Module):
+            inner = holder.names.get(name) or self.module_of(f"{holder.dotted}.{name}")
+            return inner or Unknown(node, why=f"{holder.dotted}.{name} was not found in what was read.")
         if isinstance(holder, Class):
             return self.class_attribute(holder, name) or Unknown(node)
         if isinstance(holder, Unknown):
@@ -325,26 +371,16 @@ class Expressions(Functions):
         return None
 
     def _own_attribute(self, owner: Class, name: str) -> Value | None:
-        assert owner.body is not None
         if name in owner.attributes:
             return owner.attributes[name]
-        for statement in owner.body.body:
-            self.tick()
-            if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and statement.name == name:
-                return Function(statement, body=statement, scope=owner.scope, owner=owner)
-            if isinstance(statement, ast.Assign) and any(_is_named(t, name) for t in statement.targets):
-                return self.in_scope(owner, statement.value)
-            if (
-                isinstance(statement, ast.AnnAssign)
-                and _is_named(statement.target, name)
-                and statement.value is not None
-            ):
-                return self.in_scope(owner, statement.value)
-        return None
+        found = owner.members.get(name)
+        if isinstance(found, Function) and found.owner is None and found.bound is None:
+            return Function(found.node, body=found.body, scope=found.scope, owner=owner, options=found.options)
+        return found
 
     def in_scope(self, owner: Class, node: ast.expr) -> Value:
-        """An expression of a class's body, worked out where the class stands."""
-        before, self.scope = self.scope, owner.scope or self.module
+        """An expression of a class's body, which sees the names that the body sets."""
+        before, self.scope = self.scope, Scope(owner.members, outer=owner.scope or self.module, is_class=True)
         self.depth += 1
         try:
             return self.evaluate(node) if self.depth < 64 else Unknown(node)
@@ -401,10 +437,6 @@ def _are_texts(*values: Value) -> bool:
 def _are_dtypes(*values: Value) -> bool:
     """Only of torch's dtypes is it known that two names are two things."""
     return all(isinstance(value, Name) and value.dotted.startswith("torch.") for value in values)
-
-
-def _is_named(target: ast.expr, name: str) -> bool:
-    return isinstance(target, ast.Name) and target.id == name
 
 
 def _is_object(value: Value) -> bool:

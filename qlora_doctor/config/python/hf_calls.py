@@ -11,7 +11,7 @@ from .builtin_calls import call_builtin, call_method
 from .expressions import CAPABILITY
 from .scopes import LIBRARIES
 from .signatures import LIBRARIES as SIGNED
-from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value
+from .values import Class, Function, Known, Listing, Made, Mapping, Model, Module, Name, Step, Thing, Unknown, Value
 
 UNSLOTH = {"FastLanguageModel", "FastModel", "FastVisionModel", "FastLlamaModel", "FastMistralModel"}
 ADAPTED = {"PeftModel", "PeftModelForCausalLM", "PeftModelForSequenceClassification"}
@@ -67,7 +67,7 @@ class Library(Arguments):
         else:
             callee = self.evaluate(node.func)
         positional, named, rest = self._arguments(node)
-        if isinstance(node.func, ast.Attribute) and holder is not None and not isinstance(holder, Name):
+        if isinstance(node.func, ast.Attribute) and holder is not None and not isinstance(holder, Name | Module):
             value = self.method(holder, node.func.attr, node, positional, named, rest)
             if value is not None:
                 return value

@@ -30,9 +30,10 @@ _EXPECTS = {"suppress", "raises", "assertRaises", "assertRaisesRegex"}
 def check_keywords(story: Story, sheet: Sheet) -> None:
     """Write down the keyword arguments that are not taken, each with its place."""
     found = list(_not_taken(story))
-    if not found or _imports_unsloth(sheet.source) or _looks_first(sheet.source):
+    if not found or any(_imports_unsloth(source) or _looks_first(source) for source in story.sources):
         return
-    written, guarded = sheet.source.written, _guarded(sheet.source)
+    written = "\n".join(source.written for source in story.sources)
+    guarded = set[int]().union(*map(_guarded, story.sources))
     pinned = {library for library in LIBRARIES if re.search(_PINNED.format(library), written) is not None}
     told: set[str] = set()
     for library, maker, call, keyword in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .values import Made, Model, Value
 
@@ -27,6 +28,26 @@ class Scope:
     outer: Scope | None = None
     elsewhere: dict[str, Scope] = field(default_factory=dict)
     """Names declared global or nonlocal, with the scope that holds them."""
+    is_class: bool = False
+    """The body of a class, whose names the functions within do not see."""
+    file: Path | None = None
+    """Of a module: where it lies."""
+
+    @property
+    def module(self) -> Scope:
+        """The module's scope."""
+        scope = self
+        while scope.outer is not None:
+            scope = scope.outer
+        return scope
+
+    @property
+    def enclosing(self) -> Scope:
+        """The scope that a function defined here sees."""
+        scope = self
+        while scope.is_class and scope.outer is not None:
+            scope = scope.outer
+        return scope
 
     def find(self, name: str) -> Value | None:
         scope: Scope | None = self

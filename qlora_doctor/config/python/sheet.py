@@ -13,7 +13,7 @@ from ..reading import describe_value
 from ..setup import Origin, Setup
 from ..setup import Source as Whose
 from .provenance import is_outer
-from .source import Source
+from .source import Source, Written
 from .story import Opaque, flat
 from .values import Known, Name, Unknown, Value
 
@@ -228,6 +228,8 @@ def plain(value: Value) -> Any:
 def _where(value: Value, node: ast.AST | None) -> ast.AST | None:
     """The argument, where the value is written in it; else the place where the value is written."""
     inner = value.node
+    if isinstance(inner, Written):
+        return inner
     if isinstance(inner, ast.Import | ast.ImportFrom):
         return node  # a name that is imported stands where it is used
     if node is None or inner is None or isinstance(value, Unknown):

@@ -244,7 +244,7 @@ def order_of(story: Story, sheet: Sheet) -> None:
     """Steps in an order, or a number, that undoes what was meant; said only where all is seen."""
     if not story.whole or story.is_unsloth:
         return
-    thaws = _THAWS.search(sheet.source.code) is not None
+    thaws = any(_THAWS.search(source.code) for source in story.sources)
     attached: Step | None = None
     for step in story.steps:
         if not step.sure:

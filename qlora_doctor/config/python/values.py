@@ -77,6 +77,19 @@ class Name(Value):
 
 
 @dataclass(slots=True, eq=False)
+class Module(Value):
+    """A module that lies beside the script and was followed.
+
+    Attributes:
+        names: what it defines.
+        dotted: its name where it is imported.
+    """
+
+    names: dict[str, Value] = field(default_factory=dict)
+    dotted: str = ""
+
+
+@dataclass(slots=True, eq=False)
 class Made(Value):
     """What a call into a library returns, with the arguments of the call; assignments to attributes are arguments too.
 
@@ -142,6 +155,8 @@ class Class(Value):
     bases: list[Value] = field(default_factory=list)
     attributes: dict[str, Value] = field(default_factory=dict)
     """What was assigned to the class after it was made."""
+    members: dict[str, Value] = field(default_factory=dict)
+    """The names of its body, once that was followed."""
 
 
 @dataclass(slots=True, eq=False)
