@@ -7,6 +7,7 @@ read decides is unknown. What is absent is absent only where all was seen from t
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ...errors import ConfigError
@@ -17,10 +18,11 @@ name = "python"
 
 _LOADS = ("from_pretrained", "BitsAndBytesConfig", "model_init_kwargs")
 _ADAPTS = ("LoraConfig", "get_peft_model", "PeftModel")
-_TRAINS = (
-    *("TrainingArguments", "SFTConfig", "SFTTrainer", "DPOTrainer", "ORPOTrainer", "GRPOTrainer", "KTOTrainer"),
-    *("UnslothTrainer", " Trainer(", "=Trainer(", "transformers.Trainer"),
+_TRAINS = re.compile(
+    r"TrainingArguments|\b(?:SFT|DPO|ORPO|CPO|KTO|BCO|GRPO|RLOO|PPO|Reward|PRM|GKD|GOLD|OnlineDPO|XPO|NashMD)"
+    r"(?:Config|Trainer)\b|UnslothTrainer|[ =]Trainer\(|transformers\.Trainer|from trl\.experimental"
 )
+"""A trainer of transformers, TRL or Unsloth, or the class of its arguments."""
 _TOO_DEEP = "It is nested too deeply to be followed."
 
 
@@ -32,7 +34,8 @@ def recognise(document: Document) -> float:
     elif not is_notebook(document.data):
         return 0.0
     text = document.text
-    loads, adapts, trains = (any(word in text for word in words) for words in (_LOADS, _ADAPTS, _TRAINS))
+    loads, adapts = (any(word in text for word in words) for words in (_LOADS, _ADAPTS))
+    trains = _TRAINS.search(text) is not None
     if not (adapts or trains):
         return 0.0  # a model that is only used
     return (0.5, 0.9, 0.97)[loads + adapts + trains - 1]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from .arithmetic import LARGEST, calculated, tested
+from .files import joined_path, path_attribute
 from .functions import Functions
 from .machine import MOST_UNROLLED
 from .provenance import resting_on
@@ -177,6 +178,10 @@ class Expressions(Functions):
             return Mapping(node, items={**left.items, **right.items}, exact=left.exact and right.exact)
         if not (isinstance(left, Known) and isinstance(right, Known)):
             return Unknown(node)
+        if isinstance(node.op, ast.Div):
+            path = joined_path(left, right, node)
+            if path is not None:
+                return path
         data = calculated(node.op, left.data, right.data)
         if data is None:
             return Unknown(node)
@@ -315,11 +320,7 @@ class Expressions(Functions):
         """What ``holder.name`` is known to be."""
         if isinstance(holder, Name):
             dotted = f"{holder.dotted}.{name}"
-            return (
-                Listing(node, items=[Known(node, data="script.py")])
-                if dotted == "sys.argv"
-                else Name(node, dotted=dotted)
-            )
+            return self.argv(node) if dotted == "sys.argv" else Name(node, dotted=dotted)
         if isinstance(holder, Thing):
             return self._of_thing(holder, name, node)
         if isinstance(holder, Made):
@@ -333,7 +334,9 @@ class Expressions(Functions):
             return self.class_attribute(holder, name) or Unknown(node)
         if isinstance(holder, Unknown):
             return Unknown(node, why=holder.why)
-        return Unknown(node)
+        if isinstance(holder, Mapping) and name in holder.items:  # a DictConfig, an EasyDict
+            return holder.items[name]
+        return (path_attribute(holder, name, node) if isinstance(holder, Known) else None) or Unknown(node)
 
     def _of_thing(self, thing: Thing, name: str, node: ast.AST) -> Value:
         if name in thing.attributes:
@@ -416,7 +419,13 @@ class Expressions(Functions):
     def _on_slice(self, node: ast.Slice) -> Value:
         return Unknown(node)
 
+    # -- given by hf_calls.py and argparsing.py
+
     def _on_call(self, node: ast.Call) -> Value:
+        raise NotImplementedError
+
+    def argv(self, node: ast.AST) -> Listing:
+        """``sys.argv``."""
         raise NotImplementedError
 
 

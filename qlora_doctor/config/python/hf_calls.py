@@ -6,9 +6,11 @@ import ast
 import re
 from collections.abc import Iterable
 
-from .arguments import PARSERS, TRAINING_CLASSES, Arguments
+from .arguments import PARSERS, TRAINING_CLASSES, UNSEEN, Arguments
 from .builtin_calls import call_builtin, call_method
 from .expressions import CAPABILITY
+from .files import file_method
+from .model_config import field_of, peft_config, quantization_config
 from .scopes import LIBRARIES
 from .signatures import LIBRARIES as SIGNED
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Module, Name, Step, Thing, Unknown, Value
@@ -161,6 +163,8 @@ class Library(Arguments):
             if name in ("model", "base_model", "module"):
                 return holder
             return Unknown(node, why="It is asked of the model while the script runs.")
+        if isinstance(holder, Made) and holder.maker == "ModelConfig":
+            return field_of(holder, name, node)
         return super().attribute(holder, name, node)
 
     def _made_method(
@@ -168,8 +172,11 @@ class Library(Arguments):
     ) -> Value | None:
         if holder.maker == "ArgumentParser":
             return self._parser_method(holder, name, node, positional, named)
+        of_file = file_method(self, holder, name, node, positional)
+        if of_file is not None:
+            return of_file
         if holder.maker in PARSERS:
-            found = self.parsed(holder, name, named)
+            found = self.parsed(holder, name, node, positional, named)
             if found is not None:
                 return found
         if holder.maker.endswith("Trainer") and name == "train":
@@ -198,9 +205,11 @@ class Library(Arguments):
             return parser
         if name == "set_defaults":
             parser.arguments.update(named)
+        words = positional[0] if positional else named.get("args")
         if name == "parse_known_args":
-            return Listing(node, items=[self.namespace(parser, node), Unknown(node, why="The command line decides.")])
-        return self.namespace(parser, node) if name.startswith("parse_") else Unknown(node)
+            known = self.namespace(parser, node, words)
+            return Listing(node, items=[known, Unknown(node, why="The command line decides.")])
+        return self.namespace(parser, node, words) if name.startswith("parse_") else Unknown(node)
 
     def _run_command(self, app: Made) -> Value:
         command = app.arguments.get("command")
@@ -224,7 +233,7 @@ class Library(Arguments):
         if last in ("Fire", "run") and positional and isinstance(positional[0], Function):
             return self.call_function(positional[0], [], {}, False)
         if last in ("cli", "parse") and positional and isinstance(positional[0], Class):
-            return self.from_outside(positional[0], "the command line")
+            return self.from_outside(positional[0], UNSEEN)
         if last in ("Namespace", "SimpleNamespace", "EasyDict", "Munch", "AttrDict", "DictConfig"):
             return _namespace(node, positional, named, rest)
         made = self.made(last, node, positional, named, rest)
@@ -268,9 +277,18 @@ class Library(Arguments):
             return Listing(node, items=list(positional[:2]))
         if last == "get_device_capability":
             return Listing(node, items=[Made(node, maker=CAPABILITY), Unknown(node, why="The card decides.")])
+        first = positional[0] if positional else None
+        if isinstance(first, Made) and first.maker == "ModelConfig":
+            if last == "get_peft_config":
+                return self._of_model_config(peft_config(first, node))
+            if last == "get_quantization_config":
+                return self._of_model_config(quantization_config(first, node))
         if last == "load_dataset" or last in TRAINING_CLASSES or last.endswith(("Config", "Accelerator")):
             return self._recorded(self.made(last, node, positional, named, rest))
         return None
+
+    def _of_model_config(self, value: Value) -> Value:
+        return self._recorded(value) if isinstance(value, Made) else value
 
     def _recorded(self, made: Made) -> Made:
         self.seen.calls.append((made, not self.unsure))

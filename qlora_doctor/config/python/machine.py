@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..setup import Place
+from .command_line import Option
 from .provenance import is_outer, marked
 from .scopes import LIBRARIES, Exhausted, Scope, Seen
 from .source import same_file
@@ -63,6 +65,8 @@ class Machine:
         self.returns: list[list[Value]] = []
         self.leaving: list[list[dict[str, Value]]] = []
         self.following: list[int] = []
+        self.options: dict[int, tuple[Made, list[Option]]] = {}
+        self.place_of: Callable[[ast.AST], Place | None] = lambda node: None
 
     def run(self) -> Seen:
         """Follow the module from top to bottom."""

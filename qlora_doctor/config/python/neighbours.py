@@ -75,7 +75,7 @@ class Neighbours:
     def _in(self, start: Path, parts: list[str]) -> Path | None:
         path = start.joinpath(*parts)
         for file in ([path.with_name(path.name + ".py")] if parts else []) + [path / "__init__.py"]:
-            if self._may_read(file):
+            if self.may_read(file):
                 return file
         is_folder = bool(parts) and path.is_dir() and any(path.glob("*.py"))
         return path if is_folder and self._is_within(path) else None
@@ -90,7 +90,7 @@ class Neighbours:
         found: list[Path] = []
         for folder in self.folders:
             file = Path(os.path.normpath(folder / written))
-            if self._may_read(file) and not any(_same_content(file, other) for other in found):
+            if self.may_read(file) and not any(_same_content(file, other) for other in found):
                 found.append(file)
         if not found:
             return f"A file that the script reads decides, and is not beside it: {name}."
@@ -110,7 +110,8 @@ class Neighbours:
             self.read.append(path)
         return self._documents[path]
 
-    def _may_read(self, path: Path) -> bool:
+    def may_read(self, path: Path) -> bool:
+        """True for a file of the project that is not too large."""
         try:
             return path.is_file() and path.stat().st_size <= MOST_BYTES and self._is_within(path)
         except (OSError, ValueError):

@@ -26,7 +26,7 @@ _SHELL_CELL = re.compile(r"\s*%%(?!time|timeit|capture|prun|memit)\w*")
 class Written(ast.AST):
     """Stands for the place of a value that is written in another file, such as a YAML that the script reads."""
 
-    def __init__(self, place: Callable[[], Place]) -> None:
+    def __init__(self, place: Callable[[], Place | None]) -> None:
         """Keep how to find the place: most are never asked for."""
         super().__init__()
         self.place = place

@@ -119,6 +119,7 @@ def tell(source: Source) -> Story:
         RecursionError: it is nested too deeply.
     """
     machine = Library(source.tree, source.where)
+    machine.place_of = source.place
     machine.look_around(Neighbours(Path(source.file) if source.file is not None else None))
     seen = machine.run()
     called = True

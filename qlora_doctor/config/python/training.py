@@ -25,6 +25,18 @@ METHODS: dict[str, tuple[str, str | None]] = {
     "GRPOTrainer": ("trl", "grpo"),
     "RLOOTrainer": ("trl", "rloo"),
     "GKDTrainer": ("trl", "gkd"),
+    "OnlineDPOTrainer": ("trl", "online-dpo"),
+    "NashMDTrainer": ("trl", "nash-md"),
+    "XPOTrainer": ("trl", "xpo"),
+    "PRMTrainer": ("trl", "prm"),
+    "GOLDTrainer": ("trl", "gold"),
+    "SDFTTrainer": ("trl", "sdft"),
+    "SDPOTrainer": ("trl", "sdpo"),
+    "TPOTrainer": ("trl", "tpo"),
+    "A2POTrainer": ("trl", "a2po"),
+    "GMPOTrainer": ("trl", "gmpo"),
+    "AsyncGRPOTrainer": ("trl", "grpo"),
+    "MiniLLMTrainer": ("trl", "minillm"),
 }
 _OWN_CODE = "A training loop that was not read decides."
 _PLAIN = {"learning_rate": 5e-5, "bf16": False, "gradient_checkpointing": False, "per_device_train_batch_size": 8}
