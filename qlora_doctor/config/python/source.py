@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ...errors import ConfigError
 from ..document import Document
 from ..setup import Place
+from .newer import in_older_words
 
 MOST_CODE = 512 * 1024
 """Characters of code at most: no training script is longer, and a parser's tree is hundreds of times larger."""
@@ -181,7 +182,7 @@ def _parse(code: str, file: str | None, lines: list[Line]) -> ast.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in the user's texts
-            return ast.parse(code)
+            return _parsed(code)
     except SyntaxError as error:
         row = error.lineno or 1
         line = lines[row - 1] if row <= len(lines) else Line(None)
@@ -193,6 +194,20 @@ def _parse(code: str, file: str | None, lines: list[Line]) -> ast.Module:
         raise ConfigError(f"{name} is nested too deeply to be read.") from None
     except ValueError as error:
         raise ConfigError(f"{name} cannot be read as Python: {str(error).split(';')[0][:120]}.") from None
+
+
+def _parsed(code: str) -> ast.Module:
+    """The tree of the code; where this Python does not know it, of the same in older words."""
+    try:
+        return ast.parse(code)
+    except SyntaxError as error:
+        older = in_older_words(code)
+        if older == code:
+            raise
+        try:
+            return ast.parse(older)
+        except (SyntaxError, ValueError):
+            raise error from None
 
 
 def _notebook(document: Document) -> tuple[str, list[Line], list[int], str]:
@@ -260,7 +275,7 @@ def _parses(code: str) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ast.parse(code)
+            _parsed(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
