@@ -13,8 +13,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from qlora_doctor.config import read_setup
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.reading import read_setup
 
 FIVE = {
     "model": "model.name_or_path",
