@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ...setup.setup import Place
+from ...core.place import Place
 from .command_line import Option
 from .provenance import is_outer, marked
 from .scopes import LIBRARIES, Exhausted, Scope, Seen

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...core.errors import ConfigError
-from ...setup.setup import Place
+from ...core.place import Place
 from ..document import Document
 from .newer import in_older_words
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ...setup.setup import Place
+from ...core.place import Place
 from .neighbours import Neighbours
 
 MOST_STARTERS = 40
