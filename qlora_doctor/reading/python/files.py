@@ -9,13 +9,13 @@ from __future__ import annotations
 import ast
 import os.path
 import re
-from functools import partial
+from functools import partial, reduce
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .provenance import given, is_outer
 from .source import Written
-from .values import MOST_ITEMS, Known, Listing, Made, Mapping, Name, Unknown, Value
+from .values import MOST_ITEMS, Known, Listing, Made, Mapping, Name, Unknown, Value, merged
 
 if TYPE_CHECKING:
     from ..document import Document
@@ -90,6 +90,15 @@ def path_method(machine: Library, holder: Known, name: str, node: ast.AST, posit
     return None
 
 
+def several_paths_method(holder: Unknown, name: str, node: ast.AST) -> Value | None:
+    """What a method gives of a path of which it is only known that it is one of a few."""
+    if not holder.either:
+        return None
+    if name in ("resolve", "absolute", "expanduser", "as_posix"):
+        return holder
+    return _opened(holder, node) if name in ("open", "read_text") else None
+
+
 def joined_path(left: Known, right: Known, node: ast.AST) -> Value | None:
     """``folder / name``: of two texts only a path can be divided by a text."""
     if isinstance(left.data, str) and isinstance(right.data, str):
@@ -106,7 +115,8 @@ def loaded(machine: Library, held: Value | None, node: ast.AST, *, interpolates:
     if isinstance(held, Made) and held.maker == FILE:
         held = held.arguments.get(0)
     if isinstance(held, Unknown):
-        return Unknown(node, why=held.why)
+        several = [content(machine, each, node, interpolates=interpolates) for each in held.either]
+        return reduce(lambda one, other: merged(one, other, held.why), several, several.pop()) if several else held
     if not isinstance(held, Known) or not isinstance(held.data, str):
         return Unknown(node, why=_READ)
     return content(machine, held, node, interpolates=interpolates)

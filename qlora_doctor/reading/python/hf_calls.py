@@ -10,7 +10,7 @@ from ...tables.signatures import LIBRARIES as SIGNED
 from .arguments import PARSERS, TRAINING_CLASSES, UNSEEN, Arguments
 from .builtin_calls import call_builtin, call_method
 from .expressions import CAPABILITY
-from .files import file_method
+from .files import file_method, several_paths_method
 from .model_config import field_of, peft_config, quantization_config
 from .scopes import LIBRARIES
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Module, Name, Step, Thing, Unknown, Value
@@ -125,6 +125,9 @@ class Library(Arguments):
         if isinstance(holder, Known | Listing | Mapping):
             return call_method(self, holder, name, node, positional, named)
         if isinstance(holder, Unknown):
+            of_path = several_paths_method(holder, name, node)
+            if of_path is not None:
+                return of_path
             for each in holder.maybe:
                 if isinstance(each, Listing | Mapping):
                     with self.perhaps():

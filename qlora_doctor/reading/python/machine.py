@@ -124,6 +124,8 @@ class Machine:
         known = self.truth(test)
         if known is not None:
             taken, left = (node.body, node.orelse) if known else (node.orelse, node.body)
+            if is_outer(test.given) and _fails(taken):
+                return self.block(left)  # who starts the script passes something else
             with self.chosen_by(test, left):
                 return self.block(taken)
         why = f"It depends on a condition in {self.where(node)} that is not known."
@@ -498,6 +500,18 @@ class Machine:
     def step(self, model: Model, kind: str, call: Made) -> None:
         """Write down what is done with a model."""
         model.steps.append(Step(kind, call, sure=self.is_own(model)))
+
+
+def _fails(body: Sequence[ast.stmt]) -> bool:
+    """True for a branch that ends the script with an error or a word of help."""
+    last = body[-1] if body else None
+    if isinstance(last, ast.Raise):
+        return True
+    call = last.value if isinstance(last, ast.Expr) else None
+    if not isinstance(call, ast.Call):
+        return False
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    return name in ("exit", "quit", "_exit", "error", "abort")
 
 
 def _leaves(node: ast.For | ast.AsyncFor) -> bool:

@@ -18,6 +18,8 @@ MOST_STARTS = 16
 _MOST_TEXT = 128 * 1024
 _SUBFOLDERS = (".", "scripts", "bin", "run", ".vscode")
 _NAMED = re.compile(r"(?:.*\.(?:sh|bash|mk)|makefile|justfile|launch\.json)\Z", re.IGNORECASE)
+_TOLD = re.compile(r"(?:readme.*\.(?:md|markdown)|.*\.ipynb)\Z", re.IGNORECASE)
+"""Where a start is told to a reader: asked where no file of its own starts the script."""
 _VARIABLE = re.compile(r"^(\w+)\s*[:?]?=\s*(.*?)\s*$", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*//.*$|/\*.*?\*/", re.MULTILINE | re.DOTALL)
 _TRAILING = re.compile(r",(\s*[}\]])")
@@ -47,22 +49,24 @@ def starts_of(neighbours: Neighbours) -> list[Start]:
     script = neighbours.script
     if script is None or script.suffix.lower() == ".ipynb":
         return []
-    found: list[Start] = []
-    for file in _starters(neighbours):
-        text = _text_of(file)
-        if script.stem not in text:
-            continue
-        launches = _of_launch_json if file.suffix == ".json" else _of_shell
-        found += launches(file, text, script, neighbours)
-    return found[:MOST_STARTS]
+    for kind in (_NAMED, _TOLD):
+        found: list[Start] = []
+        for file in _starters(neighbours, kind):
+            text = _text_of(file)
+            if script.stem in text:
+                launches = _of_launch_json if file.suffix == ".json" else _of_shell
+                found += launches(file, text, script, neighbours)
+        if found:
+            return found[:MOST_STARTS]
+    return []
 
 
-def _starters(neighbours: Neighbours) -> list[Path]:
+def _starters(neighbours: Neighbours, kind: re.Pattern[str]) -> list[Path]:
     found: list[Path] = []
     for folder in neighbours.folders:
         for name in _SUBFOLDERS:
             try:
-                inner = sorted(path for path in (folder / name).iterdir() if _NAMED.match(path.name))
+                inner = sorted(path for path in (folder / name).iterdir() if kind.match(path.name))
             except OSError:
                 continue
             found += [path for path in inner if path not in found and neighbours.may_read(path)]
@@ -82,7 +86,9 @@ def _of_shell(file: Path, text: str, script: Path, neighbours: Neighbours) -> It
     from ..dialects.shell import runs_in
     from ..shell import read_script
 
-    if not _NAMED.match(file.name) or file.suffix not in (".sh", ".bash"):
+    if _TOLD.match(file.name):
+        text = _of_notebook(text) if file.suffix == ".ipynb" else _of_markdown(text)
+    elif file.suffix not in (".sh", ".bash"):
         text = _of_makefile(text)
     shell = read_script(text)
     for run in runs_in(text):
@@ -112,6 +118,23 @@ def _of_makefile(text: str) -> str:
         row = re.sub(r"\$[({](\w+)[)}]", lambda match: variables.get(match[1], match[0]), row)
         rows.append(row.lstrip().lstrip("@-").replace("$$", "$") if recipe else "")
     return "\n".join(rows)
+
+
+def _of_markdown(text: str) -> str:
+    """The fenced blocks of a README, each line where it was."""
+    rows: list[str] = []
+    inside = False
+    for row in text.split("\n"):
+        fence = row.lstrip().startswith(("```", "~~~"))
+        rows.append(row.removeprefix("$ ") if inside and not fence else "")
+        inside = inside is not fence
+    return "\n".join(rows)
+
+
+def _of_notebook(text: str) -> str:
+    """A notebook's shell commands."""
+    found = re.findall(r'^\s*"\s*!(.*?)(?:\\n)?",?\s*$', text, re.MULTILINE)
+    return "\n".join(row.replace('\\"', '"').replace("\\\\", "\\") for row in found)
 
 
 def _of_launch_json(file: Path, text: str, script: Path, neighbours: Neighbours) -> Iterator[Start]:

@@ -9,6 +9,10 @@ import ast
 from dataclasses import dataclass, field
 from typing import Any
 
+from .source import Written
+
+
+
 Node = ast.AST
 MOST_TEXT = 20_000
 MOST_ITEMS = 5_000
@@ -36,10 +40,12 @@ class Unknown(Value):
 
     Attributes:
         maybe: lists and dicts of the script that it may be: what is done to it may be done to them.
+        either: the texts that it may be, where these are all, such as the configs that several command lines name.
     """
 
     why: str = "It is worked out while the script runs."
     maybe: tuple[Value, ...] = ()
+    either: tuple[Known, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -203,11 +209,19 @@ def merged(one: Value, other: Value, why: str, depth: int = 4) -> Value:
         if isinstance(one, Thing) and isinstance(other, Thing) and one.of is other.of:
             both = _merged_items(one.attributes, other.attributes, why, depth)
             return Thing(one.node, of=one.of, attributes=both, exact=one.exact and other.exact)
+        if is_written(one) and is_written(other) and isinstance(one, Mapping) and isinstance(other, Mapping):
+            both = _merged_items(one.items, other.items, why, depth)
+            return Mapping(one.node, items=both, exact=one.exact and other.exact)
     unknown = next((value for value in (one, other) if isinstance(value, Unknown)), None)
     maybe = _candidates(one, other)
     if unknown is not None and (not maybe or maybe == unknown.maybe):
         return unknown
     return Unknown(one.node or other.node, why=unknown.why if unknown is not None else why, maybe=maybe)
+
+
+def is_written(value: Value) -> bool:
+    """True for what stands in a file that the script reads."""
+    return isinstance(value.node, Written)
 
 
 def _candidates(*values: Value) -> tuple[Value, ...]:
