@@ -9,12 +9,15 @@ counts where it builds a LoRA adapter and trains: a module that only defines fun
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 from collections import Counter
 from pathlib import Path
 
 from qlora_doctor.core.errors import ConfigError
-from qlora_doctor.reading import read_setup
+from qlora_doctor.reading.dialects import read_setup
+from qlora_doctor.reading.python.neighbours import Neighbours
+from qlora_doctor.reading.python.newer import in_older_words
 
 FIVE = {
     "model": "model.name_or_path",
@@ -33,7 +36,31 @@ def trains(path: Path) -> bool:
     text = path.read_text("utf-8", "replace")
     if re.search(r"(^|/)(tests?|archive)/|(^|/)test_", path.as_posix()) or path.stat().st_size > 2_000_000:
         return False
-    return all(pattern.search(text) for pattern in (_ADAPTS, _TRAINS, _BITS))
+    if path.suffix == ".py" and not _starts(text):
+        return False
+    return all(pattern.search(text) for pattern in (_ADAPTS, _TRAINS, _BITS)) or _by_modules(path, text)
+
+
+def _starts(text: str) -> bool:
+    """True for a file that does something when it is run; a module that only defines things does not."""
+    try:
+        body = ast.parse(in_older_words(text)).body
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return "__main__" in text or any(
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func).endswith("train")
+        for node in body
+    )  # fmt: skip
+
+
+def _by_modules(path: Path, text: str) -> bool:
+    """True for a script whose training stands in modules beside it."""
+    if path.suffix != ".py" or not _TRAINS.search(text) or not _BITS.search(text):
+        return False
+    neighbours = Neighbours(path)
+    modules = [neighbours.module(name, neighbours.script) for name in re.findall(r"^from ([.\w]+) import", text, re.M)]
+    texts = [module.read_text("utf-8", "replace") for module in modules if module is not None and module.is_file()]
+    return any(_ADAPTS.search(each) for each in texts)
 
 
 def known(path: Path) -> dict[str, str] | None:

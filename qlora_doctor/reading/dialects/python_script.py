@@ -8,6 +8,7 @@ read decides is unknown. What is absent is absent only where all was seen from t
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Any
 
 from ...core.errors import ConfigError
@@ -23,6 +24,9 @@ _TRAINS = re.compile(
     r"(?:Config|Trainer)\b|UnslothTrainer|[ =]Trainer\(|transformers\.Trainer|from trl\.experimental"
 )
 """A trainer of transformers, TRL or Unsloth, or the class of its arguments."""
+_RUNS = re.compile(r"__main__|\.train\(|\btrain\w*\(")
+_IMPORTS = re.compile(r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import|import[ \t]+([\w.]+))", re.MULTILINE)
+_MOST_LOOKED_INTO = 12
 _TOO_DEEP = "It is nested too deeply to be followed."
 
 
@@ -37,8 +41,24 @@ def recognise(document: Document) -> float:
     loads, adapts = (any(word in text for word in words) for words in (_LOADS, _ADAPTS))
     trains = _TRAINS.search(text) is not None
     if not (adapts or trains):
-        return 0.0  # a model that is only used
+        return 0.5 if _starts_training(document) else 0.0  # 0: a model that is only used
     return (0.5, 0.9, 0.97)[loads + adapts + trains - 1]
+
+
+def _starts_training(document: Document) -> bool:
+    """True for a script that runs a training which modules beside it define."""
+    if document.path is None or document.format != "text" or not _RUNS.search(document.text):
+        return False
+    from ..python.neighbours import Neighbours
+
+    neighbours = Neighbours(document.path)
+    found = {match[1] or match[2] for match in islice(_IMPORTS.finditer(document.text), 64)}
+    paths = [path for name in sorted(found) if (path := neighbours.module(name, neighbours.script)) is not None]
+    for path in paths[:_MOST_LOOKED_INTO]:
+        module = neighbours.document(path) if path.is_file() else None
+        if module is not None and "from_pretrained" in module.text and _TRAINS.search(module.text) is not None:
+            return True
+    return False
 
 
 def is_notebook(data: Any) -> bool:
