@@ -154,9 +154,10 @@ class Arguments(Argparse):
         return thing
 
     def _fill(self, thing: Thing, owner: Class, positional: list[Value], named: dict[str, Value], rest: bool) -> None:
+        kinds = dict(self.annotations(owner)) if any(isinstance(value, Mapping) for value in named.values()) else {}
         for index, (name, default) in enumerate(self.fields(owner)):
             if name in named:
-                thing.attributes[name] = named[name]
+                thing.attributes[name] = self._record_of(named[name], kinds.get(name, set()), owner)
             elif index < len(positional):
                 thing.attributes[name] = positional[index]
             elif rest or default is None:
@@ -168,6 +169,30 @@ class Arguments(Argparse):
             self.call_function(
                 Function(after.node, body=after.body, scope=after.scope, bound=thing, owner=owner), [], {}, False
             )
+
+    def _record_of(self, value: Value, kinds: set[str], owner: Class) -> Value:
+        """A dict passed for a field that is a record of its own becomes one, as pydantic has it."""
+        if not isinstance(value, Mapping) or not value.exact or not self.is_model(owner):
+            return value
+        scope = owner.scope or self.module
+        classes = [found for name in sorted(kinds) if isinstance(found := scope.find(name), Class)]
+        if len(classes) != 1 or not self.is_record(classes[0]) or self.depth > 40:
+            return value
+        named = {str(name): inner for name, inner in value.items.items()}
+        return self.instantiate(classes[0], value.node or classes[0].node or ast.Pass(), [], named, False)
+
+    def is_model(self, owner: Class) -> bool:
+        """True for a pydantic model."""
+        return any(isinstance(base, Name) and base.last in ("BaseModel", "BaseSettings") for base in self.lineage(owner))
+
+    def validated(self, owner: Value, name: str, node: ast.AST, positional: list[Value]) -> Value | None:
+        """``Model.model_validate(dict)`` of pydantic; None for anything else."""
+        if name not in ("model_validate", "parse_obj", "validate_python") or not isinstance(owner, Class):
+            return None
+        if not positional or not isinstance(positional[0], Mapping) or not self.is_model(owner):
+            return None
+        named = {str(key): value for key, value in positional[0].items.items()}
+        return self.instantiate(owner, node, [], named, not positional[0].exact)
 
     def _training_arguments(self, owner: Class, base: str, node: ast.AST, named: dict[str, Value], rest: bool) -> Made:
         """Arguments of a class that inherits from TrainingArguments: its own defaults and what is passed."""

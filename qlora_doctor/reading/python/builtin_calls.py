@@ -103,6 +103,8 @@ def _of_modules(callee: Name, node: ast.AST, positional: list[Value]) -> Value |
     name = callee.dotted
     if name in ("os.environ.get", "os.getenv", "environ.get", "getenv"):
         key = positional[0].data if positional and isinstance(positional[0], Known) else "a variable"
+        if len(positional) > 1 and isinstance(positional[1], Known) and positional[1].data is not None:
+            return given(positional[1], f"value where the environment sets no {str(key)[:60]}")
         return Unknown(node, why=f"The environment decides: {key}.")
     if name in ("torch.device",) and positional:
         return positional[0]

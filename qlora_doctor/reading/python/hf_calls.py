@@ -120,6 +120,8 @@ class Library(Arguments):
         """What a method of a known object returns; None where it is nothing that is known here."""
         if isinstance(holder, Model):
             return self._model_method(holder, name, node, positional, named, rest)
+        if isinstance(holder, Class):
+            return self.validated(holder, name, node, positional)
         if isinstance(holder, Made):
             return self._made_method(holder, name, node, positional, named)
         if isinstance(holder, Known | Listing | Mapping):

@@ -384,6 +384,10 @@ class Machine:
             if isinstance(key, Known) and isinstance(key.data, str | int | bool | None):
                 old = holder.items.get(key.data)
                 holder.items[key.data] = self.weakened(holder, old, value)
+            elif isinstance(key, Unknown) and key.either:
+                for each in key.either:
+                    with self.perhaps():
+                        holder.items[each.data] = self.changed(holder.items.get(each.data), value, holder)
             else:
                 self.scatter(holder)
         elif isinstance(holder, Listing):

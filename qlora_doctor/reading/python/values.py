@@ -213,15 +213,23 @@ def merged(one: Value, other: Value, why: str, depth: int = 4) -> Value:
             both = _merged_items(one.items, other.items, why, depth)
             return Mapping(one.node, items=both, exact=one.exact and other.exact)
     unknown = next((value for value in (one, other) if isinstance(value, Unknown)), None)
-    maybe = _candidates(one, other)
-    if unknown is not None and (not maybe or maybe == unknown.maybe):
+    maybe, texts = _candidates(one, other), (_texts(one), _texts(other))
+    if unknown is not None and (not maybe or maybe == unknown.maybe) and not all(texts):
         return unknown
-    return Unknown(one.node or other.node, why=unknown.why if unknown is not None else why, maybe=maybe)
+    either = (*texts[0], *texts[1])[:MOST_CANDIDATES] if all(texts) else ()
+    return Unknown(one.node or other.node, why=unknown.why if unknown is not None else why, maybe=maybe, either=either)
 
 
 def is_written(value: Value) -> bool:
     """True for what stands in a file that the script reads."""
     return isinstance(value.node, Written)
+
+
+def _texts(value: Value) -> tuple[Known, ...]:
+    """The texts that a value may be, where these are all; empty where they are not known."""
+    if isinstance(value, Unknown):
+        return value.either
+    return (value,) if isinstance(value, Known) and isinstance(value.data, str) else ()
 
 
 def _candidates(*values: Value) -> tuple[Value, ...]:
