@@ -76,6 +76,7 @@ def read(document: Document) -> Setup:
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.sheet import Sheet
     from ..python.source import read_source
+    from ..python.statements import read_statements
     from ..python.story import tell
     from ..python.training import by_card, order_of, read_training
 
@@ -93,6 +94,7 @@ def read(document: Document) -> Setup:
         order_of(story, sheet)
         by_card(sheet)
         check_keywords(story, sheet)
+        read_statements(story, sheet)
     except RecursionError:
         raise ConfigError(f"{document.path or 'The script'} cannot be followed.", remedy=_TOO_DEEP) from None
     sheet.leave("hardware.count", why="How the script is launched decides.")

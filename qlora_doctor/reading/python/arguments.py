@@ -141,6 +141,8 @@ class Arguments(Argparse):
         base = self.base_of_libraries(owner)
         if base in TRAINING_CLASSES:
             return self._training_arguments(owner, base, node, named, rest)
+        if base is not None and base.endswith("Trainer"):
+            self.trains_with(owner)
         if base is not None and (base.endswith("Trainer") or base == "LoraConfig"):
             return self.call_of_libraries(Name(node, dotted=base), node, positional, named, rest)
         thing = Thing(node, of=owner, exact=not rest)
@@ -345,7 +347,11 @@ class Arguments(Argparse):
             value.given = f"default of the script's option {long}"
             function.options[name] = value
 
-    # -- given by hf_calls.py
+    # -- given by changes.py and hf_calls.py
+
+    def trains_with(self, owner: Class) -> None:
+        """Note what a trainer's class of the script does otherwise than the library's."""
+        raise NotImplementedError
 
     def call_of_libraries(
         self, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool

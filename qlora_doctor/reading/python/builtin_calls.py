@@ -58,6 +58,8 @@ def call_builtin(
         )
     if name in _PURE and not named:
         return resting_on(_pure(name, node, positional), *positional)
+    if name == "len" and isinstance(first, Made) and first.maker == "a tokenizer":
+        return Unknown(node, why="It is asked of the tokenizer while the script runs.", part=(first, "len"))
     if name == "len":
         if isinstance(first, Listing) and first.exact:
             return Known(node, data=len(first.items))

@@ -68,6 +68,7 @@ class Seen:
         models: models that were loaded.
         functions: functions of the script that were followed.
         left_out: names in branches that an argument of the script would lead to.
+        not_followed: statements that change the training and were not followed: kind, in words, and where.
         passed: calls whose arguments are all seen, with the dotted name of what is called; by the call's id.
     """
 
@@ -77,4 +78,5 @@ class Seen:
     functions: set[int] = field(default_factory=set)
     left_out: set[str] = field(default_factory=set)
     passed: dict[int, tuple[ast.Call, str]] = field(default_factory=dict)
+    not_followed: list[tuple[str, str, ast.AST | None]] = field(default_factory=list)
     exhausted: bool = False

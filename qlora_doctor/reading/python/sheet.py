@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
-from ...setup.setup import SECTIONS, Origin, Setup
+from ...setup.setup import SECTIONS, Change, NotFollowed, Origin, Setup
 from ...setup.setup import Source as Whose
 from ..dialects.fields import checked_value
 from ..dialects.values import Unreadable, is_template
@@ -41,6 +41,8 @@ class Sheet:
         self._unknown_keys: list[dict[str, str | None]] = []
         self._removed_keys: list[dict[str, str | None]] = []
         self.by_card: set[str] = set()
+        self.changes: list[Change] = []
+        self.not_followed: list[NotFollowed] = []
 
     # -- values
 
@@ -202,8 +204,15 @@ class Sheet:
             remarks=self._remarks,
             unknown_keys=self._unknown_keys,
             removed_keys=self._removed_keys,
+            changes=self.changes,
+            not_followed=sorted(self.not_followed, key=_by_line),
             **sections,
         )
+
+
+def _by_line(statement: NotFollowed) -> tuple[str, int, int]:
+    place = statement.place
+    return (place.file or "", place.cell or 0, place.line or 0) if place is not None else ("", 0, 0)
 
 
 def plain(value: Value) -> Any:

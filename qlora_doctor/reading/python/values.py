@@ -40,12 +40,14 @@ class Unknown(Value):
 
     Attributes:
         maybe: lists and dicts of the script that it may be: what is done to it may be done to them.
+        part: what it is read from, a model or a tokenizer, and under which name.
         either: the texts that it may be, where these are all, such as the configs that several command lines name.
     """
 
     why: str = "It is worked out while the script runs."
     maybe: tuple[Value, ...] = ()
     either: tuple[Known, ...] = ()
+    part: tuple[Value, str] | None = None
 
 
 @dataclass(slots=True, eq=False)
