@@ -62,6 +62,8 @@ def read_training(story: Story, sheet: Sheet) -> None:
             sheet.put("training.method", method, story.trainer.node)
     _read_length(story, sheet, arguments, kind)
     _read_trainers_own(story, sheet)
+    if story.trainer is None and any(kind == "training-loop" for kind, _, _ in story.seen.not_followed):
+        _read_own_loop(story, sheet)
     _read_checkpointing(story, sheet, arguments)
     _read_preparation(story, sheet, kind)
     _close(story, sheet, arguments, kind, method)
@@ -85,6 +87,41 @@ def _read_trainers_own(story: Story, sheet: Sheet) -> None:
         value = story.given(name)
         if story.trainer is not None and value is not None and not sheet.knows(path):
             sheet.take(path, value, place_of(story.trainer, name))
+
+
+_OPTIMIZERS = {
+    "AdamW": "adamw_torch",
+    "AdamW8bit": "adamw_8bit",
+    "PagedAdamW": "paged_adamw_32bit",
+    "PagedAdamW32bit": "paged_adamw_32bit",
+    "PagedAdamW8bit": "paged_adamw_8bit",
+    "SGD": "sgd",
+    "Adafactor": "adafactor",
+}
+"""Classes that a loop of its own steps → the name that TrainingArguments has for them."""
+
+
+def _read_own_loop(story: Story, sheet: Sheet) -> None:
+    """A training loop of its own: the rate of its one optimizer, the batch of the loader that shuffles."""
+    optimizers = [call for call, _ in story.seen.calls if call.maker.startswith("optimizer:")]
+    if len({id(call.node) for call in optimizers}) == 1:
+        call = optimizers[0]
+        name = _OPTIMIZERS.get(call.maker.partition(":")[2])
+        rate = argument(call, "lr", 1)
+        if rate is not None:
+            sheet.take("training.learning_rate", rate, place_of(call, "lr"))
+        if name is not None:
+            sheet.put("training.optim", name, call.node)
+        sheet.take("training.weight_decay", call.arguments.get("weight_decay"), place_of(call, "weight_decay"))
+    loaders = [call for call, _ in story.seen.calls if call.maker == "DataLoader"]
+    shuffling = [each for each in loaders if isinstance(s := each.arguments.get("shuffle"), Known) and s.data is True]
+    chosen = shuffling or loaders
+    if len({id(call.node) for call in chosen}) == 1 and "batch_sampler" not in chosen[0].arguments:
+        size = argument(chosen[0], "batch_size", 1)
+        if size is not None:
+            sheet.take("training.per_device_train_batch_size", size, place_of(chosen[0], "batch_size"))
+        else:
+            sheet.default("training.per_device_train_batch_size", 1, "default of DataLoader")
 
 
 def _read_length(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None) -> None:
@@ -132,7 +169,7 @@ def _read_checkpointing(story: Story, sheet: Sheet, arguments: Value | None) -> 
     if not on.sure or _checkpoints(on) is None:
         sheet.unknown(_CHECKPOINTING, "Whether it is turned on is decided while the script runs.", on.call.node)
         return
-    if asked is None and on.kind == "prepare":
+    if asked is None and on.kind == "prepare" and story.trainer is not None:
         _take_kwargs(on, sheet)
         return  # silent: preparation turns it on, which is what a silent config stands for
     name = "prepare_model_for_kbit_training" if on.kind == "prepare" else "gradient_checkpointing_enable"
