@@ -1,6 +1,7 @@
 """Keyword arguments of a script that the class it calls does not take, in the versions that are installed.
 
-Said only where the script has no way out: not within ``try``, nothing that asks for versions or signatures, no
+What the project pins (``reading.pins``) decides where it names one version; where it names a range, nothing is said of
+that library. Said only where the script has no way out: not within ``try``, nothing that asks for versions or signatures, no
 ``**kwargs`` that are not known, no Unsloth (which lets the trainers take their old arguments), no package of another
 version that a notebook installs by itself.
 """
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 
 from ...tables.keys import MOST_LIKENED
 from ...tables.signatures import LIBRARIES, is_refused, refusals
+from ...tables.conditions import Excluded, under_pins
+from ..pins import pins_in
 from .sheet import Sheet
 from .source import Source
 from .story import Story
@@ -35,6 +38,12 @@ def check_keywords(story: Story, sheet: Sheet) -> None:
     written = "\n".join(source.written for source in story.sources)
     guarded = set[int]().union(*map(_guarded, story.sources))
     pinned = {library for library in LIBRARIES if re.search(_PINNED.format(library), written) is not None}
+    exact: dict[str, str] = {}
+    for library, pin in pins_in(story.folders, LIBRARIES).items() if pinned != set(LIBRARIES) else ():
+        if pin.exact is not None and library not in pinned:
+            exact[library] = pin.exact
+        elif pin.bounded:
+            pinned.add(library)
     told: set[str] = set()
     for library, maker, call, keyword in found:
         key = f"{maker}.{keyword.arg}"
@@ -42,13 +51,17 @@ def check_keywords(story: Story, sheet: Sheet) -> None:
             continue
         told.add(key)
         for refusal in refusals(library, maker, str(keyword.arg)):
+            try:
+                machine = under_pins(refusal.machine, exact)
+            except Excluded:
+                continue
             sheet.not_taken(
                 key,
                 keyword,
                 removed=refusal.kind == "removed",
                 closest=refusal.closest,
                 note=refusal.note,
-                machine=refusal.machine,
+                machine=machine,
             )
 
 

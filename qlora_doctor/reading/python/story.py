@@ -31,6 +31,7 @@ class Story:
         model: the model that is trained; None where it is not known which one.
         runs: how many different trainings the script has.
         whole: the script was understood from the load of the model to its training, so that what is absent is absent.
+        folders: the script's folder and those above it, up to the project's.
         sources: the script, and the modules beside it that were followed.
     """
 
@@ -40,6 +41,7 @@ class Story:
     runs: int = 0
     whole: bool = True
     sources: list[Source] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
 
     @property
     def is_unsloth(self) -> bool:
@@ -125,7 +127,7 @@ def tell(source: Source) -> Story:
     called = True
     if not _has_trainer(seen):
         called = not _follow_the_rest(machine)
-    story = Story(seen, sources=[source, *machine.sources])
+    story = Story(seen, sources=[source, *machine.sources], folders=machine.neighbours.folders)
     story.trainer, story.runs = _trainer(seen)
     if not called and story.runs > 1:  # tests, or a library: nobody knows which of its trainings is meant
         return Story(seen, runs=story.runs, whole=False, sources=story.sources)
