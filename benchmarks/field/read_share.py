@@ -2,8 +2,8 @@
 
     python benchmarks/field/read_share.py FOLDER [--names]
 
-FOLDER has one folder for each repository, as ``read_share.tsv`` lists those that the numbers in README.md are for. A script
-counts where it builds a LoRA adapter and trains: a module that only defines functions, a test, an evaluation does not.
+FOLDER has one folder for each repository, as ``read_share.tsv`` lists those that the numbers in README.md are for. A
+script counts where it builds a LoRA adapter and trains: modules that only define things and tests do not.
 """
 
 from __future__ import annotations
@@ -47,10 +47,8 @@ def _starts(text: str) -> bool:
         body = ast.parse(in_older_words(text)).body
     except (SyntaxError, ValueError, RecursionError):
         return False
-    return "__main__" in text or any(
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func).endswith("train")
-        for node in body
-    )  # fmt: skip
+    calls = [node.value.func for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    return "__main__" in text or any(ast.unparse(called).endswith("train") for called in calls)
 
 
 def _by_modules(path: Path, text: str) -> bool:

@@ -55,10 +55,10 @@ class NotFollowed(Fact):
     """A statement of a script that changes the training and that no stage makes."""
 
     kind: str
-    """``training-loop``, ``overridden-method`` (a trainer's), ``trainer`` (one that is not known), ``loss``, ``optimizer``,
-    ``scheduler-by-hand``, ``collator``, ``callback``, ``monkey-patch``, ``module-replaced``, ``hook``, ``loop-over-model``,
-    ``given-to-unread-code`` (the model is), or a change to something that is not known: ``cast``, ``requires-grad``,
-    ``mode``, ``resize``, ``config`` (the model's), ``tokenizer``, ``add-tokens``."""
+    """``training-loop``, ``overridden-method`` (a trainer's), ``trainer`` (one that is not known), ``loss``,
+    ``optimizer``, ``scheduler-by-hand``, ``collator``, ``callback``, ``monkey-patch``, ``module-replaced``, ``hook``,
+    ``loop-over-model``, ``given-to-unread-code`` (the model is), or a change to something that is not known: ``cast``,
+    ``requires-grad``, ``mode``, ``resize``, ``config`` (the model's), ``tokenizer``, ``add-tokens``."""
     note: str
     file: str | None = None
     line: int | None = None

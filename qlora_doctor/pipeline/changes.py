@@ -29,8 +29,8 @@ def change_model(model: Any, setup: Setup, when: str, tokenizer: Any = None, not
             continue
         if change.of_tokenizer is not None and tokenizer is None:
             if notes is not None:
-                notes.append(f"model.config.{change.name} was left as it is: the tokenizer is not on this machine."
-                             if change.kind == "config" else "The embeddings were not resized: there is no tokenizer.")  # fmt: skip
+                what = "The embeddings" if change.kind == "resize" else f"model.config.{change.name}"
+                notes.append(f"{what} stayed as they were: the tokenizer, which decides, is not on this machine.")
             continue
         try:
             _MADE[change.kind](model, change, tokenizer)

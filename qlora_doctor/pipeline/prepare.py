@@ -12,7 +12,9 @@ from .failures import as_stage_error
 
 
 def prepare(base: Base, setup: Setup) -> Any:
-    """The model made ready for training on a k-bit base, with what a script does to it before and after; ``base.model``.
+    """The model made ready for training on a k-bit base, and what a script does to it before and after.
+
+    Returns ``base.model``.
 
     A silent setup prepares a base that is loaded in 4 or 8 bits, with the function's own defaults (gradient
     checkpointing on); ``training.prepare_for_kbit_training`` true or false decides for any base.

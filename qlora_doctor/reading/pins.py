@@ -16,6 +16,7 @@ _FILES = re.compile(
     re.IGNORECASE,
 )
 _LOCK = re.compile(r'^name\s*=\s*"([\w.-]+)"\s*\nversion\s*=\s*"([\w.+]+)"', re.MULTILINE)
+_BOUND = r"(?:[ \t]*,?[ \t]*(?:===?|~=|[<>!]=?|\^|=)[ \t]*v?\d[\w.*+]*)"
 _MOST_FILES, _MOST_TEXT = 24, 2 * 2**20
 _SUBFOLDERS = (".", "requirements", "docker")
 
@@ -76,16 +77,13 @@ def _pins(text: str, name: str) -> Iterable[Pin]:
     for package, version in _LOCK.findall(text) if "version" in text else ():
         if package.lower() == name:
             yield Pin(version, bounded=True)
-    for match in re.finditer(
-        rf"(?<![\w./-])[\"']?{name}[\"']?(?:\[[\w, -]*\])?[ \t]*(?:=[ \t]*[\"'])?((?:[ \t]*,?[ \t]*(?:===?|~=|[<>!]=?|\^|=)[ \t]*v?\d[\w.*+]*)+)"
-        rf"|(?<![\w.]){name}(?:\.git)?@v?(\d[\w.]*)",
-        text,
-    ):
+    asked = rf"(?<![\w./-])[\"']?{name}[\"']?(?:\[[\w, -]*\])?[ \t]*(?:=[ \t]*[\"'])?({_BOUND}+)"
+    for match in re.finditer(rf"{asked}|(?<![\w.]){name}(?:\.git)?@v?(\d[\w.]*)", text):
         if match[2] is not None:
             yield Pin(match[2], bounded=True)
             continue
         parts = re.findall(r"(===?|~=|[<>!]=?|\^|=)[ \t]*v?(\d[\w.*+]*)", match[1])
         exact = [version for operator, version in parts if operator in ("==", "===", "=") and "*" not in version]
-        bounded = bool(exact) or any(operator in ("<", "<=", "~=", "^") or "*" in version for operator, version in parts)
+        upper = any(operator in ("<", "<=", "~=", "^") or "*" in version for operator, version in parts)
         if parts:
-            yield Pin(exact[0] if exact else None, bounded)
+            yield Pin(exact[0] if exact else None, bool(exact) or upper)

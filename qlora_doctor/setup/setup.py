@@ -230,7 +230,7 @@ class Change(_Section):
 
 
 class NotFollowed(_Section):
-    """A statement of a script that changes the training and that no stage makes; kinds are listed in ``facts.config``."""
+    """A statement of a script that changes the training and that no stage makes; ``facts.config`` lists the kinds."""
 
     kind: str
     note: str

@@ -74,13 +74,14 @@ _FILLERS = {"train", "training", "num", "per", "device", "max", "use", "enable",
 
 
 def _is_slip(key: str, name: str) -> bool:
-    """True where one is the other with a slip of the pen; one more word that says something makes another thing of it."""
+    """True where one is the other with a slip of the pen; one more word that says something makes it another."""
     one, other = (re.split(r"[_\-.]", word.lower()) for word in (key, name))
     if len(one) == len(other):
         pairs = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
         shortened = len(pairs) == 1 and (pairs[0][0].startswith(pairs[0][1]) or pairs[0][1].startswith(pairs[0][0]))
         return shortened or all(_same_word(a, b) for a, b in pairs)
-    if _same_word("".join(one), "".join(other)):
+    joined = "".join(one), "".join(other)
+    if abs(len(joined[0]) - len(joined[1])) <= 2 and difflib.SequenceMatcher(None, *joined).ratio() > 0.9:
         return True  # a separator more or less
     short, long = sorted((one, other), key=len)
     rest = [word for word in long if word not in short]

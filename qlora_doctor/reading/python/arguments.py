@@ -105,6 +105,7 @@ class Arguments(Argparse):
                     annotation = statement.annotation
                     if "ClassVar" in _names(annotation.value if isinstance(annotation, ast.Subscript) else annotation):
                         continue
+                    assert isinstance(base, Class)
                     name = statement.target.id
                     yield name, self._field_default(base, name, statement.value)
 
@@ -185,7 +186,9 @@ class Arguments(Argparse):
 
     def is_model(self, owner: Class) -> bool:
         """True for a pydantic model."""
-        return any(isinstance(base, Name) and base.last in ("BaseModel", "BaseSettings") for base in self.lineage(owner))
+        return any(
+            isinstance(base, Name) and base.last in ("BaseModel", "BaseSettings") for base in self.lineage(owner)
+        )
 
     def validated(self, owner: Value, name: str, node: ast.AST, positional: list[Value]) -> Value | None:
         """``Model.model_validate(dict)`` of pydantic; None for anything else."""

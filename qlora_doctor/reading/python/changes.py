@@ -1,4 +1,4 @@
-"""What a script does with what it loaded: casts, switches, fields of the config, tokens; and what of it is not followed.
+"""What a script does with what it loaded: casts, switches, fields, tokens; and what of it is not followed.
 
 Each is a step of the model, so that only what is done before the training, and to the model that is trained, counts.
 A loop over parameters or modules is read where its body is a cast or a switch under tests that a replay can make.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .arguments import Arguments
-from .values import Class, Known, Listing, Made, Model, Name, Step, Thing, Unknown, Value
+from .values import Class, Function, Known, Listing, Made, Model, Name, Step, Thing, Unknown, Value
 
 TOKENIZER = "a tokenizer"
 PARAMETERS, MODULES = "PARAMETERS", "MODULES"
@@ -20,15 +20,26 @@ OVER = {"parameters": PARAMETERS, "named_parameters": PARAMETERS, "modules": MOD
 OVERRIDES = {
     "compute_loss", "training_step", "create_optimizer", "create_scheduler", "create_optimizer_and_scheduler",
     "get_train_dataloader", "_prepare_inputs", "_inner_training_loop", "train", "get_batch_samples", "optimizer_step",
-    "_get_train_sampler", "concatenated_forward", "get_batch_loss_metrics", "dpo_loss", "_generate_and_score_completions",
-    "tokenize_row", "_prepare_dataset", "_prepare_model_for_kbit_training", "_compute_loss",
+    "_get_train_sampler", "concatenated_forward", "get_batch_loss_metrics", "dpo_loss",
+    "_generate_and_score_completions", "tokenize_row", "_prepare_dataset",
+    "_prepare_model_for_kbit_training", "_compute_loss",
 }  # fmt: skip
 """Methods of a trainer that decide what a step does."""
-_HARMLESS = {"is_parallelizable", "model_parallel", "warnings_issued", "name_or_path", "hf_device_map", "generation_config"}
+_HARMLESS = {
+    "is_parallelizable",
+    "model_parallel",
+    "warnings_issued",
+    "name_or_path",
+    "hf_device_map",
+    "generation_config",
+}
+_OWN_PARTS = {"optimizers": "optimizer", "optimizer_cls_and_kwargs": "optimizer", "compute_loss_func": "loss"}
 _HOOKS = re.compile(r"register_\w*hook$")
 _PATCHED = {"torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "unsloth"}
 _DTYPES = {"half": "float16", "bfloat16": "bfloat16", "float": "float32", "double": "float64"}
-_BEARS_ON_TRAINING = re.compile(r"requires_grad|param_groups|\.data\b|\boptimizer\b|lr_scheduler|\.train\(\)|\.eval\(\)")
+_BEARS_ON_TRAINING = re.compile(
+    r"requires_grad|param_groups|\.data\b|\boptimizer\b|lr_scheduler|\.train\(\)|\.eval\(\)"
+)
 
 
 class Changes(Arguments):
@@ -112,7 +123,10 @@ class Changes(Arguments):
                 self.change(model, "cast", node, over=Known(data="model"), to=dtype)
         elif name in ("train", "eval"):
             training = name == "train" and not (isinstance(first, Known) and first.data is False)
-            self.change(model, "mode", node, to=Known(node, data=training))
+            if training or self.is_own(model):  # an evaluation under a condition is one between steps
+                model.steps.append(
+                    Step("change", Made(node, maker="mode", arguments={"to": Known(node, data=training)}))
+                )
         elif name == "requires_grad_":
             on = first if first is not None else Known(node, data=True)
             self.change(model, "requires-grad", node, over=Known(data=PARAMETERS), tests=Listing(node), to=on)
@@ -150,7 +164,9 @@ class Changes(Arguments):
 
     _asyncfor = _for
 
-    def _body_over(self, model: Model, over: str, names: tuple[str, str], body: list[ast.stmt], tests: list[Value]) -> bool:
+    def _body_over(
+        self, model: Model, over: str, names: tuple[str, str], body: list[ast.stmt], tests: list[Value]
+    ) -> bool:
         """Follow the body of a loop over the model; False where part of it is not understood."""
         understood = True
         for statement in body:
@@ -162,13 +178,13 @@ class Changes(Arguments):
                 understood = self._change_over(model, over, names[1], statement, tests) and understood
         return understood
 
-    def _test_over(
-        self, model: Model, over: str, names: tuple[str, str], node: ast.If, tests: list[Value]
-    ) -> bool:
+    def _test_over(self, model: Model, over: str, names: tuple[str, str], node: ast.If, tests: list[Value]) -> bool:
         if not any(_changes_anything(inner, names[1]) for part in (node.body, node.orelse) for inner in part):
             return True
         found: list[Value] = []
-        parts = node.test.values if isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.And) else [node.test]
+        parts = (
+            node.test.values if isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.And) else [node.test]
+        )
         for part in parts:
             test = _test_of(part, names)
             if test is not None:
@@ -214,9 +230,7 @@ class Changes(Arguments):
             return self._module_cast(model, over, name, node.value, node, listed)
         return False
 
-    def _module_cast(
-        self, model: Model, over: str, name: str, call: ast.expr, node: ast.stmt, tests: Listing
-    ) -> bool:
+    def _module_cast(self, model: Model, over: str, name: str, call: ast.expr, node: ast.stmt, tests: Listing) -> bool:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             return False
         holder = call.func.value
@@ -251,9 +265,8 @@ class Changes(Arguments):
             self.in_training_loop = True
             self.note("training-loop", "A training loop of its own.", node)
             for call in ast.walk(node):
-                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "step":
-                    if "sched" in ast.unparse(call.func.value)[:80].lower():
-                        self.note("scheduler-by-hand", "A learning-rate scheduler is stepped by hand.", call)
+                if isinstance(call, ast.Call) and _steps_scheduler(call.func):
+                    self.note("scheduler-by-hand", "A learning-rate scheduler is stepped by hand.", call)
             try:
                 return super()._loop(node)
             finally:
@@ -274,17 +287,20 @@ class Changes(Arguments):
         """Note the script's own code that a trainer is given."""
         collator = trainer.arguments.get("data_collator")
         if collator is not None and _is_own_code(collator):
-            self.note("collator", "The batches are put together by a collator of its own.", trainer.places.get("data_collator"))
-        for name, what in (("optimizers", "optimizer"), ("optimizer_cls_and_kwargs", "optimizer"), ("compute_loss_func", "loss")):
+            self.note(
+                "collator",
+                "The batches are put together by a collator of its own.",
+                trainer.places.get("data_collator"),
+            )
+        for name, what in _OWN_PARTS.items():
             given = trainer.arguments.get(name)
             if given is not None and not (isinstance(given, Known) and given.data is None) and not _are_nothing(given):
                 self.note(what, f"The trainer is given {name} of its own.", trainer.places.get(name, trainer.node))
         callbacks = trainer.arguments.get("callbacks")
         for each in callbacks.items if isinstance(callbacks, Listing) else ():
-            if isinstance(each, Thing) and each.of is not None and each.of.body is not None:
-                if _BEARS_ON_TRAINING.search(ast.unparse(each.of.body)[:20_000]):
-                    name = each.of.body.name
-                    self.note("callback", f"The callback {name} has code that bears on the training.", each.of.body)
+            body = each.of.body if isinstance(each, Thing) and each.of is not None else None
+            if body is not None and _BEARS_ON_TRAINING.search(ast.unparse(body)[:20_000]):
+                self.note("callback", f"The callback {body.name} has code that bears on the training.", body)
 
 
 _WORDS = {
@@ -316,16 +332,18 @@ def _is_dtype(value: Value | None) -> bool:
 
 
 def _is_own_code(value: Value) -> bool:
-    from .values import Function
 
-    if isinstance(value, Thing):
-        return True
-    return isinstance(value, Function | Class) or (isinstance(value, Unknown) and "was not read" not in value.why)
+    return isinstance(value, Thing | Function | Class)
 
 
 def _are_nothing(value: Value) -> bool:
     """``optimizers=(None, None)``."""
     return isinstance(value, Listing) and all(isinstance(each, Known) and each.data is None for each in value.items)
+
+
+def _steps_scheduler(called: ast.expr) -> bool:
+    is_step = isinstance(called, ast.Attribute) and called.attr == "step"
+    return is_step and "sched" in ast.unparse(called)[:80].lower()
 
 
 def _goes_backward(node: ast.AST) -> bool:
@@ -355,8 +373,14 @@ def _changes_anything(statement: ast.stmt, name: str) -> bool:
     return False
 
 
-_READS = {"numel", "dim", "size", "nelement", "element_size", "items", "norm", "sum", "mean", "is_floating_point", "named_parameters", "parameters", "isnan", "any", "item"}
-_LOOKS_AT = {"print", "isinstance", "len", "append", "type", "hasattr", "getattr", "str", "add", "info", "numel", "update", "isnan", "id", "debug", "prod", "int"}
+_READS = {
+    *("numel", "dim", "size", "nelement", "element_size", "items", "norm", "sum", "mean", "is_floating_point", "item"),
+    *("named_parameters", "parameters", "isnan", "any"),
+}
+_LOOKS_AT = {
+    *("print", "isinstance", "len", "append", "type", "hasattr", "getattr", "str", "add", "info", "numel", "update"),
+    *("isnan", "id", "debug", "prod", "int"),
+}
 
 
 def _root(node: ast.AST) -> str:
@@ -407,10 +431,11 @@ def _test_of(node: ast.expr, names: tuple[str, str]) -> tuple[str, ...] | None:
 
 def _comparison(node: ast.Compare, name: str, item: str) -> tuple[str, ...] | None:
     left, right = ast.unparse(node.left), ast.unparse(node.comparators[0])
-    if isinstance(node.ops[0], ast.In | ast.NotIn) and right in (name, f"{name}.lower()") and name:
-        if isinstance(node.left, ast.Constant) and isinstance(node.left.value, str):
-            words: tuple[str, ...] = ("named", node.left.value)
-            return words if isinstance(node.ops[0], ast.In) else ("not", *words)
+    words: tuple[str, ...]
+    of_name = isinstance(node.ops[0], ast.In | ast.NotIn) and name and right in (name, f"{name}.lower()")
+    if of_name and isinstance(node.left, ast.Constant) and isinstance(node.left.value, str):
+        words = ("named", node.left.value)
+        return words if isinstance(node.ops[0], ast.In) else ("not", *words)
     if isinstance(node.ops[0], ast.Eq | ast.NotEq) and left in (f"{item}.dtype", f"{item}.weight.dtype"):
         words = ("dtype", right.rpartition(".")[2])
         return words if isinstance(node.ops[0], ast.Eq) else ("not", *words)

@@ -94,7 +94,9 @@ def merged_value(dest: str, default: Value | None, all_given: list[Given], files
         return first
     named = ", ".join(dict.fromkeys(files))
     why = f"It is started in several ways ({named[:120]}), and they differ."
-    texts = tuple({value.data: value for value in values if isinstance(value, Known) and isinstance(value.data, str)}.values())
+    texts = tuple(
+        {value.data: value for value in values if isinstance(value, Known) and isinstance(value.data, str)}.values()
+    )
     return Unknown(first.node, why=why, either=texts if all(isinstance(value, Known) for value in values) else ())
 
 

@@ -1,7 +1,7 @@
 """Files that a script reads: YAML, JSON and TOML beside it, as yaml, json, tomllib, OmegaConf and their kin load them.
 
-A path is a text here, as ``Path`` and ``os.path`` are followed; what is loaded is a dict whose values know their place in
-the file. Only a file of the project is read, and none is run.
+A path is a text here, as ``Path`` and ``os.path`` are followed; what is loaded is a dict whose values know their place
+in the file. Only a file of the project is read, and none is run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os.path
 import re
+from collections.abc import Callable
 from functools import partial, reduce
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from .values import MOST_ITEMS, Known, Listing, Made, Mapping, Name, Unknown, Va
 
 if TYPE_CHECKING:
     from ..document import Document
-    from .hf_calls import Library
+    from .arguments import Arguments
 
 FILE = "a file"
 _LOADERS = {"safe_load", "full_load", "unsafe_load", "load", "loads", "safe_load_all"}
@@ -32,7 +33,7 @@ _READ = "A file that the script reads decides."
 
 
 def call_on_files(
-    machine: Library, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value]
+    machine: Arguments, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value]
 ) -> Value | None:
     """What a function that opens, loads or merges files returns; None where it is none of these."""
     first = positional[0] if positional else next(iter(named.values()), None)
@@ -55,7 +56,7 @@ def call_on_files(
     return None
 
 
-def file_method(machine: Library, holder: Made, name: str, node: ast.AST, positional: list[Value]) -> Value | None:
+def file_method(machine: Arguments, holder: Made, name: str, node: ast.AST, positional: list[Value]) -> Value | None:
     """What a method of an open file returns, or of a YAML object of ruamel."""
     if holder.maker == FILE:
         return holder if name in ("read", "__enter__") else Unknown(node, why=_READ)
@@ -75,7 +76,7 @@ def path_attribute(holder: Known, name: str, node: ast.AST) -> Value | None:
     return Known(node, holder.given, holder.by_card, data=str(getattr(path, name)))
 
 
-def path_method(machine: Library, holder: Known, name: str, node: ast.AST, positional: list[Value]) -> Value | None:
+def path_method(machine: Arguments, holder: Known, name: str, node: ast.AST, positional: list[Value]) -> Value | None:
     """``path.resolve()`` and the like; None for methods that a text has itself."""
     if not isinstance(holder.data, str):
         return None
@@ -106,7 +107,7 @@ def joined_path(left: Known, right: Known, node: ast.AST) -> Value | None:
     return None
 
 
-def loaded(machine: Library, held: Value | None, node: ast.AST, *, interpolates: bool) -> Value:
+def loaded(machine: Arguments, held: Value | None, node: ast.AST, *, interpolates: bool) -> Value:
     """What a file (or the path of one) holds.
 
     Args:
@@ -122,7 +123,7 @@ def loaded(machine: Library, held: Value | None, node: ast.AST, *, interpolates:
     return content(machine, held, node, interpolates=interpolates)
 
 
-def content(machine: Library, path: Known, node: ast.AST, *, interpolates: bool = False) -> Value:
+def content(machine: Arguments, path: Known, node: ast.AST, *, interpolates: bool = False) -> Value:
     """What the file of a known path holds, each value with its place; unknown where it is not in the project."""
     found = machine.neighbours.data(str(path.data))
     if isinstance(found, str):
@@ -194,38 +195,38 @@ def _joined(parts: list[Value], node: ast.AST) -> Value:
     if len(texts) != len(parts):
         return next((part for part in parts if isinstance(part, Unknown)), Unknown(node))
     whose = next((part.given for part in parts if part.given is not None), None)
-    joined = os.path.join(*texts)
+    joined = str(PurePosixPath(*texts))
     return Known(node, whose, data=joined) if len(joined) < 4096 else Unknown(node)
 
 
-def _of_os_path(machine: Library, last: str, positional: list[Value], node: ast.AST) -> Value | None:
+def _of_os_path(machine: Arguments, last: str, positional: list[Value], node: ast.AST) -> Value | None:
     first = positional[0] if positional else None
     if last == "join":
         return _joined(positional, node)
     if isinstance(first, Known) and isinstance(first.data, str):
         if last in ("exists", "isfile"):
             return _exists(machine, first, node)
-        text = {
+        texts: dict[str, Callable[[str], str]] = {
             "dirname": os.path.dirname,
             "basename": os.path.basename,
             "abspath": os.path.normpath,
             "realpath": os.path.normpath,
             "normpath": os.path.normpath,
             "expanduser": str,
-        }.get(last)
-        if text is not None:
-            return Known(node, first.given, first.by_card, data=text(first.data))
+        }
+        if last in texts:
+            return Known(node, first.given, first.by_card, data=texts[last](first.data))
     return None
 
 
-def _exists(machine: Library, path: Known, node: ast.AST) -> Value:
+def _exists(machine: Arguments, path: Known, node: ast.AST) -> Value:
     """A file of the project is there; of any other it is not known whether it is where the script runs."""
     if isinstance(machine.neighbours.data(str(path.data)), str):
         return Unknown(node, why=f"Whether {str(path.data)[:80]} is there decides.")
     return Known(node, path.given, data=True)
 
 
-def _of_omegaconf(machine: Library, last: str, positional: list[Value], node: ast.AST) -> Value | None:
+def _of_omegaconf(machine: Arguments, last: str, positional: list[Value], node: ast.AST) -> Value | None:
     if last in ("from_cli", "from_dotlist"):
         return machine.from_cli(node)
     if last in ("merge", "unsafe_merge"):

@@ -156,8 +156,8 @@ class Library(Changes):
                 _name_adapter(call, positional)
             self.step(model, kind, call)
         elif name in OVER:
-            named = Known(node, data=True) if name.startswith("named") else Unknown(node)
-            return Made(node, maker=OVER[name], arguments={"model": model, "named": named})
+            with_names: Value = Known(node, data=True) if name.startswith("named") else Unknown(node)
+            return Made(node, maker=OVER[name], arguments={"model": model, "named": with_names})
         elif self.changing_method(model, name, node, positional):
             return model
         elif name in ("merge_and_unload", "unload", "merge_adapter"):

@@ -1,9 +1,9 @@
-"""Keyword arguments of a script that the class it calls does not take, in the versions that are installed.
+"""Keyword arguments of a script that the class it calls does not take, in the versions that it runs with.
 
-What the project pins (``reading.pins``) decides where it names one version; where it names a range, nothing is said of
-that library. Said only where the script has no way out: not within ``try``, nothing that asks for versions or signatures, no
-``**kwargs`` that are not known, no Unsloth (which lets the trainers take their old arguments), no package of another
-version that a notebook installs by itself.
+These are the versions that its project pins (``reading.pins``), else those that are installed; where the project pins a
+range, nothing is said of that library. Said only where the script has no way out: not within ``try``, nothing that asks
+for versions or signatures, no ``**kwargs`` that are not known, no Unsloth (which lets the trainers take their old
+arguments), no package of another version that a notebook installs by itself.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ...tables.conditions import Excluded, under_pins
 from ...tables.keys import MOST_LIKENED
 from ...tables.signatures import LIBRARIES, is_refused, refusals
-from ...tables.conditions import Excluded, under_pins
 from ..pins import pins_in
 from .sheet import Sheet
 from .source import Source

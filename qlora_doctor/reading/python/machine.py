@@ -385,9 +385,9 @@ class Machine:
                 old = holder.items.get(key.data)
                 holder.items[key.data] = self.weakened(holder, old, value)
             elif isinstance(key, Unknown) and key.either:
-                for each in key.either:
+                for text in key.either:
                     with self.perhaps():
-                        holder.items[each.data] = self.changed(holder.items.get(each.data), value, holder)
+                        holder.items[text.data] = self.changed(holder.items.get(text.data), value, holder)
             else:
                 self.scatter(holder)
         elif isinstance(holder, Listing):

@@ -1,11 +1,12 @@
 """TRL's ModelConfig in a script: what ``get_peft_config`` and ``get_quantization_config`` make of it.
 
-Source: ``trl/trainer/model_config.py`` and ``trl/trainer/utils.py`` of 0.7 to 1.16; the defaults are those of all of them.
+Source: ``trl/trainer/model_config.py`` and ``trl/trainer/utils.py`` of 0.7 to 1.16, whose defaults are the same.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 
 from .provenance import INNER, given
 from .values import Known, Made, Unknown, Value
@@ -46,7 +47,8 @@ def peft_config(model_config: Made, node: ast.AST) -> Value:
 
 def quantization_config(model_config: Made, node: ast.AST) -> Value:
     """``get_quantization_config(model_config)``: a BitsAndBytesConfig, or None without bits."""
-    for name, table in (("load_in_4bit", _BITS), ("load_in_8bit", {})):
+    tables: list[tuple[str, Mapping[str, tuple[str, object]]]] = [("load_in_4bit", _BITS), ("load_in_8bit", {})]
+    for name, table in tables:
         switch = field_of(model_config, name, node)
         if not isinstance(switch, Known):
             return switch
@@ -63,11 +65,11 @@ def field_of(model_config: Made, name: str, node: ast.AST) -> Value:
         return model_config.arguments[name]
     if not model_config.exact:
         return Unknown(node, why=model_config.why)
-    defaults = {**_LORA, **_BITS, **{switch: ("", False) for switch in _SWITCHES}}
+    defaults = {**_LORA, **_BITS, **dict.fromkeys(_SWITCHES, ("", False))}
     return given(Known(node, data=defaults[name][1]), _WHOSE) if name in defaults else Known(node, data=None)
 
 
-def _made(maker: str, table: dict[str, tuple[str, object]], model_config: Made, node: ast.AST) -> Made:
+def _made(maker: str, table: Mapping[str, tuple[str, object]], model_config: Made, node: ast.AST) -> Made:
     made = Made(node, maker=maker, exact=model_config.exact, why=model_config.why)
     for name, (argument, default) in table.items():
         if name in model_config.arguments:

@@ -30,7 +30,7 @@ class Neighbours:
 
     def __init__(self, script: Path | None) -> None:
         """Look around a script; without a path it has no neighbours."""
-        self.script = Path(os.path.abspath(script)) if script is not None else None
+        self.script = Path(os.path.normpath(Path.cwd() / script)) if script is not None else None
         self.read: list[Path] = []
         self._documents: dict[Path, Document | None] = {}
 

@@ -56,7 +56,7 @@ def _older(text: str) -> str:
 
 
 def _strings(code: str) -> Iterator[tuple[int, set[str], int]]:
-    """(begin, letters before the quotes, end) of each string that stands in code, not in a comment or another string."""
+    """(begin, letters before the quotes, end) of each string that stands in no comment and no other string."""
     at = count = 0
     while at < len(code) and count < _MOST_STRINGS:
         if code[at] == "#":

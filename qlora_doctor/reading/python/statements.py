@@ -7,10 +7,11 @@ from typing import Any
 
 from ...setup.setup import Change, NotFollowed
 from .changes import TOKENIZER, steps_of
+from .hf_calls import is_own
 from .sheet import Sheet, plain
 from .story import Opaque, Story
 from .training import METHODS
-from .values import Known, Listing, Made, Unknown, Value
+from .values import Known, Listing, Made, Name, Unknown, Value
 
 _READ_ELSEWHERE = {"use_cache"}
 """Fields of the model's config that a Setup has a place for."""
@@ -30,7 +31,7 @@ def read_statements(story: Story, sheet: Sheet) -> None:
     if story.trainer is not None and story.trainer.maker not in METHODS:
         _leave(sheet, "trainer", f"{story.trainer.maker} is a trainer that is not known here.", story.trainer.node)
     given = story.given("data_collator")
-    if isinstance(given, Unknown):
+    if isinstance(given, Unknown) or (isinstance(given, Name) and is_own(given)):
         _leave(sheet, "collator", "Which collator puts the batches together is not known.", given.node)
 
 
@@ -85,7 +86,9 @@ def _take(sheet: Sheet, kind: str, name: str | None, value: Value, node: ast.AST
     data = _plain(value)
     is_nothing = isinstance(value, Known) and value.data is None
     if data is None and not is_nothing:
-        sheet.not_followed.append(NotFollowed(kind=kind, note=f"{what[:-1]} to a value that is not known.", place=place))
+        sheet.not_followed.append(
+            NotFollowed(kind=kind, note=f"{what[:-1]} to a value that is not known.", place=place)
+        )
     else:
         sheet.changes.append(Change(kind=kind, name=name, value=data, place=place))
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from .source import Written
 
-
-
 Node = ast.AST
 MOST_TEXT = 20_000
 MOST_ITEMS = 5_000
