@@ -64,6 +64,20 @@ class Undecided(Fact):
     """Where reading stopped, in the config's own file."""
 
 
+class NotFollowed(Fact):
+    """A statement of a script that changes the training and that no stage makes."""
+
+    kind: str
+    """``training-loop``, ``overridden-method`` (a trainer's), ``trainer`` (one that is not known), ``loss``,
+    ``optimizer``, ``scheduler-by-hand``, ``collator``, ``callback``, ``monkey-patch``, ``module-replaced``, ``hook``,
+    ``loop-over-model``, ``given-to-unread-code`` (the model is), or a change to something that is not known: ``cast``,
+    ``requires-grad``, ``mode``, ``resize``, ``config`` (the model's), ``tokenizer``, ``add-tokens``."""
+    note: str
+    file: str | None = None
+    line: int | None = None
+    cell: int | None = None
+
+
 class ConfigFacts(Fact):
     """Facts of the config file alone."""
 
@@ -275,6 +289,10 @@ class ConfigFacts(Fact):
     evaluated), ``best-model-dropped`` (axolotl does not do what load_best_model_at_end asks for),
     ``reference-given`` (a script hands its trainer a reference model or names a reference adapter).
     """
+    not_followed: list[NotFollowed] | None = None
+    """What a script does besides that changes the training; ``[]`` of a config."""
+    loop_in_eval_mode: bool | None = None
+    """True where a script's own loop trains the base as from_pretrained returns it: in evaluation mode."""
     remark_notes: list[Remark] | None = None
     """The same with the key and what is to be said of it."""
     idle_four_bit_options: list[str] | None = None

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..core.errors import StageError
 from ..setup.setup import Setup
 from .architecture import Architecture
+from .changes import change_tokenizer
 from .failures import as_stage_error
 from .samples import DataFormat, Samples, read_samples
 
@@ -115,7 +116,7 @@ def context_length(config: Any) -> int | None:
 
 
 def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = True) -> Any | None:
-    """The model's tokenizer with the setup's chat template; None where the model brings none.
+    """The model's tokenizer with the setup's chat template and what a script does with it; None where there is none.
 
     Raises:
         StageError: there are tokenizer files, but they cannot be read.
@@ -139,7 +140,7 @@ def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = 
         beside = Path(setup.file).resolve().parent / template if setup.file and len(template) < 200 else None
         is_file = beside is not None and "\n" not in template and "{" not in template and beside.is_file()
         tokenizer.chat_template = beside.read_text(encoding="utf-8") if is_file and beside else template
-    return tokenizer
+    return change_tokenizer(tokenizer, setup)
 
 
 def _has_tokenizer(folder: Path) -> bool:

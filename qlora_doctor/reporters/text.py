@@ -11,7 +11,7 @@ from ..core.place import Place
 from ..core.report import STAGES, Finding, Remediation, Report, RuleOutcome
 from . import _words as words
 from ._excerpt import marked
-from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unread
+from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unfollowed, unread
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
@@ -87,6 +87,8 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     grave = "error" if summary.error else "warning" if summary.warning else "info" if summary.info else "good"
     ended = [record.name for record in report.stages if record.status == "done"]
     failed = [record.name for record in report.stages if record.status == "failed"]
+    if grave == "good" and unfollowed(report):
+        grave = "info"
     clean = "nothing found" if ended else "nothing was checked"
     partly = unread(report)
     told = [ink(grave, counts(report) or clean)] if counts(report) or partly is None or not ended else []
@@ -94,6 +96,8 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     parts = [*told, f"{len(outcomes(report, 'pass')):,} passed",
              f"{len(outcomes(report, 'skipped')):,} not evaluated",
              f"{len(ended)} of {len(STAGES)} stages done"]  # fmt: skip
+    if left := unfollowed(report):
+        parts.append(ink("warning", f"{words.plural(len(left), 'statement')} not followed"))
     if failed:
         parts.append(ink("error", f"failed: {', '.join(failed)}"))
     return f"verdict: {' · '.join(parts)}"

@@ -18,7 +18,7 @@ from .session import INTERRUPTED, REAL_STAGES, CheckOptions, Observer, Session
 if TYPE_CHECKING:
     from ..engine import Rule
     from ..engine.suppression import Suppression
-    from ..setup.setup import Setup
+    from ..setup.setup import NotFollowed, Setup
     from .cache import Store
     from .gathering import Work
 
@@ -191,6 +191,8 @@ def _runnable(session: Session) -> list[str]:
             session.skip(name, "Not asked for.", f"--stage {name}")
         elif undecided is not None:
             session.skip(name, undecided, "Check a config, or a script, that says it.")
+        elif (other := _another_run(session.setup, name)) is not None:
+            session.skip(name, other, "`qlora-doctor run` watches the script itself.")
         elif missing := missing_packages(name, session.facts):
             extra = "data" if missing == ["datasets"] else "probe"
             reason = f"It needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
@@ -208,7 +210,34 @@ def _undecided(setup: Setup | None) -> str | None:
     for path in ("model.name_or_path", "quantization.load_in_4bit", *adapter):
         if setup.is_unknown(path):
             return f"The script does not tell {path}: {setup.origins[path].note}"
+    other = next((each for each in setup.not_followed if each.kind in _ANOTHER_MODEL), None)
+    return None if other is None else _in_words(other)
+
+
+_ANOTHER_MODEL = {"cast", "requires-grad", "resize", "loop-over-model", "module-replaced"}
+"""Statements that leave another model than the one that would be built here."""
+_ANOTHER_STEP = {"training-loop", "overridden-method", "trainer", "loss"}
+"""Statements that make another step than the trainer's own."""
+
+
+def _another_run(setup: Setup | None, stage: str) -> str | None:
+    """Why a stage would look at another run than the script's: a step or a batch of its own."""
+    if setup is None or setup.dialect != "python":
+        return None
+    if stage in ("memory", "step"):
+        other = next((each for each in setup.not_followed if each.kind in _ANOTHER_STEP), None)
+        if other is not None:
+            return _in_words(other)
+    batch = "training.per_device_train_batch_size"
+    if stage == "memory" and setup.is_unknown(batch):
+        return f"The script does not tell {batch}: {setup.origins[batch].note}"
     return None
+
+
+def _in_words(statement: NotFollowed) -> str:
+    place = statement.place
+    where = "" if place is None or place.line is None or place.cell is not None else f" (line {place.line})"
+    return f"The script does something here that is not followed{where}: {statement.note}"
 
 
 def store_of(options: CheckOptions) -> Store:

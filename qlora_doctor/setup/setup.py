@@ -253,6 +253,42 @@ SECTIONS: dict[str, type[BaseModel]] = {
 """Name of each section of a Setup → its model; the one list of them."""
 
 
+class Change(_Section):
+    """One thing that a script does with what it loaded, before it trains; the real stages make it as well.
+
+    Attributes:
+        kind: ``config`` (a field of the model's config is set), ``tokenizer`` (one of the tokenizer), ``add-tokens``,
+            ``add-special-tokens``, ``resize`` (of the embeddings), ``cast``, ``requires-grad``, ``mode`` (true: train).
+        when: after the load, after the preparation, or after the adapter was attached.
+        name: the field.
+        value: what it is set to: a plain value, or the name of a dtype.
+        of_tokenizer: what it is set to is asked of the tokenizer: the name there, or ``len``.
+        if_none: only where this field of the tokenizer is None.
+        over: ``model``, ``parameters`` or ``modules``: what is cast or switched.
+        tests: all of these hold of what is changed, each as words: ``requires_grad``; ``named`` and any of the words
+            behind it; ``dtype`` and its name; ``ndim`` and a number; ``instance`` and names of classes; ``has`` and an
+            attribute; ``floating``; a leading ``not`` turns it.
+    """
+
+    kind: str
+    when: str = "loaded"
+    name: str | None = None
+    value: Any = None
+    of_tokenizer: str | None = None
+    if_none: str | None = None
+    over: str | None = None
+    tests: list[list[str]] = Field(default_factory=list)
+    place: Place | None = None
+
+
+class NotFollowed(_Section):
+    """A statement of a script that changes the training and that no stage makes; ``facts.config`` lists the kinds."""
+
+    kind: str
+    note: str
+    place: Place | None = None
+
+
 class Setup(_Section):
     """What was understood of one config."""
 
@@ -287,6 +323,10 @@ class Setup(_Section):
     the ``machine``, the condition that ``config.conditions`` reads."""
     named_data: list[NamedData] = Field(default_factory=list)
     """All samples that the config names, in their order."""
+    changes: list[Change] = Field(default_factory=list)
+    """What a script does with the model and the tokenizer that it loaded, in its order."""
+    not_followed: list[NotFollowed] = Field(default_factory=list)
+    """What it does besides, which no stage makes."""
     stored_keys: dict[str, bool] = Field(default_factory=dict)
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
     stops_at_unknown_keys: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -312,6 +313,24 @@ class Reading:
                 closest = known.closest(key) if len(self._unknown_keys) < MOST_LIKENED else None
                 self._unknown_keys.append(entry | {"closest": closest, "note": known.verdict(full)})
             self.point_at(full)
+
+    def judge_by_project(self, known: KeyList) -> None:
+        """Take back what the project of the file answers: fields of its own script, versions that it pins."""
+        if self.file is None or not (self._unknown_keys or self._removed_keys):
+            return
+        from ..script_fields import is_gone, own_fields, pins_beside
+
+        own = own_fields(Path(self.file), {str(each["key"]) for each in (*self._unknown_keys, *self._removed_keys)})
+        pins = pins_beside(Path(self.file))
+        trl = pins.get("trl")
+        other_version = trl is not None and trl.bounded
+        self._unknown_keys = [each for each in self._unknown_keys if each["key"] not in own and not other_version]
+        self._removed_keys = [
+            each
+            for each in self._removed_keys
+            if each["key"] not in own
+            and is_gone(getattr(known.removed.get(str(each["key"])), "since", None), each["note"], pins) is not False
+        ]
 
     def deprecated(self, key: str, now: str | None, note: str, value: str | None = None) -> None:
         """A key (or a value of it) that the trainer still takes and warns of.
