@@ -108,7 +108,10 @@ class MemoryFacts(Fact):
     measured: MemoryPicture | None = None
     prediction_failure: str | None = None
     """Why there is no prediction; what is certain all the same stands in ``certain_bytes``."""
+    refusal: str | None = None
+    """The exception that the model's own code raises for the batch that its trainer makes; the run would stop at it."""
     certain_bytes: int | None = None
+    """A lower bound of the peak: base and adapter as loaded. None where a card may hold only a part of them."""
     card: str | None = None
     card_bytes: int | None = None
     """Memory of the card that a process can use: total less the CUDA context."""
