@@ -47,7 +47,7 @@ def unmodelled(setup: Setup, facts: Facts) -> str | None:
     if left_out:
         listed = left_out[0] if len(left_out) == 1 else f"{', '.join(left_out[:-1])} and {left_out[-1]}"
         plural = len(left_out) > 1 or left_out[0].endswith("kernels")
-        return f"{listed[:1].upper()}{listed[1:]} {"change" if plural else "changes"} the peak and cannot be predicted yet."
+        return f"{listed[:1].upper()}{listed[1:]} {'change' if plural else 'changes'} the peak and cannot be predicted yet."
     return _unknown(setup)
 
 
