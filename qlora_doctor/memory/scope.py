@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..config.setup import Setup
     from ..facts import Facts
+    from ..setup.setup import Setup
 
 METHODS = frozenset({None, "sft", "pretrain"})
 """Methods whose step is traced."""

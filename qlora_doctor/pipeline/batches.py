@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config.setup import Setup
-from ..errors import StageError
+from ..core.errors import StageError
+from ..setup.setup import Setup
 from .architecture import Architecture
 from .failures import as_stage_error
 from .samples import DataFormat, Samples, read_samples

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...config.setup import Setup
-from ...errors import StageError
+from ...core.errors import StageError
 from ...facts import AdapterFacts, ModelFacts, QuantizationFacts
 from ...pipeline import Architecture, Base, attach, build_base, load_config, lora_config, prepare
 from ...pipeline.failures import first_sentence
+from ...setup.setup import Setup
 from .adapter import adapter_facts
 from .attach_failure import needs_float_weights, refused_facts, refused_stored_facts
 from .heads import fresh_heads
