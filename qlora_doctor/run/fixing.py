@@ -93,7 +93,7 @@ def fix(path: Path, options: CheckOptions, *, unsafe: bool = False, observer: Ob
     """
     setup = read_setup(path, dialect=options.dialect)
     first = last = run_check(setup, options, observer)
-    document = setup._document
+    document: Document | None = setup._document
     if document is None or document.path is None:
         return Fixed(path, "", "", first, last)
     before = document.text

@@ -17,11 +17,10 @@ from ..core.errors import UsageError
 from ..core.report import PatchOperation
 from ..reading.dialects import dialect_named
 from ..reading.document import Document
-from ..reading.native import SECTIONS
 from ..reading.positions import join_pointer
 from ..setup.hf_names import OWN, in_hf_terms
 from ..setup.meaning import Meaning, meanings, unknowns
-from ..setup.setup import Setup
+from ..setup.setup import SECTIONS, Setup
 from ..tables import known_arguments
 from ..tables.keys import key_list
 from .edit import CannotEdit
@@ -118,7 +117,7 @@ def _not_translated(setup: Setup) -> Iterator[Lost]:
 
 def _strangers(setup: Setup) -> dict[str, Any]:
     """Keys of the source file that set nothing in Setup, and what they say."""
-    document = setup._document
+    document: Document | None = setup._document
     if document is None or document.format == "text" or not isinstance(document.data, dict):
         return {}
     if setup.dialect == "native":
@@ -261,7 +260,7 @@ class _Target:
     def pass_on(self, extras: Extras, names: frozenset[str] | None) -> list[Lost]:
         """Arguments under their libraries' own names, where the target takes them."""
         lost = []
-        document = self.now._document
+        document: Document | None = self.now._document
         assert document is not None
         data = document.data
         if names is None:
@@ -344,7 +343,7 @@ def _trl_start(setup: Setup) -> dict[str, Any]:
 
 def _text(setup: Setup, head: str) -> str:
     """YAML with a group of lines for each section."""
-    document = setup._document
+    document: Document | None = setup._document
     assert document is not None
     order = list(values_of(setup))
     groups: dict[str, list[tuple[int, str]]] = {}

@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..core.report import PatchOperation
-from ..reading.native import SECTIONS
 from ..reading.positions import join_pointer, split_pointer
-from ..setup.setup import Setup
+from ..setup.setup import SECTIONS, Setup
 from .edit import CannotEdit, patched, value_at
 from .express import complaints, editable, reread, same, values_of
 
