@@ -11,7 +11,7 @@ from .kernels import register_bitsandbytes
 from .load import write_load
 from .machine import Machine
 from .play import playing_cuda
-from .step import _batch, _loss, _prepared_forward, _vocabulary
+from .step import batch_of, loss_of, prepared_forward, vocabulary_of
 from .subject import Subject
 from .tape import Tape
 from .trace import Recorder
@@ -26,7 +26,7 @@ def trace_evaluation(subject: Subject, machine: Machine, batch: int) -> Tape:
     model, options = subject.model, replace(subject.step, batch=batch, packing=False)
     tape = Tape()
     register_bitsandbytes()
-    recorder = Recorder(tape, vocabulary=_vocabulary(model))
+    recorder = Recorder(tape, vocabulary=vocabulary_of(model))
     model.eval()
     write_load(recorder, model, subject.load)
     with (
@@ -36,11 +36,11 @@ def trace_evaluation(subject: Subject, machine: Machine, batch: int) -> Tape:
         torch.no_grad(),
     ):
         tape.step_start = len(tape.events)
-        forward = _prepared_forward(model, options.precision)
+        forward = prepared_forward(model, options.precision)
         items = torch.zeros((), dtype=torch.int64, device="meta")
-        inputs = _batch(recorder, options)
+        inputs = batch_of(recorder, options, subject.program)
         tape.phase("evaluation")
-        _loss(forward, inputs, items, options)
+        loss_of(model, forward, inputs, items, options, subject.program)
     tape.phase("end")
     recorder.close()
     return tape

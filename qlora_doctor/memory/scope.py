@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..facts import Facts
     from ..setup.setup import Setup
 
-METHODS = frozenset({None, "sft", "pretrain"})
+METHODS = frozenset({None, "sft", "pretrain", "dpo", "kto", "reward"})
 """Methods whose step is traced."""
 OWN_LOOPS = {
     "torchtune": "torchtune",
@@ -46,8 +46,8 @@ def unmodelled(setup: Setup, facts: Facts) -> str | None:
     left_out = list(dict.fromkeys(_left_out(setup, facts)))
     if left_out:
         listed = left_out[0] if len(left_out) == 1 else f"{', '.join(left_out[:-1])} and {left_out[-1]}"
-        plural = len(left_out) > 1 or left_out[0].endswith("kernels")
-        return f"{listed[:1].upper()}{listed[1:]} {'change' if plural else 'changes'} the peak and cannot be predicted yet."
+        verb = "change" if len(left_out) > 1 or left_out[0].endswith("kernels") else "changes"
+        return f"{listed[:1].upper()}{listed[1:]} {verb} the peak and cannot be predicted yet."
     return _unknown(setup)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -39,7 +39,28 @@ class StepOptions:
     """Whether attention is the flash-attn package's, whatever the card would take by itself."""
 
 
-def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOptions | None = None) -> Tape:
+class Program(Protocol):
+    """What a trainer of its own kind does in a step; plain fine-tuning has none."""
+
+    def prepare(self, recorder: Recorder, model: Any, options: StepOptions) -> None:
+        """What the trainer changes in the model before the first step."""
+
+    def batch(self, recorder: Recorder, options: StepOptions) -> dict[str, torch.Tensor]:
+        """A batch on the meta device."""
+
+    def loss(
+        self, model: Any, forward: Callable[..., Any], inputs: dict[str, torch.Tensor], items: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss of a batch; ``forward`` is the model's as accelerate wraps it."""
+
+
+def trace_steps(
+    model: Any,
+    options: StepOptions,
+    machine: Machine,
+    load: LoadOptions | None = None,
+    program: Program | None = None,
+) -> Tape:
     """The tape of loading ``model`` and of its first optimizer step.
 
     ``model`` is a PEFT model on the meta device in training mode. Phases: ``load``, then per micro-batch ``forward``
@@ -49,42 +70,44 @@ def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOp
     register_bitsandbytes()
     counts_alone()
     tape = Tape()
-    recorder = Recorder(tape, vocabulary=_vocabulary(model))
+    recorder = Recorder(tape, vocabulary=vocabulary_of(model))
     write_load(recorder, model, load or LoadOptions())
     with (
         playing_cuda(machine, options.flash),
         without_triton() if options.trainer == "trl" else nullcontext(),
         recorder,
     ):
-        _run_step(model, options, recorder)
+        _run_step(model, options, recorder, program)
     tape.phase("end")
     recorder.close()
     return tape
 
 
-def _vocabulary(model: Any) -> int:
+def vocabulary_of(model: Any) -> int:
     head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     return int(weight.shape[0]) if weight is not None else 0
 
 
-def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
+def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Program | None) -> None:
     tape = recorder.tape
-    if options.trainer == "trl":
+    if program is not None:
+        program.prepare(recorder, model, options)
+    elif options.trainer == "trl":
         prepare_for_sft(recorder, model, options.checkpointing)
     tape.step_start = len(tape.events)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
-    forward = _prepared_forward(model, options.precision)
-    batches = [_batch(recorder, options) for _ in range(options.gradient_accumulation_steps)]
+    forward = prepared_forward(model, options.precision)
+    batches = [batch_of(recorder, options, program) for _ in range(options.gradient_accumulation_steps)]
     # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.
     waiting, batches = batches[2:], batches[:2]
     items = torch.zeros((), dtype=torch.int64, device="meta")
     while batches:
         inputs = batches.pop(0)
         tape.phase("forward")
-        loss = _loss(forward, inputs, items, options)
+        loss = loss_of(model, forward, inputs, items, options, program)
         del inputs
         tape.phase("backward")
         recorder.in_backward = True
@@ -104,7 +127,7 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
     recorder.keep(optimizer)
 
 
-def _prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
+def prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
     """accelerate's ``prepare_model``: autocast inside, 16-bit outputs turned to float32 outside."""
     if precision == "no":
         return model.forward  # type: ignore[no-any-return]
@@ -112,6 +135,25 @@ def _prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return convert_outputs_to_fp32(Autocast("cuda", dtype=dtype)(model.forward))  # type: ignore[no-any-return]
+
+
+def batch_of(recorder: Recorder, options: StepOptions, program: Program | None) -> dict[str, torch.Tensor]:
+    """A batch on the meta device whose values are known."""
+    return _batch(recorder, options) if program is None else program.batch(recorder, options)
+
+
+def loss_of(
+    model: Any,
+    forward: Callable[..., Any],
+    inputs: dict[str, torch.Tensor],
+    items: torch.Tensor,
+    options: StepOptions,
+    program: Program | None,
+) -> torch.Tensor:
+    """The loss that the trainer computes of a batch."""
+    if program is not None:
+        return program.loss(model, forward, inputs, items)
+    return _loss(forward, inputs, items, options)
 
 
 def _batch(recorder: Recorder, options: StepOptions) -> dict[str, torch.Tensor]:

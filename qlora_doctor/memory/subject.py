@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .load import LoadOptions
-from .step import StepOptions
+from .step import Program, StepOptions
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -23,12 +23,14 @@ class Subject:
 
     Attributes
     ----------
+    program: what the trainer does in a step, where that is not plain fine-tuning.
     assumptions: what was taken as given because nothing says it; one sentence each.
     """
 
     model: Any
     load: LoadOptions
     step: StepOptions
+    program: Program | None = None
     assumptions: list[str] = field(default_factory=list)
 
 
@@ -86,7 +88,19 @@ def subject_of_setup(
     if not base.dtype_known:
         assumptions.append("The checkpoint's dtype is not known here; bfloat16 is assumed.")
     load = LoadOptions(dtype=base.dtype, prepared=prepared, warm_up=True)
-    return Subject(model, load, step, [*assumptions, *base.notes])
+    program, said = program_of(setup)
+    return Subject(model, load, step, program, [*assumptions, *said, *base.notes])
+
+
+def program_of(setup: Setup) -> tuple[Program | None, list[str]]:
+    """What the trainer of the setup's method does in a step, and what is taken as given of it."""
+    from .trl_methods import METHODS, TrlMethod
+
+    method = setup.training.method
+    if method not in METHODS:
+        return None, []
+    said = "Prompts and answers fill half of the length each, and values that the trainer logs are made up."
+    return TrlMethod(setup, method), [said]
 
 
 def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
@@ -99,9 +113,6 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         assumptions.append("No length of a sample is set; the sequence length is assumed.")
     if not training.packing:
         assumptions.append("Every sample of the batch is as long as the longest, so no mask is needed.")
-    for name in ("fsdp", "deepspeed", "torch_compile", "use_liger_kernel", "neftune_noise_alpha"):
-        if getattr(training, name, None):
-            assumptions.append(f"training.{name} is not part of the prediction.")
     flash = str(setup.model.attn_implementation or "").startswith("flash_attention")
     if flash:
         assumptions.append("Attention is predicted as PyTorch's own copy of flash attention.")

@@ -18,7 +18,8 @@ def render(report: Report) -> str:
     """One ``<div>``; it holds no script and its style reaches nothing outside of it."""
     name, file = subject(report)
     return _template().render(
-        facts=report.facts, needed=needed(report.facts.memory), findings=counting(report), quiet=len(suppressed(report)), gaps=gaps(report), name=name,
+        facts=report.facts, needed=needed(report.facts.memory),
+        findings=counting(report), quiet=len(suppressed(report)), gaps=gaps(report), name=name,
         file=file, verdict=verdict(report),
     )  # fmt: skip
 
