@@ -38,7 +38,7 @@ def trace_evaluation(subject: Subject, machine: Machine, batch: int) -> Tape:
         tape.step_start = len(tape.events)
         forward = prepared_forward(model, options.precision)
         items = torch.zeros((), dtype=torch.int64, device="meta")
-        inputs = batch_of(recorder, options, subject.program)
+        inputs = batch_of(recorder, model, options, subject.program)
         tape.phase("evaluation")
         loss_of(model, forward, inputs, items, options, subject.program)
     tape.phase("end")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..pipeline.batches import synthetic_labels
 from .accumulation import counts_alone
 from .autocast import Autocast
 from .kernels import register_bitsandbytes
@@ -100,7 +101,7 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
     forward = prepared_forward(model, options.precision)
-    batches = [batch_of(recorder, options, program) for _ in range(options.gradient_accumulation_steps)]
+    batches = [batch_of(recorder, model, options, program) for _ in range(options.gradient_accumulation_steps)]
     # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.
     waiting, batches = batches[2:], batches[:2]
     items = torch.zeros((), dtype=torch.int64, device="meta")
@@ -137,9 +138,11 @@ def prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
     return convert_outputs_to_fp32(Autocast("cuda", dtype=dtype)(model.forward))  # type: ignore[no-any-return]
 
 
-def batch_of(recorder: Recorder, options: StepOptions, program: Program | None) -> dict[str, torch.Tensor]:
+def batch_of(
+    recorder: Recorder, model: Any, options: StepOptions, program: Program | None
+) -> dict[str, torch.Tensor]:
     """A batch on the meta device whose values are known."""
-    return _batch(recorder, options) if program is None else program.batch(recorder, options)
+    return _batch(recorder, model, options) if program is None else program.batch(recorder, options)
 
 
 def loss_of(
@@ -156,14 +159,17 @@ def loss_of(
     return _loss(forward, inputs, items, options)
 
 
-def _batch(recorder: Recorder, options: StepOptions) -> dict[str, torch.Tensor]:
+def _batch(recorder: Recorder, model: Any, options: StepOptions) -> dict[str, torch.Tensor]:
     """A batch as the collator makes it: full samples, or where ``padded`` the first one half as long.
 
     Packing puts a batch into one row without a mask; where each sample starts, its position is 0 again.
     """
     batch, sequence = options.batch, options.sequence
     shape = (1, batch * sequence) if options.packing else (batch, sequence)
-    values = {"input_ids": torch.zeros(shape, dtype=torch.int64), "labels": torch.zeros(shape, dtype=torch.int64)}
+    # No id pads: with zero as padding a classifier would find no last token.
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    ids = torch.full(shape, 1 if pad == 0 else 0, dtype=torch.int64)
+    values = {"input_ids": ids, "labels": synthetic_labels(model, ids)}
     if options.packing:
         # flash-attn is given where samples begin; PyTorch's own attention is given a mask, made from positions.
         positions = torch.arange(batch * sequence) if options.flash else torch.arange(sequence).repeat(batch)
@@ -172,10 +178,11 @@ def _batch(recorder: Recorder, options: StepOptions) -> dict[str, torch.Tensor]:
         values["attention_mask"] = torch.ones(shape, dtype=torch.int64)
     if options.padded and not options.packing:
         values["attention_mask"][0, sequence // 2 :] = 0
-        values["labels"][0, sequence // 2 :] = -100
+        if values["labels"].shape == ids.shape:
+            values["labels"][0, sequence // 2 :] = -100
     metas = {}
     for name, value in values.items():
-        metas[name] = torch.empty(value.shape, dtype=torch.int64, device="meta")
+        metas[name] = torch.empty(value.shape, dtype=value.dtype, device="meta")
         recorder.values.know(metas[name], value)
     return metas
 
