@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,12 +27,14 @@ class PredictionError(RuntimeError):
         message: why, one sentence.
         certain_bytes: the base in 4-bit, what is left in 16 and 32 bits, and the adapter, as loaded; None where even
             that is not known.
+        refusal: the exception, where it is one that a run on a GPU meets as well.
     """
 
-    def __init__(self, message: str, certain_bytes: int | None = None) -> None:
+    def __init__(self, message: str, certain_bytes: int | None = None, refusal: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.certain_bytes = certain_bytes
+        self.refusal = refusal
 
 
 @dataclass
@@ -152,9 +156,32 @@ def _told(subject: Subject, what: str, trace: Callable[[], Tape]) -> Tape:
             certain,
         ) from error
     except Exception as error:
+        if is_refused(error):
+            told = f"{type(error).__name__}: {_first_line(error)}"
+            raise PredictionError(f"The {what} stops in the model's own code with {told}", certain, told) from error
         raise PredictionError(
             f"The {what} cannot be traced without a GPU: {type(error).__name__}: {_first_line(error)}", certain
         ) from error
+
+
+_LIBRARIES = re.compile(r"[/\\](transformers|peft|trl|transformers_modules)[/\\]")
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether a library's own ``raise`` refuses the batch, which does not depend on the device.
+
+    What torch raises may come of the meta device; a ``raise`` in a model's or a trainer's code is a check of what it
+    was given. Where that is our own stand-in for a batch (an image that is not there, a missing argument) the check
+    says nothing of the user's run: only refusals of a batch of the right form count.
+    """
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None or not isinstance(error, ValueError):
+        return False
+    code = place.tb_frame.f_code
+    line = linecache.getline(code.co_filename, place.tb_lineno).strip()
+    return line.startswith("raise ") and _LIBRARIES.search(code.co_filename) is not None
 
 
 def certain_bytes(model: object) -> int:

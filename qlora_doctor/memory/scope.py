@@ -103,7 +103,6 @@ def _on(value: Any) -> bool:
 
 _DECISIVE: dict[str, Callable[[Setup], Any]] = {
     "training.per_device_train_batch_size": lambda setup: setup.training.per_device_train_batch_size,
-    "training.max_length": lambda setup: setup.training.max_length,
     "training.gradient_checkpointing": lambda setup: setup.training.gradient_checkpointing,
     "quantization.load_in_4bit": lambda setup: setup.quantization.load_in_4bit,
     "lora.r": lambda setup: setup.lora.r,

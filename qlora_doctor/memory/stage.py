@@ -86,7 +86,11 @@ def look_at_memory(
     try:
         prediction = predict(subject, machine, evaluation_batch=evaluation_batch)
     except PredictionError as error:
-        failed = {"prediction_failure": error.message, "certain_bytes": error.certain_bytes}
+        failed = {
+            "prediction_failure": error.message,
+            "refusal": error.refusal,
+            "certain_bytes": None if is_sharded(setup) else error.certain_bytes,
+        }
         return MemoryFacts.model_validate(held | failed)
     if unknown is not None:
         prediction.assumptions.append(unknown)

@@ -38,6 +38,9 @@ class StepOptions:
     checkpointing: bool = True
     flash: bool = False
     """Whether attention is the flash-attn package's, whatever the card would take by itself."""
+    neftune_alpha: float | None = None
+    data_parallel: bool = False
+    """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
 
 
 class Program(Protocol):
@@ -96,8 +99,12 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         program.prepare(recorder, model, options)
     elif options.trainer == "trl":
         prepare_for_sft(recorder, model, options.checkpointing)
-    tape.step_start = len(tape.events)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if options.neftune_alpha:
+        add_noise(model, options.neftune_alpha)
+    if options.data_parallel:
+        recorder.keep(gradient_buckets(recorder, parameters))
+    tape.step_start = len(tape.events)
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
     forward = prepared_forward(model, options.precision)
@@ -126,6 +133,38 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
     model.zero_grad(set_to_none=True)
     del kept, waiting
     recorder.keep(optimizer)
+
+
+def add_noise(model: Any, alpha: float) -> None:
+    """NEFTune as transformers' Trainer adds it: a hook on the embeddings, at work while the model trains."""
+    from transformers.integrations.neftune import neftune_post_forward_hook
+
+    embeddings = model.get_input_embeddings()
+    embeddings.neftune_noise_alpha = alpha
+    embeddings.register_forward_hook(neftune_post_forward_hook)
+
+
+BUCKET_BYTES = (1 << 20, 25 << 20)
+"""Sizes from which DistributedDataParallel closes its first and every later bucket (``bucket_cap_mb``)."""
+
+
+def gradient_buckets(recorder: Recorder, parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """DistributedDataParallel's flat copies of the gradients, last parameters first; they stay for the whole run.
+
+    Source: ``torch/csrc/distributed/c10d/reducer.cpp`` (``compute_bucket_assignment_by_size``,
+    ``initialize_buckets``); without ``gradient_as_bucket_view`` the gradients exist beside them.
+    """
+    buckets: list[torch.Tensor] = []
+    waiting: dict[torch.dtype, int] = {}
+    for parameter in reversed(parameters):
+        dtype = parameter.dtype
+        waiting[dtype] = waiting.get(dtype, 0) + parameter.numel()
+        if waiting[dtype] * dtype.itemsize >= BUCKET_BYTES[bool(buckets)]:
+            buckets.append(torch.empty(waiting.pop(dtype), dtype=dtype, device="meta"))
+    buckets += [torch.empty(count, dtype=dtype, device="meta") for dtype, count in waiting.items()]
+    for bucket in buckets:
+        recorder.recategorise(bucket, "gradients")
+    return buckets
 
 
 def prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
@@ -169,7 +208,7 @@ def _batch(recorder: Recorder, model: Any, options: StepOptions) -> dict[str, to
     # No id pads: with zero as padding a classifier would find no last token.
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
     ids = torch.full(shape, 1 if pad == 0 else 0, dtype=torch.int64)
-    values = {"input_ids": ids, "labels": synthetic_labels(model, ids)}
+    values = {"input_ids": ids, "labels": synthetic_labels(model, ids).clone()}
     if options.packing:
         # flash-attn is given where samples begin; PyTorch's own attention is given a mask, made from positions.
         positions = torch.arange(batch * sequence) if options.flash else torch.arange(sequence).repeat(batch)

@@ -109,8 +109,11 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     training = setup.training
     with_trl = training.trainer == "trl"
     assumptions = []
-    if training.max_length is None and not with_trl:
-        assumptions.append("No length of a sample is set; the sequence length is assumed.")
+    length = sequence_length(setup, model.config)
+    if setup.is_unknown("training.max_length"):
+        assumptions.append(f"The length of the samples is not known here; {length} tokens are assumed.")
+    elif training.max_length is None and not with_trl:
+        assumptions.append(f"No length of a sample is set; {length} tokens are assumed.")
     if not training.packing:
         assumptions.append("Every sample of the batch is as long as the longest, so no mask is needed.")
     flash = str(setup.model.attn_implementation or "").startswith("flash_attention")
@@ -122,7 +125,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     checkpointing = with_trl if training.gradient_checkpointing is None else training.gradient_checkpointing
     step = StepOptions(
         batch=training.per_device_train_batch_size or 8,
-        sequence=sequence_length(setup, model.config),
+        sequence=length,
         precision=precision,
         optim=training.optim or _default_optimizer(),
         gradient_accumulation_steps=training.gradient_accumulation_steps or 1,
@@ -131,6 +134,8 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         packing=bool(training.packing),
         checkpointing=checkpointing,
         flash=flash,
+        neftune_alpha=training.neftune_noise_alpha,
+        data_parallel=(setup.hardware.count or 1) > 1,
     )
     return step, assumptions
 

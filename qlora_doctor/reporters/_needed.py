@@ -19,12 +19,15 @@ class Needed:
         source: where it comes from; ``at least`` is what is certain where nothing is predicted.
         in_tensors: peak allocated: what of it tensors hold. None where it is not known.
         phase: the part of the run that decides, where that is not the step.
+        batch, sequence: samples and tokens a sample of the training batch that it is for.
     """
 
     size: int
     source: Literal["measured", "predicted", "at least"]
     in_tensors: int | None = None
     phase: str | None = None
+    batch: int | None = None
+    sequence: int | None = None
 
     def told(self, card_bytes: int | None) -> str:
         """In words, with what the card offers."""
@@ -32,8 +35,9 @@ class Needed:
         if self.source == "at least":
             return f"peak at least {words.size(self.size)}{card}"
         phase = f" in {self.phase}" if self.phase else ""
+        covers = f" for {self.batch} × {self.sequence:,} tokens" if self.batch and self.sequence else ""
         tensors = f" ({words.size(self.in_tensors)} of it in tensors)" if self.in_tensors is not None else ""
-        return f"peak {words.size(self.size)}{card} {self.source}{phase}{tensors}"
+        return f"peak {words.size(self.size)}{card} {self.source}{phase}{covers}{tensors}"
 
 
 def needed(memory: MemoryFacts | None) -> Needed | None:
@@ -56,5 +60,6 @@ def _of(
         return None
     phase = phase if phase in ("load", "evaluation", "generation", "save") else None
     if picture.peak_reserved_bytes is None:
-        return Needed(picture.peak_allocated_bytes, source, None, phase)
-    return Needed(picture.peak_reserved_bytes, source, picture.peak_allocated_bytes, phase)
+        return Needed(picture.peak_allocated_bytes, source, None, phase, picture.batch, picture.sequence)
+    allocated = picture.peak_allocated_bytes
+    return Needed(picture.peak_reserved_bytes, source, allocated, phase, picture.batch, picture.sequence)

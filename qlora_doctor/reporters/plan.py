@@ -45,9 +45,9 @@ def _header(report: Report, color: bool) -> str:
     memory = report.facts.memory
     picture = memory.predicted if memory else None
     if picture is not None and picture.batch is not None and picture.sequence is not None:
-        own = f"batch {picture.batch} × {picture.sequence:,} tokens"
         figure = needed(memory)
-        told.append(f"{own}: {figure.told(None)}" if figure is not None else own)
+        own = f"batch {picture.batch} × {picture.sequence:,} tokens"
+        told.append(figure.told(None) if figure is not None else own)
     return " · ".join(told)
 
 

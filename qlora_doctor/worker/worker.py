@@ -127,6 +127,8 @@ def memory(run: Run) -> None:
         facts = look_at_memory(run.setup, run.facts, run.progress, offline=run.job.offline)
     run.learn("memory", facts)
     if facts.prediction_failure is not None and facts.predicted is None:
+        if facts.refusal is not None:
+            raise StageError(facts.prediction_failure, remedy="Correct the setup; the same exception ends the run.")
         raise Skipped(facts.prediction_failure, "Measure it: --stage step on a machine with the card.")
 
 
