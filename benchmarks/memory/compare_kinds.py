@@ -4,8 +4,8 @@
 
 The file is one that measures each kind of run (DPO, reward models, evaluation, …) with the architectures of its models:
 ``architectures``, and ``cases`` of ``{case: {model, method, bs, seq, …}, peaks: [[allocated, reserved, seconds], …],
-evals: [[allocated, reserved], …], ranks}``. Each case is written as the config that a user would write, in a folder with
-the model's config.json, and predicted as ``qlora-doctor check --stage memory`` predicts it.
+evals: [[allocated, reserved], …], ranks}``. Each case is written as the config that a user would write, in a folder
+with the model's config.json, and predicted as ``qlora-doctor check --stage memory`` predicts it.
 """
 
 from __future__ import annotations

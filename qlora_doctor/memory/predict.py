@@ -131,7 +131,9 @@ def traced(subject: Subject, machine: Machine) -> Tape:
     Raises:
         PredictionError: it cannot be traced.
     """
-    return _told(subject, "step", lambda: trace_steps(subject.model, subject.step, machine, subject.load, subject.program))
+    return _told(
+        subject, "step", lambda: trace_steps(subject.model, subject.step, machine, subject.load, subject.program)
+    )
 
 
 def traced_evaluation(subject: Subject, machine: Machine, batch: int) -> Tape:

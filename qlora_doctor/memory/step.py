@@ -177,9 +177,7 @@ def prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
     return convert_outputs_to_fp32(Autocast("cuda", dtype=dtype)(model.forward))  # type: ignore[no-any-return]
 
 
-def batch_of(
-    recorder: Recorder, model: Any, options: StepOptions, program: Program | None
-) -> dict[str, torch.Tensor]:
+def batch_of(recorder: Recorder, model: Any, options: StepOptions, program: Program | None) -> dict[str, torch.Tensor]:
     """A batch on the meta device whose values are known."""
     return _batch(recorder, model, options) if program is None else program.batch(recorder, options)
 
