@@ -11,6 +11,7 @@ from ..core.place import Place
 from ..core.report import STAGES, Finding, Remediation, Report, RuleOutcome
 from . import _words as words
 from ._excerpt import marked
+from ._needed import needed
 from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unfollowed, unread
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
@@ -107,11 +108,9 @@ def _header(report: Report, ink: _Ink) -> str:
     name, file = subject(report)
     told = [ink("strong", words.one_line(file or name))] + ([words.one_line(name)] if file else [])
     memory, adapter = report.facts.memory, report.facts.adapter
-    picture = memory and (memory.measured or memory.predicted)
-    if memory and picture and picture.peak_allocated_bytes is not None:
-        kind = "measured" if memory.measured else "predicted"
-        card = f" of {words.size(memory.card_bytes)}" if memory.card_bytes else ""
-        told.append(f"peak {words.size(picture.peak_allocated_bytes)}{card} {kind}")
+    figure = needed(memory)
+    if memory and figure is not None:
+        told.append(figure.told(memory.card_bytes))
     if adapter and adapter.trainable_ratio is not None:
         told.append(f"trains {words.percent(adapter.trainable_ratio)}")
     return " · ".join(told)

@@ -21,6 +21,7 @@ from ...core.assets import asset_folder
 from ...core.report import STAGES, Report
 from .. import _words as words
 from .. import json as json_format
+from .._needed import needed
 from ..verdict import gaps, outcomes, subject, verdict
 from .checks import passed_groups, skipped_groups
 from .entries import entries, environment_rows, setup_rows
@@ -36,6 +37,7 @@ def render(report: Report, *, index: str | None = None) -> str:
         report=report,
         index=index,
         facts=report.facts,
+        needed=needed(report.facts.memory),
         subject=name,
         file=file,
         verdict=verdict(report),
