@@ -10,6 +10,10 @@ from .place import Place
 
 SCHEMA_VERSION = "1.0"
 STAGES = ("config", "structure", "memory", "data", "load", "step")
+"""What ``check`` looks at, in order of cost."""
+AFTERWARDS = ("course", "stored")
+"""What is looked at when a run has left something: its logs, its adapter."""
+ALL_STAGES = STAGES + AFTERWARDS
 Severity = Literal["error", "warning", "info"]
 Confidence = Literal["high", "medium", "low"]
 FailOn = Literal["error", "unknown", "warning", "info", "never"]
@@ -47,6 +51,14 @@ class Evidence(Fact):
     value: Any = None
 
 
+class Cause(Fact):
+    """Why a finding may be: one that the facts of this run do not exclude."""
+
+    text: str
+    look: str | None = None
+    """What to look at first."""
+
+
 class Finding(Fact):
     """One thing that is wrong, or worth knowing."""
 
@@ -58,6 +70,8 @@ class Finding(Fact):
     message: str
     evidence: list[Evidence] = Field(default_factory=list)
     location: Place = Field(default_factory=Place)
+    causes: list[Cause] = Field(default_factory=list)
+    """The likeliest first; of those on the rule's page, the ones that no fact excludes."""
     remediation: Remediation | None = None
     fingerprint: str
     suppressed: str | None = None
@@ -182,3 +196,10 @@ class Report(Fact):
         from ..reporters import notebook  # lazy: templates are needed only when somebody looks
 
         return notebook.render(self)
+
+
+def stages_of(report: Report) -> tuple[str, ...]:
+    """The stages that a report is about: those of ``check``, and what a run has left, as far as it was looked at."""
+    recorded = {record.name for record in report.stages}
+    before = STAGES if recorded.intersection(STAGES) or not recorded else ()
+    return (*before, *(name for name in AFTERWARDS if name in recorded))

@@ -3,6 +3,7 @@
 from .adapter import AdapterFacts
 from .base import Fact
 from .config import ConfigFacts
+from .course import CourseFacts
 from .data import DataFacts
 from .environment import EnvironmentFacts
 from .load import LoadFacts
@@ -24,11 +25,13 @@ class Facts(Fact):
     data: DataFacts | None = None
     load: LoadFacts | None = None
     step: StepFacts | None = None
+    course: CourseFacts | None = None
 
 
 __all__ = [
     "AdapterFacts",
     "ConfigFacts",
+    "CourseFacts",
     "DataFacts",
     "EnvironmentFacts",
     "Fact",

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..core.place import Place
-from ..core.report import STAGES, Finding, Remediation, Report, RuleOutcome
+from ..core.report import ALL_STAGES, Cause, Finding, Remediation, Report, RuleOutcome, stages_of
 from . import _words as words
 from ._excerpt import marked
 from ._needed import needed
@@ -75,6 +75,7 @@ def render_finding(finding: Finding, *, color: bool = False, width: int = 100) -
     for evidence in finding.evidence:
         shown = _clip(words.fact(evidence.fact, evidence.value), _EVIDENCE_WIDTH)
         lines += _wrap(f"{words.one_line(evidence.fact)} = {shown}", width, first="  = ")
+    lines += [line for cause in finding.causes for line in _cause(cause, width)]
     if finding.remediation is not None:
         lines += _help(finding.remediation, ink, width)
     lines.append(f"  {ink('dim', 'docs:')} qlora-doctor explain {words.one_line(finding.rule)}")
@@ -96,7 +97,7 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     told += [ink("warning", partly.removesuffix("."))] if partly is not None else []
     parts = [*told, f"{len(outcomes(report, 'pass')):,} passed",
              f"{len(outcomes(report, 'skipped')):,} not evaluated",
-             f"{len(ended)} of {len(STAGES)} stages done"]  # fmt: skip
+             f"{len(ended)} of {len(stages_of(report))} stages done"]  # fmt: skip
     if left := unfollowed(report):
         parts.append(ink("warning", f"{words.plural(len(left), 'statement')} not followed"))
     if failed:
@@ -118,7 +119,7 @@ def _header(report: Report, ink: _Ink) -> str:
 
 def _stages_with_findings(report: Report) -> list[str]:
     present = {finding.stage for finding in counting(report)}
-    return [s for s in STAGES if s in present] + sorted(present - set(STAGES))
+    return [s for s in ALL_STAGES if s in present] + sorted(present - set(ALL_STAGES))
 
 
 def _frame(location: Place, severity: str, ink: _Ink) -> list[str]:
@@ -140,6 +141,11 @@ def _frame(location: Place, severity: str, ink: _Ink) -> list[str]:
     bar = ink("dim", "|")
     below = " " * _cells(before) + carets
     return [*lines, f"{gutter} {bar}", f"{location.line} {bar} {before}{at}{after}", f"{gutter} {bar} {below}"]
+
+
+def _cause(cause: Cause, width: int) -> list[str]:
+    look = f" Look at {words.one_line(cause.look)}." if cause.look else ""
+    return _wrap(f"{words.one_line(cause.text)}{look}", width, first="  may be: ")
 
 
 def _help(remediation: Remediation, ink: _Ink, width: int) -> list[str]:

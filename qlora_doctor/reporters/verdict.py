@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..core.report import STAGES, Finding, Report, RuleOutcome, StageRecord
+from ..core.report import ALL_STAGES, Finding, Report, RuleOutcome, StageRecord, stages_of
 from ..facts.config import NotFollowed
 from ._words import one_line, plural
 
@@ -141,7 +141,7 @@ def unread(report: Report) -> str | None:
 
 
 def _gravity(finding: Finding) -> tuple[int, int, int, str]:
-    stage = STAGES.index(finding.stage) if finding.stage in STAGES else len(STAGES)
+    stage = ALL_STAGES.index(finding.stage) if finding.stage in ALL_STAGES else len(ALL_STAGES)
     return SEVERITIES.index(finding.severity), _CONFIDENCES.index(finding.confidence), stage, finding.rule
 
 
@@ -152,7 +152,7 @@ def _level(report: Report) -> Level:
         return "incomplete"
     if report.summary.warning or report.summary.info:
         return "warning"
-    whole = len(_with_status(report, "done")) == len(STAGES) and not unfollowed(report)
+    whole = len(_with_status(report, "done")) == len(stages_of(report)) and not unfollowed(report)
     return "pass" if whole else "partial"
 
 
@@ -166,9 +166,9 @@ def _headline(report: Report) -> str:
     found = counts(report)
     if (told := unread(report)) is not None:
         return f"{told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}{f' {found}.' if found else ''}"
-    if len(done) == len(STAGES) and not found and (left := unfollowed(report)):
+    if len(done) == len(stages_of(report)) and not found and (left := unfollowed(report)):
         return f"Nothing found in what was followed; {plural(len(left), 'statement')} of the script not followed."
-    if len(done) == len(STAGES):
+    if len(done) == len(stages_of(report)):
         return f"No errors in any stage; {found}." if found else "Healthy: every stage ran, and nothing was found."
     if not done:
         return "Nothing was checked."
@@ -181,7 +181,8 @@ def _detail(report: Report) -> str:
     skipped = len(outcomes(report, "skipped"))
     parts = [f"{plural(passed, 'check')} passed", f"{failed:,} failed", f"{skipped:,} could not be evaluated"]
     done = len(_with_status(report, "done"))
-    stages = "All stages ran" if done == len(STAGES) else f"{done} of {len(STAGES)} stages ran to the end"
+    of = len(stages_of(report))
+    stages = "All stages ran" if done == of else f"{done} of {of} stages ran to the end"
     return f"{', '.join(parts)}. {stages}."
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
-from ..core.report import STAGES, Report, StageRecord
+from ..core.report import AFTERWARDS, STAGES, Report, StageRecord
 from ..core.text import cleaned
 from ..facts import Facts
 from .session import INTERRUPTED, REAL_STAGES, CheckOptions, Observer, Session
@@ -318,17 +318,18 @@ def _judge_recorded(session: Session, path: Path) -> None:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{path} holds no facts that can be judged: {reason}.") from error
     session.widen_margin()
+    session.covers = (*STAGES, *(name for name in AFTERWARDS if getattr(session.facts, name, None) is not None))
     if recorded is not None:
         session.stages = {record.name: record for record in recorded.stages}
     else:
-        session.stages = {name: _recorded_stage(name, session.facts) for name in STAGES}
+        session.stages = {name: _recorded_stage(name, session.facts) for name in session.covers}
     session.judge()
 
 
-_SUBJECT_OF = {name: name for name in STAGES} | {"structure": "model"}
+_SUBJECT_OF = {name: name for name in (*STAGES, *AFTERWARDS)} | {"structure": "model"}
 
 
 def _recorded_stage(name: str, facts: Facts) -> StageRecord:
-    known = getattr(facts, _SUBJECT_OF[name]) is not None
+    known = getattr(facts, _SUBJECT_OF[name], None) is not None
     reason = None if known else "The recorded facts do not hold it."
     return StageRecord(name=name, status="done" if known else "skipped", reason=reason)
