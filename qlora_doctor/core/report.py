@@ -11,9 +11,11 @@ from .place import Place
 SCHEMA_VERSION = "1.0"
 STAGES = ("config", "structure", "memory", "data", "load", "step")
 """What ``check`` looks at, in order of cost."""
+RUN_STAGES = ("config", "structure", "load", "step", "run")
+"""What ``run`` looks at while a training goes on; its course comes to it where the trainer logs."""
 AFTERWARDS = ("course", "stored")
 """What is looked at when a run has left something: its logs, its adapter."""
-ALL_STAGES = STAGES + AFTERWARDS
+ALL_STAGES = (*STAGES, "run", *AFTERWARDS)
 Severity = Literal["error", "warning", "info"]
 Confidence = Literal["high", "medium", "low"]
 FailOn = Literal["error", "unknown", "warning", "info", "never"]
@@ -201,5 +203,7 @@ class Report(Fact):
 def stages_of(report: Report) -> tuple[str, ...]:
     """The stages that a report is about: those of ``check``, and what a run has left, as far as it was looked at."""
     recorded = {record.name for record in report.stages}
+    if "run" in recorded:
+        return (*RUN_STAGES, *(name for name in AFTERWARDS if name in recorded))
     before = STAGES if recorded.intersection(STAGES) or not recorded else ()
     return (*before, *(name for name in AFTERWARDS if name in recorded))

@@ -189,6 +189,8 @@ def step(run: Run) -> None:
         from ..probes.step.held_against import with_measured
 
         run.learn("memory", with_measured(run.facts, seen.measured))
+    if seen.batch is not None:
+        run.learn("batch", seen.batch)
     run.learn("step", seen.facts)
     if seen.error is not None:
         raise seen.error

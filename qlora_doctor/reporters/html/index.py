@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.report import STAGES, Report, Severity
+from ...core.report import Report, Severity, stages_of
 from .._needed import needed
 from ..overview import outcome, told_outcome
 from ..verdict import SEVERITIES, counting, subject, verdict
@@ -140,7 +140,7 @@ def _row(report: Report, link: str, name: str) -> Row:
         measured=bool(memory and memory.measured),
         card=card,
         share=peak / card * 100 if peak and card else None,
-        stages=tuple((stage, status.get(stage, "not run")) for stage in STAGES),
+        stages=tuple((stage, status.get(stage, "not run")) for stage in stages_of(report)),
     )
 
 
