@@ -73,7 +73,7 @@ STAGE_FACTS = {
     "load": ("load", "step"),
     "step": ("step",),
 }
-TRUE_EITHER_WAY = {("QD421", "data"), ("QD422", "memory"), ("QD432", "structure")}
+TRUE_EITHER_WAY = {("QD909", "structure"), ("QD421", "data"), ("QD422", "memory"), ("QD432", "structure")}
 """The stage that is taken away would tell the same fault in its own words; without it this rule is the one to speak."""
 
 
