@@ -22,7 +22,7 @@ from .expression import Expression, Template
 from .fields import LanguageError
 from .rule import Rule
 
-FORMAT = 2
+FORMAT = 3
 """To be raised whenever code or fields mean something else."""
 KEPT = 4
 """Cache files that are left in the folder; older ones go."""
@@ -71,6 +71,7 @@ def _kept(entries: list[dict[str, Any]], paths: Sequence[Path]) -> list[Rule]:
         # What the cached properties would compute.
         rule.__dict__["condition"] = condition = Expression(entry["code"])
         condition.__dict__ |= {"names": set(entry["names"]), "needed": set(entry["needed"])}
+        rule.__dict__["exclusions"] = [Expression(code) if code else None for code in entry["exclusions"]]
         rule.__dict__["_templates"] = {source: Template(pieces) for source, pieces in entry["templates"].items()}
         rules.append(rule)
     return rules
@@ -83,6 +84,7 @@ def _keep(file: Path, rules: Sequence[Rule]) -> None:
             "code": rule.condition.code,
             "names": sorted(rule.condition.names),
             "needed": sorted(rule.condition.needed),
+            "exclusions": [unless.code if unless else None for unless in rule.exclusions],
             "templates": _templates(rule),
         }
         for rule in rules

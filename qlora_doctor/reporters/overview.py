@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.report import Report
 from . import _words as words
+from ._needed import needed
 
 _NAMED = 3
 _HEAD = ("config", "errors", "warnings", "notes", "trains", "peak", "")
@@ -77,14 +78,15 @@ def told_outcome(report: Report) -> str:
 def _row(report: Report) -> tuple[str, ...]:
     adapter, memory = report.facts.adapter, report.facts.memory
     ratio = adapter.trainable_ratio if adapter is not None else None
-    peak = memory.predicted.peak_allocated_bytes if memory is not None and memory.predicted is not None else None
+    figure = needed(memory)
+    least = "≥ " if figure is not None and figure.source == "at least" else ""
     name = str((report.setup or {}).get("file") or "objects in memory")
     summary = report.summary
     return (
         words.one_line(name),
         *(str(count) if count else "·" for count in (summary.error, summary.warning, summary.info)),
         "" if ratio is None else words.percent(ratio),
-        "" if peak is None else words.size(peak),
+        "" if figure is None else f"{least}{words.size(figure.size)}",
         told_outcome(report),
     )
 

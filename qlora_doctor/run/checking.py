@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
-from ..core.report import STAGES, Report, StageRecord
+from ..core.report import AFTERWARDS, STAGES, Report, StageRecord
 from ..core.text import cleaned
 from ..facts import Facts
 from .session import INTERRUPTED, REAL_STAGES, CheckOptions, Observer, Session
@@ -18,7 +18,7 @@ from .session import INTERRUPTED, REAL_STAGES, CheckOptions, Observer, Session
 if TYPE_CHECKING:
     from ..engine import Rule
     from ..engine.suppression import Suppression
-    from ..setup.setup import Setup
+    from ..setup.setup import NotFollowed, Setup
     from .cache import Store
     from .gathering import Work
 
@@ -167,7 +167,9 @@ def work_of(session: Session, number: int = 0) -> Work | None:
     from .cache import Surroundings
     from .gathering import Work
 
-    assert session.setup is not None
+    assert session.setup is not None and session.facts.config is not None
+    from ..probes.config.settle import settled
+
     options = session.options
     around = Surroundings(
         environment=session.facts.environment,
@@ -177,7 +179,7 @@ def work_of(session: Session, number: int = 0) -> Work | None:
         offline=options.offline,
         trust_remote_code=options.trust_remote_code,
     )
-    return Work(number, session.setup, around, lambda: session.facts, session.take)
+    return Work(number, settled(session.setup, session.facts.config), around, lambda: session.facts, session.take)
 
 
 def _runnable(session: Session) -> list[str]:
@@ -189,6 +191,8 @@ def _runnable(session: Session) -> list[str]:
             session.skip(name, "Not asked for.", f"--stage {name}")
         elif undecided is not None:
             session.skip(name, undecided, "Check a config, or a script, that says it.")
+        elif (other := _another_run(session.setup, name)) is not None:
+            session.skip(name, other, "`qlora-doctor run` watches the script itself.")
         elif missing := missing_packages(name, session.facts):
             extra = "data" if missing == ["datasets"] else "probe"
             reason = f"It needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
@@ -206,7 +210,34 @@ def _undecided(setup: Setup | None) -> str | None:
     for path in ("model.name_or_path", "quantization.load_in_4bit", *adapter):
         if setup.is_unknown(path):
             return f"The script does not tell {path}: {setup.origins[path].note}"
+    other = next((each for each in setup.not_followed if each.kind in _ANOTHER_MODEL), None)
+    return None if other is None else _in_words(other)
+
+
+_ANOTHER_MODEL = {"cast", "requires-grad", "resize", "loop-over-model", "module-replaced"}
+"""Statements that leave another model than the one that would be built here."""
+_ANOTHER_STEP = {"training-loop", "overridden-method", "trainer", "loss"}
+"""Statements that make another step than the trainer's own."""
+
+
+def _another_run(setup: Setup | None, stage: str) -> str | None:
+    """Why a stage would look at another run than the script's: a step or a batch of its own."""
+    if setup is None or setup.dialect != "python":
+        return None
+    if stage in ("memory", "step"):
+        other = next((each for each in setup.not_followed if each.kind in _ANOTHER_STEP), None)
+        if other is not None:
+            return _in_words(other)
+    batch = "training.per_device_train_batch_size"
+    if stage == "memory" and setup.is_unknown(batch):
+        return f"The script does not tell {batch}: {setup.origins[batch].note}"
     return None
+
+
+def _in_words(statement: NotFollowed) -> str:
+    place = statement.place
+    where = "" if place is None or place.line is None or place.cell is not None else f" (line {place.line})"
+    return f"The script does something here that is not followed{where}: {statement.note}"
 
 
 def store_of(options: CheckOptions) -> Store:
@@ -287,17 +318,18 @@ def _judge_recorded(session: Session, path: Path) -> None:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{path} holds no facts that can be judged: {reason}.") from error
     session.widen_margin()
+    session.covers = (*STAGES, *(name for name in AFTERWARDS if getattr(session.facts, name, None) is not None))
     if recorded is not None:
         session.stages = {record.name: record for record in recorded.stages}
     else:
-        session.stages = {name: _recorded_stage(name, session.facts) for name in STAGES}
+        session.stages = {name: _recorded_stage(name, session.facts) for name in session.covers}
     session.judge()
 
 
-_SUBJECT_OF = {name: name for name in STAGES} | {"structure": "model"}
+_SUBJECT_OF = {name: name for name in (*STAGES, *AFTERWARDS)} | {"structure": "model"}
 
 
 def _recorded_stage(name: str, facts: Facts) -> StageRecord:
-    known = getattr(facts, _SUBJECT_OF[name]) is not None
+    known = getattr(facts, _SUBJECT_OF[name], None) is not None
     reason = None if known else "The recorded facts do not hold it."
     return StageRecord(name=name, status="done" if known else "skipped", reason=reason)

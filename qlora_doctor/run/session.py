@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..core.place import Place
-from ..core.report import STAGES, FailOn, Finding, Remediation, Report, RuleOutcome, StageRecord, Tool
+from ..core.report import ALL_STAGES, STAGES, FailOn, Finding, Remediation, Report, RuleOutcome, StageRecord, Tool
 from ..core.text import cleaned
 from ..facts import Facts
 
@@ -101,6 +101,10 @@ class Session:
     findings: list[Finding] = field(default_factory=list)
     outcomes: list[RuleOutcome] = field(default_factory=list)
     suppressions: Sequence[Suppression] = ()
+    covers: tuple[str, ...] = STAGES
+    """The stages of this command; rules of others do not judge."""
+    log: str | None = None
+    """The file that findings point at where a run's log is judged, and no config."""
     environment: EnvironmentFacts | None = None
     """What is known of this machine; None where nobody has looked yet."""
     interrupted: bool = False
@@ -152,10 +156,10 @@ class Session:
         """Judge again; a finding that rests on an early stage does not wait for the late ones."""
         from ..engine import Selection, judge
 
-        records = [self.stages[name] for name in STAGES if name in self.stages]
+        records = [self.stages[name] for name in ALL_STAGES if name in self.stages]
         judgement = judge(
             self.facts,
-            self.rules,
+            [rule for rule in self.rules if rule.stage in self.covers],
             selection=self.options.selection or Selection(),
             stages=records,
             locate=self._locate,
@@ -172,6 +176,8 @@ class Session:
             self.observer.on_findings(new)
 
     def _locate(self, pointer: str) -> Place:
+        if self.log is not None:
+            return Place(file=self.log, pointer=pointer or None)
         file = self.setup.file if self.setup else None
         place = self.setup.place(pointer.strip("/").replace("/", ".")) if self.setup else None
         if place is None:
@@ -209,11 +215,11 @@ class Session:
     def report(self) -> Report:
         from ..engine import exit_code, summarise
 
-        records = [self.stages[name] for name in STAGES if name in self.stages]
+        records = [self.stages[name] for name in ALL_STAGES if name in self.stages]
         summary, fail_on = summarise(self.findings, self.outcomes, self.facts), self.options.fail_on
         # model_construct: every part was validated where it was made, and building Report's validator, of every
         # fact that there is, would be a tenth of the time that a config check takes.
-        return Report.model_construct(
+        report = Report.model_construct(
             tool=cleaned(Tool(version=__version__, created=now(), command=self.options.command)),
             setup=cleaned(self.setup.model_dump(mode="json")) if self.setup else None,
             stages=records,
@@ -225,6 +231,7 @@ class Session:
             fail_on=fail_on,
             exit_code=3 if self.interrupted else exit_code(self.findings, records, fail_on, summary.read),
         )
+        return report if self.setup is None else report.with_lines(self.setup.lines)
 
 
 def _why_idle(suppression: Suppression) -> str:

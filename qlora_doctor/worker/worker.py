@@ -127,6 +127,8 @@ def memory(run: Run) -> None:
         facts = look_at_memory(run.setup, run.facts, run.progress, offline=run.job.offline)
     run.learn("memory", facts)
     if facts.prediction_failure is not None and facts.predicted is None:
+        if facts.refusal is not None:
+            raise StageError(facts.prediction_failure, remedy="Correct the setup; the same exception ends the run.")
         raise Skipped(facts.prediction_failure, "Measure it: --stage step on a machine with the card.")
 
 
@@ -166,6 +168,9 @@ def step(run: Run) -> None:
             raise Skipped("There is no loaded base to train: stage load failed.")
         reason = record.reason if record is not None else None
         raise Skipped(reason or "Stage load did not run.", _remedy(record))
+    refusal = run.facts.memory.refusal if run.facts.memory is not None else None
+    if refusal is not None:
+        raise Skipped(f"Stage memory found that a step stops in the model's own code: {refusal}")
     adapter = run.facts.adapter
     if adapter is not None and adapter.failure not in (None, "none"):
         raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
@@ -184,6 +189,8 @@ def step(run: Run) -> None:
         from ..probes.step.held_against import with_measured
 
         run.learn("memory", with_measured(run.facts, seen.measured))
+    if seen.batch is not None:
+        run.learn("batch", seen.batch)
     run.learn("step", seen.facts)
     if seen.error is not None:
         raise seen.error

@@ -12,6 +12,7 @@ from ...pipeline.batches import context_length
 from ...setup.setup import Setup
 from ..config.needs import of_method
 from ..environment import installed_packages
+from ..tensors import own_class
 from .inventory import Inventory, is_conv1d
 from .naming import fused_parts
 from .sizes import dtype_name, elements
@@ -40,7 +41,7 @@ def model_facts(
         source=architecture.source if architecture is not None else None,
         model_type=getattr(getattr(seen.base, "config", None), "model_type", None),
         architecture=next(iter(raw.get("architectures") or getattr(config, "architectures", None) or []), None),
-        model_class=type(seen.base).__name__,
+        model_class=own_class(seen.base),
         dtype=_own_dtype(config) if dtype is None and architecture is None else dtype_name(dtype),
         layers=getattr(config, "num_hidden_layers", None) or seen.total_layers or None,
         hidden_size=getattr(config, "hidden_size", None),

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.report import STAGES, Report, Severity
+from ...core.report import Report, Severity, stages_of
+from .._needed import needed
 from ..overview import outcome, told_outcome
 from ..verdict import SEVERITIES, counting, subject, verdict
 from .entries import anchors
@@ -25,7 +26,7 @@ class Row:
     Attributes:
         link: address of its page, relative to the index.
         told: the outcome in words, with how much was read.
-        peak: bytes, measured before predicted; ``share`` of the card in percent.
+        peak: bytes, reserved at the most; ``share`` of the card in percent.
         stages: name and status, ``not run`` where there is no record.
     """
 
@@ -114,8 +115,8 @@ def _weight(row: Row) -> int:
 def _row(report: Report, link: str, name: str) -> Row:
     facts, said = report.facts, verdict(report)
     memory = facts.memory
-    picture = (memory.measured or memory.predicted) if memory else None
-    peak = picture.peak_allocated_bytes if picture else None
+    figure = needed(memory)
+    peak = figure.size if figure is not None else None
     card = memory.card_bytes if memory else None
     status = {record.name: record.status for record in report.stages}
     model, file = subject(report)
@@ -139,7 +140,7 @@ def _row(report: Report, link: str, name: str) -> Row:
         measured=bool(memory and memory.measured),
         card=card,
         share=peak / card * 100 if peak and card else None,
-        stages=tuple((stage, status.get(stage, "not run")) for stage in STAGES),
+        stages=tuple((stage, status.get(stage, "not run")) for stage in stages_of(report)),
     )
 
 
