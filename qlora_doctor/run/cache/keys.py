@@ -83,7 +83,9 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     """A digest for each stage of ``around.stages``."""
     sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
     model, structure, training = _model(setup, sections, around), _structure(sections), _training(sections["training"])
-    named = [each.model_dump(mode="json", exclude_none=True) for each in setup.named_data]
+    # What is named and not looked at is told as the reason, in the words of the file.
+    untold = [] if setup.data.train else setup.named_data
+    named = [each.model_dump(mode="json", exclude_none=True, exclude={"place"}) for each in untold]
     data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}
     if setup.data.train and data["files"] is None:
         data["day"] = _today()  # a hub's data set: nothing on this machine says whether it is still the same
