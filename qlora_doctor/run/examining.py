@@ -38,9 +38,11 @@ def examine(
     from ..probes.live.config import live_config
     from ..probes.live.objects import examine_objects
     from ..probes.live.sharding import sharding_of
+    from .cache import cache_folder, pages_folder
 
+    rules = load_rules(asset_folder("rules"), kept_in=pages_folder(cache_folder()))
     options = CheckOptions(selection=selection, fail_on=fail_on)  # type: ignore[arg-type]
-    session = Session(load_rules(asset_folder("rules")), options, Observer())
+    session = Session(rules, options, Observer())
     seen = examine_objects(model, optimizer=optimizer, batch=batch)
     config = live_config(model, optimizer, batch).model_copy(update=known)
     session.facts = seen.model_copy(update={"environment": look_at_environment(), "config": config})

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ...facts import Facts, LoadFacts, MemoryFacts, StepFacts
+from ..batch import BatchLook
 from ..failures import NO_FAILURE, explain, failure_fact
 from ..load.loaded import loaded_facts, nonfinite_tensors
 from ..observing.overheard import overheard
@@ -67,7 +68,11 @@ def examine_objects(
     if batch is None or not step or sharding.step is not None:
         facts["step"] = _static(model, optimizer)
         return Facts(**facts)
-    facts["step"], measured = _steps(model, optimizer, _as_inputs(batch, model), steps, autocast, progress)
+    inputs = _as_inputs(batch, model)
+    look = BatchLook(config=getattr(model, "config", None))
+    look.look(inputs if isinstance(batch, Mapping) and "labels" in batch else {**inputs, "labels": None})
+    facts["batch"] = look.facts()
+    facts["step"], measured = _steps(model, optimizer, inputs, steps, autocast, progress)
     if measured is not None:
         facts["memory"] = MemoryFacts(measured=measured)
     return Facts(**facts)

@@ -13,7 +13,7 @@ from torch import nn
 from ...core.errors import StageError
 from ...facts import Facts
 from ...facts.load import ModuleClass
-from ..tensors import base_tensors, is_readable, own_class, plain_name, quant_state_of
+from ..tensors import base_tensors, is_readable, local_part, own_class, plain_name, quant_state_of
 
 
 def loaded_facts(model: nn.Module) -> dict[str, Any]:
@@ -77,9 +77,11 @@ def nonfinite_tensors(model: nn.Module) -> list[str]:
     sums = {}
     for name, found in base_tensors(model).items():
         tensor = found.tensor
-        numbers = tensor.is_floating_point() and found.kind in ("parameter", "statistics")
-        if numbers and tensor.element_size() > 1 and tensor.numel() and is_readable(tensor):
-            sums[name] = (tensor, tensor.detach().sum(dtype=torch.float32))
+        if not tensor.is_floating_point() or found.kind not in ("parameter", "statistics"):
+            continue
+        own = local_part(tensor.detach())
+        if own.element_size() > 1 and own.numel() and is_readable(own):
+            sums[name] = (own, own.sum(dtype=torch.float32))
     return [name for name, (tensor, total) in sums.items() if not math.isfinite(float(total)) and has_nonfinite(tensor)]
 
 

@@ -55,7 +55,7 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
 
 def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
     """Fingerprints by name, of a sharded tensor that of the shard held here; what cannot be read is left out."""
-    held = {name: local_part(tensor) for name, tensor in tensors.items()}
+    held = {name: local_part(tensor.detach()) for name, tensor in tensors.items()}
     readable = {name: tensor for name, tensor in held.items() if is_readable(tensor)}
     found: dict[str, bytes] = {}
     by_device: dict[torch.device, dict[str, torch.Tensor]] = {}

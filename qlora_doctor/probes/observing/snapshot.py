@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...facts.step import CastTensor
-from ..tensors import BaseTensor, base_tensors, is_readable
+from ..tensors import BaseTensor, base_tensors, is_readable, local_part
 from .aside import aside
 from .fingerprint import Fingerprint, fingerprints
 
@@ -112,7 +112,7 @@ def _copies(tensors: Mapping[str, BaseTensor]) -> dict[str, torch.Tensor]:
             groups.setdefault((tensor.device, tensor.dtype), []).append(name)
     copies: dict[str, torch.Tensor] = {}
     for names in groups.values():
-        parts = [tensors[name].tensor.detach() for name in names]
+        parts = [local_part(tensors[name].tensor.detach()) for name in names]
         flat = torch.cat([part.reshape(-1) for part in parts]).cpu()
         for name, part, piece in zip(names, parts, flat.split([p.numel() for p in parts]), strict=True):
             copies[name] = piece.view(part.shape)

@@ -16,6 +16,7 @@ from torch import nn
 
 from ...core.errors import StageError
 from ...facts.step import StepFacts
+from ..batch import BatchLook
 from ..observing import snapshot
 from ..observing.aside import aside, random_state_kept
 from ..observing.fingerprint import Fingerprint, fingerprints
@@ -30,7 +31,7 @@ from .updates import UpdateWatch
 
 
 @dataclass
-class _Compared:
+class Compared:
     """What the doctor's own forwards gave, before training or after."""
 
     loss: float | None = None
@@ -57,6 +58,8 @@ class Observer:
     """Bytes of the optimizer's state after each step."""
     optimizer_cuda_bytes: list[int] = field(default_factory=list)
     """Of these, what CUDA's allocator holds."""
+    batches: BatchLook = field(default_factory=BatchLook)
+    """Takes in what the model is given in each training forward."""
 
     def train_begin(self, optimizer: Any | None, step: Callable[[], Any] | None = None) -> None:
         """Everything is built, nothing has run: fingerprint all, put the hooks on.
@@ -70,13 +73,8 @@ class Observer:
         with aside(self.model):
             self._trainable_before = self._fingerprint_trainable()
             self._starts_as_identity = _lora_b_zero(self.parameters)
-        self.gradients = gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
-        self.forwards = ForwardWatch(
-            self.model,
-            before=self._before_forward,
-            on_phase=self.timeline.enter,
-            on_layer=self.timeline.sample_now_and_then,
-        )
+        self.gradients = self._gradient_watch()
+        self.forwards = self._forward_watch()
         self.optimizer = optimizer
         self._step = step
         self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
@@ -84,11 +82,12 @@ class Observer:
         self._called: set[str] | None = None
         self._call_hooks: list[Any] = []
         self._first: dict[str, Any] | None = None
-        self._compared_before, self._compared_after = _Compared(), _Compared()
+        self._compared_before, self._compared_after = Compared(), Compared()
         self._updates: UpdateWatch | None = None
         self._losses: list[float | None] = []
         self._rates: list[float] = []
         self._moved: set[str] = set()
+        self.trainable_after: dict[str, Fingerprint] = {}
         self.known.update(
             fingerprinted_tensors=len(self.before.fingerprints),
             fingerprinted_bytes=self.before.nbytes,
@@ -98,6 +97,17 @@ class Observer:
             vocab_rows=self.forwards.vocab_rows,
             optimizer=optimizer_facts(optimizer, self.model) if optimizer is not None else None,
             **_checkpointing(self.model),
+        )
+
+    def _gradient_watch(self) -> gradients.GradientWatch:
+        return gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
+
+    def _forward_watch(self) -> ForwardWatch:
+        return ForwardWatch(
+            self.model,
+            before=self._before_forward,
+            on_phase=self.timeline.enter,
+            on_layer=self.timeline.sample_now_and_then,
         )
 
     def step_begin(self, *, last: bool) -> None:
@@ -190,8 +200,8 @@ class Observer:
         if optimizer is not None and self.optimizer_bytes:
             self.known["optimizer"] = optimizer.model_copy(update={"state_bytes": self.optimizer_bytes[-1]})
         with aside(self.model):
-            now = self._fingerprint_trainable()
-        self._moved = {name for name, old in self._trainable_before.items() if now.get(name) != old}
+            self.trainable_after = self._fingerprint_trainable()
+        self._moved = {n for n, old in self._trainable_before.items() if self.trainable_after.get(n) != old}
         if self._first is not None:
             self.progress("Comparing before and after")
             self._compared_after = self._compare(self._first)
@@ -244,6 +254,8 @@ class Observer:
                 kind="token-out-of-range",
                 remedy="Resize the embeddings to the tokenizer, or use a padding token that exists.",
             )
+        with self.timeline.pause():
+            self.batches.look(inputs)
         if self._first is not None:
             return
         with self.timeline.pause():
@@ -251,9 +263,9 @@ class Observer:
             self.progress("Comparing the adapter with the base")
             self._compared_before = self._compare(self._first)
 
-    def _compare(self, inputs: dict[str, Any]) -> _Compared:
+    def _compare(self, inputs: dict[str, Any]) -> Compared:
         """Loss and adapter on against off; what fails here fails, or does not, in the training forward itself."""
-        compared = _Compared()
+        compared = Compared()
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
         with random_state_kept(self.model), aside(self.model):
             batch = {k: v.to(device) if _is_tensor(v) else v for k, v in inputs.items()}

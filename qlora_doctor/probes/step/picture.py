@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ...facts.memory import MemoryPicture
+from ...facts.memory import MemoryPicture, PhasePeak
 from ..observing.timeline import StepPeak
 from ..tensors import base_tensors, local_part
 
@@ -30,7 +30,14 @@ def measured_picture(observer: Observer, base: Base | None = None) -> MemoryPict
         peak_allocated_bytes=peak.allocated,
         peak_reserved_bytes=max(step.reserved for step in timeline.steps),
         breakdown=breakdown(observer.model, peak, _optimizer_bytes(observer, peak)),
-        phases=timeline.phase_peaks(),
+        phases=[
+            PhasePeak(
+                phase="step",
+                peak_allocated_bytes=peak.allocated,
+                peak_reserved_bytes=max(step.reserved for step in timeline.steps),
+            )
+        ],
+        step_phases=timeline.phase_peaks(),
         timeline=timeline.points(),
         device=torch.cuda.get_device_name(timeline.device),
         batch=seen.batch,

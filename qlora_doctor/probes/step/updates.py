@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from ..tensors import local_part
+
 _ELEMENTS = 1 << 24
 """Elements of one tensor that are looked at, from its beginning."""
 
@@ -55,7 +57,7 @@ class UpdateWatch:
                 if parameter.grad is None or parameter.grad.is_sparse:
                     continue
                 before = self._before[name].to(parameter.device)
-                has_gradient = _head(parameter.grad) != 0
+                has_gradient = _head(parameter.grad.detach()) != 0
                 same = _head(parameter.detach()) == before
                 lost += int((same & has_gradient).sum())
                 moved += int((~same & has_gradient).sum())
@@ -63,4 +65,4 @@ class UpdateWatch:
 
 
 def _head(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.reshape(-1)[:_ELEMENTS]
+    return local_part(tensor).reshape(-1)[:_ELEMENTS]

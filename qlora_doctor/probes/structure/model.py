@@ -62,7 +62,7 @@ def model_facts(
 def failed_model_facts(error: StageError, setup: Setup, architecture: Architecture | None = None) -> ModelFacts:
     """What is known of a model that could not be built, and why."""
     raw = architecture.raw if architecture is not None else {}
-    kinds = ("missing-config", "unknown-architecture", "remote-code", "invalid-config")
+    kinds = ("missing-config", "no-such-model", "unknown-architecture", "remote-code", "invalid-config")
     return ModelFacts(
         source=architecture.source if architecture is not None else None,
         model_type=raw.get("model_type"),
