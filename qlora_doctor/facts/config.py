@@ -234,6 +234,8 @@ class ConfigFacts(Fact):
     device_map: str | None = None
     distributed: str | None = None
     """``none``, ``ddp``, ``fsdp1``, ``fsdp2``, ``zero2``, ``zero3``, … where the config tells."""
+    fsdp_loads_unsynced: bool | None = None
+    """True where FSDP 1 loads on one rank alone (cpu_ram_efficient_loading) and sync_module_states is false."""
     world_size: int | None = None
     several_processes: bool | None = None
     """True where the config asks for a distributed run itself (FSDP, DeepSpeed, ``ddp_…``), not only for more cards."""

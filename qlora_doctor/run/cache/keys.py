@@ -106,6 +106,8 @@ def _model(setup: Setup, sections: dict[str, Any], around: Surroundings) -> dict
     model = setup.model
     base = model_identity(model.name_or_path, model.revision, setup)
     part = {"said": sections["model"], "base": base, "adapter": model_identity(model.adapter, None, setup)}
+    if setup.dialect == "peft-adapter" and setup.file is not None:  # the weights beside it are looked at too
+        part["stored"] = model_identity(str(Path(setup.file).resolve().parent), None, setup)
     if base is None and not (around.offline or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")):
         part["day"] = _today()  # the hub may be asked, and may say something else tomorrow
     return part
