@@ -18,6 +18,7 @@ from ...setup.setup import Setup
 from .combinations import OWN_LOOPS
 from .resume import resume_facts
 from .rows import count_rows
+from .text import text_of
 
 Get = Callable[..., Any]
 """Canonical path, default → value; None where it cannot be known."""
@@ -77,9 +78,10 @@ def _ranks(setup: Setup, known: Mapping[str, Any]) -> int | None:
 
 def _runs_alone(setup: Setup, known: Mapping[str, Any]) -> bool:
     """True for a script that says nothing of a distributed run, so that as it stands it is one process."""
-    text = setup._document.text if setup._document is not None else ""
+    text = text_of(setup)
     several = known["distributed"] not in ("none", None) or known.get("several_processes")
-    return setup.dialect in ("python", "notebook") and not several and _LAUNCHED.search(text) is None
+    is_script = setup.dialect in ("python", "notebook") and text is not None
+    return is_script and not several and _LAUNCHED.search(text or "") is None
 
 
 def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
