@@ -25,7 +25,7 @@ _OTHER_CLASSES = re.compile(
 )
 _COMPARES = re.compile(
     r"(?<![a-z])(?:dpo|ipo|kto|orpo|cpo|simpo|grpo|gdpo|rloo|ppo|bco|rlhf|rlaif|rlvr|reward|rewards|preference|preferences"
-    r"|chosen|rejected|beta|ref_model|reference_model|distill\w*|contrastive)(?![a-z])",
+    r"|chosen|rejected|beta|num_generations|vllm|ref_model|reference_model|distill\w*|contrastive)(?![a-z])",
     re.IGNORECASE,
 )
 """Words of preference and reinforcement learning, and of others that train at rates of their own."""
@@ -47,7 +47,7 @@ def compares_answers(setup: Setup, method: str | None) -> bool | None:
     if method is not None:
         return method in (*PREFERENCE, *REINFORCEMENT)
     text = text_of(setup)
-    if text is None or setup.dialect in ("python", "notebook"):
+    if text is None or setup.dialect != "custom":
         return None
     words = f"{Path(setup.file).name if setup.file else ''}\n{text}"
     return None if _COMPARES.search(words) else False

@@ -198,8 +198,11 @@ def refused_by_schedule(setup: Setup, schedule: ScheduleFacts) -> Iterator[Remar
 
 def _refused_best_model(setup: Setup) -> Iterator[Remark]:
     training = setup.training
-    paths = ("load_best_model_at_end", "eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_steps")
-    if not training.load_best_model_at_end or any(setup.is_unknown(f"training.{name}") for name in paths):
+
+    def unknown(*names: str) -> bool:
+        return any(setup.is_unknown(f"training.{name}") for name in names)
+
+    if not training.load_best_model_at_end or unknown("load_best_model_at_end", "eval_strategy", "save_strategy"):
         return
     evaluation, save = training.eval_strategy or "no", training.save_strategy or "steps"
     if save == "best":
@@ -210,7 +213,7 @@ def _refused_best_model(setup: Setup) -> Iterator[Remark]:
         problem = (
             f"needs evaluation and save to go by the same strategy; evaluation goes by {evaluation}, save by {save}"
         )
-    elif evaluation == "steps":
+    elif evaluation == "steps" and not unknown("eval_steps", "save_steps", "logging_steps"):
         kind = "best-model-steps"
         every, saved = training.eval_steps or training.logging_steps or 500, training.save_steps or 500
         if (every < 1) != (saved < 1):
