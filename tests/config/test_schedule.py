@@ -358,3 +358,25 @@ def test_vllm_beside_a_16_bit_base_is_no_finding(tmp_path: Path) -> None:
     found = script(tmp_path, "use_vllm=True, num_generations=8", "GRPO")
     assert found["preference"].merges_into_4bit is False
     assert "QD170" not in found["told"]
+
+
+def test_an_evaluation_has_rows(tmp_path: Path) -> None:
+    asked = "eval_strategy='steps', eval_steps=10"
+    assert "given no eval_dataset" in script(tmp_path, asked)["told"]["QD125"]
+    assert "QD125" not in script(tmp_path, "eval_strategy='no'")["told"]
+    file = tmp_path / "train.py"
+    text = SCRIPT.format(kind="SFT", arguments=asked, train="")
+    file.write_text(text.replace("    peft_config=", "    eval_dataset=held_out,\n    peft_config="))
+    assert "QD125" not in of(file)["told"]
+    file.write_text(text.replace("trainer.train", "trainer.eval_dataset = held_out\ntrainer.train"))
+    assert "QD125" not in of(file)["told"]
+
+
+def test_a_home_made_file_is_refused_by_what_it_tells(tmp_path: Path) -> None:
+    file = tmp_path / "home.yaml"
+    text = "model_name: a/b\nload_in_4bit: true\nlora: {r: 16}\ntraining: {eval_strategy: steps, save_strategy: %s, "
+    text += "load_best_model_at_end: true, learning_rate: 1.0e-4}\n"
+    file.write_text(text % "epoch")
+    assert "QD160" in of(file)["told"]
+    file.write_text(text % "steps")
+    assert "QD160" not in of(file)["told"]

@@ -61,6 +61,7 @@ def read_training(story: Story, sheet: Sheet) -> None:
     _read_trainers_own(story, sheet)
     _read_resume(story, sheet)
     _read_reference(story, sheet, arguments)
+    _read_evaluation(story, sheet, kind)
     _read_checkpointing(story, sheet, arguments)
     _read_preparation(story, sheet, kind)
     _close(story, sheet, arguments, kind, method)
@@ -106,6 +107,18 @@ def _read_reference(story: Story, sheet: Sheet, arguments: Value | None) -> None
     if value is not None and not (isinstance(value, Known) and value.data is None):
         note = "The trainer is given a reference of its own."
         sheet.remark("reference-given", value.node, note)
+
+
+def _read_evaluation(story: Story, sheet: Sheet, kind: str | None) -> None:
+    """An evaluation that is asked for, and no rows for it, at which Trainer stops when it is built."""
+    trainer, strategy = story.trainer, sheet.value("training.eval_strategy")
+    if trainer is None or kind is None or not trainer.exact or strategy not in ("steps", "epoch"):
+        return
+    if story.given("eval_dataset") is None and not any(
+        isinstance(name, int) and name >= 3 for name in trainer.arguments
+    ):
+        note = f"transformers stops: eval_strategy is {strategy} and the trainer is given no eval_dataset."
+        sheet.refused("evaluation-without-data", note, "training.eval_strategy")
 
 
 def _read_length(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None) -> None:
