@@ -114,9 +114,8 @@ def _read_evaluation(story: Story, sheet: Sheet, kind: str | None) -> None:
     trainer, strategy = story.trainer, sheet.value("training.eval_strategy")
     if trainer is None or kind is None or not trainer.exact or strategy not in ("steps", "epoch"):
         return
-    if story.given("eval_dataset") is None and not any(
-        isinstance(name, int) and name >= 3 for name in trainer.arguments
-    ):
+    by_position = any(isinstance(name, int) and name >= 3 for name in trainer.arguments)
+    if story.given("eval_dataset") is None and not by_position:
         note = f"transformers stops: eval_strategy is {strategy} and the trainer is given no eval_dataset."
         sheet.refused("evaluation-without-data", note, "training.eval_strategy")
 
