@@ -54,17 +54,48 @@ class Remark(Fact):
     note: str | None = None
 
 
+class Undecided(Fact):
+    """A value that decides the run and that the config does not tell."""
+
+    path: str
+    """Canonical path, for example ``lora.r``."""
+    why: str | None = None
+    line: int | None = None
+    """Where reading stopped, in the config's own file."""
+
+
+class NotFollowed(Fact):
+    """A statement of a script that changes the training and that no stage makes."""
+
+    kind: str
+    """``training-loop``, ``overridden-method`` (a trainer's), ``trainer`` (one that is not known), ``loss``,
+    ``optimizer``, ``scheduler-by-hand``, ``collator``, ``callback``, ``monkey-patch``, ``module-replaced``, ``hook``,
+    ``loop-over-model``, ``given-to-unread-code`` (the model is), or a change to something that is not known: ``cast``,
+    ``requires-grad``, ``mode``, ``resize``, ``config`` (the model's), ``tokenizer``, ``add-tokens``."""
+    note: str
+    file: str | None = None
+    line: int | None = None
+    cell: int | None = None
+
+
 class ConfigFacts(Fact):
     """Facts of the config file alone."""
 
     dialect: str | None = None
     dialect_confidence: float | None = None
 
+    decided_by: list[str] | None = None
+    """Canonical paths of what decides this run: model, 4 bits, rank, rate and batch, as far as the run has them."""
+    undecided: list[Undecided] | None = None
+    """Those of them that the config does not tell, or tells of a folder that is not here."""
+
     # -- model
     model: str | None = None
     model_kind: str | None = None
     """``folder``, ``table`` (a bundled architecture), ``hub`` (an id that is not at hand), ``adapter``, ``missing``,
     ``elsewhere`` (a path of a trainer's own file that is not on this machine)."""
+    model_closest: str | None = None
+    """The known hub id that the model's is a slip of: one letter in one word."""
     language_model: bool | None = None
     """False for a model of speech, images, proteins or the like, by its name, its type or the script's classes."""
     model_dtype: str | None = None
@@ -259,6 +290,10 @@ class ConfigFacts(Fact):
     evaluated), ``best-model-dropped`` (axolotl does not do what load_best_model_at_end asks for),
     ``reference-given`` (a script hands its trainer a reference model or names a reference adapter).
     """
+    not_followed: list[NotFollowed] | None = None
+    """What a script does besides that changes the training; ``[]`` of a config."""
+    loop_in_eval_mode: bool | None = None
+    """True where a script's own loop trains the base as from_pretrained returns it: in evaluation mode."""
     remark_notes: list[Remark] | None = None
     """The same with the key and what is to be said of it."""
     idle_four_bit_options: list[str] | None = None

@@ -15,6 +15,7 @@ from ..core.errors import StageError
 from ..setup.setup import Setup
 from .architecture import find_folder
 from .base import Base
+from .changes import change_model
 from .failures import as_stage_error, first_sentence
 
 _NOT_OF_PEFT = {"autocast_adapter_dtype", "targets_beside_linear", "extra"}
@@ -53,6 +54,19 @@ def lora_config(setup: Setup, notes: list[str] | None = None) -> Any:
 
 
 def attach(base: Base, setup: Setup) -> Any:
+    """The PeftModel with what a script does to it once it is there; see ``_attached``.
+
+    Raises:
+        ValueError, TypeError, …: whatever PEFT raises for an adapter that does not fit; the message is PEFT's.
+        StageError: the adapter's folder is missing or unreadable, a LoRA setting is not valid, or what the script does
+            with the model fails.
+    """
+    model = _attached(base, setup)
+    change_model(model, setup, "attached", None, base.notes)
+    return model
+
+
+def _attached(base: Base, setup: Setup) -> Any:
     """The PeftModel: ``get_peft_model``, or ``PeftModel.from_pretrained`` where ``model.adapter`` names a folder.
 
     On the meta device an adapter that is continued gets its config and no weights. The base's layers are wrapped in

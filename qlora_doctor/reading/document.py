@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ..core.errors import ConfigError
 from ..core.place import Place
+from ..core.text import cleaned
 
 if TYPE_CHECKING:
     from .positions import Positions
@@ -244,8 +245,9 @@ def _read_json(path: Path, text: str) -> Document:
     except ValueError as error:  # an integer of thousands of digits
         _fail(path, f"{path} holds a number that cannot be read: {str(error).split(';')[0]}.")
     _check_depth(path, data)
-    duplicates, repeats = (_pointers_of(data, found) if found else [] for found in (differing, alike))
-    return Document(path, text, "json", data, duplicates=duplicates, repeats=repeats)
+    differs, alike_at = (_pointers_of(data, found) if found else [] for found in (differing, alike))
+    duplicates, repeats = cleaned((differs, alike_at))
+    return Document(path, text, "json", cleaned(data), duplicates=duplicates, repeats=repeats)
 
 
 def _json_sentence(path: Path, text: str, error: json.JSONDecodeError) -> tuple[str, int, int, str | None]:
@@ -313,7 +315,10 @@ def _read_yaml(path: Path, text: str) -> Document:
             return document  # some JSON is no YAML to libyaml (surrogate pairs), whatever the file is called
         remedy = "YAML indents with spaces; replace the tabs." if "'\\t'" in problem.message else None
         _fail(path, f"{path} is not valid YAML: {problem.message}.", text, problem.line, problem.column, remedy)
-    return Document(path, text, "yaml", content.data, content.duplicates, content.string_numbers, content.repeats)
+    data, duplicates, numbers, repeats = cleaned(
+        (content.data, content.duplicates, content.string_numbers, content.repeats)
+    )
+    return Document(path, text, "yaml", data, duplicates, numbers, repeats)
 
 
 def _as_json(path: Path, text: str) -> Document | None:
@@ -349,4 +354,4 @@ def _read_toml(path: Path, text: str) -> Document:
     except (RecursionError, ValueError) as error:
         _fail(path, f"{path} cannot be read as TOML: {type(error).__name__}.")
     _check_depth(path, data)
-    return Document(path, text, "toml", data)
+    return Document(path, text, "toml", cleaned(data))

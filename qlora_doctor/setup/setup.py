@@ -113,6 +113,8 @@ class Training(_Section):
 
     trainer: Literal["transformers", "trl"] | None = None
     method: str | None = None
+    engine: str | None = None
+    """``unsloth`` where its code runs the model in place of transformers' own; None: nothing does."""
     prepare_for_kbit_training: bool | None = None
     per_device_train_batch_size: int | None = None
     per_device_eval_batch_size: int | None = None
@@ -191,6 +193,38 @@ class Data(_Section):
     chat_template: str | None = None
 
 
+class NamedData(_Section):
+    """Samples that a config names, in its dialect's own words, whether or not they can be looked at from here.
+
+    ``data.train`` is what can be read as the trainer would read it; this is all that is named, for whoever can follow
+    more of it.
+    """
+
+    role: Literal["train", "eval"] = "train"
+    kind: Literal["hub", "file", "folder", "registry", "code"] = "hub"
+    """``hub``: an id; ``file`` and ``folder``: a path; ``registry``: a name in the trainer's own list of data sets, as
+    in dataset_info.json; ``code``: a class or function that brings its samples."""
+    name: str | None = None
+    """As written; None where the file does not tell it."""
+    subset: str | None = None
+    split: str | None = None
+    files: list[str] = Field(default_factory=list)
+    """``data_files``."""
+    format: str | None = None
+    """What the trainer calls the form of the samples: axolotl's ``type``, LLaMA-Factory's ``formatting``."""
+    template: str | None = None
+    """The template that forms the text, by the trainer's name for it."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """What the samples' columns are for, in the trainer's words: ``{"prompt": "instruction"}``."""
+    transforms: list[str] = Field(default_factory=list)
+    """What code does to them on the way: ``map (line 12)``."""
+    key: str | None = None
+    """The key of the file that names them, dotted; of a script the function that loads them."""
+    place: Place | None = None
+    not_followed: str | None = None
+    """Why they are not looked at, or not as they are; None where ``data`` holds all of it."""
+
+
 class Hardware(_Section):
     """The card that the run is meant for."""
 
@@ -219,6 +253,42 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "budgets": Budgets,
 }
 """Name of each section of a Setup → its model; the one list of them."""
+
+
+class Change(_Section):
+    """One thing that a script does with what it loaded, before it trains; the real stages make it as well.
+
+    Attributes:
+        kind: ``config`` (a field of the model's config is set), ``tokenizer`` (one of the tokenizer), ``add-tokens``,
+            ``add-special-tokens``, ``resize`` (of the embeddings), ``cast``, ``requires-grad``, ``mode`` (true: train).
+        when: after the load, after the preparation, or after the adapter was attached.
+        name: the field.
+        value: what it is set to: a plain value, or the name of a dtype.
+        of_tokenizer: what it is set to is asked of the tokenizer: the name there, or ``len``.
+        if_none: only where this field of the tokenizer is None.
+        over: ``model``, ``parameters`` or ``modules``: what is cast or switched.
+        tests: all of these hold of what is changed, each as words: ``requires_grad``; ``named`` and any of the words
+            behind it; ``dtype`` and its name; ``ndim`` and a number; ``instance`` and names of classes; ``has`` and an
+            attribute; ``floating``; a leading ``not`` turns it.
+    """
+
+    kind: str
+    when: str = "loaded"
+    name: str | None = None
+    value: Any = None
+    of_tokenizer: str | None = None
+    if_none: str | None = None
+    over: str | None = None
+    tests: list[list[str]] = Field(default_factory=list)
+    place: Place | None = None
+
+
+class NotFollowed(_Section):
+    """A statement of a script that changes the training and that no stage makes; ``facts.config`` lists the kinds."""
+
+    kind: str
+    note: str
+    place: Place | None = None
 
 
 class Setup(_Section):
@@ -253,6 +323,12 @@ class Setup(_Section):
     """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
     where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``, and where it depends on
     the ``machine``, the condition that ``config.conditions`` reads."""
+    named_data: list[NamedData] = Field(default_factory=list)
+    """All samples that the config names, in their order."""
+    changes: list[Change] = Field(default_factory=list)
+    """What a script does with the model and the tokenizer that it loaded, in its order."""
+    not_followed: list[NotFollowed] = Field(default_factory=list)
+    """What it does besides, which no stage makes."""
     stored_keys: dict[str, bool] = Field(default_factory=dict)
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
     stops_at_unknown_keys: bool = False

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ...facts.config import ConfigFacts, Remark, UnknownKey
+from ...facts.config import ConfigFacts, NotFollowed, Remark, UnknownKey
 from ...facts.environment import EnvironmentFacts
 from ...facts.schedule import ScheduleFacts
 from ...setup import defaults
@@ -22,6 +22,7 @@ from ...setup.setup import Setup
 from ...tables import conditions
 from .checkpoint import with_stored_bits
 from .combinations import distribution_facts, refused_by_libraries, training_facts
+from .decided import decided_facts
 from .kinds import compares_answers, is_language_model
 from .loading import loading_facts
 from .needs import missing_packages
@@ -63,6 +64,7 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         schedule=schedule,
         preference=preference_facts(setup, get, known, libraries),
         **training_facts(setup, known, libraries),
+        **decided_facts(setup, known),
         **_budgets(setup),
         unknown_keys=_keys(setup.unknown_keys, environment),
         stops_at_unknown_keys=setup.stops_at_unknown_keys,
@@ -73,8 +75,29 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         missing_packages=missing_packages(setup, known, environment.packages if environment else None, libraries),
         **_remarks(setup, environment, card, schedule),
         **loading_facts(setup, libraries),
+        **_statements(setup),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
+
+
+def _statements(setup: Setup) -> dict[str, Any]:
+    """What a script does that is not followed, and in which mode its own loop trains."""
+    told = [
+        NotFollowed(
+            kind=each.kind,
+            note=each.note,
+            file=each.place.file if each.place is not None else None,
+            line=each.place.line if each.place is not None else None,
+            cell=each.place.cell if each.place is not None else None,
+        )
+        for each in setup.not_followed
+    ]
+    kinds = {each.kind for each in told}
+    modes = [change.value for change in setup.changes if change.kind == "mode"]
+    in_eval: bool | None = "training-loop" in kinds and not any(modes)
+    if in_eval and kinds & {"given-to-unread-code", "loop-over-model", "mode"}:
+        in_eval = None
+    return {"not_followed": told, "loop_in_eval_mode": in_eval}
 
 
 def _fall_back(setup: Setup, fallback: str, *facts: dict[str, Any]) -> None:

@@ -136,6 +136,7 @@ def read(document: Document) -> Setup:
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "TRL's argument parser turns such texts into numbers.")
     reading.check_keys(known, also=_handbook_keys() if is_handbook else ())
+    reading.judge_by_project(known)
     return reading.setup()
 
 

@@ -26,6 +26,18 @@ METHODS: dict[str, tuple[str, str | None]] = {
     "GRPOTrainer": ("trl", "grpo"),
     "RLOOTrainer": ("trl", "rloo"),
     "GKDTrainer": ("trl", "gkd"),
+    "OnlineDPOTrainer": ("trl", "online-dpo"),
+    "NashMDTrainer": ("trl", "nash-md"),
+    "XPOTrainer": ("trl", "xpo"),
+    "PRMTrainer": ("trl", "prm"),
+    "GOLDTrainer": ("trl", "gold"),
+    "SDFTTrainer": ("trl", "sdft"),
+    "SDPOTrainer": ("trl", "sdpo"),
+    "TPOTrainer": ("trl", "tpo"),
+    "A2POTrainer": ("trl", "a2po"),
+    "GMPOTrainer": ("trl", "gmpo"),
+    "AsyncGRPOTrainer": ("trl", "grpo"),
+    "MiniLLMTrainer": ("trl", "minillm"),
 }
 _OWN_CODE = "A training loop that was not read decides."
 _PLAIN = {"learning_rate": 5e-5, "bf16": False, "gradient_checkpointing": False, "per_device_train_batch_size": 8}
@@ -62,6 +74,8 @@ def read_training(story: Story, sheet: Sheet) -> None:
     _read_resume(story, sheet)
     _read_reference(story, sheet, arguments)
     _read_evaluation(story, sheet, kind)
+    if story.trainer is None and any(kind == "training-loop" for kind, _, _ in story.seen.not_followed):
+        _read_own_loop(story, sheet)
     _read_checkpointing(story, sheet, arguments)
     _read_preparation(story, sheet, kind)
     _close(story, sheet, arguments, kind, method)
@@ -120,6 +134,41 @@ def _read_evaluation(story: Story, sheet: Sheet, kind: str | None) -> None:
         sheet.refused("evaluation-without-data", note, "training.eval_strategy")
 
 
+_OPTIMIZERS = {
+    "AdamW": "adamw_torch",
+    "AdamW8bit": "adamw_8bit",
+    "PagedAdamW": "paged_adamw_32bit",
+    "PagedAdamW32bit": "paged_adamw_32bit",
+    "PagedAdamW8bit": "paged_adamw_8bit",
+    "SGD": "sgd",
+    "Adafactor": "adafactor",
+}
+"""Classes that a loop of its own steps → the name that TrainingArguments has for them."""
+
+
+def _read_own_loop(story: Story, sheet: Sheet) -> None:
+    """A training loop of its own: the rate of its one optimizer, the batch of the loader that shuffles."""
+    optimizers = [call for call, _ in story.seen.calls if call.maker.startswith("optimizer:")]
+    if len({id(call.node) for call in optimizers}) == 1:
+        call = optimizers[0]
+        name = _OPTIMIZERS.get(call.maker.partition(":")[2])
+        rate = argument(call, "lr", 1)
+        if rate is not None:
+            sheet.take("training.learning_rate", rate, place_of(call, "lr"))
+        if name is not None:
+            sheet.put("training.optim", name, call.node)
+        sheet.take("training.weight_decay", call.arguments.get("weight_decay"), place_of(call, "weight_decay"))
+    loaders = [call for call, _ in story.seen.calls if call.maker == "DataLoader"]
+    shuffling = [each for each in loaders if isinstance(s := each.arguments.get("shuffle"), Known) and s.data is True]
+    chosen = shuffling or loaders
+    if len({id(call.node) for call in chosen}) == 1 and "batch_sampler" not in chosen[0].arguments:
+        size = argument(chosen[0], "batch_size", 1)
+        if size is not None:
+            sheet.take("training.per_device_train_batch_size", size, place_of(chosen[0], "batch_size"))
+        else:
+            sheet.default("training.per_device_train_batch_size", 1, "default of DataLoader")
+
+
 def _read_length(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None) -> None:
     """``max_length``, which older versions of SFTTrainer took themselves and called max_seq_length."""
     if kind == "transformers":
@@ -165,7 +214,7 @@ def _read_checkpointing(story: Story, sheet: Sheet, arguments: Value | None) -> 
     if not on.sure or _checkpoints(on) is None:
         sheet.unknown(_CHECKPOINTING, "Whether it is turned on is decided while the script runs.", on.call.node)
         return
-    if asked is None and on.kind == "prepare":
+    if asked is None and on.kind == "prepare" and story.trainer is not None:
         _take_kwargs(on, sheet)
         return  # silent: preparation turns it on, which is what a silent config stands for
     name = "prepare_model_for_kbit_training" if on.kind == "prepare" else "gradient_checkpointing_enable"
@@ -290,7 +339,7 @@ def order_of(story: Story, sheet: Sheet) -> None:
     """Steps in an order, or a number, that undoes what was meant; said only where all is seen."""
     if not story.whole or story.is_unsloth:
         return
-    thaws = _THAWS.search(sheet.source.code) is not None
+    thaws = any(_THAWS.search(source.code) for source in story.sources)
     attached: Step | None = None
     for step in story.steps:
         if not step.sure:
