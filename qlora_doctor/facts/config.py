@@ -159,7 +159,8 @@ class ConfigFacts(Fact):
     scaling: float | None = None
     """What LoRA multiplies its product with: alpha / r, or alpha / sqrt(r) with rsLoRA."""
     plain_alpha: float | None = None
-    """The alpha with which LoRA without rsLoRA would scale the same: scaling times r."""
+    """The alpha with which LoRA without rsLoRA would scale the same: scaling times r; at least that where it is not
+    known whether rsLoRA scales."""
     alpha_over_r: float | None = None
     pattern_ranks: bool | None = None
     """True where rank_pattern or alpha_pattern override r or alpha for some modules."""

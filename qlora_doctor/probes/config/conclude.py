@@ -212,7 +212,7 @@ def _lora(values: Resolved) -> dict[str, Any]:
         "use_dora": get("use_dora"),
         "init_lora_weights": str(init).lower() if isinstance(init, bool) else init,
         "scaling": scaling,
-        "plain_alpha": None if scaling is None else scaling * r,
+        "plain_alpha": alpha if scaling is None else scaling * r,
         "alpha_over_r": ratio,
         "pattern_ranks": None if None in patterns else any(bool(pattern) for pattern in patterns),
         "layers_to_transform": _names(values, "lora.layers_to_transform"),

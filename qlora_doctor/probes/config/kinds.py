@@ -9,6 +9,7 @@ from pathlib import Path
 from ...setup.paths import resolve
 from ...setup.setup import Setup
 from .preference import PREFERENCE, REINFORCEMENT
+from .text import text_of
 
 _OTHER_MODELS = re.compile(
     r"whisper|wav2vec|w2v-?bert|hubert|wavlm|seamless|speecht5|parler|musicgen|encodec|(?<![a-z])(?:mms|asr|tts)(?![a-z])"
@@ -24,11 +25,10 @@ _OTHER_CLASSES = re.compile(
 )
 _COMPARES = re.compile(
     r"(?<![a-z])(?:dpo|ipo|kto|orpo|cpo|simpo|grpo|gdpo|rloo|ppo|bco|rlhf|rlaif|rlvr|reward|rewards|preference|preferences"
-    r"|chosen|rejected|beta|ref_model|reference_model|distill\w*|contrastive)(?![a-z])",
+    r"|chosen|rejected|beta|num_generations|vllm|ref_model|reference_model|distill\w*|contrastive)(?![a-z])",
     re.IGNORECASE,
 )
 """Words of preference and reinforcement learning, and of others that train at rates of their own."""
-_LIMIT = 4 << 20
 
 
 def is_language_model(setup: Setup) -> bool | None:
@@ -38,7 +38,7 @@ def is_language_model(setup: Setup) -> bool | None:
         folder = resolve(setup, written)
         kind = _model_type(folder) if folder is not None and folder.is_dir() else None
         return _OTHER_MODELS.search(kind or written.rstrip("/").rpartition("/")[2]) is None
-    text = _text(setup)
+    text = text_of(setup)
     return False if text is not None and _OTHER_CLASSES.search(text) else None
 
 
@@ -46,16 +46,11 @@ def compares_answers(setup: Setup, method: str | None) -> bool | None:
     """True for preference and reinforcement methods; where the method is not told, False if no word is of them."""
     if method is not None:
         return method in (*PREFERENCE, *REINFORCEMENT)
-    text = _text(setup)
-    if text is None or setup.dialect in ("python", "notebook"):
+    text = text_of(setup)
+    if text is None or setup.dialect != "custom":
         return None
     words = f"{Path(setup.file).name if setup.file else ''}\n{text}"
     return None if _COMPARES.search(words) else False
-
-
-def _text(setup: Setup) -> str | None:
-    text = setup._document.text if setup._document is not None else None
-    return text if text and len(text) <= _LIMIT else None
 
 
 def _model_type(folder: Path) -> str | None:

@@ -18,6 +18,7 @@ from ...setup.setup import Setup
 from .combinations import OWN_LOOPS
 from .resume import resume_facts
 from .rows import count_rows
+from .text import text_of
 
 Get = Callable[..., Any]
 """Canonical path, default → value; None where it cannot be known."""
@@ -77,9 +78,10 @@ def _ranks(setup: Setup, known: Mapping[str, Any]) -> int | None:
 
 def _runs_alone(setup: Setup, known: Mapping[str, Any]) -> bool:
     """True for a script that says nothing of a distributed run, so that as it stands it is one process."""
-    text = setup._document.text if setup._document is not None else ""
+    text = text_of(setup)
     several = known["distributed"] not in ("none", None) or known.get("several_processes")
-    return setup.dialect in ("python", "notebook") and not several and _LAUNCHED.search(text) is None
+    is_script = setup.dialect in ("python", "notebook") and text is not None
+    return is_script and not several and _LAUNCHED.search(text or "") is None
 
 
 def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
@@ -196,8 +198,11 @@ def refused_by_schedule(setup: Setup, schedule: ScheduleFacts) -> Iterator[Remar
 
 def _refused_best_model(setup: Setup) -> Iterator[Remark]:
     training = setup.training
-    paths = ("load_best_model_at_end", "eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_steps")
-    if not training.load_best_model_at_end or any(setup.is_unknown(f"training.{name}") for name in paths):
+
+    def unknown(*names: str) -> bool:
+        return any(setup.is_unknown(f"training.{name}") for name in names)
+
+    if not training.load_best_model_at_end or unknown("load_best_model_at_end", "eval_strategy", "save_strategy"):
         return
     evaluation, save = training.eval_strategy or "no", training.save_strategy or "steps"
     if save == "best":
@@ -208,7 +213,7 @@ def _refused_best_model(setup: Setup) -> Iterator[Remark]:
         problem = (
             f"needs evaluation and save to go by the same strategy; evaluation goes by {evaluation}, save by {save}"
         )
-    elif evaluation == "steps":
+    elif evaluation == "steps" and not unknown("eval_steps", "save_steps", "logging_steps"):
         kind = "best-model-steps"
         every, saved = training.eval_steps or training.logging_steps or 500, training.save_steps or 500
         if (every < 1) != (saved < 1):
