@@ -152,7 +152,11 @@ def test_changes_of_what_was_attached(name: str, tmp_path: Path) -> None:
 
 
 LINE = len((HEAD + ATTACH).split("\n"))
-CLASS = "class Mine(Trainer):\n    def compute_loss(self, model, inputs, **more):\n        return model(**inputs).loss * 2\n"
+CLASS = """\
+class Mine(Trainer):
+    def compute_loss(self, model, inputs, **more):
+        return model(**inputs).loss * 2
+"""
 LOOP = """\
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
 scheduler = get_scheduler(optimizer)
