@@ -30,6 +30,7 @@ class Neighbours:
 
     def __init__(self, script: Path | None) -> None:
         """Look around a script; without a path it has no neighbours."""
+        self._shown_whole = script is None or script.is_absolute()
         self.script = Path(os.path.normpath(Path.cwd() / script)) if script is not None else None
         self.read: list[Path] = []
         self._documents: dict[Path, Document | None] = {}
@@ -104,11 +105,15 @@ class Neighbours:
             if len(self._documents) >= MOST_FILES:
                 return None
             try:
-                self._documents[path] = read_document(path)
+                self._documents[path] = read_document(self.shown(path))
             except ConfigError:
                 self._documents[path] = None
             self.read.append(path)
         return self._documents[path]
+
+    def shown(self, path: Path) -> Path:
+        """A file as a report names it: from the working folder where the script is named so."""
+        return path if self._shown_whole else Path(os.path.relpath(path))
 
     def may_read(self, path: Path) -> bool:
         """True for a file of the project that is not too large."""

@@ -96,7 +96,7 @@ def _of_shell(file: Path, text: str, script: Path, neighbours: Neighbours) -> It
             continue
         words = tuple(
             Argument(
-                word.text if word.known else None, partial(_place, str(file), *shell.place(word.start), shell.line)
+                word.text if word.known else None, partial(_place, str(neighbours.shown(file)), *shell.place(word.start), shell.line)
             )
             for word in run.arguments
         )
@@ -151,7 +151,7 @@ def _of_launch_json(file: Path, text: str, script: Path, neighbours: Neighbours)
             continue
         program = program.replace("${workspaceFolder}/", "").replace("${workspaceRoot}/", "")
         if _is_this(program, file, script, neighbours):
-            place = partial(Place, file=str(file))
+            place = partial(Place, file=str(neighbours.shown(file)))
             texts = [str(word) for word in words]
             yield Start(file.name, tuple(Argument(None if "${" in text else text, place) for text in texts))
 
