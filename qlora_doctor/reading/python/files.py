@@ -82,6 +82,8 @@ def path_method(machine: Arguments, holder: Known, name: str, node: ast.AST, pos
         return None
     if name in ("resolve", "absolute", "expanduser", "as_posix"):
         return Known(node, holder.given, holder.by_card, data=os.path.normpath(holder.data))
+    if name == "is_absolute":
+        return Known(node, holder.given, holder.by_card, data=PurePosixPath(holder.data).is_absolute())
     if name == "joinpath":
         return _joined([holder, *positional], node)
     if name in ("open", "read_text"):
