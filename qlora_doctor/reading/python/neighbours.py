@@ -1,8 +1,8 @@
 """The files beside a script that it may import or read: found within bounds, read as text, never run.
 
 A script is started in its own folder or in one above it, so both are where its imports and paths begin. Nothing outside
-the project is looked at: the project is the clone that the script is in, else the highest of the next folders with a mark of
-one, else the folder above the script.
+the project is looked at: the project is the clone that the script is in, else the highest of the next folders with a
+mark of one, else the folder above the script.
 """
 
 from __future__ import annotations
