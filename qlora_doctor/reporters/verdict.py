@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..core.report import STAGES, Finding, Report, RuleOutcome, StageRecord
+from ..core.report import ALL_STAGES, Finding, Report, RuleOutcome, StageRecord, stages_of
 from ..facts.config import NotFollowed
 from ._words import one_line, plural
 
@@ -23,7 +23,8 @@ class Verdict:
     """What a reader takes away.
 
     Attributes:
-        level: ``error``: findings of that severity count; ``incomplete``: a stage failed; ``warning``: warnings or
+        level: ``error``: findings of that severity count; ``incomplete``: a stage failed, or not all is known that
+            decides the run; ``warning``: warnings or
             notes only; ``partial``: nothing found, but not every stage ran; ``pass``: nothing found in any stage.
         headline: one sentence.
         detail: how many rules and stages it rests on, one or two sentences.
@@ -130,19 +131,28 @@ def counts(report: Report) -> str:
     return ", ".join(plural(count, noun) for count, noun in words if count)
 
 
+def unread(report: Report) -> str | None:
+    """How much of what decides the run was read, and where that stops; None where all of it was, or nothing can be."""
+    read = report.summary.read
+    if read is None or read.known >= read.of:
+        return None
+    stops = f"; it stops at {one_line(read.stops_at)}" if read.stops_at else ""
+    return f"read {read.known} of {read.of} of what decides this run{stops}"
+
+
 def _gravity(finding: Finding) -> tuple[int, int, int, str]:
-    stage = STAGES.index(finding.stage) if finding.stage in STAGES else len(STAGES)
+    stage = ALL_STAGES.index(finding.stage) if finding.stage in ALL_STAGES else len(ALL_STAGES)
     return SEVERITIES.index(finding.severity), _CONFIDENCES.index(finding.confidence), stage, finding.rule
 
 
 def _level(report: Report) -> Level:
     if report.summary.error:
         return "error"
-    if _with_status(report, "failed"):
+    if _with_status(report, "failed") or unread(report) is not None:
         return "incomplete"
     if report.summary.warning or report.summary.info:
         return "warning"
-    whole = len(_with_status(report, "done")) == len(STAGES) and not unfollowed(report)
+    whole = len(_with_status(report, "done")) == len(stages_of(report)) and not unfollowed(report)
     return "pass" if whole else "partial"
 
 
@@ -154,9 +164,11 @@ def _headline(report: Report) -> str:
     if failed:
         return f"Not settled: the {_listed(failed)} {'stages' if len(failed) > 1 else 'stage'} failed."
     found = counts(report)
-    if len(done) == len(STAGES) and not found and (left := unfollowed(report)):
+    if (told := unread(report)) is not None:
+        return f"{told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}{f' {found}.' if found else ''}"
+    if len(done) == len(stages_of(report)) and not found and (left := unfollowed(report)):
         return f"Nothing found in what was followed; {plural(len(left), 'statement')} of the script not followed."
-    if len(done) == len(STAGES):
+    if len(done) == len(stages_of(report)):
         return f"No errors in any stage; {found}." if found else "Healthy: every stage ran, and nothing was found."
     if not done:
         return "Nothing was checked."
@@ -169,7 +181,8 @@ def _detail(report: Report) -> str:
     skipped = len(outcomes(report, "skipped"))
     parts = [f"{plural(passed, 'check')} passed", f"{failed:,} failed", f"{skipped:,} could not be evaluated"]
     done = len(_with_status(report, "done"))
-    stages = "All stages ran" if done == len(STAGES) else f"{done} of {len(STAGES)} stages ran to the end"
+    of = len(stages_of(report))
+    stages = "All stages ran" if done == of else f"{done} of {of} stages ran to the end"
     return f"{', '.join(parts)}. {stages}."
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
-from ..core.report import STAGES, Report, StageRecord
+from ..core.report import AFTERWARDS, STAGES, Report, StageRecord
+from ..core.text import cleaned
 from ..facts import Facts
 from .session import INTERRUPTED, REAL_STAGES, CheckOptions, Observer, Session
 
@@ -93,15 +94,16 @@ def rules_of(options: CheckOptions) -> Sequence[Rule]:
     """
     from ..core.assets import asset_folder
     from ..engine import load_rules
+    from .cache import pages_folder
 
-    return load_rules(asset_folder("rules"), *options.rules)
+    return load_rules(asset_folder("rules"), *options.rules, kept_in=pages_folder(results_folder(options)))
 
 
 def _as_source(setup: str | os.PathLike[str] | Mapping[str, Any] | Setup) -> Path | Setup:
     if isinstance(setup, Mapping):
         from ..reading.native import setup_from_mapping
 
-        return setup_from_mapping(dict(setup))
+        return setup_from_mapping(cleaned(dict(setup)))
     if isinstance(setup, str | os.PathLike):
         return Path(setup)
     return setup
@@ -146,7 +148,7 @@ def conclude_config(session: Session) -> None:
     session.observer.on_stage_start("config")
     started = time.perf_counter()
     environment = session.environment or look_at_environment()
-    config = conclude(session.setup, environment)
+    config = cleaned(conclude(session.setup, environment))
     session.facts = session.facts.model_copy(update={"environment": environment, "config": config})
     # Judged by the caller, once it is known which stages are left out: nothing else lies between.
     session.record(StageRecord(name="config", status="done", seconds=time.perf_counter() - started))
@@ -165,7 +167,9 @@ def work_of(session: Session, number: int = 0) -> Work | None:
     from .cache import Surroundings
     from .gathering import Work
 
-    assert session.setup is not None
+    assert session.setup is not None and session.facts.config is not None
+    from ..probes.config.settle import settled
+
     options = session.options
     around = Surroundings(
         environment=session.facts.environment,
@@ -175,7 +179,7 @@ def work_of(session: Session, number: int = 0) -> Work | None:
         offline=options.offline,
         trust_remote_code=options.trust_remote_code,
     )
-    return Work(number, session.setup, around, lambda: session.facts, session.take)
+    return Work(number, settled(session.setup, session.facts.config), around, lambda: session.facts, session.take)
 
 
 def _runnable(session: Session) -> list[str]:
@@ -242,9 +246,16 @@ def _in_words(statement: NotFollowed) -> str:
 
 def store_of(options: CheckOptions) -> Store:
     """Where results are kept."""
-    from .cache import Store, cache_folder
+    from .cache import Store
 
-    return Store((options.cache_folder or cache_folder()) if options.cache else None)
+    return Store(results_folder(options))
+
+
+def results_folder(options: CheckOptions) -> Path | None:
+    """The folder in which results outlive the check; None where nothing may be written."""
+    from .cache import cache_folder
+
+    return (options.cache_folder or cache_folder()) if options.cache else None
 
 
 def _do(session: Session, work: Work) -> None:
@@ -304,24 +315,25 @@ def missing_packages(stage: str, facts: Facts) -> list[str]:
 def _judge_recorded(session: Session, path: Path) -> None:
     """Judge a report or a facts document that was written earlier, perhaps on another machine."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = cleaned(json.loads(path.read_text(encoding="utf-8")))
         recorded = Report.model_validate(document) if "schema_version" in document else None
         session.facts = recorded.facts if recorded else Facts.model_validate(document)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{path} holds no facts that can be judged: {reason}.") from error
     session.widen_margin()
+    session.covers = (*STAGES, *(name for name in AFTERWARDS if getattr(session.facts, name, None) is not None))
     if recorded is not None:
         session.stages = {record.name: record for record in recorded.stages}
     else:
-        session.stages = {name: _recorded_stage(name, session.facts) for name in STAGES}
+        session.stages = {name: _recorded_stage(name, session.facts) for name in session.covers}
     session.judge()
 
 
-_SUBJECT_OF = {name: name for name in STAGES} | {"structure": "model"}
+_SUBJECT_OF = {name: name for name in (*STAGES, *AFTERWARDS)} | {"structure": "model"}
 
 
 def _recorded_stage(name: str, facts: Facts) -> StageRecord:
-    known = getattr(facts, _SUBJECT_OF[name]) is not None
+    known = getattr(facts, _SUBJECT_OF[name], None) is not None
     reason = None if known else "The recorded facts do not hold it."
     return StageRecord(name=name, status="done" if known else "skipped", reason=reason)

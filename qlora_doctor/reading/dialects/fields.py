@@ -18,7 +18,9 @@ from ...core.place import Place
 from ...setup.setup import SECTIONS, Origin, OwnKey, Setup, Source
 from ...tables.keys import MOST_LIKENED, MOST_STRANGERS, KeyList
 from ..document import Document
+from ..interpolation import interpolated
 from ..lenient import Mismatch, describe_value, read_as
+from .named_data import named_in
 from .values import Unreadable, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
@@ -44,6 +46,8 @@ class Reading:
         data: the file's mapping.
         version: whose defaults are meant, for example ``axolotl 0.18``.
         stored_keys: what ``Setup`` has under this name.
+        stops_at_unknown_keys: the same.
+        by_omegaconf: see ``read_by_omegaconf``.
     """
 
     def __init__(
@@ -80,10 +84,18 @@ class Reading:
         self._remarks: list[dict[str, str | None]] = []
         self._pointers: dict[str, str] = {}
         self.stored_keys: dict[str, bool] = {}
+        self.stops_at_unknown_keys = False
+        self.by_omegaconf = False
         self._tables: list[tuple[str, Table]] = []
         self._brought_about: dict[str, dict[str, None]] = {}
 
     # -- the file's side
+
+    def read_by_omegaconf(self) -> None:
+        """OmegaConf reads the file: it resolves ``${key}`` within it, and refuses keys that stand twice."""
+        self.by_omegaconf = True
+        if "${" in self.document.text:
+            self.data = interpolated(self.document.data)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value at a dotted key; ``default`` where it is absent or null."""
@@ -97,6 +109,15 @@ class Reading:
     def written(self, key: str) -> bool:
         """True where the key stands in the file, be it null."""
         return self._find(key)[1] is not None
+
+    def origin(self, path: str) -> Origin | None:
+        """Where the value at a canonical path comes from, so far."""
+        return self._origins.get(path)
+
+    def place_of(self, key: str) -> Place | None:
+        """Where a dotted key stands; None where it is absent."""
+        pointer = self._find(key)[1]
+        return Place(file=self.file, pointer=pointer) if pointer is not None else None
 
     def _find(self, key: str) -> tuple[Any, str | None]:
         """(value, JSON pointer); a key whose own name has dots (``train.lora_rank``) is found as well."""
@@ -343,6 +364,13 @@ class Reading:
                 self.point_at(key)
         return found
 
+    def _refuse_repeated(self) -> None:
+        """OmegaConf's loader stops at a key that stands twice, whatever its values."""
+        for pointer in (*self.document.duplicates, *self.document.repeats):
+            key = _dotted(pointer)
+            note = f"{key} stands twice, and OmegaConf, with which {self.version} reads, stops at that."
+            self.refused("repeated-key", key, note, "keys")
+
     def _head_sections(self) -> None:
         """Give each section the place of the first value that the file sets in it, for what is said of the whole."""
         heads: dict[str, Origin] = {}
@@ -356,7 +384,9 @@ class Reading:
     def setup(self) -> Setup:
         """The Setup, when all is said."""
         string_numbers = self._string_numbers()
-        duplicates = [_dotted(pointer) for pointer in self.document.duplicates]
+        if self.by_omegaconf:
+            self._refuse_repeated()
+        duplicates = [] if self.by_omegaconf else [_dotted(pointer) for pointer in self.document.duplicates]
         for key in duplicates:
             self.point_at(key)
         self._head_sections()
@@ -373,6 +403,8 @@ class Reading:
             string_numbers=string_numbers,
             remarks=self._remarks,
             stored_keys=self.stored_keys,
+            named_data=named_in(self),
+            stops_at_unknown_keys=self.stops_at_unknown_keys,
             **sections,
         )
         setup._locate = self.document.place if self.file is not None else None

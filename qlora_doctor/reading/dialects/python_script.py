@@ -73,6 +73,7 @@ def read(document: Document) -> Setup:
         ConfigError: it is no Python, or no notebook, or nested too deeply.
     """
     from ..python.keywords import check_keywords
+    from ..python.named_data import name_data
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.sheet import Sheet
     from ..python.source import read_source
@@ -91,6 +92,7 @@ def read(document: Document) -> Setup:
         read_adapter(story, sheet)
         read_training(story, sheet)
         read_data(story, sheet)
+        name_data(story, sheet)
         order_of(story, sheet)
         by_card(sheet)
         check_keywords(story, sheet)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ...tables.signatures import LIBRARIES as SIGNED
 from .arguments import PARSERS, TRAINING_CLASSES, UNSEEN
@@ -21,6 +22,8 @@ ADAPTED = {"PeftModel", "PeftModelForCausalLM", "PeftModelForSequenceClassificat
 AUTO_PEFT = {"AutoPeftModelForCausalLM", "AutoPeftModel", "AutoPeftModelForSequenceClassification"}
 WITH_HEAD = {"AutoModelForCausalLMWithValueHead", "AutoModelForSeq2SeqLMWithValueHead"}
 QUANTIZERS = {"GPTQConfig", "AwqConfig", "HqqConfig", "EetqConfig", "QuantoConfig", "TorchAoConfig", "Mxfp4Config"}
+RESUMED = "train(resume_from_checkpoint)"
+"""Under this name a trainer keeps what its train() is told to go on from."""
 MODEL_CONFIG = "the model's config"
 _TOKENIZER_CLASS = re.compile(r"\w*Tokenizer(Fast)?$|\w*Processor$")
 _OPTIMIZERS = ("torch.optim.", "bitsandbytes.optim.", "bnb.optim.", "transformers.AdamW", "transformers.Adafactor")
@@ -199,7 +202,11 @@ class Library(Changes):
             if found is not None:
                 return found
         if holder.maker.endswith("Trainer") and name == "train":
-            self.seen.runs.append(_as_it_is(holder))
+            run = _as_it_is(holder)
+            resumed = named.get(RESUMED, positional[0] if positional else None)
+            self.seen.runs.append(
+                run if resumed is None else replace(run, arguments={**run.arguments, RESUMED: resumed})
+            )
             return Unknown(node, why="It is the result of the training.")
         if holder.maker in _PLAIN_DATA:
             plain = name in ("shuffle", "take", "skip")

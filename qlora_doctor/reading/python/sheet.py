@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
-from ...setup.setup import SECTIONS, Change, NotFollowed, Origin, Setup
+from ...setup.setup import SECTIONS, Change, NamedData, NotFollowed, Origin, Setup
 from ...setup.setup import Source as Whose
 from ..dialects.fields import checked_value
 from ..dialects.values import Unreadable, is_template
@@ -41,6 +41,7 @@ class Sheet:
         self._unknown_keys: list[dict[str, str | None]] = []
         self._removed_keys: list[dict[str, str | None]] = []
         self.by_card: set[str] = set()
+        self.named_data: list[NamedData] = []
         self.changes: list[Change] = []
         self.not_followed: list[NotFollowed] = []
 
@@ -135,10 +136,15 @@ class Sheet:
             if path not in self._origins:
                 self.unknown(path, why)
 
-    def leave_rest(self, *sections: str, why: str) -> None:
-        """Say of all that was not set in these sections that it cannot be known."""
+    def leave_rest(self, *sections: str, why: str, but: Collection[str] = ()) -> None:
+        """Say of all that was not set in these sections that it cannot be known.
+
+        Args:
+            but: names whose silence is known to mean the library's default.
+        """
         for section in sections:
-            self.leave(*(f"{section}.{field}" for field in SECTIONS[section].model_fields if field != "extra"), why=why)
+            names = (field for field in SECTIONS[section].model_fields if field != "extra" and field not in but)
+            self.leave(*(f"{section}.{name}" for name in names), why=why)
 
     def extra(self, section: str, name: str, value: Value) -> None:
         """Pass an argument on under its own name, where it is known."""
@@ -204,6 +210,7 @@ class Sheet:
             remarks=self._remarks,
             unknown_keys=self._unknown_keys,
             removed_keys=self._removed_keys,
+            named_data=self.named_data,
             changes=self.changes,
             not_followed=sorted(self.not_followed, key=_by_line),
             **sections,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..dialects.values import switch
+from .hf_calls import RESUMED
 from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
 from .sheet import Sheet
 from .story import Story, argument
@@ -41,12 +42,20 @@ METHODS: dict[str, tuple[str, str | None]] = {
 _OWN_CODE = "A training loop that was not read decides."
 _PLAIN = {"learning_rate": 5e-5, "bf16": False, "gradient_checkpointing": False, "per_device_train_batch_size": 8}
 """TrainingArguments' own defaults where SFTConfig has others."""
+_LIKE_TRANSFORMERS = ("dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo")
+_COMMON = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "max_steps",
+           "num_train_epochs", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end",
+           "seed", "data_seed", "warmup_ratio", "warmup_steps", "fsdp", "deepspeed", "ddp_find_unused_parameters",
+           "resume_from_checkpoint", "loss_type", "use_vllm", "beta", "label_smoothing", "num_generations",
+           "num_generations_eval", "generation_batch_size", "steps_per_generation")  # fmt: skip
+"""Arguments that TRL's configs leave as TrainingArguments has them, or whose silence is read by the method."""
 _TAKEN_OVER = "default of TrainingArguments, which SFTTrainer takes over"
 _CHECKPOINTING = "training.gradient_checkpointing"
 _THAWS = re.compile(r"\.requires_grad\s*=(?!=)|\brequires_grad_\(|\bset_adapter\(")
 """Code that may let an adapter train again after it was frozen."""
 _KWARGS = "training.gradient_checkpointing_kwargs"
 _LENGTH = "training.max_length"
+_RESUME = "training.resume_from_checkpoint"
 _PREPARE = "training.prepare_for_kbit_training"
 
 
@@ -62,6 +71,8 @@ def read_training(story: Story, sheet: Sheet) -> None:
             sheet.put("training.method", method, story.trainer.node)
     _read_length(story, sheet, arguments, kind)
     _read_trainers_own(story, sheet)
+    _read_resume(story, sheet)
+    _read_reference(story, sheet, arguments)
     if story.trainer is None and any(kind == "training-loop" for kind, _, _ in story.seen.not_followed):
         _read_own_loop(story, sheet)
     _read_checkpointing(story, sheet, arguments)
@@ -87,6 +98,28 @@ def _read_trainers_own(story: Story, sheet: Sheet) -> None:
         value = story.given(name)
         if story.trainer is not None and value is not None and not sheet.knows(path):
             sheet.take(path, value, place_of(story.trainer, name))
+
+
+def _read_resume(story: Story, sheet: Sheet) -> None:
+    """What train() is told to go on from; the argument of the same name is only kept for the script to pass on."""
+    passed = story.trainer.arguments.get(RESUMED) if story.trainer is not None else None
+    if passed is not None:
+        sheet.take(_RESUME, passed, passed.node)
+    elif sheet.value(_RESUME):
+        sheet.unknown(
+            _RESUME, "train() is not given it, and TrainingArguments only keeps it for the script to pass on."
+        )
+
+
+def _read_reference(story: Story, sheet: Sheet, arguments: Value | None) -> None:
+    """A reference of its own: a second model, or an adapter that is named for it."""
+    given = story.given("ref_model", 1) if story.trainer is not None and story.trainer.maker == "DPOTrainer" else None
+    given = story.given("ref_model") if given is None or isinstance(given, Made) else given
+    named = arguments.arguments.get("ref_adapter_name") if isinstance(arguments, Made) else None
+    value = given if given is not None else named
+    if value is not None and not (isinstance(value, Known) and value.data is None):
+        note = "The trainer is given a reference of its own."
+        sheet.remark("reference-given", value.node, note)
 
 
 _OPTIMIZERS = {
@@ -280,7 +313,8 @@ def _close(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None
     if story.is_unsloth:
         sheet.leave_rest("training", why="Unsloth has defaults of its own, which change between versions.")
     if kind == "trl" and method != "sft":
-        sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.")
+        known = _COMMON if method in _LIKE_TRANSFORMERS else ()
+        sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.", but=known)
     takes_over = isinstance(arguments, Made) and arguments.maker.endswith("TrainingArguments")
     if kind == "trl" and takes_over:
         for name, value in _PLAIN.items():
