@@ -294,6 +294,9 @@ class ConfigFacts(Fact):
     """
     not_followed: list[NotFollowed] | None = None
     """What a script does besides that changes the training; ``[]`` of a config."""
+    adapter_cast: str | None = None
+    """The dtype that a script casts the trainable parameters to once the adapter is attached; ``none`` where it does
+    not."""
     loop_in_eval_mode: bool | None = None
     """True where a script's own loop trains the base as from_pretrained returns it: in evaluation mode."""
     remark_notes: list[Remark] | None = None

@@ -97,7 +97,20 @@ def _statements(setup: Setup) -> dict[str, Any]:
     in_eval: bool | None = "training-loop" in kinds and not any(modes)
     if in_eval and kinds & {"given-to-unread-code", "loop-over-model", "mode"}:
         in_eval = None
-    return {"not_followed": told, "loop_in_eval_mode": in_eval}
+    return {"not_followed": told, "loop_in_eval_mode": in_eval, "adapter_cast": _adapter_cast(setup, kinds)}
+
+
+def _adapter_cast(setup: Setup, not_followed: set[str]) -> str | None:
+    """What the trainable parameters, all of them, are cast to last."""
+    if not_followed & {"cast", "loop-over-model", "given-to-unread-code"}:
+        return None
+    dtype = "none"
+    for change in setup.changes:
+        tests = [test[0] for test in change.tests]
+        reaches = not tests or tests == ["requires_grad"] or (tests == ["instance"] and "LoraLayer" in change.tests[0])
+        if change.kind == "cast" and change.when == "attached" and reaches:
+            dtype = str(change.value)
+    return dtype
 
 
 def _fall_back(setup: Setup, fallback: str, *facts: dict[str, Any]) -> None:

@@ -161,6 +161,7 @@ def _common(setup: Setup, sections: dict[str, Any], around: Surroundings) -> dic
             for path, origin in setup.origins.items()
             if origin.source == "unknown" or (origin.source == "explicit" and _is_null(sections, path))
         ),
+        "changes": [change.model_dump(mode="json", exclude={"place"}) for change in setup.changes],
         # A chat template, a DeepSpeed config: whatever a value names that is a file.
         "files": {text: data_identity(text, setup) for text in sorted(set(_file_names(sections, setup)))},
     }
