@@ -41,9 +41,12 @@ def note_start(folder: Path, command: list[str]) -> None:
     """Say who waits for the run.
 
     Raises:
-        OSError: it cannot be written.
+        UsageError: it cannot be written.
     """
-    write_whole(folder / STARTED, json.dumps({"pid": os.getpid(), "command": command}).encode())
+    try:
+        write_whole(folder / STARTED, json.dumps({"pid": os.getpid(), "command": command}).encode())
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
 def note_end(folder: Path, ended: Ended) -> None:
@@ -113,7 +116,7 @@ def _seconds_per_step(series: list[dict[str, Any]]) -> float | None:
     timed = [(r["step"], r["time"]) for r in series if isinstance(r.get("step"), int) and "time" in r][-8:]
     if len(timed) < 2 or timed[-1][0] <= timed[0][0]:
         return None
-    return float(timed[-1][1] - timed[0][1]) / (timed[-1][0] - timed[0][0])
+    return float((timed[-1][1] - timed[0][1]) / (timed[-1][0] - timed[0][0]))
 
 
 def _is_alive(pid: Any) -> bool:

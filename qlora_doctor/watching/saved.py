@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..probes.tensors import local
+from ..probes.tensors import local_part
 
 _FILE = "adapter_model.safetensors"
 
@@ -41,7 +41,7 @@ def _in_memory(model: Any) -> dict[str, torch.Tensor]:
     wanted = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and f".{adapter}" in name and ".lora_" in name:
-            wanted[name.replace(f".{adapter}", "", 1)] = local(parameter.detach())
+            wanted[name.replace(f".{adapter}", "", 1)] = local_part(parameter.detach())
     return wanted
 
 

@@ -127,9 +127,8 @@ class Station:
 
             # A DoctorCallback of the program's own writes no records: both may look.
             ours = self.begin_trainer
-            if not any(
-                isinstance(each, RunCallback) and each.begin == ours for each in trainer.callback_handler.callbacks
-            ):
+            callbacks = trainer.callback_handler.callbacks
+            if not any(isinstance(each, RunCallback) and each.begin == ours for each in callbacks):
                 trainer.add_callback(RunCallback(ours, trainer))
         except Exception as error:
             self._give_up(error)

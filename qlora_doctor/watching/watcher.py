@@ -29,7 +29,7 @@ from ..probes.step.optimizer import unwrapped as unwrapped_optimizer
 from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
-from ..probes.tensors import local, plain_name, trainable_parameters
+from ..probes.tensors import local_part, plain_name, trainable_parameters
 from .arguments import arguments_config, asked, plain_arguments
 from .backward import BackwardWatch
 from .finding import is_compiled, objects, unwrapped
@@ -446,7 +446,7 @@ class Watch:
         if model is None or self._run.get("nonfinite_step"):
             return
         parameters = trainable_parameters(model)
-        bad = [name for name, parameter in parameters.items() if has_nonfinite(local(parameter.detach()))]
+        bad = [name for name, parameter in parameters.items() if has_nonfinite(local_part(parameter.detach()))]
         self._run.update(nonfinite_step=step, nonfinite_tensors=bad)
         self._write("not finite")
 

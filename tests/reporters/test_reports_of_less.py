@@ -18,7 +18,8 @@ SUBJECTS = [name for name in Facts.model_fields if name != "environment"]
 
 
 def everything() -> Facts:
-    return fixtures.healthy().facts.model_copy(update={"course": AFTERWARDS.course})
+    absent = ("course", "run", "batch")
+    return fixtures.healthy().facts.model_copy(update={name: getattr(AFTERWARDS, name) for name in absent})
 
 
 def rendered(facts: Facts) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...facts.step import GradientColumn
-from ..tensors import layer_and_projection, local
+from ..tensors import layer_and_projection, local_part
 
 
 @dataclass
@@ -81,7 +81,7 @@ class GradientWatch:
             return
         self._fired.add(name)
         with torch.no_grad():
-            gradient = local(parameter.grad.detach())
+            gradient = local_part(parameter.grad.detach())
             read = gradient.coalesce().values() if gradient.is_sparse else gradient
             if not read.numel():  # a shard without rows: nothing of it is known here
                 row.fill_(1.0)
@@ -113,7 +113,7 @@ def lora_a_without_effect(parameters: Mapping[str, nn.Parameter]) -> set[str]:
 
 def zero_tensors(tensors: Mapping[str, torch.Tensor]) -> set[str]:
     """Names of tensors that hold nothing but zeros; one wait for the device in all."""
-    own = {name: local(t) for name, t in tensors.items() if t.device.type != "meta"}
+    own = {name: local_part(t) for name, t in tensors.items() if t.device.type != "meta"}
     flags = {name: (t.count_nonzero() == 0) for name, t in own.items() if t.numel()}
     return {name for name, flag in flags.items() if bool(flag)}
 
