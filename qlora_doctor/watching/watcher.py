@@ -648,7 +648,12 @@ class Watch:
             changes.update(dict.fromkeys(unknown))
         self._rates_low()
         if self._run.get("rates_during_warmup") and seen.trainable_dtypes != ["float32"]:
-            changes.update(parameters_not_updated=None, lost_update_ratio=None)
+            changes.update(
+                dict.fromkeys(
+                    ("parameters_not_updated", "parameters_out_of_reach", "parameters_below_precision",
+                     "lost_update_ratio", "update_share", "steps_to_update")
+                )
+            )  # fmt: skip
         return seen.model_copy(update=changes)
 
     def _config_facts(self, step: Any) -> Any:
@@ -713,17 +718,17 @@ class Together:
     """Several optimizers as one, for what is asked of one."""
 
     def __init__(self, optimizers: list[Any]) -> None:
-        self._inner = [unwrapped_optimizer(each) for each in optimizers]
+        self.inner = [unwrapped_optimizer(each) for each in optimizers]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The groups of all."""
-        return [group for each in self._inner for group in each.param_groups]
+        return [group for each in self.inner for group in each.param_groups]
 
     @property
     def state(self) -> dict[Any, Any]:
         """The state of all."""
-        return {key: value for each in self._inner for key, value in each.state.items()}
+        return {key: value for each in self.inner for key, value in each.state.items()}
 
 
 def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str:
