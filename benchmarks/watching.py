@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/watching.py [--model FOLDER] [--pairs 5] [--steps 20] [--out results/watching.json]
 
-Of each pair: the seconds of each step as the loop itself measures them, losses, a digest of the trained weights, random state at the end, and on
-CUDA the peak. The order within a pair changes from pair to pair. Reported: whether all numbers are the same to the last
-bit, what the watched steps cost more (against one of the loop's own steps), what a step costs after them, and the peak.
+Of each pair: the seconds of each step as the loop itself measures them, losses, a digest of the trained weights, random
+state at the end, and on CUDA the peak. The order within a pair changes from pair to pair. Reported: whether all numbers
+are the same to the last bit, what the watched steps cost more (against one of the loop's own steps), what a step costs
+after them, and the peak.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ for parameter in model.parameters():
     if parameter.requires_grad:
         digest.update(parameter.detach().float().cpu().numpy().tobytes())
 print("RESULT" + json.dumps({
-    "seconds": seconds, "losses": [repr(each) for each in losses], "weights": digest.hexdigest(), "chance": torch.rand(1).item(),
+    "seconds": seconds, "losses": [repr(each) for each in losses], "weights": digest.hexdigest(),
+    "chance": torch.rand(1).item(),
     "peak_allocated": torch.cuda.max_memory_allocated() if cuda else None,
     "peak_reserved": torch.cuda.max_memory_reserved() if cuda else None,
     "device": torch.cuda.get_device_name() if cuda else "cpu",
