@@ -62,7 +62,8 @@ class Station:
 
         self._heard = Overhearing()
         atexit.register(self._exit)
-        os.register_at_fork(after_in_child=self._forked)
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=self._forked)
         plain = torch.nn.Module.__dict__["__call__"]
         wrapt.wrap_function_wrapper(torch.nn, "Module.__call__", self._called)
         wrapped = torch.nn.Module.__dict__["__call__"]

@@ -99,6 +99,10 @@ class Watch:
         self._loss: LossWatch | None = None
         self._heard = heard or Overhearing()
         self._base: snapshot.Snapshot | None = None
+        self._optimizers: list[Any] = []
+        self._schedulers: list[Any] = []
+        self._found: dict[str, list[Any]] = {}
+        self._parallel = "none"
         self._stepped_since = False
 
     # -- the beginning
@@ -339,7 +343,7 @@ class Watch:
     # -- the gradient scaler
 
     def _scaler(self) -> Any:
-        enabled = [each for each in self._found["GradScaler"] if each.is_enabled() and each._scale is not None]
+        enabled = [each for each in self._found["GradScaler"] if each.is_enabled()]
         return enabled[-1] if enabled else None
 
     def _scale_now(self) -> float:
@@ -410,6 +414,7 @@ class Watch:
         self._take_off()
         self._onlooker = None
         self._found = {}
+        self._optimizers, self._schedulers = [], []
         self._write("broken")
 
     # -- what the trainer tells
