@@ -347,8 +347,6 @@ class Watch:
         return enabled[-1] if enabled else None
 
     def _scale_now(self) -> float:
-        if not self._found["GradScaler"]:
-            self._found["GradScaler"] = objects()["GradScaler"] if not self._steps else []
         scaler = self._scaler()
         return float(scaler.get_scale()) if scaler is not None else 1.0
 
