@@ -56,8 +56,10 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     training, config = setup.training, facts.config
     if setup.dialect in OWN_LOOPS:
         yield f"{OWN_LOOPS[setup.dialect]}'s own training loop"
-    if training.engine is not None:
-        yield f"{training.engine.capitalize()}'s own kernels"
+    for kernels in training.kernels or ():
+        yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
+    if any(remark["kind"] == "kernels-by-default" for remark in setup.remarks):
+        yield "axolotl's LoRA kernels"
     if training.method not in METHODS:
         yield f"the method {training.method}"
     if setup.quantization.backend not in (None, "bitsandbytes"):

@@ -95,10 +95,7 @@ def vocabulary_of(model: Any) -> int:
 
 def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Program | None) -> None:
     tape = recorder.tape
-    if program is not None:
-        program.prepare(recorder, model, options)
-    elif options.trainer == "trl":
-        prepare_for_sft(recorder, model, options.checkpointing)
+    make_ready(recorder, model, options, program)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if options.neftune_alpha:
         add_noise(model, options.neftune_alpha)
@@ -175,6 +172,14 @@ def prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return convert_outputs_to_fp32(Autocast("cuda", dtype=dtype)(model.forward))  # type: ignore[no-any-return]
+
+
+def make_ready(recorder: Recorder, model: Any, options: StepOptions, program: Program | None) -> None:
+    """What the trainer changes in the model before its first step."""
+    if program is not None:
+        program.prepare(recorder, model, options)
+    elif options.trainer == "trl":
+        prepare_for_sft(recorder, model, options.checkpointing)
 
 
 def batch_of(recorder: Recorder, model: Any, options: StepOptions, program: Program | None) -> dict[str, torch.Tensor]:
