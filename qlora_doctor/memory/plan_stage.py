@@ -100,9 +100,7 @@ def look_at_plan(
         prediction = planner.prediction(machines[0], *own)
         plans = [_card_plan(planner, machine, card, own, limit) for machine, card in zip(machines, cards, strict=True)]
     except PredictionError as error:
-        return MemoryFacts(
-            prediction_failure=error.message, refusal=error.refusal, certain_bytes=error.certain_bytes
-        )
+        return MemoryFacts(prediction_failure=error.message, refusal=error.refusal, certain_bytes=error.certain_bytes)
     prediction.assumptions += [*allocator_assumptions(setup), *assumed_of_evaluation(facts)]
     if cards[0] is None:
         prediction.assumptions.append(

@@ -46,8 +46,7 @@ def unmodelled(setup: Setup, facts: Facts) -> str | None:
     left_out = list(dict.fromkeys(_left_out(setup, facts)))
     if left_out:
         listed = left_out[0] if len(left_out) == 1 else f"{', '.join(left_out[:-1])} and {left_out[-1]}"
-        verb = "change" if len(left_out) > 1 or left_out[0].endswith("kernels") else "changes"
-        return f"{listed[:1].upper()}{listed[1:]} {verb} the peak and cannot be predicted yet."
+        return f"The prediction does not cover {listed}, which the peak depends on."
     return _unknown(setup)
 
 
