@@ -65,6 +65,7 @@ def look_at_plan(
     from .stage import (
         STAND_IN,
         allocator_assumptions,
+        assumed_of_cards,
         assumed_of_evaluation,
         described,
         evaluation_batch_of,
@@ -101,7 +102,7 @@ def look_at_plan(
         plans = [_card_plan(planner, machine, card, own, limit) for machine, card in zip(machines, cards, strict=True)]
     except PredictionError as error:
         return MemoryFacts(prediction_failure=error.message, refusal=error.refusal, certain_bytes=error.certain_bytes)
-    prediction.assumptions += [*allocator_assumptions(setup), *assumed_of_evaluation(facts)]
+    prediction.assumptions += [*allocator_assumptions(setup), *assumed_of_cards(setup), *assumed_of_evaluation(facts)]
     if cards[0] is None:
         prediction.assumptions.append(
             f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."

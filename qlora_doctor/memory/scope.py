@@ -70,7 +70,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     if training.torch_compile:
         yield "torch.compile"
     distributed = config.distributed if config is not None else None
-    if training.fsdp:
+    if training.fsdp and not shards_plainly(setup, facts):
         yield {"fsdp1": "FSDP 1", "fsdp2": "FSDP 2"}.get(distributed or "", "FSDP")
     if training.deepspeed:
         yield {"zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
@@ -81,6 +81,27 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     for name, what in _MORE.items():
         if _on(told.get(name)):
             yield what
+
+
+def shards_plainly(setup: Setup, facts: Facts) -> bool:
+    """Whether a run is sharded by FSDP 2 over known ranks as it is modelled: with non-reentrant checkpointing, without
+    evaluation or offloading."""
+    config, settings = facts.config, setup.training.fsdp_config
+    if config is None or not isinstance(settings, dict):
+        return False
+    options = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
+    return (
+        config.distributed == "fsdp2"
+        and (setup.hardware.count or 1) > 1
+        and bool(config.gradient_checkpointing)
+        and config.use_reentrant is False
+        and config.evaluates is False
+        and setup.training.method in (None, "sft", "pretrain")
+        and not options.get("offload_params")
+        and not options.get("cpu_offload")
+        and "offload" not in str(setup.training.fsdp)
+        and options.get("reshard_after_forward", True) is True
+    )
 
 
 def _spread(setup: Setup) -> Iterator[str]:

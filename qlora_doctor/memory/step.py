@@ -17,6 +17,7 @@ from .load import LoadOptions, write_load
 from .machine import Machine
 from .optimizers import Optimizer
 from .play import playing_cuda
+from .sharded import Sharded
 from .tape import Tape
 from .trace import Recorder
 from .trl_step import has_fused_head, prepare_for_sft, sft_loss, without_triton
@@ -41,6 +42,8 @@ class StepOptions:
     neftune_alpha: float | None = None
     data_parallel: bool = False
     """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
+    sharded_over: int | None = None
+    """Ranks that FSDP 2 shards the model over."""
 
 
 class Program(Protocol):
@@ -101,6 +104,7 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         add_noise(model, options.neftune_alpha)
     if options.data_parallel:
         recorder.keep(gradient_buckets(recorder, parameters))
+    sharded = Sharded(recorder, model, options.sharded_over) if options.sharded_over else None
     tape.step_start = len(tape.events)
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
@@ -116,8 +120,12 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         del inputs
         tape.phase("backward")
         recorder.in_backward = True
+        if sharded is not None:
+            sharded.syncs = not batches
         loss.backward()
         recorder.in_backward = False
+        if sharded is not None:
+            sharded.after_backward()
         for parameter in parameters:
             if parameter.grad is not None:
                 recorder.recategorise(parameter.grad, "gradients")
@@ -125,11 +133,15 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         del loss
     tape.phase("optimizer")
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
+    if sharded is not None:
+        with_gradient = sharded.trained()
     _clip(with_gradient, options.max_grad_norm)
     optimizer.step(with_gradient)
     model.zero_grad(set_to_none=True)
+    for parameter in with_gradient:
+        parameter.grad = None
     del kept, waiting
-    recorder.keep(optimizer)
+    recorder.keep([optimizer, sharded])
 
 
 def add_noise(model: Any, alpha: float) -> None:

@@ -96,7 +96,7 @@ NOT_MODELLED = {
     "orpo": ({"trainer": "trl", "method": "orpo"}, "method orpo"),
     "liger": ({"use_liger_kernel": True}, "Liger"),
     "compile": ({"torch_compile": True}, "torch.compile"),
-    "fsdp": ({"fsdp": "full_shard auto_wrap", "fsdp_config": {"fsdp_version": 2}}, "FSDP"),
+    "fsdp": ({"fsdp": "full_shard auto_wrap", "fsdp_config": {"fsdp_version": 1}}, "FSDP 1"),
     "deepspeed": ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO-3"),
     "offloading": ({"extra": {"activation_offloading": True}, "trainer": "trl"}, "host memory"),
     "generation": ({"extra": {"predict_with_generate": True}}, "generates"),
