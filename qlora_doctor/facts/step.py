@@ -83,6 +83,19 @@ class StepFacts(Fact):
     layers' adapters then get none."""
     parameters_not_updated: list[str] | None = None
     """Trainable tensors that no step changed."""
+    parameters_out_of_reach: list[str] | None = None
+    """Of these, the ones that have a gradient and that the optimizer, which holds them, leaves as they are even where
+    they are set to zero before it is called again: no update reaches them."""
+    parameters_below_precision: list[str] | None = None
+    """Of these, the ones whose updates are smaller than what changes a value of theirs (half the spacing of their
+    dtype at that value)."""
+    parameters_updated_late: list[str] | None = None
+    """Of these, the ones that a later call of the optimizer changes: it does not step in every call."""
+    update_share: float | None = None
+    """Largest update of the tensors below precision, as a share of what changes a value."""
+    steps_to_update: int | None = None
+    """Steps, about, until the last of the tensors below precision (or updated late) has begun to change; None where
+    they do not while their gradients stay as large as they are."""
     lost_update_ratio: float | None = None
     """Share of the trainable elements with a nonzero gradient in the last step that this step left bit for bit as they
     were: its update was smaller than the spacing of their dtype. None where the optimizer skipped the step."""

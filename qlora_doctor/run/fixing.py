@@ -12,7 +12,8 @@ from ..core.report import Finding, Report
 from ..reading.dialects import dialect_named, read_setup
 from ..reading.document import Document, document_of, encoded, read_document
 from ..setup.setup import Setup
-from ..writing.edit import CannotEdit, apply_patch
+from ..writing.edit import apply_patch
+from ..writing.patch import CannotEdit
 from ..writing.remedy import unified
 from .checking import run_check
 from .session import CheckOptions, Observer

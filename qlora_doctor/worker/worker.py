@@ -134,9 +134,10 @@ def memory(run: Run) -> None:
 
 def data(run: Run) -> None:
     from ..probes.data import look_at_data
+    from ..setup.named import why_not_looked_at
 
     if not run.setup.data.train:
-        raise Skipped("The config names no data.", "Set data.train to a file, a folder or a hub id.")
+        raise Skipped(*why_not_looked_at(run.setup))
     _without_a_model(run)
     facts = look_at_data(run.setup, run.progress, offline=run.job.offline)
     run.learn("data", facts)
@@ -188,6 +189,8 @@ def step(run: Run) -> None:
         from ..probes.step.held_against import with_measured
 
         run.learn("memory", with_measured(run.facts, seen.measured))
+    if seen.batch is not None:
+        run.learn("batch", seen.batch)
     run.learn("step", seen.facts)
     if seen.error is not None:
         raise seen.error
@@ -345,7 +348,7 @@ def _receive(jobs: queue.Queue[Job]) -> None:
         while piece := os.read(0, 1 << 16):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
-                jobs.put(Job.model_validate_json(line))
+                jobs.put(Job.of_line(line))
         os._exit(1)
 
     threading.Thread(target=read, daemon=True, name="parent").start()

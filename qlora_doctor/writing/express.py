@@ -19,7 +19,8 @@ from ..reading.dialects.spelling import spellings
 from ..reading.document import Document
 from ..reading.positions import join_pointer, split_pointer
 from ..setup.setup import SECTIONS, Setup
-from .edit import MOST_EDITED, CannotEdit, NoEditor, patched, value_at
+from .edit import MOST_EDITED
+from .patch import CannotEdit, NoEditor, patched, value_at
 
 
 @dataclass(frozen=True)

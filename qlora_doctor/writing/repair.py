@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from ..core.report import PatchOperation
 from ..reading.positions import join_pointer, split_pointer
 from ..setup.setup import SECTIONS, Setup
-from .edit import CannotEdit, patched, value_at
 from .express import complaints, editable, reread, same, values_of
+from .patch import CannotEdit, patched, value_at
 
 _T = TypeVar("_T")
 _MOST_TEXT = 2**19

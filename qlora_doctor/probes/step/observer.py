@@ -16,6 +16,7 @@ from torch import nn
 
 from ...core.errors import StageError
 from ...facts.step import StepFacts
+from ..batch import BatchLook
 from ..observing import snapshot
 from ..observing.aside import aside, random_state_kept
 from ..observing.fingerprint import Fingerprint, fingerprints
@@ -23,12 +24,13 @@ from ..observing.timeline import Timeline
 from ..tensors import trainable_parameters
 from . import comparing, gradients
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
-from .optimizer import optimizer_facts, state_bytes
+from .optimizer import optimizer_facts, state_bytes, unwrapped
+from .reach import what_holds_back
 from .updates import UpdateWatch
 
 
 @dataclass
-class _Compared:
+class Compared:
     """What the doctor's own forwards gave, before training or after."""
 
     loss: float | None = None
@@ -55,29 +57,34 @@ class Observer:
     """Bytes of the optimizer's state after each step."""
     optimizer_cuda_bytes: list[int] = field(default_factory=list)
     """Of these, what CUDA's allocator holds."""
+    batches: BatchLook = field(default_factory=BatchLook)
+    """Takes in what the model is given in each training forward."""
 
-    def train_begin(self, optimizer: Any | None) -> None:
-        """Everything is built, nothing has run: fingerprint all, put the hooks on."""
+    def train_begin(self, optimizer: Any | None, step: Callable[[], Any] | None = None) -> None:
+        """Everything is built, nothing has run: fingerprint all, put the hooks on.
+
+        Args:
+            step: what the training script calls to step; the optimizer's own step where it is None.
+        """
         self.parameters = trainable_parameters(self.model)
         self.progress("Fingerprinting the base")
         self.before = snapshot.take(self.model)
         with aside(self.model):
             self._trainable_before = self._fingerprint_trainable()
             self._starts_as_identity = _lora_b_zero(self.parameters)
-        self.gradients = gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
-        self.forwards = ForwardWatch(
-            self.model,
-            before=self._before_forward,
-            on_phase=self.timeline.enter,
-            on_layer=self.timeline.sample_now_and_then,
-        )
+        self.gradients = self._gradient_watch()
+        self.forwards = self._forward_watch()
         self.optimizer = optimizer
+        self._step = step
+        self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
+        self._unmoved: dict[str, torch.Tensor] = {}
         self._first: dict[str, Any] | None = None
-        self._compared_before, self._compared_after = _Compared(), _Compared()
+        self._compared_before, self._compared_after = Compared(), Compared()
         self._updates: UpdateWatch | None = None
         self._losses: list[float | None] = []
         self._rates: list[float] = []
         self._moved: set[str] = set()
+        self.trainable_after: dict[str, Fingerprint] = {}
         self.known.update(
             fingerprinted_tensors=len(self.before.fingerprints),
             fingerprinted_bytes=self.before.nbytes,
@@ -87,6 +94,17 @@ class Observer:
             vocab_rows=self.forwards.vocab_rows,
             optimizer=optimizer_facts(optimizer, self.model) if optimizer is not None else None,
             **_checkpointing(self.model),
+        )
+
+    def _gradient_watch(self) -> gradients.GradientWatch:
+        return gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
+
+    def _forward_watch(self) -> ForwardWatch:
+        return ForwardWatch(
+            self.model,
+            before=self._before_forward,
+            on_phase=self.timeline.enter,
+            on_layer=self.timeline.sample_now_and_then,
         )
 
     def step_begin(self, *, last: bool) -> None:
@@ -115,11 +133,20 @@ class Observer:
             self.gradients.end_step(scale, self._by_design, skipped)
             if self._updates is not None and not skipped:
                 self.known["lost_update_ratio"] = self._updates.lost_ratio()
+                self._unmoved = self._updates.unmoved(self.gradients.steps[-1].norms)
             self._updates = None
             if self.optimizer is not None:
                 self.optimizer_bytes.append(state_bytes(self.optimizer))
                 self.optimizer_cuda_bytes.append(state_bytes(self.optimizer, "cuda"))
                 self._rates.extend(optimizer_facts(self.optimizer, self.model).learning_rates or [])
+
+    def forget_gradients(self) -> None:
+        """Do what zero_grad does, for a loop that has none."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        for group in unwrapped(self.optimizer).param_groups if self.optimizer is not None else []:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def step_end(self) -> None:
         """The step is over, gradients are gone."""
@@ -145,12 +172,13 @@ class Observer:
         if optimizer is not None and self.optimizer_bytes:
             self.known["optimizer"] = optimizer.model_copy(update={"state_bytes": self.optimizer_bytes[-1]})
         with aside(self.model):
-            now = self._fingerprint_trainable()
-        self._moved = {name for name, old in self._trainable_before.items() if now.get(name) != old}
+            self.trainable_after = self._fingerprint_trainable()
+        self._moved = {n for n, old in self._trainable_before.items() if self.trainable_after.get(n) != old}
         if self._first is not None:
             self.progress("Comparing before and after")
             self._compared_after = self._compare(self._first)
             self._judge_effect()
+        self._judge_unmoved()
 
     def close(self) -> None:
         """Take the hooks off after a failure."""
@@ -197,6 +225,8 @@ class Observer:
                 kind="token-out-of-range",
                 remedy="Resize the embeddings to the tokenizer, or use a padding token that exists.",
             )
+        with self.timeline.pause():
+            self.batches.look(inputs)
         if self._first is not None:
             return
         with self.timeline.pause():
@@ -204,9 +234,9 @@ class Observer:
             self.progress("Comparing the adapter with the base")
             self._compared_before = self._compare(self._first)
 
-    def _compare(self, inputs: dict[str, Any]) -> _Compared:
+    def _compare(self, inputs: dict[str, Any]) -> Compared:
         """Loss and adapter on against off; what fails here fails, or does not, in the training forward itself."""
-        compared = _Compared()
+        compared = Compared()
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
         with random_state_kept(self.model), aside(self.model):
             batch = {k: v.to(device) if _is_tensor(v) else v for k, v in inputs.items()}
@@ -229,6 +259,31 @@ class Observer:
                 batch = {k: v.to(device) if _is_tensor(v) else v for k, v in self._first.items()}
                 effective = comparing.adapter_reaches_output(self.model, batch)
         self.known["adapter_effective"] = effective
+
+    def _judge_unmoved(self) -> None:
+        """Last of all, for it steps again: what holds back the tensors with a gradient that no step changed."""
+        steps = self.gradients.steps
+        if self.optimizer is None or not steps or self._idle(steps):
+            return
+        inner = unwrapped(self.optimizer)
+        held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
+        still = {n: g for n, g in self._unmoved.items() if n not in self._moved and id(self.parameters[n]) in held}
+        with random_state_kept(self.model), aside(self.model):
+            found = what_holds_back(
+                self.parameters,
+                still,
+                inner,
+                self._step or inner.step,
+                taken=len(steps),
+                growing=self._starts_at_zero,
+            )
+        self.known.update(
+            parameters_out_of_reach=found.out_of_reach,
+            parameters_below_precision=found.below_precision,
+            parameters_updated_late=found.late,
+            update_share=found.share,
+            steps_to_update=found.calls if found.late and not found.below_precision else found.steps,
+        )
 
     # -- conclusions
 

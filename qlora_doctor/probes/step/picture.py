@@ -10,7 +10,7 @@ from torch import nn
 
 from ...facts.memory import MemoryPicture, PhasePeak
 from ..observing.timeline import StepPeak
-from ..tensors import base_tensors
+from ..tensors import base_tensors, local_part
 
 if TYPE_CHECKING:
     from ...pipeline.base import Base
@@ -58,9 +58,9 @@ def breakdown(model: nn.Module, peak: StepPeak, optimizer_bytes: int) -> dict[st
         if tensor.device.type != "cuda":
             continue
         part = _part(found.kind, tensor)
-        parts[part] = parts.get(part, 0) + tensor.numel() * tensor.element_size()
+        parts[part] = parts.get(part, 0) + found.nbytes
     base_ids = {id(found.tensor) for found in base_tensors(model).values()}
-    own = [p for p in model.parameters() if id(p) not in base_ids and p.device.type == "cuda"]
+    own = [p for p in map(local_part, model.parameters()) if id(p) not in base_ids and p.device.type == "cuda"]
     parts["adapter"] = sum(p.numel() * p.element_size() for p in own)
     if optimizer_bytes:
         parts["optimizer"] = optimizer_bytes
@@ -73,7 +73,7 @@ def breakdown(model: nn.Module, peak: StepPeak, optimizer_bytes: int) -> dict[st
 def _part(kind: str, tensor: torch.Tensor) -> str:
     if kind == "statistics":
         return "quantization_statistics"
-    if getattr(tensor, "quant_state", None) is not None:
+    if kind == "packed" and type(tensor).__name__ != "Int8Params":
         return "base_4bit"
     return "base_32bit" if tensor.element_size() >= 4 else "base_16bit"
 

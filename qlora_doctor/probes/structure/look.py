@@ -114,6 +114,7 @@ def _prepare_and_attach(setup: Setup, seen: StructureSeen, before: Inventory, fr
         seen.adapter, seen.peft_model = refused_stored_facts(fit.refusal, before, fit), None
         return
     targets = setup.lora.target_modules if setup.model.adapter is None else None
+    targets = None if setup.lora.targets_beside_linear else targets  # added up, they are PEFT's own list
     facts = adapter_facts(
         seen.peft_model,
         asked_targets=targets,

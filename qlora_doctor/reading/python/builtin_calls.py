@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
+from .files import call_on_files, path_method
 from .provenance import given, resting_on
 from .values import MOST_ITEMS, MOST_TEXT, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
 
@@ -37,6 +38,9 @@ def call_builtin(
     """
     name = callee.dotted
     first = positional[0] if positional else None
+    of_files = call_on_files(machine, callee, node, positional, named)
+    if of_files is not None:
+        return of_files
     if name == "dict" and all(isinstance(value, Mapping) for value in positional):
         made = Mapping(node)
         for value in positional:
@@ -54,6 +58,8 @@ def call_builtin(
         )
     if name in _PURE and not named:
         return resting_on(_pure(name, node, positional), *positional)
+    if name == "len" and isinstance(first, Made) and first.maker == "a tokenizer":
+        return Unknown(node, why="It is asked of the tokenizer while the script runs.", part=(first, "len"))
     if name == "len":
         if isinstance(first, Listing) and first.exact:
             return Known(node, data=len(first.items))
@@ -75,7 +81,6 @@ def call_builtin(
     if name in (
         "isinstance",
         "hasattr",
-        "open",
         "range",
         "zip",
         "enumerate",
@@ -100,14 +105,9 @@ def _of_modules(callee: Name, node: ast.AST, positional: list[Value]) -> Value |
     name = callee.dotted
     if name in ("os.environ.get", "os.getenv", "environ.get", "getenv"):
         key = positional[0].data if positional and isinstance(positional[0], Known) else "a variable"
+        if len(positional) > 1 and isinstance(positional[1], Known) and positional[1].data is not None:
+            return given(positional[1], f"value where the environment sets no {str(key)[:60]}")
         return Unknown(node, why=f"The environment decides: {key}.")
-    if callee.last in ("join",) and "path" in name:
-        parts = [value.data for value in positional if isinstance(value, Known) and isinstance(value.data, str)]
-        if len(parts) == len(positional) and sum(map(len, parts)) < MOST_TEXT:
-            return Known(node, data="/".join(part.rstrip("/") for part in parts))
-        return next((value for value in positional if isinstance(value, Unknown)), Unknown(node))
-    if name in ("Path", "pathlib.Path", "os.path.abspath", "os.path.expanduser") and len(positional) == 1:
-        return _like(positional[0], node)
     if name in ("torch.device",) and positional:
         return positional[0]
     if callee.last in ("safe_load", "full_load", "load", "loads", "load_config") and not name.startswith(
@@ -189,7 +189,7 @@ def call_method(
         return _on_mapping(machine, holder, name, node, positional, named)
     if isinstance(holder, Listing):
         return _on_listing(machine, holder, name, node, positional)
-    return _on_text(holder, name, node, positional, named)
+    return _on_text(machine, holder, name, node, positional, named)
 
 
 def _on_mapping(
@@ -209,6 +209,11 @@ def _on_mapping(
     if name == "keys":
         exact = holder.exact and not _perhaps_less(holder)
         return Listing(node, items=[Known(node, data=key) for key in holder.items], exact=exact)
+    if name == "items":
+        pairs: list[Value] = [
+            Listing(node, items=[Known(node, data=key), value]) for key, value in list(holder.items.items())
+        ]
+        return Listing(node, items=pairs, exact=holder.exact and not _perhaps_less(holder))
     if name == "values":
         return Listing(node, items=list(holder.items.values()), exact=holder.exact and not _perhaps_less(holder))
     if name in ("clear", "popitem"):
@@ -267,9 +272,14 @@ def _on_listing(machine: Library, holder: Listing, name: str, node: ast.Call, po
     return Unknown(node)
 
 
-def _on_text(holder: Known, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value]) -> Value:
+def _on_text(
+    machine: Library, holder: Known, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value]
+) -> Value:
     if not isinstance(holder.data, str):
         return Unknown(node)
+    of_path = path_method(machine, holder, name, node, positional)
+    if of_path is not None:
+        return of_path
     datas = [value.data for value in positional if isinstance(value, Known)]
     if name == "join" and positional and isinstance(positional[0], Listing) and positional[0].exact:
         words = [item.data for item in positional[0].items if isinstance(item, Known) and isinstance(item.data, str)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from .arguments import TRAINING_CLASSES
 from .hf_calls import MODEL_CONFIG, Library
+from .neighbours import Neighbours
 from .provenance import is_outer
 from .scopes import Exhausted, Seen
 from .source import Source
@@ -29,6 +31,8 @@ class Story:
         model: the model that is trained; None where it is not known which one.
         runs: how many different trainings the script has.
         whole: the script was understood from the load of the model to its training, so that what is absent is absent.
+        folders: the script's folder and those above it, up to the project's.
+        sources: the script, and the modules beside it that were followed.
     """
 
     seen: Seen
@@ -36,6 +40,8 @@ class Story:
     model: Model | None = None
     runs: int = 0
     whole: bool = True
+    sources: list[Source] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
 
     @property
     def is_unsloth(self) -> bool:
@@ -115,14 +121,16 @@ def tell(source: Source) -> Story:
         RecursionError: it is nested too deeply.
     """
     machine = Library(source.tree, source.where)
+    machine.place_of = source.place
+    machine.look_around(Neighbours(Path(source.file) if source.file is not None else None))
     seen = machine.run()
     called = True
     if not _has_trainer(seen):
         called = not _follow_the_rest(machine)
-    story = Story(seen)
+    story = Story(seen, sources=[source, *machine.sources], folders=machine.neighbours.folders)
     story.trainer, story.runs = _trainer(seen)
     if not called and story.runs > 1:  # tests, or a library: nobody knows which of its trainings is meant
-        return Story(seen, runs=story.runs, whole=False)
+        return Story(seen, runs=story.runs, whole=False, sources=story.sources)
     story.model = _model(story)
     story.whole = (
         called
@@ -147,6 +155,8 @@ def _follow_the_rest(machine: Library) -> bool:
     any_left = False
     try:
         for value in list(machine.module.names.values()):
+            if getattr(value.node, "source", None) is not None:
+                continue  # of another module
             if isinstance(value, Function) and id(value.body) not in machine.seen.functions and _tells(value.body):
                 any_left = True
                 machine.call_function(value, [], {}, rest=True)

@@ -83,6 +83,7 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     """A digest for each stage of ``around.stages``."""
     sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
     model, structure, training = _model(setup, sections, around), _structure(sections), _training(sections["training"])
+    named = [each.model_dump(mode="json", exclude_none=True) for each in setup.named_data]
     data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}
     if setup.data.train and data["files"] is None:
         data["day"] = _today()  # a hub's data set: nothing on this machine says whether it is still the same
@@ -91,7 +92,7 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     looked_at: dict[str, Any] = {
         "structure": [model, structure],
         "memory": [model, structure, training, data, card],
-        "data": [model, training, data],
+        "data": [model, training, data, named],
         "load": [model, structure, training, card, asked],
         "step": [model, sections, data, card, asked],
     }
