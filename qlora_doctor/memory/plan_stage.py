@@ -61,7 +61,7 @@ def look_at_plan(
     from ..pipeline.batches import context_length
     from .plan import BATCHES, Planner, lengths_for
     from .predict import MARGIN, PredictionError, certain_bytes
-    from .scope import unmodelled
+    from .scope import unmodelled, unmodelled_model
     from .stage import (
         STAND_IN,
         allocator_assumptions,
@@ -79,7 +79,7 @@ def look_at_plan(
     machines = [machine_for(setup, card) for card in cards]
     progress("building the model without weights")
     subject = subject_of_setup(setup, architecture=architecture, offline=offline)
-    reason = unmodelled(setup, facts)
+    reason = unmodelled(setup, facts) or unmodelled_model(subject.model, setup)
     if reason is not None:
         certain = None if is_sharded(setup) else certain_bytes(subject.model)
         return MemoryFacts(prediction_failure=reason, certain_bytes=certain)

@@ -50,6 +50,32 @@ def unmodelled(setup: Setup, facts: Facts) -> str | None:
     return _unknown(setup)
 
 
+def unmodelled_model(model: Any, setup: Setup) -> str | None:
+    """Why a built model's step is not predicted, one sentence; None where its batches are made here.
+
+    Args:
+        model: the (PEFT) model.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name = type(base).__name__
+    for end, what in _HEADS.items():
+        if name.endswith(end):
+            return f"The prediction does not cover {what}."
+    towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
+    if towers and setup.data.format is None:
+        listed = " and ".join(dict.fromkeys(towers))
+        return f"The prediction does not cover {listed} in the batches, which the peak of {name} depends on."
+    return None
+
+
+_HEADS = {
+    "ForQuestionAnswering": "batches that mark an answer's first and last token",
+    "ForMultipleChoice": "batches of several choices a sample",
+}
+_TOWERS = {"vision_config": "images", "audio_config": "audio", "speech_config": "audio"}
+"""Parts of a model's config that stand for a tower beside the text model."""
+
+
 def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     """What changes the peak and is not modelled, as the subject of a sentence."""
     training, config = setup.training, facts.config

@@ -182,7 +182,7 @@ class Sharded:
         with_gradient = [parameter for parameter in unit.parameters if parameter.grad is not None]
         if not with_gradient or not self.syncs:
             return
-        buffer = self._alloc(sum(p.grad.numel() * p.grad.element_size() for p in with_gradient))  # type: ignore[union-attr]
+        buffer = self._alloc(sum(p.grad.numel() * p.grad.element_size() for p in with_gradient))
         self.tape.categories[buffer] = "gradients"
         for parameter in with_gradient:
             parameter.grad = None

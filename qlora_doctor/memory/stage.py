@@ -70,7 +70,7 @@ def look_at_memory(
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
     from .predict import MARGIN, PredictionError, certain_bytes, predict
-    from .scope import unmodelled
+    from .scope import unmodelled, unmodelled_model
     from .subject import subject_of_setup
 
     card, unknown = _card_or_reason(setup, facts)
@@ -79,6 +79,7 @@ def look_at_memory(
     reason = unmodelled(setup, facts)
     progress("tracing a step without weights" if reason is None else "building the model without weights")
     subject = subject_of_setup(setup, architecture=architecture, offline=offline)
+    reason = reason or unmodelled_model(subject.model, setup)
     if reason is not None:
         certain = None if is_sharded(setup) else certain_bytes(subject.model)
         return MemoryFacts.model_validate(held | {"prediction_failure": reason, "certain_bytes": certain})

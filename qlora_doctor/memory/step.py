@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ def loss_of(
     """The loss that the trainer computes of a batch."""
     if program is not None:
         return program.loss(model, forward, inputs, items)
-    return _loss(forward, inputs, items, options)
+    return _loss(model, forward, inputs, items, options)
 
 
 def _batch(recorder: Recorder, model: Any, options: StepOptions) -> dict[str, torch.Tensor]:
@@ -242,14 +243,24 @@ def _batch(recorder: Recorder, model: Any, options: StepOptions) -> dict[str, to
 
 
 def _loss(
-    forward: Callable[..., Any], inputs: dict[str, torch.Tensor], items: torch.Tensor, options: StepOptions
+    model: Any, forward: Callable[..., Any], inputs: dict[str, torch.Tensor], items: torch.Tensor, options: StepOptions
 ) -> torch.Tensor:
     if options.trainer == "trl":
         fused = {"fused_lm_head": True} if has_fused_head() else {"num_items_in_batch": items}
         return sft_loss(forward(**inputs, use_cache=False, **fused), items)
-    outputs = forward(**inputs, num_items_in_batch=items)
+    outputs = forward(**inputs, **({"num_items_in_batch": items} if takes_loss_arguments(model) else {}))
     loss: torch.Tensor = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
     return loss
+
+
+def takes_loss_arguments(model: Any) -> bool:
+    """Whether the trainer tells the model how many labels a step has (``Trainer.model_accepts_loss_kwargs``)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    told = getattr(base, "accepts_loss_kwargs", None)
+    if told is not None:
+        return bool(told)
+    parameters = inspect.signature(base.forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _clip(parameters: list[torch.nn.Parameter], max_norm: float) -> None:

@@ -13,8 +13,9 @@ import qlora_doctor
 from qlora_doctor.facts import Facts, MemoryFacts
 from qlora_doctor.facts.memory import MemoryPicture
 from qlora_doctor.memory.predict import predict
-from qlora_doctor.memory.scope import unmodelled
+from qlora_doctor.memory.scope import unmodelled, unmodelled_model
 from qlora_doctor.memory.stage import look_at_memory
+from qlora_doctor.memory.step import takes_loss_arguments
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reporters._needed import needed
 from qlora_doctor.setup.setup import Lora, Model, Origin, Quantization, Setup, Training
@@ -197,3 +198,30 @@ def test_a_padding_token_that_is_missing_is_an_error(tmp_path: Path) -> None:
 
 def test_settings_that_are_silent_stay_predicted() -> None:
     assert unmodelled(Setup(model=Model(name_or_path="x"), lora=Lora(r=8)), Facts()) is None
+
+
+def test_models_whose_batches_are_not_made_here_have_no_figure() -> None:
+    from types import SimpleNamespace
+
+    class SmallForQuestionAnswering:
+        config = SimpleNamespace(vision_config=None)
+
+    class SmallForConditionalGeneration:
+        config = SimpleNamespace(vision_config=object())
+
+    text = Setup.model_validate({"data": {"train": "x.jsonl", "format": "text"}})
+    answer = unmodelled_model(SmallForQuestionAnswering(), text)
+    assert answer is not None and "answer" in answer
+    images = unmodelled_model(SmallForConditionalGeneration(), Setup())
+    assert images is not None and "images" in images
+    assert unmodelled_model(SmallForConditionalGeneration(), text) is None
+
+
+def test_the_count_of_labels_goes_to_models_that_take_it() -> None:
+    class Takes:
+        def forward(self, input_ids: Any, **kwargs: Any) -> None: ...
+
+    class Refuses:
+        def forward(self, input_ids: Any) -> None: ...
+
+    assert takes_loss_arguments(Takes()) and not takes_loss_arguments(Refuses())
