@@ -159,7 +159,8 @@ class ConfigFacts(Fact):
     scaling: float | None = None
     """What LoRA multiplies its product with: alpha / r, or alpha / sqrt(r) with rsLoRA."""
     plain_alpha: float | None = None
-    """The alpha with which LoRA without rsLoRA would scale the same: scaling times r."""
+    """The alpha with which LoRA without rsLoRA would scale the same: scaling times r; at least that where it is not
+    known whether rsLoRA scales."""
     alpha_over_r: float | None = None
     pattern_ranks: bool | None = None
     """True where rank_pattern or alpha_pattern override r or alpha for some modules."""
@@ -234,6 +235,8 @@ class ConfigFacts(Fact):
     device_map: str | None = None
     distributed: str | None = None
     """``none``, ``ddp``, ``fsdp1``, ``fsdp2``, ``zero2``, ``zero3``, … where the config tells."""
+    fsdp_loads_unsynced: bool | None = None
+    """True where FSDP 1 loads on one rank alone (cpu_ram_efficient_loading) and sync_module_states is false."""
     world_size: int | None = None
     several_processes: bool | None = None
     """True where the config asks for a distributed run itself (FSDP, DeepSpeed, ``ddp_…``), not only for more cards."""
@@ -291,6 +294,9 @@ class ConfigFacts(Fact):
     """
     not_followed: list[NotFollowed] | None = None
     """What a script does besides that changes the training; ``[]`` of a config."""
+    adapter_cast: str | None = None
+    """The dtype that a script casts the trainable parameters to once the adapter is attached; ``none`` where it does
+    not."""
     loop_in_eval_mode: bool | None = None
     """True where a script's own loop trains the base as from_pretrained returns it: in evaluation mode."""
     remark_notes: list[Remark] | None = None

@@ -20,6 +20,17 @@ class GradientColumn(Fact):
     norms: list[float | None]
 
 
+class BranchWithoutGradient(Fact):
+    """A part of the model whose trainable tensors all have no gradient."""
+
+    name: str
+    tensors: list[str]
+    reason: str
+    """As the end of a sentence, such as ``the batch has no pixel_values``."""
+    by_design: bool
+    """True where the model is made so, and a gradient is not to be expected of this batch."""
+
+
 class OptimizerFacts(Fact):
     """The optimizer's parameters against requires_grad."""
 
@@ -72,12 +83,16 @@ class StepFacts(Fact):
     trainable_tensors: int | None = None
     parameters_without_gradient: list[str] | None = None
     """Trainable tensors whose gradient is None after backward."""
+    parameters_cut_off: list[str] | None = None
+    """Of these, the ones for which that is not by the model's design."""
+    branches_without_gradient: list[BranchWithoutGradient] | None = None
+    """The parts of the model that the tensors without a gradient make up, and why each has none."""
     parameters_zero_gradient: list[str] | None = None
     """Trainable tensors whose gradient is exactly zero and for which that is not by design (lora_A while lora_B is
     zero in the first step is)."""
     parameters_nonfinite_gradient: list[str] | None = None
     gradients_sound: bool | None = None
-    """True where every trainable tensor got a finite gradient that is not zero (zeros by design aside)."""
+    """True where every trainable tensor got a finite gradient that is not zero (none or zero by design aside)."""
     checkpointing_blocks_gradient: bool | None = None
     """True where gradient checkpointing is on and reentrant and what enters the first layer carries no gradient: the
     layers' adapters then get none."""

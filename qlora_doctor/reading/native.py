@@ -161,7 +161,7 @@ class _Reader:
             )
             for role, why in told.items()
             if (name := self.values["data"].get(role))
-        ]  # fmt: skip
+        ]
 
     def _section(self, section: str, value: Any) -> None:
         if section not in SECTIONS:

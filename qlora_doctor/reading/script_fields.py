@@ -38,10 +38,18 @@ def own_fields(config: Path, keys: set[str]) -> set[str]:
         fields = set(_fields(text))
         for dotted in re.findall(r"^\s*from\s+([.\w]+)\s+import", text, re.MULTILINE)[:32]:
             module = neighbours.module(dotted, script)
-            if module is not None and module.is_file():
-                fields |= set(_fields(module.read_text(encoding="utf-8", errors="replace")))
+            for path in _files_of(module) if module is not None else ():
+                fields |= set(_fields(path.read_text(encoding="utf-8", errors="replace")))
         found |= fields & keys
     return found
+
+
+def _files_of(module: Path) -> list[Path]:
+    """A module's file; of a package all of its files, whose classes its ``__init__.py`` hands on."""
+    if module.name == "__init__.py" or module.is_dir():
+        folder = module if module.is_dir() else module.parent
+        return [path for path in sorted(folder.glob("*.py"))[:_MOST_SCRIPTS] if path.is_file()]
+    return [module]
 
 
 def _scripts(neighbours: Neighbours) -> list[Path]:

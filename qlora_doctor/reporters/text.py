@@ -114,7 +114,19 @@ def _header(report: Report, ink: _Ink) -> str:
         told.append(figure.told(memory.card_bytes))
     if adapter and adapter.trainable_ratio is not None:
         told.append(f"trains {words.percent(adapter.trainable_ratio)}")
-    return " · ".join(told)
+    return " · ".join([*told, *_course(report)])
+
+
+def _course(report: Report) -> list[str]:
+    """How many updates of how many samples, as far as the config tells."""
+    schedule = report.facts.config.schedule if report.facts.config else None
+    if schedule is None or schedule.batch_of_a_rank is None:
+        return []
+    size, of = schedule.effective_batch, ""
+    if size is None:
+        size, of = schedule.batch_of_a_rank, " on each rank"
+    updates = words.plural(schedule.updates, "update") if schedule.updates is not None else "updates"
+    return [f"{updates} of {words.plural(size, 'sample')}{of}"]
 
 
 def _stages_with_findings(report: Report) -> list[str]:

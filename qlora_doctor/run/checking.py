@@ -228,6 +228,10 @@ def _another_run(setup: Setup | None, stage: str) -> str | None:
         other = next((each for each in setup.not_followed if each.kind in _ANOTHER_STEP), None)
         if other is not None:
             return _in_words(other)
+    if stage == "data":
+        other = next((each for each in setup.not_followed if each.kind in ("tokenizer", "add-tokens")), None)
+        if other is not None:
+            return _in_words(other)
     batch = "training.per_device_train_batch_size"
     if stage == "memory" and setup.is_unknown(batch):
         return f"The script does not tell {batch}: {setup.origins[batch].note}"

@@ -424,3 +424,35 @@ def test_a_yaml_that_a_script_beside_it_reads(tmp_path: Path) -> None:
     )
     assert not pinned.unknown_keys
     assert not pinned.removed_keys
+
+
+HYDRA = """\
+import hydra
+from fit import fit
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(cfg):
+    fit(cfg.base)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_hydra_composes(tmp_path: Path) -> None:
+    body = "    " + script("", "", "cfg.{}").replace("\n", "\n    ")
+    files = {
+        "main.py": HYDRA,
+        "fit.py": f"def fit(cfg):\n{body}\n",
+        "conf/config.yaml": "defaults:\n  - _self_\n  - base: small\nbase:\n  rank: 4\n  batch: 2\n",
+        "conf/base/small.yaml": "name: my/model\nfour: true\nrank: 16\nrate: ${base.speed}\nspeed: 0.0002\n",
+    }
+    setup = read_setup(written(tmp_path / "a", {**files, "conf/base/small.yaml": files["conf/base/small.yaml"].replace(
+        "${base.speed}", "0.0002")}))  # fmt: skip
+    assert values(setup) == FIVE
+    assert setup.origins["lora.r"].source == "dialect_default"
+    started = {**files, "run.sh": "python main.py base.rank=32 base.rate=1e-4\n"}
+    setup = read_setup(written(tmp_path / "b", started))
+    assert (setup.lora.r, setup.training.learning_rate) == (32, 1e-4)
+    chosen = {**files, "run.sh": "python main.py base=large\n"}
+    assert read_setup(written(tmp_path / "c", chosen)).is_unknown("lora.r")

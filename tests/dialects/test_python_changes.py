@@ -152,8 +152,11 @@ def test_changes_of_what_was_attached(name: str, tmp_path: Path) -> None:
 
 
 LINE = len((HEAD + ATTACH).split("\n"))
-CLASS = "class Mine(Trainer):\n    def compute_loss(self, model, inputs, **more):\n"
-CLASS += "        return model(**inputs).loss * 2\n"
+CLASS = """\
+class Mine(Trainer):
+    def compute_loss(self, model, inputs, **more):
+        return model(**inputs).loss * 2
+"""
 LOOP = """\
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
 scheduler = get_scheduler(optimizer)
@@ -245,3 +248,21 @@ def test_a_loop_of_its_own_tells_its_rate_and_its_batch(tmp_path: Path) -> None:
     assert inside.loop_in_eval_mode is False
     unseen = conclude(read(tmp_path, after="from x import y\ny(model)\n", train=LOOP), None)
     assert unseen.loop_in_eval_mode is None
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ("", "none"),
+        (
+            "for p in model.parameters():\n    if p.requires_grad:\n        p.data = p.data.to(torch.bfloat16)\n",
+            "bfloat16",
+        ),
+        ("for n, m in model.named_modules():\n    if isinstance(m, LoraLayer):\n        m.half()\n", "float16"),
+        ("for n, p in model.named_parameters():\n    if 'norm' in n:\n        p.data = p.data.half()\n", "none"),
+        ("model.bfloat16()\nmodel.float()\n", "float32"),
+        ("from x import y\ny(model)\n", None),
+    ],
+)
+def test_what_the_adapter_is_cast_to(after: str, expected: str | None, tmp_path: Path) -> None:
+    assert conclude(read(tmp_path, after=after), None).adapter_cast == expected

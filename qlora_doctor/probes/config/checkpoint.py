@@ -54,7 +54,7 @@ def stored_bits(setup: Setup) -> dict[str, Any] | None:
 def with_stored_bits(setup: Setup) -> tuple[Setup, bool]:
     """(the setup with what the checkpoint decides, whether the checkpoint alone brings the bits).
 
-    A switch that the file turns off keeps its meaning, and so does another backend.
+    A switch that the file turns off keeps its meaning, and so do another backend and options that are written.
     """
     stored, asked = stored_bits(setup), setup.quantization
     if stored is None or asked.backend not in ("bitsandbytes", None) or setup.is_unknown("quantization.backend"):
@@ -65,7 +65,7 @@ def with_stored_bits(setup: Setup) -> tuple[Setup, bool]:
     four = bool(stored.get("load_in_4bit"))
     values: dict[str, Any] = {"load_in_4bit": four, "load_in_8bit": not four}
     for option in _OPTIONS if four else ():
-        if option in stored or not _is_written(setup, option):
+        if not _is_written(setup, option):  # one that is written and differs is told of a built model
             values[option] = stored.get(option)
     origins = dict(setup.origins)
     for name, value in values.items():

@@ -97,7 +97,20 @@ def _statements(setup: Setup) -> dict[str, Any]:
     in_eval: bool | None = "training-loop" in kinds and not any(modes)
     if in_eval and kinds & {"given-to-unread-code", "loop-over-model", "mode"}:
         in_eval = None
-    return {"not_followed": told, "loop_in_eval_mode": in_eval}
+    return {"not_followed": told, "loop_in_eval_mode": in_eval, "adapter_cast": _adapter_cast(setup, kinds)}
+
+
+def _adapter_cast(setup: Setup, not_followed: set[str]) -> str | None:
+    """What the trainable parameters, all of them, are cast to last."""
+    if not_followed & {"cast", "loop-over-model", "given-to-unread-code"}:
+        return None
+    dtype = "none"
+    for change in setup.changes:
+        tests = [test[0] for test in change.tests]
+        reaches = not tests or tests == ["requires_grad"] or (tests == ["instance"] and "LoraLayer" in change.tests[0])
+        if change.kind == "cast" and change.when == "attached" and reaches:
+            dtype = str(change.value)
+    return dtype
 
 
 def _fall_back(setup: Setup, fallback: str, *facts: dict[str, Any]) -> None:
@@ -212,7 +225,7 @@ def _lora(values: Resolved) -> dict[str, Any]:
         "use_dora": get("use_dora"),
         "init_lora_weights": str(init).lower() if isinstance(init, bool) else init,
         "scaling": scaling,
-        "plain_alpha": None if scaling is None else scaling * r,
+        "plain_alpha": alpha if scaling is None else scaling * r,
         "alpha_over_r": ratio,
         "pattern_ranks": None if None in patterns else any(bool(pattern) for pattern in patterns),
         "layers_to_transform": _names(values, "lora.layers_to_transform"),
@@ -329,7 +342,8 @@ def _distribution(values: Resolved) -> dict[str, Any]:
     kind = _sharding(values)
     if kind == "none" and count is not None and count > 1:
         kind = "ddp"
-    return {"distributed": None if count is None and kind == "none" else kind, "world_size": count}
+    known = None if count is None and kind == "none" else kind
+    return {"distributed": known, "world_size": count, "fsdp_loads_unsynced": _loads_unsynced(values, kind)}
 
 
 def _sharding(values: Resolved) -> str | None:
@@ -341,14 +355,27 @@ def _sharding(values: Resolved) -> str | None:
         stage = _zero_stage(values.setup, deepspeed)
         return None if stage is None else f"zero{stage}"
     if values["training.fsdp"]:
-        settings = values["training.fsdp_config"] or {}
-        settings = settings if isinstance(settings, dict) else _json_file(values.setup, settings)
+        settings = _fsdp_settings(values)
         if settings is None:
             return None
         default = defaults.fsdp_version(values.libraries)
         version = settings.get("version", settings.get("fsdp_version", default))
         return None if version is None else f"fsdp{version}"
     return "none"
+
+
+def _fsdp_settings(values: Resolved) -> dict[str, Any] | None:
+    settings = values["training.fsdp_config"] or {}
+    return settings if isinstance(settings, dict) else _json_file(values.setup, settings)
+
+
+def _loads_unsynced(values: Resolved, kind: str | None) -> bool | None:
+    """Whether FSDP 1 loads on one rank and is told not to send the weights to the others; FSDP 2 sends them always."""
+    if kind != "fsdp1":
+        return None if kind is None else False
+    written = {str(key).removeprefix("fsdp_"): value for key, value in (_fsdp_settings(values) or {}).items()}
+    loads, sends = (str(written.get(key)).lower() for key in ("cpu_ram_efficient_loading", "sync_module_states"))
+    return loads == "true" and sends == "false"
 
 
 def _zero_stage(setup: Setup, deepspeed: dict[str, Any] | str) -> int | None:

@@ -33,6 +33,8 @@ def preference_facts(
         libraries: the installed versions.
     """
     method = known["method"]
+    if method is None and get("training.use_vllm", False) and get("training.num_generations"):
+        method = "grpo"  # or RLOO, of which the same is true
     if method is None:
         return None
     continues = _continues(setup)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickletools
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +29,6 @@ def resume_facts(
         updates: of the whole run.
         ranks: processes that train.
     """
-    if get("training.resume_from_checkpoint", False) is False:
-        return ResumeFacts(checkpoint="none")
     folder = checkpoint_of(setup)
     state = _read(folder / STATE) if folder is not None else None
     if folder is None or state is None:
@@ -113,6 +109,9 @@ def recorded_arguments(file: Path) -> dict[str, int]:
 
     The file is a pickle, so it is only looked through: nothing in it is built or called.
     """
+    import pickletools  # lazy: hardly a config resumes a run
+    import zipfile
+
     try:
         with zipfile.ZipFile(file) as archive:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))

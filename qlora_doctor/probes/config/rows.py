@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -14,6 +13,8 @@ _LARGEST_PARSED = 4 << 20
 
 def count_rows(file: Path) -> int | None:
     """Rows of a JSON Lines, JSON, CSV or TSV file; None for other files, larger ones, and what cannot be read."""
+    import csv  # lazy: most data is not in a file here
+
     try:
         size = file.stat().st_size if file.is_file() else _LARGEST + 1
         kind = file.suffix.lower()

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...facts.config import Remark
-from ...facts.schedule import ScheduleFacts
+from ...facts.schedule import ResumeFacts, ScheduleFacts
 from ...setup.paths import resolve
 from ...setup.setup import Setup
 from .combinations import OWN_LOOPS
-from .resume import resume_facts
-from .rows import count_rows
+from .text import text_of
 
 Get = Callable[..., Any]
 """Canonical path, default → value; None where it cannot be known."""
@@ -27,7 +26,7 @@ _PLAIN = ("sft", "pretrain", "pt", "dpo", "kto", "orpo", "cpo", "simpo", "ipo", 
 """Methods of which each row is one sample."""
 _COUNTED = ("native", "python", "notebook", "trl")
 """Dialects whose ``data.train`` is the whole of the training data, row for row."""
-_LAUNCHED = re.compile(r"local_rank|world_size|accelerat|PartialState|torchrun|deepspeed|fsdp", re.IGNORECASE)
+_LAUNCHED = r"(?i)local_rank|world_size|accelerat|PartialState|torchrun|deepspeed|fsdp"
 _WARMS_UP = ("linear", "cosine", "polynomial", "constant_with_warmup", "inverse_sqrt", "cosine_with_restarts",
              "cosine_with_min_lr", "warmup_stable_decay")  # fmt: skip
 """Schedules whose rate climbs from zero over the warm-up."""
@@ -64,8 +63,18 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
         best_model=_best_model(get),
         generations=groups[0],
         generation_batch=groups[1],
-        resume=resume_facts(setup, get, known, updates, ranks),
+        resume=_resume(setup, get, known, updates, ranks),
     )
+
+
+def _resume(
+    setup: Setup, get: Get, known: Mapping[str, Any], updates: int | None, ranks: int | None
+) -> ResumeFacts | None:
+    if get("training.resume_from_checkpoint", False) is False:
+        return ResumeFacts(checkpoint="none")
+    from .resume import resume_facts  # lazy: hardly a config resumes a run
+
+    return resume_facts(setup, get, known, updates, ranks)
 
 
 def _ranks(setup: Setup, known: Mapping[str, Any]) -> int | None:
@@ -77,9 +86,10 @@ def _ranks(setup: Setup, known: Mapping[str, Any]) -> int | None:
 
 def _runs_alone(setup: Setup, known: Mapping[str, Any]) -> bool:
     """True for a script that says nothing of a distributed run, so that as it stands it is one process."""
-    text = setup._document.text if setup._document is not None else ""
+    text = text_of(setup)
     several = known["distributed"] not in ("none", None) or known.get("several_processes")
-    return setup.dialect in ("python", "notebook") and not several and _LAUNCHED.search(text) is None
+    is_script = setup.dialect in ("python", "notebook") and text is not None
+    return is_script and not several and re.search(_LAUNCHED, text or "") is None
 
 
 def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
@@ -88,7 +98,11 @@ def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
     if written is None or setup.dialect not in _COUNTED or known["packing"] is not False:
         return None
     path = resolve(setup, written)
-    return count_rows(path) if path is not None else None
+    if path is None:
+        return None
+    from .rows import count_rows  # lazy: most data is not in a file here
+
+    return count_rows(path)
 
 
 def _updates_per_epoch(
@@ -196,8 +210,11 @@ def refused_by_schedule(setup: Setup, schedule: ScheduleFacts) -> Iterator[Remar
 
 def _refused_best_model(setup: Setup) -> Iterator[Remark]:
     training = setup.training
-    paths = ("load_best_model_at_end", "eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_steps")
-    if not training.load_best_model_at_end or any(setup.is_unknown(f"training.{name}") for name in paths):
+
+    def unknown(*names: str) -> bool:
+        return any(setup.is_unknown(f"training.{name}") for name in names)
+
+    if not training.load_best_model_at_end or unknown("load_best_model_at_end", "eval_strategy", "save_strategy"):
         return
     evaluation, save = training.eval_strategy or "no", training.save_strategy or "steps"
     if save == "best":
@@ -208,7 +225,7 @@ def _refused_best_model(setup: Setup) -> Iterator[Remark]:
         problem = (
             f"needs evaluation and save to go by the same strategy; evaluation goes by {evaluation}, save by {save}"
         )
-    elif evaluation == "steps":
+    elif evaluation == "steps" and not unknown("eval_steps", "save_steps", "logging_steps"):
         kind = "best-model-steps"
         every, saved = training.eval_steps or training.logging_steps or 500, training.save_steps or 500
         if (every < 1) != (saved < 1):

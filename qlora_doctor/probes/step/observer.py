@@ -23,6 +23,7 @@ from ..observing.fingerprint import Fingerprint, fingerprints
 from ..observing.timeline import Timeline
 from ..tensors import trainable_parameters
 from . import comparing, gradients
+from .branches import branches_without_gradient, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
 from .optimizer import optimizer_facts, state_bytes, unwrapped
 from .reach import what_holds_back
@@ -78,6 +79,8 @@ class Observer:
         self._step = step
         self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
         self._unmoved: dict[str, torch.Tensor] = {}
+        self._called: set[str] | None = None
+        self._call_hooks: list[Any] = []
         self._first: dict[str, Any] | None = None
         self._compared_before, self._compared_after = Compared(), Compared()
         self._updates: UpdateWatch | None = None
@@ -113,6 +116,7 @@ class Observer:
         self.progress(f"Training step {number}")
         with aside(self.model):
             self._by_design = gradients.lora_a_without_effect(self.parameters)
+        self._watch_calls()
         self._updates = UpdateWatch(self.parameters) if last else None
         self.gradients.begin_step()
         self._losses_of_step: list[float] = []
@@ -154,8 +158,32 @@ class Observer:
         losses = self.forwards.take_losses()
         self._losses.append(_mean_or_sum(losses, self._summed))
 
+    def _watch_calls(self) -> None:
+        """Note which modules a forward calls, of those whose tensors got no gradient in the step before."""
+        self._stop_watching_calls()
+        if not self.gradients.steps:
+            return
+        norms = self.gradients.steps[-1].norms
+        missing = [name for name in self.parameters if name not in norms]
+        self._called = set() if missing else None
+        for name, module in owners(self.model, missing).items():
+            self._call_hooks.append(module.register_forward_pre_hook(self._noting(name)))
+
+    def _noting(self, name: str) -> Callable[..., None]:
+        def note(*_: Any) -> None:
+            if self._called is not None:
+                self._called.add(name)
+
+        return note
+
+    def _stop_watching_calls(self) -> None:
+        for handle in self._call_hooks:
+            handle.remove()
+        self._call_hooks.clear()
+
     def train_end(self) -> None:
         """Nothing more will run: take the hooks off, fingerprint again, compare."""
+        self._stop_watching_calls()
         self.gradients.close()
         self.forwards.close()
         self.progress("Fingerprinting the base again")
@@ -183,6 +211,7 @@ class Observer:
     def close(self) -> None:
         """Take the hooks off after a failure."""
         if hasattr(self, "gradients"):
+            self._stop_watching_calls()
             self.gradients.close()
             self.forwards.close()
 
@@ -292,11 +321,18 @@ class Observer:
             return {}
         found = gradients.conclude(list(self.parameters), steps)
         skipped = sum(step.skipped for step in steps)
+        inputs = self._first if self._first is not None else {}
+        branches = branches_without_gradient(
+            found.missing, set(self.parameters) - set(found.missing), self._called, self.model, inputs
+        )
+        cut_off = [name for branch in branches if not branch.by_design for name in branch.tensors]
         facts: dict[str, Any] = {
             "parameters_without_gradient": found.missing,
             "parameters_zero_gradient": found.zero,
             "parameters_nonfinite_gradient": found.nonfinite,
-            "gradients_sound": not (found.missing or found.zero or found.nonfinite),
+            "parameters_cut_off": cut_off,
+            "branches_without_gradient": branches,
+            "gradients_sound": not (cut_off or found.zero or found.nonfinite),
             "gradient_norm": _finite(found.norm),
             "gradients": found.columns,
             "skipped_steps": skipped,

@@ -13,6 +13,7 @@ from typing import Any
 
 from .argparsing import Argparse
 from .files import content
+from .hydra import composed
 from .provenance import INNER, given
 from .values import Class, Function, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
 
@@ -324,6 +325,9 @@ class Arguments(Argparse):
             name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
             if call is not None and name == "option":
                 self._click_option(function, call)
+            elif call is not None and name == "main" and ast.unparse(target) == "hydra.main" and node.args.args:
+                given_to = {keyword.arg: self.evaluate(keyword.value) for keyword in call.keywords if keyword.arg}
+                function.options[node.args.args[0].arg] = composed(self, call, given_to)
             elif name in ("command", "callback") and isinstance(target, ast.Attribute):
                 holder = self.evaluate(target.value)
                 if isinstance(holder, Made):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .files import call_on_files, path_method
 from .provenance import given, resting_on
-from .values import MOST_ITEMS, MOST_TEXT, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
+from .values import MOST_ITEMS, MOST_TEXT, Class, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
 
 if TYPE_CHECKING:
     from .hf_calls import Library
@@ -76,10 +76,11 @@ def call_builtin(
         return Unknown(node) if held is None or isinstance(held, Unknown) else Known(node, data=True)
     if name == "vars" or callee.last in ("asdict", "model_dump"):
         return _as_mapping(first, node)
+    if name == "isinstance" and len(positional) == 2:
+        return _isinstance(machine, node, positional[0], positional[1])
     if name in ("print", "exit", "quit"):
         return Known(node, data=None)
     if name in (
-        "isinstance",
         "hasattr",
         "range",
         "zip",
@@ -153,6 +154,35 @@ def _pure(name: str, node: ast.AST, positional: list[Value]) -> Value:
     by_card = any(value.by_card for value in positional)
     whose = next((value.given for value in positional if value.given is not None), None)
     return Known(node, whose, by_card, data=result)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (float,), "bool": (bool,)}
+
+
+def _isinstance(machine: Library, node: ast.AST, value: Value, kind: Value) -> Value:
+    """``isinstance`` of plain data and of objects of the script's own classes."""
+    kinds = kind.items if isinstance(kind, Listing) else [kind]
+    found = [_is_of(machine, value, each) for each in kinds]
+    if True in found:
+        return resting_on(Known(node, data=True), value)
+    return Unknown(node) if None in found else resting_on(Known(node, data=False), value)
+
+
+def _is_of(machine: Library, value: Value, kind: Value) -> bool | None:
+    if isinstance(value, Thing) and value.of is not None and isinstance(kind, Class):
+        lineage = machine.lineage(value.of)
+        if any(each is kind for each in lineage):
+            return True
+        return False if all(isinstance(each, Class) for each in lineage) else None
+    if not isinstance(kind, Name):
+        return False if isinstance(kind, Class) and isinstance(value, Known | Mapping | Listing) else None
+    if isinstance(value, Known) and kind.dotted in (*_TYPES, "dict", "list"):
+        return isinstance(value.data, _TYPES.get(kind.dotted, ()))
+    if isinstance(value, Mapping) and kind.dotted in (*_TYPES, "dict", "list"):
+        return kind.dotted == "dict"
+    if isinstance(value, Listing) and kind.dotted in (*_TYPES, "dict"):
+        return False
+    return None
 
 
 def _getattr(machine: Library, node: ast.AST, positional: list[Value]) -> Value:

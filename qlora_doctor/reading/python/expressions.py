@@ -331,12 +331,18 @@ class Expressions(Functions):
             inner = holder.names.get(name) or self.module_of(f"{holder.dotted}.{name}")
             return inner or Unknown(node, why=f"{holder.dotted}.{name} was not found in what was read.")
         if isinstance(holder, Class):
-            return self.class_attribute(holder, name) or Unknown(node)
+            return self._of_class(holder, name) or Unknown(node)
         if isinstance(holder, Unknown):
             return Unknown(node, why=holder.why)
         if isinstance(holder, Mapping) and name in holder.items:  # a DictConfig, an EasyDict
             return holder.items[name]
         return (path_attribute(holder, name, node) if isinstance(holder, Known) else None) or Unknown(node)
+
+    def _of_class(self, owner: Class, name: str) -> Value | None:
+        found = self.class_attribute(owner, name)
+        if isinstance(found, Function) and "classmethod" in _decorators(found):
+            return Function(found.node, body=found.body, scope=found.scope, bound=owner, owner=found.owner)
+        return found
 
     def _of_thing(self, thing: Thing, name: str, node: ast.AST) -> Value:
         if name in thing.attributes:
@@ -345,10 +351,11 @@ class Expressions(Functions):
             return Mapping(node, items=dict(thing.attributes), exact=thing.exact)
         found = self.class_attribute(thing.of, name) if thing.of is not None else None
         if isinstance(found, Function):
-            decorators = getattr(found.body, "decorator_list", [])
-            plain = {decorator.id for decorator in decorators if isinstance(decorator, ast.Name)}
+            plain = _decorators(found)
             if "staticmethod" in plain:
                 return found
+            if "classmethod" in plain and thing.of is not None:
+                return self._of_class(thing.of, name) or found
             bound = Function(found.node, body=found.body, scope=found.scope, bound=thing, owner=found.owner)
             return self.call_function(bound, [], {}, False) if plain & {"property", "cached_property"} else bound
         return found if found is not None else Unknown(node, why=f"{name} is set by something that was not read.")
@@ -400,7 +407,7 @@ class Expressions(Functions):
         if isinstance(holder, Unknown):
             return Unknown(node, why=holder.why)
         if not isinstance(key, Known):
-            return Unknown(node)
+            return Unknown(node, why=key.why) if isinstance(key, Unknown) else Unknown(node)
         if isinstance(holder, Mapping) and isinstance(key.data, str | int | bool | None) and key.data in holder.items:
             return holder.items[key.data]
         if isinstance(holder, Listing) and isinstance(key.data, int):
@@ -427,6 +434,11 @@ class Expressions(Functions):
     def argv(self, node: ast.AST) -> Listing:
         """``sys.argv``."""
         raise NotImplementedError
+
+
+def _decorators(function: Function) -> set[str]:
+    """Names of the plain decorators of a function."""
+    return {each.id for each in getattr(function.body, "decorator_list", []) if isinstance(each, ast.Name)}
 
 
 def _at_least_ampere(node: ast.AST, op: ast.cmpop, right: Value) -> Value:

@@ -82,6 +82,8 @@ def path_method(machine: Arguments, holder: Known, name: str, node: ast.AST, pos
         return None
     if name in ("resolve", "absolute", "expanduser", "as_posix"):
         return Known(node, holder.given, holder.by_card, data=os.path.normpath(holder.data))
+    if name == "is_absolute":
+        return Known(node, holder.given, holder.by_card, data=PurePosixPath(holder.data).is_absolute())
     if name == "joinpath":
         return _joined([holder, *positional], node)
     if name in ("open", "read_text"):
@@ -239,9 +241,9 @@ def _merged(parts: list[Value], node: ast.AST) -> Value:
     merged: Value | None = None
     for part in parts:
         if isinstance(part, Made) and part.maker == "OVERRIDES":
-            merged = _replaceable(merged, 12) if merged is not None else None
+            merged = replaceable(merged, 12) if merged is not None else None
         elif isinstance(part, Mapping) and isinstance(merged, Mapping):
-            merged = _over(merged, part, node)
+            merged = over(merged, part, node)
         elif merged is None and isinstance(part, Mapping):
             merged = part
         else:
@@ -249,17 +251,18 @@ def _merged(parts: list[Value], node: ast.AST) -> Value:
     return merged if merged is not None else Unknown(node)
 
 
-def _over(one: Mapping, other: Mapping, node: ast.AST) -> Mapping:
+def over(one: Mapping, other: Mapping, node: ast.AST) -> Mapping:
+    """One mapping with another laid over it, level by level."""
     items = dict(one.items)
     for key, value in other.items.items():
         below = items.get(key)
-        items[key] = _over(below, value, node) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        items[key] = over(below, value, node) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return Mapping(node, items=items, exact=one.exact and other.exact)
 
 
-def _replaceable(value: Value, depth: int) -> Value:
+def replaceable(value: Value, depth: int) -> Value:
     """The value, said to be one that the command line may replace."""
     if isinstance(value, Mapping) and depth:
-        items = {key: _replaceable(inner, depth - 1) for key, inner in value.items.items()}
+        items = {key: replaceable(inner, depth - 1) for key, inner in value.items.items()}
         return Mapping(value.node, items=items, exact=value.exact)
     return given(value, "value of the file, which the command line may replace")

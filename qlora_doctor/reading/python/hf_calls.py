@@ -203,7 +203,7 @@ class Library(Changes):
                 return found
         if holder.maker.endswith("Trainer") and name == "train":
             run = _as_it_is(holder)
-            resumed = named.get(RESUMED, positional[0] if positional else None)
+            resumed = named.get("resume_from_checkpoint", positional[0] if positional else None)
             self.seen.runs.append(
                 run if resumed is None else replace(run, arguments={**run.arguments, RESUMED: resumed})
             )

@@ -270,6 +270,8 @@ class Machine:
         return True
 
     def _raise(self, node: ast.Raise) -> bool:
+        if isinstance(node.exc, ast.Call):
+            self.evaluate(node.exc)  # raise SystemExit(main())
         return True
 
     def _break(self, node: ast.Break | ast.Continue) -> bool:
@@ -487,6 +489,9 @@ class Machine:
             return None if value.maker in ("RESULT",) else True
         if isinstance(value, Model | Class | Function):
             return True
+        if isinstance(value, Thing) and value.of is not None:
+            own = value.of.members.keys() & {"__bool__", "__len__"}
+            return None if own or not all(isinstance(base, Class) for base in value.of.bases) else True
         return None
 
     # -- given by the other half, in expressions.py and modules.py

@@ -26,6 +26,8 @@ _MOST = 20
 
 def name_data(story: Story, sheet: Sheet) -> None:
     """Put what the script loads into the sheet, with the code that stands between it and the trainer."""
+    if not any(word in sheet.source.code for word in (*_LOADERS, *_READERS)):
+        return
     followed = sheet.value("data.train")
     known = {id(call.node): call for call, _ in story.seen.calls if call.maker in _LOADERS}
     transforms = _transforms(sheet)

@@ -1,7 +1,8 @@
 """The files beside a script that it may import or read: found within bounds, read as text, never run.
 
 A script is started in its own folder or in one above it, so both are where its imports and paths begin. Nothing outside
-the project is looked at: the project is the nearest folder above with a mark of one, else the folder above the script.
+the project is looked at: the project is the clone that the script is in, else the highest of the next folders with a
+mark of one, else the folder above the script.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ MOST_FILES = 48
 """Files that are read for one script."""
 MOST_BYTES = 512 * 1024
 """Of one of them."""
-_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", "environment.yml", "Makefile")
+_MARKS = ("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", "environment.yml", "Makefile")
 _HIGHEST = 4
 """Folders above the script in which a mark is looked for."""
 DATA_SUFFIXES = (".yaml", ".yml", ".json", ".toml", "")
@@ -30,6 +31,7 @@ class Neighbours:
 
     def __init__(self, script: Path | None) -> None:
         """Look around a script; without a path it has no neighbours."""
+        self._shown_whole = script is None or script.is_absolute()
         self.script = Path(os.path.normpath(Path.cwd() / script)) if script is not None else None
         self.read: list[Path] = []
         self._documents: dict[Path, Document | None] = {}
@@ -40,9 +42,11 @@ class Neighbours:
         if self.script is None:
             return None
         folder = self.script.parent
-        for above in [folder, *folder.parents][: _HIGHEST + 1]:
-            if any(_exists(above / mark) for mark in _MARKS):
-                return above
+        near = [folder, *folder.parents][: _HIGHEST + 1]
+        clone = next((above for above in near if _exists(above / ".git")), None)
+        marked = [above for above in near if any(_exists(above / mark) for mark in _MARKS)]
+        if clone is not None or marked:
+            return clone or marked[-1]
         return folder.parent if folder.parent != Path(folder.anchor) else folder
 
     @cached_property
@@ -104,11 +108,15 @@ class Neighbours:
             if len(self._documents) >= MOST_FILES:
                 return None
             try:
-                self._documents[path] = read_document(path)
+                self._documents[path] = read_document(self.shown(path))
             except ConfigError:
                 self._documents[path] = None
             self.read.append(path)
         return self._documents[path]
+
+    def shown(self, path: Path) -> Path:
+        """A file as a report names it: from the working folder where the script is named so."""
+        return path if self._shown_whole else Path(os.path.relpath(path))
 
     def may_read(self, path: Path) -> bool:
         """True for a file of the project that is not too large."""

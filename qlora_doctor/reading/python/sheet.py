@@ -182,6 +182,11 @@ class Sheet:
         if key is not None and node is not None:
             self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
 
+    def refused(self, kind: str, note: str, key: str, about: str = "trainer") -> None:
+        """A combination at which the library itself stops; ``about`` is one of the subjects of ``facts.Remark``."""
+        told = {"kind": kind, "effect": "refused", "key": key, "note": note, "about": about, "machine": None}
+        self._remarks.append(told)
+
     def not_taken(
         self, key: str, node: ast.AST, *, removed: bool, closest: str | None, note: str, machine: str | None
     ) -> None:

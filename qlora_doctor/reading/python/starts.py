@@ -94,13 +94,11 @@ def _of_shell(file: Path, text: str, script: Path, neighbours: Neighbours) -> It
     for run in runs_in(text):
         if run.program != "python" or not _is_this(run.action, file, script, neighbours):
             continue
-        words = tuple(
-            Argument(
-                word.text if word.known else None, partial(_place, str(file), *shell.place(word.start), shell.line)
-            )
-            for word in run.arguments
-        )
-        yield Start(file.name, words)
+        words = []
+        for word in run.arguments:
+            place = partial(_place, str(neighbours.shown(file)), *shell.place(word.start), shell.line)
+            words.append(Argument(word.text if word.known else None, place))
+        yield Start(file.name, tuple(words))
 
 
 def _place(file: str, line: int, column: int, line_of: Callable[[int], str]) -> Place:
@@ -151,7 +149,7 @@ def _of_launch_json(file: Path, text: str, script: Path, neighbours: Neighbours)
             continue
         program = program.replace("${workspaceFolder}/", "").replace("${workspaceRoot}/", "")
         if _is_this(program, file, script, neighbours):
-            place = partial(Place, file=str(file))
+            place = partial(Place, file=str(neighbours.shown(file)))
             texts = [str(word) for word in words]
             yield Start(file.name, tuple(Argument(None if "${" in text else text, place) for text in texts))
 

@@ -99,6 +99,29 @@ class Story:
             return Unknown(given.node, why=f"The {given.given} decides.") if is_outer(given.given) else None
         return given
 
+    @property
+    def continued(self) -> Step | None:
+        """The step that loads the adapter whose training goes on; None where a new one trains.
+
+        An adapter that is loaded before a new one is attached to the same base stays beside it, frozen, and one that is
+        loaded into a model which has an adapter does not become the active one (peft 0.21: ``get_peft_model``,
+        ``PeftModel.load_adapter``).
+        """
+        found: Step | None = None
+        beside: Step | None = None
+        has_adapter = False
+        for step in self.steps:
+            if step.kind in ("attach", "attach-unsloth"):
+                found = None if step.sure else found
+                has_adapter = has_adapter or step.sure
+            elif step.kind == "load-adapter" and has_adapter:
+                beside = step
+            elif step.kind == "load-adapter":
+                found, has_adapter = step, step.sure
+            elif step.kind == "thaw" and beside is not None:  # set_adapter may name the one beside
+                found = beside
+        return found
+
     def leaves_out(self, *names: str) -> bool:
         """True where any of these names stands in a branch that an argument of the script would lead to."""
         return not self.seen.left_out.isdisjoint(names)

@@ -73,6 +73,7 @@ def read_training(story: Story, sheet: Sheet) -> None:
     _read_trainers_own(story, sheet)
     _read_resume(story, sheet)
     _read_reference(story, sheet, arguments)
+    _read_evaluation(story, sheet, kind)
     if story.trainer is None and any(kind == "training-loop" for kind, _, _ in story.seen.not_followed):
         _read_own_loop(story, sheet)
     _read_checkpointing(story, sheet, arguments)
@@ -120,6 +121,17 @@ def _read_reference(story: Story, sheet: Sheet, arguments: Value | None) -> None
     if value is not None and not (isinstance(value, Known) and value.data is None):
         note = "The trainer is given a reference of its own."
         sheet.remark("reference-given", value.node, note)
+
+
+def _read_evaluation(story: Story, sheet: Sheet, kind: str | None) -> None:
+    """An evaluation that is asked for, and no rows for it, at which Trainer stops when it is built."""
+    trainer, strategy = story.trainer, sheet.value("training.eval_strategy")
+    if trainer is None or kind is None or not trainer.exact or strategy not in ("steps", "epoch"):
+        return
+    by_position = any(isinstance(name, int) and name >= 3 for name in trainer.arguments)
+    if story.given("eval_dataset") is None and not by_position:
+        note = f"transformers stops: eval_strategy is {strategy} and the trainer is given no eval_dataset."
+        sheet.refused("evaluation-without-data", note, "training.eval_strategy")
 
 
 _OPTIMIZERS = {
