@@ -16,6 +16,7 @@ from ..errors import StageError
 from .architecture import find_folder
 from .base import Base
 from .failures import as_stage_error, first_sentence
+from .patterns import check_patterns
 
 _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 
@@ -59,15 +60,19 @@ def attach(base: Base, setup: Setup) -> Any:
 
     Raises:
         ValueError, TypeError, …: whatever PEFT raises for an adapter that does not fit; the message is PEFT's.
+        PatternWithoutEnd: a pattern of it does not come to an end on the model's names.
         StageError: the adapter's folder is missing or unreadable, or a LoRA setting is not valid.
     """
     arguments: dict[str, Any] = {}
     if setup.lora.autocast_adapter_dtype is not None:
         arguments["autocast_adapter_dtype"] = setup.lora.autocast_adapter_dtype
     if setup.model.adapter is None:
-        return _wrap(base, lora_config(setup, base.notes), arguments)
+        config = lora_config(setup, base.notes)
+        _check_names(config, base)
+        return _wrap(base, config, arguments)
     folder = adapter_folder(setup)
     trainable = bool(setup.model.adapter_is_trainable)
+    _check_names(_stored_config(folder, trainable), base)
     if base.device.type == "meta":
         return _wrap(base, _stored_config(folder, trainable), arguments)
     _check_weights(folder, setup)
@@ -84,6 +89,10 @@ def attach(base: Base, setup: Setup) -> Any:
             remedy="Take an adapter that was saved as safetensors.",
             place=setup.place("model.adapter"),
         ) from error
+
+
+def _check_names(config: Any, base: Base) -> None:
+    check_patterns(config, (name for name, _ in base.model.named_modules() if name))
 
 
 def _check_weights(folder: Path, setup: Setup) -> None:

@@ -11,6 +11,7 @@ from ...facts.model import CheckpointQuantization, ModelFacts
 from ...pipeline import Architecture, wants_4bit
 from ...pipeline.batches import context_length
 from ..environment import installed_packages, version_tuple
+from .class_fit import class_misfit
 from .inventory import Inventory, is_conv1d
 from .naming import fused_parts
 from .sizes import dtype_name, elements
@@ -53,14 +54,24 @@ def model_facts(
         checkpoint_quantization=checkpoint_quantization(raw),
         checkpoint_conflicts=checkpoint_conflicts(raw, setup) if setup is not None else None,
         build_error_kind="none",
+        **_class_fit(seen, architecture, setup),
         **counts,
     )
+
+
+def _class_fit(seen: Inventory, architecture: Architecture | None, setup: Setup | None) -> dict[str, Any]:
+    if architecture is None or setup is None:
+        return {}
+    if setup.model.model_class is None:
+        return {"class_fits": True}
+    misfit = class_misfit(seen, architecture)
+    return {"class_misfit": misfit, "class_fits": misfit is None}
 
 
 def failed_model_facts(error: StageError, setup: Setup, architecture: Architecture | None = None) -> ModelFacts:
     """What is known of a model that could not be built, and why."""
     raw = architecture.raw if architecture is not None else {}
-    kinds = ("missing-config", "unknown-architecture", "remote-code", "invalid-config")
+    kinds = ("missing-config", "unknown-architecture", "remote-code", "invalid-config", "unsupported")
     return ModelFacts(
         source=architecture.source if architecture is not None else None,
         model_type=raw.get("model_type"),
