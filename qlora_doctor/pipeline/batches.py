@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from ..config.setup import Setup
 from ..errors import StageError
 from .architecture import Architecture
+from .classes import task_of_class
 from .failures import as_stage_error
+from .inputs import Inputs, inputs_for, token_rows
 from .samples import DataFormat, Samples, read_samples
 
 SYNTHETIC_LENGTH = 512
@@ -161,27 +165,26 @@ def _sft_default(name: str) -> Any:
 
 
 def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
-    """Uniform random tokens, none of them padding; the same on every call."""
-    import torch
-
-    config = model.config
-    length = sequence_length(setup, config)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocabulary, (rows, length), generator=generator)
+    """Random tokens, and made-up images, sounds and labels where the model takes them; the same on every call."""
+    length = sequence_length(setup, model.config)
+    ids = token_rows(model, rows, length)
+    inputs = inputs_for(model, length)
+    notes = [f"No {name} could be made for this model: what reads it sees none." for name in inputs.left_out]
+    collator = None if inputs.is_plain else _collator(inputs)
     if _trl(setup):
         from datasets import Dataset
 
         dataset = Dataset.from_dict({"input_ids": ids.tolist()})
-        return Batches(dataset, None, "synthetic", tokenizer or _placeholder_tokenizer(), length)
-    labels = ids
-    if setup.model.task == "sequence-classification":
-        labels = torch.randint(0, config.num_labels, (rows,), generator=generator)
-    dataset = [
-        {"input_ids": row, "attention_mask": torch.ones_like(row), "labels": label}
-        for row, label in zip(ids, labels, strict=True)
-    ]
-    return Batches(dataset, None, "synthetic", tokenizer, length)
+        return Batches(dataset, collator, "synthetic", tokenizer or _placeholder_tokenizer(), length, notes=notes)
+    dataset = [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row} for row in ids]
+    return Batches(dataset, collator, "synthetic", tokenizer, length, notes=notes)
+
+
+def _collator(inputs: Inputs) -> Callable[[list[Any]], Any]:
+    def collate(rows: list[Any]) -> Any:
+        return inputs.batch(torch.stack([torch.as_tensor(row["input_ids"]) for row in rows]))
+
+    return collate
 
 
 def _placeholder_tokenizer() -> Any:
