@@ -73,7 +73,7 @@ def all_formats(document: str, folder: Path) -> dict[str, float]:
     path = folder / "again.json"
     path.write_text(document)
     code = (
-        "import sys, time; from pathlib import Path; from qlora_doctor.report import Report\n"
+        "import sys, time; from pathlib import Path; from qlora_doctor.core.report import Report\n"
         "report = Report.model_validate_json(Path(sys.argv[1]).read_text())\n"
         "start = time.perf_counter(), time.process_time(); from qlora_doctor.reporters import FORMATS, render\n"
         "for name in FORMATS: Path(sys.argv[2], name).write_text(render(report, name))\n"
@@ -128,7 +128,7 @@ def main() -> None:
     given = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
-    from qlora_doctor.report import Report
+    from qlora_doctor.core.report import Report
     from qlora_doctor.reporters import render
     from tests.reporters import fixtures
 

@@ -150,7 +150,7 @@ def fingerprint(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from qlora_doctor.probes.watch.fingerprint import fingerprints
+    from qlora_doctor.probes.observing.fingerprint import fingerprints
 
     def taken(action: Callable[[], object]) -> float:
         torch.cuda.synchronize()

@@ -17,19 +17,19 @@ __version__ = "0.1.0"
 __all__ = ["Facts", "Finding", "Report", "Setup", "__version__", "check", "examine"]
 
 if TYPE_CHECKING:
-    from .checking import check
-    from .config.setup import Setup
-    from .examining import examine
+    from .core.report import Finding, Report
     from .facts import Facts
-    from .report import Finding, Report
+    from .run.checking import check
+    from .run.examining import examine
+    from .setup.setup import Setup
 
 _HOMES = {
-    "check": ".checking",
-    "examine": ".examining",
+    "check": ".run.checking",
+    "examine": ".run.examining",
     "Facts": ".facts",
-    "Finding": ".report",
-    "Report": ".report",
-    "Setup": ".config.setup",
+    "Finding": ".core.report",
+    "Report": ".core.report",
+    "Setup": ".setup.setup",
 }
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.caching import Kept, Store, Surroundings, cache_folder, stage_keys, store
-from qlora_doctor.checking import run_check
-from qlora_doctor.config import read_setup
+from qlora_doctor.core.report import Report, StageRecord
 from qlora_doctor.facts import AdapterFacts
-from qlora_doctor.report import Report, StageRecord
-from qlora_doctor.session import CheckOptions
+from qlora_doctor.reading import read_setup
+from qlora_doctor.run.cache import Kept, Store, Surroundings, cache_folder, stage_keys, store
+from qlora_doctor.run.checking import run_check
+from qlora_doctor.run.session import CheckOptions
 
 HERE = Path(__file__).resolve()
 STAGES = ("structure", "memory", "data", "load", "step")
@@ -123,7 +123,7 @@ def test_what_is_asked_for_is_a_part_of_the_key(write: Callable[..., Path]) -> N
 
 
 def test_what_the_hub_says_is_asked_again_each_day(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from qlora_doctor.caching import keys as module
+    from qlora_doctor.run.cache import keys as module
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     path = write({"model": "meta-llama/Llama-3.2-1B"})
@@ -249,9 +249,9 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from qlora_doctor.caching import Kept, Store
+        from qlora_doctor.run.cache import Kept, Store
         from qlora_doctor.facts import AdapterFacts
-        from qlora_doctor.report import StageRecord
+        from qlora_doctor.core.report import StageRecord
         names = [f"module.{n}" for n in range(2000)]
         bad = 0
         for turn in range(60):
@@ -294,8 +294,8 @@ def test_an_unchanged_config_starts_no_child(
     options = CheckOptions(device="cpu", offline=True, cache_folder=tmp_path / "facts")
     first = run_check(write(), options)
     assert not any(cached(first).values())
-    monkeypatch.setattr("qlora_doctor.probes.child.process.WorkerProcess", None)
-    monkeypatch.setattr("qlora_doctor.probes.child.pool.WorkerProcess", None)
+    monkeypatch.setattr("qlora_doctor.worker.process.WorkerProcess", None)
+    monkeypatch.setattr("qlora_doctor.worker.pool.WorkerProcess", None)
     began = time.perf_counter()
     second = run_check(write(), options)
     assert time.perf_counter() - began < 1
@@ -320,14 +320,14 @@ def test_a_failure_of_the_machine_is_not_kept(
     plant = (
         "import sys; sys.path[:] = [p for p in sys.path if p] + [{parent!r}]\n"
         "import os\n"
-        "from qlora_doctor.probes.child import worker\n"
+        "from qlora_doctor.worker import worker\n"
         "worker.STAGES['structure'] = lambda run: os.kill(os.getpid(), 9)\n"
         "worker.main()\n"
     )
     folder = tmp_path / "facts"
     options = CheckOptions(stages=("structure", "data"), offline=True, cache_folder=folder)
     with monkeypatch.context() as planted:
-        planted.setattr("qlora_doctor.probes.child.process._ENTRY", plant)
+        planted.setattr("qlora_doctor.worker.process._ENTRY", plant)
         report = run_check(write(), options)
     assert {record.name: record.status for record in report.stages}["structure"] == "failed"
     assert not folder.exists()

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from qlora_doctor.cli import main
-from qlora_doctor.comparing import Comparison, compare
+from qlora_doctor.core.report import Report
 from qlora_doctor.engine.budgets import Budget, hold
-from qlora_doctor.report import Report
+from qlora_doctor.reporters.comparing import Comparison, compare
 from qlora_doctor.reporters.comparison import FORMATS, render
 from tests.reporters import fixtures
 
@@ -108,7 +108,7 @@ def test_two_files(tmp_path: Path) -> None:
 
 
 def test_a_config_against_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qlora_doctor.config.starter import starter_config
+    from qlora_doctor.writing.starter import starter_config
 
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "runs" / "a.yaml"

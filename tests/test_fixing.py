@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-import qlora_doctor.fixing
+import qlora_doctor.run.fixing
 from qlora_doctor.cli import main
-from qlora_doctor.errors import UsageError
-from qlora_doctor.fixing import fix
-from qlora_doctor.session import CheckOptions
+from qlora_doctor.core.errors import UsageError
+from qlora_doctor.run.fixing import fix
+from qlora_doctor.run.session import CheckOptions
 
 OPTIONS = CheckOptions(stages=("config",), cache=False)
 BROKEN = """\
@@ -191,7 +191,7 @@ def test_fixes_that_undo_each_other_come_to_an_end(
     """Two rules of one's own that want opposite things."""
     rules = tmp_path / "rules"
     rules.mkdir()
-    page = (Path(qlora_doctor.fixing.__file__).parents[1] / "rules" / "QD207-fp4-quant-type.md").read_text()
+    page = (Path(qlora_doctor.run.fixing.__file__).parents[2] / "rules" / "QD207-fp4-quant-type.md").read_text()
     mine = (
         page.replace("QD207", "QD991")
         .replace("fp4-quant-type", "wants-fp4")

@@ -20,12 +20,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout's own package, whatever is installed
 
-from qlora_doctor.checking import run_check  # noqa: E402
 from qlora_doctor.cli._outputs import write_file  # noqa: E402
-from qlora_doctor.report import Report  # noqa: E402
+from qlora_doctor.core.report import Report  # noqa: E402
 from qlora_doctor.reporters import html  # noqa: E402
 from qlora_doctor.reporters.html.index import render_index  # noqa: E402
-from qlora_doctor.session import CheckOptions  # noqa: E402
+from qlora_doctor.run.checking import run_check  # noqa: E402
+from qlora_doctor.run.session import CheckOptions  # noqa: E402
 
 GALLERY = ROOT / "reports" / "examples"
 PLANNED = ((1, 2, 3, 4, 6, 8, 16), (512, 1024, 1536, 2048, 4096, 8192))
@@ -90,7 +90,7 @@ def judged(example: Example) -> Report:
 
 def record(example: Example) -> None:
     """Look at a setup and keep what was seen: facts and stages; findings are made from them."""
-    from qlora_doctor import demo
+    from qlora_doctor.cli import example as demo
 
     with _inside(example.folder):
         if example.name == "masked-data":
@@ -122,7 +122,7 @@ def _rounded(value: object) -> object:
 
 def _planned(path: Path) -> dict[str, object]:
     """What ``plan`` finds of a setup, by the names of MemoryFacts."""
-    from qlora_doctor.planning import PlanOptions, run_plan
+    from qlora_doctor.run.planning import PlanOptions, run_plan
 
     batches, sequences = PLANNED
     memory = run_plan(path, PlanOptions(batches=batches, sequences=sequences, offline=True)).facts.memory

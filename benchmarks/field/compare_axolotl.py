@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.dialects.axolotl import _FIELDS as FIELDS
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.reading import Setup, read_setup
+from qlora_doctor.reading.dialects.axolotl import _FIELDS as FIELDS
 
 CARD = {"bf16": True, "fp8": True, "tf32": True, "n_gpu": 1, "compute_capability": "sm_90"}
 SOFTWARE = {"torch_version": "2.11.0"}

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.dialects.llamafactory import _FIELDS as FIELDS
+from qlora_doctor.reading import Setup, read_setup
+from qlora_doctor.reading.dialects.llamafactory import _FIELDS as FIELDS
 
 DERIVED = {"lora_target", "additional_target", "stage", "disable_gradient_checkpointing", "dataset", "eval_dataset"}
 DERIVED |= {"report_to"}

@@ -17,8 +17,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from qlora_doctor.config import read_setup
-from qlora_doctor.config.dialects.peft_adapter import _FIELDS as FIELDS
+from qlora_doctor.reading import read_setup
+from qlora_doctor.reading.dialects.peft_adapter import _FIELDS as FIELDS
 
 
 def own_config(path: Path) -> tuple[Any, set[str]]:

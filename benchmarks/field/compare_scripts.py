@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.errors import DoctorError
+from qlora_doctor.core.errors import DoctorError
+from qlora_doctor.reading import Setup, read_setup
 
 NUMBER, WORD = r"([\d][\d.e-]*)\s*[,)\n]", r"[\"'](\w+)[\"']"
 LITERALS: dict[str, tuple[str, Callable[[str], Any]]] = {

@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.dialects.keys import key_list
-from qlora_doctor.config.dialects.llamafactory import HF_ARGUMENTS
-from qlora_doctor.config.dialects.trl import MODEL_CONFIG, SFT_ARGUMENTS
+from qlora_doctor.reading import Setup, read_setup
+from qlora_doctor.reading.dialects.llamafactory import HF_ARGUMENTS
+from qlora_doctor.reading.dialects.trl import MODEL_CONFIG, SFT_ARGUMENTS
+from qlora_doctor.tables.keys import key_list
 
 os.environ["ACCELERATE_USE_CPU"] = "true"
 TABLE = {**HF_ARGUMENTS, **MODEL_CONFIG, **SFT_ARGUMENTS}

@@ -13,9 +13,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from qlora_doctor.errors import ConfigError
-from qlora_doctor.many import check_many
-from qlora_doctor.session import CheckOptions, Observer
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.run.many import check_many
+from qlora_doctor.run.session import CheckOptions, Observer
 
 TABLE = Path(__file__).parent / "table.tsv"
 FIELDS = ("kind", "rule", "name", "severity", "files", "verdict", "why", "source")

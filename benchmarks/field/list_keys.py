@@ -267,8 +267,8 @@ def training_arguments() -> tuple[set[str], set[str]]:
     from transformers import TrainingArguments
 
     sys.path.insert(0, str(TARGET.parents[3]))
-    from qlora_doctor.config import known_arguments
-    from qlora_doctor.config.setup import Training
+    from qlora_doctor.setup.setup import Training
+    from qlora_doctor.tables import known_arguments
 
     now = {field.name for field in dataclasses.fields(TrainingArguments)}
     once = set(known_arguments.TRAINING) | set(Training.model_fields) - {"extra", "method", "trainer"}

@@ -51,7 +51,7 @@ def least(measure: Callable[[], float], runs: int = RUNS) -> float:
 
 def thousand(source: Path, target: Path) -> int:
     """A thousand configs, from those that the folder has; how many different ones there are."""
-    from qlora_doctor.config.walk import find_configs
+    from qlora_doctor.reading.walk import find_configs
 
     configs = find_configs(source).configs
     for number in range(FILES):

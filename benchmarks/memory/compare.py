@@ -63,8 +63,8 @@ def read_cases(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def machine_of(measured_with: dict[str, Any], case: dict[str, Any] | None = None) -> Any:
     """The machine that a truth file was measured on, as a case had it set."""
-    from qlora_doctor.config.cards import find_card
     from qlora_doctor.memory.machine import Machine
+    from qlora_doctor.tables.cards import find_card
 
     name = measured_with["device"].split("(")[0].strip()
     major, minor = measured_with["torch"].split(".")[:2]

@@ -10,7 +10,7 @@ def main(model_id: str, folder: str) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from qlora_doctor.config.architectures import find_architecture
+    from qlora_doctor.tables.architectures import find_architecture
 
     architecture = find_architecture(model_id)
     if architecture is None:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from .. import __version__
-from ..errors import DoctorError
+from ..core.errors import DoctorError
 
 _COMMANDS = (
     "check", "plan", "explain", "rules", "env", "init", "demo", "report", "compare", "convert", "schema",

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ._outputs import write_file
 
 if TYPE_CHECKING:
+    from ..core.report import Report
     from ..engine.baseline import Baseline
     from ..engine.suppression import Suppression
-    from ..report import Report
 
 
 class KnownFindings:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from ._progress import observer
 from ._terminal import one_line, show_error, wants_color
 
 if TYPE_CHECKING:
-    from ..fixing import Fixed
-    from ..report import Report
-    from ..session import CheckOptions
+    from ..core.report import Report
+    from ..run.fixing import Fixed
+    from ..run.session import CheckOptions
 
 
 def fix_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], given: dict[str, Any]) -> list[Report]:
@@ -25,8 +25,8 @@ def fix_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], giv
     Raises:
         UsageError: a file may not be written.
     """
-    from ..fixing import fix
     from ..reporters import text
+    from ..run.fixing import fix
     from .check import unread
 
     color = wants_color(sys.stdout, given["no_color"])

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ._settings import found_settings
 from ._terminal import one_line
 
 if TYPE_CHECKING:
-    from ..config.walk import Walk
+    from ..reading.walk import Walk
 
 _MOST_NAMED = 3
 
@@ -27,7 +27,7 @@ def with_folders(configs: Sequence[Path], given: Mapping[str, Any]) -> list[Path
         UsageError: a folder holds no config.
         ConfigError: the settings cannot be read or are invalid.
     """
-    from ..config.dialects import file_of
+    from ..reading.dialects import file_of
 
     found: list[Path] = []
     for path in configs:
@@ -39,7 +39,7 @@ def with_folders(configs: Sequence[Path], given: Mapping[str, Any]) -> list[Path
 
 
 def _configs_in(folder: Path, given: Mapping[str, Any]) -> list[Path]:
-    from ..config.walk import find_configs
+    from ..reading.walk import find_configs
 
     settings = found_settings(folder / "any", given)  # those that hold for a file of this folder
     walk = find_configs(

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigError
-from ..report import Finding, Report
-from ..session import CheckOptions, Observer
+from ..core.errors import ConfigError
+from ..core.report import Finding, Report
+from ..run.session import CheckOptions, Observer
 from ._stream import TextStream
 from ._terminal import is_terminal, one_line, show_error, wants_color, width
 
 if TYPE_CHECKING:
-    from ..config.setup import Setup
-    from ..many import Result
+    from ..run.many import Result
+    from ..setup.setup import Setup
 
 
 def check_all(
     sources: Sequence[Path], options: Sequence[CheckOptions], given: dict[str, Any]
 ) -> dict[int, Report | ConfigError]:
     """Check configs and write the text document, where that is the format; results by the number of their source."""
-    from ..many import check_many
+    from ..run.many import check_many
 
     desk = _Desk(sources, options, given)
     entries = list(zip(sources, options, desk.observers, strict=True))

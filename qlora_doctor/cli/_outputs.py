@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from .._files import write_whole
-from ..errors import UsageError
-from ..report import Report
+from ..core.errors import UsageError
+from ..core.files import write_whole
+from ..core.report import Report
 
 
 @dataclass(frozen=True)

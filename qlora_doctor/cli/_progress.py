@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..report import Finding, StageRecord
-from ..session import Observer
+from ..core.report import Finding, StageRecord
+from ..run.session import Observer
 from ._terminal import is_terminal, one_line
 
 if TYPE_CHECKING:
-    from ..config.setup import Setup
+    from ..setup.setup import Setup
     from ._stream import TextStream
 
 _PATIENCE = 10.0

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config.settings import Found, Ignored, find_settings, read_settings
+from ..run.settings import Found, Ignored, find_settings, read_settings
 
 if TYPE_CHECKING:
     from ..engine import Selection
     from ..engine.budgets import Budget
     from ..engine.suppression import Suppression
-    from ..session import CheckOptions
+    from ..run.session import CheckOptions
 
 
 def found_settings(source: Path | None, given: Mapping[str, Any]) -> Found:
@@ -95,7 +95,7 @@ def _suppression_from(found: Found) -> Any:
 
 def explain_selection(source: Path | None, given: Mapping[str, Any]) -> None:
     """Print which rules judge, and by whose word."""
-    from .._assets import asset_folder
+    from ..core.assets import asset_folder
     from ..engine import check_selection, load_rules
 
     found = found_settings(source, given)

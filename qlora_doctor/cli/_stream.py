@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..report import Finding, Report
+from ..core.report import Finding, Report
 from ..reporters import text
 from ..reporters.verdict import dialect
 from ._terminal import one_line, width
 
 if TYPE_CHECKING:
-    from ..config.setup import Setup
+    from ..setup.setup import Setup
 
 
 class TextStream:

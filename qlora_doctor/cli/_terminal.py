@@ -9,8 +9,8 @@ from typing import TextIO
 
 import click
 
-from ..config.setup import Place
-from ..errors import DoctorError
+from ..core.errors import DoctorError
+from ..setup.setup import Place
 
 
 def wants_color(stream: TextIO, no_color: bool = False) -> bool:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigError, UsageError
+from ..core.errors import ConfigError, UsageError
 from ._help import examples
 
 if TYPE_CHECKING:
+    from ..core.report import Report
     from ..engine.suppression import Suppression
-    from ..report import Report
-    from ..session import CheckOptions
+    from ..run.session import CheckOptions
 
 
 def _listed(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def _check_fixes(given: dict[str, Any]) -> None:
 
 def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> CheckOptions:
     """What the command line says; the settings of each config come on top."""
-    from ..session import CheckOptions
+    from ..run.session import CheckOptions
 
     return CheckOptions(
         stages=given["stages"] or None,
@@ -199,7 +199,7 @@ def _check_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], 
     """The reports of all configs that were begun, in their order."""
     if len(sources) == 1:
         return [_check_one(sources[0], options[0], given)]
-    from ..report import Report
+    from ..core.report import Report
     from ..reporters import overview
     from ._many import check_all
     from ._terminal import wants_color
@@ -224,7 +224,7 @@ def _check_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], 
 
 def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]) -> Report:
     """One config through all stages; a config that cannot be read is a report too, with exit code 2."""
-    from ..checking import run_check
+    from ..run.checking import run_check
     from ._progress import observer
     from ._stream import TextStream
     from ._terminal import show_error, wants_color
@@ -251,8 +251,8 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
 def unread(source: Path | None, error: ConfigError, options: CheckOptions) -> Report:
     """What is known of a config that could not be read."""
     from .. import __version__
-    from ..report import Report, StageRecord, Tool
-    from ..session import now
+    from ..core.report import Report, StageRecord, Tool
+    from ..run.session import now
 
     setup = {"file": str(source), "dialect": None} if source is not None else None
     record = StageRecord(name="config", status="failed", reason=error.message, remedy=error.remedy, requested=True)

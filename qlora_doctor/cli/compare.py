@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ._help import examples
 
 if TYPE_CHECKING:
-    from ..report import Report
+    from ..core.report import Report
 
 _STAGES = ("config", "structure", "memory")
 
@@ -50,7 +50,7 @@ def command(
     \b
     Exit codes: 0 no regression, 1 a broken budget or a new error, 2 usage.
     """
-    from ..comparing import compare
+    from ..reporters.comparing import compare
     from ..reporters.comparison import FORMATS, render
     from ._outputs import check_format, output_pairs, write_file
 
@@ -91,9 +91,9 @@ def _at_revision(
     config: Path, revision: str, stages: tuple[str, ...], settings: Path | None, offline: bool
 ) -> tuple[Report, Report]:
     """Both checks, with the settings of now. Folders that the config names are those of now as well."""
-    from ..checking import run_check
-    from ..config import read_setup
-    from ..session import CheckOptions
+    from ..reading import read_setup
+    from ..run.checking import run_check
+    from ..run.session import CheckOptions
     from ._settings import found_settings, with_settings
 
     given: dict[str, Any] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ._help import examples
 
 
@@ -29,8 +29,8 @@ def command(file: Path, target: str, output: Path | None, force: bool, dialect: 
 
     What could not be carried over is said on stderr, one line each: key, value, why.
     """
-    from ..config import read_setup
-    from ..config.convert import convert
+    from ..reading import read_setup
+    from ..writing.convert import convert
     from ._outputs import write_file
     from ._terminal import one_line
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ._help import examples
 
 if TYPE_CHECKING:
-    from ..report import Report
+    from ..core.report import Report
 
 _NEEDS = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "safetensors")
 
@@ -34,8 +34,8 @@ def command(folder: Path, device: str | None, quiet: bool, no_color: bool, debug
     if missing:
         what = f"The demo needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
         raise UsageError(what, remedy="pip install 'qlora-doctor[probe]'")
-    from .. import demo
     from ..reporters import render
+    from . import example as demo
     from ._outputs import write_file
 
     try:
@@ -54,8 +54,8 @@ def command(folder: Path, device: str | None, quiet: bool, no_color: bool, debug
 
 
 def _check(config: Path, device: str | None, quiet: bool, no_color: bool, debug: bool) -> Report:
-    from ..checking import run_check
-    from ..session import CheckOptions
+    from ..run.checking import run_check
+    from ..run.session import CheckOptions
     from ._progress import observer
     from ._stream import TextStream
     from ._terminal import wants_color

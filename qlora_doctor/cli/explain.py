@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .._assets import asset_folder
-from ..errors import UsageError
+from ..core.assets import asset_folder
+from ..core.errors import UsageError
 from ._help import examples
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _find(rule: str, folders: tuple[Path, ...]) -> Rule:
     try:
         return find_rule(rule)
     except UsageError:
-        from ..config.settings import find_settings
+        from ..run.settings import find_settings
 
         own = {folder.resolve() for folder in (*folders, *find_settings(None).rule_folders)}
         if not own:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ._help import examples
 
 
@@ -18,7 +18,7 @@ from ._help import examples
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
 def command(model: str, gpu: str | None, output: Path | None, force: bool) -> None:
     """Write a commented config to start from, for a model and a card."""
-    from ..config.starter import starter_config
+    from ..writing.starter import starter_config
     from ._outputs import write_file
 
     text = starter_config(model, gpu, file=output.name if output is not None else "config.yaml")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ._help import examples
 
 FORMATS = ("text", "json", "html")
@@ -60,7 +60,7 @@ def command(**given: Any) -> int:
     Exit codes: 0 the table was made, 2 usage, unreadable or invalid config,
     3 it could not be made (a package is missing, the model cannot be built or traced).
     """
-    from ..planning import PlanOptions, run_plan
+    from ..run.planning import PlanOptions, run_plan
     from ._outputs import check_format, parse_outputs
     from ._progress import observer
     from ._terminal import wants_color
@@ -95,7 +95,7 @@ def command(**given: Any) -> int:
 
 
 def _must_be_sizes(memories: tuple[str, ...]) -> None:
-    from ..config.cards import parse_memory
+    from ..tables.cards import parse_memory
 
     for memory in memories:
         try:

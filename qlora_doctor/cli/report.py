@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ._help import examples
 
 if TYPE_CHECKING:
-    from ..report import Report
+    from ..core.report import Report
 
 
 @click.command(
@@ -59,7 +59,7 @@ def read_reports(path: Path) -> list[Report]:
     """
     from pydantic import ValidationError
 
-    from ..report import Report
+    from ..core.report import Report
 
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ def command(format: str, folders: tuple[Path, ...], folder: Path | None) -> int:
     """List the rules, or check pages of your own."""
     if folder is not None:
         return _check(folder)
-    from .._assets import asset_folder
+    from ..core.assets import asset_folder
     from ..engine import load_rules
 
     rules = load_rules(asset_folder("rules"), *folders)

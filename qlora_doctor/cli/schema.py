@@ -20,7 +20,7 @@ def command(what: str) -> None:
 def schema_of(what: str) -> dict[str, Any]:
     """The schema: draft-07 for the config, which editors read; 2020-12 for the documents that the tool writes."""
     if what == "config":
-        from ..config.schema import config_schema
+        from ..reading.schema import config_schema
 
         return config_schema()
     from ..reporters.schema import schema

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..report import FailOn
+from ..core.report import FailOn
 from .expression import EvaluationError, Expression, Template, Unknown
 from .fields import LanguageError
 from .fingerprint import fingerprint

@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import UsageError
-from ..report import Report
+from ..core.errors import UsageError
+from ..core.report import Report
 from .suppression import Suppression, items_of
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ..facts import Facts
 from ..facts.config import HeldBudget
 from .expression import Unknown

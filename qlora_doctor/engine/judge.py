@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from ..core.report import Evidence, Finding, Location, PatchOperation, Remediation, RuleOutcome, StageRecord
 from ..facts import Facts
-from ..report import Evidence, Finding, Location, PatchOperation, Remediation, RuleOutcome, StageRecord
 from .expression import EvaluationError, Unknown, Values
 from .fingerprint import fingerprint
 from .rule import Rule, stage_of

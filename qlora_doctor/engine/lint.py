@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .._assets import asset_folder
+from ..core.assets import asset_folder
+from ..core.report import Severity
 from ..facts import Facts
-from ..report import Severity
 from .judge import Judgement, judge
 from .load import load_page, pages_of
 from .rule import HEADINGS, Example, PageError, Rule

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._assets import asset_folder
-from ..errors import UsageError
+from ..core.assets import asset_folder
+from ..core.errors import UsageError
 from .cache import rules_of
 from .rule import PageError, Rule
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..errors import UsageError
+from ..core.errors import UsageError
+from ..core.report import STAGES, Confidence, RuleOutcome, Severity
 from ..facts import Facts
-from ..report import STAGES, Confidence, RuleOutcome, Severity
 from .expression import Expression, Template
 from .fields import LanguageError, field_type
 

@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import UsageError
-from ..report import Severity
+from ..core.errors import UsageError
+from ..core.report import Severity
 from .rule import Profile, Rule
 
 PROFILES: tuple[Profile, ...] = ("min", "recommended", "strict")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import PurePath
 
-from ..report import Evidence, Finding, RuleOutcome
+from ..core.report import Evidence, Finding, RuleOutcome
 
 _NAMED = ("config.", "adapter.", "quantization.")
 _BUDGETS = "config.broken_budget"

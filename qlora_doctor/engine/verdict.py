@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..report import FailOn, Finding, RuleOutcome, StageRecord, Summary
+from ..core.report import FailOn, Finding, RuleOutcome, StageRecord, Summary
 
 _RANK = {"info": 0, "warning": 1, "error": 2, "never": 3}
 

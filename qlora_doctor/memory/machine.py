@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ..config.cards import Card, cublas_workspace_bytes
+from ..tables.cards import Card, cublas_workspace_bytes
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl")
 """The packages whose versions decide a step's memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..config.cards import CARDS, Card
+from ..tables.cards import CARDS, Card
 from .attention import SMALL_MEMORY_HEAD
 from .courses import Courses, Maker, Size, Tracer
 from .machine import Machine

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..config.cards import Card, UnknownCard, card_for_memory, find_card, parse_memory
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import CardPlan, PlanCell, PlanPoint, SufficientCard
+from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, parse_memory
 
 if TYPE_CHECKING:
-    from ..config.setup import Setup
+    from ..setup.setup import Setup
     from .machine import Machine
     from .plan import Plan, Planner
     from .predict import Prediction

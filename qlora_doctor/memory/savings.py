@@ -23,7 +23,7 @@ from .subject import subject_of_setup
 from .tape import ALLOC, FREE, OPEN, Tape
 
 if TYPE_CHECKING:
-    from ..config.setup import Setup
+    from ..setup.setup import Setup
 
 TOLERANCE = 0.02
 """Share by which the peak worked out from small depths may differ from the full prediction."""

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..config.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import Saving as SavingFact
+from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
 
 if TYPE_CHECKING:
-    from ..config.setup import Setup
     from ..facts.environment import Gpu
+    from ..setup.setup import Setup
     from .machine import Machine
     from .predict import Prediction
     from .subject import Subject

@@ -11,7 +11,7 @@ from .load import LoadOptions
 from .step import StepOptions
 
 if TYPE_CHECKING:
-    from ..config.setup import Setup
+    from ..setup.setup import Setup
     from ._case import StepCase
 
 

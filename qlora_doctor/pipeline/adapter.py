@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.setup import Setup
-from ..errors import StageError
+from ..core.errors import StageError
+from ..setup.setup import Setup
 from .architecture import find_folder
 from .base import Base
 from .failures import as_stage_error, first_sentence

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config.architectures import closest_architectures, find_architecture
-from ..config.paths import resolve
-from ..config.setup import Setup
-from ..errors import StageError
+from ..core.errors import StageError
+from ..setup.paths import resolve
+from ..setup.setup import Setup
+from ..tables.architectures import closest_architectures, find_architecture
 from .failures import first_sentence, kind_of
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..config.setup import Setup
-from ..errors import StageError
+from ..core.errors import StageError
+from ..setup.setup import Setup
 from .architecture import Architecture, load_config
 from .classes import Loader, loader_of
 from .dtypes import resolve_dtype, settle_dtypes

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from ..config.setup import Setup
-from ..errors import StageError
+from ..core.errors import StageError
+from ..setup.setup import Setup
 from .architecture import Architecture
 from .classes import task_of_class
 from .failures import as_stage_error

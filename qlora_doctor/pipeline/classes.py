@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..config.setup import Setup
-from ..errors import StageError
+from ..core.errors import StageError
+from ..setup.setup import Setup
 from .architecture import Architecture
 
 AUTO_CLASSES: dict[str, tuple[str, ...]] = {
@@ -173,8 +173,7 @@ def _auto(task: str, architecture: Architecture) -> Any:
     if type(architecture.config) in auto._model_mapping or auto.__name__ in _remote_names(architecture):
         return auto
     raise StageError(
-        f"transformers has no {task} model for {architecture.config.model_type}"
-        f"{_registered_for(architecture.config)}.",
+        f"transformers has no {task} model for {architecture.config.model_type}{_registered_for(architecture.config)}.",
         kind="unknown-architecture",
         remedy="Name a model of that task, or set model.task to what this one is for.",
     )

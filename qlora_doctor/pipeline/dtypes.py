@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..config.setup import Setup
-from ..errors import StageError
+from ..core.errors import StageError
+from ..setup.setup import Setup
 from .architecture import Architecture
 
 _SAFETENSORS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

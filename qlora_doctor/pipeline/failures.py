@@ -6,7 +6,7 @@ import errno
 import re
 from typing import Any
 
-from ..errors import StageError
+from ..core.errors import StageError
 
 # What the messages of safetensors, torch and transformers say, most telling first. The kinds are those of
 # facts.load.LoadFailure.

@@ -21,7 +21,9 @@ import torch
 from .classes import task_of_class
 
 Tensors = dict[str, torch.Tensor]
-_PLACEHOLDER = re.compile(r"(image|video|audio|vision|boi|eoi|boa|eoa|img|speech).*(token|_id|index)|token.*(image|audio)")
+_PLACEHOLDER = re.compile(
+    r"(image|video|audio|vision|boi|eoi|boa|eoa|img|speech).*(token|_id|index)|token.*(image|audio)"
+)
 _IMAGE_TOKEN = ("image_token_id", "image_token_index")
 _AUDIO_TOKEN = ("audio_token_id", "audio_token_index")
 _MOST_PLACEHOLDERS = 256
@@ -315,10 +317,14 @@ def _images(base: Any, length: int) -> list[Callable[[], tuple[Tensors, bool]]] 
                       "pixel_attention_mask": torch.ones((1, many), dtype=torch.long)}, False)
         )  # fmt: skip
     if "image_position_ids" in known:
-        places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), -1).reshape(1, -1, 2)
+        places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), -1).reshape(
+            1, -1, 2
+        )
         pooled = _number(vision, "pooling_kernel_size") or 1
         wide = pooled * max(1, side // pooled)
-        places = torch.stack(torch.meshgrid(torch.arange(wide), torch.arange(wide), indexing="xy"), -1).reshape(1, -1, 2)
+        places = torch.stack(torch.meshgrid(torch.arange(wide), torch.arange(wide), indexing="xy"), -1).reshape(
+            1, -1, 2
+        )
         makers += [
             lambda: ({"pixel_values": pixels(1, wide * wide, channels * patch * patch).sigmoid(),
                       "image_position_ids": places}, False),
@@ -384,7 +390,8 @@ def _sounds(base: Any) -> list[Callable[[], tuple[Tensors, bool]]] | None:
     if "input_features" in known:
         frames = 2 * positions
         mask = next((name for name in ("feature_attention_mask", "input_features_mask") if name in known), None)
-        for masked in ([True, False] if mask is not None else [False]):
+        for masked in [True, False] if mask is not None else [False]:
+
             def features(masked: bool = masked) -> tuple[Tensors, bool]:
                 more = {str(mask): torch.ones((1, frames), dtype=torch.long)} if masked else {}
                 return {"input_features": sound(1, bins, frames), **more}, True
@@ -425,7 +432,9 @@ def _counts(base: Any, name: str, tensors: Tensors, token: int | None) -> list[i
     if getter is None:
         return [0]
     known = inspect.signature(getter).parameters
-    given = {key: value for key, value in tensors.items() if key in known or "kwargs" in known and key == "pixel_values"}
+    given = {
+        key: value for key, value in tensors.items() if key in known or "kwargs" in known and key == "pixel_values"
+    }
     with _aside(base) as (device, dtype):
         try:
             found = getter(**_moved(given, device, dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config.setup import Setup
+from ..setup.setup import Setup
 from .base import Base
 from .failures import as_stage_error
 

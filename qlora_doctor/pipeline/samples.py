@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config.paths import resolve
-from ..config.setup import Setup
-from ..errors import StageError
+from ..core.errors import StageError
+from ..setup.paths import resolve
+from ..setup.setup import Setup
 from .failures import first_sentence
 
 DataFormat = Literal["text", "prompt-completion", "messages"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..config.setup import Setup
-from ..errors import StageError
+from ..core.errors import StageError
+from ..setup.setup import Setup
 from .batches import Batches, cuts_nothing
 from .failures import as_stage_error
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ..config.setup import Setup
-from ..errors import StageError
+from ..core.errors import StageError
 from ..facts import DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ..pipeline.batches import context_length
+from ..setup.setup import Setup
 from .failures import explain
 
 ROWS = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import StageError
+from ..core.errors import StageError
 from ..facts.load import LoadFailure
 
 # Beyond what the pipeline tells apart: what a step can end with.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import StageError
+from ..core.errors import StageError
 
 _CGROUP = Path("/sys/fs/cgroup")
 _GIB = 1 << 30

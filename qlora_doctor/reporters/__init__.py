@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from ..errors import UsageError
-from ..report import Report
+from ..core.errors import UsageError
+from ..core.report import Report
 
 
 def _reporter(module: str) -> Callable[[Report], str]:

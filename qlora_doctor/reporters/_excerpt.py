@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..report import Location
+from ..core.report import Location
 from . import _words as words
 
 _MOST = 160

@@ -13,8 +13,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from .._assets import asset_folder
-from ..report import Confidence, Severity
+from ..core.assets import asset_folder
+from ..core.report import Confidence, Severity
 
 _ID = re.compile(r"[A-Z]{1,8}\d{1,5}")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)

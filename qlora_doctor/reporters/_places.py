@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from ..report import Finding, Location, Report
+from ..core.report import Finding, Location, Report
 
 
 def repository_path(file: str | None) -> str | None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..comparing import Change, Comparison, Found
-from ..errors import UsageError
+from ..core.errors import UsageError
 from . import _words as words
+from .comparing import Change, Comparison, Found
 from .markdown import text as escaped
 
 _SIDES = ("before", "after")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..report import Finding, Report, Severity
+from ..core.report import Finding, Report, Severity
 from . import _words as words
 from ._places import file_of
 from .verdict import counting, gaps, told

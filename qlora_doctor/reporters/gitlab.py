@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..report import Finding, Report, Severity
+from ..core.report import Finding, Report, Severity
 from . import _words as words
 from ._places import file_of
 from .verdict import counting, told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..report import Report
+from ..core.report import Report
 
 # What could end a script element, a line in old JavaScript, or the direction of the source that somebody reads; in
 # JSON these stand in strings only, where an escape means the same character.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree as Xml
 
-from ..report import Finding, Report, RuleOutcome, StageRecord
+from ..core.report import Finding, Report, RuleOutcome, StageRecord
 from . import _words as words
 from ._places import file_of
 from .verdict import counting, outcomes, subject, suppressed, told

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from ..report import Finding, Report
+from ..core.report import Finding, Report
 from . import _words as words
 from ._places import file_of
 from .verdict import Gap, counting, counts, gaps, outcomes, subject, suppressed, verdict

@@ -7,8 +7,8 @@ from functools import cache
 from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from .._assets import asset_folder
-from ..report import Report
+from ..core.assets import asset_folder
+from ..core.report import Report
 from . import _words as words
 from .verdict import counting, gaps, subject, suppressed, verdict
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..report import Report
+from ..core.report import Report
 from . import _words as words
 
 _HEAD = ("config", "errors", "warnings", "notes", "trains", "peak", "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+from ..core.report import Report
 from ..facts.memory import CardPlan, MemoryFacts, PlanCell
-from ..report import Report
 from . import _words as words
 from .verdict import subject
 

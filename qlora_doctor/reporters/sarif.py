@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ..report import Confidence, Finding, Report, RuleOutcome, Severity
+from ..core.report import Confidence, Finding, Report, RuleOutcome, Severity
 from . import _words as words
 from ._pages import PageText, page_text
 from ._places import file_of, utf16_columns

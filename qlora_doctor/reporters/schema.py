@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from .._assets import asset_folder
+from ..core.assets import asset_folder
+from ..core.report import SCHEMA_VERSION, Report
 from ..facts import Facts
-from ..report import SCHEMA_VERSION, Report
 
 SCHEMAS: dict[str, type[BaseModel]] = {"report": Report, "facts": Facts}
 _MAJOR = SCHEMA_VERSION.split(".")[0]

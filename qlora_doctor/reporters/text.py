@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ..report import STAGES, Finding, Location, Remediation, Report, RuleOutcome
+from ..core.report import STAGES, Finding, Location, Remediation, Report, RuleOutcome
 from . import _words as words
 from ._excerpt import marked
 from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..report import STAGES, Finding, Report, RuleOutcome, StageRecord
+from ..core.report import STAGES, Finding, Report, RuleOutcome, StageRecord
 from ._words import one_line, plural
 
 SEVERITIES = ("error", "warning", "info")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qlora_doctor.comparing import compare
 from qlora_doctor.reporters import render
+from qlora_doctor.reporters.comparing import compare
 from qlora_doctor.reporters.comparison import render as render_comparison
 from qlora_doctor.reporters.html.index import render_index
 from tests.reporters import fixtures

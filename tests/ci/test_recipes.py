@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
-from qlora_doctor.config.settings import Settings
 from qlora_doctor.engine.budgets import Budget, check_budget
+from qlora_doctor.run.settings import Settings
 from tests.ci.recipes import ROOT, Recipe, read_yaml, recipe, recipes
 from tests.reporters.stored_schemas import stored_schema
 
@@ -108,7 +108,7 @@ def every_step(node: Any) -> list[dict[str, Any]]:
 
 
 def test_the_gpu_recipe_runs_every_stage() -> None:
-    from qlora_doctor.report import STAGES
+    from qlora_doctor.core.report import STAGES
 
     (step,) = uses(recipe("gpu-runner.md", ".github/workflows/qlora-gpu.yml").data())
     assert step["with"]["stages"].split(",") == list(STAGES)

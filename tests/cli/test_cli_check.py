@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import qlora_doctor.checking
-import qlora_doctor.probes.child.runner
+import qlora_doctor.run.checking
+import qlora_doctor.worker.runner
 from qlora_doctor.cli import main
-from qlora_doctor.probes.child import events
-from qlora_doctor.report import StageRecord
+from qlora_doctor.core.report import StageRecord
+from qlora_doctor.worker import events
 
 CLEAN = "model: meta-llama/Llama-3.1-8B\n"
 
@@ -37,7 +37,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 @pytest.fixture
 def configs(tmp_path: Path) -> dict[str, Path]:
     """A clean starter, one with a typo in a key, one that is invalid."""
-    from qlora_doctor.config.starter import starter_config
+    from qlora_doctor.writing.starter import starter_config
 
     clean = starter_config("meta-llama/Llama-3.1-8B", "rtx-4090")
     texts = {
@@ -206,7 +206,7 @@ def test_usage_errors(
 def test_outputs_are_looked_at_before_anything_is_paid_for(
     check: Callable[..., Result], configs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(qlora_doctor.checking, "run_check", lambda *a: pytest.fail("a probe was paid for"))
+    monkeypatch.setattr(qlora_doctor.run.checking, "run_check", lambda *a: pytest.fail("a probe was paid for"))
     assert check(configs["clean"], "-o", f"json={tmp_path}/none/x.json").exit_code == 2
     if os.geteuid() != 0:
         (tmp_path / "locked").mkdir(mode=0o500)
@@ -265,7 +265,7 @@ def test_ctrl_c_keeps_what_is_known(
     check: Callable[..., Result], configs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr(qlora_doctor.probes.child.runner, "run_stages", _interrupted)
+    monkeypatch.setattr(qlora_doctor.worker.runner, "run_stages", _interrupted)
     result = check(configs["clean"], "-o", f"json={tmp_path}/r.json", stage="structure,load")
     assert result.exit_code == 3, result.output
     report = json.loads((tmp_path / "r.json").read_text())
@@ -281,7 +281,7 @@ def _broken(*arguments: Any) -> Any:
 def test_a_fault_of_the_tool_is_a_sentence_too(
     check: Callable[..., Result], configs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qlora_doctor.checking, "run_check", _broken)
+    monkeypatch.setattr(qlora_doctor.run.checking, "run_check", _broken)
     result = check(configs["clean"])
     assert result.exit_code == 3 and "Traceback" not in result.output
     assert result.stderr.splitlines()[0] == "error: qlora-doctor failed: ZeroDivisionError: something of ours"

@@ -10,8 +10,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from qlora_doctor import __version__
-from qlora_doctor._assets import asset_folder
 from qlora_doctor.cli import main
+from qlora_doctor.core.assets import asset_folder
 
 COMMANDS = ("check", "plan", "explain", "rules", "env", "init", "demo", "report", "schema")
 

@@ -19,7 +19,7 @@ Check = Callable[..., Result]
 @pytest.fixture
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with a config that has one error: two keys that are misspelt."""
-    from qlora_doctor.config.starter import starter_config
+    from qlora_doctor.writing.starter import starter_config
 
     (tmp_path / ".git").mkdir()
     (tmp_path / "runs").mkdir()

@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from qlora_doctor.cli import main
-from qlora_doctor.report import Report
+from qlora_doctor.core.report import Report
 
 
 def run(*arguments: object) -> Result:
@@ -88,7 +88,7 @@ def test_a_model_that_is_not_at_hand_ends_with_3(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_named_with_the_command(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qlora_doctor.planning.missing_packages", lambda stage, facts: ["torch", "bitsandbytes"])
+    monkeypatch.setattr("qlora_doctor.run.planning.missing_packages", lambda stage, facts: ["torch", "bitsandbytes"])
     result = run(config)
     assert result.exit_code == 3
     assert "torch, bitsandbytes" in result.stderr and "pip install 'qlora-doctor[probe]'" in result.stderr

@@ -12,11 +12,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qlora_doctor.config import read_setup
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.config.document import read_document
-from qlora_doctor.config.yaml_reader import YamlProblem, read_yaml
-from qlora_doctor.errors import DoctorError
+from qlora_doctor.core.errors import DoctorError
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading import read_setup
+from qlora_doctor.reading.document import read_document
+from qlora_doctor.reading.yaml_reader import YamlProblem, read_yaml
 
 SUFFIXES = st.sampled_from([".json", ".yaml", ".yml", ".toml", ".py", ".ipynb", ".sh", ".bash", ""])
 WORDS = st.sampled_from(

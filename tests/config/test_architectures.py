@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from qlora_doctor.config.architectures import (
+from qlora_doctor.tables.architectures import (
     ARCHITECTURE_IDS,
     Architecture,
     closest_architectures,
@@ -172,7 +172,7 @@ def test_an_unknown_id_is_none_and_a_near_one_is_offered() -> None:
 
 def test_looking_up_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from qlora_doctor.config.architectures import find_architecture\n"
+        "import sys; from qlora_doctor.tables.architectures import find_architecture\n"
         "assert find_architecture('gpt2') and not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

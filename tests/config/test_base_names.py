@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.config.architectures import all_ids, find_architecture
-from qlora_doctor.config.base_names import bases_differ, revisions_differ
-from qlora_doctor.config.setup import Model, Origin, Setup
-from qlora_doctor.config.stored_adapter import stored_adapter_facts
+from qlora_doctor.probes.config.base_names import bases_differ, revisions_differ
+from qlora_doctor.probes.config.stored_adapter import stored_adapter_facts
+from qlora_doctor.setup.setup import Model, Origin, Setup
+from qlora_doctor.tables.architectures import all_ids, find_architecture
 
 HUB = "/root/.cache/huggingface/hub"
 SCOPE = "/mnt/workspace/.cache/modelscope/hub/models"

@@ -56,10 +56,10 @@ CHILD = """
 import json, resource, sys, time
 resource.setrlimit(resource.RLIMIT_CPU, (300, 300))
 from pathlib import Path
-from qlora_doctor.config import read_setup
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.errors import DoctorError
-from qlora_doctor.checking import check
+from qlora_doctor.reading import read_setup
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.core.errors import DoctorError
+from qlora_doctor.run.checking import check
 from tests.child_memory import peak_bytes
 for name in sys.argv[1:]:
     begun = time.process_time()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from qlora_doctor.config.cards import (
+from qlora_doctor.tables.cards import (
     CARDS,
     Card,
     UnknownCard,
@@ -176,7 +176,7 @@ def test_the_workspace_follows_capability_and_torch() -> None:
 
 def test_looking_up_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from qlora_doctor.config.cards import find_card\n"
+        "import sys; from qlora_doctor.tables.cards import find_card\n"
         "assert find_card('h100') and not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.config.conditions import is_so
-from qlora_doctor.config.native import setup_from_mapping
-from qlora_doctor.config.setup import Origin, Setup
 from qlora_doctor.facts.config import ConfigFacts
 from qlora_doctor.facts.environment import EnvironmentFacts, Gpu, Packages
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading.native import setup_from_mapping
+from qlora_doctor.setup.setup import Origin, Setup
+from qlora_doctor.tables.conditions import is_so
 
 
 def environment(gpus: list[Gpu] | None = None, **versions: str) -> EnvironmentFacts:
@@ -231,7 +231,7 @@ def test_distribution(config: dict[str, Any], distributed: str | None, world: in
 
 
 def test_a_deepspeed_file_beside_the_config(tmp_path: Path) -> None:
-    from qlora_doctor.config import read_setup
+    from qlora_doctor.reading import read_setup
 
     (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     (tmp_path / "c.yaml").write_text("model: x/y\ntraining: {deepspeed: ds.json}\n")
@@ -239,7 +239,7 @@ def test_a_deepspeed_file_beside_the_config(tmp_path: Path) -> None:
 
 
 def test_kinds_of_models(tmp_path: Path) -> None:
-    from qlora_doctor.config import read_setup
+    from qlora_doctor.reading import read_setup
 
     for folder, file in (("base", "config.json"), ("adapter", "adapter_config.json")):
         (tmp_path / folder).mkdir()

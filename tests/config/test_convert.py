@@ -14,13 +14,13 @@ import yaml
 from click.testing import CliRunner, Result
 
 from qlora_doctor.cli import main
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.convert import TARGETS, Converted, convert
-from qlora_doctor.config.dialects import dialect_named, recognise
-from qlora_doctor.config.document import document_of
-from qlora_doctor.config.hf_names import in_hf_terms
-from qlora_doctor.config.meaning import meanings
-from qlora_doctor.errors import UsageError
+from qlora_doctor.core.errors import UsageError
+from qlora_doctor.reading import Setup, read_setup
+from qlora_doctor.reading.dialects import dialect_named, recognise
+from qlora_doctor.reading.document import document_of
+from qlora_doctor.setup.hf_names import in_hf_terms
+from qlora_doctor.setup.meaning import meanings
+from qlora_doctor.writing.convert import TARGETS, Converted, convert
 from tests.models import make_model
 
 from .small_configs import SMALL

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.config.document import MAX_BYTES, read_document
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.reading.document import MAX_BYTES, read_document
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlora_doctor.config.edit import CannotEdit, apply_patch, yaml_scalar
-from qlora_doctor.report import PatchOperation
+from qlora_doctor.core.report import PatchOperation
+from qlora_doctor.writing.edit import CannotEdit, apply_patch, yaml_scalar
 
 YAML = """\
 # my run

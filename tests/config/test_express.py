@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor._assets import asset_folder
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.document import document_of
-from qlora_doctor.config.edit import CannotEdit, apply_patch, parsed
-from qlora_doctor.config.express import complaints, express, reread, same, values_of
-from qlora_doctor.config.native import SECTIONS
-from qlora_doctor.config.reading import Mismatch, read_as
+from qlora_doctor.core.assets import asset_folder
+from qlora_doctor.core.report import PatchOperation
 from qlora_doctor.engine import load_rules
-from qlora_doctor.report import PatchOperation
+from qlora_doctor.reading import Setup, read_setup
+from qlora_doctor.reading.document import document_of
+from qlora_doctor.reading.lenient import Mismatch, read_as
+from qlora_doctor.reading.native import SECTIONS
+from qlora_doctor.writing.edit import CannotEdit, apply_patch, parsed
+from qlora_doctor.writing.express import complaints, express, reread, same, values_of
 
 from .small_configs import SMALL
 

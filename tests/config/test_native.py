@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.config import read_setup
-from qlora_doctor.config.native import setup_from_mapping
-from qlora_doctor.errors import ConfigError, UsageError
+from qlora_doctor.core.errors import ConfigError, UsageError
+from qlora_doctor.reading import read_setup
+from qlora_doctor.reading.native import setup_from_mapping
 
 
 def read(folder: Path, text: str, name: str = "config.yaml") -> Any:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from qlora_doctor.config.native import SECTIONS
-from qlora_doctor.config.reading import Mismatch, describe_type, describe_value, read_as
+from qlora_doctor.reading.lenient import Mismatch, describe_type, describe_value, read_as
+from qlora_doctor.reading.native import SECTIONS
 
 VALUES = [0, 1, 16, 16.0, 0.5, -3, "16", "2e-4", "fast", "", "auto", [], ["a"], ["a", 1], [1, 2], {"a": 1}, {"a": 0.5}]
 TYPES = {repr(f.annotation): f.annotation for s in SECTIONS.values() for f in s.model_fields.values()}

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.document import document_of
-from qlora_doctor.config.edit import CannotEdit, apply_patch
-from qlora_doctor.config.express import reread
-from qlora_doctor.config.native import setup_from_mapping
-from qlora_doctor.config.remedy import in_file
-from qlora_doctor.config.repair import repair
-from qlora_doctor.report import PatchOperation, Remediation
+from qlora_doctor.core.report import PatchOperation, Remediation
+from qlora_doctor.reading import Setup, read_setup
+from qlora_doctor.reading.document import document_of
+from qlora_doctor.reading.native import setup_from_mapping
+from qlora_doctor.writing.edit import CannotEdit, apply_patch
+from qlora_doctor.writing.express import reread
+from qlora_doctor.writing.remedy import in_file
+from qlora_doctor.writing.repair import repair
 
 AXOLOTL = "base_model: x/y\nadapter: qlora\nload_in_4bit: true\nmicro_batch_size: 1\nsequence_len: 512\n"
 LLAMA_FACTORY = "model_name_or_path: x/y\nstage: sft\nfinetuning_type: lora\nlora_target: all\ntemplate: llama3\n"

@@ -10,12 +10,12 @@ import jsonschema
 import pytest
 import yaml
 
-from qlora_doctor._assets import asset_folder
-from qlora_doctor.config import read_setup
-from qlora_doctor.config.native import setup_from_mapping
-from qlora_doctor.config.schema import ID, config_schema
-from qlora_doctor.config.starter import starter_config
-from qlora_doctor.errors import ConfigError, UsageError
+from qlora_doctor.core.assets import asset_folder
+from qlora_doctor.core.errors import ConfigError, UsageError
+from qlora_doctor.reading import read_setup
+from qlora_doctor.reading.native import setup_from_mapping
+from qlora_doctor.reading.schema import ID, config_schema
+from qlora_doctor.writing.starter import starter_config
 
 VALIDATOR = jsonschema.Draft7Validator(config_schema())
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.config.comments import remarks_in
-from qlora_doctor.config.settings import find_settings, read_settings
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.reading.comments import remarks_in
+from qlora_doctor.run.settings import find_settings, read_settings
 
 
 def test_the_nearest_settings_are_all_there_are(tmp_path: Path) -> None:

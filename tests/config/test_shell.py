@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlora_doctor.config.comments import remarks_in
-from qlora_doctor.config.shell import read_script
+from qlora_doctor.reading.comments import remarks_in
+from qlora_doctor.reading.shell import read_script
 
 UNKNOWN = None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.config.walk import find_configs
+from qlora_doctor.reading.walk import find_configs
 
 AXOLOTL = "base_model: x/y\nadapter: qlora\nload_in_4bit: true\nmicro_batch_size: 1\nsequence_len: 512\n"
 NATIVE = "model: x/y\nlora: {r: 8}\n"

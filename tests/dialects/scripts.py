@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qlora_doctor.config import Setup, read_setup
+from qlora_doctor.reading import Setup, read_setup
 
 TUTORIAL = """\
 import torch

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from qlora_doctor._assets import asset_folder
-from qlora_doctor.config.dialects.refusals import axolotl, llamafactory
+from qlora_doctor.core.assets import asset_folder
 from qlora_doctor.engine import load_rules
+from qlora_doctor.reading.dialects.refusals import axolotl, llamafactory
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "field" / "checks.tsv"
 RULE_OF = {

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.conclude import conclude
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading import Setup, read_setup
 
 CORPUS = Path(__file__).parents[3] / "shared" / "configs"
 EXPECTATIONS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "expectations.json").read_text("utf-8"))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.checking import run_check
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.convert import TARGETS, convert
-from qlora_doctor.config.document import document_of
-from qlora_doctor.config.edit import apply_patch
-from qlora_doctor.config.express import reread, same, values_of
-from qlora_doctor.report import Finding
-from qlora_doctor.session import CheckOptions
+from qlora_doctor.core.report import Finding
+from qlora_doctor.reading import Setup, read_setup
+from qlora_doctor.reading.document import document_of
+from qlora_doctor.run.checking import run_check
+from qlora_doctor.run.session import CheckOptions
+from qlora_doctor.writing.convert import TARGETS, convert
+from qlora_doctor.writing.edit import apply_patch
+from qlora_doctor.writing.express import reread, same, values_of
 from tests.config.test_convert import back, not_carried
 
 from .test_corpus import CORPUS, rows
@@ -78,7 +78,7 @@ def _only_named_lines(before: str, after: str, places: list[str], case: object) 
 
 def test_what_fix_writes_is_read_by_everybody(tmp_path: Path) -> None:
     """All fixes of a file together, twice: the second time there is nothing to do."""
-    from qlora_doctor.fixing import fix
+    from qlora_doctor.run.fixing import fix
 
     count = 0
     for row in rows():

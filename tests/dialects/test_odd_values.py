@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.config.dialects import DIALECTS, dialect_named
-from qlora_doctor.config.document import Document, read_document
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading.dialects import DIALECTS, dialect_named
+from qlora_doctor.reading.document import Document, read_document
 
 from .test_readers import CASES, write
 

@@ -14,8 +14,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlora_doctor.config.dialects import dialect_named
-from qlora_doctor.config.document import Document
+from qlora_doctor.reading.dialects import dialect_named
+from qlora_doctor.reading.document import Document
 
 NAMES = st.sampled_from(["a", "b", "c"])
 PLACES = st.sampled_from(["a", "b", "c", "d['x']", "d['y']", "o.x", "C.x", "l[0]"])

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.config.dialects import dialect_named
-from qlora_doctor.config.document import Document
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading import Setup, read_setup
+from qlora_doctor.reading.dialects import dialect_named
+from qlora_doctor.reading.document import Document
 from tests.dialects.scripts import ARGPARSE, CLASS_BASED, DATACLASS, TUTORIAL, UNSLOTH, notebook
 
 ROOT = Path(__file__).parents[2]
@@ -268,9 +268,9 @@ BOMBS = {
 _MEASURE = """\
 import json, sys, time
 from pathlib import Path
-from qlora_doctor.config.dialects import dialect_named
-from qlora_doctor.config.document import Document
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.reading.dialects import dialect_named
+from qlora_doctor.reading.document import Document
+from qlora_doctor.core.errors import ConfigError
 from tests.child_memory import peak_bytes
 python = dialect_named("python")
 text = "from peft import LoraConfig\\n" + json.load(sys.stdin)

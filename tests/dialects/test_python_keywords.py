@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.checking import check
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.config.conditions import is_so
-from qlora_doctor.config.python.signatures import LIBRARIES, Refusal, _table, refusals
 from qlora_doctor.facts.environment import EnvironmentFacts, Packages
+from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.probes.environment import installed_packages
+from qlora_doctor.reading import Setup, read_setup
+from qlora_doctor.run.checking import check
+from qlora_doctor.tables.conditions import is_so
+from qlora_doctor.tables.signatures import LIBRARIES, Refusal, _table, refusals
 from tests.dialects.scripts import UNSLOTH, notebook, read
 
 NEW = {"transformers": "5.23.0", "trl": "1.16.0", "peft": "0.21.2"}

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.checking import check
-from qlora_doctor.config import read_setup
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.core.report import Report
 from qlora_doctor.facts.environment import EnvironmentFacts, Gpu, Packages
-from qlora_doctor.report import Report
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading import read_setup
+from qlora_doctor.run.checking import check
 from tests.dialects.scripts import (
     ARGPARSE,
     CLASS_BASED,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.checking import check
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.config.dialects import DIALECTS
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.core.errors import ConfigError
 from qlora_doctor.facts.environment import EnvironmentFacts, Gpu, Packages
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading import Setup, read_setup
+from qlora_doctor.reading.dialects import DIALECTS
+from qlora_doctor.run.checking import check
 
 AXOLOTL = """
 base_model: my/model

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.config import read_setup
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.config.dialects.refusals import axolotl, llamafactory
 from qlora_doctor.facts.environment import EnvironmentFacts, Gpu, Packages
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading import read_setup
+from qlora_doctor.reading.dialects.refusals import axolotl, llamafactory
 from tests.faults.test_planted_files import AXOLOTL, LLAMAFACTORY
 
 FSDP1 = "fsdp_config: {offload_params: true}\n"

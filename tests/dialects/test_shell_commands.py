@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.config import Setup, read_setup
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading import Setup, read_setup
 
 from .test_readers import value_at, write
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.checking import check
-from qlora_doctor.config.conclude import conclude
-from qlora_doctor.errors import ConfigError
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.run.checking import check
 from tests.dialects.scripts import read, source, value
 
 CONFIG = """\

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from qlora_doctor.core.errors import UsageError
 from qlora_doctor.engine import judge, load_rules
 from qlora_doctor.engine.budgets import Budget, check_budget, hold
-from qlora_doctor.errors import UsageError
 from qlora_doctor.facts import Facts
 from tests.reporters import fixtures
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from qlora_doctor.core.report import Location, PatchOperation, Remediation, StageRecord
 from qlora_doctor.engine import Rule, Selection, judge
 from qlora_doctor.facts import Facts
-from qlora_doctor.report import Location, PatchOperation, Remediation, StageRecord
 
 from .pages import front, page
 

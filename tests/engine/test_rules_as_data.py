@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor._assets import asset_folder
+from qlora_doctor.core.assets import asset_folder
+from qlora_doctor.core.errors import UsageError
+from qlora_doctor.core.report import Finding, RuleOutcome, StageRecord
 from qlora_doctor.engine import (
     PageError,
     Selection,
@@ -22,9 +24,7 @@ from qlora_doctor.engine import (
 )
 from qlora_doctor.engine.lint import healthy_facts, merge_patch
 from qlora_doctor.engine.page import parse_page
-from qlora_doctor.errors import UsageError
 from qlora_doctor.facts import Facts
-from qlora_doctor.report import Finding, RuleOutcome, StageRecord
 
 from .pages import BODY, FRONT, front, page
 

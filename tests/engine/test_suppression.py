@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from qlora_doctor.core.errors import UsageError
+from qlora_doctor.core.report import Location, Report, RuleOutcome
 from qlora_doctor.engine.baseline import Baseline, baseline_of, pruned, read_baseline, stale_entries, text_of
 from qlora_doctor.engine.suppression import Suppression, suppress, unused
-from qlora_doctor.errors import UsageError
-from qlora_doctor.report import Location, Report, RuleOutcome
 from tests.reporters import fixtures
 
 TODAY = dt.date(2026, 6, 1)

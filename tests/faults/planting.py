@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from qlora_doctor.checking import run_check
-from qlora_doctor.report import Report
-from qlora_doctor.session import CheckOptions
+from qlora_doctor.core.report import Report
+from qlora_doctor.run.checking import run_check
+from qlora_doctor.run.session import CheckOptions
 
 LEVELS = ("error", "warning", "info")
 
@@ -46,14 +46,14 @@ def merge(target: Any, patch: Any) -> Any:
 
 def check_here(path: Path, monkeypatch: Any, **options: Any) -> Report:
     """The real check, its real stages in this process instead of a child."""
-    monkeypatch.setattr("qlora_doctor.probes.child.runner.run_stages", run_stages_here)
+    monkeypatch.setattr("qlora_doctor.worker.runner.run_stages", run_stages_here)
     return run_check(path, CheckOptions(device="cpu", offline=True, **options))
 
 
 def run_stages_here(setup: Any, stages: Sequence[str], **options: Any) -> Iterator[Any]:
     """``run_stages`` without a child process."""
-    from qlora_doctor.probes.child.job import Job
-    from qlora_doctor.probes.child.worker import run_job
+    from qlora_doctor.worker.job import Job
+    from qlora_doctor.worker.worker import run_job
 
     wanted = ("device", "offline", "trust_remote_code", "requested", "facts")
     given = {name: options[name] for name in wanted if options.get(name) is not None}

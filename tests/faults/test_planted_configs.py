@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor._assets import asset_folder
+from qlora_doctor.core.assets import asset_folder
 from qlora_doctor.engine import load_rules
 from tests.faults.planting import check_here, found, healthy_config, told, write
 from tests.models import make_data

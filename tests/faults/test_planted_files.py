@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor._assets import asset_folder
+from qlora_doctor.core.assets import asset_folder
 from qlora_doctor.engine import load_rules
 from tests.faults.planting import check_here, found, told
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.report import Report
+from qlora_doctor.core.report import Report
 from tests.faults import test_planted_files as planted_files
 from tests.faults.planting import check_here, found, healthy_config, told, write
 

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from qlora_doctor.probes.watch import fingerprint_cuda  # noqa: E402
-from qlora_doctor.probes.watch.fingerprint import CHUNK, fingerprint, fingerprints  # noqa: E402
+from qlora_doctor.probes.observing import fingerprint_cuda  # noqa: E402
+from qlora_doctor.probes.observing.fingerprint import CHUNK, fingerprint, fingerprints  # noqa: E402
 
 SIZES = [1, 7, 8, 9, 15, 16, 17, 4095, CHUNK * 8 - 1, CHUNK * 8, CHUNK * 8 + 1, 3 * CHUNK * 8 + 77]
 

@@ -15,9 +15,9 @@ pytest.importorskip("bitsandbytes")
 from qlora_doctor import pipeline  # noqa: E402
 from qlora_doctor.probes.live.objects import examine_objects  # noqa: E402
 from qlora_doctor.probes.load.look import look_at_load  # noqa: E402
+from qlora_doctor.probes.observing import snapshot  # noqa: E402
+from qlora_doctor.probes.observing.aside import aside  # noqa: E402
 from qlora_doctor.probes.step.look import look_at_step  # noqa: E402
-from qlora_doctor.probes.watch import snapshot  # noqa: E402
-from qlora_doctor.probes.watch.aside import aside  # noqa: E402
 from tests.probes.conftest import make_setup, silent  # noqa: E402
 
 

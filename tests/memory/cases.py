@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from qlora_doctor.config.cards import find_card
 from qlora_doctor.memory.machine import Machine
+from qlora_doctor.tables.cards import find_card
 
 H200 = Machine(find_card("H200"), (2, 11))
 RTX_4090 = Machine(find_card("RTX 4090"), (2, 11))

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.config import read_setup
-from qlora_doctor.config.cards import card_for_memory, find_card
-from qlora_doctor.config.setup import Hardware, Lora, Model, Setup, Training
+from qlora_doctor.core.report import Report, StageRecord, Tool
 from qlora_doctor.facts import Facts
 from qlora_doctor.memory.courses import Courses, Tracer
 from qlora_doctor.memory.machine import Machine
@@ -20,9 +18,11 @@ from qlora_doctor.memory.plan_stage import look_at_plan
 from qlora_doctor.memory.predict import predict, traced
 from qlora_doctor.memory.replay import replay_peaks
 from qlora_doctor.memory.stage import allocator_assumptions, machine_for
-from qlora_doctor.probes.child.job import PlanRequest
-from qlora_doctor.report import Report, StageRecord, Tool
+from qlora_doctor.reading import read_setup
 from qlora_doctor.reporters import plan as plan_text
+from qlora_doctor.setup.setup import Hardware, Lora, Model, Setup, Training
+from qlora_doctor.tables.cards import card_for_memory, find_card
+from qlora_doctor.worker.job import PlanRequest
 from tests.memory.cases import H200, LLAMA, RTX_4090, subject
 
 SLIDING = {**LLAMA, "model_type": "mistral", "sliding_window": 128}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.config.setup import Lora, Model, Setup, Training
 from qlora_doctor.memory import savings as module
 from qlora_doctor.memory.predict import predict
 from qlora_doctor.memory.savings import changed, savings
 from qlora_doctor.memory.subject import subject_of_setup
+from qlora_doctor.setup.setup import Lora, Model, Setup, Training
 from tests.memory.cases import RTX_4090
 
 

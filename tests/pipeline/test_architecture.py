@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from qlora_doctor.config.setup import Model, Setup
 from qlora_doctor.pipeline import architecture
+from qlora_doctor.setup.setup import Model, Setup
 
 
 @pytest.mark.parametrize(

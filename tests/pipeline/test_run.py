@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
 from qlora_doctor import pipeline  # noqa: E402
-from qlora_doctor.config.setup import Data, Lora, Model, Quantization, Setup, Training  # noqa: E402
-from qlora_doctor.errors import StageError  # noqa: E402
+from qlora_doctor.core.errors import StageError  # noqa: E402
+from qlora_doctor.setup.setup import Data, Lora, Model, Quantization, Setup, Training  # noqa: E402
 from tests.models import HEALTHY, make_data  # noqa: E402
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.config.setup import Data, Lora, Model, Quantization, Setup, Training
+from qlora_doctor.setup.setup import Data, Lora, Model, Quantization, Setup, Training
 
 
 def make_setup(folder: Path | str, *, lora: dict[str, Any] | None = None, **training: Any) -> Setup:

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from qlora_doctor.errors import StageError
+from qlora_doctor.core.errors import StageError
 from qlora_doctor.probes.load.checkpoint import check_shapes, read_checkpoint
 
 

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from qlora_doctor.probes.watch import fingerprint as module  # noqa: E402
-from qlora_doctor.probes.watch.fingerprint import CHUNK, fingerprint, fingerprints  # noqa: E402
+from qlora_doctor.probes.observing import fingerprint as module  # noqa: E402
+from qlora_doctor.probes.observing.fingerprint import CHUNK, fingerprint, fingerprints  # noqa: E402
 
 _ALL = (1 << 64) - 1
 

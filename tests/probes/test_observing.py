@@ -11,18 +11,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from qlora_doctor.errors import StageError  # noqa: E402
+from qlora_doctor.core.errors import StageError  # noqa: E402
 from qlora_doctor.facts import Facts, MemoryFacts  # noqa: E402
 from qlora_doctor.facts.memory import MemoryPicture  # noqa: E402
 from qlora_doctor.probes.failures import explain  # noqa: E402
+from qlora_doctor.probes.observing import timeline  # noqa: E402
+from qlora_doctor.probes.observing.overheard import overheard  # noqa: E402
+from qlora_doctor.probes.observing.timeline import Timeline  # noqa: E402
 from qlora_doctor.probes.step import gradients  # noqa: E402
 from qlora_doctor.probes.step.gradients import GradientWatch, StepGradients, conclude  # noqa: E402
 from qlora_doctor.probes.step.held_against import with_measured  # noqa: E402
 from qlora_doctor.probes.step.optimizer import optimizer_facts, state_bytes  # noqa: E402
 from qlora_doctor.probes.step.updates import UpdateWatch  # noqa: E402
-from qlora_doctor.probes.watch import timeline  # noqa: E402
-from qlora_doctor.probes.watch.overheard import overheard  # noqa: E402
-from qlora_doctor.probes.watch.timeline import Timeline  # noqa: E402
 
 A, B = "model.layers.0.q_proj.lora_A.default.weight", "model.layers.0.q_proj.lora_B.default.weight"
 

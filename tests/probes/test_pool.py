@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.probes.child import process
-from qlora_doctor.probes.child.events import End, Event, Finished, Progress
-from qlora_doctor.probes.child.job import Job
-from qlora_doctor.probes.child.pool import Pool
+from qlora_doctor.worker import process
+from qlora_doctor.worker.events import End, Event, Finished, Progress
+from qlora_doctor.worker.job import Job
+from qlora_doctor.worker.pool import Pool
 from tests.probes.conftest import make_setup
 from tests.probes.test_runner import wait_until_gone
 
@@ -27,7 +27,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, code: str, stage: str = "structure") 
     lines = [
         "import sys; sys.path[:] = [p for p in sys.path if p] + [PARENT]",
         "import os, signal, time",
-        "from qlora_doctor.probes.child import worker",
+        "from qlora_doctor.worker import worker",
         "def planted(run):",
         "    n = run.job.number",
         textwrap.indent(textwrap.dedent(code).strip(), "    "),
@@ -171,10 +171,10 @@ def test_ctrl_c_in_a_pool_ends_all_and_tells_what_is_known(tmp_path: Path, tiny_
             f"""
             import sys
             sys.path.insert(0, {str(HERE.parents[2])!r})
-            from qlora_doctor.probes.child import process
+            from qlora_doctor.worker import process
             process._ENTRY = '''
             import sys; sys.path.append({{parent!r}})
-            from qlora_doctor.probes.child import worker
+            from qlora_doctor.worker import worker
             def planted(run):
                 import os, time
                 with open({str(pids)!r}, "a") as f: f.write(str(os.getpid()) + chr(10))

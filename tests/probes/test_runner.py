@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from qlora_doctor.core.report import StageRecord
 from qlora_doctor.facts import AdapterFacts, Facts, LoadFacts, ModelFacts
-from qlora_doctor.probes.child import process as module
-from qlora_doctor.probes.child.events import End, Event, Learned, Progress, Start, decode, encode
-from qlora_doctor.probes.child.runner import run_stages
-from qlora_doctor.report import StageRecord
+from qlora_doctor.worker import process as module
+from qlora_doctor.worker.events import End, Event, Learned, Progress, Start, decode, encode
+from qlora_doctor.worker.runner import run_stages
 from tests.probes.conftest import make_setup
 
 HERE = Path(__file__).resolve()
@@ -43,7 +43,7 @@ def child_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
         lines = [
             "import sys; sys.path[:] = [p for p in sys.path if p] + [PARENT]",
             "from qlora_doctor.facts import LoadFacts",
-            "from qlora_doctor.probes.child import worker",
+            "from qlora_doctor.worker import worker",
             "def planted(run):",
             textwrap.indent(textwrap.dedent(code).strip(), "    "),
             f"worker.STAGES[{stage!r}] = planted",
@@ -81,9 +81,7 @@ def test_unknown_facts_are_no_event() -> None:
 
 
 def test_the_parent_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, qlora_doctor.probes.child.runner; print('torch' in sys.modules or 'transformers' in sys.modules)"
-    )
+    code = "import sys, qlora_doctor.worker.runner; print('torch' in sys.modules or 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[2], check=True)
     assert done.stdout.strip() == "False"
 
@@ -249,11 +247,11 @@ def test_an_interruption_of_the_parent_ends_the_child(child_runs: object, tmp_pa
             f"""
             import sys
             sys.path.insert(0, {str(HERE.parents[2])!r})
-            from qlora_doctor.probes.child import process, runner
+            from qlora_doctor.worker import process, runner
             from tests.probes.conftest import make_setup
             process._ENTRY = '''
             import sys; sys.path.append({{parent!r}})
-            from qlora_doctor.probes.child import worker
+            from qlora_doctor.worker import worker
             def planted(run):
                 import os, tempfile, time
                 tempfile.mkdtemp()
@@ -288,10 +286,10 @@ def test_a_parent_that_is_killed_takes_the_child_along(tmp_path: Path) -> None:
     code = textwrap.dedent(
         """
         import os, subprocess, sys
-        from qlora_doctor.probes.child import process, runner
+        from qlora_doctor.worker import process, runner
         from tests.probes.conftest import make_setup
         process._ENTRY = "import sys; sys.path.append({parent!r})\\n" + '''
-        from qlora_doctor.probes.child import worker
+        from qlora_doctor.worker import worker
         def planted(run):
             import os, time
             run.progress(str(os.getpid()))

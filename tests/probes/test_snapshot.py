@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
+from qlora_doctor.probes.observing import snapshot  # noqa: E402
 from qlora_doctor.probes.tensors import (  # noqa: E402
     base_tensors,
     decoder_layers,
@@ -17,7 +18,6 @@ from qlora_doctor.probes.tensors import (  # noqa: E402
     plain_name,
     trainable_parameters,
 )
-from qlora_doctor.probes.watch import snapshot  # noqa: E402
 
 
 def changes(model: Any, change: Callable[[], None]) -> snapshot.Changes:

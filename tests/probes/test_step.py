@@ -11,11 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
-from qlora_doctor.config.setup import Setup  # noqa: E402
 from qlora_doctor.facts import StepFacts  # noqa: E402
 from qlora_doctor.probes.load.look import look_at_load  # noqa: E402
 from qlora_doctor.probes.step import look as module  # noqa: E402
 from qlora_doctor.probes.step.look import StepSeen, look_at_step  # noqa: E402
+from qlora_doctor.setup.setup import Setup  # noqa: E402
 from tests.models import HEALTHY  # noqa: E402
 from tests.probes.conftest import make_setup, silent  # noqa: E402
 

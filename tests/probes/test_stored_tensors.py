@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from qlora_doctor import pipeline
-from qlora_doctor.config.setup import Lora, Model, Quantization, Setup
 from qlora_doctor.probes.structure import look_at_structure
+from qlora_doctor.setup.setup import Lora, Model, Quantization, Setup
 
 QV = {"target_modules": ["q_proj", "v_proj"]}
 SAVED = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}

@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("bitsandbytes")
 
-from qlora_doctor.config.architectures import find_architecture
-from qlora_doctor.config.setup import Lora, Model, Quantization, Setup, Training
 from qlora_doctor.probes.structure.look import StructureSeen, look_at_structure
+from qlora_doctor.setup.setup import Lora, Model, Quantization, Setup, Training
+from qlora_doctor.tables.architectures import find_architecture
 from tests.models import HEALTHY, make_architecture
 
 Look = Callable[..., StructureSeen]

@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("bitsandbytes")
 
 from qlora_doctor import pipeline
-from qlora_doctor.config.setup import Lora, Model, Quantization, Setup
 from qlora_doctor.facts import Fact
 from qlora_doctor.probes.structure.inventory import Inventory
 from qlora_doctor.probes.structure.look import (
@@ -20,6 +19,7 @@ from qlora_doctor.probes.structure.look import (
     model_facts,
     quantization_facts,
 )
+from qlora_doctor.setup.setup import Lora, Model, Quantization, Setup
 from tests.models import CONFIGS
 
 

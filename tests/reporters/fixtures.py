@@ -6,13 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from qlora_doctor.facts import AdapterFacts, Facts
-from qlora_doctor.facts.adapter import ProjectionCoverage, TrainableGroup, UnmatchedTarget
-from qlora_doctor.facts.load import LoadFailure, QuantizationError
-from qlora_doctor.facts.memory import Saving
-from qlora_doctor.facts.quantization import LinearLeftOut
-from qlora_doctor.facts.step import CastTensor, GradientColumn
-from qlora_doctor.report import (
+from qlora_doctor.core.report import (
     Evidence,
     Finding,
     Location,
@@ -23,6 +17,12 @@ from qlora_doctor.report import (
     Summary,
     Tool,
 )
+from qlora_doctor.facts import AdapterFacts, Facts
+from qlora_doctor.facts.adapter import ProjectionCoverage, TrainableGroup, UnmatchedTarget
+from qlora_doctor.facts.load import LoadFailure, QuantizationError
+from qlora_doctor.facts.memory import Saving
+from qlora_doctor.facts.quantization import LinearLeftOut
+from qlora_doctor.facts.step import CastTensor, GradientColumn
 from tests.reporters.parts import (
     CREATED,
     GIB,

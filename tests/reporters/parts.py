@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from qlora_doctor.core.report import StageRecord
 from qlora_doctor.facts import (
     AdapterFacts,
     ConfigFacts,
@@ -22,7 +23,6 @@ from qlora_doctor.facts.environment import Gpu, Packages
 from qlora_doctor.facts.load import LoadFailure, ModuleClass, QuantizationError
 from qlora_doctor.facts.memory import MemoryPicture, PhasePeak, PlanCell, Saving, TimelinePoint
 from qlora_doctor.facts.step import GradientColumn, OptimizerFacts
-from qlora_doctor.report import StageRecord
 
 GIB = 2**30
 MIB = 2**20

@@ -13,7 +13,7 @@ import pytest
 import xmlschema
 from markdown_it import MarkdownIt
 
-from qlora_doctor.report import Location, Report, RuleOutcome
+from qlora_doctor.core.report import Location, Report, RuleOutcome
 from qlora_doctor.reporters import FORMATS, TOGETHER, render
 from qlora_doctor.reporters._places import repository_path, utf16_columns
 from qlora_doctor.reporters.markdown import MARK

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor._assets import asset_folder
+from qlora_doctor.core.assets import asset_folder
+from qlora_doctor.core.report import STAGES, Report
 from qlora_doctor.facts.load import QuantizationError
 from qlora_doctor.facts.memory import CardPlan, MemoryFacts, MemoryPicture, PlanCell, PlanPoint, SufficientCard
-from qlora_doctor.report import STAGES, Report
 from qlora_doctor.reporters import notebook, render
 from qlora_doctor.reporters._words import one_line
 from qlora_doctor.reporters.html.checks import passed_groups, skipped_groups

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qlora_doctor.comparing import Part, compare
-from qlora_doctor.report import Report, StageRecord, Summary
+from qlora_doctor.core.report import Report, StageRecord, Summary
+from qlora_doctor.reporters.comparing import Part, compare
 from qlora_doctor.reporters.comparison import render as render_comparison
 from qlora_doctor.reporters.html.comparison import memory_delta, signed
 from qlora_doctor.reporters.html.index import WIDEST, index_view, render_index

@@ -9,9 +9,9 @@ import sys
 import jsonschema
 import pytest
 
-from qlora_doctor._assets import asset_folder
-from qlora_doctor.errors import UsageError
-from qlora_doctor.report import Report
+from qlora_doctor.core.assets import asset_folder
+from qlora_doctor.core.errors import UsageError
+from qlora_doctor.core.report import Report
 from qlora_doctor.reporters import FORMATS, render, schema
 from qlora_doctor.reporters.json import embedded
 from tests.reporters import fixtures
@@ -75,7 +75,7 @@ def test_the_schema_refuses_what_is_no_report() -> None:
 
 def test_text_and_json_import_no_template_engine() -> None:
     code = (
-        "import sys; from qlora_doctor.report import Report, Tool; from qlora_doctor.reporters import render\n"
+        "import sys; from qlora_doctor.core.report import Report, Tool; from qlora_doctor.reporters import render\n"
         "report = Report(tool=Tool(version='0', created='now')); render(report, 'text'); render(report, 'json')\n"
         "print([name for name in ('jinja2', 'markdown_it', 'torch', 'rich') if name in sys.modules])"
     )

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from qlora_doctor.report import Location
+from qlora_doctor.core.report import Location
 from qlora_doctor.reporters import render, text
 from tests.reporters import fixtures
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from qlora_doctor.report import Summary
+from qlora_doctor.core.report import Summary
 from qlora_doctor.reporters import _words as words
 from qlora_doctor.reporters.verdict import counting, verdict
 from tests.reporters import fixtures

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from qlora_doctor.core.report import Report
 from qlora_doctor.facts import Facts
 from qlora_doctor.facts.memory import MemoryPicture
 from qlora_doctor.facts.step import OptimizerFacts
-from qlora_doctor.report import Report
 from qlora_doctor.reporters import FORMATS, notebook
 from tests.reporters import fixtures
 

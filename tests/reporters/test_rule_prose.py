@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor._assets import asset_folder
+from qlora_doctor.core.assets import asset_folder
 from qlora_doctor.reporters._pages import rule_page, rule_title
 
 PAGE = """---

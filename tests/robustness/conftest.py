@@ -51,7 +51,7 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran
 
     Whatever goes wrong, no traceback may reach the user, and the report has to be a whole document.
     """
-    monkeypatch.setattr("qlora_doctor.probes.child.runner.run_stages", run_stages_here)
+    monkeypatch.setattr("qlora_doctor.worker.runner.run_stages", run_stages_here)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.chdir(tmp_path)
 

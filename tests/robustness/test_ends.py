@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.probes.child.runner import run_stages
+from qlora_doctor.worker.runner import run_stages
 from tests.robustness.conftest import Ran
 
 COMMAND = [sys.executable, "-m", "qlora_doctor", "check"]
@@ -24,13 +24,13 @@ COMMAND = [sys.executable, "-m", "qlora_doctor", "check"]
 @pytest.fixture
 def child(monkeypatch: pytest.MonkeyPatch, doctor: Callable[..., Ran]) -> Callable[[str], None]:
     """``child(code)``: a real child process, which does this in the place of stage ``load``."""
-    monkeypatch.setattr("qlora_doctor.probes.child.runner.run_stages", run_stages)
+    monkeypatch.setattr("qlora_doctor.worker.runner.run_stages", run_stages)
 
     def plant(code: str) -> None:
         lines = [
             "import sys; sys.path[:] = [p for p in sys.path if p] + [PARENT]",
             "from qlora_doctor.facts import LoadFacts",
-            "from qlora_doctor.probes.child import worker",
+            "from qlora_doctor.worker import worker",
             "def planted(run):",
             '    run.learn("load", LoadFacts(device="cpu", bytes_read=7))',
             '    run.progress("Loading the base")',
@@ -39,7 +39,7 @@ def child(monkeypatch: pytest.MonkeyPatch, doctor: Callable[..., Ran]) -> Callab
             "worker.main()",
         ]
         entry = "\n".join(lines).replace("{", "{{").replace("}", "}}").replace("PARENT", "{parent!r}")
-        monkeypatch.setattr("qlora_doctor.probes.child.process._ENTRY", entry)
+        monkeypatch.setattr("qlora_doctor.worker.process._ENTRY", entry)
 
     return plant
 

@@ -81,7 +81,7 @@ def test_read_only_folder_is_told_before_anything_is_paid_for(
             return genuine(*arguments, **options)
 
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr("qlora_doctor.checking.run_check", lambda *a: pytest.fail("a probe was paid for"))
+    monkeypatch.setattr("qlora_doctor.run.checking.run_check", lambda *a: pytest.fail("a probe was paid for"))
     ran = doctor(config, "-o", f"html={folder}/r.html")
     assert ran.code == 2 and f"{folder}/r.html cannot be written" in ran.error
     assert list(folder.iterdir()) == []

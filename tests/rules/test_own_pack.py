@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from qlora_doctor.cli import main
-from qlora_doctor.config.settings import Settings
+from qlora_doctor.run.settings import Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-from qlora_doctor.config.starter import starter_config
+from qlora_doctor.writing.starter import starter_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = ROOT / "examples" / "team-rules"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.config.setup import Setup
 from qlora_doctor.engine import Rule, load_rules
 from qlora_doctor.engine.lint import HEALTHY, healthy_facts, lint_pages, lint_rule
 from qlora_doctor.engine.load import pages_of
+from qlora_doctor.setup.setup import Setup
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"

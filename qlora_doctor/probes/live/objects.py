@@ -12,6 +12,8 @@ from torch import nn
 from ...facts import Facts, LoadFacts, MemoryFacts, StepFacts
 from ..failures import NO_FAILURE, explain, failure_fact
 from ..load.loaded import loaded_facts, nonfinite_tensors
+from ..observing.overheard import overheard
+from ..observing.timeline import Timeline
 from ..step.observer import Observer
 from ..step.optimizer import optimizer_facts, unwrapped
 from ..step.picture import measured_picture
@@ -19,8 +21,6 @@ from ..structure.adapter import adapter_facts
 from ..structure.model import model_facts
 from ..structure.quantization import quantization_facts
 from ..tensors import trainable_parameters
-from ..watch.overheard import overheard
-from ..watch.timeline import Timeline
 from .restoring import as_found
 
 _DOING = {"forward": "the forward", "backward": "the backward", "optimizer": "the optimizer's step"}

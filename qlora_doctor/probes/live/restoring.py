@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..observing.aside import random_state_kept
 from ..resources import host_memory
 from ..step.optimizer import unwrapped
 from ..tensors import base_tensors
-from ..watch.aside import random_state_kept
 
 _SHARE = 0.25
 """Share of the free host memory that copies of the frozen base may take."""

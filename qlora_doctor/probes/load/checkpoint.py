@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import StageError
+from ...core.errors import StageError
 
 _HEADER_LIMIT = 100_000_000
 """Bytes of a header at most, as safetensors itself has it."""

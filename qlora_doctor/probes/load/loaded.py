@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import StageError
+from ...core.errors import StageError
 from ...facts import Facts
 from ...facts.load import ModuleClass
 from ..tensors import base_tensors, plain_name

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from ...config.setup import Setup
-from ...errors import StageError
+from ...core.errors import StageError
 from ...facts import Facts, LoadFacts
 from ...pipeline import build_base, load_config, prepare
 from ...pipeline.base import Base
+from ...setup.setup import Setup
 from ..failures import NO_FAILURE, explain, failure_fact
+from ..observing.overheard import overheard
+from ..observing.timeline import Timeline
 from ..resources import check_that_it_fits, host_memory
-from ..watch.overheard import overheard
-from ..watch.timeline import Timeline
 from .checkpoint import Checkpoint, check_shapes, read_checkpoint
 from .loaded import check_packed_shapes, differences, loaded_facts, nonfinite_tensors, tensor_bytes
 from .quantization_error import nonfinite_in, sampled_errors

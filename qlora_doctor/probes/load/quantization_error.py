@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ...facts.load import QuantizationError
+from ..observing.aside import aside
 from ..tensors import layer_and_projection
-from ..watch.aside import aside
 from .checkpoint import Checkpoint, StoredTensor
 from .loaded import four_bit_layers, has_nonfinite
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ...config.setup import Setup
-from ...errors import StageError
+from ...core.errors import StageError
 from ...facts import StepFacts
 from ...facts.memory import MemoryPicture
 from ...pipeline import attach, load_tokenizer, make_batches, make_trainer, refuse_to_train_on_nothing
 from ...pipeline.base import Base
+from ...setup.setup import Setup
 from ..failures import NO_FAILURE, explain, failure_fact
-from ..watch.overheard import overheard
-from ..watch.timeline import Timeline
+from ..observing.overheard import overheard
+from ..observing.timeline import Timeline
 from .observer import Observer
 from .picture import measured_picture
 

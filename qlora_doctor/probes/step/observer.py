@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import StageError
+from ...core.errors import StageError
 from ...facts.step import StepFacts
+from ..observing import snapshot
+from ..observing.aside import aside, random_state_kept
+from ..observing.fingerprint import Fingerprint, fingerprints
+from ..observing.timeline import Timeline
 from ..tensors import trainable_parameters
-from ..watch import snapshot
-from ..watch.aside import aside, random_state_kept
-from ..watch.fingerprint import Fingerprint, fingerprints
-from ..watch.timeline import Timeline
 from . import comparing, gradients
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
 from .optimizer import optimizer_facts, state_bytes

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ...facts.memory import MemoryPicture
+from ..observing.timeline import StepPeak
 from ..tensors import base_tensors
-from ..watch.timeline import StepPeak
 
 if TYPE_CHECKING:
     from ...pipeline.base import Base

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...config.setup import Setup
 from ...facts.adapter import AdapterFacts
 from ...pipeline.failures import first_sentence
+from ...setup.setup import Setup
 from .adapter import coverage, ends_facts
 from .adapter_state import expected_task
 from .adapter_targets import matched_names, target_facts

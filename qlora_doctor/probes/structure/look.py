@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...config.setup import Setup
-from ...errors import StageError
+from ...core.errors import StageError
 from ...facts import AdapterFacts, ModelFacts, QuantizationFacts
 from ...pipeline import Architecture, Base, attach, build_base, load_config, lora_config, prepare
 from ...pipeline.failures import first_sentence
 from ...pipeline.patterns import PatternWithoutEnd
+from ...setup.setup import Setup
 from .adapter import adapter_facts
 from .attach_failure import needs_float_weights, refused_facts, refused_stored_facts
 from .heads import fresh_heads
@@ -104,7 +104,9 @@ def _prepare_and_attach(setup: Setup, seen: StructureSeen, before: Inventory, fr
     except Exception as error:  # whatever PEFT raises is what the user's script would see
         # `before` was taken while the base was bare; PEFT may have wrapped half of it by now.
         if isinstance(error, PatternWithoutEnd):  # which modules it names is what cannot be found out
-            seen.adapter = AdapterFacts(attached=False, failure="endless-pattern", failure_message=first_sentence(error))
+            seen.adapter = AdapterFacts(
+                attached=False, failure="endless-pattern", failure_message=first_sentence(error)
+            )
         elif setup.model.adapter is None or isinstance(error, StageError):
             seen.adapter = refused_facts(error, setup, before, _config_or_none(setup), fresh)
         else:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...config.needs import of_method
-from ...config.setup import Setup
-from ...errors import StageError
+from ...core.errors import StageError
 from ...facts.model import CheckpointQuantization, ModelFacts
 from ...pipeline import Architecture, wants_4bit
 from ...pipeline.batches import context_length
+from ...setup.setup import Setup
+from ..config.needs import of_method
 from ..environment import installed_packages, version_tuple
 from .class_fit import class_misfit
 from .inventory import Inventory, is_conv1d

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from ...config.setup import Setup
-from ...config.stored_adapter import CONFIG, WEIGHTS
-from ...errors import StageError
+from ...core.errors import StageError
 from ...facts.adapter import StoredMisfit
 from ...pipeline.adapter import adapter_folder
+from ...setup.setup import Setup
+from ..config.stored_adapter import CONFIG, WEIGHTS
 from ..load.checkpoint import StoredTensor, read_header
 from .inventory import Inventory
 

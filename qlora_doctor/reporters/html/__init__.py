@@ -17,8 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from ... import __version__
-from ..._assets import asset_folder
-from ...report import STAGES, Report
+from ...core.assets import asset_folder
+from ...core.report import STAGES, Report
 from .. import _words as words
 from .. import json as json_format
 from ..verdict import gaps, outcomes, subject, verdict

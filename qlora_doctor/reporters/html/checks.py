@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...report import STAGES, RuleOutcome
+from ...core.report import STAGES, RuleOutcome
 from .. import _words as words
 from .._pages import rule_title
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...comparing import Part
 from .. import _words as words
+from ..comparing import Part
 from .memory import PARTS, Segment
 
 

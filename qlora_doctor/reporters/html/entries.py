@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...core.report import Finding, Report
 from ...facts import EnvironmentFacts
-from ...report import Finding, Report
 from .. import _words as words
 from .._excerpt import marked
 from .._pages import RulePage, rule_page

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...report import STAGES, Report, Severity
+from ...core.report import STAGES, Report, Severity
 from ..overview import outcome
 from ..verdict import SEVERITIES, counting, subject, verdict
 from .entries import anchors

@@ -1,0 +1,50 @@
+"""Errors that a user is told in one sentence, with the place and the remedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..setup.setup import Place
+
+
+class DoctorError(Exception):
+    """Something that ends a command or a stage.
+
+    Attributes:
+        message: what is wrong, one sentence.
+        remedy: what to do about it, one sentence or command; None where there is nothing to say.
+        place: where in the user's file, where that is known.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, remedy: str | None = None, place: Place | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.place = place
+
+
+class UsageError(DoctorError):
+    """The command cannot be carried out as it was given (exit code 2)."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """The config cannot be read or is invalid (exit code 2)."""
+
+
+class StageError(DoctorError):
+    """A stage could not be completed (exit code 3 where it was asked for by name).
+
+    Attributes:
+        kind: one of the kinds of ``facts.load.LoadFailure``.
+    """
+
+    def __init__(
+        self, message: str, *, kind: str = "other", remedy: str | None = None, place: Place | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy, place=place)
+        self.kind = kind

@@ -1,0 +1,236 @@
+"""Values that are right alone and not together: what transformers and PEFT refuse, whatever the dialect.
+
+A refusal of the dialect's own trainer is told by its reader; these are those of the libraries below it, read from
+utils/quantization_config.py, training_args.py and trainer.py of transformers and tuners/lora/config.py of PEFT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...facts.config import Remark
+from ...setup.defaults import Libraries, Version
+from ...setup.setup import Setup
+
+OWN_LOOPS = {"torchtune", "litgpt", "ludwig", "h2o-llmstudio", "nemo-automodel", "qlora-pipe", "mftcoder"}
+"""Dialects whose trainers do not hand their options to transformers' classes."""
+
+
+_QUANT_TYPES = ("fp4", "nf4")
+_HANDS_ON = ("native", "trl", "alignment-handbook", "python", "notebook", "peft-adapter")
+"""Dialects whose values reach LoraConfig and SFTConfig as they are written."""
+
+
+def refused_by_libraries(setup: Setup) -> list[Remark]:
+    """Combinations at which transformers or PEFT stop, each with the canonical path to change."""
+    return [] if setup.dialect in OWN_LOOPS else list(_refusals(setup))
+
+
+def _refusals(setup: Setup) -> Iterator[Remark]:
+    quantization, lora, training = setup.quantization, setup.lora, setup.training
+    if quantization.load_in_4bit and quantization.load_in_8bit:
+        note = "transformers stops: load_in_4bit and load_in_8bit exclude each other."
+        yield Remark(kind="both-widths", about="quantization", key="quantization.load_in_8bit", note=note)
+    kind = quantization.bnb_4bit_quant_type
+    if quantization.load_in_4bit and kind is not None and kind not in _QUANT_TYPES:
+        note = f"bitsandbytes stops: bnb_4bit_quant_type is nf4 or fp4, found {kind}."
+        yield Remark(kind="quant-type-unknown", about="quantization", key="quantization.bnb_4bit_quant_type", note=note)
+    if training.bf16 and training.fp16:
+        note = "transformers stops: bf16 and fp16 exclude each other."
+        yield Remark(kind="both-precisions", about="trainer", key="training.fp16", note=note)
+    if training.fsdp and training.deepspeed:
+        note = "transformers stops: fsdp and deepspeed exclude each other."
+        yield Remark(kind="fsdp-and-deepspeed", about="distribution", key="training.deepspeed", note=note)
+    as_written = setup.dialect in _HANDS_ON  # others put the names of all linear layers in the place of all-linear
+    if as_written and lora.layers_to_transform is not None and isinstance(lora.target_modules, str):
+        note = "PEFT stops: layers_to_transform needs target_modules as a list of names, not as one text."
+        yield Remark(kind="layers-of-a-pattern", about="freezing", key="lora.layers_to_transform", note=note)
+    if lora.layers_pattern and lora.layers_to_transform is None:
+        note = "PEFT stops: layers_pattern needs layers_to_transform."
+        yield Remark(kind="layers-pattern-alone", about="freezing", key="lora.layers_pattern", note=note)
+
+
+# -- several processes
+
+
+def distribution_facts(setup: Setup, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the way of distribution makes of the other settings.
+
+    Args:
+        facts: those of the config that are known already.
+    """
+    return {
+        "several_processes": _several_processes(setup, facts["distributed"]),
+        "find_unused_parameters": _finds_unused(setup),
+        "flattened_dtypes": _flattened_dtypes(facts),
+    }
+
+
+def _several_processes(setup: Setup, distributed: str | None) -> bool | None:
+    """True where the config itself asks for a distributed run, not only for several cards."""
+    training = setup.training
+    if distributed not in (None, "none", "ddp") or any(name.startswith("ddp_") for name in training.extra):
+        return True
+    written = training.ddp_find_unused_parameters
+    # False alone stands in many files of single cards; beside several cards it is meant.
+    if written or (distributed == "ddp" and _is_explicit(setup, "training.ddp_find_unused_parameters")):
+        return True
+    return None if distributed is None or setup.is_unknown("training.ddp_find_unused_parameters") else False
+
+
+def _is_explicit(setup: Setup, path: str) -> bool:
+    origin = setup.origins.get(path)
+    return origin is not None and origin.source == "explicit"
+
+
+_SEARCH_OFF = {"axolotl", "llamafactory"}
+"""Dialects whose trainers turn the search for unused parameters off by themselves."""
+
+
+def _finds_unused(setup: Setup) -> bool | None:
+    """``find_unused_parameters`` of DistributedDataParallel, with the Trainer's own answer where the file is silent.
+
+    Trainer turns it off for a PreTrainedModel that checkpoints; a PeftModel is none, and for all else it is on.
+    """
+    if setup.is_unknown("training.ddp_find_unused_parameters"):
+        return None
+    written = setup.training.ddp_find_unused_parameters
+    if written is not None or setup.dialect in OWN_LOOPS:
+        return written
+    return setup.dialect not in _SEARCH_OFF
+
+
+def _flattened_dtypes(facts: Mapping[str, Any]) -> list[str] | None:
+    """Dtypes that meet in one decoder layer of a 4-bit base, which FSDP 1 lays into one flat tensor."""
+    if facts["distributed"] != "fsdp1" or facts["four_bit"] is False:
+        return [] if facts["distributed"] is not None else None
+    norms = "float32" if facts["prepare_for_kbit_training"] else facts["model_dtype"]
+    stored = facts["storage_dtype"]
+    if facts["four_bit"] is None or facts["prepare_for_kbit_training"] is None or norms in (None, "auto"):
+        return None
+    if stored is None or not str(stored).startswith(("float", "bfloat")):
+        return [] if stored is not None else None
+    return sorted({stored, norms})
+
+
+_OPTIONS_OF = {"loftq_config": "loftq", "eva_config": "eva", "corda_config": "corda", "lora_ga_config": "lora_ga"}
+"""Options of LoraConfig that belong to one initialisation each."""
+
+
+def idle_initialisation_options(setup: Setup) -> list[str]:
+    """Options of an initialisation that is not the one asked for; PEFT warns and leaves them out."""
+    asked = str(setup.lora.init_lora_weights).lower()
+    if setup.dialect not in _HANDS_ON or setup.is_unknown("lora.init_lora_weights"):
+        return []
+    return [name for name, init in _OPTIONS_OF.items() if setup.lora.extra.get(name) and not asked.startswith(init)]
+
+
+# -- one trainer's options against each other
+
+
+def training_facts(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> dict[str, Any]:
+    """What options of the trainer bring about together.
+
+    Args:
+        facts: those of the config that are known already.
+        libraries: the installed versions.
+    """
+    targeted, loss = _head_targeted(facts["target_modules"]), _head_loss(setup, facts, libraries)
+    return {
+        "samples_mix": _samples_mix(setup, facts, libraries),
+        "loss_mask_lost": _loss_mask_lost(setup, facts, libraries),
+        "head_targeted": targeted,
+        "head_loss": loss,
+        "idle_initialisation_options": idle_initialisation_options(setup),
+        "head_refused": None if targeted is None or loss is None else targeted and loss == "trl",
+    }
+
+
+_VARLEN = ("flash_attention", "flex_attention", "xformers", "sage", "kernels-community/")
+"""Attention that takes the borders of samples as they are."""
+_ONE_ATTENTION = "attention"
+
+
+def _samples_mix(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> str | None:
+    """How samples that lie in one row come to see each other: ``none`` where they do not; None where it is unknown.
+
+    From trl 0.24 on the collator hands over position ids and no mask, from which transformers 4.53 and later separate
+    the samples in every attention of their own (masking_utils.py, find_packed_sequence_indices).
+    """
+    packs, flat = facts["packing"], facts["padding_free"]
+    if packs is False and not flat:
+        return "none" if flat is False else None
+    attention = facts["attn_implementation"]
+    varlen = str(attention).startswith(_VARLEN)
+    if setup.dialect == "axolotl":
+        return "none" if varlen or attention in ("sdpa", "eager") else _ONE_ATTENTION
+    if setup.dialect == "llamafactory":
+        joined = any(remark["kind"] == "packing-joins-samples" for remark in setup.remarks)
+        return "trainer" if joined else "none"
+    if facts["trainer"] != "trl" or setup.dialect not in _HANDS_ON:
+        return "none" if facts["trainer"] == "transformers" and setup.dialect == "native" else None
+    if packs is None or flat is None or libraries.trl is None or libraries.transformers is None:
+        return "wrapped" if packs and setup.training.extra.get("packing_strategy") == "wrapped" else None
+    if packs and _strategy(setup, libraries.trl) == "wrapped":
+        return "wrapped"
+    if libraries.trl >= (0, 24) and libraries.transformers >= (4, 53):
+        return "none" if varlen or attention in (None, "sdpa", "eager") else None
+    if setup.is_unknown("model.attn_implementation"):
+        return None
+    return "none" if str(attention).startswith("flash_attention") else _ONE_ATTENTION
+
+
+def _strategy(setup: Setup, trl: Version) -> str:
+    """``packing_strategy``, with trl's default: up to 0.18 there was one way only."""
+    return str(setup.training.extra.get("packing_strategy") or ("wrapped" if trl < (0, 19) else "bfd"))
+
+
+def _loss_mask_lost(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> str | None:
+    """Why ``completion_only_loss`` does not keep the loss to completions: ``format``, ``packing``, ``liger``, ``none``.
+
+    trl 0.17 to 0.19 kept ``input_ids`` alone when packing or with Liger (sft_trainer.py, _prepare_dataset). Every
+    version masks by the columns prompt and completion, and says nothing where there are none.
+    """
+    asked, format_ = setup.training.completion_only_loss, setup.data.format
+    if any(setup.is_unknown(path) for path in ("training.completion_only_loss", "data.format")):
+        return None
+    if facts["trainer"] != "trl" or asked is False or not (asked or format_ == "prompt-completion"):
+        return "none" if facts["trainer"] is not None else None
+    if format_ in ("text", "messages"):
+        return "format"
+    if libraries.trl is None:
+        return None
+    if (0, 17) <= libraries.trl < (0, 20):
+        return "packing" if facts["packing"] else "liger" if facts["liger"] else "none"
+    return "none"
+
+
+_HEADS = ("lm_head", "embed_out", "output_layer")
+_DOTTED = tuple(f".{name}" for name in _HEADS)
+
+
+def _head_targeted(targets: list[str] | None) -> bool | None:
+    """True where target_modules names the output head, or a pattern matches it."""
+    return None if targets is None else any(name in _HEADS or name.endswith(_DOTTED) for name in targets)
+
+
+def _head_loss(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> str | None:
+    """Which loss reads the head's weight past its adapter: ``liger``, ``trl`` (it refuses by itself), or ``logits``.
+
+    trl from 1.8 on computes the loss in chunks from the weight unless ``loss_type: nll`` or Liger is set, and refuses
+    an adapter there; from 1.15 on there is no other way. Liger's fused loss does the same and says nothing.
+    """
+    liger, fused = facts["liger"], setup.training.extra.get("liger_kernel_config")
+    if isinstance(fused, dict) and fused.get("fused_linear_cross_entropy") is False:
+        liger = False
+    if facts["trainer"] != "trl":
+        return None if liger is None or facts["trainer"] is None else "liger" if liger else "logits"
+    if libraries.trl is None or setup.is_unknown("training.loss_type"):  # Unsloth has a loss of its own
+        return None
+    if libraries.trl >= (1, 15):
+        return "trl"
+    if liger is None or (not liger and (1, 4) < libraries.trl < (1, 8)):
+        return None
+    chunks = libraries.trl >= (1, 8) and setup.training.loss_type in (None, "chunked_nll")
+    return "liger" if liger else "trl" if chunks else "logits"

@@ -1,0 +1,394 @@
+"""Setup + environment → ConfigFacts: what the config means once every default is filled in.
+
+A value that the config leaves to a program that was not read (``unknown``) stays None, so that rules about it are
+skipped; a silent one stands with the default of the library that will read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ...facts.config import ConfigFacts, Remark, UnknownKey
+from ...facts.environment import EnvironmentFacts
+from ...setup import defaults
+from ...setup.defaults import Libraries
+from ...setup.paths import model_kind, resolve
+from ...setup.setup import Setup
+from ...tables import conditions
+from .combinations import distribution_facts, refused_by_libraries, training_facts
+from .loading import loading_facts
+from .needs import missing_packages
+from .stored_adapter import stored_adapter_facts
+
+
+def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
+    """The facts of a config.
+
+    Args:
+        setup: what was understood of the file.
+        environment: versions and GPUs of this machine; None where nothing may be assumed about it.
+    """
+    libraries = Libraries.of(environment.packages if environment is not None else None)
+    values = _Values(setup)
+    quantization = _quantization(values)
+    training = _training(values, libraries, quantization)
+    model, card = _model(values, libraries, quantization), _card(setup, environment)
+    fallback = next((_WITHOUT_BF16[kind] for r in setup.remarks if (kind := r["kind"]) in _WITHOUT_BF16), None)
+    if card.get("gpu_bf16") is False and fallback is not None:
+        _fall_back(setup, fallback, model, quantization, training)
+    distribution, lora = _distribution(values, libraries), _lora(values)
+    known = {**model, **quantization, **lora, **training, **distribution}
+    return ConfigFacts(
+        dialect=setup.dialect,
+        dialect_confidence=setup.dialect_confidence,
+        **model,
+        **quantization,
+        **lora,
+        **training,
+        **card,
+        **distribution,
+        **distribution_facts(setup, known),
+        **training_facts(setup, known, libraries),
+        **_budgets(setup),
+        unknown_keys=_keys(setup.unknown_keys, environment),
+        duplicate_keys=list(setup.duplicate_keys),
+        string_numbers=list(setup.string_numbers),
+        removed_keys=_keys(setup.removed_keys, environment),
+        deprecated_keys=_keys(setup.deprecated_keys, environment),
+        missing_packages=missing_packages(setup, known, environment.packages if environment else None, libraries),
+        **_remarks(setup, environment, card),
+        **loading_facts(setup, libraries),
+        **stored_adapter_facts(setup),
+        idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
+    )
+
+
+_WITHOUT_BF16: dict[str | None, str] = {"bf16-auto": "float16", "bf16-or-float32": "float32"}
+"""What a bf16 that the card decides on becomes where the card has none, by the reader's remark."""
+
+
+def _fall_back(setup: Setup, fallback: str, *facts: dict[str, Any]) -> None:
+    """A card without bf16: what was concluded as bf16 is another dtype."""
+    for section in facts:
+        for name, path in (("model_dtype", "model.dtype"), ("compute_dtype", "quantization.bnb_4bit_compute_dtype")):
+            origin = setup.origins.get(path)
+            if section.get(name) == "bfloat16" and (name == "model_dtype" or origin is None or origin.place is None):
+                section[name] = fallback
+        if section.get("bf16"):
+            section |= {"bf16": False, "fp16": fallback == "float16"}
+
+
+def _is_here(told: dict[str, str | None], environment: EnvironmentFacts | None, card: dict[str, Any]) -> bool:
+    """Whether something that may depend on the machine is so on this one."""
+    condition = told.get("machine")
+    return condition is None or conditions.is_so(condition, environment, card) is True
+
+
+def _keys(told: list[dict[str, str | None]], environment: EnvironmentFacts | None) -> list[UnknownKey]:
+    """What is said of keys, without what holds for other versions than those that are installed."""
+    return [
+        UnknownKey(key=str(each["key"]), closest=each["closest"], note=each["note"])
+        for each in told
+        if _is_here(each, environment, {})
+    ]
+
+
+def _remarks(setup: Setup, environment: EnvironmentFacts | None, card: dict[str, Any]) -> dict[str, Any]:
+    def of(effect: str) -> list[Remark]:
+        return [
+            Remark(kind=str(r["kind"]), about=r.get("about"), key=r["key"], note=r["note"])
+            for r in setup.remarks
+            if r["effect"] == effect and _is_here(r, environment, card)
+        ]
+
+    others, refused = of("other-meaning"), of("refused")
+    kinds = {remark.kind for remark in refused}
+    refused += [remark for remark in refused_by_libraries(setup) if remark.kind not in kinds]
+    return {"refused": refused, "remarks": [remark.kind for remark in others], "remark_notes": others}
+
+
+def _idle_options(setup: Setup, four_bit: bool | None) -> list[str] | None:
+    if four_bit is None:
+        return None
+    written = [path for path, origin in setup.origins.items() if origin.source == "explicit"]
+    options = [path.partition(".")[2] for path in written if path.startswith("quantization.bnb_4bit_")]
+    return [] if four_bit else sorted(options)
+
+
+class _Values:
+    """Values by canonical path, with the default where the config is silent and None where it cannot be known."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+
+    def get(self, path: str, default: Any = None) -> Any:
+        if self.setup.is_unknown(path):
+            return None
+        section, _, field = path.partition(".")
+        value = getattr(getattr(self.setup, section), field)
+        return default if value is None else value
+
+    def unknown(self, path: str) -> bool:
+        return self.setup.is_unknown(path)
+
+    def names(self, path: str) -> list[Any] | None:
+        """A list, or a list of one; ``[]`` where the config is silent."""
+        value = self.get(path, [])
+        return None if value is None else list(value) if isinstance(value, list) else [value]
+
+
+def _model(values: _Values, libraries: Libraries, quantization: dict[str, Any]) -> dict[str, Any]:
+    quantized = _either(quantization["four_bit"], quantization["eight_bit"])
+    device_map = values.get("model.device_map", "none")
+    return {
+        "model": values.get("model.name_or_path"),
+        "model_kind": model_kind(values.setup),
+        "revision": values.get("model.revision"),
+        "model_dtype": values.get("model.dtype", defaults.model_dtype(libraries, quantized)),
+        "attn_implementation": values.get("model.attn_implementation"),
+        "trust_remote_code": values.get("model.trust_remote_code", False),
+        "use_cache": values.get("model.use_cache", defaults.use_cache(libraries)),
+        "device_map": device_map if device_map is None or isinstance(device_map, str) else "custom",
+    }
+
+
+def _quantization(values: _Values) -> dict[str, Any]:
+    backend = values.get("quantization.backend", "bitsandbytes")
+
+    def get(name: str) -> Any:
+        """A default of bitsandbytes' is none of another backend."""
+        is_its_own = backend in ("bitsandbytes", None) or name == "load_in_8bit"
+        return values.get(f"quantization.{name}", defaults.BITS_AND_BYTES[name] if is_its_own else None)
+
+    eight_bit = get("load_in_8bit")
+    is_native = values.setup.dialect == "native"
+    silently = is_native and eight_bit is False and backend == "bitsandbytes"
+    return {
+        "four_bit": values.get("quantization.load_in_4bit", silently),
+        "eight_bit": eight_bit,
+        "quantization_backend": backend,
+        "quant_type": get("bnb_4bit_quant_type"),
+        "double_quant": get("bnb_4bit_use_double_quant"),
+        "compute_dtype": get("bnb_4bit_compute_dtype"),
+        "storage_dtype": get("bnb_4bit_quant_storage"),
+        "skip_modules": values.names("quantization.llm_int8_skip_modules"),
+    }
+
+
+def _lora(values: _Values) -> dict[str, Any]:
+    def get(name: str) -> Any:
+        return values.get(f"lora.{name}", defaults.LORA[name])
+
+    r, alpha, rslora, init = get("r"), get("lora_alpha"), get("use_rslora"), get("init_lora_weights")
+    targets = values.get("lora.target_modules")
+    targets = targets if targets is None or isinstance(targets, list) else [targets]
+    saved = values.names("lora.modules_to_save")
+    patterns = [values.get(f"lora.{name}", {}) for name in ("rank_pattern", "alpha_pattern")]
+    ratio = alpha / r if r and alpha is not None else None
+    return {
+        "lora_r": r,
+        "lora_alpha": alpha,
+        "lora_dropout": get("lora_dropout"),
+        "target_modules": targets,
+        "modules_to_save": saved,
+        "target_parameters": values.names("lora.target_parameters"),
+        "bias": get("bias"),
+        "task_type": values.get("lora.task_type"),
+        "use_rslora": rslora,
+        "use_dora": get("use_dora"),
+        "init_lora_weights": str(init).lower() if isinstance(init, bool) else init,
+        "scaling": None if ratio is None or rslora is None else alpha / math.sqrt(r) if rslora else ratio,
+        "alpha_over_r": ratio,
+        "pattern_ranks": None if None in patterns else any(bool(pattern) for pattern in patterns),
+        "layers_to_transform": values.names("lora.layers_to_transform"),
+        "targets_also_saved": _common(targets, saved),
+    }
+
+
+def _common(targets: list[str] | None, saved: list[str] | None) -> list[str] | None:
+    if saved == []:
+        return []
+    if targets is None or saved is None:
+        return None
+    return [name for name in targets if name in saved]
+
+
+def _training(values: _Values, libraries: Libraries, quantization: dict[str, Any]) -> dict[str, Any]:
+    def get(name: str, default: Any = None) -> Any:
+        return values.get(f"training.{name}", default)
+
+    trainer = get("trainer", "transformers") or "transformers"
+    fp16 = get("fp16", False)
+    quantized = _either(quantization["four_bit"], quantization["eight_bit"])
+    prepare = get("prepare_for_kbit_training", quantized)
+    checkpointing, reentrant = _checkpointing(values, libraries, trainer, prepare and quantized)
+    strategy = get("eval_strategy", "no")
+    return {
+        "trainer": get("trainer", "transformers"),
+        "method": get("method", "sft"),
+        "prepare_for_kbit_training": prepare,
+        "learning_rate": get("learning_rate", defaults.learning_rate(trainer)),
+        "optimizer": get("optim", defaults.optimizer(libraries)),
+        "batch": get("per_device_train_batch_size", 8),
+        "eval_batch": get("per_device_eval_batch_size", 8),
+        "gradient_accumulation": get("gradient_accumulation_steps", 1),
+        "sequence": _sequence(values, trainer),
+        "sequence_is_default": None if values.unknown("training.max_length") else _sequence_is_default(values, trainer),
+        "bf16": get("bf16", defaults.bf16(trainer, libraries, fp16)),
+        "fp16": fp16,
+        "gradient_checkpointing": checkpointing,
+        "use_reentrant": reentrant,
+        "max_grad_norm": get("max_grad_norm", 1.0),
+        "packing": get("packing", False),
+        "padding_free": get("padding_free", False),
+        "liger": get("use_liger_kernel", False),
+        "evaluates": None if strategy is None else strategy != "no",
+        "neftune_noise_alpha": get("neftune_noise_alpha", 0.0),
+    }
+
+
+def _checkpointing(
+    values: _Values, libraries: Libraries, trainer: str, prepared: bool | None
+) -> tuple[bool | None, bool | None]:
+    """(gradient checkpointing, use_reentrant).
+
+    The trainer's own switch decides where it is set; where it is silent, prepare_model_for_kbit_training turns
+    checkpointing on by itself for a quantized base.
+    """
+    kwargs = values.get("training.gradient_checkpointing_kwargs", {})
+    if values.unknown("training.gradient_checkpointing"):
+        return None, _truth(kwargs)
+    silent = values.setup.training.gradient_checkpointing is None
+    by_trainer = values.get("training.gradient_checkpointing", defaults.trainer_checkpoints(trainer, libraries))
+    checkpointing = _either(by_trainer, prepared) if silent else by_trainer
+    if kwargs is None or "use_reentrant" in kwargs:
+        return checkpointing, _truth(kwargs)
+    if not checkpointing or by_trainer is None:
+        return checkpointing, None
+    given = values.setup.training.gradient_checkpointing_kwargs
+    return checkpointing, defaults.use_reentrant(trainer, libraries, by_trainer, given)
+
+
+def _truth(kwargs: dict[str, Any] | None) -> bool | None:
+    """``use_reentrant`` as written, where it is written as a truth value."""
+    written = kwargs.get("use_reentrant") if kwargs is not None else None
+    return written if isinstance(written, bool) else None
+
+
+def _sequence(values: _Values, trainer: str) -> int | None:
+    """Tokens of a sample at most; an explicit null says that nothing is cut, so there is no number."""
+    origin = values.setup.origins.get("training.max_length")
+    if origin is not None and values.setup.training.max_length is None:
+        return None
+    length: int | None = values.get("training.max_length", defaults.max_length(trainer))
+    return length
+
+
+def _sequence_is_default(values: _Values, trainer: str) -> bool:
+    return trainer == "trl" and "training.max_length" not in values.setup.origins
+
+
+# -- hardware
+
+
+def _card(setup: Setup, environment: EnvironmentFacts | None) -> dict[str, Any]:
+    """The card that the run is meant for: the one that the config names, else the one that is here, else none."""
+    from ...tables.cards import UnknownCard, find_card, match_device, parse_memory
+
+    memory = parse_memory(setup.hardware.memory) if setup.hardware.memory is not None else None
+    if setup.hardware.gpu is not None:
+        try:
+            card = find_card(setup.hardware.gpu)
+        except UnknownCard:
+            return _card_facts(setup.hardware.gpu, memory, None, "named")
+        return _card_facts(card.name, memory or card.usable_bytes, card.compute_capability, "named")
+    if memory is not None:
+        return _card_facts(None, memory, None, "named")
+    gpus = environment.gpus if environment is not None else None
+    if not gpus:
+        return {}
+    gpu = gpus[0]
+    known = match_device(gpu.name, gpu.memory_bytes)
+    facts = _card_facts(gpu.name, known.usable_bytes if known is not None else gpu.memory_bytes, None, "present")
+    if gpu.capability is not None:
+        facts |= {"gpu_capability": gpu.capability, "gpu_bf16": gpu.capability >= 8.0}
+    return facts
+
+
+def _card_facts(
+    name: str | None, memory: int | None, capability: tuple[int, int] | None, source: str
+) -> dict[str, Any]:
+    major_minor = float(f"{capability[0]}.{capability[1]}") if capability is not None else None
+    return {
+        "gpu": name,
+        "gpu_memory_bytes": memory,
+        "gpu_capability": major_minor,
+        "gpu_bf16": None if capability is None else capability >= (8, 0),
+        "gpu_source": source,
+    }
+
+
+def _distribution(values: _Values, libraries: Libraries) -> dict[str, Any]:
+    count = values.get("hardware.count", 1)
+    kind = _sharding(values, libraries)
+    if kind == "none" and count is not None and count > 1:
+        kind = "ddp"
+    return {"distributed": None if count is None and kind == "none" else kind, "world_size": count}
+
+
+def _sharding(values: _Values, libraries: Libraries) -> str | None:
+    """``zero2``, ``fsdp1``, …; ``none`` where the config asks for neither; None where it cannot be known."""
+    if values.unknown("training.deepspeed") or values.unknown("training.fsdp"):
+        return None
+    deepspeed = values.get("training.deepspeed")
+    if deepspeed:
+        stage = _zero_stage(values.setup, deepspeed)
+        return None if stage is None else f"zero{stage}"
+    if values.get("training.fsdp"):
+        settings = values.get("training.fsdp_config") or {}
+        settings = settings if isinstance(settings, dict) else _json_file(values.setup, settings)
+        if settings is None:
+            return None
+        version = settings.get("version", settings.get("fsdp_version", defaults.fsdp_version(libraries)))
+        return None if version is None else f"fsdp{version}"
+    return "none"
+
+
+def _zero_stage(setup: Setup, deepspeed: dict[str, Any] | str) -> int | None:
+    settings = deepspeed if isinstance(deepspeed, dict) else _json_file(setup, deepspeed)
+    section = settings.get("zero_optimization") if settings is not None else None
+    stage = section.get("stage") if isinstance(section, dict) else 0 if settings is not None else None
+    return stage if isinstance(stage, int) else None
+
+
+def _json_file(setup: Setup, written: str) -> dict[str, Any] | None:
+    path = resolve(setup, written)
+    try:
+        data = json.loads(Path(path).read_text("utf-8-sig")) if path is not None else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _budgets(setup: Setup) -> dict[str, Any]:
+    from ...tables.cards import parse_memory
+
+    budgets = setup.budgets
+    ratio = budgets.trainable_ratio
+    limits = ratio if isinstance(ratio, dict) else {"max": ratio}
+    return {
+        "budget_peak_memory_bytes": parse_memory(budgets.peak_memory) if budgets.peak_memory is not None else None,
+        "budget_trainable_ratio_max": limits.get("max"),
+        "budget_trainable_ratio_min": limits.get("min"),
+        "budget_step_seconds": budgets.step_seconds,
+    }
+
+
+def _either(*values: bool | None) -> bool | None:
+    """True where one is, None where none is and one is unknown."""
+    known: Iterable[bool] = [value for value in values if value is not None]
+    return True if any(known) else None if None in values else False

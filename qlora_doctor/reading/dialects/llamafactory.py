@@ -1,0 +1,258 @@
+"""LLaMA-Factory: the YAML of ``llamafactory-cli train``, and the board's ``llamaboard_config.yaml``.
+
+It stops at unknown keys. Defaults are those of 0.9.5: hparams/, model/model_utils/quantization.py, model/adapter.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...setup.setup import Setup
+from ...tables.keys import key_list
+from ..document import Document
+from .fields import Reading, Table, Writing
+from .refusals import llamafactory as refusals
+from .refusals import tell
+from .values import name_list, names_or_all, negated, one_or_list, strategy, text, truthy
+
+name = "llamafactory"
+
+_HF = {
+    "per_device_train_batch_size": "training.per_device_train_batch_size",
+    "per_device_eval_batch_size": "training.per_device_eval_batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "learning_rate": "training.learning_rate",
+    "weight_decay": "training.weight_decay",
+    "max_grad_norm": "training.max_grad_norm",
+    "max_steps": "training.max_steps",
+    "num_train_epochs": "training.num_train_epochs",
+    "lr_scheduler_type": "training.lr_scheduler_type",
+    "warmup_ratio": "training.warmup_ratio",
+    "warmup_steps": "training.warmup_steps",
+    "optim": "training.optim",
+    "optim_target_modules": "training.optim_target_modules",
+    "bf16": "training.bf16",
+    "fp16": "training.fp16",
+    "group_by_length": "training.group_by_length",
+    "neftune_noise_alpha": "training.neftune_noise_alpha",
+    "label_names": "training.label_names",
+    "seed": "training.seed",
+    "data_seed": "training.data_seed",
+    "full_determinism": "training.full_determinism",
+    "torch_compile": "training.torch_compile",
+    "fsdp": "training.fsdp",
+    "fsdp_config": "training.fsdp_config",
+    "deepspeed": "training.deepspeed",
+    "ddp_find_unused_parameters": "training.ddp_find_unused_parameters",
+    "dataloader_num_workers": "training.dataloader_num_workers",
+    "logging_steps": "training.logging_steps",
+    "resume_from_checkpoint": "training.resume_from_checkpoint",
+    "report_to": "training.report_to",
+    "output_dir": "training.output_dir",
+}
+"""Names of TrainingArguments, as every reader built upon them takes them."""
+
+HF_ARGUMENTS: Table = {
+    **_HF,
+    "eval_strategy": ("training.eval_strategy", strategy),
+    "evaluation_strategy": ("training.eval_strategy", strategy),
+    "save_strategy": ("training.save_strategy", strategy),
+}
+
+_FIELDS: Table = {
+    **HF_ARGUMENTS,
+    "model_name_or_path": ("model.name_or_path", text),
+    "model_revision": ("model.revision", text),
+    "trust_remote_code": "model.trust_remote_code",
+    "adapter_name_or_path": ("model.adapter", one_or_list),
+    "lora_rank": "lora.r",
+    "lora_alpha": "lora.lora_alpha",
+    "lora_dropout": "lora.lora_dropout",
+    "lora_target": ("lora.target_modules", names_or_all),
+    "additional_target": ("lora.modules_to_save", name_list),
+    "use_rslora": "lora.use_rslora",
+    "use_dora": "lora.use_dora",
+    "cutoff_len": "training.max_length",
+    "enable_liger_kernel": "training.use_liger_kernel",
+    "stage": "training.method",
+    "disable_gradient_checkpointing": ("training.gradient_checkpointing", negated),
+    "dataset": ("data.train", one_or_list),
+    "eval_dataset": ("data.eval", one_or_list),
+}
+_DEFAULTS: dict[str, Any] = {
+    "lora.r": 8,
+    "lora.lora_dropout": 0.0,
+    "lora.target_modules": "all-linear",
+    "lora.bias": "none",
+    "lora.task_type": "CAUSAL_LM",
+    "training.max_length": 2048,
+    "training.method": "sft",
+    "training.gradient_checkpointing": True,
+    "training.bf16": False,
+    "training.fp16": False,
+    "training.trainer": "transformers",
+}
+_ATTENTION = {"fa2": "flash_attention_2", "fa3": "flash_attention_3", "sdpa": "sdpa", "disabled": "eager"}
+WRITINGS: dict[str, Writing] = {
+    "quantization.load_in_4bit": lambda on, data: {"quantization_bit": 4 if on else None},
+    "quantization.load_in_8bit": lambda on, data: {"quantization_bit": 8 if on else None},
+    "model.attn_implementation": lambda value, data: {
+        "flash_attn": next((word for word, meant in _ATTENTION.items() if meant == value), None)
+    },
+    "lora.target_modules": lambda value, data: {"lora_target": "all"} if value == "all-linear" else {},
+    "lora.init_lora_weights": lambda value, data: {"pissa_init": True if value == "pissa" else None},
+    "training.packing": lambda on, data: {"packing": bool(on)},
+    "training.gradient_checkpointing_kwargs": lambda value, data: {"use_reentrant_gc": value.get("use_reentrant")},
+}
+"""Where several keys, or words of its own, bring a value about."""
+_BACKENDS = {"bnb": "bitsandbytes", "bitsandbytes": "bitsandbytes", "hqq": "hqq", "eetq": "eetq", "gptq": "gptq"}
+_BOARD = {
+    "model_name": "model_name_or_path",
+    "model_path": "model_name_or_path",
+    "checkpoint_path": "adapter_name_or_path",
+    "num_train_epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "booster": "flash_attn",
+    "compute_type": "compute_type",
+}
+
+
+def recognise(document: Document) -> float:
+    """``finetuning_type``, or a stage with a model and a template, or the board's ``top.`` and ``train.``."""
+    data = document.data
+    if not isinstance(data, dict):
+        return 0.0
+    if sum(isinstance(key, str) and key.startswith(("top.", "train.")) for key in data) >= 2:
+        return 0.97
+    if "finetuning_type" in data and ("model_name_or_path" in data or "stage" in data):
+        return 0.98
+    if "stage" in data and "model_name_or_path" in data and {"template", "cutoff_len", "do_train"} & data.keys():
+        return 0.95
+    own = {"lora_target", "quantization_bit", "cutoff_len", "template", "finetuning_type"} & data.keys()
+    return 0.85 if "model_name_or_path" in data and len(own) >= 2 else 0.0
+
+
+def read(document: Document) -> Setup:
+    """A LLaMA-Factory config → Setup."""
+    known = key_list("llamafactory")
+    reading = Reading(document, name, f"LLaMA-Factory {known.version}", typed=False)
+    if _is_board(reading):
+        return _read_board(reading)
+    reading.take(_FIELDS)
+    conclude(reading)
+    if document.string_numbers:
+        reading.remark(
+            "string-numbers-converted", None, "OmegaConf, with which LLaMA-Factory reads, takes them as numbers."
+        )
+    reading.check_keys(known)
+    return reading.setup()
+
+
+def _is_board(reading: Reading) -> bool:
+    return any(isinstance(key, str) and key.startswith("top.") for key in reading.data)
+
+
+def conclude(reading: Reading) -> None:
+    """What LLaMA-Factory makes of its keys."""
+    kind = reading.get("finetuning_type", "lora")
+    if kind != "lora":
+        reading.remark("no-lora", "finetuning_type", f"finetuning_type: {kind} trains without LoRA.")
+    _precision(reading)
+    _quantization(reading)
+    attention = str(reading.get("flash_attn", "auto")).lower()
+    if attention in _ATTENTION:
+        reading.put("model.attn_implementation", _ATTENTION[attention], "flash_attn")
+    rank = reading.get("lora_rank", 8)
+    if not reading.has("lora_alpha") and isinstance(rank, int):
+        reading.default("lora.lora_alpha", 2 * rank, "lora_alpha is twice lora_rank")
+    if reading.get("pissa_init"):
+        reading.put("lora.init_lora_weights", "pissa", "pissa_init")
+    packing = reading.get("packing", reading.get("neat_packing"))
+    if packing is not None:
+        reading.put("training.packing", bool(packing), "packing" if reading.has("packing") else "neat_packing")
+    else:
+        reading.default("training.packing", reading.get("stage") == "pt", "on for stage: pt only")
+    reading.defaults(_DEFAULTS)
+    if reading.has("adapter_name_or_path") and reading.get("do_train", True):
+        reading.default("model.adapter_is_trainable", True, "it trains the adapter on")
+    if reading.value("training.gradient_checkpointing"):
+        reentrant = reading.get("use_reentrant_gc", True)
+        key = "use_reentrant_gc" if reading.has("use_reentrant_gc") else None
+        reading.put("training.gradient_checkpointing_kwargs", {"use_reentrant": bool(reentrant)}, key)
+    reading.default("training.prepare_for_kbit_training", False, "it prepares the model by code of its own")
+    if not reading.get("val_size") and not reading.has("eval_dataset") and not reading.has("eval_strategy"):
+        reading.default("training.eval_strategy", "no")
+    tell(reading, refusals.ROWS, "quantization_bit", "deepspeed")
+    refusals.remark(reading, trains_anyway=isinstance(reading, _Board))
+
+
+def _precision(reading: Reading) -> None:
+    """The compute dtype follows bf16 and fp16; with neither it is inferred from the checkpoint and the GPU."""
+    key = next((key for key in ("bf16", "pure_bf16", "fp16") if reading.get(key)), None)
+    if key is None:
+        reading.leave("model.dtype", why="With neither bf16 nor fp16 LLaMA-Factory infers it from checkpoint and GPU.")
+        return
+    reading.put("model.dtype", "float16" if key == "fp16" else "bfloat16", key)
+
+
+def _quantization(reading: Reading) -> None:
+    bits = reading.get("quantization_bit")
+    backend = _BACKENDS.get(str(reading.get("quantization_method", "bnb")).lower())
+    four = str(bits) == "4"
+    reading.put("quantization.load_in_4bit", four, "quantization_bit")
+    reading.put("quantization.load_in_8bit", str(bits) == "8", "quantization_bit")
+    if bits is None:
+        return
+    if str(reading.get("quantization_method")).lower() == "bitsandbytes":
+        note = "LLaMA-Factory 0.9.3 and later call it bnb; given bitsandbytes they leave the base unquantized silently."
+        reading.remark("quantization-method-renamed", "quantization_method", note)
+    if backend is None:
+        reading.forget("quantization.backend", "LLaMA-Factory does not know this method.", "quantization_method")
+    else:
+        reading.put("quantization.backend", backend, "quantization_method")
+    if not four or backend != "bitsandbytes":
+        return
+    reading.take({"quantization_type": "quantization.bnb_4bit_quant_type"})
+    reading.take({"double_quantization": ("quantization.bnb_4bit_use_double_quant", truthy)})
+    reading.defaults({"quantization.bnb_4bit_quant_type": "nf4", "quantization.bnb_4bit_use_double_quant": True})
+    dtype = reading.value("model.dtype")
+    for field in ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"):
+        if dtype is None:
+            reading.leave(
+                f"quantization.{field}", why="It is the dtype that LLaMA-Factory infers from checkpoint and GPU."
+            )
+        else:
+            reading.default(f"quantization.{field}", dtype, "the dtype that it computes in")
+
+
+def _read_board(reading: Reading) -> Setup:
+    """The board writes the state of its widgets: ``top.…`` and ``train.…``, translated to the keys of the YAML."""
+    plain = {}
+    origin = {}
+    for key, value in reading.data.items():
+        tab, _, field = str(key).partition(".")
+        if tab in ("top", "train") and value not in (None, ""):
+            field = _BOARD.get(field, field)
+            plain[field], origin[field] = value, str(key)
+    compute = plain.pop("compute_type", None)
+    if compute in ("bf16", "fp16", "pure_bf16"):
+        plain[compute], origin[compute] = True, origin.get("compute_type", "train.compute_type")
+    if plain.get("quantization_bit") in ("none", "None"):
+        plain.pop("quantization_bit")
+    board = _Board(reading.document, name, reading.version, typed=False)
+    board.plain, board.origin_keys = plain, origin
+    board.take(_FIELDS)
+    conclude(board)
+    return board.setup()
+
+
+class _Board(Reading):
+    """Looks a plain key up under the name that the board gave it."""
+
+    plain: dict[str, Any]
+    origin_keys: dict[str, str]
+
+    def _find(self, key: str) -> tuple[Any, str | None]:
+        if key not in self.plain:
+            return None, None
+        return self.plain[key], super()._find(self.origin_keys[key])[1]

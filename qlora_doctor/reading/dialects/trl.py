@@ -1,0 +1,181 @@
+"""TRL's command line and the alignment-handbook: ModelConfig, ScriptArguments and SFTConfig in one YAML file.
+
+Defaults are those of TRL 1.9 (trainer/model_config.py, trainer/utils.py, scripts/); its parser stops at unknown keys.
+Handbook recipes are read by the same classes, of the TRL that the handbook of their time pins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...setup.setup import Setup
+from ...tables.keys import key_list
+from ..document import Document
+from .fields import Reading, Table, Writing
+from .llamafactory import HF_ARGUMENTS
+from .values import dtype, name_list, one_or_list, storage_dtype, switch, targets, text
+
+name = "trl"
+
+MODEL_CONFIG: Table = {
+    "model_name_or_path": ("model.name_or_path", text),
+    "model_revision": ("model.revision", text),
+    "dtype": ("model.dtype", dtype),
+    "torch_dtype": ("model.dtype", dtype),
+    "trust_remote_code": "model.trust_remote_code",
+    "attn_implementation": "model.attn_implementation",
+    "lora_r": "lora.r",
+    "lora_alpha": "lora.lora_alpha",
+    "lora_dropout": "lora.lora_dropout",
+    "lora_target_modules": ("lora.target_modules", targets),
+    "lora_target_parameters": ("lora.target_parameters", name_list),
+    "lora_modules_to_save": ("lora.modules_to_save", name_list),
+    "lora_task_type": "lora.task_type",
+    "use_rslora": "lora.use_rslora",
+    "use_dora": "lora.use_dora",
+    "load_in_4bit": ("quantization.load_in_4bit", switch),
+    "load_in_8bit": ("quantization.load_in_8bit", switch),
+    "bnb_4bit_quant_type": "quantization.bnb_4bit_quant_type",
+    "use_bnb_nested_quant": ("quantization.bnb_4bit_use_double_quant", switch),
+    "bnb_4bit_quant_storage": ("quantization.bnb_4bit_quant_storage", storage_dtype),
+}
+SFT_ARGUMENTS: Table = {
+    "gradient_checkpointing": ("training.gradient_checkpointing", switch),
+    "activation_checkpointing": ("training.gradient_checkpointing", switch),
+    "gradient_checkpointing_kwargs": "training.gradient_checkpointing_kwargs",
+    "activation_checkpointing_kwargs": "training.gradient_checkpointing_kwargs",
+    "max_length": "training.max_length",
+    "max_seq_length": "training.max_length",
+    "packing": "training.packing",
+    "padding_free": "training.padding_free",
+    "use_liger_kernel": "training.use_liger_kernel",
+    "use_liger": "training.use_liger_kernel",
+    "completion_only_loss": "training.completion_only_loss",
+    "assistant_only_loss": "training.assistant_only_loss",
+    "dataset_text_field": "training.dataset_text_field",
+    "use_cache": "model.use_cache",
+    "dataset_name": ("data.train", text),
+}
+_FIELDS: Table = {**MODEL_CONFIG, **HF_ARGUMENTS, **SFT_ARGUMENTS}
+_DEFAULTS: dict[str, Any] = {
+    "lora.r": 16,
+    "lora.lora_alpha": 32,
+    "lora.lora_dropout": 0.05,
+    "lora.task_type": "CAUSAL_LM",
+    "lora.bias": "none",
+    "quantization.load_in_4bit": False,
+    "quantization.load_in_8bit": False,
+    "training.trainer": "trl",
+}
+WRITINGS: dict[str, Writing] = {
+    "quantization.bnb_4bit_compute_dtype": lambda value, data: {
+        "torch_dtype" if "torch_dtype" in data else "dtype": value
+    },
+}
+"""TRL computes in the dtype that the model is loaded in."""
+_MIXTURE = ("dataset_mixer", "dataset_mixture")
+_OWN = {
+    "use_peft",
+    "use_bnb_nested_quant",
+    "lora_target_modules",
+    "lora_task_type",
+    "bnb_4bit_quant_type",
+    "dataset_name",
+}
+
+
+def recognise(document: Document) -> float:
+    """A model name, ModelConfig's own keys or a handbook's mixture, and hardly a key that TRL never knew."""
+    data = document.data
+    if not isinstance(data, dict) or "model_name_or_path" not in data:
+        return 0.0
+    if any(key in data for key in _MIXTURE):
+        return 0.96
+    if not _OWN & data.keys():
+        return 0.0
+    known = key_list("trl")
+    strangers = [key for key in data if key not in known.names and key not in known.removed]
+    share = 1 - len(strangers) / len(data)
+    if "use_peft" in data or "use_bnb_nested_quant" in data:
+        return 0.93 if share >= 0.75 else 0.6
+    return 0.85 if share >= 0.95 else 0.0
+
+
+def read(document: Document) -> Setup:
+    """A TRL or handbook config → Setup."""
+    known = key_list("trl")
+    is_handbook = any(key in document.data for key in _MIXTURE) if isinstance(document.data, dict) else False
+    dialect = "alignment-handbook" if is_handbook else name
+    reading = Reading(document, dialect, f"TRL {known.version}", plain_data=True)
+    reading.take(_FIELDS)
+    mixer = reading.get("dataset_mixer")
+    if isinstance(mixer, dict) and mixer:
+        reading.put("data.train", str(next(iter(mixer))), "dataset_mixer")
+    elif isinstance(reading.get("dataset_mixture.datasets"), list):
+        reading.take({"dataset_mixture.datasets.0.id": ("data.train", text)})
+    elif isinstance(reading.get("datasets"), list):
+        reading.take({"datasets.0.path": ("data.train", text)})
+    if not reading.knows("data.train"):
+        reading.take({"dataset_path": ("data.train", one_or_list)})
+    reading.extra("training", "packing_strategy", "liger_kernel_config")
+    _adapter(reading)
+    reading.defaults(_DEFAULTS)
+    _dtypes(reading, is_handbook)
+    _method(reading)
+    if document.string_numbers:
+        reading.remark("string-numbers-converted", None, "TRL's argument parser turns such texts into numbers.")
+    reading.check_keys(known, also=_handbook_keys() if is_handbook else ())
+    return reading.setup()
+
+
+def _handbook_keys() -> set[str]:
+    """Keys that the handbook's own scripts read beside TRL's, in any of its versions."""
+    handbook = key_list("alignment-handbook")
+    return set(handbook.names | handbook.removed.keys()) - key_list("trl").removed.keys()
+
+
+def _adapter(reading: Reading) -> None:
+    """TRL adds an adapter only with use_peft: true; the other LoRA keys alone do nothing."""
+    if reading.get("use_peft"):
+        return
+    note = "TRL adds an adapter with use_peft: true only; without it the whole model is trained."
+    reading.remark("no-lora", "use_peft" if reading.written("use_peft") else None, note)
+    asked = ("lora_r", "lora_alpha", "lora_target_modules", "load_in_4bit", "load_in_8bit")
+    key = next((key for key in asked if reading.get(key)), None)
+    if key is not None and reading.written("use_peft"):
+        reading.remark("lora-switched-off", "use_peft", note)
+    elif key is not None:
+        reading.remark("lora-not-switched-on", key, note)
+
+
+def _dtypes(reading: Reading, is_handbook: bool) -> None:
+    """TRL quantizes with the model's dtype as compute dtype, and since 0.27 that is float32 where nothing is said."""
+    if reading.value("quantization.load_in_4bit"):
+        written = reading.value("model.dtype")
+        older = is_handbook or reading.has("torch_dtype")
+        if written in ("bfloat16", "float16", "float32"):
+            key = "dtype" if reading.has("dtype") else "torch_dtype"
+            note = "TRL computes in the dtype that the model is loaded in."
+            reading.put("quantization.bnb_4bit_compute_dtype", written, key, note)
+        elif older:
+            reading.leave(
+                "quantization.bnb_4bit_compute_dtype",
+                why="It depends on the version of the script that reads this recipe.",
+            )
+        else:
+            reading.default("quantization.bnb_4bit_compute_dtype", "float32", "the dtype that the model is loaded in")
+        reading.defaults({"quantization.bnb_4bit_quant_type": "nf4", "quantization.bnb_4bit_use_double_quant": False})
+    if not is_handbook:
+        reading.default("model.dtype", "float32", "since TRL 0.27; before, the checkpoint's own")
+
+
+def _method(reading: Reading) -> None:
+    """SFT, DPO and the others share the YAML; their own keys tell them apart where there are any."""
+    if reading.has("beta") or (reading.has("loss_type") and reading.get("loss_type") in ("sigmoid", "ipo", "hinge")):
+        reading.put("training.method", "dpo", "beta" if reading.has("beta") else "loss_type")
+    elif any(reading.has(key) for key in ("max_seq_length", "packing", "dataset_text_field", "completion_only_loss")):
+        reading.default("training.method", "sft", "keys of SFTConfig")
+    else:
+        reading.leave("training.method", why="Which of TRL's scripts reads the file is not known.")
+        if not reading.knows("training.max_length"):
+            reading.leave("training.max_length", why="Which of TRL's scripts reads the file is not known.")

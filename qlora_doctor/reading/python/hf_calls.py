@@ -1,0 +1,401 @@
+"""Calls into libraries: what is loaded, configured, attached and trained, and the small helpers around it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable
+
+from ...tables.signatures import LIBRARIES as SIGNED
+from .arguments import PARSERS, TRAINING_CLASSES, Arguments
+from .builtin_calls import call_builtin, call_method
+from .expressions import CAPABILITY
+from .scopes import LIBRARIES
+from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value
+
+UNSLOTH = {"FastLanguageModel", "FastModel", "FastVisionModel", "FastLlamaModel", "FastMistralModel"}
+ADAPTED = {"PeftModel", "PeftModelForCausalLM", "PeftModelForSequenceClassification"}
+AUTO_PEFT = {"AutoPeftModelForCausalLM", "AutoPeftModel", "AutoPeftModelForSequenceClassification"}
+WITH_HEAD = {"AutoModelForCausalLMWithValueHead", "AutoModelForSeq2SeqLMWithValueHead"}
+QUANTIZERS = {"GPTQConfig", "AwqConfig", "HqqConfig", "EetqConfig", "QuantoConfig", "TorchAoConfig", "Mxfp4Config"}
+MODEL_CONFIG = "the model's config"
+TOKENIZER = "a tokenizer"
+_MODEL_CLASS = re.compile(
+    r"Auto(Liger\w*)?Model(For\w+)?$|AutoLigerKernelForCausalLM$|\w+LMHeadModel$"
+    r"|\w+For(CausalLM|ConditionalGeneration|SequenceClassification|TokenClassification|MultipleChoice"
+    r"|QuestionAnswering|VisionText2Text)$"
+)
+_PREPARES = {"prepare_model_for_kbit_training", "prepare_model_for_int8_training"}
+_BF16_TEST = {"is_bf16_supported", "is_bfloat16_supported", "is_torch_bf16_gpu_available", "is_torch_bf16_available"}
+_SAME_MODEL = {
+    "to", "cuda", "half", "bfloat16", "float", "eval", "train", "cpu", "requires_grad_", "get_base_model",
+    "base_model", "from_pretrained", "apply",
+}  # fmt: skip
+"""Methods that return the model itself."""
+_PASSED_THROUGH = {
+    "compile", "prepare", "prepare_model", "unwrap_model", "deepcopy", "copy", "DataParallel",
+    "DistributedDataParallel", "for_training", "patch_peft_model", "FullyShardedDataParallel",
+    "train_on_responses_only",
+}  # fmt: skip
+"""Functions that return what they are given, as far as a config is concerned."""
+_LOOKS = re.compile(
+    r"print|log|count|show|report|save|info|summar|evaluat|generat|test|find_|set_seed|infer|trainable|all_linear|memory"
+)
+"""Names of functions that look at a model and leave it as it is."""
+_CHANGES = re.compile(
+    r"set_?up|init|update|override|merge|process|adjust|patch|apply|configur|validat|check|from_(file|dict)"
+)
+_LEAVES = re.compile(r"log|wandb|seed|data|token|dir|print|distributed|logger")
+_OTHERS = {
+    "wandb", "np", "gc", "random", "print", "len", "isinstance", "hasattr", "getattr", "type", "str", "id", "sum",
+    "list", "next", "iter", "repr", "deepspeed", "torchinfo", "logging", "logger", "mlflow", "vllm",
+    "safetensors", "huggingface_hub", "auto_gptq", "time", "setattr", "bnb", "evaluate", "trackio", "swanlab",
+    "comet_ml", "neptune", "clearml", "tensorboard", "rich", "loguru", "dotenv", "pathlib", "collections",
+    "functools", "itertools", "re", "copy", "pprint", "shutil",
+}  # fmt: skip
+"""Further names that are known to change no model that is handed to them."""
+_PLAIN_DATA = {"load_dataset", "load_from_disk", "Dataset"}
+
+
+class Library(Arguments):
+    """The part of the machine that knows the libraries."""
+
+    def _on_call(self, node: ast.Call) -> Value:
+        holder: Value | None = None
+        if isinstance(node.func, ast.Attribute):
+            holder = self.evaluate(node.func.value)
+            callee = self.attribute(holder, node.func.attr, node.func)
+        else:
+            callee = self.evaluate(node.func)
+        positional, named, rest = self._arguments(node)
+        if isinstance(node.func, ast.Attribute) and holder is not None and not isinstance(holder, Name):
+            value = self.method(holder, node.func.attr, node, positional, named, rest)
+            if value is not None:
+                return value
+        if isinstance(callee, Function):
+            return self.call_function(callee, positional, named, rest)
+        if isinstance(callee, Class):
+            return self.instantiate(callee, node, positional, named, rest)
+        if isinstance(callee, Name):
+            return self.call_of_libraries(callee, node, positional, named, rest)
+        called = ast.unparse(node.func)[:60] if _is_short(node.func) else "a call"
+        self._hand_over([*positional, *named.values()], called)
+        unseen = "It is returned by something that was not read."
+        return Unknown(node, why=callee.why if isinstance(callee, Unknown) else unseen)
+
+    def _arguments(self, node: ast.Call) -> tuple[list[Value], dict[str, Value], bool]:
+        positional: list[Value] = []
+        named: dict[str, Value] = {}
+        rest = False
+        for argument in node.args:
+            if isinstance(argument, ast.Starred):
+                inner = self.evaluate(argument.value)
+                if isinstance(inner, Listing) and inner.exact:
+                    positional += inner.items
+                else:
+                    rest = True
+            else:
+                positional.append(self.evaluate(argument))
+        for keyword in node.keywords:
+            value = self.evaluate(keyword.value)
+            if keyword.arg is not None:
+                named[keyword.arg] = value
+            elif isinstance(value, Mapping):
+                named.update({str(key): inner for key, inner in value.items.items() if isinstance(key, str)})
+                rest = rest or not value.exact
+            elif isinstance(value, Thing):
+                named.update(value.attributes)
+                rest = rest or not value.exact
+            else:
+                rest = True
+        self.tick(len(positional) + len(named))
+        return positional, named, rest
+
+    # -- methods of objects
+
+    def method(
+        self, holder: Value, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value], rest: bool
+    ) -> Value | None:
+        """What a method of a known object returns; None where it is nothing that is known here."""
+        if isinstance(holder, Model):
+            return self._model_method(holder, name, node, positional, named, rest)
+        if isinstance(holder, Made):
+            return self._made_method(holder, name, node, positional, named)
+        if isinstance(holder, Known | Listing | Mapping):
+            return call_method(self, holder, name, node, positional, named)
+        if isinstance(holder, Unknown):
+            for each in holder.maybe:
+                if isinstance(each, Listing | Mapping):
+                    with self.perhaps():
+                        call_method(self, each, name, node, positional, named)
+        return None
+
+    def _model_method(
+        self, model: Model, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value], rest: bool
+    ) -> Value:
+        steps = {
+            "gradient_checkpointing_enable": "checkpointing",
+            "gradient_checkpointing_disable": "no-checkpointing",
+            "enable_input_require_grads": "input-grads",
+            "add_adapter": "attach",
+            "load_adapter": "load-adapter",
+            "set_adapter": "thaw",
+        }
+        kind = steps.get(name)
+        if kind is not None:
+            call = self.made(name, node, positional, named, rest)
+            if kind == "attach":
+                _name_adapter(call, positional)
+            self.step(model, kind, call)
+        elif name in ("merge_and_unload", "unload", "merge_adapter"):
+            self.step(model, "merge", self.made(name, node, positional, named, rest))
+            return Model(node, load=model.load, steps=list(model.steps), touched=model.touched, config=model.config)
+        elif name not in _SAME_MODEL:
+            return Unknown(node, why="It is asked of the model while the script runs.")
+        return model
+
+    def attribute(self, holder: Value, name: str, node: ast.AST) -> Value:
+        """What ``holder.name`` is known to be."""
+        if isinstance(holder, Model):
+            if name == "config":
+                return holder.config
+            if name in ("model", "base_model", "module"):
+                return holder
+            return Unknown(node, why="It is asked of the model while the script runs.")
+        return super().attribute(holder, name, node)
+
+    def _made_method(
+        self, holder: Made, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value]
+    ) -> Value | None:
+        if holder.maker == "ArgumentParser":
+            return self._parser_method(holder, name, node, positional, named)
+        if holder.maker in PARSERS:
+            found = self.parsed(holder, name, named)
+            if found is not None:
+                return found
+        if holder.maker.endswith("Trainer") and name == "train":
+            self.seen.runs.append(_as_it_is(holder))
+            return Unknown(node, why="It is the result of the training.")
+        if holder.maker in _PLAIN_DATA:
+            plain = name in ("shuffle", "take", "skip")
+            return holder if plain else Unknown(node, why="The script forms the samples by code of its own.")
+        if holder.maker == "Typer" and name == "__call__":
+            return self._run_command(holder)
+        models = [value for value in positional if isinstance(value, Model)]
+        if name in _PASSED_THROUGH and models:
+            return positional[0] if len(positional) == 1 else Listing(node, items=list(positional))
+        if name in ("to_dict", "dict"):
+            return Mapping(node, items=dict(holder.arguments), exact=False)
+        self._hand_over([*positional, *named.values()], f"{holder.maker}.{name}")
+        return Unknown(node, why=holder.why or f"{holder.maker}.{name}() decides.")
+
+    def _parser_method(
+        self, parser: Made, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value]
+    ) -> Value:
+        if name == "add_argument":
+            self.add_argument(parser, node, positional, named)
+            return Unknown(node)
+        if name.startswith("add_"):
+            return parser
+        if name == "set_defaults":
+            parser.arguments.update(named)
+        if name == "parse_known_args":
+            return Listing(node, items=[self.namespace(parser, node), Unknown(node, why="The command line decides.")])
+        return self.namespace(parser, node) if name.startswith("parse_") else Unknown(node)
+
+    def _run_command(self, app: Made) -> Value:
+        command = app.arguments.get("command")
+        return self.call_function(command, [], {}, False) if isinstance(command, Function) else Unknown(app.node)
+
+    # -- functions and classes of libraries
+
+    def call_of_libraries(
+        self, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool
+    ) -> Value:
+        """What a call of something that is not the script's own returns."""
+        last = callee.last
+        self.note_keywords(callee, node, rest)
+        builtin = call_builtin(self, callee, node, positional, named, rest)
+        if builtin is not None:
+            return builtin
+        if is_library(callee):
+            found = self._known_call(callee, node, positional, named, rest)
+            if found is not None:
+                return found
+        if last in ("Fire", "run") and positional and isinstance(positional[0], Function):
+            return self.call_function(positional[0], [], {}, False)
+        if last in ("cli", "parse") and positional and isinstance(positional[0], Class):
+            return self.from_outside(positional[0], "the command line")
+        if last in ("Namespace", "SimpleNamespace", "EasyDict", "Munch", "AttrDict", "DictConfig"):
+            return _namespace(node, positional, named, rest)
+        made = self.made(last, node, positional, named, rest)
+        if last.endswith("Trainer") or (last in PARSERS or last in ("ArgumentParser", "Typer")):
+            return self._recorded(made)
+        models = [value for value in (*positional, *named.values()) if isinstance(value, Model)]
+        if models and last in _PASSED_THROUGH:
+            return models[0]
+        if last == "train_on_responses_only" and positional:
+            return positional[0]
+        if last == "unsloth_train" and positional and isinstance(positional[0], Made):
+            self.seen.runs.append(_as_it_is(positional[0]))
+        self._hand_over([*positional, *named.values()], callee.dotted)
+        if last[:1].isupper() and not rest and not is_own(callee):
+            return made
+        return Unknown(node, why=f"{callee.dotted[:60]}() decides on it.")
+
+    def note_keywords(self, callee: Name, node: ast.AST, rest: bool) -> None:
+        """Note what is called with which keywords, where that is the same each time and all of it is seen."""
+        if isinstance(node, ast.Call) and callee.dotted.partition(".")[0] in SIGNED:
+            known = self.seen.passed.get(id(node))
+            same = not rest and (known is None or known[1] == callee.dotted)
+            self.seen.passed[id(node)] = (node, callee.dotted if same else "")
+
+    def _known_call(
+        self, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool
+    ) -> Value | None:
+        """What a call of a name of transformers, peft, trl, unsloth or torch returns."""
+        last = callee.last
+        owner = callee.dotted.split(".")[-2] if "." in callee.dotted else ""
+        if last == "from_pretrained":
+            return self._load(owner, node, positional, named, rest)
+        if last in _PREPARES:
+            return self._on_model("prepare", node, positional, named, rest, callee)
+        if last == "get_peft_model":
+            kind = "attach-unsloth" if owner in UNSLOTH else "attach"
+            return self._on_model(kind, node, positional, named, rest, callee)
+        if last in _BF16_TEST:
+            return Known(node, by_card=True, data=True)
+        if last == "setup_chat_format" and positional:
+            return Listing(node, items=list(positional[:2]))
+        if last == "get_device_capability":
+            return Listing(node, items=[Made(node, maker=CAPABILITY), Unknown(node, why="The card decides.")])
+        if last == "load_dataset" or last in TRAINING_CLASSES or last.endswith(("Config", "Accelerator")):
+            return self._recorded(self.made(last, node, positional, named, rest))
+        return None
+
+    def _recorded(self, made: Made) -> Made:
+        self.seen.calls.append((made, not self.unsure))
+        return made
+
+    def made(self, maker: str, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool) -> Made:
+        """A call with its arguments."""
+        arguments: dict[str | int, Value] = dict(enumerate(positional))
+        arguments.update(named)
+        places = {k.arg: k for k in getattr(node, "keywords", []) if k.arg}
+        places |= dict(enumerate(getattr(node, "args", [])))
+        why = "Further arguments are passed that are not known." if rest else ""
+        return Made(node, maker=maker, arguments=arguments, exact=not rest, why=why, places=places)
+
+    # -- models
+
+    def _load(
+        self, owner: str, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool
+    ) -> Value | None:
+        """``Class.from_pretrained(…)``; None for tokenizers and the like."""
+        if owner in ADAPTED:
+            return self._on_model("load-adapter", node, positional, named, rest, Name(node, dotted=owner))
+        if owner not in UNSLOTH | AUTO_PEFT | WITH_HEAD and not _MODEL_CLASS.search(owner):
+            return None
+        load = self.made(owner, node, positional, named, rest)
+        if positional and isinstance(positional[0], Model):
+            return positional[0]
+        model = Model(node, load=load, config=Made(node, maker=MODEL_CONFIG))
+        self.seen.models.append(model)
+        self._recorded(load)
+        if owner in UNSLOTH:
+            return Listing(node, items=[model, Made(node, maker=TOKENIZER)])
+        return model
+
+    def _on_model(
+        self, kind: str, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool, callee: Name
+    ) -> Value:
+        """A function that takes a model and returns it changed."""
+        call = self.made(callee.last, node, positional, named, rest)
+        self._recorded(call)
+        model = named.get("model", positional[0] if positional else None)
+        if isinstance(model, Model):
+            self.step(model, kind, call)
+            return model
+        why = model.why if isinstance(model, Unknown) else "The model comes from something that was not read."
+        config = Made(node, maker=MODEL_CONFIG)
+        made = Model(node, touched=why, steps=[Step(kind, call, sure=not self.unsure)], config=config)
+        self.seen.models.append(made)
+        return made
+
+    def _hand_over(self, values: Iterable[Value], to: str) -> None:
+        """Something that was not read is given these, and may change them."""
+        root, last = to.partition(".")[0], to.rpartition(".")[2].lower()
+        if root in LIBRARIES or root in _OTHERS:
+            return
+        changes = _CHANGES.search(last) is not None and _LEAVES.search(last) is None
+        for value in values:
+            if isinstance(value, Model):
+                if value.touched is None and not _LOOKS.search(last):
+                    value.touched = f"{to}() may change the model, and was not read."
+            elif changes:
+                _spoil(value, f"{to}() may change it, and was not read.")
+
+
+def is_library(name: Name) -> bool:
+    """True for a name that a known package defines, or that is used without an import (in a snippet)."""
+    return not is_own(name)
+
+
+def is_own(name: Name) -> bool:
+    """True for a name that is imported from a module other than the known packages."""
+    root, dot, _ = name.dotted.partition(".")
+    return root == "" or (bool(dot) and root[:1].islower() and root not in LIBRARIES | _OTHERS)
+
+
+def _spoil(value: Value, why: str) -> None:
+    if isinstance(value, Thing):
+        value.attributes.update({name: Unknown(old.node, why=why) for name, old in value.attributes.items()})
+        value.exact = False
+    elif isinstance(value, Mapping):
+        value.items.update({name: Unknown(old.node, why=why) for name, old in value.items.items()})
+        value.exact = False
+    elif isinstance(value, Made):
+        value.arguments.update({name: Unknown(old.node, why=why) for name, old in value.arguments.items()})
+        value.exact, value.why = False, why
+    elif isinstance(value, Listing):
+        value.exact = False
+
+
+def _as_it_is(trainer: Made) -> Made:
+    """A trainer with its model and its arguments, so that what comes later does not change them."""
+    kept: dict[object, Value] = {}
+    for name, value in trainer.arguments.items():
+        if isinstance(value, Model):
+            config = _copied(value.config)
+            value = Model(value.node, load=value.load, steps=list(value.steps), touched=value.touched, config=config)
+        elif isinstance(value, Made):
+            value = _copied(value)
+        kept[name] = value
+    places = dict(trainer.places)
+    return Made(trainer.node, maker=trainer.maker, arguments=kept, exact=trainer.exact, why=trainer.why, places=places)
+
+
+def _copied(made: Made) -> Made:
+    arguments, places = dict(made.arguments), dict(made.places)
+    return Made(made.node, maker=made.maker, arguments=arguments, exact=made.exact, why=made.why, places=places)
+
+
+def _name_adapter(call: Made, positional: list[Value]) -> None:
+    """transformers' ``add_adapter(config, name)`` and PEFT's ``add_adapter(name, config)``."""
+    first = [value for value in positional if isinstance(value, Made)]
+    config = first[0] if first else call.arguments.get("adapter_config")
+    if config is not None:
+        call.arguments.setdefault("peft_config", config)
+
+
+def _namespace(node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool) -> Value:
+    items = dict(named)
+    for value in positional:
+        if isinstance(value, Mapping):
+            items.update({k: v for k, v in value.items.items() if isinstance(k, str)})
+    exact = not rest and all(isinstance(value, Mapping) and value.exact for value in positional)
+    return Thing(node, attributes=items, exact=exact)
+
+
+def _is_short(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name))

@@ -1,0 +1,119 @@
+"""Keyword arguments of a script that the class it calls does not take, in the versions that are installed.
+
+Said only where the script has no way out: not within ``try``, nothing that asks for versions or signatures, no
+``**kwargs`` that are not known, no Unsloth (which lets the trainers take their old arguments), no package of another
+version that a notebook installs by itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ...tables.keys import MOST_LIKENED
+from ...tables.signatures import LIBRARIES, is_refused, refusals
+from .sheet import Sheet
+from .source import Source
+from .story import Story
+
+_LOOKS_FIRST = re.compile(
+    r"inspect\.signature|getfullargspec|\bsignature\(|__dataclass_fields__|dataclasses\.fields|\bfields\("
+    r"|\.__init__\b(?!\s*\()|co_varnames|parse_version|\bVersion\(|version\.parse"
+)
+"""What a script does that passes what the installed version takes, or makes it take more."""
+_OTHERS_VERSIONS = {"sys", "torch", "platform", "cuda", "np", "numpy"}
+_PINNED = r"\b{0}(?:\[[\w,]*\])?\s*(?:[>!]=?[\s\d.]+,\s*)?(?:===?|~=|<)|/{0}(?:\.git)?@"
+_EXPECTS = {"suppress", "raises", "assertRaises", "assertRaisesRegex"}
+
+
+def check_keywords(story: Story, sheet: Sheet) -> None:
+    """Write down the keyword arguments that are not taken, each with its place."""
+    found = list(_not_taken(story))
+    if not found or _imports_unsloth(sheet.source) or _looks_first(sheet.source):
+        return
+    written, guarded = sheet.source.written, _guarded(sheet.source)
+    pinned = {library for library in LIBRARIES if re.search(_PINNED.format(library), written) is not None}
+    told: set[str] = set()
+    for library, maker, call, keyword in found:
+        key = f"{maker}.{keyword.arg}"
+        if library in pinned or id(call) in guarded or key in told or len(told) >= MOST_LIKENED:
+            continue
+        told.add(key)
+        for refusal in refusals(library, maker, str(keyword.arg)):
+            sheet.not_taken(
+                key,
+                keyword,
+                removed=refusal.kind == "removed",
+                closest=refusal.closest,
+                note=refusal.note,
+                machine=refusal.machine,
+            )
+
+
+def _not_taken(story: Story) -> Iterator[tuple[str, str, ast.Call, ast.keyword]]:
+    """(library, class, call, keyword) of each that some version refuses."""
+    for call, dotted in story.seen.passed.values():
+        library, maker = dotted.partition(".")[0], dotted.rpartition(".")[2]
+        if library in LIBRARIES and ".experimental." not in dotted:
+            for keyword in call.keywords:
+                if keyword.arg is not None and is_refused(library, maker, keyword.arg):
+                    yield library, maker, call, keyword
+
+
+def _imports_unsloth(source: Source) -> bool:
+    for node in ast.walk(source.tree) if "unsloth" in source.code else ():
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            names = [node.module]
+        if any(name.partition(".")[0] in ("unsloth", "unsloth_zoo") for name in names):
+            return True
+    return False
+
+
+def _looks_first(source: Source) -> bool:
+    """True where the script asks which version is there, or what a class takes, before it decides what to pass."""
+    if _LOOKS_FIRST.search(source.code) is not None:
+        return True
+    if "version" not in source.code.lower():
+        return False
+    compared = (node for node in ast.walk(source.tree) if isinstance(node, ast.Compare))
+    return any(_is_version(inner) for node in compared for inner in ast.walk(node))
+
+
+def _is_version(node: ast.AST) -> bool:
+    if isinstance(node, ast.Attribute):
+        root = node.value.id if isinstance(node.value, ast.Name) else ""
+        return "version" in node.attr.lower() and root not in _OTHERS_VERSIONS
+    return isinstance(node, ast.Name) and "version" in node.id.lower() and "python" not in node.id.lower()
+
+
+def _guarded(source: Source) -> set[int]:
+    """The calls that may fail without harm, by id: those within ``try``, and what a ``try`` for a TypeError calls."""
+    found: set[int] = set()
+    functions: set[str] = set()
+    if not any(word in source.code for word in ("except", *_EXPECTS)):
+        return found
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Try):
+            caught = [ast.unparse(each.type) if each.type is not None else "Exception" for each in node.handlers]
+            if any(re.search(r"\b(Base)?Exception\b|\bTypeError\b", each) for each in caught):
+                calls = list(_calls(node.body))
+                found |= {id(call) for call in calls}
+                if any("TypeError" in each for each in caught):
+                    functions |= {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+        elif isinstance(node, ast.With) and any(_expects(item.context_expr) for item in node.items):
+            found |= {id(call) for call in _calls(node.body)}
+    for node in ast.walk(source.tree) if functions else ():
+        if isinstance(node, ast.FunctionDef) and node.name in functions:
+            found |= {id(call) for call in _calls(node.body)}
+    return found
+
+
+def _calls(body: list[ast.stmt]) -> Iterator[ast.Call]:
+    return (node for statement in body for node in ast.walk(statement) if isinstance(node, ast.Call))
+
+
+def _expects(node: ast.expr) -> bool:
+    target = node.func if isinstance(node, ast.Call) else node
+    return (target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")) in _EXPECTS

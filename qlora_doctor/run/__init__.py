@@ -1,0 +1,1 @@
+"""One check is many of one: options, session, scheduler, cache."""

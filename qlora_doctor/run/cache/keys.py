@@ -1,0 +1,199 @@
+"""What a stage's result depends on, as one digest per stage.
+
+A key holds everything of the setup, the files and the machine that could change what a stage finds, and nothing that
+could not, so that configs of small differences share results:
+
+- ``structure`` builds base, quantization and adapter on meta. Of ``training`` it reads what
+  prepare_model_for_kbit_training is given, and nothing else. Dropout is a layer or none (PEFT makes Identity of 0),
+  whatever its rate; alpha scales values, which meta has not.
+- ``memory`` traces a step of what structure builds: all of ``training`` that decides shapes, dtypes and optimizer, and
+  the card. A learning rate or a number of steps is arithmetic on values; only whether it is there, zero or negative
+  may choose another path, so that is what is kept of it.
+- ``data`` tokenizes and collates: data, tokenizer, ``training`` as above; no adapter and no card.
+- ``load`` reads weights onto the device and holds them against what structure predicted.
+- ``step`` trains: everything.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...facts import EnvironmentFacts
+from ...setup.setup import Setup
+from .identity import data_identity, find, model_identity, tree_identity
+
+_SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
+FORMAT = 1
+"""To be raised whenever an entry means something else."""
+
+_PREPARED_WITH = ("prepare_for_kbit_training", "gradient_checkpointing", "gradient_checkpointing_kwargs")
+_ARITHMETIC = (
+    "learning_rate",
+    "weight_decay",
+    "num_train_epochs",
+    "max_steps",
+    "warmup_ratio",
+    "warmup_steps",
+    "logging_steps",
+)
+"""Fields of ``training`` whose size changes values alone, never a shape."""
+_NOT_LOOKED_AT = ("output_dir",)
+"""Fields of ``training`` that no stage before ``step`` reads: results go to a temporary folder."""
+_VARIABLES = (
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HF_DATASETS_OFFLINE",
+    "CUDA_VISIBLE_DEVICES",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "BNB_CUDA_VERSION",
+)
+"""Environment variables that the libraries heed."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What lies around a setup: the machine, and how the check was asked for.
+
+    Attributes:
+        stages: the stages of this run that can be served, in their order.
+        requested: stages asked for by name.
+    """
+
+    environment: EnvironmentFacts | None
+    stages: tuple[str, ...]
+    requested: tuple[str, ...] | None = None
+    device: str | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+
+
+def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
+    """A digest for each stage of ``around.stages``."""
+    sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
+    model, structure, training = _model(setup, sections, around), _structure(sections), _training(sections["training"])
+    data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}
+    if setup.data.train and data["files"] is None:
+        data["day"] = _today()  # a hub's data set: nothing on this machine says whether it is still the same
+    card = [_card(around), sections["hardware"], sections["budgets"], around.device]
+    asked = {"stages": around.stages, "requested": around.requested}
+    looked_at: dict[str, Any] = {
+        "structure": [model, structure],
+        "memory": [model, structure, training, data, card],
+        "data": [model, training, data],
+        "load": [model, structure, training, card, asked],
+        "step": [model, sections, data, card, asked],
+    }
+    common = _common(setup, sections, around)
+    return {name: _digest([FORMAT, name, common, looked_at[name]]) for name in around.stages if name in looked_at}
+
+
+def _model(setup: Setup, sections: dict[str, Any], around: Surroundings) -> dict[str, Any]:
+    model = setup.model
+    base = model_identity(model.name_or_path, model.revision, setup)
+    part = {"said": sections["model"], "base": base, "adapter": model_identity(model.adapter, None, setup)}
+    if base is None and not (around.offline or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")):
+        part["day"] = _today()  # the hub may be asked, and may say something else tomorrow
+    return part
+
+
+def _structure(sections: dict[str, Any]) -> dict[str, Any]:
+    lora = {name: value for name, value in sections["lora"].items() if name != "lora_alpha"}
+    if "lora_dropout" in lora:
+        lora["lora_dropout"] = _kind_of_number(lora["lora_dropout"])
+    prepared = {name: value for name, value in sections["training"].items() if name in _PREPARED_WITH}
+    return {"quantization": sections["quantization"], "lora": lora, "training": prepared}
+
+
+def _training(said: dict[str, Any]) -> dict[str, Any]:
+    kinds = {name: _kind_of_number(said[name]) for name in _ARITHMETIC if name in said}
+    return {**{name: value for name, value in said.items() if name not in _NOT_LOOKED_AT}, **kinds}
+
+
+def _kind_of_number(value: float) -> str:
+    """Numbers of one kind take the same path through the libraries: their checks and shortcuts compare with 0 and 1."""
+    if value in (0, 1):
+        return str(int(value))
+    return "below 0" if value < 0 else "a ratio" if value < 1 else "above 1" if value > 1 else "no number"
+
+
+def _card(around: Surroundings) -> dict[str, Any] | None:
+    """The hardware, without what is free of it: a failure for want of memory is not kept."""
+    if around.environment is None:
+        return None
+    known = around.environment.model_dump(
+        mode="json", include={"gpus", "driver", "cpu_count", "host_memory_bytes", "bitsandbytes_backends"}
+    )
+    for gpu in known["gpus"] or ():
+        gpu.pop("free_bytes", None)
+    return known
+
+
+def _common(setup: Setup, sections: dict[str, Any], around: Surroundings) -> dict[str, Any]:
+    environment = around.environment
+    return {
+        "tool": [__version__, _tool()],
+        "environment": environment
+        and environment.model_dump(mode="json", include={"python", "platform", "packages", "torch_cuda"}),
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "offline": around.offline,
+        "trust_remote_code": around.trust_remote_code,
+        # Only the native dialect stands for 4-bit where it is silent; a null that was written is no silence.
+        "native": setup.dialect == "native",
+        "origins": sorted(
+            (path, origin.source)
+            for path, origin in setup.origins.items()
+            if origin.source == "unknown" or (origin.source == "explicit" and _is_null(sections, path))
+        ),
+        # A chat template, a DeepSpeed config: whatever a value names that is a file.
+        "files": {text: data_identity(text, setup) for text in sorted(set(_file_names(sections, setup)))},
+    }
+
+
+def _is_null(sections: Any, path: str) -> bool:
+    """Whether nothing stands at a canonical path; ``sections`` holds no null."""
+    for part in path.split("."):
+        if not isinstance(sections, dict) or part not in sections:
+            return True
+        sections = sections[part]
+    return False
+
+
+def _file_names(value: Any, setup: Setup) -> list[str]:
+    if isinstance(value, dict):
+        return [name for item in value.values() for name in _file_names(item, setup)]
+    if isinstance(value, list):
+        return [name for item in value for name in _file_names(item, setup)]
+    if not isinstance(value, str) or not 2 < len(value) < 1024 or not ("/" in value or "." in value or "\\" in value):
+        return []
+    try:
+        path = find(value, setup)
+        return [value] if path is not None and path.is_file() else []
+    except (OSError, ValueError, RuntimeError):  # no path after all
+        return []
+
+
+@lru_cache(maxsize=1)
+def _tool() -> str:
+    """This package as it is: its version alone would not tell one working tree from the next."""
+    return tree_identity(Path(__file__).resolve().parents[2])
+
+
+def _today() -> str:
+    return dt.datetime.now(dt.timezone.utc).date().isoformat()
+
+
+def _digest(parts: Sequence[Any]) -> str:
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

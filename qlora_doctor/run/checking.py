@@ -1,0 +1,294 @@
+"""One setup from file to Report: stages in order of cost, judged as facts arrive."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import UsageError
+from ..core.report import STAGES, Report, StageRecord
+from ..facts import Facts
+from .session import INTERRUPTED, REAL_STAGES, CheckOptions, Observer, Session
+
+if TYPE_CHECKING:
+    from ..engine import Rule
+    from ..engine.suppression import Suppression
+    from ..setup.setup import Setup
+    from .cache import Store
+    from .gathering import Work
+
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "structure": ("torch", "transformers", "peft", "bitsandbytes", "accelerate"),
+    "memory": ("torch", "transformers", "peft", "bitsandbytes", "accelerate"),
+    "data": ("torch", "transformers", "datasets"),
+    "load": ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors"),
+    "step": ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors"),
+}
+
+
+def check(setup: str | os.PathLike[str] | Mapping[str, Any] | Setup, **options: Any) -> Report:
+    """Check one setup through every stage that this machine can run.
+
+    Args:
+        setup: a config file in any dialect, a mapping in the native dialect, or a ``Setup``.
+        options: fields of ``CheckOptions``.
+
+    Raises:
+        ConfigError: the config cannot be read or is invalid.
+    """
+    return run_check(_as_source(setup), CheckOptions(**options))
+
+
+def run_check(source: Path | Setup | None, options: CheckOptions, observer: Observer | None = None) -> Report:
+    """Check one setup and tell the observer what happens on the way.
+
+    Args:
+        source: a config file or a Setup; None where recorded facts are judged alone.
+
+    Raises:
+        ConfigError: the config cannot be read or is invalid.
+        UsageError: an option cannot be served.
+    """
+    session = open_session(source, options, observer or Observer())
+    if options.facts is not None:
+        _judge_recorded(session, options.facts)
+    elif (work := work_of(session)) is not None:
+        _do(session, work)
+    session.hold_budgets()
+    return session.report()
+
+
+def open_session(
+    source: Path | Setup | None, options: CheckOptions, observer: Observer, *, rules: Sequence[Rule] | None = None
+) -> Session:
+    """Read a config; ``rules`` are those of the options where the caller has read them already.
+
+    Raises:
+        ConfigError: the config cannot be read or is invalid.
+        UsageError: an option cannot be served.
+    """
+    from ..engine import check_selection
+
+    rules = rules_of(options) if rules is None else rules
+    session = Session(rules, options, observer, suppressions=options.suppressions)
+    unknown = [name for name in options.stages or () if name not in STAGES]
+    if unknown:
+        raise UsageError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}.")
+    if options.selection is not None:
+        check_selection(options.selection, session.rules)
+    if source is not None:
+        _read(session, source)
+    return session
+
+
+def rules_of(options: CheckOptions) -> Sequence[Rule]:
+    """The rules that these options judge by.
+
+    Raises:
+        UsageError: a folder holds pages that cannot be used.
+    """
+    from ..core.assets import asset_folder
+    from ..engine import load_rules
+
+    return load_rules(asset_folder("rules"), *options.rules)
+
+
+def _as_source(setup: str | os.PathLike[str] | Mapping[str, Any] | Setup) -> Path | Setup:
+    if isinstance(setup, Mapping):
+        from ..reading.native import setup_from_mapping
+
+        return setup_from_mapping(dict(setup))
+    if isinstance(setup, str | os.PathLike):
+        return Path(setup)
+    return setup
+
+
+def _read(session: Session, source: Path | Setup) -> None:
+    from ..reading import read_setup
+
+    setup = read_setup(source, dialect=session.options.dialect) if isinstance(source, Path) else source
+    if session.options.trust_remote_code:
+        model = setup.model.model_copy(update={"trust_remote_code": True})
+        setup = setup.model_copy(update={"model": model})
+    session.setup = setup
+    session.suppressions = (*session.options.suppressions, *_in_comments(setup))
+    session.observer.on_setup(setup)
+
+
+def _in_comments(setup: Setup) -> list[Suppression]:
+    """What the comments of the config file tell not to count."""
+    if setup.file is None:
+        return []
+    from ..reading.comments import remarks_in
+
+    remarks = remarks_in(Path(setup.file), setup._document.text if setup._document is not None else None)
+    if not remarks:
+        return []
+    from ..engine.suppression import Suppression
+
+    return [
+        Suppression(rule=rule, reason=remark.reason, origin=f"{setup.file}:{remark.line}", line=remark.covers)
+        for remark in remarks
+        for rule in remark.rules
+    ]
+
+
+def conclude_config(session: Session) -> None:
+    """Stage config: what the file alone tells, and what is installed here."""
+    from ..probes.config.conclude import conclude
+    from ..probes.environment import look_at_environment
+
+    assert session.setup is not None
+    session.observer.on_stage_start("config")
+    started = time.perf_counter()
+    environment = session.environment or look_at_environment()
+    config = conclude(session.setup, environment)
+    session.facts = session.facts.model_copy(update={"environment": environment, "config": config})
+    # Judged by the caller, once it is known which stages are left out: nothing else lies between.
+    session.record(StageRecord(name="config", status="done", seconds=time.perf_counter() - started))
+
+
+def work_of(session: Session, number: int = 0) -> Work | None:
+    """Conclude what the config alone tells; what is left to do for the stages on a built model, None where nothing is.
+
+    Judged is what stands when there is nothing to do; else that is for the caller, when something more may be known.
+    """
+    conclude_config(session)
+    runnable = _runnable(session)
+    if not runnable:
+        session.judge()
+        return None
+    from .cache import Surroundings
+    from .gathering import Work
+
+    assert session.setup is not None
+    options = session.options
+    around = Surroundings(
+        environment=session.facts.environment,
+        stages=tuple(runnable),
+        requested=options.stages,
+        device=options.device,
+        offline=options.offline,
+        trust_remote_code=options.trust_remote_code,
+    )
+    return Work(number, session.setup, around, lambda: session.facts, session.take)
+
+
+def _runnable(session: Session) -> list[str]:
+    """The stages on a built model that were asked for and can be served; the others are skipped."""
+    runnable = []
+    undecided = _undecided(session.setup)
+    for name in REAL_STAGES:
+        if not _wanted(name, session.options.stages):
+            session.skip(name, "Not asked for.", f"--stage {name}")
+        elif undecided is not None:
+            session.skip(name, undecided, "Check a config, or a script, that says it.")
+        elif missing := missing_packages(name, session.facts):
+            extra = "data" if missing == ["datasets"] else "probe"
+            reason = f"It needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
+            session.skip(name, reason, f"pip install 'qlora-doctor[{extra}]'")
+        else:
+            runnable.append(name)
+    return runnable
+
+
+def _undecided(setup: Setup | None) -> str | None:
+    """Why the model of a script cannot be built: what it is built from is decided while the script runs."""
+    if setup is None or setup.dialect != "python":
+        return None  # where a config is silent, its trainer has a default
+    adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")
+    for path in ("model.name_or_path", "quantization.load_in_4bit", *adapter):
+        if setup.is_unknown(path):
+            return f"The script does not tell {path}: {setup.origins[path].note}"
+    return None
+
+
+def store_of(options: CheckOptions) -> Store:
+    """Where results are kept."""
+    from .cache import Store, cache_folder
+
+    return Store((options.cache_folder or cache_folder()) if options.cache else None)
+
+
+def _do(session: Session, work: Work) -> None:
+    """Run what is not known yet in one child process."""
+    store = store_of(session.options)
+    work.recall(store)
+    if not work.left:
+        store.close()
+        return
+    session.judge()
+    from ..worker.runner import run_stages
+
+    options = session.options
+    events = run_stages(
+        work.setup,
+        list(work.left),
+        device=options.device,
+        timeout=options.timeout,
+        offline=options.offline,
+        trust_remote_code=options.trust_remote_code,
+        requested=options.stages,
+        facts=session.facts,
+        ended=work.ended,
+        debug=options.debug,
+    )
+    try:
+        for event in events:
+            work.take(event, store)
+    except KeyboardInterrupt:  # it has ended the iterator, and with it the child
+        session.interrupt(work.left)
+    tell_trouble(store, session)
+
+
+def tell_trouble(store: Store, session: Session) -> None:
+    """Close the store; a folder that the user chose and that cannot be written is worth a word."""
+    store.close()
+    if store.trouble is not None and session.options.cache_folder is not None:
+        session.observer.on_trouble(f"Results are not kept: {store.trouble}")
+
+
+def was_interrupted(report: Report) -> bool:
+    """True where Ctrl-C ended the check; the report holds what was known by then."""
+    return any(record.reason == INTERRUPTED for record in report.stages)
+
+
+def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:
+    """A step needs a loaded base: who asks for the one gets the other."""
+    return asked is None or name in asked or (name == "load" and "step" in asked)
+
+
+def missing_packages(stage: str, facts: Facts) -> list[str]:
+    """The packages that a stage needs and this environment lacks."""
+    packages = facts.environment.packages if facts.environment else None
+    return [name for name in _NEEDS[stage] if packages is None or getattr(packages, name) is None]
+
+
+def _judge_recorded(session: Session, path: Path) -> None:
+    """Judge a report or a facts document that was written earlier, perhaps on another machine."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        recorded = Report.model_validate(document) if "schema_version" in document else None
+        session.facts = recorded.facts if recorded else Facts.model_validate(document)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path} holds no facts that can be judged: {reason}.") from error
+    session.widen_margin()
+    if recorded is not None:
+        session.stages = {record.name: record for record in recorded.stages}
+    else:
+        session.stages = {name: _recorded_stage(name, session.facts) for name in STAGES}
+    session.judge()
+
+
+_SUBJECT_OF = {name: name for name in STAGES} | {"structure": "model"}
+
+
+def _recorded_stage(name: str, facts: Facts) -> StageRecord:
+    known = getattr(facts, _SUBJECT_OF[name]) is not None
+    reason = None if known else "The recorded facts do not hold it."
+    return StageRecord(name=name, status="done" if known else "skipped", reason=reason)

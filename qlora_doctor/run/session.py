@@ -1,0 +1,237 @@
+"""What is known so far of one setup, judged as facts arrive."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..core.report import STAGES, FailOn, Finding, Location, Remediation, Report, RuleOutcome, StageRecord, Tool
+from ..facts import Facts
+
+if TYPE_CHECKING:
+    from ..engine import Rule, Selection
+    from ..engine.budgets import Budget
+    from ..engine.suppression import Suppression
+    from ..facts.environment import EnvironmentFacts
+    from ..setup.setup import Setup
+    from ..worker.events import Event
+
+INTERRUPTED = "The check was interrupted."
+"""Reason of the stages that Ctrl-C left open; the exit code is then 3."""
+REAL_STAGES = STAGES[1:]
+"""The stages that work on a built model; they run in a child process."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How to check.
+
+    Attributes:
+        stages: stages asked for by name; None runs every stage that this machine can run.
+        device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where there is one.
+        timeout: seconds that the real stages may take together; None is no limit.
+        fail_on: the least severity that makes the exit code 1.
+        facts: a recorded report or facts document to judge instead of looking.
+        trust_remote_code: run Python code that stands in the model's folder.
+        suppressions: findings that do not count, beside those that the config's own comments name.
+        budgets: limits of facts; those of the native config's ``budgets`` section have rules of their own.
+        margin: error band to hold predicted memory with, as a share; None is the prediction's own.
+        cache: take results from, and leave them in, the cache; without it nothing outlives the check.
+        cache_folder: where; None takes the user's cache folder, or what QLORA_DOCTOR_CACHE names.
+    """
+
+    stages: tuple[str, ...] | None = None
+    device: str | None = None
+    timeout: float | None = None
+    selection: Selection | None = None
+    fail_on: FailOn = "error"
+    facts: Path | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+    dialect: str | None = None
+    debug: bool = False
+    rules: tuple[Path, ...] = ()
+    suppressions: tuple[Suppression, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    margin: float | None = None
+    cache: bool = True
+    cache_folder: Path | None = None
+    command: str | None = None
+
+
+class Observer:
+    """Told what happens while it happens; does nothing. Subclass it to show progress."""
+
+    def on_setup(self, setup: Setup) -> None:
+        """The config was read."""
+
+    def on_stage(self, record: StageRecord) -> None:
+        """A stage ended."""
+
+    def on_stage_start(self, name: str) -> None:
+        """A stage begins."""
+
+    def on_progress(self, text: str, done: int | None, total: int | None, unit: str | None) -> None:
+        """Something moved within a stage."""
+
+    def on_findings(self, findings: Sequence[Finding]) -> None:
+        """Findings that became known since the last call."""
+
+    def on_trouble(self, text: str) -> None:
+        """Something of the tool's own that costs time and no result."""
+
+
+@dataclass
+class Session:
+    """What is known so far of one setup."""
+
+    rules: Sequence[Rule]
+    options: CheckOptions
+    observer: Observer
+    setup: Setup | None = None
+    facts: Facts = field(default_factory=Facts)
+    stages: dict[str, StageRecord] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    outcomes: list[RuleOutcome] = field(default_factory=list)
+    suppressions: Sequence[Suppression] = ()
+    environment: EnvironmentFacts | None = None
+    """What is known of this machine; None where nobody has looked yet."""
+    interrupted: bool = False
+    _told: set[str] = field(default_factory=set)
+    _remedies: dict[tuple[str, str | None], Remediation] = field(default_factory=dict)
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Fold in what a worker tells, or what was known before; judged once, after all of it."""
+        handlers: dict[str, Callable[[Any], None]] = {
+            "start": lambda e: self.observer.on_stage_start(e.name),
+            "progress": lambda e: self.observer.on_progress(e.text, e.done, e.total, e.unit),
+            "facts": lambda e: self._learn(e.subject, e.value),
+            "end": lambda e: self.record(e.record),
+        }
+        for event in events:
+            handlers[event.kind](event)
+        if any(event.kind == "end" for event in events):
+            self.judge()
+
+    def _learn(self, subject: str, value: Any) -> None:
+        self.facts = self.facts.model_copy(update={subject: value})
+        self.widen_margin()
+
+    def widen_margin(self) -> None:
+        """Hold predicted memory with the error band that was asked for."""
+        memory, margin = self.facts.memory, self.options.margin
+        if margin is not None and memory is not None and memory.predicted is not None:
+            memory = memory.model_copy(update={"margin_ratio": margin})
+            self.facts = self.facts.model_copy(update={"memory": memory})
+
+    def interrupt(self, stages: Sequence[str]) -> None:
+        """Ctrl-C came while these were open."""
+        self.interrupted = True
+        for name in stages:
+            self.skip(name, INTERRUPTED)
+        self.judge()
+
+    def skip(self, name: str, reason: str, remedy: str | None = None) -> None:
+        """Leave a stage out; nothing new is known, so it is for the caller to judge again once."""
+        self.record(StageRecord(name=name, status="skipped", reason=reason, remedy=remedy))
+
+    def record(self, record: StageRecord) -> None:
+        """Note how a stage ended; judging is the caller's."""
+        record = record.model_copy(update={"requested": record.name in (self.options.stages or ())})
+        self.stages[record.name] = record
+        self.observer.on_stage(record)
+
+    def judge(self) -> None:
+        """Judge again; a finding that rests on an early stage does not wait for the late ones."""
+        from ..engine import Selection, judge
+
+        records = [self.stages[name] for name in STAGES if name in self.stages]
+        judgement = judge(
+            self.facts,
+            self.rules,
+            selection=self.options.selection or Selection(),
+            stages=records,
+            locate=self._locate,
+            in_file=self._in_file,
+        )
+        self.findings, self.outcomes = judgement.findings, judgement.outcomes
+        if self.suppressions:
+            from ..engine.suppression import suppress
+
+            self.findings = suppress(self.findings, self.suppressions)
+        new = [f for f in self.findings if f.fingerprint not in self._told]
+        if new:
+            self._told.update(f.fingerprint for f in new)
+            self.observer.on_findings(new)
+
+    def _locate(self, pointer: str) -> Location:
+        file = self.setup.file if self.setup else None
+        place = self.setup.place(pointer.strip("/").replace("/", ".")) if self.setup else None
+        if place is None:
+            return Location(file=file, pointer=pointer)
+        return Location(**{**place.model_dump(), "file": place.file or file, "pointer": place.pointer or pointer})
+
+    def _in_file(self, remediation: Remediation, repair: str | None) -> Remediation:
+        """A remedy in the keys of the user's own file; told again after every stage, worked out once."""
+        if self.setup is None or self.setup.file is None:
+            return remediation
+        key = (remediation.model_dump_json(), repair)
+        if key not in self._remedies:
+            from ..writing.remedy import in_file
+
+            self._remedies[key] = in_file(self.setup, remediation, repair)
+        return self._remedies[key]
+
+    def hold_budgets(self) -> None:
+        """Hold the facts against their budgets, once all that can be known is."""
+        if self.options.budgets and self.facts.config is not None:
+            from ..engine.budgets import hold
+
+            config = self.facts.config.model_copy(update=hold(self.facts, self.options.budgets))
+            self.facts = self.facts.model_copy(update={"config": config})
+            self.judge()
+
+    def _unused(self) -> list[str]:
+        """Baselines speak for many configs, so their stale entries are the caller's to tell."""
+        from ..engine.suppression import unused
+
+        own = [each for each in self.suppressions if each.fingerprint is None]
+        idle = unused(self.findings, self.outcomes, own)
+        return [f"{each.origin}: ignore[{each.rule}] suppresses nothing: {_why_idle(each)}." for each in idle]
+
+    def report(self) -> Report:
+        from ..engine import exit_code, summarise
+
+        records = [self.stages[name] for name in STAGES if name in self.stages]
+        # model_construct: every part was validated where it was made, and building Report's validator, of every
+        # fact that there is, would be a tenth of the time that a config check takes.
+        return Report.model_construct(
+            tool=Tool(version=__version__, created=now(), command=self.options.command),
+            setup=self.setup.model_dump(mode="json") if self.setup else None,
+            stages=records,
+            facts=self.facts,
+            findings=self.findings,
+            unused_suppressions=self._unused(),
+            rules=self.outcomes,
+            summary=summarise(self.findings, self.outcomes),
+            fail_on=self.options.fail_on,
+            exit_code=3 if self.interrupted else exit_code(self.findings, records, self.options.fail_on),
+        )
+
+
+def _why_idle(suppression: Suppression) -> str:
+    from ..engine.suppression import expired
+
+    return f"it ended on {suppression.until}" if expired(suppression) else "the rule finds nothing there"
+
+
+def now() -> str:
+    """UTC, or the moment that SOURCE_DATE_EPOCH names, so that reports can be reproduced byte for byte."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = dt.datetime.fromtimestamp(int(epoch), dt.timezone.utc) if epoch else dt.datetime.now(dt.timezone.utc)
+    return moment.replace(microsecond=0).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,1 @@
+"""What a config means, whatever dialect it was written in."""

@@ -1,0 +1,272 @@
+"""Setup: what a config means, whatever dialect it was written in.
+
+A value that the file does not give is ``None`` here; ``origins`` says for every canonical path whether the value was
+written down, is a default and whose, or cannot be known. Names are those of BitsAndBytesConfig, LoraConfig,
+TrainingArguments and SFTConfig.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+if TYPE_CHECKING:
+    from ..reading.document import Document
+
+Source = Literal["explicit", "dialect_default", "library_default", "unknown"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, protected_namespaces=())
+
+
+class Place(_Section):
+    """Where a value stands; lines and columns count from 1, columns in Unicode characters."""
+
+    file: str | None = None
+    pointer: str | None = None
+    """JSON pointer of the key in the user's own file."""
+    line: int | None = None
+    column: int | None = None
+    end_line: int | None = None
+    end_column: int | None = None
+    cell: int | None = None
+    """In a notebook: the cell, from 1, of all its cells."""
+    excerpt: str | None = None
+    """The text of ``line`` as it stands in the file."""
+
+
+class Origin(_Section):
+    """Where a value comes from."""
+
+    source: Source
+    place: Place | None = None
+    note: str | None = None
+    """Whose default (with its version), or why it cannot be known."""
+
+
+@dataclass(frozen=True)
+class OwnKey:
+    """A key of a dialect that sets a canonical path.
+
+    Attributes:
+        key: dotted below the top of the file.
+        convert: written value → what Setup takes; None where the two are the same, or the reader concludes it.
+    """
+
+    key: str
+    convert: Callable[[Any], Any] | None = None
+
+
+class Model(_Section):
+    """``model``: a hub id or a folder, or a mapping with from_pretrained's names."""
+
+    name_or_path: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool | None = None
+    device_map: str | dict[str, Any] | None = None
+    use_cache: bool | None = None
+    adapter: str | None = None
+    """Folder of an adapter to continue from (PeftModel.from_pretrained), instead of a fresh LoraConfig."""
+    adapter_is_trainable: bool | None = None
+    task: str | None = None
+    """Which Auto class loads it: ``causal-lm``, ``image-text-to-text``, ``seq2seq-lm``, ``speech-seq2seq``,
+    ``multimodal-lm``, ``sequence-classification``, ``token-classification``, ``multiple-choice`` or
+    ``question-answering``; None leaves that to the checkpoint's ``architectures``."""
+    model_class: str | None = None
+    """The class of transformers that loads it by name: ``AutoModelForCausalLM``, ``MistralForCausalLM``, …"""
+    num_labels: int | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of from_pretrained under their own names, passed on as they are."""
+
+
+class Quantization(_Section):
+    """BitsAndBytesConfig's names."""
+
+    load_in_4bit: bool | None = None
+    load_in_8bit: bool | None = None
+    bnb_4bit_quant_type: str | None = None
+    bnb_4bit_use_double_quant: bool | None = None
+    bnb_4bit_compute_dtype: str | None = None
+    bnb_4bit_quant_storage: str | None = None
+    llm_int8_skip_modules: list[str] | None = None
+    llm_int8_enable_fp32_cpu_offload: bool | None = None
+    backend: str | None = None
+    """``bitsandbytes`` where silent; other dialects name ``torchao``, ``hqq``, ``gptq``, …"""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of BitsAndBytesConfig, passed on as they are."""
+
+
+class Lora(_Section):
+    """LoraConfig's names."""
+
+    r: int | None = None
+    lora_alpha: float | None = None
+    lora_dropout: float | None = None
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    target_parameters: list[str] | None = None
+    modules_to_save: list[str] | None = None
+    bias: str | None = None
+    task_type: str | None = None
+    use_rslora: bool | None = None
+    use_dora: bool | None = None
+    init_lora_weights: bool | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    fan_in_fan_out: bool | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+    autocast_adapter_dtype: bool | None = None
+    """Argument of get_peft_model: cast 16-bit adapter weights to float32 (PEFT's default: true)."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of LoraConfig (``loftq_config``, …), passed on as they are."""
+
+
+class Training(_Section):
+    """TrainingArguments' and SFTConfig's names, plus ``trainer`` and ``prepare_for_kbit_training``."""
+
+    trainer: Literal["transformers", "trl"] | None = None
+    method: str | None = None
+    prepare_for_kbit_training: bool | None = None
+    per_device_train_batch_size: int | None = None
+    per_device_eval_batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+    max_steps: int | None = None
+    num_train_epochs: float | None = None
+    lr_scheduler_type: str | None = None
+    warmup_ratio: float | None = None
+    warmup_steps: int | float | None = None
+    """Steps, or from transformers 5 on a share of all steps where it is below 1."""
+    optim: str | None = None
+    optim_target_modules: list[str] | str | None = None
+    bf16: bool | None = None
+    fp16: bool | None = None
+    gradient_checkpointing: bool | None = None
+    gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    max_length: int | None = None
+    """Tokens of a sample at most; ``max_seq_length`` is read as an alias."""
+    packing: bool | None = None
+    padding_free: bool | None = None
+    group_by_length: bool | None = None
+    use_liger_kernel: bool | None = None
+    loss_type: str | None = None
+    completion_only_loss: bool | None = None
+    assistant_only_loss: bool | None = None
+    neftune_noise_alpha: float | None = None
+    eval_strategy: str | None = None
+    label_names: list[str] | None = None
+    seed: int | None = None
+    data_seed: int | None = None
+    full_determinism: bool | None = None
+    torch_compile: bool | None = None
+    fsdp: str | list[str] | None = None
+    fsdp_config: dict[str, Any] | str | None = None
+    deepspeed: dict[str, Any] | str | None = None
+    ddp_find_unused_parameters: bool | None = None
+    dataloader_num_workers: int | None = None
+    dataset_text_field: str | None = None
+    logging_steps: float | None = None
+    save_strategy: str | None = None
+    resume_from_checkpoint: str | bool | None = None
+    report_to: list[str] | str | None = None
+    output_dir: str | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of TrainingArguments or SFTConfig (``adam_beta2``, …), passed on as they are."""
+
+
+class Data(_Section):
+    """The samples to train on."""
+
+    train: str | None = None
+    eval: str | None = None
+    format: Literal["text", "prompt-completion", "messages"] | None = None
+    text_field: str | None = None
+    chat_template: str | None = None
+
+
+class Hardware(_Section):
+    """The card that the run is meant for."""
+
+    gpu: str | None = None
+    memory: str | int | None = None
+    count: int | None = None
+    expandable_segments: bool | None = None
+
+
+class Budgets(_Section):
+    """Limits that a gate holds a setup against."""
+
+    peak_memory: str | int | None = None
+    trainable_ratio: float | dict[str, float] | None = None
+    """A largest ratio, or ``{min: …, max: …}``."""
+    step_seconds: float | None = None
+
+
+class Setup(_Section):
+    """What was understood of one config."""
+
+    dialect: str = "native"
+    dialect_confidence: float = 1.0
+    """How sure the content makes it that the dialect is this one."""
+    dialect_named: bool = False
+    """The user named the dialect, whatever the content looks like."""
+    dialect_version: str | None = None
+    file: str | None = None
+    model: Model = Field(default_factory=Model)
+    quantization: Quantization = Field(default_factory=Quantization)
+    lora: Lora = Field(default_factory=Lora)
+    training: Training = Field(default_factory=Training)
+    data: Data = Field(default_factory=Data)
+    hardware: Hardware = Field(default_factory=Hardware)
+    budgets: Budgets = Field(default_factory=Budgets)
+    origins: dict[str, Origin] = Field(default_factory=dict)
+    """By canonical path, ``lora.target_modules``; a path that is missing is silent: the library's default stands."""
+    unknown_keys: list[dict[str, str | None]] = Field(default_factory=list)
+    """Keys that the reader does not know: ``{key, closest, note}``, and where it depends on what is installed, the
+    ``machine``, a condition of ``config.conditions``."""
+    duplicate_keys: list[str] = Field(default_factory=list)
+    string_numbers: list[str] = Field(default_factory=list)
+    removed_keys: list[dict[str, str | None]] = Field(default_factory=list)
+    """Keys that it no longer accepts: the same."""
+    deprecated_keys: list[dict[str, str | None]] = Field(default_factory=list)
+    """Keys that the reader still takes and warns of: as above, and the ``value`` to write where it is another one."""
+    remarks: list[dict[str, str | None]] = Field(default_factory=list)
+    """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
+    where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``, and where it depends on
+    the ``machine``, the condition that ``config.conditions`` reads."""
+    stored_keys: dict[str, bool] = Field(default_factory=dict)
+    """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
+    _locate: Callable[[str], Place] | None = PrivateAttr(default=None)
+    """JSON pointer → place with line and column; a reader sets it, so that places are looked up only when asked for."""
+    _document: "Document | None" = PrivateAttr(default=None)
+    """What it was read from."""
+    _keys_of: "Callable[[str], list[OwnKey]] | None" = PrivateAttr(default=None)
+    """Canonical path → the keys of the dialect that set it; a reader that translates sets it."""
+
+    def is_unknown(self, path: str) -> bool:
+        """True where the value at this canonical path is decided by something that was not read."""
+        origin = self.origins.get(path)
+        return origin is not None and origin.source == "unknown"
+
+    def place(self, path: str) -> Place | None:
+        """Where the value at this canonical path (or the nearest section above it) stands in the user's file."""
+        parts = path.split(".")
+        while parts:
+            origin = self.origins.get(".".join(parts))
+            if origin is not None and origin.place is not None:
+                return self._located(origin.place)
+            parts.pop()
+        return None
+
+    def _located(self, place: Place) -> Place:
+        if place.line is not None or place.pointer is None or self._locate is None:
+            return place
+        return self._locate(place.pointer)

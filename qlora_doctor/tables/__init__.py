@@ -1,0 +1,1 @@
+"""Data about the world: cards, architectures, trainers' keys, signatures, conditions on the machine."""

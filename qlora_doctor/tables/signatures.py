@@ -1,0 +1,148 @@
+"""Which keyword arguments the libraries' classes take, and in which of their versions.
+
+``benchmarks/field/list_signatures.py`` writes the tables; only facts are in them: names, and since or until when.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .conditions import both
+from .keys import closest_of
+
+LIBRARIES = ("transformers", "trl", "peft")
+_ABOVE = ("transformers", "TrainingArguments")
+_BESIDE = {"Trainer": "TrainingArguments", "Seq2SeqTrainer": "Seq2SeqTrainingArguments"}
+"""Where people look for an argument next: the class that configures the one they wrote it in."""
+_OTHERWISE = {"rank": "r", "lora_r": "r", "lora_rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+"""What other trainers call LoraConfig's arguments."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """That a name is not taken.
+
+    Attributes:
+        kind: ``removed`` (older versions took it), ``later`` (newer ones do), ``unknown`` (none does).
+        closest: the new name, or the one that looks most like it, as ``Class.name``.
+        note: in which versions, and what the class does about it.
+        machine: the condition on what is installed under which this is so.
+    """
+
+    kind: str
+    closest: str | None
+    note: str
+    machine: str | None
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What one library's own class says of a name."""
+
+    kind: str
+    machine: str | None = None
+    entry: Any = None
+
+
+def is_refused(library: str, maker: str, name: str) -> bool:
+    """True where some version of the library has this class and does not take this keyword argument."""
+    makers = _table(library)["makers"]
+    if maker not in makers or name.startswith("_"):
+        return False
+    own = _verdict(library, maker, name).kind
+    return own != "taken" and ("extends" not in makers[maker] or _verdict(*_ABOVE, name).kind != "taken")
+
+
+def refusals(library: str, maker: str, name: str) -> Iterator[Refusal]:
+    """What is to be said of a keyword argument; nothing where the class takes it in every version that is known.
+
+    Args:
+        library: one of ``LIBRARIES``.
+        maker: a class or a function of it.
+        name: of the argument.
+    """
+    if not is_refused(library, maker, name):
+        return
+    own = _verdict(library, maker, name)
+    above = _verdict(*_ABOVE, name) if "extends" in _table(library)["makers"][maker] else None
+    if above is None or (own.kind == "removed" and above.kind == "unknown"):
+        yield from _told(library, maker, maker, name, own, own.machine)
+    elif own.kind == "unknown" and above.kind == "removed":
+        yield from _told(*_ABOVE, maker, name, above, above.machine)
+    elif own.kind == "unknown" and above.kind == "later":
+        yield from _told(*_ABOVE, maker, name, above, both(own.machine, above.machine))
+    else:
+        yield from _told(library, maker, maker, name, own, both(own.machine, above.machine))
+
+
+def _verdict(library: str, maker: str, name: str) -> _Verdict:
+    table = _table(library)
+    row = table["makers"][maker]
+    if name in row["gone"]:
+        entry = row["gone"][name]
+        return _Verdict("removed", f"{library} >= {entry['since']}", entry)
+    first = f"{library} >= {row['from']}"
+    if name in row["since"]:
+        entry = row["since"][name]
+        return _Verdict("later", f"{first} and {library} <= {entry['without']}", entry)
+    return _Verdict("taken" if name in row["takes"] else "unknown", f"{first} and {library} <= {table['version']}")
+
+
+def _told(
+    library: str, maker: str, written: str, name: str, verdict: _Verdict, machine: str | None
+) -> Iterator[Refusal]:
+    """The sentences of a verdict; of a removal as many as the argument had new names.
+
+    Args:
+        maker: the class whose table says so.
+        written: the class that the script calls.
+    """
+    table = _table(library)
+    reader, row = table["written"], table["makers"][maker]
+    does = "stops with a TypeError" if row["refuses"] else "passes it by without a warning"
+    if verdict.kind == "unknown":
+        versions = f"any {reader} from {row['from']} to {table['version']}"
+        note = f"{written} takes no {name} in {versions} and {does}."
+        yield Refusal("unknown", _closest(library, written, name), note, machine)
+    elif verdict.kind == "later":
+        since = verdict.entry["since"]
+        yield Refusal("later", None, f"{reader} knows {name} since {since} only and {does} before.", machine)
+    else:
+        entry = verdict.entry
+        more = f" {entry['note']}" if "note" in entry else ""
+        note = f"{reader} does not know it since {entry['since']} and {does}.{more}"
+        fates = list(entry.get("now", {entry["since"]: None}).items())
+        for index, (since, now) in enumerate(fates):
+            ends = f"{library} < {fates[index + 1][0]}" if index + 1 < len(fates) else None
+            begins = f"{library} >= {since}" if index else None
+            new = now.replace(f"{maker}.", f"{written}.") if now is not None else None
+            yield Refusal("removed", new, note, both(machine, begins, ends))
+
+
+def _closest(library: str, maker: str, name: str) -> str | None:
+    if maker == "LoraConfig" and name in _OTHERWISE:
+        return f"{maker}.{_OTHERWISE[name]}"
+    makers = _table(library)["makers"]
+    config = _BESIDE.get(maker, maker.replace("Trainer", "Config"))
+    if config != maker and config in makers and name in _names(library, config):
+        return f"{config}.{name}"
+    found = closest_of(name, _names(library, maker))
+    return f"{maker}.{found}" if found is not None else None
+
+
+@lru_cache(maxsize=32)
+def _names(library: str, maker: str) -> frozenset[str]:
+    """All that the newest version takes."""
+    row = _table(library)["makers"][maker]
+    above = _names(*_ABOVE) if "extends" in row else frozenset[str]()
+    return above | frozenset(row["takes"])
+
+
+@lru_cache(maxsize=4)
+def _table(library: str) -> Any:
+    return json.loads((Path(__file__).parent / "signatures" / f"{library}.json").read_text("utf-8"))

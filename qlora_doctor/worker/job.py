@@ -1,0 +1,54 @@
+"""What the child is asked to do."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from ..core.report import StageRecord
+from ..facts import Facts
+from ..setup.setup import Setup
+
+
+class PlanRequest(BaseModel):
+    """A table that stage memory makes on top.
+
+    Attributes:
+        cards: names of the table of cards, or memory sizes such as ``24GiB``; none takes the card that the config names
+            or that is here.
+        batches, sequences: of the table; None takes a range around the setup's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cards: tuple[str, ...] = ()
+    batches: tuple[int, ...] | None = None
+    sequences: tuple[int, ...] | None = None
+
+
+class Job(BaseModel):
+    """One run of the stages on a built model.
+
+    Attributes:
+        number: whose events they are, where one child does several jobs.
+        stages: which to run, in the order of a run.
+        device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where there is one.
+        requested: stages that the user asked for by name; None where nothing was said.
+        facts: what is known already (config, environment, and what earlier stages saw).
+        ended: stages that are not to be run again, and how they ended.
+        plan: the table that stage memory makes instead of one prediction; None makes none.
+        turns: folder of the locks that keep two jobs from working on one device; None where nobody else works.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int = 0
+    setup: Setup
+    stages: tuple[str, ...]
+    device: str | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+    requested: tuple[str, ...] | None = None
+    facts: Facts = Facts()
+    ended: tuple[StageRecord, ...] = ()
+    plan: PlanRequest | None = None
+    turns: str | None = None
