@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import qlora_doctor
-from qlora_doctor import demo
+from qlora_doctor.cli import example
 
 with tempfile.TemporaryDirectory() as folder:
-    made = demo.make(Path(folder))
+    made = example.make(Path(folder))
     model = AutoModelForCausalLM.from_pretrained(
         made.folder / "model",
         quantization_config=BitsAndBytesConfig(

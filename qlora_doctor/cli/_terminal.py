@@ -10,7 +10,7 @@ from typing import TextIO
 import click
 
 from ..core.errors import DoctorError
-from ..setup.setup import Place
+from ..core.place import Place
 
 
 def wants_color(stream: TextIO, no_color: bool = False) -> bool:

@@ -250,7 +250,7 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
 
 def unread(source: Path | None, error: ConfigError, options: CheckOptions) -> Report:
     """What is known of a config that could not be read."""
-    from .. import __version__
+    from .._version import __version__
     from ..core.report import Report, StageRecord, Tool
     from ..run.session import now
 

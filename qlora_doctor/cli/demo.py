@@ -35,11 +35,11 @@ def command(folder: Path, device: str | None, quiet: bool, no_color: bool, debug
         what = f"The demo needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
         raise UsageError(what, remedy="pip install 'qlora-doctor[probe]'")
     from ..reporters import render
-    from . import example as demo
+    from . import example
     from ._outputs import write_file
 
     try:
-        made = demo.make(folder)
+        made = example.make(folder)
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror or error}.") from error
     codes, pages = [], []

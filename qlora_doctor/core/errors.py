@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..setup.setup import Place
+    from .place import Place
 
 
 class DoctorError(Exception):

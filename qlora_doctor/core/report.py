@@ -5,28 +5,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ..facts import Fact, Facts
+from .place import Place
 
 SCHEMA_VERSION = "1.0"
 STAGES = ("config", "structure", "memory", "data", "load", "step")
 Severity = Literal["error", "warning", "info"]
 Confidence = Literal["high", "medium", "low"]
 FailOn = Literal["error", "warning", "info", "never"]
-
-
-class Location(Fact):
-    """A place in the user's file; line and column count from 1, columns in Unicode characters."""
-
-    file: str | None = None
-    pointer: str | None = None
-    """JSON pointer of the key, as the user wrote it."""
-    line: int | None = None
-    column: int | None = None
-    end_line: int | None = None
-    end_column: int | None = None
-    cell: int | None = None
-    """In a notebook: the cell, from 1, of all its cells."""
-    excerpt: str | None = None
-    """The text of ``line`` as it stands in the file, so that a report needs no file to be read again."""
 
 
 class PatchOperation(Fact):
@@ -68,7 +53,7 @@ class Finding(Fact):
     stage: str
     message: str
     evidence: list[Evidence] = Field(default_factory=list)
-    location: Location = Field(default_factory=Location)
+    location: Place = Field(default_factory=Place)
     remediation: Remediation | None = None
     fingerprint: str
     suppressed: str | None = None

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from ..core.report import Evidence, Finding, Location, PatchOperation, Remediation, RuleOutcome, StageRecord
+from ..core.place import Place
+from ..core.report import Evidence, Finding, PatchOperation, Remediation, RuleOutcome, StageRecord
 from ..facts import Facts
 from .expression import EvaluationError, Unknown, Values
 from .fingerprint import fingerprint
@@ -21,7 +22,7 @@ Ended = tuple[tuple[str, str, "str | None", "str | None"], ...]
 """Name, status, reason and remedy of the stages that have ended."""
 EVIDENCE_ITEMS = 20
 """A longer list is cut in a finding's evidence; the facts hold it whole."""
-Locate = Callable[[str], Location]
+Locate = Callable[[str], Place]
 InFile = Callable[[Remediation, "str | None"], Remediation]
 """A remedy in native pointers, and the kind of repair of the keys → the remedy in the keys of the user's own file."""
 
@@ -210,5 +211,5 @@ def _filled(rule: Rule, value: Any, values: Values) -> Any:
     return value
 
 
-def _nowhere(pointer: str) -> Location:
-    return Location(pointer=pointer or None)
+def _nowhere(pointer: str) -> Place:
+    return Place(pointer=pointer or None)

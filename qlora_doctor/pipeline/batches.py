@@ -12,7 +12,6 @@ import torch
 from ..core.errors import StageError
 from ..setup.setup import Setup
 from .architecture import Architecture
-from .classes import task_of_class
 from .failures import as_stage_error
 from .inputs import Inputs, inputs_for, token_rows
 from .samples import DataFormat, Samples, read_samples

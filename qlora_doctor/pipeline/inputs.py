@@ -433,7 +433,7 @@ def _counts(base: Any, name: str, tensors: Tensors, token: int | None) -> list[i
         return [0]
     known = inspect.signature(getter).parameters
     given = {
-        key: value for key, value in tensors.items() if key in known or "kwargs" in known and key == "pixel_values"
+        key: value for key, value in tensors.items() if key in known or ("kwargs" in known and key == "pixel_values")
     }
     with _aside(base) as (device, dtype):
         try:

@@ -15,7 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .._version import __version__
+from ..core.versions import version_tuple
 from ..facts.environment import EnvironmentFacts, Gpu, Packages
 
 _DISTRIBUTIONS = {
@@ -55,14 +56,6 @@ def look_at_environment() -> EnvironmentFacts:
         host_available_bytes=available,
         cpu_count=_cpu_count(),
     )
-
-
-def version_tuple(version: str | None) -> tuple[int, ...] | None:
-    """``2.13.0+cpu`` → (2, 13, 0); None where there is no version."""
-    if version is None:
-        return None
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else None
 
 
 # -- packages

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ..core.errors import ConfigError
-from ..setup.setup import Place
+from ..core.place import Place
 
 if TYPE_CHECKING:
     from .positions import Positions

@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 from ..core.errors import ConfigError
-from ..setup.setup import Budgets, Data, Hardware, Lora, Model, Origin, Place, Quantization, Setup, Training
+from ..core.place import Place
+from ..setup.setup import SECTIONS, Origin, Setup
 from ..tables import known_arguments
 from ..tables.keys import MOST_LIKENED, MOST_STRANGERS
 from .document import Document
@@ -15,15 +16,6 @@ from .lenient import Mismatch, describe_type, describe_value, read_as
 
 name = "native"
 
-SECTIONS: dict[str, type[BaseModel]] = {
-    "model": Model,
-    "quantization": Quantization,
-    "lora": Lora,
-    "training": Training,
-    "data": Data,
-    "hardware": Hardware,
-    "budgets": Budgets,
-}
 ALIASES: dict[str, str] = {
     "model.torch_dtype": "model.dtype",
     "model.pretrained_model_name_or_path": "model.name_or_path",

@@ -17,7 +17,7 @@ ID = "config-v1.schema.json"
 
 def config_schema() -> dict[str, Any]:
     """The schema as a document."""
-    sections = {name: _section(name, model) for name, model in native.SECTIONS.items()}
+    sections = {name: _section(name, model) for name, model in setup.SECTIONS.items()}
     sections["model"] = {
         "description": "Hub id or folder of the base model, or from_pretrained's names.",
         "anyOf": [{"type": "string", "minLength": 1}, sections["model"]],
@@ -52,7 +52,7 @@ def _section(name: str, model: type[BaseModel]) -> dict[str, Any]:
 
 def _source_of(path: str) -> dict[str, Any]:
     section, _, field = path.partition(".")
-    schema: dict[str, Any] = native.SECTIONS[section].model_json_schema()["properties"][field]
+    schema: dict[str, Any] = setup.SECTIONS[section].model_json_schema()["properties"][field]
     return schema
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.report import Location
+from ..core.place import Place
 from . import _words as words
 
 _MOST = 160
@@ -10,7 +10,7 @@ _BEFORE = 60
 """Columns kept before the mark where the line is too long to be shown whole."""
 
 
-def marked(location: Location) -> tuple[str, str, str] | None:
+def marked(location: Place) -> tuple[str, str, str] | None:
     """The excerpt before, at and after the marked columns, as it will be seen; None where there is none.
 
     A mark that ends on a later line, or nowhere, goes to the end of this one. Tabs become four columns. Of a long line,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from ..core.report import Finding, Location, Report
+from ..core.place import Place
+from ..core.report import Finding, Report
 
 
 def repository_path(file: str | None) -> str | None:
@@ -30,7 +31,7 @@ def file_of(report: Report, finding: Finding | None = None) -> str | None:
     return repository_path(file or (report.setup or {}).get("file"))
 
 
-def utf16_columns(location: Location) -> tuple[int | None, int | None]:
+def utf16_columns(location: Place) -> tuple[int | None, int | None]:
     """Start and end column in UTF-16 code units, from 1, the end exclusive; None where it is not known.
 
     An end on a later line is None: the report holds the text of the first line alone.

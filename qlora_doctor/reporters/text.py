@@ -7,7 +7,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ..core.report import STAGES, Finding, Location, Remediation, Report, RuleOutcome
+from ..core.place import Place
+from ..core.report import STAGES, Finding, Remediation, Report, RuleOutcome
 from . import _words as words
 from ._excerpt import marked
 from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed
@@ -114,7 +115,7 @@ def _stages_with_findings(report: Report) -> list[str]:
     return [s for s in STAGES if s in present] + sorted(present - set(STAGES))
 
 
-def _frame(location: Location, severity: str, ink: _Ink) -> list[str]:
+def _frame(location: Place, severity: str, ink: _Ink) -> list[str]:
     """The line of the user's file with carets below the key, as far as the place is known."""
     if location.file is None and location.pointer is None:
         return []

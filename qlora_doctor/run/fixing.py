@@ -12,7 +12,8 @@ from ..core.report import Finding, Report
 from ..reading.dialects import dialect_named, read_setup
 from ..reading.document import Document, document_of, encoded, read_document
 from ..setup.setup import Setup
-from ..writing.edit import CannotEdit, apply_patch
+from ..writing.edit import apply_patch
+from ..writing.patch import CannotEdit
 from ..writing.remedy import unified
 from .checking import run_check
 from .session import CheckOptions, Observer
@@ -93,7 +94,7 @@ def fix(path: Path, options: CheckOptions, *, unsafe: bool = False, observer: Ob
     """
     setup = read_setup(path, dialect=options.dialect)
     first = last = run_check(setup, options, observer)
-    document = setup._document
+    document: Document | None = setup._document
     if document is None or document.path is None:
         return Fixed(path, "", "", first, last)
     before = document.text

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..core.report import STAGES, FailOn, Finding, Location, Remediation, Report, RuleOutcome, StageRecord, Tool
+from .._version import __version__
+from ..core.place import Place
+from ..core.report import STAGES, FailOn, Finding, Remediation, Report, RuleOutcome, StageRecord, Tool
 from ..facts import Facts
 
 if TYPE_CHECKING:
@@ -169,12 +170,12 @@ class Session:
             self._told.update(f.fingerprint for f in new)
             self.observer.on_findings(new)
 
-    def _locate(self, pointer: str) -> Location:
+    def _locate(self, pointer: str) -> Place:
         file = self.setup.file if self.setup else None
         place = self.setup.place(pointer.strip("/").replace("/", ".")) if self.setup else None
         if place is None:
-            return Location(file=file, pointer=pointer)
-        return Location(**{**place.model_dump(), "file": place.file or file, "pointer": place.pointer or pointer})
+            return Place(file=file, pointer=pointer)
+        return place.model_copy(update={"file": place.file or file, "pointer": place.pointer or pointer})
 
     def _in_file(self, remediation: Remediation, repair: str | None) -> Remediation:
         """A remedy in the keys of the user's own file; told again after every stage, worked out once."""

@@ -35,8 +35,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..core.errors import ConfigError
+from ..core.place import Place
 from ..core.report import FailOn, Severity
-from ..setup.setup import Place
 
 OWN_FILE = "qlora-doctor.toml"
 _PYPROJECT = "pyproject.toml"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.versions import version_tuple
 from ..facts.environment import Packages
 
 Version = tuple[int, ...]
@@ -34,6 +35,23 @@ LORA: dict[str, Any] = {
 }
 """LoraConfig's own defaults, the same in every version."""
 
+TRAINING: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "num_train_epochs": 3.0,
+    "lr_scheduler_type": "linear",
+    "fp16": False,
+    "packing": False,
+    "padding_free": False,
+    "use_liger_kernel": False,
+    "group_by_length": False,
+    "seed": 42,
+}
+"""Defaults of TrainingArguments and SFTConfig, the same in transformers 4.51–5.23 and trl 0.17–1.16."""
+
 
 @dataclass(frozen=True)
 class Libraries:
@@ -47,8 +65,6 @@ class Libraries:
     @classmethod
     def of(cls, packages: Packages | None) -> Libraries:
         """The versions of an environment."""
-        from ..probes.environment import version_tuple
-
         if packages is None:
             return cls()
         names = (packages.torch, packages.transformers, packages.trl, packages.peft)

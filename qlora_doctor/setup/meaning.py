@@ -5,28 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..reading.native import SECTIONS
-from . import defaults
-from .defaults import Libraries
-from .setup import Setup
+from .resolved import Resolved
+from .setup import SECTIONS, Setup
 
-_UNIVERSAL: dict[str, Any] = {
-    "training.per_device_train_batch_size": 8,
-    "training.per_device_eval_batch_size": 8,
-    "training.gradient_accumulation_steps": 1,
-    "training.weight_decay": 0.0,
-    "training.max_grad_norm": 1.0,
-    "training.num_train_epochs": 3.0,
-    "training.lr_scheduler_type": "linear",
-    "training.fp16": False,
-    "training.packing": False,
-    "training.padding_free": False,
-    "training.use_liger_kernel": False,
-    "training.group_by_length": False,
-    "training.seed": 42,
-    "hardware.count": 1,
-}
-"""Defaults of TrainingArguments and SFTConfig, the same in transformers 4.51–5.23 and trl 0.17–1.16."""
+_NOT_CARRIED = frozenset(
+    {
+        "model.trust_remote_code",
+        "training.trainer",
+        "training.method",
+        "training.prepare_for_kbit_training",
+        "training.eval_strategy",
+    }
+)
+"""Silent paths that a conversion leaves silent: every target does the same, or decides by what it is."""
 
 
 @dataclass(frozen=True)
@@ -78,35 +69,8 @@ def unknowns(setup: Setup) -> dict[str, list[str]]:
 
 def standing(setup: Setup, path: str) -> Any:
     """The library's default for a silent path; None where there is none, or it depends on the version."""
-    section, _, field = path.partition(".")
-    quantization = setup.quantization
-    if path == "quantization.load_in_4bit":
-        other = quantization.load_in_8bit or quantization.backend not in (None, "bitsandbytes")
-        return setup.dialect == "native" and not other
-    if path == "quantization.backend":
-        return "bitsandbytes"
-    if section == "quantization":
-        in_4bit = quantization.load_in_4bit or (quantization.load_in_4bit is None and setup.dialect == "native")
-        return defaults.BITS_AND_BYTES.get(field) if in_4bit or field == "load_in_8bit" else None
-    if section == "lora":
-        return defaults.LORA.get(field)
-    trainer = setup.training.trainer or "transformers"
-    if path == "training.learning_rate":
-        return defaults.learning_rate(trainer)
-    if path == "training.max_length":
-        origin = setup.origins.get(path)
-        return defaults.max_length(trainer) if origin is None else None  # an explicit null cuts nothing
-    if path == "training.bf16":
-        return defaults.bf16(trainer, Libraries(), setup.training.fp16 or False)
-    if path == "training.gradient_checkpointing":
-        # prepare_model_for_kbit_training turns it on by itself, whatever the trainer does.
-        quantized = in_bits(setup) and setup.training.prepare_for_kbit_training is not False
-        return True if quantized else defaults.trainer_checkpoints(trainer, Libraries())
-    return _UNIVERSAL.get(path)
-
-
-def in_bits(setup: Setup) -> bool:
-    """True where the base is loaded in 4 or 8 bits."""
-    in_4bit = setup.quantization.load_in_4bit
-    in_4bit = standing(setup, "quantization.load_in_4bit") if in_4bit is None else in_4bit
-    return bool(in_4bit or setup.quantization.load_in_8bit)
+    resolved = Resolved(setup)
+    of_four_bit = path.startswith("quantization.bnb_4bit_")
+    if path in _NOT_CARRIED or (of_four_bit and not resolved["quantization.load_in_4bit"]):
+        return None
+    return resolved[path] if resolved.written(path) is None else None

@@ -7,34 +7,17 @@ TrainingArguments and SFTConfig.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-if TYPE_CHECKING:
-    from ..reading.document import Document
+from ..core.place import Place
 
 Source = Literal["explicit", "dialect_default", "library_default", "unknown"]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, protected_namespaces=())
-
-
-class Place(_Section):
-    """Where a value stands; lines and columns count from 1, columns in Unicode characters."""
-
-    file: str | None = None
-    pointer: str | None = None
-    """JSON pointer of the key in the user's own file."""
-    line: int | None = None
-    column: int | None = None
-    end_line: int | None = None
-    end_column: int | None = None
-    cell: int | None = None
-    """In a notebook: the cell, from 1, of all its cells."""
-    excerpt: str | None = None
-    """The text of ``line`` as it stands in the file."""
 
 
 class Origin(_Section):
@@ -210,6 +193,18 @@ class Budgets(_Section):
     step_seconds: float | None = None
 
 
+SECTIONS: dict[str, type[BaseModel]] = {
+    "model": Model,
+    "quantization": Quantization,
+    "lora": Lora,
+    "training": Training,
+    "data": Data,
+    "hardware": Hardware,
+    "budgets": Budgets,
+}
+"""Name of each section of a Setup → its model; the one list of them."""
+
+
 class Setup(_Section):
     """What was understood of one config."""
 
@@ -246,8 +241,8 @@ class Setup(_Section):
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)
     """JSON pointer → place with line and column; a reader sets it, so that places are looked up only when asked for."""
-    _document: "Document | None" = PrivateAttr(default=None)
-    """What it was read from."""
+    _document: Any = PrivateAttr(default=None)
+    """The ``reading.document.Document`` it was read from; None for a mapping from memory."""
     _keys_of: "Callable[[str], list[OwnKey]] | None" = PrivateAttr(default=None)
     """Canonical path → the keys of the dialect that set it; a reader that translates sets it."""
 

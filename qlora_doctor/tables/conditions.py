@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..core.versions import version_tuple
 from ..facts.environment import EnvironmentFacts
 
 _CONDITION = re.compile(r"(\w+)(?: (<|<=|>=) (\d+(?:\.\d+)*))?\Z")
@@ -55,8 +56,6 @@ def _is_so(condition: str, environment: EnvironmentFacts | None, card: Mapping[s
 
 
 def _compared(installed: str | None, comparison: str, limit: str) -> bool | None:
-    from ..probes.environment import version_tuple
-
     version, other = version_tuple(installed), version_tuple(limit)
     if installed is None or version is None or other is None:
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,15 @@ from ..core.errors import UsageError
 from ..core.report import PatchOperation
 from ..reading.dialects import dialect_named
 from ..reading.document import Document
-from ..reading.native import SECTIONS
 from ..reading.positions import join_pointer
 from ..setup.hf_names import OWN, in_hf_terms
 from ..setup.meaning import Meaning, meanings, unknowns
-from ..setup.setup import Setup
+from ..setup.setup import SECTIONS, Setup
 from ..tables import known_arguments
 from ..tables.keys import key_list
-from .edit import CannotEdit
 from .express import path_of_key, values_of, written
+from .extras import Extras, extras_of, strangers
+from .patch import CannotEdit
 from .python_script import NO_MODEL, script
 
 _FIRST = ("quantization.load_in_4bit", "quantization.load_in_8bit", "quantization.backend", "training.bf16",
@@ -40,16 +40,6 @@ _WHY = {
     ("llamafactory", "data.train"): "LLaMA-Factory takes a name from its dataset_info.json",
 }
 _NATIVE_ONLY = ("hardware", "budgets")
-_SAID_OTHERWISE = {
-    "axolotl": {"adapter", "strict", "datasets"},
-    "llamafactory": {"finetuning_type", "do_train", "stage"},
-    "trl": {"use_peft"},
-    "alignment-handbook": {"use_peft"},
-    "ms-swift": {"tuner_type", "train_type", "sft_type"},
-    "firefly": {"train_mode"},
-    "autotrain": {"task", "project_name"},
-}
-"""Keys that say what every target says by its own form."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +69,6 @@ class Converted:
     lost: tuple[Lost, ...]
 
 
-@dataclass
-class Extras:
-    """Arguments that Setup does not model, under their libraries' names."""
-
-    training: dict[str, Any] = field(default_factory=dict)
-    others: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
 def convert(setup: Setup, to: str) -> Converted:
     """The same setup in another dialect.
 
@@ -111,56 +93,9 @@ def _never_known(setup: Setup) -> Iterator[Lost]:
 
 
 def _not_translated(setup: Setup) -> Iterator[Lost]:
-    for key, value in _strangers(setup).items():
+    for key, value in strangers(setup).items():
         if key not in known_arguments.TRAINING or setup.dialect not in OWN:
             yield Lost(key, value, "qlora-doctor does not translate this key")
-
-
-def _strangers(setup: Setup) -> dict[str, Any]:
-    """Keys of the source file that set nothing in Setup, and what they say."""
-    document = setup._document
-    if document is None or document.format == "text" or not isinstance(document.data, dict):
-        return {}
-    if setup.dialect == "native":
-        return {str(key["key"]): None for key in setup.unknown_keys}
-    values = values_of(setup)
-    # Keys that are only spoken of (a remark, a condition on the machine) have origins as well, and set nothing.
-    told = {o.place.pointer or "" for path, o in setup.origins.items() if o.place is not None and path in values}
-    for path in values if setup._keys_of is not None else ():
-        told |= {join_pointer(own.key.split(".")) for own in (setup._keys_of(path) if setup._keys_of else ())}
-    skipped = _SAID_OTHERWISE.get(setup.dialect, set())
-    unread = {key["key"] for key in (*setup.unknown_keys, *setup.removed_keys)}
-    found = {}
-    for pointer, value in _leaves(document.data):
-        key = pointer.strip("/").replace("/", ".")
-        said = any(pointer == each or pointer.startswith(each + "/") for each in told if each)
-        if not (key in unread or not said) or key.split(".")[0] in skipped or value in (None, False, "", [], {}):
-            continue
-        found[key] = value
-    return found
-
-
-def _leaves(data: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        pointer = above + join_pointer([str(key)])
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, pointer)
-        else:
-            yield pointer, value
-
-
-def extras_of(setup: Setup) -> Extras:
-    """What is passed on under a library's own name."""
-    training = dict(setup.training.extra)
-    if setup.dialect in OWN:
-        strangers = _strangers(setup)
-        training |= {key: value for key, value in strangers.items() if key in known_arguments.TRAINING}
-    others = {
-        name: dict(getattr(setup, name).extra)
-        for name in ("model", "quantization", "lora")
-        if getattr(setup, name).extra
-    }
-    return Extras(training, others)
 
 
 # -- into a config file
@@ -261,7 +196,7 @@ class _Target:
     def pass_on(self, extras: Extras, names: frozenset[str] | None) -> list[Lost]:
         """Arguments under their libraries' own names, where the target takes them."""
         lost = []
-        document = self.now._document
+        document: Document | None = self.now._document
         assert document is not None
         data = document.data
         if names is None:
@@ -344,7 +279,7 @@ def _trl_start(setup: Setup) -> dict[str, Any]:
 
 def _text(setup: Setup, head: str) -> str:
     """YAML with a group of lines for each section."""
-    document = setup._document
+    document: Document | None = setup._document
     assert document is not None
     order = list(values_of(setup))
     groups: dict[str, list[tuple[int, str]]] = {}

@@ -13,17 +13,11 @@ import yaml
 from ..core.report import PatchOperation
 from ..reading.document import Format
 from ..reading.positions import Entry, Positions, join_pointer, split_pointer
+from .patch import CannotEdit, NoEditor, patched, value_at
+from .toml_edit import apply_toml
 
 MOST_EDITED = 2**16
 """Characters of a text that is edited: an edit parses it a few times, and what is longer was written by a program."""
-
-
-class CannotEdit(Exception):
-    """This text cannot be edited in place, for example where a YAML alias stands for the value."""
-
-
-class NoEditor(CannotEdit):
-    """This kind of file is not edited at all."""
 
 
 def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation]) -> str:
@@ -37,8 +31,6 @@ def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation])
         CannotEdit: the format has no editor, or the text around the place cannot be changed on its own.
     """
     if format == "toml":
-        from .toml_edit import apply_toml
-
         return apply_toml(text, operations)
     if format == "text":
         raise NoEditor("there is no editor for programs")
@@ -65,7 +57,6 @@ def apply_patch(text: str, format: Format, operations: Sequence[PatchOperation])
         if text == before and data != wanted:
             raise CannotEdit("the place is not in the text")
         data = wanted
-        data = wanted
     return text
 
 
@@ -76,18 +67,6 @@ def _is_renaming(data: Any, removal: PatchOperation, addition: PatchOperation) -
     *new, key = split_pointer(addition.path)
     here, value = value_at(data, join_pointer(old)), value_at(data, removal.path)
     return old == new and isinstance(here, dict) and key not in here and value == addition.value and value is not None
-
-
-def value_at(data: Any, pointer: str) -> Any:
-    """The value at a pointer; None where there is none."""
-    for step in split_pointer(pointer):
-        if isinstance(data, list) and step.isdigit() and int(step) < len(data):
-            data = data[int(step)]
-        elif isinstance(data, dict) and step in data:
-            data = data[step]
-        else:
-            return None
-    return data
 
 
 @lru_cache(maxsize=4)
@@ -103,51 +82,6 @@ def parsed(text: str, format: Format) -> Any:
         return json.loads(text) if format == "json" else read_yaml(text).data
     except (ValueError, RecursionError, YamlProblem) as error:
         raise CannotEdit("the edited text does not parse") from error
-
-
-def _unshared(data: Any) -> Any:
-    """A copy in which an alias is a value of its own."""
-    if isinstance(data, dict):
-        return {key: _unshared(value) for key, value in data.items()}
-    return [_unshared(value) for value in data] if isinstance(data, list) else data
-
-
-def patched(data: Any, operation: PatchOperation) -> Any:
-    """What the data is to be after an operation, in the same lenient sense as the edit.
-
-    Raises:
-        CannotEdit: the way to the place goes through something else than a mapping or a list.
-    """
-    data = _unshared(data)
-    *above, last = split_pointer(operation.path)
-    here: Any = data
-    try:
-        for step in above:
-            if isinstance(here, list):
-                here = here[int(step)]
-                continue
-            if operation.op == "remove" and step not in here:
-                return data
-            if not isinstance(here.get(step), dict | list):
-                name = here.get(step)
-                if name is not None and step != "model":
-                    raise CannotEdit("the value above is no mapping")
-                here[step] = {"name_or_path": name} if name is not None else {}
-            here = here[step]
-        if isinstance(here, list):
-            if last == "-" or int(last) == len(here):
-                here.append(operation.value)
-            elif operation.op == "remove":
-                here.pop(int(last))
-            else:
-                here[int(last)] = operation.value
-        elif operation.op == "remove":
-            here.pop(last, None)
-        else:
-            here[last] = operation.value
-    except (ValueError, IndexError, AttributeError, TypeError) as error:
-        raise CannotEdit("the value above is no mapping") from error
-    return data
 
 
 class _Editor:

@@ -17,10 +17,10 @@ from ..reading.dialects import dialect_named
 from ..reading.dialects.fields import Writing
 from ..reading.dialects.spelling import spellings
 from ..reading.document import Document
-from ..reading.native import SECTIONS
 from ..reading.positions import join_pointer, split_pointer
-from ..setup.setup import Setup
-from .edit import MOST_EDITED, CannotEdit, NoEditor, patched, value_at
+from ..setup.setup import SECTIONS, Setup
+from .edit import MOST_EDITED
+from .patch import CannotEdit, NoEditor, patched, value_at
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def editable(setup: Setup) -> Document:
     Raises:
         CannotEdit: it is a kind of file, or a size, that is not edited.
     """
-    document = setup._document
+    document: Document | None = setup._document
     if document is None or document.format == "text" or not isinstance(document.data, dict):
         raise NoEditor("there is no editor for programs")
     if len(document.text) > MOST_EDITED or _unfolds_to_many(document.data):
@@ -180,7 +180,7 @@ def _field(path: str) -> str:
 
 
 def _after(setup: Setup, steps: Sequence[PatchOperation]) -> Setup:
-    document = setup._document
+    document: Document | None = setup._document
     assert document is not None
     data = document.data
     for step in steps:
@@ -221,7 +221,7 @@ def complaints(setup: Setup) -> set[tuple[str, str | None]]:
 
 
 def _candidates(setup: Setup, path: str, operation: PatchOperation) -> Iterator[list[PatchOperation]]:
-    document = setup._document
+    document: Document | None = setup._document
     assert document is not None
     origin = setup.origins.get(path)
     place = origin.place.pointer if origin is not None and origin.place is not None else None
@@ -300,7 +300,7 @@ def _placed(setup: Setup, operations: Sequence[PatchOperation]) -> list[PatchOpe
 
 def _new_key(setup: Setup, operation: PatchOperation) -> tuple[str, str | None, str | None]:
     """(pointer of the mapping, key, section) where an operation adds a key; the key is None where it adds none."""
-    document = setup._document
+    document: Document | None = setup._document
     assert document is not None
     steps = split_pointer(operation.path)
     while len(steps) > 1 and value_at(document.data, join_pointer(steps[:-1])) is None:

@@ -12,7 +12,7 @@ from ..setup.setup import Lora, Quantization, Setup, Training
 from ..tables.known_arguments import TRAINING
 
 if TYPE_CHECKING:
-    from .convert import Extras
+    from .extras import Extras
 
 Unsaid = tuple[str, Any, str]
 """(key, value, why) of what the script does not say."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..core.report import PatchOperation, Remediation
 from ..setup.setup import Setup
-from .edit import CannotEdit, NoEditor, apply_patch
+from .edit import apply_patch
 from .express import express
+from .patch import CannotEdit, NoEditor
 from .repair import repair
 
 

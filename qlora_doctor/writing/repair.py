@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..core.report import PatchOperation
-from ..reading.native import SECTIONS
 from ..reading.positions import join_pointer, split_pointer
-from ..setup.setup import Setup
-from .edit import CannotEdit, patched, value_at
+from ..setup.setup import SECTIONS, Setup
 from .express import complaints, editable, reread, same, values_of
+from .patch import CannotEdit, patched, value_at
 
 _T = TypeVar("_T")
 _MOST_TEXT = 2**19

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.report import PatchOperation
 from ..reading.positions import split_pointer
-from .edit import CannotEdit, patched
+from .patch import CannotEdit, patched
 
 
 def apply_toml(text: str, operations: Sequence[PatchOperation]) -> str:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlora_doctor.core.report import PatchOperation
-from qlora_doctor.writing.edit import CannotEdit, apply_patch, yaml_scalar
+from qlora_doctor.writing.edit import apply_patch, yaml_scalar
+from qlora_doctor.writing.patch import CannotEdit
 
 YAML = """\
 # my run

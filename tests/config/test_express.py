@@ -14,8 +14,9 @@ from qlora_doctor.reading import Setup, read_setup
 from qlora_doctor.reading.document import document_of
 from qlora_doctor.reading.lenient import Mismatch, read_as
 from qlora_doctor.reading.native import SECTIONS
-from qlora_doctor.writing.edit import CannotEdit, apply_patch, parsed
+from qlora_doctor.writing.edit import apply_patch, parsed
 from qlora_doctor.writing.express import complaints, express, reread, same, values_of
+from qlora_doctor.writing.patch import CannotEdit
 
 from .small_configs import SMALL
 

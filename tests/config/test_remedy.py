@@ -11,8 +11,9 @@ from qlora_doctor.core.report import PatchOperation, Remediation
 from qlora_doctor.reading import Setup, read_setup
 from qlora_doctor.reading.document import document_of
 from qlora_doctor.reading.native import setup_from_mapping
-from qlora_doctor.writing.edit import CannotEdit, apply_patch
+from qlora_doctor.writing.edit import apply_patch
 from qlora_doctor.writing.express import reread
+from qlora_doctor.writing.patch import CannotEdit
 from qlora_doctor.writing.remedy import in_file
 from qlora_doctor.writing.repair import repair
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.core.report import Location, PatchOperation, Remediation, StageRecord
+from qlora_doctor.core.place import Place
+from qlora_doctor.core.report import PatchOperation, Remediation, StageRecord
 from qlora_doctor.engine import Rule, Selection, judge
 from qlora_doctor.facts import Facts
 
@@ -87,13 +88,13 @@ def test_finding_says_what_where_and_what_to_do() -> None:
         seen.append((remediation.patch, repair))
         return remediation.model_copy(update={"diff": "-512\n+16"})
 
-    def locate(pointer: str) -> Location:
-        return Location(file="config.json", pointer=pointer, line=3)
+    def locate(pointer: str) -> Place:
+        return Place(file="config.json", pointer=pointer, line=3)
 
     judgement = judge(facts(config={"lora_r": 512, "model": "m"}), [rule], locate=locate, in_file=in_file)
     (finding,) = judgement.findings
     assert finding.message == "Rank 512 is large."
-    assert finding.location == Location(file="config.json", pointer="/lora/r", line=3)
+    assert finding.location == Place(file="config.json", pointer="/lora/r", line=3)
     assert [(e.fact, e.value) for e in finding.evidence] == [("config.lora_r", 512), ("config.model", "m")]
     assert finding.remediation is not None
     assert finding.remediation.text == "Use rank 16 for m."

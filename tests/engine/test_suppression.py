@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from qlora_doctor.core.errors import UsageError
-from qlora_doctor.core.report import Location, Report, RuleOutcome
+from qlora_doctor.core.place import Place
+from qlora_doctor.core.report import Report, RuleOutcome
 from qlora_doctor.engine.baseline import Baseline, baseline_of, pruned, read_baseline, stale_entries, text_of
 from qlora_doctor.engine.suppression import Suppression, suppress, unused
 from tests.reporters import fixtures
@@ -61,7 +62,7 @@ def test_an_unused_suppression_is_told_only_where_its_rules_were_evaluated() -> 
 
 def report(*rules: str, skipped: str | None = None, line: int = 3) -> Report:
     full = fixtures.broken()
-    kept = [f.model_copy(update={"location": Location(file="runs/falcon-7b.yaml", pointer="/lora", line=line)})
+    kept = [f.model_copy(update={"location": Place(file="runs/falcon-7b.yaml", pointer="/lora", line=line)})
             for f in full.findings if f.rule in rules]  # fmt: skip
     outcomes = [o.model_copy(update={"status": "skipped"}) if o.rule == skipped else o for o in full.rules]
     return full.model_copy(update={"findings": kept, "rules": outcomes})

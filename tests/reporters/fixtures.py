@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from qlora_doctor.core.place import Place
 from qlora_doctor.core.report import (
     Evidence,
     Finding,
-    Location,
     PatchOperation,
     Remediation,
     Report,
@@ -158,7 +158,7 @@ def finding_learning_rate() -> Finding:
         "config",
         "The learning rate is 2e-05, a tenth of what LoRA usually needs at this rank.",
         evidence=[Evidence(fact="config.learning_rate", value=2e-5), Evidence(fact="config.lora_r", value=64)],
-        location=Location(
+        location=Place(
             file="runs/llama2-7b.json",
             pointer="/training/learning_rate",
             line=21,
@@ -197,7 +197,7 @@ def broken_findings() -> list[Finding]:
                     ],
                 ),
             ],
-            location=Location(
+            location=Place(
                 file=where,
                 pointer="/lora/target_modules",
                 line=12,
@@ -227,7 +227,7 @@ def broken_findings() -> list[Finding]:
                 Evidence(fact="quantization.coverage_ratio", value=0.0),
                 Evidence(fact="quantization.base_bytes", value=14_434_000_000),
             ],
-            location=Location(
+            location=Place(
                 file=where,
                 pointer="/quantization/load_in_4bit",
                 line=5,
@@ -251,7 +251,7 @@ def broken_findings() -> list[Finding]:
                 Evidence(fact="memory.predicted.peak_reserved_bytes", value=29_957_292_032),
                 Evidence(fact="memory.card_bytes", value=25_300_000_000),
             ],
-            location=Location(
+            location=Place(
                 file=where,
                 pointer="/training/per_device_train_batch_size",
                 line=21,
@@ -287,7 +287,7 @@ def broken_findings() -> list[Finding]:
             "config",
             "The compute dtype is float32, the default of BitsAndBytesConfig; every product runs several times slower.",
             evidence=[Evidence(fact="config.compute_dtype", value="float32")],
-            location=Location(
+            location=Place(
                 file=where,
                 pointer="/quantization",
                 line=4,
@@ -310,7 +310,7 @@ def broken_findings() -> list[Finding]:
             "warning",
             "config",
             "The key lora_aplha is not read by anybody; lora_alpha is the closest known one.",
-            location=Location(
+            location=Place(
                 file=where,
                 pointer="/lora/lora_aplha",
                 line=11,
@@ -438,7 +438,7 @@ def hostile() -> Report:
         "structure",
         f"None of {bad} exists in {LONG}.",
         evidence=[Evidence(fact="adapter.unmatched_targets", value=[{"target": bad, "closest": [LONG, "</script>"]}])],
-        location=Location(
+        location=Place(
             file=f"../{bad}.json",
             pointer=f"/{bad}",
             line=3,

@@ -13,7 +13,8 @@ import pytest
 import xmlschema
 from markdown_it import MarkdownIt
 
-from qlora_doctor.core.report import Location, Report, RuleOutcome
+from qlora_doctor.core.place import Place
+from qlora_doctor.core.report import Report, RuleOutcome
 from qlora_doctor.reporters import FORMATS, TOGETHER, render
 from qlora_doctor.reporters._places import repository_path, utf16_columns
 from qlora_doctor.reporters.markdown import MARK
@@ -88,7 +89,7 @@ def test_sarif_tells_what_code_scanning_shows() -> None:
 
 def test_columns_count_utf16_units() -> None:
     text = '{"😀": "é", "r": 8}'
-    place = Location(line=1, column=text.index('"r"') + 1, end_line=1, end_column=text.index('"r"') + 4, excerpt=text)
+    place = Place(line=1, column=text.index('"r"') + 1, end_line=1, end_column=text.index('"r"') + 4, excerpt=text)
     start, end = utf16_columns(place)
     units = text.encode("utf-16-le")
     assert start is not None and end is not None
@@ -106,7 +107,7 @@ def test_paths_start_at_the_repository(tmp_path: Path, monkeypatch: pytest.Monke
     for written in ("a b.yaml", str(config), "../link/a b.yaml"):
         assert repository_path(written) == "runs/a b.yaml"
     report = fixtures.broken()
-    found = report.findings[0].model_copy(update={"location": Location(file="a b.yaml", line=2)})
+    found = report.findings[0].model_copy(update={"location": Place(file="a b.yaml", line=2)})
     run = sarif(report.model_copy(update={"findings": [found]}))
     place = run["results"][0]["locations"][0]["physicalLocation"]
     assert place["artifactLocation"]["uri"] == "runs/a%20b.yaml"

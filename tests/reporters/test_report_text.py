@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from qlora_doctor.core.report import Location
+from qlora_doctor.core.place import Place
 from qlora_doctor.reporters import render, text
 from tests.reporters import fixtures
 
@@ -38,7 +38,7 @@ def test_carets_stand_below_the_key() -> None:
     ],
 )
 def test_carets_follow_what_is_seen(excerpt: str, column: int, end: int | None, below: str) -> None:
-    place = Location(file="a.yaml", line=7, column=column, end_line=7, end_column=end, excerpt=excerpt)
+    place = Place(file="a.yaml", line=7, column=column, end_line=7, end_column=end, excerpt=excerpt)
     found = fixtures.finding("QD301", "x", "error", "config", "It is wrong.", location=place)
     assert f"  | {below}" in text.render_finding(found).splitlines()
 
@@ -46,7 +46,7 @@ def test_carets_follow_what_is_seen(excerpt: str, column: int, end: int | None, 
 def test_of_a_long_line_the_part_around_the_mark_is_shown() -> None:
     line = '{"model": "' + "x" * 300 + '", "lora": {"r": 8}, ' + '"y": 1, ' * 50 + "}"
     at = line.index('"r"') + 1
-    place = Location(file="a.json", line=1, column=at, end_line=1, end_column=at + 3, excerpt=line)
+    place = Place(file="a.json", line=1, column=at, end_line=1, end_column=at + 3, excerpt=line)
     shown = text.render_finding(
         fixtures.finding("QD301", "x", "error", "config", "Wrong.", location=place)
     ).splitlines()
@@ -57,7 +57,7 @@ def test_of_a_long_line_the_part_around_the_mark_is_shown() -> None:
 
 
 def test_a_place_without_its_line_is_named_without_a_frame() -> None:
-    found = fixtures.finding("QD301", "x", "error", "config", "Wrong.", location=Location(file="a.yaml", line=7))
+    found = fixtures.finding("QD301", "x", "error", "config", "Wrong.", location=Place(file="a.yaml", line=7))
     shown = text.render_finding(found)
     assert "--> a.yaml:7" in shown and "^" not in shown
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ...facts.environment import EnvironmentFacts
 from ...setup import defaults
 from ...setup.defaults import Libraries
 from ...setup.paths import model_kind, resolve
+from ...setup.resolved import Resolved
 from ...setup.setup import Setup
 from ...tables import conditions
 from .combinations import distribution_facts, refused_by_libraries, training_facts
@@ -33,14 +33,14 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         environment: versions and GPUs of this machine; None where nothing may be assumed about it.
     """
     libraries = Libraries.of(environment.packages if environment is not None else None)
-    values = _Values(setup)
+    values = Resolved(setup, libraries)
     quantization = _quantization(values)
-    training = _training(values, libraries, quantization)
-    model, card = _model(values, libraries, quantization), _card(setup, environment)
+    training = _training(values)
+    model, card = _model(values), _card(setup, environment)
     fallback = next((_WITHOUT_BF16[kind] for r in setup.remarks if (kind := r["kind"]) in _WITHOUT_BF16), None)
     if card.get("gpu_bf16") is False and fallback is not None:
         _fall_back(setup, fallback, model, quantization, training)
-    distribution, lora = _distribution(values, libraries), _lora(values)
+    distribution, lora = _distribution(values), _lora(values)
     known = {**model, **quantization, **lora, **training, **distribution}
     return ConfigFacts(
         dialect=setup.dialect,
@@ -119,75 +119,49 @@ def _idle_options(setup: Setup, four_bit: bool | None) -> list[str] | None:
     return [] if four_bit else sorted(options)
 
 
-class _Values:
-    """Values by canonical path, with the default where the config is silent and None where it cannot be known."""
-
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-
-    def get(self, path: str, default: Any = None) -> Any:
-        if self.setup.is_unknown(path):
-            return None
-        section, _, field = path.partition(".")
-        value = getattr(getattr(self.setup, section), field)
-        return default if value is None else value
-
-    def unknown(self, path: str) -> bool:
-        return self.setup.is_unknown(path)
-
-    def names(self, path: str) -> list[Any] | None:
-        """A list, or a list of one; ``[]`` where the config is silent."""
-        value = self.get(path, [])
-        return None if value is None else list(value) if isinstance(value, list) else [value]
-
-
-def _model(values: _Values, libraries: Libraries, quantization: dict[str, Any]) -> dict[str, Any]:
-    quantized = _either(quantization["four_bit"], quantization["eight_bit"])
-    device_map = values.get("model.device_map", "none")
+def _model(values: Resolved) -> dict[str, Any]:
+    device_map = "none" if values.is_silent("model.device_map") else values["model.device_map"]
     return {
-        "model": values.get("model.name_or_path"),
+        "model": values["model.name_or_path"],
         "model_kind": model_kind(values.setup),
-        "revision": values.get("model.revision"),
-        "model_dtype": values.get("model.dtype", defaults.model_dtype(libraries, quantized)),
-        "attn_implementation": values.get("model.attn_implementation"),
-        "trust_remote_code": values.get("model.trust_remote_code", False),
-        "use_cache": values.get("model.use_cache", defaults.use_cache(libraries)),
+        "revision": values["model.revision"],
+        "model_dtype": values["model.dtype"],
+        "attn_implementation": values["model.attn_implementation"],
+        "trust_remote_code": values["model.trust_remote_code"],
+        "use_cache": values["model.use_cache"],
         "device_map": device_map if device_map is None or isinstance(device_map, str) else "custom",
     }
 
 
-def _quantization(values: _Values) -> dict[str, Any]:
-    backend = values.get("quantization.backend", "bitsandbytes")
-
-    def get(name: str) -> Any:
-        """A default of bitsandbytes' is none of another backend."""
-        is_its_own = backend in ("bitsandbytes", None) or name == "load_in_8bit"
-        return values.get(f"quantization.{name}", defaults.BITS_AND_BYTES[name] if is_its_own else None)
-
-    eight_bit = get("load_in_8bit")
-    is_native = values.setup.dialect == "native"
-    silently = is_native and eight_bit is False and backend == "bitsandbytes"
+def _quantization(values: Resolved) -> dict[str, Any]:
     return {
-        "four_bit": values.get("quantization.load_in_4bit", silently),
-        "eight_bit": eight_bit,
-        "quantization_backend": backend,
-        "quant_type": get("bnb_4bit_quant_type"),
-        "double_quant": get("bnb_4bit_use_double_quant"),
-        "compute_dtype": get("bnb_4bit_compute_dtype"),
-        "storage_dtype": get("bnb_4bit_quant_storage"),
-        "skip_modules": values.names("quantization.llm_int8_skip_modules"),
+        "four_bit": values["quantization.load_in_4bit"],
+        "eight_bit": values["quantization.load_in_8bit"],
+        "quantization_backend": values["quantization.backend"],
+        "quant_type": values["quantization.bnb_4bit_quant_type"],
+        "double_quant": values["quantization.bnb_4bit_use_double_quant"],
+        "compute_dtype": values["quantization.bnb_4bit_compute_dtype"],
+        "storage_dtype": values["quantization.bnb_4bit_quant_storage"],
+        "skip_modules": _names(values, "quantization.llm_int8_skip_modules"),
     }
 
 
-def _lora(values: _Values) -> dict[str, Any]:
+def _names(values: Resolved, path: str) -> list[Any] | None:
+    """A list, or a list of one; ``[]`` where the config is silent."""
+    value = [] if values.is_silent(path) else values[path]
+    return None if value is None else list(value) if isinstance(value, list) else [value]
+
+
+def _lora(values: Resolved) -> dict[str, Any]:
     def get(name: str) -> Any:
-        return values.get(f"lora.{name}", defaults.LORA[name])
+        return values[f"lora.{name}"]
 
     r, alpha, rslora, init = get("r"), get("lora_alpha"), get("use_rslora"), get("init_lora_weights")
-    targets = values.get("lora.target_modules")
+    targets = values["lora.target_modules"]
     targets = targets if targets is None or isinstance(targets, list) else [targets]
-    saved = values.names("lora.modules_to_save")
-    patterns = [values.get(f"lora.{name}", {}) for name in ("rank_pattern", "alpha_pattern")]
+    saved = _names(values, "lora.modules_to_save")
+    paths = ("lora.rank_pattern", "lora.alpha_pattern")
+    patterns = [{} if values.is_silent(path) else values[path] for path in paths]
     ratio = alpha / r if r and alpha is not None else None
     return {
         "lora_r": r,
@@ -195,16 +169,16 @@ def _lora(values: _Values) -> dict[str, Any]:
         "lora_dropout": get("lora_dropout"),
         "target_modules": targets,
         "modules_to_save": saved,
-        "target_parameters": values.names("lora.target_parameters"),
+        "target_parameters": _names(values, "lora.target_parameters"),
         "bias": get("bias"),
-        "task_type": values.get("lora.task_type"),
+        "task_type": values["lora.task_type"],
         "use_rslora": rslora,
         "use_dora": get("use_dora"),
         "init_lora_weights": str(init).lower() if isinstance(init, bool) else init,
         "scaling": None if ratio is None or rslora is None else alpha / math.sqrt(r) if rslora else ratio,
         "alpha_over_r": ratio,
         "pattern_ranks": None if None in patterns else any(bool(pattern) for pattern in patterns),
-        "layers_to_transform": values.names("lora.layers_to_transform"),
+        "layers_to_transform": _names(values, "lora.layers_to_transform"),
         "targets_also_saved": _common(targets, saved),
     }
 
@@ -217,60 +191,47 @@ def _common(targets: list[str] | None, saved: list[str] | None) -> list[str] | N
     return [name for name in targets if name in saved]
 
 
-def _training(values: _Values, libraries: Libraries, quantization: dict[str, Any]) -> dict[str, Any]:
-    def get(name: str, default: Any = None) -> Any:
-        return values.get(f"training.{name}", default)
+def _training(values: Resolved) -> dict[str, Any]:
+    def get(name: str) -> Any:
+        return values[f"training.{name}"]
 
-    trainer = get("trainer", "transformers") or "transformers"
-    fp16 = get("fp16", False)
-    quantized = _either(quantization["four_bit"], quantization["eight_bit"])
-    prepare = get("prepare_for_kbit_training", quantized)
-    checkpointing, reentrant = _checkpointing(values, libraries, trainer, prepare and quantized)
-    strategy = get("eval_strategy", "no")
+    strategy = get("eval_strategy")
+    neftune = "training.neftune_noise_alpha"
+    unknown_length = values.is_unknown("training.max_length")
     return {
-        "trainer": get("trainer", "transformers"),
-        "method": get("method", "sft"),
-        "prepare_for_kbit_training": prepare,
-        "learning_rate": get("learning_rate", defaults.learning_rate(trainer)),
-        "optimizer": get("optim", defaults.optimizer(libraries)),
-        "batch": get("per_device_train_batch_size", 8),
-        "eval_batch": get("per_device_eval_batch_size", 8),
-        "gradient_accumulation": get("gradient_accumulation_steps", 1),
-        "sequence": _sequence(values, trainer),
-        "sequence_is_default": None if values.unknown("training.max_length") else _sequence_is_default(values, trainer),
-        "bf16": get("bf16", defaults.bf16(trainer, libraries, fp16)),
-        "fp16": fp16,
-        "gradient_checkpointing": checkpointing,
-        "use_reentrant": reentrant,
-        "max_grad_norm": get("max_grad_norm", 1.0),
-        "packing": get("packing", False),
-        "padding_free": get("padding_free", False),
-        "liger": get("use_liger_kernel", False),
+        "trainer": get("trainer"),
+        "method": get("method"),
+        "prepare_for_kbit_training": get("prepare_for_kbit_training"),
+        "learning_rate": get("learning_rate"),
+        "optimizer": get("optim"),
+        "batch": get("per_device_train_batch_size"),
+        "eval_batch": get("per_device_eval_batch_size"),
+        "gradient_accumulation": get("gradient_accumulation_steps"),
+        "sequence": get("max_length"),
+        "sequence_is_default": None if unknown_length else _sequence_is_default(values),
+        "bf16": get("bf16"),
+        "fp16": get("fp16"),
+        "gradient_checkpointing": get("gradient_checkpointing"),
+        "use_reentrant": _reentrant(values),
+        "max_grad_norm": get("max_grad_norm"),
+        "packing": get("packing"),
+        "padding_free": get("padding_free"),
+        "liger": get("use_liger_kernel"),
         "evaluates": None if strategy is None else strategy != "no",
-        "neftune_noise_alpha": get("neftune_noise_alpha", 0.0),
+        "neftune_noise_alpha": 0.0 if values.is_silent(neftune) else values[neftune],
     }
 
 
-def _checkpointing(
-    values: _Values, libraries: Libraries, trainer: str, prepared: bool | None
-) -> tuple[bool | None, bool | None]:
-    """(gradient checkpointing, use_reentrant).
-
-    The trainer's own switch decides where it is set; where it is silent, prepare_model_for_kbit_training turns
-    checkpointing on by itself for a quantized base.
-    """
-    kwargs = values.get("training.gradient_checkpointing_kwargs", {})
-    if values.unknown("training.gradient_checkpointing"):
-        return None, _truth(kwargs)
-    silent = values.setup.training.gradient_checkpointing is None
-    by_trainer = values.get("training.gradient_checkpointing", defaults.trainer_checkpoints(trainer, libraries))
-    checkpointing = _either(by_trainer, prepared) if silent else by_trainer
-    if kwargs is None or "use_reentrant" in kwargs:
-        return checkpointing, _truth(kwargs)
+def _reentrant(values: Resolved) -> bool | None:
+    """The variant of checkpointing: as written, else the library's where there is checkpointing at all."""
+    path = "training.gradient_checkpointing_kwargs"
+    kwargs = {} if values.is_silent(path) else values[path]
+    checkpointing, by_trainer = values["training.gradient_checkpointing"], values.trainer_checkpoints
+    if values.is_unknown("training.gradient_checkpointing") or kwargs is None or "use_reentrant" in kwargs:
+        return _truth(kwargs)
     if not checkpointing or by_trainer is None:
-        return checkpointing, None
-    given = values.setup.training.gradient_checkpointing_kwargs
-    return checkpointing, defaults.use_reentrant(trainer, libraries, by_trainer, given)
+        return None
+    return defaults.use_reentrant(values.trainer, values.libraries, by_trainer, values.written(path))
 
 
 def _truth(kwargs: dict[str, Any] | None) -> bool | None:
@@ -279,17 +240,8 @@ def _truth(kwargs: dict[str, Any] | None) -> bool | None:
     return written if isinstance(written, bool) else None
 
 
-def _sequence(values: _Values, trainer: str) -> int | None:
-    """Tokens of a sample at most; an explicit null says that nothing is cut, so there is no number."""
-    origin = values.setup.origins.get("training.max_length")
-    if origin is not None and values.setup.training.max_length is None:
-        return None
-    length: int | None = values.get("training.max_length", defaults.max_length(trainer))
-    return length
-
-
-def _sequence_is_default(values: _Values, trainer: str) -> bool:
-    return trainer == "trl" and "training.max_length" not in values.setup.origins
+def _sequence_is_default(values: Resolved) -> bool:
+    return values.trainer == "trl" and "training.max_length" not in values.setup.origins
 
 
 # -- hardware
@@ -332,28 +284,29 @@ def _card_facts(
     }
 
 
-def _distribution(values: _Values, libraries: Libraries) -> dict[str, Any]:
-    count = values.get("hardware.count", 1)
-    kind = _sharding(values, libraries)
+def _distribution(values: Resolved) -> dict[str, Any]:
+    count = values["hardware.count"]
+    kind = _sharding(values)
     if kind == "none" and count is not None and count > 1:
         kind = "ddp"
     return {"distributed": None if count is None and kind == "none" else kind, "world_size": count}
 
 
-def _sharding(values: _Values, libraries: Libraries) -> str | None:
+def _sharding(values: Resolved) -> str | None:
     """``zero2``, ``fsdp1``, …; ``none`` where the config asks for neither; None where it cannot be known."""
-    if values.unknown("training.deepspeed") or values.unknown("training.fsdp"):
+    if values.is_unknown("training.deepspeed") or values.is_unknown("training.fsdp"):
         return None
-    deepspeed = values.get("training.deepspeed")
+    deepspeed = values["training.deepspeed"]
     if deepspeed:
         stage = _zero_stage(values.setup, deepspeed)
         return None if stage is None else f"zero{stage}"
-    if values.get("training.fsdp"):
-        settings = values.get("training.fsdp_config") or {}
+    if values["training.fsdp"]:
+        settings = values["training.fsdp_config"] or {}
         settings = settings if isinstance(settings, dict) else _json_file(values.setup, settings)
         if settings is None:
             return None
-        version = settings.get("version", settings.get("fsdp_version", defaults.fsdp_version(libraries)))
+        default = defaults.fsdp_version(values.libraries)
+        version = settings.get("version", settings.get("fsdp_version", default))
         return None if version is None else f"fsdp{version}"
     return "none"
 
@@ -386,9 +339,3 @@ def _budgets(setup: Setup) -> dict[str, Any]:
         "budget_trainable_ratio_min": limits.get("min"),
         "budget_step_seconds": budgets.step_seconds,
     }
-
-
-def _either(*values: bool | None) -> bool | None:
-    """True where one is, None where none is and one is unknown."""
-    known: Iterable[bool] = [value for value in values if value is not None]
-    return True if any(known) else None if None in values else False

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...core.errors import StageError
+from ...core.versions import version_tuple
 from ...facts.model import CheckpointQuantization, ModelFacts
 from ...pipeline import Architecture, wants_4bit
 from ...pipeline.batches import context_length
 from ...setup.setup import Setup
 from ..config.needs import of_method
-from ..environment import installed_packages, version_tuple
+from ..environment import installed_packages
 from .class_fit import class_misfit
 from .inventory import Inventory, is_conv1d
 from .naming import fused_parts

@@ -15,6 +15,9 @@ from .fields import Reading, Table
 from .values import names, negated, positive, strategy, text, truthy
 
 name = "autotrain"
+
+IMPLIED_BY_FORM = frozenset({"task", "project_name"})
+"""Keys that say what another dialect says by being what it is; a conversion does not carry them."""
 _VERSION = "AutoTrain 0.8.37"
 
 _PARAMS: Table = {

@@ -21,6 +21,9 @@ from .values import dtype, name_list, names, optimizer, storage_dtype, strategy,
 
 name = "axolotl"
 
+IMPLIED_BY_FORM = frozenset({"adapter", "strict", "datasets"})
+"""Keys that say what another dialect says by being what it is; a conversion does not carry them."""
+
 _OWN = {
     "adapter",
     "micro_batch_size",

@@ -13,11 +13,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from ...core.errors import ConfigError
-from ...setup.setup import Origin, OwnKey, Place, Setup, Source
+from ...core.place import Place
+from ...setup.setup import SECTIONS, Origin, OwnKey, Setup, Source
 from ...tables.keys import MOST_LIKENED, MOST_STRANGERS, KeyList
 from ..document import Document
 from ..lenient import Mismatch, describe_value, read_as
-from ..native import CHOICES, DTYPE_CHOICES, SECTIONS
+from ..native import CHOICES, DTYPE_CHOICES
 from .values import Unreadable, is_own_word, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]

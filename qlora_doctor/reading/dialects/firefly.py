@@ -14,6 +14,9 @@ from .llamafactory import HF_ARGUMENTS
 from .values import text
 
 name = "firefly"
+
+IMPLIED_BY_FORM = frozenset({"train_mode"})
+"""Keys that say what another dialect says by being what it is; a conversion does not carry them."""
 _VERSION = "Firefly (October 2024)"
 
 _FIELDS: Table = {

@@ -17,6 +17,9 @@ from .values import name_list, names_or_all, negated, one_or_list, strategy, tex
 
 name = "llamafactory"
 
+IMPLIED_BY_FORM = frozenset({"finetuning_type", "do_train", "stage"})
+"""Keys that say what another dialect says by being what it is; a conversion does not carry them."""
+
 _HF = {
     "per_device_train_batch_size": "training.per_device_train_batch_size",
     "per_device_eval_batch_size": "training.per_device_eval_batch_size",

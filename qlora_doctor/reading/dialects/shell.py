@@ -16,7 +16,8 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple, NoReturn
 
 from ...core.errors import ConfigError
-from ...setup.setup import Place, Setup
+from ...core.place import Place
+from ...setup.setup import Setup
 from ..document import Document
 from ..positions import split_pointer
 from ..shell import MOST_SCRIPT, Command, Script, Word, read_script

@@ -16,6 +16,9 @@ from .values import dtype, name_list, names_or_all, one_or_list, storage_dtype, 
 
 name = "ms-swift"
 
+IMPLIED_BY_FORM = frozenset({"tuner_type", "train_type", "sft_type"})
+"""Keys that say what another dialect says by being what it is; a conversion does not carry them."""
+
 _ATTENTION: dict[str, str] = {
     "flash_attn": "flash_attention_2",
     "flash_attention_2": "flash_attention_2",

@@ -17,6 +17,9 @@ from .values import dtype, name_list, one_or_list, storage_dtype, switch, target
 
 name = "trl"
 
+IMPLIED_BY_FORM = frozenset({"use_peft"})
+"""Keys that say what another dialect says by being what it is; a conversion does not carry them."""
+
 MODEL_CONFIG: Table = {
     "model_name_or_path": ("model.name_or_path", text),
     "model_revision": ("model.revision", text),

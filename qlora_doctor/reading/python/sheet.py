@@ -6,12 +6,11 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
-from ...setup.setup import Origin, Setup
+from ...setup.setup import SECTIONS, Origin, Setup
 from ...setup.setup import Source as Whose
 from ..dialects.fields import checked_value
 from ..dialects.values import Unreadable, is_template
 from ..lenient import describe_value
-from ..native import SECTIONS
 from .provenance import is_outer
 from .source import Source
 from .story import Opaque, flat

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...core.errors import ConfigError
-from ...setup.setup import Place
+from ...core.place import Place
 from ..document import Document
 
 MOST_CODE = 512 * 1024

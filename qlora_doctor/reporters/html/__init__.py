@@ -16,7 +16,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-from ... import __version__
+from ..._version import __version__
 from ...core.assets import asset_folder
 from ...core.report import STAGES, Report
 from .. import _words as words

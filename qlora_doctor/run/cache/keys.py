@@ -26,7 +26,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
+from ..._version import __version__
 from ...facts import EnvironmentFacts
 from ...setup.setup import Setup
 from .identity import data_identity, find, model_identity, tree_identity
