@@ -41,7 +41,7 @@ class ModelFacts(Fact):
     class_misfit: ClassMisfit | None = None
     """The class that the config names against the checkpoint's own; None where it fits, or nothing tells."""
     class_fits: bool | None = None
-    """Whether the class has no weights that the checkpoint's own lacks; true where it is looked up by the checkpoint."""
+    """Whether the class has no weights that the checkpoint's own lacks; true where the checkpoint names it."""
     dtype: str | None = None
     layers: int | None = None
     hidden_size: int | None = None
@@ -73,5 +73,5 @@ class ModelFacts(Fact):
     """Why the architecture could not be built; the other facts are then unknown."""
     build_error_kind: str | None = None
     """``none`` where it was built; else ``missing-config``, ``unknown-architecture``, ``remote-code``,
-    ``invalid-config``, ``unsupported`` (a kind of model that no stage builds), ``other``; or how the check itself ended before it was: ``timeout``, ``killed``,
-    ``interrupted``, ``host-out-of-memory``."""
+    ``invalid-config``, ``unsupported`` (a kind of model that no stage builds), ``other``; or how the check itself ended
+    before it was: ``timeout``, ``killed``, ``interrupted``, ``host-out-of-memory``."""

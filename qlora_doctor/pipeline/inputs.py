@@ -26,6 +26,8 @@ _PLACEHOLDER = re.compile(
 )
 _IMAGE_TOKEN = ("image_token_id", "image_token_index")
 _AUDIO_TOKEN = ("audio_token_id", "audio_token_index")
+_TEXT = 8
+"""Tokens of text beside the placeholders at least."""
 _MOST_PLACEHOLDERS = 256
 """Placeholders of a picture at most, where its size is free: an image of 448 × 448 in Qwen2.5-VL."""
 
@@ -81,7 +83,7 @@ class Inputs:
         Args:
             ids: ``[rows, length]``.
         """
-        ids = ids.clone()
+        ids = _lengthened(ids, self.length(ids.shape[1]))
         known = _parameters(self.model)
         labels = _below(ids, _head_rows(self.model))
         kinds = torch.zeros_like(ids)
@@ -102,6 +104,10 @@ class Inputs:
         for medium in self.media:
             given |= {name: _rows(tensor, len(ids), medium.stacked) for name, tensor in medium.tensors.items()}
         return given
+
+    def length(self, tokens: int) -> int:
+        """Tokens of a row: those asked for, or what the placeholders and a few tokens of text need."""
+        return max(tokens, sum(medium.count + 1 for medium in self.media) + _TEXT if self.media else 0)
 
     def _marks_images(self) -> bool:
         return hasattr(self.model.config, "vision_config")
@@ -168,9 +174,8 @@ def token_rows(model: Any, rows: int, length: int) -> torch.Tensor:
 
 def media_of(model: Any) -> list[str]:
     """``image`` and ``audio`` as far as a model takes them; by its forward's arguments, on any device."""
-    known = _parameters(_base(model))
-    found = ["image"] if known & {"pixel_values", "flattened_patches"} else []
-    return found + (["audio"] if known & {"input_features", "input_values"} else [])
+    base = _base(model)
+    return [name for name, makers in (("image", _images(base, 64)), ("audio", _sounds(base))) if makers is not None]
 
 
 def _base(model: Any) -> Any:
@@ -248,6 +253,16 @@ def _rows(tensor: torch.Tensor, rows: int, stacked: bool) -> torch.Tensor:
     return tensor.repeat(times) if stacked or tensor.dim() else tensor
 
 
+def _lengthened(ids: torch.Tensor, length: int) -> torch.Tensor:
+    times = -(-length // ids.shape[1])
+    return ids.repeat(1, times)[:, :length].clone()
+
+
+def _positions(base: Any) -> int:
+    """Tokens that the model has positions for."""
+    return _number(base.config.get_text_config(), "max_position_embeddings", "n_positions") or 512
+
+
 def _number(config: Any, *names: str) -> int | None:
     for name in names:
         value = getattr(config, name, None)
@@ -268,9 +283,9 @@ def _token(config: Any, names: tuple[str, ...]) -> int | None:
 def _images(base: Any, length: int) -> list[Callable[[], tuple[Tensors, bool]]] | None:
     """Makers of one image, the likeliest form first; None for a model that takes none."""
     known = _parameters(base)
-    if not known & {"pixel_values", "flattened_patches"}:
-        return None
     config = base.config
+    if not known & {"pixel_values", "flattened_patches"} or getattr(config, "vision_config", config) is None:
+        return None
     vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
     size = _number(vision, "image_size", "image_resolution") or _number(config, "image_size") or 224
     patch = _number(vision, "patch_size") or _number(config, "patch_size") or 14
@@ -294,6 +309,12 @@ def _images(base: Any, length: int) -> list[Callable[[], tuple[Tensors, bool]]] 
             lambda: ({"pixel_values": pixels(many, channels * 2 * patch * patch), "image_grid_thw": grid}, False),
             lambda: ({"pixel_values": pixels(many, channels, 2, patch, patch), "image_grid_thw": grid}, False),
         ]
+        if "image_merge_sizes" in known:
+            merges = torch.tensor([merge])
+            makers = [
+                lambda: ({"pixel_values": pixels(many, channels * patch * patch), "image_grid_thw": grid,
+                          "image_merge_sizes": merges}, False)
+            ]  # fmt: skip
     if "aspect_ratio_ids" in known:
         tiles = _number(vision, "max_num_tiles") or 4
 
@@ -354,6 +375,14 @@ def _images(base: Any, length: int) -> list[Callable[[], tuple[Tensors, bool]]] 
         more |= {"image_attention_mask": torch.ones((1, length, 1), dtype=torch.long)}
     plain = pixels(1, channels, size, size)
     if "image_sizes" in known:
+        tiles_of_image = _tiles(config, size)
+        if tiles_of_image is not None:
+            makers.append(
+                lambda: (
+                    {"pixel_values": plain[:, None].repeat(1, tiles_of_image, 1, 1, 1), "image_sizes": sizes},
+                    False,
+                )
+            )
         makers += [
             lambda: ({"pixel_values": torch.stack([plain, plain], 1), "image_sizes": sizes}, False),
             lambda: ({"pixel_values": plain, "image_sizes": sizes}, False),
@@ -367,6 +396,16 @@ def _images(base: Any, length: int) -> list[Callable[[], tuple[Tensors, bool]]] 
     return makers
 
 
+def _tiles(config: Any, size: int) -> int | None:
+    """Tiles that LLaVA-NeXT's processor cuts a picture of the tower's own size into, the whole one among them."""
+    pinpoints = getattr(config, "image_grid_pinpoints", None)
+    if not pinpoints:
+        return None
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    return int(image_size_to_num_patches((size, size), pinpoints, size))
+
+
 def _numbered(patches: torch.Tensor, wide: int) -> torch.Tensor:
     """Patches with their row and column, from 1, before them (Pix2Struct)."""
     places = torch.stack(torch.meshgrid(torch.arange(wide), torch.arange(wide), indexing="ij"), -1) + 1
@@ -376,9 +415,9 @@ def _numbered(patches: torch.Tensor, wide: int) -> torch.Tensor:
 def _sounds(base: Any) -> list[Callable[[], tuple[Tensors, bool]]] | None:
     """Makers of one sound; None for a model that takes none."""
     known = _parameters(base)
-    if not known & {"input_features", "input_values"}:
-        return None
     config = base.config
+    if not known & {"input_features", "input_values"} or getattr(config, "audio_config", config) is None:
+        return None
     audio = getattr(config, "audio_config", None) or getattr(config, "encoder_config", None) or config
     bins = _number(audio, "num_mel_bins", "n_mels", "input_feat_per_channel", "input_size") or 80
     positions = _number(audio, "max_source_positions") or 1500
@@ -418,7 +457,7 @@ def _first_taken(
             continue
         for count in _counts(base, name, tensors, token):
             medium = Medium(name, tensors, stacked, token, count)
-            if count + 2 <= length and _runs(base, Inputs(base, task, [medium]), length):
+            if count + _TEXT <= max(length, _positions(base)) and _runs(base, Inputs(base, task, [medium]), length):
                 return medium
     return None
 
@@ -432,9 +471,7 @@ def _counts(base: Any, name: str, tensors: Tensors, token: int | None) -> list[i
     if getter is None:
         return [0]
     known = inspect.signature(getter).parameters
-    given = {
-        key: value for key, value in tensors.items() if key in known or ("kwargs" in known and key == "pixel_values")
-    }
+    given = {key: value for key, value in tensors.items() if key in known or "kwargs" in known}
     with _aside(base) as (device, dtype):
         try:
             found = getter(**_moved(given, device, dtype))

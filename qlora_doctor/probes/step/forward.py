@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..tensors import decoder_layers
+from ..tensors import decoder_layers, plain_name
 
 Inputs = Mapping[str, Any]
 
@@ -65,6 +65,11 @@ class ForwardWatch:
             self._handles.append(layer.register_forward_pre_hook(self._layer_begins, with_kwargs=True))
             self._handles.append(layer.register_forward_hook(self._layer_ends))
         self._first = layers[0] if layers else None
+        self.called: set[str] = set()
+        """Names of the modules with trainable tensors of their own that a training forward called."""
+        for name, module in model.named_modules():
+            if any(parameter.requires_grad for parameter in module.parameters(recurse=False)) or _holds_adapter(module):
+                self._handles.append(module.register_forward_pre_hook(self._calls(plain_name(name))))
 
     def close(self) -> None:
         """Take the hooks off."""
@@ -116,6 +121,13 @@ class ForwardWatch:
         if self._on_phase is not None:
             self._on_phase("backward")
 
+    def _calls(self, name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if self._inside and not self._aside:
+                self.called.add(name)
+
+        return note
+
     def _layer_begins(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._aside:
             return
@@ -159,6 +171,11 @@ class ForwardWatch:
         labels = inputs.get("labels")
         if isinstance(labels, torch.Tensor):
             seen.trained_tokens += _counted(labels)
+
+
+def _holds_adapter(module: nn.Module) -> bool:
+    """Whether PEFT's layer has adapter tensors below itself; it reads some of them without calling their modules."""
+    return bool(getattr(module, "adapter_layer_names", None))
 
 
 def inputs_by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -239,6 +239,7 @@ class Observer:
         skipped = sum(step.skipped for step in steps)
         facts: dict[str, Any] = {
             "parameters_without_gradient": found.missing,
+            "parameters_not_reached": self._not_reached(found.missing),
             "parameters_zero_gradient": found.zero,
             "parameters_nonfinite_gradient": found.nonfinite,
             "gradients_sound": not (found.missing or found.zero or found.nonfinite),
@@ -250,6 +251,16 @@ class Observer:
             still = [name for name in self.parameters if name not in self._moved]
             facts["parameters_not_updated"] = [n for n in still if not _zero_by_design(n, steps)]
         return facts
+
+    def _not_reached(self, missing: list[str]) -> list[str]:
+        """Of the tensors without a gradient, those of modules that no training forward called."""
+        called = self.forwards.called
+
+        def reached(name: str) -> bool:
+            parts = name.split(".")
+            return any(".".join(parts[:end]) in called for end in range(1, len(parts)))
+
+        return [name for name in missing if not reached(name)]
 
     def _idle(self, steps: list[gradients.StepGradients]) -> bool:
         """Whether no step was meant to change anything: no optimizer, a rate of zero, or all steps skipped."""
