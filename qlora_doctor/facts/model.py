@@ -69,6 +69,12 @@ class ModelFacts(Fact):
     checkpoint_quantization: CheckpointQuantization | None = None
     checkpoint_conflicts: list[str] | None = None
     """Settings of the config that the checkpoint's own quantization overrides, as ``name: asked, has``."""
+    supports_checkpointing: bool | None = None
+    """Whether the class has gradient checkpointing (``supports_gradient_checkpointing``)."""
+    prepare_error: str | None = None
+    """Why prepare_model_for_kbit_training, or turning gradient checkpointing on, refuses the model."""
+    prepare_error_kind: str | None = None
+    """``none``, ``no-checkpointing`` (the class does not support it), ``other``; None where nothing prepared it."""
     build_error: str | None = None
     """Why the architecture could not be built; the other facts are then unknown."""
     build_error_kind: str | None = None

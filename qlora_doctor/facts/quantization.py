@@ -12,8 +12,8 @@ class LinearLeftOut(Fact):
     modules: int
     parameters: int
     reason: str
-    """``subclass``, ``skipped-by-default``, ``skipped-by-config``, ``kept-in-float32``, ``raw-parameter`` (no layer of its
-    own), ``unknown``."""
+    """``subclass``, ``skipped-by-default``, ``skipped-by-config``, ``kept-in-float32``, ``raw-parameter`` (no layer of
+    its own), ``unknown``."""
 
 
 class SkipMatch(Fact):
@@ -24,8 +24,8 @@ class SkipMatch(Fact):
 
 
 class QuantizationFacts(Fact):
-    """Coverage by 4-bit. ``quantizable``: every weight of a matrix product of the base, be it a linear layer, an expert or a
-    parameter of some module, without output head and embeddings."""
+    """Coverage by 4-bit. ``quantizable``: every weight of a matrix product of the base, be it a linear layer, an expert or
+    a parameter of some module, without output head and embeddings."""
 
     enabled: bool | None = None
     quantized_parameters: int | None = None
@@ -62,6 +62,8 @@ class QuantizationFacts(Fact):
     """True where the output head is a 4-bit layer; one that is tied then lies over the embeddings' 16-bit weight."""
     classifier_quantized: list[str] | None = None
     """Newly initialised classification heads that are 4-bit."""
+    heads_quantized: list[str] | None = None
+    """Heads of a task (not the output head of a language model) that are 4-bit layers, new or stored."""
     routers_quantized: list[str] | None = None
     uneven_modules: list[str] | None = None
     """Layers whose element count is no multiple of the block size (64)."""

@@ -75,6 +75,8 @@ class StepFacts(Fact):
     parameters_not_reached: list[str] | None = None
     """Of the tensors without a gradient, those in modules that no training forward called: towers for images or sound
     that the batches lack, experts that no token was sent to."""
+    bypassed_modules: list[str] | None = None
+    """Of ``adapter.bypassed_modules``, those of which no trainable tensor got a gradient."""
     parameters_zero_gradient: list[str] | None = None
     """Trainable tensors whose gradient is exactly zero and for which that is not by design (lora_A while lora_B is
     zero in the first step is)."""

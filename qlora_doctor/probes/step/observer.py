@@ -20,6 +20,8 @@ from ..observing import snapshot
 from ..observing.aside import aside, random_state_kept
 from ..observing.fingerprint import Fingerprint, fingerprints
 from ..observing.timeline import Timeline
+from ..structure.bypass import bypassed_modules
+from ..structure.inventory import Inventory
 from ..tensors import trainable_parameters
 from . import comparing, gradients
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
@@ -210,9 +212,9 @@ class Observer:
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
         with random_state_kept(self.model), aside(self.model):
             batch = {k: v.to(device) if _is_tensor(v) else v for k, v in inputs.items()}
-            with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, KeyError):
+            with contextlib.suppress(Exception):
                 compared.loss = comparing.loss_of(self.model, batch)
-            with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, KeyError):
+            with contextlib.suppress(Exception):
                 compared.on_off = comparing.adapter_on_off(self.model, batch)
         return compared
 
@@ -240,6 +242,7 @@ class Observer:
         facts: dict[str, Any] = {
             "parameters_without_gradient": found.missing,
             "parameters_not_reached": self._not_reached(found.missing),
+            "bypassed_modules": self._bypassed(found.missing),
             "parameters_zero_gradient": found.zero,
             "parameters_nonfinite_gradient": found.nonfinite,
             "gradients_sound": not (found.missing or found.zero or found.nonfinite),
@@ -261,6 +264,16 @@ class Observer:
             return any(".".join(parts[:end]) in called for end in range(1, len(parts)))
 
         return [name for name in missing if not reached(name)]
+
+    def _bypassed(self, missing: list[str]) -> list[str]:
+        """Layers whose weight a kernel may read, as far as none of their tensors got a gradient."""
+        lost = set(missing)
+        found = []
+        for module in bypassed_modules(Inventory(self.model)):
+            own = [name for name in self.parameters if name.startswith(f"{module}.")]
+            if own and lost.issuperset(own):
+                found.append(module)
+        return found
 
     def _idle(self, steps: list[gradients.StepGradients]) -> bool:
         """Whether no step was meant to change anything: no optimizer, a rate of zero, or all steps skipped."""

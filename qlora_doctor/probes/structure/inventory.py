@@ -181,14 +181,16 @@ class Inventory:
             for name, parameter in part.module.named_parameters(recurse=False):
                 full = f"{part.name}.{name}"
                 named = "expert" in full.lower()
-                if (parameter.ndim == 3 and (parameter.shape[0] == count or named)) or (named and _is_matrix(name, parameter)):
+                if (parameter.ndim == 3 and (parameter.shape[0] == count or named)) or (
+                    named and _is_matrix(name, parameter)
+                ):
                     adapted = any(getattr(layer, "parameter_name", None) == name for layer in part.lora)
                     found.append(ExpertWeight(full, parameter, adapted))
         return found
 
     @cached_property
     def raw_weights(self) -> list[ExpertWeight]:
-        """Weights that a module of the model holds itself and multiplies with, no linear layer and no expert (XLNet)."""
+        """Weights that a module holds itself and multiplies with, no linear layer and no expert (XLNet)."""
         experts = {weight.name for weight in self.experts}
         routers = {id(part) for part in self.routers}
         found = []

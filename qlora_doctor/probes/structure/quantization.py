@@ -52,6 +52,7 @@ def quantization_facts(
         skip_overmatch=skipping.overmatch,
         head_quantized=None if seen.head is None else _is_4bit_layer(seen.head.module),
         classifier_quantized=_quantized_heads(seen, fresh_heads),
+        heads_quantized=[part.name for part in seen.task_heads if _is_4bit_layer(part.module)],
         routers_quantized=[part.name for part in seen.routers if is_4bit(part.module._parameters.get("weight"))],
         uneven_modules=[linear.name for linear in four_bit if linear.parameters % _block(linear)],
         float32_experts_bytes=float32_experts_bytes(seen),
