@@ -24,8 +24,8 @@ class SkipMatch(Fact):
 
 
 class QuantizationFacts(Fact):
-    """Coverage by 4-bit. ``quantizable``: every weight of a matrix product of the base, be it a linear layer, an expert or
-    a parameter of some module, without output head and embeddings."""
+    """Coverage by 4-bit. ``quantizable``: every weight of a matrix product of the base, be it a linear layer, an expert
+    or a parameter of some module, without output head and embeddings."""
 
     enabled: bool | None = None
     quantized_parameters: int | None = None

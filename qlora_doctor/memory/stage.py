@@ -69,7 +69,7 @@ def look_at_memory(
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
     from .predict import MARGIN, PredictionError, predict
-    from .subject import subject_of_setup
+    from .subject import refuse_media, subject_of_setup
 
     card, unknown = _card_or_reason(setup, facts)
     machine = machine_for(setup, card)
@@ -77,6 +77,7 @@ def look_at_memory(
     progress("tracing a step without weights")
     subject = subject_of_setup(setup, architecture=architecture, offline=offline)
     try:
+        refuse_media(subject.model)
         prediction = predict(subject, machine)
     except PredictionError as error:
         failed = {"prediction_failure": error.message, "certain_bytes": error.certain_bytes}

@@ -89,6 +89,24 @@ def subject_of_setup(
     return Subject(model, load, step, [*assumptions, *base.notes])
 
 
+def refuse_media(model: Any) -> None:
+    """Give no figure for a model that reads images or sound: the batch that is traced has text alone.
+
+    Raises:
+        PredictionError: with what is certain all the same.
+    """
+    from ..pipeline.inputs import media_of
+    from .predict import PredictionError, certain_bytes
+
+    names = {"image": "images", "audio": "sound"}
+    media = [names[name] for name in media_of(model)]
+    if media:
+        raise PredictionError(
+            f"The prediction does not cover the {' and '.join(media)} of a batch, which the peak depends on.",
+            certain_bytes(model),
+        )
+
+
 def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     from ..pipeline import sequence_length
 

@@ -181,7 +181,9 @@ def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
 
 def _collator(inputs: Inputs) -> Callable[[list[Any]], Any]:
     def collate(rows: list[Any]) -> Any:
-        return inputs.batch(torch.stack([torch.as_tensor(row["input_ids"]) for row in rows]))
+        # A trainer takes away the columns that the forward does not name (Whisper's has no input_ids), labels never.
+        ids = [torch.as_tensor(row["input_ids"] if "input_ids" in row else row["labels"]) for row in rows]
+        return inputs.batch(torch.stack(ids))
 
     return collate
 

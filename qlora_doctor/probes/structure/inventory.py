@@ -299,7 +299,7 @@ def _is_matrix(name: str, parameter: Any) -> bool:
     if parameter.ndim < 2 or _NO_WEIGHT.search(name.lower()):
         return False
     first, rest = int(parameter.shape[0]), parameter.numel() // max(1, int(parameter.shape[0]))
-    return min(first, rest) >= _SMALLEST
+    return bool(min(first, rest) >= _SMALLEST)
 
 
 def is_conv1d(linear: Linear) -> bool:
