@@ -74,7 +74,7 @@ class ModelFacts(Fact):
     prepare_error: str | None = None
     """Why prepare_model_for_kbit_training, or turning gradient checkpointing on, refuses the model."""
     prepare_error_kind: str | None = None
-    """``none``, ``no-checkpointing`` (the class does not support it), ``other``; None where nothing prepared it."""
+    """``none``, ``no-checkpointing`` (the class does not support it), ``other``."""
     build_error: str | None = None
     """Why the architecture could not be built; the other facts are then unknown."""
     build_error_kind: str | None = None

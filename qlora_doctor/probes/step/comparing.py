@@ -117,8 +117,10 @@ def _short(inputs: Mapping[str, Any], decoder: bool = False) -> dict[str, Any]:
     Args:
         decoder: the model makes its decoder's tokens of the labels.
     """
-    if decoder or set(inputs) - _PLAIN_TEXT or inputs["input_ids"].dim() != 2:
-        return {name: value for name, value in inputs.items() if name != "num_items_in_batch"}
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    if decoder or set(tensors) - _PLAIN_TEXT or inputs["input_ids"].dim() != 2:
+        tensors.pop("num_items_in_batch", None)
+        return tensors
     ids = inputs["input_ids"][:1]
     mask = inputs.get("attention_mask")
     mask = mask[:1] if isinstance(mask, torch.Tensor) and mask.shape == inputs["input_ids"].shape else None

@@ -99,8 +99,6 @@ def _prepare_and_attach(setup: Setup, seen: StructureSeen, before: Inventory, fr
         kind = "no-checkpointing" if seen.model.supports_checkpointing is False else "other"
         seen.model = seen.model.model_copy(update={"prepare_error": error.message, "prepare_error_kind": kind})
         return
-    assert seen.model is not None
-    seen.model = seen.model.model_copy(update={"prepare_error_kind": "none"})
     experts = float32_experts_bytes(before)
     seen.quantization = seen.quantization.model_copy(update={"float32_experts_bytes": experts})
     try:

@@ -55,6 +55,7 @@ def model_facts(
         checkpoint_quantization=checkpoint_quantization(raw),
         checkpoint_conflicts=checkpoint_conflicts(raw, setup) if setup is not None else None,
         build_error_kind="none",
+        prepare_error_kind="none",
         supports_checkpointing=getattr(seen.base, "supports_gradient_checkpointing", None),
         **_class_fit(seen, architecture, setup),
         **counts,
