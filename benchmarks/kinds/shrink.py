@@ -114,9 +114,9 @@ def _smaller(said: dict[str, Any], name: str) -> dict[str, Any]:
         elif isinstance(value, int) and _TOKEN.search(key) and value >= VOCABULARY:
             values[key], token = token, token - 1
         elif isinstance(value, list) and value and _TOKEN.search(key) and all(isinstance(v, int) for v in value):
-            if max(value) >= VOCABULARY:
-                values[key] = [token - at for at in range(len(value))]
-                token -= len(value)
+            beyond = max(value) >= VOCABULARY
+            values[key] = [token - at for at in range(len(value))] if beyond else value
+            token -= len(value) * beyond
     if any(part in name for part in ("vision", "image", "vit")) or ("patch_size" in said and "vocab_size" not in said):
         values.update({key: size for key, size in VISION.items() if isinstance(said.get(key), int)})
     return values

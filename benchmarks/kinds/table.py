@@ -1,4 +1,4 @@
-"""Truth beside qlora-doctor, by kind: who agrees, and each disagreement. Usage: ``python table.py TRUTH.jsonl DOCTOR.jsonl``."""
+"""Truth beside qlora-doctor, agreement by kind, each disagreement: ``python table.py TRUTH.jsonl DOCTOR.jsonl``."""
 
 from __future__ import annotations
 

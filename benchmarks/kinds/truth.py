@@ -2,8 +2,8 @@
 
 Makes a random checkpoint of each, loads it in 4-bit, prepares it, attaches LoRA to all linear layers and takes two
 steps on text. One JSON line for each goes to the output; a child process for each, so that none stops the others.
-Knows nothing of qlora_doctor. Usage: ``python truth.py FOLDER OUT.jsonl [KIND[:TYPE] …]``, KIND one of causal, image, seq2seq,
-classify.
+Knows nothing of qlora_doctor. Usage: ``python truth.py FOLDER OUT.jsonl [KIND[:TYPE] …]``, KIND one of causal, image,
+seq2seq, classify.
 """
 
 from __future__ import annotations
