@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from ..core.place import Place
-from ..core.report import Evidence, Finding, PatchOperation, Remediation, RuleOutcome, StageRecord
+from ..core.report import Cause, Evidence, Finding, PatchOperation, Remediation, RuleOutcome, StageRecord
 from ..facts import Facts
 from .expression import EvaluationError, Unknown, Values
 from .fingerprint import fingerprint
@@ -150,9 +150,21 @@ def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, i
         message=rule.template(rule.message).sentence(values),
         evidence=_evidence(rule, values),
         location=location,
+        causes=_causes(rule, values),
         remediation=_remediation(rule, values, in_file),
         fingerprint=fingerprint(rule.id, location.file, location.pointer),
     )
+
+
+def _causes(rule: Rule, values: Values) -> list[Cause]:
+    """The causes that no known fact excludes."""
+    left = []
+    for cause, unless in zip(rule.causes, rule.exclusions, strict=True):
+        if unless is not None and unless.holds(values) is True:
+            continue
+        look = rule.template(cause.look).sentence(values) if cause.look else None
+        left.append(Cause(text=rule.template(cause.text).sentence(values), look=look))
+    return left
 
 
 def _evidence(rule: Rule, values: Values) -> list[Evidence]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import UsageError
-from ..core.report import STAGES, Confidence, RuleOutcome, Severity
+from ..core.report import ALL_STAGES, Confidence, RuleOutcome, Severity
 from ..facts import Facts
 from .expression import Expression, Template
 from .fields import LanguageError, field_type
@@ -21,11 +21,12 @@ Profile = Literal["min", "recommended", "strict"]
 Line = Annotated[str, Field(min_length=1)]
 Repair = Literal["unknown-keys", "removed-keys", "deprecated-keys", "repeated-keys", "text-numbers"]
 
-_SUBJECT_STAGES = {name: name for name in STAGES} | {
+_SUBJECT_STAGES = {name: name for name in ALL_STAGES} | {
     "environment": "config",
     "model": "structure",
     "adapter": "structure",
     "quantization": "structure",
+    "batch": "step",
 }
 _LATE_FACTS = ("memory.measured", "memory.difference_ratio")
 """Facts that stand with an early subject and that only a real step supplies."""
@@ -68,6 +69,15 @@ class Fix(_Strict):
     commands: list[Line] = Field(default_factory=list)
 
 
+class PossibleCause(_Strict):
+    """Why a finding may be; ``unless`` is true where the facts exclude it. A cause that may be unknown stays."""
+
+    text: Line
+    unless: Line | None = None
+    look: Line | None = None
+    """What to look at first: a command, an option, another rule."""
+
+
 class Example(_Strict):
     """A merge patch (RFC 7386) over the healthy facts, and what the rule says of the result."""
 
@@ -95,6 +105,8 @@ class Rule(_Strict):
     locate: Annotated[str, Field(pattern=r"^(/.+)?$")] = ""
     evidence: list[Line] = Field(default_factory=list)
     params: dict[str, Param] = Field(default_factory=dict)
+    causes: list[PossibleCause] = Field(default_factory=list)
+    """The likeliest first."""
     fix: Fix | None = None
     references: list[Annotated[str, Field(pattern=r"^https://\S+$")]] = Field(default_factory=list)
     path: Path
@@ -136,11 +148,16 @@ class Rule(_Strict):
         return Expression.parse(self.when, self.scope)
 
     @cached_property
+    def exclusions(self) -> list[Expression | None]:
+        """``unless`` of each cause."""
+        return [Expression.parse(c.unless, self.scope) if c.unless is not None else None for c in self.causes]
+
+    @cached_property
     def stage(self) -> str:
         """The latest stage among the facts that ``when`` needs (of all it names, where it needs none)."""
         names = {name for name in self.condition.needed if not name.startswith("params")} or self.condition.names
         stages = [stage_of(name) for name in names if not name.startswith("params")]
-        return max(stages, key=STAGES.index, default=STAGES[0])
+        return max(stages, key=ALL_STAGES.index, default=ALL_STAGES[0])
 
     @cached_property
     def subjects(self) -> frozenset[str]:
@@ -177,7 +194,8 @@ class Rule(_Strict):
         """Every text of the page that may hold values."""
         fixes = [self.fix.text, *self.fix.commands] if self.fix else []
         values = [text for operation in (self.fix.patch if self.fix else []) for text in texts_in(operation.value)]
-        return [self.message, self.locate, *fixes, *values]
+        causes = [text for cause in self.causes for text in (cause.text, cause.look) if text]
+        return [self.message, self.locate, *fixes, *values, *causes]
 
     def check(self) -> None:
         """Look at every name and construct of the page.
@@ -187,6 +205,7 @@ class Rule(_Strict):
         """
         try:
             _ = self.condition
+            _ = self.exclusions
             for text in self.templates():
                 self.template(text)
             for name in self.evidence:
@@ -199,7 +218,7 @@ def stage_of(fact: str) -> str:
     """The stage that supplies a fact, by its dotted name."""
     if fact.startswith(_LATE_FACTS):
         return "step"
-    return _SUBJECT_STAGES.get(fact.partition(".")[0], STAGES[0])
+    return _SUBJECT_STAGES.get(fact.partition(".")[0], ALL_STAGES[0])
 
 
 def texts_in(value: Any) -> list[str]:

@@ -2,13 +2,16 @@
 
 from .adapter import AdapterFacts
 from .base import Fact
+from .batch import BatchFacts
 from .config import ConfigFacts
+from .course import CourseFacts
 from .data import DataFacts
 from .environment import EnvironmentFacts
 from .load import LoadFacts
 from .memory import MemoryFacts
 from .model import ModelFacts
 from .quantization import QuantizationFacts
+from .run import RunFacts
 from .step import StepFacts
 
 
@@ -24,11 +27,16 @@ class Facts(Fact):
     data: DataFacts | None = None
     load: LoadFacts | None = None
     step: StepFacts | None = None
+    batch: BatchFacts | None = None
+    run: RunFacts | None = None
+    course: CourseFacts | None = None
 
 
 __all__ = [
     "AdapterFacts",
+    "BatchFacts",
     "ConfigFacts",
+    "CourseFacts",
     "DataFacts",
     "EnvironmentFacts",
     "Fact",
@@ -37,5 +45,6 @@ __all__ = [
     "MemoryFacts",
     "ModelFacts",
     "QuantizationFacts",
+    "RunFacts",
     "StepFacts",
 ]

@@ -12,8 +12,9 @@ import torch
 from ..core.errors import StageError
 from ..setup.setup import Setup
 from .architecture import Architecture
+from .changes import change_tokenizer
 from .failures import as_stage_error
-from .inputs import Inputs, inputs_for, token_rows
+from .inputs import Inputs, inputs_for, synthetic_labels, token_rows
 from .samples import DataFormat, Samples, read_samples
 
 SYNTHETIC_LENGTH = 512
@@ -77,6 +78,7 @@ def make_batches(
         )
     # Packing puts several rows into one sample.
     samples = read_samples(setup, max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows))
+    samples = samples.supervised()  # the step is one of supervised fine-tuning, whatever the method
     return _for_trl(setup, model, tokenizer, samples) if _trl(setup) else _tokenised(setup, model, tokenizer, samples)
 
 
@@ -117,7 +119,7 @@ def context_length(config: Any) -> int | None:
 
 
 def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = True) -> Any | None:
-    """The model's tokenizer with the setup's chat template; None where the model brings none.
+    """The model's tokenizer with the setup's chat template and what a script does with it; None where there is none.
 
     Raises:
         StageError: there are tokenizer files, but they cannot be read.
@@ -141,7 +143,7 @@ def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = 
         beside = Path(setup.file).resolve().parent / template if setup.file and len(template) < 200 else None
         is_file = beside is not None and "\n" not in template and "{" not in template and beside.is_file()
         tokenizer.chat_template = beside.read_text(encoding="utf-8") if is_file and beside else template
-    return tokenizer
+    return change_tokenizer(tokenizer, setup)
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -234,7 +236,7 @@ def _tokens(setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any],
     """One row as input_ids, attention_mask and labels, truncated on the right."""
     masked = 0
     if samples.format == "messages":
-        ids = _render(tokenizer, row["messages"])
+        ids = render(tokenizer, row["messages"])
     elif samples.format == "prompt-completion":
         prompt, whole = _prompt_and_whole(tokenizer, row)
         ids = whole
@@ -252,10 +254,15 @@ def _prompt_and_whole(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], l
     prompt, completion = row[_PROMPT], row[_COMPLETION]
     if isinstance(prompt, str) and isinstance(completion, str):
         return tokenizer(prompt)["input_ids"], tokenizer(prompt + completion)["input_ids"]
-    return _render(tokenizer, prompt, add_generation_prompt=True), _render(tokenizer, [*prompt, *completion])
+    return render(tokenizer, prompt, add_generation_prompt=True), render(tokenizer, [*prompt, *completion])
 
 
-def _render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+def render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+    """Messages through the chat template, as token ids.
+
+    Raises:
+        StageError: the tokenizer has no chat template.
+    """
     if tokenizer.chat_template is None:
         raise StageError(
             "The data holds messages, but the tokenizer has no chat template.",
@@ -268,4 +275,12 @@ def _render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> l
     return ids
 
 
-__all__ = ["Batches", "DataFormat", "context_length", "load_tokenizer", "make_batches", "rows_of_a_step"]
+__all__ = [
+    "Batches",
+    "DataFormat",
+    "context_length",
+    "load_tokenizer",
+    "make_batches",
+    "rows_of_a_step",
+    "synthetic_labels",
+]

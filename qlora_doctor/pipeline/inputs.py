@@ -114,18 +114,15 @@ class Inputs:
 
     def _labels(self, ids: torch.Tensor, labels: torch.Tensor) -> Tensors:
         rows, length = ids.shape
-        count = int(getattr(self.model.config, "num_labels", 2) or 2)
         draws = torch.Generator().manual_seed(1)
         if self.task == "sequence-classification":
             if _encodes(self.model):  # BART's head reads the state of the one end of text in each row
                 end = getattr(self.model.config.get_text_config(), "eos_token_id", None)
                 if isinstance(end, int):
                     ids[:, -1] = end
-            if count == 1:
-                return {"labels": torch.rand((rows,), generator=draws)}
-            return {"labels": torch.randint(0, count, (rows,), generator=draws)}
+            return {"labels": synthetic_labels(self.model, ids)}
         if self.task == "token-classification":
-            return {"labels": torch.randint(0, count, (rows, length), generator=draws)}
+            return {"labels": synthetic_labels(self.model, ids)}
         if self.task == "question-answering":
             starts = torch.zeros((rows,), dtype=torch.long)
             return {"start_positions": starts, "end_positions": starts + min(3, length - 1)}
@@ -170,6 +167,29 @@ def token_rows(model: Any, rows: int, length: int) -> torch.Tensor:
     usable = torch.tensor([number for number in range(limit) if number not in special] or [0])
     draws = torch.randint(0, len(usable), (rows, length), generator=torch.Generator().manual_seed(0))
     return usable[draws]
+
+
+def synthetic_labels(model: Any, ids: Any) -> Any:
+    """Labels for token ids as the model's head takes them: one class a sample or token, one number, or the ids.
+
+    Args:
+        model: the (PEFT) model; the name of its base's class and its config's ``problem_type`` say what its head is.
+        ids: ``[samples, tokens]``.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name, config = type(base).__name__, model.config
+    count = int(getattr(config, "num_labels", None) or 1)
+    classes = ids % max(count, 1)
+    if name.endswith("ForTokenClassification"):
+        return classes
+    if not name.endswith("ForSequenceClassification"):
+        return ids
+    problem = config.problem_type or ("regression" if count == 1 else None)
+    if problem == "regression":
+        return torch.zeros(ids.shape[0] if count == 1 else (ids.shape[0], count))
+    if problem == "multi_label_classification":
+        return torch.zeros(ids.shape[0], count)
+    return classes[:, 0]
 
 
 def media_of(model: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qlora_doctor.core.assets import asset_folder
 from qlora_doctor.core.report import Report
 from qlora_doctor.facts import Facts
 from qlora_doctor.facts.memory import MemoryPicture
@@ -11,7 +12,14 @@ from qlora_doctor.facts.step import OptimizerFacts
 from qlora_doctor.reporters import FORMATS, notebook
 from tests.reporters import fixtures
 
+AFTERWARDS = Facts.model_validate_json((asset_folder("rules") / "healthy.json").read_text(encoding="utf-8"))
+"""Facts of what a run has left, which the report of a check does not have."""
 SUBJECTS = [name for name in Facts.model_fields if name != "environment"]
+
+
+def everything() -> Facts:
+    absent = ("course", "run", "batch")
+    return fixtures.healthy().facts.model_copy(update={name: getattr(AFTERWARDS, name) for name in absent})
 
 
 def rendered(facts: Facts) -> None:
@@ -23,12 +31,12 @@ def rendered(facts: Facts) -> None:
 
 @pytest.mark.parametrize("subject", Facts.model_fields)
 def test_a_subject_that_nobody_looked_at(subject: str) -> None:
-    rendered(fixtures.healthy().facts.model_copy(update={subject: None}))
+    rendered(everything().model_copy(update={subject: None}))
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_a_subject_of_which_nothing_is_known(subject: str) -> None:
-    facts = fixtures.healthy().facts
+    facts = everything()
     empty = type(getattr(facts, subject))()
     rendered(facts.model_copy(update={subject: empty}))
     rendered(Facts(**{subject: empty}))
@@ -36,7 +44,7 @@ def test_a_subject_of_which_nothing_is_known(subject: str) -> None:
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_each_fact_unknown_alone_and_each_list_empty(subject: str) -> None:
-    facts = fixtures.healthy().facts
+    facts = everything()
     known = getattr(facts, subject)
     for field in type(known).model_fields:
         value = getattr(known, field)

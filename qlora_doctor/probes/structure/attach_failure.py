@@ -101,7 +101,7 @@ def refused_stored_facts(message: str, seen: Inventory, fit: StoredFit | None = 
 
 
 def _has_quantized_head(seen: Inventory) -> bool:
-    return any(is_4bit(getattr(part.module, "weight", None)) for part in seen.task_heads)
+    return any(is_4bit(getattr(part.module, "weight", None), part.module) for part in seen.task_heads)
 
 
 def _matched(seen: Inventory, config: Any, asked: list[str] | str | None) -> list[str]:

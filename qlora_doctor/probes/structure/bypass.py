@@ -38,7 +38,8 @@ def bypassed_modules(seen: Inventory, names: Iterable[str] | None = None) -> lis
         parent_class: Any = type(parent.module) if parent is not None else None
         if parent_class is None:
             continue
-        packed = is_4bit(getattr(seen.by_name[full].module, "weight", None)) if full in seen.by_name else False
+        module = seen.by_name[full].module if full in seen.by_name else None
+        packed = is_4bit(getattr(module, "weight", None), module)
         if name in _weights_read(parent_class, packed):
             found.append(full)
     return found

@@ -18,11 +18,13 @@ from markupsafe import Markup
 
 from ..._version import __version__
 from ...core.assets import asset_folder
-from ...core.report import STAGES, Report
+from ...core.report import Report, stages_of
 from .. import _words as words
 from .. import json as json_format
+from .._needed import needed
 from ..verdict import gaps, outcomes, subject, verdict
 from .checks import passed_groups, skipped_groups
+from .course import course_view
 from .entries import entries, environment_rows, setup_rows
 from .memory import memory_view
 from .strips import coverage_groups, coverage_strip, error_strip, gradient_strip, outside
@@ -36,6 +38,7 @@ def render(report: Report, *, index: str | None = None) -> str:
         report=report,
         index=index,
         facts=report.facts,
+        needed=needed(report.facts.memory),
         subject=name,
         file=file,
         verdict=verdict(report),
@@ -44,7 +47,7 @@ def render(report: Report, *, index: str | None = None) -> str:
         passed=passed_groups(outcomes(report, "pass")),
         unseen=skipped_groups(outcomes(report, "skipped")),
         stages={record.name: record for record in report.stages},
-        stage_names=STAGES,
+        stage_names=stages_of(report),
         gaps=gaps(report),
         setup_rows=setup_rows(report.setup),
         environment_rows=list(environment_rows(report.facts.environment)) if report.facts.environment else [],
@@ -79,6 +82,7 @@ def _views(report: Report) -> dict[str, Any]:
     errors = (facts.load.quantization_errors if facts.load else None) or []
     return {
         "memory": memory_view(facts.memory) if facts.memory else None,
+        "course": course_view(facts.course, report.findings) if facts.course else None,
         "coverage": coverage_strip(projections),
         "coverage_groups": coverage_groups(projections),
         "gradients": gradient_strip((facts.step.gradients if facts.step else None) or []),

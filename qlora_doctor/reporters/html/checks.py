@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...core.report import STAGES, RuleOutcome
+from ...core.report import ALL_STAGES, RuleOutcome
 from .. import _words as words
 from .._pages import rule_title
 
@@ -32,10 +32,14 @@ class CheckGroup:
     checks: tuple[Check, ...]
 
 
+def _order(outcome: RuleOutcome) -> int:
+    return ALL_STAGES.index(outcome.stage) if outcome.stage in ALL_STAGES else len(ALL_STAGES)
+
+
 def passed_groups(outcomes: Sequence[RuleOutcome]) -> list[CheckGroup]:
     """By stage, in the order of the stages."""
     stages: dict[str, list[Check]] = {}
-    for outcome in sorted(outcomes, key=lambda o: STAGES.index(o.stage) if o.stage in STAGES else len(STAGES)):
+    for outcome in sorted(outcomes, key=_order):
         title = outcome.title or rule_title(outcome.rule) or _name(outcome)
         stages.setdefault(outcome.stage, []).append(Check(outcome.rule, title, None))
     return [CheckGroup(stage, None, tuple(checks)) for stage, checks in stages.items()]

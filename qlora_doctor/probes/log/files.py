@@ -1,0 +1,318 @@
+"""The readers: one file, or one folder of a tracker, → a part of a run's course."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import UsageError
+from .series import Course, Record, Series, as_number, canonical, course_from_records
+from .thinning import chosen
+
+CHECKPOINT = re.compile(r"checkpoint[-_](\d+)$")
+_MOST_COLUMNS = 2000
+
+
+class Unreadable(UsageError):
+    """A file that is no log, or none that can be read."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a log, whatever bytes are in it.
+
+    Raises:
+        Unreadable: it cannot be opened.
+    """
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+# -- trainer_state.json
+
+
+def read_trainer_state(path: Path) -> Course:
+    """``trainer_state.json`` of transformers' Trainer, and what lies beside it.
+
+    Raises:
+        Unreadable: it is no such file.
+    """
+    text = read_text(path)
+    try:
+        state = json.loads(text)
+    except (ValueError, RecursionError):
+        return _cut_off_state(path, text)
+    if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
+        raise Unreadable(f"{path} holds no log_history, so it is no trainer_state.json.")
+    course = course_from_records(
+        [row for row in state["log_history"] if isinstance(row, dict)],
+        planned_steps=_positive(state.get("max_steps")),
+        planned_epochs=_positive(state.get("num_train_epochs")),
+        last_step=_positive(state.get("global_step")),
+        stopped_early=_stopped_early(state),
+    )
+    return _named(course, path, "trainer_state")
+
+
+def _cut_off_state(path: Path, text: str) -> Course:
+    """The records of a file that ends too soon: each of them is a flat object."""
+    rows = _objects(re.findall(r"\{[^{}]*\}", text))
+    rows = [row for row in rows if "step" in row]
+    if not rows:
+        raise Unreadable(f"{path} is not whole JSON, and no record can be read out of it.")
+    course = _named(course_from_records(rows), path, "trainer_state")
+    course.unread.append(f"{path.name} is not whole JSON: {len(rows)} records could be read.")
+    return course
+
+
+def _stopped_early(state: dict[str, Any]) -> bool | None:
+    callbacks = state.get("stateful_callbacks")
+    if not isinstance(callbacks, dict):
+        return None
+    early = callbacks.get("EarlyStoppingCallback")
+    if early is None:
+        return False
+    early = early[0] if isinstance(early, list) and early else early
+    try:
+        return bool(early["attributes"]["early_stopping_patience_counter"] >= early["args"]["early_stopping_patience"])
+    except (KeyError, TypeError):
+        return None
+
+
+# -- lines of JSON
+
+
+def read_json_lines(path: Path, format: str) -> Course:
+    """``trainer_log.jsonl`` (LLaMA-Factory), ``logging.jsonl`` (ms-swift), or any file with a JSON object a line.
+
+    Raises:
+        Unreadable: no line is a record.
+    """
+    lines = read_text(path).split("\n")
+    kept = chosen(lines)
+    if kept is not None:
+        lines = [lines[i] for i in kept]
+    rows = _objects(lines)
+    if not rows:
+        raise Unreadable(f"{path} holds no line that is a JSON object.")
+    course = _named(course_from_records(rows), path, format)
+    lost = sum(1 for line in lines if line and not line.isspace()) - len(rows)
+    if lost:
+        course.unread.append(f"{path.name}: {lost} of {len(lines)} lines are no JSON objects.")
+    return course
+
+
+def _objects(lines: list[str]) -> list[dict[str, Any]]:
+    """The lines that are JSON objects; all in one call where all are."""
+    try:
+        rows = json.loads("[" + ",".join(line for line in lines if line and not line.isspace()) + "]")
+    except (ValueError, RecursionError):
+        rows = []
+        for line in lines:
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except (ValueError, RecursionError):
+                    continue
+    return [row for row in rows if row.__class__ is dict]
+
+
+# -- TensorBoard
+
+
+def read_tensorboard(path: Path) -> Course:
+    """An event file, through tensorboard's own reader.
+
+    Raises:
+        Unreadable: tensorboard is not installed, or the file holds no scalars.
+    """
+    try:
+        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+        from tensorboard.util import tensor_util
+    except ImportError:
+        raise Unreadable(
+            f"{path} is a TensorBoard file, and tensorboard is not installed.", remedy="pip install tensorboard"
+        ) from None
+    rows: list[Record] = []
+    started: float | None = None
+    course = Course()
+    try:
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                kind = value.WhichOneof("value")
+                if kind == "simple_value":
+                    number = value.simple_value
+                elif kind == "tensor" and value.tensor.dtype in (1, 2) and not value.tensor.tensor_shape.dim:
+                    number = float(tensor_util.make_ndarray(value.tensor))
+                else:
+                    continue
+                started = event.wall_time if started is None else started
+                rows.append({"step": event.step, value.tag: number, "wall_seconds": event.wall_time})
+    except Exception as error:  # a record that was cut off, or that is no event at all
+        course.unread.append(f"{path.name} ends in a record that cannot be read: {type(error).__name__}.")
+    if not rows:
+        raise Unreadable(f"{path} holds no scalars.")
+    read = course_from_records(rows)
+    read.unread += course.unread
+    return _named(read, path, "tensorboard")
+
+
+# -- MLflow
+
+
+def read_mlflow(folder: Path) -> Course:
+    """A run's folder of MLflow's file store: ``metrics/NAME`` with a line ``timestamp value step`` a point.
+
+    Raises:
+        Unreadable: there is no metric in it.
+    """
+    rows: list[Record] = []
+    for file in sorted((folder / "metrics").rglob("*")):
+        if not file.is_file():
+            continue
+        key = file.relative_to(folder / "metrics").as_posix()
+        for line in read_text(file).splitlines():
+            parts = line.split()
+            if len(parts) == 3 and None not in (numbers := [as_number(part) for part in parts]):
+                rows.append({"step": numbers[2], key: numbers[1], "wall_seconds": (numbers[0] or 0) / 1000})
+    if not rows:
+        raise Unreadable(f"{folder} holds no metrics.")
+    rows.sort(key=lambda row: row["step"])
+    return _named(course_from_records(rows), folder, "mlflow")
+
+
+# -- CSV
+
+
+def read_table(path: Path) -> Course:
+    """A CSV export: a column of steps and one a quantity; W&B's ``run - loss`` and TensorBoard's ``Step,Value`` too.
+
+    Raises:
+        Unreadable: no column is a loss.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+            reader = csv.reader(stream, dialect=_dialect(stream.read(8192)))
+            stream.seek(0)
+            header = next(reader, [])[:_MOST_COLUMNS]
+            names = [_column(name, path) for name in header]
+            taken = [(i, name) for i, name in enumerate(names) if name]
+            rows: list[Record] = [
+                {name: cells[i] for i, name in taken if i < len(cells) and cells[i] not in ("", "NULL")}
+                for cells in reader
+            ]
+    except (OSError, csv.Error) as error:
+        raise Unreadable(f"{path} cannot be read as CSV: {error}.") from error
+    if not any(canonical(name) in ("loss", "eval_loss") for _, name in taken):
+        raise Unreadable(f"{path} has no column with a loss.")
+    return _named(course_from_records(rows), path, "csv")
+
+
+def _dialect(sample: str) -> Any:
+    first = sample.split("\n", 1)[0]
+
+    class Dialect(csv.excel):
+        delimiter = max(",;\t", key=first.count)
+
+    return Dialect
+
+
+def _column(written: str, path: Path) -> str:
+    """The quantity of a column; empty for one that is none."""
+    name = written.strip()
+    if name.lower() in ("step", "global_step", "_step", "iteration", "train/global_step"):
+        return "step"
+    if name == "Value":  # TensorBoard's download of one tag
+        return "eval_loss" if "eval" in path.stem.lower() or "val" in path.stem.lower() else "loss"
+    if name == "Wall time":
+        return "wall_seconds"
+    if name.endswith(("__MIN", "__MAX")):
+        return ""
+    return name.rpartition(" - ")[2]
+
+
+def is_table_of_a_run(path: Path) -> bool:
+    """Whether a CSV found in a folder is a log: by its first line alone."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+            first = stream.readline(1 << 16)
+    except OSError:
+        return False
+    cells = [cell.strip().strip('"') for cell in re.split(r"[,;\t]", first)]
+    names = {canonical(_column(cell, path)) for cell in cells if cell}
+    return bool(names & {"loss", "eval_loss"}) and any(
+        _column(cell, path) == "step" or cell == "epoch" for cell in cells
+    )
+
+
+# -- Weights & Biases
+
+
+def read_wandb(folder: Path) -> Course:
+    """A run's folder of W&B: its history where wandb's own reader is installed, else the output that it captured.
+
+    Raises:
+        Unreadable: neither can be read.
+    """
+    from .output import read_output
+
+    history = _wandb_history(folder)
+    if history:
+        return _named(course_from_records(history), folder, "wandb")
+    output = folder / "files" / "output.log"
+    if output.is_file():
+        course = read_output(output)
+        course.formats = ["wandb"]
+        return course
+    exported = folder / "files" / "wandb-history.jsonl"
+    if exported.is_file():
+        return read_json_lines(exported, "wandb")
+    raise Unreadable(
+        f"{folder} holds no captured output, and its history needs wandb to be read.", remedy="pip install wandb"
+    )
+
+
+def _wandb_history(folder: Path) -> list[Record]:
+    files = sorted(folder.glob("*.wandb"))
+    if not files:
+        return []
+    try:
+        from wandb.proto import wandb_internal_pb2
+        from wandb.sdk.internal.datastore import DataStore
+    except ImportError:
+        return []
+    rows: list[Record] = []
+    store = DataStore()
+    try:
+        store.open_for_scan(str(files[0]))
+        while (data := store.scan_data()) is not None:
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.WhichOneof("record_type") == "history":
+                rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                             for item in record.history.item})  # fmt: skip
+    except Exception:
+        return rows  # a run that was killed leaves its last block open
+    return rows
+
+
+# -- all
+
+
+def _named(course: Course, path: Path, format: str) -> Course:
+    course.sources, course.formats = [str(path)], [format]
+    return course
+
+
+def _positive(value: Any) -> float | None:
+    number = as_number(value)
+    return number if number is not None and math.isfinite(number) and number > 0 else None
+
+
+__all__ = ["CHECKPOINT", "Series", "Unreadable", "is_table_of_a_run", "read_json_lines", "read_mlflow", "read_table",
+           "read_tensorboard", "read_text", "read_trainer_state", "read_wandb"]  # fmt: skip

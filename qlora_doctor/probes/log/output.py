@@ -1,0 +1,185 @@
+"""A captured output: the Trainer's ``{'loss': …}`` lines, tqdm's bars, and plain ``step 10: loss 1.2`` lines."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .files import Unreadable, read_text
+from .series import Course, Record, as_number, course_from_records
+from .thinning import chosen
+
+_PIECE = re.compile(
+    r"(?P<dict>\{[^{}\n]*['\"](?:loss|eval_loss|train_runtime|grad_norm)['\"] ?:[^{}\n]*\})"
+    r"|(?P<done>\d+)/(?P<total>\d+) \[(?P<clock>(?:\d+:)?\d+:\d+)<(?P<rest>[^\]\n\r]*)\]"
+)
+_PAIR = re.compile(r"([A-Za-z_][\w/ .()-]*?)\s*[=:]\s*([-+]?\d[\d.eE+-]*|nan|inf)\b")
+_PLAIN = re.compile(
+    r"\b(?:global[_ ]step|steps?|iter(?:ation)?)\b\s*[:=#\[]?\s*(\d+)(?:\s*/\s*(\d+))?.*?\bloss\b", re.IGNORECASE
+)
+_ERROR = re.compile(r"^(?:[\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit))\b:?(.*)$", re.MULTILINE)
+_NAN = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)
+
+
+def read_output(path: Path) -> Course:
+    """What a trainer printed.
+
+    Raises:
+        Unreadable: there is no loss in it.
+    """
+    text = read_text(path)
+    course = course_from_output(text)
+    if not course.series and course.error in (None, "none"):
+        raise Unreadable(f"{path} holds no loss: neither the Trainer's lines nor a bar's.")
+    course.sources, course.formats = [str(path)], ["output"]
+    return course
+
+
+def course_from_output(text: str) -> Course:
+    """The course out of a captured output."""
+    text = _thinned(text)
+    rows, planned = _records(text)
+    if not rows:
+        rows = _plain(text)
+    course = course_from_records(rows, planned_steps=planned)
+    course.error = _error(text)
+    return course
+
+
+def _thinned(text: str) -> str:
+    """A very long output without most of its lines; a record keeps the bar before it, or else its number."""
+    if len(text) < 2_000_000:
+        return text
+    lines = text.replace("\r", "\n").split("\n")
+    kept = chosen(lines)
+    if kept is None:
+        return text
+    has_bars = "it/s" in text or "s/it" in text
+    if has_bars:
+        return "\n".join(lines[i] for i in sorted({*kept, *(max(0, i - 1) for i in kept)}))
+    return "\n".join(_numbered(lines[i], i) for i in kept)
+
+
+def _numbered(line: str, number: int) -> str:
+    end = line.rfind("}")
+    return f"{line[:end]}, 'record': {number + 1}{line[end:]}" if end > 0 and line.lstrip()[:1] == "{" else line
+
+
+def says_loss(sample: str) -> bool:
+    """Whether a piece of a file looks like a trainer's output."""
+    return any(match["dict"] for match in _PIECE.finditer(sample)) or len(_PLAIN.findall(sample)) > 2
+
+
+def _records(text: str) -> tuple[list[Record], float | None]:
+    """Records with the step of the bar that stood before each; and the bar's total."""
+    dicts: list[str] = []
+    before: list[tuple[int, int, str] | None] = []
+    bars: list[tuple[int, int, str, str]] = []
+    bar: dict[int, tuple[int, int, str]] = {}
+    last: tuple[int, int, str] | None = None
+    totals: Counter[int] = Counter()
+    snapshots: list[dict[int, tuple[int, int, str]]] = []
+    for match in _PIECE.finditer(text):
+        if match["dict"] is None:
+            last = int(match["done"]), int(match["total"]), match["clock"]
+            bar[last[1]] = last
+            if "=" in match["rest"]:
+                bars.append((*last, match["rest"]))
+            continue
+        dicts.append(match["dict"])
+        before.append(last)
+        if last is not None:
+            snapshots.append(dict(bar) if len(bar) > 1 else bar.copy())
+            if "'loss'" in match["dict"] or '"loss"' in match["dict"]:
+                totals[last[1]] += 1
+    rows = _parsed(dicts)
+    if not rows:
+        return [{"step": done, "planned_steps": total, "elapsed_time": clock, **_pairs(rest)}
+                for done, total, clock, rest in bars if "loss" in rest], (bars[-1][1] if bars else None)  # fmt: skip
+    if not totals:
+        return [row for row in rows if row is not None], None
+    planned = totals.most_common(1)[0][0]
+    found: list[Record] = []
+    shot = 0
+    step: tuple[int, int, str] | None = None
+    for row, seen in zip(rows, before, strict=True):
+        if seen is not None:
+            step = snapshots[shot].get(planned, step)
+            shot += 1
+        if row is None:
+            continue
+        if step is not None and "step" not in row:
+            row["step"], row["elapsed_time"] = step[0], step[2]
+        elif step is None:
+            row.setdefault("step", 0)
+        found.append(row)
+    return found, float(planned)
+
+
+def _parsed(dicts: list[str]) -> list[dict[str, Any] | None]:
+    """Python's own writing of mappings of texts and numbers, as JSON reads it."""
+    try:
+        rows = json.loads("[" + ",".join(dicts).replace("'", '"') + "]")
+        return list(rows)
+    except (ValueError, RecursionError):
+        return [_one(text) for text in dicts]
+
+
+def _one(text: str) -> dict[str, Any] | None:
+    quoted = text.replace("'", '"').replace("None", "null").replace("True", "true").replace("False", "false")
+    for attempt in (quoted, _NAN.sub(r'"\1"', quoted)):
+        try:
+            row = json.loads(attempt)
+        except (ValueError, RecursionError):
+            continue
+        return row if isinstance(row, dict) else None
+    return dict(_pairs(text.replace("'", "").replace('"', ""))) or None
+
+
+def _pairs(text: str) -> dict[str, float | None]:
+    return {name.strip(): as_number(value) for name, value in _PAIR.findall(text)}
+
+
+def _plain(text: str) -> list[Record]:
+    """Lines of loops that people write themselves, and of torchtune and LitGPT: a step and a loss on one line."""
+    rows: list[Record] = []
+    for line in text.splitlines():
+        match = _PLAIN.search(line)
+        if match is None:
+            continue
+        row: dict[str, Any] = {"step": match[1]}
+        if match[2]:
+            row["planned_steps"] = match[2]
+        row |= {_word(name): value for name, value in _pairs(line[match.start(1) :]).items()}
+        loss = re.search(
+            r"\bloss\b\s*(?:train)?\s*[:=]?\s*(\d[\d.eE+-]*|nan|inf)", line[match.start() :], re.IGNORECASE
+        )
+        if loss:
+            row["loss"] = as_number(loss[1].rstrip("."))
+        if row.get("loss") is not None or row.get("eval_loss") is not None:
+            rows.append(row)
+    return rows
+
+
+def _word(name: str) -> str:
+    """``train loss`` and ``val`` of such a line as the Trainer would call them."""
+    word = name.strip().lower().rpartition("|")[2].strip()
+    if word in ("loss train", "train loss", "training loss"):
+        return "loss"
+    if word in ("val", "val loss", "loss val", "validation loss", "eval loss"):
+        return "eval_loss"
+    return word.replace(" ", "_")
+
+
+def _error(text: str) -> str:
+    """The exception that the output ends in; ``none`` where there is no traceback."""
+    at = text.rfind("Traceback (most recent call last)")
+    if at < 0 or any(match["dict"] for match in _PIECE.finditer(text, at)):
+        return "none"  # what was caught, and trained on after it, ended nothing
+    found = _ERROR.search(text, at)
+    if found is None:
+        return "none"
+    return " ".join(found[0].split())[:300]

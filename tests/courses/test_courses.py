@@ -1,0 +1,128 @@
+"""Runs that were really trained, wrongly and rightly: each fault is named, and nothing is said of what is healthy."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qlora_doctor.core.errors import UsageError
+from qlora_doctor.engine import Rule, judge, load_rules
+from qlora_doctor.facts import Facts
+from qlora_doctor.facts.course import CourseFacts
+from qlora_doctor.probes.log import Course, Known, course_facts, read_runs
+from tests.courses import make
+
+EXPECTED: dict[str, dict[str, Any]] = json.loads((make.HERE / "expected.json").read_text(encoding="utf-8"))
+HAS_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
+LOGS = {"trainer_state.json", "trainer_log.jsonl", "logging.jsonl", "train.log", "trainer_log.csv"}
+
+
+@cache
+def rules() -> list[Rule]:
+    return [rule for rule in load_rules() if rule.stage == "course"]
+
+
+def run_of(name: str) -> Course:
+    if "tensorboard" in name and not HAS_TENSORBOARD:
+        pytest.skip("tensorboard is not installed")
+    runs = read_runs([make.RUNS / name])
+    assert len(runs) == 1
+    return runs[0]
+
+
+def told(course: CourseFacts) -> list[str]:
+    return sorted(finding.rule for finding in judge(Facts(course=course), rules()).findings)
+
+
+def test_the_script_and_its_runs_belong_together() -> None:
+    assert EXPECTED == make.EXPECTED
+    assert {folder.name for folder in make.RUNS.iterdir()} == set(EXPECTED)
+    wrong = [name for name, expected in EXPECTED.items() if expected["rules"]]
+    assert len(wrong) >= 25 and len(EXPECTED) - len(wrong) >= 15
+    assert all(name.startswith("healthy") != bool(EXPECTED[name]["rules"]) for name in EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_is_told_of_a_course(name: str) -> None:
+    assert told(course_facts(run_of(name), Known(**EXPECTED[name]["known"]))) == EXPECTED[name]["rules"]
+
+
+def logs() -> Iterator[Path]:
+    for name in EXPECTED:
+        yield from (path for path in sorted((make.RUNS / name).rglob("*")) if path.name in LOGS)
+
+
+def parts_of(data: bytes) -> Iterator[bytes]:
+    """A log that was cut off, or whose middle is lost, or in which something else stands."""
+    for tenth in (0, 1, 3, 6, 9):
+        yield data[: len(data) * tenth // 10]
+        yield data[len(data) * tenth // 10 :]
+    middle = len(data) // 2
+    yield data[:middle] + b"\x00\xff{'loss': \n{\"loss\": }\n[[[" + data[middle:]
+    yield b"Traceback (most recent call last)\n" + data
+    yield data.replace(b":", b" ")
+    yield data + data
+
+
+@pytest.mark.parametrize("path", logs(), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_damaged_log_ends_in_a_sentence(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / path.name
+    for part in parts_of(path.read_bytes()):
+        copy.write_bytes(part)
+        try:
+            for run in read_runs([copy]):
+                course_facts(run)
+        except UsageError as error:
+            assert error.message.endswith(".")
+
+
+def test_the_same_run_says_the_same_in_other_formats(tmp_path: Path) -> None:
+    """The trainer's own file against JSON lines, MLflow's folder, a CSV and a captured output of the same records."""
+    state = json.loads((make.RUNS / "overfits" / "trainer_state.json").read_text(encoding="utf-8"))
+    rows = [row for row in state["log_history"] if "loss" in row or "eval_loss" in row]
+    lines = tmp_path / "lines" / "logging.jsonl"
+    mlflow = tmp_path / "mlflow"
+    table = tmp_path / "history.csv"
+    printed = tmp_path / "train.out"
+    for folder in (lines.parent, mlflow / "metrics" / "train"):
+        folder.mkdir(parents=True)
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (mlflow / "meta.yaml").write_text("run_id: a\n", encoding="utf-8")
+    for key, file in (("loss", "train/loss"), ("eval_loss", "eval_loss"), ("epoch", "epoch")):
+        points = [f"{1700000000000 + 100 * row['step']} {row[key]} {row['step']}\n" for row in rows if key in row]
+        (mlflow / "metrics" / file).write_text("".join(points), encoding="utf-8")
+    table.write_text(
+        "Step,run - train/loss,run - train/loss__MIN,run - eval/loss,run - train/epoch\n"
+        + "".join(
+            f'{row["step"]},"{row.get("loss", "")}","0","{row.get("eval_loss", "")}",{row["epoch"]}\n' for row in rows
+        ),
+        encoding="utf-8",
+    )
+    bars = [f"\r {row['step']}/240 [00:0{row['step'] % 10}<00:09, 9.9it/s]\n{row}\n" for row in rows]
+    printed.write_text("\r  0%|  | 0/240 [00:00<?, ?it/s]" + "".join(bars), encoding="utf-8")
+    for place in (lines, mlflow, table, printed):
+        facts = course_facts(read_runs([place])[0])
+        assert facts.overfits and facts.best_eval_step == 72, place
+        assert facts.best_eval_loss == pytest.approx(2.5763, abs=1e-3)
+        assert facts.loss is not None and facts.loss.points == 240
+        assert told(facts) in (["QD708"], ["QD708", "QD722"]), place
+
+
+def test_a_folder_of_runs_is_several_runs(tmp_path: Path) -> None:
+    runs = read_runs([make.RUNS])
+    names = {run.name for run in runs}
+    assert {"overfits", "healthy_plain"} <= names
+    assert len([run for run in runs if run.name == "healthy_epochs"]) == 1  # with its checkpoints
+
+
+def test_what_a_resumed_run_lost_is_left_out() -> None:
+    run = run_of("healthy_resumed")
+    assert run.resumed_at == [61.0]
+    steps = run.get("loss").steps
+    assert steps == sorted(set(steps)) and steps[-1] == 150
