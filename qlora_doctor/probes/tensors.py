@@ -123,9 +123,10 @@ def plain_name(name: str) -> str:
     name = name.removeprefix("base_model.model.")
     parts = name.split(".")
     # PEFT nests a wrapper in a wrapper where several parameters of a module are adapted: there are two lora_B then.
-    brought = next((at for at, part in enumerate(parts) if part.startswith("lora_")), None)
-    kept = {"base_layer"} if brought is not None else set()
-    return ".".join(part for at, part in enumerate(parts) if part not in _WRAPPERS or (part in kept and at < brought))
+    brought = next((at for at, part in enumerate(parts) if part.startswith("lora_")), 0)
+    return ".".join(
+        part for at, part in enumerate(parts) if part not in _WRAPPERS or (part == "base_layer" and at < brought)
+    )
 
 
 def layer_and_projection(name: str) -> tuple[int | None, str]:
