@@ -220,7 +220,7 @@ def _load(setup: Setup, architecture: Architecture, device: torch.device, *, off
         "quantization_config": quantization,
         dtype_argument(): setup.model.dtype,
         "attn_implementation": setup.model.attn_implementation,
-        "revision": setup.model.revision if architecture.folder is None else None,
+        "revision": setup.model.revision if architecture.source != "folder" else None,
     }
     arguments.update({k: v for k, v in optional.items() if v is not None})
     try:

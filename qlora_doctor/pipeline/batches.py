@@ -131,9 +131,11 @@ def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = 
     from transformers import AutoTokenizer
 
     place = str(architecture.folder) if architecture.source == "folder" else architecture.name
-    trusted = bool(setup.model.trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": bool(setup.model.trust_remote_code), "local_files_only": offline}
+    if architecture.source != "folder" and setup.model.revision is not None:
+        options["revision"] = setup.model.revision
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trusted, local_files_only=offline)
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
         told = as_stage_error(error, f"loading the tokenizer of {place}")
         told.remedy = told.remedy or "Download or copy the tokenizer's files again."
