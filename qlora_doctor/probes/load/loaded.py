@@ -13,7 +13,6 @@ from torch import nn
 from ...core.errors import StageError
 from ...facts import Facts
 from ...facts.load import ModuleClass
-from ..structure.inventory import Inventory
 from ..tensors import base_tensors, is_readable, local_part, own_class, plain_name, quant_state_of
 
 
@@ -103,6 +102,8 @@ def differences(model: nn.Module, facts: Facts) -> list[str]:
     if predicted is None:
         return []
     found: list[str] = []
+    from ..structure.inventory import Inventory  # structure reads the headers of files through this package
+
     seen = Inventory(model)
     heads = {part.name for part in seen.heads}
     layers = [(name, module) for name, module in four_bit_layers(model) if name not in heads]

@@ -106,7 +106,7 @@ class _Seen:
         return bool(depth) and int(index) > max(depth)
 
     def _is_unread_head(self, branch: str) -> bool:
-        """Whether it is the head of a tower beside the trunk, such as SigLIP's pooling, of which the layers are read."""
+        """Whether it is the head of a tower beside the trunk, such as SigLIP's pooling, whose layers are read."""
         home, _, name = branch.rpartition(".")
         if not _HEAD.search(name) or not home or (self._trunk is not None and branch.startswith(self._trunk)):
             return False
