@@ -103,24 +103,6 @@ def program_of(setup: Setup) -> tuple[Program | None, list[str]]:
     return TrlMethod(setup, method), [said]
 
 
-def refuse_media(model: Any) -> None:
-    """Give no figure for a model that reads images or sound: the batch that is traced has text alone.
-
-    Raises:
-        PredictionError: with what is certain all the same.
-    """
-    from ..pipeline.inputs import media_of
-    from .predict import PredictionError, certain_bytes
-
-    names = {"image": "images", "audio": "sound"}
-    media = [names[name] for name in media_of(model)]
-    if media:
-        raise PredictionError(
-            f"The prediction does not cover the {' and '.join(media)} of a batch, which the peak depends on.",
-            certain_bytes(model),
-        )
-
-
 def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     from ..pipeline import sequence_length
 
@@ -153,7 +135,8 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         checkpointing=checkpointing,
         flash=flash,
         neftune_alpha=training.neftune_noise_alpha,
-        data_parallel=(setup.hardware.count or 1) > 1,
+        data_parallel=(setup.hardware.count or 1) > 1 and not training.fsdp,
+        sharded_over=(setup.hardware.count or 1) if training.fsdp else None,
     )
     return step, assumptions
 

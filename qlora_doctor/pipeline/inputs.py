@@ -192,12 +192,6 @@ def synthetic_labels(model: Any, ids: Any) -> Any:
     return classes[:, 0]
 
 
-def media_of(model: Any) -> list[str]:
-    """``image`` and ``audio`` as far as a model takes them; by its forward's arguments, on any device."""
-    base = _base(model)
-    return [name for name, makers in (("image", _images(base, 64)), ("audio", _sounds(base))) if makers is not None]
-
-
 def _base(model: Any) -> Any:
     from peft import PeftModel
 
