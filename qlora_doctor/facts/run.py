@@ -28,6 +28,12 @@ class RankFacts(Fact):
     peak_reserved_bytes: int | None = None
     loss: float | None = None
     """Mean loss of the last watched step."""
+    backward_loss: float | None = None
+    mean_loss: float | None = None
+    mean_of_means: float | None = None
+    """Mean over the micro-batches of that step of their mean losses."""
+    trained_tokens: int | None = None
+    """Labels that count in that step."""
     ended: str | None = None
 
 

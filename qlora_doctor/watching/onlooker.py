@@ -189,6 +189,16 @@ class Onlooker(Observer):
         tokens = sum(count for _, count in self._losses_by_logits)
         return sum(float(loss) * count for loss, count in self._losses_by_logits) / tokens
 
+    def mean_of_means(self) -> float | None:
+        """Mean over the micro-batches of the step of their mean losses."""
+        means = [float(loss) for loss, _ in self._losses_by_logits]
+        return sum(means) / len(means) if means else None
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of the step whose loss is known by their logits."""
+        return len(self._losses_by_logits)
+
     @property
     def counted_tokens(self) -> int:
         """Labels that count in the step under way."""

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,12 +38,11 @@ from .guarding import Guard, StopTraining
 from .losses import LossWatch
 from .onlooker import Clock, Onlooker
 from .records import Options, Writer
+from .scaling import scale_facts
 from .warned import telling
 
 _LOW_RATE = 0.5
 """Share of the rate that was asked for below which a step says little about the updates that the run will make."""
-_NEAR = (0.7, 1.4)
-"""What counts as once: the mean is of a sample of each batch's tokens, and long rows weigh more than short ones."""
 _MORE = 8
 """Steps that the gradient scaler may skip while the watched ones are counted."""
 
@@ -333,9 +333,17 @@ class Watch:
         self._run["micro_batches"] = list(onlooker.micro_batches)
         if backward is not None and self._scale:
             backward /= self._scale
-        self._run.update(backward_loss=_number(backward), mean_loss=_number(mean), loss_scale=None)
-        if backward is not None and mean:
-            self._run |= scale_facts(backward / mean, onlooker.micro_batches[-1])
+        plain, count = onlooker.mean_of_means(), onlooker.micro_batches[-1]
+        unknown = dict.fromkeys(("loss_scale", "sums_over_accumulation", "divides_twice"))
+        self._run.update(unknown, backward_loss=_number(backward), mean_loss=_number(mean))
+        self._rank_loss = {
+            "backward_loss": _number(backward),
+            "mean_loss": _number(mean),
+            "mean_of_means": _number(plain),
+        }
+        if backward is not None and mean and plain and onlooker.parts == count and self._world == 1:
+            self._run |= scale_facts(backward, mean, plain, count)  # of several ranks only all together can tell
+        self._rank_loss["trained_tokens"] = onlooker.counted_tokens or None
         if onlooker.counted_tokens:
             self._run["tokens_per_update"] = onlooker.counted_tokens * self._world
         self._losses = [*getattr(self, "_losses", []), backward]
@@ -607,6 +615,7 @@ class Watch:
             peak_reserved_bytes=measured.peak_reserved_bytes if measured else None,
             loss=_number(self._losses[-1]) if getattr(self, "_losses", None) else None,
             ended=self._ended,
+            **self._rank_loss,
         )
         self._digests = rank.batches
         known["run"] = RunFacts(
@@ -622,6 +631,7 @@ class Watch:
         return known
 
     _failure = NO_FAILURE
+    _rank_loss: Mapping[str, Any] = MappingProxyType({})
     _saved_at: int | None = None
     _digests: list[str] | None = None
     _losses: list[float | None]
@@ -698,23 +708,6 @@ class Watch:
         )
         if seen.batch is not None and onlooker.micro_batches:
             self._run["rows_per_update"] = seen.batch * max(onlooker.micro_batches[-1], 1) * self._world
-
-
-def scale_facts(scale: float, micro_batches: int) -> dict[str, Any]:
-    """What the losses that went backward say of the division by accumulation; bands around 1, around M and around 1/M.
-
-    Args:
-        scale: their sum over the mean loss of a token.
-        micro_batches: M.
-    """
-    known: dict[str, Any] = {"loss_scale": _number(scale), "sums_over_accumulation": None, "divides_twice": None}
-    if micro_batches < 2 or _NEAR[0] <= scale <= _NEAR[1]:
-        known.update(sums_over_accumulation=False, divides_twice=False)
-    elif _NEAR[0] <= scale / micro_batches <= _NEAR[1]:
-        known.update(sums_over_accumulation=True, divides_twice=False)
-    elif _NEAR[0] <= scale * micro_batches <= _NEAR[1]:
-        known.update(sums_over_accumulation=False, divides_twice=True)
-    return known
 
 
 class Together:

@@ -10,7 +10,7 @@ import torch
 
 from qlora_doctor.facts import BatchFacts
 from qlora_doctor.probes.batch import look_at_batches
-from qlora_doctor.watching.watcher import scale_facts
+from qlora_doctor.watching.scaling import scale_facts
 
 TOKENIZER = SimpleNamespace(pad_token_id=0, eos_token_id=2, bos_token_id=1, decode=lambda ids: " ".join(map(str, ids)))
 
@@ -95,16 +95,19 @@ def test_class_labels_are_no_token_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "micro_batches", "summed", "twice"),
+    ("backward", "weighted", "plain", "micro_batches", "summed", "twice"),
     [
-        (1.0, 8, False, False),
-        (8.1, 8, True, False),
-        (0.124, 8, False, True),
-        (3.0, 8, None, None),  # a loss of another kind: nobody knows
-        (5.0, 1, False, False),
-        (2.05, 2, True, False),
+        (2.0, 2.0, 2.1, 8, False, False),
+        (16.5, 2.0, 2.1, 8, True, False),
+        (0.26, 2.0, 2.1, 8, False, True),
+        (6.0, 2.0, 2.1, 8, None, None),  # a loss of another kind: nobody knows
+        (9.0, 2.0, 2.0, 1, False, False),
+        (4.1, 2.0, 2.0, 2, True, False),
+        (2.5, 1.03, 2.5, 2, False, False),  # a short row of high loss beside a long one: a mean of means is no sum
     ],
 )
-def test_what_a_scale_says(scale: float, micro_batches: int, summed: bool | None, twice: bool | None) -> None:
-    known = scale_facts(scale, micro_batches)
+def test_what_the_losses_of_an_update_add_up_to(
+    backward: float, weighted: float, plain: float, micro_batches: int, summed: bool | None, twice: bool | None
+) -> None:
+    known = scale_facts(backward, weighted, plain, micro_batches)
     assert (known["sums_over_accumulation"], known["divides_twice"]) == (summed, twice)

@@ -142,3 +142,12 @@ def test_one_line_of_a_run(tmp_path: Path) -> None:
     for step in (10, 20):
         writer.line({"step": step, "time": 2.0 * step, "loss": 1.5, "learning_rate": 1e-4})
     assert line_of(trainings(tmp_path)) == "step 20 of 1,200 · loss 1.5 · rate 0.0001 · 2 s a step · running"
+
+
+def test_losses_of_ranks_are_judged_together(tmp_path: Path) -> None:
+    """A trainer that divides by the tokens of all ranks: one with many of them seems to sum, all together do not."""
+    for rank, (backward, tokens) in enumerate([(3.8, 1900), (0.2, 100)]):
+        seen = {"backward_loss": backward, "mean_loss": 2.0, "mean_of_means": 2.0, "trained_tokens": tokens}
+        write(tmp_path, rank, run={"micro_batches": [2, 2]}, seen=seen)
+    run = together(groups(trainings(tmp_path))[0]).run
+    assert run is not None and run.sums_over_accumulation is False and run.tokens_per_update == 2000
