@@ -8,7 +8,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -77,6 +76,7 @@ class Watch:
         self.facts = Facts()
         self.active = False
         self.spent = 0.0
+        self._rank_loss: dict[str, Any] = {}
         self.series: list[dict[str, Any]] = []
         self.arguments: dict[str, Any] = {}
         self._writer, self._options, self._learn = writer, options, learn
@@ -343,7 +343,7 @@ class Watch:
         }
         if backward is not None and mean and plain and onlooker.parts == count and self._world == 1:
             self._run |= scale_facts(backward, mean, plain, count)  # of several ranks only all together can tell
-        self._rank_loss["trained_tokens"] = onlooker.counted_tokens or None
+        self._rank_loss |= {"trained_tokens": onlooker.counted_tokens or None}
         if onlooker.counted_tokens:
             self._run["tokens_per_update"] = onlooker.counted_tokens * self._world
         self._losses = [*getattr(self, "_losses", []), backward]
@@ -631,7 +631,6 @@ class Watch:
         return known
 
     _failure = NO_FAILURE
-    _rank_loss: Mapping[str, Any] = MappingProxyType({})
     _saved_at: int | None = None
     _digests: list[str] | None = None
     _losses: list[float | None]
