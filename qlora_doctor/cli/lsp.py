@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,7 +31,14 @@ def command(profile: str | None, settings: Path | None, stdio: bool) -> None:
     from ..editor.server import serve
     from ._settings import found_settings, with_settings
 
-    given = {"settings": settings, "profile": profile, "fail_on": None, "select": (), "ignore": (), "severity": {}}
+    given: dict[str, Any] = {
+        "settings": settings,
+        "profile": profile,
+        "fail_on": None,
+        "select": (),
+        "ignore": (),
+        "severity": {},
+    }
 
     def options_of(path: Path) -> CheckOptions:
         return with_settings(CheckOptions(stages=("config",), offline=True), found_settings(path, given), given)

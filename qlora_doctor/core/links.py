@@ -27,3 +27,9 @@ def rule_url(rule: str, given: str | None = None) -> str | None:
     """The address of a bundled rule's page on the docs site; None where there is no site."""
     base = docs_base(given)
     return f"{base}/rules/{rule}/" if base is not None else None
+
+
+def schema_url(file: str, given: str | None = None) -> str | None:
+    """The address of a JSON schema on the docs site, by its file's name; None where there is no site."""
+    base = docs_base(given)
+    return f"{base}/schema/{file}" if base is not None else None

@@ -1,4 +1,4 @@
-"""What is known of the key under the cursor: its meaning, its value and where that is from, and the rules that speak."""
+"""What is known of the key under the cursor: its meaning, its value and its origin, and the rules that speak."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def edit(folder: Path, work: Callable[[Editor], Awaitable[Any]]) -> None:
 
 def applied(text: str, edit: types.TextEdit) -> str:
     """The edit as an editor makes it: columns are UTF-16 units."""
-    lines = text.splitlines(keepends=True) + [""]
+    lines = [*text.splitlines(keepends=True), ""]
 
     def offset(position: types.Position) -> int:
         before = lines[position.line].encode("utf-16-le")[: 2 * position.character].decode("utf-16-le")
