@@ -16,7 +16,8 @@ from ._help import examples
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
               help="Where to write it. Default: stdout.")  # fmt: skip
 @click.option("--schema", metavar="URL", help="JSON schema that editors are told of in the first line; "
-              "`none` leaves the line out. Default: the docs site's where one is set, else this installation's.")  # fmt: skip
+              "`none` leaves the line out. Default: the docs site's where one is set, "
+              "else this installation's.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
 def command(model: str, gpu: str | None, output: Path | None, schema: str | None, force: bool) -> None:
     """Write a commented config to start from, for a model and a card."""
