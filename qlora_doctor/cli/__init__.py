@@ -13,6 +13,7 @@ from ..core.errors import NEW_ISSUE, DoctorError
 
 _COMMANDS = (
     "check", "run", "log", "plan", "explain", "rules", "env", "init", "demo", "report", "compare", "convert", "schema",
+    "lsp",
 )  # fmt: skip
 
 
