@@ -11,14 +11,17 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .machine import Machine
 from .predict import traced
 from .scaling import ALIGNED, MANY, NotScalable, ScalableTape, scalable
-from .subject import Subject
 from .tape import Tape
 
-Maker = Callable[[], Subject]
+if TYPE_CHECKING:
+    from .subject import Subject
+
+Maker = Callable[[], "Subject"]
 Size = tuple[int, int]
 """Batch and sequence."""
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..tables.cards import CARDS, Card
-from .attention import SMALL_MEMORY_HEAD
 from .courses import Courses, Maker, Size, Tracer
+from .families import SMALL_MEMORY_HEAD
 from .machine import Machine
+from .moments import moments
 from .predict import Prediction, prediction_of
 from .replay import replay, replay_peaks
-from .savings import moments
 from .tape import Tape
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)

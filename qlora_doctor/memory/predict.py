@@ -6,15 +6,15 @@ import linecache
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..facts.memory import MemoryPicture, PhasePeak, TimelinePoint
-from .evaluation import trace_evaluation
 from .machine import PACKAGES, Machine, installed_versions
 from .replay import Replayed, replay
-from .step import trace_steps
-from .subject import Subject
 from .tape import Tape
-from .values import UnknownValue
+
+if TYPE_CHECKING:
+    from .subject import Subject
 
 MARGIN = 0.02
 """Error band of a prediction, as a share of it: no recorded measurement lies further above its prediction."""
@@ -131,6 +131,8 @@ def traced(subject: Subject, machine: Machine) -> Tape:
     Raises:
         PredictionError: it cannot be traced.
     """
+    from .step import trace_steps
+
     return _told(
         subject, "step", lambda: trace_steps(subject.model, subject.step, machine, subject.load, subject.program)
     )
@@ -142,11 +144,15 @@ def traced_evaluation(subject: Subject, machine: Machine, batch: int) -> Tape:
     Raises:
         PredictionError: it cannot be traced.
     """
+    from .evaluation import trace_evaluation
+
     return _told(subject, "evaluation", lambda: trace_evaluation(subject, machine, batch))
 
 
 def _told(subject: Subject, what: str, trace: Callable[[], Tape]) -> Tape:
     """A trace, or why there is none in one sentence."""
+    from .values import UnknownValue
+
     certain = certain_bytes(subject.model)
     try:
         return trace()
