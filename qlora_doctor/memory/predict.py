@@ -138,15 +138,15 @@ def traced(subject: Subject, machine: Machine) -> Tape:
     )
 
 
-def traced_evaluation(subject: Subject, machine: Machine, batch: int) -> Tape:
-    """The tape of an evaluation batch, once the subject's step was traced.
+def traced_evaluation(subject: Subject, machine: Machine, batch: int, *, made_ready: bool = True) -> Tape:
+    """The tape of an evaluation batch; ``made_ready`` where the subject's step was traced before.
 
     Raises:
         PredictionError: it cannot be traced.
     """
     from .evaluation import trace_evaluation
 
-    return _told(subject, "evaluation", lambda: trace_evaluation(subject, machine, batch))
+    return _told(subject, "evaluation", lambda: trace_evaluation(subject, machine, batch, made_ready=made_ready))
 
 
 def _told(subject: Subject, what: str, trace: Callable[[], Tape]) -> Tape:

@@ -14,7 +14,7 @@ from .batches import Batches, cuts_nothing
 from .failures import as_stage_error
 
 # Training names that are the doctor's own or are read elsewhere in the pipeline.
-_NOT_ARGUMENTS = {"trainer", "method", "engine", "prepare_for_kbit_training", "max_steps", "num_train_epochs"}
+_NOT_ARGUMENTS = {"trainer", "method", "kernels", "prepare_for_kbit_training", "max_steps", "num_train_epochs"}
 # What the run of a probe replaces: it saves, reports and resumes nothing, and its two steps are steps at the rate
 # that the setup names, not the first two of a warm-up.
 _REPLACED = {

@@ -113,8 +113,8 @@ class Training(_Section):
 
     trainer: Literal["transformers", "trl"] | None = None
     method: str | None = None
-    engine: str | None = None
-    """``unsloth`` where its code runs the model in place of transformers' own; None: nothing does."""
+    kernels: list[str] | None = None
+    """What runs the model in place of transformers' own code, beside Liger: ``unsloth``, ``cut_cross_entropy``, …"""
     prepare_for_kbit_training: bool | None = None
     per_device_train_batch_size: int | None = None
     per_device_eval_batch_size: int | None = None

@@ -193,6 +193,7 @@ def read(document: Document) -> Setup:
     _without_adapter(reading)
     _attention(reading)
     _batches(reading)
+    _kernels(reading)
     _checkpointing(reading)
     _distribution(reading)
     _data(reading)
@@ -333,6 +334,20 @@ def _batches(reading: Reading) -> None:
         reading.put("training.gradient_accumulation_steps", steps, "batch_size", "batch_size / micro_batch_size")
     if reading.value("training.per_device_train_batch_size") and not reading.has("eval_batch_size"):
         reading.default("training.per_device_eval_batch_size", reading.value("training.per_device_train_batch_size"))
+
+
+_KERNELS = (
+    "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "cut_cross_entropy",
+    "chunked_cross_entropy", "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp",
+    "liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy",
+)  # fmt: skip
+"""Switches of kernels that run in place of transformers' own code."""
+
+
+def _kernels(reading: Reading) -> None:
+    chosen = [key for key in _KERNELS if reading.get(key)]
+    if chosen:
+        reading.put("training.kernels", chosen, chosen[0])
 
 
 def _checkpointing(reading: Reading) -> None:
