@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from .allocator import round_size
 from .machine import Machine
@@ -48,3 +48,27 @@ def moments(tape: Tape, machine: Machine) -> Moments:
                         moment = "loss" if logits else "last" if place < (begin + end) // 2 else "first"
                     most[moment] = max(most.get(moment, 0), taken)
     return most
+
+
+def most_in_use(tape: Tape, machine: Machine) -> int:
+    """Most bytes in use over load and two steps, by rounded sizes; an allocator never has less.
+
+    Thousands of tapes are looked at so where a batch or a length is sought, so it runs over whole lists.
+    """
+    sizes = list(map(round_size, tape.sizes))
+    for index in tape.workspaces:
+        sizes[index] = round_size(machine.blas_workspace_bytes)
+    scratch = [sum(map(round_size, scratch_bytes(kernel, machine))) for kernel in tape.kernels]
+    by_kind = (sizes, [-size for size in sizes], scratch, [-size for size in scratch])
+    deltas = [by_kind[event & 3][event >> 2] for event in tape.events]
+    course = list(accumulate(deltas))
+    begun: dict[int, int] = {}
+    for place, event in enumerate(tape.events[tape.step_start :], tape.step_start):
+        if event & 3 == ALLOC:
+            begun[event >> 2] = place
+        elif event & 3 == FREE and begun.pop(event >> 2, None) is None:
+            deltas[place] = 0  # it was there before the first step, and is not before the second
+    for place in begun.values():
+        deltas[place] = 0  # it outlives the first step, and is not made again
+    again = accumulate(deltas[tape.step_start :], initial=course[-1] if course else 0)
+    return max(max(course, default=0), max(again))

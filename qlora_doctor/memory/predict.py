@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..facts.memory import MemoryPicture, PhasePeak, TimelinePoint
+from .kept import Outline
 from .machine import PACKAGES, Machine, installed_versions
 from .replay import Replayed, replay
 from .tape import Tape
@@ -122,7 +123,7 @@ def predict(subject: Subject, machine: Machine, *, evaluation_batch: int | None 
     """
     tape = traced(subject, machine)
     evaluation = None if evaluation_batch is None else traced_evaluation(subject, machine, evaluation_batch)
-    return prediction_of(subject, machine, replay(tape, machine, evaluation=evaluation))
+    return prediction_of(subject.outline, machine, replay(tape, machine, evaluation=evaluation))
 
 
 def traced(subject: Subject, machine: Machine) -> Tape:
@@ -205,17 +206,17 @@ def certain_bytes(model: object) -> int:
     return sum(seen.values())
 
 
-def prediction_of(subject: Subject, machine: Machine, run: Replayed) -> Prediction:
-    """The prediction that a replay of the subject's tape comes to."""
+def prediction_of(outline: Outline, machine: Machine, run: Replayed) -> Prediction:
+    """The prediction that a replay of a subject's tape comes to; the outline's batch and sequence are the tape's."""
     versions = installed_versions()
-    assumptions = list(subject.assumptions)
+    assumptions = list(outline.assumptions)
     wanted = ".".join(str(part) for part in machine.torch)
     if not versions.get("torch", "").startswith(f"{wanted}."):
         assumptions.append(
             f"Kernels and workspaces are those of torch {wanted}; all else follows the packages installed here."
         )
         versions["torch"] = wanted
-    if subject.step.optim.startswith("paged"):
+    if outline.optim.startswith("paged"):
         assumptions.append("The paged optimizer's state is in managed memory, which torch's counters do not show.")
     return Prediction(
         peak_allocated_bytes=run.peak_allocated,
@@ -230,8 +231,8 @@ def prediction_of(subject: Subject, machine: Machine, run: Replayed) -> Predicti
         timeline=run.timeline,
         steps=run.steps,
         device=machine.card.name,
-        batch=subject.step.batch,
-        sequence=subject.step.sequence,
+        batch=outline.batch,
+        sequence=outline.sequence,
         versions={name: versions[name] for name in PACKAGES if name in versions},
         assumptions=assumptions,
         after_bytes=run.after,

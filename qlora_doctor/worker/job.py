@@ -18,10 +18,12 @@ class PlanRequest(BaseModel):
         cards: names of the table of cards, or memory sizes such as ``24GiB``; none takes the card that the config names
             or that is here.
         batches, sequences: of the table; None takes a range around the setup's own.
+        kept: the file that holds traces of this setup, and takes new ones; None keeps none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kept: str | None = None
     cards: tuple[str, ...] = ()
     batches: tuple[int, ...] | None = None
     sequences: tuple[int, ...] | None = None
