@@ -296,19 +296,21 @@ def largest_within(sums: Callable[[int], int], reserved: Callable[[int], int], s
     ``reserved`` takes a replay, ``sums`` a fraction of one and is never above it: so the place is sought by sums,
     scaled by what the last replay reserved beyond its own.
     """
+    guess = _crossing(sums, space, 0, limit + 1)
     low, high = 0, limit + 1  # low is known to fit, high not to
-    share = 1.0
-    while high - low > 1:
-        guess = _crossing(sums, round(space / share), low, high)
-        taken = reserved(guess)
-        if taken <= space:
-            low = guess
-            if high - low > 1 and reserved(low + 1) > space:
-                high = low + 1
+    known: dict[int, int] = {}
+    while True:
+        known[guess] = reserved(guess)
+        low, high = (guess, high) if known[guess] <= space else (low, guess)
+        if high - low <= 1:
+            return low or None
+        if low in known and high in known:
+            share = (space - known[low]) / (known[high] - known[low])
+            guess = min(max(low + round((high - low) * share), low + 1), high - 1)
+        elif high in known:
+            guess = min(_crossing(sums, round(space * sums(high) / known[high]), low, high), high - 1)
         else:
-            high = guess
-            share = max(share, taken / sums(guess))
-    return low or None
+            guess = low + 1
 
 
 def _crossing(sums: Callable[[int], int], space: int, low: int, high: int) -> int:
