@@ -160,6 +160,10 @@ class MemoryFacts(Fact):
     margin_ratio: float | None = None
     """Error band of the prediction."""
     savings: list[Saving] | None = None
+    cure: Cure | None = None
+    """Where the run does not fit: the closest changes with which it does."""
+    cures: list[Cure] | None = None
+    """All changes that were predicted, the cure first."""
     plan: list[PlanCell] | None = None
     """Cells of the first card's table (command ``plan``)."""
     plans: list[CardPlan] | None = None

@@ -60,7 +60,7 @@ def savings(
     from ..pipeline import load_config
 
     architecture = architecture or load_config(setup, offline=offline)
-    peak = _peak_by_depth(architecture, machine, offline)
+    peak = peak_by_depth(architecture, machine, offline)
     step = prediction.step_allocated_bytes
     others = max((peak for part, (peak, _) in prediction.run.items() if part != "step"), default=0)
     try:
@@ -139,7 +139,7 @@ def _peak_in_full(architecture: Any, machine: Machine, offline: bool) -> Callabl
     return peak
 
 
-def _peak_by_depth(architecture: Any, machine: Machine, offline: bool) -> Callable[[Setup], int]:
+def peak_by_depth(architecture: Any, machine: Machine, offline: bool) -> Callable[[Setup], int]:
     """The peak at full depth, from two traces of a stack of few layers."""
     depth = int(architecture.config.get_text_config().num_hidden_layers)
     period = _period(architecture.config.get_text_config())

@@ -59,7 +59,13 @@ def _present_card(gpu: Gpu) -> Card:
 
 
 def look_at_memory(
-    setup: Setup, facts: Facts, progress: Tell, *, offline: bool = True, architecture: Any = None
+    setup: Setup,
+    facts: Facts,
+    progress: Tell,
+    *,
+    offline: bool = True,
+    architecture: Any = None,
+    with_savings: bool = True,
 ) -> MemoryFacts:
     """Predict the peak of the run and hold it against the card.
 
@@ -104,8 +110,16 @@ def look_at_memory(
     prediction.assumptions += assumed_of_evaluation(facts)
     held |= described(prediction, subject.outline, card)
     held["margin_ratio"] = MARGIN
-    held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
+    if with_savings:
+        held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
     return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
+
+
+def sequence_of(setup: Setup) -> int:
+    """Tokens of a full sample as far as the config alone tells."""
+    from ..setup.resolved import Resolved
+
+    return int(Resolved(setup)["training.max_length"] or 512)
 
 
 def machine_for(setup: Setup, card: Card | None) -> Machine:

@@ -62,5 +62,5 @@ def _instead(plan: CardPlan) -> str:
 
 def changes(cure: Cure) -> str:
     """All changes of a cure, as one phrase."""
-    named = [words.one_line(each.change) for each in cure.changes]
+    named = list(dict.fromkeys(words.one_line(each.change) for each in cure.changes))
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
