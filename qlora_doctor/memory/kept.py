@@ -51,6 +51,8 @@ class Traces:
 
     outline: Outline | None = None
     tapes: dict[str, dict[Size, Tape]] = field(default_factory=dict)
+    cures: dict[str, Any] = field(default_factory=dict)
+    """Cures that were found, by what they were asked for."""
 
     def of(self, what: str, kind: Hashable) -> dict[Size, Tape]:
         """The tapes of steps or evaluations on machines of one kind; what is put in is kept."""
@@ -89,7 +91,9 @@ def encode(traces: Traces) -> bytes:
             shapes = [kernel.shape for kernel in tape.kernels]
             tapes.append([group, batch, sequence, places[key], tape.sizes, shapes])
     outline = None if traces.outline is None else asdict(traces.outline)
-    document = json.dumps({"outline": outline, "courses": courses, "tapes": tapes}, separators=(",", ":"))
+    document = json.dumps(
+        {"outline": outline, "courses": courses, "tapes": tapes, "cures": traces.cures}, separators=(",", ":")
+    )
     content = zlib.compress(document.encode(), 6)
     return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
 
@@ -107,7 +111,7 @@ def decode(entry: bytes) -> Traces:
     outline = document["outline"]
     if outline is not None:
         outline = Outline(**outline | {"assumptions": tuple(outline["assumptions"])})
-    traces = Traces(outline)
+    traces = Traces(outline, cures=document["cures"])
     for group, batch, sequence, place, sizes, shapes in document["tapes"]:
         traces.tapes.setdefault(group, {})[batch, sequence] = _tape(document["courses"][place], sizes, shapes)
     return traces

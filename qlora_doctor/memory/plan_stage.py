@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..facts import Facts, MemoryFacts
-from ..facts.memory import CardPlan, PlanCell, PlanPoint, SufficientCard
+from ..facts.memory import CardPlan, Cure, PlanCell, PlanPoint, SufficientCard
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, parse_memory
 from .kept import NotKept, Outline, Traces
 from .plan import LENGTH_STEP
@@ -145,6 +145,10 @@ def _look(
     plans = [
         _card_plan(planner, machine, card, own, outline.limit) for machine, card in zip(machines, cards, strict=True)
     ]
+    plans = [
+        (table, fact.model_copy(update={"cure": _cure(setup, facts, planner, card, fact, progress)}))
+        for card, (table, fact) in zip(cards, plans, strict=True)
+    ]
     prediction.assumptions += [*allocator_assumptions(setup), *assumed_of_cards(setup), *assumed_of_evaluation(facts)]
     if cards[0] is None:
         prediction.assumptions.append(
@@ -198,6 +202,28 @@ def _card_plan(
         **points,
     )
     return table, fact
+
+
+def _cure(
+    setup: Setup, facts: Facts, planner: Planner, card: Card | None, plan: CardPlan, progress: Tell
+) -> Cure | None:
+    """Changes of what is asked about with which it fits, as far as what is learned stays the same."""
+    asked = plan.asked
+    if card is None or asked is None or asked.fits is not False or not planner.is_one_cell:
+        return None
+    kept, key = planner.tracer.traces.cures, f"{card.name} {asked.batch} × {asked.sequence} {planner.evaluation_batch}"
+    if key not in kept and planner.tracer.make is not None:
+        from ..pipeline import load_config
+        from ..setup.changed import with_value
+        from .cure_stage import search_for
+        from .levers import levers_of
+
+        meant = with_value(setup, "training.per_device_train_batch_size", asked.batch)
+        meant = with_value(meant, "training.max_length", asked.sequence)
+        search = search_for(meant, facts, card, load_config(setup, offline=True), True, progress)
+        found = search.found(levers_of(meant, planner.evaluation_batch), "closest")
+        kept[key] = None if found is None else found.model_dump()
+    return None if kept.get(key) is None else Cure.model_validate(kept[key])
 
 
 def _cell(cell: Cell) -> PlanCell:

@@ -74,19 +74,12 @@ def table(memory: MemoryFacts, width: int) -> str:
         first, *rest = textwrap.wrap(changes(cure), column, break_long_words=False)
         fits = "✓" if cure.fits else "✗" if cure.fits is False else " "
         alters = "yes" if cure.alters else "no"
-        rows.append(
-            f"{first:<{column}}  {words.size(cure.peak_reserved_bytes):>9}   {fits}    {_time(cure):>5}  {alters}"
-        )
+        size = words.size(cure.peak_reserved_bytes)
+        rows.append(f"{first:<{column}}  {size:>9}   {fits}    {_time(cure):>5}  {alters}")
         rows += rest
-    notes = list(dict.fromkeys(cure.speed_note for cure in cures[:1] if cure.speed_note))
-    rows += [
-        _wrap(
-            f"time: expected time of a step as a multiple, by counts of passes, not measured. {' '.join(notes)}.".replace(
-                " .", ""
-            ),
-            width,
-        )
-    ]
+    notes = [f"{cure.speed_note.capitalize()}." for cure in cures[:1] if cure.speed_note]
+    told = "time: expected time of a step as a multiple, by counts of passes, not measured."
+    rows.append(_wrap(" ".join([told, *notes]), width))
     return "\n".join(rows)
 
 
