@@ -357,6 +357,10 @@ OLD = script("", PLAIN, "{}").replace("output_dir=", "evaluation_strategy='no', 
         ({"pyproject.toml": '[project]\ndependencies = ["transformers<4.46", "trl<0.12"]\n'}, False),
         ({"Dockerfile": "FROM x\nRUN pip install transformers==4.40.1 trl==0.9.4\n"}, False),
         ({"setup.sh": "pip install 'transformers==4.40.1' trl==0.9.4\n"}, False),
+        ({"requirements.txt": "transformers<5.0.0\ntrl\n"}, False),  # a key of transformers, in a class of TRL
+        ({"README.md": "```bash\npip install transformers==4.40.1 trl==0.9.4\n```\n"}, False),
+        ({"README.md": "It was written for transformers==4.40.1.\n"}, True),
+        ({"README.md": "pip install transformers==4.40.1\n", "requirements.txt": "transformers==4.57.0\n"}, True),
         (
             {"uv.lock": 'name = "transformers"\nversion = "4.40.0"\n\n[[package]]\nname = "trl"\nversion = "0.9.4"\n'},
             False,
@@ -377,6 +381,27 @@ def test_pinned_versions_decide(files: dict[str, str], told: bool, tmp_path: Pat
     )
     removed = [key.key for key in conclude(setup, newest).removed_keys or []]
     assert ("SFTConfig.evaluation_strategy" in removed) is told
+
+
+SWITCHED = """\
+from transformers import AutoModelForCausalLM
+from peft import LoraConfig, get_peft_model
+model = AutoModelForCausalLM.from_pretrained("my/model", load_in_4bit=True)
+model = get_peft_model(model, LoraConfig(r=8))
+"""
+
+
+@pytest.mark.parametrize(
+    ("requirements", "told"),
+    [("transformers\n", True), ("transformers==5.1.0\n", True), ("transformers==4.57.1\n", False),
+     ("transformers<5\n", False)],
+)  # fmt: skip
+def test_pinned_versions_decide_about_switches_of_from_pretrained(
+    requirements: str, told: bool, tmp_path: Path
+) -> None:
+    setup = read_setup(written(tmp_path, {"app/core/train.py": SWITCHED, "requirements.txt": requirements}))
+    assert setup.quantization.load_in_4bit is True
+    assert any(remark["kind"] == "quantization-switch-of-from-pretrained" for remark in setup.remarks) is told
 
 
 def test_pins_of_the_nearest_folder_count(tmp_path: Path) -> None:
