@@ -19,6 +19,10 @@ _FILES = re.compile(
 )
 _LOCK = re.compile(r'^name\s*=\s*"([\w.-]+)"\s*\nversion\s*=\s*"([\w.+]+)"', re.MULTILINE)
 _BOUND = r"(?:[ \t]*,?[ \t]*(?:===?|~=|[<>!]=?|\^|=)[ \t]*v?\d[\w.*+]*)"
+_INSTALLS = re.compile(r"^.*\b(?:pip3? install|git clone|git checkout)\b.*$", re.MULTILINE)
+_CHECKED_OUT = (
+    r"\bgit clone\b[^\n]*/{0}(?:\.git)?\b(?:[^\n]*\n){{0,4}}?[^\n]*\bgit checkout[ \t]+(?!-|main\b|master\b)[\w./-]+"
+)
 _MOST_FILES, _MOST_TEXT = 24, 2 * 2**20
 _SUBFOLDERS = (".", "requirements", "docker")
 
@@ -48,7 +52,9 @@ def pins_in(folders: Iterable[Path], names: tuple[str, ...]) -> dict[str, Pin]:
         told = [text for file, text in files.items() if _is_readme(file)]
         texts = [text for file, text in files.items() if not _is_readme(file)]
         for name in names:
-            pins = [pin for text in texts for pin in _pins(text, name)] or [p for text in told for p in _pins(text, name)]
+            pins = [pin for text in texts for pin in _pins(text, name)] or [
+                p for text in told for p in _pins(text, name)
+            ]
             if pins and name not in found:
                 exact = {pin.exact for pin in pins}
                 found[name] = Pin(exact.pop() if len(exact) == 1 else None, any(pin.bounded for pin in pins))
@@ -79,7 +85,7 @@ def _text(file: Path) -> str:
     text = re.sub(r"^[ \t]*#.*$", "", text, flags=re.MULTILINE)
     text = text.replace("\\\n", " ")
     is_script = file.suffix.lower() in (".sh", ".bash") or file.name.lower() == "makefile" or _is_readme(file)
-    return "\n".join(re.findall(r"^.*\bpip3? install\b.*$", text, re.MULTILINE)) if is_script else text
+    return "\n".join(_INSTALLS.findall(text)) if is_script else text
 
 
 def _pins(text: str, name: str) -> Iterable[Pin]:
@@ -87,6 +93,9 @@ def _pins(text: str, name: str) -> Iterable[Pin]:
         if package.lower() == name:
             yield Pin(version, bounded=True)
     asked = rf"(?<![\w./-])[\"']?{name}[\"']?(?:\[[\w, -]*\])?[ \t]*(?:=[ \t]*[\"'])?({_BOUND}+)"
+    if re.search(_CHECKED_OUT.format(name), text) or re.search(rf"/{name}(?:\.git)?@[0-9a-f]{{7,40}}\b", text):
+        yield Pin(None, bounded=True)
+        return
     for match in re.finditer(rf"{asked}|(?<![\w.]){name}(?:\.git)?@v?(\d[\w.]*)", text):
         if match[2] is not None:
             yield Pin(match[2], bounded=True)

@@ -481,3 +481,54 @@ def test_hydra_composes(tmp_path: Path) -> None:
     assert (setup.lora.r, setup.training.learning_rate) == (32, 1e-4)
     chosen = {**files, "run.sh": "python main.py base=large\n"}
     assert read_setup(written(tmp_path / "c", chosen)).is_unknown("lora.r")
+
+
+# -- YAML files and what their projects bring
+
+SHAREGPT = "base_model: my/model\nload_in_4bit: true\nadapter: qlora\ndatasets:\n- path: my/data\n  type: sharegpt\n"
+
+
+@pytest.mark.parametrize(
+    ("readme", "told"),
+    [
+        ("", True),
+        ("```\ngit clone https://github.com/x/axolotl\ncd axolotl\npip install -e .\n```\n", True),
+        ("```\ngit clone https://github.com/x/axolotl\ncd axolotl\ngit checkout 55cc214c7677\n```\n", False),
+        ("```\npip install axolotl==0.4.1\n```\n", False),
+        ("```\npip install axolotl==0.19.0\n```\n", True),
+        ("```\npip install git+https://github.com/x/axolotl.git@55cc214c7677\n```\n", False),
+    ],
+)
+def test_an_older_axolotl_is_not_held_to_what_newer_ones_refuse(readme: str, told: bool, tmp_path: Path) -> None:
+    files = {"runs/qlora.yaml": SHAREGPT, "README.md": readme, ".git/HEAD": ""}
+    setup = read_setup(written(tmp_path, files))
+    assert any("sharegpt" in str(remark["note"]) for remark in setup.remarks) is told
+
+
+@pytest.mark.parametrize(
+    ("keys", "method"),
+    [("", "dpo"), ("gamma_beta_ratio: 1.6\nobjective_type: simpo\n", None), ("desirable_weight: 1.0\n", None)],
+)
+def test_beta_is_of_dpo_only_where_no_key_of_another_loss_stands_beside_it(
+    keys: str, method: str | None, tmp_path: Path
+) -> None:
+    text = "model_name_or_path: my/model\nuse_peft: true\nload_in_4bit: true\nlora_r: 8\nbeta: 0.0\n" + keys
+    setup = read_setup(written(tmp_path, {"recipe.yaml": text}))
+    assert (setup.training.method if not setup.is_unknown("training.method") else None) == method
+
+
+@pytest.mark.parametrize(
+    ("head", "converted"),
+    [
+        ("", False),
+        ("# @package _global_\n", True),
+        ("defaults:\n- trainer: sft\n- _self_\n", True),
+        ("output_dir: ${oc.env:HOME}/out\n", True),
+        ("defaults:\n  lr: 1\n", False),
+    ],
+)
+def test_omegaconf_takes_an_exponent_without_a_dot_for_a_number(head: str, converted: bool, tmp_path: Path) -> None:
+    text = head + "model:\n  name: my/model\nlora:\n  rank: 8\n  alpha: 16\nlearning_rate: 2e-4\nload_in_4bit: true\n"
+    setup = read_setup(written(tmp_path, {"sft.yaml": text}))
+    assert setup.string_numbers == ["learning_rate"]
+    assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted
