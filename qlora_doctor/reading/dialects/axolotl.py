@@ -15,7 +15,7 @@ from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import axolotl as refusals
-from .refusals import tell
+from .refusals import refuse
 from .refusals.axolotl import remarks, schema
 from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
@@ -201,9 +201,9 @@ def read(document: Document) -> Setup:
     if reading.has("lora_model_dir"):
         reading.default("model.adapter_is_trainable", True, "it loads lora_model_dir to train it on")
     reading.default("hardware.expandable_segments", True, "it sets PYTORCH_ALLOC_CONF where the environment does not")
-    tell(reading, refusals.ROWS, "adapter", "base_model")
-    remarks.tell(reading)
-    schema.tell(reading)
+    refuse(reading, "axolotl", refusals.COMPUTED)
+    remarks.remark(reading)
+    schema.judge_values(reading)
     if _only_known_plugins(reading):
         reading.check_keys(known)
     if document.string_numbers:
