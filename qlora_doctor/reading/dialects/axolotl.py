@@ -16,7 +16,7 @@ from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import axolotl as refusals
-from .refusals import tell
+from .refusals import refuse
 from .refusals.axolotl import remarks, schema
 from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
@@ -204,9 +204,9 @@ def read(document: Document) -> Setup:
         reading.default("model.adapter_is_trainable", True, "it loads lora_model_dir to train it on")
     reading.default("hardware.expandable_segments", True, "it sets PYTORCH_ALLOC_CONF where the environment does not")
     if not _is_older(reading):
-        tell(reading, refusals.ROWS, "adapter", "base_model")
-        schema.tell(reading)
-    remarks.tell(reading)
+        refuse(reading, "axolotl", refusals.COMPUTED)
+        schema.judge_values(reading)
+    remarks.remark(reading)
     if _only_known_plugins(reading):
         reading.check_keys(known)
     if document.string_numbers:
