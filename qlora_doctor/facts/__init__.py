@@ -11,6 +11,7 @@ from .memory import MemoryFacts
 from .model import ModelFacts
 from .quantization import QuantizationFacts
 from .step import StepFacts
+from .stored import StoredFacts
 
 
 class Facts(Fact):
@@ -26,6 +27,7 @@ class Facts(Fact):
     load: LoadFacts | None = None
     step: StepFacts | None = None
     course: CourseFacts | None = None
+    stored: StoredFacts | None = None
 
 
 __all__ = [
@@ -41,4 +43,5 @@ __all__ = [
     "ModelFacts",
     "QuantizationFacts",
     "StepFacts",
+    "StoredFacts",
 ]
