@@ -42,7 +42,7 @@ def adapter_facts(
         "use_rslora": bool(config.get("use_rslora")) if config else None,
         "bias": _text(config.get("bias")),
     }
-    if tensors is None:
+    if not tensors:
         return found
     elements: Counter[str] = Counter()
     for tensor in tensors.values():
@@ -156,13 +156,36 @@ def _against_config(
     magnitudes = sum("magnitude" in parts for parts in pairs.values())
     dora = bool(config.get("use_dora"))
     return {
-        "targets_without_tensors": None if wanted is None else [t for t in wanted if not _any_is(modules, t)],
+        "targets_without_tensors": None if wanted is None else _idle(wanted, modules, config),
         "tensors_without_target": _untargeted(targets, wanted, modules),
         "layers_without_tensors": _gaps(config, modules),
         "magnitude": "missing" if dora and magnitudes < len(modules) else "unasked" if magnitudes and not dora else "ok",
-        "saved_missing": [name for name in asked if not _any_is(whole, name)],
+        "saved_missing": _not_saved(asked, whole),
         "saved_unasked": sorted({m for m in whole if not _saved_by(m, asked, config, modules)}),
     }
+
+
+def _idle(wanted: list[str], modules: list[str], config: Mapping[str, Any]) -> list[str]:
+    """Targets of which nothing is stored, though nothing excludes them."""
+    excluded = config.get("exclude_modules") or []
+    return [t for t in wanted if not _any_is(modules, t) and not _is_excluded(t, excluded)]
+
+
+def _is_excluded(target: str, excluded: Any) -> bool:
+    if isinstance(excluded, str):
+        try:
+            return re.fullmatch(excluded, target) is not None
+        except re.error:
+            return True
+    return any(target == each or target.endswith(f".{each}") for each in excluded)
+
+
+def _not_saved(asked: list[str], whole: list[str]) -> list[str]:
+    """Names of modules_to_save without tensors; for a classifier PEFT names both of its usual heads, and one exists."""
+    missing = [name for name in asked if not _any_is(whole, name)]
+    if {"classifier", "score"} <= set(asked) and not {"classifier", "score"} <= set(missing):
+        missing = [name for name in missing if name not in ("classifier", "score")]
+    return missing
 
 
 def _untargeted(targets: Any, wanted: list[str] | None, modules: list[str]) -> list[str] | None:

@@ -54,7 +54,7 @@ def parse(full: str) -> Name | None:
     match = _PART.search(text)
     if match is None:
         if text.endswith((".weight", ".bias")):
-            return Name(full, text.rpartition(".")[0], "bias" if text.endswith(".bias") else "saved")
+            return Name(full, text.rpartition(".")[0].removesuffix(".base_layer"), "bias" if text.endswith(".bias") else "saved")
         return None
     module, part, rest = text[: match.start()], match["part"], match["rest"] or ""
     if part == "modules_to_save":
