@@ -12,7 +12,8 @@ from .._version import __version__
 from ..core.errors import DoctorError
 
 _COMMANDS = (
-    "check", "log", "adapter", "plan", "explain", "rules", "env", "init", "demo", "report", "compare", "convert", "schema",
+    "check", "log", "adapter", "plan", "explain", "rules", "env", "init", "demo", "report", "compare", "convert",
+    "schema",
 )  # fmt: skip
 _NEW_ISSUE = "please report it with `qlora-doctor env` and the output of the same command with --debug"
 

@@ -25,7 +25,7 @@ from .check import _listed, _severities
 @click.option("--base", type=click.Path(path_type=Path), metavar="DIR",
               help="The base's folder. Default: the one that the adapter names, as far as it is here.")  # fmt: skip
 @click.option("--adapter", "adapter", type=click.Path(path_type=Path), metavar="DIR",
-              help="Of a merged model: the adapter that is to be in it. The merge is replayed, with --base.")  # fmt: skip
+              help="Of a merged model: the adapter that is to be in it; the merge is replayed.")  # fmt: skip
 @click.option("--load", is_flag=True, help="Load the base and measure the ways to serve, side by side.")
 @click.option("--rows", type=click.Path(path_type=Path), metavar="FILE",
               help="Text to measure on, a row a line, or JSON lines. Default: a small built-in set.")  # fmt: skip

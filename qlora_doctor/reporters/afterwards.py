@@ -45,15 +45,14 @@ def way_lines(stored: StoredFacts) -> list[str]:
     """A table of the ways to serve; empty where none was measured."""
     if not stored.ways:
         return []
-    rows = [("way", "KL per token", "top-1", "perplexity", "kept", "size", "peak", "prefill tok/s", "decode tok/s")]
-    rows += [_row(way) for way in stored.ways]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-        for row in rows
-    ]
+    rows: list[tuple[str, ...]] = [_HEADS, *map(_row, stored.ways)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADS))]
+    table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     note = [f"ship: {WAYS.get(stored.best_way, stored.best_way)}"] if stored.best_way else []
     return ["", f"measured on {stored.data}", *table, *note]
+
+
+_HEADS = ("way", "KL per token", "top-1", "perplexity", "kept", "size", "peak", "prefill tok/s", "decode tok/s")
 
 
 def _row(way: Way) -> tuple[str, ...]:

@@ -172,8 +172,12 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "larger-base": ("QD377", of_a_larger_base),
     "shorter-base": ("QD377", of_a_shorter_base),
     "targets-narrowed": ("QD378", configured(target_modules=["q_proj", "v_proj"])),
-    "target-added": ("QD379", configured(target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
-                                                         "down_proj", "lm_head"])),  # fmt: skip
+    "target-added": (
+        "QD379",
+        configured(
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
+        ),
+    ),
     "layer-missing": ("QD380", changed(lambda n: "layers.4." in n, lambda t: None)),
     "magnitudes-lost": ("QD381", configured(use_dora=True)),
     "magnitudes-unasked": ("QD381", with_magnitudes),

@@ -159,7 +159,11 @@ def _against_config(
         "targets_without_tensors": None if wanted is None else _idle(wanted, modules, config),
         "tensors_without_target": _untargeted(targets, wanted, modules),
         "layers_without_tensors": _gaps(config, modules),
-        "magnitude": "missing" if dora and magnitudes < len(modules) else "unasked" if magnitudes and not dora else "ok",
+        "magnitude": "missing"
+        if dora and magnitudes < len(modules)
+        else "unasked"
+        if magnitudes and not dora
+        else "ok",
         "saved_missing": _not_saved(asked, whole),
         "saved_unasked": sorted({m for m in whole if not _saved_by(m, asked, config, modules)}),
     }
@@ -240,9 +244,7 @@ def _gaps(config: Mapping[str, Any], modules: list[str]) -> list[int]:
     return sorted(gaps) if len(gaps) <= max(1, (top + 1) // 8) else []
 
 
-def _rank_misfits(
-    config: Mapping[str, Any], pairs: Mapping[str, Mapping[str, StoredTensor]]
-) -> list[OtherShape]:
+def _rank_misfits(config: Mapping[str, Any], pairs: Mapping[str, Mapping[str, StoredTensor]]) -> list[OtherShape]:
     rank = config.get("r")
     found = []
     for module, parts in pairs.items():
@@ -261,9 +263,7 @@ def _rank_misfits(
     return found
 
 
-def _base_misfits(
-    pairs: Mapping[str, Mapping[str, StoredTensor]], base: Mapping[str, Any] | None
-) -> list[OtherShape]:
+def _base_misfits(pairs: Mapping[str, Mapping[str, StoredTensor]], base: Mapping[str, Any] | None) -> list[OtherShape]:
     found = []
     for module, parts in pairs.items():
         sizes = expected_dimensions(module, base) if base else None

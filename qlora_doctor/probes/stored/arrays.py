@@ -21,7 +21,7 @@ class Arrays:
         self._start = 8 + int.from_bytes(bytes(self._data[:8]), "little")
 
     def get(self, tensor: StoredTensor) -> Any:
-        """Of the tensor's shape, in float32 (float64 where it is stored so); None for a dtype that is no plain number."""
+        """Of the tensor's shape, in float32 (float64 where it is stored so); None for a dtype without plain numbers."""
         begin = self._start + tensor.begin
         raw = self._data[begin : begin + tensor.nbytes]
         if tensor.dtype == "BF16":

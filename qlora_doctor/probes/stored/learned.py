@@ -1,7 +1,7 @@
 """What an adapter learned: ΔW of each module by its norm and its singular values, out of the two small factors alone.
 
-B·A has the singular values of R_B·R_Aᵀ, and their squares are the eigenvalues of (BᵀB)(AAᵀ), which are r × r: nothing of
-the size of W is ever made. The effective rank is exp of the entropy of the singular values' shares (Roy and Vetterli,
+The squares of the singular values of B·A are the eigenvalues of (BᵀB)(AAᵀ), which are r × r: nothing of the size of W
+is ever made. The effective rank is exp of the entropy of the singular values' shares (Roy and Vetterli,
 "The effective rank", EUSIPCO 2007).
 """
 

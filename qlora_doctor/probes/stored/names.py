@@ -20,7 +20,10 @@ _WRAPPERS = {
     "_checkpoint_wrapped_module.": "activation checkpointing of torch or FSDP",
     "_forward_module.": "Lightning",
 }
-_OUTER = {"module.": "DistributedDataParallel or DeepSpeed", "model.module.": "a wrapper around DistributedDataParallel"}
+_OUTER = {
+    "module.": "DistributedDataParallel or DeepSpeed",
+    "model.module.": "a wrapper around DistributedDataParallel",
+}
 _PART = re.compile(
     r"\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|lora_variant|lora_ga|modules_to_save"
     r"|token_adapter)(?:\.(?P<rest>.*))?$"
@@ -54,7 +57,9 @@ def parse(full: str) -> Name | None:
     match = _PART.search(text)
     if match is None:
         if text.endswith((".weight", ".bias")):
-            return Name(full, text.rpartition(".")[0].removesuffix(".base_layer"), "bias" if text.endswith(".bias") else "saved")
+            return Name(
+                full, text.rpartition(".")[0].removesuffix(".base_layer"), "bias" if text.endswith(".bias") else "saved"
+            )
         return None
     module, part, rest = text[: match.start()], match["part"], match["rest"] or ""
     if part == "modules_to_save":

@@ -53,7 +53,8 @@ def _llama_cpp(config: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
 
 _SINCE = {
     "use_rslora": "0.7", "use_dora": "0.9", "layer_replication": "0.9", "lora_bias": "0.14", "exclude_modules": "0.14",
-    "trainable_token_indices": "0.15", "target_parameters": "0.17", "arrow_config": "0.18", "ensure_weight_tying": "0.19",
+    "trainable_token_indices": "0.15", "target_parameters": "0.17", "arrow_config": "0.18",
+    "ensure_weight_tying": "0.19",
 }  # fmt: skip
 """Options of LoraConfig that change what is loaded, by the PEFT that brought them."""
 

@@ -30,7 +30,8 @@ def token_facts(folder: Path, base: Path | None, found: Mapping[str, Any]) -> di
         facts["special_tokens_differ"] = [
             f"{name} is {_token(own.get(name))!r} here and {_token(others.get(name))!r} in the base"
             for name in _TOKENS
-            if _token(own.get(name)) != _token(others.get(name)) and not (name == "pad_token" and others.get(name) is None)
+            if _token(own.get(name)) != _token(others.get(name))
+            and not (name == "pad_token" and others.get(name) is None)
         ]
         templates = _template(folder, own), _template(base, others)
         facts["template_differs"] = None if None in templates else templates[0] != templates[1]

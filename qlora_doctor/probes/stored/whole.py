@@ -9,7 +9,14 @@ from typing import Any
 from ...core.errors import StageError
 from ..load.checkpoint import Checkpoint, read_checkpoint
 
-_ADAPTERS = (".lora_A.", ".lora_B.", ".base_layer.", ".lora_magnitude_vector.", ".modules_to_save.", ".original_module.")
+_ADAPTERS = (
+    ".lora_A.",
+    ".lora_B.",
+    ".base_layer.",
+    ".lora_magnitude_vector.",
+    ".modules_to_save.",
+    ".original_module.",
+)
 _PACKED = ("U8", "I8", "F8_E4M3")
 _STATES = (".quant_state.", ".absmax", ".SCB", ".qweight", ".weight_packed", ".weight_scale")
 
