@@ -109,6 +109,9 @@ class StoredFacts(Fact):
     misfits: list[OtherShape] | None = None
     """Against rank and patterns of the config, and where they are known against the base's dimensions."""
     modules: int | None = None
+    modules_not_in_base: list[str] | None = None
+    """Modules that the base's checkpoint has no weight of; None where its headers are not at hand, or name things
+    otherwise."""
     targets_without_tensors: list[str] | None = None
     """Names in target_modules of which no module is stored."""
     tensors_without_target: list[str] | None = None

@@ -18,7 +18,7 @@ SUBJECTS = [name for name in Facts.model_fields if name != "environment"]
 
 
 def everything() -> Facts:
-    return fixtures.healthy().facts.model_copy(update={"course": AFTERWARDS.course})
+    return fixtures.healthy().facts.model_copy(update={"course": AFTERWARDS.course, "stored": AFTERWARDS.stored})
 
 
 def rendered(facts: Facts) -> None:

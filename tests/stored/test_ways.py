@@ -48,7 +48,9 @@ def four_bits(base: Path) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    return AutoModelForCausalLM.from_pretrained(base, quantization_config=config, dtype=torch.bfloat16, device_map="cpu")
+    return AutoModelForCausalLM.from_pretrained(
+        base, quantization_config=config, dtype=torch.bfloat16, device_map="cpu"
+    )
 
 
 def plain(way: str, base: Path, adapter: Path, place: Path) -> Any:
@@ -125,7 +127,9 @@ def test_an_adapter_that_is_small_is_destroyed_by_a_merge_into_4bit(base: Path, 
 
 def test_speed_and_own_rows(base: Path, adapter: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"text": "The rank of the base is smaller than the whole."}\n{"prompt": "The", "completion": " base."}\n')
+    rows.write_text(
+        '{"text": "The rank of the base is smaller than the whole."}\n{"prompt": "The", "completion": " base."}\n'
+    )
     facts = measured(adapter, base, rows, device="cpu")
     assert facts["data"].startswith("2 rows of rows.jsonl")
     for way in facts["ways"]:

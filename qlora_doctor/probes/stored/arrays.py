@@ -30,3 +30,16 @@ class Arrays:
             return None
         plain = raw.view(_PLAIN[tensor.dtype]).reshape(tensor.shape)
         return plain if tensor.dtype == "F64" else plain.astype("<f4", copy=False)
+
+    def rows(self, tensor: StoredTensor, index: Any) -> Any:
+        """Some rows of a tensor of two sizes or more; only these are read."""
+        import numpy as np
+
+        width = tensor.nbytes // tensor.shape[0]
+        begin = self._start + tensor.begin
+        raw = self._data[begin : begin + tensor.nbytes].reshape(tensor.shape[0], width)[index]
+        if tensor.dtype == "BF16":
+            picked = (np.ascontiguousarray(raw).view("<u2").astype("<u4") << 16).view("<f4")
+        else:
+            picked = np.ascontiguousarray(raw).view(_PLAIN[tensor.dtype]).astype("<f4", copy=False)
+        return picked.reshape(len(raw), *tensor.shape[1:])

@@ -9,8 +9,9 @@ from typing import Any
 from ...core.errors import StageError
 from ...facts.stored import StoredFacts
 from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
-from ..load.checkpoint import StoredTensor, read_header
+from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
 from .adapter import adapter_facts
+from .against_base import held_against_base
 from .servers import servers
 from .tokens import token_facts
 from .whole import whole_facts
@@ -83,8 +84,22 @@ def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:
     else:
         found |= {"weights": "missing", "weights_failure": f"There is no {WEIGHTS} in {folder}."}
     found |= adapter_facts(config or {}, tensors, file, _base_config(base, config))
+    if tensors and found["weights"] == "whole":
+        found |= held_against_base(found, tensors, _base_checkpoint(base, config), weigh=base is not None)
     found["servers"] = servers(config, found) if config is not None else None
     return found
+
+
+def _base_checkpoint(base: Path | None, config: dict[str, Any] | None) -> Checkpoint | None:
+    """The headers of the base's weights, where these are here."""
+    named = (config or {}).get("base_model_name_or_path")
+    for folder in (base, Path(named) if isinstance(named, str) and named else None):
+        if folder is not None and folder.is_dir():
+            try:
+                return read_checkpoint(folder)
+            except StageError:
+                return None
+    return None
 
 
 def _base_config(base: Path | None, config: dict[str, Any] | None) -> dict[str, Any] | None:

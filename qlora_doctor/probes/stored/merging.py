@@ -199,7 +199,7 @@ class _Replay:
         """The same with the base as 4-bit weights give it back."""
         from .fourbit import given_back
 
-        for whole in given_back(self._whole_of(original), original.dtype):
+        for whole in given_back(self._get(original), original.dtype):
             base = whole[_spread(len(whole))].astype("f8")
             change = self._change(module, parts, original.shape, base)
             if change is None:
@@ -223,11 +223,9 @@ class _Replay:
 
         name = f"{module}.weight"
         undecided = MergedTensor(tensor=name, verdict="undecided")
-        merged = unpacked(self._merged, name) if stored.dtype == "U8" else self._whole_of(stored)
+        merged = unpacked(self._merged, name) if stored.dtype == "U8" else self._get(stored)
         bases = (
-            [unpacked(self._base, name)]
-            if original.dtype == "U8"
-            else given_back(self._whole_of(original), original.dtype)
+            [unpacked(self._base, name)] if original.dtype == "U8" else given_back(self._get(original), original.dtype)
         )
         for base in bases:
             if merged is None or base is None or merged.shape != base.shape:
@@ -311,17 +309,20 @@ class _Replay:
     def _rows(self, tensor: StoredTensor) -> Any:
         import numpy as np
 
-        whole = self._get(tensor)
-        return np.asarray(whole[_spread(len(whole))], np.float64)
+        if len(tensor.shape) < 2:
+            return np.asarray(self._get(tensor)[_spread(tensor.shape[0])], np.float64)
+        return np.asarray(self._open(tensor.file).rows(tensor, _spread(tensor.shape[0])), np.float64)
 
     def _whole_of(self, tensor: StoredTensor) -> Any:
         return self._get(tensor)
 
     def _get(self, tensor: StoredTensor) -> Any:
-        arrays = self._arrays.get(tensor.file)
-        if arrays is None:
-            arrays = self._arrays[tensor.file] = Arrays(tensor.file)
-        return arrays.get(tensor)
+        return self._open(tensor.file).get(tensor)
+
+    def _open(self, file: Path) -> Arrays:
+        if file not in self._arrays:
+            self._arrays[file] = Arrays(file)
+        return self._arrays[file]
 
 
 def _spread(length: int) -> Any:

@@ -15,7 +15,7 @@ BUILT_IN = (
     "Question: What is the capital of France? Answer: The capital of France is Paris.",
     "def mean(values):\n    return sum(values) / len(values)\n",
     "The train leaves at nine in the morning and arrives shortly after noon, if nothing delays it.",
-    "User: How do I keep bread fresh?\nAssistant: Keep it in a paper bag at room temperature, and eat it within two days.",
+    "User: How do I keep bread fresh?\nAssistant: Keep it in a paper bag, and eat it within two days.",
     "Light takes about eight minutes from the Sun to the Earth, and a little over a second from the Moon.",
     "SELECT name, COUNT(*) FROM orders GROUP BY name ORDER BY COUNT(*) DESC LIMIT 10;",
     "A contract is an agreement between two sides that a court will hold them to.",

@@ -73,7 +73,9 @@ def measured(
         has_own = (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file()
         tokenizer = AutoTokenizer.from_pretrained(folder if has_own else named)
     except (OSError, ValueError) as error:
-        raise StageError(f"The tokenizer cannot be loaded: {str(error).splitlines()[0]}", kind="missing-file") from error
+        raise StageError(
+            f"The tokenizer cannot be loaded: {str(error).splitlines()[0]}", kind="missing-file"
+        ) from error
     ids, told = token_rows(tokenizer, rows)
     bench = _Bench(ids, place, speed)
     ways = _all_ways(folder, named, bench)
@@ -91,7 +93,9 @@ def _all_ways(folder: Path, base: Path, bench: _Bench) -> list[Way]:
             ways[name] = _measure(name, model, bench)
             del model
         except Exception as error:  # a way that this base or machine refuses does not end the others
-            ways[name] = Way(way=name, failure=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            ways[name] = Way(
+                way=name, failure=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
         _free()
 
     measure("adapter-on-4bit", lambda: made.attached(made.four_bit()))
@@ -170,7 +174,8 @@ class _Made:
                 old = module.weight
                 module.weight = bnb.nn.Params4bit(
                     merged[f"{name}.weight"].to(self._dtype), requires_grad=False, quant_type=old.quant_type,
-                    compress_statistics=old.compress_statistics, blocksize=old.blocksize, quant_storage=old.quant_storage,
+                    compress_statistics=old.compress_statistics, blocksize=old.blocksize,
+                    quant_storage=old.quant_storage,
                 ).to(self._device)  # fmt: skip
         packed = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, bnb.nn.Linear4bit)}
         for name, parameter in model.named_parameters():
@@ -213,11 +218,12 @@ def _measure(name: str, model: Any, bench: _Bench) -> Way:
                 kept.append(logs)
     if reference is None:
         bench.reference = kept
-    speeds = _speeds(model, bench) if bench.speed else {}
+    speeds: dict[str, Any] = _speeds(model, bench) if bench.speed else {}
     peak = torch.cuda.max_memory_allocated(bench.device) if is_cuda else None
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     return Way(
-        way=name, divergence=divergence / count, agreement_ratio=agree / count, perplexity=math.exp(min(nll / count, 700)),
+        way=name, divergence=divergence / count, agreement_ratio=agree / count,
+        perplexity=math.exp(min(nll / count, 700)),
         bytes=size, peak_bytes=peak, **speeds,
     )  # fmt: skip
 
