@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import random
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,9 @@ from qlora_doctor.engine import Rule, judge, load_rules
 from qlora_doctor.facts import Facts
 from qlora_doctor.facts.course import CourseFacts
 from qlora_doctor.probes.log import Course, Known, course_facts, read_runs
+from qlora_doctor.reporters import render
+from qlora_doctor.run.courses import judge_logs
+from qlora_doctor.run.session import CheckOptions
 from tests.courses import make
 
 EXPECTED: dict[str, dict[str, Any]] = json.loads((make.HERE / "expected.json").read_text(encoding="utf-8"))
@@ -126,3 +131,30 @@ def test_what_a_resumed_run_lost_is_left_out() -> None:
     assert run.resumed_at == [61.0]
     steps = run.get("loss").steps
     assert steps == sorted(set(steps)) and steps[-1] == 150
+
+
+ODD = (None, True, 0, -1, math.nan, math.inf, "x", "", [], {}, "nan", "1e400", 1e308, 10**400, "12%", "5/10")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_odd_values_in_a_log_end_in_a_report_or_a_sentence(seed: int, tmp_path: Path) -> None:
+    draw = random.Random(seed)
+    states = sorted(make.RUNS.rglob("trainer_state.json"))
+    for number in range(12):
+        state = json.loads(draw.choice(states).read_text(encoding="utf-8"))
+        for _ in range(draw.choice((1, 3, 30))):
+            row = draw.choice(state["log_history"])
+            if draw.random() < 0.2:
+                state[draw.choice([key for key in state if key != "log_history"])] = draw.choice(ODD)
+            elif isinstance(row, dict) and draw.random() < 0.8:
+                row[draw.choice([*row, "eval_loss", "memory(GiB)", "reward", "elapsed_time"])] = draw.choice(ODD)
+            else:
+                state["log_history"][draw.randrange(len(state["log_history"]))] = draw.choice(ODD)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
+        try:
+            reports = judge_logs([folder], CheckOptions())
+        except UsageError:
+            continue
+        assert all(render(report, format) for report in reports for format in ("html", "json", "text"))

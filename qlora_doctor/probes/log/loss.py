@@ -183,7 +183,7 @@ def _coincides(step: float, course: Course) -> list[str]:
         rises = any(v < 0.9 * peak for s, v in zip(rate.steps, rate.values, strict=True) if s < at)
         if rises and abs(step - at) <= 2 * gap:
             reasons.append("rate-peak")
-    if _epoch_begins(step, gap, course.get("epoch")):
+    if _epoch_begins(step, gap, course.get("epoch").finite()):
         reasons.append("epoch-start")
     gradient = course.get("grad_norm")
     if any(abs(step - s) <= gap and not math.isfinite(v) for s, v in zip(gradient.steps, gradient.values, strict=True)):
@@ -202,7 +202,7 @@ def _epoch_begins(step: float, gap: float, epochs: Series) -> bool:
 
 def _staircase(series: Series, shape: Trend, course: Course) -> dict[str, Any]:
     """Falls at the ends of epochs against falls between them."""
-    pieces = by_epoch(series, course.get("epoch"))
+    pieces = by_epoch(series, course.get("epoch").finite())
     if len(pieces) < 3 or min(len(piece) for piece in pieces) < 8:
         return {}
     drops, slopes, certain = [], [], 0

@@ -108,23 +108,28 @@ def _numbers(
     learned: list[LearnedModule] = []
     seen: set[str] = set()
 
-    def values(tensor: StoredTensor) -> Any:
+    def look(tensor: StoredTensor, array: Any) -> None:
         seen.add(tensor.name)
-        array = arrays.get(tensor)
         # A sum is finite only where each part is: one pass without a mask of the array's size.
         if array is not None and tensor.dtype in FLOATS and not np.isfinite(array.sum(dtype=np.float64)):
             bad.append(tensor.name)
-        return array
 
     for module, parts in pairs.items():
         if not {"lora_A", "lora_B"} <= parts.keys():
             continue
-        a, b = values(parts["lora_A"]), values(parts["lora_B"])
-        if a is not None and b is not None and a.ndim > 1 and b.ndim > 1 and a.shape[0] == b.shape[1]:
-            learned.append(learned_module(module, a, b, scaling_of(config, module)))
+        a, b = arrays.get(parts["lora_A"]), arrays.get(parts["lora_B"])
+        if a is None or b is None or a.ndim < 2 or b.ndim < 2 or a.shape[0] != b.shape[1]:
+            continue
+        each = learned_module(module, a, b, scaling_of(config, module))
+        learned.append(each)
+        if each.norm < math.inf:  # then every value is finite: a NaN would be in the products
+            seen.update((parts["lora_A"].name, parts["lora_B"].name))
+        else:
+            look(parts["lora_A"], a)
+            look(parts["lora_B"], b)
     for name, tensor in tensors.items():
         if name not in seen:
-            values(tensor)
+            look(tensor, arrays.get(tensor))
     scalings = {each.scaling for each in learned}
     facts = {"nonfinite": bad, "scaling": scalings.pop() if len(scalings) == 1 else None}
     return facts | learned_facts([] if bad else learned)

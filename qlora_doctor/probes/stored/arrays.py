@@ -25,7 +25,7 @@ class Arrays:
         begin = self._start + tensor.begin
         raw = self._data[begin : begin + tensor.nbytes]
         if tensor.dtype == "BF16":
-            return (raw.view("<u2").astype("<u4") << 16).view("<f4").reshape(tensor.shape)
+            return _widened(raw).reshape(tensor.shape)
         if tensor.dtype not in _PLAIN:
             return None
         plain = raw.view(_PLAIN[tensor.dtype]).reshape(tensor.shape)
@@ -39,7 +39,17 @@ class Arrays:
         begin = self._start + tensor.begin
         raw = self._data[begin : begin + tensor.nbytes].reshape(tensor.shape[0], width)[index]
         if tensor.dtype == "BF16":
-            picked = (np.ascontiguousarray(raw).view("<u2").astype("<u4") << 16).view("<f4")
+            picked = _widened(np.ascontiguousarray(raw))
         else:
             picked = np.ascontiguousarray(raw).view(_PLAIN[tensor.dtype]).astype("<f4", copy=False)
         return picked.reshape(len(raw), *tensor.shape[1:])
+
+
+def _widened(raw: Any) -> Any:
+    """bfloat16 as float32: the same bits, and sixteen zeros behind them."""
+    import numpy as np
+
+    halves = raw.reshape(-1).view("<u2")
+    wide = np.zeros(halves.size * 2, "<u2")
+    wide[1::2] = halves
+    return wide.view("<f4")

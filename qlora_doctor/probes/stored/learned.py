@@ -34,8 +34,9 @@ def learned_module(module: str, a: Any, b: Any, scaling: float) -> LearnedModule
     rank = int(a.shape[0])
     a, b = a.reshape(rank, -1), b.reshape(b.shape[0], -1)
     layer, projection = place(module)
-    gram_a = np.asarray(a @ a.T, np.float64)
-    gram_b = np.asarray(b.T @ b, np.float64)
+    with np.errstate(all="ignore"):  # what is not finite is told below
+        gram_a = np.asarray(a @ a.T, np.float64)
+        gram_b = np.asarray(b.T @ b, np.float64)
     if not (np.isfinite(gram_a).all() and np.isfinite(gram_b).all()):
         return LearnedModule(module=module, layer=layer, projection=projection, rank=rank, scaling=scaling,
                              norm=math.inf, zero=False)  # fmt: skip
