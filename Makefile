@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: setup demo test test-oldest lint gpu gallery screenshot schema bench clean help
+.PHONY: setup demo check rule test test-oldest lint gpu gallery screenshot schema bench clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
@@ -27,6 +27,16 @@ demo: setup ## Check a healthy and a broken setup end to end on this machine
 # Two workers: the models are a few megabytes, one thread each keeps them out of each other's way.
 test: setup ## Run the tests
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What a change needs while it is being made: style, types, every rule page, and the tests that import no torch.
+LIGHT := tests/engine tests/rules tests/config tests/packaging/test_imports.py tests/reporters \
+	tests/dialects/test_defaults.py tests/dialects/test_readers.py tests/dialects/test_refusals.py
+check: lint ## Check style, types and rules, and run the tests that need no torch
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(LIGHT)
+
+rule: setup ## Check one rule's page and its examples: make rule ID=QD301
+	$(BIN)/python -m pytest tests/rules -k '$(ID)'
+	$(BIN)/qlora-doctor explain $(ID)
 
 OLDEST := .venv-oldest
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt .ci/oldest.sh .ci/stand_ins.py

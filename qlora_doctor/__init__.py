@@ -7,6 +7,12 @@
 In a training script, with the objects that are about to train:
 
 >>> report = qlora_doctor.examine(model, optimizer, batch)   # doctest: +SKIP
+
+Around a training, which it watches and leaves alone:
+
+>>> trainer = Trainer(..., callbacks=[qlora_doctor.DoctorCallback("html=report.html")])   # doctest: +SKIP
+>>> with qlora_doctor.watch(model, optimizer):   # doctest: +SKIP
+...     train()
 """
 
 from __future__ import annotations
@@ -15,18 +21,21 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 
-__all__ = ["Facts", "Finding", "Report", "Setup", "__version__", "check", "examine"]
+__all__ = ["DoctorCallback", "Facts", "Finding", "Report", "Setup", "__version__", "check", "examine", "watch"]
 
 if TYPE_CHECKING:
     from .core.report import Finding, Report
     from .facts import Facts
     from .run.checking import check
     from .run.examining import examine
+    from .run.inside import DoctorCallback, watch
     from .setup.setup import Setup
 
 _HOMES = {
+    "DoctorCallback": ".run.inside",
     "check": ".run.checking",
     "examine": ".run.examining",
+    "watch": ".run.inside",
     "Facts": ".facts",
     "Finding": ".core.report",
     "Report": ".core.report",

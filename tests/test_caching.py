@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from qlora_doctor.cli import main
 from qlora_doctor.core.report import Report, StageRecord
 from qlora_doctor.facts import AdapterFacts
 from qlora_doctor.reading import read_setup
@@ -243,6 +245,29 @@ def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         assert cache_folder() == tmp_path / "qlora-doctor" / "facts"
 
 
+@pytest.mark.parametrize(
+    ("switch", "variable"), [(["--no-cache"], None), ([], "off"), (["--no-cache", "--explain-selection"], None)]
+)
+def test_without_a_cache_nothing_at_all_is_written(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: list[str], variable: str | None
+) -> None:
+    config = write()
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.delenv(store.VARIABLE, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(store.VARIABLE, variable)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert CliRunner().invoke(main, ["check", str(config), "--stage", "config", *switch]).exit_code == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.delenv(store.VARIABLE, raising=False)
+    CliRunner().invoke(main, ["check", str(config), "--stage", "config"])
+    assert sorted(tmp_path.rglob("rules-*.json")), "with a cache, it is kept"
+
+
 def test_two_processes_on_one_folder(tmp_path: Path) -> None:
     """Both write and read the same keys at once, and prune: nobody ever reads half an entry, none is left over."""
     code = textwrap.dedent(
@@ -330,7 +355,7 @@ def test_a_failure_of_the_machine_is_not_kept(
         planted.setattr("qlora_doctor.worker.process._ENTRY", plant)
         report = run_check(write(), options)
     assert {record.name: record.status for record in report.stages}["structure"] == "failed"
-    assert not folder.exists()
+    assert not list(folder.glob("*.json"))
 
 
 def test_a_failure_of_the_config_is_kept(write: Callable[..., Path], tmp_path: Path) -> None:

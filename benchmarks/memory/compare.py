@@ -108,8 +108,8 @@ def predict_case(case: dict[str, Any], measured_with: dict[str, Any]) -> Result:
     prediction = predict(subject_of(case), machine_of(measured_with, case))
     return Result(
         name=describe(case),
-        allocated=prediction.peak_allocated_bytes,
-        reserved=prediction.peak_reserved_bytes,
+        allocated=prediction.step_allocated_bytes,
+        reserved=prediction.step_reserved_bytes,
         measured_allocated=max(step["peak_allocated"] for step in case["steps"]),
         measured_reserved=max(step["peak_reserved"] for step in case["steps"]),
         seconds=time.perf_counter() - began,

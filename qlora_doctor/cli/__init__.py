@@ -9,13 +9,12 @@ from typing import Any, NoReturn
 import click
 
 from .._version import __version__
-from ..core.errors import DoctorError
+from ..core.errors import NEW_ISSUE, DoctorError
 
 _COMMANDS = (
-    "check", "log", "adapter", "plan", "explain", "rules", "env", "init", "demo", "report", "compare", "convert",
+    "check", "run", "log", "adapter", "plan", "explain", "rules", "env", "init", "demo", "report", "compare", "convert",
     "schema",
 )  # fmt: skip
-_NEW_ISSUE = "please report it with `qlora-doctor env` and the output of the same command with --debug"
 
 
 class _Doctor(click.Group):
@@ -86,7 +85,7 @@ def _unexpected(error: Exception) -> NoReturn:
         raise error
     what = " ".join(str(error).split())[:200]
     click.echo(f"error: qlora-doctor failed: {type(error).__name__}{': ' + what if what else ''}", err=True)
-    click.echo(f"  help: {_NEW_ISSUE}.", err=True)
+    click.echo(f"  help: {NEW_ISSUE}", err=True)
     sys.exit(3)
 
 

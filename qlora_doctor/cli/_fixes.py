@@ -19,8 +19,17 @@ if TYPE_CHECKING:
     from ..run.session import CheckOptions
 
 
-def fix_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], given: dict[str, Any]) -> list[Report]:
+def fix_all(
+    sources: Sequence[Path | None],
+    options: Sequence[CheckOptions | ConfigError],
+    common: CheckOptions,
+    given: dict[str, Any],
+) -> list[Report]:
     """The reports of all configs: with --fix of what remains, with --diff of the files as they stand.
+
+    Args:
+        options: of each config, or why its settings cannot be read.
+        common: what the command line says.
 
     Raises:
         UsageError: a file may not be written.
@@ -35,10 +44,12 @@ def fix_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], giv
         assert source is not None
         watcher = observer(None, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
         try:
+            if isinstance(option, ConfigError):
+                raise option
             fixed = fix(source, option, unsafe=given["unsafe_fixes"], observer=watcher)
         except ConfigError as error:
             show_error(error, no_color=given["no_color"])
-            reports.append(unread(source, error, option))
+            reports.append(unread(source, error, common))
             continue
         finally:
             watcher.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..core.errors import UsageError
+from ..reporters.overview import told_reasons
 from ._settings import found_settings
 from ._terminal import one_line
 
@@ -18,10 +20,21 @@ if TYPE_CHECKING:
 _MOST_NAMED = 3
 
 
-def with_folders(configs: Sequence[Path], given: Mapping[str, Any]) -> list[Path]:
-    """The files to check; a saved adapter or model is checked as the folder that it is.
+@dataclass
+class Found:
+    """What the arguments of a command stand for.
 
-    What is passed over is counted on stderr.
+    Attributes:
+        configs: the files to check; a saved adapter or model is checked as the folder that it is.
+        left_out: files of folders that look like configs and are none, with the reason.
+    """
+
+    configs: list[Path] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def with_folders(configs: Sequence[Path], given: Mapping[str, Any]) -> Found:
+    """The files to check. What is passed over in a folder is counted on stderr.
 
     Raises:
         UsageError: a folder holds no config.
@@ -29,16 +42,18 @@ def with_folders(configs: Sequence[Path], given: Mapping[str, Any]) -> list[Path
     """
     from ..reading.dialects import file_of
 
-    found: list[Path] = []
+    found = Found()
     for path in configs:
         if path.is_dir() and file_of(path) == path:
-            found += [file for file in _configs_in(path, given) if file not in found and file not in configs]
+            walk = _configs_in(path, given)
+            found.configs += [file for file in walk.configs if file not in found.configs and file not in configs]
+            found.left_out += [each for each in walk.left_out if each[0] not in configs]
         else:
-            found.append(path)
+            found.configs.append(path)
     return found
 
 
-def _configs_in(folder: Path, given: Mapping[str, Any]) -> list[Path]:
+def _configs_in(folder: Path, given: Mapping[str, Any]) -> Walk:
     from ..reading.walk import find_configs
 
     settings = found_settings(folder / "any", given)  # those that hold for a file of this folder
@@ -54,13 +69,15 @@ def _configs_in(folder: Path, given: Mapping[str, Any]) -> list[Path]:
             f"{folder} holds no file that is {what}: {_passed_over(walk)}.",
             remedy="Name a file itself to hear what it lacks; --dialect says which dialect a file is in.",
         )
-    if walk.unreadable or (walk.passed_over and not given["quiet"]):
+    if walk.unreadable or ((walk.passed_over or walk.left_out) and not given["quiet"]):
         click.echo(f"{one_line(str(folder))}: {len(walk.configs)} to check; {_passed_over(walk)}.", err=True)
-    return walk.configs
+    return walk
 
 
 def _passed_over(walk: Walk) -> str:
     parts = [f"{walk.passed_over} other file{'s are' if walk.passed_over != 1 else ' is'} no config"]
+    if walk.left_out:
+        parts.append(f"{len(walk.left_out)} left out: {'; '.join(told_reasons(walk.left_out))}")
     if walk.unreadable:
         named = " ".join(one_line(reason, 200) for reason in walk.unreadable[:_MOST_NAMED]).rstrip(".")
         more = f" and {len(walk.unreadable) - _MOST_NAMED} more" if len(walk.unreadable) > _MOST_NAMED else ""

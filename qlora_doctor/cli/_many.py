@@ -9,24 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, DoctorError
 from ..core.report import Finding, Report
-from ..run.session import CheckOptions, Observer
+from ..run.session import Observer
 from ._stream import TextStream
 from ._terminal import is_terminal, one_line, show_error, wants_color, width
 
 if TYPE_CHECKING:
     from ..run.many import Result
+    from ..run.session import CheckOptions
     from ..setup.setup import Setup
 
 
 def check_all(
-    sources: Sequence[Path], options: Sequence[CheckOptions], given: dict[str, Any]
-) -> dict[int, Report | ConfigError]:
-    """Check configs and write the text document, where that is the format; results by the number of their source."""
+    sources: Sequence[Path], options: Sequence[CheckOptions | ConfigError], given: dict[str, Any]
+) -> dict[int, Report | DoctorError]:
+    """Check configs and write the text document, where that is the format; results by the number of their source.
+
+    Args:
+        options: of each config, or why its settings cannot be read.
+    """
     from ..run.many import check_many
 
-    desk = _Desk(sources, options, given)
+    desk = _Desk(sources, given)
     entries = list(zip(sources, options, desk.observers, strict=True))
     try:
         return check_many(entries, jobs=given["jobs"], finished=desk.finished)
@@ -69,9 +74,9 @@ class _Held(Observer):
 class _Desk:
     """Writes documents in the order of the configs, and progress as it comes."""
 
-    def __init__(self, sources: Sequence[Path], options: Sequence[CheckOptions], given: dict[str, Any]) -> None:
+    def __init__(self, sources: Sequence[Path], given: dict[str, Any]) -> None:
         self.observers = [_Held() for _ in sources]
-        self._sources, self._options, self._given = sources, options, given
+        self._sources, self._given = sources, given
         self._results: dict[int, Result] = {}
         self._head = -1
         self._document: TextStream | None = None
@@ -108,7 +113,7 @@ class _Desk:
 
     def _write(self, number: int, result: Result) -> None:
         self._clear()
-        if isinstance(result, ConfigError):
+        if isinstance(result, DoctorError):
             show_error(result, no_color=self._given["no_color"])
         elif self._document is not None:
             self._document.end(result)
@@ -130,8 +135,8 @@ class _Desk:
 
 
 def _told(result: Result) -> str:
-    if isinstance(result, ConfigError):
-        return "not read"
+    if isinstance(result, DoctorError):
+        return "not read" if isinstance(result, ConfigError) else "failed"
     parts = []
     for record in result.stages:
         if record.status == "done":

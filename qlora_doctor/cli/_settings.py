@@ -36,7 +36,7 @@ def with_settings(options: CheckOptions, found: Found, given: Mapping[str, Any])
     return replace(
         options,
         selection=selection(found, given),
-        fail_on=given["fail_on"] or found.settings.fail_on or "error",
+        fail_on=given["fail_on"] or found.settings.fail_on or "unknown",
         rules=_once(*options.rules, *found.rule_folders),
         suppressions=(*options.suppressions, *map(_suppression_from(found), found.settings.ignored_findings)),
         budgets=_budgets(found),
@@ -97,10 +97,12 @@ def explain_selection(source: Path | None, given: Mapping[str, Any]) -> None:
     """Print which rules judge, and by whose word."""
     from ..core.assets import asset_folder
     from ..engine import check_selection, load_rules
+    from ..run.cache import cache_folder, pages_folder
 
     found = found_settings(source, given)
     chosen = selection(found, given)
-    rules = load_rules(asset_folder("rules"), *_once(*given["rules"], *found.rule_folders))
+    kept_in = None if given["no_cache"] else pages_folder(given["cache_dir"] or cache_folder())
+    rules = load_rules(asset_folder("rules"), *_once(*given["rules"], *found.rule_folders), kept_in=kept_in)
     check_selection(chosen, rules)
     click.echo(f"settings: {found.file or 'none'} · profile {chosen.profile}")
     for rule in rules:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import ConfigError, UsageError
+from ..core.errors import ConfigError, DoctorError, UsageError
 from ._help import examples
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
               help="Give a rule another severity: error, warning or info.")  # fmt: skip
 @click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
               help="Which rules judge where --select is silent. Default: recommended.")  # fmt: skip
-@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]),
-              help="Least severity that makes the exit code 1. Default: error.")  # fmt: skip
+@click.option("--fail-on", type=click.Choice(["error", "unknown", "warning", "info", "never"]),
+              help="Least severity that makes the exit code 1; from unknown on, a run of which not all is known "
+                   "that decides it makes it 3. Default: unknown.")  # fmt: skip
 @click.option("--settings", type=click.Path(path_type=Path), metavar="FILE",
               help="Settings. Default: qlora-doctor.toml or pyproject.toml, the nearest above a config.")  # fmt: skip
 @click.option("--explain-selection", is_flag=True, help="Print which rules would judge, and why; check nothing.")
@@ -119,17 +120,19 @@ def command(**given: Any) -> int:
     CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant.
 
     \b
-    Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, unreadable or invalid config,
-    3 a stage that was asked for could not be completed.
+    Exit codes: 0 clean, 1 findings at or above --fail-on (by default errors), 2 usage, unreadable or
+    invalid config, 3 a stage that was asked for could not be completed, or the config does not tell all
+    that decides the run (model, 4 bits, rank, rate, batch; --fail-on error lets that pass).
     """
     from ..reporters import FORMATS, TOGETHER
     from ._baseline import KnownFindings
     from ._folders import with_folders
     from ._outputs import append_summary, check_format, parse_outputs, write_outputs
-    from ._settings import explain_selection, found_settings, with_settings
+    from ._settings import explain_selection
 
     alone = given["facts"] or given["explain_selection"]
-    sources: Sequence[Path | None] = with_folders(given["configs"], given) or ((None,) if alone else ())
+    found = with_folders(given["configs"], given)
+    sources: Sequence[Path | None] = found.configs or ((None,) if alone else ())
     if not sources:
         raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
     if given["explain_selection"]:
@@ -144,15 +147,15 @@ def command(**given: Any) -> int:
     outputs = parse_outputs(given["outputs"], len(sources))
     known = KnownFindings(given)
     common = _options(given, known.suppressions())
-    options = [with_settings(common, found_settings(source, given), given) for source in sources]
+    options = [_options_of(source, common, given) for source in sources]
     if given["format"] not in TOGETHER and len(sources) > 1:
         raise UsageError(f"One {given['format']} document holds one report.", remedy=f"-o {given['format']}=r-{{name}}")
     if given["fix"] or given["diff"]:
         from ._fixes import fix_all
 
-        reports = fix_all(sources, options, given)
+        reports = fix_all(sources, options, common, given)
     else:
-        reports = _check_all(sources, options, given)
+        reports = _check_all(sources, options, common, {**given, "left_out": found.left_out})
     if given["format"] != "text" and not given["diff"]:
         _print_document(reports, given["format"])
     if "github" in (given["format"], *(output.format for output in outputs)):
@@ -195,9 +198,28 @@ def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> Ch
     )
 
 
-def _check_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], given: dict[str, Any]) -> list[Report]:
+def _options_of(source: Path | None, common: CheckOptions, given: dict[str, Any]) -> CheckOptions | ConfigError:
+    """The options of one config with the settings that hold for it, or why these cannot be read."""
+    from ._settings import found_settings, with_settings
+
+    try:
+        return with_settings(common, found_settings(source, given), given)
+    except ConfigError as error:
+        if given["settings"]:  # named on the command line, they are those of all
+            raise
+        return error
+
+
+def _check_all(
+    sources: Sequence[Path | None],
+    options: Sequence[CheckOptions | ConfigError],
+    common: CheckOptions,
+    given: dict[str, Any],
+) -> list[Report]:
     """The reports of all configs that were begun, in their order."""
     if len(sources) == 1:
+        if isinstance(options[0], ConfigError):
+            raise options[0]
         return [_check_one(sources[0], options[0], given)]
     from ..core.report import Report
     from ..reporters import overview
@@ -210,14 +232,14 @@ def _check_all(sources: Sequence[Path | None], options: Sequence[CheckOptions], 
         if isinstance(result, Report):
             reports.append(result)
             continue
-        if options[number].debug:
+        if common.debug:
             import traceback
 
             traceback.print_exception(result)
-        reports.append(unread(sources[number], result, options[number]))
+        reports.append(unread(sources[number], result, common))
     if given["format"] == "text":
         color = wants_color(sys.stdout, given["no_color"])
-        table = overview.render(reports, color=color, not_begun=len(sources) - len(reports))
+        table = overview.render(reports, color=color, not_begun=len(sources) - len(reports), left_out=given["left_out"])
         click.echo(table, nl=False, color=color)
     return reports
 
@@ -248,16 +270,17 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
     return report
 
 
-def unread(source: Path | None, error: ConfigError, options: CheckOptions) -> Report:
-    """What is known of a config that could not be read."""
+def unread(source: Path | None, error: DoctorError, options: CheckOptions) -> Report:
+    """What is known of a config that could not be read, or that the tool itself failed on."""
     from .._version import __version__
     from ..core.report import Report, StageRecord, Tool
+    from ..core.text import cleaned
     from ..run.session import now
 
     setup = {"file": str(source), "dialect": None} if source is not None else None
     record = StageRecord(name="config", status="failed", reason=error.message, remedy=error.remedy, requested=True)
     tool = Tool(version=__version__, created=now(), command=options.command)
-    return Report(tool=tool, setup=setup, stages=[record], exit_code=error.exit_code)
+    return cleaned(Report(tool=tool, setup=setup, stages=[record], exit_code=error.exit_code))
 
 
 def _print_document(reports: Sequence[Report], format: str) -> None:

@@ -54,6 +54,7 @@ def command(rule: str | None, symptom: str | None, format: str, folders: tuple[P
 def _find(rule: str, folders: tuple[Path, ...]) -> Rule:
     """A bundled rule, else one of the user's own; settings are read only where no bundled one has the name."""
     from ..engine import find_rule, load_rules
+    from ..run.cache import cache_folder, pages_folder
 
     try:
         return find_rule(rule)
@@ -63,7 +64,7 @@ def _find(rule: str, folders: tuple[Path, ...]) -> Rule:
         own = {folder.resolve() for folder in (*folders, *find_settings(None).rule_folders)}
         if not own:
             raise
-        return find_rule(rule, load_rules(asset_folder("rules"), *own))
+        return find_rule(rule, load_rules(asset_folder("rules"), *own, kept_in=pages_folder(cache_folder())))
 
 
 def as_document(rule: Rule) -> dict[str, Any]:

@@ -23,8 +23,9 @@ def command(format: str, folders: tuple[Path, ...], folder: Path | None) -> int:
         return _check(folder)
     from ..core.assets import asset_folder
     from ..engine import load_rules
+    from ..run.cache import cache_folder, pages_folder
 
-    rules = load_rules(asset_folder("rules"), *folders)
+    rules = load_rules(asset_folder("rules"), *folders, kept_in=pages_folder(cache_folder()))
     if format == "json":
         listed = [
             {

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .place import Place
 
+NEW_ISSUE = "Please report it with `qlora-doctor env` and the output of the same command with --debug."
+
 
 class DoctorError(Exception):
     """Something that ends a command or a stage.
@@ -34,6 +36,17 @@ class UsageError(DoctorError):
 
 class ConfigError(UsageError):
     """The config cannot be read or is invalid (exit code 2)."""
+
+
+class Fault(DoctorError):
+    """A fault of the tool itself, met on one config: the others are checked all the same (exit code 3)."""
+
+    @classmethod
+    def of(cls, error: Exception, subject: object) -> Fault:
+        """What is told of an exception that nobody foresaw."""
+        what = " ".join(str(error).split())[:200]
+        name = type(error).__name__
+        return cls(f"qlora-doctor failed on {subject}: {name}{': ' + what if what else ''}.", remedy=NEW_ISSUE)
 
 
 class StageError(DoctorError):

@@ -1,8 +1,9 @@
 """One document: what was understood, seen and judged. Every output is a function of it."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr, field_serializer
 
 from ..facts import Fact, Facts
 from .place import Place
@@ -10,12 +11,17 @@ from .place import Place
 SCHEMA_VERSION = "1.0"
 STAGES = ("config", "structure", "memory", "data", "load", "step")
 """What ``check`` looks at, in order of cost."""
+RUN_STAGES = ("config", "structure", "load", "step", "run")
+"""What ``run`` looks at while a training goes on; its course comes to it where the trainer logs."""
 AFTERWARDS = ("course", "stored")
 """What is looked at when a run has left something: its logs, its adapter."""
-ALL_STAGES = STAGES + AFTERWARDS
+ALL_STAGES = (*STAGES, "run", *AFTERWARDS)
 Severity = Literal["error", "warning", "info"]
 Confidence = Literal["high", "medium", "low"]
-FailOn = Literal["error", "warning", "info", "never"]
+FailOn = Literal["error", "unknown", "warning", "info", "never"]
+"""The least of findings that makes the exit code 1; from ``unknown`` on, a run that is not all known makes it 3."""
+RANK: dict[FailOn, int] = {"info": 0, "warning": 1, "unknown": 2, "error": 2, "never": 3}
+"""A finding counts where its severity's rank is at least that of ``fail_on``."""
 
 
 class PatchOperation(Fact):
@@ -104,8 +110,22 @@ class StageRecord(Fact):
     """True where the stage was asked for by name; not completing it is then exit code 3."""
 
 
+class Read(Fact):
+    """How much of what decides the run was known."""
+
+    known: int
+    of: int
+    unknown: list[str] = Field(default_factory=list)
+    """Canonical paths, for example ``lora.r``."""
+    stops_at: str | None = None
+    """Where reading stopped and why: the first of the unknown, in words."""
+
+
 class Summary(Fact):
     """Counts of the findings that count, and of the rules that could not be evaluated."""
+
+    read: Read | None = None
+    """None where no config was read: objects in memory, or a file that cannot be read."""
 
     error: int = 0
     warning: int = 0
@@ -123,6 +143,21 @@ class Tool(Fact):
     command: str | None = None
 
 
+class _Lines:
+    """Looks up where the setup's values stand; no part of what a report is, and lost with its process."""
+
+    def __init__(self, look: Callable[[], dict[str, dict[str, int | None]]] | None) -> None:
+        self.look = look
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Lines, (None,)
+
+
 class Report(Fact):
     """The whole result of checking one setup. ``model_dump_json()`` is the JSON report."""
 
@@ -137,9 +172,26 @@ class Report(Fact):
     """Suppressions that suppress nothing, one sentence each."""
     rules: list[RuleOutcome] = Field(default_factory=list)
     summary: Summary = Field(default_factory=Summary)
-    fail_on: FailOn = "error"
-    """Least severity of a finding that makes the exit code 1."""
+    fail_on: FailOn = "unknown"
+    """Least of findings that makes the exit code 1; from ``unknown`` on, a run that is not all known makes it 3."""
     exit_code: int = 0
+    _lines: _Lines = PrivateAttr(default_factory=lambda: _Lines(None))
+
+    def with_lines(self, lines: Callable[[], dict[str, dict[str, int | None]]]) -> "Report":
+        """The report, whose ``setup.origins`` get line and column when it is written out; it costs milliseconds."""
+        self._lines = _Lines(lines)
+        return self
+
+    @field_serializer("setup")
+    def _setup_with_lines(self, setup: dict[str, Any] | None) -> dict[str, Any] | None:
+        if setup is None or self._lines.look is None:
+            return setup
+        lines = self._lines.look()
+        origins = {
+            path: {**origin, "place": {**origin["place"], **lines[path]}} if path in lines else origin
+            for path, origin in setup.get("origins", {}).items()
+        }
+        return {**setup, "origins": origins}
 
     def _repr_html_(self) -> str:
         """Show the report in a notebook."""
@@ -151,5 +203,7 @@ class Report(Fact):
 def stages_of(report: Report) -> tuple[str, ...]:
     """The stages that a report is about: those of ``check``, and what a run has left, as far as it was looked at."""
     recorded = {record.name for record in report.stages}
+    if "run" in recorded:
+        return (*RUN_STAGES, *(name for name in AFTERWARDS if name in recorded))
     before = STAGES if recorded.intersection(STAGES) or not recorded else ()
     return (*before, *(name for name in AFTERWARDS if name in recorded))

@@ -16,7 +16,7 @@ from .judge import Judgement, judge
 from .load import find_rule, load_page, load_rules
 from .rule import Example, Fix, PageError, Param, Rule, stage_of
 from .selection import PROFILES, Selection, check_selection
-from .verdict import exit_code, summarise
+from .verdict import exit_code, is_partly_read, summarise
 
 if TYPE_CHECKING:
     from .lint import Problem, lint_pages
@@ -43,6 +43,7 @@ __all__ = [
     "exit_code",
     "find_rule",
     "fingerprint",
+    "is_partly_read",
     "judge",
     "lint_pages",
     "load_page",

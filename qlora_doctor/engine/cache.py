@@ -1,4 +1,4 @@
-"""Pages that were read before: their front matter and code, kept in the user's cache folder.
+"""Pages that were read before: their front matter and code, kept beside the results of checks.
 
 Parsing 200 pages takes far longer than judging by them, and needs jinja2 and yaml, which a check else does without.
 What is kept is plain JSON under a name that is the digest of the pages' content, so that an edited page is never taken
@@ -26,26 +26,35 @@ FORMAT = 3
 """To be raised whenever code or fields mean something else."""
 KEPT = 4
 """Cache files that are left in the folder; older ones go."""
+_PARSED: dict[tuple[str, tuple[Path, ...]], list[Rule]] = {}
+"""What this process has parsed, by the pages' content and paths: many checks in one process parse once."""
 
 
-def rules_of(pages: Sequence[tuple[Path, str]]) -> list[Rule]:
+def rules_of(pages: Sequence[tuple[Path, str]], folder: Path | None) -> list[Rule]:
     """The rules of these pages (path and text), from the cache where they were read before.
+
+    Args:
+        folder: where they are kept; None reads the pages and keeps nothing.
 
     Raises:
         PageError: a page cannot be read.
     """
-    folder = _folder()
-    file = folder / f"rules-{_digest(pages)}.json" if folder is not None else None
+    digest, paths = _digest(pages), tuple(path for path, _ in pages)
+    file = folder / f"rules-{digest}.json" if folder is not None else None
     if file is not None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return _kept(json.loads(file.read_bytes()), [path for path, _ in pages])
-    from .page import parse_page
+            return _kept(json.loads(file.read_bytes()), paths)
+    rules = _PARSED.get((digest, paths))
+    if rules is None:
+        from .page import parse_page
 
-    rules = [parse_page(text, path) for path, text in pages]
+        if len(_PARSED) == KEPT:
+            _PARSED.clear()
+        rules = _PARSED[digest, paths] = [parse_page(text, path) for path, text in pages]
     if file is not None:
         with contextlib.suppress(OSError):
             _keep(file, rules)
-    return rules
+    return list(rules)
 
 
 def _digest(pages: Sequence[tuple[Path, str]]) -> str:
@@ -100,17 +109,3 @@ def _templates(rule: Rule) -> dict[str, list[Any]]:
         with contextlib.suppress(LanguageError):
             found[source] = rule.template(source).pieces
     return found
-
-
-def _folder() -> Path | None:
-    """The user's cache folder, as each system has it; None for a user without a home."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        return Path(base).expanduser() / "qlora-doctor"
-    except RuntimeError:
-        return None

@@ -15,14 +15,17 @@ from .rule import PageError, Rule
 _PAGE = re.compile(r"[A-Z]{2,8}\d{3}-")
 
 
-def load_rules(*folders: Path | str) -> list[Rule]:
+def load_rules(*folders: Path | str, kept_in: Path | None = None) -> list[Rule]:
     """The rules of these folders in the order of their ids; the bundled ones where no folder is given.
+
+    Args:
+        kept_in: a folder in which pages once read are kept for the next run; None writes nothing.
 
     Raises:
         PageError: a page cannot be read, or two have the same id or name.
     """
     paths = [path for folder in folders or (asset_folder("rules"),) for path in pages_of(Path(folder))]
-    rules = rules_of([(path, _text(path)) for path in paths])
+    rules = rules_of([(path, _text(path)) for path in paths], kept_in)
     rules.sort(key=lambda rule: rule.id)
     for label in ("id", "name"):
         seen: dict[str, Rule] = {}

@@ -26,6 +26,7 @@ _SUBJECT_STAGES = {name: name for name in ALL_STAGES} | {
     "model": "structure",
     "adapter": "structure",
     "quantization": "structure",
+    "batch": "step",
 }
 _LATE_FACTS = ("memory.measured", "memory.difference_ratio")
 """Facts that stand with an early subject and that only a real step supplies."""

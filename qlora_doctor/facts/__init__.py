@@ -2,6 +2,7 @@
 
 from .adapter import AdapterFacts
 from .base import Fact
+from .batch import BatchFacts
 from .config import ConfigFacts
 from .course import CourseFacts
 from .data import DataFacts
@@ -10,6 +11,7 @@ from .load import LoadFacts
 from .memory import MemoryFacts
 from .model import ModelFacts
 from .quantization import QuantizationFacts
+from .run import RunFacts
 from .step import StepFacts
 from .stored import StoredFacts
 
@@ -26,12 +28,15 @@ class Facts(Fact):
     data: DataFacts | None = None
     load: LoadFacts | None = None
     step: StepFacts | None = None
+    batch: BatchFacts | None = None
+    run: RunFacts | None = None
     course: CourseFacts | None = None
     stored: StoredFacts | None = None
 
 
 __all__ = [
     "AdapterFacts",
+    "BatchFacts",
     "ConfigFacts",
     "CourseFacts",
     "DataFacts",
@@ -42,6 +47,7 @@ __all__ = [
     "MemoryFacts",
     "ModelFacts",
     "QuantizationFacts",
+    "RunFacts",
     "StepFacts",
     "StoredFacts",
 ]

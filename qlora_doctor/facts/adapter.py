@@ -63,6 +63,14 @@ class AdapterFacts(Fact):
     stored_missing: list[str] | None = None
     """Parts of the adapter that the file lacks, which start anew; PEFT warns. ``[]`` for a new adapter."""
 
+    stored_damage: str | None = None
+    """Why the file of the adapter cannot be read, as a sentence; ``none`` where it can, or where nothing is stored."""
+    stored_nonfinite: list[str] | None = None
+    """Its tensors with NaN or infinite values. ``[]`` for a new adapter."""
+    stored_foreign: str | None = None
+    """What its names have, or lack, beside those that PEFT writes, as the end of "they …": ``begin with _orig_mod.``;
+    ``none`` where they are PEFT's, or where that is not the reason for tensors without a place."""
+
     matched_modules: list[str] | None = None
     matched_parameters: list[str] | None = None
     """Parameters adapted through target_parameters."""

@@ -8,6 +8,7 @@ not set stands with the default of the library (or dialect) that will read it, `
 from pydantic import Field
 
 from .base import Fact
+from .schedule import PreferenceFacts, ScheduleFacts
 
 
 class HeldBudget(Fact):
@@ -46,9 +47,35 @@ class Remark(Fact):
     kind: str
     about: str | None = None
     """Of a refusal: ``quantization`` (switches that contradict each other), ``freezing`` (what trains),
-    ``optimizer``, ``kernels``, ``distribution``, ``sharded-preference``, or ``trainer`` for all else."""
+    ``optimizer``, ``kernels``, ``distribution``, ``sharded-preference``, ``best-model`` (what load_best_model_at_end
+    needs), ``generations`` (groups of answers), ``keys`` (names that the reader stops at), or ``trainer`` for all
+    else."""
     key: str | None = None
     note: str | None = None
+
+
+class Undecided(Fact):
+    """A value that decides the run and that the config does not tell."""
+
+    path: str
+    """Canonical path, for example ``lora.r``."""
+    why: str | None = None
+    line: int | None = None
+    """Where reading stopped, in the config's own file."""
+
+
+class NotFollowed(Fact):
+    """A statement of a script that changes the training and that no stage makes."""
+
+    kind: str
+    """``training-loop``, ``overridden-method`` (a trainer's), ``trainer`` (one that is not known), ``loss``,
+    ``optimizer``, ``scheduler-by-hand``, ``collator``, ``callback``, ``monkey-patch``, ``module-replaced``, ``hook``,
+    ``loop-over-model``, ``given-to-unread-code`` (the model is), or a change to something that is not known: ``cast``,
+    ``requires-grad``, ``mode``, ``resize``, ``config`` (the model's), ``tokenizer``, ``add-tokens``."""
+    note: str
+    file: str | None = None
+    line: int | None = None
+    cell: int | None = None
 
 
 class ConfigFacts(Fact):
@@ -57,11 +84,20 @@ class ConfigFacts(Fact):
     dialect: str | None = None
     dialect_confidence: float | None = None
 
+    decided_by: list[str] | None = None
+    """Canonical paths of what decides this run: model, 4 bits, rank, rate and batch, as far as the run has them."""
+    undecided: list[Undecided] | None = None
+    """Those of them that the config does not tell, or tells of a folder that is not here."""
+
     # -- model
     model: str | None = None
     model_kind: str | None = None
     """``folder``, ``table`` (a bundled architecture), ``hub`` (an id that is not at hand), ``adapter``, ``missing``,
     ``elsewhere`` (a path of a trainer's own file that is not on this machine)."""
+    model_closest: str | None = None
+    """The known hub id that the model's is a slip of: one letter in one word."""
+    language_model: bool | None = None
+    """False for a model of speech, images, proteins or the like, by its name, its type or the script's classes."""
     model_dtype: str | None = None
     """``dtype`` of from_pretrained, as torch names it (``bfloat16``), ``auto`` where left to the checkpoint."""
     attn_implementation: str | None = None
@@ -92,6 +128,8 @@ class ConfigFacts(Fact):
     # -- quantization
     four_bit: bool | None = None
     eight_bit: bool | None = None
+    bits_of_checkpoint: bool | None = None
+    """True where the checkpoint is stored in 4 or 8 bits and the config does not ask for it."""
     quantization_backend: str | None = None
     """``bitsandbytes`` or another backend's name (``torchao``, ``hqq``, …); the facts of 4 bits that follow are those
     of bitsandbytes and None with another one."""
@@ -120,6 +158,9 @@ class ConfigFacts(Fact):
     """``true``, ``false``, or the name of an initialisation (``loftq``, ``pissa``, ``olora``, ``gaussian``, …)."""
     scaling: float | None = None
     """What LoRA multiplies its product with: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    plain_alpha: float | None = None
+    """The alpha with which LoRA without rsLoRA would scale the same: scaling times r; at least that where it is not
+    known whether rsLoRA scales."""
     alpha_over_r: float | None = None
     pattern_ranks: bool | None = None
     """True where rank_pattern or alpha_pattern override r or alpha for some modules."""
@@ -137,6 +178,11 @@ class ConfigFacts(Fact):
     trainer: str | None = None
     method: str | None = None
     """``sft``, ``dpo``, ``pretrain``, …; None where a command or a script decides."""
+    compares_answers: bool | None = None
+    """True for preference and reinforcement methods; False also where the method is not told and no word of a
+    home-made file speaks of one."""
+    loss_type: str | None = None
+    """As the config sets it, several joined by commas; None where it is silent or unknown."""
     prepare_for_kbit_training: bool | None = None
     learning_rate: float | None = None
     optimizer: str | None = None
@@ -158,6 +204,10 @@ class ConfigFacts(Fact):
     evaluates: bool | None = None
     """True where the config asks for evaluation during training."""
     neftune_noise_alpha: float | None = None
+    schedule: ScheduleFacts | None = None
+    """The trainer's arithmetic; None of trainers that count in a way of their own."""
+    preference: PreferenceFacts | None = None
+    """What a preference or reinforcement method holds the policy to; None where the method is unknown or another."""
     samples_mix: str | None = None
     """How packed or padding-free samples come to attend to each other: ``none``, ``attention`` (it does not see where
     samples end), ``wrapped`` (trl's strategy joins them), ``trainer`` (it hands over no borders)."""
@@ -185,6 +235,8 @@ class ConfigFacts(Fact):
     device_map: str | None = None
     distributed: str | None = None
     """``none``, ``ddp``, ``fsdp1``, ``fsdp2``, ``zero2``, ``zero3``, … where the config tells."""
+    fsdp_loads_unsynced: bool | None = None
+    """True where FSDP 1 loads on one rank alone (cpu_ram_efficient_loading) and sync_module_states is false."""
     world_size: int | None = None
     several_processes: bool | None = None
     """True where the config asks for a distributed run itself (FSDP, DeepSpeed, ``ddp_…``), not only for more cards."""
@@ -207,6 +259,8 @@ class ConfigFacts(Fact):
 
     # -- the file itself
     unknown_keys: list[UnknownKey] | None = None
+    stops_at_unknown_keys: bool | None = None
+    """True where the reader of the file ends the run at them."""
     duplicate_keys: list[str] | None = None
     string_numbers: list[str] | None = None
     """Keys whose number was written so that YAML 1.1 reads a string (``2e-4``)."""
@@ -234,8 +288,17 @@ class ConfigFacts(Fact):
     ``no-mixed-precision``, ``norms-not-upcast`` and ``packing-joins-samples`` (LLaMA-Factory), ``kernels-passed-by``
     (Unsloth's fast LoRA kernels do not run), ``launched-without-torchrun`` and ``evaluated-while-quantized``
     (LLaMA-Factory), ``zero3-with-plain-checkpointing``, ``slower-offloading``, ``fixed-tokens-not-trained``,
-    ``kernels-by-default`` and ``torch-too-old`` (axolotl).
+    ``kernels-by-default`` and ``torch-too-old`` (axolotl), ``held-out-unused`` (rows are held out of training and never
+    evaluated), ``best-model-dropped`` (axolotl does not do what load_best_model_at_end asks for),
+    ``reference-given`` (a script hands its trainer a reference model or names a reference adapter).
     """
+    not_followed: list[NotFollowed] | None = None
+    """What a script does besides that changes the training; ``[]`` of a config."""
+    adapter_cast: str | None = None
+    """The dtype that a script casts the trainable parameters to once the adapter is attached; ``none`` where it does
+    not."""
+    loop_in_eval_mode: bool | None = None
+    """True where a script's own loop trains the base as from_pretrained returns it: in evaluation mode."""
     remark_notes: list[Remark] | None = None
     """The same with the key and what is to be said of it."""
     idle_four_bit_options: list[str] | None = None

@@ -25,6 +25,10 @@ class DataFacts(Fact):
     tokens_out_of_range: int | None = None
     eos_supervised_ratio: float | None = None
     double_bos_rows: int | None = None
+    identical_pairs: int | None = None
+    """Pairs of a preference whose chosen answer is the rejected one."""
+    desirable_ratio: float | None = None
+    """Share of unpaired answers that are labelled as good."""
     chat_template: bool | None = None
     failure: str | None = None
     """Why the data could not be read or rendered, in a sentence."""

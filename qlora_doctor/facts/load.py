@@ -51,6 +51,7 @@ class LoadFacts(Fact):
     """Highest CUDA allocation during the load; None on the CPU."""
     classes: list[ModuleClass] | None = None
     bytes_by_dtype: dict[str, int] | None = None
+    """Packed weights count as ``uint8``, whatever dtype their bytes are stored as."""
     missing_quant_state: list[str] | None = None
     compute_dtypes: list[str] | None = None
     nested_ratio: float | None = None
@@ -61,6 +62,7 @@ class LoadFacts(Fact):
     unexpected_keys: list[str] | None = None
     mismatched_keys: list[str] | None = None
     newly_initialised: list[str] | None = None
+    """Of the missing ones, those outside of a head that the task needs and no checkpoint holds."""
     quantization_errors: list[QuantizationError] | None = None
     mean_quantization_error: float | None = None
     max_quantization_error: float | None = None

@@ -4,7 +4,7 @@ from .base import Fact
 
 
 class PhasePeak(Fact):
-    """Highest allocation within a phase: ``load``, ``prepare``, ``forward``, ``backward``, ``optimizer``, …"""
+    """Highest allocation within a phase."""
 
     phase: str
     peak_allocated_bytes: int
@@ -87,6 +87,10 @@ class MemoryPicture(Fact):
     ``base_32bit``, ``adapter``, ``gradients``, ``optimizer``, ``activations``, ``logits_and_loss``,
     ``dequantized_weights``, ``workspaces``, ``fragmentation``."""
     phases: list[PhasePeak] | None = None
+    """The parts of the run: ``load``, ``step`` (before an evaluation), and as far as there are any ``evaluation`` (and
+    all after it), ``generation``, ``save``; the peaks are the largest of theirs."""
+    step_phases: list[PhasePeak] | None = None
+    """The phases within load and step: ``load``, ``prepare``, ``adapter``, ``forward``, ``backward``, ``optimizer``."""
     timeline: list[TimelinePoint] | None = None
     device: str | None = None
     batch: int | None = None
@@ -104,13 +108,18 @@ class MemoryFacts(Fact):
     measured: MemoryPicture | None = None
     prediction_failure: str | None = None
     """Why there is no prediction; what is certain all the same stands in ``certain_bytes``."""
+    refusal: str | None = None
+    """The exception that the model's own code raises for the batch that its trainer makes; the run would stop at it."""
     certain_bytes: int | None = None
+    """A lower bound of the peak: base and adapter as loaded. None where a card may hold only a part of them."""
     card: str | None = None
     card_bytes: int | None = None
     """Memory of the card that a process can use: total less the CUDA context."""
     context_bytes: int | None = None
     predicted_ratio: float | None = None
-    """Predicted peak reserved as a share of card_bytes."""
+    """Predicted peak reserved of the whole run as a share of card_bytes."""
+    step_ratio: float | None = None
+    """Predicted peak reserved of the steps alone, without evaluation, as a share of card_bytes."""
     measured_ratio: float | None = None
     difference_ratio: float | None = None
     """(predicted − measured) / measured of peak allocated."""
@@ -132,13 +141,18 @@ class MemoryFacts(Fact):
     load_peak_bytes: int | None = None
     """Predicted highest allocation of from_pretrained itself, for the loader of the versions predicted for."""
     evaluation_peak_bytes: int | None = None
-    """Predicted peak allocated of one evaluation step at the evaluation batch; None where the config asks for none."""
+    """Predicted peak allocated of an evaluation at the evaluation batch; None where the config asks for none."""
+    step_peak_bytes: int | None = None
+    """Predicted peak allocated of the training steps alone."""
     evaluation_logits_bytes: int | None = None
     """Logits that an evaluation holds until its end; 0 where it keeps only the loss."""
     logits_bytes: int | None = None
+    """Logits and loss at the predicted peak of a step."""
     logits_ratio: float | None = None
-    """Share of logits and loss in the predicted peak."""
+    """Their share of it."""
     activations_ratio: float | None = None
+    """Share of the activations in the predicted peak of a step."""
     peak_phase: str | None = None
+    """The part of the run that decides how much is reserved: ``load``, ``step``, ``evaluation``."""
     without_checkpointing_bytes: int | None = None
     with_checkpointing_bytes: int | None = None

@@ -55,6 +55,6 @@ class ModelFacts(Fact):
     build_error: str | None = None
     """Why the architecture could not be built; the other facts are then unknown."""
     build_error_kind: str | None = None
-    """``none`` where it was built; else ``missing-config``, ``unknown-architecture``, ``remote-code``,
-    ``invalid-config``, ``other``; or how the check itself ended before it was: ``timeout``, ``killed``,
-    ``interrupted``, ``host-out-of-memory``."""
+    """``none`` where it was built; else ``missing-config``, ``no-such-model`` (the hub says so),
+    ``unknown-architecture``, ``remote-code``, ``invalid-config``, ``other``; or how the check itself ended before it
+    was: ``timeout``, ``killed``, ``interrupted``, ``host-out-of-memory``."""

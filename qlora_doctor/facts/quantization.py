@@ -45,6 +45,7 @@ class QuantizationFacts(Fact):
     base_bytes_ideal: int | None = None
     """What it would be if every quantizable weight were 4-bit."""
     bytes_by_dtype: dict[str, int] | None = None
+    """Packed weights count as ``uint8``, whatever dtype their bytes are stored as."""
 
     quant_type: str | None = None
     double_quant: bool | None = None

@@ -20,6 +20,17 @@ class GradientColumn(Fact):
     norms: list[float | None]
 
 
+class BranchWithoutGradient(Fact):
+    """A part of the model whose trainable tensors all have no gradient."""
+
+    name: str
+    tensors: list[str]
+    reason: str
+    """As the end of a sentence, such as ``the batch has no pixel_values``."""
+    by_design: bool
+    """True where the model is made so, and a gradient is not to be expected of this batch."""
+
+
 class OptimizerFacts(Fact):
     """The optimizer's parameters against requires_grad."""
 
@@ -72,17 +83,34 @@ class StepFacts(Fact):
     trainable_tensors: int | None = None
     parameters_without_gradient: list[str] | None = None
     """Trainable tensors whose gradient is None after backward."""
+    parameters_cut_off: list[str] | None = None
+    """Of these, the ones for which that is not by the model's design."""
+    branches_without_gradient: list[BranchWithoutGradient] | None = None
+    """The parts of the model that the tensors without a gradient make up, and why each has none."""
     parameters_zero_gradient: list[str] | None = None
     """Trainable tensors whose gradient is exactly zero and for which that is not by design (lora_A while lora_B is
     zero in the first step is)."""
     parameters_nonfinite_gradient: list[str] | None = None
     gradients_sound: bool | None = None
-    """True where every trainable tensor got a finite gradient that is not zero (zeros by design aside)."""
+    """True where every trainable tensor got a finite gradient that is not zero (none or zero by design aside)."""
     checkpointing_blocks_gradient: bool | None = None
     """True where gradient checkpointing is on and reentrant and what enters the first layer carries no gradient: the
     layers' adapters then get none."""
     parameters_not_updated: list[str] | None = None
     """Trainable tensors that no step changed."""
+    parameters_out_of_reach: list[str] | None = None
+    """Of these, the ones that have a gradient and that the optimizer, which holds them, leaves as they are even where
+    they are set to zero before it is called again: no update reaches them."""
+    parameters_below_precision: list[str] | None = None
+    """Of these, the ones whose updates are smaller than what changes a value of theirs (half the spacing of their
+    dtype at that value)."""
+    parameters_updated_late: list[str] | None = None
+    """Of these, the ones that a later call of the optimizer changes: it does not step in every call."""
+    update_share: float | None = None
+    """Largest update of the tensors below precision, as a share of what changes a value."""
+    steps_to_update: int | None = None
+    """Steps, about, until the last of the tensors below precision (or updated late) has begun to change; None where
+    they do not while their gradients stay as large as they are."""
     lost_update_ratio: float | None = None
     """Share of the trainable elements with a nonzero gradient in the last step that this step left bit for bit as they
     were: its update was smaller than the spacing of their dtype. None where the optimizer skipped the step."""

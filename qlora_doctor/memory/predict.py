@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import linecache
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..facts.memory import MemoryPicture, PhasePeak, TimelinePoint
+from .evaluation import trace_evaluation
 from .machine import PACKAGES, Machine, installed_versions
 from .replay import Replayed, replay
 from .step import trace_steps
@@ -23,12 +27,14 @@ class PredictionError(RuntimeError):
         message: why, one sentence.
         certain_bytes: the base in 4-bit, what is left in 16 and 32 bits, and the adapter, as loaded; None where even
             that is not known.
+        refusal: the exception, where it is one that a run on a GPU meets as well.
     """
 
-    def __init__(self, message: str, certain_bytes: int | None = None) -> None:
+    def __init__(self, message: str, certain_bytes: int | None = None, refusal: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.certain_bytes = certain_bytes
+        self.refusal = refusal
 
 
 @dataclass
@@ -37,10 +43,13 @@ class Prediction:
 
     Attributes
     ----------
-    peak_allocated_bytes, peak_reserved_bytes: ``max_memory_allocated`` and ``max_memory_reserved`` over three steps.
+    peak_allocated_bytes, peak_reserved_bytes: ``max_memory_allocated`` and ``max_memory_reserved`` over the whole run.
     peak_device_bytes: reserved and the CUDA context beside it, as nvidia-smi shows for the process.
     loaded_bytes: allocated once base and adapter are on the card.
-    breakdown: bytes in use at the peak's own moment by part (``facts.memory.MemoryPicture.breakdown``).
+    breakdown: bytes in use at the moment of the highest allocation by part (``facts.memory.MemoryPicture.breakdown``).
+    step_breakdown: the same at the highest allocation of a step.
+    peak_phase: the part of the run that decides how much is reserved: load, step, evaluation.
+    run: (peak allocated, peak reserved) of each part of the run.
     phases: (peak allocated, peak reserved) by phase: load, prepare, adapter, forward, backward, optimizer.
     timeline: (allocated, phase) in order, at most 600 points.
     versions: the package versions the prediction is for.
@@ -52,7 +61,9 @@ class Prediction:
     peak_device_bytes: int
     loaded_bytes: int
     breakdown: dict[str, int]
+    step_breakdown: dict[str, int]
     peak_phase: str
+    run: dict[str, tuple[int, int]]
     phases: dict[str, tuple[int, int]]
     timeline: list[tuple[int, str]]
     steps: list[tuple[int, int]]
@@ -63,16 +74,24 @@ class Prediction:
     assumptions: list[str] = field(default_factory=list)
     after_bytes: int = 0
 
+    @property
+    def step_allocated_bytes(self) -> int:
+        """Peak allocated of the optimizer steps alone."""
+        return self.run["step"][0]
+
+    @property
+    def step_reserved_bytes(self) -> int:
+        """Peak reserved of the optimizer steps, before an evaluation."""
+        return self.run["step"][1]
+
     def picture(self) -> MemoryPicture:
         """The prediction as a fact."""
         return MemoryPicture(
             peak_allocated_bytes=self.peak_allocated_bytes,
             peak_reserved_bytes=self.peak_reserved_bytes,
             breakdown=self.breakdown,
-            phases=[
-                PhasePeak(phase=phase, peak_allocated_bytes=allocated, peak_reserved_bytes=reserved)
-                for phase, (allocated, reserved) in self.phases.items()
-            ],
+            phases=_peaks(self.run),
+            step_phases=_peaks(self.phases),
             timeline=[
                 TimelinePoint(at=place / max(1, len(self.timeline) - 1), allocated_bytes=allocated, phase=phase)
                 for place, (allocated, phase) in enumerate(self.timeline)
@@ -85,14 +104,25 @@ class Prediction:
         )
 
 
-def predict(subject: Subject, machine: Machine) -> Prediction:
-    """The peak of ``subject``'s step on ``machine``. The subject's model is spent afterwards.
+def _peaks(named: dict[str, tuple[int, int]]) -> list[PhasePeak]:
+    return [
+        PhasePeak(phase=phase, peak_allocated_bytes=allocated, peak_reserved_bytes=reserved)
+        for phase, (allocated, reserved) in named.items()
+    ]
+
+
+def predict(subject: Subject, machine: Machine, *, evaluation_batch: int | None = None) -> Prediction:
+    """The peak of ``subject``'s run on ``machine``. The subject's model is spent afterwards.
+
+    Args:
+        evaluation_batch: samples of an evaluation batch; None where the run evaluates nothing.
 
     Raises:
         PredictionError: the step cannot be traced, or the optimizer is not known.
     """
     tape = traced(subject, machine)
-    return prediction_of(subject, machine, replay(tape, machine))
+    evaluation = None if evaluation_batch is None else traced_evaluation(subject, machine, evaluation_batch)
+    return prediction_of(subject, machine, replay(tape, machine, evaluation=evaluation))
 
 
 def traced(subject: Subject, machine: Machine) -> Tape:
@@ -101,19 +131,59 @@ def traced(subject: Subject, machine: Machine) -> Tape:
     Raises:
         PredictionError: it cannot be traced.
     """
+    return _told(
+        subject, "step", lambda: trace_steps(subject.model, subject.step, machine, subject.load, subject.program)
+    )
+
+
+def traced_evaluation(subject: Subject, machine: Machine, batch: int) -> Tape:
+    """The tape of an evaluation batch, once the subject's step was traced.
+
+    Raises:
+        PredictionError: it cannot be traced.
+    """
+    return _told(subject, "evaluation", lambda: trace_evaluation(subject, machine, batch))
+
+
+def _told(subject: Subject, what: str, trace: Callable[[], Tape]) -> Tape:
+    """A trace, or why there is none in one sentence."""
     certain = certain_bytes(subject.model)
     try:
-        return trace_steps(subject.model, subject.step, machine, subject.load)
+        return trace()
     except UnknownValue as error:
-        raise PredictionError(f"The step cannot be predicted: {error}.", certain) from error
+        raise PredictionError(f"The {what} cannot be predicted: {error}.", certain) from error
     except NotImplementedError as error:
         raise PredictionError(
-            f"The step cannot be traced without a GPU: an operator has no meta kernel ({_first_line(error)}).", certain
+            f"The {what} cannot be traced without a GPU: an operator has no meta kernel ({_first_line(error)}).",
+            certain,
         ) from error
     except Exception as error:
+        if is_refused(error):
+            told = f"{type(error).__name__}: {_first_line(error)}"
+            raise PredictionError(f"The {what} stops in the model's own code with {told}", certain, told) from error
         raise PredictionError(
-            f"The step cannot be traced without a GPU: {type(error).__name__}: {_first_line(error)}", certain
+            f"The {what} cannot be traced without a GPU: {type(error).__name__}: {_first_line(error)}", certain
         ) from error
+
+
+_LIBRARIES = re.compile(r"[/\\](transformers|peft|trl|transformers_modules)[/\\]")
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether a library's own ``raise`` refuses the batch, which does not depend on the device.
+
+    What torch raises may come of the meta device; a ``raise`` in a model's or a trainer's code is a check of what it
+    was given. Where that is our own stand-in for a batch (an image that is not there, a missing argument) the check
+    says nothing of the user's run: only refusals of a batch of the right form count.
+    """
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None or not isinstance(error, ValueError):
+        return False
+    code = place.tb_frame.f_code
+    line = linecache.getline(code.co_filename, place.tb_lineno).strip()
+    return line.startswith("raise ") and _LIBRARIES.search(code.co_filename) is not None
 
 
 def certain_bytes(model: object) -> int:
@@ -147,7 +217,9 @@ def prediction_of(subject: Subject, machine: Machine, run: Replayed) -> Predicti
         peak_device_bytes=run.peak_reserved + machine.card.context_overhead_bytes,
         loaded_bytes=run.loaded,
         breakdown=run.breakdown,
+        step_breakdown=run.step_breakdown,
         peak_phase=run.peak_phase,
+        run=run.run,
         phases=run.phases,
         timeline=run.timeline,
         steps=run.steps,

@@ -16,62 +16,112 @@ TIMELINE_POINTS = 600
 
 @dataclass
 class Replayed:
-    """What ``torch.cuda``'s counters would show over the steps; bytes.
+    """What ``torch.cuda``'s counters would show over a run; bytes.
 
     Attributes
     ----------
     loaded: allocated once the adapter is attached.
-    steps: (peak allocated, peak reserved) of each optimizer step; allocated since its start, reserved since the
-        process began, as ``max_memory_reserved`` is never below what is reserved now.
-    breakdown: bytes in use at the moment of the peak, by :data:`~.tape.CATEGORIES`.
+    steps: (peak allocated, peak reserved) of each optimizer step before an evaluation; allocated since its start,
+        reserved since the process began, as ``max_memory_reserved`` is never below what is reserved now.
+    run: (peak allocated, peak reserved) by part of the run: ``load``, ``step``, where there is one ``evaluation``.
+    peak_phase: the part of the run with the highest peak reserved, of equal ones that with the highest allocated.
+    step_phase: the phase within a step with its highest allocation.
+    breakdown: bytes in use at the moment of the highest allocation of the run, by :data:`~.tape.CATEGORIES`.
+    step_breakdown: the same for the highest allocation of a step.
     phases: (peak allocated, peak reserved) by phase, over the load and all steps.
-    timeline: (allocated, phase) over the load and the step with the peak, the highest of each stretch.
+    timeline: (allocated, phase) over the load, two steps and an evaluation, the highest of each stretch.
     after: allocated after the last step.
     """
 
     loaded: int
     steps: list[tuple[int, int]]
-    peak_allocated: int
-    peak_reserved: int
+    run: dict[str, tuple[int, int]]
     peak_phase: str
+    step_phase: str
     breakdown: dict[str, int]
+    step_breakdown: dict[str, int]
     phases: dict[str, tuple[int, int]]
     timeline: list[tuple[int, str]]
     after: int
 
+    @property
+    def peak_allocated(self) -> int:
+        """The highest allocation of the run."""
+        return max(allocated for allocated, _ in self.run.values())
 
-def replay(tape: Tape, machine: Machine, steps: int = 3) -> Replayed:
-    """The memory of loading and of ``steps`` optimizer steps; steps after the first keep what outlives a step."""
-    run = _Run(tape, machine)
+    @property
+    def peak_reserved(self) -> int:
+        """The most that is reserved during the run."""
+        return max(reserved for _, reserved in self.run.values())
+
+
+def replay(tape: Tape, machine: Machine, steps: int = 3, evaluation: Tape | None = None) -> Replayed:
+    """The memory of loading and of ``steps`` optimizer steps; steps after the first keep what outlives a step.
+
+    Where there is a tape of an evaluation batch, two of them follow, and one more step: what an evaluation leaves
+    reserved stays so for the rest of the run.
+    """
+    run = _Run(tape, machine, CachingAllocator(machine.expandable_segments))
     run.load()
-    loaded = run.allocator.allocated
+    allocator = run.allocator
+    loaded = allocator.allocated
+    parts = {"load": (allocator.peak_allocated, allocator.peak_reserved)}
     survivors = _survivors(tape)
     peaks = []
     for step in range(steps):
-        run.allocator.reset_peaks()
+        allocator.reset_peaks()
         run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
-        peaks.append((run.allocator.peak_allocated, run.allocator.peak_reserved))
+        peaks.append((allocator.peak_allocated, allocator.peak_reserved))
+    parts["step"] = max(peak for peak, _ in peaks), max(peak for _, peak in peaks)
+    after = allocator.allocated
+    best = {"load": run.best_of_load, "step": run.best}
+    evaluated: _Run | None = None
+    again = frozenset(evaluation.workspaces) if evaluation is not None else frozenset[int]()
+    if evaluation is not None:
+        evaluated = _Run(evaluation, machine, allocator)
+        allocator.reset_peaks()
+        for batch in range(2):
+            evaluated.play(evaluation.step_start, len(evaluation.events), batch, again)
+            evaluated.let_go()
+        allocated = allocator.peak_allocated
+        run.play(tape.step_start, len(tape.events), steps, survivors)
+        parts["evaluation"] = allocated, allocator.peak_reserved
+        best["evaluation"] = evaluated.best
+        run.course += evaluated.course
+
+    def breakdown(part: str) -> dict[str, int]:
+        if part == "evaluation" and evaluated is not None:
+            parts_at_rest = _sizes_at_rest(tape, run, survivors)
+            return _breakdown(evaluated, best[part], frozenset(), evaluated.tape.step_start, again, parts_at_rest)
+        return _breakdown(run, best[part], survivors)
+
+    highest = max(parts, key=lambda part: parts[part][0])
     return Replayed(
         loaded=loaded,
         steps=peaks,
-        peak_allocated=max(peak for peak, _ in peaks),
-        peak_reserved=max(peak for _, peak in peaks),
-        peak_phase=run.best.phase,
-        breakdown=_breakdown(tape, run, survivors),
+        run=parts,
+        peak_phase=max(parts, key=lambda part: parts[part][::-1]),
+        step_phase=run.best.phase,
+        breakdown=breakdown(highest),
+        step_breakdown=breakdown("step"),
         phases=run.phase_peaks,
         timeline=_timeline(run.course),
-        after=run.allocator.allocated,
+        after=after,
     )
 
 
-def replay_peaks(tape: Tape, machine: Machine, steps: int = 2) -> tuple[int, int]:
-    """Peak allocated and peak reserved alone, for tables of many setups."""
-    run = _Run(tape, machine)
+def replay_peaks(tape: Tape, machine: Machine, steps: int = 2, evaluation: Tape | None = None) -> tuple[int, int]:
+    """Peak allocated and peak reserved of the whole run alone, for tables of many setups."""
+    run = _Run(tape, machine, CachingAllocator(machine.expandable_segments))
     run.load()
-    run.allocator.reset_peaks()
     survivors = _survivors(tape)
     for step in range(steps):
         run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
+    if evaluation is not None:
+        evaluated = _Run(evaluation, machine, run.allocator)
+        evaluated.play(evaluation.step_start, len(evaluation.events), 0, frozenset(evaluation.workspaces))
+        evaluated.let_go()
+        run.play(tape.step_start, len(tape.events), steps, survivors)
     return run.allocator.peak_allocated, run.allocator.peak_reserved
 
 
@@ -98,13 +148,14 @@ class _Peak:
 class _Run:
     tape: Tape
     machine: Machine
+    allocator: CachingAllocator = field(default_factory=CachingAllocator)
     blocks: dict[int, Block] = field(default_factory=dict)
     best: _Peak = field(default_factory=_Peak)
+    best_of_load: _Peak = field(default_factory=_Peak)
     phase_peaks: dict[str, tuple[int, int]] = field(default_factory=dict)
     course: list[tuple[int, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.allocator = CachingAllocator(self.machine.expandable_segments)
         self.sizes = list(self.tape.sizes)
         for index in self.tape.workspaces:
             self.sizes[index] = self.machine.blas_workspace_bytes
@@ -126,6 +177,12 @@ class _Run:
             begin, finish = max(begin, start), min(finish, end)
             if begin < finish:
                 self._play_phase(begin, finish, name, step, skip)
+
+    def let_go(self) -> None:
+        """Free what the tape still holds: the batch itself, which makes room for the next."""
+        for block in self.blocks.values():
+            self.allocator.free(block)
+        self.blocks.clear()
 
     def _play_phase(self, begin: int, finish: int, name: str, step: int, skip: frozenset[int]) -> None:
         allocator, blocks, sizes, events = self.allocator, self.blocks, self.sizes, self.tape.events
@@ -154,16 +211,28 @@ class _Run:
                 self.course.append((allocator.allocated, name))
         if step >= 0 and high > self.best.allocated:
             self.best = _Peak(high, name, step, moment)
+        if step < 0 and high > self.best_of_load.allocated:
+            self.best_of_load = _Peak(high, name, 0, moment)
         before = self.phase_peaks.get(name, (0, 0))
         self.phase_peaks[name] = (max(before[0], high), max(before[1], allocator.peak_reserved))
 
 
-def _breakdown(tape: Tape, run: _Run, survivors: frozenset[int]) -> dict[str, int]:
-    """Bytes asked for that are in use at the peak, by part; what the allocator gave beyond is fragmentation."""
-    peak = run.best
+def _breakdown(
+    run: _Run,
+    peak: _Peak,
+    survivors: frozenset[int],
+    start: int = 0,
+    skip: frozenset[int] = frozenset(),
+    before: dict[str, int] | None = None,
+) -> dict[str, int]:
+    """Bytes asked for that are in use at the peak, by part; what the allocator gave beyond is fragmentation.
+
+    ``before`` is in use by parts that the tape from ``start`` on, without the storages in ``skip``, knows nothing of.
+    """
+    tape = run.tape
     alive: set[int] = set(survivors if peak.step else ())
     kernel: int | None = None
-    for place, event in enumerate(tape.events[: peak.place + 1]):
+    for place, event in enumerate(tape.events[start : peak.place + 1], start):
         kind, index = event & 3, event >> 2
         if kind == ALLOC:
             alive.add(index)
@@ -173,12 +242,27 @@ def _breakdown(tape: Tape, run: _Run, survivors: frozenset[int]) -> dict[str, in
             kernel = index
         elif kind != FREE:
             kernel = None
-    parts = dict.fromkeys(CATEGORIES, 0)
-    for index in alive:
+    parts = dict.fromkeys(CATEGORIES, 0) | (before or {})
+    for index in alive - skip:
         parts[tape.categories[index]] += run.sizes[index]
     if kernel is not None:
         parts[SCRATCH_CATEGORY.get(tape.kernels[kernel].rule, "workspaces")] += sum(run.scratch[kernel])
     parts["fragmentation"] = peak.allocated - sum(parts.values())
+    return parts
+
+
+def _sizes_at_rest(tape: Tape, run: _Run, survivors: frozenset[int]) -> dict[str, int]:
+    """Bytes asked for that are in use between two steps, by part."""
+    alive: set[int] = set(survivors)
+    for event in tape.events[: tape.step_start]:
+        kind, index = event & 3, event >> 2
+        if kind == ALLOC:
+            alive.add(index)
+        elif kind == FREE:
+            alive.discard(index)
+    parts: dict[str, int] = {}
+    for index in alive:
+        parts[tape.categories[index]] = parts.get(tape.categories[index], 0) + run.sizes[index]
     return parts
 
 

@@ -50,23 +50,31 @@ class Saving:
 
 
 def savings(
-    setup: Setup, machine: Machine, prediction: Prediction, *, architecture: Any = None, offline: bool = True
+    setup: Setup,
+    machine: Machine,
+    prediction: Prediction,
+    evaluation_batch: int | None = None,
+    *,
+    architecture: Any = None,
+    offline: bool = True,
 ) -> list[Saving]:
-    """Every change that would lower the peak of ``prediction``, the largest saving first.
+    """Every change that would lower the peak of ``prediction``'s run, the largest saving first.
 
-    A change that cannot be predicted is left out.
+    A change that cannot be predicted is left out, as is one of the step where something else is the run's peak.
     """
     from ..pipeline import load_config
 
     architecture = architecture or load_config(setup, offline=offline)
     peak = _peak_by_depth(architecture, machine, offline)
+    step = prediction.step_allocated_bytes
+    others = max((peak for part, (peak, _) in prediction.run.items() if part != "step"), default=0)
     try:
         here = peak(setup)
-        exact = abs(here - prediction.peak_allocated_bytes) <= TOLERANCE * prediction.peak_allocated_bytes
+        exact = abs(here - step) <= TOLERANCE * step
     except (PredictionError, LookupError, ValueError, ArithmeticError, AttributeError):
         exact = False
     if not exact:
-        here = prediction.peak_allocated_bytes
+        here = step
         peak = _peak_in_full(architecture, machine, offline)
     found = []
     for change, pointer, value in changes(setup, prediction, architecture.config):
@@ -74,10 +82,25 @@ def savings(
             there = peak(changed(setup, pointer, value))
         except Exception:  # whatever the libraries raise for a combination they do not take
             continue
-        if there < here:
-            saved = here - there
-            found.append(Saving(change, pointer, value, prediction.peak_allocated_bytes - saved, saved))
+        then = max(step - (here - there), others)
+        if then < prediction.peak_allocated_bytes:
+            found.append(Saving(change, pointer, value, then, prediction.peak_allocated_bytes - then))
+    found += _of_evaluation(setup, machine, prediction, evaluation_batch, architecture, offline)
     return sorted(found, key=lambda saving: -saving.saved_bytes)
+
+
+def _of_evaluation(
+    setup: Setup, machine: Machine, prediction: Prediction, batch: int | None, architecture: Any, offline: bool
+) -> Iterator[Saving]:
+    """What an evaluation with the batch of training would save, where evaluation is the peak of the run."""
+    peak = prediction.peak_allocated_bytes
+    if batch is None or batch <= prediction.batch or prediction.run["evaluation"][0] < peak:
+        return
+    subject = subject_of_setup(setup, architecture=architecture, offline=offline)
+    then = predict(subject, machine, evaluation_batch=prediction.batch).peak_allocated_bytes
+    if then < peak:
+        change = f"evaluation batch {prediction.batch} instead of {batch}"
+        yield Saving(change, "/training/per_device_eval_batch_size", prediction.batch, then, peak - then)
 
 
 def changes(setup: Setup, prediction: Prediction, config: Any) -> Iterator[tuple[str, str, Any]]:
@@ -96,7 +119,7 @@ def changes(setup: Setup, prediction: Prediction, config: Any) -> Iterator[tuple
         yield "a paged 8-bit optimizer", "/training/optim", "paged_adamw_8bit"
     if training.prepare_for_kbit_training is not False and training.trainer != "trl":
         yield "embeddings and norms not cast to float32", "/training/prepare_for_kbit_training", False
-    share = prediction.breakdown.get("logits_and_loss", 0) / prediction.peak_allocated_bytes
+    share = prediction.step_breakdown.get("logits_and_loss", 0) / prediction.step_allocated_bytes
     if training.trainer != "trl" and share > LOGITS_SHARE and find_spec("trl") is not None:
         yield "trl's loss, which never holds all logits", "/training/trainer", "trl"
     if setup.lora.target_modules == "all-linear":
@@ -116,7 +139,7 @@ def changed(setup: Setup, pointer: str, value: Any) -> Setup:
 def _peak_in_full(architecture: Any, machine: Machine, offline: bool) -> Callable[[Setup], int]:
     def peak(setup: Setup) -> int:
         subject = subject_of_setup(setup, architecture=architecture, offline=offline)
-        return predict(subject, machine).peak_allocated_bytes
+        return predict(subject, machine).step_allocated_bytes
 
     return peak
 

@@ -61,25 +61,36 @@ def _present_card(gpu: Gpu) -> Card:
 def look_at_memory(
     setup: Setup, facts: Facts, progress: Tell, *, offline: bool = True, architecture: Any = None
 ) -> MemoryFacts:
-    """Predict the peak of a step and hold it against the card.
+    """Predict the peak of the run and hold it against the card.
 
-    Where the step cannot be traced the facts say why, and what is certain all the same.
+    Where the kind of run is not modelled, or a step cannot be traced, the facts say why, and what is certain all the
+    same.
 
     Raises:
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
-    from .predict import MARGIN, PredictionError, predict
+    from .predict import MARGIN, PredictionError, certain_bytes, predict
+    from .scope import unmodelled
     from .subject import subject_of_setup
 
     card, unknown = _card_or_reason(setup, facts)
     machine = machine_for(setup, card)
     held = _held_against(card)
-    progress("tracing a step without weights")
+    reason = unmodelled(setup, facts)
+    progress("tracing a step without weights" if reason is None else "building the model without weights")
     subject = subject_of_setup(setup, architecture=architecture, offline=offline)
+    if reason is not None:
+        certain = None if is_sharded(setup) else certain_bytes(subject.model)
+        return MemoryFacts.model_validate(held | {"prediction_failure": reason, "certain_bytes": certain})
+    evaluation_batch = evaluation_batch_of(facts)
     try:
-        prediction = predict(subject, machine)
+        prediction = predict(subject, machine, evaluation_batch=evaluation_batch)
     except PredictionError as error:
-        failed = {"prediction_failure": error.message, "certain_bytes": error.certain_bytes}
+        failed = {
+            "prediction_failure": error.message,
+            "refusal": error.refusal,
+            "certain_bytes": None if is_sharded(setup) else error.certain_bytes,
+        }
         return MemoryFacts.model_validate(held | failed)
     if unknown is not None:
         prediction.assumptions.append(unknown)
@@ -90,11 +101,9 @@ def look_at_memory(
     prediction.assumptions += allocator_assumptions(setup)
     if (setup.hardware.count or 1) > 1:
         prediction.assumptions.append("Each card holds the whole model, as data-parallel training does.")
+    prediction.assumptions += assumed_of_evaluation(facts)
     held |= described(prediction, subject, card)
     held["margin_ratio"] = MARGIN
-    if _evaluates(facts):
-        progress("tracing an evaluation step")
-        held |= _evaluation(subject, machine, prediction, facts)
     held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
     return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
 
@@ -163,34 +172,41 @@ def _held_against(card: Card | None) -> dict[str, Any]:
 def _of_prediction(prediction: Prediction, subject: Subject, card: Card | None) -> dict[str, Any]:
     from .plan import capacity
 
-    peak, parts = prediction.peak_allocated_bytes, prediction.breakdown
+    peak, parts = prediction.step_allocated_bytes, prediction.step_breakdown
     logits = parts.get("logits_and_loss", 0)
     with_or_without = "with_checkpointing_bytes" if subject.step.checkpointing else "without_checkpointing_bytes"
     return {
         "predicted_ratio": None if card is None else prediction.peak_reserved_bytes / capacity(card),
+        "step_ratio": None if card is None else prediction.step_reserved_bytes / capacity(card),
+        "step_peak_bytes": peak,
         "logits_bytes": logits,
         "logits_ratio": logits / peak,
         "activations_ratio": parts.get("activations", 0) / peak,
         "peak_phase": prediction.peak_phase,
-        "load_peak_bytes": prediction.phases["load"][0] if "load" in prediction.phases else None,
+        "load_peak_bytes": prediction.run["load"][0],
+        "evaluation_peak_bytes": prediction.run["evaluation"][0] if "evaluation" in prediction.run else None,
         with_or_without: peak,
     }
 
 
-def _evaluates(facts: Facts) -> bool:
-    return facts.config is not None and bool(facts.config.evaluates) and facts.config.eval_batch is not None
+def is_sharded(setup: Setup) -> bool:
+    """Whether a card holds only a part of the weights, or may."""
+    return bool(setup.training.fsdp or setup.training.deepspeed) or isinstance(setup.model.device_map, dict)
 
 
-def _evaluation(subject: Subject, machine: Machine, prediction: Prediction, facts: Facts) -> dict[str, Any]:
-    from .evaluation import evaluation_peak
-    from .predict import PredictionError
+def evaluation_batch_of(facts: Facts) -> int | None:
+    """Samples of an evaluation batch where the run is known to evaluate."""
+    config = facts.config
+    return config.eval_batch if config is not None and config.evaluates else None
 
-    assert facts.config is not None and facts.config.eval_batch is not None
-    try:
-        return {"evaluation_peak_bytes": evaluation_peak(subject, machine, prediction, facts.config.eval_batch)}
-    except PredictionError as error:
-        prediction.assumptions.append(f"An evaluation step is not predicted: {error.message}")
-        return {}
+
+def assumed_of_evaluation(facts: Facts) -> list[str]:
+    """What is taken as given of evaluation; one sentence each."""
+    if evaluation_batch_of(facts) is not None:
+        return ["An evaluation keeps its loss alone, as without compute_metrics, on samples as long as in training."]
+    if facts.config is not None and facts.config.evaluates is None:
+        return ["Whether training is interrupted by evaluations is not known; none is part of the prediction."]
+    return []
 
 
 def _savings(
@@ -206,7 +222,7 @@ def _savings(
     from .savings import savings
 
     progress("predicting what changes would save")
-    found = savings(setup, machine, prediction, architecture=architecture, offline=offline)
+    found = savings(setup, machine, prediction, evaluation_batch_of(facts), architecture=architecture, offline=offline)
     told: dict[str, Any] = {
         "savings": [
             SavingFact(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
+from ..pipeline.batches import synthetic_labels
 from .accumulation import counts_alone
 from .autocast import Autocast
 from .kernels import register_bitsandbytes
@@ -37,9 +38,33 @@ class StepOptions:
     checkpointing: bool = True
     flash: bool = False
     """Whether attention is the flash-attn package's, whatever the card would take by itself."""
+    neftune_alpha: float | None = None
+    data_parallel: bool = False
+    """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
 
 
-def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOptions | None = None) -> Tape:
+class Program(Protocol):
+    """What a trainer of its own kind does in a step; plain fine-tuning has none."""
+
+    def prepare(self, recorder: Recorder, model: Any, options: StepOptions) -> None:
+        """What the trainer changes in the model before the first step."""
+
+    def batch(self, recorder: Recorder, options: StepOptions) -> dict[str, torch.Tensor]:
+        """A batch on the meta device."""
+
+    def loss(
+        self, model: Any, forward: Callable[..., Any], inputs: dict[str, torch.Tensor], items: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss of a batch; ``forward`` is the model's as accelerate wraps it."""
+
+
+def trace_steps(
+    model: Any,
+    options: StepOptions,
+    machine: Machine,
+    load: LoadOptions | None = None,
+    program: Program | None = None,
+) -> Tape:
     """The tape of loading ``model`` and of its first optimizer step.
 
     ``model`` is a PEFT model on the meta device in training mode. Phases: ``load``, then per micro-batch ``forward``
@@ -49,42 +74,48 @@ def trace_steps(model: Any, options: StepOptions, machine: Machine, load: LoadOp
     register_bitsandbytes()
     counts_alone()
     tape = Tape()
-    recorder = Recorder(tape, vocabulary=_vocabulary(model))
+    recorder = Recorder(tape, vocabulary=vocabulary_of(model))
     write_load(recorder, model, load or LoadOptions())
     with (
         playing_cuda(machine, options.flash),
         without_triton() if options.trainer == "trl" else nullcontext(),
         recorder,
     ):
-        _run_step(model, options, recorder)
+        _run_step(model, options, recorder, program)
     tape.phase("end")
     recorder.close()
     return tape
 
 
-def _vocabulary(model: Any) -> int:
+def vocabulary_of(model: Any) -> int:
     head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     return int(weight.shape[0]) if weight is not None else 0
 
 
-def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
+def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Program | None) -> None:
     tape = recorder.tape
-    if options.trainer == "trl":
+    if program is not None:
+        program.prepare(recorder, model, options)
+    elif options.trainer == "trl":
         prepare_for_sft(recorder, model, options.checkpointing)
-    tape.step_start = len(tape.events)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if options.neftune_alpha:
+        add_noise(model, options.neftune_alpha)
+    if options.data_parallel:
+        recorder.keep(gradient_buckets(recorder, parameters))
+    tape.step_start = len(tape.events)
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
-    forward = _prepared_forward(model, options.precision)
-    batches = [_batch(recorder, options) for _ in range(options.gradient_accumulation_steps)]
+    forward = prepared_forward(model, options.precision)
+    batches = [batch_of(recorder, model, options, program) for _ in range(options.gradient_accumulation_steps)]
     # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.
     waiting, batches = batches[2:], batches[:2]
     items = torch.zeros((), dtype=torch.int64, device="meta")
     while batches:
         inputs = batches.pop(0)
         tape.phase("forward")
-        loss = _loss(forward, inputs, items, options)
+        loss = loss_of(model, forward, inputs, items, options, program)
         del inputs
         tape.phase("backward")
         recorder.in_backward = True
@@ -104,7 +135,39 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder) -> None:
     recorder.keep(optimizer)
 
 
-def _prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
+def add_noise(model: Any, alpha: float) -> None:
+    """NEFTune as transformers' Trainer adds it: a hook on the embeddings, at work while the model trains."""
+    from transformers.integrations.neftune import neftune_post_forward_hook
+
+    embeddings = model.get_input_embeddings()
+    embeddings.neftune_noise_alpha = alpha
+    embeddings.register_forward_hook(neftune_post_forward_hook)
+
+
+BUCKET_BYTES = (1 << 20, 25 << 20)
+"""Sizes from which DistributedDataParallel closes its first and every later bucket (``bucket_cap_mb``)."""
+
+
+def gradient_buckets(recorder: Recorder, parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """DistributedDataParallel's flat copies of the gradients, last parameters first; they stay for the whole run.
+
+    Source: ``torch/csrc/distributed/c10d/reducer.cpp`` (``compute_bucket_assignment_by_size``,
+    ``initialize_buckets``); without ``gradient_as_bucket_view`` the gradients exist beside them.
+    """
+    buckets: list[torch.Tensor] = []
+    waiting: dict[torch.dtype, int] = {}
+    for parameter in reversed(parameters):
+        dtype = parameter.dtype
+        waiting[dtype] = waiting.get(dtype, 0) + parameter.numel()
+        if waiting[dtype] * dtype.itemsize >= BUCKET_BYTES[bool(buckets)]:
+            buckets.append(torch.empty(waiting.pop(dtype), dtype=dtype, device="meta"))
+    buckets += [torch.empty(count, dtype=dtype, device="meta") for dtype, count in waiting.items()]
+    for bucket in buckets:
+        recorder.recategorise(bucket, "gradients")
+    return buckets
+
+
+def prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
     """accelerate's ``prepare_model``: autocast inside, 16-bit outputs turned to float32 outside."""
     if precision == "no":
         return model.forward  # type: ignore[no-any-return]
@@ -114,14 +177,36 @@ def _prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
     return convert_outputs_to_fp32(Autocast("cuda", dtype=dtype)(model.forward))  # type: ignore[no-any-return]
 
 
-def _batch(recorder: Recorder, options: StepOptions) -> dict[str, torch.Tensor]:
+def batch_of(recorder: Recorder, model: Any, options: StepOptions, program: Program | None) -> dict[str, torch.Tensor]:
+    """A batch on the meta device whose values are known."""
+    return _batch(recorder, model, options) if program is None else program.batch(recorder, options)
+
+
+def loss_of(
+    model: Any,
+    forward: Callable[..., Any],
+    inputs: dict[str, torch.Tensor],
+    items: torch.Tensor,
+    options: StepOptions,
+    program: Program | None,
+) -> torch.Tensor:
+    """The loss that the trainer computes of a batch."""
+    if program is not None:
+        return program.loss(model, forward, inputs, items)
+    return _loss(forward, inputs, items, options)
+
+
+def _batch(recorder: Recorder, model: Any, options: StepOptions) -> dict[str, torch.Tensor]:
     """A batch as the collator makes it: full samples, or where ``padded`` the first one half as long.
 
     Packing puts a batch into one row without a mask; where each sample starts, its position is 0 again.
     """
     batch, sequence = options.batch, options.sequence
     shape = (1, batch * sequence) if options.packing else (batch, sequence)
-    values = {"input_ids": torch.zeros(shape, dtype=torch.int64), "labels": torch.zeros(shape, dtype=torch.int64)}
+    # No id pads: with zero as padding a classifier would find no last token.
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    ids = torch.full(shape, 1 if pad == 0 else 0, dtype=torch.int64)
+    values = {"input_ids": ids, "labels": synthetic_labels(model, ids).clone()}
     if options.packing:
         # flash-attn is given where samples begin; PyTorch's own attention is given a mask, made from positions.
         positions = torch.arange(batch * sequence) if options.flash else torch.arange(sequence).repeat(batch)
@@ -130,10 +215,11 @@ def _batch(recorder: Recorder, options: StepOptions) -> dict[str, torch.Tensor]:
         values["attention_mask"] = torch.ones(shape, dtype=torch.int64)
     if options.padded and not options.packing:
         values["attention_mask"][0, sequence // 2 :] = 0
-        values["labels"][0, sequence // 2 :] = -100
+        if values["labels"].shape == ids.shape:
+            values["labels"][0, sequence // 2 :] = -100
     metas = {}
     for name, value in values.items():
-        metas[name] = torch.empty(value.shape, dtype=torch.int64, device="meta")
+        metas[name] = torch.empty(value.shape, dtype=value.dtype, device="meta")
         recorder.values.know(metas[name], value)
     return metas
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .load import LoadOptions
-from .step import StepOptions
+from .step import Program, StepOptions
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -23,12 +23,14 @@ class Subject:
 
     Attributes
     ----------
+    program: what the trainer does in a step, where that is not plain fine-tuning.
     assumptions: what was taken as given because nothing says it; one sentence each.
     """
 
     model: Any
     load: LoadOptions
     step: StepOptions
+    program: Program | None = None
     assumptions: list[str] = field(default_factory=list)
 
 
@@ -86,7 +88,19 @@ def subject_of_setup(
     if not base.dtype_known:
         assumptions.append("The checkpoint's dtype is not known here; bfloat16 is assumed.")
     load = LoadOptions(dtype=base.dtype, prepared=prepared, warm_up=True)
-    return Subject(model, load, step, [*assumptions, *base.notes])
+    program, said = program_of(setup)
+    return Subject(model, load, step, program, [*assumptions, *said, *base.notes])
+
+
+def program_of(setup: Setup) -> tuple[Program | None, list[str]]:
+    """What the trainer of the setup's method does in a step, and what is taken as given of it."""
+    from .trl_methods import METHODS, TrlMethod
+
+    method = setup.training.method
+    if method not in METHODS:
+        return None, []
+    said = "Prompts and answers fill half of the length each, and values that the trainer logs are made up."
+    return TrlMethod(setup, method), [said]
 
 
 def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
@@ -95,13 +109,13 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     training = setup.training
     with_trl = training.trainer == "trl"
     assumptions = []
-    if training.max_length is None and not with_trl:
-        assumptions.append("No length of a sample is set; the sequence length is assumed.")
+    length = sequence_length(setup, model.config)
+    if setup.is_unknown("training.max_length"):
+        assumptions.append(f"The length of the samples is not known here; {length} tokens are assumed.")
+    elif training.max_length is None and not with_trl:
+        assumptions.append(f"No length of a sample is set; {length} tokens are assumed.")
     if not training.packing:
         assumptions.append("Every sample of the batch is as long as the longest, so no mask is needed.")
-    for name in ("fsdp", "deepspeed", "torch_compile", "use_liger_kernel", "neftune_noise_alpha"):
-        if getattr(training, name, None):
-            assumptions.append(f"training.{name} is not part of the prediction.")
     flash = str(setup.model.attn_implementation or "").startswith("flash_attention")
     if flash:
         assumptions.append("Attention is predicted as PyTorch's own copy of flash attention.")
@@ -111,7 +125,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     checkpointing = with_trl if training.gradient_checkpointing is None else training.gradient_checkpointing
     step = StepOptions(
         batch=training.per_device_train_batch_size or 8,
-        sequence=sequence_length(setup, model.config),
+        sequence=length,
         precision=precision,
         optim=training.optim or _default_optimizer(),
         gradient_accumulation_steps=training.gradient_accumulation_steps or 1,
@@ -120,6 +134,8 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         packing=bool(training.packing),
         checkpointing=checkpointing,
         flash=flash,
+        neftune_alpha=training.neftune_noise_alpha,
+        data_parallel=(setup.hardware.count or 1) > 1,
     )
     return step, assumptions
 

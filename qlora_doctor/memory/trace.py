@@ -137,4 +137,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
                 self.values.follow(func, args, kwargs, out)
         elif isinstance(out, (tuple, list)):
             self.see_all(out)
+            if out and isinstance(out[0], torch.Tensor) and out[0].dtype not in _FLOATS:
+                self.values.follow_all(func, args, kwargs, out)
         return out

@@ -7,7 +7,10 @@ answer that a real batch would give.
 
 from __future__ import annotations
 
+import re
+import sys
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +24,20 @@ LIMIT = 1 << 22
 
 class UnknownValue(RuntimeError):
     """Modeling code asked for a value that no real batch is needed to know, but that the trace does not know."""
+
+
+_TRAINERS = re.compile(r"[/\\](trl[/\\]trainer|trl[/\\]experimental|accelerate|transformers[/\\]trainer)")
+
+
+def _asked_by_a_trainer() -> bool:
+    """Whether a trainer, which reads values to log them, and no model's code reads one now."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not re.search(r"[/\\](torch|qlora_doctor)[/\\]", name):
+            return _TRAINERS.search(name) is not None
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 class Values:
@@ -42,6 +59,8 @@ class Values:
     def scalar(self, tensor: torch.Tensor) -> Any:
         """The one value of a tensor of one element."""
         value = self.get(tensor)
+        if value is None and _asked_by_a_trainer():
+            return torch.ones((), dtype=tensor.dtype).item()
         if value is None:
             raise UnknownValue(
                 "the model's own code reads a value from the device that does not follow from the batch's shape"
@@ -72,23 +91,37 @@ class Values:
         """Compute an operator's result on the CPU too, if everything it reads is known and small."""
         if out.numel() > LIMIT or func is aten.empty_like.default or func is aten.empty.memory_format:
             return
+        value = self._worked_out(func, args, kwargs)
+        if isinstance(value, torch.Tensor):
+            self.know(out, value)
+
+    def follow_all(self, func: Any, args: Any, kwargs: Any, outs: Sequence[Any]) -> None:
+        """The same for an operator of several results (``chunk``, ``topk``)."""
+        if any(isinstance(out, torch.Tensor) and out.numel() > LIMIT for out in outs):
+            return
+        values = self._worked_out(func, args, kwargs)
+        if isinstance(values, (tuple, list)):
+            for out, value in zip(outs, values, strict=True):
+                if isinstance(out, torch.Tensor) and isinstance(value, torch.Tensor):
+                    self.know(out, value)
+
+    def _worked_out(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What the operator gives for the known values; None where one is not known, or it cannot run on them."""
         flat, tree = tree_flatten((args, kwargs))
         real = []
         for item in flat:
             if isinstance(item, torch.Tensor):
                 value = self.get(item)
                 if value is None:
-                    return
+                    return None
                 real.append(value)
             else:
                 real.append(self._real(item))
         real_args, real_kwargs = tree_unflatten(real, tree)
         try:
-            value = func(*real_args, **real_kwargs)
+            return func(*real_args, **real_kwargs)
         except (RuntimeError, TypeError):
-            return
-        if isinstance(value, torch.Tensor):
-            self.know(out, value)
+            return None
 
     def _real(self, item: Any) -> Any:
         if isinstance(item, torch.Tensor):

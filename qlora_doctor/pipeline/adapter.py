@@ -15,8 +15,10 @@ from ..core.errors import StageError
 from ..setup.setup import Setup
 from .architecture import find_folder
 from .base import Base
+from .changes import change_model
 from .failures import as_stage_error, first_sentence
 
+_NOT_OF_PEFT = {"autocast_adapter_dtype", "targets_beside_linear", "extra"}
 _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 
 
@@ -31,7 +33,7 @@ def lora_config(setup: Setup, notes: list[str] | None = None) -> Any:
     from peft import LoraConfig
 
     known = inspect.signature(LoraConfig).parameters
-    said = setup.lora.model_dump(exclude={"autocast_adapter_dtype", "extra"}) | setup.lora.extra
+    said = setup.lora.model_dump(exclude=_NOT_OF_PEFT) | setup.lora.extra
     arguments: dict[str, Any] = {}
     for name, value in said.items():
         if value is None:
@@ -52,6 +54,19 @@ def lora_config(setup: Setup, notes: list[str] | None = None) -> Any:
 
 
 def attach(base: Base, setup: Setup) -> Any:
+    """The PeftModel with what a script does to it once it is there; see ``_attached``.
+
+    Raises:
+        ValueError, TypeError, …: whatever PEFT raises for an adapter that does not fit; the message is PEFT's.
+        StageError: the adapter's folder is missing or unreadable, a LoRA setting is not valid, or what the script does
+            with the model fails.
+    """
+    model = _attached(base, setup)
+    change_model(model, setup, "attached", None, base.notes)
+    return model
+
+
+def _attached(base: Base, setup: Setup) -> Any:
     """The PeftModel: ``get_peft_model``, or ``PeftModel.from_pretrained`` where ``model.adapter`` names a folder.
 
     On the meta device an adapter that is continued gets its config and no weights. The base's layers are wrapped in
@@ -65,7 +80,10 @@ def attach(base: Base, setup: Setup) -> Any:
     if setup.lora.autocast_adapter_dtype is not None:
         arguments["autocast_adapter_dtype"] = setup.lora.autocast_adapter_dtype
     if setup.model.adapter is None:
-        return _wrap(base, lora_config(setup, base.notes), arguments)
+        config = lora_config(setup, base.notes)
+        if setup.lora.targets_beside_linear and setup.lora.target_modules == "all-linear":
+            config.target_modules = _linear_names(base.model) | set(setup.lora.targets_beside_linear)
+        return _wrap(base, config, arguments)
     folder = adapter_folder(setup)
     trainable = bool(setup.model.adapter_is_trainable)
     if base.device.type == "meta":
@@ -84,6 +102,17 @@ def attach(base: Base, setup: Setup) -> Any:
             remedy="Take an adapter that was saved as safetensors.",
             place=setup.place("model.adapter"),
         ) from error
+
+
+def _linear_names(model: Any) -> set[str]:
+    """Last names of the linear layers, the output head left out: ``find_all_linear_names`` in axolotl's loaders."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    names = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if module is not head and (isinstance(module, nn.Linear) or "Linear" in type(module).__name__)
+    }
+    return names - {"lm_head"}
 
 
 def _check_weights(folder: Path, setup: Setup) -> None:

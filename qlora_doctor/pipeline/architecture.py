@@ -47,7 +47,8 @@ def load_config(setup: Setup, *, offline: bool = True, with_files: bool = False)
             first, as it is for a revision of its own.
 
     Raises:
-        StageError: kind ``missing-config``, ``unknown-architecture``, ``remote-code``, ``invalid-config`` or ``other``.
+        StageError: kind ``missing-config``, ``no-such-model``, ``unknown-architecture``, ``remote-code``,
+            ``invalid-config`` or ``other``.
     """
     name = setup.model.name_or_path
     if not name:
@@ -73,7 +74,12 @@ def load_config(setup: Setup, *, offline: bool = True, with_files: bool = False)
     known = find_architecture(name)
     # Without a network the hub's client tries for half a minute before it gives up.
     enough = known is not None and not with_files and setup.model.revision is None
-    downloaded = None if offline or enough else _config_from_hub(name, setup)
+    try:
+        downloaded = None if offline or enough else _config_from_hub(name, setup)
+    except StageError:
+        if known is None:
+            raise
+        downloaded = None
     if downloaded is not None:
         return _from_folder(downloaded.parent, setup, "hub", name)
     if known is not None:
@@ -168,8 +174,22 @@ def _config_from_hub(name: str, setup: Setup) -> Path | None:
 
     try:
         return Path(hf_hub_download(name, "config.json", revision=setup.model.revision))
-    except Exception:  # offline, gated, unknown: the caller has an answer without the hub
+    except Exception as error:  # offline, gated, …: the caller has an answer without the hub
+        if _is_no_such_model(error):
+            raise StageError(
+                f"The hub has no model {name!r} that this machine may see.",
+                kind="no-such-model",
+                remedy="Correct the id, or log in with `hf auth login`.",
+                place=setup.place("model.name_or_path"),
+            ) from error
         return None
+
+
+def _is_no_such_model(error: Exception) -> bool:
+    """True where the hub itself answered so; a gated model is there."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    return isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
 
 
 def _is_known(model_type: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..core.errors import StageError
 from ..setup.setup import Setup
 from .architecture import Architecture
+from .changes import change_tokenizer
 from .failures import as_stage_error
 from .samples import DataFormat, Samples, read_samples
 
@@ -74,6 +75,7 @@ def make_batches(
         )
     # Packing puts several rows into one sample.
     samples = read_samples(setup, max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows))
+    samples = samples.supervised()  # the step is one of supervised fine-tuning, whatever the method
     return _for_trl(setup, model, tokenizer, samples) if _trl(setup) else _tokenised(setup, model, tokenizer, samples)
 
 
@@ -114,7 +116,7 @@ def context_length(config: Any) -> int | None:
 
 
 def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = True) -> Any | None:
-    """The model's tokenizer with the setup's chat template; None where the model brings none.
+    """The model's tokenizer with the setup's chat template and what a script does with it; None where there is none.
 
     Raises:
         StageError: there are tokenizer files, but they cannot be read.
@@ -138,7 +140,7 @@ def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = 
         beside = Path(setup.file).resolve().parent / template if setup.file and len(template) < 200 else None
         is_file = beside is not None and "\n" not in template and "{" not in template and beside.is_file()
         tokenizer.chat_template = beside.read_text(encoding="utf-8") if is_file and beside else template
-    return tokenizer
+    return change_tokenizer(tokenizer, setup)
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -174,14 +176,37 @@ def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
 
         dataset = Dataset.from_dict({"input_ids": ids.tolist()})
         return Batches(dataset, None, "synthetic", tokenizer or _placeholder_tokenizer(), length)
-    labels = ids
-    if setup.model.task == "sequence-classification":
-        labels = torch.randint(0, config.num_labels, (rows,), generator=generator)
+    labels = synthetic_labels(model, ids)
     dataset = [
         {"input_ids": row, "attention_mask": torch.ones_like(row), "labels": label}
         for row, label in zip(ids, labels, strict=True)
     ]
     return Batches(dataset, None, "synthetic", tokenizer, length)
+
+
+def synthetic_labels(model: Any, ids: Any) -> Any:
+    """Labels for token ids as the model's head takes them: one class a sample or token, one number, or the ids.
+
+    Args:
+        model: the (PEFT) model; the name of its base's class and its config's ``problem_type`` say what its head is.
+        ids: ``[samples, tokens]``.
+    """
+    import torch
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name, config = type(base).__name__, model.config
+    count = int(getattr(config, "num_labels", None) or 1)
+    classes = ids % max(count, 1)
+    if name.endswith("ForTokenClassification"):
+        return classes
+    if not name.endswith("ForSequenceClassification"):
+        return ids
+    problem = config.problem_type or ("regression" if count == 1 else None)
+    if problem == "regression":
+        return torch.zeros(ids.shape[0] if count == 1 else (ids.shape[0], count))
+    if problem == "multi_label_classification":
+        return torch.zeros(ids.shape[0], count)
+    return classes[:, 0]
 
 
 def _placeholder_tokenizer() -> Any:
@@ -230,7 +255,7 @@ def _tokens(setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any],
     """One row as input_ids, attention_mask and labels, truncated on the right."""
     masked = 0
     if samples.format == "messages":
-        ids = _render(tokenizer, row["messages"])
+        ids = render(tokenizer, row["messages"])
     elif samples.format == "prompt-completion":
         prompt, whole = _prompt_and_whole(tokenizer, row)
         ids = whole
@@ -248,10 +273,15 @@ def _prompt_and_whole(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], l
     prompt, completion = row[_PROMPT], row[_COMPLETION]
     if isinstance(prompt, str) and isinstance(completion, str):
         return tokenizer(prompt)["input_ids"], tokenizer(prompt + completion)["input_ids"]
-    return _render(tokenizer, prompt, add_generation_prompt=True), _render(tokenizer, [*prompt, *completion])
+    return render(tokenizer, prompt, add_generation_prompt=True), render(tokenizer, [*prompt, *completion])
 
 
-def _render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+def render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+    """Messages through the chat template, as token ids.
+
+    Raises:
+        StageError: the tokenizer has no chat template.
+    """
     if tokenizer.chat_template is None:
         raise StageError(
             "The data holds messages, but the tokenizer has no chat template.",

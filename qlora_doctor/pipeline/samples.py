@@ -12,7 +12,7 @@ from ..setup.paths import resolve
 from ..setup.setup import Setup
 from .failures import first_sentence
 
-DataFormat = Literal["text", "prompt-completion", "messages"]
+DataFormat = Literal["text", "prompt-completion", "messages", "preference", "unpaired-preference", "prompt-only"]
 _BUILDERS = {
     ".jsonl": "json",
     ".json": "json",
@@ -23,7 +23,22 @@ _BUILDERS = {
     ".arrow": "arrow",
     ".txt": "text",
 }
-_COLUMNS: dict[str, tuple[str, ...]] = {"messages": ("messages",), "prompt-completion": ("prompt", "completion")}
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "prompt-completion": ("prompt", "completion"),
+    "preference": ("chosen", "rejected"),
+    "unpaired-preference": ("prompt", "completion", "label"),
+    "prompt-only": ("prompt",),
+}
+_OF_METHODS: dict[str, DataFormat] = {
+    **dict.fromkeys(("dpo", "ipo", "orpo", "cpo", "simpo", "reward", "rm"), "preference"),
+    **dict.fromkeys(("kto", "bco"), "unpaired-preference"),
+    **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", "online_dpo", "nash_md", "xpo"), "prompt-only"),
+}
+"""What TRL's trainer of each method takes (docs/source/dataset_formats.md); all others take what SFT takes."""
+_CHATML = {"from": "role", "value": "content"}
+COMPARED: tuple[DataFormat, ...] = ("preference", "unpaired-preference", "prompt-only")
+"""Formats of methods that compare answers: their trainers have no labels of tokens."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,16 @@ class Samples:
     def trained_columns(self) -> tuple[str, ...]:
         """The columns that training reads."""
         return _COLUMNS.get(self.format, (self.text_field,))
+
+    def supervised(self) -> Samples:
+        """The same rows as supervised fine-tuning takes them: the better answer of a pair, the prompt of a prompt."""
+        if self.format not in COMPARED:
+            return self
+        rows = [_supervised(row) for row in self.rows]
+        kind: DataFormat = "prompt-completion" if "completion" in rows[0] else "messages"
+        if "text" in rows[0]:
+            kind = "text"
+        return Samples(rows, list(rows[0]), kind, "text", self.source)
 
 
 def read_samples(setup: Setup, rows: int) -> Samples:
@@ -83,10 +108,18 @@ def read_samples(setup: Setup, rows: int) -> Samples:
         quiet.set_verbosity(level)
     if not found:
         raise StageError(f"The data {name!r} is empty.", place=setup.place("data.train"))
+    found = [_in_messages(row) for row in found] if setup.training.trainer == "trl" else found
     columns = list(found[0])
     kind = _format(setup, columns)
     text_field = setup.data.text_field or setup.training.dataset_text_field or "text"
     missing = [c for c in _COLUMNS.get(kind, (text_field,)) if c not in columns]
+    if missing and kind in COMPARED and setup.data.format is None:
+        raise StageError(
+            f"{str(setup.training.method).upper()} takes the columns {', '.join(_COLUMNS[kind])}, and the data has "
+            f"{', '.join(columns)}.",
+            remedy="Name the columns as the trainer of this method takes them.",
+            place=setup.place("data"),
+        )
     if missing:
         raise StageError(
             f"The data has no column {missing[0]!r}; its columns are {', '.join(columns)}.",
@@ -96,10 +129,41 @@ def read_samples(setup: Setup, rows: int) -> Samples:
     return Samples(found, columns, kind, text_field, name)
 
 
+def _in_messages(row: dict[str, Any]) -> dict[str, Any]:
+    """``conversations`` of ``from`` and ``value`` as messages, as TRL takes them (data_utils.py)."""
+    turns = row.get("conversations")
+    if "messages" in row or not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return row
+    messages = [
+        {_CHATML.get(name, name): value for name, value in turn.items()}
+        for turn in turns  # roles stay as they are
+    ]
+    return {**{name: value for name, value in row.items() if name != "conversations"}, "messages": messages}
+
+
+def _supervised(row: dict[str, Any]) -> dict[str, Any]:
+    prompt, answer = row.get("prompt"), row.get("chosen", row.get("completion"))
+    if answer is None:
+        answer = prompt
+        prompt = None
+    if prompt is not None:
+        return {"prompt": prompt, "completion": answer}
+    return {"messages": answer} if isinstance(answer, list) else {"text": str(answer)}
+
+
 def _format(setup: Setup, columns: list[str]) -> DataFormat:
     """As the setup says, else by the columns, as trl tells them apart."""
     if setup.data.format is not None:
         return setup.data.format
+    pairs = {"chosen", "rejected"} <= set(columns)
+    asked = _OF_METHODS.get(str(setup.training.method))
+    if asked is not None:  # KTO takes pairs as well, and takes them apart
+        return "preference" if asked == "unpaired-preference" and pairs else asked
+    if setup.is_unknown("training.method"):
+        if pairs:
+            return "preference"
+        if "prompt" in columns and "completion" not in columns:
+            return "prompt-only"
     if "messages" in columns:
         return "messages"
     if {"prompt", "completion"} <= set(columns):

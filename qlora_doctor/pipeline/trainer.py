@@ -14,7 +14,7 @@ from .batches import Batches, cuts_nothing
 from .failures import as_stage_error
 
 # Training names that are the doctor's own or are read elsewhere in the pipeline.
-_NOT_ARGUMENTS = {"trainer", "method", "prepare_for_kbit_training", "max_steps", "num_train_epochs"}
+_NOT_ARGUMENTS = {"trainer", "method", "engine", "prepare_for_kbit_training", "max_steps", "num_train_epochs"}
 # What the run of a probe replaces: it saves, reports and resumes nothing, and its two steps are steps at the rate
 # that the setup names, not the first two of a warm-up.
 _REPLACED = {
@@ -61,7 +61,7 @@ def make_trainer(
     # TemporaryDirectory: removed when the trainer is.
     folder = tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True)
     trainer_class, arguments_class = _classes(setup)
-    arguments = _arguments(setup, arguments_class, device, notes) | {"output_dir": folder.name, "max_steps": steps}
+    arguments = arguments_of(setup, arguments_class, device, notes) | {"output_dir": folder.name, "max_steps": steps}
     options: dict[str, Any] = {"train_dataset": batches.dataset, "callbacks": callbacks}
     if setup.training.trainer == "trl":
         options["processing_class"] = batches.tokenizer
@@ -124,7 +124,7 @@ def _classes(setup: Setup) -> tuple[Any, Any]:
     return Trainer, TrainingArguments
 
 
-def _arguments(setup: Setup, arguments_class: Any, device: torch.device, notes: list[str]) -> dict[str, Any]:
+def arguments_of(setup: Setup, arguments_class: Any, device: torch.device, notes: list[str]) -> dict[str, Any]:
     """What the setup says, as far as the installed class knows it, and what a probe's run needs."""
     known = {f.name for f in dataclasses.fields(arguments_class)}
     chosen: dict[str, Any] = {}

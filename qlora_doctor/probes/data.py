@@ -11,7 +11,8 @@ from typing import Any
 from ..core.errors import StageError
 from ..facts import DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
-from ..pipeline.batches import context_length
+from ..pipeline.batches import context_length, render
+from ..pipeline.samples import COMPARED, read_samples
 from ..setup.setup import Setup
 from .failures import explain
 
@@ -19,6 +20,7 @@ ROWS = 256
 """Rows that are looked at."""
 _UNCUT = 10_000_000
 _IGNORED = -100
+_CLASSIFIES = "sequence-classification"
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,83 @@ def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool =
         if tokenizer is not None:
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
         progress("Reading and tokenising the data")
+        compared = _compared(setup, architecture, tokenizer) if setup.model.task != _CLASSIFIES else None
+        if compared is not None:
+            return DataFacts(**known, **compared)
         rows, batches = _rows(setup, architecture, tokenizer)
         known.update(_of_samples(batches))
-        known.update(_of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
+        if setup.model.task == _CLASSIFIES:
+            known.update(_of_classes(rows, known["vocab_rows"]))
+        else:
+            known.update(_of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
         whole = _uncut(setup)
         if whole is not setup:
             progress("Tokenising the data in full")
         in_full = _rows(whole, architecture, tokenizer)[0] if whole is not setup else rows
         known.update(_of_texts(in_full, _limit(setup, architecture), tokenizer))
+        if setup.model.task == _CLASSIFIES:
+            known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
     except StageError as error:
         known["failure"] = error.message
     except Exception as raised:
         known["failure"] = explain(raised, "preparing the data").message
     return DataFacts(**known)
+
+
+def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[str, Any] | None:
+    """Data of a method that compares answers: lengths and what can be said of pairs; None of any other method.
+
+    Its trainers have no labels of tokens, and add the end token by themselves.
+    """
+    samples = read_samples(setup, ROWS)
+    if samples.format not in COMPARED:
+        return None
+    facts: dict[str, Any] = {
+        "format": samples.format,
+        "columns": samples.columns,
+        "rows": len(samples.rows) if len(samples.rows) < ROWS else None,
+        "rows_seen": len(samples.rows),
+    }
+    if samples.format == "preference":
+        facts["identical_pairs"] = sum(row["chosen"] == row["rejected"] for row in samples.rows)
+    if samples.format == "unpaired-preference":
+        facts["desirable_ratio"] = statistics.fmean(bool(row["label"]) for row in samples.rows)
+    if tokenizer is None:
+        return facts
+    whole = samples.format != "prompt-only"
+    lengths = [max(_lengths(tokenizer, row if whole else {"prompt": row["prompt"]})) for row in samples.rows]
+    limit = _limit(setup, architecture) if whole else None
+    facts |= {
+        "tokens_mean": statistics.fmean(lengths),
+        "tokens_median": int(statistics.median(lengths)),
+        "tokens_max": max(lengths),
+        "truncated_ratio": sum(limit is not None and n > limit for n in lengths) / len(lengths),
+    }
+    return facts
+
+
+def _lengths(tokenizer: Any, row: dict[str, Any]) -> list[int]:
+    """Tokens of each answer of a row with its prompt, or of the prompt alone."""
+    prompt = row.get("prompt")
+    answers = [row[name] for name in ("chosen", "rejected", "completion") if row.get(name) is not None]
+    return [_length(tokenizer, prompt, answer) for answer in answers or [None]]
+
+
+def _length(tokenizer: Any, prompt: Any, answer: Any) -> int:
+    parts = [part for part in (prompt, answer) if part is not None]
+    if any(isinstance(part, list) for part in parts):
+        messages = [message for part in parts for message in (part if isinstance(part, list) else [part])]
+        return len(render(tokenizer, messages))
+    return len(tokenizer("".join(map(str, parts)))["input_ids"])
+
+
+def _of_classes(rows: Sequence[_Row], vocabulary: int | None) -> dict[str, Any]:
+    """A classifier's rows: what it reads are tokens, what it learns is a class."""
+    ids = [i for row in rows for i in row.ids]
+    facts: dict[str, Any] = {"max_token_id": max(ids, default=None)}
+    if vocabulary is not None:
+        facts["tokens_out_of_range"] = sum(not 0 <= i < vocabulary for i in ids)
+    return facts
 
 
 def _uncut(setup: Setup) -> Setup:

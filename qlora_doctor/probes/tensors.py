@@ -2,10 +2,13 @@
 
 PEFT's wrapping is taken out of the names: ``base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight`` is
 ``model.layers.0.self_attn.q_proj.weight``, and its nested statistics are ``….weight.state2.absmax``.
+
+A packed weight is bytes whatever dtype it is stored as (``bnb_4bit_quant_storage``): only its statistics are numbers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-Kind = Literal["parameter", "statistics", "buffer", "transient"]
+Kind = Literal["parameter", "packed", "statistics", "buffer", "transient"]
 _WRAPPERS = ("base_layer", "original_module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
@@ -22,15 +25,29 @@ class BaseTensor:
     """One tensor of the base.
 
     Attributes:
-        kind: ``parameter``; ``statistics`` of a quantized weight (absmax, code, offset, nested ones); ``buffer``;
-            ``transient``: a buffer that no checkpoint holds, which a model may recompute (rotary frequencies).
+        tensor: what this process holds of it: of a DTensor the local shard.
+        kind: ``parameter``; ``packed``: the bytes of a quantized weight, which are no numbers; ``statistics`` of a
+            quantized weight (absmax, code, offset, nested ones); ``buffer``; ``transient``: a buffer that no checkpoint
+            holds, which a model may recompute (rotary frequencies).
         owner: the module that holds it.
+        elements: weights that the whole tensor stands for, over all ranks, packed ones unpacked.
     """
 
     name: str
     tensor: torch.Tensor
     kind: Kind
     owner: nn.Module
+    elements: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that this process holds."""
+        return int(self.tensor.numel() * self.tensor.element_size())
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype; that of packed bytes is ``uint8``, whatever they are stored as."""
+        return "uint8" if self.kind == "packed" else str(self.tensor.dtype).removeprefix("torch.")
 
 
 def base_tensors(model: nn.Module) -> dict[str, BaseTensor]:
@@ -50,6 +67,53 @@ def base_tensors(model: nn.Module) -> dict[str, BaseTensor]:
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that require a gradient, by name, each once."""
     return {plain_name(name): p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def quant_state_of(parameter: Any, owner: Any = None) -> Any | None:
+    """bitsandbytes' state of a 4-bit weight; None where the weight has none.
+
+    Sharding makes plain tensors of the weights; their layer keeps the state, and its forward takes it from there
+    (``fix_4bit_weight_quant_state_from_module`` in bitsandbytes/nn/modules.py).
+    """
+    state = getattr(parameter, "quant_state", None)
+    if state is not None or parameter is None:
+        return state
+    shape = tuple(getattr(parameter, "shape", ()))
+    is_bytes = getattr(owner, "weight", None) is parameter and len(shape) == 2 and shape[1] == 1
+    return getattr(owner, "quant_state", None) if is_bytes else None
+
+
+def is_packed(parameter: Any, owner: Any = None) -> bool:
+    """Whether this is a quantized weight of bitsandbytes whose elements are bytes, and not numbers."""
+    if quant_state_of(parameter, owner) is not None:
+        return True
+    name = type(parameter).__name__
+    return (name == "Params4bit" and bool(getattr(parameter, "bnb_quantized", False))) or (
+        name == "Int8Params" and not parameter.is_floating_point()
+    )
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a DTensor; any other tensor is itself. No other rank is asked."""
+    local = getattr(tensor, "_local_tensor", None) if type(tensor).__name__ == "DTensor" else None
+    return tensor if local is None else local
+
+
+def is_readable(tensor: torch.Tensor) -> bool:
+    """Whether all bytes of a tensor lie where it says that they do.
+
+    Not on the meta device, not in a subclass that keeps its data in other tensors, and not where the storage was freed
+    beneath it, as sharding does with parameters that it will gather again.
+    """
+    if tensor.is_meta or tensor.layout is not torch.strided or hasattr(tensor, "__tensor_flatten__"):
+        return False
+    try:
+        held = tensor.untyped_storage().nbytes()
+    except (RuntimeError, NotImplementedError):
+        return False
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    return tensor.numel() == 0 or bool(needed <= held)
 
 
 def plain_name(name: str) -> str:
@@ -78,6 +142,14 @@ def layer_and_projection(name: str) -> tuple[int | None, str]:
     return None, ".".join(parts)
 
 
+def own_class(module: nn.Module) -> str:
+    """Name of a module's class as it was written: FSDP 2 puts a subclass of its own before it."""
+    cls: Any = type(module)
+    if any(base.__name__ == "FSDPModule" for base in cls.__mro__) and cls.__name__.startswith("FSDP"):
+        cls = next((base for base in cls.__mro__[1:] if not base.__name__.startswith("FSDP")), cls)
+    return str(cls.__name__)
+
+
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The model's layers: the longest list of modules of one class; ``[]`` where there is none."""
     best: list[nn.Module] = []
@@ -102,13 +174,29 @@ def _walk(model: nn.Module) -> Iterator[BaseTensor]:
             if parameter is None or name in brought:
                 continue
             full = plain_name(path + name)
-            yield BaseTensor(full, parameter, "parameter", module)
+            state = quant_state_of(parameter, module)
+            count = parameter.numel() if state is None else math.prod(state.shape)
+            for part, tensor in _held(parameter):
+                packed = is_packed(parameter, module) or bool(part)
+                yield BaseTensor(full + part, tensor, "packed" if packed else "parameter", module, count)
             for statistic, tensor in _statistics(module, parameter):
-                yield BaseTensor(f"{full}.{statistic}", tensor, "statistics", module)
+                yield BaseTensor(f"{full}.{statistic}", tensor, "statistics", module, tensor.numel())
         for name, buffer in module._buffers.items():
             if buffer is not None and name not in brought:
                 kind: Kind = "transient" if name in module._non_persistent_buffers_set else "buffer"
-                yield BaseTensor(plain_name(path + name), buffer, kind, module)
+                yield BaseTensor(plain_name(path + name), local_part(buffer), kind, module, buffer.numel())
+
+
+def _held(parameter: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """The tensors that hold a parameter's data here, with what names them beyond the parameter's own name.
+
+    One, as a rule; a subclass that wraps others (torchao's quantized weights) tells them by ``__tensor_flatten__``.
+    """
+    local = local_part(parameter)
+    flatten = getattr(local, "__tensor_flatten__", None)
+    if flatten is None:
+        return [("", local)]
+    return [(f".{name}", local_part(getattr(local, name))) for name in flatten()[0]]
 
 
 def _adapter_modules(model: nn.Module) -> set[int]:
@@ -127,12 +215,12 @@ def _adapter_modules(model: nn.Module) -> set[int]:
 
 def _statistics(module: nn.Module, parameter: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors of a bitsandbytes weight's quantization state."""
-    state = getattr(parameter, "quant_state", None)
+    state = quant_state_of(parameter, module)
     if state is not None:
         yield from _state_tensors(state, "")
     for name in ("SCB", "CB"):  # 8-bit weights; CB is the weight itself until its first use
         value = getattr(parameter, name, None)
-        if isinstance(value, torch.Tensor) and value.data_ptr() != parameter.data_ptr():
+        if isinstance(value, torch.Tensor) and value is not parameter and value.data_ptr() != parameter.data_ptr():
             yield name, value
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ..core.errors import ConfigError
 from ..core.place import Place
+from ..core.text import cleaned
 
 if TYPE_CHECKING:
     from .positions import Positions
@@ -48,7 +50,8 @@ class Document:
         text: its text, without byte-order mark.
         format: how it is written; ``text`` (a script) has no data.
         data: mappings, lists and scalars.
-        duplicates: JSON pointers of keys that stand twice; the last one counts.
+        duplicates: JSON pointers of keys that stand twice with different values; the last one counts.
+        repeats: of those that stand twice with the same value.
         string_numbers: JSON pointers of unquoted YAML scalars such as ``2e-4``, which YAML 1.1 reads as a string.
         recognised: the dialect that was found to be surest of it, and how sure; None until somebody asks.
     """
@@ -59,6 +62,7 @@ class Document:
     data: Any
     duplicates: list[str] = field(default_factory=list)
     string_numbers: list[str] = field(default_factory=list)
+    repeats: list[str] = field(default_factory=list)
     recognised: tuple[str, float] | None = field(default=None, init=False, compare=False)
 
     @cached_property
@@ -217,13 +221,18 @@ def _fail(
 
 
 def _read_json(path: Path, text: str) -> Document:
-    repeated: list[tuple[dict[str, Any], str]] = []
+    differing: list[tuple[dict[str, Any], str]] = []
+    alike: list[tuple[dict[str, Any], str]] = []
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         mapping = dict(pairs)
         if len(mapping) < len(pairs):
-            seen: set[str] = set()
-            repeated.extend((mapping, key) for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            seen: dict[str, bool] = {}
+            for key, value in pairs:
+                seen[key] = seen.get(key, True) and same(value, mapping[key])
+            count = Counter(key for key, _ in pairs)
+            differing.extend((mapping, key) for key, times in count.items() if times > 1 and not seen[key])
+            alike.extend((mapping, key) for key, times in count.items() if times > 1 and seen[key])
         return mapping
 
     try:
@@ -236,7 +245,9 @@ def _read_json(path: Path, text: str) -> Document:
     except ValueError as error:  # an integer of thousands of digits
         _fail(path, f"{path} holds a number that cannot be read: {str(error).split(';')[0]}.")
     _check_depth(path, data)
-    return Document(path, text, "json", data, duplicates=_pointers_of(data, repeated) if repeated else [])
+    differs, alike_at = (_pointers_of(data, found) if found else [] for found in (differing, alike))
+    duplicates, repeats = cleaned((differs, alike_at))
+    return Document(path, text, "json", cleaned(data), duplicates=duplicates, repeats=repeats)
 
 
 def _json_sentence(path: Path, text: str, error: json.JSONDecodeError) -> tuple[str, int, int, str | None]:
@@ -272,6 +283,11 @@ def _pointers_of(data: Any, repeated: list[tuple[dict[str, Any], str]]) -> list[
     return sorted(found)
 
 
+def same(one: Any, other: Any) -> bool:
+    """True where two values are one to whoever reads them: 1 is not true, and 1 is 1.0."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
 def _escape(step: str) -> str:
     return step.replace("~", "~0").replace("/", "~1")
 
@@ -299,7 +315,10 @@ def _read_yaml(path: Path, text: str) -> Document:
             return document  # some JSON is no YAML to libyaml (surrogate pairs), whatever the file is called
         remedy = "YAML indents with spaces; replace the tabs." if "'\\t'" in problem.message else None
         _fail(path, f"{path} is not valid YAML: {problem.message}.", text, problem.line, problem.column, remedy)
-    return Document(path, text, "yaml", content.data, content.duplicates, content.string_numbers)
+    data, duplicates, numbers, repeats = cleaned(
+        (content.data, content.duplicates, content.string_numbers, content.repeats)
+    )
+    return Document(path, text, "yaml", data, duplicates, numbers, repeats)
 
 
 def _as_json(path: Path, text: str) -> Document | None:
@@ -335,4 +354,4 @@ def _read_toml(path: Path, text: str) -> Document:
     except (RecursionError, ValueError) as error:
         _fail(path, f"{path} cannot be read as TOML: {type(error).__name__}.")
     _check_depth(path, data)
-    return Document(path, text, "toml", data)
+    return Document(path, text, "toml", cleaned(data))

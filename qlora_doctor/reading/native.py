@@ -8,9 +8,10 @@ from pydantic import BaseModel
 
 from ..core.errors import ConfigError
 from ..core.place import Place
-from ..setup.setup import SECTIONS, Origin, Setup
+from ..setup.setup import SECTIONS, NamedData, Origin, Setup
 from ..tables import known_arguments
 from ..tables.keys import MOST_LIKENED, MOST_STRANGERS
+from .dialects.named_data import kind_of
 from .document import Document
 from .lenient import Mismatch, describe_type, describe_value, read_as
 
@@ -139,11 +140,28 @@ class _Reader:
             removed_keys=self.removed,
             duplicate_keys=[_dotted(pointer) for pointer in self.document.duplicates],
             string_numbers=list(dict.fromkeys(self.string_numbers)),
+            named_data=self._named_data(),
             **sections,
         )
         setup._locate = self.document.place if self.file is not None else None
         setup._document = self.document
         return setup
+
+    def _named_data(self) -> list[NamedData]:
+        """The samples to train on; those to evaluate on are not looked at."""
+        told = {"train": None, "eval": "Samples for evaluation are not looked at."}
+        return [
+            NamedData.model_construct(
+                role=role,
+                kind=kind_of(name),
+                name=name,
+                key=f"data.{role}",
+                place=Place(file=self.file, pointer=f"/data/{role}"),
+                not_followed=why,
+            )
+            for role, why in told.items()
+            if (name := self.values["data"].get(role))
+        ]
 
     def _section(self, section: str, value: Any) -> None:
         if section not in SECTIONS:

@@ -13,6 +13,8 @@ from typing import Any
 
 import tree_sitter
 
+from ..core.text import safe
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -118,7 +120,7 @@ class Positions:
     def _key_text(self, node: tree_sitter.Node) -> str:
         text = self.text_of(node)
         try:
-            return str(json.loads(text) if text.startswith('"') else _yaml_key(text))
+            return safe(str(json.loads(text) if text.startswith('"') else _yaml_key(text)))
         except ValueError:
             return text.strip("\"'")
 

@@ -9,8 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..core.errors import ConfigError
-from .dialects import LEAST_SURE, Dialect, dialect_named, recognise
-from .document import MAX_BYTES, Document, read_document
+from .dialects import LEAST_SURE, dialect_named, recognise
+from .document import MAX_BYTES, read_document
+from .kinds import why_left_out
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json", ".toml", ".sh", ".bash", ".py", ".ipynb"})
 DEFAULT_EXCLUDES = (
@@ -18,8 +19,6 @@ DEFAULT_EXCLUDES = (
     *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".ipynb_checkpoints", ".eggs", "*.egg-info", "wandb", "mlruns"),
 )
 """Folders and files that no walk enters; what ``exclude`` names comes on top."""
-_LEAST_IN_A_FOLDER = {"python": 0.9}
-"""A program that loads a model, and neither adapts nor trains it, is no setup unless somebody names it."""
 
 
 @dataclass
@@ -28,11 +27,13 @@ class Walk:
 
     Attributes:
         configs: the files that a dialect recognises, in the order of their paths.
-        passed_over: how many files with a config's ending are no config.
+        left_out: files that look like configs and are none that trains an adapter or a quantized base, with the reason.
+        passed_over: how many other files with a config's ending are no config.
         unreadable: why files with a config's ending could not be read: nobody knows whether these are configs.
     """
 
     configs: list[Path] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
     passed_over: int = 0
     unreadable: list[str] = field(default_factory=list)
 
@@ -58,22 +59,28 @@ def find_configs(
                 walk.passed_over += 1  # data, not a config
                 continue
             document = read_document(path)
-        except (ConfigError, OSError) as error:
-            walk.unreadable.append(error.message if isinstance(error, ConfigError) else f"{path}: {error.strerror}.")
+        except ConfigError as error:
+            walk.unreadable.append(error.message)
             continue
-        if _is_config(document, chosen):
+        except Exception as error:  # one hostile file is no reason to leave the others
+            walk.unreadable.append(f"{path}: {getattr(error, 'strerror', None) or type(error).__name__}.")
+            continue
+        try:
+            found, sure = (chosen, chosen.recognise(document)) if chosen is not None else recognise(document)
+            why = why_left_out(document, found, sure, path.relative_to(folder)) if sure >= LEAST_SURE else None
+        except ConfigError:
+            walk.passed_over += 1
+            continue
+        except Exception as error:
+            walk.unreadable.append(f"{path} cannot be recognised: {type(error).__name__}.")
+            continue
+        if why is not None:
+            walk.left_out.append((path, why))
+        elif sure >= LEAST_SURE:
             walk.configs.append(path)
         else:
             walk.passed_over += 1
     return walk
-
-
-def _is_config(document: Document, chosen: Dialect | None) -> bool:
-    try:
-        found, sure = (chosen, chosen.recognise(document)) if chosen is not None else recognise(document)
-    except ConfigError:
-        return False
-    return found.name != "foreign" and sure >= _LEAST_IN_A_FOLDER.get(found.name, LEAST_SURE)
 
 
 class _Excluded:

@@ -46,6 +46,9 @@ class YamlContent:
 
     data: Any = None
     duplicates: list[str] = field(default_factory=list)
+    """Keys that stand twice in a mapping with different values."""
+    repeats: list[str] = field(default_factory=list)
+    """Keys that stand twice with the same value."""
     string_numbers: list[str] = field(default_factory=list)
 
 
@@ -83,6 +86,7 @@ def read_yaml(text: str) -> YamlContent:
         raise YamlProblem(what, line, column) from error
     except yaml.YAMLError as error:  # the reader's error has no mark: a control character
         raise YamlProblem(str(error).strip().splitlines()[0].rstrip(".")) from error
+    builder.compare_repeated()
     return builder.content
 
 
@@ -99,6 +103,7 @@ class _Builder:
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._documents = 0
         self._event: Any = None
+        self._twice: list[tuple[dict[Any, Any], Any, Any, str]] = []
         self._actions = {
             yaml.ScalarEvent: self._scalar,
             yaml.MappingStartEvent: lambda event: self._open({}, event),
@@ -136,6 +141,16 @@ class _Builder:
             if action is not None:
                 self._event = event
                 action(event)
+
+    def compare_repeated(self) -> None:
+        """Sort the keys that stand twice by whether the last value is another one than those before it."""
+        differ: dict[str, bool] = {}
+        for mapping, key, before, pointer in self._twice:
+            last = mapping[key]
+            is_same = bool(before == last) and isinstance(before, bool) == isinstance(last, bool)
+            differ[pointer] = differ.get(pointer, False) or not is_same
+        self.content.duplicates = [pointer for pointer, differs in differ.items() if differs]
+        self.content.repeats = [pointer for pointer, differs in differ.items() if not differs]
 
     def problem(self, message: str) -> YamlProblem:
         mark = self._event.start_mark
@@ -210,7 +225,7 @@ class _Builder:
             raise self.problem("a mapping or a list cannot be a key")
         if key is not _MERGE and key in frame.value:
             frame.key = key
-            self.content.duplicates.append(self._pointer())
+            self._twice.append((frame.value, key, frame.value[key], self._pointer()))
         frame.key = key
 
     def _take_value(self, frame: _Frame, value: Any) -> None:

@@ -10,6 +10,7 @@ from ..core.report import Finding, Report, Severity
 from ..facts import Fact
 from ..facts.config import HeldBudget
 from ..facts.memory import MemoryPicture
+from .verdict import unread
 
 _NOT_SETUP = ("origins", "file", "dialect_confidence", "dialect_named")
 _NOISE = ("config.", "environment.", "memory.")
@@ -96,6 +97,8 @@ def _not_seen(side: str, report: Report) -> Iterator[str]:
     for record in report.stages:
         if record.status != "done" and (record.requested or record.status == "failed"):
             yield f"{side}: {record.name} {record.status}: {record.reason or 'no reason was given.'}"
+    if (partly := unread(report)) is not None:
+        yield f"{side}: {partly.removesuffix('.')}."
 
 
 def _name(report: Report) -> str:

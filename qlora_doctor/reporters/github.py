@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ..core.report import Finding, Report, Severity
 from . import _words as words
 from ._places import file_of
-from .verdict import counting, gaps, told
+from .verdict import counting, gaps, told, unread
 
 _COMMANDS: dict[Severity, str] = {"error": "error", "warning": "warning", "info": "notice"}
 
@@ -34,6 +34,9 @@ def _lines(report: Report) -> Iterator[str]:
         if gap.status == "failed":
             place = {"file": file_of(report), "title": f"{', '.join(gap.stages)} failed"}
             yield _command("error", place, words.one_line(gap.reason or "No reason was given."))
+    if (partly := unread(report)) is not None:
+        level = "error" if report.exit_code == 3 else "warning"
+        yield _command(level, {"file": file_of(report), "title": "not all is known"}, partly)
 
 
 def _place(report: Report, found: Finding) -> dict[str, object]:

@@ -10,12 +10,11 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree as Xml
 
-from ..core.report import Finding, Report, RuleOutcome, StageRecord
+from ..core.report import RANK, Finding, Report, RuleOutcome, StageRecord
 from . import _words as words
 from ._places import file_of
-from .verdict import counting, outcomes, subject, suppressed, told
+from .verdict import counting, outcomes, subject, suppressed, told, unread
 
-_RANK = {"info": 0, "warning": 1, "error": 2, "never": 3}
 # What XML 1.0 has no way to write, section 2.2.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -42,6 +41,8 @@ def _suite(report: Report) -> Xml.Element:
     listed = {outcome.rule for outcome in report.rules}
     cases += [_finding_case(report, each) for each in counting(report) if each.rule not in listed]
     cases += [_stage_case(record) for record in report.stages if record.status != "done" and _asked(record)]
+    if report.summary.read is not None:
+        cases.append(_read_case(report))
     suite = Xml.Element("testsuite", name=_clean(file or name))
     suite.extend(cases)
     counts = {"tests": len(cases), "failures": len(suite.findall("testcase/failure")), "errors": 0}
@@ -70,7 +71,7 @@ def _finding_case(report: Report, found: Finding) -> Xml.Element:
     case = _case(f"{found.rule} {found.name}", found.stage)
     place = ":".join(str(part) for part in (file_of(report, found), found.location.line) if part is not None)
     text = _clean(f"{place}: {told(found)}" if place else told(found))
-    if _RANK[found.severity] >= _RANK[report.fail_on]:
+    if RANK[found.severity] >= RANK[report.fail_on]:
         failure = Xml.SubElement(case, "failure", message=_clean(found.message), type=found.severity)
         failure.text = text
     else:
@@ -86,6 +87,17 @@ def _stage_case(record: StageRecord) -> Xml.Element:
         Xml.SubElement(case, "failure", message=message, type=record.status).text = _clean(record.remedy or message)
     else:
         Xml.SubElement(case, "skipped", message=message)
+    return case
+
+
+def _read_case(report: Report) -> Xml.Element:
+    """A case for what decides the run; it fails where the exit code says so."""
+    case = _case("what decides the run is known", "config")
+    told = unread(report)
+    if told is not None and report.fail_on not in ("error", "never"):
+        Xml.SubElement(case, "failure", message=_clean(told), type="unknown").text = _clean(told)
+    elif told is not None:
+        Xml.SubElement(case, "skipped", message=_clean(told))
     return case
 
 

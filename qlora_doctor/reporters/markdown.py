@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from ..core.report import Finding, Report
 from . import _words as words
+from ._needed import needed
 from ._places import file_of
-from .verdict import Gap, counting, counts, gaps, outcomes, subject, suppressed, verdict
+from .verdict import Gap, counting, counts, gaps, outcomes, subject, suppressed, unread, verdict
 
 MARK = "<!-- qlora-doctor -->"
 _MOST = 60_000
@@ -89,11 +90,14 @@ def _table(reports: Sequence[Report]) -> str:
     rows = ["| setup | verdict | passed | not evaluated | peak memory |", "|---|---|---|---|---|"]
     for report in reports:
         name, file = subject(report)
-        memory = report.facts.memory
-        picture = (memory.measured or memory.predicted) if memory else None
-        peak = words.size(picture.peak_allocated_bytes) if picture else words.UNKNOWN
+        figure = needed(report.facts.memory)
+        least = "≥ " if figure is not None and figure.source == "at least" else ""
+        peak = f"{least}{words.size(figure.size)}" if figure is not None else words.UNKNOWN
         sign = _SIGNS[verdict(report).level]
-        said = counts(report) or ("nothing found" if report.exit_code == 0 else "not checked")
+        partly = report.summary.read if unread(report) is not None else None
+        nothing = "nothing found" if report.exit_code == 0 else "not checked"
+        said = counts(report) or ("" if partly is not None else nothing)
+        said += f"{', ' if said else ''}read {partly.known} of {partly.of}" if partly is not None else ""
         rows.append(
             f"| `{_code(file or name)}` | {sign} {said} | {len(outcomes(report, 'pass'))} "
             f"| {len(outcomes(report, 'skipped'))} | {peak} |"

@@ -10,6 +10,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ..core.assets import asset_folder
 from ..core.report import Report
 from . import _words as words
+from ._needed import needed
 from .verdict import counting, gaps, subject, suppressed, verdict
 
 
@@ -17,7 +18,8 @@ def render(report: Report) -> str:
     """One ``<div>``; it holds no script and its style reaches nothing outside of it."""
     name, file = subject(report)
     return _template().render(
-        facts=report.facts, findings=counting(report), quiet=len(suppressed(report)), gaps=gaps(report), name=name,
+        facts=report.facts, needed=needed(report.facts.memory),
+        findings=counting(report), quiet=len(suppressed(report)), gaps=gaps(report), name=name,
         file=file, verdict=verdict(report),
     )  # fmt: skip
 

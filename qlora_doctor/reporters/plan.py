@@ -7,6 +7,7 @@ import textwrap
 from ..core.report import Report
 from ..facts.memory import CardPlan, MemoryFacts, PlanCell
 from . import _words as words
+from ._needed import needed
 from .verdict import subject
 
 _SGR = {"fits": "32", "tight": "33", "full": "31", "strong": "1", "dim": "2"}
@@ -44,9 +45,9 @@ def _header(report: Report, color: bool) -> str:
     memory = report.facts.memory
     picture = memory.predicted if memory else None
     if picture is not None and picture.batch is not None and picture.sequence is not None:
+        figure = needed(memory)
         own = f"batch {picture.batch} × {picture.sequence:,} tokens"
-        reserved = words.size(picture.peak_reserved_bytes)
-        told.append(f"{own}: {words.size(picture.peak_allocated_bytes)} allocated, {reserved} reserved")
+        told.append(figure.told(None) if figure is not None else own)
     return " · ".join(told)
 
 
@@ -122,7 +123,7 @@ def _failure(report: Report, memory: MemoryFacts | None, width: int) -> str:
     record = next((record for record in report.stages if record.name == "memory"), None)
     lines = [f"No plan: {words.one_line((record.reason if record else None) or 'stage memory did not run.')}"]
     if memory is not None and memory.certain_bytes is not None:
-        lines.append(f"Certain all the same: {words.size(memory.certain_bytes)} of weights and adapter.")
+        lines.append(f"At least {words.size(memory.certain_bytes)} are needed, for base and adapter alone.")
     if record is not None and record.remedy:
         lines.append(f"To have it: {words.one_line(record.remedy)}")
     return "\n".join(_wrap(line, width) for line in lines)

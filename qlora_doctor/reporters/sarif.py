@@ -16,7 +16,7 @@ from ..core.report import Confidence, Finding, Report, RuleOutcome, Severity
 from . import _words as words
 from ._pages import PageText, page_text
 from ._places import file_of, utf16_columns
-from .verdict import counting, gaps, told
+from .verdict import counting, gaps, told, unread
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS: dict[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}
@@ -131,6 +131,8 @@ def _invocation(report: Report) -> dict[str, Any]:
         }
         for gap in gaps(report)
     ]
+    if (partly := unread(report)) is not None:
+        notes.append({"level": "warning", "message": {"text": partly}})
     return {
         "executionSuccessful": report.exit_code in (0, 1),
         "exitCode": report.exit_code,

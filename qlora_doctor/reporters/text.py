@@ -11,8 +11,9 @@ from ..core.place import Place
 from ..core.report import ALL_STAGES, Cause, Finding, Remediation, Report, RuleOutcome, stages_of
 from . import _words as words
 from ._excerpt import marked
+from ._needed import needed
 from .afterwards import stored_lines
-from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed
+from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unfollowed, unread
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
@@ -91,10 +92,17 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     grave = "error" if summary.error else "warning" if summary.warning else "info" if summary.info else "good"
     ended = [record.name for record in report.stages if record.status == "done"]
     failed = [record.name for record in report.stages if record.status == "failed"]
+    if grave == "good" and unfollowed(report):
+        grave = "info"
     clean = "nothing found" if ended else "nothing was checked"
-    parts = [ink(grave, counts(report) or clean), f"{len(outcomes(report, 'pass')):,} passed",
+    partly = unread(report)
+    told = [ink(grave, counts(report) or clean)] if counts(report) or partly is None or not ended else []
+    told += [ink("warning", partly.removesuffix("."))] if partly is not None else []
+    parts = [*told, f"{len(outcomes(report, 'pass')):,} passed",
              f"{len(outcomes(report, 'skipped')):,} not evaluated",
              f"{len(ended)} of {len(stages_of(report))} stages done"]  # fmt: skip
+    if left := unfollowed(report):
+        parts.append(ink("warning", f"{words.plural(len(left), 'statement')} not followed"))
     if failed:
         parts.append(ink("error", f"failed: {', '.join(failed)}"))
     return f"verdict: {' · '.join(parts)}"
@@ -104,14 +112,24 @@ def _header(report: Report, ink: _Ink) -> str:
     name, file = subject(report)
     told = [ink("strong", words.one_line(file or name))] + ([words.one_line(name)] if file else [])
     memory, adapter = report.facts.memory, report.facts.adapter
-    picture = memory and (memory.measured or memory.predicted)
-    if memory and picture and picture.peak_allocated_bytes is not None:
-        kind = "measured" if memory.measured else "predicted"
-        card = f" of {words.size(memory.card_bytes)}" if memory.card_bytes else ""
-        told.append(f"peak {words.size(picture.peak_allocated_bytes)}{card} {kind}")
+    figure = needed(memory)
+    if memory and figure is not None:
+        told.append(figure.told(memory.card_bytes))
     if adapter and adapter.trainable_ratio is not None:
         told.append(f"trains {words.percent(adapter.trainable_ratio)}")
-    return " · ".join(told)
+    return " · ".join([*told, *_course(report)])
+
+
+def _course(report: Report) -> list[str]:
+    """How many updates of how many samples, as far as the config tells."""
+    schedule = report.facts.config.schedule if report.facts.config else None
+    if schedule is None or schedule.batch_of_a_rank is None:
+        return []
+    size, of = schedule.effective_batch, ""
+    if size is None:
+        size, of = schedule.batch_of_a_rank, " on each rank"
+    updates = words.plural(schedule.updates, "update") if schedule.updates is not None else "updates"
+    return [f"{updates} of {words.plural(size, 'sample')}{of}"]
 
 
 def _stages_with_findings(report: Report) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..core.report import ALL_STAGES, Finding, Report, RuleOutcome, StageRecord, stages_of
+from ..facts.config import NotFollowed
 from ._words import one_line, plural
 
 SEVERITIES = ("error", "warning", "info")
@@ -22,7 +23,8 @@ class Verdict:
     """What a reader takes away.
 
     Attributes:
-        level: ``error``: findings of that severity count; ``incomplete``: a stage failed; ``warning``: warnings or
+        level: ``error``: findings of that severity count; ``incomplete``: a stage failed, or not all is known that
+            decides the run; ``warning``: warnings or
             notes only; ``partial``: nothing found, but not every stage ran; ``pass``: nothing found in any stage.
         headline: one sentence.
         detail: how many rules and stages it rests on, one or two sentences.
@@ -87,15 +89,34 @@ def suppressed(report: Report) -> list[Finding]:
 
 
 def gaps(report: Report) -> list[Gap]:
-    """Stages that did not run to the end; those that ended alike and for the same reason stand together."""
+    """Stages that did not run to the end, those that ended alike and for the same reason together; then statements of a
+    script that were not followed."""
     groups: dict[tuple[str, str | None], list[StageRecord]] = {}
     for record in report.stages:
         if record.status != "done":
             groups.setdefault((record.status, record.reason), []).append(record)
-    return [
+    seen = [
         Gap(status, tuple(r.name for r in records), reason, tuple(dict.fromkeys(r.remedy for r in records if r.remedy)))
         for (status, reason), records in groups.items()
     ]
+    return [*seen, *_statements(report)]
+
+
+def _statements(report: Report) -> list[Gap]:
+    """Statements of a script that change the training and were not followed; those alike stand together."""
+    groups: dict[str, list[str]] = {}
+    for each in unfollowed(report):
+        name = each.file.replace("\\", "/").rpartition("/")[2] if each.file else "the script"
+        cell = f" cell {each.cell}" if each.cell is not None else ""
+        line = f":{each.line}" if each.line is not None and each.cell is None else ""
+        groups.setdefault(each.note, []).append(f"{name}{line}{cell}")
+    return [Gap("not followed", tuple(dict.fromkeys(places)), note, ()) for note, places in groups.items()]
+
+
+def unfollowed(report: Report) -> list[NotFollowed]:
+    """The statements of a script that change the training and that no stage makes."""
+    config = report.facts.config
+    return (config.not_followed or []) if config is not None else []
 
 
 def outcomes(report: Report, status: str) -> list[RuleOutcome]:
@@ -110,6 +131,15 @@ def counts(report: Report) -> str:
     return ", ".join(plural(count, noun) for count, noun in words if count)
 
 
+def unread(report: Report) -> str | None:
+    """How much of what decides the run was read, and where that stops; None where all of it was, or nothing can be."""
+    read = report.summary.read
+    if read is None or read.known >= read.of:
+        return None
+    stops = f"; it stops at {one_line(read.stops_at)}" if read.stops_at else ""
+    return f"read {read.known} of {read.of} of what decides this run{stops}"
+
+
 def _gravity(finding: Finding) -> tuple[int, int, int, str]:
     stage = ALL_STAGES.index(finding.stage) if finding.stage in ALL_STAGES else len(ALL_STAGES)
     return SEVERITIES.index(finding.severity), _CONFIDENCES.index(finding.confidence), stage, finding.rule
@@ -118,11 +148,12 @@ def _gravity(finding: Finding) -> tuple[int, int, int, str]:
 def _level(report: Report) -> Level:
     if report.summary.error:
         return "error"
-    if _with_status(report, "failed"):
+    if _with_status(report, "failed") or unread(report) is not None:
         return "incomplete"
     if report.summary.warning or report.summary.info:
         return "warning"
-    return "pass" if len(_with_status(report, "done")) == len(stages_of(report)) else "partial"
+    whole = len(_with_status(report, "done")) == len(stages_of(report)) and not unfollowed(report)
+    return "pass" if whole else "partial"
 
 
 def _headline(report: Report) -> str:
@@ -133,6 +164,10 @@ def _headline(report: Report) -> str:
     if failed:
         return f"Not settled: the {_listed(failed)} {'stages' if len(failed) > 1 else 'stage'} failed."
     found = counts(report)
+    if (told := unread(report)) is not None:
+        return f"{told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}{f' {found}.' if found else ''}"
+    if len(done) == len(stages_of(report)) and not found and (left := unfollowed(report)):
+        return f"Nothing found in what was followed; {plural(len(left), 'statement')} of the script not followed."
     if len(done) == len(stages_of(report)):
         return f"No errors in any stage; {found}." if found else "Healthy: every stage ran, and nothing was found."
     if not done:

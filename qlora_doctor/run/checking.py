@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
 from ..core.report import AFTERWARDS, STAGES, Report, StageRecord
+from ..core.text import cleaned
 from ..facts import Facts
 from .session import INTERRUPTED, REAL_STAGES, CheckOptions, Observer, Session
 
 if TYPE_CHECKING:
     from ..engine import Rule
     from ..engine.suppression import Suppression
-    from ..setup.setup import Setup
+    from ..setup.setup import NotFollowed, Setup
     from .cache import Store
     from .gathering import Work
 
@@ -93,15 +94,16 @@ def rules_of(options: CheckOptions) -> Sequence[Rule]:
     """
     from ..core.assets import asset_folder
     from ..engine import load_rules
+    from .cache import pages_folder
 
-    return load_rules(asset_folder("rules"), *options.rules)
+    return load_rules(asset_folder("rules"), *options.rules, kept_in=pages_folder(results_folder(options)))
 
 
 def _as_source(setup: str | os.PathLike[str] | Mapping[str, Any] | Setup) -> Path | Setup:
     if isinstance(setup, Mapping):
         from ..reading.native import setup_from_mapping
 
-        return setup_from_mapping(dict(setup))
+        return setup_from_mapping(cleaned(dict(setup)))
     if isinstance(setup, str | os.PathLike):
         return Path(setup)
     return setup
@@ -146,7 +148,7 @@ def conclude_config(session: Session) -> None:
     session.observer.on_stage_start("config")
     started = time.perf_counter()
     environment = session.environment or look_at_environment()
-    config = conclude(session.setup, environment)
+    config = cleaned(conclude(session.setup, environment))
     session.facts = session.facts.model_copy(update={"environment": environment, "config": config})
     # Judged by the caller, once it is known which stages are left out: nothing else lies between.
     session.record(StageRecord(name="config", status="done", seconds=time.perf_counter() - started))
@@ -165,7 +167,9 @@ def work_of(session: Session, number: int = 0) -> Work | None:
     from .cache import Surroundings
     from .gathering import Work
 
-    assert session.setup is not None
+    assert session.setup is not None and session.facts.config is not None
+    from ..probes.config.settle import settled
+
     options = session.options
     around = Surroundings(
         environment=session.facts.environment,
@@ -175,7 +179,7 @@ def work_of(session: Session, number: int = 0) -> Work | None:
         offline=options.offline,
         trust_remote_code=options.trust_remote_code,
     )
-    return Work(number, session.setup, around, lambda: session.facts, session.take)
+    return Work(number, settled(session.setup, session.facts.config), around, lambda: session.facts, session.take)
 
 
 def _runnable(session: Session) -> list[str]:
@@ -187,6 +191,8 @@ def _runnable(session: Session) -> list[str]:
             session.skip(name, "Not asked for.", f"--stage {name}")
         elif undecided is not None:
             session.skip(name, undecided, "Check a config, or a script, that says it.")
+        elif (other := _another_run(session.setup, name)) is not None:
+            session.skip(name, other, "`qlora-doctor run` watches the script itself.")
         elif missing := missing_packages(name, session.facts):
             extra = "data" if missing == ["datasets"] else "probe"
             reason = f"It needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
@@ -204,14 +210,52 @@ def _undecided(setup: Setup | None) -> str | None:
     for path in ("model.name_or_path", "quantization.load_in_4bit", *adapter):
         if setup.is_unknown(path):
             return f"The script does not tell {path}: {setup.origins[path].note}"
+    other = next((each for each in setup.not_followed if each.kind in _ANOTHER_MODEL), None)
+    return None if other is None else _in_words(other)
+
+
+_ANOTHER_MODEL = {"cast", "requires-grad", "resize", "loop-over-model", "module-replaced"}
+"""Statements that leave another model than the one that would be built here."""
+_ANOTHER_STEP = {"training-loop", "overridden-method", "trainer", "loss"}
+"""Statements that make another step than the trainer's own."""
+
+
+def _another_run(setup: Setup | None, stage: str) -> str | None:
+    """Why a stage would look at another run than the script's: a step or a batch of its own."""
+    if setup is None or setup.dialect != "python":
+        return None
+    if stage in ("memory", "step"):
+        other = next((each for each in setup.not_followed if each.kind in _ANOTHER_STEP), None)
+        if other is not None:
+            return _in_words(other)
+    if stage == "data":
+        other = next((each for each in setup.not_followed if each.kind in ("tokenizer", "add-tokens")), None)
+        if other is not None:
+            return _in_words(other)
+    batch = "training.per_device_train_batch_size"
+    if stage == "memory" and setup.is_unknown(batch):
+        return f"The script does not tell {batch}: {setup.origins[batch].note}"
     return None
+
+
+def _in_words(statement: NotFollowed) -> str:
+    place = statement.place
+    where = "" if place is None or place.line is None or place.cell is not None else f" (line {place.line})"
+    return f"The script does something here that is not followed{where}: {statement.note}"
 
 
 def store_of(options: CheckOptions) -> Store:
     """Where results are kept."""
-    from .cache import Store, cache_folder
+    from .cache import Store
 
-    return Store((options.cache_folder or cache_folder()) if options.cache else None)
+    return Store(results_folder(options))
+
+
+def results_folder(options: CheckOptions) -> Path | None:
+    """The folder in which results outlive the check; None where nothing may be written."""
+    from .cache import cache_folder
+
+    return (options.cache_folder or cache_folder()) if options.cache else None
 
 
 def _do(session: Session, work: Work) -> None:
@@ -271,7 +315,7 @@ def missing_packages(stage: str, facts: Facts) -> list[str]:
 def _judge_recorded(session: Session, path: Path) -> None:
     """Judge a report or a facts document that was written earlier, perhaps on another machine."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = cleaned(json.loads(path.read_text(encoding="utf-8")))
         recorded = Report.model_validate(document) if "schema_version" in document else None
         session.facts = recorded.facts if recorded else Facts.model_validate(document)
     except (OSError, ValueError, TypeError) as error:

@@ -20,7 +20,9 @@ def examine(
     """Judge live objects: a (PEFT) model, its optimizer and a batch, as a training script holds them.
 
     With a batch a real step is taken and undone: model, optimizer, gradients and random state are left as they were
-    found. Without one only what stands still is looked at.
+    found. Without one only what stands still is looked at. Of a model that is sharded over several processes (FSDP 2,
+    DTensors) the shards of this one are looked at and no step is taken; flat parameters (FSDP 1, ZeRO-3) are declined.
+    Either is said as the reason of the stages, and no other process is asked for anything.
 
     Args:
         model: a ``torch.nn.Module``, usually what get_peft_model returned.
@@ -35,21 +37,30 @@ def examine(
     from ..probes.environment import look_at_environment
     from ..probes.live.config import live_config
     from ..probes.live.objects import examine_objects
+    from ..probes.live.sharding import sharding_of
+    from .cache import cache_folder, pages_folder
 
+    rules = load_rules(asset_folder("rules"), kept_in=pages_folder(cache_folder()))
     options = CheckOptions(selection=selection, fail_on=fail_on)  # type: ignore[arg-type]
-    session = Session(load_rules(asset_folder("rules")), options, Observer())
+    session = Session(rules, options, Observer())
     seen = examine_objects(model, optimizer=optimizer, batch=batch)
     config = live_config(model, optimizer, batch).model_copy(update=known)
     session.facts = seen.model_copy(update={"environment": look_at_environment(), "config": config})
-    for name in ("config", "structure", "load"):
-        session.stages[name] = StageRecord(name=name, status="done")
-    session.stages["step"] = _step_record(batch is not None)
+    sharding = sharding_of(model)
+    session.stages["config"] = StageRecord(name="config", status="done")
+    for name in ("structure", "load"):
+        session.stages[name] = _record(name, sharding.look, sharding.remedy)
+    session.stages["step"] = _record("step", sharding.step, sharding.remedy) if batch is not None else _no_batch()
     session.judge()
     return session.report()
 
 
-def _step_record(taken: bool) -> StageRecord:
-    if taken:
-        return StageRecord(name="step", status="done")
+def _record(name: str, declined: str | None, remedy: str | None) -> StageRecord:
+    if declined is None:
+        return StageRecord(name=name, status="done")
+    return StageRecord(name=name, status="skipped", reason=declined, remedy=remedy)
+
+
+def _no_batch() -> StageRecord:
     remedy = "examine(model, optimizer, batch)"
     return StageRecord(name="step", status="skipped", reason="No batch was given.", remedy=remedy)

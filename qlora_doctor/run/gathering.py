@@ -31,6 +31,7 @@ class Work:
         facts: what is known by now.
         tell: takes events as they come, or several that were known before.
         left: stages that have not ended.
+        fault: what went wrong with this setup in the tool itself; nothing more is looked at then.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Work:
     left: list[str] = field(init=False)
     keys: dict[str, str] = field(init=False)
     ended: list[StageRecord] = field(default_factory=list)
+    fault: Exception | None = None
     _learned: dict[str, Any] = field(default_factory=dict)
     _lasting: bool = True
 
@@ -122,9 +124,9 @@ def gather(works: Iterable[Work], store: Store, open_pool: Callable[[], Pool]) -
                 work = next(source, None)
                 more = work is not None
                 if work is not None:
-                    work.recall(store)
+                    _recall(work, store)
                     waiting.append(work)
-            for work in [work for work in waiting if not work.left]:
+            for work in [work for work in waiting if not work.left or work.fault]:
                 waiting.remove(work)
                 yield work
             if pool is None and waiting:
@@ -132,31 +134,54 @@ def gather(works: Iterable[Work], store: Store, open_pool: Callable[[], Pool]) -
             if pool is None:
                 continue
             _begin(pool, waiting, running)
+            if any(work.fault for work in waiting):
+                continue
             # While there are setups to be read, only what has already happened is heard.
             event = pool.next(0 if more else None)
             if event is None:
                 continue
             if not isinstance(event, Finished):
-                running[event.job].take(event, store)
+                _take(running[event.job], event, store)
                 continue
             yield running.pop(event.job)
             for work in waiting:
-                work.recall(store)
+                _recall(work, store)
     finally:
         if pool is not None:
             pool.close()
 
 
+def _recall(work: Work, store: Store) -> None:
+    if work.fault is None:
+        try:
+            work.recall(store)
+        except Exception as error:
+            work.fault = error
+
+
+def _take(work: Work, event: Event, store: Store) -> None:
+    """An event of a worker; behind a fault its worker is only waited for."""
+    if work.fault is None:
+        try:
+            work.take(event, store)
+        except Exception as error:
+            work.fault = error
+
+
 def _begin(pool: Pool, waiting: list[Work], running: dict[int, Work]) -> None:
     """Start what can be started: there is a worker for it, and nobody is finding out the same."""
-    for work in list(waiting):
+    for work in [work for work in waiting if not work.fault]:
         if not pool.has_room:
             return
         sought = {other.keys[name] for other in running.values() for name in other.left}
         if not sought.intersection(work.keys[name] for name in work.left):
+            try:
+                pool.begin(work.job())
+            except Exception as error:
+                work.fault = error  # it is yielded from among those that wait
+                continue
             waiting.remove(work)
             running[work.number] = work
-            pool.begin(work.job())
 
 
 def default_jobs(configs: int, environment: EnvironmentFacts | None) -> int:

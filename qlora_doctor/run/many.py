@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, DoctorError, Fault, UsageError
 from ..core.report import STAGES, Report
 from .checking import open_session, rules_of, store_of, tell_trouble, work_of
 from .session import CheckOptions, Observer
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from .gathering import Work
     from .session import Session
 
-Entry = tuple[Path, CheckOptions, Observer]
-"""A config, how to check it, and who is told. What concerns the workers is the same for all: device, timeout, …"""
-Result = Report | ConfigError
-"""A report, or why the config could not be read."""
+Entry = tuple[Path, CheckOptions | ConfigError, Observer]
+"""A config, how to check it (or why its settings do not say), and who is told. What concerns the workers is the same
+for all: device, timeout, …"""
+Result = Report | DoctorError
+"""A report, or why there is none: the config could not be read, or is one that the tool itself fails on."""
 
 
 def check_many(
@@ -45,7 +46,8 @@ def check_many(
 class _Many:
     def __init__(self, entries: Sequence[Entry], jobs: int | None, finished: Callable[[int, Result], None]) -> None:
         self._entries, self._jobs, self._finished = entries, jobs, finished
-        self._options = entries[0][1]
+        said = [options for _, options, _ in entries if isinstance(options, CheckOptions)]
+        self._options = said[0] if said else CheckOptions()
         self._rules: dict[tuple[Path, ...], Sequence[Rule]] = {}
         self._environment: EnvironmentFacts | None = None
         self._open: dict[int, Session] = {}
@@ -59,7 +61,7 @@ class _Many:
         try:
             for work in gather(self._works(), self._store, self._open_pool):
                 last = self._open[work.number]
-                self._end(work.number)
+                self._end(work.number, work.fault)
         except KeyboardInterrupt:  # it has ended the workers
             for number, session in list(self._open.items()):
                 session.interrupt([name for name in STAGES if name not in session.stages])
@@ -72,34 +74,52 @@ class _Many:
         """Read the configs one by one; those with something to do for the stages on a built model are yielded."""
         for number, (source, options, observer) in enumerate(self._entries):
             try:
+                if isinstance(options, ConfigError):
+                    raise options
                 session = open_session(source, options, observer, rules=self._rules_of(options))
+                session.environment = self._environment
+                work = work_of(session, number)
+                self._environment = session.facts.environment  # looked at once for all
+                if work is not None:
+                    work.recall(self._store)
+                    if work.left:
+                        session.judge()
             except ConfigError as error:
-                self._results[number] = error
-                self._finished(number, error)
+                self._tell(number, error)
                 continue
-            session.environment = self._environment
-            work = work_of(session, number)
-            self._environment = session.facts.environment  # looked at once for all
+            except UsageError:  # of the options, which are those of all
+                raise
+            except Exception as error:  # what nobody foresaw of one config is that config's alone
+                fault = Fault.of(error, source)
+                fault.__cause__ = error
+                self._tell(number, fault)
+                continue
             self._open[number] = session
             if work is None:
                 self._end(number)
-                continue
-            work.recall(self._store)
-            if work.left:
-                session.judge()
-            yield work
+            else:
+                yield work
 
     def _rules_of(self, options: CheckOptions) -> Sequence[Rule]:
         if options.rules not in self._rules:
             self._rules[options.rules] = rules_of(options)
         return self._rules[options.rules]
 
-    def _end(self, number: int) -> None:
+    def _end(self, number: int, fault: Exception | None = None) -> None:
         session = self._open.pop(number)
-        session.hold_budgets()
-        report = session.report()
-        self._results[number] = report
-        self._finished(number, report)
+        try:
+            if fault is not None:
+                raise fault
+            session.hold_budgets()
+            result: Result = session.report()
+        except Exception as error:
+            result = Fault.of(error, self._entries[number][0])
+            result.__cause__ = error
+        self._tell(number, result)
+
+    def _tell(self, number: int, result: Result) -> None:
+        self._results[number] = result
+        self._finished(number, result)
 
     def _open_pool(self) -> Pool:
         from ..worker.pool import Pool

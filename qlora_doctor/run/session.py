@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..core.place import Place
 from ..core.report import ALL_STAGES, STAGES, FailOn, Finding, Remediation, Report, RuleOutcome, StageRecord, Tool
+from ..core.text import cleaned
 from ..facts import Facts
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class CheckOptions:
         stages: stages asked for by name; None runs every stage that this machine can run.
         device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where there is one.
         timeout: seconds that the real stages may take together; None is no limit.
-        fail_on: the least severity that makes the exit code 1.
+        fail_on: the least of findings that makes the exit code 1; from ``unknown`` on, a run not all known makes it 3.
         facts: a recorded report or facts document to judge instead of looking.
         trust_remote_code: run Python code that stands in the model's folder.
         suppressions: findings that do not count, beside those that the config's own comments name.
@@ -50,7 +51,7 @@ class CheckOptions:
     device: str | None = None
     timeout: float | None = None
     selection: Selection | None = None
-    fail_on: FailOn = "error"
+    fail_on: FailOn = "unknown"
     facts: Path | None = None
     offline: bool = False
     trust_remote_code: bool = False
@@ -124,7 +125,7 @@ class Session:
             self.judge()
 
     def _learn(self, subject: str, value: Any) -> None:
-        self.facts = self.facts.model_copy(update={subject: value})
+        self.facts = self.facts.model_copy(update={subject: cleaned(value)})
         self.widen_margin()
 
     def widen_margin(self) -> None:
@@ -147,7 +148,7 @@ class Session:
 
     def record(self, record: StageRecord) -> None:
         """Note how a stage ended; judging is the caller's."""
-        record = record.model_copy(update={"requested": record.name in (self.options.stages or ())})
+        record = cleaned(record).model_copy(update={"requested": record.name in (self.options.stages or ())})
         self.stages[record.name] = record
         self.observer.on_stage(record)
 
@@ -164,7 +165,7 @@ class Session:
             locate=self._locate,
             in_file=self._in_file,
         )
-        self.findings, self.outcomes = judgement.findings, judgement.outcomes
+        self.findings, self.outcomes = cleaned(judgement.findings), judgement.outcomes
         if self.suppressions:
             from ..engine.suppression import suppress
 
@@ -180,8 +181,8 @@ class Session:
         file = self.setup.file if self.setup else None
         place = self.setup.place(pointer.strip("/").replace("/", ".")) if self.setup else None
         if place is None:
-            return Place(file=file, pointer=pointer)
-        return place.model_copy(update={"file": place.file or file, "pointer": place.pointer or pointer})
+            return cleaned(Place(file=file, pointer=pointer))
+        return cleaned(place.model_copy(update={"file": place.file or file, "pointer": place.pointer or pointer}))
 
     def _in_file(self, remediation: Remediation, repair: str | None) -> Remediation:
         """A remedy in the keys of the user's own file; told again after every stage, worked out once."""
@@ -215,20 +216,22 @@ class Session:
         from ..engine import exit_code, summarise
 
         records = [self.stages[name] for name in ALL_STAGES if name in self.stages]
+        summary, fail_on = summarise(self.findings, self.outcomes, self.facts), self.options.fail_on
         # model_construct: every part was validated where it was made, and building Report's validator, of every
         # fact that there is, would be a tenth of the time that a config check takes.
-        return Report.model_construct(
-            tool=Tool(version=__version__, created=now(), command=self.options.command),
-            setup=self.setup.model_dump(mode="json") if self.setup else None,
+        report = Report.model_construct(
+            tool=cleaned(Tool(version=__version__, created=now(), command=self.options.command)),
+            setup=cleaned(self.setup.model_dump(mode="json")) if self.setup else None,
             stages=records,
             facts=self.facts,
             findings=self.findings,
-            unused_suppressions=self._unused(),
+            unused_suppressions=cleaned(self._unused()),
             rules=self.outcomes,
-            summary=summarise(self.findings, self.outcomes),
-            fail_on=self.options.fail_on,
-            exit_code=3 if self.interrupted else exit_code(self.findings, records, self.options.fail_on),
+            summary=summary,
+            fail_on=fail_on,
+            exit_code=3 if self.interrupted else exit_code(self.findings, records, fail_on, summary.read),
         )
+        return report if self.setup is None else report.with_lines(self.setup.lines)
 
 
 def _why_idle(suppression: Suppression) -> str:

@@ -38,6 +38,32 @@ def both(*conditions: str | None) -> str | None:
     return _ALL.join(condition for condition in conditions if condition) or None
 
 
+def under_pins(condition: str | None, pinned: Mapping[str, str]) -> str | None:
+    """What is left of a condition where a project brings versions of its own, whatever is installed here.
+
+    Args:
+        condition: as for ``is_so``; None is no condition.
+        pinned: versions by package.
+
+    Raises:
+        Excluded: it does not hold of these versions.
+    """
+    left: list[str] = []
+    for part in condition.split(_ALL) if condition else ():
+        found = _CONDITION.match(part)
+        assert found is not None, part
+        name, comparison, limit = found.groups()
+        if name not in pinned:
+            left.append(part)
+        elif limit is not None and _compared(pinned[name], comparison, limit) is not True:
+            raise Excluded
+    return both(*left)
+
+
+class Excluded(Exception):
+    """A condition does not hold of the versions that a project pins."""
+
+
 def _is_so(condition: str, environment: EnvironmentFacts | None, card: Mapping[str, Any]) -> bool | None:
     found = _CONDITION.match(condition)
     assert found is not None, condition

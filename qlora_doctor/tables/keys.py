@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -64,8 +65,34 @@ class KeyList:
 @lru_cache(maxsize=8192)  # a file that is edited is read again after each step
 def closest_of(key: str, names: frozenset[str]) -> str | None:
     """The name that looks most like this one; None where none does."""
-    found = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.75)
-    return found[0] if found else None
+    found = difflib.get_close_matches(key, sorted(names), n=4, cutoff=0.75)
+    return next((name for name in found if _is_slip(key, name)), None)
+
+
+_FILLERS = {"train", "training", "num", "per", "device", "max", "use", "enable", "is", "run", "the", "in", "n", "name"}
+"""Words that say little: a name with one more or less of them is the same name."""
+
+
+def _is_slip(key: str, name: str) -> bool:
+    """True where one is the other with a slip of the pen; one more word that says something makes it another."""
+    one, other = (re.split(r"[_\-.]", word.lower()) for word in (key, name))
+    if len(one) == len(other):
+        pairs = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
+        shortened = len(pairs) == 1 and (pairs[0][0].startswith(pairs[0][1]) or pairs[0][1].startswith(pairs[0][0]))
+        return shortened or all(_same_word(a, b) for a, b in pairs)
+    joined = "".join(one), "".join(other)
+    if abs(len(joined[0]) - len(joined[1])) <= 2 and difflib.SequenceMatcher(None, *joined).ratio() > 0.9:
+        return True  # a separator more or less
+    short, long = sorted((one, other), key=len)
+    rest = [word for word in long if word not in short]
+    return len(rest) == len(long) - len(short) and set(rest) <= _FILLERS
+
+
+def _same_word(one: str, other: str) -> bool:
+    """True for two spellings of one word: few letters differ, or one is a short form of the other."""
+    if min(len(one), len(other)) >= 3 and (one.startswith(other) or other.startswith(one)):
+        return True
+    return difflib.SequenceMatcher(None, one, other).ratio() >= (0.75 if min(len(one), len(other)) > 4 else 0.8)
 
 
 @lru_cache(maxsize=32)

@@ -11,17 +11,17 @@ _TRAINING = """
     batch_eval_metrics bf16_full_eval dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context
     dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers
     ddp_bucket_cap_mb ddp_static_graph ddp_timeout debug disable_tqdm do_eval do_predict do_train enable_jit_checkpoint
-    eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start eval_steps eval_use_gather_object
+    eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start eval_use_gather_object
     fp16_backend fp16_full_eval fp16_opt_level fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap greater_is_better
     half_precision_backend hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token
     ignore_data_skip include_for_metrics include_inputs_for_metrics include_num_input_tokens_seen
     include_tokens_per_second jit_mode_eval label_smoothing_factor length_column_name liger_kernel_config
-    load_best_model_at_end local_rank log_level log_level_replica log_on_each_node logging_dir logging_first_step
-    logging_nan_inf_filter logging_strategy lr_scheduler_kwargs metric_for_best_model mp_parameters no_cuda optim_args
+    local_rank log_level log_level_replica log_on_each_node logging_dir logging_first_step
+    logging_nan_inf_filter lr_scheduler_kwargs metric_for_best_model mp_parameters no_cuda optim_args
     overwrite_output_dir parallelism_config past_index per_gpu_eval_batch_size per_gpu_train_batch_size
     prediction_loss_only project push_to_hub push_to_hub_model_id push_to_hub_organization push_to_hub_token ray_scope
     remove_unused_columns restore_callback_states_from_checkpoint run_name save_on_each_node save_only_model
-    save_safetensors save_steps save_total_limit skip_memory_metrics tf32 torch_compile_backend torch_compile_mode
+    save_safetensors save_total_limit skip_memory_metrics tf32 torch_compile_backend torch_compile_mode
     torch_empty_cache_steps torchdynamo tp_size tpu_metrics_debug tpu_num_cores trackio_bucket_id trackio_space_id
     trackio_static_space_id train_sampling_strategy use_cpu use_ipex use_legacy_prediction_loop use_mps_device
     activation_offloading chars_per_token chat_template_path dataset_batch_size dataset_kwargs dataset_num_proc

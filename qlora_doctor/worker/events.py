@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ..core.report import StageRecord
+from ..core.text import cleaned
 from ..facts import Fact, Facts
 
 
@@ -73,7 +74,10 @@ def encode(event: Event, job: int | None = None) -> bytes:
         changes["value"] = event.value.model_dump(mode="json")
     if changes:
         event = event.model_copy(update=changes)
-    return event.model_dump_json().encode() + b"\n"
+    try:
+        return event.model_dump_json().encode() + b"\n"
+    except ValueError:  # text from a model or its data that is no text
+        return cleaned(event).model_dump_json().encode() + b"\n"
 
 
 def decode(line: bytes) -> Event:

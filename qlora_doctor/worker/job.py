@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from pydantic import BaseModel, ConfigDict
 
 from ..core.report import StageRecord
@@ -52,3 +54,22 @@ class Job(BaseModel):
     ended: tuple[StageRecord, ...] = ()
     plan: PlanRequest | None = None
     turns: str | None = None
+
+    def line(self) -> bytes:
+        """The job as a line of JSON; a file's name that is no UTF-8 goes as escapes, so that it can still be opened."""
+        try:
+            return self.model_dump_json().encode() + b"\n"
+        except ValueError:
+            return json.dumps(self.model_dump(mode="json")).encode() + b"\n"
+
+    @classmethod
+    def of_line(cls, line: bytes) -> Job:
+        """The job of such a line.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            return cls.model_validate_json(line)
+        except ValueError:
+            return cls.model_validate(json.loads(line))

@@ -73,7 +73,12 @@ class Pool:
         idle = self._idle_worker()
         worker = idle or WorkerProcess(self._inbox, threads=self._threads, **self._how)
         self._busy[worker] = _Task(job, Watch(job.stages, self._timeout), worker_is_new=idle is None)
-        worker.give(job.model_copy(update={"turns": str(self._turns)}))
+        try:
+            worker.give(job.model_copy(update={"turns": str(self._turns)}))
+        except Exception:  # a job that cannot be written down is no worker's
+            del self._busy[worker]
+            worker.end()
+            raise
 
     def next(self, patience: float | None = None) -> Event | None:
         """The next event of any job; its last is ``Finished``. None after ``patience`` seconds without one."""

@@ -78,7 +78,7 @@ class WorkerProcess:
         self._oom_kills = _oom_kills()
         try:
             stdin = _stream(self._process.stdin)
-            stdin.write(job.model_dump_json().encode() + b"\n")
+            stdin.write(job.line())
             stdin.flush()  # and it stays open: its end tells the child that the parent is gone
         except BrokenPipeError:
             pass  # the child died at once; its exit code says why

@@ -127,14 +127,17 @@ def memory(run: Run) -> None:
         facts = look_at_memory(run.setup, run.facts, run.progress, offline=run.job.offline)
     run.learn("memory", facts)
     if facts.prediction_failure is not None and facts.predicted is None:
+        if facts.refusal is not None:
+            raise StageError(facts.prediction_failure, remedy="Correct the setup; the same exception ends the run.")
         raise Skipped(facts.prediction_failure, "Measure it: --stage step on a machine with the card.")
 
 
 def data(run: Run) -> None:
     from ..probes.data import look_at_data
+    from ..setup.named import why_not_looked_at
 
     if not run.setup.data.train:
-        raise Skipped("The config names no data.", "Set data.train to a file, a folder or a hub id.")
+        raise Skipped(*why_not_looked_at(run.setup))
     _without_a_model(run)
     facts = look_at_data(run.setup, run.progress, offline=run.job.offline)
     run.learn("data", facts)
@@ -165,6 +168,9 @@ def step(run: Run) -> None:
             raise Skipped("There is no loaded base to train: stage load failed.")
         reason = record.reason if record is not None else None
         raise Skipped(reason or "Stage load did not run.", _remedy(record))
+    refusal = run.facts.memory.refusal if run.facts.memory is not None else None
+    if refusal is not None:
+        raise Skipped(f"Stage memory found that a step stops in the model's own code: {refusal}")
     adapter = run.facts.adapter
     if adapter is not None and adapter.failure not in (None, "none"):
         raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
@@ -183,6 +189,8 @@ def step(run: Run) -> None:
         from ..probes.step.held_against import with_measured
 
         run.learn("memory", with_measured(run.facts, seen.measured))
+    if seen.batch is not None:
+        run.learn("batch", seen.batch)
     run.learn("step", seen.facts)
     if seen.error is not None:
         raise seen.error
@@ -340,7 +348,7 @@ def _receive(jobs: queue.Queue[Job]) -> None:
         while piece := os.read(0, 1 << 16):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
-                jobs.put(Job.model_validate_json(line))
+                jobs.put(Job.of_line(line))
         os._exit(1)
 
     threading.Thread(target=read, daemon=True, name="parent").start()

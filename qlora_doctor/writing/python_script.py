@@ -19,6 +19,10 @@ Unsaid = tuple[str, Any, str]
 
 _SFT_ONLY = ("max_length", "packing", "padding_free", "completion_only_loss", "assistant_only_loss", "loss_type",
              "dataset_text_field")  # fmt: skip
+_NOT_OF_PEFT = ("extra", "autocast_adapter_dtype", "targets_beside_linear")
+_EVALUATES = ("eval_strategy", "eval_steps", "load_best_model_at_end")
+_COMPARES = ("beta", "label_smoothing", "num_generations", "num_generations_eval", "generation_batch_size",
+             "steps_per_generation", "use_vllm")  # fmt: skip
 _NOT_ARGUMENTS = ("trainer", "method", "prepare_for_kbit_training", "extra")
 _DATA_FILES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 NO_MODEL = "your/model"
@@ -173,10 +177,11 @@ class _Script:
         lora = {
             field: _source(self.said(f"lora.{field}"))
             for field in Lora.model_fields
-            if field not in ("extra", "autocast_adapter_dtype") and self.said(f"lora.{field}") is not None
+            if field not in _NOT_OF_PEFT and self.said(f"lora.{field}") is not None
         }
         lora |= {key: _source(value) for key, value in self.extras.others.get("lora", {}).items()}
         lines.append(_call("lora = LoraConfig(", _pairs(lora)))
+        self.drop("lora.targets_beside_linear", "PEFT takes all-linear or a list of names, and not both together")
         cast = self.get("lora.autocast_adapter_dtype")
         more = [] if cast is None else [f"autocast_adapter_dtype={cast!r}"]
         lines += [_call("model = get_peft_model(", ["model", "lora", *more]), "model.print_trainable_parameters()"]
@@ -228,7 +233,12 @@ class _Script:
                 if field != "max_length" and value not in (False, None):
                     self.drop(path, "it is TRL's, and the script trains with transformers' Trainer")
                 continue
-            if field == "eval_strategy" and value != "no":
+            if field == "resume_from_checkpoint" and value:
+                continue  # said where the trainer is told to train
+            if field in _COMPARES:
+                self.drop(path, "it is of preference training, and the script trains with supervision (SFT)")
+                continue
+            if field in _EVALUATES and value not in ("no", False):
                 self.drop(path, "the script does not evaluate")
                 continue
             if field == "warmup_ratio":
@@ -247,6 +257,7 @@ class _Script:
         text_field = self.get("data.text_field")
         if self.trl and text_field is not None:
             arguments["dataset_text_field"] = _source(text_field)
+        resumed = self.get("training.resume_from_checkpoint")
         config, trainer = ("SFTConfig", "SFTTrainer") if self.trl else ("TrainingArguments", "Trainer")
         options = ["model=model", "args=args", "train_dataset=dataset", "processing_class=tokenizer"]
         if not self.trl:
@@ -255,7 +266,7 @@ class _Script:
             [
                 _call(f"args = {config}(", _pairs(arguments)),
                 _call(f"trainer = {trainer}(", options),
-                "trainer.train()",
+                f"trainer.train({'' if not resumed else f'resume_from_checkpoint={_source(resumed)}'})",
                 "trainer.save_model()",
             ]
         )

@@ -315,3 +315,20 @@ def test_budgets() -> None:
     assert found.budget_peak_memory_bytes == 20 * 2**30
     assert (found.budget_trainable_ratio_min, found.budget_trainable_ratio_max) == (0.001, 0.02)
     assert facts({"budgets": {"trainable_ratio": 0.05}}).budget_trainable_ratio_max == 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "unsynced"),
+    [
+        ({"version": 1, "cpu_ram_efficient_loading": True, "sync_module_states": False}, True),
+        ({"fsdp_version": 1, "fsdp_cpu_ram_efficient_loading": "true", "fsdp_sync_module_states": "false"}, True),
+        ({"version": 1, "cpu_ram_efficient_loading": True, "sync_module_states": True}, False),
+        ({"version": 1, "cpu_ram_efficient_loading": True}, False),
+        ({"version": 1, "sync_module_states": False}, False),
+        ({"version": 2, "cpu_ram_efficient_loading": True, "sync_module_states": False}, False),
+    ],
+)
+def test_fsdp_that_loads_on_one_rank_has_to_send(options: dict[str, Any], unsynced: bool) -> None:
+    found = facts({"training": {"fsdp": "full_shard", "fsdp_config": options}})
+    assert found.fsdp_loads_unsynced is unsynced
+    assert facts().fsdp_loads_unsynced is False

@@ -135,6 +135,7 @@ gradient_checkpointing: false
 max_length: 512
 packing: false
 eval_strategy: 'no'
+save_strategy: epoch
 """
     )
     assert [str(lost) for lost in converted.lost] == [
@@ -173,12 +174,12 @@ def test_what_is_not_translated_is_told(tmp_path: Path) -> None:
 def test_extras_go_where_they_are_known(tmp_path: Path) -> None:
     path = tmp_path / "native.yaml"
     path.write_text(
-        "model: x/y\nlora: {loftq_config: {}}\ntraining: {save_steps: 5, adam_beta2: 0.99}\n"
+        "model: x/y\nlora: {loftq_config: {}}\ntraining: {adam_epsilon: 5.0, adam_beta2: 0.99}\n"
         "budgets: {peak_memory: 20GiB}\n"
     )
     setup = read_setup(path)
     converted = convert(setup, "native")
-    assert back(converted, "native", tmp_path).training.extra == {"save_steps": 5, "adam_beta2": 0.99}
+    assert back(converted, "native", tmp_path).training.extra == {"adam_epsilon": 5.0, "adam_beta2": 0.99}
     assert back(converted, "native", tmp_path).budgets == setup.budgets
     converted = convert(setup, "trl")
     assert yaml.safe_load(converted.text)["adam_beta2"] == 0.99

@@ -46,7 +46,10 @@ def test_configs_are_found_by_content(folder: Path) -> None:
     walk = find_configs(folder)
     found = [path.relative_to(folder).as_posix() for path in walk.configs]
     assert found == ["a.yml", "adapter/adapter_config.json", "deep/er/b.yaml", "old/e.yaml", "old/keep/f.yaml"]
-    assert walk.passed_over == 4
+    assert walk.passed_over == 2 and [why for _, why in walk.left_out] == [
+        "it is a tokenizer's config",
+        "it is an Accelerate config",
+    ]
     assert len(walk.unreadable) == 1 and "broken.yaml is not valid YAML" in walk.unreadable[0]
 
 
@@ -70,3 +73,87 @@ def test_pipes_and_circles_do_not_hold_it_up(folder: Path) -> None:
     (folder / "deep" / "up").symlink_to(folder)
     (folder / "nowhere.yaml").symlink_to(folder / "gone.yaml")
     assert len(find_configs(folder).configs) == 5
+
+
+SCRIPT = """
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+def main():
+    bits = BitsAndBytesConfig(load_in_4bit=True)
+    model = AutoModelForCausalLM.from_pretrained("x/y", quantization_config=bits)
+    SFTTrainer(model=model, args=SFTConfig(learning_rate=1e-4), peft_config=LoraConfig(r=8)).train()
+"""
+RUN = '\nif __name__ == "__main__":\n    main()\n'
+HOME_MADE = {"model_name": "x/y", "lora_r": 8, "lora_alpha": 16, "learning_rate": 1e-4, "load_in_4bit": True}
+
+KEPT = {
+    "train.py": SCRIPT + RUN,
+    "helpers.py": "from .model import load_qlora\nfrom trl import SFTTrainer\nmodel = load_qlora()\n"
+    "SFTTrainer(model=model).train()\n",  # the adapter is made in a module beside it
+    "home.json": json.dumps(HOME_MADE),
+    "home.yaml": "model: {name: x/y}\nlora: {r: 8}\ntraining: {learning_rate: 1.0e-4}\n"
+    "metric_for_best_model: eval_loss\n",
+    "full.yml": "base_model: x/y\nmicro_batch_size: 1\nsequence_len: 512\ndatasets: [{path: a, type: alpaca}]\n"
+    "lora_r: 8\n",  # LoRA's options without its switch: a mistake to be told
+}
+LEFT_OUT = {
+    "library.py": (SCRIPT, "module for others"),
+    "test_train.py": (SCRIPT + RUN, "test"),
+    "words.py": ('WORDS = ("LoraConfig", "SFTTrainer(", "from_pretrained")\nprint(WORDS)\n', "adapts or quantizes"),
+    "infer.py": (
+        "from transformers import AutoModelForCausalLM\nfrom peft import PeftModel\n"
+        'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("x/y", load_in_4bit=True), "a")\n'
+        "print(model.generate())\n",
+        "trains nothing",
+    ),
+    "metrics.json": (json.dumps({**HOME_MADE, "eval_loss": 1.25, "train_runtime": 60.0}), "results (eval_loss)"),
+    "manifest.json": (json.dumps({**HOME_MADE, "created_at": "2026-01-01", "files": []}), "results (created_at)"),
+    "facts.json": (json.dumps({"lora": {"r": 8}, "model": {"total_parameters": 5}, "lora_alpha": 8}), "results"),
+    "report.json": (json.dumps({"schema_version": "1.0", "findings": [], "facts": {"config": HOME_MADE}}), "report"),
+    "schema.json": (
+        json.dumps({"$schema": "x", "properties": {"lora_r": {}, "lora_alpha": {}, "target_modules": {}}}),
+        "schema",
+    ),
+    "keys.json": (json.dumps({"names": {"lora_r": {}, "lora_alpha": [], "learning_rate": {}}}), "too little"),
+    "grpo.yaml": (
+        "model_name_or_path: x/y\nlearning_rate: 1.0e-6\nper_device_train_batch_size: 1\nbeta: 0.04\n"
+        "num_generations: 8\nmax_completion_length: 512\nuse_vllm: true\n",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_trains_an_adapter_is_taken(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(KEPT[name])
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_only_looks_like_a_config_is_left_out_and_said(tmp_path: Path, name: str) -> None:
+    text, why = LEFT_OUT[name]
+    (tmp_path / name).write_text(text)
+    walk = find_configs(tmp_path)
+    assert walk.configs == []
+    ((path, reason),) = walk.left_out
+    assert path == tmp_path / name and why in reason
+
+
+def test_of_this_repository_only_what_trains_is_taken() -> None:
+    root = Path(__file__).parents[2]
+    found = names(root)
+    assert {"examples/llama-2-7b-tutorial.json", "benchmarks/plain_step.py"} <= set(found)
+    rooms = ("tests/", "rules/", "qlora_doctor/", "reports/schema", "reports/examples/facts", "tools/", "docs/")
+    trains = {"tests/courses/make.py"}  # it makes the logs that rules about a run's course are tested with
+    assert [path for path in found if path.startswith(rooms) and path not in trains] == []
+    assert len(found) < 20
+
+
+def test_the_corpus_is_taken(tmp_path: Path) -> None:
+    corpus = Path(__file__).parents[3] / "shared" / "configs"
+    if not corpus.is_dir():
+        pytest.skip("the corpus is not here")
+    walk = find_configs(corpus)
+    assert len(walk.configs) >= 236 and len(walk.left_out) <= 1

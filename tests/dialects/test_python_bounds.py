@@ -297,3 +297,85 @@ def test_bombs_end_within_bounds(bomb: str) -> None:
     seconds, taken = map(float, done.stdout.split())
     assert seconds < 5
     assert taken < 500e6
+
+
+# -- what lies beside the script
+
+BESIDE: dict[str, dict[str, str]] = {
+    "many modules": {
+        "train.py": "import m0\n" + "".join(f"import m{i}\n" for i in range(200)),
+        **{f"m{i}.py": f"import m{i + 1}\nx = [1]\n" + "x = x + x\n" * 200 for i in range(200)},
+    },
+    "modules in a circle": {
+        "train.py": "from a import *\n",
+        "a.py": "from b import *\nfrom a import *\n" * 500,
+        "b.py": "from a import *\nfrom . import b\n" * 500,
+    },
+    "endless module": {"train.py": "from a import x\nLoraConfig(r=x)\n", "a.py": "while True:\n    x = x + [x]\n" * 50},
+    "deep modules": {"train.py": "import a\n", "a.py": "x = " + "[" * 3_000 + "]" * 3_000},
+    "large yaml": {
+        "train.py": "import yaml\nc = yaml.safe_load(open('c.yaml'))\n" * 50,
+        "c.yaml": "".join(f"k{i}: {{a: [1, 2, 3], b: {i}}}\n" for i in range(20_000)),
+    },
+    "aliases": {
+        "train.py": "import yaml\nc = yaml.safe_load(open('c.yaml'))\nLoraConfig(r=c['z'])\n",
+        "c.yaml": "a0: &a0 [1, 1]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(40)),
+    },
+    "interpolation without end": {
+        "train.py": "from omegaconf import OmegaConf\nc = OmegaConf.load('c.yaml')\nLoraConfig(r=c.a)\n",
+        "c.yaml": "a: ${b}${b}\nb: ${a}${a}\nc: ${c}\n",
+    },
+    "many starts": {
+        "train.py": "import argparse\np = argparse.ArgumentParser()\n"
+        + "".join(f"p.add_argument('--a{i}')\n" for i in range(500))
+        + "a = p.parse_args()\n",
+        **{f"run{i}.sh": "python train.py " + " ".join(f"--a{j} {i}" for j in range(500)) for i in range(60)},
+    },
+    "newer f-strings": {"train.py": "x = " + "f'{" * 200 + "1" + "}'" * 200 + "\n" + "y = f'{a['b']}'\n" * 3_000},
+}
+_MEASURE_FILE = """\
+import sys, time
+from pathlib import Path
+from qlora_doctor.core.errors import ConfigError
+from qlora_doctor.reading.dialects import read_setup
+from tests.child_memory import peak_bytes
+started = time.process_time()
+try:
+    read_setup(Path(sys.argv[1]), dialect="python")
+except ConfigError:
+    pass
+print(time.process_time() - started, peak_bytes())
+"""
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_neighbours_end_within_bounds(name: str, tmp_path: Path) -> None:
+    for file, text in BESIDE[name].items():
+        head = "from peft import LoraConfig, get_peft_model\n" if file == "train.py" else ""
+        (tmp_path / file).write_text(head + text)
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE_FILE, str(tmp_path / "train.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    seconds, taken = map(float, done.stdout.split())
+    assert seconds < 10
+    assert taken < 500e6
+
+
+def test_odd_neighbours(tmp_path: Path) -> None:
+    """Pipes, loops of links, folders and broken text where a file is asked for."""
+    import os
+
+    os.mkfifo(tmp_path / "pipe.py")
+    os.mkfifo(tmp_path / "c.yaml")
+    (tmp_path / "loop.py").symlink_to(tmp_path / "loop.py")
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00x = 1\n")
+    (tmp_path / "run.sh").symlink_to("/dev/zero")
+    text = "import pipe, loop, folder, bytes, yaml\nfrom . import x\nfrom ..... import y\nimport a" + ".b" * 50 + "\n"
+    (tmp_path / "train.py").write_text(text + "c = yaml.safe_load(open('c.yaml'))\n" + TUTORIAL)
+    assert read_setup(tmp_path / "train.py").lora.r == 64

@@ -66,17 +66,12 @@ def test_page_needs_examples_in_json(tmp_path: Path) -> None:
 # -- cache
 
 
-def cached(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
-    monkeypatch.setattr("qlora_doctor.engine.cache._folder", lambda: folder)
-    return folder
-
-
-def test_pages_that_were_read_before_judge_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = cached(monkeypatch, tmp_path)
+def test_pages_that_were_read_before_judge_the_same(tmp_path: Path) -> None:
+    folder = tmp_path
     healthy = Facts.model_validate(healthy_facts(asset_folder("rules")))
-    first = load_rules()
+    first = load_rules(kept_in=folder)
     assert len(list(folder.iterdir())) == 1
-    again = load_rules()
+    again = load_rules(kept_in=folder)
     assert [rule.model_dump() for rule in again] == [rule.model_dump() for rule in first]
     assert [rule.stage for rule in again] == [rule.stage for rule in first]
     assert [rule.sections for rule in again] == [rule.sections for rule in first]
@@ -84,38 +79,35 @@ def test_pages_that_were_read_before_judge_the_same(tmp_path: Path, monkeypatch:
         assert judge(facts, again) == judge(facts, first)
 
 
-def test_edited_page_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached(monkeypatch, tmp_path / "cache")
+def test_edited_page_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "QD199-large-rank.md"
     for rank in (256, 512):
         file.write_text(f"---\n{front(when=f'config.lora_r > {rank}')}---\n{BODY}", encoding="utf-8")
-        assert load_rules(tmp_path)[0].when == f"config.lora_r > {rank}"
+        assert load_rules(tmp_path, kept_in=tmp_path / "cache")[0].when == f"config.lora_r > {rank}"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '[{"front": {}, "code": []}]', "\x00"])
-def test_damaged_cache_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    folder = cached(monkeypatch, tmp_path)
-    count = len(load_rules())
-    (file,) = folder.iterdir()
+def test_damaged_cache_is_passed_over(tmp_path: Path, content: str) -> None:
+    count = len(load_rules(kept_in=tmp_path))
+    (file,) = tmp_path.iterdir()
     file.write_text(content, encoding="utf-8")
-    assert len(load_rules()) == count
+    assert len(load_rules(kept_in=tmp_path)) == count
 
 
-def test_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("", encoding="utf-8")
-    cached(monkeypatch, blocked / "below")
-    assert load_rules()
+    assert load_rules(kept_in=blocked / "below")
 
 
-def test_old_cache_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = cached(monkeypatch, tmp_path / "cache")
+def test_old_cache_files_go(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
     pages = tmp_path / "pages"
     pages.mkdir()
     for rank in range(300, 308):
         text = f"---\n{front(when=f'config.lora_r > {rank}')}---\n{BODY}"
         (pages / "QD199-large-rank.md").write_text(text, encoding="utf-8")
-        load_rules(pages)
+        load_rules(pages, kept_in=folder)
     assert len(list(folder.iterdir())) == 4
 
 

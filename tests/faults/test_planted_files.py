@@ -167,6 +167,8 @@ class Fault:
 
 
 CONTRADICTION = "qlora-flag-contradiction"
+BEST = "load_best_model_at_end: true\n"
+
 FAULTS = [
     # refused by the trainer
     Fault("QD125", "error", "axolotl", "", "warmup_steps: 1\nwarmup_ratio: 0.1\n"),
@@ -214,7 +216,7 @@ FAULTS = [
     # distribution
     Fault("QD809", "error", "axolotl", "", FSDP2 + "optimizer: adamw_bnb_8bit\n", "paged-or-8bit-optim-unsupported"),
     Fault("QD809", "error", "axolotl", "", FSDP1 + "optimizer: adamw_torch_8bit\n", "paged-or-8bit-optim-unsupported"),
-    Fault("QD810", "error", "axolotl", "", FSDP2 + "rl: dpo\n", "fsdp2-qlora-rl"),
+    Fault("QD810", "error", "axolotl", "alpaca}]\n", f"chatml.intel}}]\n{FSDP2}rl: dpo\n", "fsdp2-qlora-rl"),
     Fault("QD811", "error", "axolotl", "", FSDP2 + "deepspeed: zero2.json\n"),
     Fault("QD811", "error", "llamafactory", "", "quantization_method: hqq\ndeepspeed: ds_z3_config.json\n"),
     Fault("QD811", "error", "llamafactory", "quantization_bit: 4", "quantization_bit: 8\nfsdp: full_shard"),
@@ -235,6 +237,19 @@ FAULTS = [
     Fault("QD105", "error", "python", "processing_class=", "tokenizer="),
     Fault("QD105", "error", "python", "args=args,", "args=args, packing=True,"),
     Fault("QD131", "info", "custom", "load_in_4bit: true", "load_in_4bit: false"),
+    # kinds of values, keys and the schedule
+    Fault("QD148", "error", "llamafactory", "", "lora_ranks: 8\n"),
+    Fault("QD125", "error", "axolotl", "", "logging_steps: 0.2\n"),
+    Fault("QD125", "error", "axolotl", "type: alpaca", "type: alpacca"),
+    Fault("QD102", "warning", "axolotl", "type: alpaca", "type: alpaca, shard: 2"),
+    Fault("QD160", "error", "llamafactory", "", "val_size: 0.1\neval_strategy: steps\nsave_strategy: epoch\n" + BEST),
+    Fault("QD162", "warning", "axolotl", "", "max_steps: 60\nwarmup_steps: 500\n"),
+    Fault("QD163", "warning", "llamafactory", "", "max_steps: 60\nsave_steps: 500\n"),
+    Fault("QD164", "warning", "axolotl", "", BEST),
+    Fault("QD165", "warning", "axolotl", "", "val_set_size: 0.1\n"),
+    Fault("QD165", "warning", "llamafactory", "", "val_size: 0.1\n"),
+    Fault("QD171", "warning", "llamafactory", "stage: sft\n", "stage: dpo\nadapter_name_or_path: out/sft\n"),
+    Fault("QD172", "error", "llamafactory", "stage: sft\n", "stage: dpo\npref_beta: 0.0\n"),
 ]
 
 

@@ -89,8 +89,8 @@ def test_picture(cuda: torch.device, small_llama: Callable[[], Path]) -> None:
     assert picture is not None and facts.failure is not None and facts.failure.kind == "none"
     assert picture.breakdown is not None and picture.peak_allocated_bytes == sum(picture.breakdown.values())
     assert picture.breakdown["base_4bit"] and picture.breakdown["adapter"] and picture.breakdown["activations"]
-    assert picture.phases is not None
-    assert {"load", "prepare", "forward", "backward", "optimizer"} <= {p.phase for p in picture.phases}
+    assert picture.step_phases is not None
+    assert {"load", "prepare", "forward", "backward", "optimizer"} <= {p.phase for p in picture.step_phases}
     assert picture.timeline is not None and 20 <= len(picture.timeline) <= 600
     assert [p.at for p in picture.timeline] == sorted(p.at for p in picture.timeline)
     assert max(p.allocated_bytes for p in picture.timeline) == picture.peak_allocated_bytes

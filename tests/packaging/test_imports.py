@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "qlora_doctor"
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "datasets", "safetensors", "numpy"}
+HEAVY |= {"wrapt"}
 ROOMS = (
     "facts",
     "core",
@@ -21,6 +22,7 @@ ROOMS = (
     "pipeline",
     "probes",
     "memory",
+    "watching",
     "worker",
     "run",
     "cli",
@@ -32,12 +34,13 @@ MAY_NOT = {
     "pipeline": {"reading", "writing", "engine", "reporters"},
     "probes": {"writing", "engine", "reporters"},
     "memory": {"reading", "writing", "engine", "reporters"},
+    "watching": {"reading", "writing", "engine", "reporters", "memory"},
     "worker": {"reading", "writing", "engine", "reporters"},
 }
 LAZY = {"core/report.py": {"reporters"}}
 """The one arrow upward: a Report shows itself in a notebook, and imports the reporter when somebody looks."""
 TOP_LEVEL = {"__init__", "__main__", "_version"}
-HEAVY_ROOMS = {"pipeline", "probes", "memory"}
+HEAVY_ROOMS = {"pipeline", "probes", "memory", "watching"}
 
 
 def modules() -> list[Path]:

@@ -259,3 +259,32 @@ def test_a_model_without_adapter(tiny_llama: Any) -> None:
     step = examine_objects(model, None, torch.randint(0, 512, (1, 8))).step
     assert step is not None and step.failure is not None and step.failure.kind == "none"
     assert step.adapter_identity is None and step.gradients_sound
+
+
+def test_a_base_that_is_not_in_4bit_is_said(tiny_llama: Any, batch: dict[str, Any]) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    import qlora_doctor
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama, torch_dtype="bfloat16")
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    for optimizer, given in ((None, None), (adamw(model), batch)):
+        report = qlora_doctor.examine(model, optimizer, given)
+        assert [(f.rule, f.severity) for f in report.findings] == [("QD244", "warning")]
+        assert "held in bfloat16" in report.findings[0].message
+
+
+@pytest.mark.parametrize("kind", ["8-bit", "another package"])
+def test_a_base_of_another_quantization_is_no_unquantized_one(tiny_llama: Any, kind: str) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    import qlora_doctor
+
+    if kind == "8-bit":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+        model = AutoModelForCausalLM.from_pretrained(tiny_llama, quantization_config=config, device_map={"": "cpu"})
+    else:
+        model = AutoModelForCausalLM.from_pretrained(tiny_llama, torch_dtype="bfloat16")
+        model.config.quantization_config = {"quant_method": "hqq", "nbits": 4}
+    assert "QD244" not in {finding.rule for finding in qlora_doctor.examine(model).findings}

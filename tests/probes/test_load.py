@@ -116,6 +116,14 @@ def test_missing_weight(damaged: Callable[..., LoadSeen]) -> None:
     assert facts.missing_keys == [Q_PROJ] == facts.newly_initialised
 
 
+def test_head_that_is_new_by_design(tiny_llama: Path) -> None:
+    """No checkpoint of a language model holds a classification head; what else is missing is missing."""
+    setup = make_setup(tiny_llama)
+    model = setup.model.model_copy(update={"task": "sequence-classification", "num_labels": 3})
+    facts = look_at_load(setup.model_copy(update={"model": model}), "cpu", silent).facts
+    assert facts.missing_keys == ["score.weight"] and facts.newly_initialised == []
+
+
 def test_truncated_file(tiny_llama: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
     file = folder / "model.safetensors"
@@ -153,6 +161,8 @@ def test_quant_state_that_is_gone(qlora: Callable[..., Any]) -> None:
     model = qlora()
     name, layer = next(iter(four_bit_layers(model)))
     layer.weight.quant_state = None
+    assert loaded_facts(model)["missing_quant_state"] == [], "the layer kept it, and forward takes it there"
+    layer.quant_state = None
     assert loaded_facts(model)["missing_quant_state"] == [name]
 
 

@@ -18,7 +18,8 @@ SUBJECTS = [name for name in Facts.model_fields if name != "environment"]
 
 
 def everything() -> Facts:
-    return fixtures.healthy().facts.model_copy(update={"course": AFTERWARDS.course, "stored": AFTERWARDS.stored})
+    absent = ("course", "run", "batch", "stored")
+    return fixtures.healthy().facts.model_copy(update={name: getattr(AFTERWARDS, name) for name in absent})
 
 
 def rendered(facts: Facts) -> None:

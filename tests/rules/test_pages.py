@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.engine import Rule, load_rules
-from qlora_doctor.engine.lint import HEALTHY, healthy_facts, lint_pages, lint_rule
+from qlora_doctor.engine import Rule, Selection, judge, load_rules
+from qlora_doctor.engine.lint import HEALTHY, healthy_facts, lint_pages, lint_rule, merge_patch
 from qlora_doctor.engine.load import pages_of
+from qlora_doctor.facts import Facts
 from qlora_doctor.setup.setup import Setup
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,3 +64,30 @@ def test_folder_holds_pages_and_healthy_facts_alone() -> None:
 def test_ids_are_written_in_the_order_of_their_hundreds() -> None:
     assert [rule.id for rule in rules()] == sorted(rule.id for rule in rules())
     assert all(re.fullmatch(r"QD[1-9]\d\d", rule.id) for rule in rules())
+
+
+STAGE_FACTS = {
+    "structure": ("model", "adapter", "quantization"),
+    "memory": ("memory",),
+    "data": ("data",),
+    "load": ("load", "step"),
+    "step": ("step",),
+}
+TRUE_EITHER_WAY = {("QD909", "structure"), ("QD421", "data"), ("QD422", "memory"), ("QD432", "structure")}
+"""The stage that is taken away would tell the same fault in its own words; without it this rule is the one to speak."""
+
+
+@pytest.mark.parametrize("stage", STAGE_FACTS)
+def test_what_is_right_is_no_finding_because_a_stage_did_not_run(stage: str) -> None:
+    """A default that answers for facts that nobody looked at must not make a finding of a healthy setup."""
+    healthy = healthy_facts(RULES)
+    selection = Selection(profile="strict")
+    wrong = []
+    for rule in rules():
+        for example in rule.examples:
+            if example.kind == "pass" and (rule.id, stage) not in TRUE_EITHER_WAY:
+                facts = Facts.model_validate(merge_patch(healthy, example.patch))
+                facts = facts.model_copy(update=dict.fromkeys(STAGE_FACTS[stage]))
+                outcome = judge(facts, [rule], selection=selection).outcomes
+                wrong += [rule.id for each in outcome if each.status == "fail"]
+    assert wrong == []

@@ -11,17 +11,24 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ...facts.config import ConfigFacts, Remark, UnknownKey
+from ...facts.config import ConfigFacts, NotFollowed, Remark, UnknownKey
 from ...facts.environment import EnvironmentFacts
+from ...facts.schedule import ScheduleFacts
 from ...setup import defaults
 from ...setup.defaults import Libraries
 from ...setup.paths import model_kind, resolve
 from ...setup.resolved import Resolved
 from ...setup.setup import Setup
 from ...tables import conditions
+from .checkpoint import with_stored_bits
 from .combinations import distribution_facts, refused_by_libraries, training_facts
+from .decided import decided_facts
+from .kinds import compares_answers, is_language_model
 from .loading import loading_facts
 from .needs import missing_packages
+from .preference import preference_facts
+from .schedule import refused_by_schedule, schedule_facts
+from .settle import BY_CARD
 from .stored_adapter import stored_adapter_facts
 
 
@@ -33,42 +40,77 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         environment: versions and GPUs of this machine; None where nothing may be assumed about it.
     """
     libraries = Libraries.of(environment.packages if environment is not None else None)
+    setup, bits_of_checkpoint = with_stored_bits(setup)
     values = Resolved(setup, libraries)
-    quantization = _quantization(values)
+    quantization = _quantization(values) | {"bits_of_checkpoint": bits_of_checkpoint}
     training = _training(values)
     model, card = _model(values), _card(setup, environment)
-    fallback = next((_WITHOUT_BF16[kind] for r in setup.remarks if (kind := r["kind"]) in _WITHOUT_BF16), None)
+    fallback = next((BY_CARD[kind] for r in setup.remarks if (kind := r["kind"]) in BY_CARD), None)
     if card.get("gpu_bf16") is False and fallback is not None:
         _fall_back(setup, fallback, model, quantization, training)
     distribution, lora = _distribution(values), _lora(values)
-    known = {**model, **quantization, **lora, **training, **distribution}
+    known = {**model, **quantization, **lora, **training, **distribution, **stored_adapter_facts(setup)}
+    known |= distribution_facts(setup, known)
+
+    def get(path: str, default: Any = None) -> Any:
+        return default if values.is_silent(path) else values[path]
+
+    schedule = schedule_facts(setup, get, known)
     return ConfigFacts(
         dialect=setup.dialect,
         dialect_confidence=setup.dialect_confidence,
-        **model,
-        **quantization,
-        **lora,
-        **training,
+        **known,
         **card,
-        **distribution,
-        **distribution_facts(setup, known),
+        schedule=schedule,
+        preference=preference_facts(setup, get, known, libraries),
         **training_facts(setup, known, libraries),
+        **decided_facts(setup, known),
         **_budgets(setup),
         unknown_keys=_keys(setup.unknown_keys, environment),
+        stops_at_unknown_keys=setup.stops_at_unknown_keys,
         duplicate_keys=list(setup.duplicate_keys),
         string_numbers=list(setup.string_numbers),
         removed_keys=_keys(setup.removed_keys, environment),
         deprecated_keys=_keys(setup.deprecated_keys, environment),
         missing_packages=missing_packages(setup, known, environment.packages if environment else None, libraries),
-        **_remarks(setup, environment, card),
+        **_remarks(setup, environment, card, schedule),
         **loading_facts(setup, libraries),
-        **stored_adapter_facts(setup),
+        **_statements(setup),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
 
 
-_WITHOUT_BF16: dict[str | None, str] = {"bf16-auto": "float16", "bf16-or-float32": "float32"}
-"""What a bf16 that the card decides on becomes where the card has none, by the reader's remark."""
+def _statements(setup: Setup) -> dict[str, Any]:
+    """What a script does that is not followed, and in which mode its own loop trains."""
+    told = [
+        NotFollowed(
+            kind=each.kind,
+            note=each.note,
+            file=each.place.file if each.place is not None else None,
+            line=each.place.line if each.place is not None else None,
+            cell=each.place.cell if each.place is not None else None,
+        )
+        for each in setup.not_followed
+    ]
+    kinds = {each.kind for each in told}
+    modes = [change.value for change in setup.changes if change.kind == "mode"]
+    in_eval: bool | None = "training-loop" in kinds and not any(modes)
+    if in_eval and kinds & {"given-to-unread-code", "loop-over-model", "mode"}:
+        in_eval = None
+    return {"not_followed": told, "loop_in_eval_mode": in_eval, "adapter_cast": _adapter_cast(setup, kinds)}
+
+
+def _adapter_cast(setup: Setup, not_followed: set[str]) -> str | None:
+    """What the trainable parameters, all of them, are cast to last."""
+    if not_followed & {"cast", "loop-over-model", "given-to-unread-code"}:
+        return None
+    dtype = "none"
+    for change in setup.changes:
+        tests = [test[0] for test in change.tests]
+        reaches = not tests or tests == ["requires_grad"] or (tests == ["instance"] and "LoraLayer" in change.tests[0])
+        if change.kind == "cast" and change.when == "attached" and reaches:
+            dtype = str(change.value)
+    return dtype
 
 
 def _fall_back(setup: Setup, fallback: str, *facts: dict[str, Any]) -> None:
@@ -97,7 +139,9 @@ def _keys(told: list[dict[str, str | None]], environment: EnvironmentFacts | Non
     ]
 
 
-def _remarks(setup: Setup, environment: EnvironmentFacts | None, card: dict[str, Any]) -> dict[str, Any]:
+def _remarks(
+    setup: Setup, environment: EnvironmentFacts | None, card: dict[str, Any], schedule: ScheduleFacts | None
+) -> dict[str, Any]:
     def of(effect: str) -> list[Remark]:
         return [
             Remark(kind=str(r["kind"]), about=r.get("about"), key=r["key"], note=r["note"])
@@ -107,7 +151,8 @@ def _remarks(setup: Setup, environment: EnvironmentFacts | None, card: dict[str,
 
     others, refused = of("other-meaning"), of("refused")
     kinds = {remark.kind for remark in refused}
-    refused += [remark for remark in refused_by_libraries(setup) if remark.kind not in kinds]
+    told = [*refused_by_libraries(setup), *(refused_by_schedule(setup, schedule) if schedule is not None else ())]
+    refused += [remark for remark in told if remark.kind not in kinds]
     return {"refused": refused, "remarks": [remark.kind for remark in others], "remark_notes": others}
 
 
@@ -124,6 +169,7 @@ def _model(values: Resolved) -> dict[str, Any]:
     return {
         "model": values["model.name_or_path"],
         "model_kind": model_kind(values.setup),
+        "language_model": is_language_model(values.setup),
         "revision": values["model.revision"],
         "model_dtype": values["model.dtype"],
         "attn_implementation": values["model.attn_implementation"],
@@ -159,10 +205,13 @@ def _lora(values: Resolved) -> dict[str, Any]:
     r, alpha, rslora, init = get("r"), get("lora_alpha"), get("use_rslora"), get("init_lora_weights")
     targets = values["lora.target_modules"]
     targets = targets if targets is None or isinstance(targets, list) else [targets]
+    if targets is not None:
+        targets = [*targets, *(values["lora.targets_beside_linear"] or [])]
     saved = _names(values, "lora.modules_to_save")
     paths = ("lora.rank_pattern", "lora.alpha_pattern")
     patterns = [{} if values.is_silent(path) else values[path] for path in paths]
     ratio = alpha / r if r and alpha is not None else None
+    scaling = None if ratio is None or rslora is None else alpha / math.sqrt(r) if rslora else ratio
     return {
         "lora_r": r,
         "lora_alpha": alpha,
@@ -175,7 +224,8 @@ def _lora(values: Resolved) -> dict[str, Any]:
         "use_rslora": rslora,
         "use_dora": get("use_dora"),
         "init_lora_weights": str(init).lower() if isinstance(init, bool) else init,
-        "scaling": None if ratio is None or rslora is None else alpha / math.sqrt(r) if rslora else ratio,
+        "scaling": scaling,
+        "plain_alpha": alpha if scaling is None else scaling * r,
         "alpha_over_r": ratio,
         "pattern_ranks": None if None in patterns else any(bool(pattern) for pattern in patterns),
         "layers_to_transform": _names(values, "lora.layers_to_transform"),
@@ -195,12 +245,15 @@ def _training(values: Resolved) -> dict[str, Any]:
     def get(name: str) -> Any:
         return values[f"training.{name}"]
 
-    strategy = get("eval_strategy")
+    strategy, method = get("eval_strategy"), get("method")
     neftune = "training.neftune_noise_alpha"
     unknown_length = values.is_unknown("training.max_length")
+    bf16, fp16 = get("bf16"), get("fp16")  # the one on excludes the other
     return {
         "trainer": get("trainer"),
-        "method": get("method"),
+        "method": method,
+        "compares_answers": compares_answers(values.setup, method),
+        "loss_type": get("loss_type"),
         "prepare_for_kbit_training": get("prepare_for_kbit_training"),
         "learning_rate": get("learning_rate"),
         "optimizer": get("optim"),
@@ -209,8 +262,8 @@ def _training(values: Resolved) -> dict[str, Any]:
         "gradient_accumulation": get("gradient_accumulation_steps"),
         "sequence": get("max_length"),
         "sequence_is_default": None if unknown_length else _sequence_is_default(values),
-        "bf16": get("bf16"),
-        "fp16": get("fp16"),
+        "bf16": False if bf16 is None and fp16 else bf16,
+        "fp16": False if fp16 is None and bf16 else fp16,
         "gradient_checkpointing": get("gradient_checkpointing"),
         "use_reentrant": _reentrant(values),
         "max_grad_norm": get("max_grad_norm"),
@@ -289,7 +342,8 @@ def _distribution(values: Resolved) -> dict[str, Any]:
     kind = _sharding(values)
     if kind == "none" and count is not None and count > 1:
         kind = "ddp"
-    return {"distributed": None if count is None and kind == "none" else kind, "world_size": count}
+    known = None if count is None and kind == "none" else kind
+    return {"distributed": known, "world_size": count, "fsdp_loads_unsynced": _loads_unsynced(values, kind)}
 
 
 def _sharding(values: Resolved) -> str | None:
@@ -301,14 +355,27 @@ def _sharding(values: Resolved) -> str | None:
         stage = _zero_stage(values.setup, deepspeed)
         return None if stage is None else f"zero{stage}"
     if values["training.fsdp"]:
-        settings = values["training.fsdp_config"] or {}
-        settings = settings if isinstance(settings, dict) else _json_file(values.setup, settings)
+        settings = _fsdp_settings(values)
         if settings is None:
             return None
         default = defaults.fsdp_version(values.libraries)
         version = settings.get("version", settings.get("fsdp_version", default))
         return None if version is None else f"fsdp{version}"
     return "none"
+
+
+def _fsdp_settings(values: Resolved) -> dict[str, Any] | None:
+    settings = values["training.fsdp_config"] or {}
+    return settings if isinstance(settings, dict) else _json_file(values.setup, settings)
+
+
+def _loads_unsynced(values: Resolved, kind: str | None) -> bool | None:
+    """Whether FSDP 1 loads on one rank and is told not to send the weights to the others; FSDP 2 sends them always."""
+    if kind != "fsdp1":
+        return None if kind is None else False
+    written = {str(key).removeprefix("fsdp_"): value for key, value in (_fsdp_settings(values) or {}).items()}
+    loads, sends = (str(written.get(key)).lower() for key in ("cpu_ram_efficient_loading", "sync_module_states"))
+    return loads == "true" and sends == "false"
 
 
 def _zero_stage(setup: Setup, deepspeed: dict[str, Any] | str) -> int | None:

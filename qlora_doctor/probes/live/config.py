@@ -19,7 +19,7 @@ def live_config(model: Any, optimizer: Any | None = None, batch: Any | None = No
         known["model"] = getattr(config, "name_or_path", None) or None
         known["attn_implementation"] = getattr(config, "_attn_implementation", None)
         known["use_cache"] = getattr(config, "use_cache", None)
-    known |= _quantization(getattr(config, "quantization_config", None))
+    known |= _quantization(getattr(config, "quantization_config", None), model)
     known |= _adapter(model)
     # transformers 5 gave it a new name and warns about the old one.
     new = getattr(model, "is_activation_checkpointing", None)
@@ -34,13 +34,16 @@ def live_config(model: Any, optimizer: Any | None = None, batch: Any | None = No
     return ConfigFacts(**{name: value for name, value in known.items() if value is not None})
 
 
-def _quantization(config: Any) -> dict[str, Any]:
-    """A model without a quantization config was not asked to be quantized."""
+def _quantization(config: Any, model: Any) -> dict[str, Any]:
+    """A model without a quantization config was not asked to be quantized, unless its own layers say otherwise."""
     if config is None:
-        return {"four_bit": False, "eight_bit": False}
+        other = _other_quantization(model)
+        return {"four_bit": False, "eight_bit": False, "quantization_backend": other or "bitsandbytes"}
     get = config.get if isinstance(config, dict) else lambda name, default=None: getattr(config, name, default)
     compute, storage = get("bnb_4bit_compute_dtype"), get("bnb_4bit_quant_storage")
+    method = get("quant_method")
     return {
+        "quantization_backend": str(getattr(method, "value", method) or "bitsandbytes"),
         "four_bit": bool(get("load_in_4bit", False) or get("_load_in_4bit", False)),
         "eight_bit": bool(get("load_in_8bit", False) or get("_load_in_8bit", False)),
         "quant_type": get("bnb_4bit_quant_type"),
@@ -49,6 +52,21 @@ def _quantization(config: Any) -> dict[str, Any]:
         "storage_dtype": None if storage is None else str(storage).removeprefix("torch."),
         "skip_modules": get("llm_int8_skip_modules") or [],
     }
+
+
+def _other_quantization(model: Any) -> str | None:
+    """The package whose quantized weights a model holds beside its config's knowledge; None where there are none."""
+    for module in model.modules() if hasattr(model, "modules") else ():
+        for weight in module._parameters.values():
+            package = type(weight).__module__.partition(".")[0]
+            if weight is not None and package not in ("torch", "builtins") and hasattr(weight, "__tensor_flatten__"):
+                return package
+        own = type(module)
+        if own.__name__ in ("Linear8bitLt", "Linear4bit") and own.__module__.partition(".")[0] != "peft":
+            return "bitsandbytes layers"
+        if any(mark in own.__name__ for mark in ("QuantLinear", "HQQLinear", "QLinear", "WQLinear")):
+            return own.__module__.partition(".")[0]
+    return None
 
 
 def _adapter(model: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,18 +11,20 @@ import torch
 from torch import nn
 
 from ...facts import Facts, LoadFacts, MemoryFacts, StepFacts
+from ..batch import BatchLook
 from ..failures import NO_FAILURE, explain, failure_fact
 from ..load.loaded import loaded_facts, nonfinite_tensors
 from ..observing.overheard import overheard
 from ..observing.timeline import Timeline
 from ..step.observer import Observer
-from ..step.optimizer import optimizer_facts, unwrapped
+from ..step.optimizer import optimizer_facts, step_of
 from ..step.picture import measured_picture
 from ..structure.adapter import adapter_facts
 from ..structure.model import model_facts
 from ..structure.quantization import quantization_facts
 from ..tensors import trainable_parameters
 from .restoring import as_found
+from .sharding import sharding_of
 
 _DOING = {"forward": "the forward", "backward": "the backward", "optimizer": "the optimizer's step"}
 
@@ -38,6 +41,8 @@ def examine_objects(
 ) -> Facts:
     """Look at live objects; model, optimizer, gradients, modes and random state are left bit for bit as they were.
 
+    A sharded model is looked at through the shards of this process, and no step of it is taken: see ``sharding_of``.
+
     Args:
         model: a (PEFT) model as it is about to train.
         optimizer: torch's, or accelerate's around one; without it gradients are looked at and updates are not.
@@ -47,6 +52,9 @@ def examine_objects(
         steps: forwards, backwards and optimizer steps to take; lora_A has its first gradient in the second.
         autocast: dtype of the autocast that the training script runs its forward in.
     """
+    sharding = sharding_of(model)
+    if sharding.look is not None:
+        return Facts()
     progress("Looking at the model")
     found = loaded_facts(model)
     bad = nonfinite_tensors(model)
@@ -57,10 +65,14 @@ def examine_objects(
         "quantization": quantization_facts(model),
         "load": load,
     }
-    if batch is None or not step:
+    if batch is None or not step or sharding.step is not None:
         facts["step"] = _static(model, optimizer)
         return Facts(**facts)
-    facts["step"], measured = _steps(model, optimizer, _as_inputs(batch, model), steps, autocast, progress)
+    inputs = _as_inputs(batch, model)
+    look = BatchLook(config=getattr(model, "config", None))
+    look.look(inputs if isinstance(batch, Mapping) and "labels" in batch else {**inputs, "labels": None})
+    facts["batch"] = look.facts()
+    facts["step"], measured = _steps(model, optimizer, inputs, steps, autocast, progress)
     if measured is not None:
         facts["memory"] = MemoryFacts(measured=measured)
     return Facts(**facts)
@@ -90,12 +102,16 @@ def _steps(
     timeline = Timeline(_device(model))
     known: dict[str, Any] = {"device": str(timeline.device), "data": "given", "failure": NO_FAILURE}
     observer = Observer(model, timeline, progress)
+    step = step_of(optimizer) if optimizer is not None else None
+    if step is not None and _wants_closure(step):
+        # It would run the forward itself, as often as it likes: gradients are looked at, updates are not.
+        optimizer, step = None, None
     with as_found(model, optimizer) as kept, overheard() as warned:
         try:
             model.train()
-            observer.train_begin(optimizer)
+            observer.train_begin(optimizer, step)
             for number in range(steps):
-                _one_step(model, optimizer, inputs, observer, _context(timeline.device, autocast), number + 1 == steps)
+                _one_step(model, step, inputs, observer, _context(timeline.device, autocast), number + 1 == steps)
             timeline.phase = "idle"
             observer.train_end()
         except Exception as raised:
@@ -111,7 +127,7 @@ def _steps(
 
 def _one_step(
     model: nn.Module,
-    optimizer: Any | None,
+    step: Callable[[], Any] | None,
     inputs: dict[str, Any],
     observer: Observer,
     context: Callable[[], contextlib.AbstractContextManager[Any]],
@@ -123,15 +139,22 @@ def _one_step(
     loss = output["loss"] if isinstance(output, Mapping) else output[0]
     loss.backward()
     observer.before_optimizer()
-    inner = unwrapped(optimizer) if optimizer is not None else None
-    if inner is not None:
-        inner.step()
+    if step is not None:
+        step()
     observer.after_optimizer()
-    for parameter in model.parameters():
-        parameter.grad = None
-    if inner is not None:
-        inner.zero_grad(set_to_none=True)
+    observer.forget_gradients()
     observer.step_end()
+
+
+def _wants_closure(step: Callable[..., Any]) -> bool:
+    """Whether a step cannot be called alone, as LBFGS' cannot."""
+    try:
+        inspect.signature(step).bind()
+    except TypeError:
+        return True
+    except ValueError:  # it does not tell
+        return False
+    return False
 
 
 def _context(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ from torch import nn
 
 from ..observing.aside import random_state_kept
 from ..resources import host_memory
-from ..step.optimizer import unwrapped
+from ..step.optimizer import layers_of, unwrapped
 from ..tensors import base_tensors
+from .keeping import keep, keep_attributes
 
 _SHARE = 0.25
 """Share of the free host memory that copies of the frozen base may take."""
@@ -43,7 +43,7 @@ class _Found:
 def as_found(model: nn.Module, optimizer: Any | None) -> Iterator[_Found]:
     """Put everything back after the block, also after an exception. Gradients are set aside for the block."""
     found = _find(model, optimizer)
-    state = _OptimizerState(unwrapped(optimizer)) if optimizer is not None else None
+    state = _OptimizerState(optimizer) if optimizer is not None else None
     with random_state_kept(model):
         try:
             for parameter, _ in found.gradients:
@@ -102,60 +102,27 @@ def _put_back(found: _Found) -> None:
 
 
 class _OptimizerState:
-    """State and groups of an optimizer, tensor by tensor; the tensors stay the same objects."""
+    """State, groups and attributes of an optimizer and of what the script put around it; all stay the same objects."""
 
     def __init__(self, optimizer: Any) -> None:
-        self._optimizer = optimizer
-        self._state = {key: _kept(value) for key, value in optimizer.state.items()}
+        layers = layers_of(optimizer)
+        self._optimizer = layers[-1]
+        self._state = {key: keep(value) for key, value in self._optimizer.state.items()}
         self._groups = [
-            {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
-            for group in optimizer.param_groups
+            (group, {name: keep(value) for name, value in group.items() if name != "params"})
+            for group in self._optimizer.param_groups
         ]
-        plain = (bool, int, float, str, type(None))
-        self._attributes = {name: value for name, value in vars(optimizer).items() if isinstance(value, plain)}
+        self._attributes = keep_attributes(layers, frozenset(("state", "param_groups")))
 
     def put_back(self) -> None:
-        optimizer = self._optimizer
-        for key in list(optimizer.state):
+        state = self._optimizer.state
+        for key in list(state):
             if key not in self._state:
-                del optimizer.state[key]
+                del state[key]
         for key, kept in self._state.items():
-            optimizer.state[key] = _restored(kept)
-        for group, values in zip(optimizer.param_groups, self._groups, strict=True):
+            state[key] = kept.put_back()
+        for group, values in self._groups:
             for name in [n for n in group if n != "params" and n not in values]:
                 del group[name]
-            group.update(values)
-        for name in [n for n, v in vars(optimizer).items() if isinstance(v, (bool, int, float)) and n[0] == "_"]:
-            if name not in self._attributes:
-                delattr(optimizer, name)
-        vars(optimizer).update(self._attributes)
-
-
-@dataclass
-class _Tensor:
-    """A tensor and the value that it had."""
-
-    tensor: torch.Tensor
-    value: torch.Tensor
-
-
-def _kept(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return _Tensor(value, value.detach().to("cpu", copy=True))
-    if isinstance(value, dict):
-        return {key: _kept(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_kept(inner) for inner in value]
-    return copy.deepcopy(value)
-
-
-def _restored(kept: Any) -> Any:
-    if isinstance(kept, _Tensor):
-        with torch.no_grad():
-            kept.tensor.copy_(kept.value)
-        return kept.tensor
-    if isinstance(kept, dict):
-        return {key: _restored(inner) for key, inner in kept.items()}
-    if isinstance(kept, list):
-        return [_restored(inner) for inner in kept]
-    return kept
+            group.update({name: kept.put_back() for name, kept in values.items()})
+        self._attributes.put_back()

@@ -13,7 +13,7 @@ from torch import nn
 from ...core.errors import StageError
 from ...facts import Facts
 from ...facts.load import ModuleClass
-from ..tensors import base_tensors, plain_name
+from ..tensors import base_tensors, is_readable, local_part, own_class, plain_name, quant_state_of
 
 
 def loaded_facts(model: nn.Module) -> dict[str, Any]:
@@ -21,9 +21,8 @@ def loaded_facts(model: nn.Module) -> dict[str, Any]:
     devices: Counter[str] = Counter()
     dtypes: Counter[str] = Counter()
     for found in base_tensors(model).values():
-        size = found.tensor.numel() * found.tensor.element_size()
-        devices[str(found.tensor.device)] += size
-        dtypes[_dtype(found.tensor.dtype)] += size
+        devices[str(found.tensor.device)] += found.nbytes
+        dtypes[found.dtype] += found.nbytes
     layers = [module for _, module in four_bit_layers(model)]
     nested = [module for module in layers if getattr(_state(module), "nested", False)]
     return {
@@ -68,15 +67,21 @@ def check_packed_shapes(model: nn.Module) -> None:
 def nonfinite_tensors(model: nn.Module) -> list[str]:
     """Parameters and quantization statistics of the base with NaN or infinite values, by name.
 
+    A packed weight is bytes, whose patterns say nothing when they are read as a float that they are stored as: its
+    statistics are looked at instead, for a NaN in the weight makes its block's absmax one. Of a sharded tensor it is
+    the shard of this process that is looked at.
+
     A NaN or inf anywhere makes the sum of a tensor no number; only such a tensor is then looked at closely. Sums of
     all tensors are asked for before the first is waited for.
     """
     sums = {}
     for name, found in base_tensors(model).items():
         tensor = found.tensor
-        readable = tensor.is_floating_point() and tensor.numel() and tensor.device.type != "meta"
-        if readable and found.kind in ("parameter", "statistics"):
-            sums[name] = (tensor, tensor.detach().sum(dtype=torch.float32))
+        if not tensor.is_floating_point() or found.kind not in ("parameter", "statistics"):
+            continue
+        own = local_part(tensor.detach())
+        if own.element_size() > 1 and own.numel() and is_readable(own):
+            sums[name] = (own, own.sum(dtype=torch.float32))
     return [name for name, (tensor, total) in sums.items() if not math.isfinite(float(total)) and has_nonfinite(tensor)]
 
 
@@ -88,7 +93,7 @@ def has_nonfinite(tensor: torch.Tensor) -> bool:
 
 def tensor_bytes(model: nn.Module) -> int:
     """Bytes of all tensors of the base."""
-    return sum(found.tensor.numel() * found.tensor.element_size() for found in base_tensors(model).values())
+    return sum(found.nbytes for found in base_tensors(model).values())
 
 
 def differences(model: nn.Module, facts: Facts) -> list[str]:
@@ -121,17 +126,17 @@ def _classes(model: nn.Module) -> list[ModuleClass]:
     counted: set[int] = set()
     owners: dict[int, list[Any]] = {}
     for found in base_tensors(model).values():
-        if found.kind == "parameter":
-            owners.setdefault(id(found.owner), [found.owner]).append(found.tensor)
+        if found.kind in ("parameter", "packed"):
+            owners.setdefault(id(found.owner), [found.owner]).append(found)
     for module, *tensors in owners.values():
         if id(module) in counted:
             continue
         counted.add(id(module))
         state = _state(module)
-        weight = tensors[0]
+        weight = tensors[0].tensor
         four_bit = state is not None
         key = (
-            type(module).__name__,
+            own_class(module),
             getattr(state, "quant_type", None),
             _dtype(weight.dtype),
             _dtype(module.compute_dtype) if four_bit and getattr(module, "compute_dtype", None) else None,
@@ -139,7 +144,7 @@ def _classes(model: nn.Module) -> list[ModuleClass]:
         )
         count = groups.setdefault(key, [0, 0])
         count[0] += 1
-        count[1] += sum(_logical_elements(tensor) for tensor in tensors)
+        count[1] += sum(found.elements for found in tensors)
     classes = [
         ModuleClass(
             module_class=name,
@@ -155,13 +160,8 @@ def _classes(model: nn.Module) -> list[ModuleClass]:
     return sorted(classes, key=lambda entry: -entry.parameters)
 
 
-def _logical_elements(tensor: Any) -> int:
-    state = getattr(tensor, "quant_state", None)
-    return math.prod(state.shape) if state is not None else int(tensor.numel())
-
-
 def _state(module: Any) -> Any:
-    return getattr(getattr(module, "weight", None), "quant_state", None)
+    return quant_state_of(getattr(module, "weight", None), module)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

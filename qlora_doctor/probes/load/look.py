@@ -18,6 +18,8 @@ from ..failures import NO_FAILURE, explain, failure_fact
 from ..observing.overheard import overheard
 from ..observing.timeline import Timeline
 from ..resources import check_that_it_fits, host_memory
+from ..structure.heads import fresh_heads
+from ..structure.inventory import Inventory
 from .checkpoint import Checkpoint, check_shapes, read_checkpoint
 from .loaded import check_packed_shapes, differences, loaded_facts, nonfinite_tensors, tensor_bytes
 from .quantization_error import nonfinite_in, sampled_errors
@@ -109,7 +111,7 @@ def _look(
 ) -> None:
     progress("Looking at what was loaded")
     known.update(loaded_facts(base.model))
-    known.update(_keys(base.loading_info))
+    known.update(_keys(base))
     check_packed_shapes(base.model)
     bad = nonfinite_tensors(base.model)
     if checkpoint is not None:
@@ -152,8 +154,9 @@ def _name_the_wrong_shape(setup: Setup, architecture: Any, checkpoint: Checkpoin
     check_shapes(checkpoint, expected)
 
 
-def _keys(info: dict[str, Any] | None) -> dict[str, list[str]]:
+def _keys(base: Base) -> dict[str, list[str]]:
     """from_pretrained's ``output_loading_info``."""
+    info = base.loading_info
     if info is None:
         return {}
     missing = sorted(map(str, info.get("missing_keys", ())))
@@ -161,8 +164,17 @@ def _keys(info: dict[str, Any] | None) -> dict[str, list[str]]:
         "missing_keys": missing,
         "unexpected_keys": sorted(map(str, info.get("unexpected_keys", ()))),
         "mismatched_keys": sorted(str(k[0] if isinstance(k, tuple) else k) for k in info.get("mismatched_keys", ())),
-        "newly_initialised": missing,
+        "newly_initialised": _outside_new_heads(missing, base) if missing else [],
     }
+
+
+def _outside_new_heads(missing: list[str], base: Base) -> list[str]:
+    """Missing weights without those of a head that the task needs and no checkpoint holds."""
+    seen = Inventory(base.model)
+    heads = fresh_heads(seen, base.architecture.raw.get("architectures"))
+    if heads is None:
+        heads = [part.name for part in seen.task_heads]
+    return [name for name in missing if name.rpartition(".")[0] not in heads]
 
 
 def _base_bytes(facts: Facts, checkpoint: Checkpoint) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 from ...facts.load import QuantizationError
 from ..observing.aside import aside
 from ..tensors import layer_and_projection
-from .checkpoint import Checkpoint, StoredTensor
+from .checkpoint import Checkpoint, StoredTensor, is_packed_in
 from .loaded import four_bit_layers, has_nonfinite
 
 SAMPLES = 14
@@ -30,7 +30,8 @@ def sampled_errors(model: nn.Module, checkpoint: Checkpoint) -> list[Quantizatio
     errors = []
     for name, module in _sample(list(four_bit_layers(model))):
         stored = _find(checkpoint, f"{name}.weight", getattr(model, "base_model_prefix", ""))
-        if stored is not None and stored.dtype in _FLOATS and len(stored.shape) == 2:
+        numbers = stored is not None and not is_packed_in(checkpoint, stored.name)
+        if stored is not None and numbers and stored.dtype in _FLOATS and len(stored.shape) == 2:
             with torch.no_grad(), aside(model):
                 compared = _error(module, read(stored))
             if compared is not None:
@@ -51,7 +52,7 @@ def nonfinite_in(checkpoint: Checkpoint, progress: Callable[..., None]) -> list[
         if position % 32 == 0:
             progress("Looking for values that are no numbers", done, total, "bytes")
         done += stored.nbytes
-        if stored.dtype in _FLOATS and stored.elements:
+        if stored.dtype in _FLOATS and stored.elements and not is_packed_in(checkpoint, stored.name):
             tensor = read(stored)
             if not math.isfinite(float(tensor.sum(dtype=torch.float32))) and has_nonfinite(tensor):
                 found.append(stored.name)

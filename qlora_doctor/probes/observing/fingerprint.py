@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..tensors import is_readable, local_part
+
 CHUNK = 1 << 15
 """Words of 8 bytes in a chunk."""
 PHI, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -47,13 +49,14 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
-    """Fingerprint of one tensor; None on the meta device, where there is nothing to read."""
+    """Fingerprint of one tensor; None where there is nothing to read, as on the meta device."""
     return fingerprints({"": tensor}).get("")
 
 
 def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
-    """Fingerprints by name; tensors on the meta device are left out."""
-    readable = {name: tensor for name, tensor in tensors.items() if not tensor.is_meta}
+    """Fingerprints by name, of a sharded tensor that of the shard held here; what cannot be read is left out."""
+    held = {name: local_part(tensor.detach()) for name, tensor in tensors.items()}
+    readable = {name: tensor for name, tensor in held.items() if is_readable(tensor)}
     found: dict[str, bytes] = {}
     by_device: dict[torch.device, dict[str, torch.Tensor]] = {}
     for name, tensor in readable.items():

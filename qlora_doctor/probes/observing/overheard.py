@@ -12,28 +12,46 @@ _LOGGERS = ("transformers", "peft", "accelerate", "trl", "bitsandbytes", "torch"
 _LENGTH, _COUNT = 300, 50
 
 
+class Overhearing:
+    """Collects warnings from now on until it is closed; they go on to where they would have gone.
+
+    Attributes:
+        heard: each once, in their order.
+    """
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self._handler = _Collector(self.heard)
+        self._loggers = [logging.getLogger(name) for name in _LOGGERS]
+        for logger in self._loggers:
+            logger.addHandler(self._handler)
+        previous = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+            if not issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
+                _add(self.heard, str(message))
+            previous(message, category, *args, **kwargs)
+
+        self._previous, self._show = previous, show
+        warnings.showwarning = show
+
+    def close(self) -> None:
+        """Stop listening; who has put another ``showwarning`` on top since then keeps it."""
+        for logger in self._loggers:
+            logger.removeHandler(self._handler)
+        if warnings.showwarning is self._show:
+            warnings.showwarning = self._previous
+
+
 @contextmanager
 def overheard() -> Iterator[list[str]]:
     """Collect warnings of a block into the list; they go on to where they would have gone."""
-    heard: list[str] = []
-    handler = _Collector(heard)
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    for logger in loggers:
-        logger.addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            previous = warnings.showwarning
-
-            def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
-                if not issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
-                    _add(heard, str(message))
-                previous(message, category, *args, **kwargs)
-
-            warnings.showwarning = show
-            yield heard
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
+    with warnings.catch_warnings():
+        listening = Overhearing()
+        try:
+            yield listening.heard
+        finally:
+            listening.close()
 
 
 class _Collector(logging.Handler):
@@ -43,6 +61,19 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         _add(self._heard, record.getMessage())
+        # A record that no handler wants is printed by the one of last resort, and this one is no answer to it.
+        if logging.lastResort is not None and not _is_handled(record):
+            logging.lastResort.handle(record)
+
+
+def _is_handled(record: logging.LogRecord) -> bool:
+    """Whether a handler other than these hears the record, as ``Logger.callHandlers`` goes through them."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None:
+        if any(not isinstance(handler, _Collector) for handler in logger.handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
 
 
 def _add(heard: list[str], text: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...facts.step import CastTensor
-from ..tensors import BaseTensor, base_tensors
+from ..tensors import BaseTensor, base_tensors, is_readable, local_part
 from .aside import aside
 from .fingerprint import Fingerprint, fingerprints
 
@@ -74,7 +74,9 @@ def compare(before: Snapshot, model: nn.Module, after: Snapshot) -> Changes:
         old, new = before.fingerprints.get(name), after.fingerprints.get(name)
         if old == new:
             continue
-        if old and new and old.dtype != new.dtype and _same_value(old, before.kept.get(name), tensors[name].tensor):
+        number = before.kinds.get(name) != "packed"  # other bytes are another weight, whatever they count as
+        recast = number and old is not None and new is not None and old.dtype != new.dtype
+        if recast and old and new and _same_value(old, before.kept.get(name), tensors[name].tensor):
             cast.append(CastTensor(name=name, before=old.dtype, after=new.dtype))
         elif before.kinds.get(name, after.kinds.get(name)) == "transient":
             recomputed.append(name)
@@ -106,11 +108,11 @@ def _copies(tensors: Mapping[str, BaseTensor]) -> dict[str, torch.Tensor]:
     for name, found in tensors.items():
         tensor = found.tensor
         small = tensor.is_floating_point() and 0 < tensor.numel() <= _SMALL
-        if small and found.kind != "statistics" and tensor.device.type != "meta":
+        if small and found.kind not in ("statistics", "packed") and is_readable(tensor):
             groups.setdefault((tensor.device, tensor.dtype), []).append(name)
     copies: dict[str, torch.Tensor] = {}
     for names in groups.values():
-        parts = [tensors[name].tensor.detach() for name in names]
+        parts = [local_part(tensors[name].tensor.detach()) for name in names]
         flat = torch.cat([part.reshape(-1) for part in parts]).cpu()
         for name, part, piece in zip(names, parts, flat.split([p.numel() for p in parts]), strict=True):
             copies[name] = piece.view(part.shape)

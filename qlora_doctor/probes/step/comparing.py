@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..tensors import is_packed
+
 _TOKENS = 64
 """Tokens of one sample that adapter on and off are compared on."""
 
@@ -132,7 +134,8 @@ def _is_4bit(module: nn.Module) -> bool:
 
 
 def _coarsest_epsilon(model: nn.Module) -> float:
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    numbers = (p for m in model.modules() for p in m.parameters(recurse=False) if not is_packed(p, m))
+    dtypes = {p.dtype for p in numbers if p.is_floating_point()}
     for module in model.modules():
         compute = getattr(module, "compute_dtype", None)
         if isinstance(compute, torch.dtype):

@@ -13,6 +13,8 @@ from torch import nn
 from ..tensors import decoder_layers
 
 Inputs = Mapping[str, Any]
+Guard = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Takes a hook, gives one that does the same."""
 
 
 @dataclass
@@ -29,13 +31,25 @@ class ForwardSeen:
     tokens_out_of_range: int = 0
     batch: int | None = None
     sequence: int | None = None
+    training_mode: bool | None = None
+    """Whether every training forward ran in training mode; None where none ran."""
+    layer_forwards: int = 0
+    """Calls of the decoder layers' insides within training forwards."""
+    layer_recomputations: int = 0
+    """The same outside of them with gradients on: checkpointing computes a layer again in the backward."""
 
 
 class ForwardWatch:
     """Hooks on the model, its layers and its head. They read; no tensor of the run is kept, replaced or copied.
 
+    A training forward is one with gradients on, in whatever mode the model is: evaluation runs without them.
+
     Args:
+        called: what the training loop calls where that is not the model itself (a compiled or wrapped one).
+        with_layers: False puts hooks on the model alone, for one that is compiled: hooks inside would be traced.
+        guard: wraps every hook, to keep what fails in it from the training.
         before: called with the inputs before each training forward, outside of everything that is timed.
+        after: called with the inputs and what the model answered, after each training forward.
         on_phase: called with ``forward`` and ``backward`` as they begin.
         on_layer: called at both ends of every layer, recomputation in backward included.
     """
@@ -44,7 +58,11 @@ class ForwardWatch:
         self,
         model: nn.Module,
         *,
+        called: nn.Module | None = None,
+        with_layers: bool = True,
+        guard: Guard = lambda hook: hook,
         before: Callable[[Inputs], None] | None = None,
+        after: Callable[[Inputs, Any], None] | None = None,
         on_phase: Callable[[str], None] | None = None,
         on_layer: Callable[[], None] | None = None,
     ) -> None:
@@ -52,18 +70,22 @@ class ForwardWatch:
         self.losses: list[torch.Tensor] = []
         self._logit_sums: list[torch.Tensor] = []
         self._model = model
-        self._before, self._on_phase, self._on_layer = before, on_phase, on_layer
+        self._before, self._after, self._on_phase, self._on_layer = before, after, on_phase, on_layer
         self._aside = False
         self._inside = False
         self.vocab_rows = _vocabulary_rows(model)
+        called = called if called is not None else model
         self._handles = [
-            model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            model.register_forward_hook(self._end, with_kwargs=True),
+            # Before what FSDP 2 puts there: it gathers the parameters in a hook of its own.
+            called.register_forward_pre_hook(guard(self._begin), prepend=True, with_kwargs=True),
+            called.register_forward_hook(guard(self._end), with_kwargs=True),
         ]
-        layers = decoder_layers(model)
-        for layer in layers:
-            self._handles.append(layer.register_forward_pre_hook(self._layer_begins, with_kwargs=True))
-            self._handles.append(layer.register_forward_hook(self._layer_ends))
+        layers = self._layers = decoder_layers(model)
+        for layer in layers if with_layers else []:
+            self._handles.append(layer.register_forward_pre_hook(guard(self._layer_begins), with_kwargs=True))
+            self._handles.append(layer.register_forward_hook(guard(self._layer_ends)))
+            for part in list(layer.children())[:1]:  # transformers 5 computes a layer again below its own hooks
+                self._handles.append(part.register_forward_pre_hook(guard(self._part_begins)))
         self._first = layers[0] if layers else None
 
     def close(self) -> None:
@@ -85,8 +107,9 @@ class ForwardWatch:
         return all(math.isfinite(float(total)) for total in self._logit_sums)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._aside or not module.training:
+        if self._aside or not torch.is_grad_enabled():
             return
+        self.seen.training_mode = self.seen.training_mode is not False and self._trains()
         inputs = inputs_by_name(module, args, kwargs)
         if self._before is not None:
             self._aside = True
@@ -98,6 +121,10 @@ class ForwardWatch:
         self._inside = True
         if self._on_phase is not None:
             self._on_phase("forward")
+
+    def _trains(self) -> bool:
+        """Whether the layers are in training mode; PEFT puts a model in training mode around one that is not."""
+        return all(layer.training for layer in self._layers) if self._layers else self._model.training
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._aside or not self._inside:
@@ -111,6 +138,8 @@ class ForwardWatch:
             self._note_dtype(logits)
             with torch.no_grad():  # a NaN or inf anywhere survives the sum; nothing of the logits' size is allocated
                 self._logit_sums.append(logits.detach().sum(dtype=torch.float32))
+        if self._after is not None:
+            self._after(inputs_by_name(module, args, kwargs), output)
         cache = getattr(output, "past_key_values", None)
         self.seen.cache_built = bool(self.seen.cache_built) or cache is not None
         if self._on_phase is not None:
@@ -128,6 +157,12 @@ class ForwardWatch:
             self._note_autocast()
         if self._on_layer is not None:
             self._on_layer()
+
+    def _part_begins(self, part: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._inside:
+            self.seen.layer_forwards += 1
+        elif not self._aside and torch.is_grad_enabled():
+            self.seen.layer_recomputations += 1
 
     def _layer_ends(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._aside:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...facts.step import GradientColumn
-from ..tensors import layer_and_projection
+from ..tensors import layer_and_projection, local_part
 
 
 @dataclass
@@ -32,7 +32,12 @@ class GradientWatch:
     Gradients are read in place: nothing is kept of them and no tensor is allocated while the step runs.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], on_gradient: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        on_gradient: Callable[[], None] | None = None,
+        guard: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda hook: hook,
+    ) -> None:
         self._parameters = dict(parameters)
         self._on_gradient = on_gradient
         self._handles: list[Any] = []
@@ -48,7 +53,7 @@ class GradientWatch:
             self._buffers[device] = torch.zeros((count, 2), dtype=torch.float32, device=device)
         for name, parameter in self._parameters.items():
             hook = self._hook(name, self._buffers[parameter.device][self._rows[name]])
-            self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
+            self._handles.append(parameter.register_post_accumulate_grad_hook(guard(hook)))
 
     def begin_step(self) -> None:
         """Forget what fired; nothing is read from the device."""
@@ -65,6 +70,25 @@ class GradientWatch:
                 norms[name], largest[name] = norm / scale, top / scale
         self.steps.append(StepGradients(norms, largest, by_design_zero, skipped))
 
+    def catch_up(self) -> None:
+        """Read the gradients of which no hook was told: FSDP hands them to its parameters past autograd."""
+        for name, parameter in self._parameters.items():
+            if name not in self._fired:
+                self._read(name, parameter, self._buffers[parameter.device][self._rows[name]])
+
+    def _read(self, name: str, parameter: torch.Tensor, row: torch.Tensor) -> None:
+        if parameter.grad is None:
+            return
+        self._fired.add(name)
+        with torch.no_grad():
+            gradient = local_part(parameter.grad.detach())
+            read = gradient.coalesce().values() if gradient.is_sparse else gradient
+            if not read.numel():  # a shard without rows: nothing of it is known here
+                row.fill_(1.0)
+                return
+            torch.linalg.vector_norm(read, 2, dtype=torch.float32, out=row[0])
+            torch.linalg.vector_norm(read, math.inf, dtype=torch.float32, out=row[1])
+
     def close(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
@@ -73,13 +97,7 @@ class GradientWatch:
 
     def _hook(self, name: str, row: torch.Tensor) -> Callable[[torch.Tensor], None]:
         def look(parameter: torch.Tensor) -> None:
-            gradient = parameter.grad
-            if gradient is not None:
-                self._fired.add(name)
-                with torch.no_grad():
-                    read = gradient.coalesce().values() if gradient.is_sparse else gradient
-                    torch.linalg.vector_norm(read, 2, dtype=torch.float32, out=row[0])
-                    torch.linalg.vector_norm(read, math.inf, dtype=torch.float32, out=row[1])
+            self._read(name, parameter, row)
             if self._on_gradient is not None:
                 self._on_gradient()
 
@@ -95,7 +113,8 @@ def lora_a_without_effect(parameters: Mapping[str, nn.Parameter]) -> set[str]:
 
 def zero_tensors(tensors: Mapping[str, torch.Tensor]) -> set[str]:
     """Names of tensors that hold nothing but zeros; one wait for the device in all."""
-    flags = {name: (t.count_nonzero() == 0) for name, t in tensors.items() if t.device.type != "meta" and t.numel()}
+    own = {name: local_part(t) for name, t in tensors.items() if t.device.type != "meta"}
+    flags = {name: (t.count_nonzero() == 0) for name, t in own.items() if t.numel()}
     return {name for name, flag in flags.items() if bool(flag)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ...core.errors import StageError
-from ...facts import StepFacts
+from ...facts import BatchFacts, StepFacts
 from ...facts.memory import MemoryPicture
 from ...pipeline import attach, load_tokenizer, make_batches, make_trainer, refuse_to_train_on_nothing
 from ...pipeline.base import Base
@@ -35,9 +35,11 @@ _DOING = {
 
 @dataclass
 class StepSeen:
-    """What the stage gives: facts, the memory that it took (None without CUDA), and why it ended early, if it did."""
+    """What the stage gives: facts of the steps and of their batches, the memory that they took (None without CUDA), and
+    why it ended early, if it did."""
 
     facts: StepFacts
+    batch: BatchFacts | None
     measured: MemoryPicture | None
     error: StageError | None = None
 
@@ -117,7 +119,8 @@ def look_at_step(
             if observer is not None:
                 observer.close()
     known["warnings"] = warned
-    return StepSeen(_facts(observer, known), measured_picture(observer, base) if observer else None, error)
+    measured = measured_picture(observer, base) if observer else None
+    return StepSeen(_facts(observer, known), _batch(observer, known), measured, error)
 
 
 def _train(
@@ -139,6 +142,8 @@ def _train(
     refuse_to_train_on_nothing(trainer, batches, setup)
     callback.trainer = trainer
     observer.known["data"] = batches.source
+    observer.batches.tokenizer = batches.tokenizer
+    observer.batches.config = getattr(model, "config", None)
     # With trl the trainer may wrap the model itself; what it trains is what counts.
     observer.model = trainer.model
     try:
@@ -163,6 +168,11 @@ def _batches(setup: Setup, base: Base, model: Any, offline: bool, steps: int) ->
         if not setup.data.train:
             raise
         return make_batches(setup, model, tokenizer, steps=steps, synthetic=True)
+
+
+def _batch(observer: Observer | None, known: dict[str, Any]) -> BatchFacts | None:
+    """What the batches teach; random tokens teach nothing that could be judged."""
+    return observer.batches.facts() if observer is not None and known.get("data") == "file" else None
 
 
 def _facts(observer: Observer | None, known: dict[str, Any]) -> StepFacts:

@@ -16,19 +16,22 @@ from torch import nn
 
 from ...core.errors import StageError
 from ...facts.step import StepFacts
+from ..batch import BatchLook
 from ..observing import snapshot
 from ..observing.aside import aside, random_state_kept
 from ..observing.fingerprint import Fingerprint, fingerprints
 from ..observing.timeline import Timeline
 from ..tensors import trainable_parameters
 from . import comparing, gradients
+from .branches import branches_without_gradient, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
-from .optimizer import optimizer_facts, state_bytes
+from .optimizer import optimizer_facts, state_bytes, unwrapped
+from .reach import what_holds_back
 from .updates import UpdateWatch
 
 
 @dataclass
-class _Compared:
+class Compared:
     """What the doctor's own forwards gave, before training or after."""
 
     loss: float | None = None
@@ -55,29 +58,36 @@ class Observer:
     """Bytes of the optimizer's state after each step."""
     optimizer_cuda_bytes: list[int] = field(default_factory=list)
     """Of these, what CUDA's allocator holds."""
+    batches: BatchLook = field(default_factory=BatchLook)
+    """Takes in what the model is given in each training forward."""
 
-    def train_begin(self, optimizer: Any | None) -> None:
-        """Everything is built, nothing has run: fingerprint all, put the hooks on."""
+    def train_begin(self, optimizer: Any | None, step: Callable[[], Any] | None = None) -> None:
+        """Everything is built, nothing has run: fingerprint all, put the hooks on.
+
+        Args:
+            step: what the training script calls to step; the optimizer's own step where it is None.
+        """
         self.parameters = trainable_parameters(self.model)
         self.progress("Fingerprinting the base")
         self.before = snapshot.take(self.model)
         with aside(self.model):
             self._trainable_before = self._fingerprint_trainable()
             self._starts_as_identity = _lora_b_zero(self.parameters)
-        self.gradients = gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
-        self.forwards = ForwardWatch(
-            self.model,
-            before=self._before_forward,
-            on_phase=self.timeline.enter,
-            on_layer=self.timeline.sample_now_and_then,
-        )
+        self.gradients = self._gradient_watch()
+        self.forwards = self._forward_watch()
         self.optimizer = optimizer
+        self._step = step
+        self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
+        self._unmoved: dict[str, torch.Tensor] = {}
+        self._called: set[str] | None = None
+        self._call_hooks: list[Any] = []
         self._first: dict[str, Any] | None = None
-        self._compared_before, self._compared_after = _Compared(), _Compared()
+        self._compared_before, self._compared_after = Compared(), Compared()
         self._updates: UpdateWatch | None = None
         self._losses: list[float | None] = []
         self._rates: list[float] = []
         self._moved: set[str] = set()
+        self.trainable_after: dict[str, Fingerprint] = {}
         self.known.update(
             fingerprinted_tensors=len(self.before.fingerprints),
             fingerprinted_bytes=self.before.nbytes,
@@ -89,12 +99,24 @@ class Observer:
             **_checkpointing(self.model),
         )
 
+    def _gradient_watch(self) -> gradients.GradientWatch:
+        return gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
+
+    def _forward_watch(self) -> ForwardWatch:
+        return ForwardWatch(
+            self.model,
+            before=self._before_forward,
+            on_phase=self.timeline.enter,
+            on_layer=self.timeline.sample_now_and_then,
+        )
+
     def step_begin(self, *, last: bool) -> None:
         """A step begins. Before the last one the trainable tensors are copied, to see which updates arrive."""
         number = len(self.gradients.steps) + 1
         self.progress(f"Training step {number}")
         with aside(self.model):
             self._by_design = gradients.lora_a_without_effect(self.parameters)
+        self._watch_calls()
         self._updates = UpdateWatch(self.parameters) if last else None
         self.gradients.begin_step()
         self._losses_of_step: list[float] = []
@@ -115,11 +137,20 @@ class Observer:
             self.gradients.end_step(scale, self._by_design, skipped)
             if self._updates is not None and not skipped:
                 self.known["lost_update_ratio"] = self._updates.lost_ratio()
+                self._unmoved = self._updates.unmoved(self.gradients.steps[-1].norms)
             self._updates = None
             if self.optimizer is not None:
                 self.optimizer_bytes.append(state_bytes(self.optimizer))
                 self.optimizer_cuda_bytes.append(state_bytes(self.optimizer, "cuda"))
                 self._rates.extend(optimizer_facts(self.optimizer, self.model).learning_rates or [])
+
+    def forget_gradients(self) -> None:
+        """Do what zero_grad does, for a loop that has none."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        for group in unwrapped(self.optimizer).param_groups if self.optimizer is not None else []:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def step_end(self) -> None:
         """The step is over, gradients are gone."""
@@ -127,8 +158,32 @@ class Observer:
         losses = self.forwards.take_losses()
         self._losses.append(_mean_or_sum(losses, self._summed))
 
+    def _watch_calls(self) -> None:
+        """Note which modules a forward calls, of those whose tensors got no gradient in the step before."""
+        self._stop_watching_calls()
+        if not self.gradients.steps:
+            return
+        norms = self.gradients.steps[-1].norms
+        missing = [name for name in self.parameters if name not in norms]
+        self._called = set() if missing else None
+        for name, module in owners(self.model, missing).items():
+            self._call_hooks.append(module.register_forward_pre_hook(self._noting(name)))
+
+    def _noting(self, name: str) -> Callable[..., None]:
+        def note(*_: Any) -> None:
+            if self._called is not None:
+                self._called.add(name)
+
+        return note
+
+    def _stop_watching_calls(self) -> None:
+        for handle in self._call_hooks:
+            handle.remove()
+        self._call_hooks.clear()
+
     def train_end(self) -> None:
         """Nothing more will run: take the hooks off, fingerprint again, compare."""
+        self._stop_watching_calls()
         self.gradients.close()
         self.forwards.close()
         self.progress("Fingerprinting the base again")
@@ -145,16 +200,18 @@ class Observer:
         if optimizer is not None and self.optimizer_bytes:
             self.known["optimizer"] = optimizer.model_copy(update={"state_bytes": self.optimizer_bytes[-1]})
         with aside(self.model):
-            now = self._fingerprint_trainable()
-        self._moved = {name for name, old in self._trainable_before.items() if now.get(name) != old}
+            self.trainable_after = self._fingerprint_trainable()
+        self._moved = {n for n, old in self._trainable_before.items() if self.trainable_after.get(n) != old}
         if self._first is not None:
             self.progress("Comparing before and after")
             self._compared_after = self._compare(self._first)
             self._judge_effect()
+        self._judge_unmoved()
 
     def close(self) -> None:
         """Take the hooks off after a failure."""
         if hasattr(self, "gradients"):
+            self._stop_watching_calls()
             self.gradients.close()
             self.forwards.close()
 
@@ -197,6 +254,8 @@ class Observer:
                 kind="token-out-of-range",
                 remedy="Resize the embeddings to the tokenizer, or use a padding token that exists.",
             )
+        with self.timeline.pause():
+            self.batches.look(inputs)
         if self._first is not None:
             return
         with self.timeline.pause():
@@ -204,9 +263,9 @@ class Observer:
             self.progress("Comparing the adapter with the base")
             self._compared_before = self._compare(self._first)
 
-    def _compare(self, inputs: dict[str, Any]) -> _Compared:
+    def _compare(self, inputs: dict[str, Any]) -> Compared:
         """Loss and adapter on against off; what fails here fails, or does not, in the training forward itself."""
-        compared = _Compared()
+        compared = Compared()
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
         with random_state_kept(self.model), aside(self.model):
             batch = {k: v.to(device) if _is_tensor(v) else v for k, v in inputs.items()}
@@ -230,6 +289,31 @@ class Observer:
                 effective = comparing.adapter_reaches_output(self.model, batch)
         self.known["adapter_effective"] = effective
 
+    def _judge_unmoved(self) -> None:
+        """Last of all, for it steps again: what holds back the tensors with a gradient that no step changed."""
+        steps = self.gradients.steps
+        if self.optimizer is None or not steps or self._idle(steps):
+            return
+        inner = unwrapped(self.optimizer)
+        held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
+        still = {n: g for n, g in self._unmoved.items() if n not in self._moved and id(self.parameters[n]) in held}
+        with random_state_kept(self.model), aside(self.model):
+            found = what_holds_back(
+                self.parameters,
+                still,
+                inner,
+                self._step or inner.step,
+                taken=len(steps),
+                growing=self._starts_at_zero,
+            )
+        self.known.update(
+            parameters_out_of_reach=found.out_of_reach,
+            parameters_below_precision=found.below_precision,
+            parameters_updated_late=found.late,
+            update_share=found.share,
+            steps_to_update=found.calls if found.late and not found.below_precision else found.steps,
+        )
+
     # -- conclusions
 
     def _gradient_facts(self, steps: list[gradients.StepGradients]) -> dict[str, Any]:
@@ -237,11 +321,18 @@ class Observer:
             return {}
         found = gradients.conclude(list(self.parameters), steps)
         skipped = sum(step.skipped for step in steps)
+        inputs = self._first if self._first is not None else {}
+        branches = branches_without_gradient(
+            found.missing, set(self.parameters) - set(found.missing), self._called, self.model, inputs
+        )
+        cut_off = [name for branch in branches if not branch.by_design for name in branch.tensors]
         facts: dict[str, Any] = {
             "parameters_without_gradient": found.missing,
             "parameters_zero_gradient": found.zero,
             "parameters_nonfinite_gradient": found.nonfinite,
-            "gradients_sound": not (found.missing or found.zero or found.nonfinite),
+            "parameters_cut_off": cut_off,
+            "branches_without_gradient": branches,
+            "gradients_sound": not (cut_off or found.zero or found.nonfinite),
             "gradient_norm": _finite(found.norm),
             "gradients": found.columns,
             "skipped_steps": skipped,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...facts.step import OptimizerFacts
-from ..tensors import plain_name
+from ..tensors import local_part, plain_name
 
 
 def optimizer_facts(optimizer: Any, model: nn.Module) -> OptimizerFacts:
@@ -43,6 +43,7 @@ def state_bytes(optimizer: Any, device_type: str | None = None) -> int:
 
     def collect(value: Any) -> None:
         if isinstance(value, torch.Tensor):
+            value = local_part(value)
             if device_type in (None, value.device.type):
                 tensors[id(value)] = value.numel() * value.element_size()
         elif isinstance(value, Mapping):
@@ -58,10 +59,31 @@ def state_bytes(optimizer: Any, device_type: str | None = None) -> int:
 
 
 def unwrapped(optimizer: Any) -> Any:
-    """The optimizer inside accelerate's wrapper."""
+    """torch's optimizer inside accelerate's wrapper or one of the script's own."""
+    return layers_of(optimizer)[-1]
+
+
+def layers_of(optimizer: Any) -> list[Any]:
+    """The optimizer as it was given and what it wraps, outermost first; the last is torch's, if there is one."""
+    layers = [optimizer]
     while not isinstance(optimizer, torch.optim.Optimizer) or type(optimizer).__module__.startswith("accelerate"):
-        inner = getattr(optimizer, "optimizer", None)
-        if inner is None:
-            return optimizer
+        own = getattr(optimizer, "__dict__", {})
+        found = [own.get("optimizer"), *(v for v in own.values() if isinstance(v, torch.optim.Optimizer))]
+        inner = next((each for each in found if hasattr(each, "param_groups")), None)
+        if inner is None or any(inner is layer for layer in layers):
+            break
+        layers.append(inner)
         optimizer = inner
-    return optimizer
+    return layers
+
+
+def step_of(optimizer: Any) -> Any:
+    """The ``step`` that a training script's call reaches, replaced or wrapped as it may be.
+
+    accelerate's wrapper is passed by where it is as accelerate made it: it steps at the end of an accumulation alone,
+    and through its gradient scaler.
+    """
+    for layer in layers_of(optimizer):
+        if not type(layer).__module__.startswith("accelerate") or "step" in vars(layer):
+            return layer.step
+    return optimizer.step

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ...facts.memory import MemoryPicture
+from ...facts.memory import MemoryPicture, PhasePeak
 from ..observing.timeline import StepPeak
-from ..tensors import base_tensors
+from ..tensors import base_tensors, local_part
 
 if TYPE_CHECKING:
     from ...pipeline.base import Base
@@ -30,7 +30,14 @@ def measured_picture(observer: Observer, base: Base | None = None) -> MemoryPict
         peak_allocated_bytes=peak.allocated,
         peak_reserved_bytes=max(step.reserved for step in timeline.steps),
         breakdown=breakdown(observer.model, peak, _optimizer_bytes(observer, peak)),
-        phases=timeline.phase_peaks(),
+        phases=[
+            PhasePeak(
+                phase="step",
+                peak_allocated_bytes=peak.allocated,
+                peak_reserved_bytes=max(step.reserved for step in timeline.steps),
+            )
+        ],
+        step_phases=timeline.phase_peaks(),
         timeline=timeline.points(),
         device=torch.cuda.get_device_name(timeline.device),
         batch=seen.batch,
@@ -51,9 +58,9 @@ def breakdown(model: nn.Module, peak: StepPeak, optimizer_bytes: int) -> dict[st
         if tensor.device.type != "cuda":
             continue
         part = _part(found.kind, tensor)
-        parts[part] = parts.get(part, 0) + tensor.numel() * tensor.element_size()
+        parts[part] = parts.get(part, 0) + found.nbytes
     base_ids = {id(found.tensor) for found in base_tensors(model).values()}
-    own = [p for p in model.parameters() if id(p) not in base_ids and p.device.type == "cuda"]
+    own = [p for p in map(local_part, model.parameters()) if id(p) not in base_ids and p.device.type == "cuda"]
     parts["adapter"] = sum(p.numel() * p.element_size() for p in own)
     if optimizer_bytes:
         parts["optimizer"] = optimizer_bytes
@@ -66,7 +73,7 @@ def breakdown(model: nn.Module, peak: StepPeak, optimizer_bytes: int) -> dict[st
 def _part(kind: str, tensor: torch.Tensor) -> str:
     if kind == "statistics":
         return "quantization_statistics"
-    if getattr(tensor, "quant_state", None) is not None:
+    if kind == "packed" and type(tensor).__name__ != "Int8Params":
         return "base_4bit"
     return "base_32bit" if tensor.element_size() >= 4 else "base_16bit"
 

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ...facts.adapter import AdapterFacts, ProjectionCoverage
+from ..tensors import own_class
 from .adapter_state import state_facts
 from .adapter_targets import target_facts
 from .bypass import bypassed_modules
@@ -77,7 +78,7 @@ def _adapted_parameters(adapted: list[Part]) -> list[str]:
 
 
 def _classes(adapted: list[Part]) -> list[str]:
-    counts = Counter(type(part.module).__name__ for part in adapted)
+    counts = Counter(own_class(part.module) for part in adapted)
     return [f"{name} × {count}" for name, count in counts.most_common()]
 
 

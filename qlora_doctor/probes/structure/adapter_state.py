@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..tensors import is_readable, local_part, own_class
 from .inventory import Inventory
 
 _TASK_OF_CLASS = (
@@ -49,7 +50,7 @@ def state_facts(seen: Inventory, config: Any) -> dict[str, Any]:
 
 def expected_task(base: Any) -> str | None:
     """The task type that PEFT has a model class for, by the class of the base; None for a class that tells none."""
-    name = type(base).__name__
+    name = own_class(base)
     for sign, task in _TASK_OF_CLASS:
         if name.endswith(sign):
             return task
@@ -97,7 +98,9 @@ def _is_nested(model: Any) -> bool:
 
 
 def _is_identity(layers: list[Any]) -> bool | None:
-    """Whether every active product B·A is zero because one of its factors is; None on meta, where nothing has a value.
+    """Whether every active product B·A is zero because one of its factors is.
+
+    None on meta, where nothing has a value, and where this process holds only a part of the factors.
 
     LoRA on linear layers starts with B = 0, on embeddings with A = 0 (``LoraLayer.reset_lora_parameters``).
     """
@@ -105,6 +108,7 @@ def _is_identity(layers: list[Any]) -> bool | None:
     for layer in layers:
         factors += [module.weight for module in getattr(layer, "lora_B", {}).values()]
         factors += list(getattr(layer, "lora_embedding_A", {}).values())
-    if not factors or any(factor.device.type == "meta" for factor in factors):
+    whole = all(local_part(factor) is factor and is_readable(factor) for factor in factors)
+    if not factors or not whole:
         return None
     return not any(bool(torch.count_nonzero(factor.detach())) for factor in factors)

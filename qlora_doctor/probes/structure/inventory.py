@@ -60,7 +60,7 @@ class Linear:
 
     @property
     def four_bit(self) -> bool:
-        return is_4bit(self.part.module.weight)
+        return is_4bit(self.part.module.weight, self.part.module)
 
     @property
     def source_class(self) -> type[nn.Module]:

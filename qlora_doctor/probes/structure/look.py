@@ -18,7 +18,7 @@ from .heads import fresh_heads
 from .inventory import Inventory
 from .model import failed_model_facts, model_facts
 from .quantization import float32_experts_bytes, quantization_facts
-from .stored_tensors import stored_fit
+from .stored_tensors import stored_file_facts, stored_fit
 
 Progress = Callable[[str, int | None, int | None, str | None], None]
 """Told text, done, total and unit while it works."""
@@ -56,6 +56,14 @@ def look_at_structure(setup: Setup, progress: Progress | None = None, *, offline
     """
     tell = progress or (lambda *_: None)
     seen = StructureSeen()
+    _look(setup, seen, tell, offline)
+    stored = stored_file_facts(setup, tell)
+    if seen.adapter is not None or setup.model.adapter is not None or setup.dialect == "peft-adapter":
+        seen.adapter = (seen.adapter or AdapterFacts()).model_copy(update=stored)
+    return seen
+
+
+def _look(setup: Setup, seen: StructureSeen, tell: Progress, offline: bool) -> None:
     architecture: Architecture | None = None
     try:
         tell("reading the architecture", None, None, None)
@@ -66,7 +74,7 @@ def look_at_structure(setup: Setup, progress: Progress | None = None, *, offline
     except StageError as error:
         seen.failure = error
         seen.model = failed_model_facts(error, setup, architecture)
-        return seen
+        return
     base = seen.base
     inventory = Inventory(base.model)
     fresh = fresh_heads(inventory, architecture.raw.get("architectures"))
@@ -83,7 +91,6 @@ def look_at_structure(setup: Setup, progress: Progress | None = None, *, offline
     tell("attaching the adapter", len(inventory.linears), len(inventory.linears), "linear layers")
     _prepare_and_attach(setup, seen, inventory, fresh)
     seen.notes = seen.base.notes
-    return seen
 
 
 def _prepare_and_attach(setup: Setup, seen: StructureSeen, before: Inventory, fresh: list[str] | None) -> None:
@@ -114,6 +121,7 @@ def _prepare_and_attach(setup: Setup, seen: StructureSeen, before: Inventory, fr
         seen.adapter, seen.peft_model = refused_stored_facts(fit.refusal, before, fit), None
         return
     targets = setup.lora.target_modules if setup.model.adapter is None else None
+    targets = None if setup.lora.targets_beside_linear else targets  # added up, they are PEFT's own list
     facts = adapter_facts(
         seen.peft_model,
         asked_targets=targets,

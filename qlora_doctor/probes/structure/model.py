@@ -12,6 +12,7 @@ from ...pipeline.batches import context_length
 from ...setup.setup import Setup
 from ..config.needs import of_method
 from ..environment import installed_packages
+from ..tensors import own_class
 from .inventory import Inventory, is_conv1d
 from .naming import fused_parts
 from .sizes import dtype_name, elements
@@ -40,7 +41,7 @@ def model_facts(
         source=architecture.source if architecture is not None else None,
         model_type=getattr(getattr(seen.base, "config", None), "model_type", None),
         architecture=next(iter(raw.get("architectures") or getattr(config, "architectures", None) or []), None),
-        model_class=type(seen.base).__name__,
+        model_class=own_class(seen.base),
         dtype=_own_dtype(config) if dtype is None and architecture is None else dtype_name(dtype),
         layers=getattr(config, "num_hidden_layers", None) or seen.total_layers or None,
         hidden_size=getattr(config, "hidden_size", None),
@@ -61,7 +62,7 @@ def model_facts(
 def failed_model_facts(error: StageError, setup: Setup, architecture: Architecture | None = None) -> ModelFacts:
     """What is known of a model that could not be built, and why."""
     raw = architecture.raw if architecture is not None else {}
-    kinds = ("missing-config", "unknown-architecture", "remote-code", "invalid-config")
+    kinds = ("missing-config", "no-such-model", "unknown-architecture", "remote-code", "invalid-config")
     return ModelFacts(
         source=architecture.source if architecture is not None else None,
         model_type=raw.get("model_type"),

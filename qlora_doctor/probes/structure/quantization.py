@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...facts.quantization import LinearLeftOut, QuantizationFacts
+from ..tensors import is_packed, own_class, quant_state_of
 from .inventory import Inventory, Linear
 from .naming import with_wildcards
 from .sizes import BLOCK, dtype_name, elements, expected_bits, ideal_bytes, is_4bit, statistics
@@ -49,7 +50,9 @@ def quantization_facts(
         skip_overmatch=skipping.overmatch,
         head_quantized=None if seen.head is None else _is_4bit_layer(seen.head.module),
         classifier_quantized=_quantized_heads(seen, fresh_heads),
-        routers_quantized=[part.name for part in seen.routers if is_4bit(part.module._parameters.get("weight"))],
+        routers_quantized=[
+            part.name for part in seen.routers if is_4bit(part.module._parameters.get("weight"), part.module)
+        ],
         uneven_modules=[linear.name for linear in four_bit if linear.parameters % _block(linear)],
         float32_experts_bytes=float32_experts_bytes(seen),
         **_settings_seen(four_bit, settings, asked),
@@ -65,7 +68,7 @@ def float32_experts_bytes(seen: Inventory) -> int:
 
 def _is_4bit_layer(module: Any) -> bool:
     """By the weight, or by the class: a tied head that was converted is a 4-bit layer over a 16-bit weight."""
-    return is_4bit(getattr(module, "weight", None)) or type(module).__name__ == "Linear4bit"
+    return is_4bit(getattr(module, "weight", None), module) or own_class(module) == "Linear4bit"
 
 
 def _settings(base: Any) -> Any | None:
@@ -80,7 +83,7 @@ def _left_out(seen: Inventory, skipping: Skipping) -> list[LinearLeftOut]:
     groups: dict[tuple[str, str, str], list[int]] = {}
     for linear in seen.layer_linears:
         if not linear.four_bit:
-            key = (with_wildcards(linear.name), type(linear.part.module).__name__, skipping.reason(linear))
+            key = (with_wildcards(linear.name), own_class(linear.part.module), skipping.reason(linear))
             groups.setdefault(key, []).append(linear.parameters)
     return [
         LinearLeftOut(name=name, module_class=cls, modules=len(counts), parameters=sum(counts), reason=reason)
@@ -89,7 +92,7 @@ def _left_out(seen: Inventory, skipping: Skipping) -> list[LinearLeftOut]:
 
 
 def _quantized_heads(seen: Inventory, fresh: list[str] | None) -> list[str] | None:
-    quantized = [part.name for part in seen.heads if is_4bit(getattr(part.module, "weight", None))]
+    quantized = [part.name for part in seen.heads if is_4bit(getattr(part.module, "weight", None), part.module)]
     if not quantized:
         return []
     return None if fresh is None else [name for name in quantized if name in fresh]
@@ -99,9 +102,13 @@ def _settings_seen(four_bit: list[Linear], settings: Any, asked: bool) -> dict[s
     """Type, nesting and dtypes: of most of the layers, or as asked for where there is no 4-bit layer at all."""
     if four_bit:
         kinds = Counter(
-            (w.quant_type, bool(_nested(w)), getattr(linear.part.module, "compute_dtype", None), w.quant_storage)
+            (
+                _said(linear, "quant_type"),
+                bool(_nested(linear)),
+                getattr(linear.part.module, "compute_dtype", None),
+                getattr(linear.weight, "quant_storage", linear.weight.dtype),
+            )
             for linear in four_bit
-            for w in (linear.weight,)
         )
         quant_type, double_quant, compute, storage = kinds.most_common(1)[0][0]
     elif asked:
@@ -118,21 +125,33 @@ def _settings_seen(four_bit: list[Linear], settings: Any, asked: bool) -> dict[s
     }
 
 
-def _nested(weight: Any) -> bool:
-    state = weight.quant_state
-    return state.state2 is not None if state is not None else weight.compress_statistics
+def _state(linear: Linear) -> Any | None:
+    return quant_state_of(linear.weight, linear.part.module)
+
+
+def _nested(linear: Linear) -> bool:
+    state = _state(linear)
+    if state is None:
+        return bool(linear.weight.compress_statistics)
+    return getattr(state, "state2", None) is not None  # a forward in evaluation mode on a CPU takes it away
+
+
+def _said(linear: Linear, name: str) -> Any:
+    """What the weight says of itself, or its state: a sharded weight has become a plain tensor."""
+    return getattr(linear.weight, name, None) or getattr(_state(linear), name, None)
 
 
 def _block(linear: Linear) -> int:
-    return int(getattr(linear.weight, "blocksize", None) or BLOCK)
+    return int(_said(linear, "blocksize") or BLOCK)
 
 
 def _bits(four_bit: list[Linear]) -> float | None:
     """True bits for each weight; a code table that layers share counts once."""
     count = sum(linear.parameters for linear in four_bit)
-    if not count or any(linear.weight.quant_state is None for linear in four_bit):
+    if not count or any(_state(linear) is None for linear in four_bit):
         return None
-    tensors = {id(t): t for linear in four_bit for t in (linear.weight, *statistics(linear.weight))}
+    held = [(linear.weight, *statistics(linear.weight, linear.part.module)) for linear in four_bit]
+    tensors = {id(tensor): tensor for each in held for tensor in each}
     return 8 * sum(_nbytes(tensor) for tensor in tensors.values()) / count
 
 
@@ -144,20 +163,21 @@ def _awaits_8bit(seen: Inventory) -> bool:
 
 
 def _bytes(seen: Inventory, four_bit: list[Linear], settings: Any) -> dict[str, Any]:
-    tensors: dict[int, torch.Tensor] = {}
+    tensors: dict[int, tuple[str | None, int]] = {}
     upcast = 0
-    for _, parameter, _ in seen.parameters():
-        tensors[id(parameter)] = parameter
-        if is_4bit(parameter):
-            tensors.update((id(t), t) for t in statistics(parameter))
+    for _, parameter, module in seen.parameters():
+        packed = is_packed(parameter, module)  # bytes, whatever dtype they are stored as
+        tensors[id(parameter)] = ("uint8" if packed else dtype_name(parameter.dtype)), _nbytes(parameter)
+        if is_4bit(parameter, module):
+            tensors.update((id(t), (dtype_name(t.dtype), _nbytes(t))) for t in statistics(parameter, module))
         elif parameter.dtype in (torch.float16, torch.bfloat16):
             upcast += parameter.numel() * 2
-    tensors.update((id(buffer), buffer) for _, buffer in seen.buffers())
+    tensors.update((id(buffer), (dtype_name(buffer.dtype), _nbytes(buffer))) for _, buffer in seen.buffers())
     by_dtype: Counter[str] = Counter()
-    for tensor in tensors.values():
-        by_dtype[dtype_name(tensor.dtype) or ""] += _nbytes(tensor)
+    for dtype, size in tensors.values():
+        by_dtype[dtype or ""] += size
     total = sum(by_dtype.values())
-    double_quant = _nested(four_bit[0].weight) if four_bit else getattr(settings, "bnb_4bit_use_double_quant", True)
+    double_quant = _nested(four_bit[0]) if four_bit else getattr(settings, "bnb_4bit_use_double_quant", True)
     outside = [(linear.weight, linear.parameters) for linear in seen.layer_linears if not linear.four_bit]
     outside += [(weight.parameter, elements(weight.parameter)) for weight in seen.experts]
     saved = sum(_nbytes(tensor) - ideal_bytes(count, bool(double_quant)) for tensor, count in outside)

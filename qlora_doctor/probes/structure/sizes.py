@@ -7,15 +7,21 @@ from typing import Any
 
 import torch
 
+from ..tensors import quant_state_of
+
 BLOCK = 64
 """Elements that share one absmax (bitsandbytes' default for 4-bit weights)."""
 NESTED_BLOCK = 256
 """Statistics that share one second-level absmax (``bitsandbytes.functional.quantize_4bit``)."""
 
 
-def is_4bit(tensor: Any) -> bool:
-    """Whether this is bitsandbytes' Params4bit (by name: another copy of the class may have made it)."""
-    return type(tensor).__name__ == "Params4bit"
+def is_4bit(tensor: Any, module: Any = None) -> bool:
+    """Whether this is bitsandbytes' Params4bit (by name: another copy of the class may have made it).
+
+    Args:
+        module: the layer that holds it: sharding makes a plain tensor of the weight, and the layer keeps the state.
+    """
+    return type(tensor).__name__ == "Params4bit" or quant_state_of(tensor, module) is not None
 
 
 def elements(tensor: torch.Tensor, module: Any = None) -> int:
@@ -24,9 +30,9 @@ def elements(tensor: torch.Tensor, module: Any = None) -> int:
     Args:
         module: the layer that holds the tensor; its shape counts where the quant state is missing.
     """
-    if not is_4bit(tensor):
+    if not is_4bit(tensor, module):
         return int(tensor.numel())
-    state = getattr(tensor, "quant_state", None)
+    state = quant_state_of(tensor, module)
     if state is not None:
         return int(torch.Size(state.shape).numel())
     if not getattr(tensor, "bnb_quantized", False):
@@ -36,9 +42,9 @@ def elements(tensor: torch.Tensor, module: Any = None) -> int:
     return int(tensor.numel() * tensor.element_size() * 2)
 
 
-def statistics(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+def statistics(tensor: torch.Tensor, module: Any = None) -> Iterator[torch.Tensor]:
     """The tensors of a 4-bit weight's quant state: absmax, code, offset, and the same of the nested statistics."""
-    state = getattr(tensor, "quant_state", None)
+    state = quant_state_of(tensor, module)
     while state is not None:
         for name in ("absmax", "code", "offset"):
             value = getattr(state, name, None)

@@ -8,7 +8,7 @@ the file lacks ``PeftModel.from_pretrained`` warns. Its header gives names and s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,15 @@ from ...facts.adapter import StoredMisfit
 from ...pipeline.adapter import adapter_folder
 from ...setup.setup import Setup
 from ..config.stored_adapter import CONFIG, WEIGHTS
-from ..load.checkpoint import StoredTensor, read_header
+from ..load.checkpoint import Checkpoint, StoredTensor, read_header
+from ..load.quantization_error import nonfinite_in
 from .inventory import Inventory
 
 _ADAPTER = "default"
+_LARGEST = 4 << 30
+"""Bytes of an adapter's file that is read whole."""
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of names that torch.compile, FSDP and checkpoint wrappers put in."""
 _PREFIX = "base_model.model."
 _MISMATCH = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[([\d, ]*)\]\) from checkpoint, "
@@ -62,6 +67,7 @@ class StoredFit:
 
     tensors: int | None = None
     misfits: list[StoredMisfit] | None = None
+    foreign: str | None = None
     unread: list[str] | None = None
     missing: list[str] | None = None
     refusal: str | None = None
@@ -73,7 +79,31 @@ class StoredFit:
             "stored_misfits": self.misfits,
             "stored_unread": self.unread,
             "stored_missing": self.missing,
+            "stored_foreign": self.foreign,
         }
+
+
+def stored_file_facts(setup: Setup, progress: Callable[..., None] = lambda *_: None) -> dict[str, Any]:
+    """What the file of a stored adapter shows by itself, whatever base it goes into: damage, and values that are none.
+
+    Fields of AdapterFacts; ``{}`` where there is a stored adapter and its file cannot be found or is a pickle.
+    """
+    if setup.model.adapter is None and setup.dialect != "peft-adapter":
+        return {"stored_damage": "none", "stored_nonfinite": []}
+    try:
+        file = _weights(setup)
+    except StageError:
+        return {}
+    if file is None:
+        return {}
+    try:
+        stored = read_header(file)
+    except StageError as error:
+        return {"stored_damage": error.message}
+    if file.stat().st_size > _LARGEST:
+        return {"stored_damage": "none"}
+    bad = nonfinite_in(Checkpoint(file.parent, [file], stored), progress)
+    return {"stored_damage": "none", "stored_nonfinite": [_shown(name) for name in bad]}
 
 
 def stored_fit(model: Any, setup: Setup, base: Inventory) -> StoredFit:
@@ -86,7 +116,7 @@ def stored_fit(model: Any, setup: Setup, base: Inventory) -> StoredFit:
         base: the model as it was before PEFT touched it.
     """
     if setup.model.adapter is None and setup.dialect != "peft-adapter":
-        return StoredFit(misfits=[], unread=[], missing=[])
+        return StoredFit(misfits=[], unread=[], missing=[], foreign="none")
     file = _file(setup)
     is_lora = str(model.peft_config[_ADAPTER].peft_type).rpartition(".")[2] == "LORA"
     # PeftModel.from_pretrained renames by such a mapping of a model's class before anything else.
@@ -99,21 +129,50 @@ def stored_fit(model: Any, setup: Setup, base: Inventory) -> StoredFit:
     if any(tensor.dtype not in _DTYPES for tensor in stored.values()):
         return StoredFit()
     fit = _load(model, stored)
+    if fit.unread:
+        fit.foreign = _foreign(model, stored)
     if fit.misfits and setup.dialect != "native" and _only_vocabulary(fit.misfits, base):
         return StoredFit()  # a trainer of its own may resize the embeddings before it loads the adapter
     return fit
 
 
 def _file(setup: Setup) -> Path | None:
+    """The weights, where the adapter that the setup makes is the stored one."""
+    if setup.model.adapter is None and any(on and key not in _HELD for key, on in setup.stored_keys.items()):
+        return None
+    return _weights(setup)
+
+
+def _weights(setup: Setup) -> Path | None:
     """The weights of the adapter that is continued, or those beside the adapter_config.json that is checked."""
     if setup.model.adapter is not None:
         folder = adapter_folder(setup)
-    elif setup.file is None or any(is_set and key not in _HELD for key, is_set in setup.stored_keys.items()):
+    elif setup.file is None:
         return None
     else:
         folder = Path(setup.file).parent
     file = folder / WEIGHTS
     return file if file.is_file() else None
+
+
+def _foreign(model: Any, stored: dict[str, StoredTensor]) -> str:
+    """What keeps the names from fitting, tried by PEFT's own loading under the names that they would have else."""
+    attempts: list[tuple[str, dict[str, StoredTensor]]] = []
+    wrapped = sorted({part for name in stored for part in name.split(".") if part in _WRAPPED})
+    plain = {".".join(p for p in name.split(".") if p not in _WRAPPED): tensor for name, tensor in stored.items()}
+    if wrapped and len(plain) == len(stored):
+        attempts.append((f"hold {' and '.join(wrapped)}", plain))
+    before = {name.partition(_PREFIX)[0] for name in stored if _PREFIX in name}
+    if len(before) == 1 and before != {""} and all(_PREFIX in name for name in stored):
+        lead = before.pop()
+        attempts.append((f"begin with {lead}", {name.removeprefix(lead): each for name, each in stored.items()}))
+    if not any(name.startswith(_PREFIX) for name in stored):
+        attempts.append((f"lack {_PREFIX}", {_PREFIX + name: each for name, each in stored.items()}))
+    for words, renamed in attempts:
+        fit = _load(model, renamed)
+        if fit.unread == [] and not fit.misfits and fit.refusal is None:
+            return words
+    return "none"
 
 
 def _load(model: Any, stored: dict[str, StoredTensor]) -> StoredFit:

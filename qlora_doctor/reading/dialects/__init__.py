@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from ...core.errors import ConfigError, UsageError
+from ...core.text import cleaned
 from ...setup.setup import Setup
 from ..document import Document, read_document
 
@@ -124,7 +125,8 @@ def read_setup(path: Path, *, dialect: str | None = None) -> Setup:
     else:
         chosen, sure = recognise(document)
     setup = chosen.read(document)
-    return setup.model_copy(update={"dialect_confidence": sure, "dialect_named": dialect is not None})
+    told = {"dialect_confidence": sure, "dialect_named": dialect is not None}
+    return cleaned(setup).model_copy(update=told | {"file": setup.file})  # the name by which it is opened stays
 
 
 def file_of(path: Path) -> Path:

@@ -16,7 +16,7 @@ from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import axolotl as refusals
 from .refusals import tell
-from .refusals.axolotl import remarks
+from .refusals.axolotl import remarks, schema
 from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
 name = "axolotl"
@@ -113,6 +113,14 @@ _PLUGINS = {
 }  # fmt: skip
 """The plugins that come with axolotl, whose keys are in the list."""
 
+_PREFERENCE: Table = {
+    "trl.beta": "training.beta",
+    "rl_beta": "training.beta",
+    "dpo_beta": "training.beta",
+    "dpo_label_smoothing": "training.label_smoothing",
+    "trl.num_generations": "training.num_generations",
+    "trl.generation_batch_size": "training.generation_batch_size",
+}
 _BNB: Table = {
     "bnb_4bit_quant_type": "quantization.bnb_4bit_quant_type",
     "bnb_4bit_use_double_quant": ("quantization.bnb_4bit_use_double_quant", switch),
@@ -194,6 +202,7 @@ def read(document: Document) -> Setup:
     reading.default("hardware.expandable_segments", True, "it sets PYTORCH_ALLOC_CONF where the environment does not")
     tell(reading, refusals.ROWS, "adapter", "base_model")
     remarks.tell(reading)
+    schema.tell(reading)
     if _only_known_plugins(reading):
         reading.check_keys(known)
     if document.string_numbers:
@@ -282,6 +291,8 @@ def _lora(reading: Reading) -> None:
         if written and written != "all-linear":
             note += " lora_target_modules is added to them."
         reading.put("lora.target_modules", "all-linear", "lora_target_linear", note)
+        if written and written != "all-linear":
+            reading.take({"lora_target_modules": ("lora.targets_beside_linear", name_list)})
     elif written:
         reading.take({"lora_target_modules": ("lora.target_modules", targets)})
     elif reading.get("adapter") in ("lora", "qlora") and not reading.get("lora_target_parameters"):
@@ -366,6 +377,7 @@ def _distribution(reading: Reading) -> None:
 
 def _data(reading: Reading) -> None:
     _samples(reading)
+    _preference(reading)
     method = reading.get("rl")
     reward = next((key for key in ("reward_model", "process_reward_model") if reading.get(key)), None)
     if method:
@@ -376,10 +388,65 @@ def _data(reading: Reading) -> None:
         reading.put("training.method", "pretrain", "pretraining_dataset")
     else:
         reading.default("training.method", "sft")
-    if not reading.get("val_set_size") and not reading.get("test_datasets"):
+    _intervals(reading)
+
+
+def _intervals(reading: Reading) -> None:
+    """When axolotl evaluates and saves, and whether it picks the best checkpoint (core/builders/base.py, causal.py)."""
+    evaluated = bool(reading.get("val_set_size") or reading.get("test_datasets"))
+    every = _steps(reading, "eval") if evaluated else None
+    if not evaluated:
         reading.put("training.eval_strategy", "no", "val_set_size", "There is nothing to evaluate on.")
-    elif reading.has("eval_steps") or reading.has("evals_per_epoch"):
-        reading.put("training.eval_strategy", "steps", "eval_steps" if reading.has("eval_steps") else "evals_per_epoch")
+    elif every is not None:
+        key = "eval_steps" if reading.has("eval_steps") else "evals_per_epoch"
+        reading.put("training.eval_strategy", "steps", key)
+        reading.put("training.eval_steps", every, key)
+    saved = _steps(reading, "save")
+    if saved is not None:
+        key = "save_steps" if reading.has("save_steps") else "saves_per_epoch"
+        reading.put("training.save_strategy", "steps", key)
+        reading.put("training.save_steps", saved, key)
+    else:
+        reading.default("training.save_strategy", "epoch")
+    asked = reading.get("load_best_model_at_end")
+    compares = bool(reading.get("rl"))  # whose builder never chooses
+    chooses = not compares and every is not None and saved is not None and saved % every == 0
+    wanted = asked is not False or bool(reading.get("early_stopping_patience"))
+    if wanted and chooses:
+        reading.put("training.load_best_model_at_end", True, "load_best_model_at_end")
+    elif reading.written("load_best_model_at_end"):
+        reading.put("training.load_best_model_at_end", False, "load_best_model_at_end")
+    if asked and not chooses:
+        note = "axolotl drops it without rows to evaluate and save_steps that are a multiple of eval_steps."
+        note = "axolotl drops it with rl." if compares else note
+        reading.remark("best-model-dropped", "load_best_model_at_end", note)
+    silent = every is None and not reading.has("eval_strategy") and not reading.has("evaluation_strategy")
+    size = reading.get("val_set_size")
+    if size and silent:
+        note = (
+            f"val_set_size holds {size} of the rows out of training, and without eval_steps, evals_per_epoch and "
+            "eval_strategy they are never evaluated."
+        )
+        reading.remark("held-out-unused", "val_set_size", note)
+
+
+def _steps(reading: Reading, kind: str) -> float | None:
+    """``eval_steps`` or ``save_steps``; else the share of all updates that so many an epoch are."""
+    steps = reading.get(f"{kind}_steps")
+    if isinstance(steps, int | float) and not isinstance(steps, bool) and steps > 0:
+        return float(steps)
+    times, epochs = reading.get(f"{kind}s_per_epoch"), reading.get("num_epochs", 1.0)
+    numbers = all(isinstance(each, int | float) and each > 0 for each in (times, epochs))
+    share = 1.0 / (times * epochs) if numbers else None
+    return share if share is not None and share < 1 else None
+
+
+def _preference(reading: Reading) -> None:
+    reading.take(_PREFERENCE)
+    if reading.get("trl.use_vllm") and not reading.get("trl.vllm_lora_sync"):
+        reading.take({"trl.use_vllm": ("training.use_vllm", switch)})
+    if reading.get("rl_adapter_ref_model"):
+        reading.remark("reference-given", "rl_adapter_ref_model", "rl_adapter_ref_model loads the reference anew.")
 
 
 def _samples(reading: Reading) -> None:

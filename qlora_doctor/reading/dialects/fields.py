@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,7 +18,9 @@ from ...core.place import Place
 from ...setup.setup import SECTIONS, Origin, OwnKey, Setup, Source
 from ...tables.keys import MOST_LIKENED, MOST_STRANGERS, KeyList
 from ..document import Document
+from ..interpolation import interpolated
 from ..lenient import Mismatch, describe_value, read_as
+from .named_data import named_in
 from .values import Unreadable, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
@@ -43,6 +46,8 @@ class Reading:
         data: the file's mapping.
         version: whose defaults are meant, for example ``axolotl 0.18``.
         stored_keys: what ``Setup`` has under this name.
+        stops_at_unknown_keys: the same.
+        by_omegaconf: see ``read_by_omegaconf``.
     """
 
     def __init__(
@@ -79,10 +84,18 @@ class Reading:
         self._remarks: list[dict[str, str | None]] = []
         self._pointers: dict[str, str] = {}
         self.stored_keys: dict[str, bool] = {}
+        self.stops_at_unknown_keys = False
+        self.by_omegaconf = False
         self._tables: list[tuple[str, Table]] = []
         self._brought_about: dict[str, dict[str, None]] = {}
 
     # -- the file's side
+
+    def read_by_omegaconf(self) -> None:
+        """OmegaConf reads the file: it resolves ``${key}`` within it, and refuses keys that stand twice."""
+        self.by_omegaconf = True
+        if "${" in self.document.text:
+            self.data = interpolated(self.document.data)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value at a dotted key; ``default`` where it is absent or null."""
@@ -96,6 +109,15 @@ class Reading:
     def written(self, key: str) -> bool:
         """True where the key stands in the file, be it null."""
         return self._find(key)[1] is not None
+
+    def origin(self, path: str) -> Origin | None:
+        """Where the value at a canonical path comes from, so far."""
+        return self._origins.get(path)
+
+    def place_of(self, key: str) -> Place | None:
+        """Where a dotted key stands; None where it is absent."""
+        pointer = self._find(key)[1]
+        return Place(file=self.file, pointer=pointer) if pointer is not None else None
 
     def _find(self, key: str) -> tuple[Any, str | None]:
         """(value, JSON pointer); a key whose own name has dots (``train.lora_rank``) is found as well."""
@@ -292,6 +314,24 @@ class Reading:
                 self._unknown_keys.append(entry | {"closest": closest, "note": known.verdict(full)})
             self.point_at(full)
 
+    def judge_by_project(self, known: KeyList) -> None:
+        """Take back what the project of the file answers: fields of its own script, versions that it pins."""
+        if self.file is None or not (self._unknown_keys or self._removed_keys):
+            return
+        from ..script_fields import is_gone, own_fields, pins_beside
+
+        own = own_fields(Path(self.file), {str(each["key"]) for each in (*self._unknown_keys, *self._removed_keys)})
+        pins = pins_beside(Path(self.file))
+        trl = pins.get("trl")
+        other_version = trl is not None and trl.bounded
+        self._unknown_keys = [each for each in self._unknown_keys if each["key"] not in own and not other_version]
+        self._removed_keys = [
+            each
+            for each in self._removed_keys
+            if each["key"] not in own
+            and is_gone(getattr(known.removed.get(str(each["key"])), "since", None), each["note"], pins) is not False
+        ]
+
     def deprecated(self, key: str, now: str | None, note: str, value: str | None = None) -> None:
         """A key (or a value of it) that the trainer still takes and warns of.
 
@@ -324,6 +364,13 @@ class Reading:
                 self.point_at(key)
         return found
 
+    def _refuse_repeated(self) -> None:
+        """OmegaConf's loader stops at a key that stands twice, whatever its values."""
+        for pointer in (*self.document.duplicates, *self.document.repeats):
+            key = _dotted(pointer)
+            note = f"{key} stands twice, and OmegaConf, with which {self.version} reads, stops at that."
+            self.refused("repeated-key", key, note, "keys")
+
     def _head_sections(self) -> None:
         """Give each section the place of the first value that the file sets in it, for what is said of the whole."""
         heads: dict[str, Origin] = {}
@@ -337,7 +384,9 @@ class Reading:
     def setup(self) -> Setup:
         """The Setup, when all is said."""
         string_numbers = self._string_numbers()
-        duplicates = [_dotted(pointer) for pointer in self.document.duplicates]
+        if self.by_omegaconf:
+            self._refuse_repeated()
+        duplicates = [] if self.by_omegaconf else [_dotted(pointer) for pointer in self.document.duplicates]
         for key in duplicates:
             self.point_at(key)
         self._head_sections()
@@ -354,6 +403,8 @@ class Reading:
             string_numbers=string_numbers,
             remarks=self._remarks,
             stored_keys=self.stored_keys,
+            named_data=named_in(self),
+            stops_at_unknown_keys=self.stops_at_unknown_keys,
             **sections,
         )
         setup._locate = self.document.place if self.file is not None else None

@@ -74,10 +74,11 @@ _XTUNER_1_KIND = (
 
 def recognise(document: Document) -> float:
     """Sure of files whose tool is known."""
-    return 0.97 if _kind(document) is not None else 0.0
+    return 0.97 if kind_of(document) is not None else 0.0
 
 
-def _kind(document: Document) -> tuple[str, str] | None:
+def kind_of(document: Document) -> tuple[str, str] | None:
+    """What a file of another tool is, and what to check in its place; None where it is of none that is known."""
     if document.format == "text":
         path, code = document.path, document.text
         is_python = path is None or path.suffix.lower() in (".py", "")
@@ -97,5 +98,5 @@ def read(document: Document) -> Setup:
 
 
 def _refuse(document: Document) -> NoReturn:
-    what, remedy = _kind(document) or ("a file of a tool that is not known", "Check the training config.")
+    what, remedy = kind_of(document) or ("a file of a tool that is not known", "Check the training config.")
     raise ConfigError(f"{document.path or 'The file'} is {what}, which is not checked here.", remedy=remedy)

@@ -6,6 +6,7 @@ about (``lora: {r: 16}``). Whatever the file does not give is decided by the scr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -89,12 +90,14 @@ class Alias:
         path: the canonical path.
         anywhere: names that mean it wherever they stand.
         inside: further names that mean it inside one of ``sections``.
+        flat: names that mean it at the top of a file that speaks of LoRA or of 4 bits.
     """
 
     path: str
     anywhere: tuple[str, ...]
     inside: tuple[str, ...] = ()
     sections: frozenset[str] = frozenset()
+    flat: tuple[str, ...] = ()
     convert: Callable[[Any], Any] | None = None
 
 
@@ -112,14 +115,28 @@ def _bits(expected: str) -> Callable[[Any], bool]:
     return convert
 
 
+def _precision(name: str) -> Callable[[Any], bool]:
+    """``bf16``, ``fp16``, ``no`` as the switch of one of them."""
+
+    def convert(value: Any) -> bool:
+        if isinstance(value, bool):
+            return False  # YAML's no
+        return str(value).lower() not in ("no", "none") and dtype(str(value).lower().removesuffix("-mixed")) == name
+
+    return convert
+
+
 def _alias(
     path: str,
     anywhere: str,
     inside: str = "",
     sections: set[str] | None = None,
     convert: Callable[[Any], Any] | None = None,
+    flat: str = "",
 ) -> Alias:
-    return Alias(path, tuple(anywhere.split()), tuple(inside.split()), frozenset(sections or ()), convert)
+    return Alias(
+        path, tuple(anywhere.split()), tuple(inside.split()), frozenset(sections or ()), tuple(flat.split()), convert
+    )
 
 
 ALIASES: tuple[Alias, ...] = (
@@ -144,14 +161,23 @@ ALIASES: tuple[Alias, ...] = (
         "quantization bits enabled_4bit",
         _BITS,
         _bits("4"),
+        flat="bits quant_bits wbits quantization quantize",
     ),
-    _alias("quantization.load_in_8bit", "load_in_8bit use_8bit", "", None, _bits("8")),
+    _alias(
+        "quantization.load_in_8bit",
+        "load_in_8bit use_8bit quantization_bit",
+        "bits",
+        _BITS,
+        _bits("8"),
+        flat="bits quant_bits wbits",
+    ),
     _alias(
         "quantization.bnb_4bit_quant_type",
         "bnb_4bit_quant_type bnb_quant_type",
         "quant_type type quantization_type",
         _BITS - {"model"},
         text,
+        flat="quant_type quantization_type",
     ),
     _alias(
         "quantization.bnb_4bit_use_double_quant",
@@ -162,13 +188,24 @@ ALIASES: tuple[Alias, ...] = (
         switch,
     ),
     _alias(
-        "quantization.bnb_4bit_compute_dtype", "bnb_4bit_compute_dtype bnb_compute_dtype", "compute_dtype", _BITS, dtype
+        "quantization.bnb_4bit_compute_dtype",
+        "bnb_4bit_compute_dtype bnb_compute_dtype",
+        "compute_dtype",
+        _BITS,
+        dtype,
+        "compute_dtype",
     ),
     _alias("quantization.bnb_4bit_quant_storage", "bnb_4bit_quant_storage", "quant_storage", _BITS, storage_dtype),
-    _alias("lora.r", "lora_r lora_rank", "r rank", _LORA),
-    _alias("lora.lora_alpha", "lora_alpha", "alpha", _LORA),
+    _alias("lora.r", "lora_r lora_rank", "r rank lora_dim", _LORA, flat="r rank lora_dim"),
+    _alias("lora.lora_alpha", "lora_alpha", "alpha", _LORA, flat="alpha"),
     _alias("lora.lora_dropout", "lora_dropout", "dropout", _LORA),
-    _alias("lora.target_modules", "lora_target_modules target_modules", "targets modules", _LORA, names),
+    _alias(
+        "lora.target_modules",
+        "lora_target_modules target_modules lora_targets lora_target",
+        "targets modules target",
+        _LORA,
+        names,
+    ),
     _alias("lora.modules_to_save", "modules_to_save lora_modules_to_save", "", None, name_list),
     _alias("lora.bias", "lora_bias", "bias", _LORA, lambda value: value if isinstance(value, str) else None),
     _alias("lora.task_type", "lora_task_type", "task_type", _LORA, text),
@@ -177,18 +214,20 @@ ALIASES: tuple[Alias, ...] = (
     _alias("lora.init_lora_weights", "init_lora_weights"),
     _alias(
         "training.per_device_train_batch_size",
-        "per_device_train_batch_size train_batch_size micro_batch_size",
+        "per_device_train_batch_size per_device_batch_size per_gpu_train_batch_size train_batch_size micro_batch_size",
         "batch_size size",
         _TRAINING,
+        flat="batch_size",
     ),
     _alias("training.per_device_eval_batch_size", "per_device_eval_batch_size eval_batch_size"),
     _alias(
         "training.gradient_accumulation_steps",
-        "gradient_accumulation_steps grad_accum grad_accum_steps gradient_accumulation",
-        "accumulation_steps",
+        "gradient_accumulation_steps grad_accum grad_accum_steps gradient_accumulation grad_accumulation_steps",
+        "accumulation_steps accum_steps",
         _TRAINING,
+        flat="accumulation_steps accum_steps",
     ),
-    _alias("training.learning_rate", "learning_rate", "lr", _TRAINING),
+    _alias("training.learning_rate", "learning_rate", "lr", _TRAINING, flat="lr"),
     _alias("training.weight_decay", "weight_decay"),
     _alias("training.max_grad_norm", "max_grad_norm", "gradient_clip grad_clip", _TRAINING),
     _alias(
@@ -198,13 +237,21 @@ ALIASES: tuple[Alias, ...] = (
         None,
         lambda value: value if isinstance(value, int) and value > 0 else None,
     ),
-    _alias("training.num_train_epochs", "num_train_epochs num_epochs", "epochs", _TRAINING),
+    _alias(
+        "training.num_train_epochs",
+        "num_train_epochs num_epochs n_epochs train_epochs",
+        "epochs",
+        _TRAINING,
+        flat="epochs",
+    ),
     _alias("training.lr_scheduler_type", "lr_scheduler_type lr_scheduler", "scheduler", _TRAINING, text),
     _alias("training.warmup_ratio", "warmup_ratio"),
     _alias("training.warmup_steps", "warmup_steps"),
     _alias("training.optim", "optim", "optimizer", _TRAINING, lambda value: value if isinstance(value, str) else None),
     _alias("training.bf16", "bf16", "", None, switch),
     _alias("training.fp16", "fp16", "", None, switch),
+    _alias("training.bf16", "mixed_precision", "precision", _TRAINING, _precision("bfloat16"), "precision"),
+    _alias("training.fp16", "mixed_precision", "precision", _TRAINING, _precision("float16"), "precision"),
     _alias(
         "training.gradient_checkpointing",
         "gradient_checkpointing use_gradient_checkpointing",
@@ -215,11 +262,12 @@ ALIASES: tuple[Alias, ...] = (
     _alias("training.gradient_checkpointing_kwargs", "gradient_checkpointing_kwargs"),
     _alias(
         "training.max_length",
-        "max_seq_length max_seq_len max_sequence_length cutoff_len",
-        "max_length sequence_length seq_length",
+        "max_seq_length max_seq_len max_sequence_length cutoff_len model_max_length",
+        "max_length sequence_length seq_length seq_len block_size context_length max_len",
         _DATA | _TRAINING | _MODEL,
+        flat="max_length sequence_length seq_length seq_len block_size context_length max_len",
     ),
-    _alias("training.packing", "packing sample_packing", "", None, switch),
+    _alias("training.packing", "packing sample_packing pack_sequences use_packing pack_samples", "", None, switch),
     _alias("training.group_by_length", "group_by_length", "", None, switch),
     _alias("training.neftune_noise_alpha", "neftune_noise_alpha"),
     _alias("training.eval_strategy", "eval_strategy evaluation_strategy", "", None, strategy),
@@ -228,6 +276,9 @@ ALIASES: tuple[Alias, ...] = (
     _alias("training.deepspeed", "deepspeed"),
     _alias("training.fsdp", "fsdp", "", None, lambda value: value if isinstance(value, str | list) else None),
     _alias("training.logging_steps", "logging_steps"),
+    _alias("training.save_steps", "save_steps"),
+    _alias("training.eval_steps", "eval_steps"),
+    _alias("training.load_best_model_at_end", "load_best_model_at_end", "", None, switch),
     _alias("training.report_to", "report_to"),
     _alias("training.output_dir", "output_dir", "", None, text),
     _alias(
@@ -255,7 +306,7 @@ def recognise(document: Document) -> float:
     """How many of the values that make a QLoRA run are found; never more than a guess."""
     if not isinstance(document.data, dict):
         return 0.0
-    found = {alias.path for alias, _, _ in _matches(document.data)}
+    found = {alias.path for alias, _, _ in _matches(document.data, document.text)}
     if not found & set(_TELLING):
         return 0.35 if set(_RUN) <= found else 0.0
     extent = sum(path in found for path in (*_TELLING, *_RUN))
@@ -265,16 +316,26 @@ def recognise(document: Document) -> float:
 def read(document: Document) -> Setup:
     """A home-made config → Setup, by alias; all that is not found is unknown."""
     reading = Reading(document, name, "a script that is not seen", typed=False)
-    for alias, key, _ in _matches(reading.data):
+    for alias, key, _ in _matches(reading.data, document.text):
         row = alias.path if alias.convert is None else (alias.path, alias.convert)
         reading.take({key: row})
+    if document.string_numbers and converts_numbers(document):
+        reading.remark("string-numbers-converted", None, "A script beside the file turns such texts into numbers.")
     for section in ("model", "quantization", "lora", "training"):
         reading.leave_rest(section, why=SCRIPT_DECIDES)
     return reading.setup()
 
 
-def _matches(data: dict[str, Any]) -> Iterator[tuple[Alias, str, Any]]:
-    """(alias, dotted key, value) in the order in which they count: by alias, then by how specific, then by depth."""
+_SPEAKS = re.compile(r"lora|peft|nf4|fp4|4-?bit|bnb|bitsandbytes", re.IGNORECASE)
+
+
+def _matches(data: dict[str, Any], text: str = "") -> Iterator[tuple[Alias, str, Any]]:
+    """(alias, dotted key, value) in the order in which they count: by alias, then by how specific, then by depth.
+
+    Args:
+        text: of the file, which shows whether short names at its top are about LoRA; without it they are not.
+    """
+    flat = _SPEAKS.search(text) is not None
     leaves = sorted(_leaves(data), key=lambda leaf: leaf[0].count("."))
     by_name: dict[str, list[tuple[str, frozenset[str], Any]]] = {}
     for key, sections, value in leaves:
@@ -286,6 +347,10 @@ def _matches(data: dict[str, Any]) -> Iterator[tuple[Alias, str, Any]]:
         for word in alias.inside:
             for key, sections, value in by_name.get(word, ()):
                 if sections & alias.sections:
+                    yield alias, key, value
+        for word in alias.flat if flat else ():
+            for key, sections, value in by_name.get(word, ()):
+                if not sections and not isinstance(value, dict):
                     yield alias, key, value
 
 
@@ -300,3 +365,32 @@ def _leaves(
             yield from _leaves(value, path + ".", sections | {key.lower()})
         if not (isinstance(value, dict) and key.lower() in _ELSEWHERE):
             yield path, sections, value
+
+
+_SCRIPTS, _LONGEST_SCRIPT = 40, 1 << 20
+_OTHER_READERS = re.compile(r"\bomegaconf\b|\bhydra\b|\bruamel\b|TrlParser|jsonargparse", re.IGNORECASE)
+"""Readers that take ``2e-4`` as a number, or turn it into one by the type of the field."""
+
+
+def converts_numbers(document: Document) -> bool:
+    """True where a script beside the file (or one folder up) turns each of its texts that are numbers into one."""
+    if document.path is None:
+        return False
+    keys = {pointer.rpartition("/")[2] for pointer in document.string_numbers}
+    texts = list(_scripts_beside(document))
+    if any(_OTHER_READERS.search(text) and document.path.name in text for text in texts):
+        return True
+    calls = re.compile(rf"\bfloat\([^()\n]*?[\"'.]({'|'.join(map(re.escape, keys))})\b")
+    return bool(keys) and {match[1] for text in texts for match in calls.finditer(text)} >= keys
+
+
+def _scripts_beside(document: Document) -> Iterator[str]:
+    assert document.path is not None
+    folder = document.path.resolve().parent
+    try:
+        files = [file for place in (folder, folder.parent) for file in sorted(place.glob("*.py"))]
+        for file in files[:_SCRIPTS]:
+            if file.stat().st_size <= _LONGEST_SCRIPT:
+                yield file.read_text("utf-8", errors="ignore")
+    except OSError:
+        return

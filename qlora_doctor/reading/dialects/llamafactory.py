@@ -49,6 +49,9 @@ _HF = {
     "ddp_find_unused_parameters": "training.ddp_find_unused_parameters",
     "dataloader_num_workers": "training.dataloader_num_workers",
     "logging_steps": "training.logging_steps",
+    "save_steps": "training.save_steps",
+    "eval_steps": "training.eval_steps",
+    "load_best_model_at_end": "training.load_best_model_at_end",
     "resume_from_checkpoint": "training.resume_from_checkpoint",
     "report_to": "training.report_to",
     "output_dir": "training.output_dir",
@@ -60,6 +63,7 @@ HF_ARGUMENTS: Table = {
     "eval_strategy": ("training.eval_strategy", strategy),
     "evaluation_strategy": ("training.eval_strategy", strategy),
     "save_strategy": ("training.save_strategy", strategy),
+    "logging_strategy": ("training.logging_strategy", strategy),
 }
 
 _FIELDS: Table = {
@@ -81,6 +85,8 @@ _FIELDS: Table = {
     "disable_gradient_checkpointing": ("training.gradient_checkpointing", negated),
     "dataset": ("data.train", one_or_list),
     "eval_dataset": ("data.eval", one_or_list),
+    "pref_beta": "training.beta",
+    "dpo_label_smoothing": "training.label_smoothing",
 }
 _DEFAULTS: dict[str, Any] = {
     "lora.r": 8,
@@ -141,8 +147,10 @@ def read(document: Document) -> Setup:
     reading = Reading(document, name, f"LLaMA-Factory {known.version}", typed=False)
     if _is_board(reading):
         return _read_board(reading)
+    reading.read_by_omegaconf()
     reading.take(_FIELDS)
     conclude(reading)
+    reading.stops_at_unknown_keys = True
     if document.string_numbers:
         reading.remark(
             "string-numbers-converted", None, "OmegaConf, with which LLaMA-Factory reads, takes them as numbers."
@@ -185,6 +193,8 @@ def conclude(reading: Reading) -> None:
     reading.default("training.prepare_for_kbit_training", False, "it prepares the model by code of its own")
     if not reading.get("val_size") and not reading.has("eval_dataset") and not reading.has("eval_strategy"):
         reading.default("training.eval_strategy", "no")
+    if reading.has("ref_model"):
+        reading.remark("reference-given", "ref_model", "ref_model names the reference.")
     tell(reading, refusals.ROWS, "quantization_bit", "deepspeed")
     refusals.remark(reading, trains_anyway=isinstance(reading, _Board))
 

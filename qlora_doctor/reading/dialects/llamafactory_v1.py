@@ -66,6 +66,7 @@ def read(document: Document) -> Setup:
     """A LLaMA-Factory v1 config → Setup."""
     known = key_list("llamafactory-v1")
     reading = Reading(document, name, f"LLaMA-Factory v1 {known.version}", typed=False)
+    reading.read_by_omegaconf()
     reading.take(_FIELDS)
     method, bits = str(reading.get("quant_config.name", "")), str(reading.get("quant_config.quantization_bit", ""))
     if method in ("bnb", "auto") and bits in ("4", "8"):

@@ -123,6 +123,7 @@ def recognise(document: Document) -> float:
 def read(document: Document) -> Setup:
     """An oumi config → Setup."""
     reading = Reading(document, name, _VERSION)
+    reading.read_by_omegaconf()
     reading.take(_FIELDS)
     reading.take({"training.trainer_type": ("training.trainer", _TRAINER)})
     reading.take({"training.trainer_type": ("training.method", _METHOD)})

@@ -7,6 +7,8 @@ read decides is unknown. What is absent is absent only where all was seen from t
 
 from __future__ import annotations
 
+import re
+from itertools import islice
 from typing import Any
 
 from ...core.errors import ConfigError
@@ -17,10 +19,14 @@ name = "python"
 
 _LOADS = ("from_pretrained", "BitsAndBytesConfig", "model_init_kwargs")
 _ADAPTS = ("LoraConfig", "get_peft_model", "PeftModel")
-_TRAINS = (
-    *("TrainingArguments", "SFTConfig", "SFTTrainer", "DPOTrainer", "ORPOTrainer", "GRPOTrainer", "KTOTrainer"),
-    *("UnslothTrainer", " Trainer(", "=Trainer(", "transformers.Trainer"),
+_TRAINS = re.compile(
+    r"TrainingArguments|\b(?:SFT|DPO|ORPO|CPO|KTO|BCO|GRPO|RLOO|PPO|Reward|PRM|GKD|GOLD|OnlineDPO|XPO|NashMD)"
+    r"(?:Config|Trainer)\b|UnslothTrainer|[ =]Trainer\(|transformers\.Trainer|from trl\.experimental"
 )
+"""A trainer of transformers, TRL or Unsloth, or the class of its arguments."""
+_RUNS = re.compile(r"__main__|\.train\(|\btrain\w*\(")
+_IMPORTS = re.compile(r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import|import[ \t]+([\w.]+))", re.MULTILINE)
+_MOST_LOOKED_INTO = 12
 _TOO_DEEP = "It is nested too deeply to be followed."
 
 
@@ -32,10 +38,27 @@ def recognise(document: Document) -> float:
     elif not is_notebook(document.data):
         return 0.0
     text = document.text
-    loads, adapts, trains = (any(word in text for word in words) for words in (_LOADS, _ADAPTS, _TRAINS))
+    loads, adapts = (any(word in text for word in words) for words in (_LOADS, _ADAPTS))
+    trains = _TRAINS.search(text) is not None
     if not (adapts or trains):
-        return 0.0  # a model that is only used
+        return 0.5 if _starts_training(document) else 0.0  # 0: a model that is only used
     return (0.5, 0.9, 0.97)[loads + adapts + trains - 1]
+
+
+def _starts_training(document: Document) -> bool:
+    """True for a script that runs a training which modules beside it define."""
+    if document.path is None or document.format != "text" or not _RUNS.search(document.text):
+        return False
+    from ..python.neighbours import Neighbours
+
+    neighbours = Neighbours(document.path)
+    found = {match[1] or match[2] for match in islice(_IMPORTS.finditer(document.text), 64)}
+    paths = [path for name in sorted(found) if (path := neighbours.module(name, neighbours.script)) is not None]
+    for path in paths[:_MOST_LOOKED_INTO]:
+        module = neighbours.document(path) if path.is_file() else None
+        if module is not None and "from_pretrained" in module.text and _TRAINS.search(module.text) is not None:
+            return True
+    return False
 
 
 def is_notebook(data: Any) -> bool:
@@ -50,9 +73,11 @@ def read(document: Document) -> Setup:
         ConfigError: it is no Python, or no notebook, or nested too deeply.
     """
     from ..python.keywords import check_keywords
+    from ..python.named_data import name_data
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.sheet import Sheet
     from ..python.source import read_source
+    from ..python.statements import read_statements
     from ..python.story import tell
     from ..python.training import by_card, order_of, read_training
 
@@ -67,9 +92,11 @@ def read(document: Document) -> Setup:
         read_adapter(story, sheet)
         read_training(story, sheet)
         read_data(story, sheet)
+        name_data(story, sheet)
         order_of(story, sheet)
         by_card(sheet)
         check_keywords(story, sheet)
+        read_statements(story, sheet)
     except RecursionError:
         raise ConfigError(f"{document.path or 'The script'} cannot be followed.", remedy=_TOO_DEEP) from None
     sheet.leave("hardware.count", why="How the script is launched decides.")

@@ -166,9 +166,14 @@ def _meant(document: Document) -> list[tuple[Run, Arguments, _Meaning]]:
 
 def _runs(document: Document) -> list[Run]:
     """The commands that start a trainer or a Python program."""
-    if document.format != "text" or len(document.text) > MOST_SCRIPT or not is_shell(document):
+    return runs_in(document.text) if document.format == "text" and is_shell(document) else []
+
+
+def runs_in(text: str) -> list[Run]:
+    """The commands of a shell script that start a trainer or a Python program."""
+    if len(text) > MOST_SCRIPT:
         return []
-    script = read_script(document.text)
+    script = read_script(text)
     runs = _first_runs(script.commands)
     return runs or _first_runs(command for text in script.texts[:_MOST_RUNS] for command in _commands_in(text))
 

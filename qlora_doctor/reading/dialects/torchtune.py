@@ -81,6 +81,7 @@ def _components(data: Any) -> Iterator[str]:
 def read(document: Document) -> Setup:
     """A torchtune config → Setup."""
     reading = Reading(document, name, _VERSION, typed=False)
+    reading.read_by_omegaconf()
     reading.take(_FIELDS)
     builder = str(reading.get("model._component_", ""))
     short = builder.rsplit(".", 1)[-1]

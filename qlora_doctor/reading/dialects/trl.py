@@ -13,7 +13,7 @@ from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .llamafactory import HF_ARGUMENTS
-from .values import dtype, name_list, one_or_list, storage_dtype, switch, targets, text
+from .values import dtype, joined, name_list, one_or_list, storage_dtype, switch, targets, text
 
 name = "trl"
 
@@ -57,6 +57,14 @@ SFT_ARGUMENTS: Table = {
     "assistant_only_loss": "training.assistant_only_loss",
     "dataset_text_field": "training.dataset_text_field",
     "use_cache": "model.use_cache",
+    "loss_type": ("training.loss_type", joined),
+    "beta": "training.beta",
+    "label_smoothing": "training.label_smoothing",
+    "num_generations": "training.num_generations",
+    "num_generations_eval": "training.num_generations_eval",
+    "generation_batch_size": "training.generation_batch_size",
+    "steps_per_generation": "training.steps_per_generation",
+    "use_vllm": ("training.use_vllm", switch),
     "dataset_name": ("data.train", text),
 }
 _FIELDS: Table = {**MODEL_CONFIG, **HF_ARGUMENTS, **SFT_ARGUMENTS}
@@ -128,6 +136,7 @@ def read(document: Document) -> Setup:
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "TRL's argument parser turns such texts into numbers.")
     reading.check_keys(known, also=_handbook_keys() if is_handbook else ())
+    reading.judge_by_project(known)
     return reading.setup()
 
 
@@ -174,7 +183,9 @@ def _dtypes(reading: Reading, is_handbook: bool) -> None:
 
 def _method(reading: Reading) -> None:
     """SFT, DPO and the others share the YAML; their own keys tell them apart where there are any."""
-    if reading.has("beta") or (reading.has("loss_type") and reading.get("loss_type") in ("sigmoid", "ipo", "hinge")):
+    if any(reading.has(key) for key in ("num_generations", "max_completion_length", "use_vllm")):
+        reading.leave("training.method", why="GRPO and RLOO share these keys; which script reads the file decides.")
+    elif reading.has("beta") or (reading.has("loss_type") and reading.get("loss_type") in ("sigmoid", "ipo", "hinge")):
         reading.put("training.method", "dpo", "beta" if reading.has("beta") else "loss_type")
     elif any(reading.has(key) for key in ("max_seq_length", "packing", "dataset_text_field", "completion_only_loss")):
         reading.default("training.method", "sft", "keys of SFTConfig")

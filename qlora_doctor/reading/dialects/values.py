@@ -115,6 +115,11 @@ def one_or_list(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def joined(value: Any) -> str:
+    """One text, or several joined by commas."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def strategy(value: Any) -> str:
     """``no``, ``steps``, ``epoch``: YAML reads a bare no as false."""
     if isinstance(value, bool):

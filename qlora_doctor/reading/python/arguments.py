@@ -6,10 +6,14 @@ A script is read as if it ran without arguments: what has a default has it, the 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from .expressions import Expressions
+from .argparsing import Argparse
+from .files import content
+from .hydra import composed
 from .provenance import INNER, given
 from .values import Class, Function, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
 
@@ -28,13 +32,54 @@ TRAINING_CLASSES = {
     "PPOConfig": "ppo",
     "RewardConfig": "reward",
     "GKDConfig": "gkd",
+    "OnlineDPOConfig": "online-dpo",
+    "NashMDConfig": "nash-md",
+    "XPOConfig": "xpo",
+    "PRMConfig": "prm",
+    "GOLDConfig": "gold",
+    "SDFTConfig": "sdft",
+    "SDPOConfig": "sdpo",
+    "TPOConfig": "tpo",
+    "A2POConfig": "a2po",
+    "GMPOConfig": "gmpo",
+    "IWOPDConfig": "iw-opd",
+    "AsyncGRPOConfig": "grpo",
+    "MiniLLMConfig": "minillm",
+    "PAPOConfig": "papo",
 }
 PARSERS = {"HfArgumentParser", "TrlParser", "H4ArgumentParser", "DataClassArgumentParser"}
 _PARSED = {"parse_args_into_dataclasses", "parse_args_and_config", "parse", "parse_args"}
 _FROM_FILE = {"parse_json_file", "parse_yaml_file", "parse_dict", "parse_yaml_config", "parse_toml_file"}
 
 
-class Arguments(Expressions):
+@dataclass(frozen=True)
+class Outside:
+    """What the fields of dataclasses are set to from outside.
+
+    Attributes:
+        whose: ``the command line`` or ``a file``.
+        values: what it sets, by name.
+        whole: all that it sets is known, so that the rest has its default.
+        decides_all: a file of its own brings every value, and was not read.
+        why: in words, where that is more than whose it is.
+    """
+
+    whose: str
+    values: dict[str, Value]
+    whole: bool
+    decides_all: bool = False
+    why: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why a value cannot be known."""
+        return self.why or f"{self.whose[:1].upper()}{self.whose[1:]} decides on it."
+
+
+UNSEEN = Outside("the command line", {}, whole=False)
+
+
+class Arguments(Argparse):
     """The part of the machine that knows how scripts take arguments."""
 
     # -- classes of the script
@@ -61,13 +106,15 @@ class Arguments(Expressions):
                     annotation = statement.annotation
                     if "ClassVar" in _names(annotation.value if isinstance(annotation, ast.Subscript) else annotation):
                         continue
-                    yield statement.target.id, self._field_default(owner, statement.value)
+                    assert isinstance(base, Class)
+                    name = statement.target.id
+                    yield name, self._field_default(base, name, statement.value)
 
-    def _field_default(self, owner: Class, node: ast.expr | None) -> Value | None:
+    def _field_default(self, owner: Class, name: str, node: ast.expr | None) -> Value | None:
         if node is None:
             return None
         if not isinstance(node, ast.Call) or not _called(node, "field", "Field", "HfArg", "Option", "Argument"):
-            return self.in_scope(owner, node)
+            return owner.members.get(name)
         for keyword in node.keywords:
             if keyword.arg == "default":
                 return None if _is_missing(keyword.value) else self.in_scope(owner, keyword.value)
@@ -96,6 +143,8 @@ class Arguments(Expressions):
         base = self.base_of_libraries(owner)
         if base in TRAINING_CLASSES:
             return self._training_arguments(owner, base, node, named, rest)
+        if base is not None and base.endswith("Trainer"):
+            self.trains_with(owner)
         if base is not None and (base.endswith("Trainer") or base == "LoraConfig"):
             return self.call_of_libraries(Name(node, dotted=base), node, positional, named, rest)
         thing = Thing(node, of=owner, exact=not rest)
@@ -109,9 +158,10 @@ class Arguments(Expressions):
         return thing
 
     def _fill(self, thing: Thing, owner: Class, positional: list[Value], named: dict[str, Value], rest: bool) -> None:
+        kinds = dict(self.annotations(owner)) if any(isinstance(value, Mapping) for value in named.values()) else {}
         for index, (name, default) in enumerate(self.fields(owner)):
             if name in named:
-                thing.attributes[name] = named[name]
+                thing.attributes[name] = self._record_of(named[name], kinds.get(name, set()), owner)
             elif index < len(positional):
                 thing.attributes[name] = positional[index]
             elif rest or default is None:
@@ -124,6 +174,32 @@ class Arguments(Expressions):
                 Function(after.node, body=after.body, scope=after.scope, bound=thing, owner=owner), [], {}, False
             )
 
+    def _record_of(self, value: Value, kinds: set[str], owner: Class) -> Value:
+        """A dict passed for a field that is a record of its own becomes one, as pydantic has it."""
+        if not isinstance(value, Mapping) or not value.exact or not self.is_model(owner):
+            return value
+        scope = owner.scope or self.module
+        classes = [found for name in sorted(kinds) if isinstance(found := scope.find(name), Class)]
+        if len(classes) != 1 or not self.is_record(classes[0]) or self.depth > 40:
+            return value
+        named = {str(name): inner for name, inner in value.items.items()}
+        return self.instantiate(classes[0], value.node or classes[0].node or ast.Pass(), [], named, False)
+
+    def is_model(self, owner: Class) -> bool:
+        """True for a pydantic model."""
+        return any(
+            isinstance(base, Name) and base.last in ("BaseModel", "BaseSettings") for base in self.lineage(owner)
+        )
+
+    def validated(self, owner: Value, name: str, node: ast.AST, positional: list[Value]) -> Value | None:
+        """``Model.model_validate(dict)`` of pydantic; None for anything else."""
+        if name not in ("model_validate", "parse_obj", "validate_python") or not isinstance(owner, Class):
+            return None
+        if not positional or not isinstance(positional[0], Mapping) or not self.is_model(owner):
+            return None
+        named = {str(key): value for key, value in positional[0].items.items()}
+        return self.instantiate(owner, node, [], named, not positional[0].exact)
+
     def _training_arguments(self, owner: Class, base: str, node: ast.AST, named: dict[str, Value], rest: bool) -> Made:
         """Arguments of a class that inherits from TrainingArguments: its own defaults and what is passed."""
         made = Made(node, maker=base, exact=not rest, why="What is passed on is not known." if rest else "")
@@ -135,35 +211,88 @@ class Arguments(Expressions):
 
     # -- parsers of dataclasses
 
-    def parsed(self, parser: Made, method: str, named: dict[str, Value]) -> Value | None:
+    def parsed(
+        self, parser: Made, method: str, node: ast.AST, positional: list[Value], named: dict[str, Value]
+    ) -> Value | None:
         """What a parser of dataclasses returns; None where the method is another."""
         if method not in _PARSED and method not in _FROM_FILE:
             return None
         kinds = parser.arguments.get(0, parser.arguments.get("dataclass_types"))
         classes = kinds.items if isinstance(kinds, Listing) else [kinds] if kinds is not None else []
-        whose = "a file" if method in _FROM_FILE else "the command line"
-        made: list[Value] = [self.from_outside(each, whose, method in _FROM_FILE) for each in classes]
+        if method in _FROM_FILE:
+            outside = self._from_file(method, node, positional, named)
+        else:
+            outside = self._from_command_line(parser, method, classes, node)
+        made: list[Value] = [self.from_outside(each, outside) for each in classes]
         more = named.get("return_remaining_strings")
         if isinstance(more, Known) and more.data:
             made.append(Unknown(why="The command line decides."))
         return Listing(parser.node, items=made)
 
-    def from_outside(self, owner: Value, whose: str, all_of_it: bool = False) -> Value:
+    def _from_file(self, method: str, node: ast.AST, positional: list[Value], named: dict[str, Value]) -> Outside:
+        """``parse_yaml_file(path)`` and its kin: what the file leaves out has its default."""
+        held = positional[0] if positional else next((v for n, v in named.items() if n != "allow_extra_keys"), None)
+        if isinstance(held, Known) and isinstance(held.data, str):
+            held = content(self, held, node)
+        if isinstance(held, Mapping) and held.exact:
+            return Outside("a file", {str(name): value for name, value in held.items.items()}, whole=True)
+        why = held.why if isinstance(held, Unknown) else "A file decides on it."
+        return Outside("a file", {}, whole=False, decides_all=True, why=why)
+
+    def _from_command_line(self, parser: Made, method: str, classes: list[Value], node: ast.AST) -> Outside:
+        """The command lines that start the script, and the config file that one names."""
+        own = [each for each in classes if isinstance(each, Class)]
+        listed, texts = set[str](), set[str]()
+        for owner in own:
+            for name, words in self.annotations(owner):
+                if words & {"list", "List", "Sequence", "Tuple"}:
+                    listed.add(name)
+                elif "str" in words and not words & {"int", "float", "bool"}:
+                    texts.add(name)
+        values, all_given = self.settings(listed, texts)
+        whole = bool(all_given) and all(each.whole for each in all_given)
+        named = values.pop("config", None) if parser.maker == "TrlParser" else None
+        if named is None and parser.maker == "H4ArgumentParser" and len(self.starts) == 1:
+            first = next(iter(self.argv(node).items[1:]), None)
+            named = first if isinstance(first, Known) and str(first.data).endswith((".yaml", ".yml")) else None
+        if isinstance(named, Known):
+            held = content(self, named, node)
+            if isinstance(held, Mapping):
+                values = {**{str(name): value for name, value in held.items.items()}, **values}
+            else:
+                whole = False
+        elif named is not None:
+            whole = False
+        return Outside("the command line", values, whole)
+
+    def annotations(self, owner: Class) -> Iterator[tuple[str, set[str]]]:
+        """(name, names within the annotation) of a record's fields."""
+        for base in self.lineage(owner):
+            for statement in base.body.body if isinstance(base, Class) and base.body is not None else ():
+                if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                    written = statement.annotation
+                    if isinstance(written, ast.Constant) and isinstance(written.value, str):
+                        yield statement.target.id, set(re.findall(r"\w+", written.value[:200]))
+                    else:
+                        names = (n for n in ast.walk(written) if isinstance(n, ast.Name | ast.Attribute))
+                        yield statement.target.id, {n.id if isinstance(n, ast.Name) else n.attr for n in names}
+
+    def from_outside(self, owner: Value, outside: Outside) -> Value:
         """An object whose fields the command line (or a file) may set."""
-        why = f"{whose[:1].upper()}{whose[1:]} decides on it."
+        why = outside.reason
         if isinstance(owner, Name):
-            return Made(owner.node, maker=owner.last, exact=False, why=why)
+            return Made(owner.node, maker=owner.last, arguments=dict(outside.values), exact=outside.whole, why=why)
         if not isinstance(owner, Class) or owner.body is None:
             return Unknown(why=why)
         base = self.base_of_libraries(owner)
         if base in TRAINING_CLASSES:
             made = self._training_arguments(owner, base, owner.body, {}, False)
-            made.exact, made.why = False, why
-            made.arguments = {n: self._argument(n, v, why, all_of_it) for n, v in made.arguments.items()}
+            made.exact, made.why = outside.whole, why
+            made.arguments = {n: self._argument(n, v, outside) for n, v in made.arguments.items()} | outside.values
             return made
         thing = Thing(owner.body, of=owner, exact=base in (None, "object"))
         for name, default in self.fields(owner):
-            thing.attributes[name] = self._argument(name, default, why, all_of_it)
+            thing.attributes[name] = self._argument(name, default, outside)
         after = self.class_attribute(owner, "__post_init__")
         if isinstance(after, Function):
             self.call_function(
@@ -171,60 +300,18 @@ class Arguments(Expressions):
             )
         return thing
 
-    def _argument(self, name: str, default: Value | None, why: str, all_of_it: bool) -> Value:
-        if default is None or all_of_it:
-            return Unknown(default.node if default is not None else None, why=why)
+    def _argument(self, name: str, default: Value | None, outside: Outside) -> Value:
+        if name in outside.values:
+            return outside.values[name]
+        if default is None or outside.decides_all:
+            return Unknown(default.node if default is not None else None, why=outside.reason)
         value = given(default, "")
-        value.given = f"default of the script's argument --{name}"
+        value.given = f"{INNER}the class" if outside.whole else f"default of the script's argument --{name}"
         return value
 
-    # -- argparse
-
-    def add_argument(self, parser: Made, node: ast.AST, positional: list[Value], named: dict[str, Value]) -> None:
-        """Follow ``parser.add_argument(…)``."""
-        flags = [value.data for value in positional if isinstance(value, Known) and isinstance(value.data, str)]
-        if not flags:
-            return
-        long = [flag for flag in flags if flag.startswith("--")] or flags
-        dest = named.get("dest")
-        name = (
-            dest.data
-            if isinstance(dest, Known) and isinstance(dest.data, str)
-            else long[0].lstrip("-").replace("-", "_")
-        )
-        action = named.get("action")
-        word = action.data if isinstance(action, Known) else None
-        default = named.get("default")
-        if default is None and word in ("store_true", "store_false"):
-            default = Known(node, data=word == "store_false")
-        why = f"The command line decides on {long[0]}."
-        required = named.get("required")
-        needed = (isinstance(required, Known) and required.data) or not long[0].startswith("-")
-        if needed or default is None:
-            parser.arguments[name] = (
-                Unknown(node, why=why) if needed else Known(node, f"script's argument {long[0]}", data=None)
-            )
-            return
-        kind = named.get("type")
-        value = given(self._converted(default, kind, node), "")
-        value.given = f"default of the script's argument {long[0]}"
-        parser.arguments[name] = value
-
-    def _converted(self, default: Value, kind: Value | None, node: ast.AST) -> Value:
-        """argparse converts a default that is a text by the argument's type."""
-        if not isinstance(default, Known) or not isinstance(default.data, str) or not isinstance(kind, Name):
-            return default
-        convert = {"int": int, "float": float}.get(kind.dotted)
-        if convert is None:
-            return default
-        try:
-            return Known(default.node, data=convert(default.data))
-        except ValueError:
-            return Unknown(node)
-
-    def namespace(self, parser: Made, node: ast.AST) -> Thing:
-        """What ``parse_args()`` returns without arguments."""
-        return Thing(node, attributes=dict(parser.arguments), exact=parser.exact)
+    def from_cli(self, node: ast.AST) -> Made:
+        """What ``OmegaConf.from_cli()`` returns: what the command line sets, each of which replaces a value."""
+        return Made(node, maker="OVERRIDES", exact=False, why="The command line decides.")
 
     # -- click and typer
 
@@ -238,6 +325,9 @@ class Arguments(Expressions):
             name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
             if call is not None and name == "option":
                 self._click_option(function, call)
+            elif call is not None and name == "main" and ast.unparse(target) == "hydra.main" and node.args.args:
+                given_to = {keyword.arg: self.evaluate(keyword.value) for keyword in call.keywords if keyword.arg}
+                function.options[node.args.args[0].arg] = composed(self, call, given_to)
             elif name in ("command", "callback") and isinstance(target, ast.Attribute):
                 holder = self.evaluate(target.value)
                 if isinstance(holder, Made):
@@ -264,7 +354,11 @@ class Arguments(Expressions):
             value.given = f"default of the script's option {long}"
             function.options[name] = value
 
-    # -- given by hf_calls.py
+    # -- given by changes.py and hf_calls.py
+
+    def trains_with(self, owner: Class) -> None:
+        """Note what a trainer's class of the script does otherwise than the library's."""
+        raise NotImplementedError
 
     def call_of_libraries(
         self, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool

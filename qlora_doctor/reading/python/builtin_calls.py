@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
+from .files import call_on_files, path_method
 from .provenance import given, resting_on
-from .values import MOST_ITEMS, MOST_TEXT, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
+from .values import MOST_ITEMS, MOST_TEXT, Class, Known, Listing, Made, Mapping, Name, Thing, Unknown, Value
 
 if TYPE_CHECKING:
     from .hf_calls import Library
@@ -37,6 +38,9 @@ def call_builtin(
     """
     name = callee.dotted
     first = positional[0] if positional else None
+    of_files = call_on_files(machine, callee, node, positional, named)
+    if of_files is not None:
+        return of_files
     if name == "dict" and all(isinstance(value, Mapping) for value in positional):
         made = Mapping(node)
         for value in positional:
@@ -54,6 +58,8 @@ def call_builtin(
         )
     if name in _PURE and not named:
         return resting_on(_pure(name, node, positional), *positional)
+    if name == "len" and isinstance(first, Made) and first.maker == "a tokenizer":
+        return Unknown(node, why="It is asked of the tokenizer while the script runs.", part=(first, "len"))
     if name == "len":
         if isinstance(first, Listing) and first.exact:
             return Known(node, data=len(first.items))
@@ -70,12 +76,12 @@ def call_builtin(
         return Unknown(node) if held is None or isinstance(held, Unknown) else Known(node, data=True)
     if name == "vars" or callee.last in ("asdict", "model_dump"):
         return _as_mapping(first, node)
+    if name == "isinstance" and len(positional) == 2:
+        return _isinstance(machine, node, positional[0], positional[1])
     if name in ("print", "exit", "quit"):
         return Known(node, data=None)
     if name in (
-        "isinstance",
         "hasattr",
-        "open",
         "range",
         "zip",
         "enumerate",
@@ -100,14 +106,9 @@ def _of_modules(callee: Name, node: ast.AST, positional: list[Value]) -> Value |
     name = callee.dotted
     if name in ("os.environ.get", "os.getenv", "environ.get", "getenv"):
         key = positional[0].data if positional and isinstance(positional[0], Known) else "a variable"
+        if len(positional) > 1 and isinstance(positional[1], Known) and positional[1].data is not None:
+            return given(positional[1], f"value where the environment sets no {str(key)[:60]}")
         return Unknown(node, why=f"The environment decides: {key}.")
-    if callee.last in ("join",) and "path" in name:
-        parts = [value.data for value in positional if isinstance(value, Known) and isinstance(value.data, str)]
-        if len(parts) == len(positional) and sum(map(len, parts)) < MOST_TEXT:
-            return Known(node, data="/".join(part.rstrip("/") for part in parts))
-        return next((value for value in positional if isinstance(value, Unknown)), Unknown(node))
-    if name in ("Path", "pathlib.Path", "os.path.abspath", "os.path.expanduser") and len(positional) == 1:
-        return _like(positional[0], node)
     if name in ("torch.device",) and positional:
         return positional[0]
     if callee.last in ("safe_load", "full_load", "load", "loads", "load_config") and not name.startswith(
@@ -155,6 +156,35 @@ def _pure(name: str, node: ast.AST, positional: list[Value]) -> Value:
     return Known(node, whose, by_card, data=result)
 
 
+_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (float,), "bool": (bool,)}
+
+
+def _isinstance(machine: Library, node: ast.AST, value: Value, kind: Value) -> Value:
+    """``isinstance`` of plain data and of objects of the script's own classes."""
+    kinds = kind.items if isinstance(kind, Listing) else [kind]
+    found = [_is_of(machine, value, each) for each in kinds]
+    if True in found:
+        return resting_on(Known(node, data=True), value)
+    return Unknown(node) if None in found else resting_on(Known(node, data=False), value)
+
+
+def _is_of(machine: Library, value: Value, kind: Value) -> bool | None:
+    if isinstance(value, Thing) and value.of is not None and isinstance(kind, Class):
+        lineage = machine.lineage(value.of)
+        if any(each is kind for each in lineage):
+            return True
+        return False if all(isinstance(each, Class) for each in lineage) else None
+    if not isinstance(kind, Name):
+        return False if isinstance(kind, Class) and isinstance(value, Known | Mapping | Listing) else None
+    if isinstance(value, Known) and kind.dotted in (*_TYPES, "dict", "list"):
+        return isinstance(value.data, _TYPES.get(kind.dotted, ()))
+    if isinstance(value, Mapping) and kind.dotted in (*_TYPES, "dict", "list"):
+        return kind.dotted == "dict"
+    if isinstance(value, Listing) and kind.dotted in (*_TYPES, "dict"):
+        return False
+    return None
+
+
 def _getattr(machine: Library, node: ast.AST, positional: list[Value]) -> Value:
     if len(positional) < 2 or not isinstance(positional[1], Known) or not isinstance(positional[1].data, str):
         return next((value for value in positional if isinstance(value, Unknown)), Unknown(node))
@@ -189,7 +219,7 @@ def call_method(
         return _on_mapping(machine, holder, name, node, positional, named)
     if isinstance(holder, Listing):
         return _on_listing(machine, holder, name, node, positional)
-    return _on_text(holder, name, node, positional, named)
+    return _on_text(machine, holder, name, node, positional, named)
 
 
 def _on_mapping(
@@ -209,6 +239,11 @@ def _on_mapping(
     if name == "keys":
         exact = holder.exact and not _perhaps_less(holder)
         return Listing(node, items=[Known(node, data=key) for key in holder.items], exact=exact)
+    if name == "items":
+        pairs: list[Value] = [
+            Listing(node, items=[Known(node, data=key), value]) for key, value in list(holder.items.items())
+        ]
+        return Listing(node, items=pairs, exact=holder.exact and not _perhaps_less(holder))
     if name == "values":
         return Listing(node, items=list(holder.items.values()), exact=holder.exact and not _perhaps_less(holder))
     if name in ("clear", "popitem"):
@@ -267,9 +302,14 @@ def _on_listing(machine: Library, holder: Listing, name: str, node: ast.Call, po
     return Unknown(node)
 
 
-def _on_text(holder: Known, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value]) -> Value:
+def _on_text(
+    machine: Library, holder: Known, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value]
+) -> Value:
     if not isinstance(holder.data, str):
         return Unknown(node)
+    of_path = path_method(machine, holder, name, node, positional)
+    if of_path is not None:
+        return of_path
     datas = [value.data for value in positional if isinstance(value, Known)]
     if name == "join" and positional and isinstance(positional[0], Listing) and positional[0].exact:
         words = [item.data for item in positional[0].items if isinstance(item, Known) and isinstance(item.data, str)]

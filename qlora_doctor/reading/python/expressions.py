@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from typing import TypeVar
 
 from .arithmetic import LARGEST, calculated, tested
+from .files import joined_path, path_attribute
 from .functions import Functions
+from .machine import MOST_UNROLLED
 from .provenance import resting_on
+from .scopes import Scope
 from .values import (
     MOST_ITEMS,
     MOST_TEXT,
@@ -17,6 +22,7 @@ from .values import (
     Made,
     Mapping,
     Model,
+    Module,
     Name,
     Thing,
     Unknown,
@@ -26,6 +32,10 @@ from .values import (
 )
 
 CAPABILITY = "the card's major compute capability"
+
+
+Item = TypeVar("Item")
+_IN_A_LOOP = "It is worked out in a loop."
 
 
 class Expressions(Functions):
@@ -101,10 +111,44 @@ class Expressions(Functions):
                 return Unknown(node, why="It is a very long text.")
         return Known(node, data=text)
 
-    def _on_listcomp(self, node: ast.expr) -> Value:
-        return Unknown(node, why="It is worked out in a loop.")
+    def _on_listcomp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> Value:
+        items = self._each_round(node, lambda: self.evaluate(node.elt))
+        return Listing(node, items=items) if items is not None else Unknown(node, why=_IN_A_LOOP)
 
-    _on_setcomp = _on_dictcomp = _on_generatorexp = _on_listcomp
+    _on_setcomp = _on_generatorexp = _on_listcomp
+
+    def _on_dictcomp(self, node: ast.DictComp) -> Value:
+        pairs = self._each_round(node, lambda: (self.evaluate(node.key), self.evaluate(node.value)))
+        made = Mapping(node)
+        for key, value in pairs if pairs is not None else ():
+            if not isinstance(key, Known) or not isinstance(key.data, str | int | bool | None):
+                return Unknown(node, why=_IN_A_LOOP)
+            made.items[key.data] = value
+        return made if pairs is not None else Unknown(node, why=_IN_A_LOOP)
+
+    def _each_round(
+        self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp, one: Callable[[], Item]
+    ) -> list[Item] | None:
+        """What each round of a comprehension gives; None unless it runs over one list that is known."""
+        first = node.generators[0]
+        items = self.evaluate(first.iter)
+        if len(node.generators) != 1 or not isinstance(items, Listing) or not items.exact:
+            return None
+        if len(items.items) > MOST_UNROLLED:
+            return None
+        found: list[Item] = []
+        before, self.scope = self.scope, Scope(outer=self.scope.enclosing)
+        try:
+            for item in list(items.items):
+                self.assign(first.target, item)
+                passes = [self.truth(self.evaluate(test)) for test in first.ifs]
+                if None in passes:
+                    return None
+                if all(passes):
+                    found.append(one())
+        finally:
+            self.scope = before
+        return found
 
     # -- operators
 
@@ -134,6 +178,10 @@ class Expressions(Functions):
             return Mapping(node, items={**left.items, **right.items}, exact=left.exact and right.exact)
         if not (isinstance(left, Known) and isinstance(right, Known)):
             return Unknown(node)
+        if isinstance(node.op, ast.Div):
+            path = joined_path(left, right, node)
+            if path is not None:
+                return path
         data = calculated(node.op, left.data, right.data)
         if data is None:
             return Unknown(node)
@@ -257,7 +305,7 @@ class Expressions(Functions):
     _on_yield = _on_yieldfrom = _on_starred = _on_await
 
     def _on_lambda(self, node: ast.Lambda) -> Value:
-        return Function(node, body=node, scope=self.scope)
+        return Function(node, body=node, scope=self.scope.enclosing)
 
     # -- names, attributes, elements
 
@@ -272,22 +320,29 @@ class Expressions(Functions):
         """What ``holder.name`` is known to be."""
         if isinstance(holder, Name):
             dotted = f"{holder.dotted}.{name}"
-            return (
-                Listing(node, items=[Known(node, data="script.py")])
-                if dotted == "sys.argv"
-                else Name(node, dotted=dotted)
-            )
+            return self.argv(node) if dotted == "sys.argv" else Name(node, dotted=dotted)
         if isinstance(holder, Thing):
             return self._of_thing(holder, name, node)
         if isinstance(holder, Made):
             if name in holder.arguments:
                 return holder.arguments[name]
             return Unknown(node, why=holder.why or f"{holder.maker} decides on its {name}.")
+        if isinstance(holder, Module):
+            inner = holder.names.get(name) or self.module_of(f"{holder.dotted}.{name}")
+            return inner or Unknown(node, why=f"{holder.dotted}.{name} was not found in what was read.")
         if isinstance(holder, Class):
-            return self.class_attribute(holder, name) or Unknown(node)
+            return self._of_class(holder, name) or Unknown(node)
         if isinstance(holder, Unknown):
             return Unknown(node, why=holder.why)
-        return Unknown(node)
+        if isinstance(holder, Mapping) and name in holder.items:  # a DictConfig, an EasyDict
+            return holder.items[name]
+        return (path_attribute(holder, name, node) if isinstance(holder, Known) else None) or Unknown(node)
+
+    def _of_class(self, owner: Class, name: str) -> Value | None:
+        found = self.class_attribute(owner, name)
+        if isinstance(found, Function) and "classmethod" in _decorators(found):
+            return Function(found.node, body=found.body, scope=found.scope, bound=owner, owner=found.owner)
+        return found
 
     def _of_thing(self, thing: Thing, name: str, node: ast.AST) -> Value:
         if name in thing.attributes:
@@ -296,10 +351,11 @@ class Expressions(Functions):
             return Mapping(node, items=dict(thing.attributes), exact=thing.exact)
         found = self.class_attribute(thing.of, name) if thing.of is not None else None
         if isinstance(found, Function):
-            decorators = getattr(found.body, "decorator_list", [])
-            plain = {decorator.id for decorator in decorators if isinstance(decorator, ast.Name)}
+            plain = _decorators(found)
             if "staticmethod" in plain:
                 return found
+            if "classmethod" in plain and thing.of is not None:
+                return self._of_class(thing.of, name) or found
             bound = Function(found.node, body=found.body, scope=found.scope, bound=thing, owner=found.owner)
             return self.call_function(bound, [], {}, False) if plain & {"property", "cached_property"} else bound
         return found if found is not None else Unknown(node, why=f"{name} is set by something that was not read.")
@@ -325,26 +381,16 @@ class Expressions(Functions):
         return None
 
     def _own_attribute(self, owner: Class, name: str) -> Value | None:
-        assert owner.body is not None
         if name in owner.attributes:
             return owner.attributes[name]
-        for statement in owner.body.body:
-            self.tick()
-            if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and statement.name == name:
-                return Function(statement, body=statement, scope=owner.scope, owner=owner)
-            if isinstance(statement, ast.Assign) and any(_is_named(t, name) for t in statement.targets):
-                return self.in_scope(owner, statement.value)
-            if (
-                isinstance(statement, ast.AnnAssign)
-                and _is_named(statement.target, name)
-                and statement.value is not None
-            ):
-                return self.in_scope(owner, statement.value)
-        return None
+        found = owner.members.get(name)
+        if isinstance(found, Function) and found.owner is None and found.bound is None:
+            return Function(found.node, body=found.body, scope=found.scope, owner=owner, options=found.options)
+        return found
 
     def in_scope(self, owner: Class, node: ast.expr) -> Value:
-        """An expression of a class's body, worked out where the class stands."""
-        before, self.scope = self.scope, owner.scope or self.module
+        """An expression of a class's body, which sees the names that the body sets."""
+        before, self.scope = self.scope, Scope(owner.members, outer=owner.scope or self.module, is_class=True)
         self.depth += 1
         try:
             return self.evaluate(node) if self.depth < 64 else Unknown(node)
@@ -361,7 +407,7 @@ class Expressions(Functions):
         if isinstance(holder, Unknown):
             return Unknown(node, why=holder.why)
         if not isinstance(key, Known):
-            return Unknown(node)
+            return Unknown(node, why=key.why) if isinstance(key, Unknown) else Unknown(node)
         if isinstance(holder, Mapping) and isinstance(key.data, str | int | bool | None) and key.data in holder.items:
             return holder.items[key.data]
         if isinstance(holder, Listing) and isinstance(key.data, int):
@@ -380,8 +426,19 @@ class Expressions(Functions):
     def _on_slice(self, node: ast.Slice) -> Value:
         return Unknown(node)
 
+    # -- given by hf_calls.py and argparsing.py
+
     def _on_call(self, node: ast.Call) -> Value:
         raise NotImplementedError
+
+    def argv(self, node: ast.AST) -> Listing:
+        """``sys.argv``."""
+        raise NotImplementedError
+
+
+def _decorators(function: Function) -> set[str]:
+    """Names of the plain decorators of a function."""
+    return {each.id for each in getattr(function.body, "decorator_list", []) if isinstance(each, ast.Name)}
 
 
 def _at_least_ampere(node: ast.AST, op: ast.cmpop, right: Value) -> Value:
@@ -401,10 +458,6 @@ def _are_texts(*values: Value) -> bool:
 def _are_dtypes(*values: Value) -> bool:
     """Only of torch's dtypes is it known that two names are two things."""
     return all(isinstance(value, Name) and value.dotted.startswith("torch.") for value in values)
-
-
-def _is_named(target: ast.expr, name: str) -> bool:
-    return isinstance(target, ast.Name) and target.id == name
 
 
 def _is_object(value: Value) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from .machine import Machine
+from .modules import Modules
 from .provenance import INNER, given
 from .scopes import Scope
 from .values import Function, Known, Listing, Mapping, Model, Unknown, Value, merged
@@ -13,7 +13,7 @@ MOST_DEPTH = 24
 """Calls of the script's own functions within each other."""
 
 
-class Functions(Machine):
+class Functions(Modules):
     """The part of the machine that follows the script's own functions."""
 
     def call_function(self, function: Function, positional: list[Value], named: dict[str, Value], rest: bool) -> Value:

@@ -5,21 +5,28 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ...tables.signatures import LIBRARIES as SIGNED
-from .arguments import PARSERS, TRAINING_CLASSES, Arguments
+from .arguments import PARSERS, TRAINING_CLASSES, UNSEEN
 from .builtin_calls import call_builtin, call_method
+from .changes import OVER, TOKENIZER, Changes, asked_of_tokenizer
 from .expressions import CAPABILITY
+from .files import file_method, several_paths_method
+from .model_config import field_of, peft_config, quantization_config
 from .scopes import LIBRARIES
-from .values import Class, Function, Known, Listing, Made, Mapping, Model, Name, Step, Thing, Unknown, Value
+from .values import Class, Function, Known, Listing, Made, Mapping, Model, Module, Name, Step, Thing, Unknown, Value
 
 UNSLOTH = {"FastLanguageModel", "FastModel", "FastVisionModel", "FastLlamaModel", "FastMistralModel"}
 ADAPTED = {"PeftModel", "PeftModelForCausalLM", "PeftModelForSequenceClassification"}
 AUTO_PEFT = {"AutoPeftModelForCausalLM", "AutoPeftModel", "AutoPeftModelForSequenceClassification"}
 WITH_HEAD = {"AutoModelForCausalLMWithValueHead", "AutoModelForSeq2SeqLMWithValueHead"}
 QUANTIZERS = {"GPTQConfig", "AwqConfig", "HqqConfig", "EetqConfig", "QuantoConfig", "TorchAoConfig", "Mxfp4Config"}
+RESUMED = "train(resume_from_checkpoint)"
+"""Under this name a trainer keeps what its train() is told to go on from."""
 MODEL_CONFIG = "the model's config"
-TOKENIZER = "a tokenizer"
+_TOKENIZER_CLASS = re.compile(r"\w*Tokenizer(Fast)?$|\w*Processor$")
+_OPTIMIZERS = ("torch.optim.", "bitsandbytes.optim.", "bnb.optim.", "transformers.AdamW", "transformers.Adafactor")
 _MODEL_CLASS = re.compile(
     r"Auto(Liger\w*)?Model(For\w+)?$|AutoLigerKernelForCausalLM$|\w+LMHeadModel$"
     r"|\w+For(CausalLM|ConditionalGeneration|SequenceClassification)$"
@@ -56,7 +63,7 @@ _OTHERS = {
 _PLAIN_DATA = {"load_dataset", "load_from_disk", "Dataset"}
 
 
-class Library(Arguments):
+class Library(Changes):
     """The part of the machine that knows the libraries."""
 
     def _on_call(self, node: ast.Call) -> Value:
@@ -67,7 +74,7 @@ class Library(Arguments):
         else:
             callee = self.evaluate(node.func)
         positional, named, rest = self._arguments(node)
-        if isinstance(node.func, ast.Attribute) and holder is not None and not isinstance(holder, Name):
+        if isinstance(node.func, ast.Attribute) and holder is not None and not isinstance(holder, Name | Module):
             value = self.method(holder, node.func.attr, node, positional, named, rest)
             if value is not None:
                 return value
@@ -78,7 +85,7 @@ class Library(Arguments):
         if isinstance(callee, Name):
             return self.call_of_libraries(callee, node, positional, named, rest)
         called = ast.unparse(node.func)[:60] if _is_short(node.func) else "a call"
-        self._hand_over([*positional, *named.values()], called)
+        self._hand_over([*positional, *named.values()], called, node)
         unseen = "It is returned by something that was not read."
         return Unknown(node, why=callee.why if isinstance(callee, Unknown) else unseen)
 
@@ -118,11 +125,16 @@ class Library(Arguments):
         """What a method of a known object returns; None where it is nothing that is known here."""
         if isinstance(holder, Model):
             return self._model_method(holder, name, node, positional, named, rest)
+        if isinstance(holder, Class):
+            return self.validated(holder, name, node, positional)
         if isinstance(holder, Made):
             return self._made_method(holder, name, node, positional, named)
         if isinstance(holder, Known | Listing | Mapping):
             return call_method(self, holder, name, node, positional, named)
         if isinstance(holder, Unknown):
+            of_path = several_paths_method(holder, name, node)
+            if of_path is not None:
+                return of_path
             for each in holder.maybe:
                 if isinstance(each, Listing | Mapping):
                     with self.perhaps():
@@ -146,6 +158,11 @@ class Library(Arguments):
             if kind == "attach":
                 _name_adapter(call, positional)
             self.step(model, kind, call)
+        elif name in OVER:
+            with_names: Value = Known(node, data=True) if name.startswith("named") else Unknown(node)
+            return Made(node, maker=OVER[name], arguments={"model": model, "named": with_names})
+        elif self.changing_method(model, name, node, positional):
+            return model
         elif name in ("merge_and_unload", "unload", "merge_adapter"):
             self.step(model, "merge", self.made(name, node, positional, named, rest))
             return Model(node, load=model.load, steps=list(model.steps), touched=model.touched, config=model.config)
@@ -160,7 +177,13 @@ class Library(Arguments):
                 return holder.config
             if name in ("model", "base_model", "module"):
                 return holder
-            return Unknown(node, why="It is asked of the model while the script runs.")
+            return Unknown(node, why="It is asked of the model while the script runs.", part=(holder, name))
+        if isinstance(holder, Unknown) and holder.part is not None:
+            return Unknown(node, why=holder.why, part=(holder.part[0], f"{holder.part[1]}.{name}"))
+        if isinstance(holder, Made) and holder.maker == TOKENIZER and name not in holder.arguments:
+            return asked_of_tokenizer(name, node, holder)
+        if isinstance(holder, Made) and holder.maker == "ModelConfig":
+            return field_of(holder, name, node)
         return super().attribute(holder, name, node)
 
     def _made_method(
@@ -168,12 +191,22 @@ class Library(Arguments):
     ) -> Value | None:
         if holder.maker == "ArgumentParser":
             return self._parser_method(holder, name, node, positional, named)
+        of_file = file_method(self, holder, name, node, positional)
+        if of_file is not None:
+            return of_file
+        if holder.maker == TOKENIZER and name in ("add_tokens", "add_special_tokens"):
+            self.add_tokens(holder, node, positional[0] if positional else next(iter(named.values()), Unknown(node)))
+            return Unknown(node, why="It is asked of the tokenizer while the script runs.")
         if holder.maker in PARSERS:
-            found = self.parsed(holder, name, named)
+            found = self.parsed(holder, name, node, positional, named)
             if found is not None:
                 return found
         if holder.maker.endswith("Trainer") and name == "train":
-            self.seen.runs.append(_as_it_is(holder))
+            run = _as_it_is(holder)
+            resumed = named.get("resume_from_checkpoint", positional[0] if positional else None)
+            self.seen.runs.append(
+                run if resumed is None else replace(run, arguments={**run.arguments, RESUMED: resumed})
+            )
             return Unknown(node, why="It is the result of the training.")
         if holder.maker in _PLAIN_DATA:
             plain = name in ("shuffle", "take", "skip")
@@ -185,7 +218,7 @@ class Library(Arguments):
             return positional[0] if len(positional) == 1 else Listing(node, items=list(positional))
         if name in ("to_dict", "dict"):
             return Mapping(node, items=dict(holder.arguments), exact=False)
-        self._hand_over([*positional, *named.values()], f"{holder.maker}.{name}")
+        self._hand_over([*positional, *named.values()], f"{holder.maker}.{name}", node)
         return Unknown(node, why=holder.why or f"{holder.maker}.{name}() decides.")
 
     def _parser_method(
@@ -198,9 +231,11 @@ class Library(Arguments):
             return parser
         if name == "set_defaults":
             parser.arguments.update(named)
+        words = positional[0] if positional else named.get("args")
         if name == "parse_known_args":
-            return Listing(node, items=[self.namespace(parser, node), Unknown(node, why="The command line decides.")])
-        return self.namespace(parser, node) if name.startswith("parse_") else Unknown(node)
+            known = self.namespace(parser, node, words)
+            return Listing(node, items=[known, Unknown(node, why="The command line decides.")])
+        return self.namespace(parser, node, words) if name.startswith("parse_") else Unknown(node)
 
     def _run_command(self, app: Made) -> Value:
         command = app.arguments.get("command")
@@ -224,10 +259,15 @@ class Library(Arguments):
         if last in ("Fire", "run") and positional and isinstance(positional[0], Function):
             return self.call_function(positional[0], [], {}, False)
         if last in ("cli", "parse") and positional and isinstance(positional[0], Class):
-            return self.from_outside(positional[0], "the command line")
+            return self.from_outside(positional[0], UNSEEN)
         if last in ("Namespace", "SimpleNamespace", "EasyDict", "Munch", "AttrDict", "DictConfig"):
             return _namespace(node, positional, named, rest)
         made = self.made(last, node, positional, named, rest)
+        if last.endswith("Trainer"):
+            self.takes_part(made)
+            model = made.arguments.get("model", made.arguments.get(0))
+            if isinstance(model, Model):
+                self.step(model, "handed-to-trainer", made)
         if last.endswith("Trainer") or (last in PARSERS or last in ("ArgumentParser", "Typer")):
             return self._recorded(made)
         models = [value for value in (*positional, *named.values()) if isinstance(value, Model)]
@@ -237,7 +277,7 @@ class Library(Arguments):
             return positional[0]
         if last == "unsloth_train" and positional and isinstance(positional[0], Made):
             self.seen.runs.append(_as_it_is(positional[0]))
-        self._hand_over([*positional, *named.values()], callee.dotted)
+        self._hand_over([*positional, *named.values()], callee.dotted, node)
         if last[:1].isupper() and not rest and not is_own(callee):
             return made
         return Unknown(node, why=f"{callee.dotted[:60]}() decides on it.")
@@ -268,9 +308,22 @@ class Library(Arguments):
             return Listing(node, items=list(positional[:2]))
         if last == "get_device_capability":
             return Listing(node, items=[Made(node, maker=CAPABILITY), Unknown(node, why="The card decides.")])
+        if callee.dotted.startswith(_OPTIMIZERS):
+            return self._recorded(self.made(f"optimizer:{last}", node, positional, named, rest))
+        if last == "DataLoader":
+            return self._recorded(self.made(last, node, positional, named, rest))
+        first = positional[0] if positional else None
+        if isinstance(first, Made) and first.maker == "ModelConfig":
+            if last == "get_peft_config":
+                return self._of_model_config(peft_config(first, node))
+            if last == "get_quantization_config":
+                return self._of_model_config(quantization_config(first, node))
         if last == "load_dataset" or last in TRAINING_CLASSES or last.endswith(("Config", "Accelerator")):
             return self._recorded(self.made(last, node, positional, named, rest))
         return None
+
+    def _of_model_config(self, value: Value) -> Value:
+        return self._recorded(value) if isinstance(value, Made) else value
 
     def _recorded(self, made: Made) -> Made:
         self.seen.calls.append((made, not self.unsure))
@@ -294,7 +347,8 @@ class Library(Arguments):
         if owner in ADAPTED:
             return self._on_model("load-adapter", node, positional, named, rest, Name(node, dotted=owner))
         if owner not in UNSLOTH | AUTO_PEFT | WITH_HEAD and not _MODEL_CLASS.search(owner):
-            return None
+            is_tokenizer = _TOKENIZER_CLASS.match(owner) is not None
+            return self._recorded(Made(node, maker=TOKENIZER)) if is_tokenizer else None
         load = self.made(owner, node, positional, named, rest)
         if positional and isinstance(positional[0], Model):
             return positional[0]
@@ -302,7 +356,7 @@ class Library(Arguments):
         self.seen.models.append(model)
         self._recorded(load)
         if owner in UNSLOTH:
-            return Listing(node, items=[model, Made(node, maker=TOKENIZER)])
+            return Listing(node, items=[model, self._recorded(Made(node, maker=TOKENIZER))])
         return model
 
     def _on_model(
@@ -321,7 +375,7 @@ class Library(Arguments):
         self.seen.models.append(made)
         return made
 
-    def _hand_over(self, values: Iterable[Value], to: str) -> None:
+    def _hand_over(self, values: Iterable[Value], to: str, node: ast.AST) -> None:
         """Something that was not read is given these, and may change them."""
         root, last = to.partition(".")[0], to.rpartition(".")[2].lower()
         if root in LIBRARIES or root in _OTHERS:
@@ -329,8 +383,10 @@ class Library(Arguments):
         changes = _CHANGES.search(last) is not None and _LEAVES.search(last) is None
         for value in values:
             if isinstance(value, Model):
-                if value.touched is None and not _LOOKS.search(last):
-                    value.touched = f"{to}() may change the model, and was not read."
+                if not _LOOKS.search(last):
+                    why = f"{to}() may change the model, and was not read."
+                    self.unfollowed(value, "given-to-unread-code", why, node)
+                    value.touched = value.touched or why
             elif changes:
                 _spoil(value, f"{to}() may change it, and was not read.")
 

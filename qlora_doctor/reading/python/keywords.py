@@ -1,8 +1,9 @@
-"""Keyword arguments of a script that the class it calls does not take, in the versions that are installed.
+"""Keyword arguments of a script that the class it calls does not take, in the versions that it runs with.
 
-Said only where the script has no way out: not within ``try``, nothing that asks for versions or signatures, no
-``**kwargs`` that are not known, no Unsloth (which lets the trainers take their old arguments), no package of another
-version that a notebook installs by itself.
+These are the versions that its project pins (``reading.pins``), else those that are installed; where the project pins a
+range, nothing is said of that library. Said only where the script has no way out: not within ``try``, nothing that asks
+for versions or signatures, no ``**kwargs`` that are not known, no Unsloth (which lets the trainers take their old
+arguments), no package of another version that a notebook installs by itself.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ...tables.conditions import Excluded, under_pins
 from ...tables.keys import MOST_LIKENED
 from ...tables.signatures import LIBRARIES, is_refused, refusals
+from ..pins import pins_in
 from .sheet import Sheet
 from .source import Source
 from .story import Story
@@ -30,10 +33,17 @@ _EXPECTS = {"suppress", "raises", "assertRaises", "assertRaisesRegex"}
 def check_keywords(story: Story, sheet: Sheet) -> None:
     """Write down the keyword arguments that are not taken, each with its place."""
     found = list(_not_taken(story))
-    if not found or _imports_unsloth(sheet.source) or _looks_first(sheet.source):
+    if not found or any(_imports_unsloth(source) or _looks_first(source) for source in story.sources):
         return
-    written, guarded = sheet.source.written, _guarded(sheet.source)
+    written = "\n".join(source.written for source in story.sources)
+    guarded = set[int]().union(*map(_guarded, story.sources))
     pinned = {library for library in LIBRARIES if re.search(_PINNED.format(library), written) is not None}
+    exact: dict[str, str] = {}
+    for library, pin in pins_in(story.folders, LIBRARIES).items() if pinned != set(LIBRARIES) else ():
+        if pin.exact is not None and library not in pinned:
+            exact[library] = pin.exact
+        elif pin.bounded:
+            pinned.add(library)
     told: set[str] = set()
     for library, maker, call, keyword in found:
         key = f"{maker}.{keyword.arg}"
@@ -41,13 +51,17 @@ def check_keywords(story: Story, sheet: Sheet) -> None:
             continue
         told.add(key)
         for refusal in refusals(library, maker, str(keyword.arg)):
+            try:
+                machine = under_pins(refusal.machine, exact)
+            except Excluded:
+                continue
             sheet.not_taken(
                 key,
                 keyword,
                 removed=refusal.kind == "removed",
                 closest=refusal.closest,
                 note=refusal.note,
-                machine=refusal.machine,
+                machine=machine,
             )
 
 

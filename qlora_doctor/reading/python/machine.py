@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ...core.place import Place
+from .command_line import Option
 from .provenance import is_outer, marked
 from .scopes import LIBRARIES, Exhausted, Scope, Seen
+from .source import same_file
 from .values import (
     Class,
     Function,
@@ -21,6 +24,7 @@ from .values import (
     Made,
     Mapping,
     Model,
+    Module,
     Name,
     Step,
     Thing,
@@ -33,6 +37,10 @@ from .values import (
 MOST_STEPS = 60_000
 MOST_ROUNDS = 6
 """How often a loop is followed until nothing more changes."""
+
+
+MOST_UNROLLED = 64
+"""Items of a list that is known, for each of which a loop's body is followed."""
 
 
 class Machine:
@@ -57,6 +65,8 @@ class Machine:
         self.returns: list[list[Value]] = []
         self.leaving: list[list[dict[str, Value]]] = []
         self.following: list[int] = []
+        self.options: dict[int, tuple[Made, list[Option]]] = {}
+        self.place_of: Callable[[ast.AST], Place | None] = lambda node: None
 
     def run(self) -> Seen:
         """Follow the module from top to bottom."""
@@ -106,6 +116,7 @@ class Machine:
         current = ast.Name(id=target.id, ctx=ast.Load()) if isinstance(target, ast.Name) else target
         operation = ast.copy_location(ast.BinOp(left=current, op=node.op, right=node.value), node)
         ast.copy_location(current, node)
+        same_file(operation, node)
         self.assign(target, self.evaluate(operation))
 
     def _if(self, node: ast.If) -> bool:
@@ -113,6 +124,8 @@ class Machine:
         known = self.truth(test)
         if known is not None:
             taken, left = (node.body, node.orelse) if known else (node.orelse, node.body)
+            if is_outer(test.given) and _fails(taken):
+                return self.block(left)  # who starts the script passes something else
             with self.chosen_by(test, left):
                 return self.block(taken)
         why = f"It depends on a condition in {self.where(node)} that is not known."
@@ -175,7 +188,17 @@ class Machine:
         items = self.evaluate(node.iter)
         if isinstance(items, Listing) and items.exact and len(items.items) == 0:
             return False
+        if isinstance(items, Listing) and items.exact and len(items.items) <= MOST_UNROLLED and not _leaves(node):
+            return self._rounds(node, items.items)
         return self._loop(node)
+
+    def _rounds(self, node: ast.For | ast.AsyncFor, items: list[Value]) -> bool:
+        """Follow the body once for each item of a list that is known."""
+        for item in list(items):
+            self.assign(node.target, item)
+            if self.block(node.body):
+                return True
+        return self.block(node.orelse)
 
     _asyncfor = _for
 
@@ -247,6 +270,8 @@ class Machine:
         return True
 
     def _raise(self, node: ast.Raise) -> bool:
+        if isinstance(node.exc, ast.Call):
+            self.evaluate(node.exc)  # raise SystemExit(main())
         return True
 
     def _break(self, node: ast.Break | ast.Continue) -> bool:
@@ -263,45 +288,63 @@ class Machine:
                 self.scope.names.pop(target.id, None)
 
     def _global(self, node: ast.Global) -> None:
-        self.scope.elsewhere.update(dict.fromkeys(node.names, self.module))
+        self.scope.elsewhere.update(dict.fromkeys(node.names, self.scope.module))
 
     def _nonlocal(self, node: ast.Nonlocal) -> None:
         for name in node.names:
             scope = self.scope.outer
             while scope is not None and name not in scope.names:
                 scope = scope.outer
-            self.scope.elsewhere[name] = scope or self.module
+            self.scope.elsewhere[name] = scope or self.scope.module
 
     def _import(self, node: ast.Import) -> None:
         for alias in node.names:
             dotted = alias.name if alias.asname else alias.name.partition(".")[0]
-            self.bind(alias.asname or dotted, Name(node, dotted=dotted))
+            found = self.module_of(alias.name)
+            if found is not None and not alias.asname:
+                found = self.module_of(dotted)
+            self.bind(alias.asname or dotted, found or Name(node, dotted=dotted))
 
     def _importfrom(self, node: ast.ImportFrom) -> None:
         module = "." * node.level + (node.module or "")
+        found = self.module_of(module)
         for alias in node.names:
             if alias.name == "*":
-                self._import_all(node, module)
-            else:
-                self.bind(alias.asname or alias.name, Name(node, dotted=f"{module}.{alias.name}"))
+                self._import_all(node, module, found)
+                continue
+            inner = found.names.get(alias.name) if found is not None else None
+            if inner is None:
+                inner = self.module_of(f"{module}{'' if module.endswith('.') else '.'}{alias.name}")
+            self.bind(alias.asname or alias.name, inner or Name(node, dotted=f"{module}.{alias.name}"))
 
-    def _import_all(self, node: ast.ImportFrom, module: str) -> None:
+    def _import_all(self, node: ast.ImportFrom, module: str, found: Module | None) -> None:
         """``from module import *`` may replace any name, and a module of the script's own often does."""
         if module.partition(".")[0] in LIBRARIES:
+            return
+        if found is not None:
+            for name, value in found.names.items():
+                if not name.startswith("_"):
+                    self.bind(name, value)
             return
         for name, value in self.scope.names.items():
             if not isinstance(value, Name | Function | Class) and not name.startswith("_"):
                 self.scope.names[name] = Unknown(node, why=f"{module}, which was not read, may set it.")
 
     def _functiondef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        function = Function(node, body=node, scope=self.scope)
+        function = Function(node, body=node, scope=self.scope.enclosing)
         self.bind(node.name, self.decorated(function, node))
 
     _asyncfunctiondef = _functiondef
 
     def _classdef(self, node: ast.ClassDef) -> None:
         bases = [self.evaluate(base) for base in node.bases]
-        self.bind(node.name, Class(node, body=node, scope=self.scope, bases=bases))
+        before, self.scope = self.scope, Scope(outer=self.scope, is_class=True)
+        try:
+            self.block(node.body)
+            members = self.scope.names
+        finally:
+            self.scope = before
+        self.bind(node.name, Class(node, body=node, scope=self.scope, bases=bases, members=members))
 
     # -- names
 
@@ -343,6 +386,10 @@ class Machine:
             if isinstance(key, Known) and isinstance(key.data, str | int | bool | None):
                 old = holder.items.get(key.data)
                 holder.items[key.data] = self.weakened(holder, old, value)
+            elif isinstance(key, Unknown) and key.either:
+                for text in key.either:
+                    with self.perhaps():
+                        holder.items[text.data] = self.changed(holder.items.get(text.data), value, holder)
             else:
                 self.scatter(holder)
         elif isinstance(holder, Listing):
@@ -442,9 +489,16 @@ class Machine:
             return None if value.maker in ("RESULT",) else True
         if isinstance(value, Model | Class | Function):
             return True
+        if isinstance(value, Thing) and value.of is not None:
+            own = value.of.members.keys() & {"__bool__", "__len__"}
+            return None if own or not all(isinstance(base, Class) for base in value.of.bases) else True
         return None
 
-    # -- given by the other half, in expressions.py
+    # -- given by the other half, in expressions.py and modules.py
+
+    def module_of(self, dotted: str) -> Module | None:
+        """A module that lies beside the script, followed; None for any other."""
+        raise NotImplementedError
 
     def evaluate(self, node: ast.expr | None) -> Value:
         raise NotImplementedError
@@ -455,6 +509,23 @@ class Machine:
     def step(self, model: Model, kind: str, call: Made) -> None:
         """Write down what is done with a model."""
         model.steps.append(Step(kind, call, sure=self.is_own(model)))
+
+
+def _fails(body: Sequence[ast.stmt]) -> bool:
+    """True for a branch that ends the script with an error or a word of help."""
+    last = body[-1] if body else None
+    if isinstance(last, ast.Raise):
+        return True
+    call = last.value if isinstance(last, ast.Expr) else None
+    if not isinstance(call, ast.Call):
+        return False
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    return name in ("exit", "quit", "_exit", "error", "abort")
+
+
+def _leaves(node: ast.For | ast.AsyncFor) -> bool:
+    """True where a round of a loop may end it, or itself, early."""
+    return any(isinstance(inner, ast.Break | ast.Continue) for each in node.body for inner in ast.walk(each))
 
 
 def _alike(one: dict[str, Value], other: dict[str, Value]) -> bool:

@@ -116,9 +116,7 @@ def doubt_missing_folder(sheet: Sheet) -> None:
 
 def _read_adapter_folder(story: Story, sheet: Sheet) -> None:
     """``PeftModel.from_pretrained(model, folder)`` before the training goes on from an adapter."""
-    for step in story.steps:
-        if step.kind != "load-adapter":
-            continue
+    for step in [story.continued] if story.continued is not None else []:
         folder = argument(step.call, "model_id", 1)
         if step.call.maker == "load_adapter":
             folder = argument(step.call, "model_id", 0) or argument(step.call, "peft_model_id", 0)
@@ -242,7 +240,7 @@ def _read_unsloth_bits(load: Made, sheet: Sheet) -> None:
 def read_adapter(story: Story, sheet: Sheet) -> None:
     """``lora``: the LoraConfig that is attached."""
     given = story.adapter()
-    continued = any(step.kind == "load-adapter" for step in story.steps)
+    continued = story.continued is not None
     if given is None and story.whole and not continued and not story.leaves_out("LoraConfig", "get_peft_model"):
         sheet.leave_rest("lora", why="The script attaches no LoRA adapter.")
         note = "No adapter is attached: the whole model is trained, as far as it can be."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .values import Made, Model, Value
 
@@ -27,6 +28,26 @@ class Scope:
     outer: Scope | None = None
     elsewhere: dict[str, Scope] = field(default_factory=dict)
     """Names declared global or nonlocal, with the scope that holds them."""
+    is_class: bool = False
+    """The body of a class, whose names the functions within do not see."""
+    file: Path | None = None
+    """Of a module: where it lies."""
+
+    @property
+    def module(self) -> Scope:
+        """The module's scope."""
+        scope = self
+        while scope.outer is not None:
+            scope = scope.outer
+        return scope
+
+    @property
+    def enclosing(self) -> Scope:
+        """The scope that a function defined here sees."""
+        scope = self
+        while scope.is_class and scope.outer is not None:
+            scope = scope.outer
+        return scope
 
     def find(self, name: str) -> Value | None:
         scope: Scope | None = self
@@ -47,6 +68,7 @@ class Seen:
         models: models that were loaded.
         functions: functions of the script that were followed.
         left_out: names in branches that an argument of the script would lead to.
+        not_followed: statements that change the training and were not followed: kind, in words, and where.
         passed: calls whose arguments are all seen, with the dotted name of what is called; by the call's id.
     """
 
@@ -56,4 +78,5 @@ class Seen:
     functions: set[int] = field(default_factory=set)
     left_out: set[str] = field(default_factory=set)
     passed: dict[int, tuple[ast.Call, str]] = field(default_factory=dict)
+    not_followed: list[tuple[str, str, ast.AST | None]] = field(default_factory=list)
     exhausted: bool = False

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
-from ...setup.setup import SECTIONS, Origin, Setup
+from ...setup.setup import SECTIONS, Change, NamedData, NotFollowed, Origin, Setup
 from ...setup.setup import Source as Whose
 from ..dialects.fields import checked_value
 from ..dialects.values import Unreadable, is_template
 from ..lenient import describe_value
 from .provenance import is_outer
-from .source import Source
+from .source import Source, Written
 from .story import Opaque, flat
 from .values import Known, Name, Unknown, Value
 
@@ -41,6 +41,9 @@ class Sheet:
         self._unknown_keys: list[dict[str, str | None]] = []
         self._removed_keys: list[dict[str, str | None]] = []
         self.by_card: set[str] = set()
+        self.named_data: list[NamedData] = []
+        self.changes: list[Change] = []
+        self.not_followed: list[NotFollowed] = []
 
     # -- values
 
@@ -133,10 +136,15 @@ class Sheet:
             if path not in self._origins:
                 self.unknown(path, why)
 
-    def leave_rest(self, *sections: str, why: str) -> None:
-        """Say of all that was not set in these sections that it cannot be known."""
+    def leave_rest(self, *sections: str, why: str, but: Collection[str] = ()) -> None:
+        """Say of all that was not set in these sections that it cannot be known.
+
+        Args:
+            but: names whose silence is known to mean the library's default.
+        """
         for section in sections:
-            self.leave(*(f"{section}.{field}" for field in SECTIONS[section].model_fields if field != "extra"), why=why)
+            names = (field for field in SECTIONS[section].model_fields if field != "extra" and field not in but)
+            self.leave(*(f"{section}.{name}" for name in names), why=why)
 
     def extra(self, section: str, name: str, value: Value) -> None:
         """Pass an argument on under its own name, where it is known."""
@@ -174,6 +182,11 @@ class Sheet:
         if key is not None and node is not None:
             self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
 
+    def refused(self, kind: str, note: str, key: str, about: str = "trainer") -> None:
+        """A combination at which the library itself stops; ``about`` is one of the subjects of ``facts.Remark``."""
+        told = {"kind": kind, "effect": "refused", "key": key, "note": note, "about": about, "machine": None}
+        self._remarks.append(told)
+
     def not_taken(
         self, key: str, node: ast.AST, *, removed: bool, closest: str | None, note: str, machine: str | None
     ) -> None:
@@ -202,8 +215,16 @@ class Sheet:
             remarks=self._remarks,
             unknown_keys=self._unknown_keys,
             removed_keys=self._removed_keys,
+            named_data=self.named_data,
+            changes=self.changes,
+            not_followed=sorted(self.not_followed, key=_by_line),
             **sections,
         )
+
+
+def _by_line(statement: NotFollowed) -> tuple[str, int, int]:
+    place = statement.place
+    return (place.file or "", place.cell or 0, place.line or 0) if place is not None else ("", 0, 0)
 
 
 def plain(value: Value) -> Any:
@@ -227,6 +248,8 @@ def plain(value: Value) -> Any:
 def _where(value: Value, node: ast.AST | None) -> ast.AST | None:
     """The argument, where the value is written in it; else the place where the value is written."""
     inner = value.node
+    if isinstance(inner, Written):
+        return inner
     if isinstance(inner, ast.Import | ast.ImportFrom):
         return node  # a name that is imported stands where it is used
     if node is None or inner is None or isinstance(value, Unknown):

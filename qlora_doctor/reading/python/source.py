@@ -6,12 +6,15 @@ import ast
 import json
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...core.errors import ConfigError
 from ...core.place import Place
 from ..document import Document
+from .newer import in_older_words
 
 MOST_CODE = 512 * 1024
 """Characters of code at most: no training script is longer, and a parser's tree is hundreds of times larger."""
@@ -19,6 +22,22 @@ MOST_CELLS = 2000
 _MAGIC = re.compile(r"^(\s*)(?:[%!?]|[\w.]+\?{1,2}\s*$)")
 _MAGIC_LINE = re.compile(r"^[ \t]*[%!?]|\?[ \t]*$", re.MULTILINE)
 _SHELL_CELL = re.compile(r"\s*%%(?!time|timeit|capture|prun|memit)\w*")
+
+
+class Written(ast.AST):
+    """Stands for the place of a value that is written in another file, such as a YAML that the script reads."""
+
+    def __init__(self, place: Callable[[], Place | None]) -> None:
+        """Keep how to find the place: most are never asked for."""
+        super().__init__()
+        self.place = place
+
+
+def same_file(node: ast.AST, other: ast.AST) -> None:
+    """Say of a node that it stands in the file of another one."""
+    own = getattr(other, "source", None)
+    if own is not None:
+        node.source = own  # type: ignore[attr-defined]
 
 
 class Line(NamedTuple):
@@ -59,7 +78,12 @@ class Source:
     written: str
 
     def place(self, node: ast.AST | None) -> Place | None:
-        """Where a node begins."""
+        """Where a node begins; one of another file says so itself."""
+        if isinstance(node, Written):
+            return node.place()
+        own: Source | None = getattr(node, "source", None)
+        if own is not None and own is not self:
+            return own.place(node)
         row, offset = getattr(node, "lineno", None), getattr(node, "col_offset", 0)
         if row is None or row > len(self.lines):
             return None
@@ -87,6 +111,8 @@ class Source:
 
     def cell(self, node: ast.AST | None) -> int | None:
         """The notebook's cell in which a node stands."""
+        if getattr(node, "source", None) not in (None, self):
+            return None
         row = getattr(node, "lineno", None)
         return self.lines[row - 1].cell if row is not None and row <= len(self.lines) else None
 
@@ -94,7 +120,9 @@ class Source:
         """In which line or cell a node stands, in words."""
         cell = self.cell(node)
         row = getattr(node, "lineno", None)
-        return f"cell {cell}" if cell is not None else f"line {row}"
+        own: Source | None = getattr(node, "source", None)
+        of = f" of {Path(own.file).name}" if own is not None and own is not self and own.file is not None else ""
+        return f"cell {cell}" if cell is not None else f"line {row}{of}"
 
     def _column(self, written: str, offset: int, line: Line) -> int:
         before = written.encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "replace")
@@ -154,7 +182,7 @@ def _parse(code: str, file: str | None, lines: list[Line]) -> ast.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in the user's texts
-            return ast.parse(code)
+            return _parsed(code)
     except SyntaxError as error:
         row = error.lineno or 1
         line = lines[row - 1] if row <= len(lines) else Line(None)
@@ -166,6 +194,20 @@ def _parse(code: str, file: str | None, lines: list[Line]) -> ast.Module:
         raise ConfigError(f"{name} is nested too deeply to be read.") from None
     except ValueError as error:
         raise ConfigError(f"{name} cannot be read as Python: {str(error).split(';')[0][:120]}.") from None
+
+
+def _parsed(code: str) -> ast.Module:
+    """The tree of the code; where this Python does not know it, of the same in older words."""
+    try:
+        return ast.parse(code)
+    except SyntaxError as error:
+        older = in_older_words(code)
+        if older == code:
+            raise
+        try:
+            return ast.parse(older)
+        except (SyntaxError, ValueError):
+            raise error from None
 
 
 def _notebook(document: Document) -> tuple[str, list[Line], list[int], str]:
@@ -233,7 +275,7 @@ def _parses(code: str) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ast.parse(code)
+            _parsed(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True

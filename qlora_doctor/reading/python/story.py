@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from .arguments import TRAINING_CLASSES
 from .hf_calls import MODEL_CONFIG, Library
+from .neighbours import Neighbours
 from .provenance import is_outer
 from .scopes import Exhausted, Seen
 from .source import Source
@@ -29,6 +31,8 @@ class Story:
         model: the model that is trained; None where it is not known which one.
         runs: how many different trainings the script has.
         whole: the script was understood from the load of the model to its training, so that what is absent is absent.
+        folders: the script's folder and those above it, up to the project's.
+        sources: the script, and the modules beside it that were followed.
     """
 
     seen: Seen
@@ -36,6 +40,8 @@ class Story:
     model: Model | None = None
     runs: int = 0
     whole: bool = True
+    sources: list[Source] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
 
     @property
     def is_unsloth(self) -> bool:
@@ -93,6 +99,29 @@ class Story:
             return Unknown(given.node, why=f"The {given.given} decides.") if is_outer(given.given) else None
         return given
 
+    @property
+    def continued(self) -> Step | None:
+        """The step that loads the adapter whose training goes on; None where a new one trains.
+
+        An adapter that is loaded before a new one is attached to the same base stays beside it, frozen, and one that is
+        loaded into a model which has an adapter does not become the active one (peft 0.21: ``get_peft_model``,
+        ``PeftModel.load_adapter``).
+        """
+        found: Step | None = None
+        beside: Step | None = None
+        has_adapter = False
+        for step in self.steps:
+            if step.kind in ("attach", "attach-unsloth"):
+                found = None if step.sure else found
+                has_adapter = has_adapter or step.sure
+            elif step.kind == "load-adapter" and has_adapter:
+                beside = step
+            elif step.kind == "load-adapter":
+                found, has_adapter = step, step.sure
+            elif step.kind == "thaw" and beside is not None:  # set_adapter may name the one beside
+                found = beside
+        return found
+
     def leaves_out(self, *names: str) -> bool:
         """True where any of these names stands in a branch that an argument of the script would lead to."""
         return not self.seen.left_out.isdisjoint(names)
@@ -115,14 +144,16 @@ def tell(source: Source) -> Story:
         RecursionError: it is nested too deeply.
     """
     machine = Library(source.tree, source.where)
+    machine.place_of = source.place
+    machine.look_around(Neighbours(Path(source.file) if source.file is not None else None))
     seen = machine.run()
     called = True
     if not _has_trainer(seen):
         called = not _follow_the_rest(machine)
-    story = Story(seen)
+    story = Story(seen, sources=[source, *machine.sources], folders=machine.neighbours.folders)
     story.trainer, story.runs = _trainer(seen)
     if not called and story.runs > 1:  # tests, or a library: nobody knows which of its trainings is meant
-        return Story(seen, runs=story.runs, whole=False)
+        return Story(seen, runs=story.runs, whole=False, sources=story.sources)
     story.model = _model(story)
     story.whole = (
         called
@@ -147,6 +178,8 @@ def _follow_the_rest(machine: Library) -> bool:
     any_left = False
     try:
         for value in list(machine.module.names.values()):
+            if getattr(value.node, "source", None) is not None:
+                continue  # of another module
             if isinstance(value, Function) and id(value.body) not in machine.seen.functions and _tells(value.body):
                 any_left = True
                 machine.call_function(value, [], {}, rest=True)

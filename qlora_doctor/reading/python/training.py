@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..dialects.values import switch
+from .hf_calls import RESUMED
 from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
 from .sheet import Sheet
 from .story import Story, argument
@@ -25,16 +26,36 @@ METHODS: dict[str, tuple[str, str | None]] = {
     "GRPOTrainer": ("trl", "grpo"),
     "RLOOTrainer": ("trl", "rloo"),
     "GKDTrainer": ("trl", "gkd"),
+    "OnlineDPOTrainer": ("trl", "online-dpo"),
+    "NashMDTrainer": ("trl", "nash-md"),
+    "XPOTrainer": ("trl", "xpo"),
+    "PRMTrainer": ("trl", "prm"),
+    "GOLDTrainer": ("trl", "gold"),
+    "SDFTTrainer": ("trl", "sdft"),
+    "SDPOTrainer": ("trl", "sdpo"),
+    "TPOTrainer": ("trl", "tpo"),
+    "A2POTrainer": ("trl", "a2po"),
+    "GMPOTrainer": ("trl", "gmpo"),
+    "AsyncGRPOTrainer": ("trl", "grpo"),
+    "MiniLLMTrainer": ("trl", "minillm"),
 }
 _OWN_CODE = "A training loop that was not read decides."
 _PLAIN = {"learning_rate": 5e-5, "bf16": False, "gradient_checkpointing": False, "per_device_train_batch_size": 8}
 """TrainingArguments' own defaults where SFTConfig has others."""
+_LIKE_TRANSFORMERS = ("dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo")
+_COMMON = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "max_steps",
+           "num_train_epochs", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end",
+           "seed", "data_seed", "warmup_ratio", "warmup_steps", "fsdp", "deepspeed", "ddp_find_unused_parameters",
+           "resume_from_checkpoint", "loss_type", "use_vllm", "beta", "label_smoothing", "num_generations",
+           "num_generations_eval", "generation_batch_size", "steps_per_generation")  # fmt: skip
+"""Arguments that TRL's configs leave as TrainingArguments has them, or whose silence is read by the method."""
 _TAKEN_OVER = "default of TrainingArguments, which SFTTrainer takes over"
 _CHECKPOINTING = "training.gradient_checkpointing"
 _THAWS = re.compile(r"\.requires_grad\s*=(?!=)|\brequires_grad_\(|\bset_adapter\(")
 """Code that may let an adapter train again after it was frozen."""
 _KWARGS = "training.gradient_checkpointing_kwargs"
 _LENGTH = "training.max_length"
+_RESUME = "training.resume_from_checkpoint"
 _PREPARE = "training.prepare_for_kbit_training"
 
 
@@ -50,6 +71,11 @@ def read_training(story: Story, sheet: Sheet) -> None:
             sheet.put("training.method", method, story.trainer.node)
     _read_length(story, sheet, arguments, kind)
     _read_trainers_own(story, sheet)
+    _read_resume(story, sheet)
+    _read_reference(story, sheet, arguments)
+    _read_evaluation(story, sheet, kind)
+    if story.trainer is None and any(kind == "training-loop" for kind, _, _ in story.seen.not_followed):
+        _read_own_loop(story, sheet)
     _read_checkpointing(story, sheet, arguments)
     _read_preparation(story, sheet, kind)
     _close(story, sheet, arguments, kind, method)
@@ -73,6 +99,74 @@ def _read_trainers_own(story: Story, sheet: Sheet) -> None:
         value = story.given(name)
         if story.trainer is not None and value is not None and not sheet.knows(path):
             sheet.take(path, value, place_of(story.trainer, name))
+
+
+def _read_resume(story: Story, sheet: Sheet) -> None:
+    """What train() is told to go on from; the argument of the same name is only kept for the script to pass on."""
+    passed = story.trainer.arguments.get(RESUMED) if story.trainer is not None else None
+    if passed is not None:
+        sheet.take(_RESUME, passed, passed.node)
+    elif sheet.value(_RESUME):
+        sheet.unknown(
+            _RESUME, "train() is not given it, and TrainingArguments only keeps it for the script to pass on."
+        )
+
+
+def _read_reference(story: Story, sheet: Sheet, arguments: Value | None) -> None:
+    """A reference of its own: a second model, or an adapter that is named for it."""
+    given = story.given("ref_model", 1) if story.trainer is not None and story.trainer.maker == "DPOTrainer" else None
+    given = story.given("ref_model") if given is None or isinstance(given, Made) else given
+    named = arguments.arguments.get("ref_adapter_name") if isinstance(arguments, Made) else None
+    value = given if given is not None else named
+    if value is not None and not (isinstance(value, Known) and value.data is None):
+        note = "The trainer is given a reference of its own."
+        sheet.remark("reference-given", value.node, note)
+
+
+def _read_evaluation(story: Story, sheet: Sheet, kind: str | None) -> None:
+    """An evaluation that is asked for, and no rows for it, at which Trainer stops when it is built."""
+    trainer, strategy = story.trainer, sheet.value("training.eval_strategy")
+    if trainer is None or kind is None or not trainer.exact or strategy not in ("steps", "epoch"):
+        return
+    by_position = any(isinstance(name, int) and name >= 3 for name in trainer.arguments)
+    if story.given("eval_dataset") is None and not by_position:
+        note = f"transformers stops: eval_strategy is {strategy} and the trainer is given no eval_dataset."
+        sheet.refused("evaluation-without-data", note, "training.eval_strategy")
+
+
+_OPTIMIZERS = {
+    "AdamW": "adamw_torch",
+    "AdamW8bit": "adamw_8bit",
+    "PagedAdamW": "paged_adamw_32bit",
+    "PagedAdamW32bit": "paged_adamw_32bit",
+    "PagedAdamW8bit": "paged_adamw_8bit",
+    "SGD": "sgd",
+    "Adafactor": "adafactor",
+}
+"""Classes that a loop of its own steps → the name that TrainingArguments has for them."""
+
+
+def _read_own_loop(story: Story, sheet: Sheet) -> None:
+    """A training loop of its own: the rate of its one optimizer, the batch of the loader that shuffles."""
+    optimizers = [call for call, _ in story.seen.calls if call.maker.startswith("optimizer:")]
+    if len({id(call.node) for call in optimizers}) == 1:
+        call = optimizers[0]
+        name = _OPTIMIZERS.get(call.maker.partition(":")[2])
+        rate = argument(call, "lr", 1)
+        if rate is not None:
+            sheet.take("training.learning_rate", rate, place_of(call, "lr"))
+        if name is not None:
+            sheet.put("training.optim", name, call.node)
+        sheet.take("training.weight_decay", call.arguments.get("weight_decay"), place_of(call, "weight_decay"))
+    loaders = [call for call, _ in story.seen.calls if call.maker == "DataLoader"]
+    shuffling = [each for each in loaders if isinstance(s := each.arguments.get("shuffle"), Known) and s.data is True]
+    chosen = shuffling or loaders
+    if len({id(call.node) for call in chosen}) == 1 and "batch_sampler" not in chosen[0].arguments:
+        size = argument(chosen[0], "batch_size", 1)
+        if size is not None:
+            sheet.take("training.per_device_train_batch_size", size, place_of(chosen[0], "batch_size"))
+        else:
+            sheet.default("training.per_device_train_batch_size", 1, "default of DataLoader")
 
 
 def _read_length(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None) -> None:
@@ -120,7 +214,7 @@ def _read_checkpointing(story: Story, sheet: Sheet, arguments: Value | None) -> 
     if not on.sure or _checkpoints(on) is None:
         sheet.unknown(_CHECKPOINTING, "Whether it is turned on is decided while the script runs.", on.call.node)
         return
-    if asked is None and on.kind == "prepare":
+    if asked is None and on.kind == "prepare" and story.trainer is not None:
         _take_kwargs(on, sheet)
         return  # silent: preparation turns it on, which is what a silent config stands for
     name = "prepare_model_for_kbit_training" if on.kind == "prepare" else "gradient_checkpointing_enable"
@@ -231,7 +325,8 @@ def _close(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None
     if story.is_unsloth:
         sheet.leave_rest("training", why="Unsloth has defaults of its own, which change between versions.")
     if kind == "trl" and method != "sft":
-        sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.")
+        known = _COMMON if method in _LIKE_TRANSFORMERS else ()
+        sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.", but=known)
     takes_over = isinstance(arguments, Made) and arguments.maker.endswith("TrainingArguments")
     if kind == "trl" and takes_over:
         for name, value in _PLAIN.items():
@@ -244,7 +339,7 @@ def order_of(story: Story, sheet: Sheet) -> None:
     """Steps in an order, or a number, that undoes what was meant; said only where all is seen."""
     if not story.whole or story.is_unsloth:
         return
-    thaws = _THAWS.search(sheet.source.code) is not None
+    thaws = any(_THAWS.search(source.code) for source in story.sources)
     attached: Step | None = None
     for step in story.steps:
         if not step.sure:

@@ -9,6 +9,8 @@ import ast
 from dataclasses import dataclass, field
 from typing import Any
 
+from .source import Written
+
 Node = ast.AST
 MOST_TEXT = 20_000
 MOST_ITEMS = 5_000
@@ -36,10 +38,14 @@ class Unknown(Value):
 
     Attributes:
         maybe: lists and dicts of the script that it may be: what is done to it may be done to them.
+        part: what it is read from, a model or a tokenizer, and under which name.
+        either: the texts that it may be, where these are all, such as the configs that several command lines name.
     """
 
     why: str = "It is worked out while the script runs."
     maybe: tuple[Value, ...] = ()
+    either: tuple[Known, ...] = ()
+    part: tuple[Value, str] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +80,19 @@ class Name(Value):
     @property
     def last(self) -> str:
         return self.dotted.rpartition(".")[2]
+
+
+@dataclass(slots=True, eq=False)
+class Module(Value):
+    """A module that lies beside the script and was followed.
+
+    Attributes:
+        names: what it defines.
+        dotted: its name where it is imported.
+    """
+
+    names: dict[str, Value] = field(default_factory=dict)
+    dotted: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -142,6 +161,8 @@ class Class(Value):
     bases: list[Value] = field(default_factory=list)
     attributes: dict[str, Value] = field(default_factory=dict)
     """What was assigned to the class after it was made."""
+    members: dict[str, Value] = field(default_factory=dict)
+    """The names of its body, once that was followed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -188,11 +209,27 @@ def merged(one: Value, other: Value, why: str, depth: int = 4) -> Value:
         if isinstance(one, Thing) and isinstance(other, Thing) and one.of is other.of:
             both = _merged_items(one.attributes, other.attributes, why, depth)
             return Thing(one.node, of=one.of, attributes=both, exact=one.exact and other.exact)
+        if is_written(one) and is_written(other) and isinstance(one, Mapping) and isinstance(other, Mapping):
+            both = _merged_items(one.items, other.items, why, depth)
+            return Mapping(one.node, items=both, exact=one.exact and other.exact)
     unknown = next((value for value in (one, other) if isinstance(value, Unknown)), None)
-    maybe = _candidates(one, other)
-    if unknown is not None and (not maybe or maybe == unknown.maybe):
+    maybe, texts = _candidates(one, other), (_texts(one), _texts(other))
+    if unknown is not None and (not maybe or maybe == unknown.maybe) and not all(texts):
         return unknown
-    return Unknown(one.node or other.node, why=unknown.why if unknown is not None else why, maybe=maybe)
+    either = (*texts[0], *texts[1])[:MOST_CANDIDATES] if all(texts) else ()
+    return Unknown(one.node or other.node, why=unknown.why if unknown is not None else why, maybe=maybe, either=either)
+
+
+def is_written(value: Value) -> bool:
+    """True for what stands in a file that the script reads."""
+    return isinstance(value.node, Written)
+
+
+def _texts(value: Value) -> tuple[Known, ...]:
+    """The texts that a value may be, where these are all; empty where they are not known."""
+    if isinstance(value, Unknown):
+        return value.either
+    return (value,) if isinstance(value, Known) and isinstance(value.data, str) else ()
 
 
 def _candidates(*values: Value) -> tuple[Value, ...]:

@@ -21,6 +21,7 @@ from ...core.assets import asset_folder
 from ...core.report import Report, stages_of
 from .. import _words as words
 from .. import json as json_format
+from .._needed import needed
 from ..verdict import gaps, outcomes, subject, verdict
 from .checks import passed_groups, skipped_groups
 from .course import course_view
@@ -38,6 +39,7 @@ def render(report: Report, *, index: str | None = None) -> str:
         report=report,
         index=index,
         facts=report.facts,
+        needed=needed(report.facts.memory),
         subject=name,
         file=file,
         verdict=verdict(report),

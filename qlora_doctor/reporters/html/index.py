@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.report import STAGES, Report, Severity
-from ..overview import outcome
+from ...core.report import Report, Severity, stages_of
+from .._needed import needed
+from ..overview import outcome, told_outcome
 from ..verdict import SEVERITIES, counting, subject, verdict
 from .entries import anchors
 
@@ -24,7 +25,8 @@ class Row:
 
     Attributes:
         link: address of its page, relative to the index.
-        peak: bytes, measured before predicted; ``share`` of the card in percent.
+        told: the outcome in words, with how much was read.
+        peak: bytes, reserved at the most; ``share`` of the card in percent.
         stages: name and status, ``not run`` where there is no record.
     """
 
@@ -32,6 +34,7 @@ class Row:
     model: str | None
     link: str
     outcome: str
+    told: str
     level: str
     headline: str
     counts: tuple[tuple[Severity, int], ...]
@@ -91,7 +94,7 @@ def index_view(reports: Sequence[Report], links: Sequence[str], names: Sequence[
     """Lay out what is known of each."""
     called = names or [str((r.setup or {}).get("file") or "objects in memory") for r in reports]
     rows = [_row(*each) for each in zip(reports, links, called, strict=True)]
-    order = {"fails": 0, "unread": 1, "incomplete": 2, "passes": 3}
+    order = {"fails": 0, "unread": 1, "incomplete": 2, "partly read": 3, "passes": 4}
     counted = Counter(row.outcome for row in rows)
     columns = tuple(called) if 1 < len(reports) <= WIDEST else ()
     return IndexView(
@@ -112,8 +115,8 @@ def _weight(row: Row) -> int:
 def _row(report: Report, link: str, name: str) -> Row:
     facts, said = report.facts, verdict(report)
     memory = facts.memory
-    picture = (memory.measured or memory.predicted) if memory else None
-    peak = picture.peak_allocated_bytes if picture else None
+    figure = needed(memory)
+    peak = figure.size if figure is not None else None
     card = memory.card_bytes if memory else None
     status = {record.name: record.status for record in report.stages}
     model, file = subject(report)
@@ -127,6 +130,7 @@ def _row(report: Report, link: str, name: str) -> Row:
         model=model if file or model != name else None,
         link=link,
         outcome=outcome(report),
+        told=told_outcome(report),
         level=said.level,
         headline=said.headline,
         counts=counts,
@@ -136,7 +140,7 @@ def _row(report: Report, link: str, name: str) -> Row:
         measured=bool(memory and memory.measured),
         card=card,
         share=peak / card * 100 if peak and card else None,
-        stages=tuple((stage, status.get(stage, "not run")) for stage in STAGES),
+        stages=tuple((stage, status.get(stage, "not run")) for stage in stages_of(report)),
     )
 
 

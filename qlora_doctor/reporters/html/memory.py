@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...facts.memory import MemoryFacts, MemoryPicture, Saving
+from .._needed import needed
 from .plan import PlanView, plan_views
 from .timeline import Timeline, phase_name, timeline
 
@@ -88,7 +89,7 @@ class MemoryView:
     Attributes:
         card: where the card ends on the bars' scale; None where it is unknown or lies beyond the scale.
         zoom: share of the card that the bars' scale spans; None where the scale is the card's own.
-        headroom: card less the highest known peak reserved, measured before predicted; negative where it does not fit.
+        headroom: card less what the run needs, measured before predicted; negative where it does not fit.
         savings_card: where the card ends on the savings' scale.
     """
 
@@ -110,6 +111,7 @@ class MemoryView:
 
 def memory_view(memory: MemoryFacts) -> MemoryView:
     """Lay out what is known; a fact that is unknown leaves its element out."""
+    figure = needed(memory)
     pictures = [(n, p) for n, p in (("Predicted", memory.predicted), ("Measured", memory.measured)) if p is not None]
     pictures = [(n, p) for n, p in pictures if p.peak_allocated_bytes is not None]
     tops = [max(p.peak_allocated_bytes or 0, p.peak_reserved_bytes or 0) for _, p in pictures]
@@ -137,7 +139,7 @@ def memory_view(memory: MemoryFacts) -> MemoryView:
         plans=plan_views(memory),
         savings=savings,
         savings_card=savings_card,
-        headroom=card - tops[-1] if card and tops else None,
+        headroom=card - figure.size if card and tops and figure is not None else None,
     )
 
 
@@ -212,7 +214,8 @@ def _step(scale: float) -> float:
 
 def _phases(memory: MemoryFacts) -> tuple[Phase, ...]:
     def peaks(picture: MemoryPicture | None) -> dict[str, int]:
-        return {phase_name(p.phase): p.peak_allocated_bytes for p in (picture.phases if picture else None) or ()}
+        known = [*(picture.step_phases or ()), *(picture.phases or ())] if picture is not None else []
+        return {phase_name(p.phase): p.peak_allocated_bytes for p in known if p.phase != "step"}
 
     predicted, measured = peaks(memory.predicted), peaks(memory.measured)
     return tuple(Phase(name, predicted.get(name), measured.get(name)) for name in {**predicted, **measured})

@@ -2,6 +2,6 @@
 a stage does not look at."""
 
 from .keys import Surroundings, stage_keys
-from .store import Kept, Store, cache_folder
+from .store import Kept, Store, cache_folder, pages_folder
 
-__all__ = ["Kept", "Store", "Surroundings", "cache_folder", "stage_keys"]
+__all__ = ["Kept", "Store", "Surroundings", "cache_folder", "pages_folder", "stage_keys"]

@@ -83,6 +83,9 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     """A digest for each stage of ``around.stages``."""
     sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
     model, structure, training = _model(setup, sections, around), _structure(sections), _training(sections["training"])
+    # What is named and not looked at is told as the reason, in the words of the file.
+    untold = [] if setup.data.train else setup.named_data
+    named = [each.model_dump(mode="json", exclude_none=True, exclude={"place"}) for each in untold]
     data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}
     if setup.data.train and data["files"] is None:
         data["day"] = _today()  # a hub's data set: nothing on this machine says whether it is still the same
@@ -91,7 +94,7 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     looked_at: dict[str, Any] = {
         "structure": [model, structure],
         "memory": [model, structure, training, data, card],
-        "data": [model, training, data],
+        "data": [model, training, data, named],
         "load": [model, structure, training, card, asked],
         "step": [model, sections, data, card, asked],
     }
@@ -103,6 +106,8 @@ def _model(setup: Setup, sections: dict[str, Any], around: Surroundings) -> dict
     model = setup.model
     base = model_identity(model.name_or_path, model.revision, setup)
     part = {"said": sections["model"], "base": base, "adapter": model_identity(model.adapter, None, setup)}
+    if setup.dialect == "peft-adapter" and setup.file is not None:  # the weights beside it are looked at too
+        part["stored"] = model_identity(str(Path(setup.file).resolve().parent), None, setup)
     if base is None and not (around.offline or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")):
         part["day"] = _today()  # the hub may be asked, and may say something else tomorrow
     return part
@@ -156,6 +161,7 @@ def _common(setup: Setup, sections: dict[str, Any], around: Surroundings) -> dic
             for path, origin in setup.origins.items()
             if origin.source == "unknown" or (origin.source == "explicit" and _is_null(sections, path))
         ),
+        "changes": [change.model_dump(mode="json", exclude={"place"}) for change in setup.changes],
         # A chat template, a DeepSpeed config: whatever a value names that is a file.
         "files": {text: data_identity(text, setup) for text in sorted(set(_file_names(sections, setup)))},
     }

@@ -88,10 +88,23 @@ class Store:
 
 
 def cache_folder() -> Path | None:
-    """Where results are kept unless the user says otherwise; None where the environment turns it off."""
+    """Where results are kept unless the user says otherwise; None where the environment turns it off or has no home."""
     said = os.environ.get(VARIABLE)
-    if said is not None:
-        return None if said.lower() in ("", "off", "0", "no", "false") else Path(said).expanduser()
+    if said is not None and said.lower() in ("", "off", "0", "no", "false"):
+        return None
+    try:
+        return Path(said).expanduser() if said is not None else _usual_folder()
+    except RuntimeError:  # a user without a home
+        return None
+
+
+def pages_folder(results: Path | None) -> Path | None:
+    """Where rule pages that were read are kept: beside the results, and nowhere where these are not kept."""
+    return results / "rules" if results is not None else None
+
+
+def _usual_folder() -> Path:
+    """The user's cache folder, as each system has it."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":

@@ -330,6 +330,11 @@ def remark(reading: Reading, *, trains_anyway: bool) -> None:
     if not trains and _quantized(reading) and (reading.has("do_train") or any_of("do_eval", "do_predict")(reading)):
         note = "LLaMA-Factory warns: a base in 4 or 8 bits may score lower in evaluation than the base itself."
         reading.remark("evaluated-while-quantized", "quantization_bit", note)
+    strategy = reading.get("eval_strategy", reading.get("evaluation_strategy", "no"))
+    if trains and _size(reading) > 1e-6 and strategy in ("no", False) and not reading.get("do_eval"):
+        share = f"{_size(reading):g}{' of the' if _size(reading) < 1 else ''} rows"
+        note = f"val_size holds {share} out of training; without eval_strategy and do_eval they are never evaluated."
+        reading.remark("held-out-unused", "val_size", note)
     if reading.get("deepspeed"):
         note = (
             "On one GPU llamafactory-cli starts DeepSpeed with FORCE_TORCHRUN=1 in the environment only; without it "

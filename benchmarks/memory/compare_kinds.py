@@ -1,0 +1,195 @@
+"""Hold predictions of runs beyond plain fine-tuning on one card against what was measured of them.
+
+    python benchmarks/memory/compare_kinds.py KINDS.json
+
+The file is one that measures each kind of run (DPO, reward models, evaluation, …) with the architectures of its models:
+``architectures``, and ``cases`` of ``{case: {model, method, bs, seq, …}, peaks: [[allocated, reserved, seconds], …],
+evals: [[allocated, reserved], …], ranks}``. Each case is written as the config that a user would write, in a folder
+with the model's config.json, and predicted as ``qlora-doctor check --stage memory`` predicts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ALLOCATED, RESERVED, EVALUATION = 4.0, 10.0, 5.0
+"""Per cent: a kind of run that is predicted stays within these."""
+WIDER = {"grpo": 8.0, "compile": 8.0}
+"""Kinds for which allocated may be further off."""
+GIB = 2**30
+
+
+@dataclass
+class Row:
+    """One case; bytes, None where there is no such figure."""
+
+    name: str
+    wider: float
+    reason: str | None = None
+    step: tuple[int, int] | None = None
+    evaluation: tuple[int, int] | None = None
+    measured: tuple[int, int] = (0, 0)
+    measured_evaluation: tuple[int, int] | None = None
+    seconds: float = 0.0
+
+    def errors(self) -> dict[str, float]:
+        """Per cent by what is compared; positive where the prediction is too high."""
+        found = {}
+        if self.step is not None:
+            found["allocated"] = _off(self.step[0], self.measured[0])
+            reserved = max(self.step[1], self.evaluation[1] if self.evaluation else 0)
+            found["reserved"] = _off(reserved, self.measured[1])
+        if self.evaluation is not None and self.measured_evaluation is not None:
+            found["evaluation"] = _off(self.evaluation[0], self.measured_evaluation[0])
+        return found
+
+    def within(self) -> bool:
+        """Whether every error is within its bar."""
+        bars = {"allocated": max(ALLOCATED, self.wider), "reserved": RESERVED, "evaluation": EVALUATION}
+        return all(abs(error) <= bars[name] for name, error in self.errors().items())
+
+
+def _off(predicted: int, measured: int) -> float:
+    return 100 * (predicted / measured - 1)
+
+
+def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
+    """The native config of a measured case."""
+    method = case.get("method", "sft")
+    with_trl = method in ("dpo", "kto", "reward", "grpo") or case.get("trainer") == "trl"
+    fsdp = case.get("fsdp")
+    training: dict[str, Any] = {
+        "trainer": "trl" if with_trl else "transformers",
+        "prepare_for_kbit_training": case.get("prep", not fsdp),
+        "per_device_train_batch_size": case["bs"],
+        "gradient_accumulation_steps": case.get("accum", 1),
+        "max_length": case["seq"],
+        "bf16": True,
+        "gradient_checkpointing": case.get("gc", True),
+        "gradient_checkpointing_kwargs": {"use_reentrant": case.get("reentrant", False)},
+        "optim": case.get("optim", "adamw_torch_fused"),
+        **case.get("extra", {}),
+    }
+    if method in ("dpo", "kto", "reward", "grpo"):
+        training["method"] = method
+    if method == "grpo":
+        training |= {"max_completion_length": case["completion"], "num_generations": case["gens"]}
+    if case.get("eval"):
+        training |= {"eval_strategy": "steps", "per_device_eval_batch_size": case["eval"]}
+    for name, key, value in (
+        ("liger", "use_liger_kernel", True), ("neftune", "neftune_noise_alpha", 5), ("compile", "torch_compile", True),
+        ("packing", "packing", True),
+    ):  # fmt: skip
+        if case.get(name):
+            training[key] = value
+    if fsdp:
+        training |= {
+            "fsdp": "full_shard auto_wrap",
+            "fsdp_config": {"fsdp_version": fsdp, **case.get("fsdp_config", {})},
+        }
+    if case.get("ddp"):
+        training["ddp_find_unused_parameters"] = False
+    model: dict[str, Any] = {"name_or_path": str(folder), "attn_implementation": case.get("attn", "sdpa")}
+    if method in ("cls", "reward"):
+        model |= {"task": "sequence-classification", "num_labels": case.get("labels", 1 if method == "reward" else 3)}
+    if method == "s2s":
+        model |= {"task": "seq2seq"}
+    storage = "bfloat16" if fsdp and case.get("bf16_storage", True) else "uint8"
+    config = {
+        "model": model | {"dtype": "bfloat16"},
+        "quantization": {
+            "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": case.get("dq", True),
+            "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": storage,
+        },
+        "lora": {
+            "r": case.get("r", 16), "lora_alpha": case.get("alpha", 32), "lora_dropout": case.get("dropout", 0.05),
+            "target_modules": case.get("targets", "all-linear"),
+            "task_type": {"cls": "SEQ_CLS", "reward": "SEQ_CLS", "s2s": "SEQ_2_SEQ_LM"}.get(method, "CAUSAL_LM"),
+        },
+        "training": training,
+        "hardware": {"gpu": "H200", "count": ranks},
+    }  # fmt: skip
+    if fsdp:
+        config["lora"]["autocast_adapter_dtype"] = False
+    return config
+
+
+def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: Path) -> Row:
+    """One case of the file, predicted."""
+    import qlora_doctor
+
+    case = entry["case"]
+    architecture = dict(architectures[case["model"]], dtype="bfloat16") | case.get("override", {})
+    if case.get("method") in ("cls", "reward"):
+        architecture["pad_token_id"] = 0
+    model = folder / "model"
+    model.mkdir(exist_ok=True)
+    (model / "config.json").write_text(json.dumps(architecture), encoding="utf-8")
+    path = folder / "config.json"
+    path.write_text(json.dumps(config_of(case, entry.get("ranks", 1), model)), encoding="utf-8")
+    peaks, evals = entry["peaks"], entry.get("evals") or []
+    row = Row(
+        name=describe(case, entry.get("ranks", 1)),
+        wider=max(WIDER.get(case.get("method", ""), 0.0), WIDER["compile"] if case.get("compile") else 0.0),
+        measured=(max(p[0] for p in peaks), max(p[1] for p in peaks)),
+        measured_evaluation=(max(e[0] for e in evals), max(e[1] for e in evals)) if evals else None,
+    )
+    began = time.perf_counter()
+    report = qlora_doctor.check(path, stages=["memory"])
+    row.seconds = time.perf_counter() - began
+    memory = report.facts.memory
+    if memory is None or memory.predicted is None:
+        record = next(record for record in report.stages if record.name == "memory")
+        row.reason = (memory.prediction_failure if memory is not None else None) or record.reason or "no reason"
+        return row
+    for phase in memory.predicted.phases or []:
+        if phase.phase in ("step", "evaluation"):
+            setattr(row, phase.phase, (phase.peak_allocated_bytes, phase.peak_reserved_bytes))
+    return row
+
+
+def describe(case: dict[str, Any], ranks: int) -> str:
+    """A case in a few words."""
+    words = [case["model"], case.get("method", "sft"), f"{case['bs']}×{case['seq']}"]
+    words += [f"{k}={v}" if v is not True else k for k, v in case.items()
+              if k not in ("model", "method", "bs", "seq")]  # fmt: skip
+    return " ".join([*words, *([f"ranks={ranks}"] if ranks > 1 else [])])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare; returns 1 where something that is predicted misses its bar."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kinds", type=Path)
+    parser.add_argument("--only", default="", help="only cases whose description holds this text")
+    parser.add_argument("--json", type=Path, help="write the rows into this file")
+    options = parser.parse_args(arguments)
+    truth = json.loads(options.kinds.read_text(encoding="utf-8"))
+    rows = []
+    for entry in truth["cases"]:
+        if options.only not in describe(entry["case"], entry.get("ranks", 1)) or not entry.get("peaks"):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            row = predict_case(entry, truth["architectures"], Path(folder))
+        rows.append(row)
+        measured = f"measured {row.measured[0] / GIB:.2f} / {row.measured[1] / GIB:.2f} GiB"
+        if row.step is None:
+            print(f"    {row.name}: {measured}; not predicted: {row.reason}", flush=True)
+            continue
+        errors = ", ".join(f"{name} {error:+.2f}%" for name, error in row.errors().items())
+        said = f"{'ok ' if row.within() else 'BAD'} {row.name}: {measured}; {errors}; {row.seconds:.0f} s"
+        print(said, flush=True)
+    if options.json:
+        told = [{"case": r.name, "predicted": r.step is not None, "reason": r.reason, **r.errors()} for r in rows]
+        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(row.within() for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

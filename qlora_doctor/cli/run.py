@@ -1,0 +1,142 @@
+"""``qlora-doctor run -- CMD…``"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..core.errors import UsageError
+from ._help import examples
+from .check import _listed, _severities
+
+if TYPE_CHECKING:
+    from ..core.report import Report
+
+
+@click.command(
+    "run",
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    epilog=examples(
+        "run -- python train.py",
+        "run -o html=report.html -- torchrun --nproc-per-node 2 train.py",
+        "run --stop-after 2 --fail-on warning -- accelerate launch train.py",
+    ),
+)
+@click.argument("command", metavar="-- CMD...", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.option("--steps", type=click.IntRange(min=1), default=2, show_default=True, metavar="N",
+              help="Optimizer steps that are looked at closely.")  # fmt: skip
+@click.option("--stop-after", type=click.IntRange(min=1), metavar="N",
+              help="End the training after N optimizer steps; the exit code is then that of check.")  # fmt: skip
+@click.option("--abort-on", type=click.Choice(["error", "warning", "info"]),
+              help="End the training at the first finding of this severity or above.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
+              help="Hold what the run does against what this config says.")  # fmt: skip
+@click.option("--records", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Where the run's processes write what they see. Default: a folder of its own in "
+                   "$QLORA_DOCTOR_RUNS, or in the user's cache folder.")  # fmt: skip
+@click.option("--select", multiple=True, callback=_listed, metavar="RULE",
+              help="Judge by these rules only: an id, the beginning of ids (QD3), or a name.")  # fmt: skip
+@click.option("--ignore", multiple=True, callback=_listed, metavar="RULE", help="Do not judge by these rules.")
+@click.option("--severity", multiple=True, callback=_severities, metavar="RULE=LEVEL",
+              help="Give a rule another severity: error, warning or info.")  # fmt: skip
+@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
+              help="Which rules judge where --select is silent. Default: recommended.")  # fmt: skip
+@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]),
+              help="Least severity that makes the exit code 1 under --stop-after and --abort-on. "
+                   "Default: error.")  # fmt: skip
+@click.option("--settings", type=click.Path(path_type=Path), metavar="FILE",
+              help="Settings. Default: qlora-doctor.toml or pyproject.toml, the nearest above here.")  # fmt: skip
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE",
+              help="Findings that were known before and do not count.")  # fmt: skip
+@click.option("--write-baseline", is_flag=True, help="Write what is found now to the baseline.")
+@click.option("--prune-baseline", is_flag=True, help="Remove from the baseline what is found no more.")
+@click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
+              help="Format of the report on stderr: text, json, html, sarif, github, gitlab, junit, "
+                   "markdown.")  # fmt: skip
+@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
+              help="Write a report to a file. May be repeated; {name} stands for the training's number.")  # fmt: skip
+@click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="A folder with rule pages of your own.")  # fmt: skip
+@click.option("--quiet", "-q", is_flag=True, help="No report on stderr; -o writes all the same.")
+@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def command(command: tuple[str, ...], **given: Any) -> int:
+    """Watch a real training: any command, unmodified, on every rank.
+
+    The command's output, input, signals and exit code are its own. The report goes to stderr when it has ended.
+
+    \b
+    Exit codes: the command's own. With --stop-after and --abort-on those of check: 0 clean, 1 findings at or
+    above --fail-on, 3 the command failed, or nothing could be watched.
+    """
+    from ..reporters import FORMATS
+    from ..run.session import CheckOptions
+    from ..run.watched import RunOptions, new_folder, reports_of, run_watched
+    from ._baseline import KnownFindings
+    from ._outputs import append_summary, check_format, parse_outputs, write_outputs
+    from ._settings import found_settings, with_settings
+
+    check_format(given["format"], FORMATS)
+    outputs = parse_outputs(given["outputs"], 1)
+    known = KnownFindings(given)
+    line = " ".join(["qlora-doctor", *sys.argv[1:]])
+    common = CheckOptions(rules=given["rules"], suppressions=known.suppressions(), command=line, debug=given["debug"])
+    check = with_settings(common, found_settings(given["config"], given), given)
+    options = RunOptions(
+        steps=given["steps"] if given["stop_after"] is None else min(given["steps"], given["stop_after"]),
+        stop_after=given["stop_after"],
+        abort_on=given["abort_on"],
+        setup=_setup(given["config"]),
+    )
+    folder = new_folder(given["records"])
+    ended = run_watched(command, folder, options, check)
+    reports = reports_of(folder, options, check, ended, command)
+    if not given["quiet"]:
+        _tell(reports, given, folder)
+    if "github" in (given["format"], *(output.format for output in outputs)):
+        append_summary(reports)
+    for path in write_outputs(outputs, reports):
+        if not given["quiet"]:
+            click.echo(f"wrote {path}", err=True)
+    known.end(reports, quiet=given["quiet"])
+    return _exit_code(ended, given, known.exit_code(reports))
+
+
+def _exit_code(ended: Any, given: dict[str, Any], judged: int) -> int:
+    """The command's own; where the doctor was asked to end it, what was found."""
+    if given["stop_after"] is None and not ended.aborted:
+        return int(ended.code)
+    if ended.code != 0 and not ended.aborted:
+        click.echo(f"qlora-doctor: the command ended with exit code {ended.code}.", err=True)
+        return 3
+    return judged
+
+
+def _setup(path: Path | None) -> Any:
+    if path is None:
+        return None
+    if not path.exists():
+        raise UsageError(f"{path} does not exist.")
+    from ..reading.dialects import read_setup
+
+    return read_setup(path)
+
+
+def _tell(reports: list[Report], given: dict[str, Any], folder: Path) -> None:
+    """The report on stderr: stdout is the command's."""
+    from ..reporters import render, text
+    from ._terminal import wants_color, width
+
+    if given["format"] != "text":
+        click.echo(render(reports if len(reports) > 1 else reports[0], given["format"]), err=True)
+        return
+    if all(report.facts.model is None for report in reports):
+        click.echo(f"qlora-doctor: {reports[0].stages[-1].reason}", err=True)
+        return
+    color = wants_color(sys.stderr, given["no_color"])
+    for report in reports:
+        click.echo(text.render(report, color=color, width=width()), err=True, nl=False, color=color)
+    click.echo(f"records: {folder}", err=True)

@@ -1,0 +1,58 @@
+"""What a batch teaches: the input ids, masks and labels as the model is given them (stages ``step`` and ``run``)."""
+
+from .base import Fact
+
+
+class BatchFacts(Fact):
+    """Batches that were looked at, counted together.
+
+    A *label counts* where it is not -100. A position is *padding* where the attention mask is 0 or, without a mask,
+    where padding tokens stand at a row's end (or beginning) behind the first of them that may end the text.
+    """
+
+    batches: int | None = None
+    rows: int | None = None
+    length_min: int | None = None
+    length_max: int | None = None
+    """Tokens of the shortest and of the longest row, padding included."""
+    tokens: int | None = None
+    """Positions that are no padding."""
+    padding_ratio: float | None = None
+    """Share of all positions that are padding."""
+    trained_tokens: int | None = None
+    """Labels that count; None where the model is given no labels."""
+    trained_ratio: float | None = None
+    """Of the positions that are no padding, the share whose label counts."""
+    rows_untrained: int | None = None
+    """Rows without a label that counts."""
+    rows_fully_trained: int | None = None
+    """Rows of which every position that is no padding has a label that counts."""
+    rows_one_token: int | None = None
+    """Rows of more than 8 tokens of which one label counts."""
+    labels_shifted: bool | None = None
+    """True where the labels are the inputs moved by one: labels[t] = input[t + 1]."""
+    labels_other_ratio: float | None = None
+    """Share of the labels that count and are neither the input at their place nor the next one."""
+    labels_on_padding: int | None = None
+    labels_on_padding_ratio: float | None = None
+    """Share of the labels that count and stand on padding."""
+    labels_on_placeholders: int | None = None
+    """Labels that count and stand on image, video or audio placeholders."""
+    placeholders: int | None = None
+    """Image, video and audio placeholders among the inputs; None where the model has none."""
+    media_given: bool | None = None
+    """Whether pixel values or audio features came with the batches; None where the model takes none."""
+    pad_is_eos: bool | None = None
+    ends_trained: int | None = None
+    """Rows that end in the end token and whose label counts there."""
+    ends_untrained: int | None = None
+    """Rows that end in the end token and whose label does not count there, though others of the row do."""
+    two_bos_rows: int | None = None
+    duplicate_rows: int | None = None
+    """Rows that stand in the batches already."""
+    mask_by_hand_ratio: float | None = None
+    """Share of labels that are -100 in the first rows of the tokenized data set; None where it holds no labels."""
+    mask_discarded: bool | None = None
+    """True where the data set's labels mask tokens and the batches' labels mask nothing but padding."""
+    text: str | None = None
+    """The beginning of one row, decoded, trained tokens between ‹ and ›."""

@@ -1,0 +1,119 @@
+"""Which runs the prediction is for: what changes the peak and is not modelled leaves no figure, only the reason.
+
+A figure without its method's reference model, its kernels or its sharding is not rough, it is wrong: measured steps of
+preference training lie 10 to 40% above one of plain fine-tuning, fused losses up to 75% below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..facts import Facts
+    from ..setup.setup import Setup
+
+METHODS = frozenset({None, "sft", "pretrain", "dpo", "kto", "reward"})
+"""Methods whose step is traced."""
+OWN_LOOPS = {
+    "torchtune": "torchtune",
+    "litgpt": "LitGPT",
+    "nemo-automodel": "NeMo AutoModel",
+    "qlora-pipe": "qlora-pipe",
+    "unsloth-studio": "Unsloth",
+    "xtuner": "XTuner",
+    "ludwig": "Ludwig",
+    "h2o-llmstudio": "H2O LLM Studio",
+    "mftcoder": "MFTCoder",
+}
+"""Dialects whose trainer steps by code of its own, not by transformers' or trl's."""
+_MORE = {
+    "activation_offloading": "activations that are moved to host memory (activation_offloading)",
+    "use_vllm": "vLLM beside the training",
+    "bf16_full_eval": "an evaluation in 16 bits (bf16_full_eval)",
+    "fp16_full_eval": "an evaluation in 16 bits (fp16_full_eval)",
+    "predict_with_generate": "an evaluation that generates (predict_with_generate)",
+    "context_parallel_size": "context parallelism",
+    "sequence_parallel_size": "sequence parallelism",
+    "tensor_parallel_size": "tensor parallelism",
+    "auto_find_batch_size": "a batch that the trainer searches for (auto_find_batch_size)",
+    "use_unsloth": "Unsloth's kernels",
+}
+
+
+def unmodelled(setup: Setup, facts: Facts) -> str | None:
+    """Why a run's peak is not predicted, one sentence; None where all that is known of it is modelled."""
+    left_out = list(dict.fromkeys(_left_out(setup, facts)))
+    if left_out:
+        listed = left_out[0] if len(left_out) == 1 else f"{', '.join(left_out[:-1])} and {left_out[-1]}"
+        verb = "change" if len(left_out) > 1 or left_out[0].endswith("kernels") else "changes"
+        return f"{listed[:1].upper()}{listed[1:]} {verb} the peak and cannot be predicted yet."
+    return _unknown(setup)
+
+
+def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
+    """What changes the peak and is not modelled, as the subject of a sentence."""
+    training, config = setup.training, facts.config
+    if setup.dialect in OWN_LOOPS:
+        yield f"{OWN_LOOPS[setup.dialect]}'s own training loop"
+    if training.engine is not None:
+        yield f"{training.engine.capitalize()}'s own kernels"
+    if training.method not in METHODS:
+        yield f"the method {training.method}"
+    if setup.quantization.backend not in (None, "bitsandbytes"):
+        yield f"a base quantized by {setup.quantization.backend}"
+    elif setup.quantization.load_in_8bit:
+        yield "bitsandbytes' 8-bit layers"
+    if training.use_liger_kernel:
+        yield "the Liger kernels"
+    if training.torch_compile:
+        yield "torch.compile"
+    distributed = config.distributed if config is not None else None
+    if training.fsdp:
+        yield {"fsdp1": "FSDP 1", "fsdp2": "FSDP 2"}.get(distributed or "", "FSDP")
+    if training.deepspeed:
+        yield {"zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
+    if training.padding_free and training.trainer == "trl" and not training.packing:
+        yield "padding_free batches"
+    yield from _spread(setup)
+    told = training.extra
+    for name, what in _MORE.items():
+        if _on(told.get(name)):
+            yield what
+
+
+def _spread(setup: Setup) -> Iterator[str]:
+    """A model that is spread over several devices by its device map."""
+    device_map = setup.model.device_map
+    devices = {str(place) for place in device_map.values()} if isinstance(device_map, dict) else set()
+    if len(devices) > 1:
+        yield "a device_map over several devices"
+    elif (
+        isinstance(device_map, str)
+        and device_map in ("auto", "balanced", "balanced_low_0", "sequential")
+        and (setup.hardware.count or 1) > 1
+    ):
+        yield f"device_map {device_map!r} over several cards"
+
+
+def _on(value: Any) -> bool:
+    """Whether a switch or a number of devices says more than the usual."""
+    return value > 1 if isinstance(value, int) and not isinstance(value, bool) else bool(value)
+
+
+_DECISIVE: dict[str, Callable[[Setup], Any]] = {
+    "training.per_device_train_batch_size": lambda setup: setup.training.per_device_train_batch_size,
+    "training.gradient_checkpointing": lambda setup: setup.training.gradient_checkpointing,
+    "quantization.load_in_4bit": lambda setup: setup.quantization.load_in_4bit,
+    "lora.r": lambda setup: setup.lora.r,
+}
+"""Values that a peak follows from in its first digit."""
+
+
+def _unknown(setup: Setup) -> str | None:
+    """What decides the peak and is known to be set somewhere that was not read."""
+    for path, value in _DECISIVE.items():
+        if setup.is_unknown(path) and value(setup) is None:
+            why = setup.origins[path].note or "It cannot be known from this file."
+            return f"The peak depends on {path.partition('.')[2]}, which is not known here: {why}"
+    return None

@@ -1,0 +1,241 @@
+"""What a batch teaches: one function over what the model is given, for every stage that has a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..facts.batch import BatchFacts
+
+IGNORED = -100
+_MEDIA = ("pixel_values", "pixel_values_videos", "input_features", "input_values", "images")
+"""Arguments that bring what placeholders stand for."""
+_PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "audio_token_id",
+                 "audio_token_index")  # fmt: skip
+_SHOWN = 160
+"""Characters of a row's text that a report shows."""
+
+
+@dataclass
+class BatchLook:
+    """Looks at batches one after the other; ``facts`` may be asked for at any time.
+
+    Args:
+        tokenizer: the one that made the ids, for its special tokens and to show a text; None where there is none.
+        config: the model's config, for placeholders of media and a padding id; None where there is none.
+    """
+
+    tokenizer: Any = None
+    config: Any = None
+    digests: list[str] = field(default_factory=list)
+    """One of each batch, of its ids."""
+    _count: dict[str, int] = field(default_factory=dict)
+    _lengths: list[int] = field(default_factory=list)
+    _seen: set[bytes] = field(default_factory=set)
+    _labels: bool | None = None
+    _media: bool = False
+    _text: str | None = None
+
+    def look(self, batch: Mapping[str, Any]) -> None:
+        """Take in one batch: a mapping with ``input_ids`` of shape (rows, length). Anything else is passed over."""
+        ids, labels = batch.get("input_ids"), batch.get("labels")
+        if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or not ids.numel():
+            return
+        ids = ids.detach().cpu()
+        mask = batch.get("attention_mask")
+        whole = isinstance(mask, torch.Tensor) and mask.shape == ids.shape
+        padding = mask.detach().cpu() == 0 if whole else self._padded(ids)  # type: ignore[union-attr]
+        self.digests.append(hashlib.blake2b(ids.numpy().tobytes(), digest_size=8).hexdigest())
+        self._lengths.append(int(ids.shape[1]))
+        self._media = self._media or any(batch.get(name) is not None for name in _MEDIA)
+        self._add(batches=1, rows=len(ids), positions=ids.numel(), padding=int(padding.sum()))
+        self._rows(ids, padding)
+        token_labels = isinstance(labels, torch.Tensor) and labels.shape == ids.shape
+        if token_labels:
+            self._labels = True
+            self._look_at_labels(ids, labels.detach().cpu(), padding)  # type: ignore[union-attr]
+
+    def facts(self) -> BatchFacts | None:
+        """What all batches together show; None before the first."""
+        count = self._count
+        if not count.get("batches"):
+            return None
+        tokens = count["positions"] - count["padding"]
+        known: dict[str, Any] = {
+            "batches": count["batches"],
+            "rows": count["rows"],
+            "length_min": min(self._lengths),
+            "length_max": max(self._lengths),
+            "tokens": tokens,
+            "padding_ratio": count["padding"] / count["positions"],
+            "duplicate_rows": count.get("duplicates", 0),
+            "pad_is_eos": self._pad_is_eos(),
+            "text": self._text,
+        }
+        if self._special("bos_token_id") is not None:
+            known["two_bos_rows"] = count.get("two_bos", 0)
+        if self._placeholder_ids():
+            known["placeholders"] = count.get("placeholders", 0)
+            known["media_given"] = self._media
+        if self._labels:
+            known.update(self._label_facts(tokens))
+        return BatchFacts(**known)
+
+    def _label_facts(self, tokens: int) -> dict[str, Any]:
+        count = self._count
+        counted = count.get("counted", 0)
+        known: dict[str, Any] = {
+            "trained_tokens": counted,
+            "trained_ratio": min(1.0, count.get("counted_text", 0) / tokens) if tokens else None,
+            "rows_untrained": count.get("untrained", 0),
+            "rows_fully_trained": count.get("fully", 0),
+            "rows_one_token": count.get("one", 0),
+            "labels_on_padding": count.get("on_padding", 0),
+            "ends_trained": count.get("ends_trained", 0),
+            "ends_untrained": count.get("ends_untrained", 0),
+        }
+        if self._placeholder_ids():
+            known["labels_on_placeholders"] = count.get("on_placeholders", 0)
+        if counted:
+            known["labels_on_padding_ratio"] = count.get("on_padding", 0) / counted
+            known["labels_other_ratio"] = count.get("other", 0) / counted
+            # Repeated tokens are equal at both places; what tells the two apart are those that are equal at one.
+            known["labels_shifted"] = count.get("next_only", 0) > 0 and count.get("same_only", 0) <= (
+                0.02 * count["next_only"]
+            )
+        return known
+
+    # -- one batch
+
+    def _rows(self, ids: torch.Tensor, padding: torch.Tensor) -> None:
+        bos = self._special("bos_token_id")
+        for row, empty in zip(ids, padding, strict=True):
+            text = row[~empty]
+            digest = hashlib.blake2b(text.numpy().tobytes(), digest_size=16).digest()
+            if digest in self._seen:
+                self._add(duplicates=1)
+            self._seen.add(digest)
+            if bos is not None and len(text) > 1 and int(text[0]) == bos == int(text[1]):
+                self._add(two_bos=1)
+        wanted = self._placeholder_ids()
+        if wanted:
+            self._add(placeholders=int(torch.isin(ids, torch.tensor(wanted)).sum()))
+
+    def _look_at_labels(self, ids: torch.Tensor, labels: torch.Tensor, padding: torch.Tensor) -> None:
+        counted = labels != IGNORED
+        self._add(
+            counted=int(counted.sum()),
+            counted_text=int((counted & ~padding).sum()),
+            on_padding=int((counted & padding).sum()),
+        )
+        wanted = self._placeholder_ids()
+        if wanted:
+            placed = torch.isin(ids, torch.tensor(wanted))
+            self._add(on_placeholders=int((counted & placed).sum()))
+        real = counted & ~padding
+        here = labels == ids
+        after = torch.zeros_like(here)
+        after[:, :-1] = labels[:, :-1] == ids[:, 1:]
+        last = torch.zeros_like(here)
+        last[:, -1] = True  # the next token of the last position is not in the batch
+        self._add(
+            same_only=int((real & here & ~after & ~last).sum()),
+            next_only=int((real & after & ~here & ~last).sum()),
+            other=int((real & ~here & ~after & ~last).sum()),
+        )
+        self._label_rows(ids, counted, padding)
+
+    def _label_rows(self, ids: torch.Tensor, counted: torch.Tensor, padding: torch.Tensor) -> None:
+        eos = self._special("eos_token_id")
+        for row, trained, empty in zip(ids, counted, padding, strict=True):
+            text = torch.nonzero(~empty).flatten()
+            if not len(text):
+                continue
+            number = int(trained.sum())
+            whole = bool(trained[text].all())
+            self._add(untrained=int(number == 0), fully=int(whole), one=int(number == 1 and len(text) > 8))
+            end = int(text[-1])
+            if eos is not None and int(row[end]) == eos and number:
+                kept = bool(trained[end])
+                self._add(ends_trained=int(kept), ends_untrained=int(not kept))
+            if self._text is None and self.tokenizer is not None:
+                self._text = self._shown(row[text], trained[text])
+
+    def _shown(self, ids: torch.Tensor, trained: torch.Tensor) -> str | None:
+        """The text of a row with what is trained between ‹ and ›; None where the tokenizer cannot tell."""
+        parts: list[str] = []
+        position, size = 0, len(ids)
+        try:
+            while position < size and sum(map(len, parts)) < _SHOWN:
+                end = position
+                while end < size and bool(trained[end]) == bool(trained[position]):
+                    end += 1
+                text = self.tokenizer.decode(ids[position:end].tolist())
+                text = text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} … {text[-_SHOWN // 2 :]}"
+                parts.append(f"‹{text}›" if bool(trained[position]) else text)
+                position = end
+        except Exception:  # a tokenizer of another model meets ids that it does not know
+            return None
+        return "".join(parts)
+
+    # -- what the tokenizer and the config say
+
+    def _padded(self, ids: torch.Tensor) -> torch.Tensor:
+        """Padding without a mask: the run of padding tokens at an end; one of them may be the text's own end token."""
+        pad = self._special("pad_token_id")
+        found = torch.zeros_like(ids, dtype=torch.bool)
+        if pad is None:
+            return found
+        for row, marks in zip(ids, found, strict=True):
+            length = len(row)
+            trailing, leading = _run(row.flip(0), pad), _run(row, pad)
+            kept = 1 if self._pad_is_eos() else 0
+            if trailing > kept:
+                marks[length - trailing + kept :] = True
+            if leading and leading < length:
+                marks[:leading] = self._special("bos_token_id") != pad or leading > 1
+        return found
+
+    def _special(self, name: str) -> int | None:
+        for source in (self.tokenizer, getattr(self.tokenizer, "tokenizer", None)):
+            value = getattr(source, name, None) if source is not None else None
+            if isinstance(value, int):
+                return value
+        value = getattr(self.config, name, None)
+        return value if isinstance(value, int) else None
+
+    def _pad_is_eos(self) -> bool | None:
+        pad, eos = self._special("pad_token_id"), self._special("eos_token_id")
+        return None if pad is None or eos is None else pad == eos
+
+    def _placeholder_ids(self) -> list[int]:
+        values = [getattr(self.config, name, None) for name in _PLACEHOLDERS]
+        return sorted({value for value in values if isinstance(value, int) and value >= 0})
+
+    def _add(self, **numbers: int) -> None:
+        for name, number in numbers.items():
+            self._count[name] = self._count.get(name, 0) + number
+
+
+def look_at_batches(batches: Sequence[Mapping[str, Any]], tokenizer: Any = None, config: Any = None) -> BatchFacts:
+    """The facts of batches as the model is given them.
+
+    Args:
+        batches: mappings of tensors with ``input_ids`` (rows, length), ``attention_mask`` and ``labels`` of that shape.
+        tokenizer: the one that made the ids, or None.
+        config: the model's config, or None.
+    """
+    look = BatchLook(tokenizer, config)
+    for batch in batches:
+        look.look(batch)
+    return look.facts() or BatchFacts(batches=0)
+
+
+def _run(row: torch.Tensor, value: int) -> int:
+    """How many elements at the beginning of a row are this value."""
+    other = torch.nonzero(row != value)
+    return int(other[0]) if len(other) else len(row)

@@ -1,0 +1,118 @@
+"""How much of what decides a run its config tells: green is only what was read and is right."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...facts.config import Undecided
+from ...setup.setup import Setup
+
+_MODEL, _BITS, _RANK = "model.name_or_path", "quantization.load_in_4bit", "lora.r"
+_OF_A_RUN = (_MODEL, _BITS, _RANK, "training.learning_rate", "training.per_device_train_batch_size")
+_OF_A_FILE = {"peft-adapter": (_MODEL, _RANK), "hf-model-config": (_MODEL, _BITS)}
+"""What decides that which these files describe, which is no run."""
+_WITHOUT_LORA = {"no-lora", "lora-switched-off", "lora-not-switched-on"}
+
+
+def decided_facts(setup: Setup, known: dict[str, Any]) -> dict[str, Any]:
+    """Facts of what decides the run.
+
+    Args:
+        known: facts of the config that are concluded already: ``model_kind`` and ``eight_bit``.
+    """
+    paths = list(_OF_A_FILE.get(setup.dialect, _OF_A_RUN))
+    kinds = {remark["kind"] for remark in setup.remarks}
+    if _RANK in paths and setup.dialect != "peft-adapter" and (setup.model.adapter or kinds & _WITHOUT_LORA):
+        paths.remove(_RANK)  # the stored adapter has it, or there is none
+    if known["eight_bit"]:
+        paths.remove(_BITS) if _BITS in paths else None
+    closest = closest_id(setup) if known["model_kind"] == "hub" else None
+    return {
+        "decided_by": paths,
+        "undecided": [each for path in paths if (each := _undecided(setup, path, known["model_kind"])) is not None],
+        "model_closest": closest,
+    }
+
+
+def _undecided(setup: Setup, path: str, model_kind: str | None) -> Undecided | None:
+    place = setup.place(path) if path in setup.origins else None
+    line = place.line if place is not None else None
+    if setup.is_unknown(path):
+        return Undecided(path=path, why=setup.origins[path].note, line=line)
+    if path != _MODEL:
+        return None
+    if setup.model.name_or_path is None:
+        return Undecided(path=path, why="No model is named.", line=line)
+    if model_kind in ("missing", "elsewhere"):
+        return Undecided(path=path, why=f"There is no folder {setup.model.name_or_path!r} here.", line=line)
+    return None
+
+
+# -- an id that is nearly a known one
+
+_LONG = 4
+"""Letters of a word in which a slip shows; of shorter ones (``it``, ``pt``, ``hf``) each may be another model."""
+
+
+def closest_id(setup: Setup) -> str | None:
+    """The known hub id that this one is a slip of; None where it may be a model of its own.
+
+    A slip is in one word, of letters alone: another number, size or ending is another model.
+    """
+    from ...tables.architectures import all_ids
+
+    written = setup.model.name_or_path
+    if written is None or "/" not in written or _is_cached(written):
+        return None
+    words = _words(written)
+    for known in all_ids():
+        if _is_slip(words, _words(known)):
+            return known
+    return None
+
+
+def _words(identity: str) -> list[str]:
+    return re.split(r"([/_.\-]|(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z]))", identity.casefold())
+
+
+def _is_slip(written: list[str], known: list[str]) -> bool:
+    if len(written) != len(known):
+        return False
+    other = [(a, b) for a, b in zip(written, known, strict=True) if a != b]
+    if len(other) != 1:
+        return False
+    ((a, b),) = other
+    return min(len(a), len(b)) >= _LONG and (a + b).isalpha() and b in _one_slip_from(a)
+
+
+def _one_slip_from(word: str) -> set[str]:
+    """All words that one letter left out, doubled, swapped with the next, added or replaced makes of it."""
+    return set(_slips(word))
+
+
+def _slips(word: str) -> Iterator[str]:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    for at in range(len(word) + 1):
+        before, behind = word[:at], word[at:]
+        if behind:
+            yield before + behind[1:]
+        if len(behind) > 1:
+            yield before + behind[1] + behind[0] + behind[2:]
+        for letter in letters:
+            yield before + letter + behind
+            if behind:
+                yield before + letter + behind[1:]
+
+
+def _is_cached(identity: str) -> bool:
+    """True where the hub's cache of this machine holds it: then it exists, however it is spelled."""
+    home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    try:
+        return (Path(folder).expanduser() / f"models--{identity.replace('/', '--')}").is_dir()
+    except (OSError, ValueError, RuntimeError):
+        return False

@@ -1,0 +1,150 @@
+"""The checkpoint that a run goes on from: what its own files record, read without running any code in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...facts.schedule import ResumeFacts
+from ...setup.paths import resolve
+from ...setup.setup import Setup
+
+STATE, ADAPTER, ARGUMENTS = "trainer_state.json", "adapter_config.json", "training_args.bin"
+_LIMIT = 64 << 20
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)\Z")
+_RANK_STATE = re.compile(r"rng_state_(\d+)\.pth\Z")
+
+
+def resume_facts(
+    setup: Setup, get: Callable[..., Any], known: Mapping[str, Any], updates: int | None, ranks: int | None
+) -> ResumeFacts | None:
+    """What the checkpoint holds against what the config asks for; None where it is not here, or not known.
+
+    Args:
+        get: canonical path, default → value; None where it cannot be known.
+        known: the facts of the config that are known already.
+        updates: of the whole run.
+        ranks: processes that train.
+    """
+    if get("training.resume_from_checkpoint", False) is False:
+        return ResumeFacts(checkpoint="none")
+    folder = checkpoint_of(setup)
+    state = _read(folder / STATE) if folder is not None else None
+    if folder is None or state is None:
+        return None
+    done = _whole(state.get("global_step"))
+    left = _left(state, done, updates, get)
+    rank = _whole((_read(folder / ADAPTER) or {}).get("r"))
+    now = known["lora_r"]
+    return ResumeFacts(
+        checkpoint=str(setup.training.resume_from_checkpoint)
+        if isinstance(setup.training.resume_from_checkpoint, str)
+        else folder.name,
+        updates_done=done,
+        updates_left=left,
+        lora_r=rank,
+        rank_differs=None if rank is None or now is None or known["pattern_ranks"] is not False else rank != now,
+        differs=_differences(folder, state, get, known, ranks),
+    )
+
+
+def checkpoint_of(setup: Setup) -> Path | None:
+    """The folder that ``resume_from_checkpoint`` means: a folder, or with true the last one in output_dir."""
+    written = setup.training.resume_from_checkpoint
+    if not written or setup.is_unknown("training.resume_from_checkpoint"):
+        return None
+    if isinstance(written, str) and written.lower() != "true":
+        return resolve(setup, written)
+    output = setup.training.output_dir
+    folder = resolve(setup, output) if output is not None else None
+    if folder is None or not folder.is_dir():
+        return None
+    found = [(int(name[1]), each) for each in folder.iterdir() if (name := _CHECKPOINT.match(each.name))]
+    return max(found)[1] if found else None
+
+
+def _left(state: dict[str, Any], done: int | None, updates: int | None, get: Callable[..., Any]) -> int | None:
+    """Updates that are still to come; by epochs where the updates of the whole are not known."""
+    if done is None:
+        return None
+    if updates is not None:
+        return max(0, updates - done)
+    steps, epochs = get("training.max_steps", -1), get("training.num_train_epochs", 3.0)
+    reached = state.get("epoch")
+    if steps is None or steps > 0 or epochs is None or not isinstance(reached, int | float):
+        return None
+    return 0 if reached >= epochs else None
+
+
+def _differences(
+    folder: Path, state: dict[str, Any], get: Callable[..., Any], known: Mapping[str, Any], ranks: int | None
+) -> list[str] | None:
+    """What changes which samples are skipped, or the order in which they come."""
+    if get("training.extra", {}).get("ignore_data_skip"):
+        return []
+    arguments = recorded_arguments(folder / ARGUMENTS)
+    seed = arguments.get("data_seed")
+    seed = arguments.get("seed") if seed is None else seed
+    data_seed, own_seed = get("training.data_seed", -1), get("training.seed", 42)
+    now = own_seed if data_seed == -1 else data_seed
+    pairs = (
+        ("world size", _world_size(folder), ranks),
+        ("batch", _whole(state.get("train_batch_size")), known["batch"]),
+        ("accumulation", _whole(arguments.get("gradient_accumulation_steps")), known["gradient_accumulation"]),
+        ("data seed", seed, now),
+    )
+    return [f"{name} {then}, now {here}" for name, then, here in pairs if None not in (then, here) and then != here]
+
+
+def _world_size(folder: Path) -> int | None:
+    """Each rank of several writes a state of its random numbers; a single one writes rng_state.pth."""
+    names = [each.name for each in folder.iterdir()]
+    ranks = [int(found[1]) for name in names if (found := _RANK_STATE.match(name))]
+    return max(ranks) + 1 if ranks else 1 if "rng_state.pth" in names else None
+
+
+def recorded_arguments(file: Path) -> dict[str, int]:
+    """Whole numbers of a training_args.bin by name.
+
+    The file is a pickle, so it is only looked through: nothing in it is built or called.
+    """
+    import pickletools  # lazy: hardly a config resumes a run
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            if archive.getinfo(name).file_size > _LIMIT:
+                return {}
+            content = archive.read(name)
+        found: dict[str, int] = {}
+        key: str | None = None
+        for opcode, value, _ in pickletools.genops(content):
+            if opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+                continue
+            if opcode.name in ("BINUNICODE", "SHORT_BINUNICODE", "UNICODE"):
+                key = str(value)
+            else:
+                if key is not None and isinstance(value, int) and opcode.name in ("BININT", "BININT1", "BININT2"):
+                    found.setdefault(key, value)
+                key = None
+        return found
+    except (OSError, ValueError, StopIteration, KeyError, zipfile.BadZipFile, NotImplementedError):
+        return {}
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        if file.stat().st_size > _LIMIT:
+            return None
+        record = json.loads(file.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

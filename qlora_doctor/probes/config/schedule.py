@@ -1,0 +1,258 @@
+"""The trainer's arithmetic: updates, warm-up, intervals, the checkpoint that a run goes on from.
+
+Read from transformers 5.23: trainer.py (set_initial_training_values, _init_training_state), training_args.py
+(get_warmup_steps, __post_init__) and trainer_callback.py (DefaultFlowCallback).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ...facts.config import Remark
+from ...facts.schedule import ScheduleFacts
+from ...setup.paths import resolve
+from ...setup.setup import Setup
+from .combinations import OWN_LOOPS
+from .resume import resume_facts
+from .rows import count_rows
+from .text import text_of
+
+Get = Callable[..., Any]
+"""Canonical path, default → value; None where it cannot be known."""
+GROUPED = ("grpo", "rloo")
+"""Methods that compare several answers to one prompt."""
+_PLAIN = ("sft", "pretrain", "pt", "dpo", "kto", "orpo", "cpo", "simpo", "ipo", "reward", "rm")
+"""Methods of which each row is one sample."""
+_COUNTED = ("native", "python", "notebook", "trl")
+"""Dialects whose ``data.train`` is the whole of the training data, row for row."""
+_LAUNCHED = re.compile(r"local_rank|world_size|accelerat|PartialState|torchrun|deepspeed|fsdp", re.IGNORECASE)
+_WARMS_UP = ("linear", "cosine", "polynomial", "constant_with_warmup", "inverse_sqrt", "cosine_with_restarts",
+             "cosine_with_min_lr", "warmup_stable_decay")  # fmt: skip
+"""Schedules whose rate climbs from zero over the warm-up."""
+
+
+def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> ScheduleFacts | None:
+    """The course of a config's run; None for trainers that count otherwise.
+
+    Args:
+        get: as ``Get``.
+        known: the facts of the config that are known already.
+    """
+    if setup.dialect in OWN_LOOPS:
+        return None
+    batch, accumulation, ranks = known["batch"], known["gradient_accumulation"], _ranks(setup, known)
+    of_a_rank = batch * accumulation if batch is not None and accumulation is not None else None
+    rows = _rows(setup, known)
+    alone = 1 if ranks is None and _runs_alone(setup, known) else ranks
+    per_epoch = _updates_per_epoch(rows, known["method"], batch, accumulation, alone)
+    asked_epochs = get("training.num_train_epochs", 3.0)
+    updates = _updates(get, per_epoch, asked_epochs)
+    warmup = _warmup(setup, get, updates)
+    groups = _generations(known["method"], get, batch, accumulation, alone)
+    return ScheduleFacts(
+        effective_batch=of_a_rank * ranks if of_a_rank is not None and ranks is not None else None,
+        batch_of_a_rank=of_a_rank,
+        rows=rows,
+        epochs=_epochs(get, updates, per_epoch, asked_epochs),
+        updates_per_epoch=per_epoch,
+        updates=updates,
+        warmup_updates=warmup,
+        peak_rate_share=_peak(setup, updates, warmup),
+        late_intervals=late_intervals(setup, get, updates),
+        best_model=_best_model(get),
+        generations=groups[0],
+        generation_batch=groups[1],
+        resume=resume_facts(setup, get, known, updates, ranks),
+    )
+
+
+def _ranks(setup: Setup, known: Mapping[str, Any]) -> int | None:
+    """Processes that train: as the config says; a trainer's own file leaves it to the one who launches it."""
+    if setup.hardware.count is not None or setup.dialect != "native":
+        return setup.hardware.count
+    return 1 if known["distributed"] == "none" and known.get("several_processes") is False else None
+
+
+def _runs_alone(setup: Setup, known: Mapping[str, Any]) -> bool:
+    """True for a script that says nothing of a distributed run, so that as it stands it is one process."""
+    text = text_of(setup)
+    several = known["distributed"] not in ("none", None) or known.get("several_processes")
+    is_script = setup.dialect in ("python", "notebook") and text is not None
+    return is_script and not several and _LAUNCHED.search(text or "") is None
+
+
+def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
+    """Rows of a local file that is all the data; packing and what a script does with rows make it unknown."""
+    written = setup.data.train
+    if written is None or setup.dialect not in _COUNTED or known["packing"] is not False:
+        return None
+    path = resolve(setup, written)
+    return count_rows(path) if path is not None else None
+
+
+def _updates_per_epoch(
+    rows: int | None, method: str | None, batch: int | None, accumulation: int | None, ranks: int | None
+) -> int | None:
+    if not rows or not batch or not accumulation or not ranks or method not in _PLAIN:
+        return None
+    return max(1, math.ceil(math.ceil(rows / (batch * ranks)) / accumulation))
+
+
+def _updates(get: Get, per_epoch: int | None, epochs: float | None) -> int | None:
+    """``max_steps`` where it is set, else epochs."""
+    steps = get("training.max_steps", -1)
+    if steps is None:
+        return None
+    if steps > 0:
+        return int(steps)
+    return math.ceil(epochs * per_epoch) if epochs is not None and per_epoch is not None else None
+
+
+def _epochs(get: Get, updates: int | None, per_epoch: int | None, asked: float | None) -> float | None:
+    steps = get("training.max_steps", -1)
+    if steps is None:
+        return None
+    if steps <= 0:
+        return asked
+    return updates / per_epoch if updates is not None and per_epoch else None
+
+
+def _warmup(setup: Setup, get: Get, updates: int | None) -> int | None:
+    """``warmup_steps`` above 0 counts before ``warmup_ratio``; below 1 it is a share, as from transformers 5 on."""
+    steps, share = get("training.warmup_steps", 0), get("training.warmup_ratio", 0.0)
+    if setup.training.warmup_steps is not None and steps:
+        share = 0.0  # whatever it is: the number of steps counts
+    if steps is None or share is None:
+        return None
+    if setup.dialect == "axolotl" and setup.training.warmup_steps is None and setup.training.warmup_ratio is None:
+        share = 0.03  # and 100 updates at most
+    if steps >= 1:
+        return int(steps)
+    share = steps or share
+    if not share:
+        return 0
+    return math.ceil(updates * share) if updates is not None else None
+
+
+def _peak(setup: Setup, updates: int | None, warmup: int | None) -> float | None:
+    """The last update of a run that ends inside its warm-up has ``updates - 1`` steps of the climb behind it."""
+    schedule = setup.training.lr_scheduler_type or "linear"
+    if setup.is_unknown("training.lr_scheduler_type") or schedule not in _WARMS_UP:
+        return None
+    if updates is None or warmup is None:
+        return None
+    return 1.0 if warmup < updates else max(0.0, (updates - 1) / warmup)
+
+
+def late_intervals(setup: Setup, get: Get, updates: int | None) -> list[str] | None:
+    """What goes by steps that are more than there are, by the strategies that stand."""
+    if updates is None:
+        return None
+    training = setup.training
+    asked = {
+        "save": (training.save_strategy or "steps", training.save_steps),
+        "evaluation": (training.eval_strategy or "no", training.eval_steps or training.logging_steps),
+        "log": (training.logging_strategy or "steps", training.logging_steps),
+    }
+    return [
+        f"{name} every {steps:g}"
+        for name, (strategy, steps) in asked.items()
+        if strategy == "steps" and steps is not None and steps > updates
+    ]
+
+
+def _best_model(get: Get) -> str | None:
+    asked, evaluates = get("training.load_best_model_at_end", False), get("training.eval_strategy", "no")
+    if asked is None or (asked and evaluates is None):
+        return None
+    return "off" if not asked else "nothing" if evaluates == "no" else "chosen"
+
+
+def _generations(
+    method: str | None, get: Get, batch: int | None, accumulation: int | None, ranks: int | None
+) -> tuple[int | None, int | None]:
+    """(answers to a prompt, answers at a time), as GRPOConfig and RLOOConfig conclude them."""
+    count = get("training.num_generations", {"grpo": 8, "rloo": 2}.get(str(method)))
+    if count is None or method not in (*GROUPED, None):
+        return None, None
+    whole, steps = get("training.generation_batch_size", 0), get("training.steps_per_generation", 0)
+    if whole is None or steps is None:
+        return count, None
+    steps = steps or accumulation
+    if not whole and None not in (batch, ranks, steps):
+        whole = batch * ranks * steps  # type: ignore[operator]
+    return count, whole or None
+
+
+# -- what the trainers refuse
+
+
+def refused_by_schedule(setup: Setup, schedule: ScheduleFacts) -> Iterator[Remark]:
+    """Where TrainingArguments, GRPOConfig or RLOOConfig stop by their own arithmetic."""
+    yield from _refused_best_model(setup)
+    yield from _refused_generations(setup, schedule)
+
+
+def _refused_best_model(setup: Setup) -> Iterator[Remark]:
+    training = setup.training
+
+    def unknown(*names: str) -> bool:
+        return any(setup.is_unknown(f"training.{name}") for name in names)
+
+    if not training.load_best_model_at_end or unknown("load_best_model_at_end", "eval_strategy", "save_strategy"):
+        return
+    evaluation, save = training.eval_strategy or "no", training.save_strategy or "steps"
+    if save == "best":
+        return
+    path, problem = "training.load_best_model_at_end", None
+    if evaluation != save:
+        kind, path = "best-model-strategies-differ", "training.save_strategy"
+        problem = (
+            f"needs evaluation and save to go by the same strategy; evaluation goes by {evaluation}, save by {save}"
+        )
+    elif evaluation == "steps" and not unknown("eval_steps", "save_steps", "logging_steps"):
+        kind = "best-model-steps"
+        every, saved = training.eval_steps or training.logging_steps or 500, training.save_steps or 500
+        if (every < 1) != (saved < 1):
+            problem = f"needs both intervals in updates or both as shares; found {every:g} and {saved:g}"
+        elif (saved * 1_000_000) % (every * 1_000_000) if every < 1 else saved % every:
+            problem = f"needs save_steps to be a multiple of eval_steps; {saved:g} is none of {every:g}"
+    if problem is not None:
+        note = f"transformers stops: load_best_model_at_end {problem}."
+        path = path if path in setup.origins else "training.load_best_model_at_end"
+        yield Remark(kind=kind, about="best-model", key=path, note=note)
+
+
+def _refused_generations(setup: Setup, schedule: ScheduleFacts) -> Iterator[Remark]:
+    count, batch, training = schedule.generations, schedule.generation_batch, setup.training
+    if training.trainer not in ("trl", None) or setup.dialect == "ms-swift":  # which counts by itself
+        return
+    key = "training.num_generations"
+    if training.generation_batch_size and training.steps_per_generation:
+        note = "TRL stops: generation_batch_size and steps_per_generation exclude each other."
+        yield Remark(kind="generations-set-twice", about="generations", key="training.steps_per_generation", note=note)
+    if count is not None and count < 2:
+        note = f"TRL stops: num_generations is {count}, and an answer is rated against the others of its group."
+        yield Remark(kind="generations-single", about="generations", key=key, note=note)
+    elif count is not None and batch is not None and batch % count:
+        ranks = setup.hardware.count or 1
+        where = f"on {ranks} ranks" if ranks > 1 else "on one rank"
+        note = (
+            f"TRL stops: {batch} answers are generated at a time ({where}), which are no whole groups of "
+            f"num_generations {count}."
+        )
+        yield Remark(kind="generations-not-divisible", about="generations", key=key, note=note)
+    evaluated = training.num_generations_eval or count
+    eval_batch, strategy = training.per_device_eval_batch_size, training.eval_strategy
+    if count is not None and evaluated and eval_batch and strategy not in (None, "no"):
+        ranks = setup.hardware.count or 1
+        if (eval_batch * ranks) % evaluated:
+            note = (
+                f"TRL stops: an evaluation batch of {eval_batch * ranks} over all ranks holds no whole groups of "
+                f"{evaluated} answers."
+            )
+            path = "training.per_device_eval_batch_size"
+            yield Remark(kind="evaluation-generations", about="generations", key=path, note=note)

@@ -1,0 +1,343 @@
+"""Which keys of a dialect name samples, and what stands beside them: one table for all dialects.
+
+A config names its data also where these cannot be looked at from here, since its trainer forms the samples by templates
+of its own. What is named, and what of it is not followed, is told in the file's own keys.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...setup.setup import NamedData
+
+if TYPE_CHECKING:
+    from .fields import Reading
+
+Kind = Literal["hub", "file", "folder", "registry", "code"]
+Role = Literal["train", "eval"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """A key that names data.
+
+    Attributes:
+        key: dotted below the top; its value is a text, a list of texts, a mapping, or a list of mappings.
+        role: what the samples are for.
+        name, subset, split, files, format, template: the keys of a mapping that hold these, the first that is set
+            counting; a key with ``/`` before it is one of the file's own top.
+        columns: keys of a mapping whose values name columns.
+        kind: what the name is; None tells by its look.
+        commas: a text holds several, with commas between them.
+    """
+
+    key: str
+    role: Role = "train"
+    name: tuple[str, ...] = ("path",)
+    subset: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    format: tuple[str, ...] = ()
+    template: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    kind: Kind | None = None
+    commas: bool = False
+
+
+def _axolotl(key: str, role: Role = "train") -> Names:
+    return Names(
+        key, role, subset=("name",), split=("split", "train_on_split"), files=("data_files",), format=("type",),
+        template=("chat_template", "/chat_template"), kind=None,
+        columns=("field", "field_messages", "field_instruction", "field_output", "field_human", "field_model"),
+    )  # fmt: skip
+
+
+def _oumi(section: str, role: Role) -> Names:
+    return Names(
+        f"data.{section}.datasets", role, name=("dataset_path", "dataset_name"), subset=("subset",), split=("split",)
+    )
+
+
+def _qlora_pipe(key: str, role: Role = "train") -> Names:
+    return Names(key, role, name=("dataset_path", "path"), format=("dataset_type",))
+
+
+def _torchtune(key: str, role: Role = "train") -> Names:
+    return Names(
+        key, role, name=("source", "path"), subset=("name",), split=("split",), files=("data_files",),
+        format=("_component_",), template=("prompt_template", "conversation_style"),
+    )  # fmt: skip
+
+
+NAMES: dict[str, tuple[Names, ...]] = {
+    "axolotl": (
+        _axolotl("datasets"),
+        _axolotl("pretraining_dataset"),
+        _axolotl("test_datasets", "eval"),
+    ),
+    "llamafactory": (
+        Names("dataset", kind="registry", template=("/template",), commas=True),
+        Names("eval_dataset", "eval", kind="registry", template=("/template",), commas=True),
+    ),
+    "llamafactory-v1": (
+        Names("train_dataset", template=("/template",)),
+        Names("eval_dataset", "eval", template=("/template",)),
+    ),
+    "trl": (
+        Names("dataset_name", subset=("/dataset_config",), split=("/dataset_train_split",)),
+        Names("datasets", subset=("name",), split=("split",), files=("data_files",)),
+        Names("dataset_mixture.datasets", name=("id", "path"), subset=("config", "name"), split=("split",)),
+        Names("dataset_path"),
+    ),
+    "alignment-handbook": (
+        Names("dataset_mixer"),
+        Names("dataset_mixture.datasets", name=("id", "path"), subset=("config", "name"), split=("split",)),
+        Names("dataset_name", subset=("/dataset_config",), split=("/dataset_train_split",)),
+    ),
+    "ms-swift": (
+        Names("dataset", template=("/template", "/template_type")),
+        Names("custom_train_dataset_path", template=("/template", "/template_type")),
+        Names("val_dataset", "eval", template=("/template", "/template_type")),
+    ),
+    "torchtune": (_torchtune("dataset"), _torchtune("dataset_val", "eval")),
+    "oumi": (_oumi("train", "train"), _oumi("validation", "eval"), _oumi("test", "eval")),
+    "litgpt": (
+        Names(
+            "data",
+            name=("init_args.json_path", "init_args.data_path", "init_args.repo_id", "class_path"),
+            split=("init_args.split_names",),
+            format=("class_path",),
+            template=("init_args.prompt_style",),
+        ),
+    ),
+    "nemo-automodel": (
+        Names(
+            "dataset",
+            name=("path_or_dataset_id", "path_or_dataset", "dataset_name", "path"),
+            split=("split",),
+            format=("_target_",),
+        ),
+        Names(
+            "validation_dataset",
+            "eval",
+            name=("path_or_dataset_id", "path_or_dataset", "dataset_name", "path"),
+            split=("split",),
+            format=("_target_",),
+        ),
+    ),
+    "autotrain": (
+        Names("data", split=("train_split",), template=("chat_template",), columns=("column_mapping.text_column",)),
+        Names("data_path", split=("/train_split",), template=("/chat_template",)),
+    ),
+    "h2o-llmstudio": (
+        Names("dataset.train_dataframe", kind="file"),
+        Names("dataset.validation_dataframe", "eval", kind="file"),
+    ),
+    "unsloth-studio": (
+        Names("data.dataset", subset=("/data.subset",), split=("/data.train_split",), format=("/data.format_type",)),
+        Names("data.local_dataset", kind="file", format=("/data.format_type",)),
+    ),
+    "llm-finetuning-toolkit": (Names("data", files=(), format=("file_type",), template=("prompt",)),),
+    "qlora-pipe": (
+        _qlora_pipe("datasets"),
+        _qlora_pipe("dataset"),
+        _qlora_pipe("eval_datasets", "eval"),
+    ),
+    "firefly": (
+        Names("train_file", kind="file", template=("/template_name",)),
+        Names("eval_file", "eval", kind="file", template=("/template_name",)),
+    ),
+    "mftcoder": (Names("data_paths"),),
+    "native": (Names("data.train"), Names("data.eval", "eval")),
+    "qlora-artidoro": (Names("dataset", format=("/dataset_format",)),),
+    "peft-sft": (Names("dataset_name", split=("/splits",), template=("/chat_template_format",)),),
+    "fsdp-qlora": (Names("dataset", kind="registry"),),
+}
+"""Dialect → the keys that name its data, in the order in which it reads them."""
+
+BUILDERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "imagefolder", "audiofolder"}
+"""Names that load_dataset takes in place of an id, where the files stand beside it."""
+_FILE = re.compile(r"\.(?:jsonl?|ndjson|csv|tsv|parquet|arrow|txt|pq|feather|db|sqlite)(?:\.\w+)?\Z", re.IGNORECASE)
+
+
+def named_in(reading: Reading) -> list[NamedData]:
+    """The samples that a file names."""
+    found = [each for row in NAMES.get(reading.dialect, ()) for each in _read(reading, row)]
+    covered = {each.role for each in found}
+    for role, path in (("train", "data.train"), ("eval", "data.eval")):
+        if role not in covered:
+            found += _where_it_was_taken(reading, path, "eval" if role == "eval" else "train")
+    return found
+
+
+def _read(reading: Reading, row: Names) -> Iterator[NamedData]:
+    value = reading.get(row.key)
+    if value in (None, "", [], {}):
+        return
+    if isinstance(value, str) and row.commas:
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if row.key == "dataset_mixer" and isinstance(value, dict):
+        value = [str(name) for name in value]
+        yield from (_named(reading, row, name, {}, row.key) for name in value)
+        return
+    if isinstance(value, list):
+        in_list = isinstance(reading.get(row.key), list)
+        for number, item in enumerate(value[:_MOST]):
+            yield from _item(reading, row, item, f"{row.key}.{number}" if in_list else row.key)
+    else:
+        yield from _item(reading, row, value, row.key)
+
+
+_MOST = 100
+"""Data sets that are told; no run has more."""
+
+
+def _item(reading: Reading, row: Names, item: Any, key: str) -> Iterator[NamedData]:
+    if isinstance(item, str):
+        yield _named(reading, row, item, {}, key)
+    elif isinstance(item, dict):
+        yield _named(reading, row, _first(item, row.name), item, key)
+
+
+def _named(reading: Reading, row: Names, name: str | None, item: Mapping[str, Any], key: str) -> NamedData:
+    def own(keys: tuple[str, ...]) -> str | None:
+        for each in keys:
+            value = reading.get(each[1:]) if each.startswith("/") else _below(item, each)
+            if isinstance(value, str | int | float) and not isinstance(value, bool):
+                return str(value)
+            if isinstance(value, dict | list) and value:
+                return json.dumps(value, default=str)[:200]
+        return None
+
+    files: Any = next((value for each in row.files if (value := _below(item, each)) is not None), [])
+    if isinstance(files, dict):
+        files = [inner for value in files.values() for inner in (value if isinstance(value, list) else [value])]
+    files = [str(each) for each in (files if isinstance(files, list) else [files])]
+    builder = name if name in BUILDERS and files else None
+    columns = {each.rpartition(".")[2]: value for each in row.columns if isinstance(value := _below(item, each), str)}
+    told = NamedData(
+        role=row.role,
+        kind=row.kind or kind_of(files[0] if builder else name),
+        name=files[0] if builder else name,
+        subset=own(row.subset),
+        split=own(row.split),
+        files=files,
+        format=own(row.format),
+        template=own(row.template),
+        columns=columns,
+        key=key,
+        place=reading.place_of(key),
+    )
+    if told.kind == "registry":
+        told = _registered(reading, told)
+    return told.model_copy(update={"not_followed": _why(reading, told)})
+
+
+def _why(reading: Reading, told: NamedData) -> str | None:
+    """What of it is not followed: nothing where it is what ``data`` holds."""
+    path = f"data.{told.role}"
+    if reading.value(path) is not None and told.name == reading.value(path):
+        return None
+    if told.not_followed is not None:
+        return told.not_followed
+    if reading.value(path) is not None:
+        return "Of several data sets the first is looked at."
+    origin = reading.origin(path)
+    if origin is not None and origin.note is not None:
+        return origin.note
+    return f"{reading.version} forms the samples by code of its own."
+
+
+def _registered(reading: Reading, told: NamedData) -> NamedData:
+    """What LLaMA-Factory's dataset_info.json says of a name, where it is here."""
+    folder = reading.get("dataset_dir", "data")
+    if folder == "ONLINE":
+        return told.model_copy(update={"kind": "hub"})
+    if not isinstance(folder, str) or reading.dialect != "llamafactory":
+        return told
+    info = _dataset_info(reading, folder)
+    if info is None:
+        why = f"{folder}/dataset_info.json, which says what {told.name} is, is not here."
+        return told.model_copy(update={"not_followed": why})
+    path, entries = info
+    entry = entries.get(str(told.name))
+    if not isinstance(entry, dict):
+        return told.model_copy(update={"not_followed": f"{path} has no entry {told.name}."})
+    name, kind = told.name, told.kind
+    for key, of in (("hf_hub_url", "hub"), ("ms_hub_url", "hub"), ("om_hub_url", "hub"), ("script_url", "code")):
+        if isinstance(entry.get(key), str):
+            name, kind = entry[key], "code" if of == "code" else "hub"
+            break
+    files = [str(path.parent / entry["file_name"])] if isinstance(entry.get("file_name"), str) else []
+    if files and kind == "registry":
+        name, kind = files[0], "file"
+    columns = entry.get("columns")
+    return told.model_copy(
+        update={
+            "kind": kind,
+            "name": name,
+            "files": files,
+            "format": str(entry.get("formatting", "alpaca")),
+            "subset": entry.get("subset") if isinstance(entry.get("subset"), str) else None,
+            "split": str(entry.get("split", "train")),
+            "columns": {str(a): b for a, b in columns.items() if isinstance(b, str)}
+            if isinstance(columns, dict)
+            else {},
+        }
+    )
+
+
+def _dataset_info(reading: Reading, folder: str) -> tuple[Path, dict[str, Any]] | None:
+    """dataset_info.json: in the folder below the working directory, as the trainer looks for it, or beside the config
+    or above it, where a repository has both."""
+    beside = [Path(reading.file).parent, *list(Path(reading.file).parent.parents)[:3]] if reading.file else []
+    for root in (Path(), *beside):
+        path = root / folder / "dataset_info.json"
+        try:
+            if path.is_file() and path.stat().st_size < 2**20:
+                data = json.loads(path.read_text("utf-8-sig"))
+                if isinstance(data, dict):
+                    return path, data
+        except (OSError, ValueError, RecursionError):
+            continue
+    return None
+
+
+def _where_it_was_taken(reading: Reading, path: str, role: Role) -> list[NamedData]:
+    """Of a dialect without a row: what its reader took for the data."""
+    origin = reading.origin(path)
+    if origin is None or origin.place is None or origin.place.pointer is None:
+        return []
+    key = origin.place.pointer.strip("/").replace("/", ".")
+    value = reading.get(key)
+    name = value if isinstance(value, str) else None
+    told = NamedData(role=role, kind=kind_of(name), name=name, key=key, place=origin.place)
+    return [told.model_copy(update={"not_followed": _why(reading, told)})]
+
+
+def kind_of(name: str | None) -> Kind:
+    """What a name that was written looks like: a file, a folder, a hub id, or the class that brings the samples."""
+    if name is None:
+        return "code"
+    if _FILE.search(name.partition(":")[0]):
+        return "file"
+    if name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
+        return "folder"
+    if re.fullmatch(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", name):
+        return "code"
+    return "hub"
+
+
+def _first(item: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    return next((str(value) for key in keys if isinstance(value := _below(item, key), str) and value), None)
+
+
+def _below(item: Any, key: str) -> Any:
+    for step in key.split("."):
+        item = item.get(step) if isinstance(item, dict) else None
+    return item

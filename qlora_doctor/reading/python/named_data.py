@@ -1,0 +1,131 @@
+"""The samples that a script names: what it loads, and what it does to them before they are trained on."""
+
+from __future__ import annotations
+
+import ast
+
+from ...setup.setup import NamedData
+from ..dialects.named_data import BUILDERS, kind_of
+from .sheet import Sheet
+from .story import Story
+from .values import Known, Listing, Made, Value
+
+_LOADERS = {"load_dataset", "load_from_disk"}
+_READERS = {
+    *("from_json", "from_csv", "from_parquet", "from_text", "from_list", "from_dict", "from_pandas", "from_generator"),
+    *("read_json", "read_csv", "read_parquet", "read_excel", "read_pickle"),
+}
+_OWNERS = {"Dataset", "IterableDataset", "DatasetDict", "pd", "pandas"}
+_TRANSFORMS = {
+    *("map", "filter", "select", "shuffle", "train_test_split", "rename_column", "rename_columns", "remove_columns"),
+    *("cast", "cast_column", "concatenate_datasets", "interleave_datasets", "add_column", "flatten", "take", "skip"),
+}
+_FORMERS = ("formatting_func", "data_collator", "dataset_text_field", "preprocess_function")
+_MOST = 20
+
+
+def name_data(story: Story, sheet: Sheet) -> None:
+    """Put what the script loads into the sheet, with the code that stands between it and the trainer."""
+    if not any(word in sheet.source.code for word in (*_LOADERS, *_READERS)):
+        return
+    followed = sheet.value("data.train")
+    known = {id(call.node): call for call, _ in story.seen.calls if call.maker in _LOADERS}
+    transforms = _transforms(sheet)
+    for node in _loads(sheet.source.tree):
+        told = _told(node, known.get(id(node)), sheet)
+        if followed is not None and followed in (told.name, *told.files):
+            sheet.named_data.append(told)
+            continue
+        formers = [name for name in _FORMERS if story.given(name) is not None]
+        by = ", ".join([*transforms[:3], *(["…"] if len(transforms) > 3 else []), *formers])
+        why = f"The script forms the samples by code of its own: {by}." if by else "The script's code decides."
+        told = told.model_copy(update={"transforms": transforms, "not_followed": why})
+        sheet.named_data.append(told)
+
+
+def _loads(tree: ast.Module) -> list[ast.Call]:
+    """The calls that load samples, in the order of the script."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = _last(node.func)
+        owner = _last(node.func.value) if isinstance(node.func, ast.Attribute) else None
+        if name in _LOADERS or (name in _READERS and owner in _OWNERS):
+            found.append(node)
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))[:_MOST]
+
+
+def _told(node: ast.Call, call: Made | None, sheet: Sheet) -> NamedData:
+    first = _argument(node, call, "path", 0) or _argument(node, call, "path_or_paths", 0)
+    if first is None:
+        first = _argument(node, call, "dataset_path", 0)
+    files = _texts(node, call, "data_files")
+    name = files[0] if files and (first is None or first in BUILDERS) else first
+    loader = _last(node.func)
+    return NamedData(
+        kind="file" if name in files else kind_of(name),
+        name=name,
+        subset=_argument(node, call, "name", 1),
+        split=_argument(node, call, "split", None),
+        files=files,
+        format=first if first in BUILDERS else None,
+        key=f"{loader} (line {sheet.source.lines[node.lineno - 1].number or node.lineno})" if loader else None,
+        place=sheet.source.place(node),
+    )
+
+
+def _argument(node: ast.Call, call: Made | None, name: str, position: int | None) -> str | None:
+    """The text of an argument: as the script was followed, else as it is written."""
+    value: Value | None = None
+    if call is not None:
+        value = call.arguments.get(name)
+        if value is None and position is not None:
+            value = call.arguments.get(position)
+    if isinstance(value, Known) and isinstance(value.data, str):
+        return value.data
+    written = next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
+    if written is None and position is not None and position < len(node.args):
+        written = node.args[position]
+    return written.value if isinstance(written, ast.Constant) and isinstance(written.value, str) else None
+
+
+def _texts(node: ast.Call, call: Made | None, name: str) -> list[str]:
+    """The texts of an argument that is one, a list of them, or a mapping to them."""
+    value = call.arguments.get(name) if call is not None else None
+    if isinstance(value, Known) and isinstance(value.data, str):
+        return [value.data]
+    if isinstance(value, Listing):
+        return [each.data for each in value.items if isinstance(each, Known) and isinstance(each.data, str)]
+    written = next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
+    constants = ast.walk(written.values[0]) if isinstance(written, ast.Dict) and written.values else ()
+    if written is not None and not isinstance(written, ast.Dict):
+        constants = ast.walk(written)
+    return [each.value for each in constants if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+
+
+def _transforms(sheet: Sheet) -> list[str]:
+    """What is done to samples, with its line: ``map (line 12)``."""
+    found = []
+    for node in ast.walk(sheet.source.tree):
+        if isinstance(node, ast.Call) and _last(node.func) in _TRANSFORMS and _is_of_data(node):
+            found.append((node.lineno, _last(node.func)))
+    lines = sheet.source.lines
+    return [f"{name} (line {lines[row - 1].number or row})" for row, name in sorted(found)][:_MOST]
+
+
+def _is_of_data(node: ast.Call) -> bool:
+    """True for a method of something, or for a function that joins data sets; ``map(f, x)`` is Python's own."""
+    name = _last(node.func) or ""
+    if isinstance(node.func, ast.Name):
+        return name.endswith("_datasets")
+    return not (name in ("filter", "select", "take", "skip", "cast", "flatten") and not _looks_like_data(node.func))
+
+
+def _looks_like_data(function: ast.expr) -> bool:
+    words = {inner.id for inner in ast.walk(function) if isinstance(inner, ast.Name)}
+    return any(part in word.lower() for word in words for part in ("data", "ds", "train", "eval", "test", "split"))
+
+
+def _last(node: ast.expr) -> str | None:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None

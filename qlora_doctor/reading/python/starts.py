@@ -1,0 +1,164 @@
+"""How a script is started: the command lines in the shell scripts, Makefiles and launch.json files of its project."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from ...core.place import Place
+from .neighbours import Neighbours
+
+MOST_STARTERS = 40
+"""Files that are looked into for one script."""
+MOST_STARTS = 16
+_MOST_TEXT = 128 * 1024
+_SUBFOLDERS = (".", "scripts", "bin", "run", ".vscode")
+_NAMED = re.compile(r"(?:.*\.(?:sh|bash|mk)|makefile|justfile|launch\.json)\Z", re.IGNORECASE)
+_TOLD = re.compile(r"(?:readme.*\.(?:md|markdown)|.*\.ipynb)\Z", re.IGNORECASE)
+"""Where a start is told to a reader: asked where no file of its own starts the script."""
+_VARIABLE = re.compile(r"^(\w+)\s*[:?]?=\s*(.*?)\s*$", re.MULTILINE)
+_COMMENT = re.compile(r"^\s*//[^\n]*$|/\*.*?\*/", re.MULTILINE | re.DOTALL)
+_TRAILING = re.compile(r",(\s*[}\]])")
+
+
+class Argument(NamedTuple):
+    """A word of a command line.
+
+    Attributes:
+        text: None where it is not known what it becomes.
+        place: where it is written.
+    """
+
+    text: str | None
+    place: Callable[[], Place | None]
+
+
+class Start(NamedTuple):
+    """One command line that starts the script."""
+
+    file: str
+    words: tuple[Argument, ...]
+
+
+def starts_of(neighbours: Neighbours) -> list[Start]:
+    """The command lines of the project that start this script, as far as they are written out."""
+    script = neighbours.script
+    if script is None or script.suffix.lower() == ".ipynb":
+        return []
+    for kind in (_NAMED, _TOLD):
+        found: list[Start] = []
+        for file in _starters(neighbours, kind):
+            text = _text_of(file)
+            if script.stem in text:
+                launches = _of_launch_json if file.suffix == ".json" else _of_shell
+                found += launches(file, text, script, neighbours)
+        if found:
+            return found[:MOST_STARTS]
+    return []
+
+
+def _starters(neighbours: Neighbours, kind: re.Pattern[str]) -> list[Path]:
+    found: list[Path] = []
+    for folder in neighbours.folders:
+        for name in _SUBFOLDERS:
+            try:
+                inner = sorted(path for path in (folder / name).iterdir() if kind.match(path.name))
+            except OSError:
+                continue
+            found += [path for path in inner if path not in found and neighbours.may_read(path)]
+    return found[:MOST_STARTERS]
+
+
+def _text_of(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            text = opened.read(_MOST_TEXT + 1)
+    except OSError:
+        return ""
+    return text if len(text) <= _MOST_TEXT else ""
+
+
+def _of_shell(file: Path, text: str, script: Path, neighbours: Neighbours) -> Iterator[Start]:
+    from ..dialects.shell import runs_in
+    from ..shell import read_script
+
+    if _TOLD.match(file.name):
+        text = _of_notebook(text) if file.suffix == ".ipynb" else _of_markdown(text)
+    elif file.suffix not in (".sh", ".bash"):
+        text = _of_makefile(text)
+    shell = read_script(text)
+    for run in runs_in(text):
+        if run.program != "python" or not _is_this(run.action, file, script, neighbours):
+            continue
+        words = []
+        for word in run.arguments:
+            place = partial(_place, str(neighbours.shown(file)), *shell.place(word.start), shell.line)
+            words.append(Argument(word.text if word.known else None, place))
+        yield Start(file.name, tuple(words))
+
+
+def _place(file: str, line: int, column: int, line_of: Callable[[int], str]) -> Place:
+    return Place(file=file, line=line, column=column, excerpt=line_of(line)[:400])
+
+
+def _of_makefile(text: str) -> str:
+    """A Makefile's recipes as a shell would get them, on their own lines; everything else is left out."""
+    variables = dict(_VARIABLE.findall(text))
+    rows: list[str] = []
+    continued = False
+    for row in text.split("\n"):
+        recipe = row[:1] == "\t" or row[:2] == "  " or continued
+        continued = recipe and row.rstrip().endswith("\\")
+        row = re.sub(r"\$[({](\w+)[)}]", lambda match: variables.get(match[1], match[0]), row)
+        rows.append(row.lstrip().lstrip("@-").replace("$$", "$") if recipe else "")
+    return "\n".join(rows)
+
+
+def _of_markdown(text: str) -> str:
+    """The fenced blocks of a README, each line where it was."""
+    rows: list[str] = []
+    inside = False
+    for row in text.split("\n"):
+        fence = row.lstrip().startswith(("```", "~~~"))
+        rows.append(row.removeprefix("$ ") if inside and not fence else "")
+        inside = inside is not fence
+    return "\n".join(rows)
+
+
+def _of_notebook(text: str) -> str:
+    """A notebook's shell commands."""
+    found = re.findall(r'^\s*"\s*!(.*?)(?:\\n)?",?\s*$', text, re.MULTILINE)
+    return "\n".join(row.replace('\\"', '"').replace("\\\\", "\\") for row in found)
+
+
+def _of_launch_json(file: Path, text: str, script: Path, neighbours: Neighbours) -> Iterator[Start]:
+    """The configurations of an editor's launch.json, which has comments and commas before closing brackets."""
+    try:
+        data = json.loads(_TRAILING.sub(r"\1", _COMMENT.sub("", text)))
+    except (ValueError, RecursionError):
+        return
+    listed = data.get("configurations") if isinstance(data, dict) else None
+    for each in listed if isinstance(listed, list) else ():
+        program = each.get("program") if isinstance(each, dict) else None
+        words = each.get("args", []) if isinstance(each, dict) else []
+        if not isinstance(program, str) or not isinstance(words, list):
+            continue
+        program = program.replace("${workspaceFolder}/", "").replace("${workspaceRoot}/", "")
+        if _is_this(program, file, script, neighbours):
+            place = partial(Place, file=str(neighbours.shown(file)))
+            texts = [str(word) for word in words]
+            yield Start(file.name, tuple(Argument(None if "${" in text else text, place) for text in texts))
+
+
+def _is_this(action: str, file: Path, script: Path, neighbours: Neighbours) -> bool:
+    """True where what is started is this script: by its path from some folder of the project, else by its name."""
+    written = action if action.endswith(".py") else action.replace(".", "/") + ".py"
+    if Path(written).name != script.name:
+        return False
+    folders = [file.parent, *neighbours.folders]
+    there = [folder / written for folder in folders if (folder / written).is_file()]
+    return any(each.resolve() == script.resolve() for each in there) if there else True

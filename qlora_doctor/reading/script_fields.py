@@ -1,0 +1,111 @@
+"""A YAML that a script beside it reads: the fields of that script's own dataclasses, and the versions that it pins."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from ..core.versions import version_tuple
+from .pins import Pin, pins_in
+from .python.neighbours import Neighbours
+from .python.newer import in_older_words
+
+_PARSES = re.compile(r"\b(?:TrlParser|HfArgumentParser|H4ArgumentParser|parse_yaml_file|parse_yaml_config)\b")
+_STOCK = re.compile(r"from trl\.scripts|trl sft|alignment import H4ArgumentParser")
+_VERSION = re.compile(r"transformers (\d+(?:\.\d+)*)")
+_SUBFOLDERS = (".", "scripts", "src")
+_MOST_SCRIPTS = 24
+LIBRARIES = ("trl", "transformers")
+
+
+def own_fields(config: Path, keys: set[str]) -> set[str]:
+    """Of these keys, those that a dataclass of a script beside the file declares, which its parser then knows.
+
+    Args:
+        config: the file; a script that takes its arguments from a YAML may stand in its folder or in one above.
+        keys: what the file sets.
+    """
+    neighbours = Neighbours(config)
+    found: set[str] = set()
+    for script in _scripts(neighbours):
+        try:
+            text = script.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if _PARSES.search(text) is None:
+            continue
+        fields = set(_fields(text))
+        for dotted in re.findall(r"^\s*from\s+([.\w]+)\s+import", text, re.MULTILINE)[:32]:
+            module = neighbours.module(dotted, script)
+            for path in _files_of(module) if module is not None else ():
+                fields |= set(_fields(path.read_text(encoding="utf-8", errors="replace")))
+        found |= fields & keys
+    return found
+
+
+def _files_of(module: Path) -> list[Path]:
+    """A module's file; of a package all of its files, whose classes its ``__init__.py`` hands on."""
+    if module.name == "__init__.py" or module.is_dir():
+        folder = module if module.is_dir() else module.parent
+        return [path for path in sorted(folder.glob("*.py"))[:_MOST_SCRIPTS] if path.is_file()]
+    return [module]
+
+
+def _scripts(neighbours: Neighbours) -> list[Path]:
+    found: list[Path] = []
+    for folder in neighbours.folders:
+        for name in _SUBFOLDERS:
+            try:
+                inner = sorted((folder / name).glob("*.py"))
+            except OSError:
+                continue
+            found += [path for path in inner if path not in found and neighbours.may_read(path)]
+    return found[:_MOST_SCRIPTS]
+
+
+def _fields(text: str) -> list[str]:
+    """The annotated names in the bodies of dataclasses."""
+    for code in (text, None):
+        try:
+            tree = ast.parse(code if code is not None else in_older_words(text))
+            break
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+    else:
+        return []
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return [
+        statement.target.id
+        for owner in classes
+        if any("dataclass" in ast.unparse(each) for each in owner.decorator_list)
+        for statement in owner.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    ]
+
+
+def pins_beside(config: Path) -> dict[str, Pin]:
+    """The versions of TRL and transformers that the project of a file pins."""
+    return pins_in(Neighbours(config).folders, LIBRARIES)
+
+
+def is_gone(since: str | None, note: str | None, pins: dict[str, Pin]) -> bool | None:
+    """Whether a key that newer versions refuse is refused by the pinned ones; None where nothing is pinned.
+
+    Args:
+        since: the version of TRL without it.
+        note: says the version of transformers, where it is a key of transformers.
+    """
+    of_transformers = _VERSION.search(note or "")
+    pin = pins.get("transformers" if of_transformers is not None else "trl")
+    if pin is None or not pin.bounded:
+        return None
+    known = _last_named(note) if of_transformers is not None or since is None else since
+    version, limit = version_tuple(pin.exact), version_tuple(known)
+    return False if version is None or limit is None else version >= limit
+
+
+def _last_named(note: str | None) -> str | None:
+    """The last version that a sentence names: "renamed in 0.23 and removed in 0.27" → 0.27."""
+    found = re.findall(r"\d+\.\d+(?:\.\d+)?", note or "")
+    return found[-1] if found else None

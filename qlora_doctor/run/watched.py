@@ -1,0 +1,320 @@
+"""A command that trains, watched: started with the watching on its PYTHONPATH, judged by what it wrote."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import UsageError
+from ..core.report import RUN_STAGES, Report, StageRecord
+from ..facts import Facts
+from ..watching.records import Options, Training, trainings
+from .session import CheckOptions, Observer, Session
+
+if TYPE_CHECKING:
+    from ..setup.setup import Setup
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SITE = _PACKAGE / "watching" / "site"
+_POLL = 0.25
+_PATIENCE = 20.0
+"""Seconds that a training has to end by itself after it was asked to, before its command is sent SIGTERM."""
+UNSEEN = "No process of the command trained a model that could be watched."
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to watch.
+
+    Attributes:
+        steps: optimizer steps that are looked at closely.
+        stop_after: end the training after so many optimizer steps.
+        abort_on: end it at the first finding of this severity or above; None never does.
+        setup: what the run is held against.
+        records: where the processes write; None makes a folder.
+    """
+
+    steps: int = 2
+    stop_after: int | None = None
+    abort_on: str | None = None
+    setup: Setup | None = None
+    records: Path | None = None
+
+
+@dataclass
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        code: its exit code; that of a signal is 128 and the signal's number, as a shell has it.
+        aborted: True where ``--abort-on`` ended it.
+    """
+
+    code: int
+    aborted: bool = False
+
+
+def runs_folder() -> Path:
+    """Where runs leave their records: ``$QLORA_DOCTOR_RUNS``, or qlora-doctor/runs in the user's cache folder."""
+    named = os.environ.get("QLORA_DOCTOR_RUNS")
+    if named:
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "qlora-doctor" / "runs"
+
+
+def new_folder(asked: Path | None = None) -> Path:
+    """A folder for the records of one run.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    folder = asked or runs_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror or error}.") from error
+    return folder
+
+
+def run_watched(command: Sequence[str], folder: Path, options: RunOptions, check: CheckOptions) -> Ended:
+    """Run a command to its end; its output, input and signals are its own.
+
+    Raises:
+        UsageError: it cannot be started, or the folder cannot be written.
+    """
+    stop = folder / "stop"
+    try:
+        Options(options.steps, options.stop_after, str(stop) if options.abort_on else None).write(folder)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    try:
+        process = subprocess.Popen(list(command), env=watched_environment(folder))
+    except OSError as error:
+        raise UsageError(f"{command[0]} cannot be started: {error.strerror or error}.") from error
+    with _Signals(process):
+        if options.abort_on is None:
+            return Ended(_code(process.wait()))
+        return _wait_for_findings(process, folder, stop, options, check)
+
+
+def watched_environment(folder: Path, around: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a command whose Python processes are watched."""
+    environment = dict(os.environ if around is None else around)
+    before = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = os.pathsep.join([str(_SITE), *([before] if before else [])])
+    environment["QLORA_DOCTOR_RUN"] = str(folder.resolve())
+    environment["QLORA_DOCTOR_HOME"] = str(_PACKAGE.parent)
+    return environment
+
+
+class _Signals:
+    """Signals that reach the doctor alone go on to the command; those of a terminal's keys reach both anyway."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                self._before[number] = signal.signal(number, self._pass_on)
+        # Ctrl-C goes to the whole group of the terminal: the command decides, the doctor waits for it.
+        self._before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
+
+def _code(returned: int) -> int:
+    return 128 - returned if returned < 0 else returned
+
+
+def _wait_for_findings(
+    process: subprocess.Popen[bytes], folder: Path, stop: Path, options: RunOptions, check: CheckOptions
+) -> Ended:
+    """Judge whenever something new was written; the first finding that is grave enough ends the training."""
+    levels = ("error", "warning", "info")
+    grave = levels[: levels.index(options.abort_on or "error") + 1]
+    seen: dict[Path, int] = {}
+    while True:
+        try:
+            return Ended(_code(process.wait(timeout=_POLL)))
+        except subprocess.TimeoutExpired:
+            pass
+        now = {path: path.stat().st_mtime_ns for path in folder.glob("rank-*.json")}
+        if now == seen:
+            continue
+        seen = now
+        reports = reports_of(folder, options, check)
+        if any(f.severity in grave and f.suppressed is None for report in reports for f in report.findings):
+            stop.touch()
+            return _ended_by_us(process)
+
+
+def _ended_by_us(process: subprocess.Popen[bytes]) -> Ended:
+    for ask in (None, process.terminate, process.kill):
+        if ask is not None:
+            ask()
+        try:
+            return Ended(_code(process.wait(timeout=_PATIENCE)), aborted=True)
+        except subprocess.TimeoutExpired:
+            continue
+    return Ended(_code(process.wait()), aborted=True)
+
+
+# -- judging what was written
+
+
+def reports_of(
+    folder: Path,
+    options: RunOptions,
+    check: CheckOptions,
+    ended: Ended | None = None,
+    command: Sequence[str] = (),
+    observer: Observer | None = None,
+) -> list[Report]:
+    """One report for each training that the processes of a run wrote of; one that says so where there is none.
+
+    Args:
+        folder: with the records.
+        ended: how the command ended; None while it runs.
+        command: as it was given.
+    """
+    from ..watching.merging import groups
+
+    found = groups(trainings(folder))
+    if not found:
+        return [_unseen(check, ended, command)]
+    last = len(found) - 1
+    return [
+        _report(group, options, check, ended if number == last else None, command, len(found), observer)
+        for number, group in enumerate(found)
+    ]
+
+
+def judge_facts(facts: Facts, check: CheckOptions, *, records: Sequence[StageRecord] = (), setup: Setup | None = None,
+                observer: Observer | None = None) -> Report:  # fmt: skip
+    """Judge the facts of a training."""
+    from ..core.assets import asset_folder
+    from ..engine import check_selection, load_rules
+
+    session = Session(load_rules(asset_folder("rules"), *check.rules), check, observer or Observer(),
+                      suppressions=check.suppressions)  # fmt: skip
+    if check.selection is not None:
+        check_selection(check.selection, session.rules)
+    session.covers = RUN_STAGES
+    session.setup = setup
+    session.facts = facts
+    session.stages = {record.name: record for record in records or stage_records(facts)}
+    session.judge()
+    session.hold_budgets()
+    return session.report()
+
+
+def stage_records(facts: Facts) -> list[StageRecord]:
+    """How the stages of a run ended, by what is known."""
+    step, run = facts.step, facts.run
+    failure = step.failure if step is not None else None
+    watched = run.watched_steps if run is not None else None
+    known = [StageRecord(name=name, status="done") for name in ("config", "structure", "load")]
+    if failure is not None and failure.kind != "none":
+        return [*known, StageRecord(name="step", status="failed", reason=failure.message), _run_record(facts)]
+    if step is None or not step.steps:
+        why = "The run ended before its first optimizer step was over."
+        return [*known, StageRecord(name="step", status="skipped", reason=why), _run_record(facts)]
+    if not watched:
+        why = "The run ended before its watched steps were over."
+        return [*known, StageRecord(name="step", status="skipped", reason=why), _run_record(facts)]
+    return [*known, StageRecord(name="step", status="done"), _run_record(facts)]
+
+
+def _run_record(facts: Facts) -> StageRecord:
+    run = facts.run
+    if run is None:
+        return StageRecord(name="run", status="skipped", reason=UNSEEN)
+    failure = run.failure
+    if failure is not None and failure.kind != "none":
+        return StageRecord(name="run", status="failed", reason=failure.message)
+    if run.troubles:
+        return StageRecord(name="run", status="failed", reason=run.troubles[0])
+    return StageRecord(name="run", status="done", seconds=None)
+
+
+def _report(
+    group: Sequence[Training],
+    options: RunOptions,
+    check: CheckOptions,
+    ended: Ended | None,
+    command: Sequence[str],
+    count: int,
+    observer: Observer | None,
+) -> Report:
+    from ..watching.merging import together
+
+    try:
+        facts = together(group)
+    except ValueError as error:
+        raise UsageError(f"The records of the run cannot be read: {str(error).splitlines()[0]}.") from error
+    run = facts.run
+    if run is not None:
+        changes: dict[str, Any] = {"trainings": count, "command": " ".join(command) or None}
+        changes |= _how_ended(facts, ended)
+        facts = facts.model_copy(update={"run": run.model_copy(update=changes)})
+    return judge_facts(facts, check, setup=None, observer=observer)
+
+
+def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:
+    from ..facts.run import RunFailure
+
+    run = facts.run
+    assert run is not None
+    if ended is None:
+        return {}
+    known: dict[str, Any] = {"exit_code": ended.code}
+    if ended.aborted:
+        return {**known, "ended": "stopped", "failure": RunFailure(kind="none", message="")}
+    if run.failure is not None:
+        return known
+    if ended.code == 0:
+        return {**known, "failure": RunFailure(kind="none", message="")}
+    killed = ended.code > 128
+    step = run.steps
+    if killed:
+        name = _signal_name(ended.code - 128)
+        text = f"The command was ended by {name}."
+        return {**known, "ended": "killed", "failure": RunFailure(kind="signal", signal=name, message=text, step=step)}
+    text = f"The command ended with exit code {ended.code}."
+    return {**known, "ended": "failed", "failure": RunFailure(kind="exit", message=text, step=step)}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _unseen(check: CheckOptions, ended: Ended | None, command: Sequence[str]) -> Report:
+    from ..facts import RunFacts
+
+    failed = ended is not None and ended.code != 0
+    reason = f"The command ended with exit code {ended.code} before it trained." if failed and ended else UNSEEN
+    records = [StageRecord(name=name, status="skipped", reason=reason) for name in RUN_STAGES[:-1]]
+    records.append(StageRecord(name="run", status="failed" if failed else "skipped", reason=reason))
+    run = RunFacts(command=" ".join(command) or None, exit_code=ended.code if ended else None)
+    return judge_facts(Facts(run=run), check, records=records)

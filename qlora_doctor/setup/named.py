@@ -1,0 +1,56 @@
+"""Data that a config names, in words."""
+
+from __future__ import annotations
+
+from .setup import NamedData, Setup
+
+_MOST = 3
+FIRST_KEY = {
+    "native": "data.train",
+    "axolotl": "datasets",
+    "llamafactory": "dataset",
+    "llamafactory-v1": "train_dataset",
+    "trl": "dataset_name",
+    "alignment-handbook": "dataset_mixer",
+    "ms-swift": "dataset",
+    "torchtune": "dataset",
+    "oumi": "data.train.datasets",
+    "litgpt": "data",
+    "nemo-automodel": "dataset",
+    "autotrain": "data.path",
+    "h2o-llmstudio": "dataset.train_dataframe",
+    "unsloth-studio": "data.dataset",
+    "llm-finetuning-toolkit": "data.path",
+    "qlora-pipe": "datasets",
+    "firefly": "train_file",
+    "mftcoder": "data_paths",
+}
+"""Dialect → the key under which its user would name data."""
+
+
+def why_not_looked_at(setup: Setup) -> tuple[str, str | None]:
+    """(why the samples are not looked at, what would supply them) of a setup without ``data.train``."""
+    named = [each for each in setup.named_data if each.role == "train"]
+    if not named:
+        if setup.is_unknown("data.train") and setup.dialect == "python":
+            return f"The script's data cannot be told: {setup.origins['data.train'].note}", None
+        key = FIRST_KEY.get(setup.dialect.removeprefix("shell-"))
+        return "The config names no data.", f"Set {key} to a file, a folder or a hub id." if key is not None else None
+    words = "; ".join(told(each) for each in named[:_MOST])
+    more = f"; and {len(named) - _MOST} more" if len(named) > _MOST else ""
+    why = next((each.not_followed for each in named if each.not_followed), "It is not followed.")
+    return f"The samples are not looked at: {why} Named are {words}{more}.", None
+
+
+def told(named: NamedData) -> str:
+    """One data set in words: ``datasets.0: tatsu-lab/alpaca (type alpaca, split train)``."""
+    is_name = not (named.name or named.files)
+    beside = [
+        *([f"type {named.format}"] if named.format and not is_name and named.format != named.name else []),
+        *([f"subset {named.subset}"] if named.subset else []),
+        *([f"split {named.split}"] if named.split else []),
+        *([f"template {named.template}"] if named.template else []),
+    ]
+    name = named.name or ", ".join(named.files) or named.format or "what its code decides"
+    more = f" ({', '.join(beside)})" if beside else ""
+    return f"{named.key or 'data'}: {name}{more}"

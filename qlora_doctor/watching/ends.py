@@ -1,0 +1,97 @@
+"""How a training ended early, read from the exception that ended it: its kind, its phase, the batch under way."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from ..facts.run import RunFailure
+from ..probes.failures import explain
+
+_PHASES = (
+    ("torch/optim/", "", "optimizer"),
+    ("bitsandbytes/optim/", "", "optimizer"),
+    ("torch/autograd/", "backward", "backward"),
+    ("torch/_tensor.py", "backward", "backward"),
+    ("transformers/trainer.py", "evaluat", "evaluation"),
+    ("transformers/trainer.py", "save", "save"),
+    ("", "forward", "forward"),
+)
+"""Part of a file's path, part of a function's name, phase: the innermost frame that fits decides."""
+_ASKED = re.compile(r"Tried to allocate ([\d.]+) ([KMGT]i?B)")
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def failure_of(error: BaseException, rank: int, steps: int) -> RunFailure:
+    """The facts of an exception that nothing caught."""
+    phase, shape = _where(error.__traceback__)
+    explained = explain(error, f"the {phase}" if phase else "the run") if isinstance(error, Exception) else None
+    message = explained.message if explained is not None else _sentence(error)
+    return RunFailure(
+        kind=_kind(error, explained),
+        message=message,
+        phase=phase,
+        rank=rank,
+        step=steps,
+        batch=shape[0] if shape else None,
+        sequence=shape[1] if shape else None,
+        asked_bytes=_asked(str(error)),
+        allocated_bytes=_allocated(),
+    )
+
+
+def _kind(error: BaseException, explained: Any) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, SystemExit):
+        return "exit"
+    return getattr(explained, "kind", None) or "other"
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(traceback.format_exception_only(type(error), error)[-1].split())
+    return text[:300]
+
+
+def _where(tb: TracebackType | None) -> tuple[str | None, tuple[int, int] | None]:
+    """Phase and batch: from the outermost frame inwards, the innermost that says something wins."""
+    phase: str | None = None
+    shape: tuple[int, int] | None = None
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        path = code.co_filename.replace("\\", "/")
+        for part, name, found in _PHASES:
+            if part in path and name in code.co_name:
+                phase = found
+                break
+        shape = _shape(tb) or shape
+        tb = tb.tb_next
+    return phase, shape
+
+
+def _shape(tb: TracebackType) -> tuple[int, int] | None:
+    """Rows and length of ``input_ids`` among the arguments of a frame; the process ends, so that looking is safe."""
+    for name in ("inputs", "batch", "kwargs", "input_ids"):
+        value = tb.tb_frame.f_locals.get(name)
+        ids: Any = value.get("input_ids") if isinstance(value, Mapping) else value
+        size = getattr(ids, "shape", None)
+        if size is not None and len(size) == 2:
+            return int(size[0]), int(size[1])
+    return None
+
+
+def _asked(text: str) -> int | None:
+    found = _ASKED.search(text)
+    return int(float(found[1]) * _UNITS[found[2][0]]) if found else None
+
+
+def _allocated() -> int | None:
+    import torch
+
+    try:
+        return int(torch.cuda.memory_allocated()) if torch.cuda.is_initialized() else None
+    except RuntimeError:  # the device is gone with the error
+        return None

@@ -1,0 +1,172 @@
+"""The observer of the step stage, in a training of the user's own.
+
+It calls the model by itself with one short sample only, and only where no other process trains with this one; it
+resets no counter of CUDA's, waits for no device, copies no batch and stops nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..probes.batch import IGNORED
+from ..probes.observing.aside import aside, random_state_kept
+from ..probes.observing.timeline import Timeline
+from ..probes.step import comparing, gradients
+from ..probes.step.forward import ForwardWatch, Inputs
+from ..probes.step.observer import Compared, Observer
+from .guarding import Guard
+
+_POSITIONS, _AT_ONCE = 32, 16
+"""Positions of a batch whose loss is computed from their logits, and how many at a time: 16 rows of a vocabulary of
+150,000 are 10 MB."""
+
+
+class Clock(Timeline):
+    """Phases and seconds without CUDA's counters: those belong to the training, which may read them itself."""
+
+    @property
+    def on_cuda(self) -> bool:
+        """Never: nothing is read, reset or waited for."""
+        return False
+
+
+@dataclass
+class Onlooker(Observer):
+    """Facts of the first steps of a run; the calls are those of ``Observer``.
+
+    Args:
+        guard: wraps every hook.
+        on_forward: called before each training forward with the inputs.
+        called: what the loop calls, where that is not the model itself.
+        compiled: the model is compiled: no hook is put inside of it.
+        alone: no other process trains with this one, so that a forward of the doctor's own waits for nobody.
+    """
+
+    guard: Guard = field(default_factory=Guard)
+    on_forward: Callable[[], None] = lambda: None
+    called: nn.Module | None = None
+    compiled: bool = False
+    alone: bool = True
+    sharded: bool = False
+    """Gradients and parameters are spread over processes by FSDP: each sees its own part."""
+    micro_batches: list[int] = field(default_factory=list)
+    """Backwards of each step; the last entry is that of the step under way."""
+    trainer_inputs: Inputs | None = None
+    """What the trainer hands to its compute_loss, which may take labels out before the model is called."""
+    _losses_by_logits: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+    _awaiting: bool = False
+
+    def _gradient_watch(self) -> gradients.GradientWatch:
+        return gradients.GradientWatch(self.parameters, self._gradient_came, self.guard)
+
+    def _forward_watch(self) -> ForwardWatch:
+        return ForwardWatch(
+            self.model,
+            called=self.called,
+            with_layers=not self.compiled,
+            guard=self.guard,
+            before=self._before_forward,
+            after=self._after_forward,
+            on_phase=self.timeline.enter,
+        )
+
+    def step_begin(self, *, last: bool) -> None:
+        """A step begins with its first forward."""
+        self._summed = False
+        self.micro_batches.append(0)
+        self._losses_by_logits.clear()
+        super().step_begin(last=last)
+
+    def before_optimizer(self) -> None:
+        """Gradients are complete; the optimizer is about to step."""
+        if self.sharded:
+            self.gradients.catch_up()
+        super().before_optimizer()
+
+    def _gradient_came(self) -> None:
+        if self._awaiting:
+            self._awaiting = False
+            self.micro_batches[-1] += 1
+
+    def _before_forward(self, inputs: Inputs) -> None:
+        self.on_forward()
+        if not self.micro_batches:
+            return
+        self._awaiting = True
+        self._summed = inputs.get("num_items_in_batch") is not None
+        given = self.trainer_inputs if self.trainer_inputs is not None else inputs
+        self.batches.look(given)
+        if self._first is None:
+            self._first = _sample(inputs)
+            self._compared_before = self._compare(self._first)
+
+    def _compare(self, inputs: dict[str, Any]) -> Compared:
+        """Adapter on against off, on a short sample; nothing where that could hold up another process."""
+        compared = Compared()
+        if not self.alone or self.compiled or "input_ids" not in inputs:
+            return compared
+        device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
+        with random_state_kept(self.model), aside(self.model):
+            batch = {name: value.to(device) for name, value in inputs.items()}
+            with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
+                compared.on_off = comparing.adapter_on_off(self.model, batch)
+        return compared
+
+    def _judge_effect(self) -> None:
+        if self.alone and not self.compiled:
+            super()._judge_effect()
+
+    # -- the loss by the logits
+
+    def _after_forward(self, inputs: Inputs, output: Any) -> None:
+        given = self.trainer_inputs if self.trainer_inputs is not None else inputs
+        self.trainer_inputs = None
+        logits, labels = getattr(output, "logits", None), given.get("labels")
+        if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor) or logits.dim() != 3:
+            return
+        if labels.dim() != 2 or logits.shape[:2] != labels.shape or labels.shape[1] < 2:
+            return
+        with torch.no_grad():
+            targets = labels[:, 1:].reshape(-1)
+            counted = torch.nonzero(targets != IGNORED).flatten()
+            if not len(counted):
+                return
+            chosen = counted[:: -(-len(counted) // _POSITIONS)][:_POSITIONS]
+            per_row = labels.shape[1] - 1
+            rows, columns = chosen // per_row, chosen % per_row
+            total = torch.zeros((), dtype=torch.float32, device=logits.device)
+            for some, row, column in zip(chosen.split(_AT_ONCE), rows.split(_AT_ONCE), columns.split(_AT_ONCE),
+                                         strict=True):  # fmt: skip
+                picked = logits[row.to(logits.device), column.to(logits.device)].float()
+                wanted = targets[some].to(logits.device)
+                total += nn.functional.cross_entropy(picked, wanted, reduction="sum")
+            self._losses_by_logits.append((total / len(chosen), len(counted)))
+
+    def mean_loss(self) -> float | None:
+        """Mean loss of a trained token of the step under way; None where the logits did not come with labels."""
+        if not self._losses_by_logits:
+            return None
+        tokens = sum(count for _, count in self._losses_by_logits)
+        return sum(float(loss) * count for loss, count in self._losses_by_logits) / tokens
+
+    @property
+    def counted_tokens(self) -> int:
+        """Labels that count in the step under way."""
+        return sum(count for _, count in self._losses_by_logits)
+
+
+def _sample(inputs: Inputs) -> dict[str, Any]:
+    """The first row of ids and mask, on the CPU; nothing where the model is called with something else."""
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    if not isinstance(ids, torch.Tensor) or ids.dim() != 2:
+        return {}
+    sample = {"input_ids": ids[:1].detach().to("cpu", copy=True)}
+    if isinstance(mask, torch.Tensor) and mask.shape == ids.shape:
+        sample["attention_mask"] = mask[:1].detach().to("cpu", copy=True)
+    return sample

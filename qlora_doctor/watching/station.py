@@ -1,0 +1,173 @@
+"""One for each process: waits for a training, watches it, and is ready for the next.
+
+A training is found in one of two ways. transformers' Trainer tells it through a callback. Any other loop shows itself
+by its first forward with gradients on of a model that has trainable parameters: until then ``torch.nn.Module.__call__``
+is wrapped, and from then on it is torch's own again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .guarding import StopTraining, say
+from .records import Options, Writer, rank_of
+
+if TYPE_CHECKING:
+    from .watcher import Watch
+
+_LIBRARIES = ("transformers", "peft", "bitsandbytes")
+"""Without one of them in the process its trainings are none of a language model's adapter."""
+
+
+@lru_cache(maxsize=1)
+def station_of(folder: str) -> Station:
+    """The station of this process for a run's folder."""
+    return Station(Path(folder))
+
+
+class Station:
+    """Waits, watches, and ends.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.options = Options.read(folder)
+        self.watch: Watch | None = None
+        self.pid = os.getpid()
+        self._count = 0
+        self._unwrap: Callable[[], None] | None = None
+        self._passed: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._busy = False
+        self._ended = False
+        self._heard: Any = None
+
+    # -- finding a training
+
+    def wait_for_training(self) -> None:
+        """Wrap ``Module.__call__`` until the first training forward."""
+        import torch
+        import wrapt
+
+        from ..probes.observing.overheard import Overhearing
+
+        self._heard = Overhearing()
+        atexit.register(self._exit)
+        os.register_at_fork(after_in_child=self._forked)
+        plain = torch.nn.Module.__dict__["__call__"]
+        wrapt.wrap_function_wrapper(torch.nn, "Module.__call__", self._called)
+        wrapped = torch.nn.Module.__dict__["__call__"]
+
+        def unwrap() -> None:
+            if torch.nn.Module.__dict__["__call__"] is wrapped:  # else someone has wrapped it again on top
+                torch.nn.Module.__call__ = plain
+
+        self._unwrap = unwrap
+
+    def wait_for_trainer(self, module: Any) -> None:
+        """Give every Trainer that is built the callback that tells of its training."""
+        import wrapt
+
+        wrapt.wrap_function_wrapper(module, "Trainer.__init__", self._trainer_built)
+
+    def _called(self, wrapped: Any, module: Any, args: Any, kwargs: Any) -> Any:
+        if self._unwrap is not None and not self._busy:
+            self._look(module)
+        return wrapped(*args, **kwargs)
+
+    def _look(self, module: Any) -> None:
+        """Begin to watch where this is the first training forward."""
+        try:
+            import torch
+
+            if not torch.is_grad_enabled() or not any(name in sys.modules for name in _LIBRARIES):
+                return
+            if module in self._passed:
+                return
+            self._busy = True  # what is looked at calls modules itself
+            try:
+                from .finding import subject_of
+
+                subject = subject_of(module)
+                if subject is None:
+                    self._passed.add(module)
+                    return
+                self.begin(subject, called=module)
+            finally:
+                self._busy = False
+        except Exception as error:
+            self._give_up(error)
+
+    def _trainer_built(self, wrapped: Any, trainer: Any, args: Any, kwargs: Any) -> Any:
+        result = wrapped(*args, **kwargs)
+        try:
+            from .callback import RunCallback
+
+            handler = trainer.callback_handler
+            if not any(isinstance(each, RunCallback) for each in handler.callbacks):
+                trainer.add_callback(RunCallback(self.begin_trainer, trainer))
+        except Exception as error:
+            self._give_up(error)
+        return result
+
+    # -- watching
+
+    def begin(self, model: Any, *, called: Any = None, trainer: Any = None, **known: Any) -> Watch | None:
+        """Watch a training; what stands in its way is told, and nothing is watched."""
+        from .watcher import Watch
+
+        self._stop_waiting()
+        if self.watch is not None:
+            self.watch.end()
+        self._count += 1
+        rank, world, local = rank_of()
+        writer = Writer(self.folder, f"rank-{rank}.{os.getpid()}.{self._count}", say)
+        self.watch = Watch(
+            model, writer, self.options, called=called, trainer=trainer, ranks=(rank, world, local), heard=self._heard
+        )
+        self.watch.begin(**known)
+        return self.watch
+
+    def begin_trainer(self, model: Any, trainer: Any, **known: Any) -> Watch | None:
+        """A Trainer begins to train."""
+        self._busy = True
+        try:
+            return self.begin(model, trainer=trainer, **known)
+        finally:
+            self._busy = False
+
+    def _stop_waiting(self) -> None:
+        if self._unwrap is not None:
+            self._unwrap()
+            self._unwrap = None
+
+    def _give_up(self, error: Exception) -> None:
+        say(f"Not watching: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        self._stop_waiting()
+
+    # -- the end
+
+    def _forked(self) -> None:
+        """A child of fork (a worker of a DataLoader, notebook_launcher) has trained nothing yet."""
+        self.watch = None
+        self.pid = os.getpid()
+
+    def _exit(self) -> None:
+        """The process ends: by its last statement, by an exception, or by ``sys.exit``."""
+        if self.watch is None or self._ended:
+            return
+        self._ended = True
+        try:
+            error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+            self.watch.end(None if isinstance(error, StopTraining) else error, exiting=True)
+        except Exception as failed:
+            say(f"The end could not be looked at: {type(failed).__name__}: {failed}")

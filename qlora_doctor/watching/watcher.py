@@ -1,0 +1,808 @@
+"""The watching of one training of one process: around its first optimizer steps closely, then only what it logs."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..facts import Facts, LoadFacts, MemoryFacts, RunFacts
+from ..facts.load import LoadFailure
+from ..facts.memory import MemoryPicture
+from ..facts.run import ParameterGroup, RankFacts
+from ..probes.batch import BatchLook
+from ..probes.environment import look_at_environment
+from ..probes.failures import NO_FAILURE
+from ..probes.live.config import live_config
+from ..probes.load.loaded import four_bit_layers, loaded_facts, nonfinite_tensors
+from ..probes.observing import snapshot
+from ..probes.observing.overheard import Overhearing
+from ..probes.step.optimizer import optimizer_facts
+from ..probes.step.optimizer import unwrapped as unwrapped_optimizer
+from ..probes.structure.adapter import adapter_facts
+from ..probes.structure.model import model_facts
+from ..probes.structure.quantization import quantization_facts
+from ..probes.tensors import plain_name
+from .arguments import arguments_config, asked
+from .backward import BackwardWatch
+from .finding import is_compiled, objects, unwrapped
+from .guarding import Guard, StopTraining
+from .losses import LossWatch
+from .onlooker import Clock, Onlooker
+from .records import Options, Writer
+from .warned import telling
+
+_LOW_RATE = 0.5
+"""Share of the rate that was asked for below which a step says little about the updates that the run will make."""
+_NEAR = (0.7, 1.4)
+"""What counts as once: the mean is of a sample of each batch's tokens, and long rows weigh more than short ones."""
+_MORE = 8
+"""Steps that the gradient scaler may skip while the watched ones are counted."""
+
+
+class Watch:
+    """One training, from before its first step to its end.
+
+    Args:
+        model: the (PEFT) model, without what parallel training put around it.
+        writer: where the facts go.
+        options: how long to look, and when to stop the training.
+        called: what the loop calls, where that is known and is not the model.
+        trainer: transformers' trainer, or None.
+        ranks: rank, world size and local rank.
+        heard: listens to the libraries' warnings since the process began; None begins now.
+        learn: given the facts each time that more is known, beside the writer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        writer: Writer | None,
+        options: Options,
+        *,
+        called: nn.Module | None = None,
+        trainer: Any = None,
+        ranks: tuple[int, int, int] = (0, 1, 0),
+        heard: Overhearing | None = None,
+        learn: Callable[[Facts], None] = lambda facts: None,
+    ) -> None:
+        self.guard = Guard(self._abandon)
+        self.facts = Facts()
+        self.active = False
+        self.spent = 0.0
+        self._writer, self._options, self._learn = writer, options, learn
+        self._model = weakref.ref(model)
+        self._trainer = weakref.ref(trainer) if trainer is not None else lambda: None
+        self._called = called
+        self.rank, self._world, _ = ranks
+        self._number = int(writer.name.rpartition(".")[2]) if writer is not None else 1
+        self._run: dict[str, Any] = {}
+        self._started = time.time()
+        self._steps = 0
+        self._counted = 0
+        self._skipped = 0
+        self._in_step = False
+        self._over = False
+        self._ended = "running"
+        self._handles: list[Any] = []
+        self._onlooker: Onlooker | None = None
+        self._backward: BackwardWatch | None = None
+        self._loss: LossWatch | None = None
+        self._heard = heard or Overhearing()
+        self._base: snapshot.Snapshot | None = None
+        self._stepped_since = False
+
+    # -- the beginning
+
+    def begin(
+        self,
+        *,
+        optimizer: Any = None,
+        tokenizer: Any = None,
+        loader: Any = None,
+        arguments: Any = None,
+        state: Any = None,
+    ) -> None:
+        """Nothing has run yet: look at all that stands still, put the hooks on."""
+        model = self._model()
+        if model is None:
+            return
+        self.guard(self._begin)(model, optimizer, tokenizer, loader, arguments, state)
+
+    def _begin(self, model: nn.Module, optimizer: Any, tokenizer: Any, loader: Any, arguments: Any, state: Any) -> None:
+        from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+        began = time.perf_counter()
+        self.active = True
+        self._found = objects()
+        trainer = self._trainer()
+        if trainer is None and arguments is not None:
+            trainer = next((each for each in self._found["Trainer"] if getattr(each, "args", None) is arguments), None)
+        if trainer is not None:
+            self._trainer = weakref.ref(trainer)
+        self._optimizers = [optimizer] if optimizer is not None else []
+        self._tokenizer = tokenizer or self._one_tokenizer(model)
+        self._arguments = arguments
+        self._parallel = parallel_of(trainer, self._called, model)
+        self._static(model, arguments)
+        self._know_trainer(trainer, arguments, state)
+        look = BatchLook(self._tokenizer, _text_config(model))
+        self._onlooker = Onlooker(
+            model,
+            Clock(_device(model)),
+            guard=self.guard,
+            on_forward=self._forward,
+            called=self._called if self._called is not None and unwrapped(self._called) is model else None,
+            compiled=is_compiled(self._called) or is_compiled(model),
+            sharded=self._parallel in ("fsdp", "fsdp2"),
+            alone=self._world == 1 and self._parallel == "none",
+            batches=look,
+        )
+        if not self._onlooker.compiled:
+            self._onlooker.called = None
+        self._onlooker.train_begin(optimizer)
+        self._base = self._onlooker.before
+        self._handles = [
+            register_optimizer_step_pre_hook(self.guard(self._optimizer_begins)),
+            register_optimizer_step_post_hook(self.guard(self._optimizer_stepped)),
+        ]
+        self._backward = BackwardWatch()
+        if trainer is not None:
+            self._loss = LossWatch(trainer, self._inputs_given, self.guard)
+        self._schedulers = self._own_schedulers()
+        self._scheduler_counts = [_scheduler_count(each) for each in self._schedulers]
+        self._know_resumed()
+        self._hand_made_masks(loader)
+        self._spend(began)
+        self._write("watching")
+
+    def _static(self, model: nn.Module, arguments: Any) -> None:
+        """What stands still: structure, quantization, what is loaded."""
+        optimizer = self._optimizers[0] if self._optimizers else None
+        config = live_config(model, unwrapped_optimizer(optimizer) if optimizer is not None else None)
+        config = config.model_copy(update=arguments_config(arguments))
+        load = LoadFacts(
+            device=str(_device(model)),
+            **loaded_facts(model),
+            nonfinite_tensors=nonfinite_tensors(model),
+            failure=NO_FAILURE,
+        )
+        self.facts = Facts(
+            config=config,
+            environment=look_at_environment(),
+            model=model_facts(model),
+            adapter=adapter_facts(model),
+            quantization=quantization_facts(model),
+            load=load,
+        )
+
+    def _know_trainer(self, trainer: Any, arguments: Any, state: Any) -> None:
+        kind = type(trainer) if trainer is not None else None
+        self._run.update(
+            kind="trainer" if arguments is not None else "loop",
+            trainer=f"{kind.__module__.partition('.')[0]}.{kind.__name__}" if kind is not None else None,
+            world_size=self._world,
+            parallel=self._parallel,
+            training=self._number,
+            **asked(arguments),
+        )
+        if state is not None:
+            self._run.update(max_steps=state.max_steps, resumed_step=state.global_step)
+            self._run["resumed_done"] = bool(state.global_step) and state.global_step >= state.max_steps
+        if trainer is not None:
+            own = getattr(kind, "compute_loss", None)
+            self._run["own_compute_loss"] = not str(getattr(own, "__module__", "")).startswith(
+                ("transformers.", "trl.")
+            )
+
+    def _know_resumed(self) -> None:
+        """Whether a training that goes on has the optimizer and the schedule that it stopped with."""
+        done = self._run.get("resumed_step")
+        if done is None or self._run.get("resumed_done"):
+            return
+        inner = [unwrapped_optimizer(each) for each in self._optimizers]
+        self._run["resumed_without_optimizer"] = bool(done and inner) and not any(each.state for each in inner)
+        self._run["resumed_without_schedule"] = bool(done and self._schedulers) and max(self._scheduler_counts) <= 1
+
+    def _one_tokenizer(self, model: nn.Module) -> Any:
+        """The tokenizer of a loop of one's own: the only one that there is, or the one of the model's name."""
+        every = self._found["PreTrainedTokenizerBase"]
+        if len(every) == 1:
+            return every[0]
+        name = getattr(getattr(model, "config", None), "name_or_path", None)
+        named = [each for each in every if getattr(each, "name_or_path", "") == name]
+        return named[-1] if named else None
+
+    def _own_schedulers(self) -> list[Any]:
+        held = {id(unwrapped_optimizer(each)) for each in self._optimizers}
+        every = self._found["LRScheduler"]
+        return [each for each in every if not held or id(unwrapped_optimizer(each.optimizer)) in held]
+
+    def _hand_made_masks(self, loader: Any) -> None:
+        """Labels of the tokenized data set, of which a collator may make others."""
+        from .dataset import masked_by_hand
+
+        loaders = [loader] if loader is not None else self._found["DataLoader"]
+        self._mask_by_hand = masked_by_hand(loaders)
+
+    # -- the watched steps
+
+    def _inputs_given(self, inputs: Mapping[str, Any], counted: bool | None) -> None:
+        """The trainer is about to compute a loss."""
+        assert self._onlooker is not None
+        self._onlooker.trainer_inputs = dict(inputs)
+        if counted is not None:
+            self._run["loss_takes_count"] = counted
+
+    def _forward(self) -> None:
+        """Before each training forward."""
+        if not self.active:
+            return
+        if self._in_step and self._scaler_skipped():
+            self._step_over(skipped=True)
+        if self._in_step:
+            return
+        began = time.perf_counter()
+        if self._steps >= self._options.steps:
+            self._finish()
+            self._stepped_since = True  # more steps are to come
+            self._stop_loop()
+        else:
+            assert self._onlooker is not None
+            self._scale = self._scale_now()
+            self._onlooker.step_begin(last=self._steps + 1 == self._options.steps)
+            self._in_step = True
+        self._spend(began)
+
+    def _optimizer_begins(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if not self.active or self._onlooker is None or not self._in_step or not self._holds(optimizer):
+            return
+        if not any(unwrapped_optimizer(each) is optimizer for each in self._optimizers):
+            self._optimizers.append(optimizer)
+        self._rates_now = _rates(self._optimizers)
+        self._know_optimizer()
+        self._onlooker.before_optimizer()
+
+    def _optimizer_stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if not self.active or self._onlooker is None or not self._in_step or not self._holds(optimizer):
+            return
+        self._step_over(skipped=False)
+
+    def _step_over(self, *, skipped: bool) -> None:
+        began = time.perf_counter()
+        onlooker = self._onlooker
+        assert onlooker is not None
+        onlooker.after_optimizer(scale=self._scale, skipped=skipped)
+        onlooker.step_end()
+        self._in_step = False
+        self._loss_of_step()
+        if skipped:
+            self._skipped += 1
+        else:
+            self._steps += 1
+        self._counted = max(self._counted, self._steps)
+        self._spend(began)
+        self._write("watching")
+
+    def _holds(self, optimizer: Any) -> bool:
+        """Whether an optimizer is of this training: an optimizer of something else may step in the same process.
+
+        One that holds no trainable tensor of the model counts where no other has stepped: it may be a stale one.
+        """
+        if any(unwrapped_optimizer(each) is optimizer for each in self._optimizers):
+            return True
+        assert self._onlooker is not None
+        own = {id(p) for p in self._onlooker.parameters.values()}
+        return not self._optimizers or any(id(p) in own for g in optimizer.param_groups for p in g["params"])
+
+    def _know_optimizer(self) -> None:
+        onlooker = self._onlooker
+        assert onlooker is not None
+        together = Together(self._optimizers)
+        onlooker.optimizer = together
+        found = optimizer_facts(together, onlooker.model)
+        found = found.model_copy(update={"name": type(unwrapped_optimizer(self._optimizers[0])).__name__})
+        if self._parallel in ("fsdp", "deepspeed"):  # these hold flat tensors of their own
+            unknown = ("frozen_parameters", "missing_parameters", "stale_parameters")
+            found = found.model_copy(update=dict.fromkeys(unknown))
+        onlooker.known["optimizer"] = found
+        self._run.update(_groups(together, onlooker.model))
+
+    def _loss_of_step(self) -> None:
+        onlooker = self._onlooker
+        assert onlooker is not None and self._backward is not None
+        losses, mean = self._backward.take(), onlooker.mean_loss()
+        backward = sum(losses) if losses else None
+        if not onlooker.micro_batches[-1]:  # no gradient passed a hook
+            onlooker.micro_batches[-1] = len(losses)
+        self._run["micro_batches"] = list(onlooker.micro_batches)
+        if backward is not None and self._scale:
+            backward /= self._scale
+        self._run.update(backward_loss=_number(backward), mean_loss=_number(mean), loss_scale=None)
+        if backward is not None and mean:
+            self._run |= scale_facts(backward / mean, onlooker.micro_batches[-1])
+        if onlooker.counted_tokens:
+            self._run["tokens_per_update"] = onlooker.counted_tokens * self._world
+        self._losses = [*getattr(self, "_losses", []), backward]
+
+    # -- the gradient scaler
+
+    def _scaler(self) -> Any:
+        enabled = [each for each in self._found["GradScaler"] if each.is_enabled() and each._scale is not None]
+        return enabled[-1] if enabled else None
+
+    def _scale_now(self) -> float:
+        if not self._found["GradScaler"]:
+            self._found["GradScaler"] = objects()["GradScaler"] if not self._steps else []
+        scaler = self._scaler()
+        return float(scaler.get_scale()) if scaler is not None else 1.0
+
+    def _scaler_skipped(self) -> bool:
+        """Whether the scaler left out the step under way: it then takes a smaller scale, and no optimizer steps."""
+        scaler = self._scaler()
+        return scaler is not None and float(scaler.get_scale()) < self._scale
+
+    # -- after the watched steps
+
+    def _finish(self) -> None:
+        """Take everything off, look once more at what the steps did."""
+        if not self.active:
+            return
+        self.active = False
+        onlooker = self._onlooker
+        model = self._model()
+        assert onlooker is not None
+        self._take_off()
+        if model is not None:
+            onlooker.train_end()
+            self._conclude(onlooker, model)
+        self._write("watched")
+        self._onlooker = None  # it holds the model
+        self._found = {}
+
+    def _conclude(self, onlooker: Onlooker, model: nn.Module) -> None:
+        self._run["watched_steps"] = self._steps
+        counts = [_scheduler_count(each) for each in self._schedulers]
+        moved = [now - then for now, then in zip(counts, self._scheduler_counts, strict=True)]
+        several = min(onlooker.micro_batches[: self._steps] or [0])
+        if moved and self._steps:
+            each = max(moved) / self._steps
+            self._run["scheduler_steps"] = each
+            # accelerate steps a prepared scheduler once for every process, which is what it documents.
+            self._run["scheduler_per_micro_batch"] = several > 1 and each == several and self._world != several
+        self._rates_low()
+        self._schedulers = []
+        self._optimizers = []
+        self._trainable_digest = _digest(onlooker.trainable_after)
+
+    def _rates_low(self) -> None:
+        """Whether the watched steps ran at a fraction of the rate that the run is for."""
+        rates = [rate for rate in getattr(self, "_rates_now", []) if rate is not None]
+        peak = self._run.get("learning_rate_asked") or getattr(self, "_peak", None)
+        self._run["rates_during_warmup"] = None
+        if rates and peak:
+            self._run["rates_during_warmup"] = max(rates) < _LOW_RATE * peak
+
+    def _take_off(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._onlooker is not None:
+            self._onlooker.close()
+        for each in (self._backward, self._loss, self._heard):
+            if each is not None:
+                each.close()
+
+    def _abandon(self) -> None:
+        """Something failed: nothing of ours stays on, and what is known so far is written."""
+        self.active = False
+        self._take_off()
+        self._onlooker = None
+        self._found = {}
+        self._write("broken")
+
+    # -- what the trainer tells
+
+    def step_ended(self, done: int) -> bool:
+        """An optimizer step of the trainer is over; True asks it to stop."""
+        self.guard(self._step_ended)(done)
+        return self._wants_stop()
+
+    def _step_ended(self, done: int) -> None:
+        self._counted = done
+        self._stepped_since = not self.active
+        if self.active and self._in_step:
+            self._step_over(skipped=self._scaler() is not None)
+        if self.active and (self._steps >= self._options.steps or self._skipped >= _MORE):
+            began = time.perf_counter()
+            self._finish()
+            self._spend(began)
+
+    def logged(self, step: int, epoch: float | None, logs: Mapping[str, Any]) -> None:
+        """A record of the series, as the trainer made it."""
+        self._counted = max(self._counted, step)
+        if self._writer is None:
+            return
+        numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        record = {"step": step, "epoch": epoch, "time": time.time(), **numbers, **_memory_now(self.facts)}
+        self.guard(self._writer.line)(record)
+
+    def saved(self, folder: str, state: Any) -> None:
+        """A checkpoint was written."""
+        self._run["adapter_saved"] = str(Path(folder) / f"checkpoint-{state.global_step}")
+
+    def trained(self, state: Any) -> None:
+        """The trainer says that the training is over."""
+        self._counted = max(self._counted, state.global_step)
+        self.guard(self._trained)()
+
+    def _trained(self) -> None:
+        if self.active:
+            self._finish()
+        self._look_at_end()
+        self._over = True
+        self._ended = "stopped" if self._wants_stop() else "well"
+        self._write("trained")
+
+    def end(self, error: BaseException | None = None, *, exiting: bool = False) -> None:
+        """The process, the block or the next training ends this one."""
+        if exiting and self._over and error is None:
+            return
+        self.guard(self._end)(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        from .ends import failure_of
+
+        if error is not None:
+            self._ended = "failed"
+            failure = failure_of(error, self.rank, self._counted)
+            self._run["failure"] = failure
+            if self.active and self._steps < self._options.steps:  # a step that was watched did not come to its end
+                self._failure = LoadFailure(kind=failure.kind, message=failure.message, phase=failure.phase)
+        self._in_step = False
+        if self.active:
+            self._finish()
+        if error is None and not self._over:
+            self._look_at_end()
+            self._ended = "stopped" if self._wants_stop() else "well"
+        self._over = True
+        self._write("ended")
+
+    def _look_at_end(self) -> None:
+        """The base is what it was, the adapter on disk is the adapter in memory."""
+        model = self._model()
+        if model is None or self._base is None or not self._stepped_since:
+            return
+        after = snapshot.take(model, keep_small=False)
+        changes = snapshot.compare(self._base, model, after)
+        repacked = _repacked(model)
+        self._run["base_changed_at_end"] = [name for name in changes.changed if not name.startswith(repacked)]
+
+    # -- stopping
+
+    def _wants_stop(self) -> bool:
+        wanted = self._options.stop_after
+        if wanted is not None and self._counted >= wanted:
+            return True
+        return self._options.stop_file is not None and os.path.exists(self._options.stop_file)  # noqa: PTH110
+
+    def _stop_loop(self) -> None:
+        """A loop of one's own ends by an exception that is none; a trainer is asked, and ends by itself.
+
+        With a code other than 0 where findings end it: a launcher then ends the other ranks.
+        """
+        if self._run.get("kind") != "loop":
+            return
+        if self._wants_stop():
+            wanted = self._options.stop_after
+            raise StopTraining(0 if wanted is not None and self._counted >= wanted else 1)
+        if self._options.stop_after is not None or self._options.stop_file is not None:
+            self._count_on()
+
+    def _count_on(self) -> None:
+        """Who asked for the training's end pays for it: two hooks stay until then."""
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        model = self._model()
+        if model is None or self._handles:
+            return
+
+        def stepped(optimizer: Any, args: Any, kwargs: Any) -> None:
+            self._counted += 1
+
+        def before(module: nn.Module, args: Any) -> None:
+            if torch.is_grad_enabled():
+                self._stop_loop()
+
+        self._handles = [
+            register_optimizer_step_post_hook(self.guard(stepped)),
+            model.register_forward_pre_hook(self.guard(before)),
+        ]
+
+    # -- writing
+
+    def _spend(self, began: float) -> None:
+        self.spent += time.perf_counter() - began
+
+    def _write(self, state: str) -> None:
+        self.facts = self.facts.model_copy(update=self._known())
+        self._learn(self.facts)
+        if self._writer is not None:
+            self._writer.state(
+                {
+                    "state": state,
+                    "started": self._started,
+                    "rank": self.rank,
+                    "world_size": self._world,
+                    "host": os.uname().nodename if hasattr(os, "uname") else None,
+                    "facts": self.facts.model_dump(mode="json", exclude_none=True),
+                }
+            )
+
+    def _known(self) -> dict[str, Any]:
+        known: dict[str, Any] = {}
+        onlooker = self._onlooker
+        if onlooker is not None:
+            known["step"] = self._step_facts(onlooker)
+            known["batch"] = self._batch_facts(onlooker)
+            self._forward_facts(onlooker)
+        measured = _measured(self.facts, known.get("step") or self.facts.step)
+        if measured is not None:
+            known["memory"] = MemoryFacts(measured=measured)
+        rank = RankFacts(
+            rank=self.rank,
+            device=self.facts.load.device if self.facts.load else None,
+            steps=self._counted,
+            batches=list(onlooker.batches.digests) if onlooker is not None else self._digests,
+            trainable=getattr(self, "_trainable_digest", None),
+            peak_allocated_bytes=measured.peak_allocated_bytes if measured else None,
+            peak_reserved_bytes=measured.peak_reserved_bytes if measured else None,
+            loss=_number(self._losses[-1]) if getattr(self, "_losses", None) else None,
+            ended=self._ended,
+        )
+        self._digests = rank.batches
+        known["run"] = RunFacts(
+            **{
+                **self._run,
+                "ranks": [rank],
+                "steps": self._counted,
+                "ended": self._ended,
+                "watching_seconds": round(self.spent, 4),
+                "troubles": list(self.guard.troubles),
+            }
+        )
+        return known
+
+    _failure = NO_FAILURE
+    _digests: list[str] | None = None
+    _losses: list[float | None]
+
+    def _step_facts(self, onlooker: Onlooker) -> Any:
+        seen = onlooker.facts()
+        changes: dict[str, Any] = {
+            "trainer": self._run.get("trainer") or self._run.get("kind"),
+            "device": str(onlooker.timeline.device),
+            "data": "given",
+            "failure": self._failure,
+            "warnings": list(self._heard.heard),
+        }
+        self._run["telling_warnings"] = telling(self._heard.heard)
+        self._count_labels(onlooker, changes)
+        losses = [_number(value) for value in getattr(self, "_losses", [])]
+        if seen.losses is None and any(value is not None for value in losses):
+            changes["losses"] = losses
+            changes["loss_finite"] = all(value is not None for value in losses)
+        first = seen.losses or changes.get("losses")
+        if first and seen.loss_before is None:
+            changes["loss_before"] = first[0]
+        if onlooker.sharded:  # norms of this rank's part alone
+            changes.update(gradient_norm=None, gradients=None)
+        if self._parallel == "deepspeed" and not any(step.norms for step in onlooker.gradients.steps):
+            unknown = ("parameters_without_gradient", "parameters_zero_gradient", "gradients_sound")
+            changes.update(dict.fromkeys(unknown))
+        self._rates_low()
+        if self._run.get("rates_during_warmup") and seen.trainable_dtypes != ["float32"]:
+            changes.update(parameters_not_updated=None, lost_update_ratio=None)
+        return seen.model_copy(update=changes)
+
+    def _count_labels(self, onlooker: Onlooker, changes: dict[str, Any]) -> None:
+        """Labels as the trainer has them: its compute_loss may take them out before the model is called."""
+        found = onlooker.batches.facts()
+        changes["trained_tokens"] = found.trained_tokens if found is not None else None
+
+    def _batch_facts(self, onlooker: Onlooker) -> Any:
+        found = onlooker.batches.facts()
+        if found is None:
+            return None
+        by_hand = getattr(self, "_mask_by_hand", None)
+        discarded = None
+        if by_hand is not None and found.trained_ratio is not None:
+            discarded = by_hand > 0 and found.trained_ratio >= 0.999
+        return found.model_copy(update={"mask_by_hand_ratio": by_hand, "mask_discarded": discarded})
+
+    def _forward_facts(self, onlooker: Onlooker) -> None:
+        seen = onlooker.forwards.seen
+        if not seen.micro_batches:
+            return
+        known = onlooker.known
+        dropouts = [m for m in onlooker.model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+        active = None
+        if known.get("gradient_checkpointing") is not None and seen.layer_forwards and onlooker.gradients.steps:
+            active = seen.layer_recomputations > 0
+        self._run.update(
+            training_mode=seen.training_mode,
+            dropout_idle=bool(dropouts) and not any(m.training for m in dropouts),
+            checkpointing_asked=known.get("gradient_checkpointing"),
+            checkpointing_active=active,
+        )
+        if seen.batch is not None and onlooker.micro_batches:
+            self._run["rows_per_update"] = seen.batch * max(onlooker.micro_batches[-1], 1) * self._world
+
+
+def scale_facts(scale: float, micro_batches: int) -> dict[str, Any]:
+    """What the losses that went backward say of the division by accumulation; bands around 1, around M and around 1/M.
+
+    Args:
+        scale: their sum over the mean loss of a token.
+        micro_batches: M.
+    """
+    known: dict[str, Any] = {"loss_scale": _number(scale), "sums_over_accumulation": None, "divides_twice": None}
+    if micro_batches < 2 or _NEAR[0] <= scale <= _NEAR[1]:
+        known.update(sums_over_accumulation=False, divides_twice=False)
+    elif _NEAR[0] <= scale / micro_batches <= _NEAR[1]:
+        known.update(sums_over_accumulation=True, divides_twice=False)
+    elif _NEAR[0] <= scale * micro_batches <= _NEAR[1]:
+        known.update(sums_over_accumulation=False, divides_twice=True)
+    return known
+
+
+class Together:
+    """Several optimizers as one, for what is asked of one."""
+
+    def __init__(self, optimizers: list[Any]) -> None:
+        self._inner = [unwrapped_optimizer(each) for each in optimizers]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all."""
+        return [group for each in self._inner for group in each.param_groups]
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """The state of all."""
+        return {key: value for each in self._inner for key, value in each.state.items()}
+
+
+def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str:
+    """How the processes of a training share its work."""
+    names = {type(each).__name__ for each in (called, getattr(trainer, "model_wrapped", None)) if each is not None}
+    if "DeepSpeedEngine" in names or getattr(trainer, "is_deepspeed_enabled", False):
+        return "deepspeed"
+    if any(type(part).__name__ == "FullyShardedDataParallel" for part in model.modules()):
+        return "fsdp"
+    if any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in model.parameters()):
+        return "fsdp2"
+    if "FullyShardedDataParallel" in names or getattr(trainer, "is_fsdp_enabled", False):
+        return "fsdp"
+    if "DistributedDataParallel" in names:
+        return "ddp"
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        return "ddp"
+    return "none"
+
+
+def _repacked(model: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the names of what bitsandbytes holds in another form since an evaluation on a CPU with AVX-512.
+
+    ``Linear4bit.forward`` repacks a weight in place for inference. When the layer trains again it unpacks the weight,
+    bit for bit, and makes its statistics anew ("best-effort", bitsandbytes/functional.py).
+    """
+    found = []
+    for name, module in four_bit_layers(model):
+        state = getattr(module.weight, "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            found.append(f"{name}.weight")
+        elif hasattr(state, "original_qshape"):
+            found.append(f"{name}.weight.")
+    return tuple(found)
+
+
+def _groups(optimizer: Together, model: nn.Module) -> dict[str, Any]:
+    names = {id(p): plain_name(name) for name, p in model.named_parameters()}
+    groups, decayed, total = [], 0, 0
+    for group in optimizer.param_groups:
+        elements = sum(p.numel() for p in group["params"] if p.requires_grad)
+        decay = group.get("weight_decay")
+        total += elements
+        decayed += elements if decay else 0
+        kinds = {_kind(names[id(p)]) for p in group["params"] if id(p) in names}
+        groups.append(
+            ParameterGroup(
+                parameters=len(group["params"]),
+                elements=elements,
+                learning_rate=_number(group.get("lr")),
+                weight_decay=_number(decay),
+                kinds=sorted(kinds)[:6],
+            )
+        )
+    return {"groups": groups, "decayed_ratio": decayed / total if total else None}
+
+
+def _kind(name: str) -> str:
+    """``….q_proj.lora_A.default.weight`` → ``lora_A``; else the last part of the name."""
+    parts = name.split(".")
+    return next((part for part in parts if part.startswith("lora_")), parts[-1])
+
+
+def _rates(optimizers: list[Any]) -> list[float | None]:
+    return [_number(group.get("lr")) for each in optimizers for group in unwrapped_optimizer(each).param_groups]
+
+
+def _scheduler_count(scheduler: Any) -> int:
+    return int(getattr(scheduler, "_step_count", getattr(scheduler, "last_epoch", 0)))
+
+
+def _text_config(model: nn.Module) -> Any:
+    """The model's config: ids of placeholders stand at its top, those of padding too."""
+    return getattr(model, "config", None)
+
+
+def _device(model: nn.Module) -> torch.device:
+    devices = [p.device for p in model.parameters() if p.device.type != "meta"]
+    accelerators = [device for device in devices if device.type != "cpu"]
+    return (accelerators or devices or [torch.device("cpu")])[0]
+
+
+def _digest(prints: Mapping[str, Any] | None) -> str | None:
+    import hashlib
+
+    if not prints:
+        return None
+    every = hashlib.blake2b(digest_size=8)
+    for name in sorted(prints):
+        every.update(name.encode())
+        every.update(prints[name].digest)
+    return every.hexdigest()
+
+
+def _measured(facts: Facts, step: Any) -> MemoryPicture | None:
+    """CUDA's own counters since the process began; nothing is reset."""
+    device = facts.load.device if facts.load else None
+    if device is None or not device.startswith("cuda"):
+        return None
+    return MemoryPicture(
+        peak_allocated_bytes=torch.cuda.max_memory_allocated(device),
+        peak_reserved_bytes=torch.cuda.max_memory_reserved(device),
+        device=torch.cuda.get_device_name(device),
+        batch=step.batch if step is not None else None,
+        sequence=step.sequence if step is not None else None,
+    )
+
+
+def _memory_now(facts: Facts) -> dict[str, int]:
+    device = facts.load.device if facts.load else None
+    if device is None or not device.startswith("cuda"):
+        return {}
+    return {
+        "allocated_bytes": torch.cuda.memory_allocated(device),
+        "reserved_bytes": torch.cuda.memory_reserved(device),
+        "peak_allocated_bytes": torch.cuda.max_memory_allocated(device),
+    }
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if abs(number) < float("inf") else None

@@ -1,0 +1,119 @@
+"""Data as each method takes it: what SFT, preference and reinforcement trainers of TRL read, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("datasets")
+
+from qlora_doctor.facts import DataFacts
+from qlora_doctor.pipeline.samples import read_samples
+from qlora_doctor.probes.data import look_at_data
+from qlora_doctor.setup.setup import Data, Setup
+from tests.probes.conftest import make_setup, silent
+
+PROMPT = [{"role": "user", "content": "one two"}]
+GOOD, BAD = [{"role": "assistant", "content": "three four"}], [{"role": "assistant", "content": "no"}]
+ROWS: dict[str, dict[str, Any]] = {
+    "preference": {"prompt": PROMPT, "chosen": GOOD, "rejected": BAD},
+    "preference-of-texts": {"prompt": "one two", "chosen": "three four", "rejected": "no"},
+    "preference-without-prompt": {"chosen": [*PROMPT, *GOOD], "rejected": [*PROMPT, *BAD]},
+    "unpaired": {"prompt": "one two", "completion": "three", "label": True},
+    "prompt-only": {"prompt": PROMPT, "answer": "7"},
+    "messages": {"messages": [*PROMPT, *GOOD]},
+    "conversations": {"conversations": [{"from": "user", "value": "one"}, {"from": "assistant", "value": "two"}]},
+    "text": {"text": "one two three"},
+}
+TAKEN = {
+    "dpo": {"preference", "preference-of-texts", "preference-without-prompt"},
+    "orpo": {"preference", "preference-of-texts", "preference-without-prompt"},
+    "cpo": {"preference", "preference-of-texts", "preference-without-prompt"},
+    "reward": {"preference", "preference-of-texts", "preference-without-prompt"},
+    "kto": {"unpaired", "preference", "preference-of-texts", "preference-without-prompt"},
+    "grpo": {"prompt-only", "preference", "preference-of-texts", "unpaired"},
+    "rloo": {"prompt-only", "preference", "preference-of-texts", "unpaired"},
+    "sft": {"messages", "conversations", "text", "unpaired"},
+}
+"""Method → rows that TRL's trainer takes; further columns are passed by (or handed to the reward)."""
+
+
+def setup_of(folder: Path, file: Path, method: str | None, rows: list[dict[str, Any]], **data: Any) -> Setup:
+    pytest.importorskip("trl")
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    setup = make_setup(folder, trainer="trl", max_length=64)
+    training = setup.training.model_copy(update={"method": method})
+    return setup.model_copy(update={"data": Data(train=str(file), **data), "training": training})
+
+
+def look(folder: Path, tmp_path: Path, method: str | None, rows: list[dict[str, Any]], **data: Any) -> DataFacts:
+    return look_at_data(setup_of(folder, tmp_path / "rows.jsonl", method, rows, **data), silent)
+
+
+@pytest.mark.parametrize("method", TAKEN)
+def test_a_method_takes_its_own_rows_and_no_others(tiny_llama: Path, tmp_path: Path, method: str) -> None:
+    taken = set()
+    for name, row in ROWS.items():
+        facts = look(tiny_llama, tmp_path, method, [row] * 4)
+        if facts.failure is None:
+            taken.add(name)
+            assert facts.rows == 4 and facts.tokens_max
+    assert taken == TAKEN[method]
+
+
+@pytest.mark.parametrize(("method", "name"), [("dpo", "preference"), ("kto", "unpaired"), ("grpo", "prompt-only")])
+def test_nothing_is_said_of_labels_that_a_method_has_not(
+    tiny_llama: Path, tmp_path: Path, method: str, name: str
+) -> None:
+    facts = look(tiny_llama, tmp_path, method, [ROWS[name]] * 4)
+    known = (facts.labels_masked_ratio, facts.rows_fully_masked, facts.eos_supervised_ratio, facts.double_bos_rows)
+    assert known == (None, None, None, None)
+
+
+def test_an_unknown_method_is_told_by_its_columns(tiny_llama: Path, tmp_path: Path) -> None:
+    from qlora_doctor.setup.setup import Origin
+
+    setup = setup_of(tiny_llama, tmp_path / "rows.jsonl", None, [ROWS["preference"]] * 2)
+    unknown = {"training.method": Origin(source="unknown")}
+    setup = setup.model_copy(update={"origins": {**setup.origins, **unknown}})
+    assert read_samples(setup, 2).format == "preference"
+
+
+def test_the_longer_answer_counts(tiny_llama: Path, tmp_path: Path) -> None:
+    long = [{"role": "assistant", "content": "word " * 100}]
+    row = {"prompt": PROMPT, "chosen": GOOD, "rejected": long}
+    facts = look(tiny_llama, tmp_path, "dpo", [row, ROWS["preference"]])
+    assert facts.truncated_ratio == 0.5 and facts.tokens_max is not None and facts.tokens_max > 64
+    assert look(tiny_llama, tmp_path, "grpo", [{"prompt": long}]).truncated_ratio == 0.0
+
+
+def test_pairs_without_a_difference_and_labels_of_one_kind(tiny_llama: Path, tmp_path: Path) -> None:
+    same = {"prompt": PROMPT, "chosen": GOOD, "rejected": GOOD}
+    assert look(tiny_llama, tmp_path, "dpo", [same, ROWS["preference"]]).identical_pairs == 1
+    bad = {**ROWS["unpaired"], "label": False}
+    assert look(tiny_llama, tmp_path, "kto", [ROWS["unpaired"]] * 3 + [bad]).desirable_ratio == 0.75
+
+
+def test_a_step_stands_in_with_the_better_answer(tiny_llama: Path, tmp_path: Path) -> None:
+    for name, columns in {
+        "preference": ["prompt", "completion"],
+        "preference-without-prompt": ["messages"],
+        "prompt-only": ["messages"],
+    }.items():
+        method = "grpo" if name == "prompt-only" else "dpo"
+        samples = read_samples(setup_of(tiny_llama, tmp_path / "rows.jsonl", method, [ROWS[name]] * 2), 2)
+        assert samples.supervised().columns == columns
+
+
+def test_a_class_is_no_token(tiny_llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"text": "one two", "label": n % 2}) for n in range(8)), encoding="utf-8")
+    setup = make_setup(tiny_llama, trainer=None, max_length=64)
+    model = setup.model.model_copy(update={"task": "sequence-classification", "num_labels": 2})
+    facts = look_at_data(setup.model_copy(update={"model": model, "data": Data(train=str(file))}), silent)
+    assert facts.failure is None and facts.tokens_max
+    assert (facts.labels_masked_ratio, facts.eos_supervised_ratio) == (None, None)

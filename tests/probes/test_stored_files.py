@@ -1,0 +1,98 @@
+"""The file of a stored adapter by itself: cut short, no numbers, names that PEFT did not write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("bitsandbytes")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from qlora_doctor.probes.structure.look import look_at_structure  # noqa: E402
+from qlora_doctor.reading import read_setup  # noqa: E402
+from qlora_doctor.setup.setup import Model  # noqa: E402
+from tests.probes.conftest import make_setup  # noqa: E402
+
+PREFIX = "base_model.model."
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture
+def stored(qlora: Callable[..., Any], tmp_path: Path) -> Callable[[Change], Path]:
+    """``stored(change)``: a saved adapter whose tensors went through ``change``."""
+
+    def save(change: Change) -> Path:
+        qlora().save_pretrained(tmp_path / "adapter")
+        file = tmp_path / "adapter" / "adapter_model.safetensors"
+        save_file(change(load_file(file)), file)
+        return file
+
+    return save
+
+
+def facts(file: Path, base: Path, how: str) -> Any:
+    """Facts of the adapter, by its own config or by a setup that continues it."""
+    if how == "bare":
+        return look_at_structure(read_setup(file.parent / "adapter_config.json")).adapter
+    model = Model(name_or_path=str(base), adapter=str(file.parent), adapter_is_trainable=True)
+    return look_at_structure(make_setup(base).model_copy(update={"model": model})).adapter
+
+
+both = pytest.mark.parametrize("how", ["bare", "continued"])
+
+
+@both
+def test_a_sound_file(stored: Callable[[Change], Path], tiny_llama: Path, how: str) -> None:
+    seen = facts(stored(lambda tensors: tensors), tiny_llama, how)
+    assert (seen.stored_damage, seen.stored_nonfinite, seen.stored_unread, seen.stored_missing) == ("none", [], [], [])
+
+
+@both
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_values_that_are_no_numbers(stored: Callable[[Change], Path], tiny_llama: Path, how: str, value: float) -> None:
+    name = f"{PREFIX}model.layers.1.mlp.up_proj.lora_B.weight"
+
+    def spoil(tensors: dict[str, Any]) -> dict[str, Any]:
+        tensors[name].view(-1)[5] = value
+        return tensors
+
+    assert facts(stored(spoil), tiny_llama, how).stored_nonfinite == [name.removeprefix(PREFIX)]
+
+
+@both
+def test_a_file_that_was_cut_short(stored: Callable[[Change], Path], tiny_llama: Path, how: str) -> None:
+    file = stored(lambda tensors: tensors)
+    file.write_bytes(file.read_bytes()[:-200])
+    assert "is truncated" in facts(file, tiny_llama, how).stored_damage
+
+
+def test_a_damaged_file_is_told_where_the_base_is_not_at_hand(stored: Callable[[Change], Path]) -> None:
+    file = stored(lambda tensors: tensors)
+    config = file.parent / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "nobody/has-this"}))
+    file.write_bytes(file.read_bytes()[:40])
+    seen = look_at_structure(read_setup(config))
+    assert seen.failure is not None and seen.adapter is not None and "before its header" in seen.adapter.stored_damage
+
+
+FOREIGN: dict[str, tuple[Callable[[str], str], str]] = {
+    "compiled": (lambda name: f"_orig_mod.{name}", "hold _orig_mod"),
+    "ddp": (lambda name: f"module.{name}", "begin with module."),
+    "fsdp": (lambda name: name.replace(".self_attn.", "._fsdp_wrapped_module.self_attn."), "hold _fsdp_wrapped_module"),
+    "bare": (lambda name: name.removeprefix(PREFIX), f"lack {PREFIX}"),
+    "other layers": (lambda name: name.replace(".layers.1.", ".layers.7."), "none"),
+}
+
+
+@both
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_names_that_peft_did_not_write(stored: Callable[[Change], Path], tiny_llama: Path, how: str, kind: str) -> None:
+    rename, words = FOREIGN[kind]
+    seen = facts(stored(lambda tensors: {rename(name): each for name, each in tensors.items()}), tiny_llama, how)
+    assert seen.stored_unread and seen.stored_foreign == words
