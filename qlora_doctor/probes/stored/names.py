@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from ...facts.stored import ForeignPrefix
 
 PREFIX = "base_model.model."
-_WRAPPERS = {
+WRAPPERS = {
     "_orig_mod.": "torch.compile",
     "_fsdp_wrapped_module.": "FSDP",
     "_checkpoint_wrapped_module.": "activation checkpointing of torch or FSDP",
     "_forward_module.": "Lightning",
 }
+"""Parts that wrappers put into names, and whose they are."""
 _OUTER = {
     "module.": "DistributedDataParallel or DeepSpeed",
     "model.module.": "a wrapper around DistributedDataParallel",
@@ -48,7 +49,7 @@ class Name:
 def parse(full: str) -> Name | None:
     """The parts of a name, wrappers left out; None for what is no part of an adapter."""
     text = full
-    for wrapper in _WRAPPERS:
+    for wrapper in WRAPPERS:
         text = text.replace(wrapper, "")
     for outer in _OUTER:
         text = text.removeprefix(outer)
@@ -76,7 +77,7 @@ def foreign_prefixes(names: Iterable[str]) -> list[ForeignPrefix]:
     """What wrappers left in the names, and names that lack PEFT's own beginning."""
     counts: Counter[tuple[str, str]] = Counter()
     for name in names:
-        found = [(wrapper, by) for wrapper, by in _WRAPPERS.items() if wrapper in name]
+        found = [(wrapper, by) for wrapper, by in WRAPPERS.items() if wrapper in name]
         found += [(outer, by) for outer, by in _OUTER.items() if name.startswith(outer)]
         if name.count(PREFIX) > 1:
             found.append((PREFIX * 2, "a PeftModel that was wrapped twice"))
