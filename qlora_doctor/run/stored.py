@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..core.errors import StageError, UsageError
@@ -40,6 +41,10 @@ def judge_stored(
         raise UsageError(f"{folder} is no folder." if folder.exists() else f"{folder} does not exist.")
     if base is not None and not base.is_dir():
         raise UsageError(f"{base} is no folder with a base.")
+    if find_spec("numpy") is None:
+        raise UsageError(
+            "To read an adapter's tensors numpy is needed, and it is not installed.", remedy="pip install numpy"
+        )
     session = Session(rules_of(options), options, observer or Observer(), suppressions=options.suppressions)
     session.covers, session.log = ("stored",), str(folder)
     started = time.perf_counter()

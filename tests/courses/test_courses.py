@@ -17,7 +17,7 @@ from qlora_doctor.core.errors import UsageError
 from qlora_doctor.engine import Rule, judge, load_rules
 from qlora_doctor.facts import Facts
 from qlora_doctor.facts.course import CourseFacts
-from qlora_doctor.probes.log import Course, Known, course_facts, read_runs
+from qlora_doctor.probes.log import Course, Known, course_facts, course_from_records, read_runs
 from qlora_doctor.reporters import render
 from qlora_doctor.run.courses import judge_logs
 from qlora_doctor.run.session import CheckOptions
@@ -158,3 +158,19 @@ def test_odd_values_in_a_log_end_in_a_report_or_a_sentence(seed: int, tmp_path: 
         except UsageError:
             continue
         assert all(render(report, format) for report in reports for format in ("html", "json", "text"))
+
+
+def test_a_gradient_that_is_summed_is_seen_beside_the_step_of_a_check() -> None:
+    """The norm of one batch, as check takes it, is that of the healthy run's first step: base and adapter are the same."""
+    one = run_of("healthy_plain").get("grad_norm").values[0]
+    summed = course_facts(run_of("loss_summed_over_accumulation"), Known(accumulation=8, gradient_norm=one))
+    mean = course_facts(run_of("healthy_accumulation"), Known(accumulation=4, gradient_norm=one))
+    assert summed.gradient_scaled_by_accumulation is True and told(summed) == ["QD718"]
+    assert mean.gradient_scaled_by_accumulation is False and told(mean) == []
+
+
+def test_the_loss_of_a_check_stands_in_for_an_evaluation() -> None:
+    state = json.loads((make.RUNS / "loss_summed_over_accumulation" / "trainer_state.json").read_text(encoding="utf-8"))
+    rows = [row for row in state["log_history"] if "eval_loss" not in row]
+    before = run_of("healthy_plain").get("loss").values[0]
+    assert told(course_facts(course_from_records(rows), Known(accumulation=8, loss_before=before))) == ["QD718"]
