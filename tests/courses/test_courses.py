@@ -161,7 +161,7 @@ def test_odd_values_in_a_log_end_in_a_report_or_a_sentence(seed: int, tmp_path: 
 
 
 def test_a_gradient_that_is_summed_is_seen_beside_the_step_of_a_check() -> None:
-    """The norm of one batch, as check takes it, is that of the healthy run's first step: base and adapter are the same."""
+    """The norm of one batch, as check takes it, is that of the healthy run's first step."""
     one = run_of("healthy_plain").get("grad_norm").values[0]
     summed = course_facts(run_of("loss_summed_over_accumulation"), Known(accumulation=8, gradient_norm=one))
     mean = course_facts(run_of("healthy_accumulation"), Known(accumulation=4, gradient_norm=one))
