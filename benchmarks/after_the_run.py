@@ -3,7 +3,7 @@
     python benchmarks/after_the_run.py [--peers FOLDER] [-o results/after_the_run.json]
 
 The courses are those of tests/courses (really trained), the adapters and merges are made here by PEFT on tiny models.
-``--peers`` is a folder into which finetune-doctor, deltalint and adapterbridge were installed (``pip install --target``);
+``--peers`` is a folder into which finetune-doctor, deltalint and adapterbridge were installed (pip install --target);
 each runs as its own command in a process of its own. Counted is, of faults, how often anything beyond what is said of
 the sound twin is said (for ours: the one rule that the fault has); of sound ones, how often nothing wrong is said.
 """
@@ -47,7 +47,7 @@ def peer(folder: Path, code: str, arguments: list[str]) -> Any:
 FINETUNE_DOCTOR = "import sys; sys.argv[0] = 'finetune-doctor'\nfrom finetune_doctor.cli import main; sys.exit(main())"
 DELTALINT = "import sys; sys.argv[0] = 'deltalint'\nfrom deltalint.cli import main; sys.exit(main())"
 ADAPTERBRIDGE = "import sys; sys.argv[0] = 'adapterbridge'\nfrom adapterbridge.cli import app; app()"
-_NOT_A_FAULT = {"no-eval", "No evaluation"}
+_NOT_A_FAULT = "no_eval"
 """What finetune-doctor says of each run without evaluation, which is no fault that was planted."""
 
 
@@ -62,11 +62,8 @@ def courses(peers: Path | None) -> list[dict[str, Any]]:
         row = {"name": name, "planted": expected["rules"], "qlora-doctor": ours(["log", str(folder)])}
         if peers is not None:
             document = peer(peers, FINETUNE_DOCTOR, ["diagnose", str(folder), "-f", "json"])
-            found = None if document is None else [
-                each.get("title") for each in document["findings"]
-                if each.get("severity") in ("warning", "critical") and each.get("title") not in _NOT_A_FAULT
-            ]  # fmt: skip
-            row["finetune-doctor"] = found
+            checks = None if document is None else [each["check"] for each in document["findings"]]
+            row["finetune-doctor"] = None if checks is None else [each for each in checks if each != _NOT_A_FAULT]
         rows.append(row)
     return rows
 
