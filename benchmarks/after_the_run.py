@@ -147,8 +147,8 @@ def summary(document: dict[str, Any]) -> dict[str, dict[str, str]]:
             said = row[tool]
             passed = said.startswith("applied") if tool == "qlora-doctor" else said == "PASS"
             refused = said not in ("undecided",) and not passed if tool == "qlora-doctor" else said == "FAIL"
-            counts["right passed" if row["right"] and passed else "wrong refused" if not row["right"] and refused else
-                   "right refused" if row["right"] and refused else "wrong passed" if passed else "undecided"] += 1  # fmt: skip
+            kind = "right" if row["right"] else "wrong"
+            counts[f"{kind} passed" if passed else f"{kind} refused" if refused else "undecided"] += 1
         if rows:
             table.setdefault("merges", {})[tool] = ", ".join(
                 f"{count} {what}" for what, count in sorted(counts.items())
