@@ -29,7 +29,7 @@ _KEEPS, _DESTROYS = 0.9, 0.5
 
 
 @dataclass
-class _Bench:
+class Bench:
     """What every way is measured with.
 
     Attributes:
@@ -77,12 +77,12 @@ def measured(
             f"The tokenizer cannot be loaded: {str(error).splitlines()[0]}", kind="missing-file"
         ) from error
     ids, told = token_rows(tokenizer, rows)
-    bench = _Bench(ids, place, speed)
-    ways = _all_ways(folder, named, bench)
-    return {"ways": ways, "data": told, **_concluded(ways)}
+    bench = Bench(ids, place, speed)
+    ways = all_ways(folder, named, bench)
+    return {"ways": ways, "data": told, **concluded(ways)}
 
 
-def _all_ways(folder: Path, base: Path, bench: _Bench) -> list[Way]:
+def all_ways(folder: Path, base: Path, bench: Bench) -> list[Way]:
     """Each way in an order in which no more than one model is held."""
     made = _Made(folder, base, bench.device)
     ways: dict[str, Way] = {}
@@ -119,7 +119,7 @@ def _with_kept(way: Way, whole: float | None) -> Way:
     return way.model_copy(update={"kept_ratio": 1 - way.divergence / whole})
 
 
-def _concluded(ways: Sequence[Way]) -> dict[str, Any]:
+def concluded(ways: Sequence[Way]) -> dict[str, Any]:
     """Which way to ship: of those that keep nine tenths the one that decodes fastest; and which ways destroy it."""
     judged = [way for way in ways if way.kept_ratio is not None]
     good = [way for way in judged if (way.kept_ratio or 0) >= _KEEPS]
@@ -192,7 +192,7 @@ class _Made:
         return model.eval()
 
 
-def _measure(name: str, model: Any, bench: _Bench) -> Way:
+def _measure(name: str, model: Any, bench: Bench) -> Way:
     """One way on all rows."""
     import torch
 
@@ -228,7 +228,7 @@ def _measure(name: str, model: Any, bench: _Bench) -> Way:
     )  # fmt: skip
 
 
-def _speeds(model: Any, bench: _Bench) -> dict[str, float]:
+def _speeds(model: Any, bench: Bench) -> dict[str, float]:
     """Tokens per second of reading a prompt and of writing after it: medians of some repetitions."""
     import torch
 
