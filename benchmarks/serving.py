@@ -1,6 +1,6 @@
 """The ways to serve a 7B's adapter, measured: quality, size, memory and speed, recorded in ``results/serving.json``.
 
-    python benchmarks/tutorial/make_checkpoint.py huggyllama/llama-7b /tmp/llama-7b      # or any folder with real weights
+    python benchmarks/tutorial/make_checkpoint.py huggyllama/llama-7b /tmp/llama-7b     # or real weights in a folder
     python benchmarks/serving.py /tmp/llama-7b [--steps 200] [-o FILE]
 
 An adapter is trained first, as QLoRA does, on rows that can be learned (each row repeats a pattern of a few words), so

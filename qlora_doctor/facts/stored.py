@@ -60,7 +60,8 @@ class Way(Fact):
     """Share of tokens whose likeliest next token is the reference's."""
     perplexity: float | None = None
     kept_ratio: float | None = None
-    """How much of what the adapter does is left: 1 minus the divergence from the reference over that of the base."""
+    """How much of what the adapter does is left: the change of the log-probabilities from the way's own base without
+    the adapter, projected on the change that the adapter makes on the 4-bit base; 1 is all of it."""
     bytes: int | None = None
     peak_bytes: int | None = None
     prefill_tokens_per_second: float | None = None

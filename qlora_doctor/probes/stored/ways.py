@@ -1,7 +1,8 @@
 """The ways to serve an adapter, loaded for real and measured side by side on the same tokens.
 
-The reference is the adapter on the 4-bit base that QLoRA trained it on. What a way loses is its divergence from that
-against the divergence of the base without the adapter: a way as far from it as the base has lost all that was learned.
+The reference is the adapter on the 4-bit base that QLoRA trained it on. What a way keeps is told apart from what its
+base does otherwise: the change of the log-probabilities from the way's own base without the adapter, projected on the
+change that the adapter makes on the 4-bit base. One is all of it, nothing is left at zero.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ class Bench:
     Attributes:
         rows: token ids; each is run by itself, so that no padding is in it.
         reference: log-probabilities of the reference by row, float32, on the CPU; filled by the first way.
+        origins: the same of the bases without the adapter, ``4-bit`` and ``16-bit``.
     """
 
     rows: Sequence[Sequence[int]]
     device: Any
     speed: bool
     reference: list[Any] | None = None
+    origins: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def measured(
@@ -87,36 +90,29 @@ def all_ways(folder: Path, base: Path, bench: Bench) -> list[Way]:
     made = _Made(folder, base, bench.device)
     ways: dict[str, Way] = {}
 
-    def measure(name: str, build: Callable[[], Any]) -> None:
+    def measure(name: str, build: Callable[[], Any], origin: str | None = None) -> None:
         try:
             model = build()
-            ways[name] = _measure(name, model, bench)
+            ways[name] = _measure(name, model, bench, origin)
             del model
         except Exception as error:  # a way that this base or machine refuses does not end the others
-            ways[name] = Way(
-                way=name, failure=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            )
+            first = str(error).splitlines()[0] if str(error) else ""
+            ways[name] = Way(way=name, failure=f"{type(error).__name__}: {first}")
         _free()
 
     measure("adapter-on-4bit", lambda: made.attached(made.four_bit()))
     if bench.reference is None:
         raise StageError(f"The adapter on the 4-bit base cannot be run: {ways['adapter-on-4bit'].failure}")
     measure("base", made.four_bit)
-    measure("merged-4bit", lambda: made.attached(made.four_bit()).merge_and_unload())
-    measure("merged-dequantized", lambda: made.attached(made.four_bit().dequantize()).merge_and_unload())
-    measure("adapter-on-16bit", lambda: made.attached(made.sixteen_bit()))
-    measure("merged-16bit", lambda: made.attached(made.sixteen_bit()).merge_and_unload())
-    measure("merged-quantized-anew", made.quantized_anew)
-    whole = ways["base"].divergence
+    measure("merged-4bit", lambda: made.attached(made.four_bit()).merge_and_unload(), "4-bit")
+    measure("merged-dequantized", lambda: made.attached(made.four_bit().dequantize()).merge_and_unload(), "4-bit")
+    measure("base-16bit", made.sixteen_bit)
+    measure("adapter-on-16bit", lambda: made.attached(made.sixteen_bit()), "16-bit")
+    measure("merged-16bit", lambda: made.attached(made.sixteen_bit()).merge_and_unload(), "16-bit")
+    measure("merged-quantized-anew", made.quantized_anew, "4-bit")
     order = ("adapter-on-4bit", "adapter-on-16bit", "merged-16bit", "merged-dequantized", "merged-4bit",
              "merged-quantized-anew", "base")  # fmt: skip
-    return [_with_kept(ways[name], whole) for name in order]
-
-
-def _with_kept(way: Way, whole: float | None) -> Way:
-    if way.divergence is None or not whole or way.way == "base":
-        return way
-    return way.model_copy(update={"kept_ratio": 1 - way.divergence / whole})
+    return [ways[name] for name in order]
 
 
 def concluded(ways: Sequence[Way]) -> dict[str, Any]:
@@ -192,8 +188,11 @@ class _Made:
         return model.eval()
 
 
-def _measure(name: str, model: Any, bench: Bench) -> Way:
-    """One way on all rows."""
+_ORIGINS = {"base": "4-bit", "base-16bit": "16-bit"}
+
+
+def _measure(name: str, model: Any, bench: Bench, origin: str | None = None) -> Way:
+    """One way on all rows; ``origin`` is the base that it is held against for what it keeps."""
     import torch
 
     is_cuda = bench.device.type == "cuda"
@@ -202,7 +201,8 @@ def _measure(name: str, model: Any, bench: Bench) -> Way:
     model.eval()
     reference = bench.reference
     kept: list[Any] = []
-    divergence = agree = nll = 0.0
+    own, plain = bench.origins.get(origin or ""), bench.origins.get("4-bit")
+    divergence = agree = nll = kept_part = whole = 0.0
     count = 0
     with torch.inference_mode():
         for index, row in enumerate(bench.rows):
@@ -214,16 +214,23 @@ def _measure(name: str, model: Any, bench: Bench) -> Way:
             agree += int((logs.argmax(-1) == other.argmax(-1)).sum())
             nll -= float(logs.gather(-1, ids[0, 1:, None].cpu()).double().sum())
             count += len(row) - 1
-            if reference is None:
+            if own is not None and plain is not None:
+                weight, effect = other.exp(), other - plain[index]
+                kept_part += float((weight * (logs - own[index]) * effect).double().sum())
+                whole += float((weight * effect * effect).double().sum())
+            if reference is None or name in _ORIGINS:
                 kept.append(logs)
     if reference is None:
         bench.reference = kept
+    elif name in _ORIGINS:
+        bench.origins[_ORIGINS[name]] = kept
     speeds: dict[str, Any] = _speeds(model, bench) if bench.speed else {}
     peak = torch.cuda.max_memory_allocated(bench.device) if is_cuda else None
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     return Way(
         way=name, divergence=divergence / count, agreement_ratio=agree / count,
         perplexity=math.exp(min(nll / count, 700)),
+        kept_ratio=1.0 if reference is None else kept_part / whole if whole > 0 else None,
         bytes=size, peak_bytes=peak, **speeds,
     )  # fmt: skip
 
