@@ -105,7 +105,8 @@ def command(command: tuple[str, ...], **given: Any) -> int:
         if not given["quiet"]:
             click.echo(f"wrote {path}", err=True)
     known.end(reports, quiet=given["quiet"])
-    return _exit_code(ended, given, known.exit_code(reports))
+    judged = 3 if all(report.facts.model is None for report in reports) else known.exit_code(reports)
+    return _exit_code(ended, given, judged)
 
 
 def _exit_code(ended: Any, given: dict[str, Any], judged: int) -> int:
