@@ -180,3 +180,16 @@ def test_a_gate_without_a_training_is_no_pass(tmp_path: Path, monkeypatch: pytes
     assert CliRunner().invoke(main, command).exit_code == 3
     assert CliRunner().invoke(main, ["run", "-q", "--", "true"]).exit_code == 0
     assert CliRunner().invoke(main, ["run", "-q", "--", "no-such-command-anywhere"]).exit_code == 2
+
+
+def test_several_trainings_are_several_pages() -> None:
+    from qlora_doctor.cli._outputs import Output
+    from qlora_doctor.cli.run import _for_each
+
+    outputs = [Output("html", "a/report.html"), Output("json", "a/report.json"), Output("html", "a/{name}.html")]
+    assert [output.path for output in _for_each(outputs, 1)] == [output.path for output in outputs]
+    assert [output.path for output in _for_each(outputs, 2)] == [
+        "a/report-{name}.html",
+        "a/report.json",
+        "a/{name}.html",
+    ]
