@@ -78,7 +78,8 @@ def render_finding(finding: Finding, *, color: bool = False, width: int = 100) -
     lines += [line for cause in finding.causes for line in _cause(cause, width)]
     if finding.remediation is not None:
         lines += _help(finding.remediation, ink, width)
-    lines.append(f"  {ink('dim', 'docs:')} qlora-doctor explain {words.one_line(finding.rule)}")
+    page = finding.url or f"qlora-doctor explain {finding.rule}"
+    lines.append(f"  {ink('dim', 'docs:')} {words.one_line(page)}")
     return "\n".join(lines)
 
 

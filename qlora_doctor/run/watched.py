@@ -214,11 +214,12 @@ def judge_facts(facts: Facts, check: CheckOptions, *, records: Sequence[StageRec
     """Judge the facts of a training."""
     from ..core.assets import asset_folder
     from ..engine import check_selection, load_rules
+    from ..tables.refusals import refusal_ids
 
     session = Session(load_rules(asset_folder("rules"), *check.rules), check, observer or Observer(),
                       suppressions=check.suppressions)  # fmt: skip
     if check.selection is not None:
-        check_selection(check.selection, session.rules)
+        check_selection(check.selection, session.rules, refusal_ids)
     session.covers = (*RUN_STAGES, "course") if facts.course is not None else RUN_STAGES
     session.setup = setup
     session.facts = facts
