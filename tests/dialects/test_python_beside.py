@@ -532,3 +532,33 @@ def test_omegaconf_takes_an_exponent_without_a_dot_for_a_number(head: str, conve
     setup = read_setup(written(tmp_path, {"sft.yaml": text}))
     assert setup.string_numbers == ["learning_rate"]
     assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted
+
+
+def test_what_is_no_training_is_told_in_words_of_its_kind(tmp_path: Path) -> None:
+    from qlora_doctor.core.errors import ConfigError
+
+    started = {"run.sh": "python tools/train.py --rate 1e-4\n", "tools/train.py": "print()\n", ".git/HEAD": ""}
+    with pytest.raises(ConfigError, match=r"starts tools/train\.py") as refused:
+        read_setup(written(tmp_path / "a", started))
+    assert str(refused.value.remedy).startswith("Check tools/train.py itself")
+    with pytest.raises(ConfigError, match="starts no training"):
+        read_setup(written(tmp_path / "b", {"run.sh": "python elsewhere/train.py --rate 1e-4\n"}))
+    hydra = {"run.sh": "torchrun main.py --config-name=sft.yaml\n"}
+    with pytest.raises(ConfigError) as refused:
+        read_setup(written(tmp_path / "c", hydra))
+    assert str(refused.value.remedy) == "Check sft.yaml itself."
+    with pytest.raises(ConfigError, match="builds no LoRA adapter and starts no training"):
+        read_setup(written(tmp_path / "d", {"tool.py": "print(1)\n"}))
+
+
+def test_a_script_whose_load_and_trainer_stand_in_two_modules(tmp_path: Path) -> None:
+    files = {
+        "train.py": "from load import model\nfrom fit import fit\n\nif __name__ == '__main__':\n    fit(model())\n",
+        "load.py": "from transformers import AutoModelForCausalLM\n\ndef model():\n"
+        "    return AutoModelForCausalLM.from_pretrained('my/model')\n",
+        "fit.py": "from peft import LoraConfig\nfrom trl import SFTConfig, SFTTrainer\n\ndef fit(model):\n"
+        "    arguments = SFTConfig(learning_rate=3e-4, per_device_train_batch_size=2)\n"
+        "    SFTTrainer(model=model, args=arguments, peft_config=LoraConfig(r=4)).train()\n",
+    }
+    setup = read_setup(written(tmp_path, files))
+    assert (setup.model.name_or_path, setup.lora.r, setup.training.learning_rate) == ("my/model", 4, 3e-4)
