@@ -562,3 +562,19 @@ def test_a_script_whose_load_and_trainer_stand_in_two_modules(tmp_path: Path) ->
     }
     setup = read_setup(written(tmp_path, files))
     assert (setup.model.name_or_path, setup.lora.r, setup.training.learning_rate) == ("my/model", 4, 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("loader", "converted"),
+    [
+        ("import yaml\nfrom pydantic import BaseModel\n\ndef load(path, kind: BaseModel):\n"
+         "    return kind.parse_obj(yaml.safe_load(open(path)))\n", True),
+        ("import yaml\n\ndef load(path):\n    return yaml.safe_load(open(path))\n", False),
+    ],
+)  # fmt: skip
+def test_a_loader_that_hands_what_it_reads_to_pydantic_makes_numbers(
+    loader: str, converted: bool, tmp_path: Path
+) -> None:
+    text = "model:\n  name: my/model\nlora:\n  rank: 8\n  alpha: 16\nlearning_rate: 2e-4\nload_in_4bit: true\n"
+    setup = read_setup(written(tmp_path, {"sft.yaml": text, "read.py": loader}))
+    assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted

@@ -370,6 +370,10 @@ def _leaves(
 _SCRIPTS, _LONGEST_SCRIPT = 40, 1 << 20
 _OTHER_READERS = re.compile(r"\bomegaconf\b|\bhydra\b|\bruamel\b|TrlParser|jsonargparse", re.IGNORECASE)
 """Readers that take ``2e-4`` as a number, or turn it into one by the type of the field."""
+_LOADS_INTO_MODELS = re.compile(
+    r"(?=.*\byaml\.(?:safe_)?load\b)(?=.*\b(?:import pydantic|from pydantic(?:\.\w+)* import)\b)", re.DOTALL
+)
+"""A loader that hands what it read to pydantic, which makes numbers of such texts."""
 
 
 _OMEGACONF = re.compile(r"^#\s*@package\b|\$\{(?:oc|hydra|now)[.:]", re.MULTILINE)
@@ -396,6 +400,8 @@ def converts_numbers(document: Document) -> bool:
     keys = {pointer.rpartition("/")[2] for pointer in document.string_numbers}
     texts = list(_scripts_beside(document))
     if any(_OTHER_READERS.search(text) and document.path.name in text for text in texts):
+        return True
+    if any(_LOADS_INTO_MODELS.match(text) for text in texts):
         return True
     calls = re.compile(rf"\bfloat\([^()\n]*?[\"'.]({'|'.join(map(re.escape, keys))})\b")
     return bool(keys) and {match[1] for text in texts for match in calls.finditer(text)} >= keys
