@@ -578,3 +578,37 @@ def test_a_loader_that_hands_what_it_reads_to_pydantic_makes_numbers(
     text = "model:\n  name: my/model\nlora:\n  rank: 8\n  alpha: 16\nlearning_rate: 2e-4\nload_in_4bit: true\n"
     setup = read_setup(written(tmp_path, {"sft.yaml": text, "read.py": loader}))
     assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted
+
+
+OWN = """\
+pretrained_model_name: my/model
+model_name: my-output
+{switch}
+quantization_config:
+  load_in_4bit: true
+peft_config:
+  r: 8
+  lora_alpha: 16
+lr: 0.0002
+"""
+
+
+@pytest.mark.parametrize(
+    ("switch", "four_bit", "no_lora"),
+    [
+        ("", True, False),
+        ("is_quantized: true\nis_peft: true", True, False),
+        ("is_quantized: false", None, False),
+        ("is_peft: false", True, True),
+        ("quantization:\n  enabled: false\nlora:\n  enabled: false", None, True),
+        ("logging:\n  enabled: false", True, False),
+    ],
+)
+def test_a_switch_of_its_own_turns_off_what_stands_below_it(
+    switch: str, four_bit: bool | None, no_lora: bool, tmp_path: Path
+) -> None:
+    setup = read_setup(written(tmp_path, {"sft.yaml": OWN.format(switch=switch)}))
+    assert setup.model.name_or_path == "my/model"
+    known = None if setup.is_unknown("quantization.load_in_4bit") else setup.quantization.load_in_4bit
+    assert known is four_bit
+    assert any(remark["kind"] == "no-lora" for remark in setup.remarks) is no_lora
