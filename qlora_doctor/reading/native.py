@@ -27,6 +27,9 @@ ALIASES: dict[str, str] = {
 }
 """Other names of the same thing, as canonical paths."""
 
+SCHEMA_KEY = "$schema"
+"""Names the schema for editors; it says nothing about the run."""
+
 PASSED_ON = {
     "model": known_arguments.MODEL,
     "quantization": known_arguments.QUANTIZATION,
@@ -38,12 +41,24 @@ _DTYPE_FIELDS = ("dtype", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage")
 _COMPUTE = ("bfloat16", "float16", "float32")
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": (*_COMPUTE, "auto"),
-    "model.task": ("causal-lm", "sequence-classification"),
+    "model.task": (
+        "causal-lm",
+        "image-text-to-text",
+        "seq2seq-lm",
+        "speech-seq2seq",
+        "multimodal-lm",
+        "sequence-classification",
+        "token-classification",
+        "multiple-choice",
+        "question-answering",
+    ),
     "quantization.bnb_4bit_quant_type": ("nf4", "fp4"),
     "quantization.bnb_4bit_compute_dtype": _COMPUTE,
     "quantization.bnb_4bit_quant_storage": ("uint8", "int8", "float16", "bfloat16", "float32", "float64"),
     "lora.bias": ("none", "all", "lora_only"),
 }
+DTYPE_CHOICES = frozenset(path for path in CHOICES if path.rpartition(".")[2] in _DTYPE_FIELDS)
+"""Paths of which every trainer hands the word to torch."""
 AT_LEAST: dict[str, float] = {
     "lora.r": 1,
     "lora.lora_dropout": 0,
@@ -66,7 +81,7 @@ def recognise(document: Document) -> float:
     if not isinstance(data, dict) or "model" not in data:
         return 0.0
     sections = {key for key in data if key in SECTIONS}
-    if len(sections) == 1 and len(data) > 2:
+    if len(sections) == 1 and len(data.keys() - {SCHEMA_KEY}) > 2:
         return 0.0
     known = total = 0
     for section in sections - {"model"}:
@@ -82,7 +97,7 @@ def recognise(document: Document) -> float:
     elif not isinstance(model, str):
         return 0.4  # a native config with a mistake in its first line reads better than an unknown file
     share = known / total if total else 1.0
-    strangers = len(data.keys() - SECTIONS.keys()) / len(data)
+    strangers = len(data.keys() - SECTIONS.keys() - {SCHEMA_KEY}) / len(data)
     return round(max(0.0, share * (1 - strangers)), 3)
 
 
@@ -123,7 +138,8 @@ class _Reader:
             what = "holds no mapping" if data is not None else "holds nothing but comments"
             raise ConfigError(f"{self.file or 'The config'} {what}; a config starts with `model:`.")
         for key, value in data.items():
-            self._section(str(key), value)
+            if key != SCHEMA_KEY:
+                self._section(str(key), value)
         model = self.values["model"]
         if not model.get("name_or_path") and not model.get("adapter"):
             raise ConfigError(

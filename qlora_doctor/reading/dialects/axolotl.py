@@ -16,7 +16,7 @@ from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import axolotl as refusals
-from .refusals import tell
+from .refusals import refuse
 from .refusals.axolotl import remarks, schema
 from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
@@ -188,6 +188,7 @@ def read(document: Document) -> Setup:
     known = key_list("axolotl")
     reading = Reading(document, name, f"axolotl {known.version}")
     reading.take(_FIELDS)
+    _model_class(reading)
     _precision(reading)
     _quantization(reading)
     _lora(reading)
@@ -203,14 +204,25 @@ def read(document: Document) -> Setup:
         reading.default("model.adapter_is_trainable", True, "it loads lora_model_dir to train it on")
     reading.default("hardware.expandable_segments", True, "it sets PYTORCH_ALLOC_CONF where the environment does not")
     if not _is_older(reading):
-        tell(reading, refusals.ROWS, "adapter", "base_model")
-        schema.tell(reading)
-    remarks.tell(reading)
+        refuse(reading, "axolotl", refusals.COMPUTED)
+        schema.judge_values(reading)
+    remarks.remark(reading)
     if _only_known_plugins(reading):
         reading.check_keys(known)
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "axolotl turns such texts into numbers by itself.")
     return reading.setup()
+
+
+def _model_class(reading: Reading) -> None:
+    """``model_type`` names the class that loads the model, unless code of the model's own may: loaders/model.py.
+
+    ``AutoModelForCausalLM`` leaves it to axolotl, which takes the Auto class for images where the model has them.
+    """
+    key = next((key for key in ("model_type", "type_of_model") if reading.has(key)), None)
+    written = reading.get(key) if key is not None else None
+    if isinstance(written, str) and written != "AutoModelForCausalLM" and not reading.get("trust_remote_code"):
+        reading.put("model.model_class", written, key)
 
 
 def _is_older(reading: Reading) -> bool:
