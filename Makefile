@@ -69,8 +69,9 @@ gallery: setup ## Write reports/examples again from the recorded facts (tools/ga
 screenshot: gallery ## Write docs/report.png again (needs chromium)
 	$(BIN)/python tools/screenshot.py
 
-schema: setup ## Write the JSON schemas again
+schema: setup ## Write the JSON schemas and the compiled refusals again
 	$(BIN)/python -m qlora_doctor.reporters.schema
+	$(BIN)/python -m qlora_doctor.tables.refusals
 	$(BIN)/qlora-doctor schema config > reports/schema/config-v1.schema.json
 
 docs: setup ## Build the docs site into build/site, strictly: every link is checked

@@ -137,7 +137,7 @@ def _stages_with_findings(report: Report) -> list[str]:
 
 def _frame(location: Place, severity: str, ink: _Ink) -> list[str]:
     """The line of the user's file with carets below the key, as far as the place is known."""
-    if location.file is None and location.pointer is None:
+    if location.file is None and not location.pointer:
         return []
     place = ":".join(
         words.one_line(part) for part in (location.file, location.line, location.column) if part is not None

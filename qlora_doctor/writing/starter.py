@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from ..core.errors import UsageError
 from ..setup.paths import looks_like_path
 from ..tables.architectures import closest_architectures, find_architecture
 from ..tables.cards import UnknownCard, find_card
 from .edit import yaml_scalar
+
+if TYPE_CHECKING:
+    from ..setup.setup import Setup
 
 _TEMPLATE = """\
 # A QLoRA setup: the base in 4-bit and frozen, a small adapter that learns.
@@ -87,6 +93,20 @@ def starter_config(model: str, gpu: str | None = None, *, file: str = "config.ya
         precision="bf16" if has_bf16 else "fp16",
         hardware=hardware,
     )
+
+
+def starter_setup(model: str, gpu: str | None = None) -> Setup:
+    """The setup of that config, for a question without a file.
+
+    Raises:
+        UsageError: as :func:`starter_config`.
+    """
+    from ..reading.document import document_of
+    from ..reading.native import setup_from_mapping
+
+    data = document_of(Path("config.yaml"), starter_config(model, gpu)).data
+    assert isinstance(data, dict)
+    return setup_from_mapping(data)
 
 
 def _remark(model: str) -> str:
