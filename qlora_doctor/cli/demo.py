@@ -34,7 +34,7 @@ _QUIET = {"TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore", "HF_HUB
 @click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
 def command(folder: Path, device: str | None, quiet: bool, no_color: bool, debug: bool) -> int:
     """Show what this tool does, on a small model made in FOLDER (demo/): a silent failure found, a peak of memory
-    predicted, a healthy and a broken setup checked end to end. No network, no GPU.
+    predicted and cured, a healthy and a broken setup checked end to end. No network, no GPU.
 
     \b
     Exit codes: 0 each part came out as it should, 1 otherwise.
@@ -65,7 +65,7 @@ class _Show:
         from ..run.watched import RunOptions, new_folder, reports_of, run_watched
 
         self._title("1 · A silent failure, found", f"qlora-doctor run -- python {self.made.silent}")
-        self._say("A script trains an adapter on a 4-bit base. It ends without an error or a warning:")
+        self._say("A script trains an adapter on a 4-bit base. It ends without an error:")
         command = (sys.executable, str(self.made.silent))
         records, options = new_folder(), RunOptions()
         line = f"qlora-doctor run -- python {self.made.silent}"
@@ -82,42 +82,42 @@ class _Show:
         return ended.code == 0 and any(finding.rule == "QD416" for finding in errors)
 
     def peak(self) -> bool:
-        """The predicted peak of a real model on a card that is not here."""
-        from ..reporters._needed import needed
-        from ..reporters._words import size
+        """The predicted peak of a real model on a card that is not here, and the closest setup that fits."""
+        from ..reporters import cure as document
+        from ..run.curing import CureOptions, cure
+        from ._progress import observer
+        from ._terminal import wants_color, width
 
-        self._title("2 · A peak, predicted", f"qlora-doctor check --stage memory {self.made.large}")
-        self._say("Llama-3.1-8B, four samples of 4,096 tokens, on an RTX 4090. No GPU, no weights, no network:")
-        report = self._check(self.made.large, ("structure", "memory"))
-        memory = report.facts.memory
-        figure = needed(memory)
-        if memory is None or figure is None or memory.card_bytes is None:
-            click.echo("  It could not be predicted here.")
-            return False
-        short = figure.size > memory.card_bytes
-        verdict = "does not fit" if short else "fits"
-        click.secho(f"  {size(figure.size)} of {size(memory.card_bytes)}: it {verdict}.", bold=True, color=self._color)
-        for finding in report.findings:
-            if finding.stage == "memory" and finding.severity == "error":
-                self._finding(finding)
-        self._write(report, self.made.large)
-        return short
+        self._title("2 · A peak predicted, and its cure", f"qlora-doctor cure {self.made.large}")
+        self._say("Llama-3.1-8B, four samples of 4,096 tokens, on an RTX 4090. No GPU, no weights, no network:\n")
+        watcher = observer(None, quiet=self.quiet, color=wants_color(sys.stderr, self.no_color))
+        line = f"qlora-doctor cure {self.made.large}"
+        try:
+            cured = cure(self.made.large, CureOptions(offline=True, debug=self.debug, command=line), watcher)
+        finally:
+            watcher.close()
+        text = document.render(
+            cured.first, fixed=cured.fixed, diff=cured.diff, beside=cured.beside, last=cured.last, width=width() - 2
+        )
+        click.echo(textwrap.indent(text, "  "), nl=False)
+        self._write(cured.first, self.made.large)
+        return cured.memory is not None and cured.memory.cure is not None
 
     def end_to_end(self) -> bool:
         """A healthy and a broken setup through all stages: really loaded in 4-bit, really stepped."""
+        from ..reporters.text import render_verdict
+
         self._title("3 · A healthy and a broken setup, end to end", f"qlora-doctor check {self.made.healthy}")
         codes = []
         for config in (self.made.healthy, self.made.broken):
             report = self._check(config)
             codes.append(report.exit_code)
-            from ..reporters.text import render_verdict
-
             click.echo(f"  {config}: {render_verdict(report, color=bool(self._color)).removeprefix('verdict: ')}")
             self._write(report, config, document=True)
         click.echo(f"\nOpen {self.made.broken.with_suffix('.html')}, or run one of the commands above for all of it.")
         return codes == [0, 1]
 
-    def _check(self, config: Path, stages: tuple[str, ...] | None = None) -> Report:
+    def _check(self, config: Path) -> Report:
         from ..run.checking import run_check
         from ..run.session import CheckOptions
         from ._progress import observer
@@ -125,7 +125,7 @@ class _Show:
 
         watcher = observer(None, quiet=self.quiet, color=wants_color(sys.stderr, self.no_color))
         line = f"qlora-doctor check {config}"
-        options = CheckOptions(stages=stages, device=self.device, offline=True, debug=self.debug, command=line)
+        options = CheckOptions(device=self.device, offline=True, debug=self.debug, command=line)
         try:
             return run_check(config, options, watcher)
         finally:
