@@ -35,6 +35,7 @@ class Batches:
         sequence: the longest sample in tokens; for trl, the length it truncates at.
         samples: the rows as read; None where synthetic.
         notes: what was done otherwise than a reader might expect; one sentence each.
+        method: of trl, whose rows these are; None where they are for supervised fine-tuning.
     """
 
     dataset: Any
@@ -44,6 +45,7 @@ class Batches:
     sequence: int
     samples: Samples | None = None
     notes: list[str] = field(default_factory=list)
+    method: str | None = None
 
 
 def make_batches(
