@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..setup.setup import Setup
     from .step import StepOptions
 
+
 class TrlMethod:
     """The step of a method.
 

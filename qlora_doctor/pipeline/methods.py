@@ -142,8 +142,7 @@ def method_batches(setup: Setup, method: Method, model: Any, tokenizer: Any, *, 
     length = min(length, _PROMPT) if method.generates else length
     made, words = word_tokenizer(model)
     rows = [method.row(length, place, words) for place in range(max(needed, 2))]
-    notes = [f"Random words stand for the {setup.training.method} data."]
-    return Batches(Dataset.from_list(rows), None, "synthetic", made, length, notes=notes, method=setup.training.method)
+    return Batches(Dataset.from_list(rows), None, "synthetic", made, length, method=setup.training.method)
 
 
 def arguments_of_method(method: Method, arguments: dict[str, Any], notes: list[str]) -> dict[str, Any]:

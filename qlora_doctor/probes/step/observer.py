@@ -26,10 +26,10 @@ from ..structure.inventory import Inventory
 from ..tensors import trainable_parameters
 from . import comparing, gradients
 from .branches import branches_without_gradient, owners
-from .trainer_loss import TrainerLoss
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
 from .optimizer import optimizer_facts, state_bytes, unwrapped
 from .reach import what_holds_back
+from .trainer_loss import TrainerLoss
 from .updates import UpdateWatch
 
 
