@@ -35,6 +35,7 @@ class Batches:
         sequence: the longest sample in tokens; for trl, the length it truncates at.
         samples: the rows as read; None where synthetic.
         notes: what was done otherwise than a reader might expect; one sentence each.
+        method: of trl, whose rows these are; None where they are for supervised fine-tuning.
     """
 
     dataset: Any
@@ -44,6 +45,7 @@ class Batches:
     sequence: int
     samples: Samples | None = None
     notes: list[str] = field(default_factory=list)
+    method: str | None = None
 
 
 def make_batches(
@@ -219,8 +221,11 @@ def _tokenised(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Ba
         tokenizer.pad_token = tokenizer.eos_token
         notes.append(f"The tokenizer has no padding token; {tokenizer.eos_token!r} pads, without a loss on it.")
     limit = setup.training.max_length or context_length(model.config)
+    tokens = _tokens
+    if samples.format == "prompt-completion" and getattr(model.config, "is_encoder_decoder", False):
+        tokens = _source_and_target
     try:
-        dataset = [_tokens(setup, tokenizer, samples, row, limit) for row in samples.rows]
+        dataset = [tokens(setup, tokenizer, samples, row, limit) for row in samples.rows]
     except Exception as error:
         raise as_stage_error(error, "turning the data into tokens") from error
     # Pads labels with -100 by the length of the labels, so that a padding token that is also the end of the text
@@ -250,6 +255,21 @@ def _tokens(setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any],
     if setup.model.task == "sequence-classification":
         labels = row.get("label", row.get("labels"))
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+def _source_and_target(
+    setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any], limit: int | None
+) -> dict[str, Any]:
+    """One row for an encoder, which reads the prompt, and a decoder, which learns the completion."""
+    prompt, completion = row[_PROMPT], row[_COMPLETION]
+    if not isinstance(prompt, str) or not isinstance(completion, str):
+        return _tokens(setup, tokenizer, samples, row, limit)
+    ids = tokenizer(prompt)["input_ids"][:limit]
+    return {
+        "input_ids": ids,
+        "attention_mask": [1] * len(ids),
+        "labels": tokenizer(text_target=completion)["input_ids"][:limit],
+    }
 
 
 def _prompt_and_whole(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
