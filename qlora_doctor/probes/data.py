@@ -9,12 +9,16 @@ from itertools import pairwise
 from typing import Any
 
 from ..core.errors import StageError
-from ..facts import DataFacts
+from ..facts import BatchFacts, DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ..pipeline.batches import context_length, render
+from ..pipeline.forms import NotFollowedForm, follow, is_followed
 from ..pipeline.samples import COMPARED, read_samples
 from ..setup.setup import Setup
+from .batch import BatchLook
 from .failures import explain
+from .formed import batch_of, facts_of, without_repeats
+from .showing import Shown, histogram, rows_shown
 
 ROWS = 256
 """Rows that are looked at."""
@@ -31,13 +35,32 @@ class _Row:
     labels: list[int]
 
 
+@dataclass(frozen=True)
+class DataSeen:
+    """What the stage gives: facts of the data, and of the batches that the model would be given (None without them)."""
+
+    data: DataFacts
+    batch: BatchFacts | None = None
+
+
 def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool = True) -> DataFacts:
-    """Read, render and tokenise the first rows of ``data.train`` as the setup's trainer does, and look at the result.
+    """The facts of the data alone; see ``see_data``."""
+    return see_data(setup, progress, offline=offline).data
+
+
+def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = True) -> DataSeen:
+    """Read, render and tokenise rows of the data as the setup's trainer does, and look at the result.
 
     Once as the setup cuts and packs them, and once in full, which shows what is cut. Never raises for what is wrong
     with the data: that is a fact.
+
+    Raises:
+        NotFollowedForm: the trainer forms samples in a way that is not followed, or they are not on this machine.
     """
     known: dict[str, Any] = {"source": setup.data.train}
+    if is_followed(setup):
+        return _followed(setup, progress, offline)
+    batch = None
     try:
         architecture = load_config(setup, offline=offline, with_files=True)
         known["vocab_rows"] = _vocabulary(architecture)
@@ -48,8 +71,9 @@ def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool =
         progress("Reading and tokenising the data")
         compared = _compared(setup, architecture, tokenizer) if setup.model.task != _CLASSIFIES else None
         if compared is not None:
-            return DataFacts(**known, **compared)
-        rows, batches = _rows(setup, architecture, tokenizer)
+            return DataSeen(DataFacts(**known, **compared))
+        look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
+        rows, batches = _rows(setup, architecture, tokenizer, look)
         known.update(_of_samples(batches))
         if setup.model.task == _CLASSIFIES:
             known.update(_of_classes(rows, known["vocab_rows"]))
@@ -59,14 +83,86 @@ def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool =
         if whole is not setup:
             progress("Tokenising the data in full")
         in_full = _rows(whole, architecture, tokenizer)[0] if whole is not setup else rows
-        known.update(_of_texts(in_full, _limit(setup, architecture), tokenizer))
+        limit = _limit(setup, architecture)
+        known.update(_of_texts(in_full, limit, tokenizer))
         if setup.model.task == _CLASSIFIES:
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
+        else:
+            known.update(_shown(setup, rows, in_full, limit, tokenizer))
+            batch = without_repeats(look.facts()) if look is not None and _is_own_batch(setup) else None
     except StageError as error:
         known["failure"] = error.message
     except Exception as raised:
         known["failure"] = explain(raised, "preparing the data").message
-    return DataFacts(**known)
+    return DataSeen(DataFacts(**known), batch)
+
+
+def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
+    """Samples whose trainer is not here, formed by its rules; without the model's tokenizer what needs none."""
+    named = next(each for each in setup.named_data if each.role == "train")
+    known: dict[str, Any] = {"source": named.name}
+    architecture = tokenizer = None
+    try:
+        architecture = load_config(setup, offline=offline, with_files=True)
+        known["vocab_rows"] = _vocabulary(architecture)
+        progress("Loading the tokenizer")
+        tokenizer = load_tokenizer(setup, architecture, offline=offline)
+    except StageError:
+        pass  # the model is not here; its name and its rows are
+    try:
+        if tokenizer is not None:
+            known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
+        progress("Reading and forming the samples")
+        followed = follow(setup, tokenizer, ROWS, offline=offline)
+        if followed is None:
+            raise NotFollowedForm("The config names no data.")
+        known.update(facts_of(followed, known.get("vocab_rows")))
+        batch = None
+        if tokenizer is not None and architecture is not None:
+            size = setup.training.per_device_train_batch_size or 8
+            batch = batch_of(followed, size, architecture.config) if not followed.packing else None
+    except StageError as error:
+        return DataSeen(DataFacts(**known, failure=error.message))
+    except NotFollowedForm:
+        raise
+    except Exception as raised:
+        return DataSeen(DataFacts(**known, failure=explain(raised, "preparing the data").message))
+    return DataSeen(DataFacts(**known), batch)
+
+
+def _is_own_batch(setup: Setup) -> bool:
+    """Whether the batch is what the user's trainer makes: TRL's is; of transformers' the collator is the user's own."""
+    return setup.training.trainer == "trl"
+
+
+def _shown(
+    setup: Setup, rows: Sequence[_Row], in_full: Sequence[_Row], limit: int | None, tokenizer: Any
+) -> dict[str, Any]:
+    """Rows to be shown, each with what is cut of it; rows that are packed are shown as the samples in them."""
+    lengths, width = histogram([len(row.ids) for row in in_full])
+    shown = [
+        Shown(
+            row.ids[:limit] if limit else row.ids,
+            row.labels[:limit] if limit else row.labels,
+            len(row.ids),
+            row.ids[limit:] if limit else (),
+            number=number,
+        )
+        for number, row in enumerate(in_full)
+    ]
+    counted = sum(label != _IGNORED for row in rows for label in row.labels)
+    tokens = sum(len(row.ids) for row in rows)
+    lost = sum(
+        any(label != _IGNORED for label in row.labels[limit:]) for row in in_full if limit and len(row.ids) > limit
+    )
+    return {
+        "lengths": lengths,
+        "lengths_bin": width,
+        "limit": limit,
+        "shown": rows_shown(shown, tokenizer),
+        "trained_ratio": min(1.0, counted / tokens) if tokens else None,
+        "cut_end_rows": lost if not setup.training.packing else None,
+    }
 
 
 def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[str, Any] | None:
@@ -131,8 +227,10 @@ def _uncut(setup: Setup) -> Setup:
     return setup.model_copy(update={"training": training})
 
 
-def _rows(setup: Setup, architecture: Architecture, tokenizer: Any) -> tuple[list[_Row], Batches]:
-    """Samples as the collator hands them to the model, batch by batch."""
+def _rows(
+    setup: Setup, architecture: Architecture, tokenizer: Any, look: BatchLook | None = None
+) -> tuple[list[_Row], Batches]:
+    """Samples as the collator hands them to the model, batch by batch, each of which ``look`` is shown."""
     model = _StandIn(architecture.config)
     batches = make_batches(setup, model, tokenizer, rows=ROWS)
     if setup.training.trainer == "trl":
@@ -143,7 +241,10 @@ def _rows(setup: Setup, architecture: Architecture, tokenizer: Any) -> tuple[lis
     samples = [dataset[index] for index in range(min(len(dataset), ROWS))]
     rows: list[_Row] = []
     for start in range(0, len(samples), size):
-        rows.extend(_split(collator([dict(sample) for sample in samples[start : start + size]])))
+        batch = collator([dict(sample) for sample in samples[start : start + size]])
+        if look is not None:
+            look.look(batch)
+        rows.extend(_split(batch))
     return rows, batches
 
 
