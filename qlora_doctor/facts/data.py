@@ -86,6 +86,12 @@ class DataFacts(Fact):
     """Of the rows that were seen, those that the trainer leaves out."""
     left_out: dict[str, int] | None = None
     """Why, and how many."""
+    left_out_reasons: list[str] | None = None
+    """The same in words: ``90 longer than the limit``."""
+    roles: list[str] | None = None
+    """Roles of the messages, by the names that the data has for them."""
+    sets_without_trained_role: list[str] | None = None
+    """Data sets no message of which has a role that is to be trained."""
     roles_trained: list[str] | None = None
     """Roles that the config says are trained, by the names it has for them."""
     roles_missing: list[str] | None = None

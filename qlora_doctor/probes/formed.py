@@ -37,6 +37,7 @@ def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         "rows_seen": len(rows),
         "limit": followed.limit,
         "left_out": dropped_by_reason(followed),
+        "left_out_reasons": [f"{count} {why}" for why, count in dropped_by_reason(followed).items()],
         "rows_left_out": sum(row.dropped is not None for row in rows),
         "empty_answers": sum(row.dropped is None and not row.answer.strip() for row in rows),
         **_roles(sets),
@@ -70,7 +71,10 @@ def _roles(sets: Sequence[FormedSet]) -> dict[str, Any]:
     with_roles = [each for each in sets if each.roles_trained is not None]
     if not with_roles:
         return {}
+    untrained = [each for each in with_roles if each.roles_trained and each.asked_roles_missing == each.roles_trained]
     return {
+        "roles": list(dict.fromkeys(role for each in with_roles for role in each.roles)),
+        "sets_without_trained_role": [each.name for each in untrained if not each.trains_all],
         "roles_trained": list(dict.fromkeys(role for each in with_roles for role in each.roles_trained or ())),
         "roles_missing": list(dict.fromkeys(role for each in with_roles for role in each.asked_roles_missing)),
         "roles_unknown": list(dict.fromkeys(role for each in with_roles for role in each.roles_unknown)),

@@ -43,13 +43,13 @@ ALIASES: dict[str, dict[str, str]] = {
 _CHATML = ("<|im_start|>", "<|im_end|>")
 _VOCABULARIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"deepseek-r1-distill|deepseek-v[23]|deepseek-r1|janus", "DeepSeek", ()),
-    (r"dolphin|hermes|openhermes|chatml|openchat|orca|wizard|tulu|nous|internvl|llava|instruct-merge", "", ()),
+    (r"dolphin|hermes|chatml|openchat|orca|wizard|tulu|internvl|llava|nemotron|functionary|athene", "", ()),
     (r"qwen|qwq|qvq|kimi-dev|vibethinker", "Qwen", (*_CHATML, "<|endoftext|>")),
     (r"llama[-_ ]?(?:3|guard-3)", "Llama 3",
      ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>",
       "<|end_of_text|>", "<|finetune_right_pad_id|>")),
     (r"llama[-_ ]?2|tinyllama|codellama|vicuna", "Llama 2", ()),
-    (r"(?:^|/)gemma-?[123]?(?:-|n|$)|codegemma", "Gemma", ("<start_of_turn>", "<end_of_turn>")),
+    (r"(?:^|/)gemma-?[123](?:\D|$)|gemma-[27]b|codegemma", "Gemma", ("<start_of_turn>", "<end_of_turn>")),
     (r"phi-?3", "Phi-3", ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|endoftext|>")),
     (r"phi-?4(?!-mini|-multi)", "Phi-4", (*_CHATML, "<|im_sep|>", "<|endoftext|>")),
     (r"(?:mistral|mixtral|ministral|codestral|zephyr|solar)-?", "Mistral", ()),
@@ -65,6 +65,10 @@ A name that fits two rows is of the first; a family without a name is one whose 
 """
 _KNOWN_WITHOUT = {"Llama 2", "Mistral"}
 """Families whose vocabulary has none of the marks: they write turns as plain text."""
+
+
+_AS_TEXT = {"zephyr"}
+"""Templates whose marks their own models have as plain text."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class Template:
     @property
     def marks(self) -> tuple[str, ...]:
         """The control tokens that it writes, in their order."""
+        if self.name in _AS_TEXT:
+            return ()
         slots = (*self.prefix, *self.user, *self.assistant, *self.system)
         texts = [slot if isinstance(slot, str) else slot.get("token", "") for slot in slots]
         return tuple(dict.fromkeys([mark for text in texts for mark in _MARK.findall(text)]))
@@ -138,6 +144,11 @@ def find_template(name: str, trainer: str = "llamafactory") -> Template | None:
         thought_words=tuple(row.get("thought_words", ("<think>\n", "\n</think>\n\n"))) if reasons else None,
         media=bool(row.get("media")),
     )
+
+
+def marks_in(text: str) -> tuple[str, ...]:
+    """What looks like a control token in a text, such as a template's own."""
+    return tuple(dict.fromkeys(_MARK.findall(text)))
 
 
 def family_of(model: str) -> tuple[str, frozenset[str]] | None:

@@ -300,6 +300,7 @@ class _Chat:
     def form(self, rows: list[tuple[int | None, dict[str, Any]]], told: FormedSet) -> list[FormedRow]:
         column = str(self.settings.get("field_messages") or "messages")
         told.roles_trained = self.asked
+        told.trains_all = bool(self.settings["train_on_inputs"] or self.settings.get("message_field_training"))
         found = _each(rows, told, lambda row: self._row(row, column, told))
         present = {self.names.get(role, role) for role in told.roles}
         told.asked_roles_missing = [role for role in self.asked if self.names.get(role, role) not in present]

@@ -58,7 +58,7 @@ class FormedSet:
         roles_trained: names that the config says are trained; None where the form has no roles.
         roles_unknown: roles of the file that the form has no meaning for.
         asked_roles_missing: of the roles that are to be trained, those that no row has.
-        failure: why its rows cannot be formed; None where they are.
+        trains_all: every turn is trained, whatever its role.
         not_followed: why they are not formed here, where nothing is known to be wrong with them.
     """
 
@@ -74,7 +74,7 @@ class FormedSet:
     roles_trained: list[str] | None = None
     roles_unknown: dict[str, int] = field(default_factory=dict)
     asked_roles_missing: list[str] = field(default_factory=list)
-    failure: str | None = None
+    trains_all: bool = False
     not_followed: str | None = None
 
 

@@ -178,6 +178,8 @@ BESIDE: dict[str, tuple[str, ...]] = {
     ),
 }
 """Dialect → keys of a file's top that decide how its samples are formed."""
+TEMPLATE_KEYS = ("template", "chat_template", "template_type")
+"""Of these the ones that name a template."""
 BUILDERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "imagefolder", "audiofolder"}
 """Names that load_dataset takes in place of an id, where the files stand beside it."""
 _FILE = re.compile(r"\.(?:jsonl?|ndjson|csv|tsv|parquet|arrow|txt|pq|feather|db|sqlite)(?:\.\w+)?\Z", re.IGNORECASE)
