@@ -13,6 +13,7 @@ from ..facts import BatchFacts, DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ..pipeline.batches import context_length, render
 from ..pipeline.forms import NotFollowedForm, follow, is_followed
+from ..pipeline.forms.script import way_of
 from ..pipeline.samples import COMPARED, read_samples
 from ..setup.setup import Setup
 from .batch import BatchLook
@@ -24,6 +25,8 @@ ROWS = 256
 """Rows that are looked at."""
 _UNCUT = 10_000_000
 _IGNORED = -100
+_ALL = 0.999
+"""Share of trained tokens at which nothing but padding is masked."""
 _CLASSIFIES = "sequence-classification"
 
 
@@ -69,12 +72,17 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
         if tokenizer is not None:
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
         progress("Reading and tokenising the data")
-        compared = _compared(setup, architecture, tokenizer) if setup.model.task != _CLASSIFIES else None
+        as_read = setup.model.task != _CLASSIFIES and way_of(setup) is None
+        compared = _compared(setup, architecture, tokenizer) if as_read else None
         if compared is not None:
             return DataSeen(DataFacts(**known, **compared))
         look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
         rows, batches = _rows(setup, architecture, tokenizer, look)
         known.update(_of_samples(batches))
+        way = way_of(setup)
+        if way is not None:
+            known["source"] = way.name
+            known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
         if setup.model.task == _CLASSIFIES:
             known.update(_of_classes(rows, known["vocab_rows"]))
         else:
@@ -89,7 +97,9 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
         else:
             known.update(_shown(setup, rows, in_full, limit, tokenizer))
-            batch = without_repeats(look.facts()) if look is not None and _is_own_batch(setup) else None
+            batch = _batch(setup, look, batches)
+    except NotFollowedForm:
+        raise
     except StageError as error:
         known["failure"] = error.message
     except Exception as raised:
@@ -130,9 +140,27 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
     return DataSeen(DataFacts(**known), batch)
 
 
-def _is_own_batch(setup: Setup) -> bool:
-    """Whether the batch is what the user's trainer makes: TRL's is; of transformers' the collator is the user's own."""
-    return setup.training.trainer == "trl"
+def _batch(setup: Setup, look: BatchLook | None, batches: Batches) -> BatchFacts | None:
+    """Facts of the batches where they are the user's: TRL makes them, or the script's own collator does.
+
+    Of transformers' Trainer without a script nobody knows the collator.
+    """
+    if look is None or not (setup.training.trainer == "trl" or way_of(setup) is not None):
+        return None
+    facts = without_repeats(look.facts())
+    by_hand = _masked_by_hand(batches.dataset)
+    if facts is None or by_hand is None:
+        return facts
+    discarded = by_hand > 0 and facts.trained_ratio is not None and facts.trained_ratio >= _ALL
+    return facts.model_copy(update={"mask_by_hand_ratio": by_hand, "mask_discarded": discarded})
+
+
+def _masked_by_hand(dataset: Any) -> float | None:
+    """Share of labels that are -100 in the rows before the collator; None where they hold none beside their ids."""
+    rows = [dataset[index] for index in range(min(len(dataset), ROWS))]
+    labels = [row["labels"] for row in rows if "labels" in row and len(row["labels"]) == len(row["input_ids"])]
+    total = sum(map(len, labels))
+    return sum(label == _IGNORED for row in labels for label in row) / total if total else None
 
 
 def _shown(

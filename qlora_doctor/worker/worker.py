@@ -134,12 +134,13 @@ def memory(run: Run) -> None:
 
 def data(run: Run) -> None:
     from ..pipeline.forms import NotFollowedForm, is_followed
+    from ..pipeline.forms.script import way_of
     from ..probes.data import see_data
     from ..setup.named import not_looked_at, why_not_looked_at
 
     followed = is_followed(run.setup)
     if not followed:
-        if not run.setup.data.train:
+        if not run.setup.data.train and way_of(run.setup) is None:
             raise Skipped(*why_not_looked_at(run.setup))
         _without_a_model(run)
     try:

@@ -165,7 +165,7 @@ def _batches(setup: Setup, base: Base, model: Any, offline: bool, steps: int) ->
         tokenizer = load_tokenizer(setup, base.architecture, offline=offline)
         return make_batches(setup, model, tokenizer, steps=steps)
     except StageError:
-        if not setup.data.train:
+        if not setup.data.train and not setup.named_data:
             raise
         return make_batches(setup, model, tokenizer, steps=steps, synthetic=True)
 

@@ -6,6 +6,7 @@ import ast
 
 from ...setup.setup import NamedData
 from ..dialects.named_data import BUILDERS, kind_of
+from .data_path import data_way
 from .sheet import Sheet
 from .story import Story
 from .values import Known, Listing, Made, Value
@@ -37,8 +38,11 @@ def name_data(story: Story, sheet: Sheet) -> None:
     followed = sheet.value("data.train")
     known = {id(call.node): call for call, _ in story.seen.calls if call.maker in _LOADERS}
     transforms = _transforms(sheet)
+    way = data_way(sheet.source.tree)
     for node in _loads(sheet.source.tree):
         told = _told(node, known.get(id(node)), sheet).model_copy(update={"template": template})
+        if way is not None and way[0] is node and told.kind == "file" and told.role == "train":
+            told = told.model_copy(update={"settings": way[1]})
         if followed is not None and followed in (told.name, *told.files):
             sheet.named_data.append(told)
             continue
