@@ -12,10 +12,11 @@ from ..core.errors import StageError
 from ..facts import BatchFacts, DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ..pipeline.batches import context_length, render
-from ..pipeline.forms import NotFollowedForm, follow, is_followed
-from ..pipeline.forms.script import way_of
+from ..pipeline.changes import change_tokenizer
+from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
+from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
 from ..pipeline.samples import COMPARED, read_samples
-from ..setup.setup import Setup
+from ..setup.setup import NamedData, Setup
 from .batch import BatchLook
 from .failures import explain
 from .formed import batch_of, facts_of, without_repeats
@@ -64,6 +65,9 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
     if is_followed(setup):
         return _followed(setup, progress, offline)
     batch = None
+    way = way_of(setup)
+    if way is not None and not _has_tokenizer(setup, offline):
+        return _stood_in(setup, way, progress)
     try:
         architecture = load_config(setup, offline=offline, with_files=True)
         known["vocab_rows"] = _vocabulary(architecture)
@@ -72,14 +76,13 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
         if tokenizer is not None:
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
         progress("Reading and tokenising the data")
-        as_read = setup.model.task != _CLASSIFIES and way_of(setup) is None
+        as_read = setup.model.task != _CLASSIFIES and way is None
         compared = _compared(setup, architecture, tokenizer) if as_read else None
         if compared is not None:
             return DataSeen(DataFacts(**known, **compared))
         look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
         rows, batches = _rows(setup, architecture, tokenizer, look)
         known.update(_of_samples(batches))
-        way = way_of(setup)
         if way is not None:
             known["source"] = way.name
             known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
@@ -105,6 +108,55 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
     except Exception as raised:
         known["failure"] = explain(raised, "preparing the data").message
     return DataSeen(DataFacts(**known), batch)
+
+
+def _has_tokenizer(setup: Setup, offline: bool) -> bool:
+    try:
+        architecture = load_config(setup, offline=offline, with_files=True)
+        return load_tokenizer(setup, architecture, offline=offline) is not None
+    except StageError:
+        return False
+
+
+def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> DataSeen:
+    """A script's samples without the model's tokenizer: bytes stand in for tokens.
+
+    Which labels are masked, moved or made anew does not depend on where tokens end; lengths and shares do, and are left
+    out.
+
+    Raises:
+        NotFollowedForm: nothing is tokenized before the trainer, so that the mask is the trainer's own.
+    """
+    progress("Working the script's functions out")
+    tokenizer = change_tokenizer(byte_tokenizer(), setup)
+    try:
+        read = read_named(setup, way, ROWS)
+        made = scripted(way, [row for _, row in read.rows], tokenizer)
+    except StageError as error:
+        return DataSeen(DataFacts(source=way.name, failure=error.message))
+    if not made.tokenized or made.collator is None:
+        raise NotFollowedForm("The tokenizer of the model is not on this machine.")
+    look = BatchLook(tokenizer)
+    size = setup.training.per_device_train_batch_size or 8
+    for start in range(0, len(made.rows), size):
+        look.look(made.collator([dict(row) for row in made.rows[start : start + size]]))
+    found, by_hand = look.facts(), _masked_by_hand(made.rows)
+    data = DataFacts(
+        source=way.name,
+        columns=read.columns,
+        rows=read.total,
+        rows_seen=len(read.rows),
+        rendered_by="the script's own functions, worked out by qlora-doctor with bytes for tokens",
+    )
+    if found is None:
+        return DataSeen(data)
+    discarded = None
+    if by_hand is not None and found.trained_ratio is not None:
+        discarded = by_hand > 0 and found.trained_ratio >= _ALL
+    batch = BatchFacts(
+        batches=found.batches, rows=found.rows, labels_shifted=found.labels_shifted, mask_discarded=discarded
+    )
+    return DataSeen(data, batch)
 
 
 def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:

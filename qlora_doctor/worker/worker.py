@@ -138,9 +138,8 @@ def data(run: Run) -> None:
     from ..probes.data import see_data
     from ..setup.named import not_looked_at, why_not_looked_at
 
-    followed = is_followed(run.setup)
-    if not followed:
-        if not run.setup.data.train and way_of(run.setup) is None:
+    if not is_followed(run.setup) and way_of(run.setup) is None:
+        if not run.setup.data.train:
             raise Skipped(*why_not_looked_at(run.setup))
         _without_a_model(run)
     try:

@@ -161,3 +161,17 @@ def _ids_as_labels(rows: list[dict[str, Any]]) -> Any:
 
     batch = {name: torch.tensor([row[name] for row in rows]) for name in _IDS[:2] if name in rows[0]}
     return {**batch, "labels": batch["input_ids"]}
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer of bytes, with the special tokens that scripts ask for: it stands in for one that is not here."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [*special.values(), "<pad>", *alphabet]
+    tokens = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, [], unk_token="<unk>"))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokens, **special, pad_token="<pad>")
