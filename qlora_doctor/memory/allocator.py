@@ -59,8 +59,9 @@ class Block:
 class Pool:
     """Free blocks of one size class, ordered by (size, address) as the allocator's ``std::set`` is."""
 
-    def __init__(self, small: bool) -> None:
+    def __init__(self, small: bool, stream: int = 0) -> None:
         self.small = small
+        self.stream = stream
         self.order: list[tuple[int, int]] = []
         self.by_address: dict[int, Block] = {}
         self.tail: Block | None = None  # last block of the expandable segment, if there is one
@@ -97,20 +98,25 @@ class CachingAllocator:
 
     def __init__(self, expandable_segments: bool = False) -> None:
         self.expandable = expandable_segments
-        self.small = Pool(True)
-        self.large = Pool(False)
+        self._pools = {(small, 0): Pool(small) for small in (True, False)}
         self.allocated = 0
         self.reserved = 0
         self.peak_allocated = 0
         self.peak_reserved = 0
         self.requested = 0
         self._next_address = 1 << 40
-        self._next_expandable = {True: 1 << 50, False: 1 << 51}
+        self._next_expandable: dict[Pool, int] = {}
 
-    def malloc(self, size: int) -> Block:
-        """The block that serves a request of ``size`` bytes (0 bytes take no block in PyTorch: do not ask)."""
+    def malloc(self, size: int, stream: int = 0) -> Block:
+        """The block that serves a request of ``size`` bytes (0 bytes take no block in PyTorch: do not ask).
+
+        Each stream has pools of its own: what one of them holds free serves no other.
+        """
         size = round_size(size)
-        pool = self.small if size <= SMALL_LIMIT else self.large
+        kind = size <= SMALL_LIMIT, stream
+        pool = self._pools.get(kind)
+        if pool is None:
+            pool = self._pools[kind] = Pool(*kind)
         block = pool.best_fit(size)
         if block is not None:
             pool.remove(block)
@@ -160,7 +166,7 @@ class CachingAllocator:
 
     def empty_cache(self) -> None:
         """Give whole free segments back to the driver (``torch.cuda.empty_cache``)."""
-        for pool in (self.small, self.large):
+        for pool in self._pools.values():
             for _, address in list(pool.order):
                 block = pool.by_address[address]
                 if block.previous is None and block.next is None and block is not pool.tail:
@@ -188,13 +194,14 @@ class CachingAllocator:
             pool.remove(tail)
             block = tail
         else:
-            block = Block(self._next_expandable[pool.small], 0, pool)
+            start = (1 << (50 if pool.small else 51)) + (pool.stream << 54)
+            block = Block(self._next_expandable.get(pool, start), 0, pool)
             block.previous = tail
             if tail is not None:
                 tail.next = block
         missing = -(-(size - block.size) // page) * page
         block.size += missing
-        self._next_expandable[pool.small] = block.address + block.size
+        self._next_expandable[pool] = block.address + block.size
         pool.tail = block
         self._reserve(missing)
         return block
@@ -207,7 +214,7 @@ class CachingAllocator:
         pool.remove(block)
         self.reserved -= surplus
         block.size -= surplus
-        self._next_expandable[pool.small] -= surplus
+        self._next_expandable[pool] -= surplus
         if block.size:
             pool.insert(block)
             return

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from .machine import Machine
-from .predict import traced
+from .predict import traced, traced_evaluation
 from .scaling import ALIGNED, MANY, NotScalable, ScalableTape, scalable
 from .subject import Subject
 from .tape import Tape
@@ -52,6 +52,22 @@ class Tracer:
         self.count += 1
         self.told(f"tracing a step of {batch} × {sequence:,} tokens (trace {self.count})")
         return traced(replace(subject, step=replace(subject.step, batch=batch, sequence=sequence)), machine)
+
+
+class EvaluationTracer(Tracer):
+    """Traces evaluation batches of a setup instead of its steps."""
+
+    def tape(self, machine: Machine, batch: int, sequence: int) -> Tape:
+        """The tape of an evaluation batch of these samples and tokens.
+
+        Raises:
+            PredictionError: it cannot be traced.
+        """
+        subject = self.make()
+        self.count += 1
+        self.told(f"tracing an evaluation of {batch} × {sequence:,} tokens")
+        subject = replace(subject, step=replace(subject.step, batch=batch, sequence=sequence))
+        return traced_evaluation(subject, machine, batch, made_ready=False)
 
 
 def unchanged_by_tracing(subject: Subject) -> bool:

@@ -11,17 +11,20 @@ from .kernels import register_bitsandbytes
 from .load import write_load
 from .machine import Machine
 from .play import playing_cuda
-from .step import batch_of, loss_of, prepared_forward, vocabulary_of
+from .step import batch_of, loss_of, make_ready, prepared_forward, vocabulary_of
 from .subject import Subject
 from .tape import Tape
 from .trace import Recorder
 from .trl_step import without_triton
 
 
-def trace_evaluation(subject: Subject, machine: Machine, batch: int) -> Tape:
+def trace_evaluation(subject: Subject, machine: Machine, batch: int, *, made_ready: bool = True) -> Tape:
     """The tape of one evaluation batch of ``batch`` samples, to be played after training steps of the same subject.
 
     The samples are as long as in training, and only the loss is kept. Leaves the subject's model in evaluation mode.
+
+    Args:
+        made_ready: the subject's step was traced, so its trainer has changed the model already.
     """
     model, options = subject.model, replace(subject.step, batch=batch, packing=False)
     tape = Tape()
@@ -35,6 +38,8 @@ def trace_evaluation(subject: Subject, machine: Machine, batch: int) -> Tape:
         recorder,
         torch.no_grad(),
     ):
+        if not made_ready:
+            make_ready(recorder, model, options, subject.program)
         tape.step_start = len(tape.events)
         forward = prepared_forward(model, options.precision)
         items = torch.zeros((), dtype=torch.int64, device="meta")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ..tables.cards import CARDS, Card
 from .attention import SMALL_MEMORY_HEAD
-from .courses import Courses, Maker, Size, Tracer
+from .courses import Courses, EvaluationTracer, Maker, Size, Tracer
 from .machine import Machine
 from .predict import Prediction, prediction_of
 from .replay import replay, replay_peaks
@@ -110,15 +110,19 @@ class Planner:
         batches: Sequence[int] = BATCHES,
         sequences: Sequence[int] = SEQUENCES,
         told: Callable[[str], None] = lambda text: None,
+        evaluation_batch: int | None = None,
     ) -> None:
         self.tracer = Tracer(make, told)
+        self.evaluations = EvaluationTracer(make, told)
+        self.evaluation_batch = evaluation_batch
         self.batches, self.sequences = sorted(batches), sorted(sequences)
         self._courses: dict[object, Courses] = {}
+        self._evaluations: dict[object, Courses] = {}
 
     @property
     def traces(self) -> int:
-        """How many steps were traced."""
-        return self.tracer.count
+        """How many steps and evaluations were traced."""
+        return self.tracer.count + self.evaluations.count
 
     def table(self, machine: Machine, *, capacity_bytes: int | None = None, held: bool = True) -> Plan:
         """The table for a card; ``held`` says whether the card's memory is a limit at all."""
@@ -131,7 +135,7 @@ class Planner:
                 f"Cells above {BEYOND:.2f} times the card are sums of rounded sizes, without the allocator's replay; "
                 "their reserved memory is scaled from the last cell that was replayed."
             )
-        cells, verified = _compared(cells, courses, machine)
+        cells, verified = _compared(cells, courses, machine, lambda sequence: self.evaluation(machine, sequence))
         if verified is not None and verified > TOLERANCE:
             notes.append(f"A cell differed from its own trace by {verified:.2%}; read the table as that exact.")
         return Plan(machine.card.name, space, cells, self.traces, verified, notes)
@@ -140,18 +144,31 @@ class Planner:
         """The whole prediction of one batch and sequence."""
         subject = self.tracer.subject
         subject = replace(subject, step=replace(subject.step, batch=batch, sequence=sequence))
-        return prediction_of(subject, machine, replay(self.courses(machine).at(batch, sequence), machine))
+        evaluation = self.evaluation(machine, sequence)
+        tape = self.courses(machine).at(batch, sequence)
+        return prediction_of(subject, machine, replay(tape, machine, evaluation=evaluation))
+
+    def evaluation(self, machine: Machine, sequence: int) -> Tape | None:
+        """The tape of an evaluation batch with samples of this length; None where the run evaluates nothing."""
+        batch = self.evaluation_batch
+        if batch is None:
+            return None
+        kind = machine.kind(self._has_wide_heads())
+        if kind not in self._evaluations:
+            self._evaluations[kind] = Courses(self.evaluations, machine, [batch], self.sequences)
+        return self._evaluations[kind].at(batch, sequence)
 
     def largest_batch(self, machine: Machine, sequence: int, space: int) -> int | None:
         """Most samples of this length that fit into ``space`` bytes reserved; None where not even one does."""
         at = self.courses(machine).at
-        return _most(lambda batch: self._fits(at(batch, sequence), machine, space), MOST_BATCHES)
+        return _most(lambda batch: self._fits(at(batch, sequence), machine, space, sequence), MOST_BATCHES)
 
     def longest_sequence(self, machine: Machine, batch: int, space: int, limit: int) -> int | None:
         """Most tokens a sample, in steps of :data:`LENGTH_STEP` up to ``limit``, that fit with this batch."""
         at = self.courses(machine).at
         steps = _most(
-            lambda count: self._fits(at(batch, count * LENGTH_STEP), machine, space), max(1, limit // LENGTH_STEP)
+            lambda count: self._fits(at(batch, count * LENGTH_STEP), machine, space, count * LENGTH_STEP),
+            max(1, limit // LENGTH_STEP),
         )
         return None if steps is None else steps * LENGTH_STEP
 
@@ -168,10 +185,10 @@ class Planner:
         head = getattr(config, "head_dim", None) or config.hidden_size // heads
         return int(head) > SMALL_MEMORY_HEAD
 
-    def _fits(self, tape: Tape, machine: Machine, space: int) -> bool:
+    def _fits(self, tape: Tape, machine: Machine, space: int, sequence: int) -> bool:
         if max(moments(tape, machine).values()) > space:
             return False
-        return replay_peaks(tape, machine)[1] <= space
+        return replay_peaks(tape, machine, evaluation=self.evaluation(machine, sequence))[1] <= space
 
     def _cells(self, machine: Machine, space: int | None) -> tuple[list[Cell], bool]:
         """All cells, and whether some lie so far beyond the card that they were not replayed."""
@@ -189,7 +206,7 @@ class Planner:
                     far = True
                     cells.append(Cell(batch, sequence, rough, int(rough * ratio), fits=False))
                     continue
-                allocated, reserved = replay_peaks(tape, machine)
+                allocated, reserved = replay_peaks(tape, machine, evaluation=self.evaluation(machine, sequence))
                 ratio = max(1.0, reserved / allocated)
                 if space is not None and allocated > space:
                     full = min(full, sequence)
@@ -214,9 +231,13 @@ def lengths_for(most: int | None) -> tuple[int, ...]:
     return tuple(length for length in every if length <= most)[-len(SEQUENCES) :] or (most,)
 
 
-def _compared(cells: list[Cell], courses: Courses, machine: Machine) -> tuple[list[Cell], float | None]:
+def _compared(
+    cells: list[Cell], courses: Courses, machine: Machine, evaluation: Callable[[int], Tape | None]
+) -> tuple[list[Cell], float | None]:
     """The cells, marked where they were traced, and the largest relative difference to those traces."""
-    own: dict[Size, tuple[int, int]] = {size: replay_peaks(tape, machine) for size, tape in courses.own.items()}
+    own: dict[Size, tuple[int, int]] = {
+        size: replay_peaks(tape, machine, evaluation=evaluation(size[1])) for size, tape in courses.own.items()
+    }
     marked, worst = [], None
     for cell in cells:
         peaks = own.get((cell.batch, cell.sequence))

@@ -60,14 +60,29 @@ def look_at_plan(
     """
     from ..pipeline.batches import context_length
     from .plan import BATCHES, Planner, lengths_for
-    from .predict import MARGIN, PredictionError
-    from .stage import STAND_IN, allocator_assumptions, described, machine_for, target_card
+    from .predict import PredictionError, certain_bytes
+    from .scope import unmodelled, unmodelled_model
+    from .stage import (
+        STAND_IN,
+        allocator_assumptions,
+        assumed_of_cards,
+        assumed_of_evaluation,
+        described,
+        evaluation_batch_of,
+        is_sharded,
+        machine_for,
+        target_card,
+    )
     from .subject import subject_of_setup
 
     cards: list[Card | None] = [card_named(name) for name in request.cards] or [target_card(setup, facts)]
     machines = [machine_for(setup, card) for card in cards]
     progress("building the model without weights")
     subject = subject_of_setup(setup, architecture=architecture, offline=offline)
+    reason = unmodelled(setup, facts) or unmodelled_model(subject.model, setup)
+    if reason is not None:
+        certain = None if is_sharded(setup) else certain_bytes(subject.model)
+        return MemoryFacts(prediction_failure=reason, certain_bytes=certain)
     makers = [subject]
 
     def make() -> Any:
@@ -80,13 +95,14 @@ def look_at_plan(
         request.batches or _around(BATCHES, own[0]),
         request.sequences or _around(lengths_for(limit), own[1]),
         progress,
+        evaluation_batch_of(facts),
     )
     try:
         prediction = planner.prediction(machines[0], *own)
         plans = [_card_plan(planner, machine, card, own, limit) for machine, card in zip(machines, cards, strict=True)]
     except PredictionError as error:
-        return MemoryFacts(prediction_failure=error.message, certain_bytes=error.certain_bytes)
-    prediction.assumptions += allocator_assumptions(setup)
+        return MemoryFacts(prediction_failure=error.message, refusal=error.refusal, certain_bytes=error.certain_bytes)
+    prediction.assumptions += [*allocator_assumptions(setup), *assumed_of_cards(setup), *assumed_of_evaluation(facts)]
     if cards[0] is None:
         prediction.assumptions.append(
             f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."
@@ -96,7 +112,7 @@ def look_at_plan(
         described(prediction, planner.tracer.subject, cards[0])
         | {
             "predicted": prediction.picture(),
-            "margin_ratio": MARGIN,
+            "margin_ratio": prediction.margin,
             "plan": plans[0][1].cells,
             "plans": [fact for _, fact in plans],
             "plan_traces": planner.traces,
@@ -104,7 +120,7 @@ def look_at_plan(
                 (table.verified for table in tables if table.verified is not None), default=None
             ),
             "plan_notes": _notes(tables, limit, planner.sequences),
-            "sufficient_cards": _sufficient(prediction, MARGIN),
+            "sufficient_cards": _sufficient(prediction, prediction.margin),
         }
     )
 

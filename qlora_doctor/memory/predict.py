@@ -18,6 +18,9 @@ from .values import UnknownValue
 
 MARGIN = 0.02
 """Error band of a prediction, as a share of it: no recorded measurement lies further above its prediction."""
+EVALUATION_MARGIN = 0.04
+"""The same where an evaluation decides: what is reserved after it was measured 2.7 and 3.0% above (kinds of runs,
+benchmarks/memory)."""
 
 
 class PredictionError(RuntimeError):
@@ -84,6 +87,11 @@ class Prediction:
         """Peak reserved of the optimizer steps, before an evaluation."""
         return self.run["step"][1]
 
+    @property
+    def margin(self) -> float:
+        """Error band as a share of the prediction, by what decides it."""
+        return EVALUATION_MARGIN if self.peak_phase == "evaluation" else MARGIN
+
     def picture(self) -> MemoryPicture:
         """The prediction as a fact."""
         return MemoryPicture(
@@ -136,13 +144,13 @@ def traced(subject: Subject, machine: Machine) -> Tape:
     )
 
 
-def traced_evaluation(subject: Subject, machine: Machine, batch: int) -> Tape:
-    """The tape of an evaluation batch, once the subject's step was traced.
+def traced_evaluation(subject: Subject, machine: Machine, batch: int, *, made_ready: bool = True) -> Tape:
+    """The tape of an evaluation batch; ``made_ready`` where the subject's step was traced before.
 
     Raises:
         PredictionError: it cannot be traced.
     """
-    return _told(subject, "evaluation", lambda: trace_evaluation(subject, machine, batch))
+    return _told(subject, "evaluation", lambda: trace_evaluation(subject, machine, batch, made_ready=made_ready))
 
 
 def _told(subject: Subject, what: str, trace: Callable[[], Tape]) -> Tape:

@@ -186,7 +186,7 @@ class _Run:
 
     def _play_phase(self, begin: int, finish: int, name: str, step: int, skip: frozenset[int]) -> None:
         allocator, blocks, sizes, events = self.allocator, self.blocks, self.sizes, self.tape.events
-        malloc, free = allocator.malloc, allocator.free
+        malloc, free, streams = allocator.malloc, allocator.free, self.tape.streams
         high, moment = allocator.allocated, begin
         opened: list[Block] = []
         record = step <= 1
@@ -195,7 +195,7 @@ class _Run:
             kind, index = event & 3, event >> 2
             if kind == ALLOC:
                 if index not in skip:
-                    blocks[index] = malloc(sizes[index])
+                    blocks[index] = malloc(sizes[index], streams.get(index, 0)) if streams else malloc(sizes[index])
             elif kind == FREE:
                 block = blocks.pop(index, None)
                 if block is not None:

@@ -46,9 +46,34 @@ def unmodelled(setup: Setup, facts: Facts) -> str | None:
     left_out = list(dict.fromkeys(_left_out(setup, facts)))
     if left_out:
         listed = left_out[0] if len(left_out) == 1 else f"{', '.join(left_out[:-1])} and {left_out[-1]}"
-        verb = "change" if len(left_out) > 1 or left_out[0].endswith("kernels") else "changes"
-        return f"{listed[:1].upper()}{listed[1:]} {verb} the peak and cannot be predicted yet."
+        return f"The prediction does not cover {listed}, which the peak depends on."
     return _unknown(setup)
+
+
+def unmodelled_model(model: Any, setup: Setup) -> str | None:
+    """Why a built model's step is not predicted, one sentence; None where its batches are made here.
+
+    Args:
+        model: the (PEFT) model.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name = type(base).__name__
+    for end, what in _HEADS.items():
+        if name.endswith(end):
+            return f"The prediction does not cover {what}."
+    towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
+    if towers and setup.data.format is None:
+        listed = " and ".join(dict.fromkeys(towers))
+        return f"The prediction does not cover {listed} in the batches, which the peak of {name} depends on."
+    return None
+
+
+_HEADS = {
+    "ForQuestionAnswering": "batches that mark an answer's first and last token",
+    "ForMultipleChoice": "batches of several choices a sample",
+}
+_TOWERS = {"vision_config": "images", "audio_config": "audio", "speech_config": "audio"}
+"""Parts of a model's config that stand for a tower beside the text model."""
 
 
 def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
@@ -56,8 +81,10 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     training, config = setup.training, facts.config
     if setup.dialect in OWN_LOOPS:
         yield f"{OWN_LOOPS[setup.dialect]}'s own training loop"
-    if training.engine is not None:
-        yield f"{training.engine.capitalize()}'s own kernels"
+    for kernels in training.kernels or ():
+        yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
+    if any(remark["kind"] == "kernels-by-default" for remark in setup.remarks):
+        yield "axolotl's LoRA kernels"
     if training.method not in METHODS:
         yield f"the method {training.method}"
     if setup.quantization.backend not in (None, "bitsandbytes"):
@@ -69,7 +96,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     if training.torch_compile:
         yield "torch.compile"
     distributed = config.distributed if config is not None else None
-    if training.fsdp:
+    if training.fsdp and not shards_plainly(setup, facts):
         yield {"fsdp1": "FSDP 1", "fsdp2": "FSDP 2"}.get(distributed or "", "FSDP")
     if training.deepspeed:
         yield {"zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
@@ -80,6 +107,27 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     for name, what in _MORE.items():
         if _on(told.get(name)):
             yield what
+
+
+def shards_plainly(setup: Setup, facts: Facts) -> bool:
+    """Whether a run is sharded by FSDP 2 over known ranks as it is modelled: with non-reentrant checkpointing, without
+    evaluation or offloading."""
+    config, settings = facts.config, setup.training.fsdp_config
+    if config is None or not isinstance(settings, dict):
+        return False
+    options = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
+    return (
+        config.distributed == "fsdp2"
+        and (setup.hardware.count or 1) > 1
+        and bool(config.gradient_checkpointing)
+        and config.use_reentrant is False
+        and config.evaluates is False
+        and setup.training.method in (None, "sft", "pretrain")
+        and not options.get("offload_params")
+        and not options.get("cpu_offload")
+        and "offload" not in str(setup.training.fsdp)
+        and options.get("reshard_after_forward", True) is True
+    )
 
 
 def _spread(setup: Setup) -> Iterator[str]:

@@ -69,8 +69,8 @@ def look_at_memory(
     Raises:
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
-    from .predict import MARGIN, PredictionError, certain_bytes, predict
-    from .scope import unmodelled
+    from .predict import PredictionError, certain_bytes, predict
+    from .scope import unmodelled, unmodelled_model
     from .subject import subject_of_setup
 
     card, unknown = _card_or_reason(setup, facts)
@@ -79,6 +79,7 @@ def look_at_memory(
     reason = unmodelled(setup, facts)
     progress("tracing a step without weights" if reason is None else "building the model without weights")
     subject = subject_of_setup(setup, architecture=architecture, offline=offline)
+    reason = reason or unmodelled_model(subject.model, setup)
     if reason is not None:
         certain = None if is_sharded(setup) else certain_bytes(subject.model)
         return MemoryFacts.model_validate(held | {"prediction_failure": reason, "certain_bytes": certain})
@@ -99,11 +100,10 @@ def look_at_memory(
             f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."
         )
     prediction.assumptions += allocator_assumptions(setup)
-    if (setup.hardware.count or 1) > 1:
-        prediction.assumptions.append("Each card holds the whole model, as data-parallel training does.")
+    prediction.assumptions += assumed_of_cards(setup)
     prediction.assumptions += assumed_of_evaluation(facts)
     held |= described(prediction, subject, card)
-    held["margin_ratio"] = MARGIN
+    held["margin_ratio"] = prediction.margin
     held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
     return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
 
@@ -192,6 +192,18 @@ def _of_prediction(prediction: Prediction, subject: Subject, card: Card | None) 
 def is_sharded(setup: Setup) -> bool:
     """Whether a card holds only a part of the weights, or may."""
     return bool(setup.training.fsdp or setup.training.deepspeed) or isinstance(setup.model.device_map, dict)
+
+
+def assumed_of_cards(setup: Setup) -> list[str]:
+    """How several cards share the work; one sentence."""
+    count = setup.hardware.count or 1
+    if count < 2:
+        return []
+    if setup.training.fsdp:
+        return [
+            f"The figures are those of one of {count} ranks, each with its shards, as FSDP 2 of accelerate makes them."
+        ]
+    return ["Each card holds the whole model and buckets for its gradients, as DistributedDataParallel does."]
 
 
 def evaluation_batch_of(facts: Facts) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from .load import LoadOptions, write_load
 from .machine import Machine
 from .optimizers import Optimizer
 from .play import playing_cuda
+from .sharded import Sharded
 from .tape import Tape
 from .trace import Recorder
 from .trl_step import has_fused_head, prepare_for_sft, sft_loss, without_triton
@@ -41,6 +43,8 @@ class StepOptions:
     neftune_alpha: float | None = None
     data_parallel: bool = False
     """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
+    sharded_over: int | None = None
+    """Ranks that FSDP 2 shards the model over."""
 
 
 class Program(Protocol):
@@ -95,15 +99,13 @@ def vocabulary_of(model: Any) -> int:
 
 def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Program | None) -> None:
     tape = recorder.tape
-    if program is not None:
-        program.prepare(recorder, model, options)
-    elif options.trainer == "trl":
-        prepare_for_sft(recorder, model, options.checkpointing)
+    make_ready(recorder, model, options, program)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if options.neftune_alpha:
         add_noise(model, options.neftune_alpha)
     if options.data_parallel:
         recorder.keep(gradient_buckets(recorder, parameters))
+    sharded = Sharded(recorder, model, options.sharded_over) if options.sharded_over else None
     tape.step_start = len(tape.events)
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
@@ -119,8 +121,12 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         del inputs
         tape.phase("backward")
         recorder.in_backward = True
+        if sharded is not None:
+            sharded.syncs = not batches
         loss.backward()
         recorder.in_backward = False
+        if sharded is not None:
+            sharded.after_backward()
         for parameter in parameters:
             if parameter.grad is not None:
                 recorder.recategorise(parameter.grad, "gradients")
@@ -128,11 +134,15 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         del loss
     tape.phase("optimizer")
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
+    if sharded is not None:
+        with_gradient = sharded.trained()
     _clip(with_gradient, options.max_grad_norm)
     optimizer.step(with_gradient)
     model.zero_grad(set_to_none=True)
+    for parameter in with_gradient:
+        parameter.grad = None
     del kept, waiting
-    recorder.keep(optimizer)
+    recorder.keep([optimizer, sharded])
 
 
 def add_noise(model: Any, alpha: float) -> None:
@@ -177,6 +187,14 @@ def prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
     return convert_outputs_to_fp32(Autocast("cuda", dtype=dtype)(model.forward))  # type: ignore[no-any-return]
 
 
+def make_ready(recorder: Recorder, model: Any, options: StepOptions, program: Program | None) -> None:
+    """What the trainer changes in the model before its first step."""
+    if program is not None:
+        program.prepare(recorder, model, options)
+    elif options.trainer == "trl":
+        prepare_for_sft(recorder, model, options.checkpointing)
+
+
 def batch_of(recorder: Recorder, model: Any, options: StepOptions, program: Program | None) -> dict[str, torch.Tensor]:
     """A batch on the meta device whose values are known."""
     return _batch(recorder, model, options) if program is None else program.batch(recorder, options)
@@ -193,7 +211,7 @@ def loss_of(
     """The loss that the trainer computes of a batch."""
     if program is not None:
         return program.loss(model, forward, inputs, items)
-    return _loss(forward, inputs, items, options)
+    return _loss(model, forward, inputs, items, options)
 
 
 def _batch(recorder: Recorder, model: Any, options: StepOptions) -> dict[str, torch.Tensor]:
@@ -225,14 +243,24 @@ def _batch(recorder: Recorder, model: Any, options: StepOptions) -> dict[str, to
 
 
 def _loss(
-    forward: Callable[..., Any], inputs: dict[str, torch.Tensor], items: torch.Tensor, options: StepOptions
+    model: Any, forward: Callable[..., Any], inputs: dict[str, torch.Tensor], items: torch.Tensor, options: StepOptions
 ) -> torch.Tensor:
     if options.trainer == "trl":
         fused = {"fused_lm_head": True} if has_fused_head() else {"num_items_in_batch": items}
         return sft_loss(forward(**inputs, use_cache=False, **fused), items)
-    outputs = forward(**inputs, num_items_in_batch=items)
+    outputs = forward(**inputs, **({"num_items_in_batch": items} if takes_loss_arguments(model) else {}))
     loss: torch.Tensor = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
     return loss
+
+
+def takes_loss_arguments(model: Any) -> bool:
+    """Whether the trainer tells the model how many labels a step has (``Trainer.model_accepts_loss_kwargs``)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    told = getattr(base, "accepts_loss_kwargs", None)
+    if told is not None:
+        return bool(told)
+    parameters = inspect.signature(base.forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _clip(parameters: list[torch.nn.Parameter], max_norm: float) -> None:

@@ -135,7 +135,8 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         checkpointing=checkpointing,
         flash=flash,
         neftune_alpha=training.neftune_noise_alpha,
-        data_parallel=(setup.hardware.count or 1) > 1,
+        data_parallel=(setup.hardware.count or 1) > 1 and not training.fsdp,
+        sharded_over=(setup.hardware.count or 1) if training.fsdp else None,
     )
     return step, assumptions
 

@@ -57,10 +57,14 @@ class Tape:
     """Storages that are a cuBLAS workspace each; their bytes depend on the card."""
     emptied: list[int] = field(default_factory=list)
     """Positions in ``events`` before which the cache is emptied."""
+    streams: dict[int, int] = field(default_factory=dict)
+    """Storages that another stream than the main one (0) asked for: their blocks come from pools of its own."""
 
-    def alloc(self, size: int, category: str) -> int:
+    def alloc(self, size: int, category: str, stream: int = 0) -> int:
         """A storage of ``size`` bytes appears; returns its index."""
         index = len(self.sizes)
+        if stream:
+            self.streams[index] = stream
         self.sizes.append(size)
         self.categories.append(category)
         self.events.append(index << 2 | ALLOC)

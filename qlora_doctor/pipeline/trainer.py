@@ -14,7 +14,7 @@ from .batches import Batches, cuts_nothing
 from .failures import as_stage_error
 
 # Training names that are the doctor's own or are read elsewhere in the pipeline.
-_NOT_ARGUMENTS = {"trainer", "method", "engine", "prepare_for_kbit_training", "max_steps", "num_train_epochs"}
+_NOT_ARGUMENTS = {"trainer", "method", "kernels", "prepare_for_kbit_training", "max_steps", "num_train_epochs"}
 # What the run of a probe replaces: it saves, reports and resumes nothing, and its two steps are steps at the rate
 # that the setup names, not the first two of a warm-up.
 _REPLACED = {
@@ -69,7 +69,7 @@ def make_trainer(
             arguments["max_length"] = None
         if batches.samples is not None and batches.samples.format == "text":
             arguments["dataset_text_field"] = batches.samples.text_field
-    elif batches.collator is not None:
+    if batches.collator is not None:
         options["data_collator"] = batches.collator
     try:
         args = arguments_class(**arguments)

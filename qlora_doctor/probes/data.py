@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,12 +14,15 @@ from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_
 from ..pipeline.batches import context_length, render
 from ..pipeline.changes import change_tokenizer
 from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
+from ..pipeline.forms.chat import chat_text, lost_content
+from ..pipeline.forms.kinds import CannotForm, FormedRow
 from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
-from ..pipeline.samples import COMPARED, read_samples
+from ..pipeline.samples import COMPARED, Samples, read_samples
 from ..setup.setup import NamedData, Setup
 from .batch import BatchLook
 from .failures import explain
-from .formed import batch_of, facts_of, without_repeats
+from .formed import batch_of, facts_of, repeated, without_repeats
+from .overlap import overlap_of
 from .showing import Shown, histogram, rows_shown
 
 ROWS = 256
@@ -82,7 +85,8 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             return DataSeen(DataFacts(**known, **compared))
         look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
         rows, batches = _rows(setup, architecture, tokenizer, look)
-        known.update(_of_samples(batches))
+        known.update(_of_samples(batches, tokenizer))
+        known.update(overlap_of(setup))
         if way is not None:
             known["source"] = way.name
             known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
@@ -179,6 +183,7 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
         if followed is None:
             raise NotFollowedForm("The config names no data.")
         known.update(facts_of(followed, known.get("vocab_rows")))
+        known.update(overlap_of(setup))
         batch = None
         if tokenizer is not None and architecture is not None:
             size = setup.training.per_device_train_batch_size or 8
@@ -261,6 +266,10 @@ def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[
     }
     if samples.format == "preference":
         facts["identical_pairs"] = sum(row["chosen"] == row["rejected"] for row in samples.rows)
+        longer = [len(_as_text(row["chosen"])) > len(_as_text(row["rejected"])) for row in samples.rows]
+        facts["longer_chosen_ratio"] = statistics.fmean(longer)
+    facts["duplicate_rows"] = len(samples.rows) - len({repr(row) for row in samples.rows})
+    facts |= overlap_of(setup)
     if samples.format == "unpaired-preference":
         facts["desirable_ratio"] = statistics.fmean(bool(row["label"]) for row in samples.rows)
     if tokenizer is None:
@@ -381,17 +390,58 @@ def _split(batch: Any) -> list[_Row]:
     return rows
 
 
-def _of_samples(batches: Batches) -> dict[str, Any]:
+def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
     samples = batches.samples
     if samples is None:
         return {}
     read = len(samples.rows)
+    rows = [_parts(samples, row) for row in samples.rows[:ROWS]]
+    lost = [found for row in samples.rows[:ROWS] if (found := _lost(tokenizer, row)) is not None]
     return {
+        **repeated(rows),
+        "empty_answers": sum(not row.answer.strip() for row in rows),
+        "content_lost_rows": len(lost),
+        "content_lost": lost[0] if lost else None,
         "format": samples.format,
         "columns": samples.columns,
         "rows": read if read < ROWS else None,  # as many as were asked for: there may be more
         "rows_seen": min(read, ROWS),
     }
+
+
+def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
+    """What is asked and what is answered, as text, of a row of any format of TRL's."""
+    if samples.format == "messages":
+        turns = [turn for turn in row.get("messages") or [] if isinstance(turn, dict)]
+        asked = [str(turn.get("content")) for turn in turns if turn.get("role") != "assistant"]
+        answered = [
+            str(turn.get("content") or turn.get("tool_calls") or "")
+            for turn in turns
+            if turn.get("role") == "assistant"
+        ]
+        prompt, answer = "\n".join(asked), "\n".join(answered)
+    elif samples.format == "prompt-completion":
+        prompt, answer = _as_text(row.get("prompt")), _as_text(row.get("completion"))
+    else:
+        prompt, answer = "", _as_text(row.get(samples.text_field, row))
+    return FormedRow(0, None, identity=f"{prompt}\0{answer}", prompt=prompt, answer=answer)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(str(turn.get("content")) if isinstance(turn, dict) else str(turn) for turn in value)
+    return "" if value is None else str(value)
+
+
+def _lost(tokenizer: Any, row: Mapping[str, Any]) -> str | None:
+    """What of a conversation the chat template leaves out; None where it writes all, or there is none."""
+    messages = row.get("messages")
+    if tokenizer is None or not isinstance(messages, list) or getattr(tokenizer, "chat_template", None) is None:
+        return None
+    try:
+        return lost_content(chat_text(tokenizer, messages, None, row.get("tools")), messages)
+    except CannotForm:
+        return None  # the trainer's own attempt tells why
 
 
 def _dropped(setup: Setup, batches: Batches, rows: Sequence[_Row]) -> int:

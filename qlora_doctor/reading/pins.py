@@ -69,6 +69,7 @@ def _text(file: Path) -> str:
     except OSError:
         return ""
     text = re.sub(r"^[ \t]*#.*$", "", text, flags=re.MULTILINE)
+    text = text.replace("\\\n", " ")
     is_script = file.suffix.lower() in (".sh", ".bash") or file.name.lower() == "makefile"
     return "\n".join(re.findall(r"^.*\bpip3? install\b.*$", text, re.MULTILINE)) if is_script else text
 

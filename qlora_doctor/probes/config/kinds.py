@@ -11,22 +11,21 @@ from ...setup.setup import Setup
 from .preference import PREFERENCE, REINFORCEMENT
 from .text import text_of
 
-_OTHER_MODELS = re.compile(
-    r"whisper|wav2vec|w2v-?bert|hubert|wavlm|seamless|speecht5|parler|musicgen|encodec|(?<![a-z])(?:mms|asr|tts)(?![a-z])"
+_OTHER_MODELS = (
+    r"(?i)whisper|wav2vec|w2v-?bert|hubert|wavlm|seamless|speecht5|parler|musicgen|encodec"
+    r"|(?<![a-z])(?:mms|asr|tts)(?![a-z])"
     r"|(?<![a-z])(?:clip|siglip|vit|deit|swin|beit|dinov\d|sam|detr|yolos|segformer|mask2former)(?![a-z])"
-    r"|stable[-_]diffusion|sdxl|(?<![a-z])(?:flux|unet|dit|esm\d?|prot\w*|dnabert|chronos|timesfm)(?![a-z])",
-    re.IGNORECASE,
+    r"|stable[-_]diffusion|sdxl|(?<![a-z])(?:flux|unet|dit|esm\d?|prot(?:ein|bert|t5|trans)\w*|dnabert|chronos|timesfm)(?![a-z])"
 )
 """Families of speech, images, proteins and time series, by name."""
-_OTHER_CLASSES = re.compile(
+_OTHER_CLASSES = (
     r"\b(?:Whisper|Wav2Vec2|Wav2Vec2Bert|Hubert|WavLM|SpeechT5|SeamlessM4T\w*|Esm)For\w+"
     r"|\bAutoModelFor(?:SpeechSeq2Seq|CTC|Audio\w+|ImageClassification|ObjectDetection|SemanticSegmentation)"
     r"|\b(?:UNet2DConditionModel|StableDiffusion\w*Pipeline|DiffusionPipeline|FluxTransformer2DModel)\b"
 )
-_COMPARES = re.compile(
-    r"(?<![a-z])(?:dpo|ipo|kto|orpo|cpo|simpo|grpo|gdpo|rloo|ppo|bco|rlhf|rlaif|rlvr|reward|rewards|preference|preferences"
-    r"|chosen|rejected|beta|num_generations|vllm|ref_model|reference_model|distill\w*|contrastive)(?![a-z])",
-    re.IGNORECASE,
+_COMPARES = (
+    r"(?i)(?<![a-z])(?:dpo|ipo|kto|orpo|cpo|simpo|grpo|gdpo|rloo|ppo|bco|rlhf|rlaif|rlvr"
+    r"|rewards?|preferences?|chosen|rejected|beta|num_generations|vllm|ref_model|reference_model|distill\w*|contrastive)(?![a-z])"
 )
 """Words of preference and reinforcement learning, and of others that train at rates of their own."""
 
@@ -37,9 +36,9 @@ def is_language_model(setup: Setup) -> bool | None:
     if written is not None and not setup.is_unknown("model.name_or_path"):
         folder = resolve(setup, written)
         kind = _model_type(folder) if folder is not None and folder.is_dir() else None
-        return _OTHER_MODELS.search(kind or written.rstrip("/").rpartition("/")[2]) is None
+        return re.search(_OTHER_MODELS, kind or written.rstrip("/").rpartition("/")[2]) is None
     text = text_of(setup)
-    return False if text is not None and _OTHER_CLASSES.search(text) else None
+    return False if text is not None and re.search(_OTHER_CLASSES, text) else None
 
 
 def compares_answers(setup: Setup, method: str | None) -> bool | None:
@@ -50,7 +49,7 @@ def compares_answers(setup: Setup, method: str | None) -> bool | None:
     if text is None or setup.dialect != "custom":
         return None
     words = f"{Path(setup.file).name if setup.file else ''}\n{text}"
-    return None if _COMPARES.search(words) else False
+    return None if re.search(_COMPARES, words) else False
 
 
 def _model_type(folder: Path) -> str | None:

@@ -29,8 +29,6 @@ def resume_facts(
         updates: of the whole run.
         ranks: processes that train.
     """
-    if get("training.resume_from_checkpoint", False) is False:
-        return ResumeFacts(checkpoint="none")
     folder = checkpoint_of(setup)
     state = _read(folder / STATE) if folder is not None else None
     if folder is None or state is None:

@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...facts.config import Remark
-from ...facts.schedule import ScheduleFacts
+from ...facts.schedule import ResumeFacts, ScheduleFacts
 from ...setup.paths import resolve
 from ...setup.setup import Setup
 from .combinations import OWN_LOOPS
-from .resume import resume_facts
-from .rows import count_rows
 from .text import text_of
 
 Get = Callable[..., Any]
@@ -28,7 +26,7 @@ _PLAIN = ("sft", "pretrain", "pt", "dpo", "kto", "orpo", "cpo", "simpo", "ipo", 
 """Methods of which each row is one sample."""
 _COUNTED = ("native", "python", "notebook", "trl")
 """Dialects whose ``data.train`` is the whole of the training data, row for row."""
-_LAUNCHED = re.compile(r"local_rank|world_size|accelerat|PartialState|torchrun|deepspeed|fsdp", re.IGNORECASE)
+_LAUNCHED = r"(?i)local_rank|world_size|accelerat|PartialState|torchrun|deepspeed|fsdp"
 _WARMS_UP = ("linear", "cosine", "polynomial", "constant_with_warmup", "inverse_sqrt", "cosine_with_restarts",
              "cosine_with_min_lr", "warmup_stable_decay")  # fmt: skip
 """Schedules whose rate climbs from zero over the warm-up."""
@@ -65,8 +63,18 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
         best_model=_best_model(get),
         generations=groups[0],
         generation_batch=groups[1],
-        resume=resume_facts(setup, get, known, updates, ranks),
+        resume=_resume(setup, get, known, updates, ranks),
     )
+
+
+def _resume(
+    setup: Setup, get: Get, known: Mapping[str, Any], updates: int | None, ranks: int | None
+) -> ResumeFacts | None:
+    if get("training.resume_from_checkpoint", False) is False:
+        return ResumeFacts(checkpoint="none")
+    from .resume import resume_facts  # lazy: hardly a config resumes a run
+
+    return resume_facts(setup, get, known, updates, ranks)
 
 
 def _ranks(setup: Setup, known: Mapping[str, Any]) -> int | None:
@@ -81,7 +89,7 @@ def _runs_alone(setup: Setup, known: Mapping[str, Any]) -> bool:
     text = text_of(setup)
     several = known["distributed"] not in ("none", None) or known.get("several_processes")
     is_script = setup.dialect in ("python", "notebook") and text is not None
-    return is_script and not several and _LAUNCHED.search(text or "") is None
+    return is_script and not several and re.search(_LAUNCHED, text or "") is None
 
 
 def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
@@ -90,7 +98,11 @@ def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
     if written is None or setup.dialect not in _COUNTED or known["packing"] is not False:
         return None
     path = resolve(setup, written)
-    return count_rows(path) if path is not None else None
+    if path is None:
+        return None
+    from .rows import count_rows  # lazy: most data is not in a file here
+
+    return count_rows(path)
 
 
 def _updates_per_epoch(

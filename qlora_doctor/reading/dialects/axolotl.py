@@ -187,12 +187,14 @@ def read(document: Document) -> Setup:
     known = key_list("axolotl")
     reading = Reading(document, name, f"axolotl {known.version}")
     reading.take(_FIELDS)
+    _model_class(reading)
     _precision(reading)
     _quantization(reading)
     _lora(reading)
     _without_adapter(reading)
     _attention(reading)
     _batches(reading)
+    _kernels(reading)
     _checkpointing(reading)
     _distribution(reading)
     _data(reading)
@@ -208,6 +210,17 @@ def read(document: Document) -> Setup:
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "axolotl turns such texts into numbers by itself.")
     return reading.setup()
+
+
+def _model_class(reading: Reading) -> None:
+    """``model_type`` names the class that loads the model, unless code of the model's own may: loaders/model.py.
+
+    ``AutoModelForCausalLM`` leaves it to axolotl, which takes the Auto class for images where the model has them.
+    """
+    key = next((key for key in ("model_type", "type_of_model") if reading.has(key)), None)
+    written = reading.get(key) if key is not None else None
+    if isinstance(written, str) and written != "AutoModelForCausalLM" and not reading.get("trust_remote_code"):
+        reading.put("model.model_class", written, key)
 
 
 def _only_known_plugins(reading: Reading) -> bool:
@@ -333,6 +346,20 @@ def _batches(reading: Reading) -> None:
         reading.put("training.gradient_accumulation_steps", steps, "batch_size", "batch_size / micro_batch_size")
     if reading.value("training.per_device_train_batch_size") and not reading.has("eval_batch_size"):
         reading.default("training.per_device_eval_batch_size", reading.value("training.per_device_train_batch_size"))
+
+
+_KERNELS = (
+    "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "cut_cross_entropy",
+    "chunked_cross_entropy", "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp",
+    "liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy",
+)  # fmt: skip
+"""Switches of kernels that run in place of transformers' own code."""
+
+
+def _kernels(reading: Reading) -> None:
+    chosen = [key for key in _KERNELS if reading.get(key)]
+    if chosen:
+        reading.put("training.kernels", chosen, chosen[0])
 
 
 def _checkpointing(reading: Reading) -> None:

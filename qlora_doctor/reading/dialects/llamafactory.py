@@ -190,6 +190,8 @@ def conclude(reading: Reading) -> None:
         reentrant = reading.get("use_reentrant_gc", True)
         key = "use_reentrant_gc" if reading.has("use_reentrant_gc") else None
         reading.put("training.gradient_checkpointing_kwargs", {"use_reentrant": bool(reentrant)}, key)
+    if reading.get("use_unsloth"):
+        reading.put("training.kernels", ["unsloth"], "use_unsloth")
     reading.default("training.prepare_for_kbit_training", False, "it prepares the model by code of its own")
     if not reading.get("val_size") and not reading.has("eval_dataset") and not reading.has("eval_strategy"):
         reading.default("training.eval_strategy", "no")

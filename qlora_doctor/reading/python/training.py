@@ -323,6 +323,7 @@ def _close(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None
     if kind is None:
         sheet.leave_rest("training", why="Which trainer takes these arguments is not known.")
     if story.is_unsloth:
+        sheet.default("training.kernels", ["unsloth"], "The model is of one of Unsloth's classes.")
         sheet.leave_rest("training", why="Unsloth has defaults of its own, which change between versions.")
     if kind == "trl" and method != "sft":
         known = _COMMON if method in _LIKE_TRANSFORMERS else ()

@@ -1,0 +1,197 @@
+"""What FSDP 2 does to a rank's memory: shards that stay, whole layers that come and go, gradients that are scattered.
+
+One process stands for each rank, as all hold the same amounts. Played after torch's ``FSDPParamGroup``
+(``torch/distributed/fsdp/_fully_shard``) and accelerate's ``fsdp2_prepare_model``: a unit for each decoder layer, one
+for the embeddings, one that stays gathered for the last norm and the head, one for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from .trace import Recorder
+
+_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+
+
+GATHERING, SCATTERING = 1, 2
+"""The streams that ask for what shards are gathered into, and for the shards of gradients."""
+
+
+@dataclass
+class _Unit:
+    """Parameters that are gathered together.
+
+    Attributes
+    ----------
+    stays: it is not released after its forward pass.
+    gathered: the tape's indices of its whole parameters while they are there.
+    arriving: the tape's index of the buffer that its shards are gathered into.
+    """
+
+    parameters: list[nn.Parameter]
+    stays: bool = False
+    gathered: list[int] = field(default_factory=list)
+    arriving: int | None = None
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of all parameters unsharded."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
+
+
+class Sharded:
+    """A model whose parameters are sharded over ``world`` ranks while its step is traced."""
+
+    def __init__(self, recorder: Recorder, model: Any, world: int) -> None:
+        self.recorder, self.tape, self.world = recorder, recorder.tape, world
+        self.shards: dict[int, nn.Parameter] = {}
+        base = model.get_base_model()
+        self._taken: set[int] = set()
+        names = set(getattr(base, "_no_split_modules", None) or ())
+        layers = [module for module in base.modules() if type(module).__name__ in names]
+        self.layers = [self._unit(layer) for layer in layers]
+        embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
+        tied = head is not None and embeddings.weight is head.weight
+        body = getattr(base, base.base_model_prefix, base)
+        norm = next((m for name in _NORMS if (m := getattr(body, name, None)) is not None), None)
+        self.first = None if tied else self._unit(embeddings)
+        self.tail = self._unit(*(m for m in (norm, embeddings if tied else None, head) if m is not None), stays=True)
+        self.rest = self._unit(base, stays=True)
+        self._held: int | None = None
+        self._scattering: int | None = None
+        self._in_backward: int | None = None
+        self.syncs = True
+        """Whether gradients are scattered: only in the last of several accumulated batches."""
+        # accelerate holds the whole state dict until all is sharded (``fsdp2_prepare_model``: ``original_sd``).
+        wholes = [index for unit in self._units() for index in self._shard(unit)]
+        for index in wholes:
+            self.tape.free(index)
+        for place, layer in enumerate(layers):
+            layer.register_forward_pre_hook(lambda *_, place=place: self._before_layer(place))
+            layer.register_forward_hook(lambda *_, place=place: self._after_layer(place))
+        # The last buffer of the forward pass goes when the root's forward is over (``FSDPState._post_forward``).
+        base.register_forward_hook(lambda *_: self._free("_held"))
+        first = embeddings if tied else None
+        if self.first is not None:
+            embeddings.register_forward_pre_hook(lambda *_: self._gather(self.first))
+            embeddings.register_forward_hook(lambda *_: self._release(self.first))
+        for module in (first, norm):
+            if module is not None:
+                module.register_forward_pre_hook(lambda *_: self._gather(self.tail))
+
+    def after_backward(self) -> None:
+        """What is left to scatter and to release once the backward pass has come to its end."""
+        for unit in self._units():
+            self._scatter(unit)
+            self._release(unit)
+        self._free("_held")
+        self._free("_scattering")
+        self._in_backward = None
+
+    def trained(self) -> list[nn.Parameter]:
+        """The shards that have a gradient; the whole gradients are gone."""
+        return [shard for shard in self.shards.values() if shard.grad is not None]
+
+    def _units(self) -> Iterator[_Unit]:
+        yield from self.layers
+        yield from (unit for unit in (self.first, self.tail, self.rest) if unit is not None)
+
+    def _unit(self, *modules: nn.Module, stays: bool = False) -> _Unit:
+        """The modules' parameters that no unit before took; 4-bit weights stored as integers stay whole."""
+        found = []
+        for parameter in (p for module in modules for p in module.parameters()):
+            if id(parameter) not in self._taken and parameter.is_floating_point():
+                self._taken.add(id(parameter))
+                found.append(parameter)
+        return _Unit(found, stays)
+
+    def _shard(self, unit: _Unit) -> Iterator[int]:
+        """Make the shards of a unit; yields the tape's indices of the whole parameters, which go later."""
+        for parameter in unit.parameters:
+            rows = -(-parameter.shape[0] // self.world) if parameter.dim() else 1
+            whole = self.recorder.index_of(parameter)
+            category = self.tape.categories[whole] if whole is not None else "base_16bit"
+            shape = (rows, *parameter.shape[1:])
+            shard = torch.empty(shape, dtype=parameter.dtype, device="meta")
+            self.recorder.recategorise(shard, category)
+            self.shards[id(parameter)] = nn.Parameter(shard, requires_grad=parameter.requires_grad)
+            if whole is not None:
+                yield whole
+
+    def _alloc(self, size: int, stream: int = 0) -> int:
+        return self.tape.alloc(size, "base_16bit", stream)
+
+    def _free(self, name: str) -> None:
+        index = getattr(self, name)
+        if index is not None:
+            self.tape.free(index)
+            setattr(self, name, None)
+
+    def _arrive(self, unit: _Unit) -> None:
+        if unit.arriving is None and not unit.gathered and unit.whole_bytes:
+            unit.arriving = self._alloc(unit.whole_bytes, GATHERING)
+
+    def _gather(self, unit: _Unit | None) -> None:
+        """Shards into one buffer, the buffer into whole parameters; in forward the buffer stays until the next one."""
+        if unit is None or unit.gathered or not unit.whole_bytes:
+            return
+        self._arrive(unit)
+        self._free("_held")
+        unit.gathered = [self._alloc(p.numel() * p.element_size()) for p in unit.parameters]
+        if self._in_backward is None:
+            self._held, unit.arriving = unit.arriving, None
+        elif unit.arriving is not None:
+            self.tape.free(unit.arriving)
+            unit.arriving = None
+
+    def _release(self, unit: _Unit | None) -> None:
+        if unit is not None:
+            for index in unit.gathered:
+                self.tape.free(index)
+            unit.gathered = []
+
+    def _before_layer(self, place: int) -> None:
+        if not self.recorder.in_backward:
+            self._gather(self.layers[place])
+            return
+        # Recomputation: the gradient has come as far as this layer's output, so what lies behind it is done.
+        if self._in_backward is None:
+            self._free("_held")
+            self._scatter(self.tail)
+            self._release(self.tail)
+        else:
+            self._scatter(self.layers[self._in_backward])
+            self._release(self.layers[self._in_backward])
+        self._in_backward = place
+        self._gather(self.layers[place])
+        if place:
+            self._arrive(self.layers[place - 1])
+
+    def _after_layer(self, place: int) -> None:
+        if not self.recorder.in_backward:
+            self._release(self.layers[place])
+
+    def _scatter(self, unit: _Unit) -> None:
+        """Whole gradients into a buffer, reduced into each rank's shard; the buffer stays until the next one."""
+        with_gradient = [parameter for parameter in unit.parameters if parameter.grad is not None]
+        if not with_gradient or not self.syncs:
+            return
+        buffer = self._alloc(sum(p.grad.numel() * p.grad.element_size() for p in with_gradient))
+        self.tape.categories[buffer] = "gradients"
+        for parameter in with_gradient:
+            parameter.grad = None
+            shard = self.shards[id(parameter)]
+            gradient = torch.empty_like(shard)
+            self.recorder.recategorise(gradient, "gradients")
+            index = self.recorder.index_of(gradient)
+            if index is not None:
+                self.tape.streams[index] = SCATTERING
+            shard.grad = gradient if shard.grad is None else shard.grad
+        self._free("_scattering")
+        self._scattering = buffer

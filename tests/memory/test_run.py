@@ -1,0 +1,224 @@
+"""The whole run: load, steps, evaluation, and what of it is not predicted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qlora_doctor
+from qlora_doctor.facts import Facts, MemoryFacts
+from qlora_doctor.facts.memory import MemoryPicture
+from qlora_doctor.memory.predict import predict
+from qlora_doctor.memory.scope import unmodelled, unmodelled_model
+from qlora_doctor.memory.stage import look_at_memory
+from qlora_doctor.memory.step import takes_loss_arguments
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reporters._needed import needed
+from qlora_doctor.setup.setup import Lora, Model, Origin, Quantization, Setup, Training
+from tests.memory.cases import LLAMA, RTX_4090, subject
+
+
+def config(folder: Path, **training: Any) -> dict[str, Any]:
+    """A native config of a small model; ``training`` is added to it."""
+    return {
+        "model": {"name_or_path": str(folder), "dtype": "bfloat16"},
+        "lora": {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"},
+        "training": {"per_device_train_batch_size": 2, "max_length": 128, "bf16": True} | training,
+        "hardware": {"gpu": "RTX 4090"},
+    }
+
+
+def memory_of(given: dict[str, Any]) -> MemoryFacts:
+    """The facts of stage memory, in this process."""
+    setup = Setup.model_validate(given)
+    facts = Facts(config=conclude(setup, None))
+    return look_at_memory(setup, facts, lambda *_: None)
+
+
+def test_an_evaluation_is_played_after_the_steps() -> None:
+    step = predict(subject(), RTX_4090)
+    run = predict(subject(), RTX_4090, evaluation_batch=64)
+    assert set(step.run) == {"load", "step"} and set(run.run) == {"load", "step", "evaluation"}
+    assert run.run["step"] == step.run["step"]
+    assert run.peak_phase == "evaluation"
+    assert (run.peak_allocated_bytes, run.peak_reserved_bytes) == run.run["evaluation"]
+    # 64 × 128 tokens of logits over 1,003 words: in bf16, in float32 outside autocast, and float32 in the loss.
+    assert run.run["evaluation"][0] - step.after_bytes > 64 * 128 * 1003 * (2 + 4)
+    assert sum(run.breakdown.values()) == run.peak_allocated_bytes
+    assert sum(run.step_breakdown.values()) == run.step_allocated_bytes == step.peak_allocated_bytes
+    assert max(allocated for allocated, _ in run.timeline) == run.peak_allocated_bytes
+
+
+def test_a_small_evaluation_does_not_decide() -> None:
+    run = predict(subject(batch=8), RTX_4090, evaluation_batch=1)
+    assert run.peak_phase == "step" and run.run["evaluation"][0] < run.peak_allocated_bytes
+
+
+def test_what_the_allocator_keeps_after_an_evaluation_counts() -> None:
+    run = predict(subject(), RTX_4090, evaluation_batch=64)
+    assert run.peak_reserved_bytes > run.step_reserved_bytes
+    assert run.peak_reserved_bytes >= run.run["evaluation"][0]
+
+
+def test_the_verdict_counts_evaluation(model_folder: Callable[..., Path]) -> None:
+    folder = model_folder("llama")
+    without = memory_of(config(folder))
+    memory = memory_of(config(folder, eval_strategy="steps", per_device_eval_batch_size=256))
+    assert memory.predicted is not None and memory.predicted.phases is not None
+    phases = {phase.phase: phase for phase in memory.predicted.phases}
+    assert set(phases) == {"load", "step", "evaluation"}
+    assert memory.predicted.peak_reserved_bytes == phases["evaluation"].peak_reserved_bytes
+    assert without.predicted is not None and without.predicted.peak_reserved_bytes is not None
+    assert memory.predicted.peak_reserved_bytes > without.predicted.peak_reserved_bytes
+    assert memory.predicted_ratio > memory.step_ratio  # type: ignore[operator]
+    assert memory.peak_phase == "evaluation" and memory.step_peak_bytes == without.step_peak_bytes
+
+
+def test_a_plan_counts_evaluation(model_folder: Callable[..., Path]) -> None:
+    from qlora_doctor.memory.plan_stage import look_at_plan
+    from qlora_doctor.worker.job import PlanRequest
+
+    setup = Setup.model_validate(config(model_folder("llama"), per_device_eval_batch_size=64))
+    facts = Facts.model_validate({"config": {"evaluates": True, "eval_batch": 64}})
+    request = PlanRequest(cards=("RTX 4090",), batches=(1,), sequences=(64, 128))
+    plain, counted = (look_at_plan(setup, known, request, lambda *_: None) for known in (Facts(), facts))
+    assert plain.plan is not None and counted.plan is not None
+    for one, other in zip(plain.plan, counted.plan, strict=True):
+        assert other.peak_reserved_bytes > one.peak_reserved_bytes
+    assert counted.plan_verified_ratio == 0
+
+
+NOT_MODELLED = {
+    "grpo": ({"trainer": "trl", "method": "grpo"}, "method grpo"),
+    "orpo": ({"trainer": "trl", "method": "orpo"}, "method orpo"),
+    "liger": ({"use_liger_kernel": True}, "Liger"),
+    "compile": ({"torch_compile": True}, "torch.compile"),
+    "fsdp": ({"fsdp": "full_shard auto_wrap", "fsdp_config": {"fsdp_version": 1}}, "FSDP 1"),
+    "deepspeed": ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO-3"),
+    "offloading": ({"extra": {"activation_offloading": True}, "trainer": "trl"}, "host memory"),
+    "generation": ({"extra": {"predict_with_generate": True}}, "generates"),
+}
+
+
+@pytest.mark.parametrize(("training", "word"), NOT_MODELLED.values(), ids=NOT_MODELLED)
+def test_what_is_not_modelled_has_no_figure(
+    training: dict[str, Any], word: str, model_folder: Callable[..., Path]
+) -> None:
+    memory = memory_of(config(model_folder("llama"), **training))
+    assert memory.predicted is None and memory.predicted_ratio is None
+    assert memory.prediction_failure is not None and word in memory.prediction_failure
+    sharded = "fsdp" in training or "deepspeed" in training
+    assert (memory.certain_bytes is None) == sharded
+    figure = needed(memory)
+    assert figure is None or figure.source == "at least"
+
+
+def test_kernels_and_loops_of_others() -> None:
+    for setup, word in (
+        (Setup(training=Training(kernels=["unsloth"])), "Unsloth"),
+        (Setup(training=Training(kernels=["lora_mlp_kernel"])), "lora_mlp_kernel"),
+        (Setup(remarks=[{"kind": "kernels-by-default", "key": "adapter", "note": "x"}]), "LoRA kernels"),
+        (Setup(dialect="torchtune"), "torchtune"),
+        (Setup(quantization=Quantization(backend="gptq")), "gptq"),
+    ):
+        reason = unmodelled(setup, Facts())
+        assert reason is not None and word in reason
+    assert unmodelled(Setup(training=Training(method="sft", neftune_noise_alpha=5)), Facts()) is None
+
+
+def test_a_batch_that_something_else_decides_leaves_no_figure() -> None:
+    why = "An argument of the script decides."
+    origins = {"training.per_device_train_batch_size": Origin(source="unknown", note=why)}
+    reason = unmodelled(Setup(origins=origins), Facts())
+    assert reason is not None and "per_device_train_batch_size" in reason and why in reason
+
+
+def test_a_bound_above_the_card_is_an_error(model_folder: Callable[..., Path]) -> None:
+    given = config(model_folder("llama"), trainer="trl", method="grpo")
+    given["hardware"] = {"memory": "100KiB"}
+    report = qlora_doctor.check(given, stages=["memory"])
+    (finding,) = [finding for finding in report.findings if finding.rule == "QD522"]
+    assert finding.severity == "error"
+
+
+def test_the_one_figure_of_an_output() -> None:
+    step = MemoryPicture(peak_allocated_bytes=10, peak_reserved_bytes=12)
+    run = MemoryPicture(peak_allocated_bytes=20, peak_reserved_bytes=25, batch=1, sequence=2048)
+    assert needed(None) is None and needed(MemoryFacts()) is None
+    bound = needed(MemoryFacts(certain_bytes=7, prediction_failure="x"))
+    assert bound is not None and bound.told(None) == "peak at least 7 bytes"
+    told = needed(MemoryFacts(predicted=run, peak_phase="evaluation"))
+    assert told is not None
+    assert told.told(24) == "peak 25 bytes of 24 bytes predicted in evaluation (20 bytes of it in tensors)"
+    measured = needed(MemoryFacts(predicted=run, measured=step, peak_phase="step"))
+    assert measured is not None and (measured.size, measured.source) == (12, "measured")
+    both = needed(MemoryFacts(predicted=run, measured=step, peak_phase="evaluation"))
+    assert both is not None and (both.size, both.source) == (25, "predicted")
+
+
+def test_gradients_have_buckets_beside_them_on_several_cards(model_folder: Callable[..., Path]) -> None:
+    one, two = config(model_folder("llama")), config(model_folder("llama"))
+    two["hardware"]["count"] = 2
+    alone, together = memory_of(one).predicted, memory_of(two).predicted
+    assert alone is not None and together is not None and alone.breakdown is not None
+    trained = alone.breakdown["adapter"]
+    assert together.peak_allocated_bytes - alone.peak_allocated_bytes == pytest.approx(trained, rel=0.05)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("labels", [1, 3], ids=["regression", "classes"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_sequence_classifier_is_predicted(labels: int, batch: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"pad_token_id": 0}), encoding="utf-8")
+    given = config(tmp_path, per_device_train_batch_size=batch)
+    given["model"] |= {"task": "sequence-classification", "num_labels": labels}
+    given["lora"]["task_type"] = "SEQ_CLS"
+    memory = memory_of(given)
+    assert memory.prediction_failure is None and memory.predicted is not None
+    assert memory.logits_bytes == 0
+
+
+def test_a_padding_token_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
+    given = config(tmp_path)
+    given["model"] |= {"task": "sequence-classification", "num_labels": 3}
+    given["lora"]["task_type"] = "SEQ_CLS"
+    report = qlora_doctor.check(given, stages=["memory"])
+    (finding,) = [f for f in report.findings if f.rule in ("QD519", "QD523")]
+    assert (finding.rule, finding.severity) == ("QD523", "error") and "padding token" in finding.message
+    given["training"]["per_device_train_batch_size"] = 1
+    assert memory_of(given).predicted is not None
+
+
+def test_settings_that_are_silent_stay_predicted() -> None:
+    assert unmodelled(Setup(model=Model(name_or_path="x"), lora=Lora(r=8)), Facts()) is None
+
+
+def test_models_whose_batches_are_not_made_here_have_no_figure() -> None:
+    from types import SimpleNamespace
+
+    class SmallForQuestionAnswering:
+        config = SimpleNamespace(vision_config=None)
+
+    class SmallForConditionalGeneration:
+        config = SimpleNamespace(vision_config=object())
+
+    text = Setup.model_validate({"data": {"train": "x.jsonl", "format": "text"}})
+    answer = unmodelled_model(SmallForQuestionAnswering(), text)
+    assert answer is not None and "answer" in answer
+    images = unmodelled_model(SmallForConditionalGeneration(), Setup())
+    assert images is not None and "images" in images
+    assert unmodelled_model(SmallForConditionalGeneration(), text) is None
+
+
+def test_the_count_of_labels_goes_to_models_that_take_it() -> None:
+    class Takes:
+        def forward(self, input_ids: Any, **kwargs: Any) -> None: ...
+
+    class Refuses:
+        def forward(self, input_ids: Any) -> None: ...
+
+    assert takes_loss_arguments(Takes()) and not takes_loss_arguments(Refuses())

@@ -1,0 +1,54 @@
+"""FSDP 2: what stays of a model on each of several ranks, and what comes and goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from qlora_doctor.memory.allocator import CachingAllocator
+from qlora_doctor.memory.predict import Prediction, predict
+from tests.memory.cases import H200, LLAMA, subject
+
+LARGER = LLAMA | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "vocab_size": 8003}
+GIVEN: dict[str, Any] = {"prepare_for_kbit_training": False, "lora_dropout": 0.0, "batch": 1, "sequence": 64}
+
+
+def predicted(ranks: int | None, **options: Any) -> Prediction:
+    """The small model's prediction on one rank of several, with bfloat16 storage as FSDP 2 needs it."""
+    one = subject(LARGER, **GIVEN, **options)
+    return predict(replace(one, step=replace(one.step, sharded_over=ranks)), H200)
+
+
+def test_what_stays_is_divided_by_the_ranks() -> None:
+    whole, half, quarter = (predicted(ranks) for ranks in (None, 2, 4))
+    # 4-bit weights in uint8 stay whole; embeddings, head, adapter, its gradients and optimizer states are sharded.
+    packed = whole.step_breakdown["base_4bit"]
+    assert half.step_breakdown["base_4bit"] == packed
+    assert half.step_breakdown["optimizer"] == pytest.approx(whole.step_breakdown["optimizer"] / 2, rel=0.01)
+    rest = whole.after_bytes - packed
+    for run, ranks in ((half, 2), (quarter, 4)):
+        kept = run.after_bytes - packed
+        fixed = 2 * H200.blas_workspace_bytes + whole.step_breakdown["quantization_statistics"]
+        assert kept - fixed == pytest.approx((rest - fixed) / ranks, rel=0.1)
+
+
+def test_steps_leave_nothing_behind() -> None:
+    run = predicted(2)
+    assert run.steps[1] == run.steps[2]
+    assert sum(run.step_breakdown.values()) == run.step_allocated_bytes
+
+
+def test_accumulated_gradients_stay_whole_until_the_last_batch() -> None:
+    once, twice = predicted(2), predicted(2, gradient_accumulation_steps=2)
+    assert twice.step_allocated_bytes >= once.step_allocated_bytes
+
+
+def test_streams_have_pools_of_their_own() -> None:
+    allocator = CachingAllocator()
+    allocator.free(allocator.malloc(20 << 20))
+    allocator.malloc(20 << 20)
+    assert allocator.reserved == 20 << 20
+    allocator.malloc(10 << 20, 1)
+    assert allocator.reserved == 30 << 20
