@@ -10,7 +10,7 @@ from typing import Any
 from ..facts.data import RowFacts, SegmentFacts
 
 IGNORED = -100
-MOST_ROWS = 8
+MOST_ROWS = 12
 MOST_TEXT = 6000
 """Characters of a row that are shown; of a longer one the beginning and the end."""
 BINS = 24

@@ -6,6 +6,7 @@ are those whose forms are followed by what their documentation and source say, a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from .kinds import IGNORED, CannotForm, Followed, FormedRow, FormedSet, NotFollo
 __all__ = ["Followed", "FormedRow", "FormedSet", "NotFollowedForm", "dropped_by_reason", "follow", "is_followed"]
 
 _Form = Callable[[NamedData, list[tuple[int | None, dict[str, Any]]], FormedSet, Any], list[FormedRow]]
+_HOW_MANY = re.compile(r"#\d+\Z")
+"""ms-swift: how many of a data set's rows, behind its name."""
 MASKED, LONG, SHORT = "nothing of it is trained", "longer than the limit", "too short"
 
 
@@ -125,7 +128,7 @@ def read_named(setup: Setup, named: NamedData, rows: int, *, offline: bool = Tru
         NotFollowedForm: it is not at hand.
         StageError: it is, and cannot be read.
     """
-    written = named.files or ([named.name] if named.name else [])
+    written = named.files or ([_HOW_MANY.sub("", named.name)] if named.name else [])
     paths = [path for each in written if (path := resolve(setup, each)) is not None]
     if paths and len(paths) == len(written):
         files = [file for path in paths for file in files_below(Path(path))]

@@ -240,8 +240,6 @@ def _named(reading: Reading, row: Names, name: str | None, item: Mapping[str, An
     files = [str(each) for each in (files if isinstance(files, list) else [files])]
     builder = name if name in BUILDERS and files else None
     columns = {each.rpartition(".")[2]: value for each in row.columns if isinstance(value := _below(item, each), str)}
-    if reading.dialect == "ms-swift" and name is not None:
-        name = re.sub(r"#\d+\Z", "", name)  # how many of its rows
     told = NamedData(
         role=row.role,
         kind=row.kind or kind_of(files[0] if builder else name),
