@@ -84,6 +84,7 @@ class Template:
         fused: the system message is written into the first user message.
         thought_words: what opens and closes a reasoning block, of a template that knows such; else None.
         media: images and the like are written too.
+        plain: nothing but these slots decides what is written.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Template:
     fused: bool
     thought_words: tuple[str, str] | None
     media: bool
+    plain: bool
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -143,6 +145,7 @@ def find_template(name: str, trainer: str = "llamafactory") -> Template | None:
         fused=row.get("class") == "Llama2Template",
         thought_words=tuple(row.get("thought_words", ("<think>\n", "\n</think>\n\n"))) if reasons else None,
         media=bool(row.get("media")),
+        plain=row.get("class") in (None, "Llama2Template", "ReasoningTemplate"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ _TAGS = {
     "role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt",
     "observation_tag": "observation", "function_tag": "function_call", "system_tag": "system",
 }  # fmt: skip
+_SPECIAL = ("bos_token", "eos_token")
 _INVALID_ROLES = "a role out of turn"
 _COUNT = "no answer to its last question"
 
@@ -126,6 +128,8 @@ def _template(settings: Mapping[str, Any], tokenizer: Any) -> Template | None:
     template = find_template(name)
     if template is None:
         raise NotFollowedForm(f"The template {name} is not known here.")
+    if not template.plain:
+        raise NotFollowedForm(f"The template {name} writes by code of its own.")
     return template
 
 
@@ -277,29 +281,38 @@ def _pairs(
     messages: Sequence[Mapping[str, str]], system: str, template: Template, settings: Mapping[str, Any], tokenizer: Any
 ) -> list[tuple[list[int], list[int]]]:
     encoded: list[list[int]] = []
+    thinks = settings.get("enable_thinking", True)
+    last = len(messages) - 1
+    forgets = bool(settings["mask_history"])
     for index, message in enumerate(messages):
         slots: list[tuple[Slot, str]] = []
         content = message["content"]
+        answers = index % 2 == 1
+        if template.thought_words and answers and (thinks is False or (forgets and index < last)):
+            content = _without_thought(content, template.thought_words)
         if index == 0:
             slots += [(slot, "") for slot in template.prefix]
             if system and template.fused:
-                content = (
-                    "".join(slot.replace("{{content}}", system) for slot in template.system if isinstance(slot, str))
-                    + content
-                )
+                shapes = (slot for slot in template.system if isinstance(slot, str))
+                content = "".join(slot.replace("{{content}}", system) for slot in shapes) + content
             elif system:
                 slots += [(slot, system) for slot in template.system]
         shape = template.user if message["role"] in ("user", "observation") else template.assistant
         encoded.append(_ids([*slots, *((slot, content) for slot in shape)], tokenizer))
-        if template.thought_words and message["role"] == "assistant":
+        if template.thought_words and answers and (not forgets or index == last):
             opens, closes = template.thought_words
             if opens.strip() not in content and closes.strip() not in content:
                 thought = list(tokenizer.encode(opens + closes, add_special_tokens=False))
-                if settings.get("enable_thinking", True):
+                if thinks:
                     encoded[-1] = thought + encoded[-1]
                 else:
                     encoded[-2] = encoded[-2] + thought
     return [(encoded[index], encoded[index + 1]) for index in range(0, len(encoded) - 1, 2)]
+
+
+def _without_thought(content: str, thought: tuple[str, str]) -> str:
+    pattern = f"{re.escape(thought[0])}(.*?){re.escape(thought[1])}"
+    return re.sub(pattern, "", content, flags=re.DOTALL).lstrip("\n")
 
 
 def _ids(slots: Sequence[tuple[Slot, str]], tokenizer: Any) -> list[int]:
@@ -311,7 +324,7 @@ def _ids(slots: Sequence[tuple[Slot, str]], tokenizer: Any) -> list[int]:
         elif "token" in slot:
             ids.append(tokenizer.convert_tokens_to_ids(slot["token"]))
         else:
-            special = getattr(tokenizer, slot["special"] + "_id")
+            special = getattr(tokenizer, f"{slot['special']}_id") if slot["special"] in _SPECIAL else None
             ids += [special] if special is not None else []
     return ids
 
