@@ -67,14 +67,11 @@ def make_batches(
 
     Raises:
         StageError: the data cannot be read, or there is no tokenizer to read it with.
+        NotFollowedForm: the setup names samples that are not formed here.
     """
     needed = max(rows or 0, rows_of_a_step(setup) * steps)
     if not synthetic and tokenizer is not None:
-        try:
-            formed = _scripted(setup, model, tokenizer, needed) or _formed(setup, tokenizer, needed)
-        except NotFollowedForm:
-            formed = None  # stage data tells why
-            synthetic = not setup.data.train or is_followed(setup)
+        formed = _scripted(setup, model, tokenizer, needed) or _formed(setup, tokenizer, needed)
         if formed is not None:
             return formed
     if synthetic or not setup.data.train or is_followed(setup):

@@ -14,6 +14,7 @@ from ...facts import BatchFacts, StepFacts
 from ...facts.memory import MemoryPicture
 from ...pipeline import attach, load_tokenizer, make_batches, make_trainer, refuse_to_train_on_nothing
 from ...pipeline.base import Base
+from ...pipeline.forms import NotFollowedForm
 from ...setup.setup import Setup
 from ..failures import NO_FAILURE, adapted_module, explain, failure_fact
 from ..observing.overheard import overheard
@@ -168,7 +169,7 @@ def _batches(setup: Setup, base: Base, model: Any, offline: bool, steps: int) ->
     try:
         tokenizer = load_tokenizer(setup, base.architecture, offline=offline)
         return make_batches(setup, model, tokenizer, steps=steps)
-    except StageError:
+    except (StageError, NotFollowedForm):
         if not setup.data.train and not setup.named_data:
             raise
         return make_batches(setup, model, tokenizer, steps=steps, synthetic=True)
