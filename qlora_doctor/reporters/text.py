@@ -12,6 +12,7 @@ from ..core.report import ALL_STAGES, Cause, Finding, Remediation, Report, RuleO
 from . import _words as words
 from ._excerpt import marked
 from ._needed import needed
+from .afterwards import stored_lines
 from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unfollowed, unread
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
@@ -39,6 +40,8 @@ def render(report: Report, *, color: bool = False, width: int = 100) -> str:
     ink = _Ink(color)
     setup = report.setup or {}
     blocks = [" · ".join([_header(report, ink), *([dialect(setup)] if setup.get("dialect") else [])])]
+    if report.facts.stored is not None and (told := stored_lines(report.facts.stored)):
+        blocks.append("\n".join(f"  {line}".rstrip() for line in told))
     for stage in _stages_with_findings(report):
         blocks.append(render_stage(stage, color=color, width=width))
         blocks += [render_finding(f, color=color, width=width) for f in counting(report) if f.stage == stage]
@@ -78,7 +81,8 @@ def render_finding(finding: Finding, *, color: bool = False, width: int = 100) -
     lines += [line for cause in finding.causes for line in _cause(cause, width)]
     if finding.remediation is not None:
         lines += _help(finding.remediation, ink, width)
-    lines.append(f"  {ink('dim', 'docs:')} qlora-doctor explain {words.one_line(finding.rule)}")
+    page = finding.url or f"qlora-doctor explain {finding.rule}"
+    lines.append(f"  {ink('dim', 'docs:')} {words.one_line(page)}")
     return "\n".join(lines)
 
 
@@ -136,7 +140,7 @@ def _stages_with_findings(report: Report) -> list[str]:
 
 def _frame(location: Place, severity: str, ink: _Ink) -> list[str]:
     """The line of the user's file with carets below the key, as far as the place is known."""
-    if location.file is None and location.pointer is None:
+    if location.file is None and not location.pointer:
         return []
     place = ":".join(
         words.one_line(part) for part in (location.file, location.line, location.column) if part is not None
