@@ -15,7 +15,7 @@ from .architecture import Architecture
 from .changes import change_tokenizer
 from .failures import as_stage_error
 from .forms import NotFollowedForm, follow, is_followed, read_named
-from .forms.script import scripted, way_of
+from .forms.script import responses_only, scripted, way_of
 from .inputs import Inputs, inputs_for, synthetic_labels, token_rows
 from .samples import DataFormat, Samples, read_samples
 
@@ -37,6 +37,7 @@ class Batches:
         sequence: the longest sample in tokens; for trl, the length it truncates at.
         samples: the rows as read; None where synthetic.
         notes: what was done otherwise than a reader might expect; one sentence each.
+        behind: wraps the trainer's collator; None leaves it.
     """
 
     dataset: Any
@@ -46,6 +47,7 @@ class Batches:
     sequence: int
     samples: Samples | None = None
     notes: list[str] = field(default_factory=list)
+    behind: Callable[[Any], Any] | None = None
 
 
 def make_batches(
@@ -117,7 +119,9 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
             raise NotFollowedForm(f"The script's rows have no column that TRL takes; they have {', '.join(columns)}.")
         dataset = Dataset.from_list([{name: row[name] for name in kept} for row in made.rows])
         length = sequence_length(setup, model.config)
-        return Batches(dataset, made.collator, "file", tokenizer, length, samples, notes)
+        parts = named.settings.get("responses")
+        behind = responses_only(parts, tokenizer) if parts else None
+        return Batches(dataset, made.collator, "file", tokenizer, length, samples, notes, behind=behind)
     if not made.tokenized or made.collator is None:
         raise NotFollowedForm("The script's rows are no tokens when they reach its trainer.")
     longest = max(len(row["input_ids"]) for row in made.rows)

@@ -78,6 +78,8 @@ def make_trainer(
         trainer = trainer_class(model=model, args=args, **options)
     except Exception as error:
         raise as_stage_error(error, "building the trainer") from error
+    if batches.behind is not None:
+        trainer.data_collator = batches.behind(trainer.data_collator)
     _silence(trainer)
     trainer.temporary_folder = folder
     return trainer

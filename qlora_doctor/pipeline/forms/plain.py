@@ -19,6 +19,7 @@ MOST_SIZE = 4_000_000
 """Elements or characters of one value at most."""
 
 
+_DEEPEST = 20
 _MOST_BITS = 4096
 _MOST_TOKENS = 1_000_000
 
@@ -96,12 +97,19 @@ class Plain:
         constants: plain values by name.
         tokenizers: names that stand for the tokenizer.
         tokenizer: the tokenizer.
+        expressions: values by name, as source: worked out when they are asked for.
     """
 
     def __init__(
-        self, functions: Mapping[str, str], constants: Mapping[str, Any], tokenizers: Iterable[str], tokenizer: Any
+        self,
+        functions: Mapping[str, str],
+        constants: Mapping[str, Any],
+        tokenizers: Iterable[str],
+        tokenizer: Any,
+        expressions: Mapping[str, str] | None = None,
     ) -> None:
         self._functions = functions
+        self._expressions = expressions or {}
         self._parsed: dict[str, ast.FunctionDef] = {}
         self._names: dict[str, Any] = {**constants, **dict.fromkeys(tokenizers, tokenizer)}
         self._tokenizer = tokenizer
@@ -138,7 +146,7 @@ class Plain:
     def _called(self, node: ast.FunctionDef, given: Iterable[Any], named: Mapping[str, Any]) -> Any:
         names = self._bound(node.args, list(given), named, node.name)
         self._depth += 1
-        if self._depth > 20:
+        if self._depth > _DEEPEST:
             raise NotPlain(f"{node.name} calls itself too deeply.")
         try:
             self._block(node.body, names)
@@ -249,6 +257,14 @@ class Plain:
         for place in (names, self._names):
             if node.id in place:
                 return place[node.id]
+        if node.id in self._expressions:
+            self._depth += 1
+            if self._depth > _DEEPEST:
+                raise NotPlain(f"{node.id} is made of itself.")
+            value = self._value(ast.parse(self._expressions[node.id], mode="eval").body, {})
+            self._depth -= 1
+            self._names[node.id] = value
+            return value
         if node.id in self._functions or node.id in _BUILTINS:
             return _Named(node.id)
         raise NotPlain(f"{node.id} is not known.")

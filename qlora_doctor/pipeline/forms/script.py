@@ -37,9 +37,11 @@ class Scripted:
 
 def way_of(setup: Setup) -> NamedData | None:
     """The data of a script whose way from the file to the trainer was read; None where there is none."""
-    if setup.dialect != "python" or setup.data.train:  # what is trained on as it is read goes the usual way
+    if setup.dialect != "python":
         return None
-    return next((each for each in setup.named_data if each.role == "train" and "steps" in each.settings), None)
+    named = next((each for each in setup.named_data if each.role == "train" and "steps" in each.settings), None)
+    # What is trained on as it is read goes the usual way, but for a mask that is made behind the trainer.
+    return None if named is None or (setup.data.train and not named.settings.get("responses")) else named
 
 
 def scripted(named: NamedData, rows: list[dict[str, Any]], tokenizer: Any) -> Scripted:
@@ -49,7 +51,7 @@ def scripted(named: NamedData, rows: list[dict[str, Any]], tokenizer: Any) -> Sc
         NotFollowedForm: a function of it is not plain, or none of its rows is left.
     """
     way = named.settings
-    plain = Plain(way["functions"], way["constants"], way["tokenizers"], tokenizer)
+    plain = Plain(way["functions"], way["constants"], way["tokenizers"], tokenizer, way.get("expressions"))
     try:
         for step in way["steps"]:
             rows = _step(plain, step, rows)
@@ -161,6 +163,45 @@ def _ids_as_labels(rows: list[dict[str, Any]]) -> Any:
 
     batch = {name: torch.tensor([row[name] for row in rows]) for name in _IDS[:2] if name in rows[0]}
     return {**batch, "labels": batch["input_ids"]}
+
+
+def responses_only(parts: dict[str, str], tokenizer: Any) -> Any:
+    """What Unsloth's train_on_responses_only does behind a collator: labels only between ``response_part`` and the next
+    ``instruction_part``.
+
+    Returns a function that wraps a collator; a batch in which the text has the marker and the tokens have it in another
+    cut raises ``NotFollowedForm``.
+    """
+    asks, answers = (
+        list(tokenizer(parts[name], add_special_tokens=False)["input_ids"])
+        for name in ("instruction_part", "response_part")
+    )
+
+    def wrap(collator: Any) -> Any:
+        def collate(rows: list[Any]) -> Any:
+            batch = collator(rows)
+            labels = batch["labels"].clone()
+            for row, label in zip(batch["input_ids"].tolist(), labels, strict=True):
+                starts = _places(row, answers)
+                if not starts and parts["response_part"] in tokenizer.decode(row):
+                    raise NotFollowedForm("The response marker is cut into other tokens inside the rows.")
+                kept = [False] * len(row)
+                for start in starts:
+                    first = start + len(answers)
+                    stop = next((place for place in _places(row, asks) if place >= first), len(row))
+                    kept[first:stop] = [True] * (stop - first)
+                for place, yes in enumerate(kept):
+                    if not yes:
+                        label[place] = -100
+            return {**batch, "labels": labels}
+
+        return collate
+
+    return wrap
+
+
+def _places(row: list[int], part: list[int]) -> list[int]:
+    return [start for start in range(len(row) - len(part) + 1) if part and row[start : start + len(part)] == part]
 
 
 def byte_tokenizer() -> Any:

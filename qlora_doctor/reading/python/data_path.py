@@ -74,6 +74,9 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any]] | None:
         end["labels_are_ids"] = _labels_are_ids(tree)
         if not end["labels_are_ids"]:
             return None
+    responses = _responses(tree)
+    if responses == "unknown":
+        return None
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     if any(step.get("function") and step["function"] not in functions for step in way.steps):
         return None
@@ -87,6 +90,8 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any]] | None:
         **end,
         "functions": sources,
         "constants": _constants(tree),
+        "expressions": _expressions(tree),
+        "responses": responses,
         "tokenizers": _tokenizers(tree),
     }
 
@@ -242,6 +247,45 @@ def _constants(tree: ast.Module) -> dict[str, Any]:
                 if value is not None:
                     found[target.id] = value
     return {name: value for name, value in found.items() if name not in twice}
+
+
+def _expressions(tree: ast.Module) -> dict[str, str]:
+    """Names that the module sets once, to more than plain data, as source: ``END = tokenizer.eos_token``."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            found.setdefault(node.targets[0].id, []).append(node.value)
+    plain = (ast.Attribute, ast.BinOp, ast.JoinedStr, ast.Subscript, ast.IfExp, ast.BoolOp)
+    return {
+        name: ast.unparse(values[0])
+        for name, values in found.items()
+        if len(values) == 1 and isinstance(values[0], plain) and _literal(values[0]) is None
+    }
+
+
+def _responses(tree: ast.Module) -> dict[str, str] | str | None:
+    """What Unsloth's train_on_responses_only is told of the turns' beginnings; ``unknown`` where that is not plain."""
+    call = next(
+        (
+            each
+            for each in ast.walk(tree)
+            if isinstance(each, ast.Call) and _last(each.func) == "train_on_responses_only"
+        ),
+        None,
+    )
+    if call is None:
+        return None
+    constants = _constants(tree)
+    parts: dict[str, str] = {}
+    for place, name in ((1, "instruction_part"), (2, "response_part")):
+        given = _keyword(call, name)
+        if given is None and len(call.args) > place:
+            given = call.args[place]
+        value = constants.get(given.id) if isinstance(given, ast.Name) else _literal(given)
+        if not isinstance(value, str):
+            return "unknown"
+        parts[name] = value
+    return parts
 
 
 def _tokenizers(tree: ast.Module) -> list[str]:
