@@ -123,6 +123,9 @@ class DataFacts(Fact):
     """Rows of each bin of the histogram of lengths; all bins are as wide."""
     lengths_bin: int | None = None
     """Tokens of a bin."""
+    response_marker: str | None = None
+    """Text that a script says stands before what is trained; None where it names none."""
+    rows_with_marker: int | None = None
     shown: list[RowFacts] | None = None
     """Some rows as the model sees them."""
     failure: str | None = None

@@ -105,6 +105,7 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
         else:
             known.update(_shown(setup, rows, in_full, limit, tokenizer))
             batch = _batch(setup, look, batches)
+            known.update(_marked(way, in_full, tokenizer))
     except NotFollowedForm:
         raise
     except StageError as error:
@@ -195,6 +196,16 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
     except Exception as raised:
         return DataSeen(DataFacts(**known, failure=explain(raised, "preparing the data").message))
     return DataSeen(DataFacts(**known), batch)
+
+
+def _marked(way: NamedData | None, rows: Sequence[_Row], tokenizer: Any) -> dict[str, Any]:
+    """The marker behind which a script trains, and how many rows have it as text; nothing where there is none."""
+    parts = way.settings.get("responses") if way is not None else None
+    if not parts:
+        return {}
+    marker = parts["response_part"]
+    found = sum(marker in tokenizer.decode(row.ids) for row in rows)
+    return {"response_marker": marker.strip(), "rows_with_marker": found}
 
 
 def _batch(setup: Setup, look: BatchLook | None, batches: Batches) -> BatchFacts | None:

@@ -150,3 +150,42 @@ def test_planted_in_a_script(
     path.write_text(text)
     report = check_here(path, monkeypatch, stages=STAGES)
     assert found(report, "error") == rules, told(report)
+
+
+@pytest.mark.parametrize(("marker", "rules"), [("<|im_start|>assistant\\n", {"QD663"}), ("### Response:\\n", set())])
+def test_a_response_marker_of_another_template(
+    marker: str, rules: set[str], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trl")
+    (tmp_path / "qa.jsonl").write_text(
+        "\n".join(json.dumps({"q": f"number {n}", "a": f"It is {n}."}) for n in range(24))
+    )
+    path = tmp_path / "train.py"
+    path.write_text(UNSLOTH.replace("MODEL", str(tiny_llama)).replace("MARKER", marker))
+    report = check_here(path, monkeypatch, stages=STAGES)
+    assert found(report, "error") == rules, told(report)
+
+
+UNSLOTH = """\
+from unsloth import FastLanguageModel
+from unsloth.chat_templates import train_on_responses_only
+from trl import SFTTrainer, SFTConfig
+from datasets import load_dataset
+
+model, tokenizer = FastLanguageModel.from_pretrained("MODEL", max_seq_length=128, load_in_4bit=True)
+model = FastLanguageModel.get_peft_model(model, r=16, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+prompt = "### Instruction:\\n{}\\n\\n### Response:\\n{}"
+END = tokenizer.eos_token
+
+def form(rows):
+    texts = []
+    for asked, answered in zip(rows["q"], rows["a"]):
+        texts.append(prompt.format(asked, answered) + END)
+    return {"text": texts}
+
+data = load_dataset("json", data_files="qa.jsonl", split="train").map(form, batched=True)
+trainer = SFTTrainer(model=model, tokenizer=tokenizer, train_dataset=data, args=SFTConfig(
+    dataset_text_field="text", max_length=128, output_dir="out", learning_rate=2e-4, per_device_train_batch_size=2))
+trainer = train_on_responses_only(trainer, instruction_part="### Instruction:\\n", response_part="MARKER")
+trainer.train()
+"""
