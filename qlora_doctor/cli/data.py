@@ -15,7 +15,7 @@ from ._help import examples
     "data",
     epilog=examples(
         "data config.yaml --rows 5",
-        "data train.py --no-color > rows.txt",
+        "data train.py --rows 12 --no-color",
         "data qlora.yml -o html=rows.html",
     ),
 )

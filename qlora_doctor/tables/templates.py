@@ -42,7 +42,7 @@ ALIASES: dict[str, dict[str, str]] = {
 """Trainer → its name of a template → the row of the table that writes the same marks."""
 _CHATML = ("<|im_start|>", "<|im_end|>")
 _VOCABULARIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (r"deepseek-r1-distill|deepseek-v[23]|deepseek-r1|janus", "DeepSeek", ()),
+    (r"deepseek|janus|distill|(?:^|[-_/.])r1(?:[-_.]|$)", "DeepSeek", ()),
     (r"dolphin|hermes|chatml|openchat|orca|wizard|tulu|internvl|llava|nemotron|functionary|athene", "", ()),
     (r"qwen|qwq|qvq|kimi-dev|vibethinker", "Qwen", (*_CHATML, "<|endoftext|>")),
     (r"llama[-_ ]?(?:3|guard-3)", "Llama 3",
@@ -63,6 +63,10 @@ _VOCABULARIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 A name that fits two rows is of the first; a family without a name is one whose vocabulary its maker chose anew.
 """
+_OF_A_PATH = re.compile(
+    r"(?:meta-)?(?:code|tiny)?(?:llama|qwen|gemma|phi|mistral|mixtral|yi|glm|smollm|internlm)[\w.-]*\Z"
+)
+"""The last part of a path that is named as its maker names it; any other folder may hold anything."""
 _KNOWN_WITHOUT = {"Llama 2", "Mistral"}
 """Families whose vocabulary has none of the marks: they write turns as plain text."""
 
@@ -154,9 +158,18 @@ def marks_in(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_MARK.findall(text)))
 
 
+def is_instructed(model: str) -> bool:
+    """Whether a model's name says that it was taught to answer, and so has a template of its own."""
+    return re.search(r"instruct|chat|(?:^|[-_/])it(?:[-_]|$)|think|reason", model.lower()) is not None
+
+
 def family_of(model: str) -> tuple[str, frozenset[str]] | None:
     """(name of the family, marks that its vocabulary has) of a model by its name; None where nobody can tell."""
     name = model.rstrip("/").lower()
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        name = name.rpartition("/")[2]
+        if _OF_A_PATH.match(name) is None:
+            return None
     for pattern, family, marks in _VOCABULARIES:
         if re.search(pattern, name):
             return (family, frozenset(marks)) if marks or family in _KNOWN_WITHOUT else None

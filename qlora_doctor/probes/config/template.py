@@ -8,7 +8,7 @@ from typing import Any
 
 from ...setup.paths import resolve
 from ...setup.setup import NamedData, Setup
-from ...tables.templates import family_of, find_template
+from ...tables.templates import family_of, find_template, is_instructed
 
 _TRAINERS = {"llamafactory": "llamafactory", "axolotl": "axolotl", "ms-swift": "ms-swift", "python": "unsloth"}
 _ADDS = {
@@ -43,7 +43,9 @@ def template_facts(setup: Setup) -> dict[str, Any]:
         foreign = [mark for mark in template.marks if mark not in family[1]]
     else:
         return known
-    known["template_foreign_marks"] = [] if _adds_tokens(named, dialect) else foreign
+    # A base has no template of its own; LLaMA-Factory alone makes the marks new tokens, which nothing trains.
+    accepted = _adds_tokens(named, dialect) or not (dialect == "llamafactory" or is_instructed(model))
+    known["template_foreign_marks"] = [] if accepted else foreign
     return known
 
 
