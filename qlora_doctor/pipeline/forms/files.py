@@ -24,8 +24,8 @@ WHOLE = 16 << 20
 WHOLE_DOCUMENT = 64 << 20
 """Bytes up to which a JSON document is read; it has no lines to sample."""
 WINDOW, WINDOWS = 256 << 10, 48
-_LONGEST = 8
-"""One row in so many of the sample is of the longest."""
+_LONGEST = 2
+"""Rows of a sample that are the longest ones; more of them would make what holds for a few look like a share of all."""
 _SLICE = re.compile(r"(\w+)(?:\[(-?\d*)(%?):(-?\d*)(%?)\])?\Z")
 
 
@@ -91,7 +91,7 @@ def _chosen(rows: list[tuple[int | None, dict[str, Any]]], most: int) -> list[tu
     if len(rows) <= most:
         return rows
     by_length = sorted(range(len(rows)), key=lambda index: -len(str(rows[index][1])))
-    kept = set(by_length[: max(1, most // _LONGEST)])
+    kept = set(by_length[: min(_LONGEST, most)])
     others = [index for index in range(len(rows)) if index not in kept]
     kept.update(random.Random(0).sample(others, most - len(kept)))
     return [rows[index] for index in sorted(kept)]
@@ -154,7 +154,7 @@ def _lines(path: Path, rows: int, parse: Any) -> Read:
         raise StageError(f"The data {path.name!r} is empty.")
     if len(numbered) > rows:
         by_length = sorted(range(len(numbered)), key=lambda index: -len(numbered[index][1]))
-        kept = set(by_length[: max(1, rows // _LONGEST)])
+        kept = set(by_length[: min(_LONGEST, rows)])
         kept.update(random.Random(0).sample([i for i in range(len(numbered)) if i not in kept], rows - len(kept)))
         numbered = [numbered[index] for index in sorted(kept)]
     found = [(number, parse(line, number)) for number, line in numbered]
