@@ -86,6 +86,8 @@ def make_trainer(
         raise as_stage_error(error, "building the trainer") from error
     if method is None and setup.training.method not in (None, "sft", "pretrain"):
         notes.append(f"The step is one of supervised fine-tuning, not of {setup.training.method}.")
+    if batches.behind is not None:
+        trainer.data_collator = batches.behind(trainer.data_collator)
     _silence(trainer)
     trainer.temporary_folder = folder
     return trainer

@@ -14,6 +14,7 @@ from ...facts import BatchFacts, StepFacts
 from ...facts.memory import MemoryPicture
 from ...pipeline import attach, load_tokenizer, make_batches, make_trainer, refuse_to_train_on_nothing
 from ...pipeline.base import Base
+from ...pipeline.forms import NotFollowedForm
 from ...pipeline.four_bit import never_repacked
 from ...pipeline.methods import METHODS, method_batches, method_of, start_of_loss
 from ...setup.setup import Setup
@@ -174,8 +175,8 @@ def _batches(setup: Setup, base: Base, model: Any, offline: bool, steps: int) ->
     try:
         tokenizer = load_tokenizer(setup, base.architecture, offline=offline)
         return _made(setup, model, tokenizer, steps)
-    except StageError:
-        if not setup.data.train:
+    except (StageError, NotFollowedForm):
+        if not setup.data.train and not setup.named_data:
             raise
         return _made(setup, model, tokenizer, steps, synthetic=True)
 
