@@ -60,7 +60,7 @@ def look_at_plan(
     """
     from ..pipeline.batches import context_length
     from .plan import BATCHES, Planner, lengths_for
-    from .predict import MARGIN, PredictionError, certain_bytes
+    from .predict import PredictionError, certain_bytes
     from .scope import unmodelled, unmodelled_model
     from .stage import (
         STAND_IN,
@@ -112,7 +112,7 @@ def look_at_plan(
         described(prediction, planner.tracer.subject, cards[0])
         | {
             "predicted": prediction.picture(),
-            "margin_ratio": MARGIN,
+            "margin_ratio": prediction.margin,
             "plan": plans[0][1].cells,
             "plans": [fact for _, fact in plans],
             "plan_traces": planner.traces,
@@ -120,7 +120,7 @@ def look_at_plan(
                 (table.verified for table in tables if table.verified is not None), default=None
             ),
             "plan_notes": _notes(tables, limit, planner.sequences),
-            "sufficient_cards": _sufficient(prediction, MARGIN),
+            "sufficient_cards": _sufficient(prediction, prediction.margin),
         }
     )
 
