@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from ..core.errors import StageError
+from ..setup.resolved import Taken
 from ..setup.setup import Setup
-from .batches import Batches, cuts_nothing
+from .batches import Batches
 from .failures import as_stage_error
 
 # Training names that are the doctor's own or are read elsewhere in the pipeline.
@@ -63,9 +64,9 @@ def make_trainer(
     trainer_class, arguments_class = _classes(setup)
     arguments = arguments_of(setup, arguments_class, device, notes) | {"output_dir": folder.name, "max_steps": steps}
     options: dict[str, Any] = {"train_dataset": batches.dataset, "callbacks": callbacks}
-    if setup.training.trainer == "trl":
+    if Taken(setup).trainer == "trl":
         options["processing_class"] = batches.tokenizer
-        if cuts_nothing(setup):
+        if Taken(setup).cuts_nothing:
             arguments["max_length"] = None
         if batches.samples is not None and batches.samples.format == "text":
             arguments["dataset_text_field"] = batches.samples.text_field
@@ -109,7 +110,7 @@ def _silence(trainer: Any) -> None:
 
 
 def _classes(setup: Setup) -> tuple[Any, Any]:
-    if setup.training.trainer == "trl":
+    if Taken(setup).trainer == "trl":
         try:
             from trl import SFTConfig, SFTTrainer
         except ImportError as error:

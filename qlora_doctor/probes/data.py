@@ -13,6 +13,7 @@ from ..facts import DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ..pipeline.batches import context_length, render
 from ..pipeline.samples import COMPARED, read_samples
+from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .failures import explain
 
@@ -135,11 +136,11 @@ def _rows(setup: Setup, architecture: Architecture, tokenizer: Any) -> tuple[lis
     """Samples as the collator hands them to the model, batch by batch."""
     model = _StandIn(architecture.config)
     batches = make_batches(setup, model, tokenizer, rows=ROWS)
-    if setup.training.trainer == "trl":
+    if Taken(setup).trainer == "trl":
         dataset, collator = _prepared_by_trl(setup, batches, architecture)
     else:
         dataset, collator = batches.dataset, batches.collator
-    size = setup.training.per_device_train_batch_size or 8
+    size = Taken(setup)["training.per_device_train_batch_size"]
     samples = [dataset[index] for index in range(min(len(dataset), ROWS))]
     rows: list[_Row] = []
     for start in range(0, len(samples), size):
@@ -215,7 +216,7 @@ def _of_samples(batches: Batches) -> dict[str, Any]:
 
 def _dropped(setup: Setup, batches: Batches, rows: Sequence[_Row]) -> int:
     """Rows that SFTTrainer leaves out because cutting them took the last label that counts."""
-    if setup.training.trainer != "trl" or setup.training.packing or batches.samples is None:
+    if Taken(setup).trainer != "trl" or setup.training.packing or batches.samples is None:
         return 0
     return max(0, min(len(batches.samples.rows), ROWS) - len(rows))
 
@@ -237,7 +238,7 @@ def _of_labels(rows: Sequence[_Row], vocabulary: int | None, dropped: int) -> di
 
 def _limit(setup: Setup, architecture: Architecture) -> int | None:
     """Tokens at which the setup's trainer cuts a sample; None where it does not."""
-    if setup.training.trainer == "trl":
+    if Taken(setup).trainer == "trl":
         return sequence_length(setup, architecture.config)
     return setup.training.max_length or context_length(architecture.config)
 

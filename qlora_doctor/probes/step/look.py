@@ -14,6 +14,7 @@ from ...facts import BatchFacts, StepFacts
 from ...facts.memory import MemoryPicture
 from ...pipeline import attach, load_tokenizer, make_batches, make_trainer, refuse_to_train_on_nothing
 from ...pipeline.base import Base
+from ...setup.resolved import Taken
 from ...setup.setup import Setup
 from ..failures import NO_FAILURE, adapted_module, explain, failure_fact
 from ..observing.overheard import overheard
@@ -97,7 +98,7 @@ def look_at_step(
 
     Never raises for what the setup does wrong: a failure is a fact, together with all that was seen before it.
     """
-    known: dict[str, Any] = {"trainer": setup.training.trainer or "transformers", "device": str(base.device)}
+    known: dict[str, Any] = {"trainer": Taken(setup).trainer, "device": str(base.device)}
     observer: Observer | None = None
     error: StageError | None = None
     with overheard() as warned:
