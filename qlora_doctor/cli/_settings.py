@@ -40,6 +40,7 @@ def with_settings(options: CheckOptions, found: Found, given: Mapping[str, Any])
         rules=_once(*options.rules, *found.rule_folders),
         suppressions=(*options.suppressions, *map(_suppression_from(found), found.settings.ignored_findings)),
         budgets=_budgets(found),
+        docs=options.docs or found.settings.docs,
     )
 
 

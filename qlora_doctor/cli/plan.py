@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,45 @@ def _numbers(context: click.Context, parameter: click.Parameter, values: tuple[s
         raise click.BadParameter(f"{', '.join(parts)!r} is not a list of whole numbers.") from None
 
 
+def _values(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    """``lora.r=32`` → ("lora.r", 32); a list is written with commas."""
+    pairs = []
+    for text in values:
+        path, sign, written = text.partition("=")
+        if not sign or not path.strip():
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE.")
+        pairs.append((path.strip(), _value(written.strip())))
+    return tuple(pairs)
+
+
+def _value(text: str) -> Any:
+    """A value as JSON has it; words stand for themselves."""
+    words: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return [part.strip() for part in text.split(",")] if "," in text else text
+
+
 @click.command(
     "plan",
     epilog=examples(
+        "plan --model Qwen/Qwen2.5-14B --gpu rtx-4090 --r 32 --batch 2 --sequence 4096",
         "plan config.yaml --gpu rtx-4090 --gpu a100-80gb",
         "plan config.yaml --memory 24GiB --sequence 2048,4096 -o html=plan.html",
     ),
 )
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--model", metavar="ID|FOLDER",
+              help="In place of CONFIG: a base model, set up as `qlora-doctor init` writes it.")  # fmt: skip
+@click.option(
+    "--r", "rank", type=click.IntRange(min=1), metavar="N", help="Rank of the adapter; short for --set lora.r=N."
+)
+@click.option("--set", "values", multiple=True, callback=_values, metavar="KEY=VALUE",
+              help="Any key of LoraConfig, TrainingArguments or BitsAndBytesConfig: lora.target_modules=q_proj,v_proj, "
+                   "optim=adamw_torch. May be repeated.")  # fmt: skip
 @click.option("--gpu", "gpus", multiple=True, metavar="CARD",
               help="A card: rtx-4090, a100-80gb, h100, t4, … May be repeated. "
                    "Default: the card that the config names, else the one that is here.")  # fmt: skip
@@ -48,11 +80,12 @@ def _numbers(context: click.Context, parameter: click.Parameter, values: tuple[s
 @click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
 @click.option("--offline", is_flag=True, help="Download nothing.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
+@click.option("--no-cache", is_flag=True, help="Trace again, and keep nothing for the next question.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
 @click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
 def command(**given: Any) -> int:
-    """Predict the memory of a step for many batches and lengths: what fits on a card, and which cards suffice.
+    """Does it fit? The first line answers; below it stands what fits, by batch and length, and which cards suffice.
 
     Needs no GPU, no weights and, for well-known models, no network.
 
@@ -68,7 +101,14 @@ def command(**given: Any) -> int:
     outputs = parse_outputs(given["outputs"], 1)
     for output in outputs:
         check_format(output.format, FORMATS)
+    if (given["config"] is None) == (given["model"] is None):
+        raise UsageError(
+            "plan takes a config, or --model.", remedy="qlora-doctor plan --model Qwen/Qwen2.5-7B --gpu l4"
+        )
+    rank = (("lora.r", given["rank"]),) if given["rank"] is not None else ()
     options = PlanOptions(
+        values=(*rank, *given["values"]),
+        cache=not given["no_cache"],
         cards=(*given["gpus"], *given["memories"]),
         batches=given["batches"],
         sequences=given["sequences"],
@@ -82,7 +122,7 @@ def command(**given: Any) -> int:
     _must_be_sizes(given["memories"])
     watcher = observer(None, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
     try:
-        report = run_plan(given["config"], options, watcher)
+        report = run_plan(_source(given), options, watcher)
     finally:
         watcher.close()
     _print(report, given["format"], no_color=given["no_color"])
@@ -92,6 +132,19 @@ def command(**given: Any) -> int:
             click.echo(f"wrote {output.path}", err=True)
     made = report.facts.memory is not None and bool(report.facts.memory.plans)
     return 0 if made else 3
+
+
+def _source(given: dict[str, Any]) -> Any:
+    """The config's path, or the setup of a model that is named alone."""
+    if given["config"] is not None:
+        return given["config"]
+    from ..core.errors import DoctorError
+    from ..writing.starter import starter_setup
+
+    try:
+        return starter_setup(given["model"], given["gpus"][0] if given["gpus"] else None)
+    except DoctorError:
+        return starter_setup(given["model"])  # --gpu may be a size, or no card: said where it is looked at
 
 
 def _must_be_sizes(memories: tuple[str, ...]) -> None:

@@ -73,6 +73,7 @@ def command(command: tuple[str, ...], **given: Any) -> int:
     above --fail-on, 3 the command failed, or nothing could be watched.
     """
     from ..reporters import FORMATS
+    from ..run.following import note_end, note_start
     from ..run.session import CheckOptions
     from ..run.watched import RunOptions, new_folder, reports_of, run_watched
     from ._baseline import KnownFindings
@@ -92,7 +93,9 @@ def command(command: tuple[str, ...], **given: Any) -> int:
         setup=_setup(given["config"]),
     )
     folder = new_folder(given["records"])
+    note_start(folder, list(command))
     ended = run_watched(command, folder, options, check)
+    note_end(folder, ended)
     reports = reports_of(folder, options, check, ended, command)
     if not given["quiet"]:
         _tell(reports, given, folder)

@@ -49,6 +49,34 @@ class PlanPoint(Fact):
     sequence: int
 
 
+class Change(Fact):
+    """One change of a setup."""
+
+    change: str
+    """In words: ``gradient checkpointing``, ``batch 1 with 8 accumulated``."""
+    pointer: str
+    """JSON pointer of the key to change, in native names."""
+    value: str
+    """As it would stand in a config."""
+
+
+class Cure(Fact):
+    """A setup that differs from the given one in some changes, predicted as a whole."""
+
+    changes: list[Change]
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    fits: bool | None = None
+    """Whether it stays below the card or the budget with the prediction's error band; None where neither is known."""
+    speed: float = 1.0
+    """Expected time of a step as a multiple of the given setup's; rough, from counts of passes, not measured."""
+    speed_note: str | None = None
+    """Where the time goes."""
+    alters: bool = False
+    """Whether it changes what is learned: other samples, another adapter."""
+    alters_note: str | None = None
+
+
 class CardPlan(Fact):
     """A batch × sequence table of predicted peaks, held against one card."""
 
@@ -65,6 +93,12 @@ class CardPlan(Fact):
     """Most samples a batch at the setup's own length; None where not even one fits."""
     longest_sequence: PlanPoint | None = None
     """Most tokens a sample at the setup's own batch, in steps of 64; None where not even 64 fit."""
+    asked: PlanCell | None = None
+    """The batch and length that is asked about: the only one of the table, else the setup's own."""
+    instead: PlanPoint | None = None
+    """Where that does not fit: the same length at a smaller batch, else the longest at batch 1."""
+    cure: Cure | None = None
+    """Where that does not fit: changes with which it does, that do not change what is learned."""
 
 
 class SufficientCard(Fact):
@@ -126,6 +160,10 @@ class MemoryFacts(Fact):
     margin_ratio: float | None = None
     """Error band of the prediction."""
     savings: list[Saving] | None = None
+    cure: Cure | None = None
+    """Where the run does not fit: the closest changes with which it does."""
+    cures: list[Cure] | None = None
+    """All changes that were predicted, the cure first."""
     plan: list[PlanCell] | None = None
     """Cells of the first card's table (command ``plan``)."""
     plans: list[CardPlan] | None = None

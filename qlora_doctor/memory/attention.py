@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .families import SMALL_MEMORY_HEAD, has_cudnn, has_small_memory
 from .machine import Machine
 
 aten = torch.ops.aten
@@ -15,31 +16,6 @@ CUDNN_HEAD_LIMIT = 256
 seen with PyTorch 2.11, cuDNN 9.19."""
 FLASH_HEAD_LIMIT = 256
 """Largest head size that flash attention takes (``check_head_dim_size_flash``)."""
-
-
-SMALL_MEMORY_HEAD = 192
-"""Largest head size whose backward kernel fits the shared memory of every card that has flash attention."""
-
-
-def family(machine: Machine, head: int) -> tuple[bool, ...]:
-    """All that :func:`backend` asks of a card, for heads of at most ``head`` elements."""
-    capability = machine.capability
-    return (
-        _has_cudnn(machine),
-        capability >= (7, 0),
-        capability >= (8, 0),
-        (8, 0) <= capability <= (12, 1),
-        _has_small_memory(machine) and head > SMALL_MEMORY_HEAD,
-    )
-
-
-def _has_cudnn(machine: Machine) -> bool:
-    return machine.cudnn_attention and machine.capability[0] in (9, 10) and machine.torch >= (2, 11)
-
-
-def _has_small_memory(machine: Machine) -> bool:
-    """Cards with less than 192 KiB of shared memory a multiprocessor (``check_requires_grad_and_head_dim_gt192_…``)."""
-    return (8, 6) <= machine.capability <= (8, 9) or machine.capability[0] == 12
 
 
 def backend(
@@ -86,7 +62,7 @@ def _cudnn(
 ) -> bool:
     heads = (query.shape[-1], value.shape[-1])
     return (
-        _has_cudnn(machine)
+        has_cudnn(machine)
         and _fused_dtype(machine, query)
         and all(head <= CUDNN_HEAD_LIMIT and head % 8 == 0 for head in heads)
     )
@@ -102,7 +78,7 @@ def _flash(
     grouped: bool,
 ) -> bool:
     head = query.shape[-1]
-    if _has_small_memory(machine) and head > SMALL_MEMORY_HEAD and (head <= 224 or dropout > 0):
+    if has_small_memory(machine) and head > SMALL_MEMORY_HEAD and (head <= 224 or dropout > 0):
         return False  # no backward kernel there
     return (
         (8, 0) <= machine.capability <= (12, 1)

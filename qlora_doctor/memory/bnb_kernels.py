@@ -1,7 +1,8 @@
 """Which 4-bit kernel bitsandbytes takes on a card, asked of the installed bitsandbytes itself.
 
 The rule is a pure function, but its module binds a CUDA library when it is imported. So the function is taken out of
-the module's source by name; where it is not found, the answer is the one that takes more memory.
+the module's source by name, and compares names of types; where it is not found, the answer is the one that takes more
+memory.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import functools
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-
-import torch
 
 RULE = "_gemm_4bit_use_custom_cuda"
 FLOOR = "_GEMM_4BIT_CUSTOM_FLOOR_M"
@@ -22,9 +22,11 @@ CUSTOM_MAX_TOKENS = 1536
 
 
 def uses_custom_kernel(
-    capability: tuple[int, int], multiprocessors: int, tokens: int, n: int, k: int, blocksize: int, dtype: torch.dtype
+    capability: tuple[int, int], multiprocessors: int, tokens: int, n: int, k: int, blocksize: int, dtype: str
 ) -> bool:
     """Whether a (tokens × k) · (k × n) product runs bitsandbytes' own kernel, which takes no scratch memory.
+
+    ``dtype`` is the name of a torch type: ``bfloat16``, ``float16``, ``float32``.
 
     Source: ``bitsandbytes/backends/cuda/ops.py`` (``gemm_4bit``), 0.50 and later.
     """
@@ -41,7 +43,7 @@ def _rule(capability: tuple[int, int], multiprocessors: int) -> Callable[..., An
         return None
     space: dict[str, Any] = {
         "functools": functools,
-        "torch": torch,
+        "torch": SimpleNamespace(**{name: name for name in ("float32", "float16", "bfloat16")}),
         "_gpu_dispatch_props": lambda _: (multiprocessors, *capability),
     }
     exec(compile(wanted, "bitsandbytes", "exec"), space)

@@ -11,60 +11,99 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from .families import SMALL_MEMORY_HEAD
+from .kept import NotKept, Outline, Size, Traces
 from .machine import Machine
 from .predict import traced, traced_evaluation
 from .scaling import ALIGNED, MANY, NotScalable, ScalableTape, scalable
-from .subject import Subject
 from .tape import Tape
 
-Maker = Callable[[], Subject]
-Size = tuple[int, int]
-"""Batch and sequence."""
+if TYPE_CHECKING:
+    from .subject import Subject
+
+Maker = Callable[[], "Subject"]
+NEAR, FAR = 256, 16_384
+"""Tokens between which all lengths are told where one alone is asked about."""
 
 
 class Tracer:
-    """Traces a setup's step, and counts; one model serves all traces where a trace leaves it as it was."""
+    """Traces a setup's step, and counts; one model serves all traces where a trace leaves it as it was.
 
-    def __init__(self, make: Maker, told: Callable[[str], None] = lambda text: None) -> None:
+    Args:
+        make: builds the subject of a trace; None where nobody can, and only kept traces are to be had.
+        told: hears what is traced.
+        traces: those that are kept; new ones are added.
+    """
+
+    what = "step"
+
+    def __init__(
+        self, make: Maker | None, told: Callable[[str], None] = lambda text: None, traces: Traces | None = None
+    ) -> None:
         self.make = make
         self.told = told
         self.count = 0
+        self.traces = traces if traces is not None else Traces()
         self._kept: Subject | None = None
         self._latest: Subject | None = None
 
     @property
-    def subject(self) -> Subject:
-        """The setup's subject, for what does not change with batch and sequence; not to be traced."""
-        if self._latest is None:
-            self._kept = self._latest = self.make()
-        return self._latest
+    def outline(self) -> Outline:
+        """What does not change with batch and sequence.
+
+        Raises:
+            NotKept: it is not known yet, and nobody can build the model.
+        """
+        if self.traces.outline is None:
+            if self._latest is None:
+                self._kept = self._latest = self.made()
+            self.traces.outline = self._latest.outline
+        return self.traces.outline
+
+    def made(self) -> Subject:
+        """A fresh subject.
+
+        Raises:
+            NotKept: nobody can build the model.
+        """
+        if self.make is None:
+            raise NotKept("a trace is needed that is not kept")
+        return self.make()
+
+    def known(self, machine: Machine) -> dict[Size, Tape]:
+        """The traces that are there for machines of this kind."""
+        return self.traces.of(self.what, machine.kind(self.outline.head > SMALL_MEMORY_HEAD))
 
     def tape(self, machine: Machine, batch: int, sequence: int) -> Tape:
-        """The tape of this batch and sequence.
+        """The tape of this batch and sequence, kept or traced now.
 
         Raises:
             PredictionError: it cannot be traced.
+            NotKept: it is not kept, and nobody can build the model.
         """
-        subject = self._kept or self.make()
+        known = self.known(machine)
+        if (batch, sequence) not in known:
+            known[batch, sequence] = self._trace(machine, batch, sequence)
+            self.count += 1
+        return known[batch, sequence]
+
+    def _trace(self, machine: Machine, batch: int, sequence: int) -> Tape:
+        subject = self._kept or self.made()
         self._latest = subject
         self._kept = subject if unchanged_by_tracing(subject) else None
-        self.count += 1
-        self.told(f"tracing a step of {batch} × {sequence:,} tokens (trace {self.count})")
+        self.told(f"tracing a step of {batch} × {sequence:,} tokens (trace {self.count + 1})")
         return traced(replace(subject, step=replace(subject.step, batch=batch, sequence=sequence)), machine)
 
 
 class EvaluationTracer(Tracer):
     """Traces evaluation batches of a setup instead of its steps."""
 
-    def tape(self, machine: Machine, batch: int, sequence: int) -> Tape:
-        """The tape of an evaluation batch of these samples and tokens.
+    what = "evaluation"
 
-        Raises:
-            PredictionError: it cannot be traced.
-        """
-        subject = self.make()
-        self.count += 1
+    def _trace(self, machine: Machine, batch: int, sequence: int) -> Tape:
+        subject = self.made()
         self.told(f"tracing an evaluation of {batch} × {sequence:,} tokens")
         subject = replace(subject, step=replace(subject.step, batch=batch, sequence=sequence))
         return traced_evaluation(subject, machine, batch, made_ready=False)
@@ -99,34 +138,61 @@ class Courses:
 
     def __init__(self, tracer: Tracer, machine: Machine, batches: Sequence[int], sequences: Sequence[int]) -> None:
         self._tracer, self._machine = tracer, machine
-        self._traced: dict[Size, Tape] = {}
         self.own: dict[Size, Tape] = {}
         self.notes: list[str] = []
+        self._batches = sorted(set(batches))
+        self._lengths = sorted({length for length in sequences if length % ALIGNED == 0})
         self._pieces: dict[bool, list[Piece]] = {}
         self._single: dict[tuple[bool, int], Piece] = {}
-        self._smallest = min((batch for batch in batches if batch > 1), default=2)
-        aligned = sorted(length for length in sequences if length % ALIGNED == 0)
-        for alone in sorted({batch == 1 for batch in batches}, reverse=True):
-            if aligned:
-                smallest = min(batch for batch in batches if (batch == 1) == alone)
-                self._pieces[alone] = self._look(alone, smallest, aligned)
-        if len(aligned) < len(sequences):
+        if any(length % ALIGNED for length in sequences):
             self.notes.append(f"Lengths that are no multiple of {ALIGNED} are padded on the way and were traced apart.")
 
     def at(self, batch: int, sequence: int) -> Tape:
         """The tape of this batch and sequence; between two pieces that of the longer sequences."""
         alone = batch == 1
-        pieces = self._pieces.get(alone)
-        if pieces is None or sequence % ALIGNED:
+        if sequence % ALIGNED:
             if (alone, sequence) not in self._single:
-                self._single[alone, sequence] = self._piece(1 if alone else self._smallest, sequence)
+                self._single[alone, sequence] = self._piece(1 if alone else self._smallest(), sequence)
             return self._single[alone, sequence].at(batch, sequence)
-        return _at_piece(pieces, (batch, sequence))
+        if alone not in self._pieces:
+            self._pieces[alone] = self._look(alone, 1 if alone else self._smallest(), self._lengths_of(alone))
+        return _at_piece(self._pieces[alone], (batch, sequence))
+
+    def cell(self, batch: int, sequence: int) -> tuple[Tape, bool]:
+        """The tape of one batch and sequence, and whether it is a trace of its own: one where none tells it yet."""
+        known = self._tracer.known(self._machine)
+        if (batch, sequence) in known:
+            return known[batch, sequence], True
+        make, self._tracer.make = self._tracer.make, None
+        try:
+            return self.at(batch, sequence), False
+        except NotKept:
+            pass
+        finally:
+            self._tracer.make = make
+        return self._trace(batch, sequence), True
+
+    def _smallest(self) -> int:
+        """The batch above 1 that most is known of."""
+        known = [batch for batch, _ in self._tracer.known(self._machine) if batch not in (1, MANY)]
+        return min(known or [batch for batch in self._batches if batch > 1], default=2)
+
+    def _lengths_of(self, alone: bool) -> list[int]:
+        """The lengths that tell all others: the table's and those that are known; of a single one its surroundings."""
+        known = {length for batch, length in self._tracer.known(self._machine) if (batch == 1) == alone}
+        lengths = {*self._lengths, *(length for length in known if length % ALIGNED == 0)}
+        if len(lengths) < 2:
+            own, limit = max(lengths, default=ALIGNED), self._tracer.outline.limit
+            far = FAR if limit is None else min(FAR, limit // ALIGNED * ALIGNED)
+            lengths |= {min(NEAR, own), max(far, own)}
+        return sorted(lengths)
 
     def _look(self, alone: bool, smallest: int, sequences: list[int]) -> list[Piece]:
         """The pieces of all lengths; one of the cells between the ends is traced to see that the sizes hold."""
         who = "Batch 1" if alone else "Batches above 1"
-        check = smallest, sequences[len(sequences) // 2]
+        known = {length for batch, length in self._tracer.known(self._machine) if batch == smallest}
+        inner = [length for length in sequences[1:-1] if length in known]
+        check = smallest, inner[0] if inner else sequences[len(sequences) // 2]
         pieces = self._split(smallest, sequences)
         own = self.own[check] = self._trace(*check)
         if len(pieces) == 1 and len(sequences) > 1 and _at_piece(pieces, check).sizes != own.sizes:
@@ -170,9 +236,7 @@ class Courses:
         return scalable(self._trace(*first), self._trace(*second), first, second)
 
     def _trace(self, batch: int, sequence: int) -> Tape:
-        if (batch, sequence) not in self._traced:
-            self._traced[batch, sequence] = self._tracer.tape(self._machine, batch, sequence)
-        return self._traced[batch, sequence]
+        return self._tracer.tape(self._machine, batch, sequence)
 
 
 def _at_piece(pieces: list[Piece], size: Size) -> Tape:

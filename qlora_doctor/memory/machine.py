@@ -86,6 +86,6 @@ class Machine:
         That is what chooses an attention kernel (:func:`.attention.backend`); ``wide_heads``: whether the model has
         heads of more than 192 elements, for which some cards lack a backward kernel.
         """
-        from .attention import SMALL_MEMORY_HEAD, family
+        from .families import SMALL_MEMORY_HEAD, family
 
         return *family(self, SMALL_MEMORY_HEAD + 1 if wide_heads else SMALL_MEMORY_HEAD), self.torch >= (2, 11)

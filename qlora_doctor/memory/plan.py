@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from ..tables.cards import CARDS, Card
-from .attention import SMALL_MEMORY_HEAD
-from .courses import Courses, EvaluationTracer, Maker, Size, Tracer
+from .courses import Courses, EvaluationTracer, Maker, Tracer
+from .families import SMALL_MEMORY_HEAD
+from .kept import Size, Traces
 from .machine import Machine
+from .moments import most_in_use
 from .predict import Prediction, prediction_of
 from .replay import replay, replay_peaks
-from .savings import moments
 from .tape import Tape
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -106,18 +108,20 @@ class Planner:
 
     def __init__(
         self,
-        make: Maker,
+        make: Maker | None,
         batches: Sequence[int] = BATCHES,
         sequences: Sequence[int] = SEQUENCES,
         told: Callable[[str], None] = lambda text: None,
         evaluation_batch: int | None = None,
+        traces: Traces | None = None,
     ) -> None:
-        self.tracer = Tracer(make, told)
-        self.evaluations = EvaluationTracer(make, told)
+        self.tracer = Tracer(make, told, traces)
+        self.evaluations = EvaluationTracer(make, told, self.tracer.traces)
         self.evaluation_batch = evaluation_batch
         self.batches, self.sequences = sorted(batches), sorted(sequences)
         self._courses: dict[object, Courses] = {}
         self._evaluations: dict[object, Courses] = {}
+        self._predictions: dict[tuple[Machine, int, int], Prediction] = {}
 
     @property
     def traces(self) -> int:
@@ -142,11 +146,35 @@ class Planner:
 
     def prediction(self, machine: Machine, batch: int, sequence: int) -> Prediction:
         """The whole prediction of one batch and sequence."""
-        subject = self.tracer.subject
-        subject = replace(subject, step=replace(subject.step, batch=batch, sequence=sequence))
+        key = machine, batch, sequence
+        if key not in self._predictions:
+            self._predictions[key] = self._predict(machine, batch, sequence)
+        return self._predictions[key]
+
+    def _predict(self, machine: Machine, batch: int, sequence: int) -> Prediction:
+        outline = replace(self.tracer.outline, batch=batch, sequence=sequence)
         evaluation = self.evaluation(machine, sequence)
-        tape = self.courses(machine).at(batch, sequence)
-        return prediction_of(subject, machine, replay(tape, machine, evaluation=evaluation))
+        courses = self.courses(machine)
+        tape = courses.cell(batch, sequence)[0] if self.is_one_cell else courses.at(batch, sequence)
+        return prediction_of(outline, machine, replay(tape, machine, evaluation=evaluation))
+
+    @contextmanager
+    def tracing(self, allowed: bool) -> Iterator[None]:
+        """Within, traces may be made or only taken from those that are kept (else NotKept)."""
+        tracers = (self.tracer, self.evaluations)
+        makers = [tracer.make for tracer in tracers]
+        for tracer in tracers:
+            tracer.make = tracer.make if allowed else None
+        try:
+            yield
+        finally:
+            for tracer, make in zip(tracers, makers, strict=True):
+                tracer.make = make
+
+    @property
+    def is_one_cell(self) -> bool:
+        """Whether one batch and one length are asked about, which one trace answers."""
+        return len(self.batches) == len(self.sequences) == 1
 
     def evaluation(self, machine: Machine, sequence: int) -> Tape | None:
         """The tape of an evaluation batch with samples of this length; None where the run evaluates nothing."""
@@ -156,21 +184,31 @@ class Planner:
         kind = machine.kind(self._has_wide_heads())
         if kind not in self._evaluations:
             self._evaluations[kind] = Courses(self.evaluations, machine, [batch], self.sequences)
-        return self._evaluations[kind].at(batch, sequence)
+        courses = self._evaluations[kind]
+        return courses.cell(batch, sequence)[0] if self.is_one_cell else courses.at(batch, sequence)
 
     def largest_batch(self, machine: Machine, sequence: int, space: int) -> int | None:
         """Most samples of this length that fit into ``space`` bytes reserved; None where not even one does."""
-        at = self.courses(machine).at
-        return _most(lambda batch: self._fits(at(batch, sequence), machine, space, sequence), MOST_BATCHES)
+        return self._most(machine, space, lambda count: (count, sequence), MOST_BATCHES)
 
     def longest_sequence(self, machine: Machine, batch: int, space: int, limit: int) -> int | None:
         """Most tokens a sample, in steps of :data:`LENGTH_STEP` up to ``limit``, that fit with this batch."""
-        at = self.courses(machine).at
-        steps = _most(
-            lambda count: self._fits(at(batch, count * LENGTH_STEP), machine, space, count * LENGTH_STEP),
-            max(1, limit // LENGTH_STEP),
-        )
+        steps = self._most(machine, space, lambda count: (batch, count * LENGTH_STEP), max(1, limit // LENGTH_STEP))
         return None if steps is None else steps * LENGTH_STEP
+
+    def _most(self, machine: Machine, space: int, size: Callable[[int], Size], limit: int) -> int | None:
+        """The largest count up to ``limit`` whose size fits: sought by rounded sums, settled by replays."""
+        at = self.courses(machine).at
+
+        def sums(count: int) -> int:
+            return most_in_use(at(*size(count)), machine)
+
+        def reserved(count: int) -> int:
+            batch, sequence = size(count)
+            evaluation = self.evaluation(machine, sequence)
+            return replay_peaks(at(batch, sequence), machine, evaluation=evaluation)[1]
+
+        return largest_within(sums, reserved, space, limit)
 
     def courses(self, machine: Machine) -> Courses:
         """Tapes for a machine."""
@@ -180,19 +218,21 @@ class Planner:
         return self._courses[kind]
 
     def _has_wide_heads(self) -> bool:
-        config = self.tracer.subject.model.config.get_text_config()
-        heads = getattr(config, "num_attention_heads", None) or 1
-        head = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return int(head) > SMALL_MEMORY_HEAD
+        return self.tracer.outline.head > SMALL_MEMORY_HEAD
 
-    def _fits(self, tape: Tape, machine: Machine, space: int, sequence: int) -> bool:
-        if max(moments(tape, machine).values()) > space:
-            return False
-        return replay_peaks(tape, machine, evaluation=self.evaluation(machine, sequence))[1] <= space
+    def _one(self, machine: Machine, space: int | None) -> Cell:
+        """The only cell, which is the prediction that is asked for."""
+        (batch,), (sequence,) = self.batches, self.sequences
+        _, traced = self.courses(machine).cell(batch, sequence)
+        own = self.prediction(machine, batch, sequence)
+        fits = None if space is None else own.peak_reserved_bytes <= space
+        return Cell(batch, sequence, own.peak_allocated_bytes, own.peak_reserved_bytes, traced, fits)
 
     def _cells(self, machine: Machine, space: int | None) -> tuple[list[Cell], bool]:
         """All cells, and whether some lie so far beyond the card that they were not replayed."""
         courses = self.courses(machine)
+        if self.is_one_cell:
+            return [self._one(machine, space)], False
         cells: list[Cell] = []
         ratio, far = 1.0, False
         full = self.sequences[-1] + 1
@@ -201,7 +241,7 @@ class Planner:
                 tape = courses.at(batch, sequence)
                 # Peaks grow with both, so only what lies beyond a cell that did not fit can be far beyond the card.
                 maybe_far = space is not None and sequence >= full and (batch, sequence) not in courses.own
-                rough = max(moments(tape, machine).values()) if maybe_far else 0
+                rough = most_in_use(tape, machine) if maybe_far else 0
                 if space is not None and rough > BEYOND * space:
                     far = True
                     cells.append(Cell(batch, sequence, rough, int(rough * ratio), fits=False))
@@ -236,7 +276,9 @@ def _compared(
 ) -> tuple[list[Cell], float | None]:
     """The cells, marked where they were traced, and the largest relative difference to those traces."""
     own: dict[Size, tuple[int, int]] = {
-        size: replay_peaks(tape, machine, evaluation=evaluation(size[1])) for size, tape in courses.own.items()
+        size: replay_peaks(tape, machine, evaluation=evaluation(size[1]))
+        for size, tape in courses.own.items()
+        if size in {(cell.batch, cell.sequence) for cell in cells}
     }
     marked, worst = [], None
     for cell in cells:
@@ -248,15 +290,47 @@ def _compared(
     return marked, worst
 
 
-def _most(fits: Callable[[int], bool], limit: int) -> int | None:
-    """The largest number up to ``limit`` that fits, where nothing above one that does not fit fits either."""
-    if not fits(1):
-        return None
-    low, high = 1, 2
-    while high <= limit and fits(high):
-        low, high = high, high * 2
-    high = min(high, limit + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+def largest_within(sums: Callable[[int], int], reserved: Callable[[int], int], space: int, limit: int) -> int | None:
+    """The largest number up to ``limit`` of which no more than ``space`` bytes are reserved; None where there is none.
+
+    ``reserved`` takes a replay, ``sums`` a fraction of one and is never above it: so the place is sought by sums,
+    scaled by what the last replay reserved beyond its own.
+    """
+    guess = _crossing(sums, space, 0, limit + 1)
+    low, high = 0, limit + 1  # low is known to fit, high not to
+    known: dict[int, int] = {}
+    while True:
+        known[guess] = reserved(guess)
+        low, high = (guess, high) if known[guess] <= space else (low, guess)
+        if high - low <= 1:
+            return low or None
+        if low in known and high in known:
+            share = (space - known[low]) / (known[high] - known[low])
+            guess = min(max(low + round((high - low) * share), low + 1), high - 1)
+        elif high in known:
+            guess = min(_crossing(sums, round(space * sums(high) / known[high]), low, high), high - 1)
+        else:
+            guess = low + 1
+
+
+def _crossing(sums: Callable[[int], int], space: int, low: int, high: int) -> int:
+    """Between two numbers the largest whose sum is within ``space``, at least the one behind ``low``."""
+    below, above = low + 1, high - 1
+    value = sums(below)
+    if value > space or below >= above:
+        return below
+    top = sums(above)
+    if top <= space:
+        return above
+    halve = False
+    while above - below > 1:
+        middle = (below + above) // 2 if halve else below + int((space - value) * (above - below) / (top - value))
+        middle = min(max(middle, below + 1), above - 1)
+        between = sums(middle)
+        if between <= space:
+            halve = middle - below < (above - below) // 4
+            below, value = middle, between
+        else:
+            halve = above - middle < (above - below) // 4
+            above, top = middle, between
+    return below

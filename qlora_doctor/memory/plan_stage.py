@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..facts import Facts, MemoryFacts
-from ..facts.memory import CardPlan, PlanCell, PlanPoint, SufficientCard
+from ..facts.memory import CardPlan, Cure, PlanCell, PlanPoint, SufficientCard
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, parse_memory
+from .kept import NotKept, Outline, Traces
+from .plan import LENGTH_STEP
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
     from .machine import Machine
-    from .plan import Plan, Planner
+    from .plan import Cell, Plan, Planner
     from .predict import Prediction
 
 Tell = Callable[[str], None]
@@ -22,7 +26,7 @@ MOST_TOKENS = 131_072
 
 
 class Request(Protocol):
-    """What is asked for (``probes.child.job.PlanRequest``)."""
+    """What is asked for (``worker.job.PlanRequest``)."""
 
     @property
     def cards(self) -> tuple[str, ...]: ...
@@ -30,6 +34,8 @@ class Request(Protocol):
     def batches(self) -> tuple[int, ...] | None: ...
     @property
     def sequences(self) -> tuple[int, ...] | None: ...
+    @property
+    def kept(self) -> str | None: ...
 
 
 def card_named(text: str) -> Card:
@@ -48,35 +54,37 @@ def card_named(text: str) -> Card:
         raise
 
 
+def recalled_plan(setup: Setup, facts: Facts, request: Request) -> MemoryFacts | None:
+    """The tables from what earlier questions on the same model left, without torch; None if that is too little.
+
+    Raises:
+        UnknownCard: the config names a card that the table does not know.
+    """
+    traces = Traces.read(Path(request.kept) if request.kept is not None else None)
+    if traces.outline is None:
+        return None
+    try:
+        return _look(setup, facts, request, lambda text: None, traces, None)
+    except NotKept:
+        return None
+
+
 def look_at_plan(
     setup: Setup, facts: Facts, request: Request, progress: Tell, *, offline: bool = True, architecture: Any = None
 ) -> MemoryFacts:
-    """The tables, and the prediction of the setup's own batch and length on the first card.
+    """The tables, and the prediction of the batch and length that are asked about on the first card.
 
-    Where the step cannot be traced the facts say why, and what is certain all the same.
+    Where the step cannot be traced the facts say why, and what is certain all the same. What was traced is written to
+    ``request.kept``.
 
     Raises:
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
-    from ..pipeline.batches import context_length
-    from .plan import BATCHES, Planner, lengths_for
     from .predict import PredictionError, certain_bytes
     from .scope import unmodelled, unmodelled_model
-    from .stage import (
-        STAND_IN,
-        allocator_assumptions,
-        assumed_of_cards,
-        assumed_of_evaluation,
-        described,
-        evaluation_batch_of,
-        is_sharded,
-        machine_for,
-        target_card,
-    )
+    from .stage import is_sharded
     from .subject import subject_of_setup
 
-    cards: list[Card | None] = [card_named(name) for name in request.cards] or [target_card(setup, facts)]
-    machines = [machine_for(setup, card) for card in cards]
     progress("building the model without weights")
     subject = subject_of_setup(setup, architecture=architecture, offline=offline)
     reason = unmodelled(setup, facts) or unmodelled_model(subject.model, setup)
@@ -88,20 +96,58 @@ def look_at_plan(
     def make() -> Any:
         return makers.pop() if makers else subject_of_setup(setup, architecture=architecture, offline=offline)
 
-    limit = context_length(subject.model.config)
-    own = subject.step.batch, subject.step.sequence
+    kept = Path(request.kept) if request.kept is not None else None
+    traces = Traces.read(kept)
+    traces.outline = subject.outline
+    try:
+        found = _look(setup, facts, request, progress, traces, make)
+    except PredictionError as error:
+        return MemoryFacts(prediction_failure=error.message, refusal=error.refusal, certain_bytes=error.certain_bytes)
+    if kept is not None:
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs the next question its time
+            traces.write(kept)
+    return found
+
+
+def _look(
+    setup: Setup, facts: Facts, request: Request, progress: Tell, traces: Traces, make: Callable[[], Any] | None
+) -> MemoryFacts:
+    from .plan import BATCHES, Planner, lengths_for
+    from .stage import (
+        STAND_IN,
+        allocator_assumptions,
+        assumed_of_cards,
+        assumed_of_evaluation,
+        described,
+        evaluation_batch_of,
+        machine_for,
+        target_card,
+    )
+
+    cards: list[Card | None] = [card_named(name) for name in request.cards] or [target_card(setup, facts)]
+    machines = [machine_for(setup, card) for card in cards]
+    outline = traces.outline
+    assert outline is not None
+    own = _own(setup, outline)
+    if request.batches and request.sequences and len(request.batches) == len(request.sequences) == 1:
+        own = request.batches[0], request.sequences[0]
     planner = Planner(
         make,
         request.batches or _around(BATCHES, own[0]),
-        request.sequences or _around(lengths_for(limit), own[1]),
+        request.sequences or _around(lengths_for(outline.limit), own[1]),
         progress,
         evaluation_batch_of(facts),
+        traces,
     )
-    try:
-        prediction = planner.prediction(machines[0], *own)
-        plans = [_card_plan(planner, machine, card, own, limit) for machine, card in zip(machines, cards, strict=True)]
-    except PredictionError as error:
-        return MemoryFacts(prediction_failure=error.message, refusal=error.refusal, certain_bytes=error.certain_bytes)
+    prediction = planner.prediction(machines[0], *own)
+    of_table = planner.traces
+    plans = [
+        _card_plan(planner, machine, card, own, outline.limit) for machine, card in zip(machines, cards, strict=True)
+    ]
+    plans = [
+        (table, fact.model_copy(update={"cure": _cure(setup, facts, planner, card, fact, progress)}))
+        for card, (table, fact) in zip(cards, plans, strict=True)
+    ]
     prediction.assumptions += [*allocator_assumptions(setup), *assumed_of_cards(setup), *assumed_of_evaluation(facts)]
     if cards[0] is None:
         prediction.assumptions.append(
@@ -109,50 +155,126 @@ def look_at_plan(
         )
     tables = [table for table, _ in plans]
     return MemoryFacts.model_validate(
-        described(prediction, planner.tracer.subject, cards[0])
+        described(prediction, outline, cards[0])
         | {
             "predicted": prediction.picture(),
             "margin_ratio": prediction.margin,
             "plan": plans[0][1].cells,
             "plans": [fact for _, fact in plans],
-            "plan_traces": planner.traces,
+            "plan_traces": of_table if planner.is_one_cell else planner.traces,
             "plan_verified_ratio": max(
                 (table.verified for table in tables if table.verified is not None), default=None
             ),
-            "plan_notes": _notes(tables, limit, planner.sequences),
+            "plan_notes": _notes(planner, tables, outline.limit, of_table),
             "sufficient_cards": _sufficient(prediction, prediction.margin),
         }
+    )
+
+
+def _own(setup: Setup, outline: Outline) -> tuple[int, int]:
+    """The setup's own batch and length; the outline may be that of one which differs in both."""
+    length = setup.training.max_length
+    if length is None:
+        length = outline.sequence
+    return (
+        setup.training.per_device_train_batch_size or outline.batch,
+        length if outline.limit is None else min(length, outline.limit),
     )
 
 
 def _card_plan(
     planner: Planner, machine: Machine, card: Card | None, own: tuple[int, int], limit: int | None
 ) -> tuple[Plan, CardPlan]:
-    batch, sequence = own
     table = planner.table(machine, held=card is not None)
     space = table.capacity_bytes
-    largest = planner.largest_batch(machine, sequence, space) if space is not None else None
-    longest = planner.longest_sequence(machine, batch, space, limit or MOST_TOKENS) if space is not None else None
+    asked = next((cell for cell in table.cells if (cell.batch, cell.sequence) == own), None)
+    points: dict[str, Any] = {}
+    if space is not None:
+        points = _points(planner, machine, own, space, limit or MOST_TOKENS, asked)
     fact = CardPlan(
         card=machine.card.name,
         card_bytes=space,
         bf16=None if card is None else card.bf16,
-        cells=[
-            PlanCell(
-                batch=cell.batch,
-                sequence=cell.sequence,
-                peak_allocated_bytes=cell.peak_allocated_bytes,
-                peak_reserved_bytes=cell.peak_reserved_bytes,
-                fits=cell.fits,
-                traced=cell.traced,
-            )
-            for cell in table.cells
-        ],
+        cells=[_cell(cell) for cell in table.cells],
         frontier=[PlanPoint(batch=each, sequence=length) for each, length in sorted(table.frontier.items())],
-        largest_batch=None if largest is None else PlanPoint(batch=largest, sequence=sequence),
-        longest_sequence=None if longest is None else PlanPoint(batch=batch, sequence=longest),
+        asked=None if asked is None else _cell(asked),
+        **points,
     )
     return table, fact
+
+
+def _cure(
+    setup: Setup, facts: Facts, planner: Planner, card: Card | None, plan: CardPlan, progress: Tell
+) -> Cure | None:
+    """Changes of what is asked about with which it fits, as far as what is learned stays the same."""
+    asked = plan.asked
+    if card is None or asked is None or asked.fits is not False or not planner.is_one_cell:
+        return None
+    kept, key = planner.tracer.traces.cures, f"{card.name} {asked.batch} × {asked.sequence} {planner.evaluation_batch}"
+    if key not in kept and planner.tracer.make is not None:
+        from ..pipeline import load_config
+        from ..setup.changed import with_value
+        from .cure_stage import search_for
+        from .levers import levers_of
+
+        meant = with_value(setup, "training.per_device_train_batch_size", asked.batch)
+        meant = with_value(meant, "training.max_length", asked.sequence)
+        search = search_for(meant, facts, card, load_config(setup, offline=True), True, progress)
+        found = search.found(levers_of(meant, planner.evaluation_batch), "closest")
+        kept[key] = None if found is None else found.model_dump()
+    return None if kept.get(key) is None else Cure.model_validate(kept[key])
+
+
+def _cell(cell: Cell) -> PlanCell:
+    return PlanCell(
+        batch=cell.batch,
+        sequence=cell.sequence,
+        peak_allocated_bytes=cell.peak_allocated_bytes,
+        peak_reserved_bytes=cell.peak_reserved_bytes,
+        fits=cell.fits,
+        traced=cell.traced,
+    )
+
+
+def _points(
+    planner: Planner, machine: Machine, own: tuple[int, int], space: int, limit: int, asked: Cell | None
+) -> dict[str, PlanPoint | None]:
+    """The ends of what fits around the batch and length that is asked about.
+
+    Where one cell is asked about and fits, its one trace has answered, and the ends are told only as far as traces that
+    are there tell them.
+    """
+    batch, sequence = own
+    answered = planner.is_one_cell and asked is not None and bool(asked.fits)
+    with planner.tracing(not answered):
+        try:
+            if planner.is_one_cell and not answered:
+                return {"instead": _instead(planner, machine, own, space, limit)}
+            largest = planner.largest_batch(machine, sequence, space)
+            longest = planner.longest_sequence(machine, batch, space, limit)
+        except NotKept:
+            if not answered:
+                raise
+            return {}
+    points = {
+        "largest_batch": None if largest is None else PlanPoint(batch=largest, sequence=sequence),
+        "longest_sequence": None if longest is None else PlanPoint(batch=batch, sequence=longest),
+    }
+    if asked is not None and not asked.fits:
+        points["instead"] = points["largest_batch"] or _instead(planner, machine, own, space, limit)
+    return points
+
+
+def _instead(planner: Planner, machine: Machine, own: tuple[int, int], space: int, limit: int) -> PlanPoint | None:
+    """The same length at a smaller batch, else the longest at batch 1; None where not even 64 tokens fit."""
+    batch, sequence = own
+    longest = planner.longest_sequence(machine, 1, space, min(limit, sequence))
+    if longest is None:
+        return None
+    if longest < sequence // LENGTH_STEP * LENGTH_STEP or batch == 1:
+        return PlanPoint(batch=1, sequence=longest)
+    largest = planner.largest_batch(machine, sequence, space) if batch > 2 else 1
+    return PlanPoint(batch=largest or 1, sequence=sequence if largest else longest)
 
 
 def _around(usual: Sequence[int], own: int) -> tuple[int, ...]:
@@ -163,9 +285,13 @@ def _around(usual: Sequence[int], own: int) -> tuple[int, ...]:
     return tuple(sorted(own if value == nearest else value for value in usual))
 
 
-def _notes(tables: Sequence[Plan], limit: int | None, sequences: Sequence[int]) -> list[str]:
+def _notes(planner: Planner, tables: Sequence[Plan], limit: int | None, of_table: int) -> list[str]:
     notes = list(dict.fromkeys(note for table in tables for note in table.notes))
-    if limit is not None and max(sequences) > limit:
+    if planner.is_one_cell and planner.traces > of_table:
+        notes.append(f"What fits instead took {planner.traces - of_table} more traces.")
+    if not planner.traces:
+        notes.append("All of it follows from traces that an earlier question on this model left.")
+    if limit is not None and max(planner.sequences) > limit:
         notes.append(f"The model has positions for {limit:,} tokens; longer samples need a change of its config.")
     return notes
 

@@ -6,15 +6,16 @@ import linecache
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..facts.memory import MemoryPicture, PhasePeak, TimelinePoint
-from .evaluation import trace_evaluation
+from .kept import Outline
 from .machine import PACKAGES, Machine, installed_versions
 from .replay import Replayed, replay
-from .step import trace_steps
-from .subject import Subject
 from .tape import Tape
-from .values import UnknownValue
+
+if TYPE_CHECKING:
+    from .subject import Subject
 
 MARGIN = 0.02
 """Error band of a prediction, as a share of it: no recorded measurement lies further above its prediction."""
@@ -130,7 +131,7 @@ def predict(subject: Subject, machine: Machine, *, evaluation_batch: int | None 
     """
     tape = traced(subject, machine)
     evaluation = None if evaluation_batch is None else traced_evaluation(subject, machine, evaluation_batch)
-    return prediction_of(subject, machine, replay(tape, machine, evaluation=evaluation))
+    return prediction_of(subject.outline, machine, replay(tape, machine, evaluation=evaluation))
 
 
 def traced(subject: Subject, machine: Machine) -> Tape:
@@ -139,6 +140,8 @@ def traced(subject: Subject, machine: Machine) -> Tape:
     Raises:
         PredictionError: it cannot be traced.
     """
+    from .step import trace_steps
+
     return _told(
         subject, "step", lambda: trace_steps(subject.model, subject.step, machine, subject.load, subject.program)
     )
@@ -150,11 +153,15 @@ def traced_evaluation(subject: Subject, machine: Machine, batch: int, *, made_re
     Raises:
         PredictionError: it cannot be traced.
     """
+    from .evaluation import trace_evaluation
+
     return _told(subject, "evaluation", lambda: trace_evaluation(subject, machine, batch, made_ready=made_ready))
 
 
 def _told(subject: Subject, what: str, trace: Callable[[], Tape]) -> Tape:
     """A trace, or why there is none in one sentence."""
+    from .values import UnknownValue
+
     certain = certain_bytes(subject.model)
     try:
         return trace()
@@ -207,17 +214,17 @@ def certain_bytes(model: object) -> int:
     return sum(seen.values())
 
 
-def prediction_of(subject: Subject, machine: Machine, run: Replayed) -> Prediction:
-    """The prediction that a replay of the subject's tape comes to."""
+def prediction_of(outline: Outline, machine: Machine, run: Replayed) -> Prediction:
+    """The prediction that a replay of a subject's tape comes to; the outline's batch and sequence are the tape's."""
     versions = installed_versions()
-    assumptions = list(subject.assumptions)
+    assumptions = list(outline.assumptions)
     wanted = ".".join(str(part) for part in machine.torch)
     if not versions.get("torch", "").startswith(f"{wanted}."):
         assumptions.append(
             f"Kernels and workspaces are those of torch {wanted}; all else follows the packages installed here."
         )
         versions["torch"] = wanted
-    if subject.step.optim.startswith("paged"):
+    if outline.optim.startswith("paged"):
         assumptions.append("The paged optimizer's state is in managed memory, which torch's counters do not show.")
     return Prediction(
         peak_allocated_bytes=run.peak_allocated,
@@ -232,8 +239,8 @@ def prediction_of(subject: Subject, machine: Machine, run: Replayed) -> Predicti
         timeline=run.timeline,
         steps=run.steps,
         device=machine.card.name,
-        batch=subject.step.batch,
-        sequence=subject.step.sequence,
+        batch=outline.batch,
+        sequence=outline.sequence,
         versions={name: versions[name] for name in PACKAGES if name in versions},
         assumptions=assumptions,
         after_bytes=run.after,

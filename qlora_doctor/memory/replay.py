@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from .allocator import Block, CachingAllocator
-from .kernels import SCRATCH_CATEGORY, scratch_bytes
 from .machine import Machine
+from .scratch import SCRATCH_CATEGORY, scratch_bytes
 from .tape import ALLOC, CATEGORIES, FREE, OPEN, Tape
 
 TIMELINE_POINTS = 600

@@ -12,16 +12,13 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..setup.resolved import Taken
-from .allocator import round_size
-from .kernels import scratch_bytes
 from .machine import Machine
+from .moments import moments
 from .predict import Prediction, PredictionError, predict, traced
 from .subject import subject_of_setup
-from .tape import ALLOC, FREE, OPEN, Tape
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -32,8 +29,6 @@ LOGITS_SHARE = 0.1
 """Share of the peak from which a fused loss is worth predicting."""
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 """The attention projections by their common names: fewer targets than every linear layer."""
-
-Moments = dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ def savings(
     from ..pipeline import load_config
 
     architecture = architecture or load_config(setup, offline=offline)
-    peak = _peak_by_depth(architecture, machine, offline)
+    peak = peak_by_depth(architecture, machine, offline)
     step = prediction.step_allocated_bytes
     others = max((peak for part, (peak, _) in prediction.run.items() if part != "step"), default=0)
     try:
@@ -145,7 +140,7 @@ def _peak_in_full(architecture: Any, machine: Machine, offline: bool) -> Callabl
     return peak
 
 
-def _peak_by_depth(architecture: Any, machine: Machine, offline: bool) -> Callable[[Setup], int]:
+def peak_by_depth(architecture: Any, machine: Machine, offline: bool) -> Callable[[Setup], int]:
     """The peak at full depth, from two traces of a stack of few layers."""
     depth = int(architecture.config.get_text_config().num_hidden_layers)
     period = _period(architecture.config.get_text_config())
@@ -179,41 +174,3 @@ def _of_depth(architecture: Any, depth: int) -> Any:
     if getattr(text, "layer_types", None):
         text.layer_types = list(text.layer_types)[:depth]
     return replace(architecture, config=config)
-
-
-def moments(tape: Tape, machine: Machine) -> Moments:
-    """Most bytes in use at each moment of a second step, by rounded sizes.
-
-    ``forward``, ``loss`` (the backward pass while logits are there), ``last`` and ``first`` (its halves: the last
-    layers come first) and ``optimizer``.
-    """
-    sizes = list(tape.sizes)
-    for index in tape.workspaces:
-        sizes[index] = machine.blas_workspace_bytes
-    scratch = [sum(map(round_size, scratch_bytes(kernel, machine))) for kernel in tape.kernels]
-    rounded = [round_size(size) for size in sizes]
-    most = dict.fromkeys(("forward", "loss", "last", "first", "optimizer"), 0)
-    bounds = [*tape.phases, (len(tape.events), "end")]
-    alive, now, logits = set[int](), 0, 0
-    for step in range(2):
-        for (begin, name), (end, _) in pairwise(bounds):
-            if step and end <= tape.step_start:
-                continue
-            for place in range(max(begin, tape.step_start) if step else begin, end):
-                event = tape.events[place]
-                kind, index = event & 3, event >> 2
-                if kind == ALLOC and index not in alive:
-                    alive.add(index)
-                    now += rounded[index]
-                    logits += tape.categories[index] == "logits_and_loss"
-                elif kind == FREE and index in alive:
-                    alive.discard(index)
-                    now -= rounded[index]
-                    logits -= tape.categories[index] == "logits_and_loss"
-                taken = now + scratch[index] if kind == OPEN else now
-                if step:
-                    moment = name
-                    if name == "backward":
-                        moment = "loss" if logits else "last" if place < (begin + end) // 2 else "first"
-                    most[moment] = max(most.get(moment, 0), taken)
-    return most

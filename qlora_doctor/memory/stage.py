@@ -14,9 +14,9 @@ from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_
 if TYPE_CHECKING:
     from ..facts.environment import Gpu
     from ..setup.setup import Setup
+    from .kept import Outline
     from .machine import Machine
     from .predict import Prediction
-    from .subject import Subject
 
 Tell = Callable[[str], None]
 
@@ -60,7 +60,13 @@ def _present_card(gpu: Gpu) -> Card:
 
 
 def look_at_memory(
-    setup: Setup, facts: Facts, progress: Tell, *, offline: bool = True, architecture: Any = None
+    setup: Setup,
+    facts: Facts,
+    progress: Tell,
+    *,
+    offline: bool = True,
+    architecture: Any = None,
+    with_savings: bool = True,
 ) -> MemoryFacts:
     """Predict the peak of the run and hold it against the card.
 
@@ -103,10 +109,18 @@ def look_at_memory(
     prediction.assumptions += allocator_assumptions(setup)
     prediction.assumptions += assumed_of_cards(setup)
     prediction.assumptions += assumed_of_evaluation(facts)
-    held |= described(prediction, subject, card)
+    held |= described(prediction, subject.outline, card)
     held["margin_ratio"] = prediction.margin
-    held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
+    if with_savings:
+        held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
     return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
+
+
+def sequence_of(setup: Setup) -> int:
+    """Tokens of a full sample as far as the config alone tells."""
+    from ..setup.resolved import Resolved
+
+    return int(Resolved(setup)["training.max_length"] or 512)
 
 
 def machine_for(setup: Setup, card: Card | None) -> Machine:
@@ -147,9 +161,9 @@ def allocator_assumptions(setup: Setup) -> list[str]:
     return said
 
 
-def described(prediction: Prediction, subject: Subject, card: Card | None) -> dict[str, Any]:
+def described(prediction: Prediction, outline: Outline, card: Card | None) -> dict[str, Any]:
     """The facts of a prediction held against a card, the picture itself left out."""
-    return _held_against(card) | _of_prediction(prediction, subject, card)
+    return _held_against(card) | _of_prediction(prediction, outline, card)
 
 
 def _card_or_reason(setup: Setup, facts: Facts) -> tuple[Card | None, str | None]:
@@ -170,12 +184,12 @@ def _held_against(card: Card | None) -> dict[str, Any]:
     return {"card": card.name, "card_bytes": capacity(card), "context_bytes": card.context_overhead_bytes}
 
 
-def _of_prediction(prediction: Prediction, subject: Subject, card: Card | None) -> dict[str, Any]:
+def _of_prediction(prediction: Prediction, outline: Outline, card: Card | None) -> dict[str, Any]:
     from .plan import capacity
 
     peak, parts = prediction.step_allocated_bytes, prediction.step_breakdown
     logits = parts.get("logits_and_loss", 0)
-    with_or_without = "with_checkpointing_bytes" if subject.step.checkpointing else "without_checkpointing_bytes"
+    with_or_without = "with_checkpointing_bytes" if outline.checkpointing else "without_checkpointing_bytes"
     return {
         "predicted_ratio": None if card is None else prediction.peak_reserved_bytes / capacity(card),
         "step_ratio": None if card is None else prediction.step_reserved_bytes / capacity(card),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..setup.resolved import Taken
+from .kept import Outline
 from .load import LoadOptions
 from .step import Program, StepOptions
 
@@ -33,6 +34,23 @@ class Subject:
     step: StepOptions
     program: Program | None = None
     assumptions: list[str] = field(default_factory=list)
+
+    @property
+    def outline(self) -> Outline:
+        """What a prediction needs of it beside its tape."""
+        from ..pipeline.batches import context_length
+
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", None) or 1
+        return Outline(
+            batch=self.step.batch,
+            sequence=self.step.sequence,
+            optim=self.step.optim,
+            checkpointing=self.step.checkpointing,
+            head=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+            limit=context_length(self.model.config),
+            assumptions=tuple(self.assumptions),
+        )
 
 
 def subject_of_case(case: StepCase) -> Subject:

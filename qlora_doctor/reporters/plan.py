@@ -7,6 +7,7 @@ import textwrap
 from ..core.report import Report
 from ..facts.memory import CardPlan, MemoryFacts, PlanCell
 from . import _words as words
+from ._answer import headline
 from ._needed import needed
 from .verdict import subject
 
@@ -20,11 +21,10 @@ SHOWN_CARDS = 12
 def render(report: Report, *, color: bool = False, width: int = 100) -> str:
     """The plan of a report, or why there is none."""
     memory = report.facts.memory
-    blocks = [_header(report, color)]
     if memory is None or not memory.plans:
-        blocks.append(_failure(report, memory, width))
-        return "\n\n".join(blocks) + "\n"
-    blocks += [_card(plan, color) for plan in memory.plans]
+        return "\n\n".join([_failure(report, memory, width), _header(report, color)]) + "\n"
+    blocks = ["\n".join(_wrap(_ink("strong", line, color), width) for line in headline(report)), _header(report, color)]
+    blocks += [_card(plan, color) for plan in memory.plans if len(plan.cells) > 1]
     blocks.append(_own(memory, width))
     blocks.append(_how(memory, width))
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -39,9 +39,40 @@ def level(cell: PlanCell, card_bytes: int | None) -> str:
     return "tight" if cell.peak_allocated_bytes <= card_bytes else "full"
 
 
+def _shape(report: Report) -> str:
+    """What a setup without a file is, in one phrase."""
+    setup = report.setup or {}
+    lora, training = setup.get("lora") or {}, setup.get("training") or {}
+    targets = lora.get("target_modules")
+    where = "every linear layer" if targets == "all-linear" else words.literal(targets)
+    parts = [f"4-bit, r {lora.get('r')} on {where}", words.literal(training.get("optim"))]
+    if training.get("gradient_checkpointing"):
+        parts.append("gradient checkpointing")
+    return ", ".join([*parts, f"{training.get('trainer') or 'transformers'}' trainer".replace("trl'", "trl's")])
+
+
+def cropped(plan: CardPlan) -> tuple[list[int], list[int]]:
+    """The batches and the lengths around the frontier: all with which something fits, and the next of each."""
+    batches = sorted({cell.batch for cell in plan.cells})
+    sequences = sorted({cell.sequence for cell in plan.cells})
+    if plan.card_bytes is None:
+        return batches, sequences
+    fitting = [cell for cell in plan.cells if cell.fits]
+    asked = [plan.asked] if plan.asked is not None else []
+    kept = [*fitting, *asked] or plan.cells[:1]
+    rows = next(
+        (place for place, batch in enumerate(batches) if batch > max(cell.batch for cell in kept)), len(batches)
+    )
+    last = max(cell.sequence for cell in kept)
+    columns = next((place for place, length in enumerate(sequences) if length > last), len(sequences))
+    return batches[: rows + 1], sequences[: columns + 1]
+
+
 def _header(report: Report, color: bool) -> str:
     name, file = subject(report)
-    told = [_ink("strong", words.one_line(file or name), color)] + ([words.one_line(name)] if file else [])
+    told = [words.one_line(file or name)] + ([words.one_line(name)] if file else [])
+    if not file and (shape := _shape(report)):
+        told.append(shape)
     memory = report.facts.memory
     picture = memory.predicted if memory else None
     if picture is not None and picture.batch is not None and picture.sequence is not None:
@@ -61,12 +92,12 @@ def _card(plan: CardPlan, color: bool) -> str:
 
 
 def _table(plan: CardPlan, color: bool) -> list[str]:
-    sequences = sorted({cell.sequence for cell in plan.cells})
+    batches, sequences = cropped(plan)
     cells = {(cell.batch, cell.sequence): cell for cell in plan.cells}
     columns = [max(8, len(f"{sequence:,}") + 2) for sequence in sequences]
     head = "".join(f"{sequence:>{column - 2},}  " for sequence, column in zip(sequences, columns, strict=True))
     lines = ["peak reserved in GiB by batch and tokens", f"{'batch':>6}  {head}".rstrip()]
-    for batch in sorted({cell.batch for cell in plan.cells}):
+    for batch in batches:
         row = ""
         for sequence, column in zip(sequences, columns, strict=True):
             cell = cells[batch, sequence]
@@ -108,7 +139,8 @@ def _how(memory: MemoryFacts, width: int) -> str:
     count = sum(len(plan.cells) for plan in memory.plans or ())
     verified = memory.plan_verified_ratio
     sure = "no cell was compared" if verified is None else f"verified cells differ by {verified:.2%} at most"
-    lines = [_wrap(f"{count} cells from {memory.plan_traces} traces; {sure}.", width)]
+    traces = f"{memory.plan_traces} trace{'s' * (memory.plan_traces != 1)}"
+    lines = [_wrap(f"{words.plural(count, 'cell')} from {traces}; {sure}.", width)]
     lines += [_wrap(note, width) for note in memory.plan_notes or ()]
     picture = memory.predicted
     if picture is not None:

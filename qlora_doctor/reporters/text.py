@@ -78,7 +78,8 @@ def render_finding(finding: Finding, *, color: bool = False, width: int = 100) -
     lines += [line for cause in finding.causes for line in _cause(cause, width)]
     if finding.remediation is not None:
         lines += _help(finding.remediation, ink, width)
-    lines.append(f"  {ink('dim', 'docs:')} qlora-doctor explain {words.one_line(finding.rule)}")
+    page = finding.url or f"qlora-doctor explain {finding.rule}"
+    lines.append(f"  {ink('dim', 'docs:')} {words.one_line(page)}")
     return "\n".join(lines)
 
 
@@ -136,7 +137,7 @@ def _stages_with_findings(report: Report) -> list[str]:
 
 def _frame(location: Place, severity: str, ink: _Ink) -> list[str]:
     """The line of the user's file with carets below the key, as far as the place is known."""
-    if location.file is None and location.pointer is None:
+    if location.file is None and not location.pointer:
         return []
     place = ":".join(
         words.one_line(part) for part in (location.file, location.line, location.column) if part is not None

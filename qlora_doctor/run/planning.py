@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import StageError, UsageError
-from ..core.report import Report
-from .checking import conclude_config, missing_packages, open_session
+from ..core.report import Report, StageRecord
+from ..memory.plan_stage import card_named, recalled_plan
+from ..probes.config.settle import settled
+from ..tables.cards import UnknownCard
+from ..worker.events import End, Learned
+from ..worker.job import PlanRequest
+from .cache import Surroundings, trace_key
+from .checking import conclude_config, missing_packages, open_session, results_folder
 from .session import CheckOptions, Observer
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
-    from ..worker.job import PlanRequest
 
 MOST_VALUES = 40
 """Batches or sequences of one table at most."""
@@ -27,13 +32,17 @@ class PlanOptions:
         cards: names of the table of cards, or memory sizes such as ``24GiB``; none takes the card that the config names
             or that is here.
         batches, sequences: of the table; None takes a range around the setup's own.
+        values: canonical paths and what is to stand there in place of the config's own.
         timeout: seconds that it may take; None is no limit.
+        cache: take traces from, and leave them in, the cache.
     """
 
     cards: tuple[str, ...] = ()
     batches: tuple[int, ...] | None = None
     sequences: tuple[int, ...] | None = None
+    values: tuple[tuple[str, Any], ...] = ()
     timeout: float | None = None
+    cache: bool = True
     offline: bool = False
     trust_remote_code: bool = False
     dialect: str | None = None
@@ -62,9 +71,23 @@ def run_plan(source: Path | Setup, options: PlanOptions, observer: Observer | No
         debug=options.debug,
         command=options.command,
         fail_on="never",
+        cache=options.cache,
     )
-    session = open_session(source, how, observer or Observer())
+    session = open_session(_setup_of(source, options), how, observer or Observer())
     conclude_config(session)
+    assert session.setup is not None and session.facts.config is not None
+    setup = settled(session.setup, session.facts.config)
+    around = Surroundings(
+        session.facts.environment, ("memory",), None, None, options.offline, options.trust_remote_code
+    )
+    folder = results_folder(how)
+    if folder is not None and not options.trust_remote_code:
+        request = request.model_copy(update={"kept": str(folder / f"{trace_key(setup, around)}.traces")})
+        recalled = recalled_plan(setup, session.facts, request)
+        if recalled is not None:
+            record = StageRecord(name="memory", status="done", cached=True)
+            session.take([Learned(subject="memory", value=recalled), End(record=record)])
+            return session.report()
     missing = missing_packages("memory", session.facts)
     if missing:
         verb = "is" if len(missing) == 1 else "are"
@@ -74,9 +97,8 @@ def run_plan(source: Path | Setup, options: PlanOptions, observer: Observer | No
         )
     from ..worker.runner import run_stages
 
-    assert session.setup is not None
     events = run_stages(
-        session.setup,
+        setup,
         ["memory"],
         timeout=options.timeout,
         offline=options.offline,
@@ -91,11 +113,22 @@ def run_plan(source: Path | Setup, options: PlanOptions, observer: Observer | No
     return session.report()
 
 
-def _request(options: PlanOptions) -> PlanRequest:
-    from ..memory.plan_stage import card_named
-    from ..tables.cards import UnknownCard
-    from ..worker.job import PlanRequest
+def _setup_of(source: Path | Setup, options: PlanOptions) -> Path | Setup:
+    """The setup with the values that were set beside it."""
+    if not options.values:
+        return source
+    from ..reading import read_setup
+    from ..reading.native import ALIASES
+    from ..setup.changed import with_value
 
+    setup = read_setup(source, dialect=options.dialect) if isinstance(source, Path) else source
+    for path, value in options.values:
+        path = ALIASES.get(path) or ALIASES.get(f"training.{path}") or path
+        setup = with_value(setup, path, value)
+    return setup
+
+
+def _request(options: PlanOptions) -> PlanRequest:
     for name in options.cards:
         try:
             card_named(name)

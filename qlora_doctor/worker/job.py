@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,13 +19,31 @@ class PlanRequest(BaseModel):
         cards: names of the table of cards, or memory sizes such as ``24GiB``; none takes the card that the config names
             or that is here.
         batches, sequences: of the table; None takes a range around the setup's own.
+        kept: the file that holds traces of this setup, and takes new ones; None keeps none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kept: str | None = None
     cards: tuple[str, ...] = ()
     batches: tuple[int, ...] | None = None
     sequences: tuple[int, ...] | None = None
+
+
+class CureRequest(BaseModel):
+    """A search for changes with which the setup fits, on top of stage memory.
+
+    Attributes:
+        levers: the changes that may be made, by their words (``memory.levers``).
+        prefer: which combination is taken first.
+        alters: changes of what is learned count as any other; otherwise they are made where nothing else is left.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    levers: tuple[str, ...] = ()
+    prefer: Literal["closest", "quality", "speed", "memory"] = "closest"
+    alters: bool = False
 
 
 class Job(BaseModel):
@@ -38,6 +57,7 @@ class Job(BaseModel):
         facts: what is known already (config, environment, and what earlier stages saw).
         ended: stages that are not to be run again, and how they ended.
         plan: the table that stage memory makes instead of one prediction; None makes none.
+        cure: the search that stage memory makes on top of its prediction; None makes none.
         turns: folder of the locks that keep two jobs from working on one device; None where nobody else works.
     """
 
@@ -53,6 +73,7 @@ class Job(BaseModel):
     facts: Facts = Facts()
     ended: tuple[StageRecord, ...] = ()
     plan: PlanRequest | None = None
+    cure: CureRequest | None = None
     turns: str | None = None
 
     def line(self) -> bytes:

@@ -12,7 +12,7 @@ from ..core.report import StageRecord
 from ..facts import Facts
 from ..setup.setup import Setup
 from .events import Event, Finished
-from .job import Job, PlanRequest
+from .job import CureRequest, Job, PlanRequest
 from .pool import Pool
 
 
@@ -28,6 +28,7 @@ def run_stages(
     facts: Facts | None = None,
     ended: Sequence[StageRecord] = (),
     plan: PlanRequest | None = None,
+    cure: CureRequest | None = None,
     debug: bool = False,
 ) -> Iterator[Event]:
     """Run stages in one child process and yield its events; every stage of ``stages`` gets its ``End``.
@@ -38,6 +39,7 @@ def run_stages(
         facts: what is known already.
         ended: stages that are not to be run again, and how they ended.
         plan: the table that stage memory makes instead of one prediction.
+        cure: the search that stage memory makes on top.
         debug: pass the child's stderr on as it comes.
 
     Closing the iterator, or an exception in its consumer (Ctrl-C), ends the child.
@@ -52,6 +54,7 @@ def run_stages(
         facts=facts or Facts(),
         ended=tuple(ended),
         plan=plan,
+        cure=cure,
     )
     pool = Pool(1, timeout=timeout, offline=offline, debug=debug)
     try:

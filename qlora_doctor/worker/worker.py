@@ -30,6 +30,7 @@ from .turns import device_name, turn
 
 _MEMORY = "qlora_doctor.memory.stage"
 _PLAN = "qlora_doctor.memory.plan_stage"
+_CURE = "qlora_doctor.memory.cure_stage"
 _OF_THE_MACHINE = frozenset(
     ("out-of-memory", "host-out-of-memory", "disk", "timeout", "killed", "interrupted", "other", "none")
 )
@@ -123,6 +124,9 @@ def memory(run: Run) -> None:
     if run.job.plan is not None:
         look_at_plan = importlib.import_module(_PLAN).look_at_plan
         facts = look_at_plan(run.setup, run.facts, run.job.plan, run.progress, offline=run.job.offline)
+    elif run.job.cure is not None:
+        look_at_cure = importlib.import_module(_CURE).look_at_cure
+        facts = look_at_cure(run.setup, run.facts, run.job.cure, run.progress, offline=run.job.offline)
     else:
         facts = look_at_memory(run.setup, run.facts, run.progress, offline=run.job.offline)
     run.learn("memory", facts)

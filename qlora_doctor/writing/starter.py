@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from ..core.errors import UsageError
 from ..setup.paths import looks_like_path
 from ..tables.architectures import closest_architectures, find_architecture
 from ..tables.cards import UnknownCard, find_card
 from .edit import yaml_scalar
+
+if TYPE_CHECKING:
+    from ..setup.setup import Setup
 
 _TEMPLATE = """\
 # A QLoRA setup: the base in 4-bit and frozen, a small adapter that learns.
@@ -50,13 +56,14 @@ training:  # TrainingArguments' and SFTConfig's names
 {hardware}"""
 
 
-def starter_config(model: str, gpu: str | None = None, *, file: str = "config.yaml") -> str:
+def starter_config(model: str, gpu: str | None = None, *, file: str = "config.yaml", schema: str | None = None) -> str:
     """The text of a YAML config.
 
     Args:
         model: hub id or folder of the base.
         gpu: the card that the run is meant for; None leaves it to the machine where it is checked.
         file: the name it will be saved under, for the comment at its top.
+        schema: address of the JSON schema, for a comment that editors read; None leaves it out.
 
     Raises:
         UsageError: the card is not known, or the model's name is empty.
@@ -76,7 +83,8 @@ def starter_config(model: str, gpu: str | None = None, *, file: str = "config.ya
     else:
         why = "this card has no bfloat16 arithmetic"
     hardware = f"\nhardware:\n  gpu: {yaml_scalar(card.name)}\n" if card is not None else ""
-    return _TEMPLATE.format(
+    for_editors = f"# yaml-language-server: $schema={schema}\n" if schema is not None else ""
+    return for_editors + _TEMPLATE.format(
         file=file,
         model=yaml_scalar(model),
         known=_remark(model),
@@ -85,6 +93,20 @@ def starter_config(model: str, gpu: str | None = None, *, file: str = "config.ya
         precision="bf16" if has_bf16 else "fp16",
         hardware=hardware,
     )
+
+
+def starter_setup(model: str, gpu: str | None = None) -> Setup:
+    """The setup of that config, for a question without a file.
+
+    Raises:
+        UsageError: as :func:`starter_config`.
+    """
+    from ..reading.document import document_of
+    from ..reading.native import setup_from_mapping
+
+    data = document_of(Path("config.yaml"), starter_config(model, gpu)).data
+    assert isinstance(data, dict)
+    return setup_from_mapping(data)
 
 
 def _remark(model: str) -> str:

@@ -51,7 +51,8 @@ def test_json_alone_on_stdout(config: Path) -> None:
     assert result.exit_code == 0
     memory = json.loads(result.stdout)["facts"]["memory"]
     assert memory["plans"][0]["card"] == "Tesla T4" and memory["plans"][0]["bf16"] is False
-    assert memory["plans"][0]["longest_sequence"]["batch"] == 2
+    assert (memory["predicted"]["batch"], memory["predicted"]["sequence"]) == (1, 64)
+    assert memory["plans"][0]["asked"]["fits"] is True and memory["plan_traces"] == 1
     assert "memory done" in result.stderr
 
 

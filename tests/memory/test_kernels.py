@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.memory import kernels
+from qlora_doctor.memory import scratch as kernels
 from qlora_doctor.memory.bnb_kernels import uses_custom_kernel
 from tests.memory.cases import H200, RTX_4090
 
@@ -64,9 +64,7 @@ def test_4bit_products_dequantize_the_weight(tokens: int, weights: int) -> None:
 
 
 def test_the_kernel_that_bitsandbytes_takes_depends_on_the_card() -> None:
-    import torch
-
-    shape: dict[str, Any] = {"tokens": 64, "n": 14336, "k": 4096, "blocksize": 64, "dtype": torch.bfloat16}
+    shape: dict[str, Any] = {"tokens": 64, "n": 14336, "k": 4096, "blocksize": 64, "dtype": "bfloat16"}
     assert uses_custom_kernel(RTX_4090.capability, RTX_4090.card.multiprocessors, **shape)
     assert not uses_custom_kernel((10, 0), 148, **shape)
     assert not uses_custom_kernel((8, 9), 128, **(shape | {"k": 4100}))

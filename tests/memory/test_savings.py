@@ -48,7 +48,7 @@ def test_where_depths_do_not_add_up_changes_are_predicted_in_full(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = predict(subject_of_setup(setup), RTX_4090)
-    monkeypatch.setattr(module, "_peak_by_depth", lambda *_: lambda setup: 1)
+    monkeypatch.setattr(module, "peak_by_depth", lambda *_: lambda setup: 1)
     monkeypatch.setattr(module, "changes", lambda *_: [("", "/training/per_device_train_batch_size", 2)])
     (saving,) = savings(setup, RTX_4090, here)
     there = predict(subject_of_setup(changed(setup, "/training/per_device_train_batch_size", 2)), RTX_4090)

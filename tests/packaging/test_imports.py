@@ -26,6 +26,7 @@ ROOMS = (
     "watching",
     "worker",
     "run",
+    "editor",
     "cli",
 )
 """The rooms of the house from the ground up: each may import those before it, less what is named in MAY_NOT."""

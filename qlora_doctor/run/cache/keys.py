@@ -102,6 +102,24 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     return {name: _digest([FORMAT, name, common, looked_at[name]]) for name in around.stages if name in looked_at}
 
 
+_OF_A_CELL = ("per_device_train_batch_size", "per_device_eval_batch_size", "max_length")
+"""Fields of ``training`` that a trace is scaled by."""
+
+
+def trace_key(setup: Setup, around: Surroundings) -> str:
+    """A digest of what decides the traces of a setup's step whatever its batch, its length and its card.
+
+    A method that builds its batches from the config's own length has no such traces: theirs are part of the key.
+    """
+    sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
+    training = _training(sections["training"])
+    if training.get("method") in (None, "sft", "pretrain"):
+        training = {name: "set" if name in _OF_A_CELL else value for name, value in training.items()}
+    hardware = {name: value for name, value in sections["hardware"].items() if name == "count"}
+    parts = [_model(setup, sections, around), _structure(sections), training, sections["data"], hardware]
+    return _digest([FORMAT, "traces", _common(setup, sections, around), parts])
+
+
 def _model(setup: Setup, sections: dict[str, Any], around: Surroundings) -> dict[str, Any]:
     model = setup.model
     base = model_identity(model.name_or_path, model.revision, setup)

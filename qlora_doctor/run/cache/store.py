@@ -164,7 +164,7 @@ def _prune(folder: Path, limit: int) -> None:
 def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
     """(last used, bytes, path) of each file; another run may take some away meanwhile."""
     for path in folder.iterdir():
-        if path.suffix in (".json", ".tmp"):
+        if path.suffix in (".json", ".traces", ".tmp"):
             with contextlib.suppress(OSError):
                 status = path.stat()
                 yield status.st_mtime, status.st_size, path

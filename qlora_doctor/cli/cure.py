@@ -1,0 +1,125 @@
+"""``qlora-doctor cure config.yaml --gpu rtx-4090``"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..core.errors import UsageError
+from ._help import examples
+
+if TYPE_CHECKING:
+    from ..run.curing import Cured
+
+
+def _listed(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """``--keep a,b --keep c`` → (a, b, c)."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+@click.command(
+    "cure",
+    epilog=examples(
+        "cure config.yaml --gpu rtx-4090",
+        "cure config.yaml --gpu 16GiB --keep lora.r,max_length --prefer speed -o fits.yaml",
+        "cure config.yaml --fix",
+    ),
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--gpu", "card", metavar="CARD",
+              help="The card to fit: rtx-4090, a100-80gb, 24GiB. Default: the one that the config names, else the one "
+                   "that is here.")  # fmt: skip
+@click.option("--keep", multiple=True, callback=_listed, metavar="KEY,…",
+              help="Keys that stay as they are: lora.r, max_length, a key of the file. May be repeated.")  # fmt: skip
+@click.option("--prefer", type=click.Choice(["quality", "speed", "memory"]),
+              help="Which cure is taken. Default: the one with the fewest changes.")  # fmt: skip
+@click.option("--alter", is_flag=True,
+              help="Changes of what is learned count as any other: length, rank, targets, base. Without it they "
+                   "are made only where nothing else is left.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Write the cured config to this file.")  # fmt: skip
+@click.option("--fix", is_flag=True, help="Write it into the config itself.")
+@click.option("--format", "format", default="text", show_default=True, type=click.Choice(["text", "json"]),
+              help="Format of the document on stdout.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time it may take.")
+@click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
+@click.option("--offline", is_flag=True, help="Download nothing.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
+def command(**given: Any) -> int:
+    """The closest setup that fits: safe fixes, then changes of which every combination is predicted.
+
+    What is learned stays as it is where that is possible. Nothing is written without -o or --fix.
+
+    \b
+    Exit codes: 0 it fits, as it is or with the cure, 1 no cure was found, or errors are left in the cured config,
+    2 usage, unreadable or invalid config, 3 its peak cannot be predicted.
+    """
+    from ..run.curing import CureOptions, cure
+    from ._progress import observer
+    from ._terminal import wants_color, width
+
+    if given["fix"] and given["output"] is not None:
+        raise UsageError("--fix writes into the config, -o into another file; give one of them.")
+    options = CureOptions(
+        card=given["card"],
+        keep=given["keep"],
+        prefer=given["prefer"] or "closest",
+        alters=given["alter"],
+        timeout=given["timeout"],
+        offline=given["offline"],
+        trust_remote_code=given["trust_remote_code"],
+        dialect=given["dialect"],
+        debug=given["debug"],
+        command=" ".join(["qlora-doctor", *sys.argv[1:]]),
+    )
+    watcher = observer(None, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
+    try:
+        cured = cure(given["config"], options, watcher)
+    finally:
+        watcher.close()
+    if given["format"] == "json":
+        click.echo((cured.last or cured.first).model_copy(update={"facts": cured.first.facts}).model_dump_json())
+    else:
+        from ..reporters import cure as document
+
+        shown = document.render(
+            cured.first, fixed=cured.fixed, diff=cured.diff, beside=cured.beside, last=cured.last, width=width()
+        )
+        click.echo(shown, nl=False)
+    _write(cured, given)
+    return _exit_code(cured)
+
+
+def _write(cured: Cured, given: dict[str, Any]) -> None:
+    from ..core.files import write_whole
+    from ..reading.document import encoded
+
+    target = given["output"] or (cured.path if given["fix"] else None)
+    if target is None:
+        return
+    if not cured.before:
+        raise UsageError(f"{cured.path} is no file that can be written again, so its cure is only told.")
+    if given["fix"] and cured.after == cured.before:
+        click.echo(f"{cured.path}: there is nothing to write", err=True)
+        return
+    try:
+        write_whole(target, encoded(cured.path, cured.after))
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written: {error.strerror or error}.") from error
+    if not given["quiet"]:
+        click.echo(f"wrote {target}", err=True)
+
+
+def _exit_code(cured: Cured) -> int:
+    memory = cured.memory
+    if memory is None or memory.predicted is None:
+        return 3
+    if memory.cures is None:
+        return 0
+    return 0 if memory.cure is not None and (cured.last is None or not cured.last.summary.error) else 1

@@ -1,0 +1,202 @@
+"""The closest setup that fits: combinations of changes, each predicted as a whole.
+
+A full prediction takes seconds, a stack of few layers a fraction (:mod:`.savings`): so combinations are looked at in
+the order of preference at small depths, and those that come out near are predicted in full. Only these are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..facts.memory import Change, Cure
+from .levers import Combination, Lever, Prefer, applied, combinations, speed_of
+from .machine import Machine
+from .predict import MARGIN, Prediction, PredictionError, predict
+
+if TYPE_CHECKING:
+    from ..setup.setup import Setup
+
+MOST_ESTIMATES = 48
+"""Combinations that are looked at, at small depths."""
+MOST_PREDICTIONS = 16
+"""Combinations that are predicted in full."""
+NEAR = 1.05
+"""Share of the room up to which a combination is predicted in full."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a run may take; bytes. None where nothing limits it.
+
+    Attributes:
+        reserved: what the card can give.
+        allocated: the budget of the config.
+    """
+
+    reserved: int | None = None
+    allocated: int | None = None
+
+    def holds(self, prediction: Prediction, margin: float = MARGIN) -> bool:
+        """Whether it fits with the error band."""
+        fits = self.reserved is None or prediction.peak_reserved_bytes * (1 + margin) <= self.reserved
+        return fits and (self.allocated is None or prediction.peak_allocated_bytes <= self.allocated)
+
+
+@dataclass
+class Search:
+    """Looks for changes with which a setup fits.
+
+    Attributes:
+        machine_of: the machine of a changed setup: the allocator's settings are among the changes.
+        evaluation_batch_of: samples of its evaluation batch.
+        room: what it may take.
+        tried: every combination that was predicted in full.
+    """
+
+    setup: Setup
+    machine_of: Callable[[Setup], Machine]
+    evaluation_batch_of: Callable[[Setup], int | None]
+    room: Room
+    architecture: Any
+    offline: bool = True
+    told: Tell = lambda text: None
+    tried: dict[tuple[str, ...], Cure] = field(default_factory=dict)
+
+    def holds(self, picture: Any) -> bool:
+        """Whether the setup as it is fits, by its prediction or that prediction's picture."""
+        return self.room.holds(picture)
+
+    def found(self, levers: Sequence[Lever], prefer: Prefer, *, alone: bool = False) -> Cure | None:
+        """The preferred combination that fits; None where none of those that were looked at does.
+
+        Args:
+            alone: predict each lever alone in full first, to be told beside the others.
+
+        Raises:
+            PredictionError: the setup as it is cannot be predicted.
+        """
+        if alone:
+            for lever in levers:
+                self.predicted((lever,))
+        estimate = self._estimates()
+        estimates = 0
+        for combination in combinations(levers, prefer):
+            if estimates >= MOST_ESTIMATES or len(self.tried) >= MOST_PREDICTIONS + (len(levers) if alone else 0):
+                break
+            cure = self.tried.get(_key(combination))
+            if cure is None:
+                estimates += 1
+                if estimate(combination) > NEAR:
+                    continue
+                cure = self.predicted(combination)
+            if cure is not None and cure.fits:
+                return cure
+        return self._most_of_all(levers)
+
+    def _most_of_all(self, levers: Sequence[Lever]) -> Cure | None:
+        """All levers at once, the last of each kind; then without those that it fits without."""
+        last = {lever.kind: lever for lever in levers}
+        whole = tuple(last.values())
+        cure = self.predicted(whole) if whole else None
+        if cure is None or not cure.fits:
+            return None
+        for lever in sorted(whole, key=lambda each: -each.speed):
+            less = tuple(each for each in whole if each is not lever)
+            without = self.predicted(less) if less else None
+            if without is not None and without.fits:
+                whole, cure = less, without
+        return cure
+
+    def predicted(self, combination: Combination) -> Cure | None:
+        """The setup with these changes; None where it cannot be predicted."""
+        key = _key(combination)
+        if key not in self.tried:
+            changed = applied(self.setup, combination)
+            self.told(f"predicting {', '.join(lever.change for lever in combination)}")
+            try:
+                prediction = self.prediction(changed)
+            except Exception:  # whatever the libraries raise for a combination that they do not take
+                return None
+            self.tried[key] = cure_of(combination, prediction, self.room)
+        return self.tried[key]
+
+    def prediction(self, setup: Setup) -> Prediction:
+        """The prediction of a changed setup.
+
+        Raises:
+            PredictionError: it cannot be traced.
+            StageError: its model cannot be built.
+        """
+        from .subject import subject_of_setup
+
+        architecture = self.architecture
+        if setup.model.name_or_path != self.setup.model.name_or_path:
+            architecture = None
+        subject = subject_of_setup(setup, architecture=architecture, offline=self.offline)
+        return predict(subject, self.machine_of(setup), evaluation_batch=self.evaluation_batch_of(setup))
+
+    def _estimates(self) -> Callable[[Combination], float]:
+        """How full the room would be with a combination, by small depths; 0 where that cannot be told."""
+        from .savings import TOLERANCE, peak_by_depth
+
+        whole = self.prediction(self.setup)
+        by_depth = peak_by_depth(self.architecture, self.machine_of(self.setup), self.offline)
+        beyond = whole.step_reserved_bytes / whole.step_allocated_bytes
+        try:
+            here = by_depth(self.setup)
+        except (PredictionError, LookupError, ValueError, ArithmeticError, AttributeError):
+            return lambda combination: 0.0
+        if abs(here - whole.step_allocated_bytes) > TOLERANCE * whole.step_allocated_bytes:
+            return lambda combination: 0.0
+
+        def estimate(combination: Combination) -> float:
+            try:
+                allocated = by_depth(applied(self.setup, combination))
+            except Exception:  # as above
+                return 0.0
+            tight = any(lever.kind == "segments" for lever in combination)
+            reserved = allocated * (1.0 if tight else min(beyond, 1.1))
+            room = self.room
+            shares = [reserved / room.reserved] if room.reserved else []
+            shares += [allocated / room.allocated] if room.allocated else []
+            return max(shares, default=0.0)
+
+        return estimate
+
+
+def _key(combination: Combination) -> tuple[str, ...]:
+    return tuple(sorted(lever.change for lever in combination))
+
+
+def cure_of(combination: Combination, prediction: Prediction, room: Room) -> Cure:
+    """A predicted combination as a fact."""
+    notes = [lever.speed_note for lever in combination if lever.speed_note]
+    alters = [lever.alters for lever in combination if lever.alters]
+    changes = [
+        Change(change=lever.change, pointer=operation.pointer, value=_as_text(operation.value))
+        for lever in combination
+        for operation in lever.operations
+    ]
+    return Cure(
+        changes=changes,
+        peak_allocated_bytes=prediction.peak_allocated_bytes,
+        peak_reserved_bytes=prediction.peak_reserved_bytes,
+        fits=room.holds(prediction),
+        speed=round(speed_of(combination), 2),
+        speed_note="; ".join(notes) or None,
+        alters=bool(alters),
+        alters_note="; ".join(alters) or None,
+    )
+
+
+def _as_text(value: Any) -> str:
+    """As it would stand in a config."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_as_text(each)}" for name, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

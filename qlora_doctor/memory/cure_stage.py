@@ -1,0 +1,108 @@
+"""Changes with which a setup fits its card, as facts (command ``cure``, and ``plan`` where the answer is no)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..facts import Facts, MemoryFacts
+from .levers import Lever, Prefer, altering_levers, levers_of
+from .stage import evaluation_batch_of, look_at_memory, machine_for, sequence_of, target_card
+
+if TYPE_CHECKING:
+    from ..facts.memory import Cure
+    from ..setup.setup import Setup
+    from ..tables.cards import Card
+
+Tell = Callable[[str], None]
+
+
+class Request(Protocol):
+    """What is asked for (``worker.job.CureRequest``)."""
+
+    @property
+    def levers(self) -> tuple[str, ...]: ...
+    @property
+    def prefer(self) -> Prefer: ...
+    @property
+    def alters(self) -> bool: ...
+
+
+def all_levers(setup: Setup, facts: Facts) -> tuple[list[Lever], list[Lever]]:
+    """The changes that leave what is learned as it is, and those that do not."""
+    return levers_of(setup, evaluation_batch_of(facts)), altering_levers(setup, sequence_of(setup))
+
+
+def look_at_cure(
+    setup: Setup, facts: Facts, request: Request, progress: Tell, *, offline: bool = True, architecture: Any = None
+) -> MemoryFacts:
+    """The prediction of the setup as it is, and where that does not fit, the changes with which it does.
+
+    Raises:
+        StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
+    """
+    from ..pipeline import load_config
+
+    architecture = architecture or load_config(setup, offline=offline)
+    memory = look_at_memory(setup, facts, progress, offline=offline, architecture=architecture, with_savings=False)
+    if memory.predicted is None:
+        return memory
+    card = target_card(setup, facts)
+    search = search_for(setup, facts, card, architecture, offline, progress)
+    if search is None or search.holds(memory.predicted):
+        return memory
+    allowed, altering = all_levers(setup, facts)
+    levers = [lever for lever in allowed if lever.change in request.levers]
+    more = [lever for lever in altering if lever.change in request.levers]
+    chosen = search.found(levers, request.prefer, alone=True)
+    if more and (chosen is None or request.alters):
+        chosen = _with_altering(search, levers, more, request) or chosen
+    return memory.model_copy(update={"cure": chosen, "cures": in_order(search.tried.values(), chosen)})
+
+
+def search_for(setup: Setup, facts: Facts, card: Card | None, architecture: Any, offline: bool, progress: Tell) -> Any:
+    """The search for what fits a card or the budget; None where there is neither."""
+    from .cure import Room, Search
+    from .plan import capacity
+
+    budget = facts.config.budget_peak_memory_bytes if facts.config is not None else None
+    if card is None and budget is None:
+        return None
+    own = evaluation_batch_of(facts)
+
+    def evaluation_batch(changed: Setup) -> int | None:
+        return None if own is None else changed.training.per_device_eval_batch_size or own
+
+    return Search(
+        setup,
+        lambda changed: machine_for(changed, card),
+        evaluation_batch,
+        Room(None if card is None else capacity(card), budget),
+        architecture,
+        offline,
+        progress,
+    )
+
+
+def _with_altering(search: Any, levers: list[Lever], altering: list[Lever], request: Request) -> Cure | None:
+    """The mildest altering change that helps: as any other where it is asked for, else beside all others.
+
+    All others are made first, since each saves the more of what is learned.
+    """
+    if request.alters:
+        found: Cure | None = search.found([*levers, *altering], request.prefer)
+        return found
+    every = tuple({lever.kind: lever for lever in levers}.values())
+    for lever in altering:
+        cure: Cure | None = search.predicted((*every, lever))
+        if cure is not None and cure.fits:
+            return cure
+    return None
+
+
+def in_order(cures: Any, chosen: Cure | None) -> list[Cure]:
+    """The chosen one first, then what fits before what does not, the fastest first."""
+    rest = sorted(
+        (each for each in cures if each is not chosen), key=lambda each: (not each.fits, each.alters, each.speed)
+    )
+    return ([chosen] if chosen is not None else []) + rest

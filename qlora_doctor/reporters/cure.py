@@ -1,0 +1,103 @@
+"""A cure for a terminal and a log: the answer, every change that was predicted, the diff of the user's own file."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from ..core.report import Report
+from ..facts.memory import Cure, MemoryFacts
+from . import _words as words
+from ._answer import changes
+
+MOST = 14
+"""Rows of the table at most."""
+
+
+def render(
+    report: Report, *, fixed: Sequence[str] = (), diff: str = "", beside: Sequence[str] = (),
+    last: Report | None = None, width: int = 100,
+) -> str:  # fmt: skip
+    """The whole document.
+
+    Args:
+        report: of the file as it stands, with the search in its memory facts.
+        fixed: rules whose safe fixes are part of the diff.
+        diff: of the user's file.
+        beside: environment variables to set.
+        last: the report of the cured file, checked again.
+    """
+    memory = report.facts.memory
+    blocks = [_wrap(headline(report, fixed), width)]
+    if memory is not None and memory.cures:
+        blocks.append(table(memory, width))
+    if fixed:
+        blocks.append(_wrap(f"Safe fixes in the diff: {', '.join(dict.fromkeys(fixed))}.", width))
+    if diff:
+        blocks.append(diff.rstrip("\n"))
+    if beside:
+        blocks.append("\n".join(f"Set {each} for the run." for each in beside))
+    if last is not None:
+        blocks.append(_wrap(_checked(last), width))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def headline(report: Report, fixed: Sequence[str] = ()) -> str:
+    """The answer in one or two sentences."""
+    memory = report.facts.memory
+    picture = memory.predicted if memory is not None else None
+    if memory is None or picture is None or picture.peak_reserved_bytes is None:
+        record = next((each for each in report.stages if each.name == "memory"), None)
+        reason = (record.reason if record else None) or "the peak cannot be predicted."
+        return f"No cure was looked for: {words.one_line(reason)}"
+    needs = words.size(picture.peak_reserved_bytes)
+    if memory.card_bytes is None and memory.cures is None:
+        return f"It needs {needs}; no card is named, so nothing is held against it. Name one with --gpu."
+    of = f" of {words.size(memory.card_bytes)} on {words.one_line(memory.card or '')}" if memory.card_bytes else ""
+    if memory.cures is None:
+        return f"It fits: {needs}{of}." + ("" if fixed else " There is nothing to cure.")
+    cure = memory.cure
+    if cure is None:
+        return f"It needs {needs}{of}, and no combination of changes that was predicted fits."
+    then = words.size(cure.peak_reserved_bytes)
+    learned = f" It changes what is learned: {cure.alters_note}." if cure.alters else ""
+    return f"{changes(cure)[:1].upper()}{changes(cure)[1:]}: {then} in place of {needs}{of}.{learned}"
+
+
+def table(memory: MemoryFacts, width: int) -> str:
+    """A row for each combination that was predicted, the cure first."""
+    cures = (memory.cures or [])[:MOST]
+    column = min(max((len(changes(cure)) for cure in cures), default=0), max(24, width - 40))
+    head = f"{'change':<{column}}  {'peak':>9}  fits  {'time':>5}  learns otherwise"
+    rows = [head]
+    for cure in cures:
+        first, *rest = textwrap.wrap(changes(cure), column, break_long_words=False)
+        fits = "✓" if cure.fits else "✗" if cure.fits is False else " "
+        alters = "yes" if cure.alters else "no"
+        size = words.size(cure.peak_reserved_bytes)
+        rows.append(f"{first:<{column}}  {size:>9}   {fits}    {_time(cure):>5}  {alters}")
+        rows += rest
+    notes = [f"{cure.speed_note.capitalize()}." for cure in cures[:1] if cure.speed_note]
+    told = "time: expected time of a step as a multiple, by counts of passes, not measured."
+    rows.append(_wrap(" ".join([told, *notes]), width))
+    return "\n".join(rows)
+
+
+def _time(cure: Cure) -> str:
+    return f"×{cure.speed:.2f}"
+
+
+def _checked(last: Report) -> str:
+    memory = last.facts.memory
+    card = memory.card_bytes if memory else None
+    picture = memory.predicted if memory else None
+    errors = last.summary.error
+    found = f"{words.plural(errors, 'error')} left" if errors else "no error"
+    if picture is None or picture.peak_reserved_bytes is None:
+        return f"Checked again: {found}; its peak could not be predicted."
+    of = f" of {words.size(card)}" if card else ""
+    return f"Checked again: {found}, peak {words.size(picture.peak_reserved_bytes)}{of}."
+
+
+def _wrap(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, max(40, width), break_long_words=False, break_on_hyphens=False))

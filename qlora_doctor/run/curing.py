@@ -1,0 +1,213 @@
+"""One config → the closest one that has no error and fits: safe fixes first, then changes that were predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.errors import StageError, UsageError
+from ..core.report import PatchOperation, Report
+from ..memory.cure_stage import all_levers
+from ..memory.levers import Lever
+from ..probes.config.settle import settled
+from ..reading.dialects import dialect_named
+from ..reading.document import document_of
+from ..setup.changed import with_value
+from ..tables.cards import UnknownCard, find_card, parse_memory
+from ..worker.job import CureRequest
+from ..writing.express import express
+from ..writing.patch import CannotEdit, NoEditor
+from ..writing.remedy import unified
+from .checking import conclude_config, missing_packages, open_session, run_check
+from .fixing import fix
+from .session import CheckOptions, Observer
+
+if TYPE_CHECKING:
+    from ..facts.memory import MemoryFacts
+    from ..memory.levers import Prefer
+    from ..setup.setup import Setup
+
+
+@dataclass(frozen=True)
+class CureOptions:
+    """How to look for a cure.
+
+    Attributes:
+        card: the card to fit; None takes the one that the config names or that is here.
+        keep: keys that stay as they are, by their canonical path, its last part, or their name in the file.
+        prefer: which of several cures is taken.
+        alters: changes of what is learned count as any other.
+    """
+
+    card: str | None = None
+    keep: tuple[str, ...] = ()
+    prefer: Prefer = "closest"
+    alters: bool = False
+    timeout: float | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+    dialect: str | None = None
+    debug: bool = False
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class Cured:
+    """What was found.
+
+    Attributes:
+        path: the file.
+        before, after: its text, and its text with the safe fixes and the cure.
+        fixed: the rules whose safe fixes were applied.
+        first: what was predicted of the file as it stands, with ``facts.memory.cures``.
+        last: the report of the cured file, checked again; None where nothing was changed for memory.
+        beside: what the file cannot say: environment variables to set.
+    """
+
+    path: Path
+    before: str
+    after: str
+    fixed: tuple[str, ...]
+    first: Report
+    last: Report | None
+    beside: tuple[str, ...] = ()
+
+    @property
+    def memory(self) -> MemoryFacts | None:
+        """The prediction and the search."""
+        return self.first.facts.memory
+
+    @property
+    def diff(self) -> str:
+        """What would be written, as a unified diff."""
+        return unified(self.path.as_posix().lstrip("/"), self.before, self.after) or ""
+
+
+def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> Cured:
+    """Look for the closest setup that fits; nothing is written.
+
+    Raises:
+        ConfigError: the config cannot be read or is invalid.
+        UsageError: the card is not known.
+        StageError: a package that it needs is missing.
+    """
+    observer = observer or Observer()
+    how = CheckOptions(
+        stages=("config",),
+        offline=options.offline,
+        trust_remote_code=options.trust_remote_code,
+        dialect=options.dialect,
+        debug=options.debug,
+        command=options.command,
+        fail_on="never",
+    )
+    fixed = fix(path, how)
+    before, text = fixed.before, fixed.after
+    session = open_session(_reread(path, text, options), replace(how, stages=("memory",)), observer)
+    assert session.setup is not None
+    setup = session.setup
+    if options.card is not None:
+        session.setup = _for_card(setup, options.card)
+    conclude_config(session)
+    assert session.facts.config is not None
+    missing = missing_packages("memory", session.facts)
+    if missing:
+        raise StageError(
+            f"A prediction needs {', '.join(missing)}, not installed here.", remedy="pip install 'qlora-doctor[probe]'"
+        )
+    levers = _sayable(setup, session.setup, session.facts, options.keep)
+    from ..worker.runner import run_stages
+
+    request = CureRequest(levers=tuple(levers), prefer=options.prefer, alters=options.alters)
+    events = run_stages(
+        settled(session.setup, session.facts.config),
+        ["memory"],
+        timeout=options.timeout,
+        offline=options.offline,
+        trust_remote_code=options.trust_remote_code,
+        requested=("memory",),
+        facts=session.facts,
+        cure=request,
+        debug=options.debug,
+    )
+    for event in events:
+        session.take([event])
+    first = session.report()
+    memory = session.facts.memory
+    if memory is None or memory.cure is None:
+        return Cured(path, before, text, fixed.rules, first, None)
+    chosen = [levers[name] for name in dict.fromkeys(each.change for each in memory.cure.changes)]
+    after, beside = _written(setup, text, chosen)
+    again = _reread(path, after, options)
+    for lever in chosen:  # what the file cannot say is made beside it
+        again = lever.applied(again) if after == text or lever.kind == "segments" else again
+    if options.card is not None:
+        again = _for_card(again, options.card)
+    last = run_check(again, replace(how, stages=("structure", "memory"), fail_on="error"))
+    return Cured(path, before, after, fixed.rules, first, last, beside)
+
+
+def _for_card(setup: Setup, card: str) -> Setup:
+    try:
+        find_card(card)
+    except UnknownCard as error:
+        try:
+            parse_memory(card)
+        except ValueError:
+            raise UsageError(str(error), remedy="--gpu 24GiB stands for any card.") from error
+        return with_value(with_value(setup, "hardware.gpu", None), "hardware.memory", card)
+    return with_value(with_value(setup, "hardware.memory", None), "hardware.gpu", card)
+
+
+def _sayable(setup: Setup, meant: Setup, facts: object, keep: tuple[str, ...]) -> dict[str, Lever]:
+    """The changes that the user's own file can say and that touch no key to be kept, by their words."""
+    kept = {name.strip().casefold() for name in keep}
+    found: dict[str, Lever] = {}
+    for lever in (each for group in all_levers(meant, facts) for each in group):  # type: ignore[arg-type]
+        if any(_names(setup, operation.path) & kept for operation in lever.operations):
+            continue
+        if lever.kind == "segments" or setup.file is None or _operations(setup, [lever]) is not None:
+            found[lever.change] = lever
+    return found
+
+
+def _names(setup: Setup, path: str) -> set[str]:
+    """What a user may call a canonical path: the path, its last part, its key in the file."""
+    place = setup.place(path)
+    own = place.pointer.strip("/").replace("/", ".") if place is not None and place.pointer else path
+    return {name.casefold() for name in (path, path.rpartition(".")[2], own, own.rpartition(".")[2])}
+
+
+def _operations(setup: Setup, levers: list[Lever]) -> list[PatchOperation] | None:
+    """The changes in the keys of the user's file; None where it cannot say them."""
+    values = {each.pointer: each.value for lever in levers if lever.kind != "segments" for each in lever.operations}
+    patch = [PatchOperation(op="add", path=pointer, value=value) for pointer, value in values.items()]
+    try:
+        return list(express(setup, patch).operations) if patch else []
+    except NoEditor:  # a program: its changes are told, not written
+        return []
+    except CannotEdit:
+        return None
+
+
+def _written(setup: Setup, text: str, levers: list[Lever]) -> tuple[str, tuple[str, ...]]:
+    """The text with the changes, and what has to be set beside it."""
+    from ..writing.edit import apply_patch
+
+    beside = ("PYTORCH_ALLOC_CONF=expandable_segments:True",) if any(each.kind == "segments" for each in levers) else ()
+    operations = _operations(setup, levers)
+    document = setup._document
+    if operations is None or document is None:
+        raise UsageError("The changes cannot be written into this file together.")
+    return apply_patch(text, document.format, operations) if operations else text, beside
+
+
+def _reread(path: Path, text: str, options: CureOptions) -> Setup:
+    from ..reading import read_setup
+
+    setup = read_setup(path, dialect=options.dialect)
+    document = setup._document
+    if document is None or document.path is None or document.text == text:
+        return setup
+    return dialect_named(setup.dialect).read(document_of(document.path, text))
