@@ -17,8 +17,9 @@ from qlora_doctor.language.fields import LanguageError
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reading import read_setup
 from qlora_doctor.reading.dialects.refusals import axolotl, llamafactory
-from qlora_doctor.tables.refusals import COMPILED, TRAINERS, Refusal, catalogue, compiling, find_refusal
+from qlora_doctor.tables.refusals import TRAINERS, Refusal, catalogue, compiling, find_refusal
 from qlora_doctor.tables.refusals.compiling import compiled, source
+from qlora_doctor.tables.refusals.rows import COMPILED
 from tests.faults.test_planted_files import AXOLOTL, LLAMAFACTORY
 
 COMPUTED = {"axolotl": axolotl.COMPUTED, "llamafactory": llamafactory.COMPUTED}
