@@ -12,6 +12,7 @@ from ..core.report import ALL_STAGES, Cause, Finding, Remediation, Report, RuleO
 from . import _words as words
 from ._excerpt import marked
 from ._needed import needed
+from .afterwards import stored_lines
 from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unfollowed, unread
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
@@ -39,6 +40,8 @@ def render(report: Report, *, color: bool = False, width: int = 100) -> str:
     ink = _Ink(color)
     setup = report.setup or {}
     blocks = [" · ".join([_header(report, ink), *([dialect(setup)] if setup.get("dialect") else [])])]
+    if report.facts.stored is not None and (told := stored_lines(report.facts.stored)):
+        blocks.append("\n".join(f"  {line}".rstrip() for line in told))
     for stage in _stages_with_findings(report):
         blocks.append(render_stage(stage, color=color, width=width))
         blocks += [render_finding(f, color=color, width=width) for f in counting(report) if f.stage == stage]

@@ -26,6 +26,8 @@ _SITE = _PACKAGE / "watching" / "site"
 _POLL = 0.25
 _PATIENCE = 20.0
 """Seconds that a training has to end by itself after it was asked to, before its command is sent SIGTERM."""
+_POINTS = 10
+"""Logged losses below which a loss that has not moved yet says nothing; whether weights move, the steps have shown."""
 UNSEEN = "No process of the command trained a model that could be watched."
 
 
@@ -309,7 +311,10 @@ def with_course(facts: Facts, series: Sequence[Mapping[str, Any]], arguments: Ma
     )
     if run.ended != "well":  # why it did not come to its end is told by the rules of the run
         course.stopped_early = True
-    return facts.model_copy(update={"course": course_facts(course, known_from(facts, {"training": dict(arguments)}))})
+    found = course_facts(course, known_from(facts, {"training": dict(arguments)}))
+    if len(course.get("loss")) < _POINTS:
+        found = found.model_copy(update={"untrained_value": None, "loss_flat": None})
+    return facts.model_copy(update={"course": found})
 
 
 def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:

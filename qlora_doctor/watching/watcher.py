@@ -24,8 +24,10 @@ from ..probes.live.config import live_config
 from ..probes.load.loaded import has_nonfinite, loaded_facts, nonfinite_tensors
 from ..probes.observing import snapshot
 from ..probes.observing.overheard import Overhearing
+from ..probes.observing.timeline import StepPeak
 from ..probes.step.optimizer import optimizer_facts
 from ..probes.step.optimizer import unwrapped as unwrapped_optimizer
+from ..probes.step.picture import breakdown
 from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
@@ -76,6 +78,7 @@ class Watch:
         self.facts = Facts()
         self.active = False
         self.spent = 0.0
+        self._breakdown: dict[str, int] | None = None
         self._rank_loss: dict[str, Any] = {}
         self.series: list[dict[str, Any]] = []
         self.arguments: dict[str, Any] = {}
@@ -392,9 +395,19 @@ class Watch:
             # accelerate steps a prepared scheduler once for every process, which is what it documents.
             self._run["scheduler_per_micro_batch"] = several > 1 and each == several and self._world != several
         self._rates_low()
+        self._breakdown = self._by_part(onlooker, model)
         self._schedulers = []
         self._optimizers = []
         self._trainable_digest = _digest(onlooker.trainable_after)
+
+    def _by_part(self, onlooker: Onlooker, model: nn.Module) -> dict[str, int] | None:
+        """Bytes by part at the highest allocation so far; None without CUDA."""
+        device = _device(model)
+        if device.type != "cuda":
+            return None
+        peak = StepPeak(allocated=torch.cuda.max_memory_allocated(device), phase="backward")
+        state = onlooker.optimizer_cuda_bytes
+        return breakdown(model, peak, state[-1] if state else 0)
 
     def _rates_low(self) -> None:
         """Whether the watched steps ran at a fraction of the rate that the run is for."""
@@ -602,7 +615,7 @@ class Watch:
             known["batch"] = self._batch_facts(onlooker)
             known["config"] = self._config_facts(known["step"])
             self._forward_facts(onlooker)
-        measured = _measured(self.facts, known.get("step") or self.facts.step)
+        measured = _measured(self.facts, known.get("step") or self.facts.step, self._breakdown)
         if measured is not None:
             known["memory"] = MemoryFacts(measured=measured)
         rank = RankFacts(
@@ -806,7 +819,7 @@ def _digest(prints: Mapping[str, Any] | None) -> str | None:
     return every.hexdigest()
 
 
-def _measured(facts: Facts, step: Any) -> MemoryPicture | None:
+def _measured(facts: Facts, step: Any, parts: dict[str, int] | None) -> MemoryPicture | None:
     """CUDA's own counters since the process began; nothing is reset."""
     device = facts.load.device if facts.load else None
     if device is None or not device.startswith("cuda"):
@@ -814,17 +827,19 @@ def _measured(facts: Facts, step: Any) -> MemoryPicture | None:
     return MemoryPicture(
         peak_allocated_bytes=torch.cuda.max_memory_allocated(device),
         peak_reserved_bytes=torch.cuda.max_memory_reserved(device),
+        breakdown=parts,
         device=torch.cuda.get_device_name(device),
         batch=step.batch if step is not None else None,
         sequence=step.sequence if step is not None else None,
     )
 
 
-def _memory_now(facts: Facts) -> dict[str, int]:
+def _memory_now(facts: Facts) -> dict[str, float]:
     device = facts.load.device if facts.load else None
     if device is None or not device.startswith("cuda"):
         return {}
     return {
+        "memory_gib": torch.cuda.memory_allocated(device) / 2**30,
         "allocated_bytes": torch.cuda.memory_allocated(device),
         "reserved_bytes": torch.cuda.memory_reserved(device),
         "peak_allocated_bytes": torch.cuda.max_memory_allocated(device),

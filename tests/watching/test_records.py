@@ -151,3 +151,45 @@ def test_losses_of_ranks_are_judged_together(tmp_path: Path) -> None:
         write(tmp_path, rank, run={"micro_batches": [2, 2]}, seen=seen)
     run = together(groups(trainings(tmp_path))[0]).run
     assert run is not None and run.sums_over_accumulation is False and run.tokens_per_update == 2000
+
+
+def test_records_are_a_report_and_can_be_followed(tmp_path: Path) -> None:
+    """Also where the doctor's own process was killed: nothing says how the run ended."""
+    from click.testing import CliRunner
+
+    from qlora_doctor.cli import main
+    from qlora_doctor.run.following import STARTED
+
+    write(tmp_path, 0, world=1, run={"steps": 2, "ended": "running"})
+    assert CliRunner().invoke(main, ["report", "--follow", str(tmp_path)]).exit_code == 2  # no run's folder
+    (tmp_path / STARTED).write_text(json.dumps({"pid": 2**30, "command": ["python", "train.py"]}), encoding="utf-8")
+    shown = CliRunner().invoke(main, ["report", "--follow", str(tmp_path), "--format", "json"])
+    assert shown.exit_code == 0 and "step 2 · running" in shown.stderr
+    document = json.loads(shown.stdout)
+    assert document["facts"]["run"]["command"] == "python train.py"
+    assert [stage["name"] for stage in document["stages"]] == ["config", "structure", "load", "step", "run"]
+
+
+def test_a_gate_without_a_training_is_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from qlora_doctor.cli import main
+
+    monkeypatch.setenv("QLORA_DOCTOR_RUNS", str(tmp_path))
+    command = ["run", "-q", "--stop-after", "2", "--", "true"]
+    assert CliRunner().invoke(main, command).exit_code == 3
+    assert CliRunner().invoke(main, ["run", "-q", "--", "true"]).exit_code == 0
+    assert CliRunner().invoke(main, ["run", "-q", "--", "no-such-command-anywhere"]).exit_code == 2
+
+
+def test_several_trainings_are_several_pages() -> None:
+    from qlora_doctor.cli._outputs import Output
+    from qlora_doctor.cli.run import _for_each
+
+    outputs = [Output("html", "a/report.html"), Output("json", "a/report.json"), Output("html", "a/{name}.html")]
+    assert [output.path for output in _for_each(outputs, 1)] == [output.path for output in outputs]
+    assert [output.path for output in _for_each(outputs, 2)] == [
+        "a/report-{name}.html",
+        "a/report.json",
+        "a/{name}.html",
+    ]
