@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import Saving as SavingFact
+from ..setup.resolved import Taken
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def is_sharded(setup: Setup) -> bool:
 
 def assumed_of_cards(setup: Setup) -> list[str]:
     """How several cards share the work; one sentence."""
-    count = setup.hardware.count or 1
+    count = Taken(setup)["hardware.count"]
     if count < 2:
         return []
     if setup.training.fsdp:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from ..core.errors import StageError
+from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .architecture import Architecture
 from .changes import change_tokenizer
@@ -90,7 +91,8 @@ def make_batches(
     # Packing puts several rows into one sample.
     samples = read_samples(setup, max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows))
     samples = samples.supervised()  # the step is one of supervised fine-tuning, whatever the method
-    return _for_trl(setup, model, tokenizer, samples) if _trl(setup) else _tokenised(setup, model, tokenizer, samples)
+    make = _for_trl if Taken(setup).trainer == "trl" else _tokenised
+    return make(setup, model, tokenizer, samples)
 
 
 def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | None:
@@ -151,8 +153,10 @@ def _formed(setup: Setup, tokenizer: Any, rows: int) -> Batches | None:
 
 
 def rows_of_a_step(setup: Setup) -> int:
-    """Samples that one optimizer step takes; silent values are TrainingArguments' defaults (8 and 1)."""
-    return (setup.training.per_device_train_batch_size or 8) * (setup.training.gradient_accumulation_steps or 1)
+    """Samples that one optimizer step takes on one device."""
+    values = Taken(setup)
+    rows: int = values["training.per_device_train_batch_size"] * values["training.gradient_accumulation_steps"]
+    return rows
 
 
 def sequence_length(setup: Setup, config: Any = None) -> int:
@@ -163,17 +167,9 @@ def sequence_length(setup: Setup, config: Any = None) -> int:
     Args:
         config: the model's transformers config, for its context length; None leaves that out.
     """
-    length = setup.training.max_length
-    if length is None and _trl(setup) and not cuts_nothing(setup):
-        length = _sft_default("max_length")
-    length = length or SYNTHETIC_LENGTH
+    length = Taken(setup)["training.max_length"] or SYNTHETIC_LENGTH
     context = context_length(config) if config is not None else None
     return min(length, context) if context else length
-
-
-def cuts_nothing(setup: Setup) -> bool:
-    """Whether ``max_length`` is written down as null, which is no default."""
-    return setup.training.max_length is None and "training.max_length" in setup.origins
 
 
 def context_length(config: Any) -> int | None:
@@ -221,20 +217,6 @@ def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
-def _trl(setup: Setup) -> bool:
-    return setup.training.trainer == "trl"
-
-
-def _sft_default(name: str) -> Any:
-    import dataclasses
-
-    try:
-        from trl import SFTConfig
-    except ImportError:
-        return None
-    return next((f.default for f in dataclasses.fields(SFTConfig) if f.name == name), None)
-
-
 def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
     """Random tokens, and made-up images, sounds and labels where the model takes them; the same on every call."""
     length = sequence_length(setup, model.config)
@@ -242,7 +224,7 @@ def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
     inputs = inputs_for(model, length)
     notes = [f"No {name} could be made for this model: what reads it sees none." for name in inputs.left_out]
     collator = None if inputs.is_plain else _collator(inputs)
-    if _trl(setup):
+    if Taken(setup).trainer == "trl":
         from datasets import Dataset
 
         dataset = Dataset.from_dict({"input_ids": ids.tolist()})

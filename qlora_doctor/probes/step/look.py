@@ -17,6 +17,7 @@ from ...pipeline.base import Base
 from ...pipeline.forms import NotFollowedForm
 from ...pipeline.four_bit import never_repacked
 from ...pipeline.methods import METHODS, method_batches, method_of, start_of_loss
+from ...setup.resolved import Taken
 from ...setup.setup import Setup
 from ..failures import NO_FAILURE, adapted_module, explain, failure_fact
 from ..observing.overheard import overheard
@@ -100,7 +101,7 @@ def look_at_step(
 
     Never raises for what the setup does wrong: a failure is a fact, together with all that was seen before it.
     """
-    known: dict[str, Any] = {"trainer": setup.training.trainer or "transformers", "device": str(base.device)}
+    known: dict[str, Any] = {"trainer": Taken(setup).trainer, "device": str(base.device)}
     observer: Observer | None = None
     error: StageError | None = None
     with overheard() as warned, never_repacked(base.model):
