@@ -62,6 +62,7 @@ def look_at_cure(
 
 def search_for(setup: Setup, facts: Facts, card: Card | None, architecture: Any, offline: bool, progress: Tell) -> Any:
     """The search for what fits a card or the budget; None where there is neither."""
+    from ..pipeline import load_config
     from .cure import Room, Search
     from .plan import capacity
 
@@ -78,7 +79,7 @@ def search_for(setup: Setup, facts: Facts, card: Card | None, architecture: Any,
         lambda changed: machine_for(changed, card),
         evaluation_batch,
         Room(None if card is None else capacity(card), budget),
-        architecture,
+        architecture or load_config(setup, offline=offline),
         offline,
         progress,
     )
