@@ -95,8 +95,8 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--fix", is_flag=True, help="Write fixes that do not change what is trained into the config files.")
 @click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: also fixes that may change it.")
 @click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
-              help="Format of the document on stdout: text, json, html, sarif, github, gitlab, "
-                   "junit, markdown.")  # fmt: skip
+              help="Format of the document on stdout: text, concise, json, html, sarif, github, "
+                   "gitlab, junit, markdown.")  # fmt: skip
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
               help="Write a document to a file. May be repeated; {name} stands for the config's name; "
                    "html=DIR/ writes a page for each config and an index.")  # fmt: skip
@@ -121,7 +121,8 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
 def command(**given: Any) -> int:
     """Check setups end to end: read them, build them, load them, train a step, judge what was seen.
 
-    CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant.
+    CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant; - is
+    standard input.
 
     \b
     Exit codes: 0 clean, 1 findings at or above --fail-on (by default errors), 2 usage, unreadable or
@@ -174,6 +175,8 @@ def command(**given: Any) -> int:
 def _check_fixes(given: dict[str, Any]) -> None:
     if given["fix"] and given["diff"]:
         raise UsageError("--diff writes nothing and --fix writes; give one of them.")
+    if given["fix"] and Path("-") in given["configs"]:
+        raise UsageError("Standard input cannot be written; --diff prints the fixes.")
     if given["unsafe_fixes"] and not (given["fix"] or given["diff"]):
         raise UsageError("--unsafe-fixes says how far --fix or --diff goes, and neither is given.")
     if given["facts"] is not None and (given["fix"] or given["diff"]):

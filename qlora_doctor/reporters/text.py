@@ -110,11 +110,15 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     partly = unread(report)
     told = [ink(grave, counts(report) or clean)] if counts(report) or partly is None or not ended else []
     told += [ink("warning", partly.removesuffix("."))] if partly is not None else []
-    asked = _asked_for(report)
+    asked = _some_asked_for(report)
     parts = [*told, f"{len(outcomes(report, 'pass')):,} passed"]
     if not asked:
         parts.append(f"{len(outcomes(report, 'skipped')):,} not evaluated")
-    done = f"{', '.join(ended)} done" if asked and ended else f"{len(ended)} of {len(stages_of(report))} stages done"
+    done = (
+        f"{', '.join(ended)} done"
+        if asked and 0 < len(ended) < 4
+        else f"{len(ended)} of {len(stages_of(report))} stages done"
+    )
     parts.append(done)
     if left := unfollowed(report):
         parts.append(ink("warning", f"{words.plural(len(left), 'statement')} not followed"))
@@ -199,9 +203,10 @@ def _diff_line(line: str, ink: _Ink) -> str:
     return ink("added", shown) if line.startswith("+") else ink("removed", shown) if line.startswith("-") else shown
 
 
-def _asked_for(report: Report) -> list[str]:
-    """The stages that were asked for by name; empty where all were."""
-    return [record.name for record in report.stages if record.requested]
+def _some_asked_for(report: Report) -> list[str]:
+    """The stages that were asked for by name; empty where nothing was said, or all were."""
+    asked = [record.name for record in report.stages if record.requested]
+    return asked if any(record.reason == "Not asked for." for record in report.stages) else []
 
 
 def _not_seen(report: Report, ink: _Ink, width: int, verbose: bool) -> str:
@@ -209,7 +214,7 @@ def _not_seen(report: Report, ink: _Ink, width: int, verbose: bool) -> str:
 
     Who asks for a stage by name knows that the others did not run.
     """
-    asked = set() if verbose else set(_asked_for(report))
+    asked = set() if verbose else set(_some_asked_for(report))
     missed = [gap for gap in gaps(report) if not asked or gap.status != "skipped" or asked.intersection(gap.stages)]
     lines = [line for gap in missed for line in _gap(gap, ink, width)]
     if (waiting := outcomes(report, "skipped")) and not asked:
