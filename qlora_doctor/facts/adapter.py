@@ -51,7 +51,8 @@ class AdapterFacts(Fact):
     """``none`` where the adapter attached, else why PEFT refused: ``no-match``, ``empty-targets``,
     ``no-default-targets``, ``unsupported-class``, ``dropout-with-parameters``, ``quantized-init``, ``mamba-fused``,
     ``no-modules-to-save``, ``refused-options`` (options that exclude each other), ``stored-adapter`` (an adapter that
-    is continued does not go into this base), ``other``."""
+    is continued does not go into this base), ``endless-pattern`` (a regular expression that is never done with the
+    names of the modules), ``quantized-head`` (the head that it trains in full is 4-bit), ``other``."""
     failure_message: str | None = None
 
     stored_tensors: int | None = None

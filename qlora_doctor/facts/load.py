@@ -33,10 +33,13 @@ class LoadFailure(Fact):
     ``host-out-of-memory``, ``disk``, ``timeout``, ``killed``, ``interrupted``, ``dtype-mismatch``, ``no-gradient``
     (backward found no graph: "element 0 of tensors does not require grad"), ``float16-gradients`` (the gradient scaler
     refused float16 gradients), ``no-adapter`` (the trainer refused a quantized model without adapters),
-    ``token-out-of-range`` (the batch holds ids that the embedding has no row for), ``other``."""
+    ``token-out-of-range`` (the batch holds ids that the embedding has no row for), ``adapted-router`` (in the forward
+    of a router that LoRA adapts), ``other``."""
     message: str
     phase: str | None = None
     """What was under way: ``load``, ``prepare``, ``attach``, ``batch``, ``forward``, ``backward``, ``optimizer``, …"""
+    module: str | None = None
+    """The innermost adapted module whose forward was under way, by its plain name; None where there was none."""
 
 
 class LoadFacts(Fact):

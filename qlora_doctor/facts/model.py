@@ -15,6 +15,19 @@ class CheckpointQuantization(Fact):
     """Packages that transformers wants to load it and that are not installed here."""
 
 
+class ClassMisfit(Fact):
+    """A class that the config loads the model with, against the one that the checkpoint was saved from."""
+
+    named: str
+    own: str
+    random: list[str]
+    """Weights of the named class's base that the own class has not; they would start from random values."""
+    unread: int
+    """Weights of the own class's base that the named class has not; they would be left in the file."""
+    weights: int
+    """Weights that the named class's base has."""
+
+
 class ModelFacts(Fact):
     """The base before any adapter. Parameter counts are logical (elements of the weights as designed); a tied weight
     counts once."""
@@ -25,6 +38,10 @@ class ModelFacts(Fact):
     architecture: str | None = None
     model_class: str | None = None
     """The class that was built, e.g. ``LlamaForCausalLM``."""
+    class_misfit: ClassMisfit | None = None
+    """The class that the config names against the checkpoint's own; None where it fits, or nothing tells."""
+    class_fits: bool | None = None
+    """Whether the class has no weights that the checkpoint's own lacks; true where the checkpoint names it."""
     dtype: str | None = None
     layers: int | None = None
     hidden_size: int | None = None
@@ -52,9 +69,16 @@ class ModelFacts(Fact):
     checkpoint_quantization: CheckpointQuantization | None = None
     checkpoint_conflicts: list[str] | None = None
     """Settings of the config that the checkpoint's own quantization overrides, as ``name: asked, has``."""
+    supports_checkpointing: bool | None = None
+    """Whether the class has gradient checkpointing (``supports_gradient_checkpointing``)."""
+    prepare_error: str | None = None
+    """Why prepare_model_for_kbit_training, or turning gradient checkpointing on, refuses the model."""
+    prepare_error_kind: str | None = None
+    """``none``, ``no-checkpointing`` (the class does not support it), ``other``."""
     build_error: str | None = None
     """Why the architecture could not be built; the other facts are then unknown."""
     build_error_kind: str | None = None
     """``none`` where it was built; else ``missing-config``, ``no-such-model`` (the hub says so),
-    ``unknown-architecture``, ``remote-code``, ``invalid-config``, ``other``; or how the check itself ended before it
-    was: ``timeout``, ``killed``, ``interrupted``, ``host-out-of-memory``."""
+    ``unknown-architecture``, ``remote-code``, ``invalid-config``, ``unsupported`` (a kind of model that no stage
+    builds), ``other``; or how the check itself ended before it was: ``timeout``, ``killed``, ``interrupted``,
+    ``host-out-of-memory``."""

@@ -12,7 +12,8 @@ class LinearLeftOut(Fact):
     modules: int
     parameters: int
     reason: str
-    """``subclass``, ``skipped-by-default``, ``skipped-by-config``, ``kept-in-float32``, ``unknown``."""
+    """``subclass``, ``skipped-by-default``, ``skipped-by-config``, ``kept-in-float32``, ``raw-parameter`` (no layer of
+    its own), ``unknown``."""
 
 
 class SkipMatch(Fact):
@@ -23,8 +24,8 @@ class SkipMatch(Fact):
 
 
 class QuantizationFacts(Fact):
-    """Coverage by 4-bit. ``quantizable``: weights of the linear layers and experts of the base, without output head and
-    embeddings."""
+    """Coverage by 4-bit. ``quantizable``: every weight of a matrix product of the base, be it a linear layer, an expert
+    or a parameter of some module, without output head and embeddings."""
 
     enabled: bool | None = None
     quantized_parameters: int | None = None
@@ -34,7 +35,9 @@ class QuantizationFacts(Fact):
     quantizable_modules: int | None = None
     left_out: list[LinearLeftOut] | None = None
     expert_parameters_left_out: int | None = None
-    """Elements of experts held as 3-D parameters, which stay in 16 or 32 bits."""
+    """Elements of experts held in one parameter for all of a layer, which stay in 16 or 32 bits."""
+    raw_parameters_left_out: int | None = None
+    """Elements of weights that a module holds itself, no linear layer and no expert (XLNet's attention)."""
 
     bits_per_parameter: float | None = None
     """True bits for each quantized weight: packed data, absmax, nested statistics, code tables."""
@@ -60,6 +63,8 @@ class QuantizationFacts(Fact):
     """True where the output head is a 4-bit layer; one that is tied then lies over the embeddings' 16-bit weight."""
     classifier_quantized: list[str] | None = None
     """Newly initialised classification heads that are 4-bit."""
+    heads_quantized: list[str] | None = None
+    """Heads of a task (not the output head of a language model) that are 4-bit layers, new or stored."""
     routers_quantized: list[str] | None = None
     uneven_modules: list[str] | None = None
     """Layers whose element count is no multiple of the block size (64)."""

@@ -87,6 +87,8 @@ class StepFacts(Fact):
     """Of these, the ones for which that is not by the model's design."""
     branches_without_gradient: list[BranchWithoutGradient] | None = None
     """The parts of the model that the tensors without a gradient make up, and why each has none."""
+    bypassed_modules: list[str] | None = None
+    """Of ``adapter.bypassed_modules``, those of which no trainable tensor got a gradient."""
     parameters_zero_gradient: list[str] | None = None
     """Trainable tensors whose gradient is exactly zero and for which that is not by design (lora_A while lora_B is
     zero in the first step is)."""

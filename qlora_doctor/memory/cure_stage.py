@@ -49,7 +49,7 @@ def look_at_cure(
         return memory
     card = target_card(setup, facts)
     search = search_for(setup, facts, card, architecture, offline, progress)
-    if search is None or search.holds(memory.predicted):
+    if search is None or search.room.holds(memory.predicted, memory.margin_ratio or 0.0):
         return memory
     allowed, altering = all_levers(setup, facts)
     levers = [lever for lever in allowed if lever.change in request.levers]

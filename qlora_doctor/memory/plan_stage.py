@@ -113,7 +113,6 @@ def _look(
     setup: Setup, facts: Facts, request: Request, progress: Tell, traces: Traces, make: Callable[[], Any] | None
 ) -> MemoryFacts:
     from .plan import BATCHES, Planner, lengths_for
-    from .predict import MARGIN
     from .stage import (
         STAND_IN,
         allocator_assumptions,
@@ -159,7 +158,7 @@ def _look(
         described(prediction, outline, cards[0])
         | {
             "predicted": prediction.picture(),
-            "margin_ratio": MARGIN,
+            "margin_ratio": prediction.margin,
             "plan": plans[0][1].cells,
             "plans": [fact for _, fact in plans],
             "plan_traces": of_table if planner.is_one_cell else planner.traces,
@@ -167,7 +166,7 @@ def _look(
                 (table.verified for table in tables if table.verified is not None), default=None
             ),
             "plan_notes": _notes(planner, tables, outline.limit, of_table),
-            "sufficient_cards": _sufficient(prediction, MARGIN),
+            "sufficient_cards": _sufficient(prediction, prediction.margin),
         }
     )
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 MARGIN = 0.02
 """Error band of a prediction, as a share of it: no recorded measurement lies further above its prediction."""
+EVALUATION_MARGIN = 0.04
+"""The same where an evaluation decides: what is reserved after it was measured 2.7 and 3.0% above (kinds of runs,
+benchmarks/memory)."""
 
 
 class PredictionError(RuntimeError):
@@ -84,6 +87,11 @@ class Prediction:
     def step_reserved_bytes(self) -> int:
         """Peak reserved of the optimizer steps, before an evaluation."""
         return self.run["step"][1]
+
+    @property
+    def margin(self) -> float:
+        """Error band as a share of the prediction, by what decides it."""
+        return EVALUATION_MARGIN if self.peak_phase == "evaluation" else MARGIN
 
     def picture(self) -> MemoryPicture:
         """The prediction as a fact."""

@@ -76,7 +76,7 @@ def look_at_memory(
     Raises:
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
-    from .predict import MARGIN, PredictionError, certain_bytes, predict
+    from .predict import PredictionError, certain_bytes, predict
     from .scope import unmodelled, unmodelled_model
     from .subject import subject_of_setup
 
@@ -110,7 +110,7 @@ def look_at_memory(
     prediction.assumptions += assumed_of_cards(setup)
     prediction.assumptions += assumed_of_evaluation(facts)
     held |= described(prediction, subject.outline, card)
-    held["margin_ratio"] = MARGIN
+    held["margin_ratio"] = prediction.margin
     if with_savings:
         held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
     return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})

@@ -17,6 +17,7 @@ from .architecture import find_folder
 from .base import Base
 from .changes import change_model
 from .failures import as_stage_error, first_sentence
+from .patterns import check_patterns
 
 _NOT_OF_PEFT = {"autocast_adapter_dtype", "targets_beside_linear", "extra"}
 _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
@@ -74,6 +75,7 @@ def _attached(base: Base, setup: Setup) -> Any:
 
     Raises:
         ValueError, TypeError, …: whatever PEFT raises for an adapter that does not fit; the message is PEFT's.
+        PatternWithoutEnd: a pattern of it does not come to an end on the model's names.
         StageError: the adapter's folder is missing or unreadable, or a LoRA setting is not valid.
     """
     arguments: dict[str, Any] = {}
@@ -83,9 +85,11 @@ def _attached(base: Base, setup: Setup) -> Any:
         config = lora_config(setup, base.notes)
         if setup.lora.targets_beside_linear and setup.lora.target_modules == "all-linear":
             config.target_modules = _linear_names(base.model) | set(setup.lora.targets_beside_linear)
+        _check_names(config, base)
         return _wrap(base, config, arguments)
     folder = adapter_folder(setup)
     trainable = bool(setup.model.adapter_is_trainable)
+    _check_names(_stored_config(folder, trainable), base)
     if base.device.type == "meta":
         return _wrap(base, _stored_config(folder, trainable), arguments)
     _check_weights(folder, setup)
@@ -102,6 +106,10 @@ def _attached(base: Base, setup: Setup) -> Any:
             remedy="Take an adapter that was saved as safetensors.",
             place=setup.place("model.adapter"),
         ) from error
+
+
+def _check_names(config: Any, base: Base) -> None:
+    check_patterns(config, (name for name, _ in base.model.named_modules() if name))
 
 
 def _linear_names(model: Any) -> set[str]:

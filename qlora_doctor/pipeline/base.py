@@ -11,9 +11,11 @@ import torch
 from ..core.errors import StageError
 from ..setup.setup import Setup
 from .architecture import Architecture, load_config
+from .classes import Loader, loader_of
 from .dtypes import resolve_dtype, settle_dtypes
 from .failures import as_stage_error, first_sentence
 from .packing import pack_weights
+from .patterns import check_patterns
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Base:
         quantizer: transformers' ``HfQuantizer``, None where nothing is quantized.
         loading_info: from_pretrained's ``output_loading_info``; None on the meta device.
         notes: what was done otherwise than the setup says, and why; one sentence each.
+        task: what the class that loads it is for; a key of ``classes.AUTO_CLASSES``.
     """
 
     model: Any
@@ -39,6 +42,7 @@ class Base:
     quantizer: Any = None
     loading_info: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    task: str = "causal-lm"
 
     @property
     def config(self) -> Any:
@@ -102,17 +106,6 @@ def bits_and_bytes(setup: Setup) -> Any | None:
         ) from error
 
 
-def auto_class(setup: Setup) -> Any:
-    """The Auto class that loads the model for the setup's task."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    return AutoModelForSequenceClassification if _task(setup) == "sequence-classification" else AutoModelForCausalLM
-
-
-def _task(setup: Setup) -> str:
-    return setup.model.task or "causal-lm"
-
-
 def _model_config(setup: Setup, architecture: Architecture) -> Any:
     """The checkpoint's config, overridden by what the setup passes to from_pretrained under the names of its fields."""
     config = copy.deepcopy(architecture.config)
@@ -125,14 +118,16 @@ def _model_config(setup: Setup, architecture: Architecture) -> Any:
 
 
 def _build_on_meta(setup: Setup, architecture: Architecture) -> Base:
+    loader = loader_of(setup, architecture)
     asked = bits_and_bytes(setup)
     config = _model_config(setup, architecture)
     dtype, known = resolve_dtype(setup, architecture, quantized=asked is not None)
     notes: list[str] = []
     try:
         quantizer = _quantizer(config, asked)
-        model = _from_config(setup, config, dtype, notes)
+        model = _from_config(setup, loader, config, dtype, notes)
         if quantizer is not None:
+            check_patterns(quantizer.quantization_config, (name for name, _ in model.named_modules() if name))
             _convert(model, quantizer, dtype)
             # from_pretrained ties last: a head that was converted takes the embeddings' 16-bit weight back.
             model.tie_weights()
@@ -145,11 +140,10 @@ def _build_on_meta(setup: Setup, architecture: Architecture) -> Base:
         raise _build_error(error, setup) from error
     # from_pretrained hands the model over in evaluation mode, and knows where it put it.
     model.eval()
-    return Base(model, architecture, torch.device("meta"), dtype, known, quantizer, None, notes)
+    return Base(model, architecture, torch.device("meta"), dtype, known, quantizer, None, notes, loader.task)
 
 
-def _from_config(setup: Setup, config: Any, dtype: torch.dtype, notes: list[str]) -> Any:
-    auto = auto_class(setup)
+def _from_config(setup: Setup, loader: Loader, config: Any, dtype: torch.dtype, notes: list[str]) -> Any:
     arguments: dict[str, Any] = {
         dtype_argument(): dtype,
         "trust_remote_code": bool(setup.model.trust_remote_code),
@@ -158,11 +152,11 @@ def _from_config(setup: Setup, config: Any, dtype: torch.dtype, notes: list[str]
     with torch.device("meta"):
         if wanted is not None:
             try:
-                return auto.from_config(copy.deepcopy(config), attn_implementation=wanted, **arguments)
+                return loader.from_config(copy.deepcopy(config), attn_implementation=wanted, **arguments)
             except (ImportError, ValueError) as error:
                 # The kernels' package is missing here; the layers are the same without it.
                 notes.append(f"Built without attn_implementation {wanted!r}: {first_sentence(error)}")
-        return auto.from_config(config, **arguments)
+        return loader.from_config(config, **arguments)
 
 
 def _quantizer(config: Any, asked: Any | None) -> Any | None:
@@ -218,20 +212,24 @@ def _load(setup: Setup, architecture: Architecture, device: torch.device, *, off
         "weights_only": True,
         "output_loading_info": True,
     }
+    loader = loader_of(setup, architecture)
+    if not loader.is_auto:
+        arguments.pop("trust_remote_code")
     quantization = bits_and_bytes(setup)
     optional = {
         "quantization_config": quantization,
         dtype_argument(): setup.model.dtype,
         "attn_implementation": setup.model.attn_implementation,
-        "revision": setup.model.revision if architecture.folder is None else None,
+        "revision": setup.model.revision if architecture.source != "folder" else None,
     }
     arguments.update({k: v for k, v in optional.items() if v is not None})
     try:
-        model, info = auto_class(setup).from_pretrained(_place_of(architecture), **arguments)
+        model, info = loader.model_class.from_pretrained(_place_of(architecture), **arguments)
     except Exception as error:
         raise as_stage_error(error, "loading the base") from error
     dtype, known = resolve_dtype(setup, architecture, quantized=quantization is not None)
-    return Base(model, architecture, device, dtype, known, getattr(model, "hf_quantizer", None), dict(info))
+    quantizer = getattr(model, "hf_quantizer", None)
+    return Base(model, architecture, device, dtype, known, quantizer, dict(info), task=loader.task)
 
 
 def _place_of(architecture: Architecture) -> str:
@@ -258,10 +256,6 @@ def _build_error(error: Exception, setup: Setup) -> StageError:
             remedy="Name the unquantized model, or drop the quantization section.",
             place=setup.place("quantization"),
         )
-    if "Unrecognized configuration class" in text:
-        message = f"transformers has no {_task(setup)} model for this architecture."
-        remedy = "Name a model that generates text, or set model.task to what it is for."
-        return StageError(message, kind="unknown-architecture", remedy=remedy, place=setup.place("model"))
     kind = "invalid-config" if isinstance(error, ValueError | TypeError | KeyError | AttributeError) else "other"
     stage_error = as_stage_error(error, "building the model")
     if stage_error.kind == "other":

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from ..core.errors import StageError
 from ..setup.setup import Setup
 from .architecture import Architecture
 from .changes import change_tokenizer
 from .failures import as_stage_error
+from .inputs import Inputs, inputs_for, synthetic_labels, token_rows
 from .samples import DataFormat, Samples, read_samples
 
 SYNTHETIC_LENGTH = 512
@@ -128,9 +131,11 @@ def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = 
     from transformers import AutoTokenizer
 
     place = str(architecture.folder) if architecture.source == "folder" else architecture.name
-    trusted = bool(setup.model.trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": bool(setup.model.trust_remote_code), "local_files_only": offline}
+    if architecture.source != "folder" and setup.model.revision is not None:
+        options["revision"] = setup.model.revision
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trusted, local_files_only=offline)
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
         told = as_stage_error(error, f"loading the tokenizer of {place}")
         told.remedy = told.remedy or "Download or copy the tokenizer's files again."
@@ -163,50 +168,28 @@ def _sft_default(name: str) -> Any:
 
 
 def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
-    """Uniform random tokens, none of them padding; the same on every call."""
-    import torch
-
-    config = model.config
-    length = sequence_length(setup, config)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocabulary, (rows, length), generator=generator)
+    """Random tokens, and made-up images, sounds and labels where the model takes them; the same on every call."""
+    length = sequence_length(setup, model.config)
+    ids = token_rows(model, rows, length)
+    inputs = inputs_for(model, length)
+    notes = [f"No {name} could be made for this model: what reads it sees none." for name in inputs.left_out]
+    collator = None if inputs.is_plain else _collator(inputs)
     if _trl(setup):
         from datasets import Dataset
 
         dataset = Dataset.from_dict({"input_ids": ids.tolist()})
-        return Batches(dataset, None, "synthetic", tokenizer or _placeholder_tokenizer(), length)
-    labels = synthetic_labels(model, ids)
-    dataset = [
-        {"input_ids": row, "attention_mask": torch.ones_like(row), "labels": label}
-        for row, label in zip(ids, labels, strict=True)
-    ]
-    return Batches(dataset, None, "synthetic", tokenizer, length)
+        return Batches(dataset, collator, "synthetic", tokenizer or _placeholder_tokenizer(), length, notes=notes)
+    dataset = [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row} for row in ids]
+    return Batches(dataset, collator, "synthetic", tokenizer, length, notes=notes)
 
 
-def synthetic_labels(model: Any, ids: Any) -> Any:
-    """Labels for token ids as the model's head takes them: one class a sample or token, one number, or the ids.
+def _collator(inputs: Inputs) -> Callable[[list[Any]], Any]:
+    def collate(rows: list[Any]) -> Any:
+        # A trainer takes away the columns that the forward does not name (Whisper's has no input_ids), labels never.
+        ids = [torch.as_tensor(row["input_ids"] if "input_ids" in row else row["labels"]) for row in rows]
+        return inputs.batch(torch.stack(ids))
 
-    Args:
-        model: the (PEFT) model; the name of its base's class and its config's ``problem_type`` say what its head is.
-        ids: ``[samples, tokens]``.
-    """
-    import torch
-
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    name, config = type(base).__name__, model.config
-    count = int(getattr(config, "num_labels", None) or 1)
-    classes = ids % max(count, 1)
-    if name.endswith("ForTokenClassification"):
-        return classes
-    if not name.endswith("ForSequenceClassification"):
-        return ids
-    problem = config.problem_type or ("regression" if count == 1 else None)
-    if problem == "regression":
-        return torch.zeros(ids.shape[0] if count == 1 else (ids.shape[0], count))
-    if problem == "multi_label_classification":
-        return torch.zeros(ids.shape[0], count)
-    return classes[:, 0]
+    return collate
 
 
 def _placeholder_tokenizer() -> Any:
@@ -294,4 +277,12 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> li
     return ids
 
 
-__all__ = ["Batches", "DataFormat", "context_length", "load_tokenizer", "make_batches", "rows_of_a_step"]
+__all__ = [
+    "Batches",
+    "DataFormat",
+    "context_length",
+    "load_tokenizer",
+    "make_batches",
+    "rows_of_a_step",
+    "synthetic_labels",
+]

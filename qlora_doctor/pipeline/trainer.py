@@ -69,7 +69,7 @@ def make_trainer(
             arguments["max_length"] = None
         if batches.samples is not None and batches.samples.format == "text":
             arguments["dataset_text_field"] = batches.samples.text_field
-    elif batches.collator is not None:
+    if batches.collator is not None:
         options["data_collator"] = batches.collator
     try:
         args = arguments_class(**arguments)

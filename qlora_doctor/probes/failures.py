@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from ..core.errors import StageError
 from ..facts.load import LoadFailure
@@ -41,9 +42,26 @@ def explain(error: BaseException, doing: str) -> StageError:
     return known
 
 
-def failure_fact(error: StageError, phase: str | None) -> LoadFailure:
+def failure_fact(error: StageError, phase: str | None, module: str | None = None) -> LoadFailure:
     """The fact that a rule can judge."""
-    return LoadFailure(kind=error.kind, message=error.message, phase=phase)
+    return LoadFailure(kind=error.kind, message=error.message, phase=phase, module=module)
+
+
+def adapted_module(error: BaseException, model: Any) -> str | None:
+    """Plain name of the innermost adapted module in whose forward an exception was raised; None for any other."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from .tensors import plain_name
+
+    layer: Any = None
+    trace = error.__traceback__
+    while trace is not None:
+        holder = trace.tb_frame.f_locals.get("self")
+        layer = holder if isinstance(holder, BaseTunerLayer) else layer
+        trace = trace.tb_next
+    if layer is None or not hasattr(model, "named_modules"):
+        return None
+    return next((plain_name(name) for name, module in model.named_modules() if module is layer), None)
 
 
 NO_FAILURE = LoadFailure(kind="none", message="")

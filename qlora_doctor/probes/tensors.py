@@ -121,7 +121,12 @@ def plain_name(name: str) -> str:
     for prefix in ("module.", "_orig_mod."):
         name = name.removeprefix(prefix)
     name = name.removeprefix("base_model.model.")
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    parts = name.split(".")
+    # PEFT nests a wrapper in a wrapper where several parameters of a module are adapted: there are two lora_B then.
+    brought = next((at for at, part in enumerate(parts) if part.startswith("lora_")), 0)
+    return ".".join(
+        part for at, part in enumerate(parts) if part not in _WRAPPERS or (part == "base_layer" and at < brought)
+    )
 
 
 def layer_and_projection(name: str) -> tuple[int | None, str]:

@@ -38,12 +38,24 @@ _DTYPE_FIELDS = ("dtype", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage")
 _COMPUTE = ("bfloat16", "float16", "float32")
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": (*_COMPUTE, "auto"),
-    "model.task": ("causal-lm", "sequence-classification"),
+    "model.task": (
+        "causal-lm",
+        "image-text-to-text",
+        "seq2seq-lm",
+        "speech-seq2seq",
+        "multimodal-lm",
+        "sequence-classification",
+        "token-classification",
+        "multiple-choice",
+        "question-answering",
+    ),
     "quantization.bnb_4bit_quant_type": ("nf4", "fp4"),
     "quantization.bnb_4bit_compute_dtype": _COMPUTE,
     "quantization.bnb_4bit_quant_storage": ("uint8", "int8", "float16", "bfloat16", "float32", "float64"),
     "lora.bias": ("none", "all", "lora_only"),
 }
+DTYPE_CHOICES = frozenset(path for path in CHOICES if path.rpartition(".")[2] in _DTYPE_FIELDS)
+"""Paths of which every trainer hands the word to torch."""
 AT_LEAST: dict[str, float] = {
     "lora.r": 1,
     "lora.lora_dropout": 0,

@@ -35,7 +35,9 @@ class Needed:
         if self.source == "at least":
             return f"peak at least {words.size(self.size)}{card}"
         phase = f" in {self.phase}" if self.phase else ""
-        covers = f" for {self.batch} × {self.sequence:,} tokens" if self.batch and self.sequence else ""
+        covers = (
+            f" for {self.batch} × {self.sequence:,} tokens" if self.batch and self.sequence and not self.phase else ""
+        )
         tensors = f" ({words.size(self.in_tensors)} of it in tensors)" if self.in_tensors is not None else ""
         return f"peak {words.size(self.size)}{card} {self.source}{phase}{covers}{tensors}"
 

@@ -56,7 +56,11 @@ class Model(_Section):
     """Folder of an adapter to continue from (PeftModel.from_pretrained), instead of a fresh LoraConfig."""
     adapter_is_trainable: bool | None = None
     task: str | None = None
-    """``causal-lm`` (default) or ``sequence-classification``: which Auto class loads it."""
+    """Which Auto class loads it: ``causal-lm``, ``image-text-to-text``, ``seq2seq-lm``, ``speech-seq2seq``,
+    ``multimodal-lm``, ``sequence-classification``, ``token-classification``, ``multiple-choice`` or
+    ``question-answering``; None leaves that to the checkpoint's ``architectures``."""
+    model_class: str | None = None
+    """The class of transformers that loads it by name: ``AutoModelForCausalLM``, ``MistralForCausalLM``, …"""
     num_labels: int | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of from_pretrained under their own names, passed on as they are."""

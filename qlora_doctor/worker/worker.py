@@ -309,10 +309,13 @@ def _without_a_model(run: Run) -> None:
 
 
 def _is_out_of_reach(run: Run, failure: StageError) -> bool:
-    """Nothing is wrong with the setup: its model is not at hand, or would run code that the user did not allow here."""
+    """Nothing is wrong with the setup: its model is not at hand, of a kind that no stage builds, or would run code that
+    the user did not allow here."""
     config = run.facts.config
     if config is None:
         return False
+    if failure.kind == "unsupported":
+        return True
     not_at_hand = failure.kind == "missing-config" and config.model_kind == "hub"
     return not_at_hand or (failure.kind == "remote-code" and bool(config.trust_remote_code))
 

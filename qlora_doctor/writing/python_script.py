@@ -36,6 +36,20 @@ def script(setup: Setup, extras: Extras) -> tuple[str, list[Unsaid]]:
     return _Script(setup, extras).write()
 
 
+_AUTO_CLASSES = {
+    "image-text-to-text": "AutoModelForImageTextToText",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "speech-seq2seq": "AutoModelForSpeechSeq2Seq",
+    "multimodal-lm": "AutoModelForMultimodalLM",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "question-answering": "AutoModelForQuestionAnswering",
+}
+"""``model.task`` → the Auto class that a script calls."""
+_CLASS = re.compile(r"[A-Z]\w*", re.ASCII)
+
+
 class _Script:
     """One script on its way."""
 
@@ -89,8 +103,7 @@ class _Script:
             "datasets": ["load_dataset"],
             "peft": ["LoraConfig", "PeftModel", "get_peft_model", "prepare_model_for_kbit_training"],
             "transformers": [
-                "AutoModelForCausalLM",
-                "AutoModelForSequenceClassification",
+                self._model_class(),
                 "AutoTokenizer",
                 "BitsAndBytesConfig",
                 "DataCollatorForLanguageModeling",
@@ -121,13 +134,18 @@ class _Script:
         dtype = self.get("model.dtype")
         if dtype is not None:
             arguments["dtype"] = _torch(dtype)
-        auto = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
-        lines.append(_call(f"model = {auto}.from_pretrained(", ["MODEL", *_pairs(arguments)]))
+        if not _CLASS.fullmatch(str(self.get("model.model_class") or "A")):
+            self.drop("model.model_class", "it is no name of a class")
+        lines.append(_call(f"model = {self._model_class()}.from_pretrained(", ["MODEL", *_pairs(arguments)]))
         if self.get("model.use_cache") is not None:
             lines.append(f"model.config.use_cache = {self.get('model.use_cache')!r}")
         lines.append("tokenizer = AutoTokenizer.from_pretrained(MODEL)")
         lines += ["if tokenizer.pad_token is None:", "    tokenizer.pad_token = tokenizer.eos_token"]
         return "\n".join(lines)
+
+    def _model_class(self) -> str:
+        named, task = str(self.get("model.model_class") or ""), self.get("model.task")
+        return named if _CLASS.fullmatch(named) else _AUTO_CLASSES.get(str(task), "AutoModelForCausalLM")
 
     def _quantization(self, lines: list[str]) -> dict[str, str]:
         if not (self.get("quantization.load_in_4bit") or self.get("quantization.load_in_8bit")):

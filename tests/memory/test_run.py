@@ -153,10 +153,7 @@ def test_the_one_figure_of_an_output() -> None:
     assert bound is not None and bound.told(None) == "peak at least 7 bytes"
     told = needed(MemoryFacts(predicted=run, peak_phase="evaluation"))
     assert told is not None
-    assert (
-        told.told(24)
-        == "peak 25 bytes of 24 bytes predicted in evaluation for 1 × 2,048 tokens (20 bytes of it in tensors)"
-    )
+    assert told.told(24) == "peak 25 bytes of 24 bytes predicted in evaluation (20 bytes of it in tensors)"
     measured = needed(MemoryFacts(predicted=run, measured=step, peak_phase="step"))
     assert measured is not None and (measured.size, measured.source) == (12, "measured")
     both = needed(MemoryFacts(predicted=run, measured=step, peak_phase="evaluation"))

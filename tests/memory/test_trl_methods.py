@@ -90,6 +90,15 @@ def test_a_model_reads_no_made_up_value(folder: Path) -> None:
         Values().scalar(torch.empty((), device="meta"))
 
 
+def test_the_recorded_kinds_keep_the_bar() -> None:
+    rows = json.loads((BENCHMARK / "kinds_results.json").read_text(encoding="utf-8"))
+    predicted_rows = [row for row in rows if row["predicted"]]
+    assert len(predicted_rows) == 10 and len(rows) == 14
+    for row in predicted_rows:
+        assert abs(row["allocated"]) <= 4 and abs(row["reserved"]) <= 10 and abs(row.get("evaluation", 0)) <= 5
+    assert all(row["reason"] for row in rows if not row["predicted"])
+
+
 KINDS = Path(__file__).parents[3] / "shared" / "truth" / "kinds_h200.json"
 
 

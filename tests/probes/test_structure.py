@@ -383,7 +383,7 @@ def build(folder: Path, content: object, **quantization: Any) -> StructureSeen:
         ("[1]", "invalid-config"),
         ({"hidden_size": 3}, "unknown-architecture"),
         ({"model_type": "nosuch"}, "unknown-architecture"),
-        ({"model_type": "t5"}, "unknown-architecture"),
+        ({"model_type": "vit"}, "unsupported"),
         ({"model_type": "nosuch", "auto_map": {"AutoConfig": "a.B", "AutoModelForCausalLM": "a.C"}}, "remote-code"),
         pytest.param(BARE | {"num_attention_heads": 7}, "invalid-config", marks=of_transformers_5),
         (BARE | {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}, "invalid-config"),

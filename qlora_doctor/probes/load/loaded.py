@@ -102,7 +102,14 @@ def differences(model: nn.Module, facts: Facts) -> list[str]:
     if predicted is None:
         return []
     found: list[str] = []
-    layers = list(four_bit_layers(model))
+    from ..structure.inventory import Inventory  # structure reads the headers of files through this package
+
+    seen = Inventory(model)
+    heads = {part.name for part in seen.heads}
+    layers = [(name, module) for name, module in four_bit_layers(model) if name not in heads]
+    held = sorted(part.name for part in seen.task_heads if _state(part.module) is not None)
+    if predicted.heads_quantized is not None and sorted(predicted.heads_quantized) != held:
+        found.append(f"4-bit heads are {_listed(held)}; {_listed(predicted.heads_quantized)} were expected.")
     if predicted.quantized_modules is not None and predicted.quantized_modules != len(layers):
         found.append(f"{len(layers)} layers are 4-bit; {predicted.quantized_modules} were expected.")
     elements = sum(math.prod(state.shape) for _, m in layers if (state := _state(m)) is not None)
@@ -118,6 +125,10 @@ def differences(model: nn.Module, facts: Facts) -> list[str]:
         if expected is not None and value and value != {expected}:
             found.append(f"The {label} is {', '.join(sorted(map(str, value)))}; {expected} was expected.")
     return found
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _classes(model: nn.Module) -> list[ModuleClass]:

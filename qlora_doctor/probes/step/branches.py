@@ -19,6 +19,7 @@ from ..tensors import plain_name
 _MODALITY = re.compile(r"pixel|image|video|audio|speech|input_features|input_values")
 _NO_INPUT = re.compile(r"image_sizes?$|_token|_mask$|grid|_index|output_")
 """Arguments of a forward that describe an input and are none."""
+_HEAD = re.compile(r"^(?:head|attention_pool\w*|pool\w*)$")
 _FEATURE_LAYER = re.compile(r"(?:feature|select)_layers?$")
 
 
@@ -87,6 +88,10 @@ class _Seen:
             named = [f"{name} = {value}" for name, value in self._settings() if _FEATURE_LAYER.search(name)]
             setting = f" ({', '.join(dict.fromkeys(named))})" if named else ""
             return f"what follows reads the hidden states before it{setting}, so that nothing uses its output", True
+        if ".indexer." in f".{branch}.":
+            return "it chooses the positions that are attended to, and a choice has no gradient", True
+        if self._is_unread_head(branch):
+            return "nothing reads its output, while the rest of its tower reaches the loss", True
         return "the forward calls it, and the graph is cut between it and the loss", False
 
     def _is_tail(self, branch: str) -> bool:
@@ -99,6 +104,13 @@ class _Seen:
             return False
         depth = [int(rest) for name in self._reached if (rest := _below(name, stack)) is not None]
         return bool(depth) and int(index) > max(depth)
+
+    def _is_unread_head(self, branch: str) -> bool:
+        """Whether it is the head of a tower beside the trunk, such as SigLIP's pooling, whose layers are read."""
+        home, _, name = branch.rpartition(".")
+        if not _HEAD.search(name) or not home or (self._trunk is not None and branch.startswith(self._trunk)):
+            return False
+        return any(other.startswith(f"{home}.") for other in self._reached)
 
     def _settings(self) -> Iterator[tuple[str, Any]]:
         for config in self._configs:

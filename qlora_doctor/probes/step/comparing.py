@@ -14,6 +14,7 @@ from torch import nn
 
 from ..tensors import is_packed
 
+_PLAIN_TEXT = {"input_ids", "attention_mask", "labels", "position_ids", "num_items_in_batch", "completion_mask"}
 _TOKENS = 64
 """Tokens of one sample that adapter on and off are compared on."""
 
@@ -67,7 +68,8 @@ def adapter_on_off(model: nn.Module, inputs: Mapping[str, Any]) -> OnOff | None:
     """Compare the logits of a short sample, adapter on against off; None where the model cannot switch it off."""
     if not hasattr(model, "disable_adapter"):
         return None
-    sample = _without_cache(model, _short(inputs))
+    decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    sample = _without_cache(model, _short(inputs, decoder))
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         with quiet(model):
@@ -109,8 +111,18 @@ def _logits(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor | None:
     return logits if isinstance(logits, torch.Tensor) else None
 
 
-def _short(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The first sample's first tokens (its last ones where it is padded on the left), and its mask."""
+def _short(inputs: Mapping[str, Any], decoder: bool = False) -> dict[str, Any]:
+    """The first sample's first tokens (its last ones where it is padded on the left), and its mask.
+
+    What is not text alone stays whole: images, sound, labels that a decoder is given or that are no tokens.
+
+    Args:
+        decoder: the model makes its decoder's tokens of the labels.
+    """
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    if decoder or set(tensors) - _PLAIN_TEXT or inputs["input_ids"].dim() != 2:
+        tensors.pop("num_items_in_batch", None)
+        return tensors
     ids = inputs["input_ids"][:1]
     mask = inputs.get("attention_mask")
     mask = mask[:1] if isinstance(mask, torch.Tensor) and mask.shape == inputs["input_ids"].shape else None

@@ -15,9 +15,10 @@ from ...facts.memory import MemoryPicture
 from ...pipeline import attach, load_tokenizer, make_batches, make_trainer, refuse_to_train_on_nothing
 from ...pipeline.base import Base
 from ...setup.setup import Setup
-from ..failures import NO_FAILURE, explain, failure_fact
+from ..failures import NO_FAILURE, adapted_module, explain, failure_fact
 from ..observing.overheard import overheard
 from ..observing.timeline import Timeline
+from ..structure.inventory import Inventory
 from .observer import Observer
 from .picture import measured_picture
 
@@ -110,7 +111,10 @@ def look_at_step(
             known.update(_train(setup, base, model, callback, timeline, offline=offline, steps=steps))
         except (Exception, KeyboardInterrupt) as raised:
             error = explain(raised, _DOING.get(timeline.phase, "the step"))
-            known["failure"] = failure_fact(error, timeline.phase)
+            module = adapted_module(raised, observer.model) if observer is not None else None
+            if error.kind == "other" and module in {part.name for part in Inventory(base.model).routers}:
+                error.kind = "adapted-router"
+            known["failure"] = failure_fact(error, timeline.phase, module)
             if isinstance(raised, KeyboardInterrupt):
                 raise
         else:

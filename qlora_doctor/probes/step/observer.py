@@ -21,6 +21,8 @@ from ..observing import snapshot
 from ..observing.aside import aside, random_state_kept
 from ..observing.fingerprint import Fingerprint, fingerprints
 from ..observing.timeline import Timeline
+from ..structure.bypass import bypassed_modules
+from ..structure.inventory import Inventory
 from ..tensors import trainable_parameters
 from . import comparing, gradients
 from .branches import branches_without_gradient, owners
@@ -269,9 +271,9 @@ class Observer:
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
         with random_state_kept(self.model), aside(self.model):
             batch = {k: v.to(device) if _is_tensor(v) else v for k, v in inputs.items()}
-            with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, KeyError):
+            with contextlib.suppress(Exception):
                 compared.loss = comparing.loss_of(self.model, batch)
-            with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, KeyError):
+            with contextlib.suppress(Exception):
                 compared.on_off = comparing.adapter_on_off(self.model, batch)
         return compared
 
@@ -325,9 +327,17 @@ class Observer:
         branches = branches_without_gradient(
             found.missing, set(self.parameters) - set(found.missing), self._called, self.model, inputs
         )
-        cut_off = [name for branch in branches if not branch.by_design for name in branch.tensors]
+        bypassed = self._bypassed(found.missing)
+        cut_off = [
+            name
+            for branch in branches
+            if not branch.by_design
+            for name in branch.tensors
+            if not name.startswith(tuple(f"{module}." for module in bypassed))
+        ]
         facts: dict[str, Any] = {
             "parameters_without_gradient": found.missing,
+            "bypassed_modules": bypassed,
             "parameters_zero_gradient": found.zero,
             "parameters_nonfinite_gradient": found.nonfinite,
             "parameters_cut_off": cut_off,
@@ -341,6 +351,16 @@ class Observer:
             still = [name for name in self.parameters if name not in self._moved]
             facts["parameters_not_updated"] = [n for n in still if not _zero_by_design(n, steps)]
         return facts
+
+    def _bypassed(self, missing: list[str]) -> list[str]:
+        """Layers whose weight a kernel may read, as far as none of their tensors got a gradient."""
+        lost = set(missing)
+        found = []
+        for module in bypassed_modules(Inventory(self.model)):
+            own = [name for name in self.parameters if name.startswith(f"{module}.")]
+            if own and lost.issuperset(own):
+                found.append(module)
+        return found
 
     def _idle(self, steps: list[gradients.StepGradients]) -> bool:
         """Whether no step was meant to change anything: no optimizer, a rate of zero, or all steps skipped."""

@@ -13,6 +13,7 @@ from .adapter_state import expected_task
 from .adapter_targets import matched_names, target_facts
 from .bypass import bypassed_modules
 from .inventory import Inventory
+from .sizes import is_4bit
 from .stored_tensors import StoredFit
 
 # Messages of peft/tuners (tuners_utils.py, lora/model.py, lora/layer.py) and peft/utils/other.py, most telling first.
@@ -26,11 +27,13 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("empty-targets", r"No `target_modules` passed|Target modules (set\(\)|\[\]) not found"),
     ("no-match", r"not found in the base model|No modules were targeted|All modules were excluded"),
 )
+_SAVES_4BIT = r"only Tensors of floating point dtype can require gradients|modules_to_save cannot be applied to modules"
+"""What PEFT and torch say where a 4-bit layer is to be trained in full."""
 _NEEDS_FLOAT_WEIGHTS = ("pissa", "loftq", "corda", "mica", "lora_ga")
 """Initialisations that read the base's weights as floats."""
 
 
-def failure_of(error: BaseException, setup: Setup, *, four_bit: bool) -> str:
+def failure_of(error: BaseException, setup: Setup, *, four_bit: bool, quantized_head: bool = False) -> str:
     """The word of ``AdapterFacts.failure`` for an exception of LoraConfig or get_peft_model."""
     text = str(error)
     if _misses_token_layer(text, setup):
@@ -38,6 +41,8 @@ def failure_of(error: BaseException, setup: Setup, *, four_bit: bool) -> str:
     for word, pattern in _SIGNS:
         if re.search(pattern, text):
             return word
+    if quantized_head and re.search(_SAVES_4BIT, text):
+        return "quantized-head"
     init = setup.lora.init_lora_weights
     if four_bit and isinstance(init, str) and needs_float_weights(init):
         return "quantized-init"
@@ -63,7 +68,7 @@ def refused_facts(
     matched = _matched(seen, config, asked)
     return AdapterFacts(
         attached=False,
-        failure=failure_of(error, setup, four_bit=four_bit),
+        failure=failure_of(error, setup, four_bit=four_bit, quantized_head=_has_quantized_head(seen)),
         failure_message=first_sentence(error),
         matched_modules=matched,
         matched_parameters=[],
@@ -93,6 +98,10 @@ def refused_stored_facts(message: str, seen: Inventory, fit: StoredFit | None = 
         nested=False,
         task_type_expected=expected_task(seen.base),
     )
+
+
+def _has_quantized_head(seen: Inventory) -> bool:
+    return any(is_4bit(getattr(part.module, "weight", None), part.module) for part in seen.task_heads)
 
 
 def _matched(seen: Inventory, config: Any, asked: list[str] | str | None) -> list[str]:

@@ -9,11 +9,16 @@ from functools import cache
 from typing import Any
 
 from .inventory import Inventory
+from .sizes import is_4bit
 
 # The kernels that take a layer's weight instead of its output (mamba_ssm, causal_conv1d).
 _KERNEL = re.compile(r"\b(?:mamba\w*_(?:inner_fn|split_conv1d_scan_combined)|causal_conv1d_(?:fn|update))\(")
 # A weight that is handed on whole; `.weight.dtype` and its like only ask about it.
 _READ = re.compile(r"self\.(\w+)\.weight(?!\.(?:dtype|device|shape|size|data_ptr|ndim|requires_grad))\b")
+# Jamba and Falcon-Mamba call the layer where the model is quantized, and read its weight elsewhere.
+_PLAIN_BRANCH = re.compile(
+    r"(?<=\n)( *)if hasattr\(self\.config, \"_is_quantized\"\):\n(?:\1 .*\n)+\1else:\n(?:\1 .*\n)+"
+)
 
 
 def bypassed_modules(seen: Inventory, names: Iterable[str] | None = None) -> list[str]:
@@ -31,19 +36,30 @@ def bypassed_modules(seen: Inventory, names: Iterable[str] | None = None) -> lis
         home, _, name = full.rpartition(".")
         parent = seen.by_name.get(home)
         parent_class: Any = type(parent.module) if parent is not None else None
-        if parent_class is not None and name in _weights_read(parent_class):
+        if parent_class is None:
+            continue
+        module = seen.by_name[full].module if full in seen.by_name else None
+        packed = is_4bit(getattr(module, "weight", None), module)
+        if name in _weights_read(parent_class, packed):
             found.append(full)
     return found
 
 
 @cache
-def _weights_read(parent: Any) -> frozenset[str]:
+def _weights_read(parent: Any, packed: bool) -> frozenset[str]:
+    """Names of the layers whose weight a forward with a kernel in it takes.
+
+    Args:
+        packed: the layer is 4-bit; where the model asks ``_is_quantized``, only the branch for such layers counts.
+    """
     found: set[str] = set()
     for method in (getattr(parent, "forward", None), getattr(parent, "cuda_kernels_forward", None)):
         try:
             source = inspect.getsource(method) if method is not None else ""
         except (OSError, TypeError):
             continue
+        if packed:
+            source = _PLAIN_BRANCH.sub("", source)
         if _KERNEL.search(source):
             found.update(_READ.findall(source))
     return frozenset(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,10 @@ from .sizes import elements, is_4bit
 
 HEAD_NAMES = ("score", "classifier", "classification_head", "qa_outputs")
 """Task heads at the top of a model that get_output_embeddings does not name."""
+_NO_WEIGHT = re.compile(r"bias|pos|embed|token|norm|scale|quer|gate|router|a_log|table|prompt|latent|freq|mask|conv")
+"""Parts of the names of parameters that are no weights of a product: tables, learned queries, states."""
+_SMALLEST = 64
+"""Rows and columns of a weight at least: bitsandbytes' block, and more than any state matrix of Mamba has."""
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
 
 
@@ -167,7 +172,7 @@ class Inventory:
 
     @cached_property
     def experts(self) -> list[ExpertWeight]:
-        """Routed experts that are held as one 3-D parameter for all, which no linear layer shows."""
+        """Routed experts that are held in one parameter for all, which no linear layer shows: 3-D, in DBRX 2-D."""
         count = self.expert_count
         found = []
         for part in self.parts:
@@ -175,7 +180,26 @@ class Inventory:
                 continue
             for name, parameter in part.module.named_parameters(recurse=False):
                 full = f"{part.name}.{name}"
-                if parameter.ndim == 3 and (parameter.shape[0] == count or "expert" in full.lower()):
+                named = "expert" in full.lower()
+                if (parameter.ndim == 3 and (parameter.shape[0] == count or named)) or (
+                    named and _is_matrix(name, parameter)
+                ):
+                    adapted = any(getattr(layer, "parameter_name", None) == name for layer in part.lora)
+                    found.append(ExpertWeight(full, parameter, adapted))
+        return found
+
+    @cached_property
+    def raw_weights(self) -> list[ExpertWeight]:
+        """Weights that a module holds itself and multiplies with, no linear layer and no expert (XLNet)."""
+        experts = {weight.name for weight in self.experts}
+        routers = {id(part) for part in self.routers}
+        found = []
+        for part in self.parts:
+            if _is_known_layer(part.module) or id(part) in routers:
+                continue
+            for name, parameter in part.module.named_parameters(recurse=False):
+                full = f"{part.name}.{name}" if part.name else name
+                if full not in experts and _is_matrix(name, parameter):
                     adapted = any(getattr(layer, "parameter_name", None) == name for layer in part.lora)
                     found.append(ExpertWeight(full, parameter, adapted))
         return found
@@ -262,6 +286,20 @@ def is_linear(module: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, nn.Linear | Conv1D)
+
+
+def _is_known_layer(module: nn.Module) -> bool:
+    """Layers whose own parameters are what their class says: matrices of linear layers, tables, filters, norms."""
+    known = (nn.Embedding, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+    return is_linear(module) or isinstance(module, known) or "norm" in type(module).__name__.lower()
+
+
+def _is_matrix(name: str, parameter: Any) -> bool:
+    """Whether a parameter of a module's own is a weight by its size, and no table, bias, gate or state matrix."""
+    if parameter.ndim < 2 or _NO_WEIGHT.search(name.lower()):
+        return False
+    first, rest = int(parameter.shape[0]), parameter.numel() // max(1, int(parameter.shape[0]))
+    return bool(min(first, rest) >= _SMALLEST)
 
 
 def is_conv1d(linear: Linear) -> bool:

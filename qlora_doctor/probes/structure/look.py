@@ -11,6 +11,7 @@ from ...core.errors import StageError
 from ...facts import AdapterFacts, ModelFacts, QuantizationFacts
 from ...pipeline import Architecture, Base, attach, build_base, load_config, lora_config, prepare
 from ...pipeline.failures import first_sentence
+from ...pipeline.patterns import PatternWithoutEnd
 from ...setup.setup import Setup
 from .adapter import adapter_facts
 from .attach_failure import needs_float_weights, refused_facts, refused_stored_facts
@@ -101,6 +102,9 @@ def _prepare_and_attach(setup: Setup, seen: StructureSeen, before: Inventory, fr
             prepare(base, setup)
     except StageError as error:
         seen.failure = error
+        assert seen.model is not None
+        kind = "no-checkpointing" if seen.model.supports_checkpointing is False else "other"
+        seen.model = seen.model.model_copy(update={"prepare_error": error.message, "prepare_error_kind": kind})
         return
     experts = float32_experts_bytes(before)
     seen.quantization = seen.quantization.model_copy(update={"float32_experts_bytes": experts})
@@ -109,7 +113,11 @@ def _prepare_and_attach(setup: Setup, seen: StructureSeen, before: Inventory, fr
             seen.peft_model = _attach(seen, setup)
     except Exception as error:  # whatever PEFT raises is what the user's script would see
         # `before` was taken while the base was bare; PEFT may have wrapped half of it by now.
-        if setup.model.adapter is None or isinstance(error, StageError):
+        if isinstance(error, PatternWithoutEnd):  # which modules it names is what cannot be found out
+            seen.adapter = AdapterFacts(
+                attached=False, failure="endless-pattern", failure_message=first_sentence(error)
+            )
+        elif setup.model.adapter is None or isinstance(error, StageError):
             seen.adapter = refused_facts(error, setup, before, _config_or_none(setup), fresh)
         else:
             seen.adapter = refused_stored_facts(first_sentence(error), before)

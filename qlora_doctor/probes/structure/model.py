@@ -13,6 +13,7 @@ from ...setup.setup import Setup
 from ..config.needs import of_method
 from ..environment import installed_packages
 from ..tensors import own_class
+from .class_fit import class_misfit
 from .inventory import Inventory, is_conv1d
 from .naming import fused_parts
 from .sizes import dtype_name, elements
@@ -55,14 +56,33 @@ def model_facts(
         checkpoint_quantization=checkpoint_quantization(raw),
         checkpoint_conflicts=checkpoint_conflicts(raw, setup) if setup is not None else None,
         build_error_kind="none",
+        prepare_error_kind="none",
+        supports_checkpointing=getattr(seen.base, "supports_gradient_checkpointing", None),
+        **_class_fit(seen, architecture, setup),
         **counts,
     )
+
+
+def _class_fit(seen: Inventory, architecture: Architecture | None, setup: Setup | None) -> dict[str, Any]:
+    if architecture is None or setup is None:
+        return {}
+    if setup.model.model_class is None:
+        return {"class_fits": True}
+    misfit = class_misfit(seen, architecture)
+    return {"class_misfit": misfit, "class_fits": misfit is None}
 
 
 def failed_model_facts(error: StageError, setup: Setup, architecture: Architecture | None = None) -> ModelFacts:
     """What is known of a model that could not be built, and why."""
     raw = architecture.raw if architecture is not None else {}
-    kinds = ("missing-config", "no-such-model", "unknown-architecture", "remote-code", "invalid-config")
+    kinds = (
+        "missing-config",
+        "no-such-model",
+        "unknown-architecture",
+        "remote-code",
+        "invalid-config",
+        "unsupported",
+    )
     return ModelFacts(
         source=architecture.source if architecture is not None else None,
         model_type=raw.get("model_type"),

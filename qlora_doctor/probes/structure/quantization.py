@@ -34,22 +34,26 @@ def quantization_facts(
     four_bit = [linear for linear in seen.layer_linears if linear.four_bit]
     quantizable = sum(linear.parameters for linear in seen.layer_linears)
     stacked = sum(weight.parameter.numel() for weight in seen.experts)
+    raw = sum(weight.parameter.numel() for weight in seen.raw_weights)
+    quantizable += stacked + raw
     quantized = sum(linear.parameters for linear in four_bit)
     asked = bool(getattr(settings, "load_in_4bit", False))
     return QuantizationFacts(
         enabled=bool(four_bit),
         quantized_parameters=quantized,
-        quantizable_parameters=quantizable + stacked,
-        coverage_ratio=quantized / (quantizable + stacked) if quantizable + stacked else None,
+        quantizable_parameters=quantizable,
+        coverage_ratio=quantized / quantizable if quantizable else None,
         quantized_modules=len(four_bit),
         quantizable_modules=len(seen.layer_linears),
         left_out=_left_out(seen, skipping) if asked or four_bit else None,
         expert_parameters_left_out=stacked,
+        raw_parameters_left_out=raw,
         skip_entries=skipping.entries,
         skip_without_match=skipping.without_match,
         skip_overmatch=skipping.overmatch,
         head_quantized=None if seen.head is None else _is_4bit_layer(seen.head.module),
         classifier_quantized=_quantized_heads(seen, fresh_heads),
+        heads_quantized=[part.name for part in seen.task_heads if _is_4bit_layer(part.module)],
         routers_quantized=[
             part.name for part in seen.routers if is_4bit(part.module._parameters.get("weight"), part.module)
         ],
@@ -79,12 +83,16 @@ def _settings(base: Any) -> Any | None:
 
 
 def _left_out(seen: Inventory, skipping: Skipping) -> list[LinearLeftOut]:
-    """Linear layers that are not 4-bit, layers of the same kind, class and reason together."""
+    """Linear layers that are not 4-bit and weights that are no layers; one kind, class and reason together."""
     groups: dict[tuple[str, str, str], list[int]] = {}
     for linear in seen.layer_linears:
         if not linear.four_bit:
             key = (with_wildcards(linear.name), own_class(linear.part.module), skipping.reason(linear))
             groups.setdefault(key, []).append(linear.parameters)
+    for weight in seen.raw_weights:
+        owner = seen.by_name[weight.name.rpartition(".")[0]].module
+        key = (with_wildcards(weight.name), type(owner).__name__, "raw-parameter")
+        groups.setdefault(key, []).append(weight.parameter.numel())
     return [
         LinearLeftOut(name=name, module_class=cls, modules=len(counts), parameters=sum(counts), reason=reason)
         for (name, cls, reason), counts in groups.items()
@@ -179,7 +187,7 @@ def _bytes(seen: Inventory, four_bit: list[Linear], settings: Any) -> dict[str, 
     total = sum(by_dtype.values())
     double_quant = _nested(four_bit[0]) if four_bit else getattr(settings, "bnb_4bit_use_double_quant", True)
     outside = [(linear.weight, linear.parameters) for linear in seen.layer_linears if not linear.four_bit]
-    outside += [(weight.parameter, elements(weight.parameter)) for weight in seen.experts]
+    outside += [(weight.parameter, elements(weight.parameter)) for weight in (*seen.experts, *seen.raw_weights)]
     saved = sum(_nbytes(tensor) - ideal_bytes(count, bool(double_quant)) for tensor, count in outside)
     return {
         "base_bytes": total,

@@ -187,6 +187,7 @@ def read(document: Document) -> Setup:
     known = key_list("axolotl")
     reading = Reading(document, name, f"axolotl {known.version}")
     reading.take(_FIELDS)
+    _model_class(reading)
     _precision(reading)
     _quantization(reading)
     _lora(reading)
@@ -209,6 +210,17 @@ def read(document: Document) -> Setup:
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "axolotl turns such texts into numbers by itself.")
     return reading.setup()
+
+
+def _model_class(reading: Reading) -> None:
+    """``model_type`` names the class that loads the model, unless code of the model's own may: loaders/model.py.
+
+    ``AutoModelForCausalLM`` leaves it to axolotl, which takes the Auto class for images where the model has them.
+    """
+    key = next((key for key in ("model_type", "type_of_model") if reading.has(key)), None)
+    written = reading.get(key) if key is not None else None
+    if isinstance(written, str) and written != "AutoModelForCausalLM" and not reading.get("trust_remote_code"):
+        reading.put("model.model_class", written, key)
 
 
 def _only_known_plugins(reading: Reading) -> bool:

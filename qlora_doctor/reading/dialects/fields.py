@@ -20,8 +20,9 @@ from ...tables.keys import MOST_LIKENED, MOST_STRANGERS, KeyList
 from ..document import Document
 from ..interpolation import interpolated
 from ..lenient import Mismatch, describe_value, read_as
+from ..native import CHOICES, DTYPE_CHOICES
 from .named_data import named_in
-from .values import Unreadable, is_template
+from .values import Unreadable, is_own_word, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
 """Key of the dialect (dotted below the top) → canonical path, with a conversion where the value is written otherwise.
@@ -51,7 +52,14 @@ class Reading:
     """
 
     def __init__(
-        self, document: Document, dialect: str, version: str, *, typed: bool = True, plain_data: bool = False
+        self,
+        document: Document,
+        dialect: str,
+        version: str,
+        *,
+        typed: bool = True,
+        plain_data: bool = False,
+        own_words: bool = False,
     ) -> None:
         """Begin to read a document.
 
@@ -61,6 +69,7 @@ class Reading:
             version: the trainer and its version, as notes say it.
             typed: the trainer refuses a value of the wrong type; otherwise such a value is called unknown.
 
+            own_words: a script that is not seen turns words such as ``auto`` into values.
             plain_data: the trainer reads samples as TRL does; otherwise it formats them by templates of its own, so
                 that its samples cannot be looked at here.
 
@@ -73,6 +82,7 @@ class Reading:
         self.dialect = dialect
         self.version = version
         self.typed = typed
+        self.own_words = own_words
         self.plain_data = plain_data
         self.data: dict[str, Any] = document.data
         self.file = str(document.path) if document.path is not None else None
@@ -154,6 +164,9 @@ class Reading:
             return
         if is_template(value):
             self._set(path, None, "unknown", f"{value} is filled in when the run starts.", pointer)
+            return
+        if self.own_words and is_own_word(path, value):
+            self._set(path, None, "unknown", f"{value!r} is a word that the script turns into a value.", pointer)
             return
         try:
             value = convert(value) if convert is not None else value
@@ -440,9 +453,12 @@ def checked_value(path: str, value: Any) -> Any:
         return None
     section, _, name = path.partition(".")
     try:
-        return read_as(SECTIONS[section].model_fields[name].annotation, value)
+        value = read_as(SECTIONS[section].model_fields[name].annotation, value)
     except Mismatch as error:
         raise Unreadable(str(error)) from None
+    if path in DTYPE_CHOICES and value not in CHOICES[path]:  # torch knows no such dtype
+        raise Unreadable(f"one of {', '.join(CHOICES[path])}")
+    return value
 
 
 def _escaped(key: str) -> str:

@@ -315,7 +315,7 @@ def recognise(document: Document) -> float:
 
 def read(document: Document) -> Setup:
     """A home-made config → Setup, by alias; all that is not found is unknown."""
-    reading = Reading(document, name, "a script that is not seen", typed=False)
+    reading = Reading(document, name, "a script that is not seen", typed=False, own_words=True)
     for alias, key, _ in _matches(reading.data, document.text):
         row = alias.path if alias.convert is None else (alias.path, alias.convert)
         reading.take({key: row})

@@ -40,6 +40,28 @@ def is_template(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= _LONGEST_TEMPLATE and _TEMPLATE.search(value) is not None
 
 
+_OWN_WORDS = {"auto", "automatic", "default", "detect", "infer", "best", "optimal", "none", "null", "all", "linear"}
+_KNOWN_WORDS = {
+    "model.dtype": {"auto"},
+    "model.device_map": {"auto"},
+    "training.report_to": {"none", "all"},
+    "lora.bias": {"none", "all"},
+    "training.eval_strategy": {"none"},
+    "training.save_strategy": {"none", "best"},
+    "lora.target_modules": {"all", "linear"},
+    "data.train": _OWN_WORDS,
+    "data.text_field": _OWN_WORDS,
+    "training.output_dir": _OWN_WORDS,
+}
+
+
+def is_own_word(path: str, value: Any) -> bool:
+    """True for a word such as ``auto`` where no library knows it: the script that reads the file resolves it."""
+    word = value[0] if isinstance(value, list) and len(value) == 1 else value
+    word = word.strip().lower() if isinstance(word, str) else None
+    return word in _OWN_WORDS and word not in _KNOWN_WORDS.get(path, ())
+
+
 def dtype(value: Any) -> str:
     """A dtype under any of its names → torch's name."""
     name = str(value).strip().lower().removeprefix("torch.")

@@ -29,7 +29,8 @@ _TOKENIZER_CLASS = re.compile(r"\w*Tokenizer(Fast)?$|\w*Processor$")
 _OPTIMIZERS = ("torch.optim.", "bitsandbytes.optim.", "bnb.optim.", "transformers.AdamW", "transformers.Adafactor")
 _MODEL_CLASS = re.compile(
     r"Auto(Liger\w*)?Model(For\w+)?$|AutoLigerKernelForCausalLM$|\w+LMHeadModel$"
-    r"|\w+For(CausalLM|ConditionalGeneration|SequenceClassification)$"
+    r"|\w+For(CausalLM|ConditionalGeneration|SequenceClassification|TokenClassification|MultipleChoice"
+    r"|QuestionAnswering|VisionText2Text)$"
 )
 _PREPARES = {"prepare_model_for_kbit_training", "prepare_model_for_int8_training"}
 _BF16_TEST = {"is_bf16_supported", "is_bfloat16_supported", "is_torch_bf16_gpu_available", "is_torch_bf16_available"}

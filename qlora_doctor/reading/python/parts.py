@@ -38,7 +38,13 @@ _LOAD: dict[str, Any] = {
     "num_labels": ("model.num_labels", None),
 }
 _SWITCHED = {"load_in_4bit": "quantization.load_in_4bit", "load_in_8bit": "quantization.load_in_8bit"}
-_BUILT = ("CausalLM", "SequenceClassification", "LMHeadModel", "model")
+_BUILT = (
+    "CausalLM", "SequenceClassification", "LMHeadModel", "ConditionalGeneration", "ImageTextToText", "Vision2Seq",
+    "VisionText2Text", "Seq2SeqLM", "SpeechSeq2Seq", "MultimodalLM", "TokenClassification", "MultipleChoice",
+    "QuestionAnswering", "model",
+)  # fmt: skip
+"""Ends of the names of classes that the stages build; ``model`` is one that the trainer loads."""
+_IMAGES = {"FastVisionModel"}
 _SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _BY_UNSLOTH = "Unsloth picks it by the GPU."
 _UNSLOTH_LORA: dict[str, Any] = {
@@ -83,6 +89,10 @@ def read_load(story: Story, sheet: Sheet) -> None:
         sheet.leave("model.use_cache", "model.num_labels", why="The config that is passed to from_pretrained decides.")
     if load.maker.endswith("ForSequenceClassification"):
         sheet.put("model.task", "sequence-classification", load.node)
+    elif load.maker in _IMAGES:
+        sheet.put("model.task", "image-text-to-text", load.node)
+    elif load.maker not in UNSLOTH and load.maker.endswith(_BUILT[:-1]) and "Liger" not in load.maker:
+        sheet.put("model.model_class", load.maker.replace("AutoPeft", "Auto"), load.node)
     if load.maker in UNSLOTH:
         sheet.leave("model.dtype", "model.attn_implementation", "model.device_map", why=_BY_UNSLOTH)
     if not load.exact:

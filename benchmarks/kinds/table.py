@@ -1,0 +1,52 @@
+"""Truth beside qlora-doctor, agreement by kind, each disagreement: ``python table.py TRUTH.jsonl DOCTOR.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+
+def read(path: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Records by kind and type."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return {(record["kind"], record["type"]): record for record in map(json.loads, lines)}
+
+
+def verdict(truth: dict[str, Any], said: dict[str, Any]) -> str:
+    """``agrees``, or what does not."""
+    trained = truth["error"] is None
+    if said["errors"] and trained:
+        return "false error " + ", ".join(rule for rule, _ in said["errors"])
+    if not trained and not said["errors"]:
+        return f"missed: {truth['error']}"
+    for name in ("class", "four_bit", "trainable_tensors"):
+        if trained and truth[name] != said[name]:
+            return f"{name} {said[name]}, not {truth[name]}"
+    if trained and any(said["stages"].get(stage) != "done" for stage in ("structure", "load", "step")):
+        return "a stage was not done"
+    return "agrees"
+
+
+def main() -> None:
+    """Print the table and the list."""
+    truths, doctor = read(sys.argv[1]), read(sys.argv[2])
+    counts: Counter[tuple[str, str]] = Counter()
+    others = []
+    for key, said in doctor.items():
+        for way in ("checkpointing", "plain"):
+            if way in said:
+                found = verdict(truths[key][way], said[way])
+                counts[key[0], "agrees" if found == "agrees" else "disagrees"] += 1
+                if found != "agrees":
+                    others.append(f"- {key[0]} {key[1]} ({way}): {found}")
+    print("| kind | agrees | disagrees |\n|---|---|---|")
+    for kind in dict.fromkeys(kind for kind, _ in counts):
+        print(f"| {kind} | {counts[kind, 'agrees']} | {counts[kind, 'disagrees']} |")
+    print("\n" + "\n".join(others))
+
+
+if __name__ == "__main__":
+    main()
