@@ -21,6 +21,7 @@ from ...core.assets import asset_folder
 from ...core.report import Report, stages_of
 from .. import _words as words
 from .. import json as json_format
+from .._answer import headline
 from .._needed import needed
 from ..verdict import gaps, outcomes, subject, verdict
 from .checks import passed_groups, skipped_groups
@@ -82,6 +83,7 @@ def _views(report: Report) -> dict[str, Any]:
     errors = (facts.load.quantization_errors if facts.load else None) or []
     return {
         "memory": memory_view(facts.memory) if facts.memory else None,
+        "answers": headline(report),
         "course": course_view(facts.course, report.findings) if facts.course else None,
         "coverage": coverage_strip(projections),
         "coverage_groups": coverage_groups(projections),
