@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: setup demo check rule test test-oldest lint gpu gallery screenshot schema bench clean help
+.PHONY: docs setup demo check rule test test-oldest lint gpu gallery screenshot schema bench clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
@@ -69,9 +69,13 @@ gallery: setup ## Write reports/examples again from the recorded facts (tools/ga
 screenshot: gallery ## Write docs/report.png again (needs chromium)
 	$(BIN)/python tools/screenshot.py
 
-schema: setup ## Write the JSON schemas again
+schema: setup ## Write the JSON schemas and the compiled refusals again
 	$(BIN)/python -m qlora_doctor.reporters.schema
+	$(BIN)/python -m qlora_doctor.tables.refusals
 	$(BIN)/qlora-doctor schema config > reports/schema/config-v1.schema.json
+
+docs: setup ## Build the docs site into build/site, strictly: every link is checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
 
 clean: ## Remove what make made
 	rm -rf $(VENV) $(OLDEST) build dist demo

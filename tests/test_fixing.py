@@ -95,7 +95,7 @@ def test_diff_prints_and_writes_nothing(broken: Path) -> None:
 
 
 def test_the_exit_code_is_that_of_what_remains(broken: Path) -> None:
-    broken.write_text(BROKEN + "eval_table_max_new_tokens: 128\n")  # read by nobody; taking it away is unsafe
+    broken.write_text(BROKEN + "kd_zscore_base_temp: 1.0\n")  # read by nobody; taking it away is unsafe
     assert run(broken, "--fix", "--quiet", "--fail-on", "warning").exit_code == 1
     assert run(broken, "--fix", "--quiet", "--fail-on", "warning", "--unsafe-fixes").exit_code == 0
 

@@ -12,8 +12,8 @@ from .._version import __version__
 from ..core.errors import NEW_ISSUE, DoctorError
 
 _COMMANDS = (
-    "check", "run", "log", "plan", "cure", "explain", "rules", "env", "init", "demo", "report",
-    "compare", "convert", "schema",
+    "check", "run", "log", "adapter", "plan", "cure", "explain", "rules", "env", "init", "demo", "report",
+    "compare", "convert", "schema", "lsp",
 )  # fmt: skip
 
 

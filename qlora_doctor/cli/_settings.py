@@ -40,6 +40,7 @@ def with_settings(options: CheckOptions, found: Found, given: Mapping[str, Any])
         rules=_once(*options.rules, *found.rule_folders),
         suppressions=(*options.suppressions, *map(_suppression_from(found), found.settings.ignored_findings)),
         budgets=_budgets(found),
+        docs=options.docs or found.settings.docs,
     )
 
 
@@ -98,12 +99,13 @@ def explain_selection(source: Path | None, given: Mapping[str, Any]) -> None:
     from ..core.assets import asset_folder
     from ..engine import check_selection, load_rules
     from ..run.cache import cache_folder, pages_folder
+    from ..tables.refusals import refusal_ids
 
     found = found_settings(source, given)
     chosen = selection(found, given)
     kept_in = None if given["no_cache"] else pages_folder(given["cache_dir"] or cache_folder())
     rules = load_rules(asset_folder("rules"), *_once(*given["rules"], *found.rule_folders), kept_in=kept_in)
-    check_selection(chosen, rules)
+    check_selection(chosen, rules, refusal_ids)
     click.echo(f"settings: {found.file or 'none'} · profile {chosen.profile}")
     for rule in rules:
         taken, why = chosen.explain(rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from ._help import examples
 if TYPE_CHECKING:
     from ..engine import Rule
 
+_REFUSAL = re.compile(r"[A-Za-z]{2}\d{3}")
 _SHOWN = ("What it checks", "Why it matters", "How to fix", "When to ignore")
 
 
@@ -25,6 +27,7 @@ _SHOWN = ("What it checks", "Why it matters", "How to fix", "When to ignore")
         "explain QD301",
         'explain --symptom "loss does not go down"',
         "explain QD301 --format md",
+        "explain AX001",
     ),
 )
 @click.argument("rule", metavar="ID|NAME", required=False)
@@ -42,6 +45,9 @@ def command(rule: str | None, symptom: str | None, format: str, folders: tuple[P
         _search(symptom, format)
         return
     assert rule is not None
+    if _REFUSAL.fullmatch(rule) and rule.upper() in _refusal_ids():
+        _show_refusal(rule, format, no_color)
+        return
     found = _find(rule, folders)
     if format == "json":
         click.echo(json.dumps(as_document(found), indent=2, ensure_ascii=False))
@@ -65,6 +71,45 @@ def _find(rule: str, folders: tuple[Path, ...]) -> Rule:
         if not own:
             raise
         return find_rule(rule, load_rules(asset_folder("rules"), *own, kept_in=pages_folder(cache_folder())))
+
+
+def _refusal_ids() -> list[str]:
+    from ..tables.refusals import refusal_ids
+
+    return refusal_ids()
+
+
+def _show_refusal(identity: str, format: str, no_color: bool) -> None:
+    """A row of a trainer's catalogue: what the trainer says, when, and files that it stops at."""
+    from ..tables.refusals import find_refusal
+
+    trainer, row, fails = find_refusal(identity)
+    shown = {"id": row.id, "trainer": trainer, "kind": row.kind, "about": row.about, "key": row.key, "when": row.when,
+             "machine": row.machine, "note": row.note, "fails": fails}  # fmt: skip
+    if format == "json":
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        return
+    lines = [
+        f"# {row.id} {row.kind}",
+        "",
+        f"**A check of {trainer}'s own** · about {row.about} · points at `{row.key}`",
+    ]
+    lines += ["", "## What it says", "", row.note, "", "## When", "", f"```\n{row.when}\n```"]
+    if row.machine:
+        lines += ["", f"And on this machine: `{row.machine}`."]
+    lines += [
+        "",
+        "## Examples",
+        "",
+        "Keys that make a healthy file one that it stops at (null takes the key away).",
+        "",
+    ]
+    lines += ["```json", *(example if isinstance(example, str) else json.dumps(example) for example in fails), "```"]
+    text = "\n".join(lines)
+    if format == "md":
+        click.echo(text)
+    else:
+        _show(text, no_color)
 
 
 def as_document(rule: Rule) -> dict[str, Any]:

@@ -21,18 +21,31 @@ if TYPE_CHECKING:
     epilog=examples(
         "report report.json -o html=report.html",
         "report report.json --format markdown",
+        "report --follow",
     ),
 )
-@click.argument("result", type=click.Path(path_type=Path))
+@click.argument("result", required=False, type=click.Path(path_type=Path))
+@click.option("--follow", is_flag=True, help="Show a run while it goes on, in one line; then its report. Default: the "
+                                             "run that began last.")  # fmt: skip
 @click.option("--format", "format", metavar="FORMAT", help="Print the report in a format that check -o takes.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
               help="Write a document. May be repeated; {name} stands for the config's name.")  # fmt: skip
 @click.option("--no-color", is_flag=True, help="No colours.")
-def command(result: Path, format: str | None, outputs: tuple[str, ...], no_color: bool) -> None:
-    """Render a JSON report, written by check, in other formats."""
+def command(result: Path | None, follow: bool, format: str | None, outputs: tuple[str, ...], no_color: bool) -> None:
+    """Render a report in other formats.
+
+    RESULT is a JSON report, or the folder with the records of a run: one that goes on, or that was cut off.
+    """
     from ..reporters import FORMATS, render
     from ._outputs import check_format, parse_outputs, write_outputs
 
+    if follow:
+        from ..run.following import newest_run
+
+        result = result or newest_run()
+        _show(result)
+    if result is None:
+        raise UsageError("No report is named.", remedy="qlora-doctor report report.json, or --follow for a run")
     reports = read_reports(result)
     if format is None and not outputs:
         format = "text"
@@ -51,8 +64,25 @@ def command(result: Path, format: str | None, outputs: tuple[str, ...], no_color
         click.echo(render(reports if len(reports) > 1 else reports[0], format), nl=False)
 
 
+def _show(folder: Path) -> None:
+    """One line that moves, on a terminal; a line for each change in a log."""
+    from ..run.following import follow, is_run
+    from ._terminal import is_terminal, one_line, width
+
+    if not is_run(folder):
+        raise UsageError(f"{folder} holds no records of a run.")
+    moving = is_terminal(sys.stderr)
+    for line in follow(folder):
+        if moving:
+            click.echo("\r\x1b[K" + one_line(line, width() - 1), nl=False, err=True)
+        else:
+            click.echo(one_line(line), err=True)
+    if moving:
+        click.echo("", err=True)
+
+
 def read_reports(path: Path) -> list[Report]:
-    """The reports of a JSON document, one or a list.
+    """The reports of a JSON document, one or a list, or of the records of a run.
 
     Raises:
         UsageError: the file cannot be read or is no report.
@@ -60,7 +90,13 @@ def read_reports(path: Path) -> list[Report]:
     from pydantic import ValidationError
 
     from ..core.report import Report
+    from ..run.following import command_of, ended_of, is_run
 
+    if is_run(path):
+        from ..run.session import CheckOptions
+        from ..run.watched import RunOptions, reports_of
+
+        return reports_of(path, RunOptions(), CheckOptions(), ended_of(path), command_of(path))
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
         documents = document if isinstance(document, list) else [document]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from .check import _listed, _severities
 
 if TYPE_CHECKING:
     from ..core.report import Report
+    from ._outputs import Output
 
 
 @click.command(
@@ -73,11 +75,13 @@ def command(command: tuple[str, ...], **given: Any) -> int:
     above --fail-on, 3 the command failed, or nothing could be watched.
     """
     from ..reporters import FORMATS
+    from ..run.following import note_end, note_start
     from ..run.session import CheckOptions
     from ..run.watched import RunOptions, new_folder, reports_of, run_watched
     from ._baseline import KnownFindings
     from ._outputs import append_summary, check_format, parse_outputs, write_outputs
     from ._settings import found_settings, with_settings
+    from ._terminal import show_error
 
     check_format(given["format"], FORMATS)
     outputs = parse_outputs(given["outputs"], 1)
@@ -92,17 +96,23 @@ def command(command: tuple[str, ...], **given: Any) -> int:
         setup=_setup(given["config"]),
     )
     folder = new_folder(given["records"])
+    note_start(folder, list(command))
     ended = run_watched(command, folder, options, check)
+    note_end(folder, ended)
     reports = reports_of(folder, options, check, ended, command)
-    if not given["quiet"]:
-        _tell(reports, given, folder)
-    if "github" in (given["format"], *(output.format for output in outputs)):
-        append_summary(reports)
-    for path in write_outputs(outputs, reports):
+    try:
         if not given["quiet"]:
-            click.echo(f"wrote {path}", err=True)
-    known.end(reports, quiet=given["quiet"])
-    return _exit_code(ended, given, known.exit_code(reports))
+            _tell(reports, given, folder)
+        if "github" in (given["format"], *(output.format for output in outputs)):
+            append_summary(reports)
+        for path in write_outputs(_for_each(outputs, len(reports)), reports):
+            if not given["quiet"]:
+                click.echo(f"wrote {path}", err=True)
+        known.end(reports, quiet=given["quiet"])
+    except UsageError as error:  # the command has run, and its exit code is its own
+        show_error(error, no_color=given["no_color"])
+    judged = 3 if all(report.facts.model is None for report in reports) else known.exit_code(reports)
+    return _exit_code(ended, given, judged)
 
 
 def _exit_code(ended: Any, given: dict[str, Any], judged: int) -> int:
@@ -113,6 +123,21 @@ def _exit_code(ended: Any, given: dict[str, Any], judged: int) -> int:
         click.echo(f"qlora-doctor: the command ended with exit code {ended.code}.", err=True)
         return 3
     return judged
+
+
+def _for_each(outputs: list[Output], reports: int) -> list[Output]:
+    """Formats of which a document holds one report get a document for each of several trainings."""
+    from ..reporters import TOGETHER
+
+    if reports < 2:
+        return outputs
+    found = []
+    for output in outputs:
+        path = Path(output.path)
+        if output.format not in TOGETHER and "{name}" not in output.path:
+            output = replace(output, path=str(path.with_name(f"{path.stem}-{{name}}{path.suffix}")))
+        found.append(output)
+    return found
 
 
 def _setup(path: Path | None) -> Any:

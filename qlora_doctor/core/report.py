@@ -76,6 +76,8 @@ class Finding(Fact):
     """The likeliest first; of those on the rule's page, the ones that no fact excludes."""
     remediation: Remediation | None = None
     fingerprint: str
+    url: str | None = None
+    """The rule's page on the docs site; None where no site is set, and for rules of one's own."""
     suppressed: str | None = None
     """Why this finding does not count, where it was suppressed."""
 

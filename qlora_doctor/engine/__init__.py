@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.report import FailOn
-from .expression import EvaluationError, Expression, Template, Unknown
-from .fields import LanguageError
+from ..language.expression import EvaluationError, Expression, Template, Unknown
+from ..language.fields import LanguageError
 from .fingerprint import fingerprint
 from .judge import Judgement, judge
 from .load import find_rule, load_page, load_rules

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from ..core.errors import UsageError
 from ..facts import Facts
 from ..facts.config import HeldBudget
-from .expression import Unknown
-from .fields import LanguageError, field_type
-from .values import human_bytes, lookup, percent
+from ..language.expression import Unknown
+from ..language.fields import LanguageError, field_type
+from ..language.values import human_bytes, lookup, percent
 
 Number = int | float
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from .expression import Expression, Template
-from .fields import LanguageError
+from ..language.expression import Expression, Template
+from ..language.fields import LanguageError
 from .rule import Rule
 
 FORMAT = 3

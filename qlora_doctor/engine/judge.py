@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from ..core.place import Place
 from ..core.report import Cause, Evidence, Finding, PatchOperation, Remediation, RuleOutcome, StageRecord
 from ..facts import Facts
-from .expression import EvaluationError, Unknown, Values
+from ..language.expression import EvaluationError, Unknown, Values
+from ..language.values import lookup
 from .fingerprint import fingerprint
 from .rule import Rule, stage_of
 from .selection import Selection
-from .values import lookup
 
 Ended = tuple[tuple[str, str, "str | None", "str | None"], ...]
 """Name, status, reason and remedy of the stages that have ended."""
@@ -57,12 +57,16 @@ def judge(
     selection = selection or Selection()
     findings: list[Finding] = []
     outcomes: list[RuleOutcome] = []
-    subjects = {name: getattr(facts, name) for name in Facts.model_fields}
+    subjects = _told_of(facts, lambda refusal: not selection.leaves_out(refusal))
+    chosen = _told_of(facts, selection.names) if selection.select else None
     ended = tuple((record.name, record.status, record.reason, record.remedy) for record in stages)
     for rule in rules:
-        if not selection.takes(rule):
+        if selection.takes(rule):
+            values = values_for(subjects, rule)
+        elif chosen is not None and _tells_a_row(rule, chosen):
+            values = values_for(chosen, rule)
+        else:
             continue
-        values = values_for(subjects, rule)
         outcome = _outcome(rule, values, ended)
         outcomes.append(outcome)
         if outcome.status == "fail":
@@ -70,6 +74,29 @@ def judge(
     order = {"error": 0, "warning": 1, "info": 2}
     findings.sort(key=lambda finding: (order[finding.severity], finding.rule))
     return Judgement(findings, outcomes)
+
+
+def _told_of(facts: Facts, keeps: Callable[[str | None], bool]) -> dict[str, Any]:
+    """The subjects of the facts, with those rows of the trainer's refusals that are kept."""
+    subjects = {name: getattr(facts, name) for name in Facts.model_fields}
+    config = facts.config
+    if config is not None and config.refused:
+        kept = [row for row in config.refused if keeps(row.id)]
+        if len(kept) < len(config.refused):
+            subjects["config"] = config.model_copy(update={"refused": kept})
+    return subjects
+
+
+def _tells_a_row(rule: Rule, chosen: Values) -> bool:
+    """True where a rule finds something in these rows of a trainer's refusals, and nothing without them."""
+    if "config.refused" not in rule.evidence or not chosen["config"] or not chosen["config"].refused:
+        return False
+    without = {**chosen, "config": chosen["config"].model_copy(update={"refused": []})}
+    try:
+        found, else_found = (rule.condition.holds(values_for(each, rule)) for each in (chosen, without))
+    except EvaluationError:
+        return False
+    return found is True and else_found is not True
 
 
 def values_for(subjects: Values, rule: Rule) -> Values:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..core.errors import UsageError
 from ..core.report import ALL_STAGES, Confidence, RuleOutcome, Severity
 from ..facts import Facts
-from .expression import Expression, Template
-from .fields import LanguageError, field_type
+from ..language.expression import Expression, Template
+from ..language.fields import LanguageError, field_type
 
 HEADINGS = ("What it checks", "Why it matters", "How to fix", "When to ignore", "Examples")
 Profile = Literal["min", "recommended", "strict"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..core.errors import UsageError
@@ -17,6 +17,9 @@ PROFILES: tuple[Profile, ...] = ("min", "recommended", "strict")
 @dataclass(frozen=True)
 class Selection:
     """A choice among the rules; a pattern is an id (``QD301``), the beginning of ids (``QD3``), a name, or ``ALL``.
+
+    The id of a row in a trainer's catalogue (``AX001``, ``tables.refusals``) is a pattern too: of what the trainer
+    refuses it takes, or leaves out, that row alone.
 
     Attributes:
         select: patterns of the rules that judge, whatever their profile; empty takes the profile's.
@@ -37,6 +40,14 @@ class Selection:
         if self.select:
             return any(matches(pattern, rule) for pattern in self.select)
         return PROFILES.index(rule.profile) <= PROFILES.index(self.profile)
+
+    def leaves_out(self, refusal: str | None) -> bool:
+        """True where this row of a trainer's catalogue is not to be told."""
+        return refusal is not None and any(_begins(pattern, refusal) for pattern in self.ignore)
+
+    def names(self, refusal: str | None) -> bool:
+        """True where this row of a trainer's catalogue is selected by its own id."""
+        return refusal is not None and any(_begins(pattern, refusal) for pattern in self.select)
 
     def explain(self, rule: Rule) -> tuple[bool, str]:
         """Whether this rule judges, and by which word."""
@@ -61,18 +72,30 @@ def matches(pattern: str, rule: Rule) -> bool:
     wanted = pattern.strip().casefold()
     if wanted == "all" or wanted == rule.name:
         return True
-    identity = rule.id.casefold()
-    return wanted.startswith(identity.rstrip("0123456789")) and identity.startswith(wanted)
+    return _begins(pattern, rule.id)
 
 
-def check_selection(selection: Selection, rules: Sequence[Rule]) -> None:
+def _begins(pattern: str, identity: str) -> bool:
+    """True where a pattern is this id or the beginning of it, letters and all."""
+    wanted, full = pattern.strip().casefold(), identity.casefold()
+    return wanted.startswith(full.rstrip("0123456789")) and full.startswith(wanted)
+
+
+def check_selection(
+    selection: Selection, rules: Sequence[Rule], refusals: Callable[[], Sequence[str]] = lambda: ()
+) -> None:
     """Look for patterns that name no rule.
+
+    Args:
+        selection: the patterns.
+        rules: what there is.
+        refusals: gives the ids in the trainers' catalogues; asked where no rule has a name.
 
     Raises:
         UsageError: there is one; the closest names are told.
     """
     for pattern in (*selection.select, *selection.ignore, *selection.severity):
-        if not any(matches(pattern, rule) for rule in rules):
+        if not any(matches(pattern, rule) for rule in rules) and not any(_begins(pattern, one) for one in refusals()):
             names = [name for rule in rules for name in (rule.id, rule.name)]
             close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5)
             hint = f"; the closest are {', '.join(close)}" if close else ""

@@ -13,6 +13,7 @@ from .model import ModelFacts
 from .quantization import QuantizationFacts
 from .run import RunFacts
 from .step import StepFacts
+from .stored import StoredFacts
 
 
 class Facts(Fact):
@@ -30,6 +31,7 @@ class Facts(Fact):
     batch: BatchFacts | None = None
     run: RunFacts | None = None
     course: CourseFacts | None = None
+    stored: StoredFacts | None = None
 
 
 __all__ = [
@@ -47,4 +49,5 @@ __all__ = [
     "QuantizationFacts",
     "RunFacts",
     "StepFacts",
+    "StoredFacts",
 ]

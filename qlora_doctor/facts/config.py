@@ -44,6 +44,8 @@ class AskedPackage(Fact):
 class Remark(Fact):
     """Keys that together mean something else than they say, or that the trainer refuses."""
 
+    id: str | None = None
+    """Of a refusal in a trainer's catalogue, the row's id, which ``--ignore``, ``--select`` and ``explain`` know."""
     kind: str
     about: str | None = None
     """Of a refusal: ``quantization`` (switches that contradict each other), ``freezing`` (what trains),

@@ -114,7 +114,8 @@ class CourseFacts(Fact):
     staircase_drops: list[float] | None = None
     """Fall of the level at each end of an epoch."""
     train_over_eval: float | None = None
-    """Training loss over evaluation loss at the first evaluation."""
+    """Training loss over evaluation loss at the first evaluation; without one, the first training loss over the loss
+    that ``check`` saw before any step."""
     accumulation: int | None = None
     loss_scaled_by_accumulation: bool | None = None
     """True where the training loss is the evaluation loss times gradient_accumulation_steps: a sum, not a mean."""
@@ -156,6 +157,10 @@ class CourseFacts(Fact):
     gradient_nonfinite: bool | None = None
     """True where it is not finite up to the end, while the loss is."""
     gradient_explodes: bool | None = None
+    gradient_over_check: float | None = None
+    """The first norms over the norm of the step that ``check`` took; both are of an adapter that is new."""
+    gradient_scaled_by_accumulation: bool | None = None
+    """True where that is nearly gradient_accumulation_steps: the parts are summed, not averaged."""
     gradient_growth: float | None = None
     """Level of the last fifth over that of the calmest fifth before."""
 

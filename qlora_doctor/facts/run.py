@@ -28,6 +28,12 @@ class RankFacts(Fact):
     peak_reserved_bytes: int | None = None
     loss: float | None = None
     """Mean loss of the last watched step."""
+    backward_loss: float | None = None
+    mean_loss: float | None = None
+    mean_of_means: float | None = None
+    """Mean over the micro-batches of that step of their mean losses."""
+    trained_tokens: int | None = None
+    """Labels that count in that step."""
     ended: str | None = None
 
 
@@ -149,6 +155,10 @@ class RunFacts(Fact):
     """True where a resumed training began with an optimizer that has no state."""
     resumed_without_schedule: bool | None = None
     """True where a resumed training began its schedule again from the first step."""
+    nonfinite_step: int | None = None
+    """The first step at whose logging a trainable tensor or a logged value was not finite; 0 where none was."""
+    nonfinite_tensors: list[str] | None = None
+    """Trainable tensors with NaN or infinite values at that moment."""
     telling_warnings: list[str] | None = None
     """Warnings of the libraries that say that something of the setup has no effect or another one than meant."""
 

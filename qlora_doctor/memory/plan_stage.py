@@ -188,7 +188,7 @@ def _card_plan(
     table = planner.table(machine, held=card is not None)
     space = table.capacity_bytes
     asked = next((cell for cell in table.cells if (cell.batch, cell.sequence) == own), None)
-    points: dict[str, PlanPoint | None] = {}
+    points: dict[str, Any] = {}
     if space is not None:
         points = _points(planner, machine, own, space, limit or MOST_TOKENS, asked)
     fact = CardPlan(

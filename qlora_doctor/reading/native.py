@@ -27,6 +27,9 @@ ALIASES: dict[str, str] = {
 }
 """Other names of the same thing, as canonical paths."""
 
+SCHEMA_KEY = "$schema"
+"""Names the schema for editors; it says nothing about the run."""
+
 PASSED_ON = {
     "model": known_arguments.MODEL,
     "quantization": known_arguments.QUANTIZATION,
@@ -78,7 +81,7 @@ def recognise(document: Document) -> float:
     if not isinstance(data, dict) or "model" not in data:
         return 0.0
     sections = {key for key in data if key in SECTIONS}
-    if len(sections) == 1 and len(data) > 2:
+    if len(sections) == 1 and len(data.keys() - {SCHEMA_KEY}) > 2:
         return 0.0
     known = total = 0
     for section in sections - {"model"}:
@@ -94,7 +97,7 @@ def recognise(document: Document) -> float:
     elif not isinstance(model, str):
         return 0.4  # a native config with a mistake in its first line reads better than an unknown file
     share = known / total if total else 1.0
-    strangers = len(data.keys() - SECTIONS.keys()) / len(data)
+    strangers = len(data.keys() - SECTIONS.keys() - {SCHEMA_KEY}) / len(data)
     return round(max(0.0, share * (1 - strangers)), 3)
 
 
@@ -135,7 +138,8 @@ class _Reader:
             what = "holds no mapping" if data is not None else "holds nothing but comments"
             raise ConfigError(f"{self.file or 'The config'} {what}; a config starts with `model:`.")
         for key, value in data.items():
-            self._section(str(key), value)
+            if key != SCHEMA_KEY:
+                self._section(str(key), value)
         model = self.values["model"]
         if not model.get("name_or_path") and not model.get("adapter"):
             raise ConfigError(

@@ -10,9 +10,11 @@ from typing import Any, TypeGuard
 from pydantic import BaseModel
 
 from ..setup import setup
+from ..tables.meanings import all_meanings, meaning
 from . import native
 
 ID = "config-v1.schema.json"
+_SCHEMA_KEY = {"description": "Address of this schema, for editors.", "type": "string"}
 
 
 def config_schema() -> dict[str, Any]:
@@ -27,10 +29,18 @@ def config_schema() -> dict[str, Any]:
         "$id": ID,
         "title": "qlora-doctor config",
         "type": "object",
-        "properties": sections,
+        "properties": {"$schema": _SCHEMA_KEY, **sections},
         "required": ["model"],
         "additionalProperties": False,
     }
+
+
+def key_meanings() -> dict[str, str]:
+    """Canonical path → what the key means (Markdown): of fields, of other names for them, and of what is passed on."""
+    found = dict(all_meanings())
+    for name, model in setup.SECTIONS.items():
+        found |= {f"{name}.{field}": told for field, told in _attribute_docstrings(model).items() if field != "extra"}
+    return found
 
 
 def _section(name: str, model: type[BaseModel]) -> dict[str, Any]:
@@ -38,14 +48,16 @@ def _section(name: str, model: type[BaseModel]) -> dict[str, Any]:
     properties = {}
     for field, schema in model.model_json_schema()["properties"].items():
         if field != "extra":
-            properties[field] = _property(f"{name}.{field}", schema, described.get(field))
+            path = f"{name}.{field}"
+            properties[field] = _property(path, schema, described.get(field) or meaning(path))
     for alias, target in native.ALIASES.items():
         section, _, field = alias.partition(".")
         if section == name:
             same = _source_of(target)
             properties[field] = {**_property(target, same, None), "description": f"Another name of {target}."}
     for field in sorted(native.PASSED_ON.get(name, ())):
-        properties.setdefault(field, {})
+        told = meaning(f"{name}.{field}")
+        properties.setdefault(field, {"description": told} if told else {})
     doc = inspect.cleandoc(model.__doc__ or "").splitlines()[0].replace("``", "`")
     return {"description": doc, "type": ["object", "null"], "properties": properties, "additionalProperties": False}
 

@@ -89,6 +89,19 @@ def pins_beside(config: Path) -> dict[str, Pin]:
     return pins_in(Neighbours(config).folders, LIBRARIES)
 
 
+def brings_older(config: Path, library: str, known: str) -> bool:
+    """True where the project of a file pins a library that is older than the one known, or is of a range or a commit.
+
+    Args:
+        known: the oldest version that is known here.
+    """
+    pin = pins_in(Neighbours(config).folders, (library,)).get(library)
+    if pin is None or not pin.bounded:
+        return False
+    pinned, limit = version_tuple(pin.exact), version_tuple(known)
+    return pinned is None or limit is None or pinned < limit
+
+
 def is_gone(since: str | None, note: str | None, pins: dict[str, Pin]) -> bool | None:
     """Whether a key that newer versions refuse is refused by the pinned ones; None where nothing is pinned.
 

@@ -78,6 +78,8 @@ def _finding(report: Report, found: Finding) -> str:
             lines.append(_block("sh", "\n".join(found.remediation.commands)))
         if found.remediation.diff:
             lines.append(_block("diff", found.remediation.diff))
+    if found.url is not None:
+        lines.append(f"[{text(found.rule)} in the docs](<{found.url}>)")
     return "\n\n".join(lines)
 
 

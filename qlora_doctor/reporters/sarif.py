@@ -67,10 +67,11 @@ def _rules(reports: Iterable[Report]) -> list[dict[str, Any]]:
             known.setdefault(
                 found.rule, RuleOutcome(rule=found.rule, name=found.name, status="fail", stage=found.stage)
             )
-    return [_rule(known[identity]) for identity in sorted(known)]
+    urls = {found.rule: found.url for report in reports for found in report.findings if found.url}
+    return [_rule(known[identity], urls.get(identity)) for identity in sorted(known)]
 
 
-def _rule(outcome: RuleOutcome) -> dict[str, Any]:
+def _rule(outcome: RuleOutcome, url: str | None) -> dict[str, Any]:
     page = page_text(outcome.rule) or PageText()
     title = page.title or outcome.title or outcome.name
     about = page.about or title
@@ -82,6 +83,8 @@ def _rule(outcome: RuleOutcome) -> dict[str, Any]:
         "help": {"text": page.markdown or about},
         "properties": {"tags": ["qlora", f"stage-{outcome.stage}", *page.tags]},
     }
+    if url is not None:
+        rule["helpUri"] = url
     if page.markdown:
         rule["help"]["markdown"] = page.markdown
     if page.severity is not None:

@@ -14,6 +14,7 @@ from . import _words as words
 from ._excerpt import marked
 from ._needed import needed
 from ._seen import seen
+from .afterwards import stored_lines
 from .cure import cure_table
 from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unfollowed, unread
 
@@ -46,6 +47,8 @@ def render(report: Report, *, color: bool = False, width: int = 100, verbose: bo
     ink = _Ink(color)
     setup = report.setup or {}
     blocks = [" · ".join([_header(report, ink), *([dialect(setup)] if setup.get("dialect") else [])])]
+    if report.facts.stored is not None and (told := stored_lines(report.facts.stored)):
+        blocks.append("\n".join(f"  {line}".rstrip() for line in told))
     for stage in _stages_with_findings(report):
         blocks.append(render_stage(stage, color=color, width=width))
         found = joined(counting(report))
@@ -93,7 +96,8 @@ def render_finding(finding: Finding, *, color: bool = False, width: int = 100, v
     lines += [line for cause in finding.causes for line in _cause(cause, width)]
     if finding.remediation is not None:
         lines += _help(finding.remediation, ink, width, verbose)
-    lines.append(f"  {ink('dim', 'docs:')} qlora-doctor explain {words.one_line(finding.rule)}")
+    page = finding.url or f"qlora-doctor explain {finding.rule}"
+    lines.append(f"  {ink('dim', 'docs:')} {words.one_line(page)}")
     return "\n".join(lines)
 
 
@@ -158,7 +162,7 @@ def _stages_with_findings(report: Report) -> list[str]:
 
 def _frame(location: Place, severity: str, ink: _Ink) -> list[str]:
     """The line of the user's file with carets below the key, as far as the place is known."""
-    if location.file is None and location.pointer is None:
+    if location.file is None and not location.pointer:
         return []
     place = ":".join(
         words.one_line(part) for part in (location.file, location.line, location.column) if part is not None

@@ -73,6 +73,7 @@ def open_session(
         UsageError: an option cannot be served.
     """
     from ..engine import check_selection
+    from ..tables.refusals import refusal_ids
 
     rules = rules_of(options) if rules is None else rules
     session = Session(rules, options, observer, suppressions=options.suppressions)
@@ -80,7 +81,7 @@ def open_session(
     if unknown:
         raise UsageError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}.")
     if options.selection is not None:
-        check_selection(options.selection, session.rules)
+        check_selection(options.selection, session.rules, refusal_ids)
     if source is not None:
         _read(session, source)
     return session

@@ -112,6 +112,16 @@ def fix(path: Path, options: CheckOptions, *, unsafe: bool = False, observer: Ob
     return Fixed(document.path, before, texts[-1], first, last, tuple(rules), not _chosen(last.findings, unsafe=unsafe))
 
 
+def fix_text(text: str, document: Document, findings: Sequence[Finding], *, unsafe: bool = False) -> str:
+    """The text with those fixes of these findings that do not touch each other; nothing is checked again.
+
+    Args:
+        document: what the text was read as.
+        unsafe: also fixes that may change what is trained.
+    """
+    return _apply(text, document, _chosen(findings, unsafe=unsafe))[0]
+
+
 def _can_fix(finding: Finding, *, unsafe: bool) -> bool:
     remedy = finding.remediation
     if remedy is None or not remedy.diff or finding.suppressed is not None:

@@ -36,9 +36,10 @@ class Watched:
         """The report of the latest training, judged now; None before one began."""
         if not self._watches:
             return None
-        from .watched import judge_facts
+        from .watched import judge_facts, with_course
 
-        return judge_facts(self._watches[-1].facts, self._check)
+        watch = self._watches[-1]
+        return judge_facts(with_course(watch.facts, watch.series, watch.arguments), self._check)
 
     def begin(self, model: Any, *, trainer: Any = None, **known: Any) -> Watch:
         """A training begins."""

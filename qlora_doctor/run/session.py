@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
+from ..core.assets import asset_folder
+from ..core.links import docs_base, rule_url
 from ..core.place import Place
 from ..core.report import ALL_STAGES, STAGES, FailOn, Finding, Remediation, Report, RuleOutcome, StageRecord, Tool
 from ..core.text import cleaned
@@ -45,6 +47,7 @@ class CheckOptions:
         budgets: limits of facts; those of the native config's ``budgets`` section have rules of their own.
         margin: error band to hold predicted memory with, as a share; None is the prediction's own.
         cache: take results from, and leave them in, the cache; without it nothing outlives the check.
+        docs: address of the docs site that findings link to; None takes ``QLORA_DOCTOR_DOCS``, or links to nothing.
         cache_folder: where; None takes the user's cache folder, or what QLORA_DOCTOR_CACHE names.
     """
 
@@ -66,6 +69,7 @@ class CheckOptions:
     cache: bool = True
     cache_folder: Path | None = None
     command: str | None = None
+    docs: str | None = None
 
 
 class Observer:
@@ -167,7 +171,7 @@ class Session:
             locate=self._locate,
             in_file=self._in_file,
         )
-        self.findings, self.outcomes = cleaned(judgement.findings), judgement.outcomes
+        self.findings, self.outcomes = self._linked(cleaned(judgement.findings)), judgement.outcomes
         if self.suppressions:
             from ..engine.suppression import suppress
 
@@ -176,6 +180,15 @@ class Session:
         if new:
             self._told.update(f.fingerprint for f in new)
             self.observer.on_findings(new)
+
+    def _linked(self, findings: list[Finding]) -> list[Finding]:
+        """With the address of each bundled rule's page, where there is a docs site."""
+        if docs_base(self.options.docs) is None:
+            return findings
+        bundled = asset_folder("rules")
+        own = {rule.id for rule in self.rules if rule.path.parent != bundled}
+        url = {f.rule: rule_url(f.rule, self.options.docs) for f in findings if f.rule not in own}
+        return [finding.model_copy(update={"url": url.get(finding.rule)}) for finding in findings]
 
     def _locate(self, pointer: str) -> Place:
         if self.log is not None:

@@ -8,6 +8,7 @@ ignore = ["QD208"]
 fail-on = "warning"
 rules = ["ci/rules"]           # folders with pages of your own, from this file's folder
 severity = {QD507 = "error"}
+docs = "https://docs.example.org/qlora-doctor"   # the docs site that findings link to
 exclude = ["archive", "runs/*/old.yaml"]   # what `check FOLDER` passes over, beside .git, .venv and the like
 
 [tool.qlora-doctor.budgets]
@@ -93,6 +94,7 @@ class Settings(_Strict):
     rules: list[str] = Field(default_factory=list)
     exclude: list[str] = Field(default_factory=list)
     budgets: dict[str, Limit] = Field(default_factory=dict)
+    docs: str | None = Field(default=None, pattern=r"^https?://[^\s<>\"'`]+$")
 
     @field_validator("budgets")
     @classmethod

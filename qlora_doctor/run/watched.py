@@ -26,6 +26,8 @@ _SITE = _PACKAGE / "watching" / "site"
 _POLL = 0.25
 _PATIENCE = 20.0
 """Seconds that a training has to end by itself after it was asked to, before its command is sent SIGTERM."""
+_POINTS = 10
+"""Logged losses below which a loss that has not moved yet says nothing; whether weights move, the steps have shown."""
 UNSEEN = "No process of the command trained a model that could be watched."
 
 
@@ -212,12 +214,13 @@ def judge_facts(facts: Facts, check: CheckOptions, *, records: Sequence[StageRec
     """Judge the facts of a training."""
     from ..core.assets import asset_folder
     from ..engine import check_selection, load_rules
+    from ..tables.refusals import refusal_ids
 
     session = Session(load_rules(asset_folder("rules"), *check.rules), check, observer or Observer(),
                       suppressions=check.suppressions)  # fmt: skip
     if check.selection is not None:
-        check_selection(check.selection, session.rules)
-    session.covers = RUN_STAGES
+        check_selection(check.selection, session.rules, refusal_ids)
+    session.covers = (*RUN_STAGES, "course") if facts.course is not None else RUN_STAGES
     session.setup = setup
     session.facts = facts
     session.stages = {record.name: record for record in records or stage_records(facts)}
@@ -230,17 +233,18 @@ def stage_records(facts: Facts) -> list[StageRecord]:
     """How the stages of a run ended, by what is known."""
     step, run = facts.step, facts.run
     failure = step.failure if step is not None else None
+    course = [StageRecord(name="course", status="done")] if facts.course is not None else []
     watched = run.watched_steps if run is not None else None
     known = [StageRecord(name=name, status="done") for name in ("config", "structure", "load")]
     if failure is not None and failure.kind != "none":
-        return [*known, StageRecord(name="step", status="failed", reason=failure.message), _run_record(facts)]
+        return [*known, StageRecord(name="step", status="failed", reason=failure.message), _run_record(facts), *course]
     if step is None or not step.steps:
         why = "The run ended before its first optimizer step was over."
-        return [*known, StageRecord(name="step", status="skipped", reason=why), _run_record(facts)]
+        return [*known, StageRecord(name="step", status="skipped", reason=why), _run_record(facts), *course]
     if not watched:
         why = "The run ended before its watched steps were over."
-        return [*known, StageRecord(name="step", status="skipped", reason=why), _run_record(facts)]
-    return [*known, StageRecord(name="step", status="done"), _run_record(facts)]
+        return [*known, StageRecord(name="step", status="skipped", reason=why), _run_record(facts), *course]
+    return [*known, StageRecord(name="step", status="done"), _run_record(facts), *course]
 
 
 def _run_record(facts: Facts) -> StageRecord:
@@ -252,7 +256,7 @@ def _run_record(facts: Facts) -> StageRecord:
         return StageRecord(name="run", status="failed", reason=failure.message)
     if run.troubles:
         return StageRecord(name="run", status="failed", reason=run.troubles[0])
-    return StageRecord(name="run", status="done", seconds=None)
+    return StageRecord(name="run", status="done")
 
 
 def _report(
@@ -273,9 +277,44 @@ def _report(
     run = facts.run
     if run is not None:
         changes: dict[str, Any] = {"trainings": count, "command": " ".join(command) or None}
-        changes |= _how_ended(facts, ended)
+        logged = [record["step"] for record in group[0].series if isinstance(record.get("step"), int)]
+        changes["steps"] = max([run.steps or 0, *logged])
+        run = run.model_copy(update=changes)
+        changes |= _how_ended(facts.model_copy(update={"run": run}), ended)
+        if options.setup is not None:
+            from .differences import differences
+
+            changes["differences"] = differences(options.setup, facts)
         facts = facts.model_copy(update={"run": run.model_copy(update=changes)})
-    return judge_facts(facts, check, setup=None, observer=observer)
+    facts = with_course(facts, group[0].series, group[0].document.get("arguments") or {})
+    return judge_facts(facts, check, setup=options.setup, observer=observer)
+
+
+def with_course(facts: Facts, series: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> Facts:
+    """The facts with those of the run's course, where its trainer logged something.
+
+    Args:
+        series: what was logged.
+        arguments: of the trainer, as TrainingArguments names them.
+    """
+    run = facts.run
+    if not series or run is None:
+        return facts
+    from ..probes.log import course_facts, course_from_records, known_from
+
+    course = course_from_records(
+        [dict(record) for record in series],
+        name=run.trainer or "run",
+        formats=["run"],
+        planned_steps=float(run.max_steps) if run.max_steps and run.max_steps > 0 else None,
+        resumed_at=[float(run.resumed_step)] if run.resumed_step else [],
+    )
+    if run.ended != "well":  # why it did not come to its end is told by the rules of the run
+        course.stopped_early = True
+    found = course_facts(course, known_from(facts, {"training": dict(arguments)}))
+    if len(course.get("loss")) < _POINTS:
+        found = found.model_copy(update={"untrained_value": None, "loss_flat": None})
+    return facts.model_copy(update={"course": found})
 
 
 def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Resolved:
         if self.setup.is_unknown(path):
             return None
         value = self.written(path)
-        return self._default(path) if value is None else value
+        return self.default(path) if value is None else value
 
     def written(self, path: str) -> Any:
         """The value of the file or of its dialect's default; None where both are silent."""
@@ -63,7 +63,8 @@ class Resolved:
         """Every canonical path."""
         return (f"{name}.{field}" for name, model in SECTIONS.items() for field in model.model_fields)
 
-    def _default(self, path: str) -> Any:
+    def default(self, path: str) -> Any:
+        """What stands where the file and its dialect are silent, whatever they say; None where there is none."""
         default = DEFAULTS.get(path)
         return default(self) if callable(default) else default
 

@@ -316,7 +316,7 @@ class Setup(_Section):
     """By canonical path, ``lora.target_modules``; a path that is missing is silent: the library's default stands."""
     unknown_keys: list[dict[str, str | None]] = Field(default_factory=list)
     """Keys that the reader does not know: ``{key, closest, note}``, and where it depends on what is installed, the
-    ``machine``, a condition of ``config.conditions``."""
+    ``machine``, a condition of ``tables.conditions``."""
     duplicate_keys: list[str] = Field(default_factory=list)
     string_numbers: list[str] = Field(default_factory=list)
     removed_keys: list[dict[str, str | None]] = Field(default_factory=list)
@@ -326,7 +326,7 @@ class Setup(_Section):
     remarks: list[dict[str, str | None]] = Field(default_factory=list)
     """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
     where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``, and where it depends on
-    the ``machine``, the condition that ``config.conditions`` reads."""
+    the ``machine``, the condition that ``tables.conditions`` reads."""
     named_data: list[NamedData] = Field(default_factory=list)
     """All samples that the config names, in their order."""
     changes: list[Change] = Field(default_factory=list)

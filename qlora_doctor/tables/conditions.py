@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..core.versions import version_tuple
@@ -38,21 +38,24 @@ def both(*conditions: str | None) -> str | None:
     return _ALL.join(condition for condition in conditions if condition) or None
 
 
-def under_pins(condition: str | None, pinned: Mapping[str, str]) -> str | None:
+def under_pins(condition: str | None, pinned: Mapping[str, str], ranged: Collection[str] = ()) -> str | None:
     """What is left of a condition where a project brings versions of its own, whatever is installed here.
 
     Args:
         condition: as for ``is_so``; None is no condition.
         pinned: versions by package.
+        ranged: packages of which the project keeps newer versions out, without naming one.
 
     Raises:
-        Excluded: it does not hold of these versions.
+        Excluded: it does not hold of these versions, or cannot be known to.
     """
     left: list[str] = []
     for part in condition.split(_ALL) if condition else ():
         found = _CONDITION.match(part)
         assert found is not None, part
         name, comparison, limit = found.groups()
+        if name in ranged and limit is not None:
+            raise Excluded
         if name not in pinned:
             left.append(part)
         elif limit is not None and _compared(pinned[name], comparison, limit) is not True:

@@ -46,3 +46,27 @@ def asked(arguments: Any) -> dict[str, Any]:
 
 def _float(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
+
+
+_OF_THE_COURSE = (
+    "lr_scheduler_type",
+    "max_steps",
+    "num_train_epochs",
+    "load_best_model_at_end",
+    "eval_strategy",
+    "logging_steps",
+    "warmup_steps",
+    "warmup_ratio",
+    "output_dir",
+)
+
+
+def plain_arguments(arguments: Any) -> dict[str, Any]:
+    """What judging the course needs of TrainingArguments, in plain values."""
+    known: dict[str, Any] = {}
+    for name in _OF_THE_COURSE:
+        value = getattr(arguments, name, None)
+        value = getattr(value, "value", value)
+        if isinstance(value, (bool, int, float, str)):
+            known[name] = value
+    return known

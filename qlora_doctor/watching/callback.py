@@ -27,7 +27,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         end: Callable[[], None] = lambda: None,
         report: Callable[[], Any] = lambda: None,
     ) -> None:
-        self._begin, self._end, self._report = begin, end, report
+        self.begin, self._end, self._report = begin, end, report
         self._trainer = weakref.ref(trainer) if trainer is not None else lambda: None
         self.watch: Any = None
 
@@ -39,7 +39,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to watch."""
         try:
-            self.watch = self._begin(
+            self.watch = self.begin(
                 kwargs.get("model"),
                 trainer=self._trainer(),
                 optimizer=kwargs.get("optimizer"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,7 @@ class LossWatch:
         look = guard(self._look)
         self._given = given
 
+        @functools.wraps(inner)
         def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             look(inputs, args, kwargs)
             return inner(model, inputs, *args, **kwargs)

@@ -8,6 +8,7 @@ from typing import Any
 from ..facts import Facts
 from ..facts.run import RankFacts, RunFacts
 from .records import Training
+from .scaling import scale_facts
 
 _UNION = ("changed_base_tensors", "parameters_nonfinite_gradient")
 """Facts of a step that are true of the run where they are true on any rank."""
@@ -47,6 +48,7 @@ def together(group: Sequence[Training]) -> Facts:
     changes: dict[str, Any] = {"ranks": ranks or None}
     if len(every) > 1:
         changes |= _differences(ranks, run.parallel)
+        changes |= _scale(ranks, run)
     failed = next((each.run.failure for each in every if each.run and each.run.failure), None)
     if failed is not None:
         changes["failure"] = failed
@@ -77,6 +79,26 @@ def _steps(every: Sequence[Facts]) -> Any:
     if None not in faults:
         changes["gradients_sound"] = not any(faults)
     return step.model_copy(update=changes)
+
+
+def _scale(ranks: Sequence[RankFacts], run: RunFacts) -> dict[str, Any]:
+    """What the losses of all ranks say together: a trainer may divide by the tokens of all of them."""
+    tokens = [rank.trained_tokens for rank in ranks]
+    if None in tokens or len(ranks) != run.world_size or not run.micro_batches:
+        return {}
+    total = sum(number or 0 for number in tokens)
+    known: dict[str, Any] = {"tokens_per_update": total}
+    values = [(rank.backward_loss, rank.mean_loss, rank.mean_of_means) for rank in ranks]
+    if not total or any(part is None for value in values for part in value):
+        return known
+    backward = sum(value[0] or 0.0 for value in values) / len(ranks)
+    weighted = sum((rank.mean_loss or 0.0) * (rank.trained_tokens or 0) for rank in ranks) / total
+    plain = sum(value[2] or 0.0 for value in values) / len(ranks)
+    return (
+        known
+        | {"backward_loss": backward, "mean_loss": weighted}
+        | scale_facts(backward, weighted, plain, run.micro_batches[-1])
+    )
 
 
 def _differences(ranks: Sequence[RankFacts], parallel: str | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..probes.observing.timeline import Timeline
 from ..probes.step import comparing, gradients
 from ..probes.step.forward import ForwardWatch, Inputs
 from ..probes.step.observer import Compared, Observer
+from ..probes.step.reach import HeldBack, what_holds_back
 from .guarding import Guard
 
 _POSITIONS, _AT_ONCE = 32, 16
@@ -122,6 +123,39 @@ class Onlooker(Observer):
         if self.alone and not self.compiled:
             super()._judge_effect()
 
+    def _judge_unmoved(self) -> None:
+        """What holds back tensors that no step changed, tried on copies: the training's own optimizer is left alone."""
+        steps = self.gradients.steps
+        if self.optimizer is None or not steps or self._idle(steps) or self.sharded:
+            return
+        groups = self.optimizer.param_groups
+        held = {id(parameter) for group in groups for parameter in group["params"]}
+        still = {
+            name: self._unmoved.get(
+                name, torch.full_like(self.parameters[name], norm / self.parameters[name].numel() ** 0.5)
+            )
+            for name, norm in steps[-1].norms.items()  # by now the gradients may be gone, and one of its size does
+            if name not in self._moved and id(self.parameters[name]) in held and 0 < norm < float("inf")
+        }
+        found = HeldBack()
+        if still:
+            copies = {name: nn.Parameter(self.parameters[name].detach().clone()) for name in still}
+            with random_state_kept(self.model), aside(self.model):
+                second = _second(self.optimizer, {id(self.parameters[name]): copies[name] for name in still})
+                if second is None:
+                    return
+                found = what_holds_back(
+                    copies, still, second, second.step, taken=len(steps), growing=self._starts_at_zero
+                )
+        self.known.update(
+            # What moves a copy by enough and did not move the tensor is undone, or never reaches it.
+            parameters_out_of_reach=[*found.out_of_reach, *found.late],
+            parameters_below_precision=found.below_precision,
+            parameters_updated_late=[],
+            update_share=found.share,
+            steps_to_update=found.steps,
+        )
+
     # -- the loss by the logits
 
     def _after_forward(self, inputs: Inputs, output: Any) -> None:
@@ -155,10 +189,38 @@ class Onlooker(Observer):
         tokens = sum(count for _, count in self._losses_by_logits)
         return sum(float(loss) * count for loss, count in self._losses_by_logits) / tokens
 
+    def mean_of_means(self) -> float | None:
+        """Mean over the micro-batches of the step of their mean losses."""
+        means = [float(loss) for loss, _ in self._losses_by_logits]
+        return sum(means) / len(means) if means else None
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of the step whose loss is known by their logits."""
+        return len(self._losses_by_logits)
+
     @property
     def counted_tokens(self) -> int:
         """Labels that count in the step under way."""
         return sum(count for _, count in self._losses_by_logits)
+
+
+def _second(optimizer: Any, copies: dict[int, nn.Parameter]) -> Any | None:
+    """An optimizer of the same kind and settings over copies of some of its tensors; None where none can be made.
+
+    Args:
+        copies: by the id of the tensor that they are copies of.
+    """
+    groups = []
+    for group in optimizer.param_groups:
+        own = [copies[id(parameter)] for parameter in group["params"] if id(parameter) in copies]
+        if own:
+            groups.append({**group, "params": own})
+    kinds = {type(each) for each in getattr(optimizer, "inner", [optimizer])}
+    try:
+        return kinds.pop()(groups) if len(kinds) == 1 else None
+    except Exception:  # a class of one's own may want arguments that only its maker knows
+        return None
 
 
 def _sample(inputs: Inputs) -> dict[str, Any]:

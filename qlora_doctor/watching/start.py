@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .station import Station
 
 FOLDER = "QLORA_DOCTOR_RUN"
 """Environment variable with the folder that a run's records go to."""
 
 
 def prepare() -> None:
-    """Wait for torch and for transformers' Trainer."""
+    """Wait for torch, for transformers' Trainer and for PEFT."""
     from wrapt import register_post_import_hook
 
-    register_post_import_hook(_torch_is_here, "torch")
-    register_post_import_hook(_trainer_is_here, "transformers.trainer")
+    for module, arrived in (
+        ("torch", lambda station, module: station.wait_for_training()),
+        ("transformers.trainer", lambda station, module: station.wait_for_trainer(module)),
+        ("peft.peft_model", lambda station, module: station.wait_for_saves(module)),
+    ):
+        register_post_import_hook(_when_here(arrived), module)
 
 
-def _torch_is_here(module: Any) -> None:
-    from .station import station_of
+def _when_here(arrived: Callable[[Station, Any], None]) -> Callable[[Any], None]:
+    """What is called when a module is there: inside the program's own import, which goes on whatever happens."""
 
-    station_of(os.environ[FOLDER]).wait_for_training()
+    def hook(module: Any) -> None:
+        from .guarding import say
 
+        try:
+            from .station import station_of
 
-def _trainer_is_here(module: Any) -> None:
-    from .station import station_of
+            arrived(station_of(os.environ[FOLDER]), module)
+        except Exception as error:
+            say(f"Not watching: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
-    station_of(os.environ[FOLDER]).wait_for_trainer(module)
+    return hook

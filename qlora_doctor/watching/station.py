@@ -62,7 +62,8 @@ class Station:
 
         self._heard = Overhearing()
         atexit.register(self._exit)
-        os.register_at_fork(after_in_child=self._forked)
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=self._forked)
         plain = torch.nn.Module.__dict__["__call__"]
         wrapt.wrap_function_wrapper(torch.nn, "Module.__call__", self._called)
         wrapped = torch.nn.Module.__dict__["__call__"]
@@ -78,6 +79,19 @@ class Station:
         import wrapt
 
         wrapt.wrap_function_wrapper(module, "Trainer.__init__", self._trainer_built)
+
+    def wait_for_saves(self, module: Any) -> None:
+        """Look at an adapter's file when it was written."""
+        import wrapt
+
+        wrapt.wrap_function_wrapper(module, "PeftModel.save_pretrained", self._saved)
+
+    def _saved(self, wrapped: Any, model: Any, args: Any, kwargs: Any) -> Any:
+        result = wrapped(*args, **kwargs)
+        folder = args[0] if args else kwargs.get("save_directory")
+        if self.watch is not None and folder is not None:
+            self.watch.model_saved(model, folder)
+        return result
 
     def _called(self, wrapped: Any, module: Any, args: Any, kwargs: Any) -> Any:
         if self._unwrap is not None and not self._busy:
@@ -112,9 +126,11 @@ class Station:
         try:
             from .callback import RunCallback
 
-            handler = trainer.callback_handler
-            if not any(isinstance(each, RunCallback) for each in handler.callbacks):
-                trainer.add_callback(RunCallback(self.begin_trainer, trainer))
+            # A DoctorCallback of the program's own writes no records: both may look.
+            ours = self.begin_trainer
+            callbacks = trainer.callback_handler.callbacks
+            if not any(isinstance(each, RunCallback) and each.begin == ours for each in callbacks):
+                trainer.add_callback(RunCallback(ours, trainer))
         except Exception as error:
             self._give_up(error)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import weakref
@@ -20,28 +21,29 @@ from ..probes.batch import BatchLook
 from ..probes.environment import look_at_environment
 from ..probes.failures import NO_FAILURE
 from ..probes.live.config import live_config
-from ..probes.load.loaded import four_bit_layers, loaded_facts, nonfinite_tensors
+from ..probes.load.loaded import has_nonfinite, loaded_facts, nonfinite_tensors
 from ..probes.observing import snapshot
 from ..probes.observing.overheard import Overhearing
+from ..probes.observing.timeline import StepPeak
 from ..probes.step.optimizer import optimizer_facts
 from ..probes.step.optimizer import unwrapped as unwrapped_optimizer
+from ..probes.step.picture import breakdown
 from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
-from ..probes.tensors import plain_name
-from .arguments import arguments_config, asked
+from ..probes.tensors import local_part, plain_name, trainable_parameters
+from .arguments import arguments_config, asked, plain_arguments
 from .backward import BackwardWatch
 from .finding import is_compiled, objects, unwrapped
 from .guarding import Guard, StopTraining
 from .losses import LossWatch
 from .onlooker import Clock, Onlooker
 from .records import Options, Writer
+from .scaling import scale_facts
 from .warned import telling
 
 _LOW_RATE = 0.5
 """Share of the rate that was asked for below which a step says little about the updates that the run will make."""
-_NEAR = (0.7, 1.4)
-"""What counts as once: the mean is of a sample of each batch's tokens, and long rows weigh more than short ones."""
 _MORE = 8
 """Steps that the gradient scaler may skip while the watched ones are counted."""
 
@@ -76,6 +78,10 @@ class Watch:
         self.facts = Facts()
         self.active = False
         self.spent = 0.0
+        self._breakdown: dict[str, int] | None = None
+        self._rank_loss: dict[str, Any] = {}
+        self.series: list[dict[str, Any]] = []
+        self.arguments: dict[str, Any] = {}
         self._writer, self._options, self._learn = writer, options, learn
         self._model = weakref.ref(model)
         self._trainer = weakref.ref(trainer) if trainer is not None else lambda: None
@@ -96,6 +102,10 @@ class Watch:
         self._loss: LossWatch | None = None
         self._heard = heard or Overhearing()
         self._base: snapshot.Snapshot | None = None
+        self._optimizers: list[Any] = []
+        self._schedulers: list[Any] = []
+        self._found: dict[str, list[Any]] = {}
+        self._parallel = "none"
         self._stepped_since = False
 
     # -- the beginning
@@ -128,7 +138,7 @@ class Watch:
             self._trainer = weakref.ref(trainer)
         self._optimizers = [optimizer] if optimizer is not None else []
         self._tokenizer = tokenizer or self._one_tokenizer(model)
-        self._arguments = arguments
+        self.arguments = plain_arguments(arguments)
         self._parallel = parallel_of(trainer, self._called, model)
         self._static(model, arguments)
         self._know_trainer(trainer, arguments, state)
@@ -190,6 +200,8 @@ class Watch:
             world_size=self._world,
             parallel=self._parallel,
             training=self._number,
+            nonfinite_step=0,
+            nonfinite_tensors=[],
             **asked(arguments),
         )
         if state is not None:
@@ -324,9 +336,17 @@ class Watch:
         self._run["micro_batches"] = list(onlooker.micro_batches)
         if backward is not None and self._scale:
             backward /= self._scale
-        self._run.update(backward_loss=_number(backward), mean_loss=_number(mean), loss_scale=None)
-        if backward is not None and mean:
-            self._run |= scale_facts(backward / mean, onlooker.micro_batches[-1])
+        plain, count = onlooker.mean_of_means(), onlooker.micro_batches[-1]
+        unknown = dict.fromkeys(("loss_scale", "sums_over_accumulation", "divides_twice"))
+        self._run.update(unknown, backward_loss=_number(backward), mean_loss=_number(mean))
+        self._rank_loss = {
+            "backward_loss": _number(backward),
+            "mean_loss": _number(mean),
+            "mean_of_means": _number(plain),
+        }
+        if backward is not None and mean and plain and onlooker.parts == count and self._world == 1:
+            self._run |= scale_facts(backward, mean, plain, count)  # of several ranks only all together can tell
+        self._rank_loss |= {"trained_tokens": onlooker.counted_tokens or None}
         if onlooker.counted_tokens:
             self._run["tokens_per_update"] = onlooker.counted_tokens * self._world
         self._losses = [*getattr(self, "_losses", []), backward]
@@ -334,12 +354,10 @@ class Watch:
     # -- the gradient scaler
 
     def _scaler(self) -> Any:
-        enabled = [each for each in self._found["GradScaler"] if each.is_enabled() and each._scale is not None]
+        enabled = [each for each in self._found["GradScaler"] if each.is_enabled()]
         return enabled[-1] if enabled else None
 
     def _scale_now(self) -> float:
-        if not self._found["GradScaler"]:
-            self._found["GradScaler"] = objects()["GradScaler"] if not self._steps else []
         scaler = self._scaler()
         return float(scaler.get_scale()) if scaler is not None else 1.0
 
@@ -377,9 +395,19 @@ class Watch:
             # accelerate steps a prepared scheduler once for every process, which is what it documents.
             self._run["scheduler_per_micro_batch"] = several > 1 and each == several and self._world != several
         self._rates_low()
+        self._breakdown = self._by_part(onlooker, model)
         self._schedulers = []
         self._optimizers = []
         self._trainable_digest = _digest(onlooker.trainable_after)
+
+    def _by_part(self, onlooker: Onlooker, model: nn.Module) -> dict[str, int] | None:
+        """Bytes by part at the highest allocation so far; None without CUDA."""
+        device = _device(model)
+        if device.type != "cuda":
+            return None
+        peak = StepPeak(allocated=torch.cuda.max_memory_allocated(device), phase="backward")
+        state = onlooker.optimizer_cuda_bytes
+        return breakdown(model, peak, state[-1] if state else 0)
 
     def _rates_low(self) -> None:
         """Whether the watched steps ran at a fraction of the rate that the run is for."""
@@ -405,6 +433,7 @@ class Watch:
         self._take_off()
         self._onlooker = None
         self._found = {}
+        self._optimizers, self._schedulers = [], []
         self._write("broken")
 
     # -- what the trainer tells
@@ -427,15 +456,48 @@ class Watch:
     def logged(self, step: int, epoch: float | None, logs: Mapping[str, Any]) -> None:
         """A record of the series, as the trainer made it."""
         self._counted = max(self._counted, step)
-        if self._writer is None:
-            return
         numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
         record = {"step": step, "epoch": epoch, "time": time.time(), **numbers, **_memory_now(self.facts)}
-        self.guard(self._writer.line)(record)
+        self.series.append(record)
+        if any(not math.isfinite(float(value)) for value in numbers.values()):
+            self.guard(self._not_finite)(step)
+        if self._writer is not None:
+            self.guard(self._writer.line)(record)
+
+    def _not_finite(self, step: int) -> None:
+        """The first time that something that was logged is no number: which tensors are none by now."""
+        model = self._model()
+        if model is None or self._run.get("nonfinite_step"):
+            return
+        parameters = trainable_parameters(model)
+        bad = [name for name, parameter in parameters.items() if has_nonfinite(local_part(parameter.detach()))]
+        self._run.update(nonfinite_step=step, nonfinite_tensors=bad)
+        self._write("not finite")
 
     def saved(self, folder: str, state: Any) -> None:
         """A checkpoint was written."""
-        self._run["adapter_saved"] = str(Path(folder) / f"checkpoint-{state.global_step}")
+        model = self._model()
+        if model is not None:
+            self.model_saved(model, Path(folder) / f"checkpoint-{state.global_step}")
+
+    def model_saved(self, model: Any, folder: Any) -> None:
+        """A model was saved to a folder; one that is not the one that trains is none of ours."""
+        if model is self._model() and self._parallel in ("none", "ddp") and self.rank == 0:
+            self.guard(self._compare_saved)(model, Path(folder))
+
+    def _compare_saved(self, model: nn.Module, folder: Path) -> None:
+        from .saved import differing
+
+        if self._run.get("adapter_saved") == str(folder) and self._saved_at == self._counted:
+            return
+        began = time.perf_counter()
+        self._saved_at = self._counted
+        self._run["adapter_saved"] = str(folder)
+        found = differing(model, folder)
+        if found or "adapter_saved_differs" not in self._run:
+            self._run["adapter_saved_differs"] = found
+        self._spend(began)
+        self._write("saved")
 
     def trained(self, state: Any) -> None:
         """The trainer says that the training is over."""
@@ -481,8 +543,7 @@ class Watch:
             return
         after = snapshot.take(model, keep_small=False)
         changes = snapshot.compare(self._base, model, after)
-        repacked = _repacked(model)
-        self._run["base_changed_at_end"] = [name for name in changes.changed if not name.startswith(repacked)]
+        self._run["base_changed_at_end"] = changes.changed
 
     # -- stopping
 
@@ -541,6 +602,7 @@ class Watch:
                     "rank": self.rank,
                     "world_size": self._world,
                     "host": os.uname().nodename if hasattr(os, "uname") else None,
+                    "arguments": self.arguments,
                     "facts": self.facts.model_dump(mode="json", exclude_none=True),
                 }
             )
@@ -551,8 +613,9 @@ class Watch:
         if onlooker is not None:
             known["step"] = self._step_facts(onlooker)
             known["batch"] = self._batch_facts(onlooker)
+            known["config"] = self._config_facts(known["step"])
             self._forward_facts(onlooker)
-        measured = _measured(self.facts, known.get("step") or self.facts.step)
+        measured = _measured(self.facts, known.get("step") or self.facts.step, self._breakdown)
         if measured is not None:
             known["memory"] = MemoryFacts(measured=measured)
         rank = RankFacts(
@@ -565,6 +628,7 @@ class Watch:
             peak_reserved_bytes=measured.peak_reserved_bytes if measured else None,
             loss=_number(self._losses[-1]) if getattr(self, "_losses", None) else None,
             ended=self._ended,
+            **self._rank_loss,
         )
         self._digests = rank.batches
         known["run"] = RunFacts(
@@ -580,6 +644,7 @@ class Watch:
         return known
 
     _failure = NO_FAILURE
+    _saved_at: int | None = None
     _digests: list[str] | None = None
     _losses: list[float | None]
 
@@ -608,8 +673,20 @@ class Watch:
             changes.update(dict.fromkeys(unknown))
         self._rates_low()
         if self._run.get("rates_during_warmup") and seen.trainable_dtypes != ["float32"]:
-            changes.update(parameters_not_updated=None, lost_update_ratio=None)
+            changes.update(
+                dict.fromkeys(
+                    ("parameters_not_updated", "parameters_out_of_reach", "parameters_below_precision",
+                     "lost_update_ratio", "update_share", "steps_to_update")
+                )
+            )  # fmt: skip
         return seen.model_copy(update=changes)
+
+    def _config_facts(self, step: Any) -> Any:
+        """The config with the shape of the first batch, where the arguments do not say it."""
+        config = self.facts.config
+        if config is None or step.batch is None:
+            return config
+        return config.model_copy(update={"batch": config.batch or step.batch, "sequence": step.sequence})
 
     def _count_labels(self, onlooker: Onlooker, changes: dict[str, Any]) -> None:
         """Labels as the trainer has them: its compute_loss may take them out before the model is called."""
@@ -645,38 +722,21 @@ class Watch:
             self._run["rows_per_update"] = seen.batch * max(onlooker.micro_batches[-1], 1) * self._world
 
 
-def scale_facts(scale: float, micro_batches: int) -> dict[str, Any]:
-    """What the losses that went backward say of the division by accumulation; bands around 1, around M and around 1/M.
-
-    Args:
-        scale: their sum over the mean loss of a token.
-        micro_batches: M.
-    """
-    known: dict[str, Any] = {"loss_scale": _number(scale), "sums_over_accumulation": None, "divides_twice": None}
-    if micro_batches < 2 or _NEAR[0] <= scale <= _NEAR[1]:
-        known.update(sums_over_accumulation=False, divides_twice=False)
-    elif _NEAR[0] <= scale / micro_batches <= _NEAR[1]:
-        known.update(sums_over_accumulation=True, divides_twice=False)
-    elif _NEAR[0] <= scale * micro_batches <= _NEAR[1]:
-        known.update(sums_over_accumulation=False, divides_twice=True)
-    return known
-
-
 class Together:
     """Several optimizers as one, for what is asked of one."""
 
     def __init__(self, optimizers: list[Any]) -> None:
-        self._inner = [unwrapped_optimizer(each) for each in optimizers]
+        self.inner = [unwrapped_optimizer(each) for each in optimizers]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The groups of all."""
-        return [group for each in self._inner for group in each.param_groups]
+        return [group for each in self.inner for group in each.param_groups]
 
     @property
     def state(self) -> dict[Any, Any]:
         """The state of all."""
-        return {key: value for each in self._inner for key, value in each.state.items()}
+        return {key: value for each in self.inner for key, value in each.state.items()}
 
 
 def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str:
@@ -699,22 +759,6 @@ def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str
     ):
         return "ddp"
     return "none"
-
-
-def _repacked(model: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the names of what bitsandbytes holds in another form since an evaluation on a CPU with AVX-512.
-
-    ``Linear4bit.forward`` repacks a weight in place for inference. When the layer trains again it unpacks the weight,
-    bit for bit, and makes its statistics anew ("best-effort", bitsandbytes/functional.py).
-    """
-    found = []
-    for name, module in four_bit_layers(model):
-        state = getattr(module.weight, "quant_state", None)
-        if getattr(state, "packing_format_for_cpu", False):
-            found.append(f"{name}.weight")
-        elif hasattr(state, "original_qshape"):
-            found.append(f"{name}.weight.")
-    return tuple(found)
 
 
 def _groups(optimizer: Together, model: nn.Module) -> dict[str, Any]:
@@ -775,7 +819,7 @@ def _digest(prints: Mapping[str, Any] | None) -> str | None:
     return every.hexdigest()
 
 
-def _measured(facts: Facts, step: Any) -> MemoryPicture | None:
+def _measured(facts: Facts, step: Any, parts: dict[str, int] | None) -> MemoryPicture | None:
     """CUDA's own counters since the process began; nothing is reset."""
     device = facts.load.device if facts.load else None
     if device is None or not device.startswith("cuda"):
@@ -783,17 +827,19 @@ def _measured(facts: Facts, step: Any) -> MemoryPicture | None:
     return MemoryPicture(
         peak_allocated_bytes=torch.cuda.max_memory_allocated(device),
         peak_reserved_bytes=torch.cuda.max_memory_reserved(device),
+        breakdown=parts,
         device=torch.cuda.get_device_name(device),
         batch=step.batch if step is not None else None,
         sequence=step.sequence if step is not None else None,
     )
 
 
-def _memory_now(facts: Facts) -> dict[str, int]:
+def _memory_now(facts: Facts) -> dict[str, float]:
     device = facts.load.device if facts.load else None
     if device is None or not device.startswith("cuda"):
         return {}
     return {
+        "memory_gib": torch.cuda.memory_allocated(device) / 2**30,
         "allocated_bytes": torch.cuda.memory_allocated(device),
         "reserved_bytes": torch.cuda.memory_reserved(device),
         "peak_allocated_bytes": torch.cuda.max_memory_allocated(device),

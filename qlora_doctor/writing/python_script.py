@@ -96,6 +96,7 @@ class _Script:
         for path in ("hardware.gpu", "hardware.memory", "hardware.count", "hardware.expandable_segments",
                      "budgets.peak_memory", "budgets.trainable_ratio", "budgets.step_seconds"):  # fmt: skip
             self.drop(path, "a script has no place for it")
+        self.drop("training.kernels", "the script runs transformers' own code")
         return "\n\n".join([head, self._imports("\n".join(parts)), *parts]) + "\n", self.unsaid
 
     def _imports(self, body: str) -> str:

@@ -56,13 +56,14 @@ training:  # TrainingArguments' and SFTConfig's names
 {hardware}"""
 
 
-def starter_config(model: str, gpu: str | None = None, *, file: str = "config.yaml") -> str:
+def starter_config(model: str, gpu: str | None = None, *, file: str = "config.yaml", schema: str | None = None) -> str:
     """The text of a YAML config.
 
     Args:
         model: hub id or folder of the base.
         gpu: the card that the run is meant for; None leaves it to the machine where it is checked.
         file: the name it will be saved under, for the comment at its top.
+        schema: address of the JSON schema, for a comment that editors read; None leaves it out.
 
     Raises:
         UsageError: the card is not known, or the model's name is empty.
@@ -82,7 +83,8 @@ def starter_config(model: str, gpu: str | None = None, *, file: str = "config.ya
     else:
         why = "this card has no bfloat16 arithmetic"
     hardware = f"\nhardware:\n  gpu: {yaml_scalar(card.name)}\n" if card is not None else ""
-    return _TEMPLATE.format(
+    for_editors = f"# yaml-language-server: $schema={schema}\n" if schema is not None else ""
+    return for_editors + _TEMPLATE.format(
         file=file,
         model=yaml_scalar(model),
         known=_remark(model),

@@ -57,9 +57,9 @@ def test_a_renamed_value_is_written(tmp_path: Path) -> None:
 
 def test_a_fix_that_does_nothing_says_why(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("model: x/y\ntraining: {learning_rate: 3.0}\nlora: {r: 8, target_modules: all-linear}\n")
-    result = run("check", path, "--fix", "--stage", "config", "--select", "QD120")
-    assert "fixed nothing; no fix that can be written for QD120" in result.stderr
+    path.write_text(CONFIG.replace("bitsandbytes", "bnb").replace("1.0e-4", "1.0e-1"))
+    result = run("check", path, "--fix", "--stage", "config")
+    assert "fixed nothing; no fix that can be written for QD121" in result.stderr
 
 
 def test_findings_print_as_lines(tmp_path: Path) -> None:

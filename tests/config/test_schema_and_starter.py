@@ -14,7 +14,7 @@ from qlora_doctor.core.assets import asset_folder
 from qlora_doctor.core.errors import ConfigError, UsageError
 from qlora_doctor.reading import read_setup
 from qlora_doctor.reading.native import setup_from_mapping
-from qlora_doctor.reading.schema import ID, config_schema
+from qlora_doctor.reading.schema import ID, config_schema, key_meanings
 from qlora_doctor.writing.starter import starter_config
 
 VALIDATOR = jsonschema.Draft7Validator(config_schema())
@@ -94,3 +94,33 @@ def test_the_starter_knows_no_such_card() -> None:
 
 def test_a_name_that_is_nearly_known_is_told() -> None:
     assert "meta-llama/Llama-3.1-8B" in starter_config("meta-lama/Llama-3.1-8B").splitlines()[3].partition("#")[2]
+
+
+def test_every_key_says_what_it_means() -> None:
+    def silent(path: str, schema: dict[str, Any]) -> list[str]:
+        properties = {name: each for name, each in schema.get("properties", {}).items() if name != "$schema"}
+        own = [] if schema.get("description") or not path else [path]
+        inner = [schema, *schema.get("anyOf", [])]
+        deeper = [each for part in inner for name, sub in part.get("properties", {}).items() if name != "$schema"
+                  for each in silent(f"{path}.{name}".strip("."), sub)]  # fmt: skip
+        return own + deeper if properties or len(inner) > 1 or own else own
+
+    assert not silent("", config_schema())
+
+
+def test_no_meaning_is_of_a_key_that_there_is_not() -> None:
+    keys = {
+        f"{section}.{key}"
+        for section, schema in config_schema()["properties"].items()
+        for part in (schema, *schema.get("anyOf", []))
+        for key in part.get("properties", {})
+    }
+    assert not set(key_meanings()) - keys
+
+
+def test_a_config_may_name_its_schema(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"$schema": "config-v1.schema.json", "model": "x/y", "lora": {"r": 8}}')
+    setup = read_setup(tmp_path / "config.json")
+    assert setup.dialect == "native" and setup.dialect_confidence == 1 and not setup.unknown_keys
+    text = starter_config("x/y", schema="https://example.org/config.json")
+    assert text.startswith("# yaml-language-server: $schema=https://example.org/config.json\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import random
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,10 @@ from qlora_doctor.core.errors import UsageError
 from qlora_doctor.engine import Rule, judge, load_rules
 from qlora_doctor.facts import Facts
 from qlora_doctor.facts.course import CourseFacts
-from qlora_doctor.probes.log import Course, Known, course_facts, read_runs
+from qlora_doctor.probes.log import Course, Known, course_facts, course_from_records, read_runs
+from qlora_doctor.reporters import render
+from qlora_doctor.run.courses import judge_logs
+from qlora_doctor.run.session import CheckOptions
 from tests.courses import make
 
 EXPECTED: dict[str, dict[str, Any]] = json.loads((make.HERE / "expected.json").read_text(encoding="utf-8"))
@@ -126,3 +131,46 @@ def test_what_a_resumed_run_lost_is_left_out() -> None:
     assert run.resumed_at == [61.0]
     steps = run.get("loss").steps
     assert steps == sorted(set(steps)) and steps[-1] == 150
+
+
+ODD = (None, True, 0, -1, math.nan, math.inf, "x", "", [], {}, "nan", "1e400", 1e308, 10**400, "12%", "5/10")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_odd_values_in_a_log_end_in_a_report_or_a_sentence(seed: int, tmp_path: Path) -> None:
+    draw = random.Random(seed)
+    states = sorted(make.RUNS.rglob("trainer_state.json"))
+    for number in range(12):
+        state = json.loads(draw.choice(states).read_text(encoding="utf-8"))
+        for _ in range(draw.choice((1, 3, 30))):
+            row = draw.choice(state["log_history"])
+            if draw.random() < 0.2:
+                state[draw.choice([key for key in state if key != "log_history"])] = draw.choice(ODD)
+            elif isinstance(row, dict) and draw.random() < 0.8:
+                row[draw.choice([*row, "eval_loss", "memory(GiB)", "reward", "elapsed_time"])] = draw.choice(ODD)
+            else:
+                state["log_history"][draw.randrange(len(state["log_history"]))] = draw.choice(ODD)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
+        try:
+            reports = judge_logs([folder], CheckOptions())
+        except UsageError:
+            continue
+        assert all(render(report, format) for report in reports for format in ("html", "json", "text"))
+
+
+def test_a_gradient_that_is_summed_is_seen_beside_the_step_of_a_check() -> None:
+    """The norm of one batch, as check takes it, is that of the healthy run's first step."""
+    one = run_of("healthy_plain").get("grad_norm").values[0]
+    summed = course_facts(run_of("loss_summed_over_accumulation"), Known(accumulation=8, gradient_norm=one))
+    mean = course_facts(run_of("healthy_accumulation"), Known(accumulation=4, gradient_norm=one))
+    assert summed.gradient_scaled_by_accumulation is True and told(summed) == ["QD718"]
+    assert mean.gradient_scaled_by_accumulation is False and told(mean) == []
+
+
+def test_the_loss_of_a_check_stands_in_for_an_evaluation() -> None:
+    state = json.loads((make.RUNS / "loss_summed_over_accumulation" / "trainer_state.json").read_text(encoding="utf-8"))
+    rows = [row for row in state["log_history"] if "eval_loss" not in row]
+    before = run_of("healthy_plain").get("loss").values[0]
+    assert told(course_facts(course_from_records(rows), Known(accumulation=8, loss_before=before))) == ["QD718"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qlora_doctor.core.assets import asset_folder
 from qlora_doctor.engine import load_rules
-from qlora_doctor.reading.dialects.refusals import axolotl, llamafactory
+from qlora_doctor.tables.refusals import catalogue
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "field" / "checks.tsv"
 RULE_OF = {
@@ -21,8 +21,8 @@ RULE_OF = {
 }
 """What a refusal is about → the rule that tells it."""
 ROWS = {
-    "axolotl": axolotl.ROWS,
-    "LLaMA-Factory": llamafactory.ROWS,
+    "axolotl": catalogue("axolotl").rows,
+    "LLaMA-Factory": catalogue("llamafactory").rows,
 }
 
 

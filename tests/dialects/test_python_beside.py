@@ -357,6 +357,10 @@ OLD = script("", PLAIN, "{}").replace("output_dir=", "evaluation_strategy='no', 
         ({"pyproject.toml": '[project]\ndependencies = ["transformers<4.46", "trl<0.12"]\n'}, False),
         ({"Dockerfile": "FROM x\nRUN pip install transformers==4.40.1 trl==0.9.4\n"}, False),
         ({"setup.sh": "pip install 'transformers==4.40.1' trl==0.9.4\n"}, False),
+        ({"requirements.txt": "transformers<5.0.0\ntrl\n"}, False),  # a key of transformers, in a class of TRL
+        ({"README.md": "```bash\npip install transformers==4.40.1 trl==0.9.4\n```\n"}, False),
+        ({"README.md": "It was written for transformers==4.40.1.\n"}, True),
+        ({"README.md": "pip install transformers==4.40.1\n", "requirements.txt": "transformers==4.57.0\n"}, True),
         (
             {"uv.lock": 'name = "transformers"\nversion = "4.40.0"\n\n[[package]]\nname = "trl"\nversion = "0.9.4"\n'},
             False,
@@ -377,6 +381,27 @@ def test_pinned_versions_decide(files: dict[str, str], told: bool, tmp_path: Pat
     )
     removed = [key.key for key in conclude(setup, newest).removed_keys or []]
     assert ("SFTConfig.evaluation_strategy" in removed) is told
+
+
+SWITCHED = """\
+from transformers import AutoModelForCausalLM
+from peft import LoraConfig, get_peft_model
+model = AutoModelForCausalLM.from_pretrained("my/model", load_in_4bit=True)
+model = get_peft_model(model, LoraConfig(r=8))
+"""
+
+
+@pytest.mark.parametrize(
+    ("requirements", "told"),
+    [("transformers\n", True), ("transformers==5.1.0\n", True), ("transformers==4.57.1\n", False),
+     ("transformers<5\n", False)],
+)  # fmt: skip
+def test_pinned_versions_decide_about_switches_of_from_pretrained(
+    requirements: str, told: bool, tmp_path: Path
+) -> None:
+    setup = read_setup(written(tmp_path, {"app/core/train.py": SWITCHED, "requirements.txt": requirements}))
+    assert setup.quantization.load_in_4bit is True
+    assert any(remark["kind"] == "quantization-switch-of-from-pretrained" for remark in setup.remarks) is told
 
 
 def test_pins_of_the_nearest_folder_count(tmp_path: Path) -> None:
@@ -456,3 +481,54 @@ def test_hydra_composes(tmp_path: Path) -> None:
     assert (setup.lora.r, setup.training.learning_rate) == (32, 1e-4)
     chosen = {**files, "run.sh": "python main.py base=large\n"}
     assert read_setup(written(tmp_path / "c", chosen)).is_unknown("lora.r")
+
+
+# -- YAML files and what their projects bring
+
+SHAREGPT = "base_model: my/model\nload_in_4bit: true\nadapter: qlora\ndatasets:\n- path: my/data\n  type: sharegpt\n"
+
+
+@pytest.mark.parametrize(
+    ("readme", "told"),
+    [
+        ("", True),
+        ("```\ngit clone https://github.com/x/axolotl\ncd axolotl\npip install -e .\n```\n", True),
+        ("```\ngit clone https://github.com/x/axolotl\ncd axolotl\ngit checkout 55cc214c7677\n```\n", False),
+        ("```\npip install axolotl==0.4.1\n```\n", False),
+        ("```\npip install axolotl==0.19.0\n```\n", True),
+        ("```\npip install git+https://github.com/x/axolotl.git@55cc214c7677\n```\n", False),
+    ],
+)
+def test_an_older_axolotl_is_not_held_to_what_newer_ones_refuse(readme: str, told: bool, tmp_path: Path) -> None:
+    files = {"runs/qlora.yaml": SHAREGPT, "README.md": readme, ".git/HEAD": ""}
+    setup = read_setup(written(tmp_path, files))
+    assert any("sharegpt" in str(remark["note"]) for remark in setup.remarks) is told
+
+
+@pytest.mark.parametrize(
+    ("keys", "method"),
+    [("", "dpo"), ("gamma_beta_ratio: 1.6\nobjective_type: simpo\n", None), ("desirable_weight: 1.0\n", None)],
+)
+def test_beta_is_of_dpo_only_where_no_key_of_another_loss_stands_beside_it(
+    keys: str, method: str | None, tmp_path: Path
+) -> None:
+    text = "model_name_or_path: my/model\nuse_peft: true\nload_in_4bit: true\nlora_r: 8\nbeta: 0.0\n" + keys
+    setup = read_setup(written(tmp_path, {"recipe.yaml": text}))
+    assert (setup.training.method if not setup.is_unknown("training.method") else None) == method
+
+
+@pytest.mark.parametrize(
+    ("head", "converted"),
+    [
+        ("", False),
+        ("# @package _global_\n", True),
+        ("defaults:\n- trainer: sft\n- _self_\n", True),
+        ("output_dir: ${oc.env:HOME}/out\n", True),
+        ("defaults:\n  lr: 1\n", False),
+    ],
+)
+def test_omegaconf_takes_an_exponent_without_a_dot_for_a_number(head: str, converted: bool, tmp_path: Path) -> None:
+    text = head + "model:\n  name: my/model\nlora:\n  rank: 8\n  alpha: 16\nlearning_rate: 2e-4\nload_in_4bit: true\n"
+    setup = read_setup(written(tmp_path, {"sft.yaml": text}))
+    assert setup.string_numbers == ["learning_rate"]
+    assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted

@@ -246,6 +246,8 @@ def test_a_loop_of_its_own_tells_its_rate_and_its_batch(tmp_path: Path) -> None:
     assert healthy.loop_in_eval_mode is False
     inside = conclude(read(tmp_path, train=LOOP.replace("    for batch", "    model.train()\n    for batch")), None)
     assert inside.loop_in_eval_mode is False
+    elsewhere = LOOP + "\nclass Other:\n    def train(self):\n        self.model.train()\n"
+    assert conclude(read(tmp_path, train=elsewhere), None).loop_in_eval_mode is None
     unseen = conclude(read(tmp_path, after="from x import y\ny(model)\n", train=LOOP), None)
     assert unseen.loop_in_eval_mode is None
 

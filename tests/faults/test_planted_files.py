@@ -104,7 +104,7 @@ CUSTOM = """\
 model: {name: my/model, load_in_4bit: true}
 quantization: {bnb_4bit_quant_type: nf4, bnb_4bit_compute_dtype: bfloat16, bnb_4bit_use_double_quant: true}
 lora: {r: 16, lora_alpha: 32, target_modules: [q_proj, v_proj]}
-training: {learning_rate: 0.0002, bf16: true}
+training: {learning_rate: 0.0002, bf16: true, per_device_train_batch_size: 2}
 """
 FSDP1 = "fsdp_config: {offload_params: true}\n"
 FSDP2 = "fsdp_version: 2\nfsdp_config: {offload_params: false}\n"

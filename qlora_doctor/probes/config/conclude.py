@@ -144,7 +144,7 @@ def _remarks(
 ) -> dict[str, Any]:
     def of(effect: str) -> list[Remark]:
         return [
-            Remark(kind=str(r["kind"]), about=r.get("about"), key=r["key"], note=r["note"])
+            Remark(id=r.get("id"), kind=str(r["kind"]), about=r.get("about"), key=r["key"], note=r["note"])
             for r in setup.remarks
             if r["effect"] == effect and _is_here(r, environment, card)
         ]

@@ -32,6 +32,8 @@ class StoredTensor:
     shape: tuple[int, ...]
     file: Path
     nbytes: int
+    begin: int = 0
+    """Where it begins, behind the header."""
 
     @property
     def elements(self) -> int:
@@ -178,7 +180,7 @@ def _tensors(file: Path) -> Iterator[StoredTensor]:
             begin, end = (int(n) for n in entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
             raise _corrupt(file, f"its entry for {name!r} cannot be read") from error
-        stored = StoredTensor(name, dtype, shape, file, end - begin)
+        stored = StoredTensor(name, dtype, shape, file, end - begin, begin)
         fits = dtype not in _BYTES or stored.nbytes == stored.elements * _BYTES[dtype]
         if begin < 0 or end < begin or not fits:
             raise _corrupt(file, f"{name!r} has {end - begin} bytes for {_shape(shape)} of {dtype}")

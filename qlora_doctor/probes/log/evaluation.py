@@ -73,10 +73,12 @@ def _around(series: Series, step: float) -> list[float]:
 def _scaled(course: Course, series: Series, known: Known) -> dict[str, Any]:
     """The training loss over the evaluation loss where both are first known, against the accumulation."""
     facts: dict[str, Any] = {"accumulation": known.accumulation}
-    near = _around(course.get("loss").finite(), series.steps[0]) if len(series) else []
-    if not near or series.values[0] <= 0:
+    loss = course.get("loss").finite()
+    near = _around(loss, series.steps[0]) if len(series) else loss.values[:1]
+    against = series.values[0] if len(series) else known.loss_before
+    if not near or against is None or against <= 0:
         return facts
-    ratio = median(near) / series.values[0]
+    ratio = median(near) / against
     facts["train_over_eval"] = ratio
     if known.accumulation is not None:
         count = known.accumulation

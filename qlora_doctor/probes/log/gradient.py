@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 from typing import Any
 
 from .known import Known
@@ -29,10 +30,23 @@ def gradient_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[
         "gradient_nonfinite_from": bad_from,
         "gradient_nonfinite": bad_from is not None,
     }
+    facts |= _against_check(finite, known)
     growth = _growth(finite)
     if growth is not None:
         facts |= {"gradient_growth": growth, "gradient_explodes": growth > _GROWTH and _lasting(finite)}
     return facts
+
+
+def _against_check(series: Series, known: Known) -> dict[str, Any]:
+    """The first norms against that of one batch: a mean of k batches has at most its norm, their sum up to k times."""
+    if not known.gradient_norm or not len(series):
+        return {}
+    ratio = median(series.values[:3]) / known.gradient_norm
+    count = known.accumulation
+    return {
+        "gradient_over_check": ratio,
+        "gradient_scaled_by_accumulation": None if count is None else count > 2 and 0.6 * count < ratio < 1.5 * count,
+    }
 
 
 def _nonfinite_from(series: Series) -> float | None:

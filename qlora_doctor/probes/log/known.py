@@ -25,6 +25,7 @@ class Known:
         vocabulary: rows of the output head.
         labels: classes of a classifier.
         method: ``sft``, ``dpo``, …
+        loss_before, gradient_norm: of the step that ``check`` took with a new adapter.
     """
 
     learning_rate: float | None = None
@@ -35,6 +36,8 @@ class Known:
     vocabulary: int | None = None
     labels: int | None = None
     method: str | None = None
+    loss_before: float | None = None
+    gradient_norm: float | None = None
     planned_steps: float | None = None
     planned_epochs: float | None = None
 
@@ -60,6 +63,8 @@ def known_from(facts: Facts | None, setup: Any = None) -> Known:
         vocabulary=None if classifies else next((each for each in rows if each), None) or _vocabulary(setup),
         labels=model.get("num_labels") if classifies else None,
         method=config.method if config else None,
+        loss_before=facts.step.loss_before if facts and facts.step else None,
+        gradient_norm=facts.step.gradient_norm if facts and facts.step else None,
         planned_steps=float(steps) if isinstance(steps, int | float) and steps > 0 else None,
         planned_epochs=training.get("num_train_epochs"),
     )

@@ -17,7 +17,7 @@ from .series import Course, Series
 _FEW = 3
 _FLAT_FROM = 16
 """Points below which nobody can tell flat from noisy."""
-_WORTH, _SURE = 1.5, 2.5
+_WORTH, _SURE = 1.25, 2.5
 """Standard deviations of a point that a fall has to be excluded from, without and with other evidence."""
 _TINY_RATE = 1e-6
 """No adapter learns at such a rate: QLoRA's are a hundred times higher."""
@@ -80,8 +80,8 @@ def _flat(series: Series, shape: Trend | None, course: Course) -> tuple[bool | N
     """(nothing but noise, every value the same); None where too little is known to say so.
 
     Flat is what excludes a fall that would be worth its name: the slope of Theil and Sen over the whole run is within
-    twice its standard error of zero, and a fall of one and a half standard deviations of a point is out of the
-    question; two and a half, where the rate or an evaluation that does not move says the same.
+    twice its standard error of zero, and a fall of 1.25 standard deviations of a point is out of the question; of 2.5,
+    where the rate or an evaluation that does not move says the same.
     """
     values = series.values
     if len(values) < 5 or shape is None:
@@ -90,12 +90,11 @@ def _flat(series: Series, shape: Trend | None, course: Course) -> tuple[bool | N
         return True, True
     if shape.noise == 0 or shape.direction == "falls" or values[0] > median(values[1:]) + 4 * shape.noise:
         return False, False
-    evaluated = course.get("eval_loss").finite().values
-    moved = max(evaluated) - min(evaluated) if len(evaluated) > 1 else None
-    if moved is not None and moved > 0.2 * shape.noise:
+    moved = _evaluation_moves(course, shape.noise)
+    if moved:
         return False, False
     rates = course.get("learning_rate").finite().values
-    limit = _SURE if moved is not None or (rates and max(rates) < _TINY_RATE) else _WORTH
+    limit = _SURE if moved is False or (rates and max(rates) < _TINY_RATE) else _WORTH
     thin = blocks(values, 100)
     total = sen_slope(thin) * (len(thin) - 1)
     error = shape.noise * math.sqrt(12 / len(values)) * 1.05  # efficiency of the slope of Theil and Sen: 95 %
@@ -104,6 +103,22 @@ def _flat(series: Series, shape: Trend | None, course: Course) -> tuple[bool | N
     if len(values) < _FLAT_FROM or abs(total) + 2 * error > limit * shape.noise:
         return None, False
     return True, False
+
+
+def _evaluation_moves(course: Course, own: float) -> bool | None:
+    """Whether evaluation changes over the run: its rows are the same each time, so that it is far less noisy.
+
+    False only where it begins in the first half of the run and stays within a fiftieth of a training record's noise.
+    """
+    series = course.get("eval_loss").finite()
+    if len(series) < 2:
+        return None
+    moved = max(series.values) - min(series.values)
+    orderly = all(a > b for a, b in pairwise(series.values))
+    if moved > 0.1 * own or (orderly and moved > 1e-3 * abs(series.values[0])):
+        return True
+    last = course.get("loss").steps[-1]
+    return False if moved <= 0.02 * own and series.steps[0] <= last / 2 else None
 
 
 def _untrained(
@@ -183,7 +198,7 @@ def _coincides(step: float, course: Course) -> list[str]:
         rises = any(v < 0.9 * peak for s, v in zip(rate.steps, rate.values, strict=True) if s < at)
         if rises and abs(step - at) <= 2 * gap:
             reasons.append("rate-peak")
-    if _epoch_begins(step, gap, course.get("epoch")):
+    if _epoch_begins(step, gap, course.get("epoch").finite()):
         reasons.append("epoch-start")
     gradient = course.get("grad_norm")
     if any(abs(step - s) <= gap and not math.isfinite(v) for s, v in zip(gradient.steps, gradient.values, strict=True)):
@@ -202,7 +217,7 @@ def _epoch_begins(step: float, gap: float, epochs: Series) -> bool:
 
 def _staircase(series: Series, shape: Trend, course: Course) -> dict[str, Any]:
     """Falls at the ends of epochs against falls between them."""
-    pieces = by_epoch(series, course.get("epoch"))
+    pieces = by_epoch(series, course.get("epoch").finite())
     if len(pieces) < 3 or min(len(piece) for piece in pieces) < 8:
         return {}
     drops, slopes, certain = [], [], 0

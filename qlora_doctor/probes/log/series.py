@@ -54,6 +54,10 @@ _CLOCK = re.compile(r"(?:(\d+) days?, )?(?:(\d+):)?(\d+):(\d+)(?:\.\d+)?")
 _SPOKEN = re.compile(r"(?:(\d+)d ?)?(?:(\d+)h ?)?(?:(\d+)m ?)?(?:(\d+)s)?")
 
 
+_LARGEST = 1e100
+_MOST_STEPS = 1e12
+
+
 @dataclass
 class Series:
     """One quantity: ``values[i]`` at optimizer step ``steps[i]``, steps rising; values may be NaN or infinite."""
@@ -156,11 +160,9 @@ def _steps(rows: list[Record], keys: list[str]) -> list[float]:
         written = row.get(first)
         if written is None:
             written = next((row[key] for key in others if row.get(key) is not None), None)
-        if written.__class__ is int:
-            last = float(written)
-        elif written is not None:
+        if written is not None:
             number = as_number(written.partition("/")[0] if isinstance(written, str) else written)
-            last = last if number is None or not math.isfinite(number) else number
+            last = number if number is not None and 0 <= number < _MOST_STEPS else last
         found.append(last)
     return found
 
@@ -198,7 +200,9 @@ def _add(series: dict[str, Series], name: str, key: str, rows: list[Record], ste
     pairs = [(step, row[key]) for step, row in zip(steps, rows, strict=True) if key in row]
     if not pairs:
         return
-    values: list[float | None] = [value if value.__class__ is float else as_number(value) for _, value in pairs]
+    values: list[float | None] = [
+        value if value.__class__ is float and -_LARGEST < value < _LARGEST else as_number(value) for _, value in pairs
+    ]
     points = {step: value for (step, _), value in zip(pairs, values, strict=True) if value is not None}
     if not points:
         return
@@ -238,16 +242,23 @@ def canonical(key: str) -> str:
     return _NAMES.get(name, name)
 
 
+def _bounded(number: float) -> float:
+    """The number as a float; one beyond what any quantity of training can be is infinite, as float16 would have it."""
+    return (
+        float(number) if -_LARGEST < number < _LARGEST or number != number else (math.inf if number > 0 else -math.inf)
+    )
+
+
 def as_number(written: Any) -> float | None:
     """A number, however it was written; None for what is none."""
     if isinstance(written, bool) or written is None:
         return None
     if isinstance(written, int | float):
-        return float(written)
+        return _bounded(written)
     if isinstance(written, str):
         match = _NUMBER.fullmatch(written)
         if match:
-            return float(match[1])
+            return _bounded(float(match[1]))
         clock = _CLOCK.fullmatch(written.strip()) or _SPOKEN.fullmatch(written.strip())
         if clock and clock[0]:
             days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())

@@ -60,7 +60,10 @@ class _Collector(logging.Handler):
         self._heard = heard
 
     def emit(self, record: logging.LogRecord) -> None:
-        _add(self._heard, record.getMessage())
+        try:
+            _add(self._heard, record.getMessage())
+        except Exception:  # a record whose arguments do not fit: for who handles it to complain
+            return
         # A record that no handler wants is printed by the one of last resort, and this one is no answer to it.
         if logging.lastResort is not None and not _is_handled(record):
             logging.lastResort.handle(record)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...facts.step import CastTensor
+from ..load.loaded import four_bit_layers
 from ..tensors import BaseTensor, base_tensors, is_readable, local_part
 from .aside import aside
 from .fingerprint import Fingerprint, fingerprints
@@ -64,15 +65,16 @@ def take(model: nn.Module, *, keep_small: bool = True) -> Snapshot:
 def compare(before: Snapshot, model: nn.Module, after: Snapshot) -> Changes:
     """Which tensors hold another value than before; a tensor of another dtype is compared by value.
 
-    A tensor that is gone, or new, has changed.
+    A tensor that is gone, or new, has changed. What bitsandbytes repacked is none of these.
     """
+    repacked = _repacked(model)
     changed: list[str] = []
     cast: list[CastTensor] = []
     recomputed: list[str] = []
     tensors = base_tensors(model)
     for name in [*before.fingerprints, *(n for n in after.fingerprints if n not in before.fingerprints)]:
         old, new = before.fingerprints.get(name), after.fingerprints.get(name)
-        if old == new:
+        if old == new or name.startswith(repacked):
             continue
         number = before.kinds.get(name) != "packed"  # other bytes are another weight, whatever they count as
         recast = number and old is not None and new is not None and old.dtype != new.dtype
@@ -83,6 +85,22 @@ def compare(before: Snapshot, model: nn.Module, after: Snapshot) -> Changes:
         else:
             changed.append(name)
     return Changes(changed, cast, recomputed)
+
+
+def _repacked(model: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the names of what bitsandbytes holds in another form since an evaluation on a CPU with AVX-512.
+
+    ``Linear4bit.forward`` repacks a weight in place for inference. When the layer trains again it unpacks the weight,
+    bit for bit, and makes its statistics anew ("best-effort", bitsandbytes/functional.py).
+    """
+    found = []
+    for name, module in four_bit_layers(model):
+        state = getattr(module.weight, "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            found.append(f"{name}.weight")
+        elif hasattr(state, "original_qshape"):
+            found.append(f"{name}.weight.")
+    return tuple(found)
 
 
 def _same_value(old: Fingerprint, kept: torch.Tensor | None, now: torch.Tensor) -> bool:

@@ -23,13 +23,12 @@ from ...setup.setup import Setup
 from ..config.stored_adapter import CONFIG, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_header
 from ..load.quantization_error import nonfinite_in
+from ..stored.names import WRAPPERS
 from .inventory import Inventory
 
 _ADAPTER = "default"
 _LARGEST = 4 << 30
 """Bytes of an adapter's file that is read whole."""
-_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of names that torch.compile, FSDP and checkpoint wrappers put in."""
 _PREFIX = "base_model.model."
 _MISMATCH = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[([\d, ]*)\]\) from checkpoint, "
@@ -158,8 +157,8 @@ def _weights(setup: Setup) -> Path | None:
 def _foreign(model: Any, stored: dict[str, StoredTensor]) -> str:
     """What keeps the names from fitting, tried by PEFT's own loading under the names that they would have else."""
     attempts: list[tuple[str, dict[str, StoredTensor]]] = []
-    wrapped = sorted({part for name in stored for part in name.split(".") if part in _WRAPPED})
-    plain = {".".join(p for p in name.split(".") if p not in _WRAPPED): tensor for name, tensor in stored.items()}
+    wrapped = sorted({part for name in stored for part in name.split(".") if f"{part}." in WRAPPERS})
+    plain = {".".join(p for p in name.split(".") if f"{p}." not in WRAPPERS): tensor for name, tensor in stored.items()}
     if wrapped and len(plain) == len(stored):
         attempts.append((f"hold {' and '.join(wrapped)}", plain))
     before = {name.partition(_PREFIX)[0] for name in stored if _PREFIX in name}

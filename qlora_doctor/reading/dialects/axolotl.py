@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ...setup.setup import Setup
@@ -15,7 +16,7 @@ from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import axolotl as refusals
-from .refusals import tell
+from .refusals import refuse
 from .refusals.axolotl import remarks, schema
 from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
@@ -202,9 +203,10 @@ def read(document: Document) -> Setup:
     if reading.has("lora_model_dir"):
         reading.default("model.adapter_is_trainable", True, "it loads lora_model_dir to train it on")
     reading.default("hardware.expandable_segments", True, "it sets PYTORCH_ALLOC_CONF where the environment does not")
-    tell(reading, refusals.ROWS, "adapter", "base_model")
-    remarks.tell(reading)
-    schema.tell(reading)
+    if not _is_older(reading):
+        refuse(reading, "axolotl", refusals.COMPUTED)
+        schema.judge_values(reading)
+    remarks.remark(reading)
     if _only_known_plugins(reading):
         reading.check_keys(known)
     if document.string_numbers:
@@ -221,6 +223,19 @@ def _model_class(reading: Reading) -> None:
     written = reading.get(key) if key is not None else None
     if isinstance(written, str) and written != "AutoModelForCausalLM" and not reading.get("trust_remote_code"):
         reading.put("model.model_class", written, key)
+
+
+def _is_older(reading: Reading) -> bool:
+    """True where the file's project brings an axolotl whose refusals are not known here."""
+    if reading.file is None:
+        return False
+    from ..script_fields import brings_older
+
+    return brings_older(Path(reading.file), "axolotl", _OLDEST)
+
+
+_OLDEST = "0.18"
+"""Of the versions whose refusals are listed."""
 
 
 def _only_known_plugins(reading: Reading) -> bool:

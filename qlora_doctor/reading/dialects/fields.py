@@ -277,23 +277,30 @@ class Reading:
         """Keys that together mean something else than they say; kinds are listed in ``facts.config``.
 
         Args:
-            machine: where it is so on some machines only, a condition of ``config.conditions``.
+            machine: where it is so on some machines only, a condition of ``tables.conditions``.
         """
         self._remarks.append({"kind": kind, "effect": "other-meaning", "key": key, "note": note, "machine": machine})
         if key is not None:
             self.point_at(key)
 
     def refused(
-        self, kind: str, key: str | None, note: str, about: str = "trainer", machine: str | None = None
+        self,
+        kind: str,
+        key: str | None,
+        note: str,
+        about: str = "trainer",
+        machine: str | None = None,
+        identity: str | None = None,
     ) -> None:
         """A combination at which the trainer itself stops.
 
         Args:
             about: one of the subjects of ``facts.Remark``.
-            machine: where it is so on some machines only, a condition of ``config.conditions``.
+            machine: where it is so on some machines only, a condition of ``tables.conditions``.
+            identity: of a row of ``tables.refusals``, its id.
         """
         told = {"kind": kind, "effect": "refused", "key": key, "note": note, "about": about, "machine": machine}
-        self._remarks.append(told)
+        self._remarks.append(told if identity is None else {**told, "id": identity})
         if key is not None:
             self.point_at(key)
 

@@ -320,7 +320,7 @@ def read(document: Document) -> Setup:
         row = alias.path if alias.convert is None else (alias.path, alias.convert)
         reading.take({key: row})
     if document.string_numbers and converts_numbers(document):
-        reading.remark("string-numbers-converted", None, "A script beside the file turns such texts into numbers.")
+        reading.remark("string-numbers-converted", None, "What loads the file turns such texts into numbers.")
     for section in ("model", "quantization", "lora", "training"):
         reading.leave_rest(section, why=SCRIPT_DECIDES)
     return reading.setup()
@@ -372,8 +372,25 @@ _OTHER_READERS = re.compile(r"\bomegaconf\b|\bhydra\b|\bruamel\b|TrlParser|jsona
 """Readers that take ``2e-4`` as a number, or turn it into one by the type of the field."""
 
 
+_OMEGACONF = re.compile(r"^#\s*@package\b|\$\{(?:oc|hydra|now)[.:]", re.MULTILINE)
+
+
+def is_omegaconf(document: Document) -> bool:
+    """True for a file that only Hydra or OmegaConf reads as it is meant, whose loader takes ``2e-4`` as a number.
+
+    Source: omegaconf/_utils.py, get_yaml_loader; Hydra's defaults list.
+    """
+    if _OMEGACONF.search(document.text) is not None:
+        return True
+    listed = document.data.get("defaults") if isinstance(document.data, dict) else None
+    groups = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    return any(len(each) == 1 for each in groups)
+
+
 def converts_numbers(document: Document) -> bool:
-    """True where a script beside the file (or one folder up) turns each of its texts that are numbers into one."""
+    """True where the file's loader, or a script beside it (or one folder up), turns each text for a number into one."""
+    if is_omegaconf(document):
+        return True
     if document.path is None:
         return False
     keys = {pointer.rpartition("/")[2] for pointer in document.string_numbers}

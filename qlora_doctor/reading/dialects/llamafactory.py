@@ -12,7 +12,7 @@ from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import llamafactory as refusals
-from .refusals import tell
+from .refusals import refuse
 from .values import name_list, names_or_all, negated, one_or_list, strategy, text, truthy
 
 name = "llamafactory"
@@ -197,7 +197,7 @@ def conclude(reading: Reading) -> None:
         reading.default("training.eval_strategy", "no")
     if reading.has("ref_model"):
         reading.remark("reference-given", "ref_model", "ref_model names the reference.")
-    tell(reading, refusals.ROWS, "quantization_bit", "deepspeed")
+    refuse(reading, "llamafactory", refusals.COMPUTED)
     refusals.remark(reading, trains_anyway=isinstance(reading, _Board))
 
 

@@ -6,6 +6,7 @@ Handbook recipes are read by the same classes, of the TRL that the handbook of t
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ...setup.setup import Setup
@@ -181,10 +182,15 @@ def _dtypes(reading: Reading, is_handbook: bool) -> None:
         reading.default("model.dtype", "float32", "since TRL 0.27; before, the checkpoint's own")
 
 
+_OTHERS_LOSS = re.compile(r"simpo_|gamma_beta_ratio|cpo_|orpo_|kto_|objective_type|desirable_weight|undesirable_weight")
+
+
 def _method(reading: Reading) -> None:
     """SFT, DPO and the others share the YAML; their own keys tell them apart where there are any."""
     if any(reading.has(key) for key in ("num_generations", "max_completion_length", "use_vllm")):
         reading.leave("training.method", why="GRPO and RLOO share these keys; which script reads the file decides.")
+    elif (other := next((key for key in reading.data if _OTHERS_LOSS.match(str(key))), None)) is not None:
+        reading.leave("training.method", why=f"{other} is a key of another loss, which shares beta with DPO.")
     elif reading.has("beta") or (reading.has("loss_type") and reading.get("loss_type") in ("sigmoid", "ipo", "hinge")):
         reading.put("training.method", "dpo", "beta" if reading.has("beta") else "loss_type")
     elif any(reading.has(key) for key in ("max_seq_length", "packing", "dataset_text_field", "completion_only_loss")):

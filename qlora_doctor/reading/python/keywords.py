@@ -35,24 +35,17 @@ def check_keywords(story: Story, sheet: Sheet) -> None:
     found = list(_not_taken(story))
     if not found or any(_imports_unsloth(source) or _looks_first(source) for source in story.sources):
         return
-    written = "\n".join(source.written for source in story.sources)
     guarded = set[int]().union(*map(_guarded, story.sources))
-    pinned = {library for library in LIBRARIES if re.search(_PINNED.format(library), written) is not None}
-    exact: dict[str, str] = {}
-    for library, pin in pins_in(story.folders, LIBRARIES).items() if pinned != set(LIBRARIES) else ():
-        if pin.exact is not None and library not in pinned:
-            exact[library] = pin.exact
-        elif pin.bounded:
-            pinned.add(library)
+    exact, ranged = versions_of_the_project(story)
     told: set[str] = set()
     for library, maker, call, keyword in found:
         key = f"{maker}.{keyword.arg}"
-        if library in pinned or id(call) in guarded or key in told or len(told) >= MOST_LIKENED:
+        if library in ranged or id(call) in guarded or key in told or len(told) >= MOST_LIKENED:
             continue
         told.add(key)
         for refusal in refusals(library, maker, str(keyword.arg)):
             try:
-                machine = under_pins(refusal.machine, exact)
+                machine = under_pins(refusal.machine, exact, ranged)
             except Excluded:
                 continue
             sheet.not_taken(
@@ -63,6 +56,22 @@ def check_keywords(story: Story, sheet: Sheet) -> None:
                 note=refusal.note,
                 machine=machine,
             )
+
+
+def versions_of_the_project(story: Story) -> tuple[dict[str, str], set[str]]:
+    """The versions that the script's project pins, by library; and the libraries of which it pins a range only.
+
+    What a notebook installs by itself counts as a range: which of its cells are run is not known.
+    """
+    written = "\n".join(source.written for source in story.sources)
+    ranged = {library for library in LIBRARIES if re.search(_PINNED.format(library), written) is not None}
+    exact: dict[str, str] = {}
+    for library, pin in pins_in(story.folders, LIBRARIES).items() if ranged != set(LIBRARIES) else ():
+        if pin.exact is not None and library not in ranged:
+            exact[library] = pin.exact
+        elif pin.bounded:
+            ranged.add(library)
+    return exact, ranged
 
 
 def _not_taken(story: Story) -> Iterator[tuple[str, str, ast.Call, ast.keyword]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from ...core.versions import version_tuple
 from ...setup.paths import looks_like_path, resolve
 from ...setup.setup import Lora, Quantization, Setup
 from ...tables import known_arguments
@@ -12,6 +13,7 @@ from ..dialects.llamafactory import HF_ARGUMENTS
 from ..dialects.trl import SFT_ARGUMENTS
 from ..dialects.values import dtype, name_list, storage_dtype, switch, targets, text
 from .hf_calls import QUANTIZERS, UNSLOTH
+from .keywords import versions_of_the_project
 from .sheet import Sheet
 from .story import Opaque, Story, argument, flat
 from .values import Known, Listing, Made, Mapping, Unknown, Value
@@ -156,7 +158,7 @@ def read_quantization(story: Story, sheet: Sheet) -> None:
     if given is None and story.leaves_out("BitsAndBytesConfig", "quantization_config", *_SWITCHED):
         given = Unknown(load.node if load is not None else None, why="An argument of the script decides.")
     if load is not None and given is None:
-        _read_switches(load, sheet)
+        _read_switches(story, load, sheet)
         return
     alone = story.only("BitsAndBytesConfig")
     if isinstance(given, Made):
@@ -214,18 +216,25 @@ def read_options(options: Mapping, sheet: Sheet) -> None:
     sheet.default("quantization.load_in_4bit", False, "default of BitsAndBytesConfig")
 
 
-def _read_switches(load: Made, sheet: Sheet) -> None:
+def _read_switches(story: Story, load: Made, sheet: Sheet) -> None:
     for name, value in load.arguments.items():
         if name in _SWITCHED or (isinstance(name, str) and name in _OPTIONS):
             _take_option(sheet, name, value, place_of(load, name))
     for name, path in _SWITCHED.items():
-        if sheet.value(path) is True and name in load.arguments:
+        if sheet.value(path) is True and name in load.arguments and not _is_before_transformers_5(story):
             note = "from_pretrained takes no load_in_4bit and load_in_8bit since transformers 5."
             sheet.remark("quantization-switch-of-from-pretrained", place_of(load, name), note, name)
     if not load.exact:
         sheet.leave_rest("quantization", why=load.why)
     sheet.default("quantization.load_in_4bit", False, NOT_GIVEN)
     sheet.default("quantization.load_in_8bit", False, NOT_GIVEN)
+
+
+def _is_before_transformers_5(story: Story) -> bool:
+    """True where the project pins a transformers that is older, or keeps newer ones out."""
+    exact, ranged = versions_of_the_project(story)
+    pinned = version_tuple(exact.get("transformers"))
+    return "transformers" in ranged or (pinned is not None and pinned < (5,))
 
 
 def _read_unsloth_bits(load: Made, sheet: Sheet) -> None:

@@ -196,7 +196,7 @@ class Sheet:
             key: ``Class.argument``.
             removed: older versions took it.
             closest: what it is called now, or what looks most like it.
-            machine: the versions of which this is true, as a condition of ``config.conditions``.
+            machine: the versions of which this is true, as a condition of ``tables.conditions``.
         """
         told = {"key": key, "closest": closest, "note": note, "machine": machine}
         (self._removed_keys if removed else self._unknown_keys).append(told)

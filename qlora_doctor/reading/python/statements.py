@@ -28,11 +28,35 @@ def read_statements(story: Story, sheet: Sheet) -> None:
         _read_tokenizer(tokenizer, sheet)
     for kind, note, node in story.seen.not_followed:
         _leave(sheet, kind, note, node)
+    mode = None
+    if story.trainer is None and any(kind == "training-loop" for kind, _, _ in story.seen.not_followed):
+        mode = _unfollowed_mode(story)
+    if mode is not None:
+        _leave(sheet, "mode", *mode)
     if story.trainer is not None and story.trainer.maker not in METHODS:
         _leave(sheet, "trainer", f"{story.trainer.maker} is a trainer that is not known here.", story.trainer.node)
     given = story.given("data_collator")
     if isinstance(given, Unknown) or (isinstance(given, Name) and is_own(given)):
         _leave(sheet, "collator", "Which collator puts the batches together is not known.", given.node)
+
+
+def _unfollowed_mode(story: Story) -> tuple[str, ast.AST] | None:
+    """A ``model.train()`` in the script's text that was not followed to a model: whose mode it sets is not known."""
+    if any(step.kind == "change" and step.call.maker == "mode" for step in story.steps):
+        return None
+    for source in story.sources:
+        for node in ast.walk(source.tree) if ".train(" in source.code else ():
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Attribute) and called.attr == "train" and _names_a_model(called.value):
+                note = f"Whether {ast.unparse(called)[:60]}() is of the model that is trained is not followed."
+                return note, node
+    return None
+
+
+def _names_a_model(node: ast.expr) -> bool:
+    """True for ``model``, ``self.model``, ``peft_model`` and the like; an object with a train() of its own is none."""
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return "model" in name.lower() or name.lower() in ("net", "network", "policy", "student", "llm")
 
 
 def _leave(sheet: Sheet, kind: str, note: str, node: ast.AST | None) -> None:

@@ -107,7 +107,7 @@ def coverage_groups(projections: Sequence[ProjectionCoverage]) -> list[CoverageG
 
 def gradient_strip(columns: Sequence[GradientColumn]) -> Strip | None:
     """Gradient norms on a logarithmic scale."""
-    return _heat({c.projection: dict(zip(c.layers, c.norms, strict=False)) for c in columns}, logarithmic=True)
+    return heat({c.projection: dict(zip(c.layers, c.norms, strict=False)) for c in columns}, logarithmic=True)
 
 
 def error_strip(errors: Sequence[QuantizationError]) -> Strip | None:
@@ -116,7 +116,7 @@ def error_strip(errors: Sequence[QuantizationError]) -> Strip | None:
     for error in errors:
         if match := _LAYER.match(error.module):
             table.setdefault(match.group(2), {})[int(match.group(1))] = error.relative_error
-    return _heat(table, logarithmic=False)
+    return heat(table, logarithmic=False)
 
 
 def outside(errors: Sequence[QuantizationError]) -> list[QuantizationError]:
@@ -124,7 +124,8 @@ def outside(errors: Sequence[QuantizationError]) -> list[QuantizationError]:
     return [error for error in errors if _LAYER.match(error.module) is None]
 
 
-def _heat(table: Mapping[str, Mapping[int, float | None]], *, logarithmic: bool) -> Strip | None:
+def heat(table: Mapping[str, Mapping[int, float | None]], *, logarithmic: bool) -> Strip | None:
+    """A picture of values by projection and layer; None where there is no layer."""
     columns = 1 + max((layer for row in table.values() for layer in row), default=-1)
     if not columns:
         return None

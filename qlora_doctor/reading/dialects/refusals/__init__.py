@@ -1,53 +1,50 @@
-"""What trainers refuse by themselves, as tables: one row a check of theirs, found here before a GPU is waited for.
+"""What trainers refuse, of one file: the rows of ``tables.refusals`` over its keys.
 
-A trainer's tables are a module (or several) in this package; its reader hands them to ``tell``.
+What a row asks that takes code is a function of the trainer's module here, by the name that the row uses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+from ....tables.refusals import catalogue
 from ..fields import Reading
 
-
-class Row(NamedTuple):
-    """One check of a trainer.
-
-    Attributes:
-        kind: what is wrong, in a few words with hyphens.
-        key: the key that the finding points at.
-        is_so: whether the file is one that the trainer refuses.
-        note: what the trainer says, in a sentence.
-        about: one of the subjects of ``facts.Remark``.
-        machine: where it depends on the machine as well, a condition of ``config.conditions``.
-    """
-
-    kind: str
-    key: str
-    is_so: Callable[[Reading], bool]
-    note: str
-    about: str = "trainer"
-    machine: str | None = None
+Computed = Mapping[str, Callable[[Reading], Any]]
+"""What the names stand for that take code; None is unknown."""
 
 
-def tell(reading: Reading, rows: Iterable[Row], *landmarks: str) -> None:
-    """Say of a file all that its trainer refuses.
-
-    Args:
-        landmarks: keys to point at where a row's own key is not in the file.
-    """
-    for row in rows:
-        if row.is_so(reading):
-            key = next((key for key in (row.key, *landmarks) if reading.written(key)), None)
-            reading.refused(row.kind, key, row.note, row.about, row.machine)
+def refuse(reading: Reading, trainer: str, computed: Computed) -> None:
+    """Say of a file all that its trainer refuses."""
+    values = _Values(reading, computed)
+    found = catalogue(trainer)
+    for row in found.rows:
+        if row.is_so(values):
+            key = next((key for key in (row.key, *found.point_at) if reading.written(key)), None)
+            reading.refused(row.kind, key, row.note, row.about, row.machine, row.id)
 
 
-def has(*keys: str) -> Callable[[Reading], bool]:
-    """True where all of these keys are set and not off."""
-    return lambda reading: all(bool(reading.get(key)) for key in keys)
+class _Values(Mapping[str, Any]):
+    """The keys of a file, and what is computed from them when a row first asks for it."""
 
+    def __init__(self, reading: Reading, computed: Computed) -> None:
+        self._reading = reading
+        self._computed = computed
+        self._known: dict[str, Any] = {}
 
-def any_of(*keys: str) -> Callable[[Reading], bool]:
-    """True where one of these keys is set and not off."""
-    return lambda reading: any(bool(reading.get(key)) for key in keys)
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._known:
+            work_out = self._computed.get(name)
+            self._known[name] = self._reading.get(name) if work_out is None else work_out(self._reading)
+        return self._known[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value; None where there is none."""
+        return self[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._computed)
+
+    def __len__(self) -> int:
+        return len(self._computed)

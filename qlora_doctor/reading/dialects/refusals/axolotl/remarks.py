@@ -6,7 +6,7 @@ From utils/schemas/validation.py, config.py, deprecated.py and enums.py.
 from __future__ import annotations
 
 from ...fields import Reading
-from .words import KERNELS, attention, fsdp_version, lora
+from .words import KERNELS, attention, fsdp_version
 
 OLDER_SWITCHES = {
     "xformers_attention": "xformers",
@@ -30,7 +30,7 @@ _OLDER_NAMES = {
 _OFFLOADING = {"offload": "true", "offload_disk": "disk"}
 
 
-def tell(reading: Reading) -> None:
+def remark(reading: Reading) -> None:
     """Remark on everything that axolotl takes otherwise than it is written, and on what it will drop."""
     _checkpointing(reading)
     _tokens_left_out(reading)
@@ -72,7 +72,12 @@ def _tokens(written: object) -> set[int]:
 def _kernels(reading: Reading) -> None:
     """axolotl's own LoRA kernels, which it takes unless a key of theirs is written (check_auto_enable_lora_kernels)."""
     left_out = any(reading.has(key) for key in (*KERNELS, "rl", "nvfp4_merge_aware"))
-    if not lora(reading) or left_out or reading.get("trust_remote_code") or fsdp_version(reading) == 1:
+    if (
+        reading.get("adapter") not in ("lora", "qlora")
+        or left_out
+        or reading.get("trust_remote_code")
+        or fsdp_version(reading) == 1
+    ):
         return
     if reading.get("adapter") == "lora" and reading.get("load_in_8bit"):
         return

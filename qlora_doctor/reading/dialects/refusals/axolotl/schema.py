@@ -19,7 +19,7 @@ _PAIRED = {"dpo": "dpo", "ipo": "dpo", "simpo": "dpo", "orpo": "orpo", "kto": "k
 """Kinds of preference training and whose strategies they take; the others take functions of the user's own."""
 
 
-def tell(reading: Reading) -> None:
+def judge_values(reading: Reading) -> None:
     """Say of a file all that the schema refuses, and which keys of its datasets nobody reads."""
     schema = shapes("axolotl")
     for key, shape in schema.keys.items():

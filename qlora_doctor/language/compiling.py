@@ -9,7 +9,7 @@ from jinja2 import nodes
 
 from .code import Code
 from .fields import Scope
-from .language import check_names, dotted, parse_expression, parse_template
+from .grammar import check_names, dotted, parse_expression, parse_template
 
 
 def compile_expression(source: str, scope: Scope) -> Code:

@@ -111,7 +111,7 @@ def apply_filter(name: str, value: Any, arguments: list[Any], options: dict[str,
         return missing
     try:
         result = FILTERS[name](value, *arguments, **options)
-    except (TypeError, ValueError, ArithmeticError, IndexError) as error:
+    except (TypeError, ValueError, ArithmeticError, IndexError, AttributeError) as error:
         raise EvaluationError(f"the filter '{name}' cannot work on {_kind(value)}: {error}") from error
     return Unknown(f"{name} of nothing") if result is None else result
 
@@ -257,6 +257,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "replace": lambda text, old, new: text.replace(old, new),
     "lower": lambda text: text.lower(),
     "upper": lambda text: text.upper(),
+    "starts": lambda text, *beginnings: text.startswith(beginnings),
     "bytes": human_bytes,
     "human": human_count,
     "thousands": lambda value: f"{value:,.0f}",
@@ -272,5 +273,9 @@ TESTS: dict[str, Callable[[Any], bool]] = {
     "unknown": lambda value: isinstance(value, Unknown),
     "string": lambda value: isinstance(value, str),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "true": lambda value: value is True,
+    "false": lambda value: value is False,
+    "list": lambda value: isinstance(value, list | tuple),
+    "mapping": lambda value: isinstance(value, Mapping),
 }
 """Every test that may follow ``is``."""

@@ -1,0 +1,181 @@
+"""``log`` and ``adapter`` beside the peers that do parts of this, on the same planted faults.
+
+    python benchmarks/after_the_run.py [--peers FOLDER] [-o results/after_the_run.json]
+
+The courses are those of tests/courses (really trained), the adapters and merges are made here by PEFT on tiny models.
+``--peers`` is a folder into which finetune-doctor, deltalint and adapterbridge were installed (pip install --target);
+each runs as its own command in a process of its own. Counted is, of faults, how often anything beyond what is said of
+the sound twin is said (for ours: the one rule that the fault has); of sound ones, how often nothing wrong is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def ours(command: list[str]) -> list[str]:
+    """The rules that speak, by the command line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "qlora_doctor", *command, "--format", "json"], capture_output=True, text=True
+    )
+    return sorted(finding["rule"] for finding in json.loads(done.stdout)["findings"]) if done.stdout else ["unreadable"]
+
+
+def peer(folder: Path, code: str, arguments: list[str]) -> Any:
+    """A peer's JSON document; None where it fails or prints none."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "4000"}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        return None
+
+
+FINETUNE_DOCTOR = "import sys; sys.argv[0] = 'finetune-doctor'\nfrom finetune_doctor.cli import main; sys.exit(main())"
+DELTALINT = "import sys; sys.argv[0] = 'deltalint'\nfrom deltalint.cli import main; sys.exit(main())"
+ADAPTERBRIDGE = "import sys; sys.argv[0] = 'adapterbridge'\nfrom adapterbridge.cli import app; app()"
+_NOT_A_FAULT = "no_eval"
+"""What finetune-doctor says of each run without evaluation, which is no fault that was planted."""
+
+
+def courses(peers: Path | None) -> list[dict[str, Any]]:
+    from tests.courses import make
+
+    rows = []
+    for name, expected in make.EXPECTED.items():
+        folder = make.RUNS / name
+        if "tensorboard" in name or expected["known"]:
+            continue  # what only the config tells cannot be asked of a peer that reads none
+        row = {"name": name, "planted": expected["rules"], "qlora-doctor": ours(["log", str(folder)])}
+        if peers is not None:
+            document = peer(peers, FINETUNE_DOCTOR, ["diagnose", str(folder), "-f", "json"])
+            checks = None if document is None else [each["check"] for each in document["findings"]]
+            row["finetune-doctor"] = None if checks is None else [each for each in checks if each != _NOT_A_FAULT]
+        rows.append(row)
+    return rows
+
+
+def adapters(place: Path, peers: Path | None) -> list[dict[str, Any]]:
+    from tests.models import make_model
+    from tests.stored.planting import FAULTS, LAYERS, adapt, load_base, plant, trained
+
+    base = make_model(place / "base", "llama", dtype="float32", num_hidden_layers=LAYERS)
+    sound = place / "sound"
+    trained(adapt(load_base(base))).save_pretrained(sound)
+    usual = _bridge(peers, sound)
+    rows = [{"name": "sound", "planted": [], "qlora-doctor": ours(["adapter", str(sound)]), "adapterbridge": usual}]
+    for name, (rule, fault) in FAULTS.items():
+        (place / name).mkdir()
+        folder = plant(sound, place / name, fault)
+        found = _bridge(peers, folder)
+        new = None if found is None or usual is None else sorted(set(found) - set(usual))
+        rows.append(
+            {"name": name, "planted": [rule], "qlora-doctor": ours(["adapter", str(folder)]), "adapterbridge": new}
+        )
+    return rows
+
+
+def _bridge(peers: Path | None, folder: Path) -> list[str] | None:
+    if peers is None:
+        return None
+    document = peer(peers, ADAPTERBRIDGE, ["check", "-p", str(folder), "-t", "vllm", "-f", "json"])
+    return None if document is None else sorted(issue["code"] for issue in document["issues"])
+
+
+def merges(place: Path, peers: Path | None) -> list[dict[str, Any]]:
+    from tests.models import make_model
+    from tests.stored import test_merging as made
+    from tests.stored.planting import adapt, load_base, trained
+
+    base = make_model(place / "base", "llama", dtype="bfloat16")
+    adapter = place / "adapter"
+    trained(adapt(load_base(base)), steps=4).save_pretrained(adapter)
+    right = {"once", "in_float32", "rounded_to_float16", "dequantized", "quantized"}
+    makers: list[Callable[..., Any]] = [
+        made.once, made.in_float32, made.rounded_to_float16, made.dequantized, made.quantized, made.never, made.twice,
+        made.at_half, made.in_one_layer, made.on_another, made.four_bits_without,
+    ]  # fmt: skip
+    rows = []
+    for make in makers:
+        folder = place / make.__name__
+        make(base, adapter).save_pretrained(folder)
+        arguments = ["--base", str(base), "--adapter", str(adapter)]
+        done = subprocess.run(
+            [sys.executable, "-m", "qlora_doctor", "adapter", str(folder), *arguments, "--format", "json"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        row = {"name": make.__name__, "right": make.__name__ in right,
+               "qlora-doctor": json.loads(done.stdout)["facts"]["stored"]["merge"]}  # fmt: skip
+        if peers is not None:
+            document = peer(peers, DELTALINT, ["check", *arguments, "--merged", str(folder), "--json"])
+            row["deltalint"] = document["verdict"] if document else "no verdict"
+        rows.append(row)
+    return rows
+
+
+def summary(document: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """How many of how many, by table and tool."""
+    table: dict[str, dict[str, str]] = {}
+    for part in ("courses", "adapters"):
+        for tool in ("qlora-doctor", "finetune-doctor", "adapterbridge"):
+            rows = [row for row in document[part] if row.get(tool) is not None]
+            if not rows:
+                continue
+            planted, sound = [row for row in rows if row["planted"]], [row for row in rows if not row["planted"]]
+            hit = sum(row[tool] == row["planted"] if tool == "qlora-doctor" else bool(row[tool]) for row in planted)
+            quiet = sum(not row[tool] for row in sound)
+            table.setdefault(part, {})[tool] = (
+                f"{hit} of {len(planted)} faults, {quiet} of {len(sound)} sound ones without a word"
+            )
+    for tool in ("qlora-doctor", "deltalint"):
+        rows = [row for row in document["merges"] if tool in row]
+        counts: Counter[str] = Counter()
+        for row in rows:
+            said = row[tool]
+            passed = said.startswith("applied") if tool == "qlora-doctor" else said == "PASS"
+            refused = said not in ("undecided",) and not passed if tool == "qlora-doctor" else said == "FAIL"
+            kind = "right" if row["right"] else "wrong"
+            counts[f"{kind} passed" if passed else f"{kind} refused" if refused else "undecided"] += 1
+        if rows:
+            table.setdefault("merges", {})[tool] = ", ".join(
+                f"{count} {what}" for what, count in sorted(counts.items())
+            )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "after_the_run.json")
+    given = parser.parse_args()
+    place = Path(tempfile.mkdtemp())
+    try:
+        for name in ("adapters", "merges"):
+            (place / name).mkdir()
+        document: dict[str, Any] = {
+            "courses": courses(given.peers),
+            "adapters": adapters(place / "adapters", given.peers),
+            "merges": merges(place / "merges", given.peers),
+        }
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    document["summary"] = summary(document)
+    given.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(document["summary"], indent=2))
+
+
+if __name__ == "__main__":
+    main()

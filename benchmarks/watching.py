@@ -1,0 +1,154 @@
+"""What watching a run costs: the same loop with and without, in pairs, in processes of their own.
+
+    .venv/bin/python benchmarks/watching.py [--model FOLDER] [--pairs 5] [--steps 20] [--out results/watching.json]
+
+Of each pair: the seconds of each step as the loop itself measures them, losses, a digest of the trained weights, random
+state at the end, and on CUDA the peak. The order within a pair changes from pair to pair. Reported: whether all numbers
+are the same to the last bit, what the watched steps cost more (against one of the loop's own steps), what a step costs
+after them, and the peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LOOP = r"""
+import hashlib, json, sys, time
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+folder, steps, batch, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+cuda = torch.cuda.is_available()
+quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                                  bnb_4bit_compute_dtype=torch.bfloat16)
+model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantization, dtype=torch.bfloat16,
+                                             device_map={"": 0 if cuda else "cpu"})
+model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+torch.manual_seed(0)
+model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear",
+                                         task_type="CAUSAL_LM"))
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
+model.train()
+device = next(model.parameters()).device
+generator = torch.Generator().manual_seed(1)
+seconds, losses = [], []
+for step in range(steps):
+    ids = torch.randint(5, model.config.vocab_size, (batch, length), generator=generator).to(device)
+    if cuda:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    loss = model(input_ids=ids, labels=ids, attention_mask=torch.ones_like(ids)).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    losses.append(loss.item())
+    seconds.append(time.perf_counter() - began)
+digest = hashlib.sha256()
+for parameter in model.parameters():
+    if parameter.requires_grad:
+        digest.update(parameter.detach().float().cpu().numpy().tobytes())
+print("RESULT" + json.dumps({
+    "seconds": seconds, "losses": [repr(each) for each in losses], "weights": digest.hexdigest(),
+    "chance": torch.rand(1).item(),
+    "peak_allocated": torch.cuda.max_memory_allocated() if cuda else None,
+    "peak_reserved": torch.cuda.max_memory_reserved() if cuda else None,
+    "device": torch.cuda.get_device_name() if cuda else "cpu",
+}))
+"""
+
+
+def once(arguments: argparse.Namespace, *, watched: bool, folder: Path) -> dict[str, Any]:
+    """One process: the loop as it is, or under ``run``."""
+    script = folder / "loop.py"
+    script.write_text(LOOP, encoding="utf-8")
+    command = [sys.executable, str(script), str(arguments.model)]
+    command += [str(number) for number in (arguments.steps, arguments.batch, arguments.length)]
+    if watched:
+        command = [
+            sys.executable,
+            "-m",
+            "qlora_doctor",
+            "run",
+            "-q",
+            "-o",
+            f"json={folder}/report.json",
+            "--",
+            *command,
+        ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+    result: dict[str, Any] = json.loads(line.removeprefix("RESULT"))
+    if watched:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        run = report["facts"]["run"]
+        result["watching_seconds"] = run["watching_seconds"]
+        result["fingerprint_seconds"] = report["facts"]["step"]["fingerprint_seconds"]
+        result["troubles"] = run["troubles"]
+        result["findings"] = [finding["rule"] for finding in report["findings"]]
+    return result
+
+
+def summary(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    """What the pairs say together."""
+    same = all(plain[name] == watched[name] for plain, watched in pairs for name in ("losses", "weights", "chance"))
+    own = statistics.median(second for plain, _ in pairs for second in plain["seconds"][3:])
+    extra = statistics.median(sum(w["seconds"][:3]) - sum(p["seconds"][:3]) for p, w in pairs)
+    after = [statistics.median(w["seconds"][4:]) / statistics.median(p["seconds"][4:]) for p, w in pairs]
+    peaks = [w["peak_allocated"] / p["peak_allocated"] for p, w in pairs if p["peak_allocated"]]
+    reserved = [w["peak_reserved"] / p["peak_reserved"] for p, w in pairs if p["peak_reserved"]]
+    return {
+        "device": pairs[0][0]["device"],
+        "pairs": len(pairs),
+        "same_bits": same,
+        "step_seconds": round(own, 4),
+        "watching_seconds": round(extra, 4),
+        "watching_in_steps": round(extra / own, 3),
+        "step_after_ratio": [round(ratio, 4) for ratio in after],
+        "step_after_ratio_median": round(statistics.median(after), 4),
+        "peak_allocated_ratio": round(max(peaks), 5) if peaks else None,
+        "peak_reserved_ratio": round(max(reserved), 5) if reserved else None,
+        "troubles": sorted({text for _, watched in pairs for text in watched["troubles"]}),
+        "findings": sorted({rule for _, watched in pairs for rule in watched["findings"]}),
+    }
+
+
+def main() -> None:
+    """Measure the pairs and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, help="a model's folder; default: a tiny Llama that is made for it")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    pairs = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if arguments.model is None:
+            sys.path.insert(0, str(ROOT))
+            from tests.models import make_model
+
+            arguments.model = make_model(folder / "model", "llama")
+        for number in range(arguments.pairs):
+            order = (False, True) if number % 2 == 0 else (True, False)
+            results = {watched: once(arguments, watched=watched, folder=folder) for watched in order}
+            pairs.append((results[False], results[True]))
+            print(f"pair {number + 1} of {arguments.pairs}", file=sys.stderr)
+    text = json.dumps(summary(pairs), indent=2)
+    print(text)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""``qlora-doctor adapter DIR``"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ._help import examples
+from .check import _listed, _severities
+
+
+@click.command(
+    "adapter",
+    epilog=examples(
+        "adapter outputs/adapter",
+        "adapter outputs/adapter --base models/llama-3.1-8b -o html=adapter.html",
+        "adapter merged/ --base models/llama-3.1-8b --adapter outputs/adapter",
+        "adapter outputs/adapter --base models/llama-3.1-8b --load --rows held-out.txt",
+    ),
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--base", type=click.Path(path_type=Path), metavar="DIR",
+              help="The base's folder. Default: the one that the adapter names, as far as it is here.")  # fmt: skip
+@click.option("--adapter", "adapter", type=click.Path(path_type=Path), metavar="DIR",
+              help="Of a merged model: the adapter that is to be in it; the merge is replayed.")  # fmt: skip
+@click.option("--load", is_flag=True, help="Load the base and measure the ways to serve, side by side.")
+@click.option("--rows", type=click.Path(path_type=Path), metavar="FILE",
+              help="Text to measure on, a row a line, or JSON lines. Default: a small built-in set.")  # fmt: skip
+@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: CUDA where there is one.")
+@click.option("--select", multiple=True, callback=_listed, metavar="RULE",
+              help="Judge by these rules only: an id, the beginning of ids (QD37), or a name.")  # fmt: skip
+@click.option("--ignore", multiple=True, callback=_listed, metavar="RULE", help="Do not judge by these rules.")
+@click.option("--severity", multiple=True, callback=_severities, metavar="RULE=LEVEL",
+              help="Give a rule another severity: error, warning or info.")  # fmt: skip
+@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
+              help="Which rules judge where --select is silent. Default: recommended.")  # fmt: skip
+@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]),
+              help="Least severity that makes the exit code 1. Default: error.")  # fmt: skip
+@click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
+              help="Format of the document on stdout: text, json, html, sarif, github, gitlab, "
+                   "junit, markdown.")  # fmt: skip
+@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
+              help="Write a document to a file. May be repeated.")  # fmt: skip
+@click.option("--quiet", "-q", is_flag=True, help="Nothing on stderr but errors.")
+@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def command(**given: Any) -> int:
+    """Say whether a stored adapter, or a merged model, is whole, what it learned, and how to serve it.
+
+    DIR is an adapter's folder, a checkpoint of a run, or a merged model. Its files are read and nothing in them is run.
+
+    \b
+    Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, 3 --load could not be completed.
+    """
+    from ..reporters import FORMATS, render, text
+    from ..run.session import CheckOptions
+    from ..run.stored import judge_stored
+    from ._outputs import check_format, parse_outputs, write_outputs
+    from ._settings import found_settings, with_settings
+    from ._terminal import wants_color, width
+
+    check_format(given["format"], FORMATS)
+    outputs = parse_outputs(given["outputs"], 1)
+    options = CheckOptions(command=" ".join(["qlora-doctor", *sys.argv[1:]]), device=given["device"])
+    options = with_settings(options, found_settings(None, given), given)
+    report = judge_stored(
+        given["folder"],
+        options,
+        base=given["base"],
+        adapter=given["adapter"],
+        load=given["load"],
+        rows=given["rows"],
+    )
+    if given["format"] == "text":
+        color = wants_color(sys.stdout, given["no_color"])
+        click.echo(text.render(report, color=color, width=width()), nl=False, color=color)
+    else:
+        click.echo(render(report, given["format"]), nl=False)
+    for path in write_outputs(outputs, [report]):
+        if not given["quiet"]:
+            click.echo(f"wrote {path}", err=True)
+    return report.exit_code

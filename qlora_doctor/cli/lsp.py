@@ -1,0 +1,46 @@
+"""``qlora-doctor lsp``"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..core.errors import UsageError
+from ..run.session import CheckOptions
+from ._help import examples
+
+
+@click.command("lsp", epilog=examples("lsp", "lsp --profile strict"))
+@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
+              help="Which rules judge. Default: the settings', or recommended.")  # fmt: skip
+@click.option("--settings", type=click.Path(path_type=Path), metavar="FILE",
+              help="Settings. Default: qlora-doctor.toml or pyproject.toml, the nearest above a config.")  # fmt: skip
+@click.option("--stdio", is_flag=True, help="Speak over stdin and stdout, which is what it does anyway.")
+def command(profile: str | None, settings: Path | None, stdio: bool) -> None:
+    """Serve an editor over stdin and stdout: problems, hovers and fixes of the config stage while you type.
+
+    It speaks the Language Server Protocol. Editors start it; docs/editors.md has their settings.
+    """
+    if find_spec("pygls") is None:
+        raise UsageError(
+            "The language server needs pygls, which is not installed.", remedy="pip install 'qlora-doctor[lsp]'"
+        )
+    from ..editor.server import serve
+    from ._settings import found_settings, with_settings
+
+    given: dict[str, Any] = {
+        "settings": settings,
+        "profile": profile,
+        "fail_on": None,
+        "select": (),
+        "ignore": (),
+        "severity": {},
+    }
+
+    def options_of(path: Path) -> CheckOptions:
+        return with_settings(CheckOptions(stages=("config",), offline=True), found_settings(path, given), given)
+
+    serve(options_of)

@@ -1,0 +1,193 @@
+"""What a run has stored: an adapter's folder, a checkpoint, a merged model (stage ``stored``); from the files alone."""
+
+from pydantic import Field
+
+from .base import Fact
+
+
+class ForeignPrefix(Fact):
+    """A wrapper's part in the names of tensors, which no loader takes away."""
+
+    prefix: str
+    made_by: str
+    tensors: int
+
+
+class OtherShape(Fact):
+    """A tensor whose shape is not what the config, or the base, makes it."""
+
+    tensor: str
+    stored: list[int]
+    expected: list[int]
+
+
+class LearnedModule(Fact):
+    """What an adapter does to one module: ΔW = scaling · B · A."""
+
+    module: str
+    layer: int | None = None
+    projection: str
+    rank: int
+    scaling: float
+    norm: float
+    """Frobenius norm of ΔW."""
+    relative_norm: float | None = None
+    """The same over the norm of W; None where the base's weights are not at hand."""
+    effective_rank: float | None = None
+    """exp of the entropy of the singular values' shares, 1…rank (Roy and Vetterli 2007); None for a ΔW of zero."""
+    zero: bool
+    """True where ΔW is exactly zero: B, or A, is zero everywhere."""
+
+
+class Server(Fact):
+    """Whether a program can serve the adapter as it is."""
+
+    name: str
+    status: str
+    """``serves``, ``needs`` (with the option in ``note``), ``refuses``."""
+    note: str | None = None
+
+
+class Way(Fact):
+    """One way to serve, measured against the adapter on the base that it was trained on."""
+
+    way: str
+    """``adapter-on-4bit``, ``adapter-on-16bit``, ``merged-16bit``, ``merged-dequantized``, ``merged-4bit``,
+    ``merged-quantized-anew``."""
+    divergence: float | None = None
+    """Mean Kullback-Leibler divergence per token from the reference, in nats."""
+    agreement_ratio: float | None = None
+    """Share of tokens whose likeliest next token is the reference's."""
+    perplexity: float | None = None
+    kept_ratio: float | None = None
+    """How much of what the adapter does is left: the change of the log-probabilities from the way's own base without
+    the adapter, projected on the change that the adapter makes on the 4-bit base; 1 is all of it."""
+    bytes: int | None = None
+    peak_bytes: int | None = None
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+    decode_spread: float | None = None
+    """Standard deviation of the decode speed over the repetitions."""
+    failure: str | None = None
+
+
+class MergedTensor(Fact):
+    """How one tensor of a merged checkpoint came about."""
+
+    tensor: str
+    verdict: str
+    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``undecided``."""
+    scale: float | None = None
+    """Of the adapter's change, by least squares: 1 where it was applied once."""
+    residual: float | None = None
+    """What the replay does not explain, over the spacing of the stored dtype."""
+
+
+class StoredFacts(Fact):
+    """What lies in a folder, and whether it is worth shipping."""
+
+    folder: str | None = None
+    kind: str | None = None
+    """``adapter``, ``merged`` (a whole model), ``none``."""
+    files: list[str] = Field(default_factory=list)
+    bytes: int | None = None
+    tensors: int | None = None
+    dtypes: dict[str, int] | None = None
+    """Elements by dtype, as safetensors names them."""
+    weights: str | None = None
+    """``whole``, ``missing``, ``truncated``, ``corrupt``, ``pickled``, ``empty``."""
+    weights_failure: str | None = None
+    config_failure: str | None = None
+    """Why adapter_config.json (or config.json) cannot be used; ``none`` where it can."""
+
+    # -- complete
+    foreign_prefixes: list[ForeignPrefix] | None = None
+    unknown_tensors: list[str] | None = None
+    """Tensors that are no part of an adapter."""
+    halves: list[str] | None = None
+    """Modules that have one of the two matrices alone."""
+    nonfinite: list[str] | None = None
+    misfits: list[OtherShape] | None = None
+    """Against rank and patterns of the config, and where they are known against the base's dimensions."""
+    modules: int | None = None
+    modules_not_in_base: list[str] | None = None
+    """Modules that the base's checkpoint has no weight of; None where its headers are not at hand, or name things
+    otherwise."""
+    targets_without_tensors: list[str] | None = None
+    """Names in target_modules of which no module is stored."""
+    tensors_without_target: list[str] | None = None
+    """Stored modules that the config does not target, so that PEFT leaves them unread."""
+    layers_without_tensors: list[int] | None = None
+    """Layers that lack a projection which others have, where the config does not leave them out."""
+    magnitude: str | None = None
+    """DoRA: ``ok``, ``missing`` (use_dora without magnitudes), ``unasked`` (magnitudes without use_dora)."""
+    saved_missing: list[str] | None = None
+    """Names in modules_to_save of which nothing is stored."""
+    saved_unasked: list[str] | None = None
+    """Whole modules that are stored and that modules_to_save does not name."""
+
+    # -- what it is
+    peft_type: str | None = None
+    peft_version: str | None = None
+    base: str | None = None
+    base_named: bool | None = None
+    base_revision: str | None = None
+    rank: int | None = None
+    """The largest of the stored ranks."""
+    scaling: float | None = None
+    use_dora: bool | None = None
+    use_rslora: bool | None = None
+    bias: str | None = None
+
+    # -- what it learned
+    learned: list[LearnedModule] | None = None
+    all_zero: bool | None = None
+    """True where every ΔW is exactly zero."""
+    zero_modules: list[str] | None = None
+    """Modules with a ΔW of zero, where others have learned."""
+    zero_layers: list[int] | None = None
+    effective_rank: float | None = None
+    """Median over the modules."""
+    used_ratio: float | None = None
+    """Median share of the rank that is used."""
+    outliers: list[str] | None = None
+    """Modules whose ΔW is far beyond those of the same projection in other layers."""
+    carrying_layers: list[int] | None = None
+    """The fewest layers that hold half of the squared norm of all ΔW."""
+
+    # -- tokens and template
+    tokenizer_rows: int | None = None
+    base_rows: int | None = None
+    embeddings_missing: bool | None = None
+    """True where the tokenizer has tokens beyond the base's rows and no embeddings are stored."""
+    special_tokens_differ: list[str] | None = None
+    """Special tokens that the folder's tokenizer sets otherwise than the base's, one sentence each."""
+    template_differs: bool | None = None
+    """True where folder and base have different chat templates."""
+
+    servers: list[Server] | None = None
+
+    # -- a whole model
+    quantization_config: str | None = None
+    """Of config.json: ``4-bit``, ``8-bit``, a method's name, ``none``."""
+    stale_quantization: bool | None = None
+    """True where config.json speaks of 4-bit or 8-bit weights and those stored are 16-bit or 32-bit."""
+    adapter_left: list[str] | None = None
+    """Tensors of an adapter, or of wrapped layers, inside of a model that passes for a whole one."""
+    missing_files: list[str] | None = None
+
+    # -- a merge, replayed from base and adapter
+    merge: str | None = None
+    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``partly``, ``applied-to-dequantized``,
+    ``applied-and-quantized``, ``undecided``."""
+    merge_scale: float | None = None
+    merge_tensors: list[MergedTensor] | None = None
+    merge_note: str | None = None
+
+    # -- the ways to serve
+    ways: list[Way] | None = None
+    best_way: str | None = None
+    destroying_ways: list[str] | None = None
+    """Ways that lose half of what the adapter does, or more."""
+    data: str | None = None
+    """What the ways were measured on: ``given`` rows or the ``built-in`` set, and how many tokens."""

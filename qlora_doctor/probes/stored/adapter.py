@@ -1,0 +1,286 @@
+"""The tensors of an adapter against its config: complete, finite, of the right rank, at the right modules."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...facts.stored import LearnedModule, OtherShape
+from ..load.checkpoint import StoredTensor
+from .arrays import FLOATS, Arrays
+from .dimensions import expected_dimensions
+from .learned import learned_facts, learned_module
+from .names import Name, foreign_prefixes, parse, place
+
+_WORDS = {"all-linear"}
+
+
+def adapter_facts(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, StoredTensor] | None,
+    file: Path,
+    base: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Facts of an adapter; what needs the tensors stays unknown where these cannot be read.
+
+    Args:
+        config: adapter_config.json; empty where it cannot be read.
+        base: config.json of the base, where it is known.
+    """
+    named = config.get("base_model_name_or_path")
+    found: dict[str, Any] = {
+        "peft_type": _text(config.get("peft_type")),
+        "peft_version": _text(config.get("peft_version")),
+        "base": _text(named),
+        "base_named": bool(_text(named)) if config else None,
+        "base_revision": _text(config.get("revision")),
+        "use_dora": bool(config.get("use_dora")) if config else None,
+        "use_rslora": bool(config.get("use_rslora")) if config else None,
+        "bias": _text(config.get("bias")),
+    }
+    if not tensors:
+        return found
+    elements: Counter[str] = Counter()
+    for tensor in tensors.values():
+        elements[tensor.dtype] += tensor.elements
+    found |= {"tensors": len(tensors), "dtypes": dict(elements)}
+    if found["peft_type"] not in (None, "LORA"):
+        return found | {"nonfinite": _nonfinite(tensors, file)}
+    names = {name: parse(name) for name in tensors}
+    pairs: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
+    for name, parts in names.items():
+        if parts is not None and parts.part in ("lora_A", "lora_B", "magnitude"):
+            pairs[parts.module][parts.part] = tensors[name]
+    modules = [module for module, parts in pairs.items() if "lora_A" in parts or "lora_B" in parts]
+    found |= {
+        "foreign_prefixes": foreign_prefixes(tensors),
+        "unknown_tensors": [name for name, parts in names.items() if parts is None],
+        "halves": [module for module in modules if not {"lora_A", "lora_B"} <= pairs[module].keys()],
+        "modules": len(modules),
+    }
+    ranks = [parts["lora_A"].shape[0] for parts in pairs.values() if "lora_A" in parts and parts["lora_A"].shape]
+    found["rank"] = max(ranks, default=None)
+    found |= _numbers(config, pairs, tensors, file)
+    if config:
+        found |= _against_config(config, modules, pairs, names)
+    found["misfits"] = [*_rank_misfits(config, pairs), *_base_misfits(pairs, base)] if config or base else None
+    return found
+
+
+def scaling_of(config: Mapping[str, Any], module: str) -> float:
+    """What B·A is multiplied with: alpha / r or alpha / √r, after the patterns (peft 0.21, tuners/lora/layer.py)."""
+    rank = _by_pattern(config.get("rank_pattern"), module) or config.get("r") or 8
+    alpha = _by_pattern(config.get("alpha_pattern"), module) or config.get("lora_alpha") or 8
+    try:
+        return float(alpha) / (math.sqrt(float(rank)) if config.get("use_rslora") else float(rank))
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 1.0
+
+
+def _by_pattern(patterns: Any, module: str) -> Any:
+    """The value of the first pattern that a module's name ends in, as PEFT's get_pattern_key matches."""
+    if not isinstance(patterns, Mapping):
+        return None
+    for key, value in patterns.items():
+        try:
+            if re.match(rf"(.*\.)?({key})$", module):
+                return value
+        except re.error:
+            continue
+    return None
+
+
+def _numbers(
+    config: Mapping[str, Any],
+    pairs: Mapping[str, Mapping[str, StoredTensor]],
+    tensors: Mapping[str, StoredTensor],
+    file: Path,
+) -> dict[str, Any]:
+    """What the values say: each tensor is read once."""
+    import numpy as np
+
+    arrays = Arrays(file)
+    bad: list[str] = []
+    learned: list[LearnedModule] = []
+    seen: set[str] = set()
+
+    def look(tensor: StoredTensor, array: Any) -> None:
+        seen.add(tensor.name)
+        # A sum is finite only where each part is: one pass without a mask of the array's size.
+        if array is not None and tensor.dtype in FLOATS and not np.isfinite(array.sum(dtype=np.float64)):
+            bad.append(tensor.name)
+
+    for module, parts in pairs.items():
+        if not {"lora_A", "lora_B"} <= parts.keys():
+            continue
+        a, b = arrays.get(parts["lora_A"]), arrays.get(parts["lora_B"])
+        if a is None or b is None or a.ndim < 2 or b.ndim < 2 or a.shape[0] != b.shape[1]:
+            continue
+        each = learned_module(module, a, b, scaling_of(config, module))
+        learned.append(each)
+        if each.norm < math.inf:  # then every value is finite: a NaN would be in the products
+            seen.update((parts["lora_A"].name, parts["lora_B"].name))
+        else:
+            look(parts["lora_A"], a)
+            look(parts["lora_B"], b)
+    for name, tensor in tensors.items():
+        if name not in seen:
+            look(tensor, arrays.get(tensor))
+    scalings = {each.scaling for each in learned}
+    facts = {"nonfinite": bad, "scaling": scalings.pop() if len(scalings) == 1 else None}
+    return facts | learned_facts([] if bad else learned)
+
+
+def _nonfinite(tensors: Mapping[str, StoredTensor], file: Path) -> list[str]:
+    import numpy as np
+
+    arrays = Arrays(file)
+    found = []
+    for tensor in tensors.values():
+        array = arrays.get(tensor) if tensor.dtype in FLOATS else None
+        if array is not None and not np.isfinite(array.sum(dtype=np.float64)):
+            found.append(tensor.name)
+    return found
+
+
+def _against_config(
+    config: Mapping[str, Any],
+    modules: list[str],
+    pairs: Mapping[str, Mapping[str, StoredTensor]],
+    names: Mapping[str, Name | None],
+) -> dict[str, Any]:
+    targets = config.get("target_modules")
+    wanted = [each for each in targets if isinstance(each, str)] if isinstance(targets, list) else None
+    whole = [parts.module for parts in names.values() if parts is not None and parts.part == "saved"]
+    asked = config.get("modules_to_save")
+    asked = [each for each in asked if isinstance(each, str)] if isinstance(asked, list) else []
+    magnitudes = sum("magnitude" in parts for parts in pairs.values())
+    dora = bool(config.get("use_dora"))
+    return {
+        "targets_without_tensors": None if wanted is None else _idle(wanted, modules, config),
+        "tensors_without_target": _untargeted(targets, wanted, modules),
+        "layers_without_tensors": _gaps(config, modules),
+        "magnitude": "missing"
+        if dora and magnitudes < len(modules)
+        else "unasked"
+        if magnitudes and not dora
+        else "ok",
+        "saved_missing": _not_saved(asked, whole),
+        "saved_unasked": sorted({m for m in whole if not _saved_by(m, asked, config, modules)}),
+    }
+
+
+def _idle(wanted: list[str], modules: list[str], config: Mapping[str, Any]) -> list[str]:
+    """Targets of which nothing is stored, though nothing excludes them."""
+    excluded = config.get("exclude_modules") or []
+    return [t for t in wanted if not _any_is(modules, t) and not _is_excluded(t, excluded)]
+
+
+def _is_excluded(target: str, excluded: Any) -> bool:
+    if isinstance(excluded, str):
+        try:
+            return re.fullmatch(excluded, target) is not None
+        except re.error:
+            return True
+    return any(target == each or target.endswith(f".{each}") for each in excluded)
+
+
+def _not_saved(asked: list[str], whole: list[str]) -> list[str]:
+    """Names of modules_to_save without tensors; for a classifier PEFT names both of its usual heads, and one exists."""
+    missing = [name for name in asked if not _any_is(whole, name)]
+    if {"classifier", "score"} <= set(asked) and not {"classifier", "score"} <= set(missing):
+        missing = [name for name in missing if name not in ("classifier", "score")]
+    return missing
+
+
+def _untargeted(targets: Any, wanted: list[str] | None, modules: list[str]) -> list[str] | None:
+    if wanted is not None:
+        return [module for module in modules if not any(module == t or module.endswith(f".{t}") for t in wanted)]
+    if isinstance(targets, str) and targets not in _WORDS:
+        try:
+            return [module for module in modules if not re.fullmatch(targets, module)]
+        except re.error:
+            return None
+    return [] if targets in _WORDS else None
+
+
+def _any_is(modules: Iterable[str], target: str) -> bool:
+    return any(module == target or module.endswith(f".{target}") or f".{target}." in module for module in modules)
+
+
+def _saved_by(module: str, asked: list[str], config: Mapping[str, Any], modules: list[str]) -> bool:
+    """Whether a whole stored module has a reason: modules_to_save, a classifier's head, embeddings that PEFT adds."""
+    if any(module == name or module.endswith(f".{name}") or f".{name}." in f".{module}." for name in asked):
+        return True
+    last = module.rpartition(".")[2]
+    if last in ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_out", "embed_in", "output_layer"):
+        return True  # save_embedding_layers: PEFT stores them where the vocabulary was resized
+    if last in ("score", "classifier") or config.get("bias") not in (None, "none"):
+        return True
+    return bool(config.get("trainable_token_indices")) or module in modules
+
+
+def _gaps(config: Mapping[str, Any], modules: list[str]) -> list[int]:
+    """Layers inside of the range of a projection that do not have it, where the config does not choose layers.
+
+    A model may have another projection in each n-th layer: a regular gap is its design.
+    """
+    if config.get("layers_to_transform") is not None or not isinstance(config.get("target_modules"), list | str):
+        return []
+    if isinstance(config.get("target_modules"), str) and config["target_modules"] not in _WORDS:
+        return []
+    if config.get("exclude_modules"):
+        return []
+    layers: dict[str, set[int]] = defaultdict(set)
+    for module in modules:
+        layer, projection = place(module)
+        if layer is not None:
+            layers[projection].add(layer)
+    if not layers:
+        return []
+    every = set().union(*layers.values())
+    top = max(every)
+    full = [kind for kind, held in layers.items() if len(held) > (top + 1) / 2]
+    gaps = {layer for kind in full for layer in range(top + 1) if layer not in layers[kind]}
+    return sorted(gaps) if len(gaps) <= max(1, (top + 1) // 8) else []
+
+
+def _rank_misfits(config: Mapping[str, Any], pairs: Mapping[str, Mapping[str, StoredTensor]]) -> list[OtherShape]:
+    rank = config.get("r")
+    found = []
+    for module, parts in pairs.items():
+        wanted = _by_pattern(config.get("rank_pattern"), module) or rank
+        if not isinstance(wanted, int):
+            continue
+        for part, axis in (("lora_A", 0), ("lora_B", 1)):
+            tensor = parts.get(part)
+            if tensor is None or len(tensor.shape) < 2 or tensor.shape[axis] == wanted:
+                continue
+            if config.get("target_parameters"):
+                continue  # of an expert's weight the rank is multiplied by the number of experts
+            shape = list(tensor.shape)
+            shape[axis] = wanted
+            found.append(OtherShape(tensor=tensor.name, stored=list(tensor.shape), expected=shape))
+    return found
+
+
+def _base_misfits(pairs: Mapping[str, Mapping[str, StoredTensor]], base: Mapping[str, Any] | None) -> list[OtherShape]:
+    found = []
+    for module, parts in pairs.items():
+        sizes = expected_dimensions(module, base) if base else None
+        for part, axis, wanted in (("lora_A", 1, sizes and sizes[0]), ("lora_B", 0, sizes and sizes[1])):
+            tensor = parts.get(part)
+            if wanted is None or tensor is None or len(tensor.shape) != 2 or tensor.shape[axis] == wanted:
+                continue
+            shape = list(tensor.shape)
+            shape[axis] = wanted
+            found.append(OtherShape(tensor=tensor.name, stored=list(tensor.shape), expected=shape))
+    return found
+
+
+def _text(value: Any) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None

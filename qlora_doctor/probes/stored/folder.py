@@ -1,0 +1,116 @@
+"""What a folder holds: an adapter, a whole model, or nothing; and everything that its files say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import StageError
+from ...facts.stored import StoredFacts
+from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
+from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
+from .adapter import adapter_facts
+from .against_base import held_against_base
+from .servers import servers
+from .tokens import token_facts
+from .whole import whole_facts
+
+_LIMIT = 16 << 20
+"""Bytes of a config at most."""
+_SHOWN = (".json", ".safetensors", ".bin", ".model", ".jinja", ".pt", ".md")
+
+
+def stored_facts(folder: Path, base: Path | None = None) -> StoredFacts:
+    """What the files of a folder say; the weights are read, and nothing is run or unpickled.
+
+    Args:
+        folder: of an adapter, of a checkpoint that has one, or of a merged model.
+        base: a folder with the base's config.json, and perhaps its weights and tokenizer.
+    """
+    folder = _inner(folder)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    found: dict[str, Any] = {
+        "folder": str(folder),
+        "files": [path.name for path in files if path.suffix in _SHOWN],
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+    if (folder / CONFIG).exists() or (folder / WEIGHTS).exists() or (folder / PICKLED).exists():
+        found |= _adapter(folder, base)
+    elif (folder / "config.json").is_file() or any(path.suffix == ".safetensors" for path in files):
+        found |= {"kind": "merged", **whole_facts(folder)}
+    else:
+        found |= {"kind": "none", "weights": "missing"}
+    found |= token_facts(folder, base, found)
+    return StoredFacts(**found)
+
+
+def _inner(folder: Path) -> Path:
+    """The folder itself, or the one below it that PEFT made for an adapter with a name of its own."""
+    if (folder / CONFIG).exists() or (folder / WEIGHTS).exists() or (folder / "config.json").exists():
+        return folder
+    below = [path.parent for path in folder.glob(f"*/{CONFIG}")]
+    return below[0] if len(below) == 1 else folder
+
+
+def read_json(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """(the object, ``none``), or (None, why it cannot be used)."""
+    try:
+        if path.stat().st_size > _LIMIT:
+            return None, f"{path.name} is larger than {_LIMIT >> 20} MiB."
+        document = json.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        return None, f"There is no {path.name}."
+    except OSError as error:
+        return None, f"{path.name} cannot be read: {error.strerror or error}."
+    except (ValueError, RecursionError) as error:
+        return None, f"{path.name} is no JSON: {str(error).splitlines()[0]}."
+    return (document, "none") if isinstance(document, dict) else (None, f"{path.name} is no JSON object.")
+
+
+def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:
+    config, why = read_json(folder / CONFIG)
+    found: dict[str, Any] = {"kind": "adapter", "config_failure": why}
+    tensors: dict[str, StoredTensor] | None = None
+    file = folder / WEIGHTS
+    if file.is_file():
+        try:
+            tensors = read_header(file)
+            found["weights"] = "whole" if tensors else "empty"
+        except StageError as error:
+            found |= {"weights": error.kind, "weights_failure": error.message}
+    elif (folder / PICKLED).is_file():
+        found |= {"weights": "pickled", "weights_failure": f"{PICKLED} is a pickle, and pickles are not opened here."}
+    else:
+        found |= {"weights": "missing", "weights_failure": f"There is no {WEIGHTS} in {folder}."}
+    found |= adapter_facts(config or {}, tensors, file, _base_config(base, config))
+    if tensors and found["weights"] == "whole":
+        found |= held_against_base(found, tensors, _base_checkpoint(base, config), weigh=base is not None)
+    found["servers"] = servers(config, found) if config is not None else None
+    return found
+
+
+def _base_checkpoint(base: Path | None, config: dict[str, Any] | None) -> Checkpoint | None:
+    """The headers of the base's weights, where these are here."""
+    named = (config or {}).get("base_model_name_or_path")
+    for folder in (base, Path(named) if isinstance(named, str) and named else None):
+        if folder is not None and folder.is_dir():
+            try:
+                return read_checkpoint(folder)
+            except StageError:
+                return None
+    return None
+
+
+def _base_config(base: Path | None, config: dict[str, Any] | None) -> dict[str, Any] | None:
+    """config.json of the base: of the folder that is given, of the one that the adapter names, or of the table."""
+    named = (config or {}).get("base_model_name_or_path")
+    for folder in (base, Path(named) if isinstance(named, str) and named else None):
+        if folder is not None and (folder / "config.json").is_file():
+            return read_json(folder / "config.json")[0]
+    if base is None and isinstance(named, str):
+        from ...tables.architectures import find_architecture
+
+        known = find_architecture(named)
+        return known.config if known is not None else None
+    return None

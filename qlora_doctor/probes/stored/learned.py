@@ -1,0 +1,119 @@
+"""What an adapter learned: ΔW of each module by its norm and its singular values, out of the two small factors alone.
+
+The squares of the singular values of B·A are the eigenvalues of (BᵀB)(AAᵀ), which are r × r: nothing of the size of W
+is ever made. The effective rank is exp of the entropy of the singular values' shares (Roy and Vetterli,
+"The effective rank", EUSIPCO 2007).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from ...facts.stored import LearnedModule
+from .names import place
+
+_OUTLIER = 6.0
+"""Standard deviations of the logarithm, among the same projection of other layers, beyond which a norm stands out."""
+_FEWEST = 6
+"""Layers below which nobody can tell an outlier."""
+
+
+def learned_module(module: str, a: Any, b: Any, scaling: float) -> LearnedModule:
+    """What a pair of factors does.
+
+    Args:
+        a: lora_A, rank × in (an embedding's: rank × rows).
+        b: lora_B, out × rank.
+    """
+    import numpy as np
+
+    rank = int(a.shape[0])
+    a, b = a.reshape(rank, -1), b.reshape(b.shape[0], -1)
+    layer, projection = place(module)
+    with np.errstate(all="ignore"):  # what is not finite is told below
+        gram_a = np.asarray(a @ a.T, np.float64)
+        gram_b = np.asarray(b.T @ b, np.float64)
+    if not (np.isfinite(gram_a).all() and np.isfinite(gram_b).all()):
+        return LearnedModule(module=module, layer=layer, projection=projection, rank=rank, scaling=scaling,
+                             norm=math.inf, zero=False)  # fmt: skip
+    values, vectors = np.linalg.eigh(gram_b)
+    root = vectors * np.sqrt(np.clip(values, 0, None))
+    squares = np.clip(np.linalg.eigvalsh(root.T @ gram_a @ root), 0, None)
+    norm = abs(scaling) * math.sqrt(float(squares.sum()))
+    zero = not bool(np.any(b)) or not bool(np.any(a))
+    return LearnedModule(
+        module=module, layer=layer, projection=projection, rank=rank, scaling=scaling, norm=norm, zero=zero,
+        effective_rank=None if zero or norm == 0 else _effective(np.sqrt(squares)),
+    )  # fmt: skip
+
+
+def _effective(singular: Any) -> float:
+    import numpy as np
+
+    shares = singular / singular.sum()
+    shares = shares[shares > 1e-12]
+    return float(math.exp(-float((shares * np.log(shares)).sum())))
+
+
+def learned_facts(learned: Sequence[LearnedModule]) -> dict[str, Any]:
+    """What all modules together say."""
+    if not learned:
+        return {}
+    zero = [each for each in learned if each.zero]
+    ranks = [each.effective_rank for each in learned if each.effective_rank is not None]
+    used = [each.effective_rank / each.rank for each in learned if each.effective_rank is not None]
+    all_zero = len(zero) == len(learned)
+    return {
+        "learned": list(learned),
+        "all_zero": all_zero,
+        "zero_modules": [] if all_zero else [each.module for each in zero],
+        "zero_layers": [] if all_zero else _zero_layers(learned),
+        "effective_rank": median(ranks) if ranks else None,
+        "used_ratio": median(used) if used else None,
+        "outliers": _outliers(learned),
+        "carrying_layers": _carrying(learned),
+    }
+
+
+def _zero_layers(learned: Sequence[LearnedModule]) -> list[int]:
+    layers: dict[int, list[bool]] = defaultdict(list)
+    for each in learned:
+        if each.layer is not None:
+            layers[each.layer].append(each.zero)
+    return sorted(layer for layer, zero in layers.items() if all(zero))
+
+
+def _outliers(learned: Sequence[LearnedModule]) -> list[str]:
+    """Modules far above their like in other layers, on a logarithmic scale with a robust spread."""
+    kinds: dict[str, list[LearnedModule]] = defaultdict(list)
+    for each in learned:
+        if each.layer is not None and 0 < each.norm < math.inf:
+            kinds[each.projection].append(each)
+    found = []
+    for group in kinds.values():
+        if len(group) < _FEWEST:
+            continue
+        logs = [math.log(each.norm) for each in group]
+        middle = median(logs)
+        spread = max(median([abs(log - middle) for log in logs]) / 0.6745, 0.15)
+        found += [each.module for each, log in zip(group, logs, strict=True) if log - middle > _OUTLIER * spread]
+    return found
+
+
+def _carrying(learned: Sequence[LearnedModule]) -> list[int]:
+    """The fewest layers that hold half of the squared norm."""
+    squares: dict[int, float] = defaultdict(float)
+    for each in learned:
+        if each.layer is not None and each.norm < math.inf:
+            squares[each.layer] += each.norm**2
+    whole, held, layers = sum(squares.values()), 0.0, []
+    for layer, square in sorted(squares.items(), key=lambda item: -item[1]):
+        if held >= whole / 2 or whole == 0:
+            break
+        held += square
+        layers.append(layer)
+    return sorted(layers)

@@ -1,0 +1,352 @@
+"""A merged checkpoint, checked by replaying the merge: base plus adapter, tensor by tensor, on rows of each.
+
+A merge writes ``round(W + ΔW)`` in the dtype of the file. Where |ΔW| is larger than the spacing of the stored numbers
+each element tells by itself which multiple of ΔW is in it; where it is smaller the merge lost it, and nobody can tell.
+Weights that no hypothesis explains are held against the base as 4-bit weights give it back, for a merge of a QLoRA run
+may start from those (peft 0.21, tuners/lora/bnb.py: merge dequantizes, adds and, in 4-bit, quantizes again).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import StageError
+from ...facts.stored import MergedTensor
+from ..config.stored_adapter import CONFIG, WEIGHTS
+from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
+from .adapter import scaling_of
+from .arrays import Arrays
+from .folder import read_json
+from .names import parse
+
+ROWS = 96
+"""Rows of each tensor that are looked at, evenly spread."""
+_LEAST = 48
+"""Elements that must be able to tell; with fewer the tensor is undecided."""
+_AGREE = 0.97
+_LOOSE = 0.02
+"""Of ΔW itself: a merge in 16-bit arithmetic computes ΔW with that error."""
+_BITS = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
+"""Significant bits of a dtype; the spacing at x is 2^(floor(log2 x) + 1 - bits)."""
+_UNTOUCHED = 24
+
+
+@dataclass
+class _Part:
+    """One tensor on its rows, as float64.
+
+    Attributes:
+        change: ΔW as training scaled it.
+        spacing: of the merged file's numbers.
+    """
+
+    name: str
+    merged: Any
+    base: Any
+    change: Any
+    spacing: Any
+
+
+def replayed(folder: Path, base: Path, adapter: Path) -> dict[str, Any]:
+    """Facts of a merge: how each adapted tensor came about, and what they say together.
+
+    Args:
+        folder: the merged model.
+        base: the folder of the base.
+        adapter: the folder of the adapter.
+    """
+    config, why = read_json(adapter / CONFIG)
+    if config is None:
+        return _undecided(why)
+    try:
+        merged, original = read_checkpoint(folder), read_checkpoint(base)
+        factors = read_header(adapter / WEIGHTS)
+    except StageError as error:
+        return _undecided(error.message)
+    replay = _Replay(merged, original, factors, adapter / WEIGHTS, config)
+    differ = replay.untouched_that_differ()
+    tensors = replay.tensors()
+    if differ and sum(each.verdict == "applied" for each in tensors) < len(tensors):
+        return {
+            "merge": "other-base",
+            "merge_tensors": tensors,
+            "merge_note": f"tensors that no adapter touches differ as well: {', '.join(differ[:3])}",
+        }
+    return _together(tensors)
+
+
+def _undecided(note: str) -> dict[str, Any]:
+    return {"merge": "undecided", "merge_note": note.rstrip("."), "merge_tensors": []}
+
+
+def _together(tensors: list[MergedTensor]) -> dict[str, Any]:
+    """One word for all tensors."""
+    counts = Counter(each.verdict for each in tensors)
+    scales = sorted(each.scale for each in tensors if each.scale is not None)
+    found: dict[str, Any] = {"merge_tensors": tensors, "merge_scale": scales[len(scales) // 2] if scales else None}
+    if not tensors:
+        return _undecided("no tensor of the adapter has its like in the merged model")
+    if len(counts) == 1:
+        return {**found, "merge": next(iter(counts))} | (
+            {"merge_note": "the change is smaller than the spacing of the stored numbers, or other weights lie beneath"}
+            if counts["undecided"]
+            else {}
+        )
+    known = {verdict: count for verdict, count in counts.items() if verdict != "undecided"}
+    told = ", ".join(f"{count} of {len(tensors)} {verdict}" for verdict, count in counts.most_common())
+    if len(known) == 1:
+        verdict = next(iter(known))
+        # What is wrong in the tensors that can be told is wrong; what is right there is no proof for the others.
+        right = verdict.startswith("applied")
+        return {**found, "merge": "undecided" if right else verdict, "merge_note": told}
+    return {**found, "merge": "partly", "merge_note": told}
+
+
+class _Replay:
+    """Opens each file once."""
+
+    def __init__(
+        self,
+        merged: Checkpoint,
+        base: Checkpoint,
+        factors: Mapping[str, StoredTensor],
+        file: Path,
+        config: Mapping[str, Any],
+    ) -> None:
+        self._merged, self._base, self._factors, self._config = merged, base, factors, config
+        self._arrays: dict[Path, Arrays] = {}
+        self._file = file
+        self._pairs: dict[str, dict[str, StoredTensor]] = {}
+        self._saved: dict[str, StoredTensor] = {}
+        for name, tensor in factors.items():
+            parts = parse(name)
+            if parts is None:
+                continue
+            if parts.part in ("lora_A", "lora_B", "magnitude"):
+                self._pairs.setdefault(parts.module, {})[parts.part] = tensor
+            elif parts.part == "saved":
+                self._saved[f"{parts.module}.weight"] = tensor
+        # Of an adapted embedding PEFT stores the base's weight as well.
+        self._saved = {n: t for n, t in self._saved.items() if n.removesuffix(".weight") not in self._pairs}
+
+    def tensors(self) -> list[MergedTensor]:
+        """The verdict on each adapted tensor, and on each that was trained whole."""
+        found = [
+            self._adapted(module, parts)
+            for module, parts in self._pairs.items()
+            if {"lora_A", "lora_B"} <= parts.keys()
+        ]
+        return found + [self._whole(name, tensor) for name, tensor in self._saved.items()]
+
+    def untouched_that_differ(self) -> list[str]:
+        """Norms and embeddings that no adapter touches and that are not the base's."""
+        import numpy as np
+
+        touched = {f"{module}.weight" for module in self._pairs} | self._saved.keys()
+        names = [
+            name
+            for name, tensor in self._merged.tensors.items()
+            if name in self._base.tensors and name not in touched and self._is_plain(name, tensor)
+        ]
+        differ = []
+        for name in names[:: max(1, len(names) // _UNTOUCHED)]:
+            merged, base = self._rows(self._merged.tensors[name]), self._rows(self._base.tensors[name])
+            if merged.shape != base.shape:
+                continue  # a vocabulary that was resized
+            if not np.all(np.abs(merged - base) <= self._spacing(self._merged.tensors[name], merged, base)):
+                differ.append(name)
+        return differ
+
+    def _is_plain(self, name: str, tensor: StoredTensor) -> bool:
+        """Neither quantized nor a linear layer, which a merge into dequantized weights changes."""
+        last = name.rsplit(".", 2)[-2]
+        return tensor.dtype in _BITS and (len(tensor.shape) == 1 or "embed" in last or last in ("wte", "wpe"))
+
+    def _adapted(self, module: str, parts: Mapping[str, StoredTensor]) -> MergedTensor:
+        name = f"{module}.weight"
+        stored, original = self._merged.tensors.get(name), self._base.tensors.get(name)
+        if stored is None or original is None:
+            return MergedTensor(tensor=name, verdict="undecided")
+        if stored.dtype == "U8" or original.dtype == "U8":
+            return self._packed(module, parts, stored, original)
+        if stored.shape != original.shape or stored.dtype not in _BITS:
+            return MergedTensor(tensor=name, verdict="undecided")
+        merged, base = self._rows(stored), self._rows(original)
+        change = self._change(module, parts, original.shape, base)
+        if change is None:
+            return MergedTensor(tensor=name, verdict="undecided")
+        part = _Part(name, merged, base, change, self._spacing(stored, merged, base + change))
+        verdict = _judged(part)
+        return (
+            verdict
+            if verdict.verdict != "undecided"
+            else self._on_dequantized(module, parts, stored, original, verdict)
+        )
+
+    def _on_dequantized(
+        self,
+        module: str,
+        parts: Mapping[str, StoredTensor],
+        stored: StoredTensor,
+        original: StoredTensor,
+        verdict: MergedTensor,
+    ) -> MergedTensor:
+        """The same with the base as 4-bit weights give it back."""
+        from .fourbit import given_back
+
+        for whole in given_back(self._get(original), original.dtype):
+            base = whole[_spread(len(whole))].astype("f8")
+            change = self._change(module, parts, original.shape, base)
+            if change is None:
+                return verdict
+            merged = self._rows(stored)
+            part = _Part(verdict.tensor, merged, base, change, self._spacing(stored, merged, base + change))
+            again = _judged(part)
+            if again.verdict == "applied":
+                return again.model_copy(update={"verdict": "applied-to-dequantized"})
+            if again.verdict != "undecided":
+                return again
+        return verdict
+
+    def _packed(
+        self, module: str, parts: Mapping[str, StoredTensor], stored: StoredTensor, original: StoredTensor
+    ) -> MergedTensor:
+        """A side is 4-bit: what it gives back, and the change quantized as the merge does it."""
+        import numpy as np
+
+        from .fourbit import given_back, quantized_again, unpacked
+
+        name = f"{module}.weight"
+        undecided = MergedTensor(tensor=name, verdict="undecided")
+        merged = unpacked(self._merged, name) if stored.dtype == "U8" else self._get(stored)
+        bases = (
+            [unpacked(self._base, name)] if original.dtype == "U8" else given_back(self._get(original), original.dtype)
+        )
+        for base in bases:
+            if merged is None or base is None or merged.shape != base.shape:
+                continue
+            change = self._change(module, parts, base.shape, base.astype("f8"), every=True)
+            if change is None:
+                return undecided
+            if stored.dtype != "U8":
+                rows = _spread(len(base))
+                part = _Part(name, merged[rows], base[rows].astype("f8"), change[rows],
+                             self._spacing(stored, merged[rows], base[rows] + change[rows]))  # fmt: skip
+                again = _judged(part)
+                if again.verdict == "applied":
+                    return again.model_copy(update={"verdict": "applied-to-dequantized"})
+                if again.verdict != "undecided":
+                    return again
+                continue
+            candidates = {
+                "not-applied": base,
+                "applied-and-quantized": quantized_again(base + change, self._merged, name),
+                "twice": quantized_again(base + 2 * change, self._merged, name),
+            }
+            far = {label: float(np.abs(merged - each).mean()) for label, each in candidates.items() if each is not None}
+            if not far:
+                return undecided
+            best = min(far, key=far.__getitem__)
+            others = min((value for label, value in far.items() if label != best), default=math.inf)
+            if others > 0 and far[best] < 0.2 * others:
+                return MergedTensor(tensor=name, verdict=best, scale={"not-applied": 0.0, "twice": 2.0}.get(best, 1.0))
+        return undecided
+
+    def _whole(self, name: str, tensor: StoredTensor) -> MergedTensor:
+        """A module that was trained whole: the merged tensor is the adapter's, or still the base's."""
+        import numpy as np
+
+        stored, original = self._merged.tensors.get(name), self._base.tensors.get(name)
+        if stored is None or stored.shape != tensor.shape or stored.dtype not in _BITS:
+            return MergedTensor(tensor=name, verdict="undecided")
+        merged, saved = self._rows(stored), self._rows(tensor)
+        near = np.abs(merged - saved) <= self._spacing(stored, merged, saved)
+        if near.mean() >= _AGREE:
+            return MergedTensor(tensor=name, verdict="applied", scale=1.0)
+        if original is not None and original.shape == stored.shape:
+            base = self._rows(original)
+            if (np.abs(merged - base) <= self._spacing(stored, merged, base)).mean() >= _AGREE:
+                return MergedTensor(tensor=name, verdict="not-applied", scale=0.0)
+        return MergedTensor(tensor=name, verdict="undecided")
+
+    def _change(
+        self, module: str, parts: Mapping[str, StoredTensor], shape: tuple[int, ...], base: Any, *, every: bool = False
+    ) -> Any:
+        """ΔW on the rows that are looked at, or on all; None where the factors do not make such a matrix."""
+        import numpy as np
+
+        a, b = (np.asarray(self._get(parts[key]), np.float64) for key in ("lora_A", "lora_B"))
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            return None
+        rows = np.arange(shape[0]) if every else _spread(shape[0])
+        turned = bool(self._config.get("fan_in_fan_out")) or "lora_embedding_A" in parts["lora_A"].name
+        scaling = scaling_of(self._config, module)
+        if shape == (b.shape[0], a.shape[1]) and not turned:
+            change = scaling * (b[rows] @ a)
+        elif shape == (a.shape[1], b.shape[0]):
+            change = scaling * (a.T[rows] @ b.T)
+        else:
+            return None
+        if "magnitude" in parts and not turned:
+            size = np.asarray(self._get(parts["magnitude"]), np.float64).reshape(-1)[rows]
+            turned_weight = base + change
+            return size[:, None] * turned_weight / np.linalg.norm(turned_weight, axis=1, keepdims=True) - base
+        return change
+
+    def _spacing(self, stored: StoredTensor, *values: Any) -> Any:
+        """The distance of neighbouring numbers of the file's dtype at the largest of these values."""
+        import numpy as np
+
+        largest = np.maximum.reduce([np.abs(value) for value in values])
+        _, exponent = np.frexp(np.maximum(largest, 1e-30))
+        return np.ldexp(1.0, exponent - _BITS[stored.dtype])
+
+    def _rows(self, tensor: StoredTensor) -> Any:
+        import numpy as np
+
+        if len(tensor.shape) < 2:
+            return np.asarray(self._get(tensor)[_spread(tensor.shape[0])], np.float64)
+        return np.asarray(self._open(tensor.file).rows(tensor, _spread(tensor.shape[0])), np.float64)
+
+    def _whole_of(self, tensor: StoredTensor) -> Any:
+        return self._get(tensor)
+
+    def _get(self, tensor: StoredTensor) -> Any:
+        return self._open(tensor.file).get(tensor)
+
+    def _open(self, file: Path) -> Arrays:
+        if file not in self._arrays:
+            self._arrays[file] = Arrays(file)
+        return self._arrays[file]
+
+
+def _spread(length: int) -> Any:
+    import numpy as np
+
+    return np.unique(np.linspace(0, length - 1, min(length, ROWS)).astype(int))
+
+
+def _judged(part: _Part) -> MergedTensor:
+    """Which multiple of the change is in the merged tensor, by the elements that can tell."""
+    import numpy as np
+
+    room = part.spacing + _LOOSE * np.abs(part.change)
+    tells = np.abs(part.change) > 1.5 * room
+    if int(tells.sum()) < _LEAST:
+        return MergedTensor(tensor=part.name, verdict="undecided")
+    merged, base, change, room = (each[tells] for each in (part.merged, part.base, part.change, room))
+    moved = merged - base
+    for times, verdict in ((1, "applied"), (0, "not-applied"), (2, "twice")):
+        if (np.abs(moved - times * change) <= max(1, times) * room).mean() >= _AGREE:
+            return MergedTensor(tensor=part.name, verdict=verdict, scale=float(times))
+    scale = float((moved * change).sum() / (change * change).sum())
+    left = np.abs(moved - scale * change)
+    residual = float(np.median(left / part.spacing[tells]))
+    if (left <= max(1.0, abs(scale)) * room).mean() >= _AGREE and abs(scale) > 0.01:
+        return MergedTensor(tensor=part.name, verdict="other-scale", scale=scale, residual=residual)
+    return MergedTensor(tensor=part.name, verdict="undecided", scale=None, residual=residual)

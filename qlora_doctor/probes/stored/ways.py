@@ -1,0 +1,288 @@
+"""The ways to serve an adapter, loaded for real and measured side by side on the same tokens.
+
+The reference is the adapter on the 4-bit base that QLoRA trained it on. What a way keeps is told apart from what its
+base does otherwise: the change of the log-probabilities from the way's own base without the adapter, projected on the
+change that the adapter makes on the 4-bit base. One is all of it, nothing is left at zero.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import StageError
+from ...facts.stored import Way
+from ...pipeline.base import dtype_argument
+from ..config.stored_adapter import CONFIG
+from .folder import read_json
+from .rows import token_rows
+
+REPETITIONS = 5
+_PREFILL, _DECODE = 512, 64
+_PREFILL_CPU, _DECODE_CPU = 128, 16
+_KEEPS, _DESTROYS = 0.9, 0.5
+
+
+@dataclass
+class Bench:
+    """What every way is measured with.
+
+    Attributes:
+        rows: token ids; each is run by itself, so that no padding is in it.
+        reference: log-probabilities of the reference by row, float32, on the CPU; filled by the first way.
+        origins: the same of the bases without the adapter, ``4-bit`` and ``16-bit``.
+    """
+
+    rows: Sequence[Sequence[int]]
+    device: Any
+    speed: bool
+    reference: list[Any] | None = None
+    origins: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def measured(
+    folder: Path, base: Path | None, rows: Path | None, *, device: str | None = None, speed: bool = True
+) -> dict[str, Any]:
+    """Facts of all ways.
+
+    Args:
+        folder: of the adapter.
+        base: of the base with its weights; None takes the one that the adapter names, where that is a folder here.
+        rows: see ``token_rows``.
+        speed: measure prefill and decode as well.
+
+    Raises:
+        StageError: there is no base, no tokenizer, or it is no causal language model.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    config, why = read_json(folder / CONFIG)
+    if config is None:
+        raise StageError(f"The ways to serve need an adapter: {why}", kind="missing-file")
+    if config.get("task_type") not in (None, "CAUSAL_LM"):
+        raise StageError(f"The ways are measured by next tokens, and this adapter is for {config['task_type']}.")
+    named = base or Path(str(config.get("base_model_name_or_path") or ""))
+    if not (named / "config.json").is_file():
+        raise StageError("The base's folder is not known.", kind="missing-file", remedy="Give it with --base.")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        has_own = (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file()
+        tokenizer = AutoTokenizer.from_pretrained(folder if has_own else named)
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"The tokenizer cannot be loaded: {str(error).splitlines()[0]}", kind="missing-file"
+        ) from error
+    ids, told = token_rows(tokenizer, rows)
+    bench = Bench(ids, place, speed)
+    ways = all_ways(folder, named, bench)
+    return {"ways": ways, "data": told, **concluded(ways)}
+
+
+def all_ways(folder: Path, base: Path, bench: Bench) -> list[Way]:
+    """Each way in an order in which no more than one model is held."""
+    made = _Made(folder, base, bench.device)
+    ways: dict[str, Way] = {}
+
+    def measure(name: str, build: Callable[[], Any], origin: str | None = None) -> None:
+        try:
+            model = build()
+            ways[name] = _measure(name, model, bench, origin)
+            del model
+        except Exception as error:  # a way that this base or machine refuses does not end the others
+            first = str(error).splitlines()[0] if str(error) else ""
+            ways[name] = Way(way=name, failure=f"{type(error).__name__}: {first}")
+        _free()
+
+    measure("adapter-on-4bit", lambda: made.attached(made.four_bit()))
+    if bench.reference is None:
+        raise StageError(f"The adapter on the 4-bit base cannot be run: {ways['adapter-on-4bit'].failure}")
+    measure("base", made.four_bit)
+    measure("merged-4bit", lambda: made.attached(made.four_bit()).merge_and_unload(), "4-bit")
+    measure("merged-dequantized", lambda: made.attached(made.four_bit().dequantize()).merge_and_unload(), "4-bit")
+    measure("base-16bit", made.sixteen_bit)
+    measure("adapter-on-16bit", lambda: made.attached(made.sixteen_bit()), "16-bit")
+    measure("merged-16bit", lambda: made.attached(made.sixteen_bit()).merge_and_unload(), "16-bit")
+    measure("merged-quantized-anew", made.quantized_anew, "4-bit")
+    order = ("adapter-on-4bit", "adapter-on-16bit", "merged-16bit", "merged-dequantized", "merged-4bit",
+             "merged-quantized-anew", "base")  # fmt: skip
+    return [ways[name] for name in order]
+
+
+def concluded(ways: Sequence[Way]) -> dict[str, Any]:
+    """Which way to ship: of those that keep nine tenths the one that decodes fastest; and which ways destroy it."""
+    judged = [way for way in ways if way.kept_ratio is not None]
+    good = [way for way in judged if (way.kept_ratio or 0) >= _KEEPS]
+    best = max(good, key=lambda way: (way.decode_tokens_per_second or 0.0, way.kept_ratio or 0.0), default=None)
+    return {
+        "best_way": best.way if best else "adapter-on-4bit",
+        "destroying_ways": [way.way for way in judged if (way.kept_ratio or 0) < _DESTROYS],
+    }
+
+
+class _Made:
+    """Builds the models."""
+
+    def __init__(self, folder: Path, base: Path, device: Any) -> None:
+        import torch
+
+        config = read_json(base / "config.json")[0] or {}
+        written = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+        self._dtype = {"float16": torch.float16, "float32": torch.float32}.get(written, torch.bfloat16)
+        self._folder, self._base, self._device = folder, base, device
+
+    def four_bit(self) -> Any:
+        """The base in nf4 with double quantization, as QLoRA has it."""
+        from transformers import BitsAndBytesConfig
+
+        bits = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=self._dtype,
+        )
+        return self._load(quantization_config=bits)
+
+    def sixteen_bit(self) -> Any:
+        """The base in the dtype of its checkpoint."""
+        return self._load()
+
+    def attached(self, model: Any) -> Any:
+        """The model with the adapter."""
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(model, str(self._folder)).eval()
+
+    def quantized_anew(self) -> Any:
+        """The 16-bit merge with each 4-bit layer of the base quantized from its merged weight."""
+        import bitsandbytes as bnb
+
+        merged = self.attached(self.sixteen_bit()).merge_and_unload().to("cpu").state_dict()
+        model = self.four_bit()
+        for name, module in model.named_modules():
+            if isinstance(module, bnb.nn.Linear4bit):
+                old = module.weight
+                module.weight = bnb.nn.Params4bit(
+                    merged[f"{name}.weight"].to(self._dtype), requires_grad=False, quant_type=old.quant_type,
+                    compress_statistics=old.compress_statistics, blocksize=old.blocksize,
+                    quant_storage=old.quant_storage,
+                ).to(self._device)  # fmt: skip
+        packed = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, bnb.nn.Linear4bit)}
+        for name, parameter in model.named_parameters():
+            if name not in packed and name in merged:
+                parameter.data.copy_(merged[name])
+        return model
+
+    def _load(self, **arguments: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(
+            str(self._base), **{dtype_argument(): self._dtype}, device_map={"": str(self._device)}, **arguments
+        )
+        return model.eval()
+
+
+_ORIGINS = {"base": "4-bit", "base-16bit": "16-bit"}
+
+
+def _measure(name: str, model: Any, bench: Bench, origin: str | None = None) -> Way:
+    """One way on all rows; ``origin`` is the base that it is held against for what it keeps."""
+    import torch
+
+    is_cuda = bench.device.type == "cuda"
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    model.eval()
+    reference = bench.reference
+    kept: list[Any] = []
+    own, plain = bench.origins.get(origin or ""), bench.origins.get("4-bit")
+    divergence = agree = nll = kept_part = whole = 0.0
+    count = 0
+    with torch.inference_mode():
+        for index, row in enumerate(bench.rows):
+            ids = torch.tensor([row], device=bench.device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float().cpu()
+            logs = torch.log_softmax(logits, -1)
+            other = reference[index] if reference is not None else logs
+            divergence += float((other.exp() * (other - logs)).sum(-1).double().sum())
+            agree += int((logs.argmax(-1) == other.argmax(-1)).sum())
+            nll -= float(logs.gather(-1, ids[0, 1:, None].cpu()).double().sum())
+            count += len(row) - 1
+            if own is not None and plain is not None:
+                weight, effect = other.exp(), other - plain[index]
+                kept_part += float((weight * (logs - own[index]) * effect).double().sum())
+                whole += float((weight * effect * effect).double().sum())
+            if reference is None or name in _ORIGINS:
+                kept.append(logs)
+    if reference is None:
+        bench.reference = kept
+    elif name in _ORIGINS:
+        bench.origins[_ORIGINS[name]] = kept
+    speeds: dict[str, Any] = _speeds(model, bench) if bench.speed else {}
+    peak = torch.cuda.max_memory_allocated(bench.device) if is_cuda else None
+    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    return Way(
+        way=name, divergence=divergence / count, agreement_ratio=agree / count,
+        perplexity=math.exp(min(nll / count, 700)),
+        kept_ratio=1.0 if reference is None else kept_part / whole if whole > 0 else None,
+        bytes=size, peak_bytes=peak, **speeds,
+    )  # fmt: skip
+
+
+def _speeds(model: Any, bench: Bench) -> dict[str, float]:
+    """Tokens per second of reading a prompt and of writing after it: medians of some repetitions."""
+    import torch
+
+    is_cuda = bench.device.type == "cuda"
+    longest = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
+    decode = _DECODE if is_cuda else _DECODE_CPU
+    prefill = max(2, min(_PREFILL if is_cuda else _PREFILL_CPU, longest - decode - 1))
+    flat = [token for row in bench.rows for token in row]
+    prompt = torch.tensor([(flat * (prefill // len(flat) + 1))[:prefill]], device=bench.device)
+
+    def timed(act: Callable[[], Any]) -> float:
+        if is_cuda:
+            torch.cuda.synchronize(bench.device)
+        started = time.perf_counter()
+        act()
+        if is_cuda:
+            torch.cuda.synchronize(bench.device)
+        return time.perf_counter() - started
+
+    def write() -> None:
+        state = model(input_ids=prompt, use_cache=True)
+        token = state.logits[:, -1:].argmax(-1)
+        seconds.append(timed(lambda: _decode(model, token, state.past_key_values, decode)))
+
+    seconds: list[float] = []
+    with torch.inference_mode():
+        timed(lambda: model(input_ids=prompt, use_cache=False))  # kernels are chosen in the first run
+        reading = [timed(lambda: model(input_ids=prompt, use_cache=False)) for _ in range(REPETITIONS)]
+        for _ in range(REPETITIONS):
+            write()
+    rates = [decode / each for each in seconds]
+    return {
+        "prefill_tokens_per_second": prefill / statistics.median(reading),
+        "decode_tokens_per_second": statistics.median(rates),
+        "decode_spread": statistics.stdev(rates),
+    }
+
+
+def _decode(model: Any, token: Any, cache: Any, count: int) -> None:
+    for _ in range(count):
+        state = model(input_ids=token, past_key_values=cache, use_cache=True)
+        cache, token = state.past_key_values, state.logits[:, -1:].argmax(-1)
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,113 @@
+"""What a batch teaches, judged by itself."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from qlora_doctor.facts import BatchFacts
+from qlora_doctor.probes.batch import look_at_batches
+from qlora_doctor.watching.scaling import scale_facts
+
+TOKENIZER = SimpleNamespace(pad_token_id=0, eos_token_id=2, bos_token_id=1, decode=lambda ids: " ".join(map(str, ids)))
+
+
+def batch(rows: list[list[int]], labels: list[list[int]] | None = None, mask: list[list[int]] | None = None) -> Any:
+    made = {"input_ids": torch.tensor(rows)}
+    if labels is not None:
+        made["labels"] = torch.tensor(labels)
+    if mask is not None:
+        made["attention_mask"] = torch.tensor(mask)
+    return made
+
+
+def look(*batches: Any, tokenizer: Any = TOKENIZER, config: Any = None) -> BatchFacts:
+    return look_at_batches(batches, tokenizer, config)
+
+
+def test_labels_that_are_the_ids() -> None:
+    ids = [[1, 5, 6, 7, 2]]
+    facts = look(batch(ids, ids))
+    assert (facts.trained_tokens, facts.trained_ratio, facts.labels_shifted) == (5, 1.0, False)
+    assert (facts.rows_fully_trained, facts.ends_trained, facts.labels_other_ratio) == (1, 1, 0.0)
+
+
+@pytest.mark.parametrize("last", [-100, 2])
+def test_labels_that_are_shifted(last: int) -> None:
+    assert look(batch([[1, 5, 6, 7]], [[5, 6, 7, last]])).labels_shifted is True
+
+
+def test_repeated_tokens_say_nothing_of_a_shift() -> None:
+    same = [[5, 5, 5, 5]]
+    assert look(batch(same, same)).labels_shifted is False
+
+
+def test_padding_by_the_mask() -> None:
+    facts = look(batch([[5, 6, 2, 0, 0, 0]], [[5, 6, 2, 0, 0, 0]], [[1, 1, 1, 0, 0, 0]]))
+    assert (facts.labels_on_padding, facts.labels_on_padding_ratio, facts.tokens) == (3, 0.5, 3)
+
+
+def test_padding_without_a_mask() -> None:
+    facts = look(batch([[5, 6, 2, 0, 0, 0]], [[5, 6, 2, -100, -100, -100]]))
+    assert (facts.labels_on_padding, facts.padding_ratio) == (0, 0.5)
+
+
+def test_the_first_padding_token_may_be_the_end() -> None:
+    """Padding is the end token: the first of the run ends the text, the others are padding."""
+    tokenizer = SimpleNamespace(pad_token_id=2, eos_token_id=2, bos_token_id=1, decode=str)
+    facts = look(batch([[5, 6, 2, 2, 2]], [[5, 6, 2, -100, -100]]), tokenizer=tokenizer)
+    assert facts.pad_is_eos and facts.labels_on_padding == 0 and facts.ends_trained == 1
+    masked = look(batch([[5, 6, 2, 2, 2]], [[5, 6, -100, -100, -100]]), tokenizer=tokenizer)
+    assert (masked.ends_trained, masked.ends_untrained) == (0, 1)
+
+
+def test_prompts_that_are_masked() -> None:
+    facts = look(batch([[1, 5, 6, 7, 8, 2], [1, 5, 6, 7, 8, 2]], [[-100] * 3 + [7, 8, 2], [-100] * 6]))
+    assert (facts.trained_ratio, facts.rows_untrained, facts.duplicate_rows) == (0.25, 1, 1)
+    assert facts.text == "1 5 6‹7 8 2›"
+
+
+def test_placeholders_and_media() -> None:
+    config = SimpleNamespace(image_token_id=9, pad_token_id=0)
+    ids = [[5, 9, 9, 6]]
+    bare = look(batch(ids, ids), tokenizer=None, config=config)
+    assert (bare.placeholders, bare.labels_on_placeholders, bare.media_given) == (2, 2, False)
+    given = look(batch(ids, [[5, -100, -100, 6]]) | {"pixel_values": torch.zeros(1)}, tokenizer=None, config=config)
+    assert (given.labels_on_placeholders, given.media_given) == (0, True)
+
+
+def test_two_begin_tokens() -> None:
+    assert look(batch([[1, 1, 5], [1, 5, 6]])).two_bos_rows == 1
+
+
+def test_without_labels_nothing_is_said_of_them() -> None:
+    facts = look(batch([[1, 5, 6]]))
+    assert facts.trained_tokens is None and facts.labels_shifted is None and facts.rows == 1
+    assert look({"pixel_values": torch.zeros(1)}).batches == 0
+
+
+def test_class_labels_are_no_token_labels() -> None:
+    facts = look({"input_ids": torch.tensor([[1, 5, 6]]), "labels": torch.tensor([1])})
+    assert facts.trained_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("backward", "weighted", "plain", "micro_batches", "summed", "twice"),
+    [
+        (2.0, 2.0, 2.1, 8, False, False),
+        (16.5, 2.0, 2.1, 8, True, False),
+        (0.26, 2.0, 2.1, 8, False, True),
+        (6.0, 2.0, 2.1, 8, None, None),  # a loss of another kind: nobody knows
+        (9.0, 2.0, 2.0, 1, False, False),
+        (4.1, 2.0, 2.0, 2, True, False),
+        (2.5, 1.03, 2.5, 2, False, False),  # a short row of high loss beside a long one: a mean of means is no sum
+    ],
+)
+def test_what_the_losses_of_an_update_add_up_to(
+    backward: float, weighted: float, plain: float, micro_batches: int, summed: bool | None, twice: bool | None
+) -> None:
+    known = scale_facts(backward, weighted, plain, micro_batches)
+    assert (known["sums_over_accumulation"], known["divides_twice"]) == (summed, twice)
