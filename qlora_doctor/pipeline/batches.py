@@ -109,7 +109,7 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
     made = scripted(named, [row for _, row in read.rows], tokenizer)
     notes = ["The script's own functions on its rows were worked out without executing the script."]
     columns = list(made.rows[0])
-    if _trl(setup) and (not made.tokenized or made.collator is None):
+    if Taken(setup).trainer == "trl" and (not made.tokenized or made.collator is None):
         from datasets import Dataset
 
         text = setup.training.dataset_text_field or "text"
