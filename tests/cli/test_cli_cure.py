@@ -61,10 +61,19 @@ def test_usage_of_cure(config: Path) -> None:
 
 
 def test_a_plan_without_a_file(folder: Path) -> None:
-    told = run("plan", "--model", folder, "--gpu", "24GiB", "--r", "4", "--batch", "2", "--sequence", "128", "--offline")
+    told = run(
+        "plan", "--model", folder, "--gpu", "24GiB", "--r", "4", "--batch", "2", "--sequence", "128", "--offline"
+    )
     assert told.exit_code == 0, told.output
     assert told.stdout.startswith("Yes: ")
-    setting = ["--set", "lora.target_modules=q_proj,v_proj", "--set", "optim=adamw_torch", "--set", "max_seq_length=128"]
+    setting = [
+        "--set",
+        "lora.target_modules=q_proj,v_proj",
+        "--set",
+        "optim=adamw_torch",
+        "--set",
+        "max_seq_length=128",
+    ]
     result = run("plan", "--model", folder, "--gpu", "1GiB", *setting, "--batch", "999", "--sequence", "256",
                  "--format", "json", "--offline")  # fmt: skip
     setup = json.loads(result.stdout)["setup"]
