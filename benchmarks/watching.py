@@ -2,11 +2,12 @@
 
     .venv/bin/python benchmarks/watching.py [--model FOLDER] [--pairs 5] [--steps 20] [--out results/watching.json]
 
-Of each pair: the seconds of each step as the loop itself measures them, losses, a digest of the trained weights, random
-state at the end, and on CUDA the peak. The order within a pair changes from pair to pair. CUDA's kernels may give two plain
-runs different bits (attention's backward adds up in any order), so the loop runs plainly once more: where it does not
-repeat itself, nothing is said of equal bits. Reported: whether all numbers are the same to the last bit, what the watched
-steps cost more (against one of the loop's own steps), what a step costs after them, and the peak.
+Of each pair: the seconds of each step as the loop itself measures them, losses, a digest of the trained weights,
+random state at the end, and on CUDA the peak. The order within a pair changes from pair to pair. CUDA's kernels may
+give two plain runs different bits (attention's backward adds up in any order), so the loop runs plainly once more:
+where it does not repeat itself, nothing is said of equal bits. Reported: whether all numbers are the same to the last
+bit, what the watched steps cost more (against one of the loop's own steps), what a step costs after them, and the
+peak.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .subject import Subject
 
 Maker = Callable[[], "Subject"]
-NEAR, FAR = 256, 16_384
+NEAR, FAR = 64, 16_384
 """Tokens between which all lengths are told where one alone is asked about."""
 
 
@@ -85,6 +85,8 @@ class Tracer:
         """
         known = self.known(machine)
         if (batch, sequence) not in known:
+            if self.make is None:
+                raise NotKept("a trace is needed that is not kept")
             known[batch, sequence] = self._trace(machine, batch, sequence)
             self.count += 1
         return known[batch, sequence]
@@ -185,6 +187,8 @@ class Courses:
             own, limit = max(lengths, default=ALIGNED), self._tracer.outline.limit
             far = FAR if limit is None else min(FAR, limit // ALIGNED * ALIGNED)
             lengths |= {min(NEAR, own), max(far, own)}
+            if len(lengths) == 2:  # a third, between the ends, tells whether they tell all
+                lengths.add(sum(lengths) // 2 // ALIGNED * ALIGNED)
         return sorted(lengths)
 
     def _look(self, alone: bool, smallest: int, sequences: list[int]) -> list[Piece]:

@@ -114,10 +114,9 @@ class Search:
         """The setup with these changes; None where it cannot be predicted."""
         key = _key(combination)
         if key not in self.tried:
-            changed = applied(self.setup, combination)
             self.told(f"predicting {', '.join(lever.change for lever in combination)}")
             try:
-                prediction = self.prediction(changed)
+                prediction = self.prediction(applied(self.setup, combination))
             except Exception:  # whatever the libraries raise for a combination that they do not take
                 return None
             self.tried[key] = cure_of(combination, prediction, self.room)

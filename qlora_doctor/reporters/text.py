@@ -118,12 +118,9 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     parts = [*told, f"{len(outcomes(report, 'pass')):,} passed"]
     if not asked:
         parts.append(f"{len(outcomes(report, 'skipped')):,} not evaluated")
-    done = (
-        f"{', '.join(ended)} done"
-        if asked and 0 < len(ended) < 4
-        else f"{len(ended)} of {len(stages_of(report))} stages done"
-    )
-    parts.append(done)
+    few = asked and 0 < len(ended) < 4
+    done = f"{len(ended)} of {len(stages_of(report))} stages done"
+    parts.append(f"looked at {', '.join(ended)}" if few else done)
     if left := unfollowed(report):
         parts.append(ink("warning", f"{words.plural(len(left), 'statement')} not followed"))
     if failed:

@@ -73,7 +73,7 @@ def test_a_check_of_one_stage_speaks_of_that_stage(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(CONFIG)
     shown = run("check", path, "--stage", "config", "--gpu", "l4").stdout
-    assert "not evaluated" not in shown and "Not asked for" not in shown and "config done" in shown
+    assert "not evaluated" not in shown and "Not asked for" not in shown and "looked at config" in shown
     assert "config.remark_notes" not in shown
     assert "config.remark_notes" in run("check", path, "--stage", "config", "-v").stdout
     assert run("check", path, "--gpu", "rtx-4091", "--stage", "config").exit_code == 2
