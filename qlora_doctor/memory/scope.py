@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..setup.resolved import Taken
+
 if TYPE_CHECKING:
     from ..facts import Facts
     from ..setup.setup import Setup
@@ -100,7 +102,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield {"fsdp1": "FSDP 1", "fsdp2": "FSDP 2"}.get(distributed or "", "FSDP")
     if training.deepspeed:
         yield {"zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
-    if training.padding_free and training.trainer == "trl" and not training.packing:
+    if training.padding_free and Taken(setup).trainer == "trl" and not training.packing:
         yield "padding_free batches"
     yield from _spread(setup)
     told = training.extra
@@ -121,7 +123,7 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
     options = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
     return (
         config.distributed == "fsdp2"
-        and (setup.hardware.count or 1) > 1
+        and Taken(setup)["hardware.count"] > 1
         and bool(config.gradient_checkpointing)
         and config.use_reentrant is False
         and config.evaluates is False
@@ -144,7 +146,7 @@ def _spread(setup: Setup) -> Iterator[str]:
     elif (
         isinstance(device_map, str)
         and device_map in ("auto", "balanced", "balanced_low_0", "sequential")
-        and (setup.hardware.count or 1) > 1
+        and Taken(setup)["hardware.count"] > 1
     ):
         yield f"device_map {device_map!r} over several cards"
 

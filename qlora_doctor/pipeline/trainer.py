@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from ..core.errors import StageError
+from ..setup.resolved import Taken
 from ..setup.setup import Setup
-from .batches import Batches, cuts_nothing
+from .batches import Batches
 from .failures import as_stage_error
 from .methods import METHODS, arguments_of_method, classes_of_method, options_of_method
 
@@ -69,9 +70,9 @@ def make_trainer(
     if method is not None:
         arguments = arguments_of_method(method, arguments, notes)
         options |= {"processing_class": batches.tokenizer, **options_of_method(method, arguments)}
-    elif setup.training.trainer == "trl":
+    elif Taken(setup).trainer == "trl":
         options["processing_class"] = batches.tokenizer
-        if cuts_nothing(setup):
+        if Taken(setup).cuts_nothing:
             arguments["max_length"] = None
         if batches.samples is not None and batches.samples.format == "text":
             arguments["dataset_text_field"] = batches.samples.text_field
@@ -86,6 +87,8 @@ def make_trainer(
         raise as_stage_error(error, "building the trainer") from error
     if method is None and setup.training.method not in (None, "sft", "pretrain"):
         notes.append(f"The step is one of supervised fine-tuning, not of {setup.training.method}.")
+    if batches.behind is not None:
+        trainer.data_collator = batches.behind(trainer.data_collator)
     _silence(trainer)
     trainer.temporary_folder = folder
     return trainer
@@ -117,7 +120,7 @@ def _silence(trainer: Any) -> None:
 
 
 def _classes(setup: Setup, model: Any) -> tuple[Any, Any]:
-    if setup.training.trainer == "trl":
+    if Taken(setup).trainer == "trl":
         try:
             from trl import SFTConfig, SFTTrainer
         except ImportError as error:

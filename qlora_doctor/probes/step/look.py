@@ -14,8 +14,10 @@ from ...facts import BatchFacts, StepFacts
 from ...facts.memory import MemoryPicture
 from ...pipeline import attach, load_tokenizer, make_batches, make_trainer, refuse_to_train_on_nothing
 from ...pipeline.base import Base
+from ...pipeline.forms import NotFollowedForm
 from ...pipeline.four_bit import never_repacked
 from ...pipeline.methods import METHODS, method_batches, method_of, start_of_loss
+from ...setup.resolved import Taken
 from ...setup.setup import Setup
 from ..failures import NO_FAILURE, adapted_module, explain, failure_fact
 from ..observing.overheard import overheard
@@ -99,7 +101,7 @@ def look_at_step(
 
     Never raises for what the setup does wrong: a failure is a fact, together with all that was seen before it.
     """
-    known: dict[str, Any] = {"trainer": setup.training.trainer or "transformers", "device": str(base.device)}
+    known: dict[str, Any] = {"trainer": Taken(setup).trainer, "device": str(base.device)}
     observer: Observer | None = None
     error: StageError | None = None
     with overheard() as warned, never_repacked(base.model):
@@ -174,8 +176,8 @@ def _batches(setup: Setup, base: Base, model: Any, offline: bool, steps: int) ->
     try:
         tokenizer = load_tokenizer(setup, base.architecture, offline=offline)
         return _made(setup, model, tokenizer, steps)
-    except StageError:
-        if not setup.data.train:
+    except (StageError, NotFollowedForm):
+        if not setup.data.train and not setup.named_data:
             raise
         return _made(setup, model, tokenizer, steps, synthetic=True)
 
