@@ -1,7 +1,7 @@
 """Writes ``qlora_doctor/tables/templates.json``: the texts of LLaMA-Factory's templates, from its own source.
 
-``python benchmarks/field/list_templates.py llamafactory/data/template.py VERSION``. Only what a template writes around a
-message is taken, and what it asks of the end token; how tools are written is not.
+``python benchmarks/field/list_templates.py llamafactory/data/template.py VERSION``. Only what a template writes
+around a message is taken, and what it asks of the end token; how tools are written is not.
 """
 
 from __future__ import annotations

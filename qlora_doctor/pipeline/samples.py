@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..core.errors import StageError
 from ..setup.paths import resolve
+from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .failures import first_sentence
 
@@ -108,7 +109,7 @@ def read_samples(setup: Setup, rows: int) -> Samples:
         quiet.set_verbosity(level)
     if not found:
         raise StageError(f"The data {name!r} is empty.", place=setup.place("data.train"))
-    found = [_in_messages(row) for row in found] if setup.training.trainer == "trl" else found
+    found = [_in_messages(row) for row in found] if Taken(setup).trainer == "trl" else found
     columns = list(found[0])
     kind = _format(setup, columns)
     text_field = setup.data.text_field or setup.training.dataset_text_field or "text"

@@ -18,6 +18,7 @@ from ..pipeline.forms.chat import chat_text, lost_content
 from ..pipeline.forms.kinds import CannotForm, FormedRow
 from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
 from ..pipeline.samples import COMPARED, Samples, read_samples
+from ..setup.resolved import Taken
 from ..setup.setup import NamedData, Setup
 from .batch import BatchLook
 from .failures import explain
@@ -333,11 +334,11 @@ def _rows(
     """Samples as the collator hands them to the model, batch by batch, each of which ``look`` is shown."""
     model = _StandIn(architecture.config)
     batches = make_batches(setup, model, tokenizer, rows=ROWS)
-    if setup.training.trainer == "trl":
+    if Taken(setup).trainer == "trl":
         dataset, collator = _prepared_by_trl(setup, batches, architecture)
     else:
         dataset, collator = batches.dataset, batches.collator
-    size = setup.training.per_device_train_batch_size or 8
+    size = Taken(setup)["training.per_device_train_batch_size"]
     samples = [dataset[index] for index in range(min(len(dataset), ROWS))]
     rows: list[_Row] = []
     for start in range(0, len(samples), size):
@@ -457,7 +458,7 @@ def _lost(tokenizer: Any, row: Mapping[str, Any]) -> str | None:
 
 def _dropped(setup: Setup, batches: Batches, rows: Sequence[_Row]) -> int:
     """Rows that SFTTrainer leaves out because cutting them took the last label that counts."""
-    if setup.training.trainer != "trl" or setup.training.packing or batches.samples is None:
+    if Taken(setup).trainer != "trl" or setup.training.packing or batches.samples is None:
         return 0
     return max(0, min(len(batches.samples.rows), ROWS) - len(rows))
 
@@ -479,7 +480,7 @@ def _of_labels(rows: Sequence[_Row], vocabulary: int | None, dropped: int) -> di
 
 def _limit(setup: Setup, architecture: Architecture) -> int | None:
     """Tokens at which the setup's trainer cuts a sample; None where it does not."""
-    if setup.training.trainer == "trl":
+    if Taken(setup).trainer == "trl":
         return sequence_length(setup, architecture.config)
     return setup.training.max_length or context_length(architecture.config)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import os
 import queue
 import sys
@@ -28,9 +27,6 @@ from .events import End, Event, Finished, Learned, Progress, Start, encode
 from .job import Job
 from .turns import device_name, turn
 
-_MEMORY = "qlora_doctor.memory.stage"
-_PLAN = "qlora_doctor.memory.plan_stage"
-_CURE = "qlora_doctor.memory.cure_stage"
 _OF_THE_MACHINE = frozenset(
     ("out-of-memory", "host-out-of-memory", "disk", "timeout", "killed", "interrupted", "other", "none")
 )
@@ -111,23 +107,21 @@ def structure(run: Run) -> None:
 
 
 def memory(run: Run) -> None:
-    try:
-        look_at_memory = importlib.import_module(_MEMORY).look_at_memory
-    except ModuleNotFoundError as error:
-        if error.name != _MEMORY:
-            raise
-        raise Skipped("This installation has no memory prediction.") from error
     _without_a_model(run)
     adapter = run.facts.adapter
     if adapter is not None and adapter.failure not in (None, "none"):
         raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
     if run.job.plan is not None:
-        look_at_plan = importlib.import_module(_PLAN).look_at_plan
+        from ..memory.plan_stage import look_at_plan
+
         facts = look_at_plan(run.setup, run.facts, run.job.plan, run.progress, offline=run.job.offline)
     elif run.job.cure is not None:
-        look_at_cure = importlib.import_module(_CURE).look_at_cure
+        from ..memory.cure_stage import look_at_cure
+
         facts = look_at_cure(run.setup, run.facts, run.job.cure, run.progress, offline=run.job.offline)
     else:
+        from ..memory.stage import look_at_memory
+
         facts = look_at_memory(run.setup, run.facts, run.progress, offline=run.job.offline)
     run.learn("memory", facts)
     if facts.prediction_failure is not None and facts.predicted is None:

@@ -54,7 +54,8 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
     known |= distribution_facts(setup, known)
 
     def get(path: str, default: Any = None) -> Any:
-        return default if values.is_silent(path) else values[path]
+        value = values[path]
+        return default if value is None and values.is_silent(path) else value
 
     schedule = schedule_facts(setup, get, known)
     return ConfigFacts(

@@ -21,6 +21,7 @@ from ...core.assets import asset_folder
 from ...core.report import Report, stages_of
 from .. import _words as words
 from .. import json as json_format
+from .._answer import headline
 from .._needed import needed
 from ..verdict import gaps, outcomes, subject, verdict
 from .checks import passed_groups, skipped_groups
@@ -85,6 +86,7 @@ def _views(report: Report) -> dict[str, Any]:
     return {
         "memory": memory_view(facts.memory) if facts.memory else None,
         "rows": rows_view(facts.data) if facts.data else None,
+        "answers": headline(report),
         "course": course_view(facts.course, report.findings) if facts.course else None,
         "stored": stored_view(facts.stored) if facts.stored else None,
         "coverage": coverage_strip(projections),
