@@ -58,8 +58,10 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
 )
 @click.argument("configs", metavar="CONFIG...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--stage", "stages", multiple=True, callback=_listed, metavar="NAME",
-              help="Run this stage: config, structure, memory, data, load, step. May be repeated. "
+              help="Run this stage: config, structure, memory, data, load, step, or all. May be repeated. "
                    "Without it, every stage that this machine can run.")  # fmt: skip
+@click.option("--gpu", "card", metavar="CARD",
+              help="The card that the run is meant for, in place of the config's: rtx-4090, t4, 24GiB.")  # fmt: skip
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: CUDA where there is one.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
               help="Time that the stages on a built model may take together.")  # fmt: skip
@@ -93,8 +95,8 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--fix", is_flag=True, help="Write fixes that do not change what is trained into the config files.")
 @click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: also fixes that may change it.")
 @click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
-              help="Format of the document on stdout: text, json, html, sarif, github, gitlab, "
-                   "junit, markdown.")  # fmt: skip
+              help="Format of the document on stdout: text, concise, json, html, sarif, github, "
+                   "gitlab, junit, markdown.")  # fmt: skip
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
               help="Write a document to a file. May be repeated; {name} stands for the config's name; "
                    "html=DIR/ writes a page for each config and an index.")  # fmt: skip
@@ -111,13 +113,16 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
               help="Pass over what is called so in a folder: a glob of a name or a path. May be repeated.")  # fmt: skip
 @click.option("--offline", is_flag=True, help="Download nothing.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
+@click.option("--verbose", "-v", is_flag=True,
+              help="Tell also the facts that findings rest on, whole diffs, and what was not evaluated.")  # fmt: skip
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
 @click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
 def command(**given: Any) -> int:
     """Check setups end to end: read them, build them, load them, train a step, judge what was seen.
 
-    CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant.
+    CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant; - is
+    standard input.
 
     \b
     Exit codes: 0 clean, 1 findings at or above --fail-on (by default errors), 2 usage, unreadable or
@@ -170,6 +175,8 @@ def command(**given: Any) -> int:
 def _check_fixes(given: dict[str, Any]) -> None:
     if given["fix"] and given["diff"]:
         raise UsageError("--diff writes nothing and --fix writes; give one of them.")
+    if given["fix"] and Path("-") in given["configs"]:
+        raise UsageError("Standard input cannot be written; --diff prints the fixes.")
     if given["unsafe_fixes"] and not (given["fix"] or given["diff"]):
         raise UsageError("--unsafe-fixes says how far --fix or --diff goes, and neither is given.")
     if given["facts"] is not None and (given["fix"] or given["diff"]):
@@ -181,7 +188,8 @@ def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> Ch
     from ..run.session import CheckOptions
 
     return CheckOptions(
-        stages=given["stages"] or None,
+        stages=_stages(given["stages"]),
+        card=given["card"],
         device=given["device"],
         timeout=given["timeout"],
         margin=given["margin"],
@@ -196,6 +204,13 @@ def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> Ch
         cache_folder=given["cache_dir"],
         command=" ".join(["qlora-doctor", *sys.argv[1:]]),
     )
+
+
+def _stages(named: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The stages asked for; ``all`` asks for each by name, so that one that cannot run is told by the exit code."""
+    from ..core.report import STAGES
+
+    return STAGES if "all" in named else named or None
 
 
 def _options_of(source: Path | None, common: CheckOptions, given: dict[str, Any]) -> CheckOptions | ConfigError:
@@ -252,7 +267,8 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
     from ._stream import TextStream
     from ._terminal import show_error, wants_color
 
-    stream = TextStream(color=wants_color(sys.stdout, given["no_color"])) if given["format"] == "text" else None
+    color = wants_color(sys.stdout, given["no_color"])
+    stream = TextStream(color=color, verbose=given["verbose"]) if given["format"] == "text" else None
     watcher = observer(stream, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
     try:
         report = run_check(source, options, watcher)

@@ -112,8 +112,11 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
 
 
 def shards_plainly(setup: Setup, facts: Facts) -> bool:
-    """Whether a run is sharded by FSDP 2 over known ranks as it is modelled: with non-reentrant checkpointing, without
-    evaluation or offloading."""
+    """Whether a run is sharded by FSDP 2 over known ranks as it is modelled: by transformers' Trainer, packed weights
+    stored as floats (which are sharded), with non-reentrant checkpointing, without evaluation or offloading.
+
+    Measured of the others: reserved 12% too high with uint8 storage, allocated 6% too high with trl.
+    """
     config, settings = facts.config, setup.training.fsdp_config
     if config is None or not isinstance(settings, dict):
         return False
@@ -125,6 +128,8 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
         and config.use_reentrant is False
         and config.evaluates is False
         and setup.training.method in (None, "sft", "pretrain")
+        and setup.training.trainer != "trl"
+        and setup.quantization.bnb_4bit_quant_storage not in (None, "uint8")
         and not options.get("offload_params")
         and not options.get("cpu_offload")
         and "offload" not in str(setup.training.fsdp)

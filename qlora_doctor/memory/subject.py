@@ -113,10 +113,11 @@ def subject_of_setup(
 
 def program_of(setup: Setup) -> tuple[Program | None, list[str]]:
     """What the trainer of the setup's method does in a step, and what is taken as given of it."""
-    from .trl_methods import METHODS, TrlMethod
+    from .scope import METHODS
+    from .trl_methods import TrlMethod
 
     method = setup.training.method
-    if method not in METHODS:
+    if method not in METHODS or method in (None, "sft", "pretrain"):
         return None, []
     said = "Prompts and answers fill half of the length each, and values that the trainer logs are made up."
     return TrlMethod(setup, method), [said]

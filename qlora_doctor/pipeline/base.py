@@ -107,6 +107,8 @@ def _model_config(setup: Setup, architecture: Architecture) -> Any:
     """The checkpoint's config, overridden by what the setup passes to from_pretrained under the names of its fields."""
     config = copy.deepcopy(architecture.config)
     said = {name: getattr(setup.model, name) for name in ("use_cache", "num_labels")}
+    if setup.training.method == "reward" and said["num_labels"] is None:
+        said["num_labels"] = 1  # trl's RewardTrainer loads the model it is named with one (trl 1.16, reward_trainer.py)
     said |= {name: value for name, value in setup.model.extra.items() if hasattr(config, name)}
     for name, value in said.items():
         if value is not None:

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -163,8 +163,20 @@ def encoded(path: Path, text: str) -> bytes:
     return mark + text.encode(encoding)
 
 
+STDIN = Path("-")
+"""The name that stands for standard input."""
+
+
+@cache
+def _standard_input() -> bytes:
+    """All of it, read once: a check reads its config more than once."""
+    return sys.stdin.buffer.read(MAX_BYTES + 1)
+
+
 def _bytes(path: Path) -> bytes:
     try:
+        if path == STDIN:
+            return _standard_input()
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise ConfigError(f"{path} is a folder.", remedy="Name the config file itself.")

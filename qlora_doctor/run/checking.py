@@ -117,6 +117,10 @@ def _read(session: Session, source: Path | Setup) -> None:
     if session.options.trust_remote_code:
         model = setup.model.model_copy(update={"trust_remote_code": True})
         setup = setup.model_copy(update={"model": model})
+    if session.options.card is not None:
+        from ..setup.meant_for import meant_for
+
+        setup = meant_for(setup, session.options.card)
     session.setup = setup
     session.suppressions = (*session.options.suppressions, *_in_comments(setup))
     session.observer.on_setup(setup)

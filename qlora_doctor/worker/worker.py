@@ -131,16 +131,24 @@ def memory(run: Run) -> None:
 
 
 def data(run: Run) -> None:
-    from ..probes.data import look_at_data
-    from ..setup.named import why_not_looked_at
+    from ..pipeline.forms import NotFollowedForm, is_followed
+    from ..pipeline.forms.script import way_of
+    from ..probes.data import see_data
+    from ..setup.named import not_looked_at, why_not_looked_at
 
-    if not run.setup.data.train:
-        raise Skipped(*why_not_looked_at(run.setup))
-    _without_a_model(run)
-    facts = look_at_data(run.setup, run.progress, offline=run.job.offline)
-    run.learn("data", facts)
-    if facts.failure is not None:
-        raise StageError(facts.failure, remedy="Correct the file, or what the config says under data.")
+    if not is_followed(run.setup) and way_of(run.setup) is None:
+        if not run.setup.data.train:
+            raise Skipped(*why_not_looked_at(run.setup))
+        _without_a_model(run)
+    try:
+        seen = see_data(run.setup, run.progress, offline=run.job.offline)
+    except NotFollowedForm as why:
+        raise Skipped(not_looked_at(run.setup, str(why))) from why
+    run.learn("data", seen.data)
+    if seen.batch is not None:
+        run.learn("batch", seen.batch)
+    if seen.data.failure is not None:
+        raise StageError(seen.data.failure, remedy="Correct the file, or what the config says under data.")
 
 
 def load(run: Run) -> None:

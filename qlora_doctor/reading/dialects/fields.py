@@ -22,7 +22,7 @@ from ..document import Document
 from ..interpolation import interpolated
 from ..lenient import Mismatch, describe_value, read_as
 from ..native import CHOICES, DTYPE_CHOICES
-from .named_data import named_in
+from .named_data import BESIDE, TEMPLATE_KEYS, named_in
 from .values import Unreadable, is_own_word, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
@@ -410,6 +410,10 @@ class Reading:
         duplicates = [] if self.by_omegaconf else [dotted(pointer) for pointer in self.document.duplicates]
         for key in duplicates:
             self.point_at(key)
+        named = named_in(self)
+        template = next((key for key in TEMPLATE_KEYS if key in BESIDE.get(self.dialect, ()) and self.has(key)), None)
+        if template is not None and "data.chat_template" not in self._origins:
+            self.forget("data.chat_template", f"{self.version} has the template under this name.", template)
         self._head_sections()
         sections: dict[str, Any] = {name: _section(model, self._values[name]) for name, model in SECTIONS.items()}
         setup = Setup(
@@ -424,7 +428,7 @@ class Reading:
             string_numbers=string_numbers,
             remarks=self._remarks,
             stored_keys=self.stored_keys,
-            named_data=named_in(self),
+            named_data=named,
             stops_at_unknown_keys=self.stops_at_unknown_keys,
             **sections,
         )
