@@ -35,8 +35,8 @@ def fix_all(
         UsageError: a file may not be written.
     """
     from ..reporters import text
+    from ..run.checking import unread
     from ..run.fixing import fix
-    from .check import unread
 
     color = wants_color(sys.stdout, given["no_color"])
     reports = []
@@ -72,6 +72,8 @@ def _told(fixed: Fixed, given: dict[str, Any]) -> str:
     what = f"{verb} {count} finding{'s' * (count != 1)}" if count else f"{verb} nothing"
     rules = f" ({', '.join(dict.fromkeys(fixed.rules))})" if count else ""
     line = f"{one_line(str(fixed.path))}: {what}{rules}"
+    if not count and (left := [f.rule for f in fixed.last.findings if f.suppressed is None and f.severity != "info"]):
+        line += f"; no fix that can be written for {', '.join(dict.fromkeys(left))}: `explain` says what to do by hand"
     held = [finding.rule for finding in fixed.held_back]
     if held and not given["unsafe_fixes"]:
         line += f"; --unsafe-fixes would fix {len(held)} more ({', '.join(dict.fromkeys(held))})"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class TextStream:
     """Writes one config's text document to stdout."""
 
-    def __init__(self, *, color: bool) -> None:
-        self._color = color
+    def __init__(self, *, color: bool, verbose: bool = False) -> None:
+        self._color, self._verbose = color, verbose
         self._width = width()
         self._stage: str | None = None
         self._told: set[str] = set()
@@ -34,19 +34,20 @@ class TextStream:
 
     def on_findings(self, findings: Sequence[Finding]) -> None:
         """Tell findings that have just become known."""
-        for finding in findings:
+        for finding in text.joined(findings):
             if finding.suppressed is not None or finding.fingerprint in self._told:
                 continue
             self._told.add(finding.fingerprint)
             if finding.stage != self._stage:
                 self._stage = finding.stage
                 self._say(text.render_stage(finding.stage, color=self._color, width=self._width))
-            self._say(text.render_finding(finding, color=self._color, width=self._width))
+            self._say(text.render_finding(finding, color=self._color, width=self._width, verbose=self._verbose))
 
     def end(self, report: Report) -> None:
         """Tell the rest; a finding that was not told while the check ran is told now."""
         self.on_findings(report.findings)
-        click.echo(text.render_rest(report, color=self._color, width=self._width), nl=False, color=self._color)
+        rest = text.render_rest(report, color=self._color, width=self._width, verbose=self._verbose)
+        click.echo(rest, nl=False, color=self._color)
 
     def _say(self, block: str) -> None:
         click.echo(block + "\n", color=self._color)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import ConfigError, DoctorError, UsageError
+from ..core.errors import ConfigError, UsageError
 from ._help import examples
 
 if TYPE_CHECKING:
@@ -58,8 +58,10 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
 )
 @click.argument("configs", metavar="CONFIG...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--stage", "stages", multiple=True, callback=_listed, metavar="NAME",
-              help="Run this stage: config, structure, memory, data, load, step. May be repeated. "
+              help="Run this stage: config, structure, memory, data, load, step, or all. May be repeated. "
                    "Without it, every stage that this machine can run.")  # fmt: skip
+@click.option("--gpu", "card", metavar="CARD",
+              help="The card that the run is meant for, in place of the config's: rtx-4090, t4, 24GiB.")  # fmt: skip
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: CUDA where there is one.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
               help="Time that the stages on a built model may take together.")  # fmt: skip
@@ -93,8 +95,8 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--fix", is_flag=True, help="Write fixes that do not change what is trained into the config files.")
 @click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: also fixes that may change it.")
 @click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
-              help="Format of the document on stdout: text, json, html, sarif, github, gitlab, "
-                   "junit, markdown.")  # fmt: skip
+              help="Format of the document on stdout: text, concise, json, html, sarif, github, "
+                   "gitlab, junit, markdown.")  # fmt: skip
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
               help="Write a document to a file. May be repeated; {name} stands for the config's name; "
                    "html=DIR/ writes a page for each config and an index.")  # fmt: skip
@@ -111,13 +113,16 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
               help="Pass over what is called so in a folder: a glob of a name or a path. May be repeated.")  # fmt: skip
 @click.option("--offline", is_flag=True, help="Download nothing.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
+@click.option("--verbose", "-v", is_flag=True,
+              help="Tell also the facts that findings rest on, whole diffs, and what was not evaluated.")  # fmt: skip
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
 @click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
 def command(**given: Any) -> int:
     """Check setups end to end: read them, build them, load them, train a step, judge what was seen.
 
-    CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant.
+    CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant; - is
+    standard input.
 
     \b
     Exit codes: 0 clean, 1 findings at or above --fail-on (by default errors), 2 usage, unreadable or
@@ -170,6 +175,8 @@ def command(**given: Any) -> int:
 def _check_fixes(given: dict[str, Any]) -> None:
     if given["fix"] and given["diff"]:
         raise UsageError("--diff writes nothing and --fix writes; give one of them.")
+    if given["fix"] and Path("-") in given["configs"]:
+        raise UsageError("Standard input cannot be written; --diff prints the fixes.")
     if given["unsafe_fixes"] and not (given["fix"] or given["diff"]):
         raise UsageError("--unsafe-fixes says how far --fix or --diff goes, and neither is given.")
     if given["facts"] is not None and (given["fix"] or given["diff"]):
@@ -181,7 +188,8 @@ def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> Ch
     from ..run.session import CheckOptions
 
     return CheckOptions(
-        stages=given["stages"] or None,
+        stages=_stages(given["stages"]),
+        card=given["card"],
         device=given["device"],
         timeout=given["timeout"],
         margin=given["margin"],
@@ -196,6 +204,13 @@ def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> Ch
         cache_folder=given["cache_dir"],
         command=" ".join(["qlora-doctor", *sys.argv[1:]]),
     )
+
+
+def _stages(named: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The stages asked for; ``all`` asks for each by name, so that one that cannot run is told by the exit code."""
+    from ..core.report import STAGES
+
+    return STAGES if "all" in named else named or None
 
 
 def _options_of(source: Path | None, common: CheckOptions, given: dict[str, Any]) -> CheckOptions | ConfigError:
@@ -223,6 +238,7 @@ def _check_all(
         return [_check_one(sources[0], options[0], given)]
     from ..core.report import Report
     from ..reporters import overview
+    from ..run.checking import unread
     from ._many import check_all
     from ._terminal import wants_color
 
@@ -246,12 +262,13 @@ def _check_all(
 
 def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]) -> Report:
     """One config through all stages; a config that cannot be read is a report too, with exit code 2."""
-    from ..run.checking import run_check
+    from ..run.checking import run_check, unread
     from ._progress import observer
     from ._stream import TextStream
     from ._terminal import show_error, wants_color
 
-    stream = TextStream(color=wants_color(sys.stdout, given["no_color"])) if given["format"] == "text" else None
+    color = wants_color(sys.stdout, given["no_color"])
+    stream = TextStream(color=color, verbose=given["verbose"]) if given["format"] == "text" else None
     watcher = observer(stream, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
     try:
         report = run_check(source, options, watcher)
@@ -268,19 +285,6 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
     if stream is not None:
         stream.end(report)
     return report
-
-
-def unread(source: Path | None, error: DoctorError, options: CheckOptions) -> Report:
-    """What is known of a config that could not be read, or that the tool itself failed on."""
-    from .._version import __version__
-    from ..core.report import Report, StageRecord, Tool
-    from ..core.text import cleaned
-    from ..run.session import now
-
-    setup = {"file": str(source), "dialect": None} if source is not None else None
-    record = StageRecord(name="config", status="failed", reason=error.message, remedy=error.remedy, requested=True)
-    tool = Tool(version=__version__, created=now(), command=options.command)
-    return cleaned(Report(tool=tool, setup=setup, stages=[record], exit_code=error.exit_code))
 
 
 def _print_document(reports: Sequence[Report], format: str) -> None:

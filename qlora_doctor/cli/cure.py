@@ -92,8 +92,12 @@ def command(**given: Any) -> int:
             cured.first, fixed=cured.fixed, diff=cured.diff, beside=cured.beside, last=cured.last, width=width()
         )
         click.echo(shown, nl=False)
-    _write(cured, given)
-    return _exit_code(cured)
+    code = _exit_code(cured)
+    if code == 3 and given["output"] is not None:
+        click.echo(f"{given['output']} is not written: there is no cure", err=True)
+    else:
+        _write(cured, given)
+    return code
 
 
 def _write(cured: Cured, given: dict[str, Any]) -> None:

@@ -7,17 +7,25 @@ from pathlib import Path
 
 import click
 
+from ..core.errors import UsageError
 from ._help import examples
 
 
-@click.command("rules", epilog=examples("rules --format json", "rules --check examples/team-rules"))
+@click.command(
+    "rules",
+    epilog=examples("rules --tag memory --stage memory", "rules --check examples/team-rules"),
+)
 @click.option("--format", "format", type=click.Choice(["table", "json", "md"]), default="table", show_default=True,
               help="Format of the output.")  # fmt: skip
 @click.option("--rules", "folders", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
               help="A folder with rule pages of your own, listed with the others.")  # fmt: skip
 @click.option("--check", "folder", type=click.Path(path_type=Path), metavar="DIR",
               help="Check the rule pages in a folder: form, names, and their examples.")  # fmt: skip
-def command(format: str, folders: tuple[Path, ...], folder: Path | None) -> int:
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only rules with this tag. May be repeated.")
+@click.option("--stage", "stages", multiple=True, metavar="NAME", help="Only rules of this stage. May be repeated.")
+def command(
+    format: str, folders: tuple[Path, ...], folder: Path | None, tags: tuple[str, ...], stages: tuple[str, ...]
+) -> int:
     """List the rules, or check pages of your own."""
     if folder is not None:
         return _check(folder)
@@ -25,7 +33,12 @@ def command(format: str, folders: tuple[Path, ...], folder: Path | None) -> int:
     from ..engine import load_rules
     from ..run.cache import cache_folder, pages_folder
 
-    rules = load_rules(asset_folder("rules"), *folders, kept_in=pages_folder(cache_folder()))
+    every = load_rules(asset_folder("rules"), *folders, kept_in=pages_folder(cache_folder()))
+    _must_be_known("tag", tags, {tag for rule in every for tag in rule.tags})
+    _must_be_known("stage", stages, {rule.stage for rule in every})
+    rules = [
+        rule for rule in every if (not tags or set(tags) & set(rule.tags)) and (not stages or rule.stage in stages)
+    ]
     if format == "json":
         listed = [
             {
@@ -53,6 +66,16 @@ def command(format: str, folders: tuple[Path, ...], folder: Path | None) -> int:
             click.echo(f"{rule.id}  {rule.severity:<7}  {rule.stage:<9}  {rule.name:<{longest}}  {rule.title}")
         click.echo(f"\n{len(rules)} rules. `qlora-doctor explain ID` shows a rule's page.")
     return 0
+
+
+def _must_be_known(what: str, named: tuple[str, ...], known: set[str]) -> None:
+    """
+    Raises:
+        UsageError: no rule has it.
+    """
+    for name in named:
+        if name not in known:
+            raise UsageError(f"No rule has the {what} {name!r}.", remedy=f"There are {', '.join(sorted(known))}.")
 
 
 def _check(folder: Path) -> int:

@@ -81,6 +81,14 @@ class Finding(Fact):
     suppressed: str | None = None
     """Why this finding does not count, where it was suppressed."""
 
+    def __str__(self) -> str:
+        """``config.yaml:12:3: error QD301 target_modules match nothing``"""
+        place = (self.location.file, self.location.line, self.location.column)
+        where = ":".join(str(part) for part in place if part is not None)
+        return f"{where + ': ' if where else ''}{self.severity} {self.rule} {self.message}"
+
+    __repr__ = __str__
+
 
 class RuleOutcome(Fact):
     """How a rule came out."""

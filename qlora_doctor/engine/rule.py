@@ -19,7 +19,7 @@ from ..language.fields import LanguageError, field_type
 HEADINGS = ("What it checks", "Why it matters", "How to fix", "When to ignore", "Examples")
 Profile = Literal["min", "recommended", "strict"]
 Line = Annotated[str, Field(min_length=1)]
-Repair = Literal["unknown-keys", "removed-keys", "deprecated-keys", "repeated-keys", "text-numbers"]
+Repair = Literal["unknown-keys", "removed-keys", "deprecated-keys", "repeated-keys", "text-numbers", "renamed-values"]
 
 _SUBJECT_STAGES = {name: name for name in ALL_STAGES} | {
     "environment": "config",

@@ -164,6 +164,8 @@ class MemoryFacts(Fact):
     """Where the run does not fit: the closest changes with which it does."""
     cures: list[Cure] | None = None
     """All changes that were predicted, the cure first."""
+    cure_changes: str | None = None
+    """The changes of the cure as one phrase."""
     plan: list[PlanCell] | None = None
     """Cells of the first card's table (command ``plan``)."""
     plans: list[CardPlan] | None = None

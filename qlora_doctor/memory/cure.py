@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..facts.memory import Change, Cure
+from ..facts.memory import Change, Cure, MemoryPicture
 from .levers import Combination, Lever, Prefer, applied, combinations, speed_of
 from .machine import Machine
-from .predict import MARGIN, Prediction, PredictionError, predict
+from .predict import Prediction, PredictionError, predict
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -40,10 +40,13 @@ class Room:
     reserved: int | None = None
     allocated: int | None = None
 
-    def holds(self, prediction: Prediction, margin: float = MARGIN) -> bool:
-        """Whether it fits with the error band."""
-        fits = self.reserved is None or prediction.peak_reserved_bytes * (1 + margin) <= self.reserved
-        return fits and (self.allocated is None or prediction.peak_allocated_bytes <= self.allocated)
+    def holds(self, prediction: Prediction | MemoryPicture, margin: float) -> bool:
+        """Whether it fits with this error band."""
+        reserved, allocated = prediction.peak_reserved_bytes, prediction.peak_allocated_bytes
+        if reserved is None or allocated is None:
+            return False
+        fits = self.reserved is None or reserved * (1 + margin) <= self.reserved
+        return fits and (self.allocated is None or allocated <= self.allocated)
 
 
 @dataclass
@@ -65,10 +68,6 @@ class Search:
     offline: bool = True
     told: Tell = lambda text: None
     tried: dict[tuple[str, ...], Cure] = field(default_factory=dict)
-
-    def holds(self, picture: Any) -> bool:
-        """Whether the setup as it is fits, by its prediction or that prediction's picture."""
-        return self.room.holds(picture)
 
     def found(self, levers: Sequence[Lever], prefer: Prefer, *, alone: bool = False) -> Cure | None:
         """The preferred combination that fits; None where none of those that were looked at does.
@@ -185,7 +184,7 @@ def cure_of(combination: Combination, prediction: Prediction, room: Room) -> Cur
         changes=changes,
         peak_allocated_bytes=prediction.peak_allocated_bytes,
         peak_reserved_bytes=prediction.peak_reserved_bytes,
-        fits=room.holds(prediction),
+        fits=room.holds(prediction, prediction.margin),
         speed=round(speed_of(combination), 2),
         speed_note="; ".join(notes) or None,
         alters=bool(alters),

@@ -49,7 +49,7 @@ def look_at_cure(
         return memory
     card = target_card(setup, facts)
     search = search_for(setup, facts, card, architecture, offline, progress)
-    if search is None or search.holds(memory.predicted):
+    if search is None or search.room.holds(memory.predicted, memory.margin_ratio or 0.0):
         return memory
     allowed, altering = all_levers(setup, facts)
     levers = [lever for lever in allowed if lever.change in request.levers]
@@ -62,6 +62,7 @@ def look_at_cure(
 
 def search_for(setup: Setup, facts: Facts, card: Card | None, architecture: Any, offline: bool, progress: Tell) -> Any:
     """The search for what fits a card or the budget; None where there is neither."""
+    from ..pipeline import load_config
     from .cure import Room, Search
     from .plan import capacity
 
@@ -78,7 +79,7 @@ def search_for(setup: Setup, facts: Facts, card: Card | None, architecture: Any,
         lambda changed: machine_for(changed, card),
         evaluation_batch,
         Room(None if card is None else capacity(card), budget),
-        architecture,
+        architecture or load_config(setup, offline=offline),
         offline,
         progress,
     )

@@ -19,7 +19,7 @@ def _reporter(module: str) -> Callable[[Report], str]:
     return render
 
 
-_NAMES = ("text", "json", "html", "sarif", "github", "gitlab", "junit", "markdown")
+_NAMES = ("text", "concise", "json", "html", "sarif", "github", "gitlab", "junit", "markdown")
 FORMATS: dict[str, Callable[[Report], str]] = {name: _reporter(name) for name in _NAMES}
 """Format name → function of one report."""
 TOGETHER = tuple(name for name in _NAMES if name != "html")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from ..core.report import Report
-from ..facts.memory import Cure, MemoryFacts
+from ..facts.memory import Cure
 from . import _words as words
 from ._answer import changes
 
@@ -30,7 +31,7 @@ def render(
     memory = report.facts.memory
     blocks = [_wrap(headline(report, fixed), width)]
     if memory is not None and memory.cures:
-        blocks.append(table(memory, width))
+        blocks.append(cure_table(memory.cures, width))
     if fixed:
         blocks.append(_wrap(f"Safe fixes in the diff: {', '.join(dict.fromkeys(fixed))}.", width))
     if diff:
@@ -64,9 +65,9 @@ def headline(report: Report, fixed: Sequence[str] = ()) -> str:
     return f"{changes(cure)[:1].upper()}{changes(cure)[1:]}: {then} in place of {needs}{of}.{learned}"
 
 
-def table(memory: MemoryFacts, width: int) -> str:
-    """A row for each combination that was predicted, the cure first."""
-    cures = (memory.cures or [])[:MOST]
+def cure_table(found: Sequence[Any], width: int) -> str:
+    """A row for each combination that was predicted, the cure first; as facts, or as evidence holds them."""
+    cures = [each if isinstance(each, Cure) else Cure.model_validate(each) for each in found[:MOST]]
     column = min(max((len(changes(cure)) for cure in cures), default=0), max(24, width - 40))
     head = f"{'change':<{column}}  {'peak':>9}  fits  {'time':>5}  learns otherwise"
     rows = [head]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections import Counter
@@ -12,12 +13,17 @@ from ..core.report import ALL_STAGES, Cause, Finding, Remediation, Report, RuleO
 from . import _words as words
 from ._excerpt import marked
 from ._needed import needed
+from ._seen import seen
 from .afterwards import stored_lines
+from .cure import cure_table
 from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unfollowed, unread
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
 _EVIDENCE_WIDTH = 400
+CURES = "memory.cures"
+"""The fact that is told as a table."""
+_PLAIN = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class _Ink:
@@ -30,10 +36,11 @@ class _Ink:
         return f"\x1b[{_SGR[style]}m{text}\x1b[0m" if self._color and text else text
 
 
-def render(report: Report, *, color: bool = False, width: int = 100) -> str:
+def render(report: Report, *, color: bool = False, width: int = 100, verbose: bool = False) -> str:
     """The whole report.
 
     Args:
+        verbose: tell also the facts that findings rest on, whole diffs, and the rules that were not evaluated.
         color: use ANSI colours; the text reads the same without.
         width: columns to wrap sentences at; code, paths and diffs are never wrapped.
     """
@@ -44,8 +51,10 @@ def render(report: Report, *, color: bool = False, width: int = 100) -> str:
         blocks.append("\n".join(f"  {line}".rstrip() for line in told))
     for stage in _stages_with_findings(report):
         blocks.append(render_stage(stage, color=color, width=width))
-        blocks += [render_finding(f, color=color, width=width) for f in counting(report) if f.stage == stage]
-    blocks += [block for block in (_not_seen(report, ink, width), _suppressed(report, ink)) if block]
+        found = joined(counting(report))
+        blocks += [render_finding(f, color=color, width=width, verbose=verbose) for f in found if f.stage == stage]
+    ends = (_not_seen(report, ink, width, verbose), _suppressed(report, ink), _seen(report, ink, width))
+    blocks += [block for block in ends if block]
     blocks.append(render_verdict(report, color=color))
     return "\n\n".join(blocks) + "\n"
 
@@ -60,14 +69,15 @@ def render_stage(stage: str, *, color: bool = False, width: int = 100) -> str:
     return _Ink(color)("strong", f"── {stage} " + "─" * max(3, min(width, 72) - len(stage) - 4))
 
 
-def render_rest(report: Report, *, color: bool = False, width: int = 100) -> str:
+def render_rest(report: Report, *, color: bool = False, width: int = 100, verbose: bool = False) -> str:
     """What is left to say where the findings were told one by one while the check was running."""
     ink = _Ink(color)
-    blocks = [_header(report, ink), _not_seen(report, ink, width), _suppressed(report, ink)]
+    ends = (_not_seen(report, ink, width, verbose), _suppressed(report, ink), _seen(report, ink, width))
+    blocks = [_header(report, ink), *ends]
     return "\n\n".join([block for block in blocks if block] + [render_verdict(report, color=color)]) + "\n"
 
 
-def render_finding(finding: Finding, *, color: bool = False, width: int = 100) -> str:
+def render_finding(finding: Finding, *, color: bool = False, width: int = 100, verbose: bool = False) -> str:
     """One finding, as it is also told while a check is still running."""
     ink = _Ink(color)
     head = ink(finding.severity, f"{finding.severity}[{words.one_line(finding.rule)}]")
@@ -76,11 +86,16 @@ def render_finding(finding: Finding, *, color: bool = False, width: int = 100) -
     lines = [f"{head} {name}{doubt}", *_wrap(words.one_line(finding.message), width)]
     lines += _frame(finding.location, finding.severity, ink)
     for evidence in finding.evidence:
+        if evidence.fact == CURES and evidence.value:
+            lines += [f"    {row}" for row in cure_table(evidence.value, width - 4).split("\n")]
+            continue
+        if not verbose:
+            continue
         shown = _clip(words.fact(evidence.fact, evidence.value), _EVIDENCE_WIDTH)
         lines += _wrap(f"{words.one_line(evidence.fact)} = {shown}", width, first="  = ")
     lines += [line for cause in finding.causes for line in _cause(cause, width)]
     if finding.remediation is not None:
-        lines += _help(finding.remediation, ink, width)
+        lines += _help(finding.remediation, ink, width, verbose)
     page = finding.url or f"qlora-doctor explain {finding.rule}"
     lines.append(f"  {ink('dim', 'docs:')} {words.one_line(page)}")
     return "\n".join(lines)
@@ -99,9 +114,16 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     partly = unread(report)
     told = [ink(grave, counts(report) or clean)] if counts(report) or partly is None or not ended else []
     told += [ink("warning", partly.removesuffix("."))] if partly is not None else []
-    parts = [*told, f"{len(outcomes(report, 'pass')):,} passed",
-             f"{len(outcomes(report, 'skipped')):,} not evaluated",
-             f"{len(ended)} of {len(stages_of(report))} stages done"]  # fmt: skip
+    asked = _some_asked_for(report)
+    parts = [*told, f"{len(outcomes(report, 'pass')):,} passed"]
+    if not asked:
+        parts.append(f"{len(outcomes(report, 'skipped')):,} not evaluated")
+    done = (
+        f"{', '.join(ended)} done"
+        if asked and 0 < len(ended) < 4
+        else f"{len(ended)} of {len(stages_of(report))} stages done"
+    )
+    parts.append(done)
     if left := unfollowed(report):
         parts.append(ink("warning", f"{words.plural(len(left), 'statement')} not followed"))
     if failed:
@@ -164,12 +186,18 @@ def _cause(cause: Cause, width: int) -> list[str]:
     return _wrap(f"{words.one_line(cause.text)}{look}", width, first="  may be: ")
 
 
-def _help(remediation: Remediation, ink: _Ink, width: int) -> list[str]:
+def _help(remediation: Remediation, ink: _Ink, width: int, verbose: bool) -> list[str]:
     lines = _wrap(words.one_line(remediation.text), width, first=f"  {ink('good', 'help:')} ", plain_first="  help: ")
     lines += [f"    $ {words.one_line(command)}" for command in remediation.commands]
     if remediation.diff:
-        lines += [f"    {_diff_line(line, ink)}" for line in remediation.diff.rstrip("\n").split("\n")]
+        told = remediation.diff.rstrip("\n").split("\n")
+        lines += [f"    {_diff_line(line, ink)}" for line in (told if verbose else _changed_lines(told))]
     return lines
+
+
+def _changed_lines(diff: list[str]) -> list[str]:
+    """The lines that go and come; where they stand is told above them."""
+    return [line for line in diff if line.startswith(("+", "-")) and not line.startswith(("+++", "---"))]
 
 
 def _diff_line(line: str, ink: _Ink) -> str:
@@ -179,13 +207,72 @@ def _diff_line(line: str, ink: _Ink) -> str:
     return ink("added", shown) if line.startswith("+") else ink("removed", shown) if line.startswith("-") else shown
 
 
-def _not_seen(report: Report, ink: _Ink, width: int) -> str:
-    """Stages that failed or were skipped and what would supply them, then the rules that lacked a fact."""
-    lines = [line for gap in gaps(report) for line in _gap(gap, ink, width)]
-    if waiting := outcomes(report, "skipped"):
+def _some_asked_for(report: Report) -> list[str]:
+    """The stages that were asked for by name; empty where nothing was said, or all were."""
+    asked = [record.name for record in report.stages if record.requested]
+    return asked if any(record.reason == "Not asked for." for record in report.stages) else []
+
+
+def _not_seen(report: Report, ink: _Ink, width: int, verbose: bool) -> str:
+    """Stages that failed or were skipped and what would supply them, then the rules that lacked a fact.
+
+    Who asks for a stage by name knows that the others did not run.
+    """
+    asked = set() if verbose else set(_some_asked_for(report))
+    missed = [gap for gap in gaps(report) if not asked or gap.status != "skipped" or asked.intersection(gap.stages)]
+    lines = [line for gap in missed for line in _gap(gap, ink, width)]
+    if (waiting := outcomes(report, "skipped")) and not asked:
         ids = _named(waiting)
         lines += _wrap(f"{words.plural(len(waiting), 'check')} could not be evaluated: {ids}", width, first="  ")
     return "\n".join([ink("strong", "Not checked"), *lines]) if lines else ""
+
+
+def _seen(report: Report, ink: _Ink, width: int) -> str:
+    """What was looked at and is right, where nothing is wrong: figures, each with its mark."""
+    if report.summary.error or report.summary.warning:
+        return ""
+    marked_parts = [f"{part} {ink('good', '✓')}" for part in seen(report)]
+    lines: list[str] = []
+    for part, plain in zip(marked_parts, seen(report), strict=True):
+        if lines and len(_PLAIN.sub("", lines[-1])) + len(plain) + 5 <= width:
+            lines[-1] += f" · {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
+def joined(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings of which one is the consequence of another at the same place told once: the gravest, with the others'
+    sentences behind its own.
+
+    A key that is not read leaves its value at a default; what follows from that is no finding of its own.
+    """
+    kept: list[Finding] = []
+    for finding in findings:
+        cause = next((each for each in kept if _follows(finding, each)), None)
+        if cause is None:
+            kept.append(finding)
+            continue
+        told = cause.model_copy(update={"message": f"{cause.message} {finding.message}"})
+        kept[kept.index(cause)] = told
+    return kept
+
+
+def _follows(finding: Finding, cause: Finding) -> bool:
+    """Whether a finding is about the very key that another one says is not read."""
+    if cause.rule not in _NOT_READ or cause.stage != finding.stage or finding.rule == cause.rule:
+        return False
+    meant = [value.get("closest") for evidence in cause.evidence for value in _mappings(evidence.value)]
+    leaf = (finding.location.pointer or "").rpartition("/")[2]
+    return bool(leaf) and any(str(name or "").rpartition(".")[2] == leaf for name in meant)
+
+
+_NOT_READ = ("QD101", "QD105")
+"""Rules that say a key is not read."""
+
+
+def _mappings(value: object) -> list[dict[str, object]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _named(waiting: list[RuleOutcome]) -> str:

@@ -13,8 +13,7 @@ from ..memory.levers import Lever
 from ..probes.config.settle import settled
 from ..reading.dialects import dialect_named
 from ..reading.document import document_of
-from ..setup.changed import with_value
-from ..tables.cards import UnknownCard, find_card, parse_memory
+from ..setup.meant_for import meant_for
 from ..worker.job import CureRequest
 from ..writing.express import express
 from ..writing.patch import CannotEdit, NoEditor
@@ -108,7 +107,7 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
     assert session.setup is not None
     setup = session.setup
     if options.card is not None:
-        session.setup = _for_card(setup, options.card)
+        session.setup = meant_for(setup, options.card)
     conclude_config(session)
     assert session.facts.config is not None
     missing = missing_packages("memory", session.facts)
@@ -143,21 +142,9 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
     for lever in chosen:  # what the file cannot say is made beside it
         again = lever.applied(again) if after == text or lever.kind == "segments" else again
     if options.card is not None:
-        again = _for_card(again, options.card)
+        again = meant_for(again, options.card)
     last = run_check(again, replace(how, stages=("structure", "memory"), fail_on="error"))
     return Cured(path, before, after, fixed.rules, first, last, beside)
-
-
-def _for_card(setup: Setup, card: str) -> Setup:
-    try:
-        find_card(card)
-    except UnknownCard as error:
-        try:
-            parse_memory(card)
-        except ValueError:
-            raise UsageError(str(error), remedy="--gpu 24GiB stands for any card.") from error
-        return with_value(with_value(setup, "hardware.gpu", None), "hardware.memory", card)
-    return with_value(with_value(setup, "hardware.memory", None), "hardware.gpu", card)
 
 
 def _sayable(setup: Setup, meant: Setup, facts: object, keep: tuple[str, ...]) -> dict[str, Lever]:

@@ -37,6 +37,7 @@ class CheckOptions:
 
     Attributes:
         stages: stages asked for by name; None runs every stage that this machine can run.
+        card: the card that the run is meant for, in place of the config's own.
         device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where there is one.
         timeout: seconds that the real stages may take together; None is no limit.
         fail_on: the least of findings that makes the exit code 1; from ``unknown`` on, a run not all known makes it 3.
@@ -51,6 +52,7 @@ class CheckOptions:
     """
 
     stages: tuple[str, ...] | None = None
+    card: str | None = None
     device: str | None = None
     timeout: float | None = None
     selection: Selection | None = None

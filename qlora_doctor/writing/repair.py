@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ..core.pointers import join_pointer, split_pointer
 from ..core.report import PatchOperation
-from ..reading.positions import join_pointer, split_pointer
 from ..setup.setup import SECTIONS, Setup
 from .express import complaints, editable, reread, same, values_of
 from .patch import CannotEdit, patched, value_at
@@ -28,7 +28,8 @@ def repair(setup: Setup, kind: str) -> list[PatchOperation]:
 
     Args:
         setup: as it was read.
-        kind: ``unknown-keys``, ``removed-keys``, ``deprecated-keys``, ``repeated-keys`` or ``text-numbers``.
+        kind: ``unknown-keys``, ``removed-keys``, ``deprecated-keys``, ``repeated-keys``, ``text-numbers`` or
+            ``renamed-values``.
 
     Raises:
         CannotEdit: nothing of this kind can be repaired in this file.
@@ -165,10 +166,24 @@ def _pointer(setup: Setup, key: str) -> str | None:
     return origin.place.pointer if origin is not None and origin.place is not None else None
 
 
+_NEW_VALUES = {"quantization-method-renamed": "bnb"}
+"""What a value is called now, by the remark that its old name brings about."""
+
+
+def _renamed_values(setup: Setup) -> list[PatchOperation]:
+    """The new name of a value that the trainer knew under another one."""
+    return [
+        PatchOperation(op="replace", path=join_pointer(str(remark["key"]).split(".")), value=_NEW_VALUES[kind])
+        for remark in setup.remarks
+        if (kind := str(remark["kind"])) in _NEW_VALUES
+    ]
+
+
 _KINDS: dict[str, Callable[[Setup], list[PatchOperation]]] = {
     "unknown-keys": _unknown_keys,
     "removed-keys": _removed_keys,
     "deprecated-keys": _deprecated_keys,
     "repeated-keys": _repeated_keys,
     "text-numbers": _text_numbers,
+    "renamed-values": _renamed_values,
 }

@@ -41,7 +41,7 @@ def test_embedded_json_is_the_same_document_without_anything_that_ends_a_script(
 
 
 def test_an_unknown_format_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"no format 'pdf'.*text, json, html, sarif"):
+    with pytest.raises(UsageError, match=r"no format 'pdf'.*text, concise, json, html, sarif"):
         render(fixtures.healthy(), "pdf")
 
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from ...core.errors import ConfigError
 from ...core.place import Place
+from ...core.pointers import split_pointer
 from ...setup.setup import Setup
 from ..document import Document
-from ..positions import split_pointer
 from ..shell import MOST_SCRIPT, Command, Script, Word, read_script
 from . import autotrain, homemade, litgpt, llamafactory, shell_scripts, swift, trl
 from .shell_launch import FLAG, Run, launched, started_by_llamafactory, with_value
