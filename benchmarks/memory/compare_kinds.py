@@ -56,6 +56,12 @@ class Row:
         return all(abs(error) <= bars[name] for name, error in self.errors().items())
 
 
+def ranks_of(entry: dict[str, Any]) -> int:
+    """Cards of a case; where the file does not count them, a sharded or data-parallel one ran on two."""
+    case = entry["case"]
+    return int(entry.get("ranks") or (2 if case.get("fsdp") or case.get("ddp") else 1))
+
+
 def _off(predicted: int, measured: int) -> float:
     return 100 * (predicted / measured - 1)
 
@@ -133,10 +139,10 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text(json.dumps(architecture), encoding="utf-8")
     path = folder / "config.json"
-    path.write_text(json.dumps(config_of(case, entry.get("ranks", 1), model)), encoding="utf-8")
+    path.write_text(json.dumps(config_of(case, ranks_of(entry), model)), encoding="utf-8")
     peaks, evals = entry["peaks"], entry.get("evals") or []
     row = Row(
-        name=describe(case, entry.get("ranks", 1)),
+        name=describe(case, ranks_of(entry)),
         wider=max(WIDER.get(case.get("method", ""), 0.0), WIDER["compile"] if case.get("compile") else 0.0),
         measured=(max(p[0] for p in peaks), max(p[1] for p in peaks)),
         measured_evaluation=(max(e[0] for e in evals), max(e[1] for e in evals)) if evals else None,
@@ -173,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     truth = json.loads(options.kinds.read_text(encoding="utf-8"))
     rows = []
     for entry in truth["cases"]:
-        if options.only not in describe(entry["case"], entry.get("ranks", 1)) or not entry.get("peaks"):
+        if options.only not in describe(entry["case"], ranks_of(entry)) or not entry.get("peaks"):
             continue
         with tempfile.TemporaryDirectory() as folder:
             row = predict_case(entry, truth["architectures"], Path(folder))

@@ -12,7 +12,7 @@ from .._version import __version__
 from ..core.errors import NEW_ISSUE, DoctorError
 
 _COMMANDS = (
-    "check", "run", "log", "adapter", "plan", "cure", "explain", "rules", "env", "init", "demo", "report",
+    "check", "run", "log", "adapter", "plan", "cure", "data", "explain", "rules", "env", "init", "demo", "report",
     "compare", "convert", "schema", "lsp",
 )  # fmt: skip
 

@@ -28,10 +28,10 @@ class KnownFindings:
         self._before = self._read()
 
     def _read(self) -> Baseline | None:
-        from ..engine.baseline import read_baseline
-
         if self._path is None or (self._write and not self._path.exists()):
             return None
+        from ..engine.baseline import read_baseline
+
         return read_baseline(self._path)
 
     def suppressions(self) -> tuple[Suppression, ...]:
@@ -44,10 +44,10 @@ class KnownFindings:
 
     def end(self, reports: Sequence[Report], *, quiet: bool) -> None:
         """Write the file where that was asked for, and tell which entries are stale."""
-        from ..engine.baseline import baseline_of, pruned, stale_entries, text_of
-
         if self._path is None:
             return
+        from ..engine.baseline import baseline_of, pruned, stale_entries, text_of
+
         if self._write:
             baseline = baseline_of(reports, self._before)
             write_file(self._path, text_of(baseline))

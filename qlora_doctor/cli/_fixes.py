@@ -35,8 +35,8 @@ def fix_all(
         UsageError: a file may not be written.
     """
     from ..reporters import text
+    from ..run.checking import unread
     from ..run.fixing import fix
-    from .check import unread
 
     color = wants_color(sys.stdout, given["no_color"])
     reports = []

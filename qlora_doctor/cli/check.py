@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import ConfigError, DoctorError, UsageError
+from ..core.errors import ConfigError, UsageError
 from ._help import examples
 
 if TYPE_CHECKING:
@@ -238,6 +238,7 @@ def _check_all(
         return [_check_one(sources[0], options[0], given)]
     from ..core.report import Report
     from ..reporters import overview
+    from ..run.checking import unread
     from ._many import check_all
     from ._terminal import wants_color
 
@@ -261,7 +262,7 @@ def _check_all(
 
 def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]) -> Report:
     """One config through all stages; a config that cannot be read is a report too, with exit code 2."""
-    from ..run.checking import run_check
+    from ..run.checking import run_check, unread
     from ._progress import observer
     from ._stream import TextStream
     from ._terminal import show_error, wants_color
@@ -284,19 +285,6 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
     if stream is not None:
         stream.end(report)
     return report
-
-
-def unread(source: Path | None, error: DoctorError, options: CheckOptions) -> Report:
-    """What is known of a config that could not be read, or that the tool itself failed on."""
-    from .._version import __version__
-    from ..core.report import Report, StageRecord, Tool
-    from ..core.text import cleaned
-    from ..run.session import now
-
-    setup = {"file": str(source), "dialect": None} if source is not None else None
-    record = StageRecord(name="config", status="failed", reason=error.message, remedy=error.remedy, requested=True)
-    tool = Tool(version=__version__, created=now(), command=options.command)
-    return cleaned(Report(tool=tool, setup=setup, stages=[record], exit_code=error.exit_code))
 
 
 def _print_document(reports: Sequence[Report], format: str) -> None:

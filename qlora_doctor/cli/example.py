@@ -14,6 +14,40 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+SILENT = '''\
+"""Trains an adapter on a 4-bit base, with a loop of its own. It runs to its end, and nothing is learned."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+here = Path(__file__).parent
+tokenizer = AutoTokenizer.from_pretrained(here / "model")
+quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+model = AutoModelForCausalLM.from_pretrained(here / "model", quantization_config=quantization, device_map={"": "cpu"})
+optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
+
+model = prepare_model_for_kbit_training(model)
+model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+model.train()
+
+rows = [json.loads(line)["messages"] for line in (here / "train.jsonl").read_text(encoding="utf-8").splitlines()[:4]]
+text = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
+batch = tokenizer(text, return_tensors="pt", padding=True, truncation=True, max_length=128, add_special_tokens=False)
+labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+for step in range(4):
+    loss = model(**batch, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    print(f"step {step + 1}: loss {loss.item():.3f}")
+model.save_pretrained(here / "adapter")
+print("done")
+'''
+"""The optimizer is made before the adapter is there, so that it holds none of its tensors; nothing complains."""
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 
 
@@ -24,6 +58,10 @@ class Demo:
     folder: Path
     healthy: Path
     broken: Path
+    silent: Path
+    """A script that trains to its end and learns nothing."""
+    large: Path
+    """A real model on a card that it does not fit."""
 
 
 def make(folder: Path) -> Demo:
@@ -38,9 +76,11 @@ def make(folder: Path) -> Demo:
         _make_model(folder / "model", texts)
     _make_data(folder / "train.jsonl", texts)
     _make_instructions(folder / "instructions.jsonl", texts)
-    return Demo(
-        folder, _write(folder / "healthy.json", healthy_config()), _write(folder / "broken.json", broken_config())
-    )
+    silent, large = folder / "silent.py", folder / "large.yaml"
+    silent.write_text(SILENT, encoding="utf-8")
+    large.write_text(large_config(), encoding="utf-8")
+    healthy, broken = folder / "healthy.json", folder / "broken.json"
+    return Demo(folder, _write(healthy, healthy_config()), _write(broken, broken_config()), silent, large)
 
 
 def healthy_config() -> dict[str, Any]:
@@ -82,6 +122,15 @@ def broken_config() -> dict[str, Any]:
     config["training"] |= {"trainer": "trl", "max_length": 32, "learning_rates": rate}
     config["data"] = {"train": "instructions.jsonl", "format": "prompt-completion"}
     return config
+
+
+def large_config() -> str:
+    """Llama-3.1-8B on a card of 24 GB with long samples, as `qlora-doctor init` writes it but for batch and length."""
+    from ..writing.starter import starter_config
+
+    text = starter_config("meta-llama/Llama-3.1-8B", "rtx-4090", file="large.yaml")
+    text = text.replace("per_device_train_batch_size: 1", "per_device_train_batch_size: 4")
+    return text.replace("max_length: 1024", "max_length: 4096")
 
 
 def _texts() -> list[tuple[str, str]]:

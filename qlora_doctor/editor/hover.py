@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..reading.positions import Entry, Positions, join_pointer, split_pointer
+from ..core.pointers import join_pointer, split_pointer
+from ..reading.positions import Entry, Positions
 from ..setup.defaults import Libraries
 from ..setup.resolved import Resolved
 from ..setup.setup import SECTIONS

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..core.errors import UsageError
+from ..core.numbers import percent, size
 from ..facts import Facts
 from ..facts.config import HeldBudget
 from ..language.expression import Unknown
 from ..language.fields import LanguageError, field_type
-from ..language.values import human_bytes, lookup, percent
+from ..language.values import lookup
 
 Number = int | float
 
@@ -113,5 +114,5 @@ def _number(value: Any) -> tuple[Number, str]:
 def _told(fact: str, number: Number) -> str:
     leaf = fact.rsplit(".", 1)[-1]
     if leaf.endswith("bytes"):
-        return f"{human_bytes(number)} ({number:,} bytes)"
+        return f"{size(number)} ({number:,} bytes)"
     return percent(number) if leaf.endswith("ratio") else f"{number:,}"

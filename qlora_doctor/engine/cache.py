@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from ..core.files import write_whole
 from ..language.expression import Expression, Template
 from ..language.fields import LanguageError
 from .rule import Rule
@@ -90,14 +89,7 @@ def _keep(file: Path, rules: Sequence[Rule]) -> None:
         for rule in rules
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(entries, stream, separators=(",", ":"))
-        Path(temporary).replace(file)
-    except OSError:  # the disk is full
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(file, json.dumps(entries, separators=(",", ":")).encode())
     for old in sorted(file.parent.glob("rules-*.json"), key=lambda path: -path.stat().st_mtime)[KEPT:]:
         old.unlink(missing_ok=True)
 

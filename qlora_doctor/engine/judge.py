@@ -133,7 +133,7 @@ def _evaluated(rule: Rule, values: Values, ended: Ended) -> tuple[Literal["pass"
         return "skipped", f"It cannot be evaluated: {error}."
     if isinstance(verdict, Unknown):
         return "skipped", _why_unknown(verdict.names, ended)
-    if not verdict and ended and not _ran(rule.stage, ended):
+    if not verdict and ended and not _supplied(rule, ended):
         # A default may have answered for a fact that nobody looked at: what did not run is never green.
         return "skipped", " ".join(_why_missing(rule.stage, ended))
     return ("fail" if verdict else "pass"), None
@@ -160,6 +160,11 @@ def _why_missing(stage: str, ended: Ended) -> list[str]:
     verb = "failed" if status == "failed" else "was skipped"
     sentence = f"The stage {stage} {verb}{': ' + reason if reason else '.'}"
     return [sentence, f"To supply it: {remedy}"] if remedy else [sentence]
+
+
+def _supplied(rule: Rule, ended: Ended) -> bool:
+    """Whether a stage that has what the rule asks has run: batches are made in stage ``data`` as in ``step``."""
+    return _ran(rule.stage, ended) or ("batch" in rule.subjects and _ran("data", ended))
 
 
 def _ran(stage: str, ended: Ended) -> bool:

@@ -303,5 +303,11 @@ class ConfigFacts(Fact):
     """True where a script's own loop trains the base as from_pretrained returns it: in evaluation mode."""
     remark_notes: list[Remark] | None = None
     """The same with the key and what is to be said of it."""
+    template: str | None = None
+    """The chat template that the file names, by the trainer's name for it."""
+    model_family: str | None = None
+    """What the model's name says of its vocabulary: ``Qwen``, ``Llama 3``; None where it tells nothing."""
+    template_foreign_marks: list[str] | None = None
+    """Control tokens that the template writes and the model's vocabulary does not have; ``[]``: it has all of them."""
     idle_four_bit_options: list[str] | None = None
     """bnb_4bit_* options that the file sets although it does not quantize to 4 bits; None where that is unknown."""

@@ -3,6 +3,51 @@
 from .base import Fact
 
 
+class DataSetFacts(Fact):
+    """One of the data sets that a config names."""
+
+    name: str | None = None
+    key: str | None = None
+    form: str | None = None
+    """The trainer's word for the form of its rows."""
+    rows: int | None = None
+    """None where a large file was sampled."""
+    rows_seen: int | None = None
+    columns_unread: list[str] | None = None
+    roles: dict[str, int] | None = None
+    """Roles of its messages, by the names that the file has for them, and how often each stands there."""
+    not_followed: str | None = None
+    """Why its rows were not looked at."""
+
+
+class SegmentFacts(Fact):
+    """Tokens of one kind that stand together in a row."""
+
+    text: str
+    kind: str
+    """``trained``, ``masked``, ``padding``, or ``cut``: behind the limit, so that the model never sees it."""
+    special: bool = False
+    """A special token alone."""
+    tokens: int = 1
+
+
+class RowFacts(Fact):
+    """A row as the model sees it."""
+
+    which: list[str]
+    """What it stands for: ``shortest``, ``median``, ``longest``, ``random``, ``untrained``, ``left out``."""
+    number: int | None = None
+    """Its place in the file, from 0; None where that is not known."""
+    set_name: str | None = None
+    length: int
+    """Tokens before it was cut."""
+    kept: int
+    """Tokens that the model sees; 0 of a row that is left out."""
+    trained: int
+    dropped: str | None = None
+    segments: list[SegmentFacts]
+
+
 class DataFacts(Fact):
     """What the model would be shown."""
 
@@ -30,5 +75,58 @@ class DataFacts(Fact):
     desirable_ratio: float | None = None
     """Share of unpaired answers that are labelled as good."""
     chat_template: bool | None = None
+    rendered_by: str | None = None
+    """Whose rules formed the rows where the trainer's own code is not here: ``qlora-doctor after axolotl's
+    chat_template``; None where the trainer's own code formed them."""
+    sets: list[DataSetFacts] | None = None
+    sets_not_followed: int | None = None
+    limit: int | None = None
+    """Tokens at which a row ends; None where nothing is cut."""
+    rows_left_out: int | None = None
+    """Of the rows that were seen, those that the trainer leaves out."""
+    left_out: dict[str, int] | None = None
+    """Why, and how many."""
+    left_out_reasons: list[str] | None = None
+    """The same in words: ``90 longer than the limit``."""
+    roles: list[str] | None = None
+    """Roles of the messages, by the names that the data has for them."""
+    sets_without_trained_role: list[str] | None = None
+    """Data sets no message of which has a role that is to be trained."""
+    roles_trained: list[str] | None = None
+    """Roles that the config says are trained, by the names it has for them."""
+    roles_missing: list[str] | None = None
+    """Of these the ones that no row of their data set has."""
+    roles_unknown: list[str] | None = None
+    """Roles of the rows that the form has no meaning for."""
+    content_columns_unread: list[str] | None = None
+    """Columns that nothing reads although their name says that they hold content."""
+    empty_answers: int | None = None
+    duplicate_rows: int | None = None
+    """Rows whose text stands in the rows that were seen already."""
+    conflicting_rows: int | None = None
+    """Rows whose prompt stands in another row with another answer."""
+    content_lost_rows: int | None = None
+    """Rows with content that the rendered text does not have."""
+    content_lost: str | None = None
+    """The beginning of it, of one row, with the role of its message."""
+    cut_end_rows: int | None = None
+    """Rows that are cut and lose trained tokens."""
+    longer_chosen_ratio: float | None = None
+    """Share of pairs whose chosen answer is the longer one."""
+    evaluation_rows: int | None = None
+    """Rows of the evaluation data that were held against those of the training data."""
+    evaluation_rows_in_training: int | None = None
+    """Of these, the ones whose text, apart from case and spaces, stands in the training data."""
+    trained_ratio: float | None = None
+    """Share of the tokens, padding left out, that are trained."""
+    lengths: list[int] | None = None
+    """Rows of each bin of the histogram of lengths; all bins are as wide."""
+    lengths_bin: int | None = None
+    """Tokens of a bin."""
+    response_marker: str | None = None
+    """Text that a script says stands before what is trained; None where it names none."""
+    rows_with_marker: int | None = None
+    shown: list[RowFacts] | None = None
+    """Some rows as the model sees them."""
     failure: str | None = None
     """Why the data could not be read or rendered, in a sentence."""

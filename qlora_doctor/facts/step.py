@@ -52,6 +52,8 @@ class StepFacts(Fact):
     """What a step did to the base and to the adapter."""
 
     trainer: str | None = None
+    method: str | None = None
+    """The method whose own trainer stepped (``dpo``, ``grpo``, …); None where it was supervised fine-tuning."""
     device: str | None = None
     data: str | None = None
     """``file`` for the config's own data, ``synthetic`` for random tokens, ``given`` for a batch handed in."""
@@ -73,6 +75,10 @@ class StepFacts(Fact):
 
     loss_before: float | None = None
     """Loss of the first batch before any update."""
+    loss_expected: float | None = None
+    """What the loss of the first batch is where policy and reference are the same model: ln 2 under DPO."""
+    loss_off_start: float | None = None
+    """How far ``loss_before`` is from that, as a share of it."""
     loss_after: float | None = None
     """Loss of the same batch after the steps."""
     losses: list[float | None] | None = None

@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..core import numbers
+
 LARGEST_EXPONENT = 64
 LARGEST_BASE = 1e6
 
@@ -129,32 +131,6 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def human_bytes(value: float) -> str:
-    """Bytes in binary units, three significant digits: ``2.94 GiB``."""
-    size, unit = float(value), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if abs(size) < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.0f} {unit}" if unit == "B" or abs(size) >= 100 else f"{size:.3g} {unit}"
-
-
-def human_count(value: float) -> str:
-    """A count in words, three significant digits: ``1.24 billion``, ``11.3 million``, ``4,096``."""
-    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {word}"
-    return f"{value:,.0f}"
-
-
-def percent(value: float, digits: int | None = None) -> str:
-    """A ratio of 0…1 as percent: ``0.904%``; three significant digits where no number of decimals is given."""
-    scaled = 100 * value
-    if digits is not None:
-        return f"{scaled:.{digits}f}%"
-    return f"{scaled:.0f}%" if abs(scaled) >= 100 or scaled == 0 else f"{scaled:.3g}%"
-
-
 def listed(values: Iterable[Any], limit: int = 4) -> str:
     """The first items with the number of those left out: ``a, b, c, d and 12 more``."""
     items = [as_text(value) for value in values]
@@ -258,10 +234,10 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "lower": lambda text: text.lower(),
     "upper": lambda text: text.upper(),
     "starts": lambda text, *beginnings: text.startswith(beginnings),
-    "bytes": human_bytes,
-    "human": human_count,
-    "thousands": lambda value: f"{value:,.0f}",
-    "percent": percent,
+    "bytes": numbers.size,
+    "human": numbers.amount,
+    "thousands": lambda value: numbers.exact(round(value)),
+    "percent": numbers.percent,
     "plural": plural,
     "short": lambda value: f"{value:.3g}",
     "default": lambda value, _otherwise: value,

@@ -8,7 +8,8 @@ that CUDA does not: a whole copy of the residual stream's gradient at every laye
 from __future__ import annotations
 
 import sys
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,10 @@ import torch
 Counts = tuple[int, int, int]
 """References to a tensor in C++, to its storage, and to its Python object."""
 
-_seen: list[Counts] | None = None
+_alone: Counts | None = None
+"""The counts of a first gradient that nobody else holds; None until ``counts_alone`` has seen one."""
+_heard: list[Counts] | None = None
+"""Where the counts go while ``counts_alone`` looks."""
 
 
 def adds_in_place(args: Any, kwargs: Any) -> bool:
@@ -27,10 +31,22 @@ def adds_in_place(args: Any, kwargs: Any) -> bool:
     if not (isinstance(second, torch.Tensor) and second.shape == first.shape and second.dtype is first.dtype):
         return False
     counts = _counts(args)
-    if _seen is not None:
-        _seen.append(counts)
+    if _heard is not None:
+        _heard.append(counts)
         return False
-    return counts == counts_alone() and _is_dense(first)
+    return counts == _alone and _is_dense(first)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Note the counts of the first sum that the engine makes in here as those of a gradient that nobody else holds."""
+    global _alone, _heard
+    _heard = []
+    try:
+        yield
+        _alone = _heard[0] if _heard else None
+    finally:
+        _heard = None
 
 
 def _counts(args: Any) -> Counts:
@@ -50,26 +66,3 @@ def _is_dense(tensor: torch.Tensor) -> bool:
                 return False
             expected *= size
     return True
-
-
-@cache
-def counts_alone() -> Counts | None:
-    """The counts that the engine's first gradient has here where nobody else holds it; None where no sum was seen.
-
-    To be asked for once before a trace begins: autograd is off inside a dispatch mode.
-    """
-    global _seen
-    from .tape import Tape
-    from .trace import Recorder
-
-    _seen = []
-    try:
-        recorder = Recorder(Tape())
-        recorder.in_backward = True
-        with recorder, torch.enable_grad():
-            leaf = torch.ones(4, device="meta", requires_grad=True)
-            inner = leaf * 1.0
-            (inner * 2.0 + inner * 3.0).sum().backward()
-        return _seen[0] if _seen else None
-    finally:
-        _seen = None

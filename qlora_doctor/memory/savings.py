@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from ..setup.resolved import Taken
 from .machine import Machine
 from .moments import moments
 from .predict import Prediction, PredictionError, predict, traced
@@ -107,15 +108,15 @@ def changes(setup: Setup, prediction: Prediction, config: Any) -> Iterator[tuple
     if prediction.sequence >= 256:
         half = prediction.sequence // 2
         yield f"at most {half} tokens instead of {prediction.sequence}", "/training/max_length", half
-    checkpointing = training.gradient_checkpointing
-    if checkpointing is False or (checkpointing is None and training.trainer != "trl"):
+    values = Taken(setup)
+    if not values.trainer_checkpoints:
         yield "gradient checkpointing", "/training/gradient_checkpointing", True
-    if "paged" not in (training.optim or "") and "8bit" not in (training.optim or ""):
+    if not any(kind in str(values["training.optim"]) for kind in ("paged", "8bit")):
         yield "a paged 8-bit optimizer", "/training/optim", "paged_adamw_8bit"
-    if training.prepare_for_kbit_training is not False and training.trainer != "trl":
+    if training.prepare_for_kbit_training is not False and values.trainer != "trl":
         yield "embeddings and norms not cast to float32", "/training/prepare_for_kbit_training", False
     share = prediction.step_breakdown.get("logits_and_loss", 0) / prediction.step_allocated_bytes
-    if training.trainer != "trl" and share > LOGITS_SHARE and find_spec("trl") is not None:
+    if values.trainer != "trl" and share > LOGITS_SHARE and find_spec("trl") is not None:
         yield "trl's loss, which never holds all logits", "/training/trainer", "trl"
     if setup.lora.target_modules == "all-linear":
         yield "adapters on the attention projections alone", "/lora/target_modules", ATTENTION

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..setup.resolved import Taken
+
 if TYPE_CHECKING:
     from ..facts import Facts
     from ..setup.setup import Setup
@@ -100,7 +102,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield {"fsdp1": "FSDP 1", "fsdp2": "FSDP 2"}.get(distributed or "", "FSDP")
     if training.deepspeed:
         yield {"zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
-    if training.padding_free and training.trainer == "trl" and not training.packing:
+    if training.padding_free and Taken(setup).trainer == "trl" and not training.packing:
         yield "padding_free batches"
     yield from _spread(setup)
     told = training.extra
@@ -110,19 +112,24 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
 
 
 def shards_plainly(setup: Setup, facts: Facts) -> bool:
-    """Whether a run is sharded by FSDP 2 over known ranks as it is modelled: with non-reentrant checkpointing, without
-    evaluation or offloading."""
+    """Whether a run is sharded by FSDP 2 over known ranks as it is modelled: by transformers' Trainer, packed weights
+    stored as floats (which are sharded), with non-reentrant checkpointing, without evaluation or offloading.
+
+    Measured of the others: reserved 12% too high with uint8 storage, allocated 6% too high with trl.
+    """
     config, settings = facts.config, setup.training.fsdp_config
     if config is None or not isinstance(settings, dict):
         return False
     options = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
     return (
         config.distributed == "fsdp2"
-        and (setup.hardware.count or 1) > 1
+        and Taken(setup)["hardware.count"] > 1
         and bool(config.gradient_checkpointing)
         and config.use_reentrant is False
         and config.evaluates is False
         and setup.training.method in (None, "sft", "pretrain")
+        and setup.training.trainer != "trl"
+        and setup.quantization.bnb_4bit_quant_storage not in (None, "uint8")
         and not options.get("offload_params")
         and not options.get("cpu_offload")
         and "offload" not in str(setup.training.fsdp)
@@ -139,7 +146,7 @@ def _spread(setup: Setup) -> Iterator[str]:
     elif (
         isinstance(device_map, str)
         and device_map in ("auto", "balanced", "balanced_low_0", "sequential")
-        and (setup.hardware.count or 1) > 1
+        and Taken(setup)["hardware.count"] > 1
     ):
         yield f"device_map {device_map!r} over several cards"
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from ..pipeline.batches import synthetic_labels
-from .accumulation import counts_alone
 from .autocast import Autocast
+from .first_gradient import learn_counts
 from .kernels import register_bitsandbytes
 from .load import LoadOptions, write_load
 from .machine import Machine
@@ -76,7 +76,7 @@ def trace_steps(
     second step does not take again.
     """
     register_bitsandbytes()
-    counts_alone()
+    learn_counts()
     tape = Tape()
     recorder = Recorder(tape, vocabulary=vocabulary_of(model))
     write_load(recorder, model, load or LoadOptions())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..setup.resolved import Taken
 from .kept import Outline
 from .load import LoadOptions
 from .step import Program, StepOptions
@@ -112,10 +113,11 @@ def subject_of_setup(
 
 def program_of(setup: Setup) -> tuple[Program | None, list[str]]:
     """What the trainer of the setup's method does in a step, and what is taken as given of it."""
-    from .trl_methods import METHODS, TrlMethod
+    from .scope import METHODS
+    from .trl_methods import TrlMethod
 
     method = setup.training.method
-    if method not in METHODS:
+    if method not in METHODS or method in (None, "sft", "pretrain"):
         return None, []
     said = "Prompts and answers fill half of the length each, and values that the trainer logs are made up."
     return TrlMethod(setup, method), [said]
@@ -124,42 +126,33 @@ def program_of(setup: Setup) -> tuple[Program | None, list[str]]:
 def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     from ..pipeline import sequence_length
 
-    training = setup.training
-    with_trl = training.trainer == "trl"
+    training, values = setup.training, Taken(setup)
     assumptions = []
     length = sequence_length(setup, model.config)
     if setup.is_unknown("training.max_length"):
         assumptions.append(f"The length of the samples is not known here; {length} tokens are assumed.")
-    elif training.max_length is None and not with_trl:
+    elif training.max_length is None and values.trainer != "trl":
         assumptions.append(f"No length of a sample is set; {length} tokens are assumed.")
     if not training.packing:
         assumptions.append("Every sample of the batch is as long as the longest, so no mask is needed.")
     flash = str(setup.model.attn_implementation or "").startswith("flash_attention")
     if flash:
         assumptions.append("Attention is predicted as PyTorch's own copy of flash attention.")
-    precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "no"
-    if with_trl and training.bf16 is None and not training.fp16:
-        precision = "bf16"
-    checkpointing = with_trl if training.gradient_checkpointing is None else training.gradient_checkpointing
+    precision = "bf16" if values["training.bf16"] else "fp16" if values["training.fp16"] else "no"
+    ranks = values["hardware.count"]
     step = StepOptions(
-        batch=training.per_device_train_batch_size or 8,
+        batch=values["training.per_device_train_batch_size"],
         sequence=length,
         precision=precision,
-        optim=training.optim or _default_optimizer(),
-        gradient_accumulation_steps=training.gradient_accumulation_steps or 1,
-        max_grad_norm=1.0 if training.max_grad_norm is None else training.max_grad_norm,
-        trainer=training.trainer or "transformers",
-        packing=bool(training.packing),
-        checkpointing=checkpointing,
+        optim=values["training.optim"],
+        gradient_accumulation_steps=values["training.gradient_accumulation_steps"],
+        max_grad_norm=values["training.max_grad_norm"],
+        trainer=values.trainer,
+        packing=bool(values["training.packing"]),
+        checkpointing=bool(values.trainer_checkpoints),
         flash=flash,
         neftune_alpha=training.neftune_noise_alpha,
-        data_parallel=(setup.hardware.count or 1) > 1 and not training.fsdp,
-        sharded_over=(setup.hardware.count or 1) if training.fsdp else None,
+        data_parallel=ranks > 1 and not training.fsdp,
+        sharded_over=ranks if training.fsdp else None,
     )
     return step, assumptions
-
-
-def _default_optimizer() -> str:
-    from transformers import TrainingArguments
-
-    return str(getattr(TrainingArguments, "default_optim", "adamw_torch"))

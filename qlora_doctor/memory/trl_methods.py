@@ -9,68 +9,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
 
+from ..pipeline.methods import METHODS, classes_of_method, word_tokenizer
+from ..pipeline.trainer import arguments_of
 from .trace import Recorder
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
     from .step import StepOptions
 
-Row = dict[str, Any]
-_WORD = "w"
-
-
-def _words(count: int) -> str:
-    return " ".join([_WORD] * count)
-
-
-def _pair(length: int, place: int) -> Row:
-    """A prompt of half the length, and two answers that fill the rest."""
-    half = length // 2
-    answer = " " + _words(length - half)
-    return {"prompt": _words(half), "chosen": answer, "rejected": answer}
-
-
-def _pair_without_prompt(length: int, place: int) -> Row:
-    # The trainer adds the token that ends a text, and drops rows that are longer than max_length.
-    return {"chosen": _words(length - 1), "rejected": _words(length - 1)}
-
-
-def _labelled(length: int, place: int) -> Row:
-    """A prompt and an answer; every second one is desirable."""
-    half = length // 2
-    return {"prompt": _words(half), "completion": " " + _words(length - half), "label": place % 2 == 0}
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of trl: its trainer, the trainer's arguments, and a row of data by length and place."""
-
-    trainer: str
-    arguments: str
-    row: Callable[[int, int], Row]
-
-
-METHODS = {
-    "dpo": Method("DPOTrainer", "DPOConfig", _pair),
-    "kto": Method("KTOTrainer", "KTOConfig", _labelled),
-    "reward": Method("RewardTrainer", "RewardConfig", _pair_without_prompt),
-}
-"""Methods whose step is traced, by their names in a config."""
-
 
 class TrlMethod:
-    """The step of one of :data:`METHODS`.
+    """The step of a method.
 
     Args:
         setup: for the trainer's own arguments.
-        method: a key of :data:`METHODS`.
+        method: a key of ``pipeline.methods.METHODS``.
     """
 
     def __init__(self, setup: Setup, method: str) -> None:
@@ -80,21 +39,19 @@ class TrlMethod:
 
     def prepare(self, recorder: Recorder, model: Any, options: StepOptions) -> None:
         """Build the trainer: it changes the adapter's type, adds a reference adapter, replaces the head's forward."""
-        import trl
         from datasets import Dataset
 
-        from ..pipeline.trainer import arguments_of
-
-        rows = [self.method.row(options.sequence, place) for place in range(max(2, options.batch))]
-        arguments_class = getattr(trl, self.method.arguments)
+        tokenizer, words = word_tokenizer()
+        rows = [self.method.row(options.sequence, place, words) for place in range(max(2, options.batch))]
+        trainer_class, arguments_class = classes_of_method(self.method, self.setup)
         arguments = arguments_of(self.setup, arguments_class, torch.device("cpu"), [])
         arguments["max_length"] = options.sequence
         with _adapters_on_meta(model), _quietly():
-            self.trainer = getattr(trl, self.method.trainer)(
+            self.trainer = trainer_class(
                 model=model,
                 args=arguments_class(**arguments, output_dir="unused"),
                 train_dataset=Dataset.from_list(rows),
-                processing_class=tokenizer(),
+                processing_class=tokenizer,
             )
         for name, parameter in model.named_parameters():
             if "lora_" in name or parameter.requires_grad:
@@ -119,19 +76,6 @@ class TrlMethod:
         with on_meta, patch.object(model, "forward", forward):
             loss: torch.Tensor = trainer.compute_loss(model, copy.copy(inputs), num_items_in_batch=items)
         return loss
-
-
-def tokenizer() -> Any:
-    """A tokenizer that makes one token of each word."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, _WORD: 4}
-    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..core.errors import StageError
+from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .architecture import Architecture, load_config
 from .classes import Loader, loader_of
@@ -73,13 +74,9 @@ def build_base(
 
 
 def wants_4bit(setup: Setup) -> bool:
-    """Whether the setup asks bitsandbytes for 4-bit. The native dialect stands for 4-bit where it is silent."""
-    quantization = setup.quantization
-    if quantization.backend not in (None, "bitsandbytes"):
-        return False
-    if quantization.load_in_4bit is None:
-        return setup.dialect == "native" and not quantization.load_in_8bit
-    return quantization.load_in_4bit
+    """Whether the setup asks bitsandbytes for 4-bit."""
+    values = Taken(setup)
+    return values["quantization.backend"] == "bitsandbytes" and bool(values["quantization.load_in_4bit"])
 
 
 def bits_and_bytes(setup: Setup) -> Any | None:
@@ -110,6 +107,8 @@ def _model_config(setup: Setup, architecture: Architecture) -> Any:
     """The checkpoint's config, overridden by what the setup passes to from_pretrained under the names of its fields."""
     config = copy.deepcopy(architecture.config)
     said = {name: getattr(setup.model, name) for name in ("use_cache", "num_labels")}
+    if setup.training.method == "reward" and said["num_labels"] is None:
+        said["num_labels"] = 1  # trl's RewardTrainer loads the model it is named with one (trl 1.16, reward_trainer.py)
     said |= {name: value for name, value in setup.model.extra.items() if hasattr(config, name)}
     for name, value in said.items():
         if value is not None:

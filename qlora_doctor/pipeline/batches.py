@@ -10,10 +10,13 @@ from typing import Any, Literal
 import torch
 
 from ..core.errors import StageError
+from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .architecture import Architecture
 from .changes import change_tokenizer
 from .failures import as_stage_error
+from .forms import NotFollowedForm, follow, is_followed, read_named
+from .forms.script import responses_only, scripted, way_of
 from .inputs import Inputs, inputs_for, synthetic_labels, token_rows
 from .samples import DataFormat, Samples, read_samples
 
@@ -35,6 +38,8 @@ class Batches:
         sequence: the longest sample in tokens; for trl, the length it truncates at.
         samples: the rows as read; None where synthetic.
         notes: what was done otherwise than a reader might expect; one sentence each.
+        method: of trl, whose rows these are; None where they are for supervised fine-tuning.
+        behind: wraps the trainer's collator; None leaves it.
     """
 
     dataset: Any
@@ -44,6 +49,8 @@ class Batches:
     sequence: int
     samples: Samples | None = None
     notes: list[str] = field(default_factory=list)
+    method: str | None = None
+    behind: Callable[[Any], Any] | None = None
 
 
 def make_batches(
@@ -65,9 +72,14 @@ def make_batches(
 
     Raises:
         StageError: the data cannot be read, or there is no tokenizer to read it with.
+        NotFollowedForm: the setup names samples that are not formed here.
     """
     needed = max(rows or 0, rows_of_a_step(setup) * steps)
-    if synthetic or not setup.data.train:
+    if not synthetic and tokenizer is not None:
+        formed = _scripted(setup, model, tokenizer, needed) or _formed(setup, tokenizer, needed)
+        if formed is not None:
+            return formed
+    if synthetic or not setup.data.train or is_followed(setup):
         return _synthetic(setup, model, tokenizer, needed)
     if tokenizer is None:
         raise StageError(
@@ -79,12 +91,72 @@ def make_batches(
     # Packing puts several rows into one sample.
     samples = read_samples(setup, max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows))
     samples = samples.supervised()  # the step is one of supervised fine-tuning, whatever the method
-    return _for_trl(setup, model, tokenizer, samples) if _trl(setup) else _tokenised(setup, model, tokenizer, samples)
+    make = _for_trl if Taken(setup).trainer == "trl" else _tokenised
+    return make(setup, model, tokenizer, samples)
+
+
+def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | None:
+    """The samples of a script whose way from the file to its trainer was read; None of any other.
+
+    Raises:
+        NotFollowedForm: its functions are not plain, or the file is not here.
+        StageError: the file cannot be read.
+    """
+    named = way_of(setup)
+    if named is None:
+        return None
+    read = read_named(setup, named, max(rows, 64))
+    made = scripted(named, [row for _, row in read.rows], tokenizer)
+    notes = ["The script's own functions on its rows were worked out without executing the script."]
+    columns = list(made.rows[0])
+    if Taken(setup).trainer == "trl" and (not made.tokenized or made.collator is None):
+        from datasets import Dataset
+
+        text = setup.training.dataset_text_field or "text"
+        kind: DataFormat = "messages" if "messages" in columns else "text"
+        if {"prompt", "completion"} <= set(columns):
+            kind = "prompt-completion"
+        samples = Samples(made.rows, columns, kind, text, named.name or "")
+        wanted = [*samples.trained_columns, "input_ids", "labels"] if made.tokenized else samples.trained_columns
+        kept = [name for name in wanted if name in columns]
+        if not kept:
+            raise NotFollowedForm(f"The script's rows have no column that TRL takes; they have {', '.join(columns)}.")
+        dataset = Dataset.from_list([{name: row[name] for name in kept} for row in made.rows])
+        length = sequence_length(setup, model.config)
+        parts = named.settings.get("responses")
+        behind = responses_only(parts, tokenizer) if parts else None
+        return Batches(dataset, made.collator, "file", tokenizer, length, samples, notes, behind=behind)
+    if not made.tokenized or made.collator is None:
+        raise NotFollowedForm("The script's rows are no tokens when they reach its trainer.")
+    longest = max(len(row["input_ids"]) for row in made.rows)
+    samples = Samples(made.rows, read.columns, "text", "text", named.name or "")
+    return Batches(made.rows, made.collator, "file", tokenizer, longest, samples, notes)
+
+
+def _formed(setup: Setup, tokenizer: Any, rows: int) -> Batches | None:
+    """The samples of a trainer that is not here, formed by its rules; None of any other."""
+    followed = follow(setup, tokenizer, rows)
+    if followed is None:
+        return None
+    if not followed.trained:
+        raise NotFollowedForm("None of the rows that were looked at reaches the model.")
+    from transformers import DataCollatorForSeq2Seq
+
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    dataset = [
+        {"input_ids": row.ids, "attention_mask": [1] * len(row.ids), "labels": row.labels} for row in followed.trained
+    ]
+    collator = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
+    longest = max(len(row.ids) for row in followed.trained)
+    return Batches(dataset, collator, "file", tokenizer, longest, None, [f"The samples are formed by {followed.by}."])
 
 
 def rows_of_a_step(setup: Setup) -> int:
-    """Samples that one optimizer step takes; silent values are TrainingArguments' defaults (8 and 1)."""
-    return (setup.training.per_device_train_batch_size or 8) * (setup.training.gradient_accumulation_steps or 1)
+    """Samples that one optimizer step takes on one device."""
+    values = Taken(setup)
+    rows: int = values["training.per_device_train_batch_size"] * values["training.gradient_accumulation_steps"]
+    return rows
 
 
 def sequence_length(setup: Setup, config: Any = None) -> int:
@@ -95,17 +167,9 @@ def sequence_length(setup: Setup, config: Any = None) -> int:
     Args:
         config: the model's transformers config, for its context length; None leaves that out.
     """
-    length = setup.training.max_length
-    if length is None and _trl(setup) and not cuts_nothing(setup):
-        length = _sft_default("max_length")
-    length = length or SYNTHETIC_LENGTH
+    length = Taken(setup)["training.max_length"] or SYNTHETIC_LENGTH
     context = context_length(config) if config is not None else None
     return min(length, context) if context else length
-
-
-def cuts_nothing(setup: Setup) -> bool:
-    """Whether ``max_length`` is written down as null, which is no default."""
-    return setup.training.max_length is None and "training.max_length" in setup.origins
 
 
 def context_length(config: Any) -> int | None:
@@ -153,20 +217,6 @@ def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
-def _trl(setup: Setup) -> bool:
-    return setup.training.trainer == "trl"
-
-
-def _sft_default(name: str) -> Any:
-    import dataclasses
-
-    try:
-        from trl import SFTConfig
-    except ImportError:
-        return None
-    return next((f.default for f in dataclasses.fields(SFTConfig) if f.name == name), None)
-
-
 def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
     """Random tokens, and made-up images, sounds and labels where the model takes them; the same on every call."""
     length = sequence_length(setup, model.config)
@@ -174,7 +224,7 @@ def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
     inputs = inputs_for(model, length)
     notes = [f"No {name} could be made for this model: what reads it sees none." for name in inputs.left_out]
     collator = None if inputs.is_plain else _collator(inputs)
-    if _trl(setup):
+    if Taken(setup).trainer == "trl":
         from datasets import Dataset
 
         dataset = Dataset.from_dict({"input_ids": ids.tolist()})
@@ -219,8 +269,11 @@ def _tokenised(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Ba
         tokenizer.pad_token = tokenizer.eos_token
         notes.append(f"The tokenizer has no padding token; {tokenizer.eos_token!r} pads, without a loss on it.")
     limit = setup.training.max_length or context_length(model.config)
+    tokens = _tokens
+    if samples.format == "prompt-completion" and getattr(model.config, "is_encoder_decoder", False):
+        tokens = _source_and_target
     try:
-        dataset = [_tokens(setup, tokenizer, samples, row, limit) for row in samples.rows]
+        dataset = [tokens(setup, tokenizer, samples, row, limit) for row in samples.rows]
     except Exception as error:
         raise as_stage_error(error, "turning the data into tokens") from error
     # Pads labels with -100 by the length of the labels, so that a padding token that is also the end of the text
@@ -250,6 +303,21 @@ def _tokens(setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any],
     if setup.model.task == "sequence-classification":
         labels = row.get("label", row.get("labels"))
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+def _source_and_target(
+    setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any], limit: int | None
+) -> dict[str, Any]:
+    """One row for an encoder, which reads the prompt, and a decoder, which learns the completion."""
+    prompt, completion = row[_PROMPT], row[_COMPLETION]
+    if not isinstance(prompt, str) or not isinstance(completion, str):
+        return _tokens(setup, tokenizer, samples, row, limit)
+    ids = tokenizer(prompt)["input_ids"][:limit]
+    return {
+        "input_ids": ids,
+        "attention_mask": [1] * len(ids),
+        "labels": tokenizer(text_target=completion)["input_ids"][:limit],
+    }
 
 
 def _prompt_and_whole(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import StageError
+from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .architecture import Architecture
 
@@ -91,12 +92,12 @@ def loader_of(setup: Setup, architecture: Architecture) -> Loader:
         )
     if setup.model.task is not None:
         return Loader(_auto(setup.model.task, architecture), setup.model.task)
-    if setup.training.method == "reward" and setup.training.trainer == "trl":
+    if setup.training.method == "reward" and Taken(setup).trainer == "trl":
         return Loader(_auto("sequence-classification", architecture), "sequence-classification")
     remote = _remote_names(architecture)
     own = next(iter(architecture.raw.get("architectures") or []), None)
     own_class = getattr(transformers, own, None) if isinstance(own, str) else None
-    if own_class is not None and not remote and (_trains(own) or setup.training.trainer == "trl"):
+    if own_class is not None and not remote and (_trains(own) or Taken(setup).trainer == "trl"):
         return _of_class(own_class)
     wanted = _OF_TASK_TYPE.get(str(setup.lora.task_type))
     tasks = [wanted] if wanted is not None else []

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from .classes import task_of_class
+from .four_bit import never_repacked
 
 Tensors = dict[str, torch.Tensor]
 _PLACEHOLDER = re.compile(
@@ -529,18 +530,16 @@ def _moved(tensors: Tensors, device: torch.device, dtype: torch.dtype) -> Tensor
 
 @contextmanager
 def _aside(base: Any) -> Iterator[tuple[torch.device, torch.dtype]]:
-    """Evaluation mode without gradients and with the random state kept; (device, dtype of the inputs).
-
-    bitsandbytes' 4-bit layers are told that they train: in evaluation on a CPU they may repack their weight in place.
-    """
+    """Evaluation mode without gradients and with the random state kept; (device, dtype of the inputs)."""
     modes = [(module, module.training) for module in base.modules()]
     first = next(parameter for parameter in base.parameters())
     dtype = next((p.dtype for p in base.parameters() if p.dtype in (torch.float16, torch.bfloat16)), torch.float32)
     devices = [first.device] if first.device.type == "cuda" else []
     try:
         for module, _ in modes:
-            module.training = any(cls.__name__ == "Linear4bit" for cls in type(module).__mro__)
+            module.training = False
         with (
+            never_repacked(base),
             torch.random.fork_rng(devices=devices),
             torch.no_grad(),
             torch.autocast(first.device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32),

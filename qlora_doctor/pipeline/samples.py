@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from ..core.errors import StageError
 from ..setup.paths import resolve
+from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .failures import first_sentence
 
 DataFormat = Literal["text", "prompt-completion", "messages", "preference", "unpaired-preference", "prompt-only"]
-_BUILDERS = {
+BUILDERS = {
     ".jsonl": "json",
     ".json": "json",
     ".ndjson": "json",
@@ -108,7 +109,7 @@ def read_samples(setup: Setup, rows: int) -> Samples:
         quiet.set_verbosity(level)
     if not found:
         raise StageError(f"The data {name!r} is empty.", place=setup.place("data.train"))
-    found = [_in_messages(row) for row in found] if setup.training.trainer == "trl" else found
+    found = [_in_messages(row) for row in found] if Taken(setup).trainer == "trl" else found
     columns = list(found[0])
     kind = _format(setup, columns)
     text_field = setup.data.text_field or setup.training.dataset_text_field or "text"
@@ -177,7 +178,7 @@ def _open(name: str, setup: Setup) -> Any:
 
     path = resolve(setup, name)
     if path is None:
-        if Path(name).suffix.lower() in _BUILDERS or name.startswith((".", "/", "~")):
+        if Path(name).suffix.lower() in BUILDERS or name.startswith((".", "/", "~")):
             raise StageError(
                 f"There is no file {name!r}.",
                 kind="missing-file",
@@ -188,10 +189,10 @@ def _open(name: str, setup: Setup) -> Any:
     if path.is_dir():
         if (path / "state.json").is_file():
             return load_from_disk(str(path))
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _BUILDERS)
+        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in BUILDERS)
     else:
         files = [path]
-    builders = {_BUILDERS.get(f.suffix.lower()) for f in files}
+    builders = {BUILDERS.get(f.suffix.lower()) for f in files}
     if len(builders) != 1 or None in builders:
         raise StageError(
             f"{path} holds no data of one kind that can be read.",

@@ -1,4 +1,4 @@
-"""The user's trainer, transformers.Trainer or trl.SFTTrainer, with its own arguments, for a run of a few steps."""
+"""The user's trainer, transformers' or the one of trl's methods, with its own arguments, for a run of a few steps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from ..core.errors import StageError
+from ..setup.resolved import Taken
 from ..setup.setup import Setup
-from .batches import Batches, cuts_nothing
+from .batches import Batches
 from .failures import as_stage_error
+from .methods import METHODS, arguments_of_method, classes_of_method, options_of_method
 
 # Training names that are the doctor's own or are read elsewhere in the pipeline.
 _NOT_ARGUMENTS = {"trainer", "method", "kernels", "prepare_for_kbit_training", "max_steps", "num_train_epochs"}
@@ -44,7 +46,8 @@ def make_trainer(
     callbacks: list[Any] | None = None,
     notes: list[str] | None = None,
 ) -> Any:
-    """A ``transformers.Trainer`` or ``trl.SFTTrainer`` that will take ``steps`` optimizer steps.
+    """The trainer that will take ``steps`` optimizer steps: transformers' Trainer (Seq2SeqTrainer for a model with an
+    encoder and a decoder), trl's SFTTrainer, or the trainer of the method that the batches are made for.
 
     It keeps its files in a temporary folder that goes with it.
 
@@ -60,12 +63,16 @@ def make_trainer(
     device = torch.device(device)
     # TemporaryDirectory: removed when the trainer is.
     folder = tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True)
-    trainer_class, arguments_class = _classes(setup)
+    method = METHODS.get(str(batches.method))
+    trainer_class, arguments_class = classes_of_method(method, setup) if method else _classes(setup, model)
     arguments = arguments_of(setup, arguments_class, device, notes) | {"output_dir": folder.name, "max_steps": steps}
     options: dict[str, Any] = {"train_dataset": batches.dataset, "callbacks": callbacks}
-    if setup.training.trainer == "trl":
+    if method is not None:
+        arguments = arguments_of_method(method, arguments, notes)
+        options |= {"processing_class": batches.tokenizer, **options_of_method(method, arguments)}
+    elif Taken(setup).trainer == "trl":
         options["processing_class"] = batches.tokenizer
-        if cuts_nothing(setup):
+        if Taken(setup).cuts_nothing:
             arguments["max_length"] = None
         if batches.samples is not None and batches.samples.format == "text":
             arguments["dataset_text_field"] = batches.samples.text_field
@@ -78,6 +85,10 @@ def make_trainer(
         trainer = trainer_class(model=model, args=args, **options)
     except Exception as error:
         raise as_stage_error(error, "building the trainer") from error
+    if method is None and setup.training.method not in (None, "sft", "pretrain"):
+        notes.append(f"The step is one of supervised fine-tuning, not of {setup.training.method}.")
+    if batches.behind is not None:
+        trainer.data_collator = batches.behind(trainer.data_collator)
     _silence(trainer)
     trainer.temporary_folder = folder
     return trainer
@@ -108,8 +119,8 @@ def _silence(trainer: Any) -> None:
     trainer.remove_callback(PrinterCallback)
 
 
-def _classes(setup: Setup) -> tuple[Any, Any]:
-    if setup.training.trainer == "trl":
+def _classes(setup: Setup, model: Any) -> tuple[Any, Any]:
+    if Taken(setup).trainer == "trl":
         try:
             from trl import SFTConfig, SFTTrainer
         except ImportError as error:
@@ -119,8 +130,10 @@ def _classes(setup: Setup) -> tuple[Any, Any]:
                 place=setup.place("training.trainer"),
             ) from error
         return SFTTrainer, SFTConfig
-    from transformers import Trainer, TrainingArguments
+    from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return Seq2SeqTrainer, Seq2SeqTrainingArguments
     return Trainer, TrainingArguments
 
 
@@ -140,8 +153,6 @@ def arguments_of(setup: Setup, arguments_class: Any, device: torch.device, notes
             chosen[name] = value
         elif name not in _FOR_DATA:
             notes.append(f"training.{name} was left out: the installed {arguments_class.__name__} does not know it.")
-    if setup.training.method not in (None, "sft", "pretrain"):
-        notes.append(f"The step is one of supervised fine-tuning, not of {setup.training.method}.")
     if device.type == "cpu":
         _fit_to_cpu(chosen, notes)
     return chosen | {k: v for k, v in _of_a_probe(device).items() if k in known}

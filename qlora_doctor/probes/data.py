@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from ..core.errors import StageError
-from ..facts import DataFacts
+from ..facts import BatchFacts, DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ..pipeline.batches import context_length, render
-from ..pipeline.samples import COMPARED, read_samples
-from ..setup.setup import Setup
+from ..pipeline.changes import change_tokenizer
+from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
+from ..pipeline.forms.chat import chat_text, lost_content
+from ..pipeline.forms.kinds import CannotForm, FormedRow
+from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
+from ..pipeline.samples import COMPARED, Samples, read_samples
+from ..setup.resolved import Taken
+from ..setup.setup import NamedData, Setup
+from .batch import BatchLook
 from .failures import explain
+from .formed import batch_of, facts_of, repeated, without_repeats
+from .overlap import overlap_of
+from .showing import Shown, histogram, rows_shown
 
 ROWS = 256
 """Rows that are looked at."""
 _UNCUT = 10_000_000
 _IGNORED = -100
+_ALL = 0.999
+"""Share of trained tokens at which nothing but padding is masked."""
 _CLASSIFIES = "sequence-classification"
 
 
@@ -31,13 +43,35 @@ class _Row:
     labels: list[int]
 
 
+@dataclass(frozen=True)
+class DataSeen:
+    """What the stage gives: facts of the data, and of the batches that the model would be given (None without them)."""
+
+    data: DataFacts
+    batch: BatchFacts | None = None
+
+
 def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool = True) -> DataFacts:
-    """Read, render and tokenise the first rows of ``data.train`` as the setup's trainer does, and look at the result.
+    """The facts of the data alone; see ``see_data``."""
+    return see_data(setup, progress, offline=offline).data
+
+
+def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = True) -> DataSeen:
+    """Read, render and tokenise rows of the data as the setup's trainer does, and look at the result.
 
     Once as the setup cuts and packs them, and once in full, which shows what is cut. Never raises for what is wrong
     with the data: that is a fact.
+
+    Raises:
+        NotFollowedForm: the trainer forms samples in a way that is not followed, or they are not on this machine.
     """
     known: dict[str, Any] = {"source": setup.data.train}
+    if is_followed(setup):
+        return _followed(setup, progress, offline)
+    batch = None
+    way = way_of(setup)
+    if way is not None and not _has_tokenizer(setup, offline):
+        return _stood_in(setup, way, progress)
     try:
         architecture = load_config(setup, offline=offline, with_files=True)
         known["vocab_rows"] = _vocabulary(architecture)
@@ -46,11 +80,17 @@ def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool =
         if tokenizer is not None:
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
         progress("Reading and tokenising the data")
-        compared = _compared(setup, architecture, tokenizer) if setup.model.task != _CLASSIFIES else None
+        as_read = setup.model.task != _CLASSIFIES and way is None
+        compared = _compared(setup, architecture, tokenizer) if as_read else None
         if compared is not None:
-            return DataFacts(**known, **compared)
-        rows, batches = _rows(setup, architecture, tokenizer)
-        known.update(_of_samples(batches))
+            return DataSeen(DataFacts(**known, **compared))
+        look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
+        rows, batches = _rows(setup, architecture, tokenizer, look)
+        known.update(_of_samples(batches, tokenizer))
+        known.update(overlap_of(setup))
+        if way is not None:
+            known["source"] = way.name
+            known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
         if setup.model.task == _CLASSIFIES:
             known.update(_of_classes(rows, known["vocab_rows"]))
         else:
@@ -59,14 +99,167 @@ def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool =
         if whole is not setup:
             progress("Tokenising the data in full")
         in_full = _rows(whole, architecture, tokenizer)[0] if whole is not setup else rows
-        known.update(_of_texts(in_full, _limit(setup, architecture), tokenizer))
+        limit = _limit(setup, architecture)
+        known.update(_of_texts(in_full, limit, tokenizer))
         if setup.model.task == _CLASSIFIES:
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
+        else:
+            known.update(_shown(setup, rows, in_full, limit, tokenizer))
+            batch = _batch(setup, look, batches)
+            known.update(_marked(way, in_full, tokenizer))
+    except NotFollowedForm:
+        raise
     except StageError as error:
         known["failure"] = error.message
     except Exception as raised:
         known["failure"] = explain(raised, "preparing the data").message
-    return DataFacts(**known)
+    return DataSeen(DataFacts(**known), batch)
+
+
+def _has_tokenizer(setup: Setup, offline: bool) -> bool:
+    try:
+        architecture = load_config(setup, offline=offline, with_files=True)
+        return load_tokenizer(setup, architecture, offline=offline) is not None
+    except StageError:
+        return False
+
+
+def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> DataSeen:
+    """A script's samples without the model's tokenizer: bytes stand in for tokens.
+
+    Which labels are masked, moved or made anew does not depend on where tokens end; lengths and shares do, and are left
+    out.
+
+    Raises:
+        NotFollowedForm: nothing is tokenized before the trainer, so that the mask is the trainer's own.
+    """
+    progress("Working the script's functions out")
+    tokenizer = change_tokenizer(byte_tokenizer(), setup)
+    try:
+        read = read_named(setup, way, ROWS)
+        made = scripted(way, [row for _, row in read.rows], tokenizer)
+    except StageError as error:
+        return DataSeen(DataFacts(source=way.name, failure=error.message))
+    if not made.tokenized or made.collator is None:
+        raise NotFollowedForm("The tokenizer of the model is not on this machine.")
+    look = BatchLook(tokenizer)
+    size = setup.training.per_device_train_batch_size or 8
+    for start in range(0, len(made.rows), size):
+        look.look(made.collator([dict(row) for row in made.rows[start : start + size]]))
+    found, by_hand = look.facts(), _masked_by_hand(made.rows)
+    data = DataFacts(
+        source=way.name,
+        columns=read.columns,
+        rows=read.total,
+        rows_seen=len(read.rows),
+        rendered_by="the script's own functions, worked out by qlora-doctor with bytes for tokens",
+    )
+    if found is None:
+        return DataSeen(data)
+    discarded = None
+    if by_hand is not None and found.trained_ratio is not None:
+        discarded = by_hand > 0 and found.trained_ratio >= _ALL
+    batch = BatchFacts(
+        batches=found.batches, rows=found.rows, labels_shifted=found.labels_shifted, mask_discarded=discarded
+    )
+    return DataSeen(data, batch)
+
+
+def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
+    """Samples whose trainer is not here, formed by its rules; without the model's tokenizer what needs none."""
+    named = next(each for each in setup.named_data if each.role == "train")
+    known: dict[str, Any] = {"source": named.name}
+    architecture = tokenizer = None
+    try:
+        architecture = load_config(setup, offline=offline, with_files=True)
+        known["vocab_rows"] = _vocabulary(architecture)
+        progress("Loading the tokenizer")
+        tokenizer = load_tokenizer(setup, architecture, offline=offline)
+    except StageError:
+        pass  # the model is not here; its name and its rows are
+    try:
+        if tokenizer is not None:
+            known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
+        progress("Reading and forming the samples")
+        followed = follow(setup, tokenizer, ROWS, offline=offline)
+        if followed is None:
+            raise NotFollowedForm("The config names no data.")
+        known.update(facts_of(followed, known.get("vocab_rows")))
+        known.update(overlap_of(setup))
+        batch = None
+        if tokenizer is not None and architecture is not None:
+            size = setup.training.per_device_train_batch_size or 8
+            batch = batch_of(followed, size, architecture.config) if not followed.packing else None
+    except StageError as error:
+        return DataSeen(DataFacts(**known, failure=error.message))
+    except NotFollowedForm:
+        raise
+    except Exception as raised:
+        return DataSeen(DataFacts(**known, failure=explain(raised, "preparing the data").message))
+    return DataSeen(DataFacts(**known), batch)
+
+
+def _marked(way: NamedData | None, rows: Sequence[_Row], tokenizer: Any) -> dict[str, Any]:
+    """The marker behind which a script trains, and how many rows have it as text; nothing where there is none."""
+    parts = way.settings.get("responses") if way is not None else None
+    if not parts:
+        return {}
+    marker = parts["response_part"]
+    found = sum(marker in tokenizer.decode(row.ids) for row in rows)
+    return {"response_marker": marker.strip(), "rows_with_marker": found}
+
+
+def _batch(setup: Setup, look: BatchLook | None, batches: Batches) -> BatchFacts | None:
+    """Facts of the batches where they are the user's: TRL makes them, or the script's own collator does.
+
+    Of transformers' Trainer without a script nobody knows the collator.
+    """
+    if look is None or not (setup.training.trainer == "trl" or way_of(setup) is not None):
+        return None
+    facts = without_repeats(look.facts())
+    by_hand = _masked_by_hand(batches.dataset)
+    if facts is None or by_hand is None:
+        return facts
+    discarded = by_hand > 0 and facts.trained_ratio is not None and facts.trained_ratio >= _ALL
+    return facts.model_copy(update={"mask_by_hand_ratio": by_hand, "mask_discarded": discarded})
+
+
+def _masked_by_hand(dataset: Any) -> float | None:
+    """Share of labels that are -100 in the rows before the collator; None where they hold none beside their ids."""
+    rows = [dataset[index] for index in range(min(len(dataset), ROWS))]
+    labels = [row["labels"] for row in rows if "labels" in row and len(row["labels"]) == len(row["input_ids"])]
+    total = sum(map(len, labels))
+    return sum(label == _IGNORED for row in labels for label in row) / total if total else None
+
+
+def _shown(
+    setup: Setup, rows: Sequence[_Row], in_full: Sequence[_Row], limit: int | None, tokenizer: Any
+) -> dict[str, Any]:
+    """Rows to be shown, each with what is cut of it; rows that are packed are shown as the samples in them."""
+    lengths, width = histogram([len(row.ids) for row in in_full])
+    shown = [
+        Shown(
+            row.ids[:limit] if limit else row.ids,
+            row.labels[:limit] if limit else row.labels,
+            len(row.ids),
+            row.ids[limit:] if limit else (),
+            number=number,
+        )
+        for number, row in enumerate(in_full)
+    ]
+    counted = sum(label != _IGNORED for row in rows for label in row.labels)
+    tokens = sum(len(row.ids) for row in rows)
+    lost = sum(
+        any(label != _IGNORED for label in row.labels[limit:]) for row in in_full if limit and len(row.ids) > limit
+    )
+    return {
+        "lengths": lengths,
+        "lengths_bin": width,
+        "limit": limit,
+        "shown": rows_shown(shown, tokenizer),
+        "trained_ratio": min(1.0, counted / tokens) if tokens else None,
+        "cut_end_rows": lost if not setup.training.packing else None,
+    }
 
 
 def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[str, Any] | None:
@@ -85,6 +278,10 @@ def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[
     }
     if samples.format == "preference":
         facts["identical_pairs"] = sum(row["chosen"] == row["rejected"] for row in samples.rows)
+        longer = [len(_as_text(row["chosen"])) > len(_as_text(row["rejected"])) for row in samples.rows]
+        facts["longer_chosen_ratio"] = statistics.fmean(longer)
+    facts["duplicate_rows"] = len(samples.rows) - len({repr(row) for row in samples.rows})
+    facts |= overlap_of(setup)
     if samples.format == "unpaired-preference":
         facts["desirable_ratio"] = statistics.fmean(bool(row["label"]) for row in samples.rows)
     if tokenizer is None:
@@ -131,19 +328,24 @@ def _uncut(setup: Setup) -> Setup:
     return setup.model_copy(update={"training": training})
 
 
-def _rows(setup: Setup, architecture: Architecture, tokenizer: Any) -> tuple[list[_Row], Batches]:
-    """Samples as the collator hands them to the model, batch by batch."""
+def _rows(
+    setup: Setup, architecture: Architecture, tokenizer: Any, look: BatchLook | None = None
+) -> tuple[list[_Row], Batches]:
+    """Samples as the collator hands them to the model, batch by batch, each of which ``look`` is shown."""
     model = _StandIn(architecture.config)
     batches = make_batches(setup, model, tokenizer, rows=ROWS)
-    if setup.training.trainer == "trl":
+    if Taken(setup).trainer == "trl":
         dataset, collator = _prepared_by_trl(setup, batches, architecture)
     else:
         dataset, collator = batches.dataset, batches.collator
-    size = setup.training.per_device_train_batch_size or 8
+    size = Taken(setup)["training.per_device_train_batch_size"]
     samples = [dataset[index] for index in range(min(len(dataset), ROWS))]
     rows: list[_Row] = []
     for start in range(0, len(samples), size):
-        rows.extend(_split(collator([dict(sample) for sample in samples[start : start + size]])))
+        batch = collator([dict(sample) for sample in samples[start : start + size]])
+        if look is not None:
+            look.look(batch)
+        rows.extend(_split(batch))
     return rows, batches
 
 
@@ -200,12 +402,18 @@ def _split(batch: Any) -> list[_Row]:
     return rows
 
 
-def _of_samples(batches: Batches) -> dict[str, Any]:
+def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
     samples = batches.samples
     if samples is None:
         return {}
     read = len(samples.rows)
+    rows = [_parts(samples, row) for row in samples.rows[:ROWS]]
+    lost = [found for row in samples.rows[:ROWS] if (found := _lost(tokenizer, row)) is not None]
     return {
+        **repeated(rows),
+        "empty_answers": sum(not row.answer.strip() for row in rows),
+        "content_lost_rows": len(lost),
+        "content_lost": lost[0] if lost else None,
         "format": samples.format,
         "columns": samples.columns,
         "rows": read if read < ROWS else None,  # as many as were asked for: there may be more
@@ -213,9 +421,44 @@ def _of_samples(batches: Batches) -> dict[str, Any]:
     }
 
 
+def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
+    """What is asked and what is answered, as text, of a row of any format of TRL's."""
+    if samples.format == "messages":
+        turns = [turn for turn in row.get("messages") or [] if isinstance(turn, dict)]
+        asked = [str(turn.get("content")) for turn in turns if turn.get("role") != "assistant"]
+        answered = [
+            str(turn.get("content") or turn.get("tool_calls") or "")
+            for turn in turns
+            if turn.get("role") == "assistant"
+        ]
+        prompt, answer = "\n".join(asked), "\n".join(answered)
+    elif samples.format == "prompt-completion":
+        prompt, answer = _as_text(row.get("prompt")), _as_text(row.get("completion"))
+    else:
+        prompt, answer = "", _as_text(row.get(samples.text_field, row))
+    return FormedRow(0, None, identity=f"{prompt}\0{answer}", prompt=prompt, answer=answer)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(str(turn.get("content")) if isinstance(turn, dict) else str(turn) for turn in value)
+    return "" if value is None else str(value)
+
+
+def _lost(tokenizer: Any, row: Mapping[str, Any]) -> str | None:
+    """What of a conversation the chat template leaves out; None where it writes all, or there is none."""
+    messages = row.get("messages")
+    if tokenizer is None or not isinstance(messages, list) or getattr(tokenizer, "chat_template", None) is None:
+        return None
+    try:
+        return lost_content(chat_text(tokenizer, messages, None, row.get("tools")), messages)
+    except CannotForm:
+        return None  # the trainer's own attempt tells why
+
+
 def _dropped(setup: Setup, batches: Batches, rows: Sequence[_Row]) -> int:
     """Rows that SFTTrainer leaves out because cutting them took the last label that counts."""
-    if setup.training.trainer != "trl" or setup.training.packing or batches.samples is None:
+    if Taken(setup).trainer != "trl" or setup.training.packing or batches.samples is None:
         return 0
     return max(0, min(len(batches.samples.rows), ROWS) - len(rows))
 
@@ -237,7 +480,7 @@ def _of_labels(rows: Sequence[_Row], vocabulary: int | None, dropped: int) -> di
 
 def _limit(setup: Setup, architecture: Architecture) -> int | None:
     """Tokens at which the setup's trainer cuts a sample; None where it does not."""
-    if setup.training.trainer == "trl":
+    if Taken(setup).trainer == "trl":
         return sequence_length(setup, architecture.config)
     return setup.training.max_length or context_length(architecture.config)
 

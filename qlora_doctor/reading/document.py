@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ..core.errors import ConfigError
 from ..core.place import Place
+from ..core.pointers import escaped
 from ..core.text import cleaned
 
 if TYPE_CHECKING:
@@ -289,19 +290,15 @@ def _pointers_of(data: Any, repeated: list[tuple[dict[str, Any], str]]) -> list[
     while waiting:
         pointer, value = waiting.pop()
         for key in dict.fromkeys(keys_of.get(id(value), ())):
-            found.append(f"{pointer}/{_escape(key)}")
+            found.append(f"{pointer}/{escaped(key)}")
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        waiting.extend((f"{pointer}/{_escape(str(key))}", inner) for key, inner in items)
+        waiting.extend((f"{pointer}/{escaped(str(key))}", inner) for key, inner in items)
     return sorted(found)
 
 
 def same(one: Any, other: Any) -> bool:
     """True where two values are one to whoever reads them: 1 is not true, and 1 is 1.0."""
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
-
-
-def _escape(step: str) -> str:
-    return step.replace("~", "~0").replace("/", "~1")
 
 
 def _check_depth(path: Path, data: Any) -> None:

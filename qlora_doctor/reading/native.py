@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from ..core.errors import ConfigError
 from ..core.place import Place
+from ..core.pointers import dotted, escaped
 from ..setup.setup import SECTIONS, NamedData, Origin, Setup
 from ..tables import known_arguments
 from ..tables.keys import MOST_LIKENED, MOST_STRANGERS
@@ -154,7 +155,7 @@ class _Reader:
             origins=self.origins,
             unknown_keys=self.unknown,
             removed_keys=self.removed,
-            duplicate_keys=[_dotted(pointer) for pointer in self.document.duplicates],
+            duplicate_keys=[dotted(pointer) for pointer in self.document.duplicates],
             string_numbers=list(dict.fromkeys(self.string_numbers)),
             named_data=self._named_data(),
             **sections,
@@ -195,7 +196,7 @@ class _Reader:
             self._wrong(section, "a mapping" + (" or a text" if section == "model" else ""), value, pointer)
         for key, inner in value.items():
             key = str(key)
-            self._key(section, key, inner, pointers.get(key) or f"{pointer}/{_escaped(key)}")
+            self._key(section, key, inner, pointers.get(key) or f"{pointer}/{escaped(key)}")
 
     def _key(self, section: str, key: str, value: Any, pointer: str) -> None:
         written = f"{section}.{key}"
@@ -220,7 +221,7 @@ class _Reader:
         closest, note = _closest(key, section) if len(self.unknown) < MOST_LIKENED else (None, None)
         written = f"{section}.{key}" if section else key
         self.unknown.append({"key": written, "closest": closest, "note": note})
-        pointer = f"/{section}/{_escaped(key)}" if section else f"/{_escaped(key)}"
+        pointer = f"/{section}/{escaped(key)}" if section else f"/{escaped(key)}"
         self.origins[written] = self._origin(pointer)
 
     # -- values
@@ -319,11 +320,3 @@ def other_spellings(path: str) -> list[str]:
         return []
     choices = [choice for choice in CHOICES[path] if choice != "auto"]
     return [f"torch.{choice}" for choice in choices] + [old for old, new in _DTYPES.items() if new in choices]
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
-
-
-def _dotted(pointer: str) -> str:
-    return ".".join(step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:])

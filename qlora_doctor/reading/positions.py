@@ -13,6 +13,7 @@ from typing import Any
 
 import tree_sitter
 
+from ..core.pointers import join_pointer, split_pointer
 from ..core.text import safe
 
 
@@ -134,16 +135,6 @@ class Positions:
         if self._lines is None:
             self._lines = self.data.split(b"\n")
         return self._lines
-
-
-def split_pointer(pointer: str) -> list[str]:
-    """The steps of an RFC 6901 pointer, unescaped."""
-    return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
-
-
-def join_pointer(steps: list[str]) -> str:
-    """Steps → RFC 6901 pointer."""
-    return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 def grammar(format: str) -> Any:

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from ..core.pointers import escaped
+
 MAX_DEPTH = 64
 MAX_NODES = 2_000_000
 """Values that aliases may unfold to."""
@@ -65,7 +67,7 @@ class _Frame:
     @property
     def step(self) -> str:
         name = len(self.value) if isinstance(self.value, list) else self.key
-        return str(name).replace("~", "~0").replace("/", "~1")
+        return escaped(str(name))
 
 
 def read_yaml(text: str) -> YamlContent:

@@ -12,7 +12,14 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-UNKNOWN = "unknown"
+from ..core.numbers import UNKNOWN as UNKNOWN
+from ..core.numbers import amount as amount
+from ..core.numbers import exact as exact
+from ..core.numbers import gib as gib
+from ..core.numbers import number as number
+from ..core.numbers import percent as percent
+from ..core.numbers import seconds as seconds
+from ..core.numbers import size as size
 
 # Controls that reorder or break a line: shown as escapes, so that a name cannot disguise itself (UAX #9, section 2)
 # or steer a terminal.
@@ -34,74 +41,6 @@ def visible(text: object) -> str:
 def one_line(text: object) -> str:
     """The same on a single line."""
     return " ".join(visible(text).split())
-
-
-def size(count: int | float | None) -> str:
-    """Bytes in binary units with three significant digits: ``9.42 GiB``."""
-    if count is None:
-        return UNKNOWN
-    if abs(count) < 1024:
-        return f"{count:g} bytes"
-    value = float(count)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
-        if abs(value) < 999.5 or unit == "TiB":
-            break
-    return f"{_three_digits(value)} {unit}"
-
-
-def gib(count: int | float | None) -> str:
-    """Bytes as a bare number of GiB in three significant digits, for a table whose caption names the unit."""
-    return UNKNOWN if count is None else _three_digits(count / 2**30)
-
-
-def amount(number: int | float | None) -> str:
-    """A count with three significant digits: ``6.74 billion``."""
-    if number is None:
-        return UNKNOWN
-    for limit, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if abs(number) >= limit:
-            return f"{_three_digits(number / limit)} {name}"
-    return exact(number)
-
-
-def exact(number: int | float | None) -> str:
-    """A count in full: ``6,738,415,616``."""
-    return UNKNOWN if number is None else f"{number:,}"
-
-
-def percent(ratio: float | None) -> str:
-    """A share in three significant digits; only all of it is 100 %, only none of it is 0 %."""
-    if ratio is None or not math.isfinite(ratio):
-        return UNKNOWN if ratio is None else str(ratio)
-    if 0 < ratio < 0.0001:
-        return "under 0.01 %"
-    if 0.9995 <= ratio < 1:
-        return "99.9 %" if ratio < 0.9999 else "over 99.99 %"
-    if ratio in (0, 1):
-        return f"{ratio * 100:.0f} %"
-    return f"{_three_digits(ratio * 100, two_places=True)} %"
-
-
-def seconds(duration: float | None) -> str:
-    """A time: ``21 ms``, ``3.94 s``, ``2 min 5 s``."""
-    if duration is None:
-        return UNKNOWN
-    if duration < 1:
-        return f"{duration * 1000:.0f} ms"
-    if duration < 60:
-        return f"{_three_digits(duration)} s"
-    minutes, rest = divmod(round(duration), 60)
-    return f"{minutes} min {rest} s"
-
-
-def number(value: float | None) -> str:
-    """Any measured number in four significant digits."""
-    if value is None:
-        return UNKNOWN
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "infinite"
-    return f"{value:.4g}"
 
 
 def plural(count: int, noun: str) -> str:
@@ -185,12 +124,3 @@ def _listed(values: Sequence[Any], most: int) -> str:
     separator = "; " if any(isinstance(value, dict) for value in values[:most]) else ", "
     rest = len(values) - len(shown)
     return separator.join(shown) + (f" and {rest:,} more" if rest else "")
-
-
-def _three_digits(value: float, *, two_places: bool = False) -> str:
-    """Three significant digits without an exponent; ``two_places`` keeps small shares readable."""
-    if value == 0:
-        return "0"
-    places = 2 - math.floor(math.log10(abs(float(f"{value:.3g}"))))
-    places = max(0, min(places, 2 if two_places or abs(value) >= 1 else 3))
-    return f"{value:.{places}f}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import UsageError
+from ..core.errors import DoctorError, UsageError
 from ..core.report import AFTERWARDS, STAGES, Report, StageRecord
 from ..core.text import cleaned
 from ..facts import Facts
@@ -342,3 +342,15 @@ def _recorded_stage(name: str, facts: Facts) -> StageRecord:
     known = getattr(facts, _SUBJECT_OF[name], None) is not None
     reason = None if known else "The recorded facts do not hold it."
     return StageRecord(name=name, status="done" if known else "skipped", reason=reason)
+
+
+def unread(source: Path | None, error: DoctorError, options: CheckOptions) -> Report:
+    """What is known of a config that could not be read, or that the tool itself failed on."""
+    from .._version import __version__
+    from ..core.report import Tool
+    from .session import now
+
+    setup = {"file": str(source), "dialect": None} if source is not None else None
+    record = StageRecord(name="config", status="failed", reason=error.message, remedy=error.remedy, requested=True)
+    tool = Tool(version=__version__, created=now(), command=options.command)
+    return cleaned(Report(tool=tool, setup=setup, stages=[record], exit_code=error.exit_code))

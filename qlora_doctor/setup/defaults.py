@@ -8,6 +8,8 @@ trainer.py), trl 0.17–1.16 (trainer/sft_config.py, base_config.py, sft_trainer
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..core.versions import version_tuple
@@ -69,6 +71,19 @@ class Libraries:
             return cls()
         names = (packages.torch, packages.transformers, packages.trl, packages.peft)
         return cls(*(version_tuple(name) for name in names))
+
+    @classmethod
+    @cache
+    def installed(cls) -> Libraries:
+        """The versions that stand here, without importing any of them."""
+        return cls(*(_installed(name) for name in ("torch", "transformers", "trl", "peft")))
+
+
+def _installed(name: str) -> Version | None:
+    try:
+        return version_tuple(version(name))
+    except PackageNotFoundError:
+        return None
 
 
 def model_dtype(libraries: Libraries, quantized: bool | None) -> str | None:

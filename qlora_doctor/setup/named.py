@@ -36,10 +36,16 @@ def why_not_looked_at(setup: Setup) -> tuple[str, str | None]:
             return f"The script's data cannot be told: {setup.origins['data.train'].note}", None
         key = FIRST_KEY.get(setup.dialect.removeprefix("shell-"))
         return "The config names no data.", f"Set {key} to a file, a folder or a hub id." if key is not None else None
+    why = next((each.not_followed for each in named if each.not_followed), "It is not followed.")
+    return not_looked_at(setup, why), None
+
+
+def not_looked_at(setup: Setup, why: str) -> str:
+    """Why samples that are named are not looked at, with what is named."""
+    named = [each for each in setup.named_data if each.role == "train"]
     words = "; ".join(told(each) for each in named[:_MOST])
     more = f"; and {len(named) - _MOST} more" if len(named) > _MOST else ""
-    why = next((each.not_followed for each in named if each.not_followed), "It is not followed.")
-    return f"The samples are not looked at: {why} Named are {words}{more}.", None
+    return f"The samples are not looked at: {why} Named are {words}{more}."
 
 
 def told(named: NamedData) -> str:

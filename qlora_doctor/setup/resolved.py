@@ -32,7 +32,7 @@ class Resolved:
 
     def __getitem__(self, path: str) -> Any:
         """The value at a canonical path; None where it cannot be known, or nothing sets it and it has no default."""
-        if self.setup.is_unknown(path):
+        if self.is_unknown(path):
             return None
         value = self.written(path)
         return self.default(path) if value is None else value
@@ -93,6 +93,20 @@ class Resolved:
     def cuts_nothing(self) -> bool:
         """Whether ``max_length`` is written down as null, which is no default."""
         return self.setup.training.max_length is None and "training.max_length" in self.setup.origins
+
+
+class Taken(Resolved):
+    """A Setup as it is run here: with the installed libraries, and what cannot be known taken as if it were silent.
+
+    Who builds the model, its batches or its step has to go on; what is taken as given is said beside the result.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, Libraries.installed())
+
+    def is_unknown(self, path: str) -> bool:
+        """Nothing is: see the class."""
+        return False
 
 
 def either(*values: bool | None) -> bool | None:

@@ -225,6 +225,9 @@ class NamedData(_Section):
     key: str | None = None
     """The key of the file that names them, dotted; of a script the function that loads them."""
     place: Place | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What else decides how they are formed, under the trainer's own names: of their own entry, and of the file's top
+    where the entry is silent."""
     not_followed: str | None = None
     """Why they are not looked at, or not as they are; None where ``data`` holds all of it."""
 

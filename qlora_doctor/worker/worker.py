@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import os
 import queue
 import sys
@@ -28,9 +27,6 @@ from .events import End, Event, Finished, Learned, Progress, Start, encode
 from .job import Job
 from .turns import device_name, turn
 
-_MEMORY = "qlora_doctor.memory.stage"
-_PLAN = "qlora_doctor.memory.plan_stage"
-_CURE = "qlora_doctor.memory.cure_stage"
 _OF_THE_MACHINE = frozenset(
     ("out-of-memory", "host-out-of-memory", "disk", "timeout", "killed", "interrupted", "other", "none")
 )
@@ -111,23 +107,21 @@ def structure(run: Run) -> None:
 
 
 def memory(run: Run) -> None:
-    try:
-        look_at_memory = importlib.import_module(_MEMORY).look_at_memory
-    except ModuleNotFoundError as error:
-        if error.name != _MEMORY:
-            raise
-        raise Skipped("This installation has no memory prediction.") from error
     _without_a_model(run)
     adapter = run.facts.adapter
     if adapter is not None and adapter.failure not in (None, "none"):
         raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
     if run.job.plan is not None:
-        look_at_plan = importlib.import_module(_PLAN).look_at_plan
+        from ..memory.plan_stage import look_at_plan
+
         facts = look_at_plan(run.setup, run.facts, run.job.plan, run.progress, offline=run.job.offline)
     elif run.job.cure is not None:
-        look_at_cure = importlib.import_module(_CURE).look_at_cure
+        from ..memory.cure_stage import look_at_cure
+
         facts = look_at_cure(run.setup, run.facts, run.job.cure, run.progress, offline=run.job.offline)
     else:
+        from ..memory.stage import look_at_memory
+
         facts = look_at_memory(run.setup, run.facts, run.progress, offline=run.job.offline)
     run.learn("memory", facts)
     if facts.prediction_failure is not None and facts.predicted is None:
@@ -137,16 +131,24 @@ def memory(run: Run) -> None:
 
 
 def data(run: Run) -> None:
-    from ..probes.data import look_at_data
-    from ..setup.named import why_not_looked_at
+    from ..pipeline.forms import NotFollowedForm, is_followed
+    from ..pipeline.forms.script import way_of
+    from ..probes.data import see_data
+    from ..setup.named import not_looked_at, why_not_looked_at
 
-    if not run.setup.data.train:
-        raise Skipped(*why_not_looked_at(run.setup))
-    _without_a_model(run)
-    facts = look_at_data(run.setup, run.progress, offline=run.job.offline)
-    run.learn("data", facts)
-    if facts.failure is not None:
-        raise StageError(facts.failure, remedy="Correct the file, or what the config says under data.")
+    if not is_followed(run.setup) and way_of(run.setup) is None:
+        if not run.setup.data.train:
+            raise Skipped(*why_not_looked_at(run.setup))
+        _without_a_model(run)
+    try:
+        seen = see_data(run.setup, run.progress, offline=run.job.offline)
+    except NotFollowedForm as why:
+        raise Skipped(not_looked_at(run.setup, str(why))) from why
+    run.learn("data", seen.data)
+    if seen.batch is not None:
+        run.learn("batch", seen.batch)
+    if seen.data.failure is not None:
+        raise StageError(seen.data.failure, remedy="Correct the file, or what the config says under data.")
 
 
 def load(run: Run) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from ..core.errors import UsageError
+from ..core.pointers import join_pointer
 from ..core.report import PatchOperation
 from ..reading.dialects import dialect_named
 from ..reading.document import Document
-from ..reading.positions import join_pointer
 from ..setup.hf_names import OWN, in_hf_terms
 from ..setup.meaning import Meaning, meanings, unknowns
 from ..setup.setup import SECTIONS, Setup

@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
+from ..core.pointers import join_pointer, split_pointer
 from ..core.report import PatchOperation
 from ..reading.document import Format
-from ..reading.positions import Entry, Positions, join_pointer, split_pointer
+from ..reading.positions import Entry, Positions
 from .patch import CannotEdit, NoEditor, patched, value_at
 from .toml_edit import apply_toml
 

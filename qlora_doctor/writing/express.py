@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.errors import DoctorError
+from ..core.pointers import join_pointer, split_pointer
 from ..core.report import PatchOperation
 from ..reading.dialects import dialect_named
 from ..reading.dialects.fields import Writing
 from ..reading.dialects.spelling import spellings
 from ..reading.document import Document
-from ..reading.positions import join_pointer, split_pointer
 from ..setup.setup import SECTIONS, Setup
 from .edit import MOST_EDITED
 from .patch import CannotEdit, NoEditor, patched, value_at

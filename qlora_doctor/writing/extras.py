@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.pointers import join_pointer
 from ..reading.dialects import dialect_named
 from ..reading.document import Document
-from ..reading.positions import join_pointer
 from ..setup.hf_names import OWN
 from ..setup.setup import Setup
 from ..tables import known_arguments

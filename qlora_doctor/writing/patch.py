@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..core.pointers import split_pointer
 from ..core.report import PatchOperation
-from ..reading.positions import split_pointer
 
 
 class CannotEdit(Exception):

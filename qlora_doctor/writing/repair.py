@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ..core.pointers import join_pointer, split_pointer
 from ..core.report import PatchOperation
-from ..reading.positions import join_pointer, split_pointer
 from ..setup.setup import SECTIONS, Setup
 from .express import complaints, editable, reread, same, values_of
 from .patch import CannotEdit, patched, value_at

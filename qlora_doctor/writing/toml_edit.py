@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..core.pointers import split_pointer
 from ..core.report import PatchOperation
-from ..reading.positions import split_pointer
 from .patch import CannotEdit, patched
 
 

@@ -143,6 +143,23 @@
     picture.addEventListener("pointerleave", () => { readout.textContent = idle; });
   });
 
+  // One row of the data at a time; the slider takes the arrow keys.
+  all("[data-rows]").forEach((box) => {
+    const rows = all(".row", box);
+    const pick = box.querySelector("input");
+    const told = box.querySelector("output");
+    if (rows.length < 2) { pick.closest(".pick").hidden = true; return; }
+    const show = () => {
+      rows.forEach((row, index) => { row.hidden = index !== Number(pick.value) - 1; });
+      told.textContent = `${pick.value} of ${rows.length}: ${rows[Number(pick.value) - 1].getAttribute("aria-label")}`;
+      pick.setAttribute("aria-valuetext", told.textContent);
+    };
+    pick.addEventListener("input", show);
+    addEventListener("beforeprint", () => rows.forEach((row) => { row.hidden = false; }));
+    addEventListener("afterprint", show);
+    show();
+  });
+
   // Paper cannot be clicked.
   let closed = [];
   addEventListener("beforeprint", () => {

@@ -68,11 +68,11 @@ def test_bash_completes_commands_and_options() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_source_for_each_shell_of_the_readme(shell: str) -> None:
+def test_the_source_for_each_shell_of_the_docs(shell: str) -> None:
     result = CliRunner().invoke(main, env={"_QLORA_DOCTOR_COMPLETE": f"{shell}_source"}, prog_name="qlora-doctor")
     assert "_QLORA_DOCTOR_COMPLETE" in result.stdout
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    assert f"_QLORA_DOCTOR_COMPLETE={shell}_source" in readme
+    told = (Path(__file__).resolve().parents[2] / "docs" / "contract.md").read_text(encoding="utf-8")
+    assert f"_QLORA_DOCTOR_COMPLETE={shell}_source" in told
 
 
 @pytest.mark.parametrize("configs", [1, 3])

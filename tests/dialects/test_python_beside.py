@@ -532,3 +532,83 @@ def test_omegaconf_takes_an_exponent_without_a_dot_for_a_number(head: str, conve
     setup = read_setup(written(tmp_path, {"sft.yaml": text}))
     assert setup.string_numbers == ["learning_rate"]
     assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted
+
+
+def test_what_is_no_training_is_told_in_words_of_its_kind(tmp_path: Path) -> None:
+    from qlora_doctor.core.errors import ConfigError
+
+    started = {"run.sh": "python tools/train.py --rate 1e-4\n", "tools/train.py": "print()\n", ".git/HEAD": ""}
+    with pytest.raises(ConfigError, match=r"starts tools/train\.py") as refused:
+        read_setup(written(tmp_path / "a", started))
+    assert str(refused.value.remedy).startswith("Check tools/train.py itself")
+    with pytest.raises(ConfigError, match="starts no training"):
+        read_setup(written(tmp_path / "b", {"run.sh": "python elsewhere/train.py --rate 1e-4\n"}))
+    hydra = {"run.sh": "torchrun main.py --config-name=sft.yaml\n"}
+    with pytest.raises(ConfigError) as refused:
+        read_setup(written(tmp_path / "c", hydra))
+    assert str(refused.value.remedy) == "Check sft.yaml itself."
+    with pytest.raises(ConfigError, match="builds no LoRA adapter and starts no training"):
+        read_setup(written(tmp_path / "d", {"tool.py": "print(1)\n"}))
+
+
+def test_a_script_whose_load_and_trainer_stand_in_two_modules(tmp_path: Path) -> None:
+    files = {
+        "train.py": "from load import model\nfrom fit import fit\n\nif __name__ == '__main__':\n    fit(model())\n",
+        "load.py": "from transformers import AutoModelForCausalLM\n\ndef model():\n"
+        "    return AutoModelForCausalLM.from_pretrained('my/model')\n",
+        "fit.py": "from peft import LoraConfig\nfrom trl import SFTConfig, SFTTrainer\n\ndef fit(model):\n"
+        "    arguments = SFTConfig(learning_rate=3e-4, per_device_train_batch_size=2)\n"
+        "    SFTTrainer(model=model, args=arguments, peft_config=LoraConfig(r=4)).train()\n",
+    }
+    setup = read_setup(written(tmp_path, files))
+    assert (setup.model.name_or_path, setup.lora.r, setup.training.learning_rate) == ("my/model", 4, 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("loader", "converted"),
+    [
+        ("import yaml\nfrom pydantic import BaseModel\n\ndef load(path, kind: BaseModel):\n"
+         "    return kind.parse_obj(yaml.safe_load(open(path)))\n", True),
+        ("import yaml\n\ndef load(path):\n    return yaml.safe_load(open(path))\n", False),
+    ],
+)  # fmt: skip
+def test_a_loader_that_hands_what_it_reads_to_pydantic_makes_numbers(
+    loader: str, converted: bool, tmp_path: Path
+) -> None:
+    text = "model:\n  name: my/model\nlora:\n  rank: 8\n  alpha: 16\nlearning_rate: 2e-4\nload_in_4bit: true\n"
+    setup = read_setup(written(tmp_path, {"sft.yaml": text, "read.py": loader}))
+    assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted
+
+
+OWN = """\
+pretrained_model_name: my/model
+model_name: my-output
+{switch}
+quantization_config:
+  load_in_4bit: true
+peft_config:
+  r: 8
+  lora_alpha: 16
+lr: 0.0002
+"""
+
+
+@pytest.mark.parametrize(
+    ("switch", "four_bit", "no_lora"),
+    [
+        ("", True, False),
+        ("is_quantized: true\nis_peft: true", True, False),
+        ("is_quantized: false", None, False),
+        ("is_peft: false", True, True),
+        ("quantization:\n  enabled: false\nlora:\n  enabled: false", None, True),
+        ("logging:\n  enabled: false", True, False),
+    ],
+)
+def test_a_switch_of_its_own_turns_off_what_stands_below_it(
+    switch: str, four_bit: bool | None, no_lora: bool, tmp_path: Path
+) -> None:
+    setup = read_setup(written(tmp_path, {"sft.yaml": OWN.format(switch=switch)}))
+    assert setup.model.name_or_path == "my/model"
+    known = None if setup.is_unknown("quantization.load_in_4bit") else setup.quantization.load_in_4bit
+    assert known is four_bit
+    assert any(remark["kind"] == "no-lora" for remark in setup.remarks) is no_lora

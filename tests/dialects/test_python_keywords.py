@@ -182,7 +182,8 @@ def test_unsloth_script(tmp_path: Path) -> None:
 
 def test_a_pin_of_one_library_says_nothing_of_another(tmp_path: Path) -> None:
     text = f"# pip install transformers==4.44.0\n{HEAD}SFTConfig(evaluation_strategy='no')\n{WRONG}\n"
-    assert [*told(read(tmp_path, text))[0]] == ["SFTConfig.evaluation_strategy", "SFTConfig.max_seq_length"]
+    # evaluation_strategy is TRL's by transformers, whose version is not known; max_seq_length is TRL's own.
+    assert [*told(read(tmp_path, text))[0]] == ["SFTConfig.max_seq_length"]
     text = text.replace("SFTConfig(eval", "TrainingArguments(eval")
     assert [*told(read(tmp_path, text))[0]] == ["SFTConfig.max_seq_length"]
 

@@ -17,8 +17,9 @@ from qlora_doctor.language.fields import LanguageError
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reading import read_setup
 from qlora_doctor.reading.dialects.refusals import axolotl, llamafactory
-from qlora_doctor.tables.refusals import COMPILED, TRAINERS, Refusal, catalogue, compiling, find_refusal
+from qlora_doctor.tables.refusals import TRAINERS, Refusal, catalogue, compiling, find_refusal
 from qlora_doctor.tables.refusals.compiling import compiled, source
+from qlora_doctor.tables.refusals.rows import COMPILED
 from tests.faults.test_planted_files import AXOLOTL, LLAMAFACTORY
 
 COMPUTED = {"axolotl": axolotl.COMPUTED, "llamafactory": llamafactory.COMPUTED}
@@ -49,10 +50,12 @@ def refused(tmp_path: Path, text: str, environment: EnvironmentFacts | None) -> 
 
 def planted(trainer: str, example: dict[str, Any] | str) -> str:
     """The healthy file with an example's keys (RFC 7386: null takes one away), or its lines."""
-    healthy = source(trainer)["healthy"]
+    healthy: str = source(trainer)["healthy"]
     if isinstance(example, str):
-        return yaml.safe_dump(healthy) + example + "\n"
-    return yaml.safe_dump({key: value for key, value in (healthy | example).items() if value is not None})
+        return healthy + example + "\n"
+    return yaml.safe_dump(
+        {key: value for key, value in (yaml.safe_load(healthy) | example).items() if value is not None}
+    )
 
 
 @pytest.mark.parametrize(("trainer", "row", "example"), FAULTS, ids=[f"{row.id}-{row.kind}" for _, row, _ in FAULTS])
@@ -69,9 +72,9 @@ def test_a_healthy_file_is_taken(trainer: str, environment: EnvironmentFacts | N
 
 
 def test_the_healthy_files_are_those_of_the_planted_faults() -> None:
-    healthy = {"axolotl": AXOLOTL, "llamafactory": LLAMAFACTORY}
-    assert {trainer: source(trainer)["healthy"] for trainer in TRAINERS} == {
-        trainer: yaml.safe_load(text) for trainer, text in healthy.items()
+    of_planted = {"axolotl": AXOLOTL, "llamafactory": LLAMAFACTORY}
+    assert {trainer: yaml.safe_load(source(trainer)["healthy"]) for trainer in TRAINERS} == {
+        trainer: yaml.safe_load(text) for trainer, text in of_planted.items()
     }
 
 

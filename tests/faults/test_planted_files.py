@@ -171,6 +171,20 @@ BEST = "load_best_model_at_end: true\n"
 
 FAULTS = [
     # refused by the trainer
+    Fault(
+        "QD650",
+        "warning",
+        "llamafactory",
+        "model_name_or_path: my/model",
+        "model_name_or_path: Qwen/Qwen2.5-7B-Instruct",
+    ),
+    Fault(
+        "QD650",
+        "warning",
+        "axolotl",
+        "base_model: my/model",
+        "base_model: Qwen/Qwen2.5-7B-Instruct\nchat_template: llama3",
+    ),
     Fault("QD125", "error", "axolotl", "", "warmup_steps: 1\nwarmup_ratio: 0.1\n"),
     Fault("QD125", "error", "axolotl", "gradient_checkpointing: true", "activation_offloading: true"),
     Fault("QD125", "error", "axolotl", "adapter: qlora\nload_in_4bit: true", "adapter: qalora"),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from qlora_doctor.memory.accumulation import counts_alone
 from qlora_doctor.memory.autocast import Autocast
+from qlora_doctor.memory.first_gradient import learn_counts
 from qlora_doctor.memory.play import playing_cuda
 from qlora_doctor.memory.predict import traced
 from qlora_doctor.memory.step import trace_steps
@@ -143,7 +143,7 @@ def test_values_of_the_batch_are_followed() -> None:
 def test_autograd_adds_a_second_gradient_in_place() -> None:
     """As it does without a dispatch mode: the residual stream's gradient is not copied at each use."""
     tape = Tape()
-    counts_alone()
+    learn_counts()
     recorder = Recorder(tape)
     with recorder:
         inner = meta(64, 64, grad=True) * 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ ROOMS = (
 )
 """The rooms of the house from the ground up: each may import those before it, less what is named in MAY_NOT."""
 MAY_NOT = {
-    "language": {"facts", "core"},
+    "language": {"facts"},
     "engine": {"tables", "setup", "reading", "writing"},
     "reporters": {"tables", "setup", "reading", "writing"},
     "pipeline": {"reading", "writing", "engine", "reporters"},
@@ -100,3 +101,60 @@ def test_heavy_packages_stay_in_their_rooms() -> None:
         if name.split(".")[0] in HEAVY and (path.relative_to(PACKAGE).parts[0] not in HEAVY_ROOMS) and at_top
     ]
     assert not wrong
+
+
+def test_no_circle_of_modules() -> None:
+    """Not even through imports inside functions; only what types alone need may point back."""
+    graph = {name: imported_modules(path, name) for name, path in by_name().items()}
+    lazy = {("qlora_doctor.core.report", "qlora_doctor.reporters.notebook")}
+    circles = circles_of({name: {to for to in graph[name] if (name, to) not in lazy} for name in graph})
+    assert circles == []
+
+
+def test_a_circle_would_be_seen() -> None:
+    assert circles_of({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+
+
+@cache
+def by_name() -> dict[str, Path]:
+    """The modules by their full names."""
+    names = {}
+    for path in modules():
+        parts = ("qlora_doctor", *path.relative_to(PACKAGE).with_suffix("").parts)
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def imported_modules(path: Path, name: str) -> set[str]:
+    """Modules of ours that one imports when it runs; a package where a name of the package itself is taken."""
+    known = by_name()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    left_out = {id(each) for block in for_types for each in ast.walk(block)}
+    package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in left_out:
+            above = package[: len(package) - node.level + 1] + ([node.module] if node.module else [])
+            base = ".".join(above)
+            found |= {full if (full := f"{base}.{alias.name}") in known else base for alias in node.names}
+    return found - {name}
+
+
+def circles_of(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other, each sorted."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = list(graph.get(start, ()))
+        while todo:
+            if (one := todo.pop()) not in seen:
+                seen.add(one)
+                todo += graph.get(one, ())
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    groups = {tuple(sorted(to for to in reach[name] if name in reach.get(to, ()))) for name in graph}
+    return sorted(list(group) for group in groups if group)

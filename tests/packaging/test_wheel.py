@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -39,7 +40,20 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert len(pages) == len(list((ROOT / "rules").glob("QD*.md")))
     assert "qlora_doctor/py.typed" in names and "qlora_doctor/_rules/healthy.json" in names
     assert any(name.startswith("qlora_doctor/_reports/html/") for name in names)
+    assert {"qlora_doctor/tables/meanings.yaml", "qlora_doctor/_reports/schema/config-v1.schema.json"} <= set(names)
     assert not [name for name in names if name.endswith((".pyc", ".tmp", ".orig"))]
+
+
+def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """What an index serves beside the wheel: complete without the checkout, and without what only a checkout needs."""
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, text=True)  # the wheel is built from the sdist
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "rules/healthy.json", "qlora_doctor/py.typed"} <= names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "reports/examples/", ".venv"))]
+    again = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    assert sorted(again.namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
 
 
 def run(command: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ if version("transformers").startswith("4."):
     pytest.skip("the kinds are those of transformers 5", allow_module_level=True)
 
 from qlora_doctor.core.errors import StageError  # noqa: E402
-from qlora_doctor.pipeline import load_config  # noqa: E402
+from qlora_doctor.pipeline import attach, load_config, load_tokenizer, make_batches, make_trainer  # noqa: E402
 from qlora_doctor.pipeline.classes import loader_of  # noqa: E402
 from qlora_doctor.pipeline.inputs import inputs_for, token_rows  # noqa: E402
 from qlora_doctor.probes.load.look import look_at_load  # noqa: E402
 from qlora_doctor.probes.step.look import StepSeen, look_at_step  # noqa: E402
-from qlora_doctor.setup.setup import Lora, Model, Setup, Training  # noqa: E402
+from qlora_doctor.setup.setup import Data, Lora, Model, Setup, Training  # noqa: E402
 from tests.kinds import make_kind  # noqa: E402
-from tests.models import make_architecture  # noqa: E402
+from tests.models import make_architecture, make_tokenizer  # noqa: E402
 from tests.probes.conftest import make_setup, silent  # noqa: E402
 
 
@@ -152,3 +153,21 @@ def test_a_tower_that_no_batch_reached_is_no_lost_gradient(tmp_path: Path, monke
     facts = stepped(make_kind(tmp_path, "llava")).facts
     assert facts.parameters_without_gradient and facts.parameters_cut_off == []
     assert all("vision_tower" in name or "projector" in name for name in facts.parameters_without_gradient)
+
+
+def test_a_prompt_goes_to_the_encoder_and_its_completion_to_the_decoder(tmp_path: Path) -> None:
+    folder = make_kind(tmp_path / "t5", "t5")
+    make_tokenizer().save_pretrained(folder)
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"Name {number}.", "completion": f"It is {number}."} for number in range(8)]
+    file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    setup = make_setup(folder, lora={"task_type": "SEQ_2_SEQ_LM"}).model_copy(update={"data": Data(train=str(file))})
+    loaded = look_at_load(setup, "cpu", silent)
+    assert loaded.base is not None, loaded.error
+    tokenizer = load_tokenizer(setup, loaded.base.architecture)
+    batches = make_batches(setup, loaded.base.model, tokenizer)
+    first = batches.dataset[0]
+    assert first["input_ids"] == tokenizer("Name 0.")["input_ids"]
+    assert first["labels"] == tokenizer("It is 0.")["input_ids"]
+    trainer = make_trainer(setup, attach(loaded.base, setup), batches, "cpu")
+    assert type(trainer).__name__ == "Seq2SeqTrainer"

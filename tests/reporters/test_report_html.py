@@ -239,8 +239,8 @@ def test_each_card_has_its_table_and_the_ends_of_its_frontier() -> None:
     report = fixtures.healthy()
     report = report.model_copy(update={"facts": report.facts.model_copy(update={"memory": facts})})
     words = Page(render(report, "html")).words
-    assert "A100 <80GB> 40.0 % full" in words and "no bfloat16 in hardware" in words
-    assert "How the tables were found: 2 traces, verified cells differ by 0 % at most" in words
+    assert "A100 <80GB> 40% full" in words and "no bfloat16 in hardware" in words
+    assert "How the tables were found: 2 traces, verified cells differ by 0% at most" in words
 
 
 def test_a_plan_with_holes_and_one_that_nothing_fits() -> None:

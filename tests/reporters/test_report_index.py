@@ -72,7 +72,7 @@ def test_memory_stands_on_one_scale() -> None:
     assert [s.width for s in before.segments] == [37.5, 12.5] and [s.width for s in after.segments] == [25.0, 75.0]
     base, activations = view.rows
     assert (activations.start, activations.width) == (50.0, 50.0) and (base.start, base.width) == (40.0, 10.0)
-    assert (signed(base.change), signed(activations.change), signed(0)) == ("−1.00 GiB", "+5.00 GiB", "")
+    assert (signed(base.change), signed(activations.change), signed(0)) == ("−1 GiB", "+5 GiB", "")
     assert memory_delta([], ("a", "b")) is None
 
 

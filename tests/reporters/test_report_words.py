@@ -15,8 +15,8 @@ from tests.reporters import fixtures
 @pytest.mark.parametrize(
     ("count", "expected"),
     [
-        (0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.00 KiB"), (7_590_000_000, "7.07 GiB"),
-        (25_300_000_000, "23.6 GiB"), (2**40 - 1, "1.00 TiB"), (9_999_999_999_999_999, "9095 TiB"), (None, "unknown"),
+        (0, "0 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"), (7_590_000_000, "7.07 GiB"),
+        (25_300_000_000, "23.6 GiB"), (2**40 - 1, "1 TiB"), (9_999_999_999_999_999, "9095 TiB"), (None, "unknown"),
     ],
 )  # fmt: skip
 def test_sizes(count: int | None, expected: str) -> None:
@@ -26,8 +26,8 @@ def test_sizes(count: int | None, expected: str) -> None:
 @pytest.mark.parametrize(
     ("ratio", "expected"),
     [
-        (0.0, "0 %"), (1.0, "100 %"), (0.99999, "over 99.99 %"), (0.9996, "99.9 %"), (0.994, "99.4 %"),
-        (0.00000001, "under 0.01 %"), (0.0025, "0.25 %"), (0.2494, "24.9 %"), (1.13, "113 %"), (None, "unknown"),
+        (0.0, "0%"), (1.0, "100%"), (0.99999, "over 99.99%"), (0.9996, "99.9%"), (0.994, "99.4%"),
+        (0.00000001, "under 0.01%"), (0.0025, "0.25%"), (0.2494, "24.9%"), (1.13, "113%"), (None, "unknown"),
         (math.nan, "nan"),
     ],
 )  # fmt: skip
@@ -49,8 +49,8 @@ def test_layers_as_ranges(numbers: list[int], expected: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("memory.card_bytes", 2**30, "1.00 GiB (1,073,741,824 bytes)"),
-        ("adapter.trainable_ratio", 0.0025, "0.25 %"),
+        ("memory.card_bytes", 2**30, "1 GiB (1,073,741,824 bytes)"),
+        ("adapter.trainable_ratio", 0.0025, "0.25%"),
         ("step.loss_finite", False, "false"),
         ("step.loss_before", math.nan, "NaN"),
         ("config.learning_rate", 2e-4, "0.0002"),

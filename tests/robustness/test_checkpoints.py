@@ -201,7 +201,7 @@ def test_a_model_of_which_nothing_is_known(doctor: Callable[..., Ran], config_fo
     ran = doctor(config_for("nobody/nothing-7b"), "--stage", "structure")
     assert ran.code == 3 and "neither a folder, nor" in ran.stages["structure"]["reason"]
     assert ran.stages["structure"]["remedy"] and "Traceback" not in ran.stderr
-    # Where no stage is named, what this machine has not at hand is left out; nothing is wrong, and the model was not seen.
+    # Where no stage is named, what this machine has not at hand is left out; nothing is wrong, but no model was seen.
     ran = doctor(config_for("nobody/nothing-7b", data={"train": "train.jsonl"}))
     assert ran.code == 3 and {s["status"] for s in ran.report["stages"] if s["name"] != "config"} == {"skipped"}
 

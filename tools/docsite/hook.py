@@ -16,6 +16,7 @@ from qlora_doctor.core.links import REPOSITORY
 from tools.docsite import pages
 
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(((?:\.\./)+[^)\s]*)\)")
+_GENERATED = frozenset(path for path, _ in pages.pages())
 _README = {"the-config": "keys.md", "": "index.md"}
 
 
@@ -45,6 +46,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return f"[{text}](https://github.com/{REPOSITORY}/blob/main/{place})" if REPOSITORY else f"{text} (`{place}`)"
 
     markdown = _LINK.sub(lead, markdown)
+    if page.file.src_uri not in _GENERATED and not page.file.src_uri.startswith("rules/own"):
+        markdown = pages.linked(markdown, folder=_relative("rules", folder) + "/")
     return markdown.replace("OWNER/qlora-doctor", REPOSITORY) if REPOSITORY else markdown
 
 

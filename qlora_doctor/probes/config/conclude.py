@@ -30,6 +30,7 @@ from .preference import preference_facts
 from .schedule import refused_by_schedule, schedule_facts
 from .settle import BY_CARD
 from .stored_adapter import stored_adapter_facts
+from .template import template_facts
 
 
 def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
@@ -53,7 +54,8 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
     known |= distribution_facts(setup, known)
 
     def get(path: str, default: Any = None) -> Any:
-        return default if values.is_silent(path) else values[path]
+        value = values[path]
+        return default if value is None and values.is_silent(path) else value
 
     schedule = schedule_facts(setup, get, known)
     return ConfigFacts(
@@ -75,6 +77,7 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         missing_packages=missing_packages(setup, known, environment.packages if environment else None, libraries),
         **_remarks(setup, environment, card, schedule),
         **loading_facts(setup, libraries),
+        **template_facts(setup),
         **_statements(setup),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )

@@ -39,16 +39,23 @@ def decided_facts(setup: Setup, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _undecided(setup: Setup, path: str, model_kind: str | None) -> Undecided | None:
+    why = _why_undecided(setup, path, model_kind)
+    if why is None:
+        return None  # and no place is asked for: a file's places are made on first use
     place = setup.place(path) if path in setup.origins else None
-    line = place.line if place is not None else None
+    return Undecided(path=path, why=why or None, line=place.line if place is not None else None)
+
+
+def _why_undecided(setup: Setup, path: str, model_kind: str | None) -> str | None:
+    """Why a value is not known, empty where nothing says so; None for a value that is known."""
     if setup.is_unknown(path):
-        return Undecided(path=path, why=setup.origins[path].note, line=line)
+        return setup.origins[path].note or ""
     if path != _MODEL:
         return None
     if setup.model.name_or_path is None:
-        return Undecided(path=path, why="No model is named.", line=line)
+        return "No model is named."
     if model_kind in ("missing", "elsewhere"):
-        return Undecided(path=path, why=f"There is no folder {setup.model.name_or_path!r} here.", line=line)
+        return f"There is no folder {setup.model.name_or_path!r} here."
     return None
 
 

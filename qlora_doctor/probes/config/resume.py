@@ -70,7 +70,7 @@ def _left(state: dict[str, Any], done: int | None, updates: int | None, get: Cal
         return None
     if updates is not None:
         return max(0, updates - done)
-    steps, epochs = get("training.max_steps", -1), get("training.num_train_epochs", 3.0)
+    steps, epochs = get("training.max_steps", -1), get("training.num_train_epochs")
     reached = state.get("epoch")
     if steps is None or steps > 0 or epochs is None or not isinstance(reached, int | float):
         return None
@@ -86,7 +86,7 @@ def _differences(
     arguments = recorded_arguments(folder / ARGUMENTS)
     seed = arguments.get("data_seed")
     seed = arguments.get("seed") if seed is None else seed
-    data_seed, own_seed = get("training.data_seed", -1), get("training.seed", 42)
+    data_seed, own_seed = get("training.data_seed", -1), get("training.seed")
     now = own_seed if data_seed == -1 else data_seed
     pairs = (
         ("world size", _world_size(folder), ranks),

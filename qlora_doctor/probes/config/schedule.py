@@ -46,7 +46,7 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
     rows = _rows(setup, known)
     alone = 1 if ranks is None and _runs_alone(setup, known) else ranks
     per_epoch = _updates_per_epoch(rows, known["method"], batch, accumulation, alone)
-    asked_epochs = get("training.num_train_epochs", 3.0)
+    asked_epochs = get("training.num_train_epochs")
     updates = _updates(get, per_epoch, asked_epochs)
     warmup = _warmup(setup, get, updates)
     groups = _generations(known["method"], get, batch, accumulation, alone)
@@ -58,7 +58,7 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
         updates_per_epoch=per_epoch,
         updates=updates,
         warmup_updates=warmup,
-        peak_rate_share=_peak(setup, updates, warmup),
+        peak_rate_share=_peak(get, updates, warmup),
         late_intervals=late_intervals(setup, get, updates),
         best_model=_best_model(get),
         generations=groups[0],
@@ -149,10 +149,9 @@ def _warmup(setup: Setup, get: Get, updates: int | None) -> int | None:
     return math.ceil(updates * share) if updates is not None else None
 
 
-def _peak(setup: Setup, updates: int | None, warmup: int | None) -> float | None:
+def _peak(get: Get, updates: int | None, warmup: int | None) -> float | None:
     """The last update of a run that ends inside its warm-up has ``updates - 1`` steps of the climb behind it."""
-    schedule = setup.training.lr_scheduler_type or "linear"
-    if setup.is_unknown("training.lr_scheduler_type") or schedule not in _WARMS_UP:
+    if get("training.lr_scheduler_type") not in _WARMS_UP:
         return None
     if updates is None or warmup is None:
         return None
@@ -177,7 +176,7 @@ def late_intervals(setup: Setup, get: Get, updates: int | None) -> list[str] | N
 
 
 def _best_model(get: Get) -> str | None:
-    asked, evaluates = get("training.load_best_model_at_end", False), get("training.eval_strategy", "no")
+    asked, evaluates = get("training.load_best_model_at_end", False), get("training.eval_strategy")
     if asked is None or (asked and evaluates is None):
         return None
     return "off" if not asked else "nothing" if evaluates == "no" else "chosen"

@@ -9,28 +9,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import UsageError
 from .series import Course, Record, Series, as_number, canonical, course_from_records
+from .texts import Unreadable, read_text
 from .thinning import chosen
 
 CHECKPOINT = re.compile(r"checkpoint[-_](\d+)$")
 _MOST_COLUMNS = 2000
-
-
-class Unreadable(UsageError):
-    """A file that is no log, or none that can be read."""
-
-
-def read_text(path: Path) -> str:
-    """The text of a log, whatever bytes are in it.
-
-    Raises:
-        Unreadable: it cannot be opened.
-    """
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        raise Unreadable(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 # -- trainer_state.json

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .files import Unreadable, read_text
 from .series import Course, Record, as_number, course_from_records
+from .texts import Unreadable, read_text
 from .thinning import chosen
 
 _PIECE = re.compile(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from .files import (
     CHECKPOINT,
-    Unreadable,
     is_table_of_a_run,
     read_json_lines,
     read_mlflow,
@@ -21,6 +20,7 @@ from .files import (
 )
 from .output import read_output, says_loss
 from .series import Course, Series
+from .texts import Unreadable
 
 _SKIPPED = {".git", ".venv", "venv", "node_modules", "__pycache__", "site-packages"}
 _OUTPUTS = {".log", ".out", ".txt", ".stdout"}

@@ -25,9 +25,8 @@ from typing import NamedTuple
 import torch
 
 from ..tensors import is_readable, local_part
+from .chunk import CHUNK
 
-CHUNK = 1 << 15
-"""Words of 8 bytes in a chunk."""
 PHI, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _PIECE = 1 << 20
 """Words that plain torch works on at a time on an accelerator (8 MiB); a multiple of CHUNK."""

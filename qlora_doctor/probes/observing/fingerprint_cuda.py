@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .fingerprint import CHUNK
+from .chunk import CHUNK
 
 _THREADS = 256
 _GROUP = 256

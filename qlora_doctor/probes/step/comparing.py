@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...pipeline.four_bit import never_repacked
 from ..tensors import is_packed
 
 _PLAIN_TEXT = {"input_ids", "attention_mask", "labels", "position_ids", "num_items_in_batch", "completion_mask"}
@@ -43,14 +44,13 @@ class OnOff:
 def quiet(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients for a block; every module's mode is then put back.
 
-    bitsandbytes' 4-bit layers stay as they are: in evaluation mode on a CPU with AVX-512 bf16 they repack their
-    weight in place for inference (``Linear4bit.forward``), which a look must not do.
+    bitsandbytes' 4-bit layers stay as they are: see ``never_repacked``.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:
             module.training = _is_4bit(module)
-        with torch.no_grad():
+        with torch.no_grad(), never_repacked(model):
             yield
     finally:
         for module, mode in modes:

@@ -27,6 +27,8 @@ class ForwardSeen:
     cache_built: bool | None = None
     micro_batches: int = 0
     trained_tokens: int = 0
+    labelled: bool = False
+    """Whether a training forward was given labels."""
     max_token_id: int | None = None
     tokens_out_of_range: int = 0
     batch: int | None = None
@@ -193,6 +195,7 @@ class ForwardWatch:
             seen.tokens_out_of_range += tokens_out_of_range(ids, self.vocab_rows)
         labels = inputs.get("labels")
         if isinstance(labels, torch.Tensor):
+            seen.labelled = True
             seen.trained_tokens += _counted(labels)
 
 

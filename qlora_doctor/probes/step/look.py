@@ -14,6 +14,10 @@ from ...facts import BatchFacts, StepFacts
 from ...facts.memory import MemoryPicture
 from ...pipeline import attach, load_tokenizer, make_batches, make_trainer, refuse_to_train_on_nothing
 from ...pipeline.base import Base
+from ...pipeline.forms import NotFollowedForm
+from ...pipeline.four_bit import never_repacked
+from ...pipeline.methods import METHODS, method_batches, method_of, start_of_loss
+from ...setup.resolved import Taken
 from ...setup.setup import Setup
 from ..failures import NO_FAILURE, adapted_module, explain, failure_fact
 from ..observing.overheard import overheard
@@ -97,10 +101,10 @@ def look_at_step(
 
     Never raises for what the setup does wrong: a failure is a fact, together with all that was seen before it.
     """
-    known: dict[str, Any] = {"trainer": setup.training.trainer or "transformers", "device": str(base.device)}
+    known: dict[str, Any] = {"trainer": Taken(setup).trainer, "device": str(base.device)}
     observer: Observer | None = None
     error: StageError | None = None
-    with overheard() as warned:
+    with overheard() as warned, never_repacked(base.model):
         try:
             timeline.begin("attach")
             progress("Attaching the adapter")
@@ -150,6 +154,10 @@ def _train(
     observer.batches.config = getattr(model, "config", None)
     # With trl the trainer may wrap the model itself; what it trains is what counts.
     observer.model = trainer.model
+    method = METHODS.get(str(batches.method))
+    if method is not None:
+        observer.follow_loss(trainer, compares=not method.generates)
+        observer.known.update(method=batches.method, loss_expected=start_of_loss(trainer, method))
     try:
         trainer.train()
     finally:
@@ -167,16 +175,26 @@ def _batches(setup: Setup, base: Base, model: Any, offline: bool, steps: int) ->
     tokenizer = None
     try:
         tokenizer = load_tokenizer(setup, base.architecture, offline=offline)
-        return make_batches(setup, model, tokenizer, steps=steps)
-    except StageError:
-        if not setup.data.train:
+        return _made(setup, model, tokenizer, steps)
+    except (StageError, NotFollowedForm):
+        if not setup.data.train and not setup.named_data:
             raise
-        return make_batches(setup, model, tokenizer, steps=steps, synthetic=True)
+        return _made(setup, model, tokenizer, steps, synthetic=True)
+
+
+def _made(setup: Setup, model: Any, tokenizer: Any, steps: int, synthetic: bool = False) -> Any:
+    """Batches of the setup's method; those of supervised fine-tuning where its trainer is not stepped."""
+    method = method_of(setup)
+    if method is None:
+        return make_batches(setup, model, tokenizer, steps=steps, synthetic=synthetic)
+    return method_batches(setup, method, model, tokenizer, steps=steps, synthetic=synthetic)
 
 
 def _batch(observer: Observer | None, known: dict[str, Any]) -> BatchFacts | None:
-    """What the batches teach; random tokens teach nothing that could be judged."""
-    return observer.batches.facts() if observer is not None and known.get("data") == "file" else None
+    """What the batches teach; random tokens teach nothing that could be judged, and pairs are judged in stage data."""
+    if observer is None or observer.known.get("method") or known.get("data") != "file":
+        return None
+    return observer.batches.facts()
 
 
 def _facts(observer: Observer | None, known: dict[str, Any]) -> StepFacts:

@@ -7,8 +7,8 @@ steps, outside of all that is timed and of CUDA's peaks (``Timeline.pause``, ``a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from .branches import branches_without_gradient, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
 from .optimizer import optimizer_facts, state_bytes, unwrapped
 from .reach import what_holds_back
+from .trainer_loss import TrainerLoss
 from .updates import UpdateWatch
 
 
@@ -62,6 +63,23 @@ class Observer:
     """Of these, what CUDA's allocator holds."""
     batches: BatchLook = field(default_factory=BatchLook)
     """Takes in what the model is given in each training forward."""
+    own_loss: TrainerLoss | None = None
+    """The trainer's loss, where it is another than the model's."""
+
+    def follow_loss(self, trainer: Any, *, compares: bool) -> None:
+        """Take the loss from what the trainer computes of a batch, not from what the model answers.
+
+        Args:
+            compares: the loss of a batch says how well it is learnt; the loss of generated answers does not: around
+                each generation it is zero on average.
+        """
+        self.own_loss = TrainerLoss(trainer, self._set_aside, compares)
+
+    @contextlib.contextmanager
+    def _set_aside(self) -> Iterator[None]:
+        """A forward of the doctor's own, within the run."""
+        with self.timeline.pause(), random_state_kept(self.model), aside(self.model), comparing.quiet(self.model):
+            yield
 
     def train_begin(self, optimizer: Any | None, step: Callable[[], Any] | None = None) -> None:
         """Everything is built, nothing has run: fingerprint all, put the hooks on.
@@ -158,7 +176,10 @@ class Observer:
         """The step is over, gradients are gone."""
         self.timeline.end_step()
         losses = self.forwards.take_losses()
-        self._losses.append(_mean_or_sum(losses, self._summed))
+        if self.own_loss is not None:
+            self._losses.append(_mean_or_sum(self.own_loss.take(), summed=False))
+        else:
+            self._losses.append(_mean_or_sum(losses, self._summed))
 
     def _watch_calls(self) -> None:
         """Note which modules a forward calls, of those whose tensors got no gradient in the step before."""
@@ -207,6 +228,8 @@ class Observer:
         if self._first is not None:
             self.progress("Comparing before and after")
             self._compared_after = self._compare(self._first)
+            if self.own_loss is not None:
+                self.own_loss.compare_again()
             self._judge_effect()
         self._judge_unmoved()
 
@@ -233,7 +256,7 @@ class Observer:
             "use_cache": seen.cache_built,
             "forward_dtypes": seen.dtypes or None,
             "autocast_dtype": seen.autocast_dtype,
-            "trained_tokens": seen.trained_tokens if seen.micro_batches else None,
+            "trained_tokens": self._trained_tokens(),
             "max_token_id": seen.max_token_id,
             "tokens_out_of_range": seen.tokens_out_of_range if seen.max_token_id is not None else None,
             "logits_finite": self._logits_finite(),
@@ -369,6 +392,8 @@ class Observer:
 
     def _loss_facts(self) -> dict[str, Any]:
         before, after = self._compared_before, self._compared_after
+        if self.own_loss is not None:
+            before, after = replace(before, loss=self.own_loss.before), replace(after, loss=self.own_loss.after)
         losses = list(self._losses)
         facts: dict[str, Any] = {
             "losses": [_finite(loss) for loss in losses] or None,
@@ -381,6 +406,9 @@ class Observer:
         known = facts["loss_before"] is not None and facts["loss_after"] is not None
         if known and not self._idle(self.gradients.steps):
             facts["loss_moved"] = before.loss != after.loss
+        expected = self.known.get("loss_expected")
+        if expected and facts["loss_before"] is not None:
+            facts["loss_off_start"] = abs(facts["loss_before"] - expected) / expected
         if before.on_off is not None:
             facts["adapter_identity_difference"] = before.on_off.difference
             if self._starts_as_identity and before.on_off.difference is not None:
@@ -392,6 +420,12 @@ class Observer:
         if not self.known.get("gradient_checkpointing") or self.known.get("use_reentrant") is False:
             return False
         return None if inputs_require_grad is None else not inputs_require_grad
+
+    def _trained_tokens(self) -> int | None:
+        """Labels that count; None where a method has none, or before the first forward."""
+        seen = self.forwards.seen
+        unlabelled = self.own_loss is not None and not seen.labelled
+        return None if unlabelled or not seen.micro_batches else seen.trained_tokens
 
     def _logits_finite(self) -> bool | None:
         """As the training forwards gave them; a trainer whose loss needs no logits leaves the doctor's own sample."""

@@ -88,6 +88,12 @@ def recognise(document: Document) -> tuple[Dialect, float]:
 
         if shell.is_shell(document):
             shell.refuse(document)
+        if document.format == "text" and document.path is not None and document.path.suffix.lower() == ".py":
+            raise ConfigError(
+                f"{document.path} builds no LoRA adapter and starts no training that is known here, neither by itself "
+                "nor in the modules beside it.",
+                remedy="Check the script that loads the model and trains it.",
+            )
         raise ConfigError(
             f"{document.path} is not a config that is known here: it has {_glance(document)}.",
             remedy="A native config has `model` and any of quantization, lora, training, data; "

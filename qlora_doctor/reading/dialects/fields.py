@@ -15,13 +15,14 @@ from pydantic import BaseModel
 
 from ...core.errors import ConfigError
 from ...core.place import Place
+from ...core.pointers import dotted, escaped
 from ...setup.setup import SECTIONS, Origin, OwnKey, Setup, Source
 from ...tables.keys import MOST_LIKENED, MOST_STRANGERS, KeyList
 from ..document import Document
 from ..interpolation import interpolated
 from ..lenient import Mismatch, describe_value, read_as
 from ..native import CHOICES, DTYPE_CHOICES
-from .named_data import named_in
+from .named_data import BESIDE, TEMPLATE_KEYS, named_in
 from .values import Unreadable, is_own_word, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
@@ -132,7 +133,7 @@ class Reading:
     def _find(self, key: str) -> tuple[Any, str | None]:
         """(value, JSON pointer); a key whose own name has dots (``train.lora_rank``) is found as well."""
         if key in self.data:
-            return self.data[key], "/" + _escaped(key)
+            return self.data[key], "/" + escaped(key)
         value: Any = self.data
         pointer = ""
         for step in key.split("."):
@@ -142,7 +143,7 @@ class Reading:
                 value = value[step]
             else:
                 return None, None
-            pointer += "/" + _escaped(step)
+            pointer += "/" + escaped(step)
         return value, pointer
 
     # -- the Setup's side
@@ -379,7 +380,7 @@ class Reading:
         for pointer in self.document.string_numbers:
             path = self._pointers.get(pointer)
             if path is None or isinstance(self.value(path), int | float):
-                key = _dotted(pointer)
+                key = dotted(pointer)
                 found.append(key)
                 self.point_at(key)
         return found
@@ -387,7 +388,7 @@ class Reading:
     def _refuse_repeated(self) -> None:
         """OmegaConf's loader stops at a key that stands twice, whatever its values."""
         for pointer in (*self.document.duplicates, *self.document.repeats):
-            key = _dotted(pointer)
+            key = dotted(pointer)
             note = f"{key} stands twice, and OmegaConf, with which {self.version} reads, stops at that."
             self.refused("repeated-key", key, note, "keys")
 
@@ -406,9 +407,13 @@ class Reading:
         string_numbers = self._string_numbers()
         if self.by_omegaconf:
             self._refuse_repeated()
-        duplicates = [] if self.by_omegaconf else [_dotted(pointer) for pointer in self.document.duplicates]
+        duplicates = [] if self.by_omegaconf else [dotted(pointer) for pointer in self.document.duplicates]
         for key in duplicates:
             self.point_at(key)
+        named = named_in(self)
+        template = next((key for key in TEMPLATE_KEYS if key in BESIDE.get(self.dialect, ()) and self.has(key)), None)
+        if template is not None and "data.chat_template" not in self._origins:
+            self.forget("data.chat_template", f"{self.version} has the template under this name.", template)
         self._head_sections()
         sections: dict[str, Any] = {name: _section(model, self._values[name]) for name, model in SECTIONS.items()}
         setup = Setup(
@@ -423,7 +428,7 @@ class Reading:
             string_numbers=string_numbers,
             remarks=self._remarks,
             stored_keys=self.stored_keys,
-            named_data=named_in(self),
+            named_data=named,
             stops_at_unknown_keys=self.stops_at_unknown_keys,
             **sections,
         )
@@ -466,11 +471,3 @@ def checked_value(path: str, value: Any) -> Any:
     if path in DTYPE_CHOICES and value not in CHOICES[path]:  # torch knows no such dtype
         raise Unreadable(f"one of {', '.join(CHOICES[path])}")
     return value
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
-
-
-def _dotted(pointer: str) -> str:
-    return ".".join(step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:])

@@ -142,8 +142,8 @@ def _alias(
 ALIASES: tuple[Alias, ...] = (
     _alias(
         "model.name_or_path",
-        "model_name_or_path model_name base_model base_model_name model_id pretrained_model_name_or_path "
-        "base_model_name_or_path hf_model_id model_path base_model_id",
+        "model_name_or_path base_model base_model_name pretrained_model_name_or_path pretrained_model_name "
+        "base_model_name_or_path hf_model_id base_model_id model_name model_id model_path pretrained_model",
         "name name_or_path id path model checkpoint",
         _MODEL,
         text,
@@ -321,9 +321,30 @@ def read(document: Document) -> Setup:
         reading.take({key: row})
     if document.string_numbers and converts_numbers(document):
         reading.remark("string-numbers-converted", None, "What loads the file turns such texts into numbers.")
+    _switched_off(reading)
     for section in ("model", "quantization", "lora", "training"):
         reading.leave_rest(section, why=SCRIPT_DECIDES)
     return reading.setup()
+
+
+_NO_BITS = frozenset({"is_quantized", "use_quantization", "use_quant", "enable_quantization", "quantize_model"})
+_NO_LORA = frozenset({"is_peft", "use_peft", "use_lora", "enable_lora", "enable_peft", "is_lora", "lora_enabled"})
+_SWITCHES = frozenset({"enabled", "enable"})
+
+
+def _switched_off(reading: Reading) -> None:
+    """What a switch turns off, whatever stands below it: ``is_quantized: false``, ``lora.enabled: false``."""
+    for key, _, value in _leaves(reading.data):
+        above, _, word = key.lower().rpartition(".")
+        section = above.rpartition(".")[2]
+        if value is not False:
+            continue
+        if word in _NO_BITS or (word in _SWITCHES and section in _BITS):
+            reading.forget(
+                "quantization.load_in_4bit", f"{key} is false; what that turns off, the script decides.", key
+            )
+        if word in _NO_LORA or (word in _SWITCHES and section in _LORA):
+            reading.remark("no-lora", key, f"{key} is false, so that no LoRA is trained.")
 
 
 _SPEAKS = re.compile(r"lora|peft|nf4|fp4|4-?bit|bnb|bitsandbytes", re.IGNORECASE)
@@ -370,6 +391,10 @@ def _leaves(
 _SCRIPTS, _LONGEST_SCRIPT = 40, 1 << 20
 _OTHER_READERS = re.compile(r"\bomegaconf\b|\bhydra\b|\bruamel\b|TrlParser|jsonargparse", re.IGNORECASE)
 """Readers that take ``2e-4`` as a number, or turn it into one by the type of the field."""
+_LOADS_INTO_MODELS = re.compile(
+    r"(?=.*\byaml\.(?:safe_)?load\b)(?=.*\b(?:import pydantic|from pydantic(?:\.\w+)* import)\b)", re.DOTALL
+)
+"""A loader that hands what it read to pydantic, which makes numbers of such texts."""
 
 
 _OMEGACONF = re.compile(r"^#\s*@package\b|\$\{(?:oc|hydra|now)[.:]", re.MULTILINE)
@@ -396,6 +421,8 @@ def converts_numbers(document: Document) -> bool:
     keys = {pointer.rpartition("/")[2] for pointer in document.string_numbers}
     texts = list(_scripts_beside(document))
     if any(_OTHER_READERS.search(text) and document.path.name in text for text in texts):
+        return True
+    if any(_LOADS_INTO_MODELS.match(text) for text in texts):
         return True
     calls = re.compile(rf"\bfloat\([^()\n]*?[\"'.]({'|'.join(map(re.escape, keys))})\b")
     return bool(keys) and {match[1] for text in texts for match in calls.finditer(text)} >= keys

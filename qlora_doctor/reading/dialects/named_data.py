@@ -160,6 +160,26 @@ NAMES: dict[str, tuple[Names, ...]] = {
 }
 """Dialect → the keys that name its data, in the order in which it reads them."""
 
+BESIDE: dict[str, tuple[str, ...]] = {
+    "axolotl": (
+        *("train_on_inputs", "sequence_len", "chat_template", "chat_template_jinja", "excess_length_strategy"),
+        *("sample_packing", "eot_tokens", "special_tokens", "tokens", "rl", "val_set_size", "default_system_message"),
+        *("dataset_exact_deduplication", "roles_to_train", "train_on_eos", "processor_type", "min_sample_len"),
+        *("tokenizer_type", "tokenizer_config", "added_tokens_overrides"),
+    ),
+    "llamafactory": (
+        *("template", "train_on_prompt", "mask_history", "cutoff_len", "packing", "neat_packing", "max_samples"),
+        *("default_system", "enable_thinking", "stage", "val_size", "dataset_dir", "tool_format", "resize_vocab"),
+        *("add_tokens", "add_special_tokens", "new_special_tokens"),
+    ),
+    "ms-swift": (
+        *("template", "template_type", "system", "max_length", "truncation_strategy", "loss_scale", "packing"),
+        *("model_type", "train_type", "rlhf_type", "split_dataset_ratio"),
+    ),
+}
+"""Dialect → keys of a file's top that decide how its samples are formed."""
+TEMPLATE_KEYS = ("template", "chat_template", "template_type")
+"""Of these the ones that name a template."""
 BUILDERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "imagefolder", "audiofolder"}
 """Names that load_dataset takes in place of an id, where the files stand beside it."""
 _FILE = re.compile(r"\.(?:jsonl?|ndjson|csv|tsv|parquet|arrow|txt|pq|feather|db|sqlite)(?:\.\w+)?\Z", re.IGNORECASE)
@@ -230,12 +250,20 @@ def _named(reading: Reading, row: Names, name: str | None, item: Mapping[str, An
         format=own(row.format),
         template=own(row.template),
         columns=columns,
+        settings=_settings(reading, item),
         key=key,
         place=reading.place_of(key),
     )
     if told.kind == "registry":
         told = _registered(reading, told)
     return told.model_copy(update={"not_followed": _why(reading, told)})
+
+
+def _settings(reading: Reading, item: Mapping[str, Any]) -> dict[str, Any]:
+    """What the top of the file and an entry of its own say, the entry first."""
+    top = {key: value for key in BESIDE.get(reading.dialect, ()) if (value := reading.get(key)) is not None}
+    own = {str(key): value for key, value in item.items() if value is not None}
+    return {**top, **own} if reading.dialect in BESIDE else {}
 
 
 def _why(reading: Reading, told: NamedData) -> str | None:
@@ -283,6 +311,7 @@ def _registered(reading: Reading, told: NamedData) -> NamedData:
             "name": name,
             "files": files,
             "format": str(entry.get("formatting", "alpaca")),
+            "settings": {**told.settings, **{str(key): value for key, value in entry.items() if value is not None}},
             "subset": entry.get("subset") if isinstance(entry.get("subset"), str) else None,
             "split": str(entry.get("split", "train")),
             "columns": {str(a): b for a, b in columns.items() if isinstance(b, str)}

@@ -54,11 +54,9 @@ def _starts_training(document: Document) -> bool:
     neighbours = Neighbours(document.path)
     found = {match[1] or match[2] for match in islice(_IMPORTS.finditer(document.text), 64)}
     paths = [path for name in sorted(found) if (path := neighbours.module(name, neighbours.script)) is not None]
-    for path in paths[:_MOST_LOOKED_INTO]:
-        module = neighbours.document(path) if path.is_file() else None
-        if module is not None and "from_pretrained" in module.text and _TRAINS.search(module.text) is not None:
-            return True
-    return False
+    modules = [neighbours.document(path) for path in paths[:_MOST_LOOKED_INTO] if path.is_file()]
+    texts = [module.text for module in modules if module is not None]
+    return any("from_pretrained" in each for each in texts) and any(_TRAINS.search(each) for each in texts)
 
 
 def is_notebook(data: Any) -> bool:

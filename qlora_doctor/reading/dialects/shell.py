@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from ...core.errors import ConfigError
 from ...core.place import Place
+from ...core.pointers import split_pointer
 from ...setup.setup import Setup
 from ..document import Document
-from ..positions import split_pointer
 from ..shell import MOST_SCRIPT, Command, Script, Word, read_script
 from . import autotrain, homemade, litgpt, llamafactory, shell_scripts, swift, trl
 from .shell_launch import FLAG, Run, launched, started_by_llamafactory, with_value
@@ -146,10 +146,27 @@ def refuse(document: Document) -> NoReturn:
             f"{document.path or 'The script'} starts a training whose config is in another file, {configs[0]}.",
             remedy=f"Check {configs[0]} itself.",
         )
+    started = _programs(document)
+    if started:
+        raise ConfigError(
+            f"{document.path} starts {started[0]}, whose own text says what its arguments mean.",
+            remedy=f"Check {started[0]} itself: it is read with the arguments that the scripts beside it pass.",
+        )
     raise ConfigError(
         f"{document.path or 'The script'} starts no training that is known here.",
         remedy="Known are the command lines of the usual trainers, and scripts with QLoRA's usual arguments.",
     )
+
+
+def _programs(document: Document) -> list[str]:
+    """The Python files that a script starts and that lie in its project."""
+    if document.path is None:
+        return []
+    from ..python.neighbours import Neighbours
+
+    folders = Neighbours(document.path).folders
+    named = [run.action for run in _runs(document) if run.program == "python" and run.action.endswith(".py")]
+    return [name for name in named if any((folder / name).is_file() for folder in folders)]
 
 
 def _meant(document: Document) -> list[tuple[Run, Arguments, _Meaning]]:
@@ -262,7 +279,7 @@ def _config_of(run: Run) -> str | None:
     """The config file that a command names, where it takes one."""
     words = run.arguments
     if words and words[0].known and words[0].text.lower().endswith(_CONFIG_SUFFIXES):
-        return words[0].text
+        return re.sub(r"\A--[\w-]+=", "", words[0].text)
     if run.program in ("axolotl", "tune", "oumi", "xtuner"):
         named = [word.text for word in words if word.text.lower().endswith((*_CONFIG_SUFFIXES, ".py"))]
         return named[0] if named else "one that its recipe brings"

@@ -14,6 +14,7 @@ from functools import partial, reduce
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ...core.pointers import escaped
 from .provenance import given, is_outer
 from .source import Written
 from .values import MOST_ITEMS, Known, Listing, Made, Mapping, Name, Unknown, Value, merged
@@ -148,7 +149,7 @@ def _value(document: Document, data: Any, pointer: str, left: list[int], whose: 
         return Unknown(node, why="The file is very long.")
     if isinstance(data, dict):
         items = {
-            key: _value(document, inner, f"{pointer}/{_escaped(str(key))}", left, whose)
+            key: _value(document, inner, f"{pointer}/{escaped(str(key))}", left, whose)
             for key, inner in data.items()
             if isinstance(key, str | int | bool | None)
         }
@@ -157,10 +158,6 @@ def _value(document: Document, data: Any, pointer: str, left: list[int], whose: 
         listed = [_value(document, inner, f"{pointer}/{at}", left, whose) for at, inner in enumerate(data)]
         return Listing(node, items=listed, exact=left[0] >= 0)
     return Known(node, whose, data=data)
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _interpolated(data: Any, whole: Any, depth: int) -> Any:

@@ -26,7 +26,7 @@ _LOOKS_FIRST = re.compile(
 )
 """What a script does that passes what the installed version takes, or makes it take more."""
 _OTHERS_VERSIONS = {"sys", "torch", "platform", "cuda", "np", "numpy"}
-_PINNED = r"\b{0}(?:\[[\w,]*\])?\s*(?:[>!]=?[\s\d.]+,\s*)?(?:===?|~=|<)|/{0}(?:\.git)?@"
+_PINNED = r"\b{0}(?:\[[\w,]*\])?\s*(?:[>!]=?[\s\d.]+,\s*)?(?:===?|~=|<)|/{0}(?:\.git)?@(?!main\b|master\b)"
 _EXPECTS = {"suppress", "raises", "assertRaises", "assertRaisesRegex"}
 
 

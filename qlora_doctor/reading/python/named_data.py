@@ -6,6 +6,7 @@ import ast
 
 from ...setup.setup import NamedData
 from ..dialects.named_data import BUILDERS, kind_of
+from .data_path import data_way
 from .sheet import Sheet
 from .story import Story
 from .values import Known, Listing, Made, Value
@@ -26,13 +27,22 @@ _MOST = 20
 
 def name_data(story: Story, sheet: Sheet) -> None:
     """Put what the script loads into the sheet, with the code that stands between it and the trainer."""
+    template = _template(story, sheet)
     if not any(word in sheet.source.code for word in (*_LOADERS, *_READERS)):
+        if template is not None:
+            why = "The script's code decides."
+            sheet.named_data.append(
+                NamedData(kind="code", template=template, key="get_chat_template", not_followed=why)
+            )
         return
     followed = sheet.value("data.train")
     known = {id(call.node): call for call, _ in story.seen.calls if call.maker in _LOADERS}
     transforms = _transforms(sheet)
+    way = data_way(sheet.source.tree)
     for node in _loads(sheet.source.tree):
-        told = _told(node, known.get(id(node)), sheet)
+        told = _told(node, known.get(id(node)), sheet).model_copy(update={"template": template})
+        if way is not None and way[0] is node and told.kind == "file" and told.role == "train":
+            told = told.model_copy(update={"settings": way[1]})
         if followed is not None and followed in (told.name, *told.files):
             sheet.named_data.append(told)
             continue
@@ -41,6 +51,35 @@ def name_data(story: Story, sheet: Sheet) -> None:
         why = f"The script forms the samples by code of its own: {by}." if by else "The script's code decides."
         told = told.model_copy(update={"transforms": transforms, "not_followed": why})
         sheet.named_data.append(told)
+
+
+def _template(story: Story, sheet: Sheet) -> str | None:
+    """The template that Unsloth's get_chat_template is asked for; None where it is not asked for one that is known."""
+    known = {id(call.node): call for call, _ in story.seen.calls}
+    for node in ast.walk(sheet.source.tree):
+        if isinstance(node, ast.Call) and _last(node.func) == "get_chat_template":
+            name = _argument(node, known.get(id(node)), "chat_template", 1) or _constant(node, sheet.source.tree)
+            if name is not None:
+                sheet.unknown("data.chat_template", "Unsloth has the template under this name.", node)
+            return name
+    return None
+
+
+def _constant(node: ast.Call, tree: ast.Module) -> str | None:
+    """The text behind a name that is given as ``chat_template``, where the script sets it once."""
+    given = next((each.value for each in node.keywords if each.arg == "chat_template"), None)
+    if given is None and len(node.args) > 1:
+        given = node.args[1]
+    if not isinstance(given, ast.Name):
+        return None
+    found = [
+        each.value
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Assign)
+        and any(isinstance(target, ast.Name) and target.id == given.id for target in each.targets)
+    ]
+    one = found[0] if len(found) == 1 else None
+    return one.value if isinstance(one, ast.Constant) and isinstance(one.value, str) else None
 
 
 def _loads(tree: ast.Module) -> list[ast.Call]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ...setup.resolved import Resolved
+from ...setup.setup import Setup
 from ..dialects.values import switch
 from .hf_calls import RESUMED
 from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
@@ -40,8 +42,8 @@ METHODS: dict[str, tuple[str, str | None]] = {
     "MiniLLMTrainer": ("trl", "minillm"),
 }
 _OWN_CODE = "A training loop that was not read decides."
-_PLAIN = {"learning_rate": 5e-5, "bf16": False, "gradient_checkpointing": False, "per_device_train_batch_size": 8}
-"""TrainingArguments' own defaults where SFTConfig has others."""
+_PLAIN = ("learning_rate", "bf16", "gradient_checkpointing", "per_device_train_batch_size")
+"""Arguments of which TrainingArguments' own default counts, where SFTConfig has another."""
 _LIKE_TRANSFORMERS = ("dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo")
 _COMMON = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "max_steps",
            "num_train_epochs", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end",
@@ -330,10 +332,11 @@ def _close(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None
         sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.", but=known)
     takes_over = isinstance(arguments, Made) and arguments.maker.endswith("TrainingArguments")
     if kind == "trl" and takes_over:
-        for name, value in _PLAIN.items():
+        plain = Resolved(Setup(dialect="python"))
+        for name in _PLAIN:
             silent = name == "gradient_checkpointing" and any(step.kind == "prepare" for step in story.steps)
             if not silent:
-                sheet.default(f"training.{name}", value, _TAKEN_OVER)
+                sheet.default(f"training.{name}", plain[f"training.{name}"], _TAKEN_OVER)
 
 
 def order_of(story: Story, sheet: Sheet) -> None:

@@ -28,6 +28,7 @@ from .checks import passed_groups, skipped_groups
 from .course import course_view
 from .entries import entries, environment_rows, setup_rows
 from .memory import memory_view
+from .rows import rows_view
 from .stored import stored_view
 from .strips import coverage_groups, coverage_strip, error_strip, gradient_strip, outside
 
@@ -84,6 +85,7 @@ def _views(report: Report) -> dict[str, Any]:
     errors = (facts.load.quantization_errors if facts.load else None) or []
     return {
         "memory": memory_view(facts.memory) if facts.memory else None,
+        "rows": rows_view(facts.data) if facts.data else None,
         "answers": headline(report),
         "course": course_view(facts.course, report.findings) if facts.course else None,
         "stored": stored_view(facts.stored) if facts.stored else None,

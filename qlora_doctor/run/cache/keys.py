@@ -84,8 +84,8 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
     model, structure, training = _model(setup, sections, around), _structure(sections), _training(sections["training"])
     # What is named and not looked at is told as the reason, in the words of the file.
-    untold = [] if setup.data.train else setup.named_data
-    named = [each.model_dump(mode="json", exclude_none=True, exclude={"place"}) for each in untold]
+    named: list[Any] = [each.model_dump(mode="json", exclude_none=True, exclude={"place"}) for each in setup.named_data]
+    named += [data_identity(file, setup) for each in setup.named_data for file in each.files or [each.name or ""]]
     data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}
     if setup.data.train and data["files"] is None:
         data["day"] = _today()  # a hub's data set: nothing on this machine says whether it is still the same
@@ -96,7 +96,7 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
         "memory": [model, structure, training, data, card],
         "data": [model, training, data, named],
         "load": [model, structure, training, card, asked],
-        "step": [model, sections, data, card, asked],
+        "step": [model, sections, data, named, card, asked],
     }
     common = _common(setup, sections, around)
     return {name: _digest([FORMAT, name, common, looked_at[name]]) for name in around.stages if name in looked_at}

@@ -12,12 +12,12 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.files import write_whole
 from ...core.report import StageRecord
 from ...facts import Facts
 
@@ -73,7 +73,7 @@ class Store:
             return
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(self._folder / f"{key}.json", _encode(kept))
+            write_whole(self._folder / f"{key}.json", _encode(kept))
         except OSError as error:
             self.trouble = f"{self._folder} cannot be written: {error.strerror or error}."
             return
@@ -135,18 +135,6 @@ def _decode(entry: bytes) -> Kept:
     values = json.loads(content)
     facts = Facts.model_validate(values["facts"])
     return Kept(StageRecord.model_validate(values["record"]), {name: getattr(facts, name) for name in values["facts"]})
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
 
 
 def _prune(folder: Path, limit: int) -> None:

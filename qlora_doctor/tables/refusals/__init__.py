@@ -7,76 +7,21 @@ takes longer than a whole check; a file that was edited since is compiled again 
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from ...core.errors import UsageError
-from ...language.code import Code
-from ...language.expression import EvaluationError, Expression
+from .rows import COMPILED, TRAINERS, Catalogue, Refusal, digest_of, file_of
 
-TRAINERS = ("axolotl", "llamafactory")
-COMPILED = Path(__file__).with_name("compiled.json")
-_FORMAT = 1
-"""To be raised whenever the compiled code means something else."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One check of a trainer.
-
-    Attributes:
-        id: its own, such as ``AX001``; never used for another.
-        kind: what is wrong, in a few words with hyphens.
-        key: the key that the finding points at.
-        about: one of the subjects of ``facts.Remark``.
-        machine: where it depends on the machine as well, a condition of ``tables.conditions``.
-        when: true of a file that the trainer refuses, as it is written.
-        note: what the trainer says, in a sentence.
-        code: ``when``, compiled.
-    """
-
-    id: str
-    kind: str
-    key: str
-    about: str
-    machine: str | None
-    when: str
-    note: str
-    code: Code
-
-    def is_so(self, values: Mapping[str, Any]) -> bool:
-        """Whether the trainer refuses a file with these values; False where they cannot be combined as it asks."""
-        try:
-            return Expression(self.code).holds(values) is True
-        except EvaluationError:
-            return False
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """What one trainer refuses.
-
-    Attributes:
-        point_at: keys to point at where a row's own key is not in the file.
-        computed: names in the rows' conditions that the reader works out.
-        rows: its checks, in the order in which they are told.
-    """
-
-    point_at: tuple[str, ...]
-    computed: tuple[str, ...]
-    rows: tuple[Refusal, ...]
+__all__ = ["TRAINERS", "Catalogue", "Refusal", "catalogue", "find_refusal", "refusal_ids"]
 
 
 @lru_cache
 def catalogue(trainer: str) -> Catalogue:
     """What a trainer of ``TRAINERS`` refuses."""
     kept = _kept().get(trainer)
-    if kept is None or kept["digest"] != _digest(_file(trainer).read_bytes()):
+    if kept is None or kept["digest"] != digest_of(file_of(trainer).read_bytes()):
         from .compiling import compiled
 
         kept = compiled(trainer)
@@ -102,14 +47,6 @@ def find_refusal(identity: str) -> tuple[str, Refusal, list[Any]]:
             if row.id == identity.upper():
                 return trainer, row, written["fails"]
     raise UsageError(f"No refusal is called {identity!r}.", remedy="qlora-doctor rules")
-
-
-def _file(trainer: str) -> Path:
-    return Path(__file__).with_name(f"{trainer}.yaml")
-
-
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(f"{_FORMAT} ".encode() + text).hexdigest()[:32]
 
 
 @lru_cache

@@ -12,7 +12,7 @@ from ...language.closed import closed
 from ...language.compiling import compile_expression
 from ...language.fields import LanguageError
 from ..keys import key_list
-from . import COMPILED, TRAINERS, _digest, _file
+from .rows import COMPILED, TRAINERS, digest_of, file_of
 
 _ROW = {"id", "kind", "key", "about", "machine", "when", "note", "fails"}
 
@@ -20,7 +20,7 @@ _ROW = {"id", "kind", "key", "about", "machine", "when", "note", "fails"}
 @lru_cache
 def source(trainer: str) -> dict[str, Any]:
     """The file as it is written."""
-    written: dict[str, Any] = yaml.safe_load(_file(trainer).read_text(encoding="utf-8"))
+    written: dict[str, Any] = yaml.safe_load(file_of(trainer).read_text(encoding="utf-8"))
     return written
 
 
@@ -46,7 +46,7 @@ def compiled(trainer: str) -> dict[str, Any]:
         told = {key: row[key] for key in ("id", "kind", "key", "when", "note")}
         rows.append({**told, "about": row.get("about", "trainer"), "machine": row.get("machine"), "code": code})
     return {
-        "digest": _digest(_file(trainer).read_bytes()),
+        "digest": digest_of(file_of(trainer).read_bytes()),
         "point_at": written["point_at"],
         "computed": list(written["computed"]),
         "rows": rows,

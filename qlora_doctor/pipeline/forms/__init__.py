@@ -1,0 +1,183 @@
+"""Samples as trainers that are not installed here form them: rows of the named files, rendered, masked and cut.
+
+``follow`` is the one way in. Where the trainer is TRL or transformers its own code makes the batch (``batches``); here
+are those whose forms are followed by what their documentation and source say, and a script's own functions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import StageError
+from ...setup.paths import resolve
+from ...setup.setup import NamedData, Setup
+from ..failures import first_sentence
+from . import axolotl, llamafactory, swift
+from .files import Read, files_below, read_files
+from .kinds import IGNORED, CannotForm, Followed, FormedRow, FormedSet, NotFollowedForm
+
+__all__ = ["Followed", "FormedRow", "FormedSet", "NotFollowedForm", "dropped_by_reason", "follow", "is_followed"]
+
+_Form = Callable[[NamedData, list[tuple[int | None, dict[str, Any]]], FormedSet, Any], list[FormedRow]]
+_HOW_MANY = re.compile(r"#\d+\Z")
+"""ms-swift: how many of a data set's rows, behind its name."""
+MASKED, LONG, SHORT = "nothing of it is trained", "longer than the limit", "too short"
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """A trainer whose forms are followed: its rows, its tokenizer, what it says of lengths."""
+
+    name: str
+    form: _Form
+    settings: Callable[[NamedData], dict[str, Any]]
+    prepare: Callable[[Any, dict[str, Any]], None]
+    limits: Callable[[dict[str, Any]], tuple[int | None, str]]
+    drops_masked: bool
+    packing: str
+
+
+_TRAINERS = {
+    "axolotl": _Trainer(
+        "axolotl", axolotl.form, axolotl.settings_of, axolotl.prepare_tokenizer, axolotl.limits, True, "sample_packing"
+    ),
+    "llamafactory": _Trainer(
+        "LLaMA-Factory", llamafactory.form, llamafactory.settings_of, llamafactory.prepare_tokenizer,
+        lambda settings: (int(settings["cutoff_len"]), "cut"), False, "packing",
+    ),
+    "ms-swift": _Trainer(
+        "ms-swift", swift.form, swift.settings_of, swift.prepare_tokenizer, swift.limits, False, "packing"
+    ),
+}  # fmt: skip
+
+
+def is_followed(setup: Setup) -> bool:
+    """True where the samples of this dialect's trainer are formed here, so far as they are at hand."""
+    return _trainer(setup) is not None and any(each.role == "train" for each in setup.named_data)
+
+
+def follow(setup: Setup, tokenizer: Any, rows: int, *, offline: bool = True) -> Followed | None:
+    """The samples that the config names, as its trainer would form them; None where that is no business of this room.
+
+    Args:
+        tokenizer: the model's own, as it is loaded; None where there is none on this machine: tokens are left out then.
+        rows: as many are looked at, shared out among the data sets.
+
+    Raises:
+        NotFollowedForm: none of the data sets is at hand, or of a form that is followed.
+        StageError: a file cannot be read, or the trainer would stop at a row.
+    """
+    trainer = _trainer(setup)
+    named = [each for each in setup.named_data if each.role == "train"]
+    if trainer is None or not named:
+        return None
+    settings = trainer.settings(named[0])
+    if tokenizer is not None:
+        trainer.prepare(tokenizer, settings)
+    limit, long_rows = trainer.limits(settings)
+    followed = Followed([], [], f"qlora-doctor after {trainer.name}", limit, long_rows, tokenizer=tokenizer)
+    followed.packing = bool(settings.get(trainer.packing))
+    share = max(32, rows // len(named))
+    for index, each in enumerate(named):
+        told = FormedSet(each.name or "?", each.key)
+        followed.sets.append(told)
+        try:
+            formed = _formed(setup, each, told, trainer, tokenizer, share, offline)
+        except NotFollowedForm as why:
+            told.not_followed = str(why)
+            continue
+        for row in formed:
+            row.set_number = index
+            _finish(row, limit, long_rows, trainer, settings)
+        followed.rows += formed
+    if not followed.rows:
+        whys = [told.not_followed for told in followed.sets if told.not_followed]
+        raise NotFollowedForm(whys[0] if whys else "The data holds no rows.")
+    forms = dict.fromkeys(told.form for told in followed.sets if told.form and told.not_followed is None)
+    followed.by = f"qlora-doctor after {trainer.name}'s {' and '.join(forms)}" if forms else followed.by
+    return followed
+
+
+def _trainer(setup: Setup) -> _Trainer | None:
+    return _TRAINERS.get(setup.dialect.removeprefix("shell-"))
+
+
+def _formed(
+    setup: Setup, named: NamedData, told: FormedSet, trainer: _Trainer, tokenizer: Any, rows: int, offline: bool
+) -> list[FormedRow]:
+    read = read_named(setup, named, rows, offline=offline)
+    told.total, told.columns, told.seen = read.total, read.columns, len(read.rows)
+    most = named.settings.get("max_samples")
+    if isinstance(most, int) and told.total is not None:
+        told.total = min(told.total, most)
+    try:
+        return trainer.form(named, read.rows, told, tokenizer)
+    except CannotForm as error:
+        raise StageError(f"{told.name}: {error}", place=named.place) from error
+
+
+def read_named(setup: Setup, named: NamedData, rows: int, *, offline: bool = True) -> Read:
+    """Rows of a data set that a config names: of its files, or of the hub's cache.
+
+    Raises:
+        NotFollowedForm: it is not at hand.
+        StageError: it is, and cannot be read.
+    """
+    written = named.files or ([_HOW_MANY.sub("", named.name)] if named.name else [])
+    paths = [path for each in written if (path := resolve(setup, each)) is not None]
+    if paths and len(paths) == len(written):
+        files = [file for path in paths for file in files_below(Path(path))]
+        if not files:
+            raise NotFollowedForm(f"{paths[0]} holds no file of a kind that is read.")
+        return read_files(files, rows, named.split)
+    if named.kind == "hub" and named.name and not named.files:
+        return _from_hub(named, rows, offline)
+    missing = next((each for each in written if resolve(setup, each) is None), named.name)
+    raise NotFollowedForm(f"{missing} is not on this machine.")
+
+
+def _from_hub(named: NamedData, rows: int, offline: bool) -> Read:
+    """From the cache alone where offline; otherwise streamed, a few hundred rows."""
+    import itertools
+
+    try:
+        import datasets
+
+        split = named.split or "train"
+        data = datasets.load_dataset(str(named.name), named.subset, split=split, streaming=not offline)
+        found = list(itertools.islice(iter(data), rows))
+    except Exception as error:
+        raise NotFollowedForm(
+            f"{named.name} is not in the hub's cache of this machine ({first_sentence(error)})."
+        ) from error
+    if not found:
+        raise StageError(f"The data {named.name!r} is empty.", place=named.place)
+    total = len(data) if offline and hasattr(data, "__len__") else None
+    return Read(list(enumerate(found)), total, list(found[0]))
+
+
+def _finish(row: FormedRow, limit: int | None, long_rows: str, trainer: _Trainer, settings: dict[str, Any]) -> None:
+    """Cut or leave out a row that is too long, and leave out what the trainer leaves out."""
+    row.length = row.length or len(row.ids)
+    if row.dropped is not None:
+        return
+    if limit is not None and len(row.ids) > limit:
+        if long_rows == "drop":
+            row.dropped = LONG
+            return
+        row.ids, row.labels = row.ids[:limit], row.labels[:limit]
+    if row.ids and len(row.ids) < int(settings.get("min_sample_len") or 0):
+        row.dropped = SHORT
+    masked = all(label == IGNORED for label in row.labels) if row.ids else row.teaches is False
+    if masked and trainer.drops_masked and row.dropped is None:
+        row.dropped = MASKED
+
+
+def dropped_by_reason(followed: Followed) -> dict[str, int]:
+    """How many of the rows that were looked at the trainer leaves out, by reason."""
+    return dict(Counter(row.dropped for row in followed.rows if row.dropped is not None))

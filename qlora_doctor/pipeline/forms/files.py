@@ -1,0 +1,266 @@
+"""Rows of a file: all of a small one, of a large one a sample that always has its longest rows.
+
+The sample has a fixed seed. Of a large file windows at random places are read, so that the time does not grow with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import os
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import StageError
+from ..samples import BUILDERS
+
+WHOLE = 16 << 20
+"""Bytes up to which a file is read to its end."""
+WHOLE_DOCUMENT = 64 << 20
+"""Bytes up to which a JSON document is read; it has no lines to sample."""
+WINDOW, WINDOWS = 256 << 10, 48
+_LONGEST = 2
+"""Rows of a sample that are the longest ones; more of them would make what holds for a few look like a share of all."""
+_SLICE = re.compile(r"(\w+)(?:\[(-?\d*)(%?):(-?\d*)(%?)\])?\Z")
+
+
+@dataclass
+class Read:
+    """Rows with their numbers (None of a sampled file), and how many the file has (None where nobody counted)."""
+
+    rows: list[tuple[int | None, dict[str, Any]]]
+    total: int | None
+    columns: list[str]
+
+
+def read_files(paths: list[Path], rows: int, split: str | None = None) -> Read:
+    """A sample of the rows of some files of one kind.
+
+    Args:
+        rows: as many at most.
+        split: as load_dataset takes it, ``train[:80%]``; only its slice counts, since files have no splits.
+
+    Raises:
+        StageError: a file cannot be read, is empty, or is of a kind that is not known.
+    """
+    found = [_read(path, rows) for path in paths]
+    counted = all(each.total is not None for each in found)
+    offsets, passed = [], 0
+    for each in found:
+        offsets.append(passed)
+        passed += each.total or 0
+    every = [
+        (number + start if number is not None and counted else None, row)
+        for each, start in zip(found, offsets, strict=True)
+        for number, row in each.rows
+    ]
+    total = passed if counted else None
+    begin, end = slice_of(split, total)
+    if total is not None and (begin, end) != (0, total):
+        every = [(number, row) for number, row in every if number is None or begin <= number < end]
+        total = max(0, end - begin)
+    columns = list(dict.fromkeys(column for each in found for column in each.columns))
+    return Read(_chosen(every, rows), total, columns)
+
+
+def slice_of(split: str | None, total: int | None) -> tuple[int, int]:
+    """First row and the one behind the last that a split takes of ``total`` rows; all of them where it is no slice."""
+    whole = (0, total or 0)
+    if split is None or total is None:
+        return whole
+    match = _SLICE.match(split.strip())
+    if match is None or match[2] is None:
+        return whole
+
+    def place(number: str, percent: str, default: int) -> int:
+        if number == "":
+            return default
+        value = int(number)
+        value = round(total * value / 100) if percent else value
+        return max(0, min(total, value + total if value < 0 else value))
+
+    return place(match[2], match[3], 0), place(match[4], match[5], total)
+
+
+def _chosen(rows: list[tuple[int | None, dict[str, Any]]], most: int) -> list[tuple[int | None, dict[str, Any]]]:
+    if len(rows) <= most:
+        return rows
+    by_length = sorted(range(len(rows)), key=lambda index: -len(str(rows[index][1])))
+    kept = set(by_length[: min(_LONGEST, most)])
+    others = [index for index in range(len(rows)) if index not in kept]
+    kept.update(random.Random(0).sample(others, most - len(kept)))
+    return [rows[index] for index in sorted(kept)]
+
+
+def _read(path: Path, rows: int) -> Read:
+    kind = BUILDERS.get(path.suffix.lower())
+    if kind == "json":
+        return _lines(path, rows, _json_line) if _has_lines(path) else _document(path)
+    if kind == "text":
+        return _lines(path, rows, lambda line, number: {"text": line.rstrip("\r\n")})
+    if kind == "csv":
+        return _table(path, rows, "\t" if path.suffix.lower() == ".tsv" else ",")
+    if kind == "parquet":
+        return _parquet(path, rows)
+    if kind == "arrow":
+        return _arrow(path, rows)
+    raise StageError(f"{path.name} is of a kind that is not read: JSON Lines, JSON, CSV, text and Parquet are.")
+
+
+def _has_lines(path: Path) -> bool:
+    """JSON Lines, whatever the file is called: an object ends on the first line that is not empty."""
+    with path.open("rb") as file:
+        head = file.read(WINDOW).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not head.startswith(b"{"):
+        return False
+    line, _, rest = head.partition(b"\n")
+    line = line.strip()
+    if not rest and len(head) >= WINDOW // 2:  # a line longer than what was read
+        return True
+    try:
+        json.loads(line)
+    except ValueError:
+        return len(line) > 2 and line.endswith(b"}")  # a damaged line of objects; a document opens with a brace alone
+    return True
+
+
+def _json_line(line: str, number: int | None) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        where = f"line {number + 1}" if number is not None else "a line"
+        raise StageError(f"The data cannot be read: {where} is no JSON ({error}).") from error
+    if not isinstance(row, dict):
+        where = f"line {number + 1}" if number is not None else "a line"
+        raise StageError(f"The data cannot be read: {where} is {type(row).__name__}, no object.")
+    return row
+
+
+def _lines(path: Path, rows: int, parse: Any) -> Read:
+    size = path.stat().st_size
+    if size <= WHOLE:
+        texts = _text(path.read_bytes(), path).split("\n")
+        lines = [(number, line) for number, line in enumerate(texts) if line.strip()]
+        numbered: list[tuple[int | None, str]] = [(place, line) for place, (_, line) in enumerate(lines)]
+        total: int | None = len(numbered)
+    else:
+        numbered, total = [(None, line) for line in _windows(path, size)], None
+    if not numbered:
+        raise StageError(f"The data {path.name!r} is empty.")
+    if len(numbered) > rows:
+        by_length = sorted(range(len(numbered)), key=lambda index: -len(numbered[index][1]))
+        kept = set(by_length[: min(_LONGEST, rows)])
+        kept.update(random.Random(0).sample([i for i in range(len(numbered)) if i not in kept], rows - len(kept)))
+        numbered = [numbered[index] for index in sorted(kept)]
+    found = [(number, parse(line, number)) for number, line in numbered]
+    return Read(found, total, list(dict.fromkeys(column for _, row in found for column in row)))
+
+
+def _windows(path: Path, size: int) -> list[str]:
+    """Whole lines of windows at the beginning and at random places."""
+    places = sorted({0, *(random.Random(0).randrange(size) for _ in range(WINDOWS))})
+    lines: list[str] = []
+    with path.open("rb") as file:
+        behind = 0
+        for place in places:
+            if place < behind:
+                continue
+            file.seek(place)
+            piece = file.read(WINDOW)
+            behind = place + len(piece)
+            parts = piece.split(b"\n")
+            parts = parts[1:] if place else parts
+            parts = parts[:-1] if behind < size else parts
+            lines += [part.decode("utf-8", "replace") for part in parts if part.strip()]
+    if not lines:
+        raise StageError(f"{path.name} has lines of more than {WINDOW >> 10} KiB, which are not sampled.")
+    return lines
+
+
+def _text(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StageError(
+            f"The data {path.name!r} is no UTF-8: byte {error.start} is 0x{data[error.start]:02x}.",
+            remedy="Save the file as UTF-8.",
+        ) from error
+
+
+def _document(path: Path) -> Read:
+    if path.stat().st_size > WHOLE_DOCUMENT:
+        raise StageError(
+            f"{path.name} is one JSON document of more than {WHOLE_DOCUMENT >> 20} MiB, of which no part can be read.",
+            remedy="Write one object a line (JSON Lines).",
+        )
+    text = _text(path.read_bytes(), path)
+    if not text.strip():
+        raise StageError(f"The data {path.name!r} is empty.")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StageError(f"The data {path.name!r} is no JSON: {error}.") from error
+    if isinstance(data, dict):
+        lists = [value for value in data.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        data = lists[0] if len(lists) == 1 else [data]
+    rows = [row for row in data if isinstance(row, dict)] if isinstance(data, list) else []
+    if not rows:
+        raise StageError(f"The data {path.name!r} is empty." if data in ([], {}) else f"{path.name} holds no rows.")
+    numbered: list[tuple[int | None, dict[str, Any]]] = list(enumerate(rows))
+    return Read(numbered, len(rows), list(dict.fromkeys(column for row in rows for column in row)))
+
+
+def _table(path: Path, rows: int, separator: str) -> Read:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        data = file.read(WHOLE)
+    if size > WHOLE:
+        data = data[: data.rfind(b"\n") + 1]
+    reader = csv.DictReader(io.StringIO(_text(data, path), newline=""), delimiter=separator)
+    found: list[tuple[int | None, dict[str, Any]]] = []
+    for number, row in enumerate(reader):
+        found.append((number, {name: value for name, value in row.items() if name is not None}))
+    if not found:
+        raise StageError(f"The data {path.name!r} is empty.")
+    return Read(_chosen(found, rows), len(found) if size <= WHOLE else None, list(reader.fieldnames or ()))
+
+
+def _parquet(path: Path, rows: int) -> Read:
+    parquet = importlib.import_module("pyarrow.parquet")
+
+    file = parquet.ParquetFile(path)
+    groups = list(range(file.num_row_groups))
+    chosen = sorted(random.Random(0).sample(groups, min(8, len(groups))))
+    starts = [0]
+    for group in groups:
+        starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
+    found: list[tuple[int | None, dict[str, Any]]] = []
+    for group in chosen:
+        batch = next(file.iter_batches(batch_size=1024, row_groups=[group]), None)
+        found += [(starts[group] + index, row) for index, row in enumerate(batch.to_pylist() if batch else [])]
+    if not found:
+        raise StageError(f"The data {path.name!r} is empty.")
+    return Read(_chosen(found, rows), file.metadata.num_rows, list(file.schema_arrow.names))
+
+
+def _arrow(path: Path, rows: int) -> Read:
+    from datasets import Dataset
+
+    data = Dataset.from_file(str(path))
+    picked = sorted(random.Random(0).sample(range(len(data)), min(rows, len(data))))
+    if not picked:
+        raise StageError(f"The data {path.name!r} is empty.")
+    return Read([(number, data[number]) for number in picked], len(data), list(data.column_names))
+
+
+def files_below(path: Path) -> list[Path]:
+    """The data files of a folder, or the file itself."""
+    if not path.is_dir():
+        return [path]
+    found = (Path(top) / name for top, _, names in os.walk(path) for name in names)
+    return sorted(file for file in found if file.suffix.lower() in BUILDERS)

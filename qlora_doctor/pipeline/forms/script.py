@@ -1,0 +1,218 @@
+"""Samples as a script forms them: its own plain functions on the rows of a local file, and its collator.
+
+Nothing of the script is executed: ``plain`` works its functions out. What is not plain is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...setup.setup import NamedData, Setup
+from .kinds import NotFollowedForm
+from .plain import NotPlain, Plain
+
+_IDS = ("input_ids", "attention_mask", "labels", "token_type_ids", "position_ids")
+
+
+@dataclass
+class Scripted:
+    """What a script makes of its rows.
+
+    Attributes:
+        rows: as its trainer is given them; tokenized where they hold ``input_ids``.
+        collator: makes a batch; None where the trainer chooses it by itself.
+        trainer: the class that trains; None for an own loop.
+    """
+
+    rows: list[dict[str, Any]]
+    collator: Any
+    trainer: str | None
+
+    @property
+    def tokenized(self) -> bool:
+        """Whether the rows hold token ids."""
+        return bool(self.rows) and "input_ids" in self.rows[0]
+
+
+def way_of(setup: Setup) -> NamedData | None:
+    """The data of a script whose way from the file to the trainer was read; None where there is none."""
+    if setup.dialect != "python":
+        return None
+    named = next((each for each in setup.named_data if each.role == "train" and "steps" in each.settings), None)
+    # What is trained on as it is read goes the usual way, but for a mask that is made behind the trainer.
+    return None if named is None or (setup.data.train and not named.settings.get("responses")) else named
+
+
+def scripted(named: NamedData, rows: list[dict[str, Any]], tokenizer: Any) -> Scripted:
+    """Take rows along the way that the script sends them.
+
+    Raises:
+        NotFollowedForm: a function of it is not plain, or none of its rows is left.
+    """
+    way = named.settings
+    plain = Plain(way["functions"], way["constants"], way["tokenizers"], tokenizer, way.get("expressions"))
+    try:
+        for step in way["steps"]:
+            rows = _step(plain, step, rows)
+        former = way.get("formatting_func")
+        if former:
+            rows = _formatted(plain, former, rows)
+    except NotPlain as why:
+        raise NotFollowedForm(f"The script forms the samples by code that is not followed: {why}") from why
+    if not rows:
+        raise NotFollowedForm("The script keeps none of the rows that were looked at.")
+    return Scripted(rows, _collator(way, tokenizer, rows), way.get("trainer"))
+
+
+def _step(plain: Plain, step: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    kind = step["do"]
+    if kind == "remove":
+        gone = _listed(step["columns"])
+        return [{name: value for name, value in row.items() if name not in gone} for row in rows]
+    if kind == "keep":
+        kept = _listed(step["columns"])
+        return [{name: value for name, value in row.items() if name in kept} for row in rows]
+    if kind == "rename":
+        return [{(step["new"] if name == step["old"] else name): value for name, value in row.items()} for row in rows]
+    if kind == "filter":
+        return [row for row in rows if _call(plain, step, dict(row))]
+    return _mapped(plain, step, rows)
+
+
+def _mapped(plain: Plain, step: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    gone = step["remove"]
+    kept = [
+        {} if gone == "all" else {name: value for name, value in row.items() if name not in _listed(gone)}
+        for row in rows
+    ]
+    if not step["batched"]:
+        return [{**rest, **_dict(_call(plain, step, dict(row)))} for rest, row in zip(kept, rows, strict=True)]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    found = _dict(_call(plain, step, {name: [row.get(name) for row in rows] for name in columns}))
+    sizes = {len(value) for value in found.values() if isinstance(value, list)}
+    if len(sizes) != 1:
+        raise NotPlain("The function gives columns of different lengths.")
+    size = sizes.pop()
+    made = [{name: value[index] for name, value in found.items()} for index in range(size)]
+    return [{**rest, **new} for rest, new in zip(kept, made, strict=True)] if size == len(rows) else made
+
+
+def _call(plain: Plain, step: dict[str, Any], argument: dict[str, Any]) -> Any:
+    if step.get("function"):
+        return plain.call(step["function"], argument)
+    return plain.evaluate(step["lambda"], argument)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise NotPlain("A function of map gives no dict.")
+    return value
+
+
+def _formatted(plain: Plain, former: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """TRL asks a formatting function for the text of one row (of a batch in old versions)."""
+    texts = [plain.call(former, dict(row)) for row in rows]
+    if not all(isinstance(text, str) for text in texts):
+        raise NotPlain("The formatting function gives no text for a row.")
+    return [{"text": text} for text in texts]
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _collator(way: dict[str, Any], tokenizer: Any, rows: list[dict[str, Any]]) -> Any:
+    """The script's collator, or transformers' own choice for tokenized rows; None leaves it to TRL.
+
+    Raises:
+        NotFollowedForm: it cannot be made here.
+    """
+    if way.get("labels_are_ids"):
+        return _ids_as_labels
+    said = way.get("collator")
+    if said is None:
+        if way.get("trainer") == "SFTTrainer" or "input_ids" not in rows[0]:
+            return None
+        said = {"name": "DataCollatorWithPadding" if way.get("has_tokenizer") else "default_data_collator"}
+    import transformers
+
+    made = getattr(transformers, said["name"])
+    if said["name"] == "default_data_collator":
+        return _without_others(made)
+    arguments = said.get("arguments") or {}
+    try:
+        collator = made(**arguments) if said["name"] == "DefaultDataCollator" else made(tokenizer, **arguments)
+    except Exception as error:
+        raise NotFollowedForm(f"The script's collator cannot be made here: {error}") from error
+    return _without_others(collator)
+
+
+def _without_others(collator: Any) -> Any:
+    """transformers' Trainer takes columns off that the model has no argument for."""
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        return collator([{name: row[name] for name in _IDS if name in row} for row in rows])
+
+    return collate
+
+
+def _ids_as_labels(rows: list[dict[str, Any]]) -> Any:
+    """torch's own collator of a loop that hands the model its ids as labels."""
+    import torch
+
+    batch = {name: torch.tensor([row[name] for row in rows]) for name in _IDS[:2] if name in rows[0]}
+    return {**batch, "labels": batch["input_ids"]}
+
+
+def responses_only(parts: dict[str, str], tokenizer: Any) -> Any:
+    """What Unsloth's train_on_responses_only does behind a collator: labels only between ``response_part`` and the next
+    ``instruction_part``.
+
+    Returns a function that wraps a collator; a batch in which the text has the marker and the tokens have it in another
+    cut raises ``NotFollowedForm``.
+    """
+    asks, answers = (
+        list(tokenizer(parts[name], add_special_tokens=False)["input_ids"])
+        for name in ("instruction_part", "response_part")
+    )
+
+    def wrap(collator: Any) -> Any:
+        def collate(rows: list[Any]) -> Any:
+            batch = collator(rows)
+            labels = batch["labels"].clone()
+            for row, label in zip(batch["input_ids"].tolist(), labels, strict=True):
+                starts = _places(row, answers)
+                if not starts and parts["response_part"] in tokenizer.decode(row):
+                    raise NotFollowedForm("The response marker is cut into other tokens inside the rows.")
+                kept = [False] * len(row)
+                for start in starts:
+                    first = start + len(answers)
+                    stop = next((place for place in _places(row, asks) if place >= first), len(row))
+                    kept[first:stop] = [True] * (stop - first)
+                for place, yes in enumerate(kept):
+                    if not yes:
+                        label[place] = -100
+            return {**batch, "labels": labels}
+
+        return collate
+
+    return wrap
+
+
+def _places(row: list[int], part: list[int]) -> list[int]:
+    return [start for start in range(len(row) - len(part) + 1) if part and row[start : start + len(part)] == part]
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer of bytes, with the special tokens that scripts ask for: it stands in for one that is not here."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [*special.values(), "<pad>", *alphabet]
+    tokens = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, [], unk_token="<unk>"))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokens, **special, pad_token="<pad>")

@@ -1,0 +1,67 @@
+"""The chat template that a config names against the vocabulary of its model: a template of another family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...setup.paths import resolve
+from ...setup.setup import NamedData, Setup
+from ...tables.templates import family_of, find_template, is_instructed
+
+_TRAINERS = {"llamafactory": "llamafactory", "axolotl": "axolotl", "ms-swift": "ms-swift", "python": "unsloth"}
+_ADDS = {
+    "axolotl": ("tokens", "special_tokens", "added_tokens_overrides"),
+    "llamafactory": ("add_tokens", "add_special_tokens", "new_special_tokens"),
+}
+"""Dialect → keys that add tokens of the user's own choice."""
+_MOST_READ = 64 << 20
+
+
+def template_facts(setup: Setup) -> dict[str, Any]:
+    """Name of the template, family of the model, and marks of the first that the second has no token for.
+
+    Nothing where the template is not named, not known, or the vocabulary of the model cannot be told.
+    """
+    dialect = setup.dialect.removeprefix("shell-")
+    named = next((each for each in setup.named_data if each.template and each.role == "train"), None)
+    model = setup.model.name_or_path
+    if named is None or named.template is None or model is None or setup.is_unknown("model.name_or_path"):
+        return {}
+    template = find_template(named.template, _TRAINERS.get(dialect, "llamafactory"))
+    known: dict[str, Any] = {"template": named.template}
+    family = family_of(model)
+    if family is not None:
+        known["model_family"] = family[0]
+    if template is None or not template.marks or dialect not in _TRAINERS:
+        return known
+    vocabulary = _vocabulary(setup, model)
+    if vocabulary is not None:
+        foreign = [mark for mark in template.marks if f'"{mark}"' not in vocabulary]
+    elif family is not None:
+        foreign = [mark for mark in template.marks if mark not in family[1]]
+    else:
+        return known
+    # A base has no template of its own; LLaMA-Factory alone makes the marks new tokens, which nothing trains.
+    accepted = _adds_tokens(named, dialect) or not (dialect == "llamafactory" or is_instructed(model))
+    known["template_foreign_marks"] = [] if accepted else foreign
+    return known
+
+
+def _adds_tokens(named: NamedData, dialect: str) -> bool:
+    return any(named.settings.get(key) for key in _ADDS.get(dialect, ()))
+
+
+def _vocabulary(setup: Setup, model: str) -> str | None:
+    """The text of a folder's tokenizer.json, in which every token stands between quotes; None where there is none."""
+    folder = resolve(setup, model)
+    path = Path(folder) / "tokenizer.json" if folder is not None else None
+    try:
+        if path is None or not path.is_file() or path.stat().st_size > _MOST_READ:
+            return None
+        text = path.read_text("utf-8")
+        # Control tokens are ASCII almost everywhere; DeepSeek's are not, and may be written as escapes.
+        return json.dumps(json.loads(text), ensure_ascii=False) if "\\u" in text else text
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,173 @@
+"""What is true of samples that were formed here: who trains, what is left out and why, and what stands twice."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ..facts import BatchFacts
+from ..facts.data import DataSetFacts
+from ..pipeline.forms import Followed, FormedRow, FormedSet, dropped_by_reason
+from .batch import BatchLook
+from .showing import Shown, histogram, rows_shown
+
+IGNORED = -100
+CONTENT = {
+    *("system", "system_prompt", "history", "tools", "input", "context", "reasoning", "reasoning_content", "thinking"),
+    *("tool_calls", "images", "image", "thought", "cot", "rationale", "chosen", "rejected"),
+}
+"""Names of columns that hold a part of what is asked or answered."""
+
+
+def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
+    """Facts of stage ``data``; those of tokens only where there is a tokenizer."""
+    sets = [each for each in followed.sets if each.not_followed is None]
+    totals = [each.total for each in followed.sets]
+    rows = followed.rows
+    known: dict[str, Any] = {
+        "rendered_by": followed.by,
+        "sets": [_set(each) for each in followed.sets],
+        "sets_not_followed": len(followed.sets) - len(sets),
+        "format": ", ".join(dict.fromkeys(each.form for each in sets if each.form)) or None,
+        "columns": list(dict.fromkeys(column for each in sets for column in each.columns)),
+        "rows": sum(total for total in totals if total is not None) if None not in totals else None,
+        "rows_seen": len(rows),
+        "limit": followed.limit,
+        "left_out": dropped_by_reason(followed),
+        "left_out_reasons": [f"{count} {why}" for why, count in dropped_by_reason(followed).items()],
+        "rows_left_out": sum(row.dropped is not None for row in rows),
+        "empty_answers": sum(row.dropped is None and not row.answer.strip() for row in rows),
+        **_roles(sets),
+        **repeated(rows),
+    }
+    unread = [column for each in sets for column in each.columns if column in CONTENT and column not in each.read]
+    known["content_columns_unread"] = list(dict.fromkeys(unread))
+    untaught = sum(row.teaches is False for row in rows)
+    known["rows_fully_masked"] = untaught
+    if rows and untaught == len(rows):
+        known["labels_masked_ratio"] = 1.0
+    if followed.tokenizer is not None:
+        known.update(_of_tokens(followed, vocabulary))
+    return known
+
+
+def _set(told: FormedSet) -> DataSetFacts:
+    return DataSetFacts(
+        name=told.name,
+        key=told.key,
+        form=told.form,
+        rows=told.total,
+        rows_seen=told.seen or None,
+        columns_unread=[name for name in told.columns if name not in told.read] if told.not_followed is None else None,
+        roles=told.roles or None,
+        not_followed=told.not_followed,
+    )
+
+
+def _roles(sets: Sequence[FormedSet]) -> dict[str, Any]:
+    with_roles = [each for each in sets if each.roles_trained is not None]
+    if not with_roles:
+        return {}
+    untrained = [each for each in with_roles if each.roles_trained and each.asked_roles_missing == each.roles_trained]
+    return {
+        "roles": list(dict.fromkeys(role for each in with_roles for role in each.roles)),
+        "sets_without_trained_role": [each.name for each in untrained if not each.trains_all],
+        "roles_trained": list(dict.fromkeys(role for each in with_roles for role in each.roles_trained or ())),
+        "roles_missing": list(dict.fromkeys(role for each in with_roles for role in each.asked_roles_missing)),
+        "roles_unknown": list(dict.fromkeys(role for each in with_roles for role in each.roles_unknown)),
+    }
+
+
+def repeated(rows: Sequence[FormedRow]) -> dict[str, int]:
+    """Rows that stand twice, and prompts with several answers."""
+    identities = Counter(row.identity for row in rows)
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        if row.prompt.strip() and row.answer.strip():
+            answers.setdefault(row.prompt, set()).add(row.answer)
+    conflicting = {prompt for prompt, found in answers.items() if len(found) > 1}
+    return {
+        "duplicate_rows": sum(count - 1 for count in identities.values()),
+        "conflicting_rows": sum(row.prompt in conflicting for row in rows),
+    }
+
+
+def _of_tokens(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
+    rows, tokenizer = followed.rows, followed.tokenizer
+    formed = [row for row in rows if row.ids]
+    trained = followed.trained
+    if not formed:
+        return {"shown": []}
+    lengths = [row.length for row in formed]
+    limit = followed.limit
+    ids = [token for row in formed for token in row.ids]
+    counted = sum(label != IGNORED for row in trained for label in row.labels)
+    kept = sum(len(row.ids) for row in trained)
+    masked_rows = sum(all(label == IGNORED for label in row.labels) for row in rows)
+    known: dict[str, Any] = {
+        "tokens_mean": statistics.fmean(lengths),
+        "tokens_median": int(statistics.median(lengths)),
+        "tokens_max": max(lengths),
+        "truncated_ratio": sum(row.dropped is None and row.length > len(row.ids) for row in formed) / len(formed),
+        "rows_fully_masked": masked_rows,
+        "max_token_id": max(ids),
+        "trained_ratio": counted / kept if kept else None,
+        "labels_masked_ratio": 1.0 - counted / kept if kept else 1.0 if masked_rows == len(rows) else None,
+    }
+    if vocabulary is not None:
+        known["tokens_out_of_range"] = sum(not 0 <= token < vocabulary for token in ids)
+    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
+    if eos is not None and trained:
+        known["eos_supervised_ratio"] = sum(eos in row.labels for row in trained) / len(trained)
+    if bos is not None and bos != eos:
+        known["double_bos_rows"] = sum(row.ids[:2] == [bos, bos] for row in formed)
+    lost = [row.lost for row in formed if row.lost is not None]
+    known["content_lost_rows"] = len(lost)
+    known["content_lost"] = lost[0] if lost else None
+    known["lengths"], known["lengths_bin"] = histogram(lengths)
+    names = [each.name for each in followed.sets]
+    shown = [
+        Shown(row.ids, row.labels, row.length, (), row.dropped, row.number, names[row.set_number]) for row in formed
+    ]
+    known["shown"] = rows_shown(shown, tokenizer)
+    if limit is not None:
+        known["limit"] = limit
+    return known
+
+
+def batch_of(followed: Followed, size: int, config: Any) -> BatchFacts | None:
+    """The formed rows in batches as they would reach the model, padded, with a label nowhere on padding."""
+    import torch
+
+    rows = followed.trained
+    if not rows:
+        return None
+    look = BatchLook(followed.tokenizer, config)
+    pad = followed.tokenizer.pad_token_id if followed.tokenizer.pad_token_id is not None else 0
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        longest = max(len(row.ids) for row in part)
+        fill = [longest - len(row.ids) for row in part]
+        look.look(
+            {
+                "input_ids": torch.tensor([row.ids + [pad] * n for row, n in zip(part, fill, strict=True)]),
+                "attention_mask": torch.tensor(
+                    [[1] * len(row.ids) + [0] * n for row, n in zip(part, fill, strict=True)]
+                ),
+                "labels": torch.tensor([row.labels + [IGNORED] * n for row, n in zip(part, fill, strict=True)]),
+            }
+        )
+    return without_repeats(look.facts())
+
+
+def without_repeats(facts: BatchFacts | None) -> BatchFacts | None:
+    """Rows that stand twice among all that were looked at are the data's, not the sampler's."""
+    return facts.model_copy(update={"duplicate_rows": None}) if facts is not None else None
+
+
+def normalized(text: str) -> str:
+    """A text without what seldom makes two rows differ: case and spaces."""
+    return re.sub(r"\s+", " ", text).strip().casefold()
