@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..facts import Facts, MemoryFacts
 from .levers import Lever, Prefer, altering_levers, levers_of
+from .searching import in_order, named, search_for
 from .stage import evaluation_batch_of, look_at_memory, machine_for, sequence_of, target_card
 
 if TYPE_CHECKING:
     from ..facts.memory import Cure
     from ..setup.setup import Setup
-    from ..tables.cards import Card
+    from .cure import Search
 
 Tell = Callable[[str], None]
 
@@ -48,7 +49,16 @@ def look_at_cure(
     if memory.predicted is None:
         return memory
     card = target_card(setup, facts)
-    search = search_for(setup, facts, card, architecture, offline, progress)
+    search = search_for(
+        setup,
+        facts,
+        card,
+        machine_of=machine_for,
+        evaluation_batch=evaluation_batch_of(facts),
+        architecture=architecture,
+        offline=offline,
+        progress=progress,
+    )
     if search is None or search.room.holds(memory.predicted, memory.margin_ratio or 0.0):
         return memory
     allowed, altering = all_levers(setup, facts)
@@ -57,35 +67,16 @@ def look_at_cure(
     chosen = search.found(levers, request.prefer, alone=True)
     if more and (chosen is None or request.alters):
         chosen = _with_altering(search, levers, more, request) or chosen
-    return memory.model_copy(update={"cure": chosen, "cures": in_order(search.tried.values(), chosen)})
-
-
-def search_for(setup: Setup, facts: Facts, card: Card | None, architecture: Any, offline: bool, progress: Tell) -> Any:
-    """The search for what fits a card or the budget; None where there is neither."""
-    from ..pipeline import load_config
-    from .cure import Room, Search
-    from .plan import capacity
-
-    budget = facts.config.budget_peak_memory_bytes if facts.config is not None else None
-    if card is None and budget is None:
-        return None
-    own = evaluation_batch_of(facts)
-
-    def evaluation_batch(changed: Setup) -> int | None:
-        return None if own is None else changed.training.per_device_eval_batch_size or own
-
-    return Search(
-        setup,
-        lambda changed: machine_for(changed, card),
-        evaluation_batch,
-        Room(None if card is None else capacity(card), budget),
-        architecture or load_config(setup, offline=offline),
-        offline,
-        progress,
+    return memory.model_copy(
+        update={
+            "cure": chosen,
+            "cures": in_order(search.tried.values(), chosen),
+            "cure_changes": None if chosen is None else named(chosen),
+        }
     )
 
 
-def _with_altering(search: Any, levers: list[Lever], altering: list[Lever], request: Request) -> Cure | None:
+def _with_altering(search: Search, levers: list[Lever], altering: list[Lever], request: Request) -> Cure | None:
     """The mildest altering change that helps: as any other where it is asked for, else beside all others.
 
     All others are made first, since each saves the more of what is learned.
@@ -99,11 +90,3 @@ def _with_altering(search: Any, levers: list[Lever], altering: list[Lever], requ
         if cure is not None and cure.fits:
             return cure
     return None
-
-
-def in_order(cures: Any, chosen: Cure | None) -> list[Cure]:
-    """The chosen one first, then what fits before what does not, the fastest first."""
-    rest = sorted(
-        (each for each in cures if each is not chosen), key=lambda each: (not each.fits, each.alters, each.speed)
-    )
-    return ([chosen] if chosen is not None else []) + rest

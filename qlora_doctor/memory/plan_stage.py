@@ -212,14 +212,24 @@ def _cure(
         return None
     kept, key = planner.tracer.traces.cures, f"{card.name} {asked.batch} × {asked.sequence} {planner.evaluation_batch}"
     if key not in kept and planner.tracer.make is not None:
-        from ..pipeline import load_config
         from ..setup.changed import with_value
-        from .cure_stage import search_for
         from .levers import levers_of
+        from .searching import search_for
+        from .stage import machine_for
 
         meant = with_value(setup, "training.per_device_train_batch_size", asked.batch)
         meant = with_value(meant, "training.max_length", asked.sequence)
-        search = search_for(meant, facts, card, load_config(setup, offline=True), True, progress)
+        search = search_for(
+            meant,
+            facts,
+            card,
+            machine_of=machine_for,
+            evaluation_batch=planner.evaluation_batch,
+            architecture=None,
+            offline=True,
+            progress=progress,
+        )
+        assert search is not None  # there is a card
         found = search.found(levers_of(meant, planner.evaluation_batch), "closest")
         kept[key] = None if found is None else found.model_dump()
     return None if kept.get(key) is None else Cure.model_validate(kept[key])

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..facts import Facts, MemoryFacts
-from ..facts.memory import Cure
 from ..facts.memory import Saving as SavingFact
 from ..setup.resolved import Taken
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
@@ -273,22 +272,25 @@ def _cures(
     setup: Setup, prediction: Prediction, facts: Facts, progress: Tell, architecture: Any, offline: bool
 ) -> dict[str, Any]:
     """Combinations of changes with which a run fits that does not, and that leave what is learned as it is."""
-    from .cure_stage import in_order, search_for
     from .levers import levers_of
+    from .searching import in_order, named, search_for
 
     card, _ = _card_or_reason(setup, facts)
-    search = search_for(setup, facts, card, architecture, offline, progress)
+    search = search_for(
+        setup,
+        facts,
+        card,
+        machine_of=machine_for,
+        evaluation_batch=evaluation_batch_of(facts),
+        architecture=architecture,
+        offline=offline,
+        progress=progress,
+    )
     if search is None or search.room.holds(prediction, margin=0.0):
         return {}
     found = search.found(levers_of(setup, evaluation_batch_of(facts)), "closest", alone=True)
     cures = in_order(search.tried.values(), found)
     return {"cure": found, "cures": cures, "cure_changes": None if found is None else named(found)}
-
-
-def named(cure: Cure) -> str:
-    """All changes of a cure as one phrase, each once."""
-    changes = list(dict.fromkeys(each.change for each in cure.changes))
-    return changes[0] if len(changes) == 1 else f"{', '.join(changes[:-1])} and {changes[-1]}"
 
 
 def _is_full(prediction: Prediction, ratio: float | None, facts: Facts) -> bool:
