@@ -29,7 +29,8 @@ test: setup ## Run the tests
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What a change needs while it is being made: style, types, every rule page, and the tests that import no torch.
-LIGHT := tests/engine tests/rules tests/config tests/packaging/test_imports.py tests/reporters \
+LIGHT := tests/engine tests/rules tests/config tests/packaging/test_imports.py tests/reporters tests/editor \
+	tests/docsite/test_pages.py \
 	tests/dialects/test_defaults.py tests/dialects/test_readers.py tests/dialects/test_refusals.py
 check: lint ## Check style, types and rules, and run the tests that need no torch
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(LIGHT)
@@ -45,12 +46,13 @@ $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt .ci/oldest.sh .ci/stand_
 
 # Every stage on nine architectures, the command, the rules' language and every format. What is left out holds for newer
 # packages alone: schemas are written by the newest pydantic, peft 0.15 does not refuse a fused Mamba, trl 0.17 drops no
-# sample, and Ctrl-C is sent at a moment of torch's import that is another one here.
+# sample, and Ctrl-C is sent at a moment of torch's import that is another one here. The demo is `make demo`'s, on the newest.
 test-oldest: $(OLDEST)/.ready ## Run the tests that hold for every supported version, on the oldest ones
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile \
 		tests/faults/test_healthy.py tests/pipeline tests/probes/test_structure.py tests/memory/test_trace.py \
 		tests/engine tests/cli tests/reporters/test_report_formats.py tests/reporters/test_report_text.py \
 		--deselect 'tests/probes/test_structure.py::test_refusals_have_a_word[mamba-lora5-mamba-fused]' \
+		--ignore tests/cli/test_cli_demo.py \
 		--deselect tests/cli/test_cli_commands.py::test_schema \
 		--deselect tests/pipeline/test_run.py::test_a_trainer_that_keeps_no_sample_says_so \
 		--deselect tests/cli/test_cli_processes.py::test_ctrl_c_ends_the_child_and_keeps_the_report

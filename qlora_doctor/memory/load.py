@@ -15,8 +15,6 @@ import torch
 from .tape import Tape
 from .trace import Recorder
 
-CODE_4BIT = 64
-"""Bytes of a 4-bit type's 16 float32 values (``bitsandbytes.functional.get_4bit_type``)."""
 CODE_8BIT = 1024
 """Bytes of the dynamic 8-bit type's 256 float32 values, kept once per device (``create_dynamic_map``)."""
 

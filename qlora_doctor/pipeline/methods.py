@@ -184,8 +184,10 @@ def start_of_loss(trainer: Any, method: Method) -> float | None:
     args = trainer.args
     kinds = getattr(args, "loss_type", None)
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    weighted = getattr(args, "use_weighting", False) or getattr(args, "loss_weights", None)
-    if not kinds or len(kinds) != 1 or weighted or getattr(trainer, "aux_loss_enabled", False):
+    unlike = getattr(args, "use_weighting", False) or getattr(args, "loss_weights", None)
+    # What was computed beforehand was computed in other batches, whose padding rounds otherwise.
+    unlike = unlike or getattr(args, "precompute_ref_log_probs", False)
+    if not kinds or len(kinds) != 1 or unlike or getattr(trainer, "aux_loss_enabled", False):
         return None
     kind, beta = kinds[0], getattr(args, "beta", None)
     if method.trainer == "DPOTrainer" and not getattr(args, "reference_free", False):

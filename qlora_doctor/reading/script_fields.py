@@ -12,7 +12,6 @@ from .python.neighbours import Neighbours
 from .python.newer import in_older_words
 
 _PARSES = re.compile(r"\b(?:TrlParser|HfArgumentParser|H4ArgumentParser|parse_yaml_file|parse_yaml_config)\b")
-_STOCK = re.compile(r"from trl\.scripts|trl sft|alignment import H4ArgumentParser")
 _VERSION = re.compile(r"transformers (\d+(?:\.\d+)*)")
 _SUBFOLDERS = (".", "scripts", "src")
 _MOST_SCRIPTS = 24

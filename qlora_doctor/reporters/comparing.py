@@ -15,7 +15,6 @@ from .verdict import unread
 _NOT_SETUP = ("origins", "file", "dialect_confidence", "dialect_named")
 _NOISE = ("config.", "environment.", "memory.")
 """Subjects that other tables tell: the setup's own, the machine's, and memory by part."""
-_VERSIONS = "environment.packages."
 _TIMES = ("seconds",)
 _ABSENT = object()
 

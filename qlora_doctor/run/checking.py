@@ -13,7 +13,7 @@ from ..core.errors import DoctorError, UsageError
 from ..core.report import AFTERWARDS, STAGES, Report, StageRecord
 from ..core.text import cleaned
 from ..facts import Facts
-from .session import INTERRUPTED, REAL_STAGES, CheckOptions, Observer, Session
+from .session import REAL_STAGES, CheckOptions, Observer, Session
 
 if TYPE_CHECKING:
     from ..engine import Rule
@@ -299,11 +299,6 @@ def tell_trouble(store: Store, session: Session) -> None:
     store.close()
     if store.trouble is not None and session.options.cache_folder is not None:
         session.observer.on_trouble(f"Results are not kept: {store.trouble}")
-
-
-def was_interrupted(report: Report) -> bool:
-    """True where Ctrl-C ended the check; the report holds what was known by then."""
-    return any(record.reason == INTERRUPTED for record in report.stages)
 
 
 def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
+from ..core.folders import user_cache
 from ..core.report import RUN_STAGES, Report, StageRecord
 from ..facts import Facts
 from ..watching.records import Options, Training, trainings
@@ -68,8 +69,7 @@ def runs_folder() -> Path:
     named = os.environ.get("QLORA_DOCTOR_RUNS")
     if named:
         return Path(named)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "qlora-doctor" / "runs"
+    return user_cache() / "runs"
 
 
 def new_folder(asked: Path | None = None) -> Path:

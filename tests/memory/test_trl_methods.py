@@ -99,17 +99,50 @@ def test_the_recorded_kinds_keep_the_bar() -> None:
     assert all(row["reason"] for row in rows if not row["predicted"])
 
 
+def test_the_recorded_kinds_of_the_second_file_keep_the_bar() -> None:
+    truth = json.loads((BENCHMARK / "kinds_h200.json").read_text(encoding="utf-8"))
+    rows = json.loads((BENCHMARK / "kinds_h200_results.json").read_text(encoding="utf-8"))
+    predicted_rows = [row for row in rows if row["predicted"]]
+    assert len(rows) == len(truth["cases"]) == 23 and len(predicted_rows) == 13
+    assert sum(abs(row["allocated"]) for row in predicted_rows) / len(predicted_rows) <= 1
+    for row in predicted_rows:
+        assert abs(row["allocated"]) <= 4 and abs(row["reserved"]) <= 10 and abs(row.get("evaluation", 0)) <= 5
+    assert all(row["reason"] for row in rows if not row["predicted"])
+
+
+@pytest.mark.parametrize(
+    ("storage", "trainer", "covered"),
+    [("bfloat16", "transformers", True), ("uint8", "transformers", False), ("bfloat16", "trl", False)],
+)
+def test_what_is_told_of_fsdp_2_is_what_was_measured_right(
+    storage: str, trainer: str, covered: bool, tmp_path: Path
+) -> None:
+    compare = compare_kinds()
+    case = {"model": "tiny", "bs": 1, "seq": 64, "fsdp": 2, "bf16_storage": storage != "uint8", "targets": ["q_proj"]}
+    case |= {"trainer": "trl"} if trainer == "trl" else {}
+    entry = {"case": case, "peaks": [[1, 1, 0.1]]}
+    row = compare.predict_case(entry, {"tiny": LLAMA}, tmp_path)
+    assert (row.step is not None) == covered
+    assert covered or (row.reason is not None and "FSDP 2" in row.reason)
+
+
+def compare_kinds() -> Any:
+    """The benchmark's script as a module."""
+    spec = importlib.util.spec_from_file_location("memory_compare_kinds", BENCHMARK / "compare_kinds.py")
+    assert spec is not None and spec.loader is not None
+    compare = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = compare
+    spec.loader.exec_module(compare)
+    return compare
+
+
 KINDS = Path(__file__).parents[3] / "shared" / "truth" / "kinds_h200.json"
 
 
 @pytest.mark.skipif(not KINDS.is_file(), reason="the measured kinds of runs are not here")
 @pytest.mark.parametrize("wanted", ["llama3.2-1b reward 4×1024", "qwen2.5-1.5b dpo 2×1024"])
 def test_measured_steps(wanted: str, tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("memory_compare_kinds", BENCHMARK / "compare_kinds.py")
-    assert spec is not None and spec.loader is not None
-    compare = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = compare
-    spec.loader.exec_module(compare)
+    compare = compare_kinds()
     truth = json.loads(KINDS.read_text(encoding="utf-8"))
     entry = next(e for e in truth["cases"] if compare.describe(e["case"], e["ranks"]).startswith(wanted))
     row = compare.predict_case(entry, truth["architectures"], tmp_path)

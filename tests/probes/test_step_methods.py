@@ -104,7 +104,7 @@ def test_a_reference_that_is_another_model(tiny_llama: Path, monkeypatch: pytest
 
     monkeypatch.setattr(module, "make_trainer", with_another_reference)
     facts = step(setup_of(tiny_llama, "dpo", extra={"beta": 1.0})).facts
-    assert facts.loss_off_start is not None and facts.loss_off_start > 0.02
+    assert facts.loss_off_start is not None and facts.loss_off_start > 0.05
 
 
 def test_a_trainer_of_the_method_that_refuses(tiny_llama: Path) -> None:

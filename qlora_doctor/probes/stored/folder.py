@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_he
 from .adapter import adapter_facts
 from .against_base import held_against_base
 from .servers import servers
+from .texts import read_json
 from .tokens import token_facts
 from .whole import whole_facts
 
-_LIMIT = 16 << 20
-"""Bytes of a config at most."""
 _SHOWN = (".json", ".safetensors", ".bin", ".model", ".jinja", ".pt", ".md")
 
 
@@ -51,21 +49,6 @@ def _inner(folder: Path) -> Path:
         return folder
     below = [path.parent for path in folder.glob(f"*/{CONFIG}")]
     return below[0] if len(below) == 1 else folder
-
-
-def read_json(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """(the object, ``none``), or (None, why it cannot be used)."""
-    try:
-        if path.stat().st_size > _LIMIT:
-            return None, f"{path.name} is larger than {_LIMIT >> 20} MiB."
-        document = json.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        return None, f"There is no {path.name}."
-    except OSError as error:
-        return None, f"{path.name} cannot be read: {error.strerror or error}."
-    except (ValueError, RecursionError) as error:
-        return None, f"{path.name} is no JSON: {str(error).splitlines()[0]}."
-    return (document, "none") if isinstance(document, dict) else (None, f"{path.name} is no JSON object.")
 
 
 def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:

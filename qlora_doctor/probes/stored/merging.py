@@ -21,8 +21,8 @@ from ..config.stored_adapter import CONFIG, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
 from .adapter import scaling_of
 from .arrays import Arrays
-from .folder import read_json
 from .names import parse
+from .texts import read_json
 
 ROWS = 96
 """Rows of each tensor that are looked at, evenly spread."""

@@ -20,8 +20,8 @@ from ...core.errors import StageError
 from ...facts.stored import Way
 from ...pipeline.base import dtype_argument
 from ..config.stored_adapter import CONFIG
-from .folder import read_json
 from .rows import token_rows
+from .texts import read_json
 
 REPETITIONS = 5
 _PREFILL, _DECODE = 512, 64

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...core.errors import StageError
 from ..load.checkpoint import Checkpoint, read_checkpoint
+from .texts import read_json
 
 _ADAPTERS = (
     ".lora_A.",
@@ -23,8 +24,6 @@ _STATES = (".quant_state.", ".absmax", ".SCB", ".qweight", ".weight_packed", ".w
 
 def whole_facts(folder: Path) -> dict[str, Any]:
     """Facts of a merged model: is it whole, what do its headers say of its quantization, is an adapter left in it."""
-    from .folder import read_json
-
     config, why = read_json(folder / "config.json")
     found: dict[str, Any] = {"config_failure": why, "quantization_config": _quantization(config)}
     try:

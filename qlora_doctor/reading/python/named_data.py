@@ -38,7 +38,10 @@ def name_data(story: Story, sheet: Sheet) -> None:
     followed = sheet.value("data.train")
     known = {id(call.node): call for call, _ in story.seen.calls if call.maker in _LOADERS}
     transforms = _transforms(sheet)
-    way = data_way(sheet.source.tree)
+    try:
+        way = data_way(sheet.source.tree)
+    except RecursionError:  # what is written out again may be nested deeper than what is read
+        way = None
     for node in _loads(sheet.source.tree):
         told = _told(node, known.get(id(node)), sheet).model_copy(update={"template": template})
         if way is not None and way[0] is node and told.kind == "file" and told.role == "train":

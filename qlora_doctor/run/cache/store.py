@@ -11,13 +11,13 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...core.files import write_whole
+from ...core.folders import user_cache
 from ...core.report import StageRecord
 from ...facts import Facts
 
@@ -93,7 +93,7 @@ def cache_folder() -> Path | None:
     if said is not None and said.lower() in ("", "off", "0", "no", "false"):
         return None
     try:
-        return Path(said).expanduser() if said is not None else _usual_folder()
+        return Path(said).expanduser() if said is not None else user_cache() / "facts"
     except RuntimeError:  # a user without a home
         return None
 
@@ -101,17 +101,6 @@ def cache_folder() -> Path | None:
 def pages_folder(results: Path | None) -> Path | None:
     """Where rule pages that were read are kept: beside the results, and nowhere where these are not kept."""
     return results / "rules" if results is not None else None
-
-
-def _usual_folder() -> Path:
-    """The user's cache folder, as each system has it."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "qlora-doctor" / "facts"
 
 
 def _encode(kept: Kept) -> bytes:
