@@ -25,8 +25,8 @@ tokenizer.padding_side = "left"
 tokenizer.add_tokens(["<one>", "<two>"])
 tokenizer.add_special_tokens({"pad_token": "<the-pad>"})
 model = AutoModelForCausalLM.from_pretrained(
-    "model", quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16),
-    dtype=torch.bfloat16)
+    "model", torch_dtype=torch.bfloat16, quantization_config=BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16))
 model.resize_token_embeddings(len(tokenizer))
 model.config.pad_token_id = tokenizer.pad_token_id
 model = prepare_model_for_kbit_training(model)
