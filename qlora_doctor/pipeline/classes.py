@@ -97,7 +97,9 @@ def loader_of(setup: Setup, architecture: Architecture) -> Loader:
     remote = _remote_names(architecture)
     own = next(iter(architecture.raw.get("architectures") or []), None)
     own_class = getattr(transformers, own, None) if isinstance(own, str) else None
-    if own_class is not None and not remote and (_trains(own) or Taken(setup).trainer == "trl"):
+    # An Auto class goes by the config's model_type, so a checkpoint whose architectures are of another type has none.
+    fits = isinstance(architecture.config, getattr(own_class, "config_class", None) or object)
+    if own_class is not None and not remote and ((_trains(own) and fits) or Taken(setup).trainer == "trl"):
         return _of_class(own_class)
     wanted = _OF_TASK_TYPE.get(str(setup.lora.task_type))
     tasks = [wanted] if wanted is not None else []

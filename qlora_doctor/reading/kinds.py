@@ -24,6 +24,8 @@ _QUANTIZED_NAME = re.compile(r"(?:^|[-_.])(?:4bit|8bit|bnb|int4|gptq|awq|nf4|qlo
 
 # -- home-made files: a guess by the names of keys, so that what else has such names has to be known
 
+_SENTENCE = 4
+"""More words than a value of a config has."""
 _DEPTH = 8
 _RUN_FOUND = 3
 """Values of a run that a home-made file must hold, one of them of the adapter or of the quantization."""
@@ -106,6 +108,9 @@ def _homemade(document: Document) -> str | None:
         return "it is a schema"
     if {"schema_version", "findings"} <= data.keys() or {"findings", "stages"} <= data.keys():
         return "it is a report"
+    leaves = [value for _, value in _items(data) if not isinstance(value, dict | list)]
+    if sum(isinstance(leaf, str) and len(leaf.split()) > _SENTENCE for leaf in leaves) > len(leaves) / 2:
+        return "it describes keys"
     for key, value in _items(data):
         name = key.lower()
         held = value not in (None, "", [], {})

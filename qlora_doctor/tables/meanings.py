@@ -20,5 +20,5 @@ def meaning(path: str) -> str | None:
 def all_meanings() -> dict[str, str]:
     """Canonical path → meaning (Markdown)."""
     text = Path(__file__).with_name("meanings.yaml").read_text(encoding="utf-8")
-    sections: dict[str, dict[str, str]] = yaml.load(text, Loader=_LOADER)
+    sections: dict[str, dict[str, str]] = yaml.load(text, Loader=_LOADER)["meanings"]
     return {f"{section}.{key}": told for section, keys in sections.items() for key, told in keys.items()}

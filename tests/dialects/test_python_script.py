@@ -556,7 +556,7 @@ def test_model_that_is_not_known_is_not_built(tmp_path: Path, tiny_llama: Path) 
 
 
 def test_what_is_no_training_script_is_not_recognised(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not a config that is known"):
+    with pytest.raises(ConfigError, match="builds no LoRA adapter and starts no training"):
         read(tmp_path, "print('hello')\n")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,9 @@ def edit(folder: Path, work: Callable[[Editor], Awaitable[Any]]) -> None:
         finally:
             await editor.stop()
 
-    asyncio.run(session())
+    # In a thread of its own: a browser's test may have left a loop running in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, session()).result()
 
 
 def applied(text: str, edit: types.TextEdit) -> str:

@@ -24,7 +24,10 @@ def continued(text: str, key: str) -> str:
 
 
 AXOLOTL = continued(planted_files.AXOLOTL, "lora_model_dir")
-LLAMAFACTORY = continued(planted_files.LLAMAFACTORY, "adapter_name_or_path")
+# The tiny model has no tokens of Llama 3's template, which would be a finding of its own.
+LLAMAFACTORY = continued(
+    planted_files.LLAMAFACTORY.replace("template: llama3", "template: default"), "adapter_name_or_path"
+)
 SWIFT = continued(planted_files.SWIFT, "adapters")
 SCRIPT = """\
 import torch

@@ -87,7 +87,6 @@ NOT_BUILT: dict[str, tuple[Plant, str]] = {
     "config-a-list": (holds("config.json", b"[]"), "config.json is no JSON object."),
     "no-model-type": (says(model_type=None), "names no model_type"),
     "unknown-architecture": (says(model_type="florbnet"), "'florbnet', which transformers"),
-    "another-task": (says(model_type="clip"), "no causal-lm model"),
     "wrong-type": (says(hidden_size="big"), "hidden_size"),
     "no-heads": (says(num_attention_heads=0), "config.json is not valid"),
     "no-vocabulary": (says(vocab_size=0), "Padding_idx"),
@@ -111,6 +110,15 @@ def test_model_that_cannot_be_built(
     assert ran.stages["load"]["status"] == ran.stages["step"]["status"] == "skipped"
     # What was known before is still there.
     assert ran.stages["config"]["status"] == "done" and ran.report["facts"]["config"]["lora_r"] == 8
+
+
+def test_a_kind_of_model_that_no_stage_builds(
+    copied: Path, doctor: Callable[..., Ran], config_for: Callable[..., Path]
+) -> None:
+    says(model_type="clip")(copied)
+    ran = doctor(config_for(copied), "--stage", "config,structure,load,step")
+    assert ran.code == 3 and "QD217" not in ran.rules, ran.stdout
+    assert ran.stages["structure"]["status"] == "skipped" and "clip" in ran.stages["structure"]["reason"].lower()
 
 
 NOT_LOADED: dict[str, tuple[Plant, str, str]] = {

@@ -132,7 +132,7 @@ def test_load_that_runs_out_of_memory(
     def full(*arguments: Any, **options: Any) -> Any:
         raise torch.cuda.OutOfMemoryError(OUT_OF_MEMORY["gpu"][1])
 
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
+    monkeypatch.setattr("transformers.LlamaForCausalLM.from_pretrained", full)
     ran = doctor(config_for(tiny_llama), "--stage", "step")
     assert ran.code == 3 and ran.rules == {"QD225"}, ran.stdout
     assert ran.stages["load"]["status"] == "failed" and ran.stages["load"]["remedy"]

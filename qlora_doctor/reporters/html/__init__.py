@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from .strips import coverage_groups, coverage_strip, error_strip, gradient_strip
 
 def render(report: Report, *, index: str | None = None) -> str:
     """The whole page; ``index`` is the relative address of a page that lists this report among others."""
-    script, style = _asset("report.js"), _asset("report.css")
+    script, style = _script(), _stylesheet()
     name, file = subject(report)
     return _environment().get_template("report.html.j2").render(
         report=report,
@@ -65,9 +66,24 @@ def render(report: Report, *, index: str | None = None) -> str:
 
 def page(template: str, **parts: Any) -> str:
     """A page that has the report's style and no script."""
-    style = _asset("report.css")
+    style = _stylesheet()
     csp = content_security_policy("", style)
     return _environment().get_template(template).render(style=Markup(style), csp=csp, version=__version__, **parts)
+
+
+@cache
+def _script() -> str:
+    """The script without indentation and lines of comment; it has no text over several lines."""
+    lines = [line.strip() for line in _asset("report.js").splitlines()]
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
+
+
+@cache
+def _stylesheet() -> str:
+    """The style without its comments and layout, which every page of a folder would carry along."""
+    text = re.sub(r"/\*.*?\*/", "", _asset("report.css"), flags=re.DOTALL)
+    tight = re.sub(r"\s*([{};,>])\s*", r"\1", text)
+    return re.sub(r";}", "}", re.sub(r"(?<=[a-z-]): (?=[^{}]*})", ":", tight)).strip()
 
 
 def content_security_policy(script: str, style: str) -> str:
