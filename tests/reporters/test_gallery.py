@@ -53,4 +53,4 @@ def test_the_gallery_stays_small_and_tells_nothing_of_the_machine() -> None:
     assert sum(path.stat().st_size for path in pages) < 1_500_000
     assert all(path.stat().st_size < 300_000 for path in pages)
     for path in [*pages, *GALLERY.glob("facts/*.json")]:
-        assert not re.search(r"[\"' ](/home/|/root/|/tmp/|/work/|[A-Z]:\\\\)", path.read_text(encoding="utf-8")), path
+        assert not re.search(r"[\"' ](/(?:home|root|tmp|work)/|[A-Z]:\\\\)", path.read_text(encoding="utf-8")), path
