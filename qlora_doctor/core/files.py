@@ -1,10 +1,12 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and small ones read without a fault."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -33,3 +35,14 @@ def _mode_of(path: Path) -> int:
         mask = os.umask(0)
         os.umask(mask)
         return 0o666 & ~mask
+
+
+def json_mapping(file: Path, most_bytes: int) -> dict[str, Any] | None:
+    """The mapping in a JSON file; None where it is absent, larger than ``most_bytes``, damaged or something else."""
+    try:
+        if file.stat().st_size > most_bytes:
+            return None
+        record = json.loads(file.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -5,11 +5,10 @@ transformers loads a quantized checkpoint as it is stored (quantizers/auto.py, m
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
+from ...core.files import json_mapping
 from ...setup.paths import resolve
 from ...setup.setup import Origin, Setup, Source
 
@@ -37,7 +36,7 @@ def stored_bits(setup: Setup) -> dict[str, Any] | None:
         return None
     folder = resolve(setup, written)
     if folder is not None and folder.is_dir():
-        return _of_bitsandbytes(_read(folder / "config.json"))
+        return _of_bitsandbytes(json_mapping(folder / "config.json", _LIMIT))
     named = _BY_NAME.search(written.rstrip("/"))
     if named is None:
         return None
@@ -90,13 +89,3 @@ def _of_bitsandbytes(config: dict[str, Any] | None) -> dict[str, Any] | None:
     by_bitsandbytes = str(stored.get("quant_method", "bitsandbytes")) == "bitsandbytes"
     width = next((key for key in ("load_in_4bit", "load_in_8bit") if stored.get(key)), None)
     return stored if by_bitsandbytes and width is not None else None
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        if file.stat().st_size > _LIMIT:
-            return None
-        record = json.loads(file.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...core.files import json_mapping
 from ...facts.schedule import ResumeFacts
 from ...setup.paths import resolve
 from ...setup.setup import Setup
@@ -30,12 +30,12 @@ def resume_facts(
         ranks: processes that train.
     """
     folder = checkpoint_of(setup)
-    state = _read(folder / STATE) if folder is not None else None
+    state = json_mapping(folder / STATE, _LIMIT) if folder is not None else None
     if folder is None or state is None:
         return None
     done = _whole(state.get("global_step"))
     left = _left(state, done, updates, get)
-    rank = _whole((_read(folder / ADAPTER) or {}).get("r"))
+    rank = _whole((json_mapping(folder / ADAPTER, _LIMIT) or {}).get("r"))
     now = known["lora_r"]
     return ResumeFacts(
         checkpoint=str(setup.training.resume_from_checkpoint)
@@ -132,16 +132,6 @@ def recorded_arguments(file: Path) -> dict[str, int]:
         return found
     except (OSError, ValueError, StopIteration, KeyError, zipfile.BadZipFile, NotImplementedError):
         return {}
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        if file.stat().st_size > _LIMIT:
-            return None
-        record = json.loads(file.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _whole(value: Any) -> int | None:

@@ -6,11 +6,11 @@ compares neither with the model that it loads the adapter into (peft 0.21: ``Pef
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.files import json_mapping
 from ...setup.paths import resolve
 from ...setup.setup import Setup
 
@@ -39,7 +39,7 @@ def stored_adapter(setup: Setup) -> StoredAdapter | None:
     if written is None or setup.is_unknown("model.adapter"):
         return None
     folder = resolve(setup, written)
-    record = _read(folder / CONFIG) if folder is not None else None
+    record = json_mapping(folder / CONFIG, _LIMIT) if folder is not None else None
     if folder is None or record is None:
         return None
     return StoredAdapter(folder, _text(record.get("base_model_name_or_path")), _text(record.get("revision")))
@@ -62,16 +62,6 @@ def stored_adapter_facts(setup: Setup) -> dict[str, Any]:
         differ = revisions_differ(stored.revision, setup)
         known["adapter_base_revision"] = stored.revision
     return {**known, "adapter_base": stored.base, "adapter_base_differs": differ}
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        if file.stat().st_size > _LIMIT:
-            return None
-        record = json.loads(file.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _text(value: Any) -> str | None:
