@@ -1,0 +1,283 @@
+"""The traces that come with the package: does it fit, answered at once for the models and setups that most people take.
+
+Each file holds the folded tapes (:mod:`.folded`) of one base with one trainer, with adapters on all linear layers or on
+q, k, v and o, with or without checkpointing; all else is as ``qlora-doctor init`` writes it, in any rank. They are
+those of the versions that the index names, so they answer where these or none are installed. ``make traces`` writes
+them, and holds each against the live prediction.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from .folded import STATES, Folded
+from .kept import Outline
+
+if TYPE_CHECKING:
+    from ..setup.setup import Setup
+    from .scaling import ScalableTape
+
+MODELS = (
+    "meta-llama/Llama-3.2-1B",
+    "meta-llama/Llama-3.2-3B",
+    "meta-llama/Llama-3.1-8B",
+    "meta-llama/Llama-3.1-70B",
+    "meta-llama/Meta-Llama-3-8B",
+    "meta-llama/Llama-2-7b-hf",
+    "meta-llama/Llama-2-13b-hf",
+    "mistralai/Mistral-7B-v0.1",
+    "mistralai/Mistral-7B-v0.3",
+    "Qwen/Qwen2.5-0.5B",
+    "Qwen/Qwen2.5-1.5B",
+    "Qwen/Qwen2.5-3B",
+    "Qwen/Qwen2.5-7B",
+    "Qwen/Qwen2.5-14B",
+    "Qwen/Qwen2.5-32B",
+    "Qwen/Qwen3-4B",
+    "Qwen/Qwen3-8B",
+    "Qwen/Qwen3-14B",
+    "google/gemma-2-9b",
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+)
+"""The bases of the table of architectures that most adapters on the hub were trained on; their aliases come with them."""
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+RANKS = (2, 256)
+"""Ranks for which the tapes hold."""
+
+Trainer = Literal["transformers", "trl"]
+Targets = Literal["all-linear", "qkvo"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a file holds."""
+
+    model: str
+    trainer: Trainer
+    targets: Targets
+    checkpointing: bool
+
+    @property
+    def file(self) -> str:
+        """Its name."""
+        base = self.model.rpartition("/")[2].lower()
+        return f"{base}.{self.trainer}.{self.targets}.{'checkpointed' if self.checkpointing else 'whole'}.traces"
+
+    def setup(self, card: str | None = None) -> Setup:
+        """The setup that was traced."""
+        from ..setup.changed import with_value
+        from ..writing.starter import starter_setup
+
+        setup = with_value(starter_setup(self.model, card), "training.trainer", self.trainer)
+        if self.targets == "qkvo":
+            setup = with_value(setup, "lora.target_modules", ATTENTION)
+        return with_value(setup, "training.gradient_checkpointing", self.checkpointing)
+
+
+def variants() -> Iterator[Variant]:
+    """All that come with the package."""
+    for model in MODELS:
+        for trainer in ("transformers", "trl"):
+            for targets in ("all-linear", "qkvo"):
+                for checkpointing in (True, False):
+                    yield Variant(model, cast(Trainer, trainer), cast(Targets, targets), checkpointing)
+
+
+@dataclass
+class Shipped:
+    """The tapes of one variant, for one setup's rank and optimizer.
+
+    Attributes:
+        tapes: by kind of machine (as text), precision and whether the batch is 1: pieces, the shorter lengths first.
+    """
+
+    outline: Outline
+    rank: int
+    optim: str
+    precision: str
+    tapes: dict[str, list[Folded]]
+    accumulation: int = 2
+    _scalable: dict[tuple[str, int], ScalableTape] = field(default_factory=dict)
+
+    def scalable(self, kind: Any, alone: bool, sequence: int) -> ScalableTape | None:
+        """The tape for a machine of this kind, a batch of 1 or more, and a length; None where none is there."""
+        key = tape_key(kind, self.precision, alone)
+        for place, folded in enumerate(self.tapes.get(key, ())):
+            if sequence <= folded.last:
+                if (key, place) not in self._scalable:
+                    self._scalable[key, place] = folded.scalable(self.rank, self.optim, self.accumulation)
+                return self._scalable[key, place]
+        return None
+
+
+def tape_key(kind: Any, precision: str, alone: bool) -> str:
+    """The name of a tape in its file."""
+    flags = "".join(str(int(each)) for each in kind)
+    return f"{precision} {flags} {'one' if alone else 'more'}"
+
+
+def shipped_for(setup: Setup) -> Shipped | None:
+    """The tapes of this setup; None where it is none of those that were traced, or other versions are installed."""
+    variant = variant_of(setup)
+    if variant is None or not fits_versions():
+        return None
+    document = read(variant.file)
+    if document is None:
+        return None
+    training = setup.training
+    optim = str(training.optim)
+    outline = Outline(**document["outline"])
+    assumptions = tuple(outline.assumptions)
+    return Shipped(
+        Outline(**{**document["outline"], "optim": optim, "assumptions": assumptions, "versions": index()["versions"]}),
+        int(cast(int, setup.lora.r)),
+        optim,
+        "bf16" if training.bf16 else "fp16",
+        {name: [folded_of(each) for each in pieces] for name, pieces in document["tapes"].items()},
+        accumulation=cast(int, training.gradient_accumulation_steps),
+    )
+
+
+@cache
+def read(file: str) -> dict[str, Any] | None:
+    """The content of a file; None where there is none."""
+    try:
+        content = _folder().joinpath(file).read_bytes()
+    except OSError:
+        return None
+    return json.loads(zlib.decompress(content))  # type: ignore[no-any-return]
+
+
+def write(document: dict[str, Any]) -> bytes:
+    """The bytes of a file."""
+    return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
+
+
+@cache
+def index() -> dict[str, Any]:
+    """The versions that were traced, and up to how many tokens bitsandbytes' own kernel runs, by card and shape."""
+    return json.loads(_folder().joinpath("index.json").read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+def _folder() -> Any:
+    return resources.files("qlora_doctor.tables").joinpath("traces")
+
+
+def document_of(folded: Folded) -> list[Any]:
+    """A folded tape as JSON."""
+    return [folded.last, folded.repeats, folded.layers, folded.tokens, folded.course, folded.blocks]
+
+
+def folded_of(document: list[Any]) -> Folded:
+    """A folded tape of its JSON."""
+    last, repeats, layers, tokens, course, blocks = document
+    return Folded(tokens, course, layers, blocks, repeats, last)
+
+
+def versions_here() -> dict[str, str]:
+    """Versions of what is installed; where nothing is, those that were traced."""
+    from .machine import installed_versions
+
+    found = installed_versions()
+    return found if "torch" in found else index()["versions"]  # type: ignore[no-any-return]
+
+
+@cache
+def fits_versions() -> bool:
+    """Whether what is installed of the packages that decide a step's memory is what was traced, but for a patch."""
+    from .machine import installed_versions
+
+    traced = index()["versions"]
+    return all(version.split(".")[:2] == traced[name].split(".")[:2] for name, version in installed_versions().items())
+
+
+def variant_of(setup: Setup) -> Variant | None:
+    """The variant that a setup is, whatever its rank, batch, length and card; None where it is another setup."""
+    model = _base_of(setup)
+    training, targets = setup.training, setup.lora.target_modules
+    if model is None or training.trainer is None or training.gradient_checkpointing is None:
+        return None
+    if targets == "all-linear":
+        named: Targets = "all-linear"
+    elif isinstance(targets, list) and set(targets) == set(ATTENTION):
+        named = "qkvo"
+    else:
+        return None
+    rank = setup.lora.r
+    if not isinstance(rank, int) or not RANKS[0] <= rank <= RANKS[1] or training.optim not in STATES:
+        return None
+    variant = Variant(model, training.trainer, named, training.gradient_checkpointing)
+    card = None if training.bf16 else "t4"
+    return variant if _said(setup) == _said(variant.setup(card)) else None
+
+
+_FREE: dict[str, tuple[str, ...]] = {
+    "model": ("name_or_path", "revision"),
+    "lora": ("r", "lora_alpha", "target_modules"),
+    "training": (
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "max_length",
+        "optim",
+        "learning_rate",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "warmup_ratio",
+        "num_train_epochs",
+        "max_steps",
+        "seed",
+        "data_seed",
+        "logging_steps",
+        "logging_strategy",
+        "save_steps",
+        "save_strategy",
+        "output_dir",
+        "report_to",
+        "weight_decay",
+    ),
+    "hardware": ("gpu", "memory", "expandable_segments"),
+}
+"""What a tape does not depend on, or is asked for apart."""
+
+
+def _said(setup: Setup) -> dict[str, Any]:
+    """What a setup says of all that a tape depends on."""
+    sections = setup.model_dump(mode="json", exclude_none=True, include={"model", "quantization", "lora", "training",
+                                                                         "hardware"})  # fmt: skip
+    said = {
+        section: {name: value for name, value in values.items() if name not in _FREE.get(section, ()) and value != {}}
+        for section, values in sections.items()
+    }
+    training = said["training"]
+    if not training.get("gradient_checkpointing"):
+        training.pop("gradient_checkpointing_kwargs", None)
+    training["gradient_accumulation_steps"] = training.get("gradient_accumulation_steps", 1) > 1
+    training["max_grad_norm"] = training.get("max_grad_norm", 1.0) > 0
+    training["method"] = training.get("method") if training.get("method") != "sft" else None
+    said["lora"]["lora_dropout"] = said["lora"].get("lora_dropout", 0.0) > 0
+    said["changes"] = [change.model_dump(mode="json") for change in setup.changes]
+    said["native"] = setup.dialect == "native"
+    said["unknown"] = sorted(path for path, origin in setup.origins.items() if origin.source == "unknown")
+    return said
+
+
+def _base_of(setup: Setup) -> str | None:
+    """The base among :data:`MODELS` whose architecture the setup's hub id has; None of a folder."""
+    from ..setup.paths import resolve
+    from ..tables.architectures import find_architecture
+
+    name = setup.model.name_or_path
+    if not name or resolve(setup, name) is not None:
+        return None
+    found = find_architecture(name)
+    if found is None or found.base_id not in MODELS or found.prequantized:
+        return None
+    base = find_architecture(found.base_id)
+    assert base is not None
+    return base.id if base.config == found.config else None
