@@ -1,8 +1,8 @@
 """Write the traces that come with the package (qlora_doctor/tables/traces), or hold them against the live prediction.
 
-    python tools/traces.py                  # write all; those that are there and of these versions are left
-    python tools/traces.py --only qwen2.5   # those whose file's name has this in it
-    python tools/traces.py --hold 1         # hold each against the live prediction at full depth, instead of writing
+python tools/traces.py                  # write all; those that are there and of these versions are left
+python tools/traces.py --only qwen2.5   # those whose file's name has this in it
+python tools/traces.py --hold 1         # hold each against the live prediction at full depth, instead of writing
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     versions = {name: version.partition("+")[0] for name, version in installed_versions().items()}
     if given.hold:
-        sys.exit(0 if all([held(each, place) for place, each in enumerate(wanted[:: given.hold])]) else 1)
+        sys.exit(0 if sum(not held(each, place) for place, each in enumerate(wanted[:: given.hold])) == 0 else 1)
     path = FOLDER / "index.json"
     old = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({"versions": versions, "gemm": gemm()}, separators=(",", ":")) + "\n")
@@ -179,7 +179,10 @@ def made(variant: Variant, layers: int) -> dict[str, Any]:
                 except NotScalable:
                     if len(ends) == 1:
                         raise
-                    pieces = [piece(64, ends[0]), piece(ends[0] + 64, ends[1])]
+                    try:
+                        pieces = [piece(64, ends[0]), piece(ends[0] + 64, ends[1])]
+                    except NotScalable:  # the window itself is on the other side
+                        pieces = [piece(64, ends[0] - 64), piece(ends[0], ends[1])]
             kind = machine.kind(outline.head > SMALL_MEMORY_HEAD)
             tapes[tape_key(kind, precision, alone)] = [document_of(each) for each in pieces]
     said = asdict(outline) | {"batch": 1, "sequence": 1024, "optim": "paged_adamw_8bit"}

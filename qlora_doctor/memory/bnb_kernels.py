@@ -39,9 +39,7 @@ def uses_custom_kernel(
     return rule is not None and bool(rule(0, dtype, tokens, n, k))
 
 
-def _shipped(
-    capability: tuple[int, int], multiprocessors: int, tokens: int, n: int, k: int, dtype: str
-) -> bool:
+def _shipped(capability: tuple[int, int], multiprocessors: int, tokens: int, n: int, k: int, dtype: str) -> bool:
     """The same of the bitsandbytes whose traces come with the package (:mod:`.shipped`), for its bases' shapes."""
     flips = _shipped_flips().get((dtype, *capability, multiprocessors, n, k))
     return flips is not None and bisect_right(flips, tokens) % 2 == 0

@@ -1,8 +1,8 @@
 """Fold tapes along a model's layers: from three traces of few layers, :class:`.folded.Folded` for any depth.
 
 Two tapes of one depth tell what each size grows with (:mod:`.scaling`), with the rank beside batch and length. A third,
-one period of layers deeper, is aligned with the first: what it has more is what a period adds in each phase, and numbers
-that differ grow with the depth. A fourth, of another depth and size, shows that this holds.
+one period of layers deeper, is aligned with the first: what it has more is what a period adds in each phase, and
+numbers that differ grow with the depth. A fourth, of another depth and size, shows that this holds.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def folded(trace: Trace, sizes: tuple[Size, Size, Size], depth: int, last: int, 
     blocks: list[int] = []
     layers = []
     for place, begin, length in inserted:
-        raw = more[begin : begin + length]
+        added = more[begin : begin + length]
         before = solved[place - length : place]
-        block = before if one[place - length : place] == raw else [_known(by_raw, each) for each in raw]
+        block = before if one[place - length : place] == added else [_known(by_raw, each) for each in added]
         layers.append((len(blocks), len(blocks) + length, place))
         blocks += placed(block)
     period = deeper.depth - first.depth

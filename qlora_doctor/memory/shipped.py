@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -45,7 +45,7 @@ MODELS = (
     "google/gemma-2-9b",
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
 )
-"""The bases of the table of architectures that most adapters on the hub were trained on; their aliases come with them."""
+"""Bases that many adapters on the hub were trained on; instruct versions and mirrors come with them."""
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RANKS = (2, 256)
 """Ranks for which the tapes hold."""
@@ -86,7 +86,7 @@ def variants() -> Iterator[Variant]:
         for trainer in ("transformers", "trl"):
             for targets in ("all-linear", "qkvo"):
                 for checkpointing in (True, False):
-                    yield Variant(model, cast(Trainer, trainer), cast(Targets, targets), checkpointing)
+                    yield Variant(model, trainer, targets, checkpointing)
 
 
 @dataclass
@@ -94,26 +94,35 @@ class Shipped:
     """The tapes of one variant, for one setup's rank and optimizer.
 
     Attributes:
-        tapes: by kind of machine (as text), precision and whether the batch is 1: pieces, the shorter lengths first.
+        file: the variant's.
     """
 
     outline: Outline
+    file: str
     rank: int
     optim: str
     precision: str
-    tapes: dict[str, list[Folded]]
-    accumulation: int = 2
-    _scalable: dict[tuple[str, int], ScalableTape] = field(default_factory=dict)
+    accumulation: int
 
     def scalable(self, kind: Any, alone: bool, sequence: int) -> ScalableTape | None:
         """The tape for a machine of this kind, a batch of 1 or more, and a length; None where none is there."""
         key = tape_key(kind, self.precision, alone)
-        for place, folded in enumerate(self.tapes.get(key, ())):
+        for place, folded in enumerate(_pieces(self.file, key)):
             if sequence <= folded.last:
-                if (key, place) not in self._scalable:
-                    self._scalable[key, place] = folded.scalable(self.rank, self.optim, self.accumulation)
-                return self._scalable[key, place]
+                return _unfolded(self.file, key, place, self.rank, self.optim, self.accumulation)
         return None
+
+
+@cache
+def _pieces(file: str, key: str) -> list[Folded]:
+    """The tapes of a kind of machine, those of shorter lengths first."""
+    document = read(file)
+    return [] if document is None else [folded_of(each) for each in document["tapes"].get(key, ())]
+
+
+@lru_cache(maxsize=16)
+def _unfolded(file: str, key: str, place: int, rank: int, optim: str, accumulation: int) -> ScalableTape:
+    return _pieces(file, key)[place].scalable(rank, optim, accumulation)
 
 
 def tape_key(kind: Any, precision: str, alone: bool) -> str:
@@ -132,15 +141,15 @@ def shipped_for(setup: Setup) -> Shipped | None:
         return None
     training = setup.training
     optim = str(training.optim)
-    outline = Outline(**document["outline"])
-    assumptions = tuple(outline.assumptions)
+    said = document["outline"]
+    said |= {"optim": optim, "assumptions": tuple(said["assumptions"]), "versions": index()["versions"]}
     return Shipped(
-        Outline(**{**document["outline"], "optim": optim, "assumptions": assumptions, "versions": index()["versions"]}),
+        Outline(**said),
+        variant.file,
         int(cast(int, setup.lora.r)),
         optim,
         "bf16" if training.bf16 else "fp16",
-        {name: [folded_of(each) for each in pieces] for name, pieces in document["tapes"].items()},
-        accumulation=cast(int, training.gradient_accumulation_steps),
+        cast(int, training.gradient_accumulation_steps),
     )
 
 
@@ -180,14 +189,6 @@ def folded_of(document: list[Any]) -> Folded:
     return Folded(tokens, course, layers, blocks, repeats, last)
 
 
-def versions_here() -> dict[str, str]:
-    """Versions of what is installed; where nothing is, those that were traced."""
-    from .machine import installed_versions
-
-    found = installed_versions()
-    return found if "torch" in found else index()["versions"]  # type: ignore[no-any-return]
-
-
 @cache
 def fits_versions() -> bool:
     """Whether what is installed of the packages that decide a step's memory is what was traced, but for a patch."""
@@ -214,7 +215,7 @@ def variant_of(setup: Setup) -> Variant | None:
         return None
     variant = Variant(model, training.trainer, named, training.gradient_checkpointing)
     card = None if training.bf16 else "t4"
-    return variant if _said(setup) == _said(variant.setup(card)) else None
+    return variant if _said(setup) == _traced(variant, card) else None
 
 
 _FREE: dict[str, tuple[str, ...]] = {
@@ -246,11 +247,16 @@ _FREE: dict[str, tuple[str, ...]] = {
 """What a tape does not depend on, or is asked for apart."""
 
 
+@cache
+def _traced(variant: Variant, card: str | None) -> dict[str, Any]:
+    return _said(variant.setup(card))
+
+
 def _said(setup: Setup) -> dict[str, Any]:
     """What a setup says of all that a tape depends on."""
     sections = setup.model_dump(mode="json", exclude_none=True, include={"model", "quantization", "lora", "training",
                                                                          "hardware"})  # fmt: skip
-    said = {
+    said: dict[str, Any] = {
         section: {name: value for name, value in values.items() if name not in _FREE.get(section, ()) and value != {}}
         for section, values in sections.items()
     }
