@@ -143,8 +143,6 @@ def made(variant: Variant, layers: int) -> dict[str, Any]:
     ).outline
     limit = outline.limit
     far = FAR if limit is None else min(FAR, limit // 64 * 64)
-    window = getattr(text, "sliding_window", None)
-    ends = [far] if not isinstance(window, int) or window >= far else [window // 64 * 64, far]
     few = layers * period
     tapes: dict[str, list[Any]] = {}
     for card, precision in cards_of(outline.head):
@@ -159,30 +157,12 @@ def made(variant: Variant, layers: int) -> dict[str, Any]:
             return traced(replace(subject, step=step), machine)
 
         for alone in (True, False):
-            pieces = []
-
-            def piece(low: int, high: int, alone: bool = alone, trace: Any = trace) -> Any:
-                one, many, other = (1, 1, 1) if alone else (3, 29, 5)
-                near = max(low, min(704, high // 2 // 64 * 64))
-                middle = max(low, 64)
-                sizes = (
-                    Size(few, one, near, 13),
-                    Size(few, many, high, 61),
-                    Size(few + period, one, near, 13),
-                )
-                check = Size(few + 2 * period, other, middle, 24)
-                return folded(trace, sizes, depth, high, check if len(tapes) == 3 else None)
-
+            one, many, other = (1, 1, 1) if alone else (3, 29, 5)
+            near = min(704, far // 2 // 64 * 64)
+            sizes = Size(few, one, near, 13), Size(few, many, far, 61), Size(few + period, one, near, 13)
+            check = Size(few + 2 * period, other, 64, 24) if len(tapes) == 3 else None
             with counting():
-                try:
-                    pieces = [piece(64, ends[-1])]
-                except NotScalable:
-                    if len(ends) == 1:
-                        raise
-                    try:
-                        pieces = [piece(64, ends[0]), piece(ends[0] + 64, ends[1])]
-                    except NotScalable:  # the window itself is on the other side
-                        pieces = [piece(64, ends[0] - 64), piece(ends[0], ends[1])]
+                pieces = [folded(trace, sizes, depth, far, check)]
             kind = machine.kind(outline.head > SMALL_MEMORY_HEAD)
             tapes[tape_key(kind, precision, alone)] = [document_of(each) for each in pieces]
     said = asdict(outline) | {"batch": 1, "sequence": 1024, "optim": "paged_adamw_8bit"}

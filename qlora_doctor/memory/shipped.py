@@ -31,7 +31,7 @@ MODELS = (
     "meta-llama/Meta-Llama-3-8B",
     "meta-llama/Llama-2-7b-hf",
     "meta-llama/Llama-2-13b-hf",
-    "mistralai/Mistral-7B-v0.1",
+    "mistralai/Mistral-7B-Instruct-v0.2",
     "mistralai/Mistral-7B-v0.3",
     "Qwen/Qwen2.5-0.5B",
     "Qwen/Qwen2.5-1.5B",
@@ -42,7 +42,7 @@ MODELS = (
     "Qwen/Qwen3-4B",
     "Qwen/Qwen3-8B",
     "Qwen/Qwen3-14B",
-    "google/gemma-2-9b",
+    "Qwen/Qwen3-1.7B",
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
 )
 """Bases that many adapters on the hub were trained on; instruct versions and mirrors come with them."""

@@ -21,6 +21,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # the checkout's own package, whatever is installed
 
 from qlora_doctor.engine import Rule, load_rules  # noqa: E402
+from tools.docsite import calculator  # noqa: E402
 
 GROUPS = {
     "QD1": "Config and environment",
@@ -53,6 +54,7 @@ def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "commands/index.md", command_index
     for name in command_names():
         yield f"commands/{name}.md", lambda name=name: command_page(name)  # type: ignore[misc]
+    yield "calculator.md", calculator.page
     yield "keys.md", keys
     yield "api.md", api
     yield "schema/index.md", schema_index
@@ -67,6 +69,8 @@ def files() -> Iterator[tuple[str, Path]]:
         yield f"schema/{name}", ROOT / "reports" / "schema" / name
     for page in sorted((ROOT / "reports" / "examples").glob("*.html")):
         yield f"gallery/{page.name}", page
+    for traces in sorted(calculator.TRACES.iterdir()):
+        yield f"traces/{traces.name}", traces
 
 
 # -- rules
