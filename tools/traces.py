@@ -27,15 +27,20 @@ from qlora_doctor.memory.families import SMALL_MEMORY_HEAD  # noqa: E402
 from qlora_doctor.memory.machine import Machine, installed_versions  # noqa: E402
 from qlora_doctor.memory.scaling import NotScalable  # noqa: E402
 from qlora_doctor.memory.shipped import (  # noqa: E402
+    ATTENTION,
     MODELS,
     Variant,
     document_of,
+    said_key,
     shipped_for,
+    signature,
     tape_key,
     variants,
-    write,
 )
+from qlora_doctor.setup.changed import with_value  # noqa: E402
 from qlora_doctor.tables.cards import CARDS, find_card  # noqa: E402
+from qlora_doctor.tables.traces import packed  # noqa: E402
+from qlora_doctor.writing.starter import starter_setup  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent.parent / "qlora_doctor" / "tables" / "traces"
 FAR = 16_384
@@ -56,7 +61,13 @@ def main() -> None:
         sys.exit(0 if sum(not held(each, place) for place, each in enumerate(wanted[:: given.hold])) == 0 else 1)
     path = FOLDER / "index.json"
     old = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({"versions": versions, "gemm": gemm()}, separators=(",", ":")) + "\n")
+    said = {
+        said_key(each, precision == "bf16"): signature(setup_of(each, card))
+        for each in variants()
+        for card, precision in (("rtx-4090", "bf16"), ("t4", "fp16"))
+    }
+    index = {"versions": versions, "said": said, "gemm": gemm()}
+    path.write_text(json.dumps(index, separators=(",", ":")) + "\n")
     for variant in wanted:
         target = FOLDER / variant.file
         if target.exists() and old.get("versions") == versions:
@@ -64,14 +75,22 @@ def main() -> None:
         began = time.perf_counter()
         try:
             try:
-                content = write(made(variant, 2))
+                content = packed(made(variant, 2))
             except NotScalable:
-                content = write(made(variant, 3))
+                content = packed(made(variant, 3))
         except Exception as error:  # one of them must not end the others
             print(f"{variant.file}: {type(error).__name__}: {error}", flush=True)
             continue
         target.write_bytes(content)
         print(f"{variant.file}: {len(content):,} bytes in {time.perf_counter() - began:.1f} s", flush=True)
+
+
+def setup_of(variant: Variant, card: str | None = None) -> Any:
+    """The setup that is traced: as ``qlora-doctor init`` writes it, but for what the variant says."""
+    setup = with_value(starter_setup(variant.model, card), "training.trainer", variant.trainer)
+    if variant.targets == "qkvo":
+        setup = with_value(setup, "lora.target_modules", ATTENTION)
+    return with_value(setup, "training.gradient_checkpointing", variant.checkpointing)
 
 
 def gemm() -> dict[str, Any]:
@@ -133,13 +152,12 @@ def made(variant: Variant, layers: int) -> dict[str, Any]:
     from qlora_doctor.memory.savings import _of_depth, _period
     from qlora_doctor.memory.subject import subject_of_setup
     from qlora_doctor.pipeline import load_config
-    from qlora_doctor.setup.changed import with_value
 
-    architecture = load_config(variant.setup(), offline=True)
+    architecture = load_config(setup_of(variant), offline=True)
     text = architecture.config.get_text_config()
     depth, period = int(text.num_hidden_layers), _period(text)
     outline = subject_of_setup(
-        with_value(variant.setup(), "training.max_length", 64), architecture=_of_depth(architecture, period)
+        with_value(setup_of(variant), "training.max_length", 64), architecture=_of_depth(architecture, period)
     ).outline
     limit = outline.limit
     far = FAR if limit is None else min(FAR, limit // 64 * 64)
@@ -147,7 +165,7 @@ def made(variant: Variant, layers: int) -> dict[str, Any]:
     tapes: dict[str, list[Any]] = {}
     for card, precision in cards_of(outline.head):
         machine = Machine(find_card(card))
-        setup = variant.setup(card)
+        setup = setup_of(variant, card)
 
         def trace(size: Size, setup: Any = setup, machine: Machine = machine) -> Any:
             shallow = _of_depth(architecture, size.depth)
@@ -175,11 +193,10 @@ def held(variant: Variant, place: int) -> bool:
     from qlora_doctor.memory.predict import traced
     from qlora_doctor.memory.replay import replay_peaks
     from qlora_doctor.memory.subject import subject_of_setup
-    from qlora_doctor.setup.changed import with_value
 
     cells = [("rtx-4090", 1, 2048, 16), ("h100", 4, 1024, 32), ("t4", 2, 512, 8), ("a100-80gb", 3, 4096, 64)]
     card, batch, sequence, rank = cells[place % len(cells)]
-    setup = with_value(variant.setup(card), "lora.r", rank)
+    setup = with_value(setup_of(variant, card), "lora.r", rank)
     shipped = shipped_for(setup)
     if shipped is None:
         print(f"{variant.file}: it is not there")

@@ -40,14 +40,14 @@ def uses_custom_kernel(
 
 
 def _shipped(capability: tuple[int, int], multiprocessors: int, tokens: int, n: int, k: int, dtype: str) -> bool:
-    """The same of the bitsandbytes whose traces come with the package (:mod:`.shipped`), for its bases' shapes."""
+    """The same of the bitsandbytes whose traces come with the package (``tables.traces``), for its bases' shapes."""
     flips = _shipped_flips().get((dtype, *capability, multiprocessors, n, k))
     return flips is not None and bisect_right(flips, tokens) % 2 == 0
 
 
 @functools.cache
 def _shipped_flips() -> dict[tuple[Any, ...], list[int]]:
-    from .shipped import index
+    from ..tables.traces import index
 
     known = index()["gemm"]
     return {

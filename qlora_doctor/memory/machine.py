@@ -41,7 +41,7 @@ def allocator_settings() -> dict[str, str]:
 @cache
 def _torch_version() -> str:
     """The PyTorch that is installed here; where none is, that of the traces that come with the package."""
-    from .shipped import index
+    from ..tables.traces import index
 
     return installed_versions().get("torch") or str(index()["versions"]["torch"])
 

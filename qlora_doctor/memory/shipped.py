@@ -8,14 +8,12 @@ them, and holds each against the live prediction.
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ..tables.traces import index, read
 from .folded import STATES, Folded
 from .kept import Outline
 
@@ -68,16 +66,6 @@ class Variant:
         """Its name."""
         base = self.model.rpartition("/")[2].lower()
         return f"{base}.{self.trainer}.{self.targets}.{'checkpointed' if self.checkpointing else 'whole'}.traces"
-
-    def setup(self, card: str | None = None) -> Setup:
-        """The setup that was traced."""
-        from ..setup.changed import with_value
-        from ..writing.starter import starter_setup
-
-        setup = with_value(starter_setup(self.model, card), "training.trainer", self.trainer)
-        if self.targets == "qkvo":
-            setup = with_value(setup, "lora.target_modules", ATTENTION)
-        return with_value(setup, "training.gradient_checkpointing", self.checkpointing)
 
 
 def variants() -> Iterator[Variant]:
@@ -153,31 +141,6 @@ def shipped_for(setup: Setup) -> Shipped | None:
     )
 
 
-@cache
-def read(file: str) -> dict[str, Any] | None:
-    """The content of a file; None where there is none."""
-    try:
-        content = _folder().joinpath(file).read_bytes()
-    except OSError:
-        return None
-    return json.loads(zlib.decompress(content))  # type: ignore[no-any-return]
-
-
-def write(document: dict[str, Any]) -> bytes:
-    """The bytes of a file."""
-    return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
-
-
-@cache
-def index() -> dict[str, Any]:
-    """The versions that were traced, and up to how many tokens bitsandbytes' own kernel runs, by card and shape."""
-    return json.loads(_folder().joinpath("index.json").read_text("utf-8"))  # type: ignore[no-any-return]
-
-
-def _folder() -> Any:
-    return resources.files("qlora_doctor.tables").joinpath("traces")
-
-
 def document_of(folded: Folded) -> list[Any]:
     """A folded tape as JSON."""
     return [folded.last, folded.repeats, folded.layers, folded.tokens, folded.course, folded.blocks]
@@ -214,8 +177,7 @@ def variant_of(setup: Setup) -> Variant | None:
     if not isinstance(rank, int) or not RANKS[0] <= rank <= RANKS[1] or training.optim not in STATES:
         return None
     variant = Variant(model, training.trainer, named, training.gradient_checkpointing)
-    card = None if training.bf16 else "t4"
-    return variant if _said(setup) == _traced(variant, card) else None
+    return variant if signature(setup) == index()["said"].get(said_key(variant, bool(training.bf16))) else None
 
 
 _FREE: dict[str, tuple[str, ...]] = {
@@ -247,13 +209,13 @@ _FREE: dict[str, tuple[str, ...]] = {
 """What a tape does not depend on, or is asked for apart."""
 
 
-@cache
-def _traced(variant: Variant, card: str | None) -> dict[str, Any]:
-    return _said(variant.setup(card))
+def said_key(variant: Variant, bf16: bool) -> str:
+    """Where the index has the signature of a variant's setup."""
+    return f"{variant.trainer} {'checkpointed' if variant.checkpointing else 'whole'} {'bf16' if bf16 else 'fp16'}"
 
 
-def _said(setup: Setup) -> dict[str, Any]:
-    """What a setup says of all that a tape depends on."""
+def signature(setup: Setup) -> dict[str, Any]:
+    """What a setup says of all that a tape depends on, beside base, targets and rank."""
     sections = setup.model_dump(mode="json", exclude_none=True, include={"model", "quantization", "lora", "training",
                                                                          "hardware"})  # fmt: skip
     said: dict[str, Any] = {

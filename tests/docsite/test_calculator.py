@@ -18,10 +18,12 @@ import pytest
 from qlora_doctor.memory.families import SMALL_MEMORY_HEAD
 from qlora_doctor.memory.machine import Machine
 from qlora_doctor.memory.replay import replay
-from qlora_doctor.memory.shipped import MODELS, Variant, read, shipped_for
+from qlora_doctor.memory.shipped import MODELS, Variant, shipped_for
 from qlora_doctor.setup.changed import with_value
 from qlora_doctor.tables.cards import find_card
+from qlora_doctor.tables.traces import read
 from tools.docsite import calculator
+from tools.traces import setup_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = """<!doctype html><html lang="en"><meta name="viewport" content="width=device-width">
@@ -87,7 +89,7 @@ def test_every_figure_is_the_commands(page: Any, case: Any) -> None:
         JSON.parse(document.getElementById("calculator-data").textContent), "traces/", asked)"""
     found = page.evaluate(script, question)
 
-    setup = with_value(Variant(model, trainer, targets, checkpointing).setup(card_name), "lora.r", rank)
+    setup = with_value(setup_of(Variant(model, trainer, targets, checkpointing), card_name), "lora.r", rank)
     shipped, machine = shipped_for(setup), Machine(find_card(card_name))
     if shipped is None:
         pytest.skip("other versions are installed than those that were traced")

@@ -13,10 +13,12 @@ from qlora_doctor.memory.families import SMALL_MEMORY_HEAD
 from qlora_doctor.memory.folded import STATES
 from qlora_doctor.memory.machine import Machine
 from qlora_doctor.memory.replay import replay_peaks
-from qlora_doctor.memory.shipped import MODELS, Variant, fits_versions, read, shipped_for, variant_of, variants
+from qlora_doctor.memory.shipped import MODELS, Variant, fits_versions, shipped_for, variant_of, variants
 from qlora_doctor.setup.changed import with_value
 from qlora_doctor.tables.cards import find_card
+from qlora_doctor.tables.traces import read
 from qlora_doctor.writing.starter import starter_setup
+from tools.traces import setup_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "qlora_doctor" / "tables" / "traces"
 
@@ -50,7 +52,7 @@ def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "answer"),
     [
         (("--model", "meta-llama/Llama-3.1-8B", "--gpu", "rtx-4090", "--batch", "1", "--sequence", "1024"), "Yes: "),
-        (("--model", "Qwen/Qwen2.5-7B-Instruct", "--gpu", "t4", "--r", "32", "--batch", "1", "--sequence", "512"), "Yes: "),
+        (("--model", "unsloth/Llama-3.2-3B", "--gpu", "t4", "--r", "8", "--batch", "1", "--sequence", "512"), "Yes: "),
         (("--model", "meta-llama/Llama-3.1-8B", "--gpu", "rtx-4090", "--batch", "4", "--sequence", "4096"), "No: "),
     ],
 )  # fmt: skip
@@ -131,7 +133,7 @@ def test_equals_a_trace_of_the_model_in_full(
     from qlora_doctor.memory.predict import traced
     from qlora_doctor.memory.subject import subject_of_setup
 
-    setup = with_value(variant.setup(card), "lora.r", rank)
+    setup = with_value(setup_of(variant, card), "lora.r", rank)
     setup = with_value(setup, "gradient_accumulation_steps", accumulation)
     shipped = shipped_for(setup)
     assert shipped is not None

@@ -10,9 +10,10 @@ from qlora_doctor.memory.families import SMALL_MEMORY_HEAD, family
 from qlora_doctor.memory.machine import Machine
 from qlora_doctor.memory.plan import capacity
 from qlora_doctor.memory.predict import MARGIN
-from qlora_doctor.memory.shipped import MODELS, Variant, index, read
+from qlora_doctor.memory.shipped import MODELS, Variant
 from qlora_doctor.reporters.html.memory import PARTS
 from qlora_doctor.tables.cards import CARDS, cublas_workspace_bytes
+from qlora_doctor.tables.traces import index, read
 
 TRACES = Path(__file__).resolve().parents[2] / "qlora_doctor" / "tables" / "traces"
 RANKS = (4, 8, 16, 32, 64, 128, 256)

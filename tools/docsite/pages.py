@@ -69,7 +69,7 @@ def files() -> Iterator[tuple[str, Path]]:
         yield f"schema/{name}", ROOT / "reports" / "schema" / name
     for page in sorted((ROOT / "reports" / "examples").glob("*.html")):
         yield f"gallery/{page.name}", page
-    for traces in sorted(calculator.TRACES.iterdir()):
+    for traces in sorted((*calculator.TRACES.glob("*.traces"), calculator.TRACES / "index.json")):
         yield f"traces/{traces.name}", traces
 
 
