@@ -109,8 +109,14 @@ CASES: dict[str, tuple[str, str, dict[str, Any], set[str]]] = {
         "h.yaml",
         "model_name_or_path: my/model\ntorch_dtype: auto\nuse_peft: true\nload_in_4bit: true\n"
         "dataset_mixer: {my/rows: 1.0}\nmax_length: 512\nbeta: 0.1\n",
-        {"training.method": "dpo", "training.max_length": 512, "data.train": "my/rows"},
-        {"quantization.bnb_4bit_compute_dtype"},
+        {
+            "training.method": "dpo",
+            "training.max_length": 512,
+            "data.train": "my/rows",
+            "quantization.bnb_4bit_compute_dtype": "float16",
+            "training.optim": "rmsprop",
+        },
+        {"training.learning_rate"},
     ),
     "peft-adapter": (
         "adapter_config.json",

@@ -13,8 +13,9 @@ from typing import Protocol, cast
 
 from ...core.errors import ConfigError, UsageError
 from ...core.text import cleaned
+from ...setup.resolved import with_asked_versions
 from ...setup.setup import Setup
-from ..document import Document, read_document
+from ..document import STDIN, Document, read_document
 
 _HERE = "qlora_doctor.reading.dialects"
 DIALECTS: dict[str, str] = {
@@ -130,9 +131,24 @@ def read_setup(path: Path, *, dialect: str | None = None) -> Setup:
         sure = chosen.recognise(document)
     else:
         chosen, sure = recognise(document)
-    setup = chosen.read(document)
+    setup = with_asked_versions(_with_versions(chosen.read(document), document))
     told = {"dialect_confidence": sure, "dialect_named": dialect is not None}
     return cleaned(setup).model_copy(update=told | {"file": setup.file})  # the name by which it is opened stays
+
+
+_OF_NO_RUN = {"native", "python", "peft-adapter", "hf-model-config", "bnb-config"}
+"""Dialects of files that stand for the installed versions, or for no run; a script's own reader looks for itself."""
+
+
+def _with_versions(setup: Setup, document: Document) -> Setup:
+    """The setup with the versions that the project of its file asks for."""
+    if setup.dialect in _OF_NO_RUN or document.path is None or document.path == STDIN:
+        return setup
+    from ..pins import PACKAGES, asked_of, pins_in
+    from ..python.neighbours import Neighbours
+
+    versions = asked_of(pins_in(Neighbours(document.path).folders, PACKAGES))
+    return setup.model_copy(update={"versions": {**setup.versions, **versions}}) if versions else setup
 
 
 def file_of(path: Path) -> Path:
