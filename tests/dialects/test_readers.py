@@ -118,6 +118,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any], set[str]]] = {
         },
         {"training.learning_rate"},
     ),
+    "accelerate-config": (
+        "default_config.yaml",
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_processes: 2\n",
+        {"hardware.count": 2, "training.fsdp": "full_shard auto_wrap"},
+        {"model.name_or_path", "quantization.load_in_4bit", "lora.r", "training.learning_rate"},
+    ),
     "peft-adapter": (
         "adapter_config.json",
         '{"peft_type": "LORA", "base_model_name_or_path": "my/model", "r": 8, "lora_alpha": 16,'
@@ -454,7 +460,6 @@ def test_a_wrong_type_stops_where_the_trainer_stops(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("model: m\nlora_parameters: {rank: 8}\ntrain: true\n", "mlx-lm"),
-        ("compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\n", "Accelerate"),
         ("zero_optimization: {stage: 3}\n", "DeepSpeed"),
         ("model: m/m\npeft_config: {name: lora, adapter_name_or_path: a, export_dir: b}\n", "exports a model"),
     ],

@@ -420,6 +420,8 @@ def _loads_unsynced(values: Resolved, kind: str | None) -> bool | None:
     """Whether FSDP 1 loads on one rank and is told not to send the weights to the others; FSDP 2 sends them always."""
     if kind != "fsdp1":
         return None if kind is None else False
+    if any(remark["kind"] == "launched-without-sync" for remark in values.setup.remarks):
+        return False  # the launcher stops at it, which is told
     written = {str(key).removeprefix("fsdp_"): value for key, value in (_fsdp_settings(values) or {}).items()}
     loads, sends = (str(written.get(key)).lower() for key in ("cpu_ram_efficient_loading", "sync_module_states"))
     return loads == "true" and sends == "false"

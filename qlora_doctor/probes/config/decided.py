@@ -13,7 +13,7 @@ from ...setup.setup import Setup
 
 _MODEL, _BITS, _RANK = "model.name_or_path", "quantization.load_in_4bit", "lora.r"
 _OF_A_RUN = (_MODEL, _BITS, _RANK, "training.learning_rate", "training.per_device_train_batch_size")
-_OF_A_FILE = {"peft-adapter": (_MODEL, _RANK), "hf-model-config": (_MODEL, _BITS)}
+_OF_A_FILE = {"peft-adapter": (_MODEL, _RANK), "hf-model-config": (_MODEL, _BITS), "accelerate-config": ()}
 """What decides that which these files describe, which is no run."""
 _WITHOUT_LORA = {"no-lora", "lora-switched-off", "lora-not-switched-on"}
 
