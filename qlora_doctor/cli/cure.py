@@ -108,7 +108,7 @@ def _write(cured: Cured, given: dict[str, Any]) -> None:
     if target is None:
         return
     if not cured.before:
-        raise UsageError(f"{cured.path} is no file that can be written again, so its cure is only told.")
+        raise UsageError(f"{cured.path} is no file that can be written again, so its cure is only shown.")
     if given["fix"] and cured.after == cured.before:
         click.echo(f"{cured.path}: there is nothing to write", err=True)
         return
