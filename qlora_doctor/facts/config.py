@@ -80,11 +80,24 @@ class NotFollowed(Fact):
     cell: int | None = None
 
 
+class Versions(Fact):
+    """Versions that decide what a config means: those that its project asks for, else those that are installed.
+
+    None where it asks for a range, and where a package is neither asked for nor installed.
+    """
+
+    torch: str | None = None
+    transformers: str | None = None
+    trl: str | None = None
+    peft: str | None = None
+
+
 class ConfigFacts(Fact):
     """Facts of the config file alone."""
 
     dialect: str | None = None
     dialect_confidence: float | None = None
+    versions: Versions | None = None
 
     decided_by: list[str] | None = None
     """Canonical paths of what decides this run: model, 4 bits, rank, rate and batch, as far as the run has them."""

@@ -168,6 +168,8 @@ _DECISIVE: dict[str, Callable[[Setup], Any]] = {
 def _unknown(setup: Setup) -> str | None:
     """What decides the peak and is known to be set somewhere that was not read."""
     for path, value in _DECISIVE.items():
+        if path == "lora.r" and setup.model.adapter is not None:
+            continue  # the stored adapter is what is built
         if setup.is_unknown(path) and value(setup) is None:
             why = setup.origins[path].note or "It cannot be known from this file."
             return f"The peak depends on {path.partition('.')[2]}, which is not known here: {why}"

@@ -298,6 +298,16 @@ class NotFollowed(_Section):
     place: Place | None = None
 
 
+class Asked(_Section):
+    """The versions of a package that a project asks for by itself."""
+
+    exact: str | None = None
+    at_least: str | None = None
+    below: str | None = None
+    by: str
+    """Which file asks, and in which words: ``requirements.txt asks for trl>=0.9,<0.12``."""
+
+
 class Setup(_Section):
     """What was understood of one config."""
 
@@ -338,6 +348,8 @@ class Setup(_Section):
     """What it does besides, which no stage makes."""
     stored_keys: dict[str, bool] = {}
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
+    versions: dict[str, Asked] = Field(default_factory=dict)
+    """By package, the versions that the run's project asks for; of the others those that are installed count."""
     stops_at_unknown_keys: bool = False
     """The reader ends the run at the first of ``unknown_keys``; else it passes them by."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)

@@ -180,6 +180,8 @@ def step(run: Run) -> None:
     adapter = run.facts.adapter
     if adapter is not None and adapter.failure not in (None, "none"):
         raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
+    if run.setup.model.adapter is not None and adapter is not None and adapter.stored_damage not in (None, "none"):
+        raise Skipped("There is nothing to train: the file of the stored adapter cannot be read.")
     _not_too_slow(run, "step", str(run.loaded.base.device))
     from ..probes.step.look import look_at_step
 

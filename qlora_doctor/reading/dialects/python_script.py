@@ -70,7 +70,8 @@ def read(document: Document) -> Setup:
     Raises:
         ConfigError: it is no Python, or no notebook, or nested too deeply.
     """
-    from ..python.keywords import check_keywords
+    from ..pins import asked_of
+    from ..python.keywords import asked_versions, check_keywords
     from ..python.named_data import name_data
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.sheet import Sheet
@@ -100,4 +101,4 @@ def read(document: Document) -> Setup:
     sheet.leave("hardware.count", why="How the script is launched decides.")
     if story.runs > 1:
         sheet.remark("several-runs", None, "The script trains more than once; the first training was read.")
-    return sheet.setup()
+    return sheet.setup().model_copy(update={"versions": asked_of(asked_versions(story))})
