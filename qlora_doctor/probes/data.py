@@ -16,7 +16,7 @@ from ..pipeline.changes import change_tokenizer
 from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
 from ..pipeline.forms.kinds import CannotForm, FormedRow
-from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
+from ..pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
 from ..pipeline.samples import COMPARED, Samples, read_samples
 from ..setup.resolved import Taken
 from ..setup.setup import NamedData, Setup
@@ -137,7 +137,7 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
     tokenizer = change_tokenizer(byte_tokenizer(), setup)
     try:
         read = read_named(setup, way, ROWS)
-        made = scripted(way, [row for _, row in read.rows], tokenizer)
+        made = scripted(way, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup))
     except StageError as error:
         return DataSeen(DataFacts(source=way.name, failure=error.message))
     if not made.tokenized or made.collator is None:
@@ -383,6 +383,11 @@ def _prepared_by_trl(setup: Setup, batches: Batches, architecture: Architecture)
 
 def _split(batch: Any) -> list[_Row]:
     """A collated batch as rows without padding; a padding-free batch is one row for each of its samples."""
+    if "labels" not in batch:
+        raise StageError(
+            "The batches have no labels, so that the model returns no loss.",
+            remedy="Add them to the rows, or let a collator make them: DataCollatorForLanguageModeling with mlm=False.",
+        )
     ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
     if not labels or not isinstance(labels[0], list):  # classification: one label a row
         labels = [[label] for label in labels]

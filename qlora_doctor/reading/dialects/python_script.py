@@ -72,12 +72,14 @@ def read(document: Document) -> Setup:
     """
     from ..python.keywords import check_keywords
     from ..python.named_data import name_data
+    from ..python.outcomes import note_outcomes
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.sheet import Sheet
     from ..python.source import read_source
     from ..python.statements import read_statements
     from ..python.story import tell
     from ..python.training import by_card, order_of, read_training
+    from ..python.uses import note_uses
 
     if document.format != "text" and not is_notebook(document.data):
         raise ConfigError(f"{document.path or 'The config'} is neither a Python script nor a notebook.")
@@ -92,8 +94,10 @@ def read(document: Document) -> Setup:
         read_data(story, sheet)
         name_data(story, sheet)
         order_of(story, sheet)
+        note_outcomes(story, sheet)
         by_card(sheet)
         check_keywords(story, sheet)
+        note_uses(story, sheet)
         read_statements(story, sheet)
     except RecursionError:
         raise ConfigError(f"{document.path or 'The script'} cannot be followed.", remedy=_TOO_DEEP) from None
