@@ -168,9 +168,13 @@ class Library(Changes):
         elif self.changing_method(model, name, node, positional):
             return model
         elif name in ("merge_and_unload", "unload", "merge_adapter"):
+            if name != "unload":
+                self.seen.merges.append((model, node))
             self.step(model, "merge", self.made(name, node, positional, named, rest))
             return Model(node, load=model.load, steps=list(model.steps), touched=model.touched, config=model.config)
         elif name not in _SAME_MODEL:
+            if name == "save_pretrained":
+                self.seen.saves.append((model, node, len(self.seen.runs)))
             return Unknown(node, why="It is asked of the model while the script runs.")
         return model
 
@@ -188,7 +192,18 @@ class Library(Changes):
             return asked_of_tokenizer(name, node, holder)
         if isinstance(holder, Made) and holder.maker == "ModelConfig":
             return field_of(holder, name, node)
+        if isinstance(holder, Made) and holder.maker.endswith("Trainer") and name == "model":
+            given = holder.arguments.get("model", holder.arguments.get(0))
+            if isinstance(given, Model):
+                return self._within(holder, given)
         return super().attribute(holder, name, node)
+
+    def _within(self, trainer: Made, given: Model) -> Model:
+        """``trainer.model``: the model that the trainer was given, with the adapter that the trainer attached to it."""
+        steps = list(given.steps)
+        if trainer.arguments.get("peft_config") is not None:
+            steps.append(Step("attach", trainer, sure=not self.unsure))
+        return Model(trainer.node, load=given.load, steps=steps, touched=given.touched, config=given.config)
 
     def _made_method(
         self, holder: Made, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value]
@@ -370,7 +385,13 @@ class Library(Changes):
             return self._on_model("load-adapter", node, positional, named, rest, Name(node, dotted=owner))
         if owner not in UNSLOTH | AUTO_PEFT | WITH_HEAD and not _MODEL_CLASS.search(owner):
             is_tokenizer = _TOKENIZER_CLASS.match(owner) is not None
-            return self._recorded(Made(node, maker=TOKENIZER)) if is_tokenizer else None
+            if not is_tokenizer:
+                return None
+            made = self._recorded(Made(node, maker=TOKENIZER))
+            name = named.get("pretrained_model_name_or_path", positional[0] if positional else None)
+            if name is not None:
+                self.seen.tokenizers[id(node)] = (made, name)
+            return made
         load = self.made(owner, node, positional, named, rest)
         if positional and isinstance(positional[0], Model):
             return positional[0]

@@ -7,14 +7,22 @@ Said only of a script that was followed from the load to the training.
 from __future__ import annotations
 
 import ast
+import json
+import re
+from pathlib import Path
 
+from ...setup.paths import resolve
+from ...setup.setup import Setup
+from ...tables.templates import family_of
 from .sheet import Sheet
+from .statements import tokenizer_of
 from .story import Story, argument
 from .training import METHODS
 from .values import Known, Listing, Made, Mapping, Model, Unknown, Value
 
 _EVALUATED = {"loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
 """What Trainer.evaluate measures without compute_metrics."""
+_MOST_READ = 64 << 20
 _MADE_ITERABLE = ("Dataset.from_", "to_list(", "Dataset.from_generator", "list(")
 
 
@@ -26,6 +34,10 @@ def note_outcomes(story: Story, sheet: Sheet) -> None:
     _early_optimizer(story, sheet)
     _gradients_off(story, sheet)
     _idle_adapter(story, sheet)
+    _unmade_initialisation(story, sheet)
+    _saved_base(story, sheet)
+    _merged_into_4bit(story, sheet)
+    _foreign_tokenizer(story, sheet)
     if story.trainer is not None and METHODS.get(story.trainer.maker) is not None:
         _best_metric(story, sheet)
         _early_stopping(story, sheet)
@@ -68,6 +80,54 @@ def _idle_adapter(story: Story, sheet: Sheet) -> None:
         f"The adapter{called} is added and never made the active one: what trains is the adapter that was there before."
     )
     sheet.remark("adapter-never-active", call.node, note, "lora.added")
+
+
+def _unmade_initialisation(story: Story, sheet: Sheet) -> None:
+    """``init_lora_weights="eva"`` needs the data, which ``initialize_lora_eva_weights`` is given."""
+    asked = sheet.value("lora.init_lora_weights")
+    called = any("initialize_lora_eva_weights" in source.code for source in story.sources)
+    if story.whole and asked == "eva" and not called:
+        note = (
+            'init_lora_weights is "eva", and initialize_lora_eva_weights is never called: no data is looked at, and '
+            "the adapter starts as plain LoRA does."
+        )
+        sheet.remark("initialisation-not-made", None, note, "lora.init_lora_weights")
+
+
+def _saved_base(story: Story, sheet: Sheet) -> None:
+    """``model.save_pretrained`` of the base that the trainer attached its peft_config to, inside of it."""
+    trainer = story.trainer
+    if not story.whole or trainer is None or not isinstance(story.given("peft_config"), Made):
+        return
+    given = argument(trainer, "model", 0)
+    text = "\n".join(source.code for source in story.sources)
+    if not isinstance(given, Model) or re.search(r"\.save_model\(|\.push_to_hub\(|trainer\.model\b", text):
+        return
+    for model, node, runs in story.seen.saves:
+        if runs and model.node is given.node and not any(_attaches(step.kind) for step in model.steps):
+            where = sheet.source.where(node)
+            note = (
+                f"save_pretrained in {where} is called on the base that was given to the trainer, not on the "
+                "trainer's own model: the folder holds the base with the adapter's layers among its tensors, and no "
+                "adapter_config.json."
+            )
+            sheet.remark("base-saved", node, note, "lora.saved")
+            return
+
+
+def _attaches(kind: str) -> bool:
+    return kind.startswith("attach") or kind == "load-adapter"
+
+
+def _merged_into_4bit(story: Story, sheet: Sheet) -> None:
+    """``merge_and_unload`` of a base that is in 4-bit at that time."""
+    for model, node in story.seen.merges:
+        given = model.load.arguments.get("quantization_config") if model.load is not None else None
+        bits = given.arguments.get("load_in_4bit") if isinstance(given, Made) else None
+        if isinstance(bits, Known) and bits.data is True:
+            note = f"The adapter is merged into the base in {sheet.source.where(node)}, which is loaded in 4-bit there."
+            sheet.remark("merged-into-4bit", node, note, "lora.merged")
+            return
 
 
 # -- the optimizer
@@ -118,6 +178,48 @@ def _gradients_off(story: Story, sheet: Sheet) -> None:
     node = before[-1][1]
     note = f"torch.set_grad_enabled(False) in {sheet.source.where(node)} is in force when the training begins."
     sheet.remark("gradients-off", node, note, "training.gradients")
+
+
+# -- the tokenizer
+
+
+def _foreign_tokenizer(story: Story, sheet: Sheet) -> None:
+    """A tokenizer with another vocabulary than the model was trained with."""
+    made = tokenizer_of(story)
+    _, name = story.seen.tokenizers.get(id(made.node), (None, None)) if made is not None else (None, None)
+    model = sheet.value("model.name_or_path")
+    if (
+        not isinstance(name, Known)
+        or not isinstance(name.data, str)
+        or not isinstance(model, str)
+        or name.data == model
+    ):
+        return
+    families = [family_of(each) for each in (name.data, model)]
+    if families[0] is not None and families[1] is not None:
+        if families[0][0] == families[1][0]:
+            return
+        what = f"a tokenizer of {families[0][0]}, and the model {model} is one of {families[1][0]}"
+    else:
+        here = [resolve(Setup(file=sheet.source.file), each) for each in (name.data, model)]
+        vocabularies = [_vocabulary(folder) if folder is not None else None for folder in here]
+        if None in vocabularies or vocabularies[0] == vocabularies[1]:
+            return
+        what = f"a tokenizer with another vocabulary than that of the model {model}"
+    note = f"{name.data} is {what}."
+    sheet.remark("tokenizer-of-another-model", name.node, note, "data.tokenizer")
+
+
+def _vocabulary(folder: Path) -> frozenset[str] | None:
+    """The tokens of a folder's tokenizer.json with their numbers, as text, but for those that were added."""
+    path = Path(folder) / "tokenizer.json"
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST_READ:
+            return None
+        words = json.loads(path.read_text("utf-8"))["model"]["vocab"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return frozenset(f"{word} {number}" for word, number in words.items()) if isinstance(words, dict) else None
 
 
 # -- what Trainer stops at
