@@ -92,7 +92,7 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             known["source"] = way.name
             known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
         if setup.model.task == _CLASSIFIES:
-            known.update(_of_classes(rows, known["vocab_rows"]))
+            known.update(_of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
         else:
             known.update(_of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
         whole = _uncut(setup)
@@ -313,12 +313,27 @@ def _length(tokenizer: Any, prompt: Any, answer: Any) -> int:
     return len(tokenizer("".join(map(str, parts)))["input_ids"])
 
 
-def _of_classes(rows: Sequence[_Row], vocabulary: int | None) -> dict[str, Any]:
+def _classes(setup: Setup, architecture: Architecture) -> int | None:
+    """Outputs of the head; None where that is unknown, or it has one, or learns several labels a row."""
+    if setup.is_unknown("model.num_labels"):
+        return None
+    config = architecture.config
+    count = setup.model.num_labels or getattr(config, "num_labels", None)
+    kind = getattr(config, "problem_type", None)
+    return count if isinstance(count, int) and count > 1 and kind in (None, "single_label_classification") else None
+
+
+def _of_classes(rows: Sequence[_Row], vocabulary: int | None, classes: int | None) -> dict[str, Any]:
     """A classifier's rows: what it reads are tokens, what it learns is a class."""
     ids = [i for row in rows for i in row.ids]
     facts: dict[str, Any] = {"max_token_id": max(ids, default=None)}
     if vocabulary is not None:
         facts["tokens_out_of_range"] = sum(not 0 <= i < vocabulary for i in ids)
+    labels = [label for row in rows for label in row.labels]
+    if classes is not None and all(isinstance(label, int) and label >= 0 for label in labels):
+        facts["classes"] = classes
+        facts["classes_in_rows"] = max(labels, default=0) + 1
+        facts["labels_beyond_classes"] = sum(label >= classes for label in labels)
     return facts
 
 
