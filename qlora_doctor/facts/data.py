@@ -65,6 +65,12 @@ class DataFacts(Fact):
     """Share of label positions that are -100 after the collator."""
     rows_fully_masked: int | None = None
     """Rows without a label that counts; those that trl drops for it are among them."""
+    classes: int | None = None
+    """Of a classifier: outputs of its head."""
+    classes_in_rows: int | None = None
+    """One more than the largest label in the rows seen."""
+    labels_beyond_classes: int | None = None
+    """Rows whose label has no output."""
     max_token_id: int | None = None
     vocab_rows: int | None = None
     tokens_out_of_range: int | None = None

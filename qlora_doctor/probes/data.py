@@ -16,7 +16,7 @@ from ..pipeline.changes import change_tokenizer
 from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
 from ..pipeline.forms.kinds import CannotForm, FormedRow
-from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
+from ..pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
 from ..pipeline.samples import COMPARED, Samples, read_samples
 from ..setup.resolved import Taken
 from ..setup.setup import NamedData, Setup
@@ -92,7 +92,7 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             known["source"] = way.name
             known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
         if setup.model.task == _CLASSIFIES:
-            known.update(_of_classes(rows, known["vocab_rows"]))
+            known.update(_of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
         else:
             known.update(_of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
         whole = _uncut(setup)
@@ -137,7 +137,7 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
     tokenizer = change_tokenizer(byte_tokenizer(), setup)
     try:
         read = read_named(setup, way, ROWS)
-        made = scripted(way, [row for _, row in read.rows], tokenizer)
+        made = scripted(way, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup))
     except StageError as error:
         return DataSeen(DataFacts(source=way.name, failure=error.message))
     if not made.tokenized or made.collator is None:
@@ -313,12 +313,27 @@ def _length(tokenizer: Any, prompt: Any, answer: Any) -> int:
     return len(tokenizer("".join(map(str, parts)))["input_ids"])
 
 
-def _of_classes(rows: Sequence[_Row], vocabulary: int | None) -> dict[str, Any]:
+def _classes(setup: Setup, architecture: Architecture) -> int | None:
+    """Outputs of the head; None where that is unknown, or it has one, or learns several labels a row."""
+    if setup.is_unknown("model.num_labels"):
+        return None
+    config = architecture.config
+    count = setup.model.num_labels or getattr(config, "num_labels", None)
+    kind = getattr(config, "problem_type", None)
+    return count if isinstance(count, int) and count > 1 and kind in (None, "single_label_classification") else None
+
+
+def _of_classes(rows: Sequence[_Row], vocabulary: int | None, classes: int | None) -> dict[str, Any]:
     """A classifier's rows: what it reads are tokens, what it learns is a class."""
     ids = [i for row in rows for i in row.ids]
     facts: dict[str, Any] = {"max_token_id": max(ids, default=None)}
     if vocabulary is not None:
         facts["tokens_out_of_range"] = sum(not 0 <= i < vocabulary for i in ids)
+    labels = [label for row in rows for label in row.labels]
+    if classes is not None and all(isinstance(label, int) and label >= 0 for label in labels):
+        facts["classes"] = classes
+        facts["classes_in_rows"] = max(labels, default=0) + 1
+        facts["labels_beyond_classes"] = sum(label >= classes for label in labels)
     return facts
 
 
@@ -383,6 +398,11 @@ def _prepared_by_trl(setup: Setup, batches: Batches, architecture: Architecture)
 
 def _split(batch: Any) -> list[_Row]:
     """A collated batch as rows without padding; a padding-free batch is one row for each of its samples."""
+    if "labels" not in batch:
+        raise StageError(
+            "The batches have no labels, so that the model returns no loss.",
+            remedy="Add them to the rows, or let a collator make them: DataCollatorForLanguageModeling with mlm=False.",
+        )
     ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
     if not labels or not isinstance(labels[0], list):  # classification: one label a row
         labels = [[label] for label in labels]

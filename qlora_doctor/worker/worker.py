@@ -94,7 +94,9 @@ class Run:
 
 def structure(run: Run) -> None:
     from ..probes.structure.look import look_at_structure
+    from ..probes.structure.uses import try_uses
 
+    run.learn("script", try_uses(run.setup, run.facts.config, run.progress, offline=run.job.offline))
     seen = look_at_structure(run.setup, run.progress, offline=run.job.offline)
     for subject in ("model", "adapter", "quantization"):
         value = getattr(seen, subject)

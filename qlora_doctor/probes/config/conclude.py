@@ -23,7 +23,7 @@ from ...setup.resolved import Resolved
 from ...setup.setup import Setup
 from ...tables import conditions
 from .checkpoint import with_stored_bits
-from .combinations import distribution_facts, refused_by_libraries, training_facts
+from .combinations import deepspeed_mismatches, distribution_facts, refused_by_libraries, training_facts
 from .decided import decided_facts
 from .kinds import compares_answers, is_language_model
 from .loading import loading_facts
@@ -199,6 +199,10 @@ def _remarks(
     others, refused = of("other-meaning"), of("refused")
     kinds = {remark.kind for remark in refused}
     told = [*refused_by_libraries(setup), *(refused_by_schedule(setup, schedule) if schedule is not None else ())]
+    deepspeed = setup.training.deepspeed
+    if deepspeed:
+        settings = deepspeed if isinstance(deepspeed, dict) else _json_file(setup, deepspeed)
+        told += deepspeed_mismatches(setup, settings, Resolved(setup).__getitem__)
     refused += [remark for remark in told if remark.kind not in kinds]
     return {"refused": refused, "remarks": [remark.kind for remark in others], "remark_notes": others}
 

@@ -82,7 +82,11 @@ class Surroundings:
 def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     """A digest for each stage of ``around.stages``."""
     sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
-    model, structure, training = _model(setup, sections, around), _structure(setup, sections), _training(sections["training"])
+    model, structure, training = (
+        _model(setup, sections, around),
+        _structure(setup, sections),
+        _training(sections["training"]),
+    )
     # What is named and not looked at is told as the reason, in the words of the file.
     named: list[Any] = [each.model_dump(mode="json", exclude_none=True, exclude={"place"}) for each in setup.named_data]
     named += [data_identity(file, setup) for each in setup.named_data for file in each.files or [each.name or ""]]
