@@ -81,7 +81,7 @@ def train(base: Path, place: Path, given: argparse.Namespace) -> list[float]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         if step % 10 == 0:
             say(f"step {step}: loss {losses[-1]:.3f}")
         if time.perf_counter() - started > given.seconds:

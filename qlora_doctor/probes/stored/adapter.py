@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...facts.stored import LearnedModule, OtherShape
+from ...facts.stored import OtherShape
 from ..load.checkpoint import StoredTensor
-from .arrays import FLOATS, Arrays
+from .arrays import FLOATS, Passing
 from .dimensions import expected_dimensions
-from .learned import learned_facts, learned_module
+from .learned import Factor, factor, learned_facts, learned_module
 from .names import Name, foreign_prefixes, parse, place
 
 _WORDS = {"all-linear"}
@@ -100,51 +100,50 @@ def _numbers(
     tensors: Mapping[str, StoredTensor],
     file: Path,
 ) -> dict[str, Any]:
-    """What the values say: each tensor is read once."""
-    import numpy as np
-
-    arrays = Arrays(file)
+    """What the values say: each tensor is read once, in the order of the file."""
+    halves = {
+        parts[part].name: (module, part)
+        for module, parts in pairs.items()
+        if _makes_a_change(parts)
+        for part in ("lora_A", "lora_B")
+    }
     bad: list[str] = []
-    learned: list[LearnedModule] = []
-    seen: set[str] = set()
-
-    def look(tensor: StoredTensor, array: Any) -> None:
-        seen.add(tensor.name)
-        # A sum is finite only where each part is: one pass without a mask of the array's size.
-        if array is not None and tensor.dtype in FLOATS and not np.isfinite(array.sum(dtype=np.float64)):
-            bad.append(tensor.name)
-
-    for module, parts in pairs.items():
-        if not {"lora_A", "lora_B"} <= parts.keys():
-            continue
-        a, b = arrays.get(parts["lora_A"]), arrays.get(parts["lora_B"])
-        if a is None or b is None or a.ndim < 2 or b.ndim < 2 or a.shape[0] != b.shape[1]:
-            continue
-        each = learned_module(module, a, b, scaling_of(config, module))
-        learned.append(each)
-        if each.norm < math.inf:  # then every value is finite: a NaN would be in the products
-            seen.update((parts["lora_A"].name, parts["lora_B"].name))
-        else:
-            look(parts["lora_A"], a)
-            look(parts["lora_B"], b)
-    for name, tensor in tensors.items():
-        if name not in seen:
-            look(tensor, arrays.get(tensor))
+    factors: dict[str, dict[str, Factor]] = defaultdict(dict)
+    with Passing(file) as passing:
+        for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
+            if name not in halves:
+                if passing.is_finite(tensor) is False:
+                    bad.append(name)
+                continue
+            module, part = halves[name]
+            values = passing.values(tensor)
+            found = factor(values if part == "lora_A" else values.reshape(values.shape[0], -1).T)
+            if found is None:
+                bad.append(name)
+            else:
+                factors[module][part] = found
+    learned = [
+        learned_module(module, parts["lora_A"], parts["lora_B"], scaling_of(config, module))
+        for module, parts in ((module, factors[module]) for module in pairs if module in factors)
+        if len(parts) == 2
+    ]
     scalings = {each.scaling for each in learned}
     facts = {"nonfinite": bad, "scaling": scalings.pop() if len(scalings) == 1 else None}
     return facts | learned_facts([] if bad else learned)
 
 
-def _nonfinite(tensors: Mapping[str, StoredTensor], file: Path) -> list[str]:
-    import numpy as np
+def _makes_a_change(parts: Mapping[str, StoredTensor]) -> bool:
+    """Both matrices are there, in numbers, and can be multiplied."""
+    if not {"lora_A", "lora_B"} <= parts.keys():
+        return False
+    a, b = parts["lora_A"], parts["lora_B"]
+    shapes = len(a.shape) > 1 and len(b.shape) > 1 and a.shape[0] == b.shape[1] and a.elements > 0 < b.elements
+    return shapes and a.dtype in FLOATS and b.dtype in FLOATS
 
-    arrays = Arrays(file)
-    found = []
-    for tensor in tensors.values():
-        array = arrays.get(tensor) if tensor.dtype in FLOATS else None
-        if array is not None and not np.isfinite(array.sum(dtype=np.float64)):
-            found.append(tensor.name)
-    return found
+
+def _nonfinite(tensors: Mapping[str, StoredTensor], file: Path) -> list[str]:
+    with Passing(file) as passing:
+        return [name for name, tensor in tensors.items() if passing.is_finite(tensor) is False]
 
 
 def _against_config(
