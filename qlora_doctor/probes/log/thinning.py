@@ -1,8 +1,8 @@
 """A very long log in seconds: which of its lines are parsed.
 
 Of a million records one in twenty tells trend and noise as well; what must not be lost are the ones that stand out. So
-every line is searched for its loss, or every row's is read, and parsed are every k-th, those around a jump or a value that is not finite or
-begins to be zero, and those that hold no loss (evaluations, the closing record, messages).
+every line is searched for its loss, or every row's is read, and parsed are every k-th, those around a jump or a value
+that is not finite or begins to be zero, and those that hold no loss (evaluations, the closing record, messages).
 """
 
 from __future__ import annotations

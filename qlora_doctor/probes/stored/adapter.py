@@ -14,9 +14,13 @@ from ..load.checkpoint import StoredTensor
 from .arrays import FLOATS, Passing
 from .dimensions import expected_dimensions
 from .learned import Factor, factor, learned_facts, learned_module
-from .names import Name, foreign_prefixes, parse, place
+from .names import Name, foreign_prefixes, parse, place, stack
 
 _WORDS = {"all-linear"}
+_INITS = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""Values of init_lora_weights with which PEFT changes the base's weights (peft 0.21, tuners/lora/layer.py); a save with
+path_initial_model_for_weight_conversion writes true in their place. The others leave the base as it is."""
+_EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_out", "embed_in", "output_layer")
 
 
 def adapter_facts(
@@ -41,6 +45,7 @@ def adapter_facts(
         "use_dora": bool(config.get("use_dora")) if config else None,
         "use_rslora": bool(config.get("use_rslora")) if config else None,
         "bias": _text(config.get("bias")),
+        "init_changes_base": _init(config) if config else None,
     }
     if not tensors:
         return found
@@ -50,6 +55,14 @@ def adapter_facts(
     found |= {"tensors": len(tensors), "dtypes": dict(elements)}
     if found["peft_type"] not in (None, "LORA"):
         return found | {"nonfinite": _nonfinite(tensors, file)}
+    of_base = [tensor for name, tensor in tensors.items() if _is_of_base(name)]
+    found |= {
+        "base_tensors": len(of_base),
+        "base_tensor_bytes": sum(tensor.nbytes for tensor in of_base),
+        "empty_tensors": [name for name, tensor in tensors.items() if not tensor.elements],
+    }
+    if found["empty_tensors"]:
+        return found  # shapes, halves and norms would only say the same once more
     names = {name: parse(name) for name in tensors}
     pairs: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
     for name, parts in names.items():
@@ -67,8 +80,23 @@ def adapter_facts(
     found |= _numbers(config, pairs, tensors, file)
     if config:
         found |= _against_config(config, modules, pairs, names)
-    found["misfits"] = [*_rank_misfits(config, pairs), *_base_misfits(pairs, base)] if config or base else None
+    found["misfits"] = (
+        [*_rank_misfits(config, pairs), *_base_misfits(pairs, None if config.get("layer_replication") else base)]
+        if config or base
+        else None
+    )
     return found
+
+
+def _init(config: Mapping[str, Any]) -> str:
+    written = config.get("init_lora_weights")
+    return written if isinstance(written, str) and written.lower().startswith(_INITS) else "none"
+
+
+def _is_of_base(name: str) -> bool:
+    """A weight that PEFT wrapped; of an adapted or resized embedding it stores the base's on purpose."""
+    module, mark, rest = name.rpartition(".base_layer.")
+    return bool(mark) and rest in ("weight", "bias") and module.rpartition(".")[2] not in _EMBEDDINGS
 
 
 def scaling_of(config: Mapping[str, Any], module: str) -> float:
@@ -161,7 +189,7 @@ def _against_config(
     dora = bool(config.get("use_dora"))
     return {
         "targets_without_tensors": None if wanted is None else _idle(wanted, modules, config),
-        "tensors_without_target": _untargeted(targets, wanted, modules),
+        "tensors_without_target": _untargeted(targets, wanted, [m for m in modules if not _of_parameter(m, config)]),
         "layers_without_tensors": _gaps(config, modules),
         "magnitude": "missing"
         if dora and magnitudes < len(modules)
@@ -169,7 +197,9 @@ def _against_config(
         if magnitudes and not dora
         else "ok",
         "saved_missing": _not_saved(asked, whole),
-        "saved_unasked": sorted({m for m in whole if not _saved_by(m, asked, config, modules)}),
+        "saved_unasked": []
+        if any(_is_of_base(name) for name in names)
+        else sorted({m for m in whole if not _saved_by(m, asked, config, modules)}),
     }
 
 
@@ -207,6 +237,13 @@ def _untargeted(targets: Any, wanted: list[str] | None, modules: list[str]) -> l
     return [] if targets in _WORDS else None
 
 
+def _of_parameter(module: str, config: Mapping[str, Any]) -> bool:
+    """Whether the module owns one of target_parameters; of two on one module PEFT nests the first as base_layer."""
+    owners = [str(each).rpartition(".")[0] for each in config.get("target_parameters") or []]
+    owner = module.replace(".base_layer", "")
+    return any(not each or owner == each or owner.endswith(f".{each}") for each in owners)
+
+
 def _any_is(modules: Iterable[str], target: str) -> bool:
     return any(module == target or module.endswith(f".{target}") or f".{target}." in module for module in modules)
 
@@ -216,7 +253,7 @@ def _saved_by(module: str, asked: list[str], config: Mapping[str, Any], modules:
     if any(module == name or module.endswith(f".{name}") or f".{name}." in f".{module}." for name in asked):
         return True
     last = module.rpartition(".")[2]
-    if last in ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_out", "embed_in", "output_layer"):
+    if last in _EMBEDDINGS:
         return True  # save_embedding_layers: PEFT stores them where the vocabulary was resized
     if last in ("score", "classifier") or config.get("bias") not in (None, "none"):
         return True
@@ -226,7 +263,7 @@ def _saved_by(module: str, asked: list[str], config: Mapping[str, Any], modules:
 def _gaps(config: Mapping[str, Any], modules: list[str]) -> list[int]:
     """Layers inside of the range of a projection that do not have it, where the config does not choose layers.
 
-    A model may have another projection in each n-th layer: a regular gap is its design.
+    A model may have another kind of block in some layers: what stands in its place is its design.
     """
     if config.get("layers_to_transform") is not None or not isinstance(config.get("target_modules"), list | str):
         return []
@@ -234,18 +271,21 @@ def _gaps(config: Mapping[str, Any], modules: list[str]) -> list[int]:
         return []
     if config.get("exclude_modules"):
         return []
-    layers: dict[str, set[int]] = defaultdict(set)
+    stacks: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
     for module in modules:
         layer, projection = place(module)
         if layer is not None:
-            layers[projection].add(layer)
-    if not layers:
-        return []
-    every = set().union(*layers.values())
-    top = max(every)
-    full = [kind for kind, held in layers.items() if len(held) > (top + 1) / 2]
-    gaps = {layer for kind in full for layer in range(top + 1) if layer not in layers[kind]}
-    return sorted(gaps) if len(gaps) <= max(1, (top + 1) // 8) else []
+            stacks[stack(module)][projection].add(layer)
+    return sorted({layer for projections in stacks.values() for layer in _gaps_of(projections)})
+
+
+def _gaps_of(projections: Mapping[str, set[int]]) -> set[int]:
+    """The layers of one stack that lack what the others have, and have nothing of their own in its place."""
+    top = max(set().union(*projections.values()))
+    full = [held for held in projections.values() if len(held) > (top + 1) / 2]
+    own = set().union(*(held for held in projections.values() if len(held) <= (top + 1) / 2))
+    gaps = {layer for held in full for layer in range(top + 1) if layer not in held} - own
+    return gaps if len(gaps) <= max(1, (top + 1) // 8) else set()
 
 
 def _rank_misfits(config: Mapping[str, Any], pairs: Mapping[str, Mapping[str, StoredTensor]]) -> list[OtherShape]:

@@ -8,14 +8,14 @@ is ever made. The effective rank is exp of the entropy of the singular values' s
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from ...facts.stored import LearnedModule
-from .names import place
+from .names import place, stack
 
 _OUTLIER = 6.0
 """Standard deviations of the logarithm, among the same projection of other layers, beyond which a norm stands out."""
@@ -84,6 +84,8 @@ def learned_facts(learned: Sequence[LearnedModule]) -> dict[str, Any]:
     if not learned:
         return {}
     zero = [each for each in learned if each.zero]
+    stacks = Counter(stack(each.module) for each in learned if each.layer is not None)
+    largest = [each for each in learned if each.layer is not None and stack(each.module) == stacks.most_common(1)[0][0]]
     ranks = [each.effective_rank for each in learned if each.effective_rank is not None]
     used = [each.effective_rank / each.rank for each in learned if each.effective_rank is not None]
     all_zero = len(zero) == len(learned)
@@ -91,11 +93,11 @@ def learned_facts(learned: Sequence[LearnedModule]) -> dict[str, Any]:
         "learned": list(learned),
         "all_zero": all_zero,
         "zero_modules": [] if all_zero else [each.module for each in zero],
-        "zero_layers": [] if all_zero else _zero_layers(learned),
+        "zero_layers": [] if all_zero else _zero_layers(largest),
         "effective_rank": median(ranks) if ranks else None,
         "used_ratio": median(used) if used else None,
         "outliers": _outliers(learned),
-        "carrying_layers": _carrying(learned),
+        "carrying_layers": _carrying(largest),
     }
 
 
@@ -109,10 +111,10 @@ def _zero_layers(learned: Sequence[LearnedModule]) -> list[int]:
 
 def _outliers(learned: Sequence[LearnedModule]) -> list[str]:
     """Modules far above their like in other layers, on a logarithmic scale with a robust spread."""
-    kinds: dict[str, list[LearnedModule]] = defaultdict(list)
+    kinds: dict[tuple[str, str], list[LearnedModule]] = defaultdict(list)
     for each in learned:
         if each.layer is not None and 0 < each.norm < math.inf:
-            kinds[each.projection].append(each)
+            kinds[stack(each.module), each.projection].append(each)
     found = []
     for group in kinds.values():
         if len(group) < _FEWEST:
