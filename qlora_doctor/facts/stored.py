@@ -201,6 +201,9 @@ class StoredFacts(Fact):
     ways: list[Way] | None = None
     best_way: str | None = None
     destroying_ways: list[str] | None = None
+    """Ways that keep less than half of what the adapter does."""
+    losing_ways: list[str] | None = None
+    """Ways that keep half or more of it, and less than nine tenths."""
     """Ways that lose half of what the adapter does, or more."""
     data: str | None = None
     """What the ways were measured on: ``given`` rows or the ``built-in`` set, and how many tokens."""

@@ -44,6 +44,17 @@ def by_hand(state: dict[str, Any], model: Any, folder: Path) -> None:
     inner.peft_config["default"].save_pretrained(folder)
 
 
+def needs(package: str, version: str) -> None:
+    """Leave a way out that older releases do not know."""
+    from importlib.metadata import version as installed
+
+    import pytest
+    from packaging.version import Version
+
+    if Version(installed(package)) < Version(version):
+        pytest.skip(f"{package} {version}")
+
+
 def only_lora(state: dict[str, Any]) -> dict[str, Any]:
     return {name: tensor for name, tensor in state.items() if "lora_" in name}
 
@@ -64,6 +75,7 @@ def peft_state_given_from_a_compiled_model(base: Path, folder: Path) -> None:
     import torch
     from peft import get_peft_model_state_dict
 
+    needs("peft", "0.17")
     # The names that PEFT looks for are not there, and what it gives back is empty.
     model = torch.compile(trained(adapt(load_base(base))))
     by_hand(get_peft_model_state_dict(model._orig_mod, model.state_dict()), model, folder)
@@ -367,6 +379,7 @@ def gaussian(base: Path, folder: Path) -> None:
 
 @sound
 def orthogonal(base: Path, folder: Path) -> None:
+    needs("peft", "0.16")
     trained(adapt(load_base(base), init_lora_weights="orthogonal")).save_pretrained(folder)
 
 
@@ -556,6 +569,7 @@ def layers_of_two_kinds(base: Path, folder: Path) -> None:
 @faulty("QD376")
 def a_tower_that_saw_no_image(base: Path, folder: Path) -> None:
     """Two towers of 16 and 14 layers, and rows of text alone: what is missing is the vision tower's training."""
+    needs("transformers", "4.56")
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     config = Qwen2_5_VLConfig(

@@ -123,6 +123,7 @@ def concluded(ways: Sequence[Way]) -> dict[str, Any]:
     return {
         "best_way": best.way if best else "adapter-on-4bit",
         "destroying_ways": [way.way for way in judged if (way.kept_ratio or 0) < _DESTROYS],
+        "losing_ways": [way.way for way in judged if _DESTROYS <= (way.kept_ratio or 0) < _KEEPS],
     }
 
 
