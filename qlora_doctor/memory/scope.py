@@ -63,6 +63,9 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     for end, what in _HEADS.items():
         if name.endswith(end):
             return f"The prediction does not cover {what}."
+    family = base.config.model_type
+    if setup.training.use_liger_kernel and family not in LIGER_FAMILIES:
+        return f"The prediction does not cover the Liger kernels in a model of type {family}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
     if towers and setup.data.format is None:
         listed = " and ".join(dict.fromkeys(towers))
@@ -70,6 +73,10 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     return None
 
 
+LIGER_FAMILIES = frozenset({"llama", "ministral", "mistral", "qwen2", "qwen3", "smollm3"})
+"""Model types whose decoder layers take the plain form of each of Liger's kernels (:mod:`.liger`)."""
+_LIGER_BY_TRANSFORMERS = ("native", "python", "shell", "trl", "custom")
+"""Dialects whose ``use_liger_kernel`` is transformers' own."""
 _HEADS = {
     "ForQuestionAnswering": "batches that mark an answer's first and last token",
     "ForMultipleChoice": "batches of several choices a sample",
@@ -94,7 +101,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     elif setup.quantization.load_in_8bit:
         yield "bitsandbytes' 8-bit layers"
     if training.use_liger_kernel:
-        yield "the Liger kernels"
+        yield from _liger(setup)
     if training.torch_compile:
         yield "torch.compile"
     distributed = config.distributed if config is not None else None
@@ -109,6 +116,22 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     for name, what in _MORE.items():
         if _on(told.get(name)):
             yield what
+
+
+def _liger(setup: Setup) -> Iterator[str]:
+    """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
+    training = setup.training
+    told = training.extra.get("liger_kernel_config")
+    if setup.dialect not in _LIGER_BY_TRANSFORMERS:
+        yield f"the Liger kernels as {setup.dialect} applies them"
+    elif training.method not in (None, "sft", "pretrain"):
+        yield f"the Liger kernels in the method {training.method}"
+    elif told is not None and not isinstance(told, dict):
+        yield "the Liger kernels that liger_kernel_config chooses"
+    elif isinstance(told, dict) and told.get("cross_entropy"):
+        yield "Liger's cross entropy"
+    elif training.fsdp or training.deepspeed:
+        yield "the Liger kernels in a sharded model"
 
 
 def shards_plainly(setup: Setup, facts: Facts) -> bool:

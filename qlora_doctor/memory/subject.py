@@ -9,8 +9,10 @@ import torch
 
 from ..setup.resolved import Taken
 from .kept import Outline
+from .liger import VERSION, Kernels
 from .load import LoadOptions
 from .step import Program, StepOptions
+from .trl_step import has_fused_head
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -140,6 +142,11 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         assumptions.append("Attention is predicted as PyTorch's own copy of flash attention.")
     precision = "bf16" if values["training.bf16"] else "fp16" if values["training.fp16"] else "no"
     ranks = values["hardware.count"]
+    kernels = None
+    if training.use_liger_kernel:
+        fuses_head = values.trainer == "trl" and has_fused_head()
+        kernels = Kernels.of(training.extra.get("liger_kernel_config"), fuses_head)
+        assumptions.append(f"Liger's kernels are those of version {VERSION}.")
     step = StepOptions(
         batch=values["training.per_device_train_batch_size"],
         sequence=length,
@@ -154,5 +161,6 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         neftune_alpha=training.neftune_noise_alpha,
         data_parallel=ranks > 1 and not training.fsdp,
         sharded_over=ranks if training.fsdp else None,
+        liger=kernels,
     )
     return step, assumptions
