@@ -1,4 +1,4 @@
-"""Measure the memory of runs beyond plain fine-tuning on this machine's GPU: trl's methods, images, kernels, evaluation.
+"""Measure the memory of runs beyond plain fine-tuning on this machine's GPU: methods, images, kernels, evaluation.
 
     python benchmarks/memory/measure_kinds.py [--seconds 280] [--only TEXT] [--workers 7] [--out DIR, else $OUT]
     python benchmarks/memory/measure_kinds.py --cards 2      # the cases of two cards, one after the other, by torchrun
@@ -104,6 +104,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "decoder_ffn_dim": 4096, "vocab_size": 50265, "max_position_embeddings": 1024,
     },
 }  # fmt: skip
+FEW = ["q_proj", "k_proj", "v_proj", "o_proj"]
 CASES: list[dict[str, Any]] = [
     {"model": "llama3.2-1b", "bs": 4, "seq": 1024, "liger": True},
     {"model": "llama3-8b", "bs": 1, "seq": 1024, "liger": True, "trainer": "trl"},
@@ -113,7 +114,7 @@ CASES: list[dict[str, Any]] = [
     {"model": "qwen2.5-vl-3b", "method": "vlm", "bs": 2, "seq": 1024, "grid": [32, 32]},
     {"model": "llama3.2-1b", "method": "grpo", "bs": 8, "seq": 128, "completion": 96, "gens": 8,
      "extra": {"beta": 0.04, "num_iterations": 2}},
-    {"model": "qwen3-30b-a3b", "bs": 1, "seq": 1024, "prep": False, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]},
+    {"model": "qwen3-30b-a3b", "bs": 1, "seq": 1024, "prep": False, "targets": FEW},
     {"model": "flan-t5-large", "method": "s2s", "bs": 4, "seq": 512},
     {"model": "llama3.2-1b", "bs": 4, "seq": 1024, "compile": True},
     {"model": "qwen2.5-1.5b", "method": "orpo", "bs": 2, "seq": 1024},
@@ -155,11 +156,12 @@ TWO: list[dict[str, Any]] = [
 ]  # fmt: skip
 """What to measure on two cards; ``parallel``: both visible to one process, transformers' DataParallel."""
 METHOD = (
-    "one fresh process a case, several at a time on one card; random weights, quantized layer by layer (FSDP: saved and "
-    "loaded with from_pretrained); NF4 blocksize 64, double quantization; prepare_model_for_kbit_training unless prep is "
-    "false or FSDP is on; the trainer of the method, 3 optimizer steps (2 where it generates); peaks: [allocated, "
-    "reserved, seconds] of each optimizer step, evaluation excluded from allocated, its reserve stays; evals: the same "
-    "at evaluation batches; saves: between a step's end and the end of saving; loaded: allocated before training"
+    "one fresh process a case, several at a time on one card; random weights, quantized layer by layer (FSDP: saved "
+    "and loaded with from_pretrained); NF4 blocksize 64, double quantization; prepare_model_for_kbit_training unless "
+    "prep is false or FSDP is on; the trainer of the method, 3 optimizer steps (2 where it generates); peaks: "
+    "[allocated, reserved, seconds] of each optimizer step, evaluation excluded from allocated, its reserve stays; "
+    "evals: the same at evaluation batches; saves: between a step's end and the end of saving; loaded: allocated "
+    "before training"
 )
 GIB_AT_ONCE = 118
 """GiB of the card that cases may need together, each counted by :func:`gib`."""
@@ -250,8 +252,9 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_quant_storage=storage,
     )  # fmt: skip
+    classifier = transformers.AutoModelForSequenceClassification
     auto = {
-        "cls": transformers.AutoModelForSequenceClassification, "reward": transformers.AutoModelForSequenceClassification,
+        "cls": classifier, "reward": classifier,
         "vlm": transformers.AutoModelForImageTextToText, "gvlm": transformers.AutoModelForImageTextToText,
         "s2s": transformers.AutoModelForSeq2SeqLM,
     }.get(method, transformers.AutoModelForCausalLM)  # fmt: skip
@@ -358,7 +361,9 @@ def trainer_of(case: dict[str, Any], model: Any, config: Any, callback: Any, dry
         made["labels"] = torch.zeros(len(rows), dtype=torch.int64) if method == "cls" else labels
         return made
 
-    with_trl = method in ("dpo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo") or case.get("trainer") == "trl"
+    with_trl = (
+        method in ("dpo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo") or case.get("trainer") == "trl"
+    )
     common: dict[str, Any] = {"model": model, "callbacks": [callback]}
     if not with_trl:
         if case.get("metrics"):
@@ -421,7 +426,9 @@ def trainer_of(case: dict[str, Any], model: Any, config: Any, callback: Any, dry
         arguments = classes[1](**options, max_completion_length=completion, num_generations=case["gens"])
         rewards = lambda completions, **_: [random.random() for _ in completions]  # noqa: E731
         return classes[0](args=arguments, train_dataset=data, reward_funcs=rewards, **common)
-    pairs = [{"prompt": text(half), "chosen": " " + text(half - 1), "rejected": " " + text(half - 1)} for _ in range(32)]
+    pairs = [
+        {"prompt": text(half), "chosen": " " + text(half - 1), "rejected": " " + text(half - 1)} for _ in range(32)
+    ]
     if method == "kto":
         pairs = [{"prompt": text(half), "completion": " " + text(half - 1), "label": i % 2 == 0} for i in range(32)]
     if method == "reward":
@@ -473,7 +480,7 @@ def _place(frames: list[dict[str, Any]]) -> str:
     told = []
     for frame in frames:
         name = frame["filename"]
-        if "/torch/" in name and "checkpoint" not in name or not name.endswith(".py"):
+        if ("/torch/" in name and "checkpoint" not in name) or not name.endswith(".py"):
             continue
         told.append(f"{'/'.join(name.split('/')[-2:])}:{frame['line']}:{frame['name']}")
         if len(told) == 3:

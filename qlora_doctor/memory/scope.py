@@ -63,9 +63,8 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     for end, what in _HEADS.items():
         if name.endswith(end):
             return f"The prediction does not cover {what}."
-    family = base.config.model_type
-    if setup.training.use_liger_kernel and family not in LIGER_FAMILIES:
-        return f"The prediction does not cover the Liger kernels in a model of type {family}."
+    if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
+        return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
     if towers and setup.data.format is None:
         listed = " and ".join(dict.fromkeys(towers))
