@@ -122,6 +122,9 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
         "training": training,
         "hardware": {"gpu": "H200", "count": ranks},
     }  # fmt: skip
+    if case.get("grid"):
+        patch = 14
+        config["data"] = {"image_size": [patch * side for side in case["grid"]]}
     if fsdp:
         config["lora"]["autocast_adapter_dtype"] = False
     return config

@@ -66,6 +66,8 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
         return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
+    if towers == ["images"] and setup.data.format is None:
+        return _images(model, setup)
     if towers and setup.data.format is None:
         listed = " and ".join(dict.fromkeys(towers))
         return f"The prediction does not cover {listed} in the batches, which the peak of {name} depends on."
@@ -74,6 +76,20 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
 
 LIGER_FAMILIES = frozenset({"llama", "ministral", "mistral", "qwen2", "qwen3", "smollm3"})
 """Model types whose decoder layers take the plain form of each of Liger's kernels (:mod:`.liger`)."""
+def _images(model: Any, setup: Setup) -> str | None:
+    """Why batches with images are not made; None where they are."""
+    from .images import NoPictures, pictures_of
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if Taken(setup).trainer == "trl" or setup.training.method not in (None, "sft", "pretrain"):
+        return f"The prediction does not cover images in trl's batches, which the peak of {type(base).__name__} depends on."
+    try:
+        pictures_of(model, setup)
+    except NoPictures as error:
+        return f"The prediction does not cover {error}, which the peak depends on."
+    return None
+
+
 _LIGER_BY_TRANSFORMERS = ("native", "python", "shell", "trl", "custom")
 """Dialects whose ``use_liger_kernel`` is transformers' own."""
 _HEADS = {

@@ -13,6 +13,7 @@ import torch
 from ..pipeline.batches import synthetic_labels
 from .autocast import Autocast
 from .first_gradient import learn_counts
+from .images import Pictures
 from .kernels import register_bitsandbytes
 from .liger import Kernels, put_into, rotating
 from .load import LoadOptions, write_load
@@ -48,6 +49,8 @@ class StepOptions:
     """Ranks that FSDP 2 shards the model over."""
     liger: Kernels | None = None
     """Liger's kernels in the model."""
+    pictures: Pictures | None = None
+    """Images in the batches."""
 
 
 class Program(Protocol):
@@ -241,10 +244,14 @@ def _batch(recorder: Recorder, model: Any, options: StepOptions) -> dict[str, to
         values["attention_mask"][0, sequence // 2 :] = 0
         if values["labels"].shape == ids.shape:
             values["labels"][0, sequence // 2 :] = -100
+    if options.pictures is not None:
+        values |= options.pictures.put_into(values)
     metas = {}
     for name, value in values.items():
         metas[name] = torch.empty(value.shape, dtype=value.dtype, device="meta")
         recorder.values.know(metas[name], value)
+    if options.pictures is not None:
+        metas["pixel_values"] = options.pictures.pixels(batch)
     return metas
 
 

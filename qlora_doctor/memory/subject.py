@@ -16,6 +16,7 @@ from .trl_step import has_fused_head
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
+    from .images import Pictures
     from ._case import StepCase
 
 
@@ -147,6 +148,9 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         fuses_head = values.trainer == "trl" and has_fused_head()
         kernels = Kernels.of(training.extra.get("liger_kernel_config"), fuses_head)
         assumptions.append(f"Liger's kernels are those of version {VERSION}.")
+    pictures = _pictures(setup, model)
+    if pictures is not None:
+        assumptions.append(pictures.said)
     step = StepOptions(
         batch=values["training.per_device_train_batch_size"],
         sequence=length,
@@ -162,5 +166,18 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         data_parallel=ranks > 1 and not training.fsdp,
         sharded_over=ranks if training.fsdp else None,
         liger=kernels,
+        pictures=pictures,
     )
     return step, assumptions
+
+
+def _pictures(setup: Setup, model: Any) -> Pictures | None:
+    """The images in the batches of a model that takes some; None of one that does not, or where none can be made."""
+    from .images import NoPictures, pictures_of
+
+    if setup.data.format is not None:
+        return None
+    try:
+        return pictures_of(model, setup)
+    except NoPictures:
+        return None

@@ -57,6 +57,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._threads_with_blas: set[bool] = set()
         self._kept: list[object] = []
 
+    def __enter__(self) -> Recorder:
+        Values.current = self.values
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        Values.current = None
+        super().__exit__(*raised)
+
     def adopt(self, tensor: torch.Tensor, category: str) -> None:
         """Count a storage that exists already (a parameter of a model that was built before)."""
         storage = tensor.untyped_storage()
