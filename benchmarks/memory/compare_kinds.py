@@ -21,9 +21,11 @@ from typing import Any
 
 ALLOCATED, RESERVED, EVALUATION = 4.0, 10.0, 5.0
 """Per cent: a kind of run that is predicted stays within these."""
-WIDER = {"grpo": 8.0, "compile": 8.0}
+WIDER = {"grpo": 8.0, "rloo": 8.0, "compile": 8.0}
 """Kinds for which allocated may be further off."""
 GIB = 2**30
+TRL = ("dpo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo")
+"""Methods that trl's own trainers train by."""
 
 
 @dataclass
@@ -69,7 +71,7 @@ def _off(predicted: int, measured: int) -> float:
 def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     """The native config of a measured case."""
     method = case.get("method", "sft")
-    with_trl = method in ("dpo", "kto", "reward", "grpo") or case.get("trainer") == "trl"
+    with_trl = method in TRL or case.get("trainer") == "trl"
     fsdp = case.get("fsdp")
     training: dict[str, Any] = {
         "trainer": "trl" if with_trl else "transformers",
@@ -83,9 +85,9 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
         "optim": case.get("optim", "adamw_torch_fused"),
         **case.get("extra", {}),
     }
-    if method in ("dpo", "kto", "reward", "grpo"):
+    if method in TRL:
         training["method"] = method
-    if method == "grpo":
+    if method in ("grpo", "rloo"):
         training |= {"max_completion_length": case["completion"], "num_generations": case["gens"]}
     if case.get("eval"):
         training |= {"eval_strategy": "steps", "per_device_eval_batch_size": case["eval"]}

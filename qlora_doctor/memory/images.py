@@ -84,7 +84,8 @@ def pictures_of(model: Any, setup: Setup) -> Pictures:
     kinds = next((each for each in ("mm_token_type_ids", "token_type_ids") if each in known), None)
     if "image_grid_thw" in known:
         return _of_any_size(name, vision, token, kinds, setup.data.image_size)
-    if {"image_sizes", "aspect_ratio_ids", "pixel_attention_mask", "spatial_shapes", "target_sizes"} & set(known):
+    tiled = {"aspect_ratio_ids", "pixel_attention_mask", "spatial_shapes", "target_sizes", "image_position_ids"}
+    if tiled & set(known) or getattr(config, "image_grid_pinpoints", None):
         raise NoPictures(f"images cut into tiles, as {name} takes them")
     size = getattr(vision, "image_size", None)
     size = size[0] if isinstance(size, list | tuple) and size else size

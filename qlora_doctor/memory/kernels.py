@@ -62,7 +62,21 @@ def move_or_cast(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 )
 def size_by_value(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Operators whose result is as long as the values say."""
+    if args[0].device.type != "meta":
+        return func(*args, **kwargs)
     return recorder.values.compute(func, args, kwargs)
+
+
+SAMPLED = 5
+"""The token that is drawn from every distribution: it ends no text and pads none where batches are made up."""
+
+
+@played(aten.multinomial.default)
+def draw(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """Draws from a distribution, as generation makes them."""
+    out = func(*args, **kwargs)
+    recorder.values.know(out, torch.full(out.shape, SAMPLED, dtype=out.dtype))
+    return out
 
 
 @played(aten.mul.Tensor, aten.add.Tensor)
@@ -91,7 +105,7 @@ def dropout(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 def index(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Indexing; a mask of truth values is first turned into places, as CUDA does (``expandTensors``)."""
     source, indices = args
-    if any(item is not None and item.dtype is torch.bool for item in indices):
+    if source.device.type == "meta" and any(item is not None and item.dtype is torch.bool for item in indices):
         places: list[Any] = []
         for item in indices:
             if item is None or item.dtype is not torch.bool:

@@ -18,6 +18,8 @@ from .tape import ALLOC, FREE, Tape
 from .values import Values
 
 aten = torch.ops.aten
+FEW = 256
+"""Elements up to which the values of floats are followed too: rewards and their like, which trainers branch on."""
 _FLOATS = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
 
 
@@ -142,7 +144,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         out = func(*args, **kwargs) if play is None else play(self, func, args, kwargs)
         if isinstance(out, torch.Tensor):
             self.see(out)
-            if out.dtype not in _FLOATS:
+            if out.dtype not in _FLOATS or out.numel() <= FEW:
                 self.values.follow(func, args, kwargs, out)
         elif isinstance(out, (tuple, list)):
             self.see_all(out)

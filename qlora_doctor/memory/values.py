@@ -125,6 +125,8 @@ class Values:
         value = self._worked_out(func, args, kwargs)
         if isinstance(value, torch.Tensor):
             self.know(out, value)
+        elif any(item is out for item in args):
+            self._known.pop(id(out), None)  # written over by something that is not known
 
     def follow_all(self, func: Any, args: Any, kwargs: Any, outs: Sequence[Any]) -> None:
         """The same for an operator of several results (``chunk``, ``topk``)."""
