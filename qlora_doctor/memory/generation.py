@@ -7,6 +7,7 @@ most :data:`STEPS` of them are written to the tape, evenly spread; the longest c
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,7 @@ def short_answers(model: Any, recorder: Recorder, tokens: int) -> Iterator[None]
     def generate(*args: Any, generation_config: Any = None, **kwargs: Any) -> torch.Tensor:
         places: list[int] = []
 
+        @functools.wraps(forward)  # ``generate`` asks for its signature
         def counted(*given: Any, **named: Any) -> Any:
             places.append(len(recorder.tape.events))
             return forward(*given, **named)
