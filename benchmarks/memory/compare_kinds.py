@@ -102,6 +102,8 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
             "fsdp": "full_shard auto_wrap",
             "fsdp_config": {"fsdp_version": fsdp, **case.get("fsdp_config", {})},
         }
+    if case.get("best"):
+        training["load_best_model_at_end"] = True
     if case.get("ddp"):
         training["ddp_find_unused_parameters"] = False
     model: dict[str, Any] = {"name_or_path": str(folder), "attn_implementation": case.get("attn", "sdpa")}
@@ -122,7 +124,7 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
             "task_type": {"cls": "SEQ_CLS", "reward": "SEQ_CLS", "s2s": "SEQ_2_SEQ_LM"}.get(method, "CAUSAL_LM"),
         },
         "training": training,
-        "hardware": {"gpu": "H200", "count": ranks},
+        "hardware": {"gpu": "H200", "count": ranks, "expandable_segments": bool(case.get("expandable"))},
     }  # fmt: skip
     if case.get("grid"):
         patch = 14
