@@ -32,8 +32,6 @@ OWN_LOOPS = {
 _MORE = {
     "activation_offloading": "activations that are moved to host memory (activation_offloading)",
     "use_vllm": "vLLM beside the training",
-    "bf16_full_eval": "an evaluation in 16 bits (bf16_full_eval)",
-    "fp16_full_eval": "an evaluation in 16 bits (fp16_full_eval)",
     "predict_with_generate": "an evaluation that generates (predict_with_generate)",
     "context_parallel_size": "context parallelism",
     "sequence_parallel_size": "sequence parallelism",
@@ -63,6 +61,8 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     for end, what in _HEADS.items():
         if name.endswith(end):
             return f"The prediction does not cover {what}."
+    if any(part.endswith("relative_attention_bias") for part, _ in base.named_modules()):
+        return "The prediction does not cover attention with a learned bias, whose kernels differ from version to version."
     if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
         return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]

@@ -100,8 +100,12 @@ def _takes_kernel(logits: torch.Tensor, index: torch.Tensor | None = None, row_m
     return 1 <= logits.dim() <= 3 and logits.stride(-1) == 1 and (index is None or index.shape == logits.shape[:-1])
 
 
-def _first_tile(start: int, stop: int, step: int) -> range:
-    return range(start, min(stop, start + step), step)
+def _first_tiles(start: int, stop: int, step: int) -> range:
+    """Tiles are worked on one after the other in one buffer, so the first tells what all of them take; of the head's
+    the second too, whose copy in 16 bits is made while that of the first is still there."""
+    from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
+
+    return range(start, min(stop, start + (1 if step == TOKEN_CHUNK_SIZE else 2) * step), step)
 
 
 @contextmanager
@@ -121,8 +125,7 @@ def without_triton() -> Iterator[None]:
             stack.enter_context(patch.object(chunked_logprob, name, _NoKernel()))
         # CUDA adds the product to the float32 sum without a copy of either factor.
         stack.enter_context(patch.object(chunked_logprob, "_addmm_fp32", lambda total, a, b: None))
-        # Tiles are worked on one after the other in one buffer, so the first tells what all of them take.
-        stack.enter_context(patch.object(chunked_logprob, "range", _first_tile, create=True))
+        stack.enter_context(patch.object(chunked_logprob, "range", _first_tiles, create=True))
         if hasattr(utils, "_supports_trl_loss_kernel"):
             stack.enter_context(patch.object(utils, "is_triton_available", lambda: True))
             stack.enter_context(patch.object(utils, "_supports_trl_loss_kernel", _takes_kernel))
