@@ -195,6 +195,8 @@ class Data(_Section):
     ) = None
     text_field: str | None = None
     chat_template: str | None = None
+    image_size: int | list[int] | None = None
+    """Pixels of a sample's image, height and width, as its processor makes them; for models that take any size."""
 
 
 class NamedData(_Section):
