@@ -1,19 +1,23 @@
 """What qlora-doctor says of the checkpoints that ``truth.py`` made: one JSON line for each.
 
 Usage: ``python doctor.py FOLDER TRUTH.jsonl OUT.jsonl``. Each check runs with checkpointing on, and off where the truth
-was found without it.
+was found without it. What OUT holds already is not checked again, so a sweep may be run in parts.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import qlora_doctor
+from qlora_doctor.core.report import Report
+from qlora_doctor.run.many import Entry, Result, check_many
+from qlora_doctor.run.session import CheckOptions, Observer
 
 TASKS = {"causal": "CAUSAL_LM", "image": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classify": "SEQ_CLS"}
+WAYS = {"checkpointing": True, "plain": False}
 
 
 def setup(folder: Path, kind: str, checkpointing: bool) -> dict[str, Any]:
@@ -41,10 +45,11 @@ def setup(folder: Path, kind: str, checkpointing: bool) -> dict[str, Any]:
     }
 
 
-def one(folder: Path, kind: str, checkpointing: bool) -> dict[str, Any]:
+def told(result: Result) -> dict[str, Any]:
     """Errors, stages and counts of one check."""
-    report = qlora_doctor.check(setup(folder, kind, checkpointing), cache=False, offline=True)
-    facts = report.facts
+    if not isinstance(result, Report):
+        return {"errors": [["none", str(result)]], "stages": {}}
+    facts = result.facts
     four_bit = [entry.modules for entry in facts.load.classes or [] if entry.quant_type] if facts.load else []
     return {
         "class": facts.model.model_class if facts.model else None,
@@ -53,24 +58,44 @@ def one(folder: Path, kind: str, checkpointing: bool) -> dict[str, Any]:
         if facts.adapter
         else None,
         "trainable_tensors": facts.step.trainable_tensors if facts.step else None,
-        "errors": [(finding.rule, finding.message) for finding in report.findings if finding.severity == "error"],
-        "stages": {record.name: record.status for record in report.stages},
+        "errors": [(finding.rule, finding.message) for finding in result.findings if finding.severity == "error"],
+        "warnings": [finding.rule for finding in result.findings if finding.severity == "warning"],
+        "stages": {record.name: record.status for record in result.stages},
     }
+
+
+def key(record: dict[str, Any]) -> tuple[str, str]:
+    """What a record is of."""
+    return record["kind"], record["type"]
 
 
 def main() -> None:
     """A record for each checkpoint of the truth."""
     root, truth, out = (Path(name) for name in sys.argv[1:4])
-    for line in truth.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if "not_made" in record:
-            continue
-        for name, checkpointing in (("checkpointing", True), ("plain", False)):
-            if name in record:
-                record[name] = one(root / record["folder"], record["kind"], checkpointing)
-        with out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        print(record["kind"], record["type"], [rule for rule, _ in record["checkpointing"]["errors"]], flush=True)
+    done = {key(json.loads(line)) for line in out.read_text(encoding="utf-8").splitlines()} if out.exists() else set()
+    records = [json.loads(line) for line in truth.read_text(encoding="utf-8").splitlines()]
+    records = [record for record in records if "not_made" not in record and key(record) not in done]
+    options = CheckOptions(cache=False, offline=True, timeout=300)
+    with tempfile.TemporaryDirectory() as scratch:
+        entries: list[Entry] = []
+        owners: list[tuple[dict[str, Any], str]] = []
+        for record in records:
+            for way in WAYS:
+                if way in record:
+                    config = Path(scratch) / f"{record['folder']}-{way}.json"
+                    config.write_text(json.dumps(setup(root / record["folder"], record["kind"], WAYS[way])))
+                    entries.append((config, options, Observer()))
+                    owners.append((record, way))
+
+        def finished(number: int, result: Result) -> None:
+            record, way = owners[number]
+            record[way] = told(result)
+            if number + 1 == len(owners) or owners[number + 1][0] is not record:
+                with out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+                print(*key(record), [rule for rule, _ in record[way]["errors"]], flush=True)
+
+        check_many(entries, jobs=1, finished=finished)
 
 
 if __name__ == "__main__":
