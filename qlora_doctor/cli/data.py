@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ._help import examples
+from .check import _bytes, arguments_of
 
 
 @click.command(
@@ -16,6 +17,7 @@ from ._help import examples
     epilog=examples(
         "data config.yaml --rows 5",
         "data train.py --rows 12 --no-color",
+        "data train.py --run-data --script-args '--max-length 512'",
         "data qlora.yml -o html=rows.html",
     ),
 )
@@ -28,6 +30,14 @@ from ._help import examples
               help="Write a document to a file. May be repeated.")  # fmt: skip
 @click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
 @click.option("--offline", is_flag=True, help="Download nothing.")
+@click.option("--run-data", is_flag=True,
+              help="Run a script up to its training, in a process of its own without network or GPU, and show its "
+                   "own first batches. It executes the script.")  # fmt: skip
+@click.option("--script-args", default="", metavar="ARGS", help="With --run-data: the script's command line.")
+@click.option("--script-seconds", type=click.FloatRange(min=1), metavar="SECONDS",
+              help="With --run-data: time up to the training. Default: 300.")  # fmt: skip
+@click.option("--script-memory", callback=_bytes, metavar="SIZE",
+              help="With --run-data: memory of the script, 12GiB. Default: 8GiB.")  # fmt: skip
 @click.option("--quiet", "-q", is_flag=True, help="No findings, and nothing on stderr but errors.")
 @click.option("--no-color", is_flag=True, help="Marks in place of colours; NO_COLOR and FORCE_COLOR are heard as well.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
@@ -53,6 +63,10 @@ def command(**given: Any) -> int:
         offline=given["offline"],
         dialect=given["dialect"],
         command=" ".join(["qlora-doctor", *sys.argv[1:]]),
+        run_data=given["run_data"],
+        script_arguments=arguments_of(given["script_args"]),
+        script_seconds=given["script_seconds"],
+        script_memory=given["script_memory"],
     )
     report = run_check(given["config"], options)
     if given["format"] == "text":

@@ -113,6 +113,16 @@ class DataFacts(Fact):
     """Rows that are cut and lose trained tokens."""
     longer_chosen_ratio: float | None = None
     """Share of pairs whose chosen answer is the longer one."""
+    pairs_of_two_prompts: int | None = None
+    """Pairs whose two answers stand behind different questions."""
+    classes: int | None = None
+    """Classes that the model tells apart."""
+    classes_seen: int | None = None
+    class_labels_out_of_range: int | None = None
+    largest_class_ratio: float | None = None
+    """Share of the rows that are of the most frequent class."""
+    conflicting_class_rows: int | None = None
+    """Rows whose text stands in another row with another class."""
     evaluation_rows: int | None = None
     """Rows of the evaluation data that were held against those of the training data."""
     evaluation_rows_in_training: int | None = None
