@@ -16,15 +16,18 @@ from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
 from ..pipeline.forms.kinds import CannotForm, FormedRow
 from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
-from ..pipeline.samples import COMPARED, Samples, read_samples
+from ..pipeline.samples import COMPARED, Samples, sample_rows
 from ..setup.resolved import Taken
 from ..setup.setup import NamedData, Setup
 from .batch import BatchLook
 from .failures import explain
 from .formed import batch_of, facts_of, repeated, without_repeats
 from .overlap import overlap_of
+from .pairs import pair_facts
 from .rows import IGNORED, Row, of_classes, of_labels, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
+from .talk import talk_facts
+from .turn_end import turn_end_facts
 
 ROWS = 256
 """Rows that are looked at."""
@@ -83,7 +86,7 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             known["source"] = way.name
             known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
         if setup.model.task == _CLASSIFIES:
-            known.update(of_classes(rows, known["vocab_rows"]))
+            known.update(of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
         else:
             known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
         whole = _uncut(setup)
@@ -98,6 +101,8 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             known.update(_shown(setup, rows, in_full, limit, tokenizer))
             batch = _batch(setup, look, batches)
             known.update(_marked(way, in_full, tokenizer))
+            if known.get("format") == "messages":
+                known.update(turn_end_facts(tokenizer, architecture.folder))
     except NotFollowedForm:
         raise
     except StageError as error:
@@ -177,6 +182,9 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
             raise NotFollowedForm("The config names no data.")
         known.update(facts_of(followed, known.get("vocab_rows")))
         known.update(overlap_of(setup))
+        if named.settings.get("chat_template") in (None, "tokenizer_default") and setup.dialect != "llamafactory":
+            folder = architecture.folder if architecture is not None else None
+            known.update(turn_end_facts(tokenizer, folder) if known.get("roles") is not None else {})
         batch = None
         if tokenizer is not None and architecture is not None:
             size = setup.training.per_device_train_batch_size or 8
@@ -258,7 +266,7 @@ def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[
 
     Its trainers have no labels of tokens, and add the end token by themselves.
     """
-    samples = read_samples(setup, ROWS)
+    samples = sample_rows(setup, ROWS)
     if samples.format not in COMPARED:
         return None
     facts: dict[str, Any] = {
@@ -267,14 +275,9 @@ def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[
         "rows": len(samples.rows) if len(samples.rows) < ROWS else None,
         "rows_seen": len(samples.rows),
     }
-    if samples.format == "preference":
-        facts["identical_pairs"] = sum(row["chosen"] == row["rejected"] for row in samples.rows)
-        longer = [len(_as_text(row["chosen"])) > len(_as_text(row["rejected"])) for row in samples.rows]
-        facts["longer_chosen_ratio"] = statistics.fmean(longer)
+    facts |= pair_facts(samples.rows)
     facts["duplicate_rows"] = len(samples.rows) - len({repr(row) for row in samples.rows})
     facts |= overlap_of(setup)
-    if samples.format == "unpaired-preference":
-        facts["desirable_ratio"] = statistics.fmean(bool(row["label"]) for row in samples.rows)
     if tokenizer is None:
         return facts
     whole = samples.format != "prompt-only"
@@ -372,6 +375,7 @@ def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
     lost = [found for row in samples.rows[:ROWS] if (found := _lost(tokenizer, row)) is not None]
     return {
         **repeated(rows),
+        **talk_facts(rows),
         "empty_answers": sum(not row.answer.strip() for row in rows),
         "content_lost_rows": len(lost),
         "content_lost": lost[0] if lost else None,
@@ -384,8 +388,9 @@ def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
 
 def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
     """What is asked and what is answered, as text, of a row of any format of TRL's."""
+    messages: list[dict[str, Any]] | None = None
     if samples.format == "messages":
-        turns = [turn for turn in row.get("messages") or [] if isinstance(turn, dict)]
+        turns = messages = [turn for turn in row.get("messages") or [] if isinstance(turn, dict)]
         asked = [str(turn.get("content")) for turn in turns if turn.get("role") != "assistant"]
         answered = [
             str(turn.get("content") or turn.get("tool_calls") or "")
@@ -394,10 +399,16 @@ def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
         ]
         prompt, answer = "\n".join(asked), "\n".join(answered)
     elif samples.format == "prompt-completion":
+        parts = [row.get("prompt"), row.get("completion")]
+        if all(isinstance(part, list) for part in parts):
+            messages = [turn for part in parts for turn in part or [] if isinstance(turn, dict)]
         prompt, answer = _as_text(row.get("prompt")), _as_text(row.get("completion"))
     else:
         prompt, answer = "", _as_text(row.get(samples.text_field, row))
-    return FormedRow(0, None, identity=f"{prompt}\0{answer}", prompt=prompt, answer=answer)
+    identity = f"{prompt}\0{answer}"
+    return FormedRow(
+        0, None, identity=identity, prompt=prompt, answer=answer, messages=messages, tools=row.get("tools")
+    )
 
 
 def _as_text(value: Any) -> str:
@@ -429,6 +440,15 @@ def _limit(setup: Setup, architecture: Architecture) -> int | None:
     if Taken(setup).trainer == "trl":
         return sequence_length(setup, architecture.config)
     return setup.training.max_length or context_length(architecture.config)
+
+
+def _classes(setup: Setup, architecture: Architecture) -> int | None:
+    """Classes that the model tells apart; None of a regression."""
+    config = architecture.config
+    if getattr(config, "problem_type", None) not in (None, "single_label_classification"):
+        return None
+    said = setup.model.num_labels or getattr(config, "num_labels", None)
+    return int(said) if said else None
 
 
 def _vocabulary(architecture: Architecture) -> int | None:

@@ -13,6 +13,7 @@ from ..facts.data import DataSetFacts
 from ..pipeline.forms import Followed, FormedRow, FormedSet, dropped_by_reason
 from .batch import BatchLook
 from .showing import Shown, histogram, rows_shown
+from .talk import talk_facts
 
 IGNORED = -100
 CONTENT = {
@@ -20,6 +21,11 @@ CONTENT = {
     *("tool_calls", "images", "image", "thought", "cot", "rationale", "chosen", "rejected"),
 }
 """Names of columns that hold a part of what is asked or answered."""
+ANSWERS = {
+    *("output", "outputs", "response", "responses", "answer", "answers", "completion", "target", "targets", "reply"),
+    *("assistant", "solution", "gpt", "chosen", "text", "summary", "label_text", "output_text", "final_answer"),
+}
+"""Names of columns that hold an answer."""
 
 
 def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
@@ -42,9 +48,12 @@ def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         "empty_answers": sum(row.dropped is None and not row.answer.strip() for row in rows),
         **_roles(sets),
         **repeated(rows),
+        **talk_facts([row for row in rows if row.dropped is None]),
     }
     unread = [column for each in sets for column in each.columns if column in CONTENT and column not in each.read]
     known["content_columns_unread"] = list(dict.fromkeys(unread))
+    answers = [column for each in sets for column in each.columns if column in ANSWERS and column not in each.read]
+    known["answer_columns_unread"] = list(dict.fromkeys(answers))
     untaught = sum(row.teaches is False for row in rows)
     known["rows_fully_masked"] = untaught
     if rows and untaught == len(rows):

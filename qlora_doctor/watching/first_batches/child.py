@@ -114,7 +114,7 @@ class _Run:
             loader = trainer.get_train_dataloader()
             given = getattr(trainer, "processing_class", None) or getattr(trainer, "tokenizer", None)
             drawn.tokenizer = _tokenizer(given) if given is not None else _only_tokenizer()
-            drawn.config = getattr(trainer.model, "config", None)
+            drawn.model, drawn.config = trainer.model, getattr(trainer.model, "config", None)
             drawn.collator = getattr(loader, "collate_fn", None) or trainer.data_collator
             drawn.dataset = getattr(loader, "dataset", trainer.train_dataset)
             drawn.evaluated = trainer.eval_dataset
@@ -156,7 +156,7 @@ class _Run:
         drawn, loaders = self.drawn, self.noted.loaders
         drawn.batches.append({name: _copied(value) for name, value in batch.items()})
         if len(drawn.batches) == 1:
-            drawn.config = getattr(model, "config", None)
+            drawn.model, drawn.config = model, getattr(model, "config", None)
             drawn.tokenizer = _only_tokenizer()
             if loaders:
                 drawn.dataset, drawn.collator = loaders[-1].dataset, _inside(loaders[-1].collate_fn)

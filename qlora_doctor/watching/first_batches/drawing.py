@@ -19,6 +19,7 @@ from ...probes.rows import IGNORED, Row, of_classes, of_labels, of_texts, split_
 from ...probes.showing import Shown, histogram, rows_shown
 from .noting import Noted
 from .request import ROWS
+from .stand_ins import OLD_VOCABULARY
 
 MOST_BATCHES = 64
 _HAND = 32
@@ -41,6 +42,7 @@ class Drawn:
     batches: list[Mapping[str, Any]] = field(default_factory=list)
     tokenizer: Any = None
     config: Any = None
+    model: Any = None
     dataset: Any = None
     evaluated: Any = None
     collator: Any = None
@@ -105,7 +107,40 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
         for name in ("duplicate_rows", "conflicting_rows", "eos_supervised_ratio"):
             known.pop(name, None)
     known.update(_overlap(drawn))
+    known.update(_new_tokens(rows, drawn))
+    if classes:
+        known["classifier_pad"] = _classifier_pad(drawn)
     return DataFacts(**known), _batch_facts(look, tokens, rows_before, drawn, noted)
+
+
+def _new_tokens(rows: Sequence[Row], drawn: Drawn) -> dict[str, Any]:
+    """Tokens of the rows whose embeddings the script added, and whether anything trains these."""
+    old = getattr(drawn.config, OLD_VOCABULARY, None)
+    if old is None or drawn.model is None:
+        return {}
+    new = sum(token >= old for row in rows for token in row.ids)
+    names = ("embed_tokens", "wte", "embed_in", "word_embeddings", "trainable_tokens")
+    trained = any(
+        parameter.requires_grad and any(part in name for part in names)
+        for name, parameter in drawn.model.named_parameters()
+    )
+    return {"new_tokens": new, "new_tokens_trained": trained}
+
+
+def _classifier_pad(drawn: Drawn) -> str | None:
+    """transformers' decoders classify by the last token that is no padding, for which the config has to name it."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    kind = getattr(drawn.config, "model_type", None)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return None
+    own, pad = getattr(drawn.config, "pad_token_id", None), getattr(drawn.tokenizer, "pad_token_id", None)
+    if own is None:
+        return "none"
+    return None if pad is None else "same" if own == pad else "differs"
 
 
 def _with_labels(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,12 +156,19 @@ def _dtype(asked: Any, config: Any) -> torch.dtype:
     return own if isinstance(own, torch.dtype) else torch.float32
 
 
+OLD_VOCABULARY = "qlora_doctor_old_vocabulary"
+"""Attribute of a config that keeps how many embeddings there were before new ones were made."""
+
+
 def _without_mean(plain: Callable[..., Any]) -> Callable[..., Any]:
     """New rows of an embedding on meta have no values that a mean could be taken of."""
 
     @functools.wraps(plain)
     def resize(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return plain(self, *args[:2], **{**kwargs, "mean_resizing": False})
+        before = self.get_input_embeddings().weight.shape[0]
+        made = plain(self, *args[:2], **{**kwargs, "mean_resizing": False})
+        setattr(self.config, OLD_VOCABULARY, min(before, getattr(self.config, OLD_VOCABULARY, before)))
+        return made
 
     return resize
 
