@@ -21,6 +21,8 @@ from ._options import (
     offline,
     outputs,
     own_rules,
+    running,
+    running_options,
     settings,
     talking,
 )
@@ -43,32 +45,6 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
     if not 0 <= share < 1:
         raise click.BadParameter(f"{value!r} is not between 0 and 100%.")
     return share
-
-
-def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """``12GiB`` → bytes."""
-    if value is None:
-        return None
-    from ..tables.cards import parse_memory
-
-    try:
-        return parse_memory(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is no size such as 12GiB.") from None
-
-
-def arguments_of(text: str) -> tuple[str, ...]:
-    """A command line in its words.
-
-    Raises:
-        UsageError: a quote is not closed.
-    """
-    import shlex
-
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise UsageError(f"--script-args cannot be read: {error}.") from None
 
 
 @click.command(
@@ -132,14 +108,7 @@ def arguments_of(text: str) -> tuple[str, ...]:
 @offline()
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
 @click.option("--no-rows", is_flag=True, help="Keep the text of the training data out of every document.")
-@click.option("--run-data", is_flag=True,
-              help="Run a script up to its training, in a process of its own without network or GPU, and look at its "
-                   "own first batches. It executes the script.")  # fmt: skip
-@click.option("--script-args", default="", metavar="ARGS", help="With --run-data: the script's command line.")
-@click.option("--script-seconds", type=click.FloatRange(min=1), metavar="SECONDS",
-              help="With --run-data: time up to the training. Default: 300.")  # fmt: skip
-@click.option("--script-memory", callback=_bytes, metavar="SIZE",
-              help="With --run-data: memory of the script, 12GiB. Default: 8GiB.")  # fmt: skip
+@running()
 @click.option("--verbose", "-v", is_flag=True,
               help="Tell also the facts that findings rest on, whole diffs, and what was not evaluated.")  # fmt: skip
 @talking(libraries=True)
@@ -229,10 +198,7 @@ def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> Ch
         cache_folder=given["cache_dir"],
         command=" ".join(["qlora-doctor", *sys.argv[1:]]),
         rows=not given["no_rows"],
-        run_data=given["run_data"],
-        script_arguments=arguments_of(given["script_args"]),
-        script_seconds=given["script_seconds"],
-        script_memory=given["script_memory"],
+        **running_options(given),
     )
 
 

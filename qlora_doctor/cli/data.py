@@ -9,11 +9,7 @@ from typing import Any
 import click
 
 from ._help import examples
-<<<<<<< HEAD
-from .check import _bytes, arguments_of
-=======
-from ._options import offline, outputs, talking
->>>>>>> main
+from ._options import offline, outputs, running, running_options, talking
 
 
 @click.command(
@@ -32,23 +28,9 @@ from ._options import offline, outputs, talking
               help="Format of the document on stdout: text, json, html, markdown, …")  # fmt: skip
 @outputs("Write a document to a file. May be repeated.")
 @click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
-<<<<<<< HEAD
-@click.option("--offline", is_flag=True, help="Download nothing.")
-@click.option("--run-data", is_flag=True,
-              help="Run a script up to its training, in a process of its own without network or GPU, and show its "
-                   "own first batches. It executes the script.")  # fmt: skip
-@click.option("--script-args", default="", metavar="ARGS", help="With --run-data: the script's command line.")
-@click.option("--script-seconds", type=click.FloatRange(min=1), metavar="SECONDS",
-              help="With --run-data: time up to the training. Default: 300.")  # fmt: skip
-@click.option("--script-memory", callback=_bytes, metavar="SIZE",
-              help="With --run-data: memory of the script, 12GiB. Default: 8GiB.")  # fmt: skip
-@click.option("--quiet", "-q", is_flag=True, help="No findings, and nothing on stderr but errors.")
-@click.option("--no-color", is_flag=True, help="Marks in place of colours; NO_COLOR and FORCE_COLOR are heard as well.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
-=======
 @offline()
+@running()
 @talking("No findings, and nothing on stderr but errors.", color="Marks in place of colours", libraries=True)
->>>>>>> main
 def command(**given: Any) -> int:
     """Show rows of the data as the model sees them: decoded, with what is trained, masked, special and cut off.
 
@@ -71,10 +53,7 @@ def command(**given: Any) -> int:
         offline=given["offline"],
         dialect=given["dialect"],
         command=" ".join(["qlora-doctor", *sys.argv[1:]]),
-        run_data=given["run_data"],
-        script_arguments=arguments_of(given["script_args"]),
-        script_seconds=given["script_seconds"],
-        script_memory=given["script_memory"],
+        **running_options(given),
     )
     report = run_check(given["config"], options)
     if given["format"] == "text":

@@ -12,18 +12,9 @@ from ..setup.paths import resolve
 from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .failures import first_sentence
+from .forms.files import BUILDERS, files_below, of_table, read_files
 
 DataFormat = Literal["text", "prompt-completion", "messages", "preference", "unpaired-preference", "prompt-only"]
-BUILDERS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".ndjson": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".txt": "text",
-}
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
     "prompt-completion": ("prompt", "completion"),
@@ -96,8 +87,6 @@ def sample_rows(setup: Setup, rows: int) -> Samples:
     first = _first_rows(setup, rows)  # the datasets library tells what it cannot read
     if len(first) < rows:
         return _samples(setup, first)
-    from .forms.files import files_below, of_table, read_files
-
     path = resolve(setup, setup.data.train)
     if path is None:
         return _samples(setup, first)

@@ -17,8 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import StageError
-from ..samples import BUILDERS
 
+BUILDERS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".txt": "text",
+}
+"""Kinds of files that are read, by what their names end in: the datasets library's word for each."""
 WHOLE = 16 << 20
 """Bytes up to which a file is read to its end."""
 WHOLE_DOCUMENT = 64 << 20
