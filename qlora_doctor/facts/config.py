@@ -324,5 +324,9 @@ class ConfigFacts(Fact):
     """What the model's name says of its vocabulary: ``Qwen``, ``Llama 3``; None where it tells nothing."""
     template_foreign_marks: list[str] | None = None
     """Control tokens that the template writes and the model's vocabulary does not have; ``[]``: it has all of them."""
+    splits_overlap: str | None = None
+    """Slices of one split that are trained on and evaluated on, in words; ``none`` where the file names none."""
+    stale_prepared: str | None = None
+    """Prepared data that is older than the file it was made of, in words; ``none`` where it is younger."""
     idle_four_bit_options: list[str] | None = None
     """bnb_4bit_* options that the file sets although it does not quantize to 4 bits; None where that is unknown."""

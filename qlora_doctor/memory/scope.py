@@ -62,7 +62,9 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
         if name.endswith(end):
             return f"The prediction does not cover {what}."
     if any(part.endswith("relative_attention_bias") for part, _ in base.named_modules()):
-        return "The prediction does not cover attention with a learned bias, whose kernels differ from version to version."
+        return (
+            "The prediction does not cover attention with a learned bias, whose kernels differ from version to version."
+        )
     if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
         return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
@@ -76,13 +78,16 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
 
 LIGER_FAMILIES = frozenset({"llama", "ministral", "mistral", "qwen2", "qwen3", "smollm3"})
 """Model types whose decoder layers take the plain form of each of Liger's kernels (:mod:`.liger`)."""
+
+
 def _images(model: Any, setup: Setup) -> str | None:
     """Why batches with images are not made; None where they are."""
     from .images import NoPictures, pictures_of
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if Taken(setup).trainer == "trl" or setup.training.method not in (None, "sft", "pretrain"):
-        return f"The prediction does not cover images in trl's batches, which the peak of {type(base).__name__} depends on."
+        of = type(base).__name__
+        return f"The prediction does not cover images in trl's batches, which the peak of {of} depends on."
     try:
         pictures_of(model, setup)
     except NoPictures as error:

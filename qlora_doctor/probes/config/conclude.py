@@ -29,8 +29,10 @@ from .kinds import compares_answers, is_language_model
 from .loading import loading_facts
 from .needs import missing_packages
 from .preference import preference_facts
+from .prepared import stale_prepared
 from .schedule import refused_by_schedule, schedule_facts
 from .settle import BY_CARD
+from .splits import splits_overlap
 from .stored_adapter import stored_adapter_facts
 from .template import template_facts
 
@@ -122,6 +124,8 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
         **_remarks(setup, environment, card, schedule),
         **loading_facts(setup, libraries),
         **template_facts(setup),
+        splits_overlap=splits_overlap(setup),
+        stale_prepared=stale_prepared(setup),
         **_statements(setup),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )

@@ -191,8 +191,11 @@ class Observer:
             return
         norms = self.gradients.steps[-1].norms
         missing = [name for name in self.parameters if name not in norms]
-        self._calls = calls = Calls() if missing else None
-        for name, module in owners(self.model, missing).items() if calls is not None else ():
+        self._calls = None
+        if not missing:
+            return
+        self._calls = calls = Calls()
+        for name, module in owners(self.model, missing).items():
             self._call_hooks.append(module.register_forward_pre_hook(calls.noting(name)))
 
     def _stop_watching_calls(self) -> None:
