@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..probes.batch import IGNORED
-from ..probes.observing.aside import aside, random_state_kept
+from ..probes.observing.aside import random_state_kept
 from ..probes.observing.timeline import Timeline
 from ..probes.step import comparing, gradients
 from ..probes.step.forward import ForwardWatch, Inputs
@@ -77,6 +77,12 @@ class Onlooker(Observer):
             on_phase=self.timeline.enter,
         )
 
+    @property
+    def _takes_a_pool(self) -> bool:
+        """Before the first backward alone: later the run's own allocator has the room, and a pool beside it would add
+        to what is reserved at its highest."""
+        return sum(self.micro_batches) == 0 and len(self.micro_batches) < 2
+
     def step_begin(self, *, last: bool) -> None:
         """A step begins with its first forward."""
         self._summed = False
@@ -113,7 +119,7 @@ class Onlooker(Observer):
         if not self.alone or self.compiled or "input_ids" not in inputs:
             return compared
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
-        with random_state_kept(self.model), aside(self.model):
+        with random_state_kept(self.model), self._apart():
             batch = {name: value.to(device) for name, value in inputs.items()}
             with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
                 compared.on_off = comparing.adapter_on_off(self.model, batch)
@@ -140,7 +146,7 @@ class Onlooker(Observer):
         found = HeldBack()
         if still:
             copies = {name: nn.Parameter(self.parameters[name].detach().clone()) for name in still}
-            with random_state_kept(self.model), aside(self.model):
+            with random_state_kept(self.model), self._apart():
                 second = _second(self.optimizer, {id(self.parameters[name]): copies[name] for name in still})
                 if second is None:
                     return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,11 +52,16 @@ class Changes:
     """Buffers outside the checkpoint that changed: the model may recompute them (rotary frequencies)."""
 
 
-def take(model: nn.Module, *, keep_small: bool = True) -> Snapshot:
-    """Fingerprint every base tensor where it is. Device memory that it takes is given back before it returns."""
+def take(model: nn.Module, *, keep_small: bool = True, apart: bool = True) -> Snapshot:
+    """Fingerprint every base tensor where it is. Device memory that it takes is given back before it returns.
+
+    Args:
+        keep_small: keep small parameters and buffers as they are, to tell a cast by its value.
+        apart: take device memory from a pool of its own; else from what the run has set free by now.
+    """
     started = time.perf_counter()
     tensors = base_tensors(model)
-    with aside(model):
+    with aside(model) if apart else contextlib.nullcontext():
         prints = fingerprints({name: found.tensor for name, found in tensors.items()})
         kept = _copies(tensors) if keep_small else {}
     kinds: dict[str, str] = {name: found.kind for name, found in tensors.items()}

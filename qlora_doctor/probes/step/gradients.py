@@ -113,9 +113,16 @@ def lora_a_without_effect(parameters: Mapping[str, nn.Parameter]) -> set[str]:
 
 def zero_tensors(tensors: Mapping[str, torch.Tensor]) -> set[str]:
     """Names of tensors that hold nothing but zeros; one wait for the device in all."""
-    own = {name: local_part(t) for name, t in tensors.items() if t.device.type != "meta"}
-    flags = {name: (t.count_nonzero() == 0) for name, t in own.items() if t.numel()}
-    return {name for name, flag in flags.items() if bool(flag)}
+    by_device: dict[torch.device, list[tuple[str, torch.Tensor]]] = {}
+    for name, tensor in tensors.items():
+        own = local_part(tensor)
+        if own.device.type != "meta" and own.numel():
+            by_device.setdefault(own.device, []).append((name, own))
+    zero: set[str] = set()
+    for group in by_device.values():
+        counts = torch.stack([torch.count_nonzero(tensor) for _, tensor in group]).tolist()
+        zero.update(name for (name, _), count in zip(group, counts, strict=True) if count == 0)
+    return zero
 
 
 def _partner(name: str) -> str:

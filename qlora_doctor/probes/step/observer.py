@@ -27,7 +27,7 @@ from ..tensors import trainable_parameters
 from . import comparing, gradients
 from .branches import branches_without_gradient, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
-from .optimizer import optimizer_facts, state_bytes, unwrapped
+from .optimizer import learning_rates, optimizer_facts, state_bytes, unwrapped
 from .reach import what_holds_back
 from .trainer_loss import TrainerLoss
 from .updates import UpdateWatch
@@ -90,7 +90,7 @@ class Observer:
         self.parameters = trainable_parameters(self.model)
         self.progress("Fingerprinting the base")
         self.before = snapshot.take(self.model)
-        with aside(self.model):
+        with self._apart():
             self._trainable_before = self._fingerprint_trainable()
             self._starts_as_identity = _lora_b_zero(self.parameters)
         self.gradients = self._gradient_watch()
@@ -119,6 +119,15 @@ class Observer:
             **_checkpointing(self.model),
         )
 
+    def _apart(self) -> contextlib.AbstractContextManager[None]:
+        """Where work of the doctor's own takes its device memory."""
+        return aside(self.model) if self._takes_a_pool else contextlib.nullcontext()
+
+    @property
+    def _takes_a_pool(self) -> bool:
+        """Always from a pool of its own: the run's peaks are measured here."""
+        return True
+
     def _gradient_watch(self) -> gradients.GradientWatch:
         return gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
 
@@ -134,7 +143,7 @@ class Observer:
         """A step begins. Before the last one the trainable tensors are copied, to see which updates arrive."""
         number = len(self.gradients.steps) + 1
         self.progress(f"Training step {number}")
-        with aside(self.model):
+        with self._apart():
             self._by_design = gradients.lora_a_without_effect(self.parameters)
         self._watch_calls()
         self._updates = UpdateWatch(self.parameters) if last else None
@@ -153,7 +162,7 @@ class Observer:
             scale: what the gradient scaler had multiplied the loss with.
             skipped: the scaler found an overflow and left the step out.
         """
-        with self.timeline.pause(), aside(self.model):
+        with self.timeline.pause(), self._apart():
             self.gradients.end_step(scale, self._by_design, skipped)
             if self._updates is not None and not skipped:
                 self.known["lost_update_ratio"] = self._updates.lost_ratio()
@@ -162,7 +171,7 @@ class Observer:
             if self.optimizer is not None:
                 self.optimizer_bytes.append(state_bytes(self.optimizer))
                 self.optimizer_cuda_bytes.append(state_bytes(self.optimizer, "cuda"))
-                self._rates.extend(optimizer_facts(self.optimizer, self.model).learning_rates or [])
+                self._rates.extend(learning_rates(self.optimizer))
 
     def forget_gradients(self) -> None:
         """Do what zero_grad does, for a loop that has none."""
@@ -210,7 +219,7 @@ class Observer:
         self.gradients.close()
         self.forwards.close()
         self.progress("Fingerprinting the base again")
-        after = snapshot.take(self.model, keep_small=False)
+        after = snapshot.take(self.model, keep_small=False, apart=self._takes_a_pool)
         changes = snapshot.compare(self.before, self.model, after)
         trained = _trained_biases(self.model, self.parameters)
         self.known.update(
@@ -222,7 +231,7 @@ class Observer:
         optimizer = self.known.get("optimizer")
         if optimizer is not None and self.optimizer_bytes:
             self.known["optimizer"] = optimizer.model_copy(update={"state_bytes": self.optimizer_bytes[-1]})
-        with aside(self.model):
+        with self._apart():
             self.trainable_after = self._fingerprint_trainable()
         self._moved = {n for n, old in self._trainable_before.items() if self.trainable_after.get(n) != old}
         if self._first is not None:
@@ -292,7 +301,7 @@ class Observer:
         """Loss and adapter on against off; what fails here fails, or does not, in the training forward itself."""
         compared = Compared()
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
-        with random_state_kept(self.model), aside(self.model):
+        with random_state_kept(self.model), self._apart():
             batch = {k: v.to(device) if _is_tensor(v) else v for k, v in inputs.items()}
             with contextlib.suppress(Exception):
                 compared.loss = comparing.loss_of(self.model, batch)
@@ -309,7 +318,7 @@ class Observer:
         effective: bool | None = after.difference > 0
         if not effective:
             device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
-            with random_state_kept(self.model), aside(self.model):
+            with random_state_kept(self.model), self._apart():
                 batch = {k: v.to(device) if _is_tensor(v) else v for k, v in self._first.items()}
                 effective = comparing.adapter_reaches_output(self.model, batch)
         self.known["adapter_effective"] = effective
@@ -322,7 +331,7 @@ class Observer:
         inner = unwrapped(self.optimizer)
         held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
         still = {n: g for n, g in self._unmoved.items() if n not in self._moved and id(self.parameters[n]) in held}
-        with random_state_kept(self.model), aside(self.model):
+        with random_state_kept(self.model), self._apart():
             found = what_holds_back(
                 self.parameters,
                 still,
