@@ -204,6 +204,16 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return best
 
 
+def layer_names(model: nn.Module, layers: list[nn.Module]) -> list[str]:
+    """Plain names of some of a model's layers."""
+    wanted = {id(layer): place for place, layer in enumerate(layers)}
+    names = [""] * len(layers)
+    for name, module in modules_of(model):
+        if id(module) in wanted:
+            names[wanted[id(module)]] = plain_name(name)
+    return names
+
+
 def _walk(model: nn.Module) -> Iterator[BaseTensor]:
     adapter_owned = _adapter_modules(model)
     for prefix, module in modules_of(model):

@@ -61,11 +61,18 @@ def take(model: nn.Module, *, keep_small: bool = True, apart: bool = True) -> Sn
     """
     started = time.perf_counter()
     tensors = base_tensors(model)
-    with aside(model) if apart else contextlib.nullcontext():
+    plain = torch.autocast(_kind(tensors), enabled=False)  # which would join 16-bit tensors in a dtype of its own
+    with plain, aside(model) if apart else contextlib.nullcontext():
         prints = fingerprints({name: found.tensor for name, found in tensors.items()})
         kept = _copies(tensors) if keep_small else {}
     kinds: dict[str, str] = {name: found.kind for name, found in tensors.items()}
     return Snapshot(prints, kinds, kept, time.perf_counter() - started)
+
+
+def _kind(tensors: Mapping[str, BaseTensor]) -> str:
+    """The kind of device that most of a model's tensors may be on."""
+    kinds = {found.tensor.device.type for found in tensors.values()} - {"meta"}
+    return next(iter(kinds - {"cpu"}), "cpu")
 
 
 def compare(before: Snapshot, model: nn.Module, after: Snapshot) -> Changes:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -49,12 +50,12 @@ def quiet(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for _, module in modules_of(model)]
     try:
         for module, _ in modes:
-            module.training = _is_4bit(module)
+            vars(module)["training"] = _is_4bit(module)  # past torch's __setattr__, which looks for tensors first
         with torch.no_grad(), never_repacked(model):
             yield
     finally:
         for module, mode in modes:
-            module.training = mode
+            vars(module)["training"] = mode
 
 
 def loss_of(model: nn.Module, inputs: Mapping[str, Any]) -> float | None:
@@ -167,7 +168,12 @@ def _without_cache(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
 
 
 def _is_4bit(module: nn.Module) -> bool:
-    return any(cls.__name__ == "Linear4bit" for cls in type(module).__mro__)
+    return _is_4bit_class(type(module))
+
+
+@lru_cache(maxsize=256)
+def _is_4bit_class(kind: type) -> bool:
+    return any(cls.__name__ == "Linear4bit" for cls in kind.__mro__)
 
 
 def _coarsest_epsilon(model: nn.Module) -> float:

@@ -70,6 +70,15 @@ class GradientWatch:
                 norms[name], largest[name] = norm / scale, top / scale
         self.steps.append(StepGradients(norms, largest, by_design_zero, skipped))
 
+    def norms_now(self, scale: float) -> dict[str, float]:
+        """Norms of the step under way as they stand; waits for the device."""
+        read = {device: buffer.tolist() for device, buffer in self._buffers.items()}
+        return {
+            name: read[parameter.device][self._rows[name]][0] / scale
+            for name, parameter in self._parameters.items()
+            if name in self._fired
+        }
+
     def catch_up(self) -> None:
         """Read the gradients of which no hook was told: FSDP hands them to its parameters past autograd."""
         for name, parameter in self._parameters.items():

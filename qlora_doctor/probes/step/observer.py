@@ -346,7 +346,16 @@ class Observer:
             parameters_updated_late=found.late,
             update_share=found.share,
             steps_to_update=found.calls if found.late and not found.below_precision else found.steps,
+            precision_too_coarse=self._too_coarse(found.below_precision, found.steps),
         )
+
+    def _too_coarse(self, names: list[str], steps: int | None) -> list[str]:
+        """16-bit dtypes of tensors whose updates are rounded away, where these do not grow: Adam's are as large as the
+        rate, whatever the gradient is."""
+        if steps is not None:
+            return []
+        kinds = {self.parameters[name].dtype for name in names if self.parameters[name].element_size() == 2}
+        return sorted(str(kind).removeprefix("torch.") for kind in kinds)
 
     # -- conclusions
 

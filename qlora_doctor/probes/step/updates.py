@@ -78,7 +78,8 @@ def _samples(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for group in groups.values():
         # A copy also where there is nothing to join: on the CPU cat may hand back what it was given.
-        together = torch.cat([sample for _, sample in group]).to("cpu", copy=True)
+        with torch.autocast(group[0][1].device.type, enabled=False):
+            together = torch.cat([sample for _, sample in group]).to("cpu", copy=True)
         pieces = together.split([sample.numel() for _, sample in group])
         found.update((name, piece) for (name, _), piece in zip(group, pieces, strict=True))
     return found
