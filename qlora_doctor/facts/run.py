@@ -111,6 +111,8 @@ class RunFacts(Fact):
     rows_per_update: int | None = None
     watching_seconds: float | None = None
     """What the watching took of the training's time."""
+    watching_parts: dict[str, float] | None = None
+    """The same by what it was spent on."""
 
     training_mode: bool | None = None
     """Whether every watched forward ran in training mode."""

@@ -79,6 +79,8 @@ class Watch:
         self.facts = Facts()
         self.active = False
         self.spent = 0.0
+        self.parts: dict[str, float] = {}
+        """Seconds by what they were spent on."""
         self._breakdown: dict[str, int] | None = None
         self._rank_loss: dict[str, Any] = {}
         self.series: list[dict[str, Any]] = []
@@ -174,7 +176,7 @@ class Watch:
         self._know_resumed()
         self._know_adapters(model)
         self._hand_made_masks(loader)
-        self._spend(began)
+        self._spend(began, "begin")
         self._write("watching")
 
     def _static(self, model: nn.Module, arguments: Any) -> None:
@@ -315,7 +317,7 @@ class Watch:
             self._scale = self._scale_now()
             self._onlooker.step_begin(last=self._steps + 1 == self._options.steps)
             self._in_step = True
-        self._spend(began)
+        self._spend(began, "forward")
 
     def _optimizer_begins(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self.active or self._onlooker is None or not self._in_step or not self._holds(optimizer):
@@ -325,10 +327,12 @@ class Watch:
         if not self._all_rates:
             self._know_continued()
         self._rates_now = _rates(self._optimizers)
+        began = time.perf_counter()
         self._all_rates.append(self._rates_now)
         self._know_optimizer()
         self._onlooker.before_optimizer()
         self._on_the_way()
+        self._spend(began, "before the optimizer")
 
     def _backward_begins(self) -> None:
         """The first backward of a step finds the gradients as the step before left them."""
@@ -367,7 +371,7 @@ class Watch:
         else:
             self._steps += 1
         self._counted = max(self._counted, self._steps)
-        self._spend(began)
+        self._spend(began, "step")
         self._write("watching")
 
     def _holds(self, optimizer: Any) -> bool:
@@ -536,7 +540,7 @@ class Watch:
         if self.active and (self._steps >= self._options.steps or self._skipped >= _MORE):
             began = time.perf_counter()
             self._finish()
-            self._spend(began)
+            self._spend(began, "end of the watched steps")
 
     def logged(self, step: int, epoch: float | None, logs: Mapping[str, Any]) -> None:
         """A record of the series, as the trainer made it."""
@@ -581,7 +585,7 @@ class Watch:
         found = differing(model, folder)
         if found or "adapter_saved_differs" not in self._run:
             self._run["adapter_saved_differs"] = found
-        self._spend(began)
+        self._spend(began, "saved adapter")
         self._write("saved")
 
     def trained(self, state: Any) -> None:
@@ -686,8 +690,10 @@ class Watch:
 
     # -- writing
 
-    def _spend(self, began: float) -> None:
-        self.spent += time.perf_counter() - began
+    def _spend(self, began: float, on: str) -> None:
+        took = time.perf_counter() - began
+        self.spent += took
+        self.parts[on] = self.parts.get(on, 0.0) + took
 
     def _write(self, state: str) -> None:
         self.facts = self.facts.model_copy(update=self._known())
@@ -736,6 +742,7 @@ class Watch:
                 "steps": self._counted,
                 "ended": self._ended,
                 "watching_seconds": round(self.spent, 4),
+                "watching_parts": {name: round(seconds, 4) for name, seconds in self.parts.items()},
                 "troubles": list(self.guard.troubles),
             }
         )
