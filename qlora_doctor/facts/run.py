@@ -106,6 +106,9 @@ class RunFacts(Fact):
     micro_batches: list[int] | None = None
     """Backwards of each watched step."""
     accumulation_asked: int | None = None
+    """Micro-batches to a step as the arguments have it; of a loop, as its own variables or accelerate's state name it."""
+    accumulation_ignored: bool | None = None
+    """True where several are asked for and every step holds one."""
     tokens_per_update: int | None = None
     """Labels that count in one optimizer step, over all ranks; that of the last watched one."""
     rows_per_update: int | None = None
@@ -151,6 +154,8 @@ class RunFacts(Fact):
     """Tensors whose gradient was there after backward, where none of them was left when the optimizer stepped; else 0."""
     gradients_gone_as: str | None = None
     """``removed`` (None) or ``zero``."""
+    cleared_within: bool | None = None
+    """True where gradients are cleared between the micro-batches of one step."""
     gradients_left: float | None = None
     """Norm of the gradients that a watched step began with, left by the step before; 0 where it left none."""
     clipped_away: bool | None = None

@@ -31,9 +31,30 @@ def total_norm(gradients: Iterable[torch.Tensor | None]) -> float | None:
     return math.sqrt(squares)
 
 
-def left_over(parameters: Mapping[str, nn.Parameter]) -> float:
-    """Norm of the gradients that a step begins with: zero where the step before took its own away."""
-    return total_norm(parameter.grad for parameter in parameters.values()) or 0.0
+def left_over(parameters: Mapping[str, nn.Parameter], held: set[int]) -> float:
+    """Norm of the gradients that a step begins with: zero where the step before took its own away.
+
+    Args:
+        held: ids of the tensors that the optimizer holds: it clears no others.
+    """
+    return total_norm(each.grad for each in parameters.values() if id(each) in held) or 0.0
+
+
+def cleared(parameters: Mapping[str, nn.Parameter], came: Iterable[str], held: set[int]) -> bool:
+    """Whether a gradient that an earlier micro-batch of the step gave is gone before the next one.
+
+    One tensor tells, of those whose gradient is not zero while lora_B is.
+
+    Args:
+        came: names of the tensors that autograd gave a gradient.
+        held: ids of the tensors that the optimizer holds.
+    """
+    names = [name for name in came if id(parameters[name]) in held]
+    name = next((each for each in names if "lora_A" not in each), None)
+    if name is None:
+        return False
+    gradient = parameters[name].grad
+    return gradient is None or not bool(torch.count_nonzero(gradient))
 
 
 def on_the_way(

@@ -32,7 +32,7 @@ from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
 from ..probes.tensors import layer_names, local_part, parameters_of, trainable_parameters
-from . import adapters, stepping
+from . import accumulating, adapters, stepping
 from .arguments import against_arguments, arguments_config, asked, plain_arguments, precision_facts
 from .backward import BackwardWatch
 from .finding import is_compiled, objects, unwrapped
@@ -111,6 +111,7 @@ class Watch:
         self._parallel = "none"
         self._stepped_since = False
         self._all_rates: list[list[float | None]] = []
+        self._accumulation: list[int | None] = []
 
     # -- the beginning
 
@@ -335,12 +336,25 @@ class Watch:
         self._spend(began, "before the optimizer")
 
     def _backward_begins(self) -> None:
-        """The first backward of a step finds the gradients as the step before left them."""
-        if not self.active or self._onlooker is None or not self._in_step or not self._steps or self._began_backward:
+        """The first backward of a step finds the gradients as the step before left them, the others as the first did."""
+        onlooker = self._onlooker
+        if not self.active or onlooker is None or not self._in_step:
             return
-        self._began_backward = True
-        left = stepping.left_over(self._onlooker.parameters)
-        self._run["gradients_left"] = max(left, self._run.get("gradients_left") or 0.0)
+        self._accumulation.append(accumulating.asked_for() if self._run.get("kind") == "loop" else None)
+        first, self._began_backward = not self._began_backward, True
+        if self._parallel not in ("none", "ddp"):
+            return
+        if not first:
+            if not self._run.get("cleared_within"):
+                gone = stepping.cleared(onlooker.parameters, onlooker.gradients.fired, self._held() or _ids(onlooker))
+                self._run["cleared_within"] = gone
+        elif self._steps:
+            left = stepping.left_over(onlooker.parameters, self._held())
+            self._run["gradients_left"] = max(left, self._run.get("gradients_left") or 0.0)
+
+    def _held(self) -> set[int]:
+        """Ids of the tensors in the groups of the optimizers that are known."""
+        return {id(p) for group in Together(self._optimizers).param_groups for p in group["params"]}
 
     def _on_the_way(self) -> None:
         """Gradients between backward and the step; of sharded ones a process sees its part alone."""
@@ -348,7 +362,7 @@ class Watch:
         assert onlooker is not None
         if self._parallel not in ("none", "ddp"):
             return
-        held = {id(p) for group in Together(self._optimizers).param_groups for p in group["params"]}
+        held = self._held()
         came = onlooker.gradients.norms_now(self._scale)
         self._run["gradient_scale"] = self._scale
         self._run |= stepping.on_the_way(came, onlooker.parameters, held, self._scale)
@@ -428,12 +442,28 @@ class Watch:
                 backward, mean, plain, count, unshifted=onlooker.unshifted_loss(), tokens=onlooker.counted_tokens,
                 whole=onlooker.whole,
             )  # fmt: skip
+        self._know_accumulation()
         if raw is not None and mean:
             self._run |= scaler_facts(raw / mean, self._scale, count)
         self._rank_loss |= {"trained_tokens": onlooker.counted_tokens or None}
         if onlooker.counted_tokens:
             self._run["tokens_per_update"] = onlooker.counted_tokens * self._world
         self._losses = [*getattr(self, "_losses", []), backward]
+
+    def _know_accumulation(self) -> None:
+        """A loop that means to accumulate, by its own names, and steps with every micro-batch."""
+        if self._run.get("kind") == "loop":
+            meant = set(self._accumulation)
+            self._run["accumulation_asked"] = next(iter(meant)) if len(meant) == 1 else None
+        asked, onlooker = self._run.get("accumulation_asked"), self._onlooker
+        assert onlooker is not None
+        if self._run.get("divided_by") not in (None, 1, asked):  # a weight of the loss that nothing names
+            self._run["divided_by"] = 1
+        loop = self._run.get("kind") == "loop"
+        alone = all(count == 1 for count in onlooker.micro_batches)
+        self._run["accumulation_ignored"] = bool(asked and asked > 1) and alone and (
+            self._run.get("divided_by") == asked or (loop and len(onlooker.micro_batches) > 1)
+        )
 
     # -- the gradient scaler
 
@@ -783,6 +813,8 @@ class Watch:
         if self._parallel == "deepspeed" and not any(step.norms for step in onlooker.gradients.steps):
             unknown = ("parameters_without_gradient", "parameters_zero_gradient", "gradients_sound")
             changes.update(dict.fromkeys(unknown))
+        if self._run.get("gradients_gone"):  # what never reaches the optimizer says nothing of it
+            changes.update(dict.fromkeys(("parameters_out_of_reach", "parameters_below_precision", "precision_too_coarse")))
         self._rates_low()
         if self._run.get("rates_during_warmup") and seen.trainable_dtypes != ["float32"]:
             changes.update(
@@ -996,6 +1028,10 @@ def _memory_now(facts: Facts) -> dict[str, float]:
         "reserved_bytes": torch.cuda.memory_reserved(device),
         "peak_allocated_bytes": torch.cuda.max_memory_allocated(device),
     }
+
+
+def _ids(onlooker: Onlooker) -> set[int]:
+    return {id(parameter) for parameter in onlooker.parameters.values()}
 
 
 def _is_number(tensor: torch.Tensor) -> bool:

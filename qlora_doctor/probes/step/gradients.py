@@ -41,7 +41,8 @@ class GradientWatch:
         self._parameters = dict(parameters)
         self._on_gradient = on_gradient
         self._handles: list[Any] = []
-        self._fired: set[str] = set()
+        self.fired: set[str] = set()
+        """Names of the tensors that the step under way has given a gradient."""
         self._buffers: dict[torch.device, torch.Tensor] = {}
         self._rows: dict[str, int] = {}
         self.steps: list[StepGradients] = []
@@ -57,7 +58,7 @@ class GradientWatch:
 
     def begin_step(self) -> None:
         """Forget what fired; nothing is read from the device."""
-        self._fired.clear()
+        self.fired.clear()
 
     def end_step(self, scale: float, by_design_zero: set[str], skipped: bool) -> None:
         """Read the buffer once. ``scale`` is the gradient scaler's factor, 1 without one."""
@@ -65,7 +66,7 @@ class GradientWatch:
         norms: dict[str, float] = {}
         largest: dict[str, float] = {}
         for name in self._parameters:
-            if name in self._fired:
+            if name in self.fired:
                 norm, top = read[self._parameters[name].device][self._rows[name]]
                 norms[name], largest[name] = norm / scale, top / scale
         self.steps.append(StepGradients(norms, largest, by_design_zero, skipped))
@@ -76,19 +77,19 @@ class GradientWatch:
         return {
             name: read[parameter.device][self._rows[name]][0] / scale
             for name, parameter in self._parameters.items()
-            if name in self._fired
+            if name in self.fired
         }
 
     def catch_up(self) -> None:
         """Read the gradients of which no hook was told: FSDP hands them to its parameters past autograd."""
         for name, parameter in self._parameters.items():
-            if name not in self._fired:
+            if name not in self.fired:
                 self._read(name, parameter, self._buffers[parameter.device][self._rows[name]])
 
     def _read(self, name: str, parameter: torch.Tensor, row: torch.Tensor) -> None:
         if parameter.grad is None:
             return
-        self._fired.add(name)
+        self.fired.add(name)
         with torch.no_grad():
             gradient = local_part(parameter.grad.detach())
             read = gradient.coalesce().values() if gradient.is_sparse else gradient
