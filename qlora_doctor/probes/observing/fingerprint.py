@@ -54,29 +54,30 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
 
 def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
     """Fingerprints by name, of a sharded tensor that of the shard held here; what cannot be read is left out."""
-    held = {name: local_part(tensor.detach()) for name, tensor in tensors.items()}
-    readable = {name: tensor for name, tensor in held.items() if is_readable(tensor)}
-    found: dict[str, bytes] = {}
-    by_device: dict[torch.device, dict[str, torch.Tensor]] = {}
-    for name, tensor in readable.items():
-        by_device.setdefault(tensor.device, {})[name] = tensor
-    for device, group in by_device.items():
-        if device.type == "cuda":
-            from .fingerprint_cuda import chunk_digests
+    held = {name: local_part(tensor) for name, tensor in tensors.items()}
+    on_cuda: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in held.items():
+        if tensor.is_cuda:
+            on_cuda.setdefault(tensor.get_device(), {})[name] = tensor
+    found: dict[str, Fingerprint] = {}
+    for index, group in on_cuda.items():
+        from .fingerprint_cuda import chunk_digests
 
-            found.update(chunk_digests(group, device))
-        rest = {name: tensor for name, tensor in group.items() if name not in found}
-        tables = _tables(device) if rest else None
-        found.update({name: _chunk_digests(tensor.detach(), tables) for name, tensor in rest.items() if tables})
-    return {name: _finish(tensor, found[name]) for name, tensor in readable.items()}
-
-
-def _finish(tensor: torch.Tensor, digests: bytes) -> Fingerprint:
-    return Fingerprint(digests, _dtype_name(tensor.dtype), tuple(tensor.shape))
+        found.update(chunk_digests(group, torch.device("cuda", index)))
+    tables: dict[torch.device, Tables] = {}
+    for name, tensor in held.items():
+        if name in found or not is_readable(tensor):
+            continue
+        if tensor.device not in tables:
+            tables[tensor.device] = _tables(tensor.device)
+        digests = _chunk_digests(tensor.detach(), tables[tensor.device])
+        found[name] = Fingerprint(digests, dtype_name(tensor.dtype), tuple(tensor.shape))
+    return {name: found[name] for name in held if name in found}
 
 
 @lru_cache(maxsize=64)
-def _dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """``torch.float32`` → ``float32``."""
     return str(dtype).removeprefix("torch.")
 
 

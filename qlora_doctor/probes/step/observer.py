@@ -28,7 +28,7 @@ from . import comparing, gradients
 from .branches import Calls, IntegerInputs, branches_without_gradient, left_out_at_random, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
 from .gates import behind_closed_gates
-from .optimizer import optimizer_facts, state_bytes, unwrapped
+from .optimizer import learning_rates, optimizer_facts, state_bytes, unwrapped
 from .reach import what_holds_back
 from .trainer_loss import TrainerLoss
 from .updates import UpdateWatch
@@ -91,7 +91,7 @@ class Observer:
         self.parameters = trainable_parameters(self.model)
         self.progress("Fingerprinting the base")
         self.before = snapshot.take(self.model)
-        with aside(self.model):
+        with self._apart():
             self._trainable_before = self._fingerprint_trainable()
             self._starts_as_identity = _lora_b_zero(self.parameters)
         self.gradients = self._gradient_watch()
@@ -121,6 +121,15 @@ class Observer:
             **_checkpointing(self.model),
         )
 
+    def _apart(self) -> contextlib.AbstractContextManager[None]:
+        """Where work of the doctor's own takes its device memory."""
+        return aside(self.model) if self._takes_a_pool else contextlib.nullcontext()
+
+    @property
+    def _takes_a_pool(self) -> bool:
+        """Always from a pool of its own: the run's peaks are measured here."""
+        return True
+
     def _gradient_watch(self) -> gradients.GradientWatch:
         return gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
 
@@ -136,7 +145,7 @@ class Observer:
         """A step begins. Before the last one the trainable tensors are copied, to see which updates arrive."""
         number = len(self.gradients.steps) + 1
         self.progress(f"Training step {number}")
-        with aside(self.model):
+        with self._apart():
             self._by_design = gradients.lora_a_without_effect(self.parameters)
         self._watch_calls()
         self._updates = UpdateWatch(self.parameters) if last else None
@@ -155,7 +164,7 @@ class Observer:
             scale: what the gradient scaler had multiplied the loss with.
             skipped: the scaler found an overflow and left the step out.
         """
-        with self.timeline.pause(), aside(self.model):
+        with self.timeline.pause(), self._apart():
             self.gradients.end_step(scale, self._by_design, skipped)
             if self._updates is not None and not skipped:
                 self.known["lost_update_ratio"] = self._updates.lost_ratio()
@@ -164,7 +173,7 @@ class Observer:
             if self.optimizer is not None:
                 self.optimizer_bytes.append(state_bytes(self.optimizer))
                 self.optimizer_cuda_bytes.append(state_bytes(self.optimizer, "cuda"))
-                self._rates.extend(optimizer_facts(self.optimizer, self.model).learning_rates or [])
+                self._rates.extend(learning_rates(self.optimizer))
 
     def forget_gradients(self) -> None:
         """Do what zero_grad does, for a loop that has none."""
@@ -209,7 +218,7 @@ class Observer:
         self.gradients.close()
         self.forwards.close()
         self.progress("Fingerprinting the base again")
-        after = snapshot.take(self.model, keep_small=False)
+        after = snapshot.take(self.model, keep_small=False, apart=self._takes_a_pool)
         changes = snapshot.compare(self.before, self.model, after)
         trained = _trained_biases(self.model, self.parameters)
         self.known.update(
@@ -221,7 +230,7 @@ class Observer:
         optimizer = self.known.get("optimizer")
         if optimizer is not None and self.optimizer_bytes:
             self.known["optimizer"] = optimizer.model_copy(update={"state_bytes": self.optimizer_bytes[-1]})
-        with aside(self.model):
+        with self._apart():
             self.trainable_after = self._fingerprint_trainable()
         self._moved = {n for n, old in self._trainable_before.items() if self.trainable_after.get(n) != old}
         if self._first is not None:
@@ -293,7 +302,7 @@ class Observer:
         """Loss and adapter on against off; what fails here fails, or does not, in the training forward itself."""
         compared = Compared()
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
-        with random_state_kept(self.model), aside(self.model):
+        with random_state_kept(self.model), self._apart():
             batch = {k: v.to(device) if _is_tensor(v) else v for k, v in inputs.items()}
             with contextlib.suppress(Exception):
                 compared.loss = comparing.loss_of(self.model, batch)
@@ -310,7 +319,7 @@ class Observer:
         effective: bool | None = after.difference > 0
         if not effective:
             device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
-            with random_state_kept(self.model), aside(self.model):
+            with random_state_kept(self.model), self._apart():
                 batch = {k: v.to(device) if _is_tensor(v) else v for k, v in self._first.items()}
                 effective = comparing.adapter_reaches_output(self.model, batch)
         self.known["adapter_effective"] = effective
@@ -323,7 +332,7 @@ class Observer:
         inner = unwrapped(self.optimizer)
         held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
         still = {n: g for n, g in self._unmoved.items() if n not in self._moved and id(self.parameters[n]) in held}
-        with random_state_kept(self.model), aside(self.model):
+        with random_state_kept(self.model), self._apart():
             found = what_holds_back(
                 self.parameters,
                 still,
@@ -338,7 +347,16 @@ class Observer:
             parameters_updated_late=found.late,
             update_share=found.share,
             steps_to_update=found.calls if found.late and not found.below_precision else found.steps,
+            precision_too_coarse=self._too_coarse(found.below_precision, found.steps),
         )
+
+    def _too_coarse(self, names: list[str], steps: int | None) -> list[str]:
+        """16-bit dtypes of tensors whose updates are rounded away, where these do not grow: Adam's are as large as the
+        rate, whatever the gradient is."""
+        if steps is not None:
+            return []
+        kinds = {self.parameters[name].dtype for name in names if self.parameters[name].element_size() == 2}
+        return sorted(str(kind).removeprefix("torch.") for kind in kinds)
 
     # -- conclusions
 
