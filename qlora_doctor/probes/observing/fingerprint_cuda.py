@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from ..tensors import is_readable
-from .chunk import CHUNK
-from .fingerprint import Fingerprint, dtype_name
+from .chunk import CHUNK, Fingerprint, dtype_name
 
 _THREADS = 256
 _GROUP = 256

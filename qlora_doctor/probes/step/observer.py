@@ -19,7 +19,8 @@ from ...facts.step import StepFacts
 from ..batch import BatchLook
 from ..observing import snapshot
 from ..observing.aside import aside, random_state_kept
-from ..observing.fingerprint import Fingerprint, fingerprints
+from ..observing.chunk import Fingerprint
+from ..observing.fingerprint import fingerprints
 from ..observing.timeline import Timeline
 from ..structure.bypass import bypassed_modules
 from ..structure.inventory import Inventory
