@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ..tables.architectures import find_architecture
 from ..tables.traces import index, read
 from .folded import STATES, Folded
 from .kept import Outline
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
+    from ..tables.architectures import Architecture
     from .scaling import ScalableTape
 
 MODELS = (
@@ -130,6 +132,8 @@ def shipped_for(setup: Setup) -> Shipped | None:
     training = setup.training
     optim = str(training.optim)
     said = document["outline"]
+    found = find_architecture(str(setup.model.name_or_path))
+    said |= {"limit": found.context_length if found is not None else said["limit"]}
     said |= {"optim": optim, "assumptions": tuple(said["assumptions"]), "versions": index()["versions"]}
     return Shipped(
         Outline(**said),
@@ -238,7 +242,6 @@ def signature(setup: Setup) -> dict[str, Any]:
 def _base_of(setup: Setup) -> str | None:
     """The base among :data:`MODELS` whose architecture the setup's hub id has; None of a folder."""
     from ..setup.paths import resolve
-    from ..tables.architectures import find_architecture
 
     name = setup.model.name_or_path
     if not name or resolve(setup, name) is not None:
@@ -248,4 +251,12 @@ def _base_of(setup: Setup) -> str | None:
         return None
     base = find_architecture(found.base_id)
     assert base is not None
-    return base.id if base.config == found.config else None
+    return base.id if _built(base) == _built(found) else None
+
+
+_WITHOUT_SIZE = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def _built(architecture: Architecture) -> dict[str, Any]:
+    """What of a config decides a tape: its limit is told apart, and ids of tokens take no memory."""
+    return {name: value for name, value in architecture.config.items() if name not in _WITHOUT_SIZE}

@@ -2,7 +2,7 @@
 
 The hub is not always there: a model may be gated, a machine may have no network. What the structure and
 memory stages need of a model is only its configuration, and for the checkpoints people fine-tune most that is
-known. The table (`data/architectures.json`) gives it by hub id: a config as in the checkpoint's config.json,
+known. The table (`architectures.json`) gives it by hub id: a config as in the checkpoint's config.json,
 cut to what builds the model, with the published parameter count that shows it to be right.
 
 Light: reads JSON with the standard library on first use, imports no torch and no transformers.
@@ -14,10 +14,11 @@ import copy
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, overload
+
+from ..core.closest import closest
 
 __all__ = ["ARCHITECTURE_IDS", "Architecture", "all_ids", "closest_architectures", "find_architecture"]
 
@@ -55,9 +56,10 @@ class Architecture:
     @property
     def context_length(self) -> int | None:
         """Tokens that the position embeddings are made for, or None where the config sets no limit."""
-        for key in ("max_position_embeddings", "n_positions"):
-            if isinstance(value := self.config.get(key), int):
-                return value
+        for config in (self.config, self.config.get("text_config", {})):
+            for key in ("max_position_embeddings", "n_positions"):
+                if isinstance(value := config.get(key), int):
+                    return value
         return None
 
 
@@ -76,10 +78,10 @@ def closest_architectures(model_id: str, n: int = 3) -> list[str]:
     by_name: dict[str, str] = {}
     for key, (_, spelling) in _index().items():
         by_name.setdefault(key.rpartition("/")[2], spelling)
-    whole = [_index()[key][1] for key in get_close_matches(asked, _index(), n=n, cutoff=0.6)]
+    whole = [_index()[key][1] for key in closest(asked, _index(), n=n)]
     # A wrong owner before a right name ("llama/Llama-2-7b-hf") spoils the whole: compare names alone as well.
     name = asked.rpartition("/")[2]
-    named = [by_name[key] for key in get_close_matches(name, by_name, n=n, cutoff=0.8)]
+    named = [by_name[key] for key in closest(name, by_name, n=n, cutoff=0.8)]
     return list(dict.fromkeys(whole + named))[:n]
 
 
@@ -135,7 +137,7 @@ def _architecture(entry: dict[str, Any], spelling: str) -> Architecture:
 
 @cache
 def _table() -> dict[str, Any]:
-    text = resources.files("qlora_doctor.tables").joinpath("architectures.json").read_text("utf-8")
+    text = Path(__file__).with_name("architectures.json").read_text("utf-8")
     table: dict[str, Any] = json.loads(text)
     return table
 
