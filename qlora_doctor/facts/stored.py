@@ -76,7 +76,7 @@ class MergedTensor(Fact):
 
     tensor: str
     verdict: str
-    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``undecided``."""
+    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``not-finite``, ``undecided``."""
     scale: float | None = None
     """Of the adapter's change, by least squares: 1 where it was applied once."""
     residual: float | None = None
@@ -184,7 +184,9 @@ class StoredFacts(Fact):
     quantization_config: str | None = None
     """Of config.json: ``4-bit``, ``8-bit``, a method's name, ``none``."""
     stale_quantization: bool | None = None
-    """True where config.json speaks of 4-bit or 8-bit weights and those stored are 16-bit or 32-bit."""
+    """True where config.json speaks of quantized weights and those stored are 16-bit or 32-bit."""
+    quantization_missing: bool | None = None
+    """True where the weights are packed, with their statistics beside them, and config.json does not say so."""
     adapter_left: list[str] | None = None
     """Tensors of an adapter, or of wrapped layers, inside of a model that passes for a whole one."""
     missing_files: list[str] | None = None

@@ -162,6 +162,20 @@ def test_a_stale_quantization_config_is_named(base: Path, tmp_path: Path) -> Non
     assert told(stored_facts(tmp_path / "m")) == ["QD389"]
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8"])
+def test_other_methods_of_quantization_may_be_stale_too(method: str, base: Path, tmp_path: Path) -> None:
+    merged(base, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method}}))
+    assert told(stored_facts(tmp_path / "m")) == ["QD389"]
+
+
+def test_packed_weights_under_the_config_of_the_base(base: Path, tmp_path: Path) -> None:
+    in_4bit(base, tmp_path / "m")
+    shutil.copy(base / "config.json", tmp_path / "m" / "config.json")
+    assert told(stored_facts(tmp_path / "m")) == ["QD760"]
+
+
 def test_an_adapter_left_in_a_model_is_named(base: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
