@@ -44,7 +44,8 @@ class Server(Fact):
 
     name: str
     status: str
-    """``serves``, ``needs`` (with the option in ``note``), ``refuses``."""
+    """``serves``, ``needs`` (with the option in ``note``), ``alters`` (it loads it, and serves something else),
+    ``refuses``."""
     note: str | None = None
 
 
@@ -109,6 +110,9 @@ class StoredFacts(Fact):
     foreign_prefixes: list[ForeignPrefix] | None = None
     unknown_tensors: list[str] | None = None
     """Tensors that are no part of an adapter."""
+    named_after_adapter: bool | None = None
+    """True where the adapter's name stands in those of the tensors (``lora_A.default.weight``), as in a state_dict:
+    PEFT reads such names, other programs do not."""
     halves: list[str] | None = None
     """Modules that have one of the two matrices alone."""
     nonfinite: list[str] | None = None

@@ -221,6 +221,25 @@ def test_serving_needs(base: Path, tmp_path: Path) -> None:
     assert servers(r=48)["vLLM"] == ("needs", "--max-lora-rank 64")
     assert servers(use_dora=True)["vLLM"][0] == servers(use_dora=True)["llama.cpp"][0] == "refuses"
     assert servers(modules_to_save=["lm_head"], target_modules=["q_proj"])["vLLM"][0] == "refuses"
+    assert servers()["TGI"] == ("needs", "LORA_ADAPTERS")
+    some = servers(target_modules=["q_proj"], layers_to_transform=[0, 1])
+    assert some["TGI"][0] == "alters" and some["vLLM"] == ("serves", None)
+    patterns = servers(alpha_pattern={"q_proj": 64})
+    assert patterns["vLLM"][0] == patterns["TGI"][0] == patterns["llama.cpp"][0] == "alters"
+    ranks = servers(rank_pattern={"q_proj": 4})
+    assert ranks["vLLM"][0] == "alters" and ranks["llama.cpp"][0] == "needs"
+    rooted = servers(use_rslora=True)
+    assert rooted["llama.cpp"][0] == "alters" and rooted["vLLM"] == ("serves", None)
+    assert "pissa" in (servers(init_lora_weights="pissa")["vLLM"][1] or "")
+
+
+def test_names_with_the_adapters_name_are_peft_s_alone(base: Path, tmp_path: Path) -> None:
+    from tests.stored.saves import a_state_with_the_adapters_name
+
+    a_state_with_the_adapters_name(base, tmp_path / "a")
+    facts = stored_facts(tmp_path / "a")
+    status = {server.name: server.status for server in facts.servers or []}
+    assert status == {"vLLM": "refuses", "TGI": "refuses", "llama.cpp": "refuses", "PEFT": "serves"}
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

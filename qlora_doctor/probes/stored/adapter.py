@@ -72,6 +72,7 @@ def adapter_facts(
     found |= {
         "foreign_prefixes": foreign_prefixes(tensors),
         "unknown_tensors": [name for name, parts in names.items() if parts is None],
+        "named_after_adapter": any(re.search(r"\.lora_[AB]\.(?!weight$|bias$)", name) for name in tensors),
         "halves": [module for module in modules if not {"lora_A", "lora_B"} <= pairs[module].keys()],
         "modules": len(modules),
     }
