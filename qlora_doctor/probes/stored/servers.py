@@ -24,7 +24,7 @@ def servers(config: Mapping[str, Any], found: Mapping[str, Any]) -> list[Server]
 
 
 def _vllm(config: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
-    """vllm/lora/peft_helper.py (_validate_features, validate_legal), vllm/lora/utils.py (parse_fine_tuned_lora_name)."""
+    """vllm/lora: peft_helper.py (_validate_features, validate_legal), utils.py (parse_fine_tuned_lora_name)."""
     refused = []
     if config.get("use_dora"):
         refused.append("it does not know DoRA")
@@ -69,7 +69,7 @@ def _tgi(config: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
 
 
 def _llama_cpp(config: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
-    """convert_lora_to_gguf.py: each tensor is a lora_A or a lora_B; the scaling is lora_alpha over the tensor's rank."""
+    """convert_lora_to_gguf.py: each tensor is a lora_A or a lora_B; it scales by lora_alpha over the tensor's rank."""
     if config.get("use_dora") or found.get("magnitude") == "unasked":
         return Server(name="llama.cpp", status="refuses", note="it does not know DoRA; merge first")
     if config.get("modules_to_save") or found.get("saved_unasked"):
