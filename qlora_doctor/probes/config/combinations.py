@@ -39,6 +39,13 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if training.bf16 and training.fp16:
         note = "transformers stops: bf16 and fp16 exclude each other."
         yield Remark(kind="both-precisions", about="trainer", key="training.fp16", note=note)
+    accumulation, batch = training.gradient_accumulation_steps, training.per_device_train_batch_size
+    if accumulation is not None and accumulation < 1:
+        note = f"transformers stops: gradient_accumulation_steps is {accumulation}, and it has to be 1 or more."
+        yield Remark(kind="no-accumulation", about="trainer", key="training.gradient_accumulation_steps", note=note)
+    if batch is not None and batch < 1:
+        note = f"transformers stops: per_device_train_batch_size is {batch}, and it has to be 1 or more."
+        yield Remark(kind="no-batch", about="trainer", key="training.per_device_train_batch_size", note=note)
     if training.fsdp and training.deepspeed:
         note = "transformers stops: fsdp and deepspeed exclude each other."
         yield Remark(kind="fsdp-and-deepspeed", about="distribution", key="training.deepspeed", note=note)

@@ -83,7 +83,7 @@ def _wraps_missing(model: Any, setup: Setup) -> list[str] | None:
         return []
     if not isinstance(settings, dict):
         return None
-    found = next((settings[key] for key in _WRAPPED if settings.get(key)), [])
+    found: Any = next((settings[key] for key in _WRAPPED if settings.get(key)), [])
     names = found.split(",") if isinstance(found, str) else found if isinstance(found, list) else []
     there = {type(module).__name__ for module in model.modules()}
     return [name for name in (str(each).strip() for each in names) if name and name not in there]
