@@ -193,6 +193,19 @@ REPORTED = [
         STRUCTURE,
     ),
     # order
+    Reported(
+        "QD125",
+        "error",
+        PLAIN,
+        [("    return model\n", ""), ("model = adapted(model)", "adapted(model)")],
+        [
+            (
+                "model = get_peft_model(model, peft_config)\n",
+                "\n\ndef adapted(model):\n    model = get_peft_model(model, peft_config)\n    return model\n\n\n"
+                "model = adapted(model)\n",
+            )
+        ],
+    ),
     Reported("QD125", "error", PLAIN, [("model = get_peft_model(", "get_peft_model(")]),
     Reported(
         "QD351",

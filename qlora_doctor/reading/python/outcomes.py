@@ -54,9 +54,7 @@ def _unkept_adapter(story: Story, sheet: Sheet) -> None:
     """``get_peft_model(model, config)`` as a statement: the trainer goes on with the base, which it refuses."""
     if not story.whole or story.trainer is None or not sheet.value("quantization.load_in_4bit"):
         return
-    dropped = {
-        id(node.value) for source in story.sources for node in ast.walk(source.tree) if isinstance(node, ast.Expr)
-    }
+    dropped = set[int]().union(*(_unkept_calls(source.tree) for source in story.sources))
     attached = [step for step in story.steps if step.kind in ("attach", "load-adapter") and step.sure]
     if len(attached) != 1 or id(attached[0].call.node) not in dropped or story.given("peft_config") is not None:
         return
@@ -69,6 +67,24 @@ def _unkept_adapter(story: Story, sheet: Sheet) -> None:
         "base itself, which it takes for a model without an adapter."
     )
     sheet.refused("adapter-not-kept", note, "lora")
+
+
+def _unkept_calls(tree: ast.AST) -> set[int]:
+    """Calls of which nothing is left: those that are statements, and those whose result a function keeps to itself."""
+    found = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        inner = list(ast.walk(function))
+        gives = any(isinstance(node, ast.Return | ast.Yield) and node.value is not None for node in inner)
+        elsewhere = any(isinstance(node, ast.Global | ast.Nonlocal) for node in inner)
+        trains = any("Trainer" in ast.unparse(node.func) for node in inner if isinstance(node, ast.Call))
+        if gives or elsewhere or trains:
+            continue
+        for node in inner:
+            if isinstance(node, ast.Assign) and all(isinstance(target, ast.Name) for target in node.targets):
+                found.add(id(node.value))
+    return found
 
 
 def _idle_adapter(story: Story, sheet: Sheet) -> None:
