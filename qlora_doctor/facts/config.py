@@ -294,7 +294,7 @@ class ConfigFacts(Fact):
     evaluated), ``best-model-dropped`` (axolotl does not do what load_best_model_at_end asks for),
     ``reference-given`` (a script hands its trainer a reference model or names a reference adapter), and of scripts
     ``adapter-never-active``, ``optimizer-before-adapter``, ``gradients-cleared-early``, ``optimizer-never-steps``,
-    ``gradients-off``, ``initialisation-not-made``, ``layers-of-another-class``, ``base-saved`` (in place of the adapter),
+    ``gradients-off``, ``initialisation-not-made``, ``layers-of-another-class``, ``base-saved`` (for the adapter),
     ``merged-into-4bit`` and ``tokenizer-of-another-model``.
     """
     not_followed: list[NotFollowed] | None = None
