@@ -195,6 +195,8 @@ class Data(_Section):
     ) = None
     text_field: str | None = None
     chat_template: str | None = None
+    image_size: int | list[int] | None = None
+    """Pixels of a sample's image, height and width, as its processor makes them; for models that take any size."""
 
 
 class NamedData(_Section):
@@ -298,6 +300,16 @@ class NotFollowed(_Section):
     place: Place | None = None
 
 
+class Asked(_Section):
+    """The versions of a package that a project asks for by itself."""
+
+    exact: str | None = None
+    at_least: str | None = None
+    below: str | None = None
+    by: str
+    """Which file asks, and in which words: ``requirements.txt asks for trl>=0.9,<0.12``."""
+
+
 class LibraryUse(_Section):
     """Something of a library that a script imports or calls, for a stage that has the library at hand to try it.
 
@@ -363,6 +375,8 @@ class Setup(_Section):
     """What it surely imports from the libraries, and the calls that the libraries judge by themselves."""
     stored_keys: dict[str, bool] = {}
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
+    versions: dict[str, Asked] = Field(default_factory=dict)
+    """By package, the versions that the run's project asks for; of the others those that are installed count."""
     stops_at_unknown_keys: bool = False
     """The reader ends the run at the first of ``unknown_keys``; else it passes them by."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)

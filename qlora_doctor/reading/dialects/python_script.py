@@ -95,7 +95,8 @@ def read(document: Document) -> Setup:
     Raises:
         ConfigError: it is no Python, or no notebook, or nested too deeply.
     """
-    from ..python.keywords import check_keywords
+    from ..pins import asked_of
+    from ..python.keywords import asked_versions, check_keywords
     from ..python.named_data import name_data
     from ..python.outcomes import note_outcomes
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
@@ -132,4 +133,4 @@ def read(document: Document) -> Setup:
         sheet.put_default("hardware.gpu", card, "The card that the notebook's metadata ask for.")
     if story.runs > 1:
         sheet.remark("several-runs", None, "The script trains more than once; the first training was read.")
-    return sheet.setup()
+    return sheet.setup().model_copy(update={"versions": asked_of(asked_versions(story))})
