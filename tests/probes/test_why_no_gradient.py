@@ -154,6 +154,65 @@ class DropPath(nn.Module):
         self.drop_prob = drop_prob
 
 
+def test_weights_that_the_forward_reads_by_another_module() -> None:
+    """Two blocks share the weights of their inner layers, and each calls the one of its own number."""
+
+    class Choosing(nn.Module):
+        def __init__(self, own: int, inner: list[nn.Linear]) -> None:
+            super().__init__()
+            self.inner = nn.ModuleList([nn.Linear(WIDE, WIDE) for _ in inner])
+            for mine, shared in zip(self.inner, inner, strict=True):
+                mine.weight = shared.weight
+            self.own = own
+
+        def forward(self, hidden: Any) -> Any:
+            return hidden + self.inner[self.own](hidden)
+
+    model = Seeing()
+    shared = [nn.Linear(WIDE, WIDE), nn.Linear(WIDE, WIDE)]
+    model.layers = nn.ModuleList([Choosing(number, shared) for number in range(2)])
+    found, step = examine(adapted(model, r"layers.*inner\.\d"))
+    assert "QD405" not in found and step.parameters_cut_off == [] and step.gradients_sound
+    assert [(branch.name, branch.by_design) for branch in step.branches_without_gradient] == [
+        ("layers.0.inner.1", True),
+        ("layers.1.inner.0", True),
+    ]
+    model = Seeing()
+    model.layers = nn.ModuleList([Choosing(0, shared), Choosing(0, shared)])
+    found, step = examine(adapted(model, r"layers.*inner\.\d"))
+    assert "QD405" in found, "nothing reads the weights of the second"
+
+
+def test_the_cross_attention_of_a_decoder_without_its_encoder() -> None:
+    from transformers import BartConfig, BartForCausalLM
+
+    config = BartConfig(vocab_size=64, d_model=WIDE, decoder_layers=2, decoder_ffn_dim=WIDE, decoder_attention_heads=2)
+    model = peft.get_peft_model(BartForCausalLM(config), peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    ids = torch.randint(5, 64, (2, 8), generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    report = qlora_doctor.examine(model, optimizer, {"input_ids": ids, "labels": ids})
+    assert not {"QD405", "QD406"} & {finding.rule for finding in report.findings}
+    step = report.facts.step
+    assert step is not None and step.branches_without_gradient is not None
+    assert {branch.reason for branch in step.branches_without_gradient} == {
+        "the batch has no encoder_hidden_states, and the forward does not call it"
+    }
+
+
+@pytest.mark.parametrize("positions", [4, 8])
+def test_more_tokens_than_positions(positions: int) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=positions, n_embd=WIDE, n_layer=1, n_head=2))
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True))
+    ids = torch.randint(5, 64, (2, 8), generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    report = qlora_doctor.examine(model, optimizer, {"input_ids": ids, "labels": ids})
+    told = {finding.rule: finding.message for finding in report.findings if finding.severity == "error"}
+    assert list(told) == (["QD426"] if positions < 8 else [])
+    assert positions == 8 or "no token id of the batch is" in told["QD426"]
+
+
 def test_blocks_that_stochastic_depth_drops() -> None:
     model = nn.ModuleDict({name: nn.ModuleDict({"drop": DropPath(rate)}) for name, rate in (("a", 0.1), ("b", 0.0))})
     assert left_out_at_random(model) == ("a.",)

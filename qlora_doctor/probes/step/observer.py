@@ -191,9 +191,11 @@ class Observer:
             return
         norms = self.gradients.steps[-1].norms
         missing = [name for name in self.parameters if name not in norms]
-        self._calls = calls = Calls() if missing else None
-        for name, module in owners(self.model, missing).items() if calls is not None else ():
-            self._call_hooks.append(module.register_forward_pre_hook(calls.noting(name)))
+        self._calls = None
+        if missing:
+            self._calls = Calls()
+            for name, module in owners(self.model, missing).items():
+                self._call_hooks.append(module.register_forward_pre_hook(self._calls.noting(name)))
 
     def _stop_watching_calls(self) -> None:
         for handle in self._call_hooks:
@@ -236,6 +238,12 @@ class Observer:
             self._integers.close()
             self.gradients.close()
             self.forwards.close()
+
+    @property
+    def tokens_in_range(self) -> bool:
+        """Whether token ids were seen, and the embedding has a row for each of them."""
+        seen = self.forwards.seen if hasattr(self, "forwards") else None
+        return seen is not None and seen.max_token_id is not None and not seen.tokens_out_of_range
 
     def facts(self) -> StepFacts:
         """What is known; fields that nothing was seen of stay None."""
