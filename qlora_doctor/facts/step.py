@@ -124,6 +124,8 @@ class StepFacts(Fact):
     parameters_below_precision: list[str] | None = None
     """Of these, the ones whose updates are smaller than what changes a value of theirs (half the spacing of their
     dtype at that value)."""
+    precision_too_coarse: list[str] | None = None
+    """Dtypes of 16 bits of such tensors, where nothing lets their updates grow: they never move."""
     parameters_updated_late: list[str] | None = None
     """Of these, the ones that a later call of the optimizer changes: it does not step in every call."""
     update_share: float | None = None

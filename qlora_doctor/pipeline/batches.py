@@ -16,9 +16,9 @@ from .architecture import Architecture
 from .changes import change_tokenizer
 from .failures import as_stage_error
 from .forms import NotFollowedForm, follow, is_followed, read_named
-from .forms.script import responses_only, scripted, way_of
+from .forms.script import hands_over_rows, responses_only, scripted, way_of
 from .inputs import Inputs, inputs_for, synthetic_labels, token_rows
-from .samples import DataFormat, Samples, read_samples
+from .samples import DataFormat, Samples, read_samples, sample_rows
 
 SYNTHETIC_LENGTH = 512
 """Tokens of a synthetic sample where the setup names no ``max_length`` and its trainer has no default."""
@@ -89,7 +89,8 @@ def make_batches(
             place=setup.place("model.name_or_path"),
         )
     # Packing puts several rows into one sample.
-    samples = read_samples(setup, max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows))
+    wanted = max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows)
+    samples = read_samples(setup, wanted) if rows is None else sample_rows(setup, wanted)
     samples = samples.supervised()  # the step is one of supervised fine-tuning, whatever the method
     make = _for_trl if Taken(setup).trainer == "trl" else _tokenised
     return make(setup, model, tokenizer, samples)
@@ -106,7 +107,7 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
     if named is None:
         return None
     read = read_named(setup, named, max(rows, 64))
-    made = scripted(named, [row for _, row in read.rows], tokenizer)
+    made = scripted(named, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup))
     notes = ["The script's own functions on its rows were worked out without executing the script."]
     columns = list(made.rows[0])
     if Taken(setup).trainer == "trl" and (not made.tokenized or made.collator is None):

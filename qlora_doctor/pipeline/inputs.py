@@ -518,16 +518,16 @@ def _counts(base: Any, name: str, tensors: Tensors, token: int | None) -> list[i
             found = getter(**_moved(given, device, dtype))
         except Exception:  # whatever a model raises for a form that is not its own
             return []
-    counted = _features(found)
+    counted = features_of(found)
     return [counted] if counted else []
 
 
-def _features(found: Any) -> int:
+def features_of(found: Any) -> int:
     """Rows of the features of one image or sound."""
     for name in ("pooler_output", "image_embeds", "audio_embeds", "last_hidden_state"):
         value = getattr(found, name, None)
         if value is not None:
-            return _features(value)
+            return features_of(value)
     if isinstance(found, torch.Tensor):
         return int(found.numel() // found.shape[-1]) if found.dim() else 0
     if isinstance(found, list | tuple) and found and all(isinstance(each, torch.Tensor) for each in found):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from ..core.errors import StageError
@@ -16,31 +15,26 @@ from ..pipeline.changes import change_tokenizer
 from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
 from ..pipeline.forms.kinds import CannotForm, FormedRow
-from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
-from ..pipeline.samples import COMPARED, Samples, read_samples
+from ..pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
+from ..pipeline.samples import COMPARED, Samples, sample_rows
 from ..setup.resolved import Taken
 from ..setup.setup import NamedData, Setup
 from .batch import BatchLook
 from .failures import explain
 from .formed import batch_of, facts_of, repeated, without_repeats
 from .overlap import overlap_of
+from .pairs import pair_facts
+from .rows import IGNORED, Row, of_classes, of_labels, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
+from .talk import talk_facts
+from .turn_end import turn_end_facts
 
 ROWS = 256
 """Rows that are looked at."""
 _UNCUT = 10_000_000
-_IGNORED = -100
 _ALL = 0.999
 """Share of trained tokens at which nothing but padding is masked."""
 _CLASSIFIES = "sequence-classification"
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A sample as the model gets it, padding taken off."""
-
-    ids: list[int]
-    labels: list[int]
 
 
 @dataclass(frozen=True)
@@ -92,15 +86,15 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             known["source"] = way.name
             known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
         if setup.model.task == _CLASSIFIES:
-            known.update(_of_classes(rows, known["vocab_rows"]))
+            known.update(of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
         else:
-            known.update(_of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
+            known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
         whole = _uncut(setup)
         if whole is not setup:
             progress("Tokenising the data in full")
         in_full = _rows(whole, architecture, tokenizer)[0] if whole is not setup else rows
         limit = _limit(setup, architecture)
-        known.update(_of_texts(in_full, limit, tokenizer))
+        known.update(of_texts(in_full, limit, tokenizer))
         if setup.model.task == _CLASSIFIES:
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
         else:
@@ -108,6 +102,8 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
             batch = _batch(setup, look, batches)
             known.update(_marked(way, in_full, tokenizer))
+            if known.get("format") == "messages":
+                known.update(turn_end_facts(tokenizer, architecture.folder))
     except NotFollowedForm:
         raise
     except StageError as error:
@@ -138,7 +134,7 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
     tokenizer = change_tokenizer(byte_tokenizer(), setup)
     try:
         read = read_named(setup, way, ROWS)
-        made = scripted(way, [row for _, row in read.rows], tokenizer)
+        made = scripted(way, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup))
     except StageError as error:
         return DataSeen(DataFacts(source=way.name, failure=error.message))
     if not made.tokenized or made.collator is None:
@@ -187,6 +183,9 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
             raise NotFollowedForm("The config names no data.")
         known.update(facts_of(followed, known.get("vocab_rows")))
         known.update(overlap_of(setup))
+        if named.settings.get("chat_template") in (None, "tokenizer_default") and setup.dialect != "llamafactory":
+            folder = architecture.folder if architecture is not None else None
+            known.update(turn_end_facts(tokenizer, folder) if known.get("roles") is not None else {})
         batch = None
         if tokenizer is not None and architecture is not None:
             size = setup.training.per_device_train_batch_size or 8
@@ -200,7 +199,7 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
     return DataSeen(DataFacts(**known), batch)
 
 
-def _marked(way: NamedData | None, rows: Sequence[_Row], tokenizer: Any) -> dict[str, Any]:
+def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[str, Any]:
     """The marker behind which a script trains, and how many rows have it as text; nothing where there is none."""
     parts = way.settings.get("responses") if way is not None else None
     if not parts:
@@ -230,11 +229,11 @@ def _masked_by_hand(dataset: Any) -> float | None:
     rows = [dataset[index] for index in range(min(len(dataset), ROWS))]
     labels = [row["labels"] for row in rows if "labels" in row and len(row["labels"]) == len(row["input_ids"])]
     total = sum(map(len, labels))
-    return sum(label == _IGNORED for row in labels for label in row) / total if total else None
+    return sum(label == IGNORED for row in labels for label in row) / total if total else None
 
 
 def _shown(
-    setup: Setup, rows: Sequence[_Row], in_full: Sequence[_Row], limit: int | None, tokenizer: Any, decodes: bool
+    setup: Setup, rows: Sequence[Row], in_full: Sequence[Row], limit: int | None, tokenizer: Any, decodes: bool
 ) -> dict[str, Any]:
     """Rows to be shown, each with what is cut of it; rows that are packed are shown as the samples in them.
 
@@ -253,10 +252,10 @@ def _shown(
         )
         for number, row in enumerate(in_full)
     ]
-    counted = sum(label != _IGNORED for row in rows for label in row.labels)
+    counted = sum(label != IGNORED for row in rows for label in row.labels)
     tokens = sum(len(row.ids) for row in rows)
     lost = sum(
-        any(label != _IGNORED for label in row.labels[limit:]) for row in in_full if limit and len(row.ids) > limit
+        any(label != IGNORED for label in row.labels[limit:]) for row in in_full if limit and len(row.ids) > limit
     )
     return {
         "lengths": lengths,
@@ -273,7 +272,7 @@ def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[
 
     Its trainers have no labels of tokens, and add the end token by themselves.
     """
-    samples = read_samples(setup, ROWS)
+    samples = sample_rows(setup, ROWS)
     if samples.format not in COMPARED:
         return None
     facts: dict[str, Any] = {
@@ -282,14 +281,9 @@ def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[
         "rows": len(samples.rows) if len(samples.rows) < ROWS else None,
         "rows_seen": len(samples.rows),
     }
-    if samples.format == "preference":
-        facts["identical_pairs"] = sum(row["chosen"] == row["rejected"] for row in samples.rows)
-        longer = [len(_as_text(row["chosen"])) > len(_as_text(row["rejected"])) for row in samples.rows]
-        facts["longer_chosen_ratio"] = statistics.fmean(longer)
+    facts |= pair_facts(samples.rows)
     facts["duplicate_rows"] = len(samples.rows) - len({repr(row) for row in samples.rows})
     facts |= overlap_of(setup)
-    if samples.format == "unpaired-preference":
-        facts["desirable_ratio"] = statistics.fmean(bool(row["label"]) for row in samples.rows)
     if tokenizer is None:
         return facts
     whole = samples.format != "prompt-only"
@@ -319,15 +313,6 @@ def _length(tokenizer: Any, prompt: Any, answer: Any) -> int:
     return len(tokenizer("".join(map(str, parts)))["input_ids"])
 
 
-def _of_classes(rows: Sequence[_Row], vocabulary: int | None) -> dict[str, Any]:
-    """A classifier's rows: what it reads are tokens, what it learns is a class."""
-    ids = [i for row in rows for i in row.ids]
-    facts: dict[str, Any] = {"max_token_id": max(ids, default=None)}
-    if vocabulary is not None:
-        facts["tokens_out_of_range"] = sum(not 0 <= i < vocabulary for i in ids)
-    return facts
-
-
 def _uncut(setup: Setup) -> Setup:
     """The same setup without cutting or packing."""
     training = setup.training.model_copy(update={"max_length": _UNCUT, "packing": False, "padding_free": False})
@@ -336,7 +321,7 @@ def _uncut(setup: Setup) -> Setup:
 
 def _rows(
     setup: Setup, architecture: Architecture, tokenizer: Any, look: BatchLook | None = None
-) -> tuple[list[_Row], Batches]:
+) -> tuple[list[Row], Batches]:
     """Samples as the collator hands them to the model, batch by batch, each of which ``look`` is shown."""
     model = _StandIn(architecture.config)
     batches = make_batches(setup, model, tokenizer, rows=ROWS)
@@ -346,12 +331,12 @@ def _rows(
         dataset, collator = batches.dataset, batches.collator
     size = Taken(setup)["training.per_device_train_batch_size"]
     samples = [dataset[index] for index in range(min(len(dataset), ROWS))]
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for start in range(0, len(samples), size):
         batch = collator([dict(sample) for sample in samples[start : start + size]])
         if look is not None:
             look.look(batch)
-        rows.extend(_split(batch))
+        rows.extend(split_batch(batch))
     return rows, batches
 
 
@@ -387,27 +372,6 @@ def _prepared_by_trl(setup: Setup, batches: Batches, architecture: Architecture)
         trainer.temporary_folder.cleanup()
 
 
-def _split(batch: Any) -> list[_Row]:
-    """A collated batch as rows without padding; a padding-free batch is one row for each of its samples."""
-    ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
-    if not labels or not isinstance(labels[0], list):  # classification: one label a row
-        labels = [[label] for label in labels]
-    if "attention_mask" in batch:
-        mask = batch["attention_mask"].tolist()
-        return [
-            _Row([i for i, kept in zip(row, keep, strict=True) if kept], label)
-            for row, keep, label in zip(ids, mask, labels, strict=True)
-        ]
-    positions = batch["position_ids"].tolist() if "position_ids" in batch else None
-    if positions is None:
-        return [_Row(row, label) for row, label in zip(ids, labels, strict=True)]
-    rows = []
-    for row, label, place in zip(ids, labels, positions, strict=True):
-        starts = [index for index, position in enumerate(place) if position == 0] + [len(row)]
-        rows += [_Row(row[a:b], label[a:b]) for a, b in pairwise(starts) if b > a]
-    return rows
-
-
 def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
     samples = batches.samples
     if samples is None:
@@ -417,6 +381,7 @@ def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
     lost = [found for row in samples.rows[:ROWS] if (found := _lost(tokenizer, row)) is not None]
     return {
         **repeated(rows),
+        **talk_facts(rows),
         "empty_answers": sum(not row.answer.strip() for row in rows),
         "content_lost_rows": len(lost),
         "content_lost": lost[0] if lost else None,
@@ -429,8 +394,9 @@ def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
 
 def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
     """What is asked and what is answered, as text, of a row of any format of TRL's."""
+    messages: list[dict[str, Any]] | None = None
     if samples.format == "messages":
-        turns = [turn for turn in row.get("messages") or [] if isinstance(turn, dict)]
+        turns = messages = [turn for turn in row.get("messages") or [] if isinstance(turn, dict)]
         asked = [str(turn.get("content")) for turn in turns if turn.get("role") != "assistant"]
         answered = [
             str(turn.get("content") or turn.get("tool_calls") or "")
@@ -439,10 +405,16 @@ def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
         ]
         prompt, answer = "\n".join(asked), "\n".join(answered)
     elif samples.format == "prompt-completion":
+        parts = [row.get("prompt"), row.get("completion")]
+        if all(isinstance(part, list) for part in parts):
+            messages = [turn for part in parts for turn in part or [] if isinstance(turn, dict)]
         prompt, answer = _as_text(row.get("prompt")), _as_text(row.get("completion"))
     else:
         prompt, answer = "", _as_text(row.get(samples.text_field, row))
-    return FormedRow(0, None, identity=f"{prompt}\0{answer}", prompt=prompt, answer=answer)
+    identity = f"{prompt}\0{answer}"
+    return FormedRow(
+        0, None, identity=identity, prompt=prompt, answer=answer, messages=messages, tools=row.get("tools")
+    )
 
 
 def _as_text(value: Any) -> str:
@@ -462,26 +434,11 @@ def _lost(tokenizer: Any, row: Mapping[str, Any]) -> str | None:
         return None  # the trainer's own attempt tells why
 
 
-def _dropped(setup: Setup, batches: Batches, rows: Sequence[_Row]) -> int:
+def _dropped(setup: Setup, batches: Batches, rows: Sequence[Row]) -> int:
     """Rows that SFTTrainer leaves out because cutting them took the last label that counts."""
     if Taken(setup).trainer != "trl" or setup.training.packing or batches.samples is None:
         return 0
     return max(0, min(len(batches.samples.rows), ROWS) - len(rows))
-
-
-def _of_labels(rows: Sequence[_Row], vocabulary: int | None, dropped: int) -> dict[str, Any]:
-    """What is trained on, padding counted as the collator made it; a dropped row is one whose labels are masked."""
-    positions = sum(len(row.labels) for row in rows)
-    masked = sum(label == _IGNORED for row in rows for label in row.labels)
-    ids = [i for row in rows for i in row.ids]
-    facts: dict[str, Any] = {
-        "labels_masked_ratio": masked / positions if positions else 1.0 if dropped else None,
-        "rows_fully_masked": dropped + sum(all(label == _IGNORED for label in row.labels) for row in rows),
-        "max_token_id": max(ids, default=None),
-    }
-    if vocabulary is not None:
-        facts["tokens_out_of_range"] = sum(not 0 <= i < vocabulary for i in ids)
-    return facts
 
 
 def _limit(setup: Setup, architecture: Architecture) -> int | None:
@@ -491,24 +448,15 @@ def _limit(setup: Setup, architecture: Architecture) -> int | None:
     return setup.training.max_length or context_length(architecture.config)
 
 
-def _of_texts(rows: Sequence[_Row], limit: int | None, tokenizer: Any) -> dict[str, Any]:
-    """What the texts are like before they are cut."""
-    lengths = [len(row.ids) for row in rows]
-    if not lengths:
-        return {}
-    facts: dict[str, Any] = {
-        "tokens_mean": statistics.fmean(lengths),
-        "tokens_median": int(statistics.median(lengths)),
-        "tokens_max": max(lengths),
-        "truncated_ratio": sum(limit is not None and n > limit for n in lengths) / len(lengths),
-    }
-    eos = getattr(tokenizer, "eos_token_id", None)
-    if eos is not None:
-        facts["eos_supervised_ratio"] = sum(eos in row.labels for row in rows) / len(rows)
-    bos = getattr(tokenizer, "bos_token_id", None)
-    if bos is not None and bos != eos:
-        facts["double_bos_rows"] = sum(row.ids[:2] == [bos, bos] for row in rows)
-    return facts
+def _classes(setup: Setup, architecture: Architecture) -> int | None:
+    """Classes that the model tells apart; None of a regression, and where their number is unknown."""
+    config = architecture.config
+    if setup.is_unknown("model.num_labels"):
+        return None
+    if getattr(config, "problem_type", None) not in (None, "single_label_classification"):
+        return None
+    said = setup.model.num_labels or getattr(config, "num_labels", None)
+    return int(said) if said else None
 
 
 def _vocabulary(architecture: Architecture) -> int | None:

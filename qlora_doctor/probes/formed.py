@@ -10,9 +10,10 @@ from typing import Any
 
 from ..facts import BatchFacts
 from ..facts.data import DataSetFacts
-from ..pipeline.forms import Followed, FormedRow, FormedSet, dropped_by_reason
+from ..pipeline.forms import MASKED, Followed, FormedRow, FormedSet, dropped_by_reason
 from .batch import BatchLook
 from .showing import Shown, histogram, rows_shown
+from .talk import talk_facts
 
 IGNORED = -100
 CONTENT = {
@@ -20,6 +21,11 @@ CONTENT = {
     *("tool_calls", "images", "image", "thought", "cot", "rationale", "chosen", "rejected"),
 }
 """Names of columns that hold a part of what is asked or answered."""
+ANSWERS = {
+    *("output", "outputs", "response", "responses", "answer", "answers", "completion", "target", "targets", "reply"),
+    *("assistant", "solution", "gpt", "chosen", "text", "summary", "label_text", "output_text", "final_answer"),
+}
+"""Names of columns that hold an answer."""
 
 
 def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
@@ -42,12 +48,15 @@ def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         "empty_answers": sum(row.dropped is None and not row.answer.strip() for row in rows),
         **_roles(sets),
         **repeated(rows),
+        **talk_facts([row for row in rows if row.dropped is None]),
     }
     unread = [column for each in sets for column in each.columns if column in CONTENT and column not in each.read]
     known["content_columns_unread"] = list(dict.fromkeys(unread))
-    untaught = sum(row.teaches is False for row in rows)
+    answers = [column for each in sets for column in each.columns if column in ANSWERS and column not in each.read]
+    known["answer_columns_unread"] = list(dict.fromkeys(answers))
+    untaught = sum(row.teaches is False for row in rows if row.dropped in (None, MASKED))
     known["rows_fully_masked"] = untaught
-    if rows and untaught == len(rows):
+    if rows and all(row.teaches is False for row in rows):
         known["labels_masked_ratio"] = 1.0
     if followed.tokenizer is not None:
         known.update(_of_tokens(followed, vocabulary))
@@ -106,7 +115,7 @@ def _of_tokens(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
     ids = [token for row in formed for token in row.ids]
     counted = sum(label != IGNORED for row in trained for label in row.labels)
     kept = sum(len(row.ids) for row in trained)
-    masked_rows = sum(all(label == IGNORED for label in row.labels) for row in rows)
+    masked_rows = sum(all(label == IGNORED for label in row.labels) for row in rows if row.dropped in (None, MASKED))
     known: dict[str, Any] = {
         "tokens_mean": statistics.fmean(lengths),
         "tokens_median": int(statistics.median(lengths)),

@@ -19,7 +19,8 @@ from ...facts.step import StepFacts
 from ..batch import BatchLook
 from ..observing import snapshot
 from ..observing.aside import aside, random_state_kept
-from ..observing.fingerprint import Fingerprint, fingerprints
+from ..observing.chunk import Fingerprint
+from ..observing.fingerprint import fingerprints
 from ..observing.timeline import Timeline
 from ..structure.bypass import bypassed_modules
 from ..structure.inventory import Inventory
@@ -28,7 +29,7 @@ from . import comparing, gradients
 from .branches import Calls, IntegerInputs, branches_without_gradient, left_out_at_random, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
 from .gates import behind_closed_gates
-from .optimizer import optimizer_facts, state_bytes, unwrapped
+from .optimizer import learning_rates, optimizer_facts, state_bytes, unwrapped
 from .reach import what_holds_back
 from .trainer_loss import TrainerLoss
 from .updates import UpdateWatch
@@ -91,7 +92,7 @@ class Observer:
         self.parameters = trainable_parameters(self.model)
         self.progress("Fingerprinting the base")
         self.before = snapshot.take(self.model)
-        with aside(self.model):
+        with self._apart():
             self._trainable_before = self._fingerprint_trainable()
             self._starts_as_identity = _lora_b_zero(self.parameters)
         self.gradients = self._gradient_watch()
@@ -121,6 +122,15 @@ class Observer:
             **_checkpointing(self.model),
         )
 
+    def _apart(self) -> contextlib.AbstractContextManager[None]:
+        """Where work of the doctor's own takes its device memory."""
+        return aside(self.model) if self._takes_a_pool else contextlib.nullcontext()
+
+    @property
+    def _takes_a_pool(self) -> bool:
+        """Always from a pool of its own: the run's peaks are measured here."""
+        return True
+
     def _gradient_watch(self) -> gradients.GradientWatch:
         return gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
 
@@ -136,7 +146,7 @@ class Observer:
         """A step begins. Before the last one the trainable tensors are copied, to see which updates arrive."""
         number = len(self.gradients.steps) + 1
         self.progress(f"Training step {number}")
-        with aside(self.model):
+        with self._apart():
             self._by_design = gradients.lora_a_without_effect(self.parameters)
         self._watch_calls()
         self._updates = UpdateWatch(self.parameters) if last else None
@@ -155,7 +165,7 @@ class Observer:
             scale: what the gradient scaler had multiplied the loss with.
             skipped: the scaler found an overflow and left the step out.
         """
-        with self.timeline.pause(), aside(self.model):
+        with self.timeline.pause(), self._apart():
             self.gradients.end_step(scale, self._by_design, skipped)
             if self._updates is not None and not skipped:
                 self.known["lost_update_ratio"] = self._updates.lost_ratio()
@@ -164,7 +174,7 @@ class Observer:
             if self.optimizer is not None:
                 self.optimizer_bytes.append(state_bytes(self.optimizer))
                 self.optimizer_cuda_bytes.append(state_bytes(self.optimizer, "cuda"))
-                self._rates.extend(optimizer_facts(self.optimizer, self.model).learning_rates or [])
+                self._rates.extend(learning_rates(self.optimizer))
 
     def forget_gradients(self) -> None:
         """Do what zero_grad does, for a loop that has none."""
@@ -192,10 +202,11 @@ class Observer:
         norms = self.gradients.steps[-1].norms
         missing = [name for name in self.parameters if name not in norms]
         self._calls = None
-        if missing:
-            self._calls = Calls()
-            for name, module in owners(self.model, missing).items():
-                self._call_hooks.append(module.register_forward_pre_hook(self._calls.noting(name)))
+        if not missing:
+            return
+        self._calls = calls = Calls()
+        for name, module in owners(self.model, missing).items():
+            self._call_hooks.append(module.register_forward_pre_hook(calls.noting(name)))
 
     def _stop_watching_calls(self) -> None:
         for handle in self._call_hooks:
@@ -208,7 +219,7 @@ class Observer:
         self.gradients.close()
         self.forwards.close()
         self.progress("Fingerprinting the base again")
-        after = snapshot.take(self.model, keep_small=False)
+        after = snapshot.take(self.model, keep_small=False, apart=self._takes_a_pool)
         changes = snapshot.compare(self.before, self.model, after)
         trained = _trained_biases(self.model, self.parameters)
         self.known.update(
@@ -220,7 +231,7 @@ class Observer:
         optimizer = self.known.get("optimizer")
         if optimizer is not None and self.optimizer_bytes:
             self.known["optimizer"] = optimizer.model_copy(update={"state_bytes": self.optimizer_bytes[-1]})
-        with aside(self.model):
+        with self._apart():
             self.trainable_after = self._fingerprint_trainable()
         self._moved = {n for n, old in self._trainable_before.items() if self.trainable_after.get(n) != old}
         if self._first is not None:
@@ -298,7 +309,7 @@ class Observer:
         """Loss and adapter on against off; what fails here fails, or does not, in the training forward itself."""
         compared = Compared()
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
-        with random_state_kept(self.model), aside(self.model):
+        with random_state_kept(self.model), self._apart():
             batch = {k: v.to(device) if _is_tensor(v) else v for k, v in inputs.items()}
             with contextlib.suppress(Exception):
                 compared.loss = comparing.loss_of(self.model, batch)
@@ -315,7 +326,7 @@ class Observer:
         effective: bool | None = after.difference > 0
         if not effective:
             device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
-            with random_state_kept(self.model), aside(self.model):
+            with random_state_kept(self.model), self._apart():
                 batch = {k: v.to(device) if _is_tensor(v) else v for k, v in self._first.items()}
                 effective = comparing.adapter_reaches_output(self.model, batch)
         self.known["adapter_effective"] = effective
@@ -328,7 +339,7 @@ class Observer:
         inner = unwrapped(self.optimizer)
         held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
         still = {n: g for n, g in self._unmoved.items() if n not in self._moved and id(self.parameters[n]) in held}
-        with random_state_kept(self.model), aside(self.model):
+        with random_state_kept(self.model), self._apart():
             found = what_holds_back(
                 self.parameters,
                 still,
@@ -343,7 +354,16 @@ class Observer:
             parameters_updated_late=found.late,
             update_share=found.share,
             steps_to_update=found.calls if found.late and not found.below_precision else found.steps,
+            precision_too_coarse=self._too_coarse(found.below_precision, found.steps),
         )
+
+    def _too_coarse(self, names: list[str], steps: int | None) -> list[str]:
+        """16-bit dtypes of tensors whose updates are rounded away, where these do not grow: Adam's are as large as the
+        rate, whatever the gradient is."""
+        if steps is not None:
+            return []
+        kinds = {self.parameters[name].dtype for name in names if self.parameters[name].element_size() == 2}
+        return sorted(str(kind).removeprefix("torch.") for kind in kinds)
 
     # -- conclusions
 
