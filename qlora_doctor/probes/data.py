@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.errors import StageError
@@ -79,7 +79,14 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
         if compared is not None:
             return DataSeen(DataFacts(**known, **compared))
         look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
-        rows, batches = _rows(setup, architecture, tokenizer, look)
+        whole, limit = _uncut(setup), _limit(setup, architecture)
+        batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS)
+        full = _prepared(whole, batches, architecture)
+        rows = in_full = _rows(whole, *full, look)
+        if _is_changed(setup, in_full, limit):
+            progress("Cutting and packing the data")
+            look = BatchLook(tokenizer, architecture.config) if look is not None else None
+            rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
         known.update(_of_samples(batches, tokenizer))
         known.update(overlap_of(setup))
         if way is not None:
@@ -89,11 +96,6 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             known.update(of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
         else:
             known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
-        whole = _uncut(setup)
-        if whole is not setup:
-            progress("Tokenising the data in full")
-        in_full = _rows(whole, architecture, tokenizer)[0] if whole is not setup else rows
-        limit = _limit(setup, architecture)
         known.update(of_texts(in_full, limit, tokenizer))
         if setup.model.task == _CLASSIFIES:
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
@@ -313,16 +315,8 @@ def _uncut(setup: Setup) -> Setup:
     return setup.model_copy(update={"training": training})
 
 
-def _rows(
-    setup: Setup, architecture: Architecture, tokenizer: Any, look: BatchLook | None = None
-) -> tuple[list[Row], Batches]:
+def _rows(setup: Setup, dataset: Any, collator: Any, look: BatchLook | None = None) -> list[Row]:
     """Samples as the collator hands them to the model, batch by batch, each of which ``look`` is shown."""
-    model = _StandIn(architecture.config)
-    batches = make_batches(setup, model, tokenizer, rows=ROWS)
-    if Taken(setup).trainer == "trl":
-        dataset, collator = _prepared_by_trl(setup, batches, architecture)
-    else:
-        dataset, collator = batches.dataset, batches.collator
     size = Taken(setup)["training.per_device_train_batch_size"]
     samples = [dataset[index] for index in range(min(len(dataset), ROWS))]
     rows: list[Row] = []
@@ -331,7 +325,36 @@ def _rows(
         if look is not None:
             look.look(batch)
         rows.extend(split_batch(batch))
-    return rows, batches
+    return rows
+
+
+def _prepared(setup: Setup, batches: Batches, architecture: Architecture) -> tuple[Any, Any]:
+    """The dataset as its trainer prepares it, and the collator."""
+    if Taken(setup).trainer == "trl":
+        return _prepared_by_trl(setup, batches, architecture)
+    return batches.dataset, batches.collator
+
+
+def _is_changed(setup: Setup, in_full: Sequence[Row], limit: int | None) -> bool:
+    """Whether the setup cuts, packs or joins what was prepared in full."""
+    training = setup.training
+    return bool(training.packing or training.padding_free) or any(len(row.ids) > (limit or _UNCUT) for row in in_full)
+
+
+def _cut(
+    setup: Setup, batches: Batches, full: tuple[Any, Any], architecture: Architecture, way: NamedData | None
+) -> tuple[Any, Any]:
+    """What was prepared in full, cut and packed as the setup says: it is tokenized once."""
+    dataset, collator = full
+    if Taken(setup).trainer == "trl":
+        # SFTTrainer tokenizes no rows that have ids, and cuts and packs them all the same (trl, sft_trainer.py).
+        tokenized = "input_ids" in (getattr(dataset, "column_names", None) or ())
+        return _prepared_by_trl(setup, replace(batches, dataset=dataset) if tokenized else batches, architecture)
+    limit = _limit(setup, architecture)
+    if way is not None or limit is None:
+        return dataset, collator
+    rows = [{name: part[:limit] if isinstance(part, list) else part for name, part in row.items()} for row in dataset]
+    return rows, collator
 
 
 class _StandIn:
