@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from ..pipeline.batches import context_length, render
 from ..pipeline.changes import change_tokenizer
 from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
+from ..pipeline.forms.compared import compares, form_compared
 from ..pipeline.forms.kinds import CannotForm, FormedRow
 from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
 from ..pipeline.samples import COMPARED, Samples, sample_rows
@@ -21,7 +23,7 @@ from ..setup.resolved import Taken
 from ..setup.setup import NamedData, Setup
 from .batch import BatchLook
 from .failures import explain
-from .formed import batch_of, facts_of, repeated, without_repeats
+from .formed import ANSWERS, CONTENT, batch_of, facts_of, repeated, without_repeats
 from .overlap import overlap_of
 from .pairs import pair_facts
 from .rows import IGNORED, Row, of_classes, of_labels, of_texts, split_batch
@@ -61,7 +63,8 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
     """
     known: dict[str, Any] = {"source": setup.data.train}
     if is_followed(setup):
-        return _followed(setup, progress, offline)
+        look = _compared_elsewhere if compares(setup) else _followed
+        return look(setup, progress, offline)
     batch = None
     way = way_of(setup)
     if way is not None and not _has_tokenizer(setup, offline):
@@ -198,6 +201,69 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
     except Exception as raised:
         return DataSeen(DataFacts(**known, failure=explain(raised, "preparing the data").message))
     return DataSeen(DataFacts(**known), batch)
+
+
+def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
+    """Rows that compare answers, of a trainer that is not here."""
+    every = [each for each in setup.named_data if each.role == "train"]
+    known: dict[str, Any] = {"source": every[0].name, "rows_left_out": 0}
+    tokenizer = None
+    try:
+        architecture = load_config(setup, offline=offline, with_files=True)
+        known["vocab_rows"] = _vocabulary(architecture)
+        progress("Loading the tokenizer")
+        tokenizer = load_tokenizer(setup, architecture, offline=offline)
+        known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
+    except StageError:
+        pass  # the model is not here; its rows are
+    progress("Reading and forming the pairs")
+    rows: list[dict[str, Any]] = []
+    columns, unread, dropped, total = [], [], Counter[str](), 0
+    counted = True
+    limit, drops, by, forms = None, False, None, []
+    try:
+        for each in every:
+            read = read_named(setup, each, max(32, ROWS // len(every)), offline=offline)
+            made = form_compared(setup, each, [row for _, row in read.rows], read.columns, tokenizer)
+            rows += made.rows
+            columns += read.columns
+            unread += [name for name in read.columns if name in ANSWERS | CONTENT and name not in made.read]
+            dropped.update(made.dropped)
+            counted, total = counted and read.total is not None, total + (read.total or 0)
+            limit, drops, by = made.limit, made.drops, made.by
+            forms.append(made.form)
+    except CannotForm as error:
+        return DataSeen(DataFacts(**known, failure=str(error)))
+    except StageError as error:
+        return DataSeen(DataFacts(**known, failure=error.message))
+    lengths = [max(_lengths(tokenizer, row)) for row in rows] if tokenizer is not None else []
+    long = sum(limit is not None and length > limit for length in lengths)
+    if drops and long:
+        dropped["longer than the limit"] += long
+    left = sum(dropped.values())
+    known |= {
+        "rendered_by": by,
+        "format": ", ".join(dict.fromkeys(forms)),
+        "columns": list(dict.fromkeys(columns)),
+        "content_columns_unread": list(dict.fromkeys(unread)),
+        "rows": total if counted else None,
+        "rows_seen": len(rows) + left - (long if drops else 0),
+        "rows_left_out": left,
+        "left_out": dict(dropped),
+        "left_out_reasons": [f"{count} {why}" for why, count in dropped.items()],
+        "limit": limit,
+        "duplicate_rows": len(rows) - len({repr(row) for row in rows}),
+        **pair_facts(rows),
+        **overlap_of(setup),
+    }
+    if lengths:
+        known |= {
+            "tokens_mean": statistics.fmean(lengths),
+            "tokens_median": int(statistics.median(lengths)),
+            "tokens_max": max(lengths),
+            "truncated_ratio": 0.0 if drops else long / len(lengths),
+        }
+    return DataSeen(DataFacts(**known))
 
 
 def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[str, Any]:
