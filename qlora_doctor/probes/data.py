@@ -63,8 +63,8 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
     """
     known: dict[str, Any] = {"source": setup.data.train}
     if is_followed(setup):
-        look = _compared_elsewhere if compares(setup) else _followed
-        return look(setup, progress, offline)
+        see = _compared_elsewhere if compares(setup) else _followed
+        return see(setup, progress, offline)
     batch = None
     way = way_of(setup)
     if way is not None and not _has_tokenizer(setup, offline):

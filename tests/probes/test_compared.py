@@ -98,7 +98,8 @@ def llamafactory(folder: Path, model: Path, rows: list[dict[str, Any]], stage: s
     (folder / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "rows.jsonl", **entry}}))
     config = {
         "model_name_or_path": str(model), "stage": stage, "do_train": True, "finetuning_type": "lora",
-        "template": "qwen", "quantization_bit": 4, "dataset": "mine", "dataset_dir": ".", "output_dir": "out", "cutoff_len": 64,
+        "template": "qwen", "quantization_bit": 4, "dataset": "mine", "dataset_dir": ".", "output_dir": "out",
+        "cutoff_len": 64,
     }  # fmt: skip
     (folder / "lf.yaml").write_text(json.dumps(config))
     return read_setup(folder / "lf.yaml")

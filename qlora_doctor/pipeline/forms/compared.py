@@ -250,8 +250,8 @@ def _llamafactory(named: NamedData, rows: list[dict[str, Any]], columns: list[st
     for name in made.read:
         if isinstance(said, Mapping) and name not in columns:
             raise CannotForm(f"there is no column {name!r}; there are {', '.join(columns)}.")
-    tags = settings.get("tags") if isinstance(settings.get("tags"), Mapping) else {}
-    content = str(tags.get("content_tag") or "value")
+    tags = settings.get("tags")
+    content = str((tags if isinstance(tags, Mapping) else {}).get("content_tag") or "value")
 
     def text(found: Any) -> str | None:
         if isinstance(found, Mapping):
@@ -260,13 +260,14 @@ def _llamafactory(named: NamedData, rows: list[dict[str, Any]], columns: list[st
 
     for row in rows:
         if form == "alpaca":
-            asked = "\n".join(str(row[name]) for key in ("prompt", "query") if (name := names[key]) and row.get(name))
+            parts = [row.get(str(names[key])) for key in ("prompt", "query")]
+            asked = "\n".join(str(part) for part in parts if part)
         else:
             turns = row.get(str(names["messages"])) or []
             last = None if ranking or not turns else turns[-1]
             asked = "\n".join(text(turn) or "" for turn in turns if turn is not last)
         if ranking:
-            pair = {key: text(row.get(str(names[key]))) for key in ("chosen", "rejected")}
+            pair: dict[str, str | None] = {key: text(row.get(str(names[key]))) for key in ("chosen", "rejected")}
             if None in pair.values():
                 _left(made, "no text in chosen or rejected")
                 continue
