@@ -36,6 +36,10 @@ class BatchFacts(Fact):
     labels_on_padding: int | None = None
     labels_on_padding_ratio: float | None = None
     """Share of the labels that count and stand on padding."""
+    padding_let_through: int | None = None
+    """Padding tokens at the ends of rows that the attention mask calls text."""
+    padding_attended: bool | None = None
+    """True where some of them stand before the text, so that it attends to them."""
     labels_on_placeholders: int | None = None
     """Labels that count and stand on image, video or audio placeholders."""
     placeholders: int | None = None

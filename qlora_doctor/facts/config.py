@@ -81,11 +81,24 @@ class NotFollowed(Fact):
     cell: int | None = None
 
 
+class Versions(Fact):
+    """Versions that decide what a config means: those that its project asks for, else those that are installed.
+
+    None where it asks for a range, and where a package is neither asked for nor installed.
+    """
+
+    torch: str | None = None
+    transformers: str | None = None
+    trl: str | None = None
+    peft: str | None = None
+
+
 class ConfigFacts(Fact):
     """Facts of the config file alone."""
 
     dialect: str | None = None
     dialect_confidence: float | None = None
+    versions: Versions | None = None
 
     decided_by: list[str] | None = None
     """Canonical paths of what decides this run: model, 4 bits, rank, rate and batch, as far as the run has them."""
@@ -294,7 +307,9 @@ class ConfigFacts(Fact):
     ``kernels-by-default``, ``torch-too-old`` and ``weight-decay-dropped`` (axolotl), ``held-out-unused`` (rows are
     held out of training and never
     evaluated), ``best-model-dropped`` (axolotl does not do what load_best_model_at_end asks for),
-    ``reference-given`` (a script hands its trainer a reference model or names a reference adapter).
+    ``reference-given`` (a script hands its trainer a reference model or names a reference adapter), and of scripts
+    ``adapter-never-active``, ``optimizer-before-adapter``, ``gradients-off``, ``initialisation-not-made``,
+    ``base-saved`` (in place of the adapter), ``merged-into-4bit`` and ``tokenizer-of-another-model``.
     """
     not_followed: list[NotFollowed] | None = None
     """What a script does besides that changes the training; ``[]`` of a config."""

@@ -45,6 +45,11 @@ class ScheduleFacts(Fact):
     """What is due for the first time after the last update: ``save every 500``, ``evaluation every 200``, …"""
     best_model: str | None = None
     """What becomes of load_best_model_at_end: ``off``, ``chosen``, or ``nothing`` where nothing is ever evaluated."""
+    best_metric: str | None = None
+    """The metric by which the best checkpoint is chosen, where one is."""
+    worst_is_chosen: bool | None = None
+    """True where greater_is_better says of that metric the contrary of what it means: of a loss that a greater one is
+    better, of an accuracy that a smaller one is."""
     generations: int | None = None
     """Answers to one prompt, of GRPO and RLOO."""
     generation_batch: int | None = None

@@ -97,6 +97,11 @@ class StoredFacts(Fact):
     weights: str | None = None
     """``whole``, ``missing``, ``truncated``, ``corrupt``, ``pickled``, ``empty``."""
     weights_failure: str | None = None
+    sharded: str | None = None
+    """Where no weights lie in the folder itself: the folder in it with the parts that the ranks wrote; ``none`` where
+    there is none such."""
+    inner: list[str] | None = None
+    """Of a folder with neither adapter nor model: those in it that hold an adapter."""
     config_failure: str | None = None
     """Why adapter_config.json (or config.json) cannot be used; ``none`` where it can."""
 
@@ -125,6 +130,14 @@ class StoredFacts(Fact):
     """Names in modules_to_save of which nothing is stored."""
     saved_unasked: list[str] | None = None
     """Whole modules that are stored and that modules_to_save does not name."""
+    base_tensors: int | None = None
+    """Tensors of the base itself in an adapter's file, as in a state_dict of the whole model."""
+    base_tensor_bytes: int | None = None
+    empty_tensors: list[str] | None = None
+    """Tensors without a number, as a partitioned parameter is outside of its gathering."""
+    init_changes_base: str | None = None
+    """``init_lora_weights`` where it takes a part out of the base's weights and the adapter was not converted, else
+    ``none``."""
 
     # -- what it is
     peft_type: str | None = None
@@ -188,6 +201,9 @@ class StoredFacts(Fact):
     ways: list[Way] | None = None
     best_way: str | None = None
     destroying_ways: list[str] | None = None
+    """Ways that keep less than half of what the adapter does."""
+    losing_ways: list[str] | None = None
+    """Ways that keep half or more of it, and less than nine tenths."""
     """Ways that lose half of what the adapter does, or more."""
     data: str | None = None
     """What the ways were measured on: ``given`` rows or the ``built-in`` set, and how many tokens."""

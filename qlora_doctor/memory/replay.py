@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -23,7 +24,8 @@ class Replayed:
     loaded: allocated once the adapter is attached.
     steps: (peak allocated, peak reserved) of each optimizer step before an evaluation; allocated since its start,
         reserved since the process began, as ``max_memory_reserved`` is never below what is reserved now.
-    run: (peak allocated, peak reserved) by part of the run: ``load``, ``step``, where there is one ``evaluation``.
+    run: (peak allocated, peak reserved) by part of the run: ``load``, ``step``, where there are any ``evaluation`` and
+        ``save``.
     peak_phase: the part of the run with the highest peak reserved, of equal ones that with the highest allocated.
     step_phase: the phase within a step with its highest allocation.
     breakdown: bytes in use at the moment of the highest allocation of the run, by :data:`~.tape.CATEGORIES`.
@@ -55,11 +57,21 @@ class Replayed:
         return max(reserved for _, reserved in self.run.values())
 
 
-def replay(tape: Tape, machine: Machine, steps: int = 3, evaluation: Tape | None = None) -> Replayed:
+def replay(
+    tape: Tape,
+    machine: Machine,
+    steps: int = 3,
+    evaluation: Tape | None = None,
+    saved: Sequence[int] | None = None,
+) -> Replayed:
     """The memory of loading and of ``steps`` optimizer steps; steps after the first keep what outlives a step.
 
     Where there is a tape of an evaluation batch, two of them follow, and one more step: what an evaluation leaves
     reserved stays so for the rest of the run.
+
+    Args:
+        saved: bytes of the tensors that saving and loading the best checkpoint bring to the card beside what rests
+            there; None where nothing is saved.
     """
     run = _Run(tape, machine, CachingAllocator(machine.expandable_segments))
     run.load()
@@ -88,6 +100,11 @@ def replay(tape: Tape, machine: Machine, steps: int = 3, evaluation: Tape | None
         parts["evaluation"] = allocated, allocator.peak_reserved
         best["evaluation"] = evaluated.best
         run.course += evaluated.course
+    if saved is not None:
+        allocator.reset_peaks()
+        for block in [allocator.malloc(size) for size in saved]:
+            allocator.free(block)
+        parts["save"] = allocator.peak_allocated, allocator.peak_reserved
 
     def breakdown(part: str) -> dict[str, int]:
         if part == "evaluation" and evaluated is not None:
@@ -95,7 +112,7 @@ def replay(tape: Tape, machine: Machine, steps: int = 3, evaluation: Tape | None
             return _breakdown(evaluated, best[part], frozenset(), evaluated.tape.step_start, again, parts_at_rest)
         return _breakdown(run, best[part], survivors)
 
-    highest = max(parts, key=lambda part: parts[part][0])
+    highest = max(best, key=lambda part: parts[part][0])
     return Replayed(
         loaded=loaded,
         steps=peaks,

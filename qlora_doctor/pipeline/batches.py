@@ -16,7 +16,7 @@ from .architecture import Architecture
 from .changes import change_tokenizer
 from .failures import as_stage_error
 from .forms import NotFollowedForm, follow, is_followed, read_named
-from .forms.script import responses_only, scripted, way_of
+from .forms.script import hands_over_rows, responses_only, scripted, way_of
 from .inputs import Inputs, inputs_for, synthetic_labels, token_rows
 from .samples import DataFormat, Samples, read_samples, sample_rows
 
@@ -107,7 +107,7 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
     if named is None:
         return None
     read = read_named(setup, named, max(rows, 64))
-    made = scripted(named, [row for _, row in read.rows], tokenizer)
+    made = scripted(named, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup))
     notes = ["The script's own functions on its rows were worked out without executing the script."]
     columns = list(made.rows[0])
     if Taken(setup).trainer == "trl" and (not made.tokenized or made.collator is None):

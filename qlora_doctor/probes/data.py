@@ -17,7 +17,7 @@ from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
 from ..pipeline.forms.compared import compares, form_compared
 from ..pipeline.forms.kinds import CannotForm, FormedRow
-from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
+from ..pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
 from ..pipeline.samples import COMPARED, Samples, sample_rows
 from ..setup.resolved import Taken
 from ..setup.setup import NamedData, Setup
@@ -138,7 +138,7 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
     tokenizer = change_tokenizer(byte_tokenizer(), setup)
     try:
         read = read_named(setup, way, ROWS)
-        made = scripted(way, [row for _, row in read.rows], tokenizer)
+        made = scripted(way, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup))
     except StageError as error:
         return DataSeen(DataFacts(source=way.name, failure=error.message))
     if not made.tokenized or made.collator is None:
@@ -532,8 +532,10 @@ def _limit(setup: Setup, architecture: Architecture) -> int | None:
 
 
 def _classes(setup: Setup, architecture: Architecture) -> int | None:
-    """Classes that the model tells apart; None of a regression."""
+    """Classes that the model tells apart; None of a regression, and where their number is unknown."""
     config = architecture.config
+    if setup.is_unknown("model.num_labels"):
+        return None
     if getattr(config, "problem_type", None) not in (None, "single_label_classification"):
         return None
     said = setup.model.num_labels or getattr(config, "num_labels", None)

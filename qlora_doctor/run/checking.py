@@ -248,6 +248,8 @@ def run_data_of(session: Session) -> RunData | None:
 
 def _undecided(setup: Setup | None) -> str | None:
     """Why the model of a script cannot be built: what it is built from is decided while the script runs."""
+    if setup is not None and setup.dialect == "accelerate-config":
+        return "An Accelerate config names no model: it says how a run is launched."
     if setup is None or setup.dialect != "python":
         return None  # where a config is silent, its trainer has a default
     adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")

@@ -94,7 +94,9 @@ class Run:
 
 def structure(run: Run) -> None:
     from ..probes.structure.look import look_at_structure
+    from ..probes.structure.uses import try_uses
 
+    run.learn("script", try_uses(run.setup, run.facts.config, run.progress, offline=run.job.offline))
     seen = look_at_structure(run.setup, run.progress, offline=run.job.offline)
     for subject in ("model", "adapter", "quantization"):
         value = getattr(seen, subject)
@@ -204,6 +206,8 @@ def step(run: Run) -> None:
     adapter = run.facts.adapter
     if adapter is not None and adapter.failure not in (None, "none"):
         raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
+    if run.setup.model.adapter is not None and adapter is not None and adapter.stored_damage not in (None, "none"):
+        raise Skipped("There is nothing to train: the file of the stored adapter cannot be read.")
     _not_too_slow(run, "step", str(run.loaded.base.device))
     from ..probes.step.look import look_at_step
 

@@ -21,6 +21,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # the checkout's own package, whatever is installed
 
 from qlora_doctor.engine import Rule, load_rules  # noqa: E402
+from qlora_doctor.engine.causes import likely_causes  # noqa: E402
 
 GROUPS = {
     "QD1": "Config and environment",
@@ -127,17 +128,12 @@ def rule_page(rule: Rule) -> str:
         if body := rule.sections.get(heading, "").strip():
             lines += ["", f"## {heading}", "", linked(body, rule.id)]
     if rule.causes:
+        lines += ["", "## Likely causes", ""]
+        lines += ["The likeliest first; one that the facts of a run exclude is not named.", ""]
         lines += [
-            "",
-            "## Likely causes",
-            "",
-            "The likeliest first; one that the facts of a run exclude is not named.",
-            "",
+            linked(f"1. {cell(cause.text)}" + (f" Look at: {cell(cause.look)}." if cause.look else ""), rule.id)
+            for cause in likely_causes(rule)
         ]
-        lines += [
-            f"1. {cell(cause.text)}" + (f" Look at: {cell(cause.look)}." if cause.look else "") for cause in rule.causes
-        ]
-        lines[-len(rule.causes) :] = [linked(_plain(line), rule.id) for line in lines[-len(rule.causes) :]]
     if rule.params:
         lines += ["", "## Thresholds", "", "| | default | unit | why | source |", "|---|---|---|---|---|"]
         lines += [
@@ -164,11 +160,6 @@ def rule_page(rule: Rule) -> str:
     if rule.references:
         lines += ["", "## References", "", *(f"- <{reference}>" for reference in rule.references)]
     return "\n".join(lines) + "\n"
-
-
-def _plain(text: str) -> str:
-    """A template without its braces' Jinja, which a reader need not see."""
-    return re.sub(r"{{\s*(.*?)\s*}}", r"`\1`", re.sub(r"{%.*?%}", "", text))
 
 
 def symptom_index() -> dict[str, Any]:

@@ -53,6 +53,40 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
 
 # -- several processes
 
+_MATCHED = (
+    ("train_micro_batch_size_per_gpu", "training.per_device_train_batch_size"),
+    ("gradient_accumulation_steps", "training.gradient_accumulation_steps"),
+    ("gradient_clipping", "training.max_grad_norm"),
+    ("optimizer.params.lr", "training.learning_rate"),
+    ("optimizer.params.weight_decay", "training.weight_decay"),
+    ("scheduler.params.warmup_max_lr", "training.learning_rate"),
+    ("fp16.enabled", "training.fp16"),
+    ("bf16.enabled", "training.bf16"),
+)
+"""Values of a DeepSpeed file that have to be "auto" or what TrainingArguments say (integrations/deepspeed.py)."""
+
+
+def deepspeed_mismatches(setup: Setup, settings: Mapping[str, Any] | None, get: Any) -> Iterator[Remark]:
+    """Where a DeepSpeed file and the trainer's arguments say different things, at which transformers stops.
+
+    Args:
+        settings: the file's content; None where it is not here.
+        get: canonical path → value, with the trainer's default where the config is silent; None where it is unknown.
+    """
+    if settings is None or setup.dialect in OWN_LOOPS:
+        return
+    different = []
+    for name, path in _MATCHED:
+        written: Any = settings
+        for part in name.split("."):
+            written = written.get(part) if isinstance(written, Mapping) else None
+        taken = get(path)
+        if isinstance(written, bool | int | float) and taken is not None and written != taken:
+            different.append(f"{name} is {written}, and {path.partition('.')[2]} {taken}")
+    if different:
+        note = f"transformers stops: the DeepSpeed settings differ from the trainer's: {'; '.join(different)}."
+        yield Remark(kind="deepspeed-differs", about="distribution", key="training.deepspeed", note=note)
+
 
 def distribution_facts(setup: Setup, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the way of distribution makes of the other settings.

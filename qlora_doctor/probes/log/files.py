@@ -11,7 +11,7 @@ from typing import Any
 
 from .series import Course, Record, Series, as_number, canonical, course_from_records
 from .texts import Unreadable, read_text
-from .thinning import chosen
+from .thinning import MOST, chosen, number, standing_out
 
 CHECKPOINT = re.compile(r"checkpoint[-_](\d+)$")
 _MOST_COLUMNS = 2000
@@ -160,9 +160,9 @@ def read_mlflow(folder: Path) -> Course:
         if not file.is_file():
             continue
         key = file.relative_to(folder / "metrics").as_posix()
-        for line in read_text(file).splitlines():
-            parts = line.split()
-            if len(parts) == 3 and None not in (numbers := [as_number(part) for part in parts]):
+        lines = [parts for line in read_text(file).splitlines() if len(parts := line.split()) == 3]
+        for parts in _fewer(lines, 1):
+            if None not in (numbers := [as_number(part) for part in parts]):
                 rows.append({"step": numbers[2], key: numbers[1], "wall_seconds": (numbers[0] or 0) / 1000})
     if not rows:
         raise Unreadable(f"{folder} holds no metrics.")
@@ -186,15 +186,24 @@ def read_table(path: Path) -> Course:
             header = next(reader, [])[:_MOST_COLUMNS]
             names = [_column(name, path) for name in header]
             taken = [(i, name) for i, name in enumerate(names) if name]
+            losses = [i for i, name in taken if canonical(name) == "loss"]
+            written = _fewer(list(reader), losses[0]) if losses else reader
             rows: list[Record] = [
                 {name: cells[i] for i, name in taken if i < len(cells) and cells[i] not in ("", "NULL")}
-                for cells in reader
+                for cells in written
             ]
     except (OSError, csv.Error) as error:
         raise Unreadable(f"{path} cannot be read as CSV: {error}.") from error
     if not any(canonical(name) in ("loss", "eval_loss") for _, name in taken):
         raise Unreadable(f"{path} has no column with a loss.")
     return _named(course_from_records(rows), path, "csv")
+
+
+def _fewer(rows: list[list[str]], loss: int) -> list[list[str]]:
+    """The rows of a very long table that tell its course, by the column of the loss."""
+    if len(rows) <= MOST:
+        return rows
+    return [rows[i] for i in standing_out([number(row[loss]) if loss < len(row) else None for row in rows])]
 
 
 def _dialect(sample: str) -> Any:
