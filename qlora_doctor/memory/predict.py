@@ -245,7 +245,7 @@ def certain_bytes(model: object) -> int:
 
 def prediction_of(outline: Outline, machine: Machine, run: Replayed) -> Prediction:
     """The prediction that a replay of a subject's tape comes to; the outline's batch and sequence are the tape's."""
-    versions = installed_versions()
+    versions = dict(outline.versions or installed_versions())
     assumptions = list(outline.assumptions)
     wanted = ".".join(str(part) for part in machine.torch)
     if not versions.get("torch", "").startswith(f"{wanted}."):
