@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..facts import Facts, LoadFacts, MemoryFacts, RunFacts
+from ..facts.batch import BatchFacts
 from ..facts.load import LoadFailure
 from ..facts.memory import MemoryPicture
 from ..facts.run import ParameterGroup, RankFacts
@@ -286,10 +287,11 @@ class Watch:
 
     def _hand_made_masks(self, loader: Any) -> None:
         """Labels of the tokenized data set, of which a collator may make others."""
-        from .dataset import masked_by_hand
+        from .dataset import masked_by_hand, rewrites_labels
 
         loaders = [loader] if loader is not None else self._found["DataLoader"]
         self._mask_by_hand = masked_by_hand(loaders)
+        self._rewrites_labels = rewrites_labels(loaders)
 
     # -- the watched steps
 
@@ -839,12 +841,14 @@ class Watch:
 
     def _batch_facts(self, onlooker: Onlooker) -> Any:
         found = onlooker.batches.facts()
-        if found is None:
-            return None
         by_hand = getattr(self, "_mask_by_hand", None)
         discarded = None
-        if by_hand is not None and found.trained_ratio is not None:
+        if by_hand is not None and found is not None and found.trained_ratio is not None:
             discarded = by_hand > 0 and found.trained_ratio >= 0.999
+        elif by_hand and getattr(self, "_rewrites_labels", False):  # no batch came: it may fail for that very reason
+            discarded = True
+        if found is None:
+            return BatchFacts(mask_by_hand_ratio=by_hand, mask_discarded=True) if discarded else None
         return found.model_copy(update={"mask_by_hand_ratio": by_hand, "mask_discarded": discarded})
 
     def _forward_facts(self, onlooker: Onlooker) -> None:
