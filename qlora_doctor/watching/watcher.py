@@ -113,6 +113,7 @@ class Watch:
         self._stepped_since = False
         self._all_rates: list[list[float | None]] = []
         self._accumulation: list[int | None] = []
+        self._cleared: list[bool] = []
 
     # -- the beginning
 
@@ -173,8 +174,7 @@ class Watch:
         self._backward = BackwardWatch(self.guard(self._backward_begins))
         if trainer is not None:
             self._loss = LossWatch(trainer, self._inputs_given, self.guard)
-        self._schedulers = self._own_schedulers()
-        self._scheduler_counts = [_scheduler_count(each) for each in self._schedulers]
+        self._take_schedulers()
         self._know_resumed()
         self._know_adapters(model)
         self._hand_made_masks(loader)
@@ -229,7 +229,13 @@ class Watch:
             return
         inner = [unwrapped_optimizer(each) for each in self._optimizers]
         self._run["resumed_without_optimizer"] = bool(done and inner) and not any(each.state for each in inner)
-        self._run["resumed_without_schedule"] = bool(done and self._schedulers) and max(self._scheduler_counts) <= 1
+        held = {id(each) for each in inner}
+        counts = [
+            count
+            for each, count in zip(self._schedulers, self._scheduler_counts, strict=True)
+            if not held or id(unwrapped_optimizer(each.optimizer)) in held
+        ]
+        self._run["resumed_without_schedule"] = bool(done and counts) and max(counts) <= 1
 
     def began_late(self, *, without_gradients: bool) -> None:
         """Nothing was watched: the process ends, and this is how its model stands.
@@ -280,10 +286,17 @@ class Watch:
         named = [each for each in every if getattr(each, "name_or_path", "") == name]
         return named[-1] if named else None
 
-    def _own_schedulers(self) -> list[Any]:
-        held = {id(unwrapped_optimizer(each)) for each in self._optimizers}
-        every = self._found["LRScheduler"]
-        return [each for each in every if not held or id(unwrapped_optimizer(each.optimizer)) in held]
+    def _take_schedulers(self) -> None:
+        """All of the process: which of them drive an optimizer of this training shows when it steps."""
+        self._schedulers = list(self._found["LRScheduler"])
+        self._scheduler_counts = [_scheduler_count(each) for each in self._schedulers]
+
+    def _look_again(self) -> None:
+        """What a loop made after the watching began, and before its first forward."""
+        if self._writer is None and self._trainer() is None and not self._counted_forward:
+            self._found = objects()
+            self._take_schedulers()
+        self._counted_forward = True
 
     def _hand_made_masks(self, loader: Any) -> None:
         """Labels of the tokenized data set, of which a collator may make others."""
@@ -317,6 +330,7 @@ class Watch:
             self._stop_loop()
         else:
             assert self._onlooker is not None
+            self._look_again()
             self._scale = self._scale_now()
             self._onlooker.step_begin(last=self._steps + 1 == self._options.steps)
             self._in_step = True
@@ -347,9 +361,10 @@ class Watch:
         if self._parallel not in ("none", "ddp"):
             return
         if not first:
-            if not self._run.get("cleared_within"):
-                gone = stepping.cleared(onlooker.parameters, onlooker.gradients.fired, self._held() or _ids(onlooker))
-                self._run["cleared_within"] = gone
+            held = self._held() or _ids(onlooker)
+            self._cleared.append(stepping.cleared(onlooker.parameters, onlooker.gradients.fired, held))
+            # Once is a step that a loop left out, for a loss that was none as an example.
+            self._run["cleared_within"] = len(self._cleared) > 1 and all(self._cleared)
         elif self._steps:
             left = stepping.left_over(onlooker.parameters, self._held())
             self._run["gradients_left"] = max(left, self._run.get("gradients_left") or 0.0)
@@ -786,6 +801,7 @@ class Watch:
     _stepping: Sequence[weakref.ref[Any]] = ()
     _taken_before = 0
     _began_backward = False
+    _counted_forward = False
     _scale = 1.0
     _failure = NO_FAILURE
     _saved_at: int | None = None
