@@ -56,6 +56,11 @@ class RunFailure(Fact):
     asked_bytes: int | None = None
     """Out of memory: what was asked for at that moment."""
     allocated_bytes: int | None = None
+    """What PyTorch had allocated by then."""
+    idle_bytes: int | None = None
+    """What it had reserved and not allocated: memory in pieces that are too small."""
+    card_bytes: int | None = None
+    """The card's whole memory, as the error tells it."""
 
 
 class Difference(Fact):
@@ -106,7 +111,7 @@ class RunFacts(Fact):
     micro_batches: list[int] | None = None
     """Backwards of each watched step."""
     accumulation_asked: int | None = None
-    """Micro-batches to a step as the arguments have it; of a loop, as its own variables or accelerate's state name it."""
+    """Micro-batches to a step by the arguments; of a loop, as its own variables or accelerate's state name it."""
     accumulation_ignored: bool | None = None
     """True where several are asked for and every step holds one."""
     tokens_per_update: int | None = None
@@ -151,7 +156,7 @@ class RunFacts(Fact):
     gradient_norm_step: float | None = None
     """Norm of the same gradients when the optimizer stepped."""
     gradients_gone: int | None = None
-    """Tensors whose gradient was there after backward, where none of them was left when the optimizer stepped; else 0."""
+    """Tensors whose gradient was there after backward, where none was left when the optimizer stepped; else 0."""
     gradients_gone_as: str | None = None
     """``removed`` (None) or ``zero``."""
     cleared_within: bool | None = None
@@ -219,7 +224,7 @@ class RunFacts(Fact):
     """LoRA+: how many times the rate of lora_A that of lora_B is to be."""
     rate_ratio_real: float | None = None
     sampler_epochs: int | None = None
-    """Passes over the data of a sampler whose ``set_epoch`` was never called; 0 where it was, or where there is none."""
+    """Passes over the data of a sampler whose ``set_epoch`` was never called; 0 where it was, or there is none."""
 
     scheduler_steps: float | None = None
     """Steps of the learning rate scheduler for each optimizer step; None where there is none."""

@@ -298,12 +298,15 @@ def _report(
 def _with_data(
     facts: Facts, setup: Setup | None, check: CheckOptions, ended: Ended | None, command: Sequence[str]
 ) -> tuple[Setup | None, Facts]:
-    """The facts with those of the config's data, where the run leaves open why it learns nothing.
+    """The facts with those of the config's data, where the run leaves open why it learns nothing, and with what was
+    predicted, where it ran out of memory.
 
     The config is that of ``--config``, or the one that the command itself is given.
     """
-    from .explaining import config_in, data_of, needs_data
+    from .explaining import config_in, data_of, memory_of, needs_data
 
+    if ended is not None and (memory := memory_of(facts, setup or config_in(command), check)) is not None:
+        return setup, facts.model_copy(update={"memory": memory})
     if ended is None or not needs_data(facts):
         return setup, facts
     found = setup or config_in(command)

@@ -11,7 +11,17 @@ from typing import Any
 _NAME = re.compile(r"(^|_)(ga|grad_?acc\w*|accum\w*|gradient_accumulation\w*)(_|$)", re.IGNORECASE)
 """How scripts name it: GRAD_ACCUM, accumulation_steps, gradient_accumulation_steps."""
 _FIELD = "gradient_accumulation_steps"
-_LIBRARIES = ("torch", "accelerate", "transformers", "peft", "bitsandbytes", "trl", "wrapt", "qlora_doctor", "deepspeed")
+_LIBRARIES = (
+    "torch",
+    "accelerate",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "trl",
+    "wrapt",
+    "qlora_doctor",
+    "deepspeed",
+)
 _MOST = 4096
 
 
@@ -47,11 +57,11 @@ def _numbers(names: Mapping[str, Any]) -> Iterator[int]:
             yield value
         elif isinstance(value, Mapping) and len(value) < 200:
             if _fits(value.get(_FIELD)):
-                yield value[_FIELD]
+                yield int(value[_FIELD])
         elif not isinstance(value, type) and hasattr(type(value), "__dict__"):
             field = getattr(value, "__dict__", {}).get(_FIELD) if not callable(value) else None
             if _fits(field):
-                yield field
+                yield int(field)  # type: ignore[arg-type]
 
 
 def _fits(value: Any) -> bool:

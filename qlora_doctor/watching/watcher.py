@@ -22,6 +22,7 @@ from ..probes.batch import BatchLook
 from ..probes.environment import look_at_environment
 from ..probes.failures import NO_FAILURE
 from ..probes.live.config import live_config
+from ..probes.live.sharding import sharding_of
 from ..probes.load.loaded import has_nonfinite, loaded_facts, nonfinite_tensors
 from ..probes.observing import snapshot
 from ..probes.observing.overheard import Overhearing
@@ -46,6 +47,12 @@ from .warned import telling
 
 _LOW_RATE = 0.5
 """Share of the rate that was asked for below which a step says little about the updates that the run will make."""
+_OF_TENSORS = (
+    "changed_base_tensors", "cast_base_tensors", "recomputed_buffers", "parameters_without_gradient",
+    "parameters_zero_gradient", "parameters_cut_off", "branches_without_gradient", "gradients_sound",
+    "parameters_not_updated", "parameters_out_of_reach", "parameters_below_precision", "precision_too_coarse",
+)  # fmt: skip
+"""Facts of a step that tell tensors apart."""
 _MORE = 8
 """Steps that the gradient scaler may skip while the watched ones are counted."""
 
@@ -186,6 +193,11 @@ class Watch:
         optimizer = self._optimizers[0] if self._optimizers else None
         config = live_config(model, unwrapped_optimizer(optimizer) if optimizer is not None else None)
         config = config.model_copy(update=arguments_config(arguments))
+        self._hidden = sharding_of(model).look is not None
+        if self._hidden:  # tensors of many modules in one: nothing of them can be told apart
+            load = LoadFacts(device=str(_device(model)), failure=NO_FAILURE)
+            self.facts = Facts(config=config, environment=look_at_environment(), model=model_facts(model), load=load)
+            return
         load = LoadFacts(
             device=str(_device(model)),
             **loaded_facts(model),
@@ -271,7 +283,9 @@ class Watch:
 
     def _know_adapters(self, model: nn.Module) -> None:
         """Whether what trains is sound, and the adapter that was loaded the one that is there."""
-        bad = [name for name, p in trainable_parameters(model).items() if _is_number(p) and has_nonfinite(local_part(p))]
+        bad = [
+            name for name, p in trainable_parameters(model).items() if _is_number(p) and has_nonfinite(local_part(p))
+        ]
         self._run["nonfinite_trainable"] = bad
         self._run |= adapters.roles(model, set())
         if self._parallel in ("none", "ddp"):
@@ -352,7 +366,7 @@ class Watch:
         self._spend(began, "before the optimizer")
 
     def _backward_begins(self) -> None:
-        """The first backward of a step finds the gradients as the step before left them, the others as the first did."""
+        """The first backward of a step finds the gradients as the step before left them, others as the first did."""
         onlooker = self._onlooker
         if not self.active or onlooker is None or not self._in_step:
             return
@@ -445,7 +459,14 @@ class Watch:
             backward /= self._scale
         plain, count = onlooker.mean_of_means(), onlooker.micro_batches[-1]
         unknown = dict.fromkeys(
-            ("loss_scale", "sums_over_accumulation", "divides_twice", "unshifted_loss", "sums_over_tokens", "divided_by")
+            (
+                "loss_scale",
+                "sums_over_accumulation",
+                "divides_twice",
+                "unshifted_loss",
+                "sums_over_tokens",
+                "divided_by",
+            )
         )
         self._run.update(unknown, backward_loss=_number(backward), mean_loss=_number(mean))
         self._rank_loss = {
@@ -478,8 +499,10 @@ class Watch:
             self._run["divided_by"] = 1
         loop = self._run.get("kind") == "loop"
         alone = all(count == 1 for count in onlooker.micro_batches)
-        self._run["accumulation_ignored"] = bool(asked and asked > 1) and alone and (
-            self._run.get("divided_by") == asked or (loop and len(onlooker.micro_batches) > 1)
+        self._run["accumulation_ignored"] = (
+            bool(asked and asked > 1)
+            and alone
+            and (self._run.get("divided_by") == asked or (loop and len(onlooker.micro_batches) > 1))
         )
 
     # -- the gradient scaler
@@ -688,7 +711,7 @@ class Watch:
     def _look_at_end(self) -> None:
         """The base is what it was, the adapter on disk is the adapter in memory."""
         model = self._model()
-        if model is None or self._base is None or not self._stepped_since:
+        if model is None or self._base is None or not self._stepped_since or self._hidden:
             return
         after = snapshot.take(model, keep_small=False)
         changes = snapshot.compare(self._base, model, after)
@@ -802,6 +825,8 @@ class Watch:
     _taken_before = 0
     _began_backward = False
     _counted_forward = False
+    _hidden = False
+    """Sharding has put the tensors of many modules into one."""
     _scale = 1.0
     _failure = NO_FAILURE
     _saved_at: int | None = None
@@ -828,11 +853,15 @@ class Watch:
             changes["loss_before"] = first[0]
         if onlooker.sharded:  # norms of this rank's part alone
             changes.update(gradient_norm=None, gradients=None)
+        if self._hidden:
+            changes.update(dict.fromkeys(_OF_TENSORS))
         if self._parallel == "deepspeed" and not any(step.norms for step in onlooker.gradients.steps):
             unknown = ("parameters_without_gradient", "parameters_zero_gradient", "gradients_sound")
             changes.update(dict.fromkeys(unknown))
         if self._run.get("gradients_gone"):  # what never reaches the optimizer says nothing of it
-            changes.update(dict.fromkeys(("parameters_out_of_reach", "parameters_below_precision", "precision_too_coarse")))
+            changes.update(
+                dict.fromkeys(("parameters_out_of_reach", "parameters_below_precision", "precision_too_coarse"))
+            )
         self._rates_low()
         if self._run.get("rates_during_warmup") and seen.trainable_dtypes != ["float32"]:
             changes.update(

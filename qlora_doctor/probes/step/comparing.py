@@ -107,7 +107,7 @@ def switched_off(model: Any) -> Iterator[None]:
     before = [layer._disable_adapters for layer in layers]
     try:
         for layer in layers:
-            layer._disable_adapters = True  # type: ignore[assignment]
+            layer._disable_adapters = True
         yield
     finally:
         for layer, flag in zip(layers, before, strict=True):
@@ -168,7 +168,8 @@ def _without_cache(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
 
 
 def _is_4bit(module: nn.Module) -> bool:
-    return _is_4bit_class(type(module))
+    kind: Any = type(module)
+    return _is_4bit_class(kind)
 
 
 @lru_cache(maxsize=256)
