@@ -1,6 +1,7 @@
 """What watching a run costs: the same loop with and without, in pairs, in processes of their own.
 
-    .venv/bin/python benchmarks/watching.py [--model FOLDER|random:32x4096x11008] [--pairs 5] [--steps 20] [--out FILE]
+    .venv/bin/python benchmarks/watching.py [--model FOLDER|random:32x4096x11008] [--pairs 5] [--steps 20]
+        [--out results/watching.json]
 
 Of each pair: the seconds of each step as the loop itself measures them, losses, a digest of the trained weights,
 random state at the end, and on CUDA the peak. The order within a pair changes from pair to pair. CUDA's kernels may
@@ -179,7 +180,7 @@ def summary(pairs: list[tuple[dict[str, Any], dict[str, Any]]], again: dict[str,
 def main() -> None:
     """Measure the pairs and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="a model's folder, or random:LAYERSxHIDDENxINNER (random:32x4096x11008 is a 7B); "
+    parser.add_argument("--model", help="a model's folder, or random:LAYERSxHIDDENxINNER (a 7B: random:32x4096x11008); "
                         "default: a tiny Llama that is made for it")  # fmt: skip
     parser.add_argument("--plain-again", action=argparse.BooleanOptionalAction, default=True,
                         help="run the loop once more as it is, to see whether it repeats itself")  # fmt: skip

@@ -58,5 +58,9 @@ class BatchFacts(Fact):
     """Share of labels that are -100 in the first rows of the tokenized data set; None where it holds no labels."""
     mask_discarded: bool | None = None
     """True where the data set's labels mask tokens and the batches' labels mask nothing but padding."""
+    collator: str | None = None
+    """What makes a batch of rows, with its place where it is the user's: ``collate (train.py:34)``."""
+    labels_by: str | None = None
+    """Whose the labels are: ``the mapped function encode (train.py:22)``, ``the collator collate (train.py:34)``."""
     text: str | None = None
     """The beginning of one row, decoded, trained tokens between ‹ and ›."""

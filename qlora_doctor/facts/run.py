@@ -111,7 +111,7 @@ class RunFacts(Fact):
     micro_batches: list[int] | None = None
     """Backwards of each watched step."""
     accumulation_asked: int | None = None
-    """Micro-batches to a step by the arguments; of a loop, as its own variables or accelerate's state name it."""
+    """Micro-batches to a step as the arguments have it; of a loop, as its variables or accelerate's state name it."""
     accumulation_ignored: bool | None = None
     """True where several are asked for and every step holds one."""
     tokens_per_update: int | None = None

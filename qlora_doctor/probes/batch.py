@@ -210,7 +210,7 @@ class BatchLook:
         return found
 
     def _let_through(self, ids: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-        """Padding that the mask calls text: a long run of padding tokens at an end of a row without a masked one."""
+        """Padding that the mask calls text: a long run of padding tokens at an end of an unmasked row."""
         found = self._padded(ids)
         found[padding.any(dim=1)] = False
         long = found.sum(dim=1) >= _RUN

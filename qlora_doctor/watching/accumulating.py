@@ -59,7 +59,7 @@ def _numbers(names: Mapping[str, Any]) -> Iterator[int]:
             if _fits(value.get(_FIELD)):
                 yield int(value[_FIELD])
         elif not isinstance(value, type) and hasattr(type(value), "__dict__"):
-            field = getattr(value, "__dict__", {}).get(_FIELD) if not callable(value) else None
+            field: Any = getattr(value, "__dict__", {}).get(_FIELD) if not callable(value) else None
             if _fits(field):
                 yield int(field)  # type: ignore[arg-type]
 

@@ -366,7 +366,7 @@ class Watch:
         self._spend(began, "before the optimizer")
 
     def _backward_begins(self) -> None:
-        """The first backward of a step finds the gradients as the step before left them, others as the first did."""
+        """The first backward of a step finds the gradients as the step before left them, the others as the first."""
         onlooker = self._onlooker
         if not self.active or onlooker is None or not self._in_step:
             return

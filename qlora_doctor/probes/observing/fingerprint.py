@@ -17,34 +17,17 @@ tensors of a CUDA device once; else the same numbers come from plain torch opera
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 
 from ..tensors import is_readable, local_part
-from .chunk import CHUNK
+from .chunk import CHUNK, Fingerprint, dtype_name
 
 PHI, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _PIECE = 1 << 20
 """Words that plain torch works on at a time on an accelerator (8 MiB); a multiple of CHUNK."""
 Tables = tuple[torch.Tensor, torch.Tensor]
-
-
-class Fingerprint(NamedTuple):
-    """Equal fingerprints are equal bytes (and dtype and shape). A tuple, since a base has thousands of them."""
-
-    digest: bytes
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that were read."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return math.prod(self.shape) * int(dtype.itemsize)
 
 
 def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
@@ -91,12 +74,6 @@ def _on_cuda(tensors: Mapping[str, torch.Tensor]) -> dict[torch.device, dict[str
         if tensor.is_cuda:
             found.setdefault(tensor.device, {})[name] = tensor
     return found
-
-
-@lru_cache(maxsize=64)
-def dtype_name(dtype: torch.dtype) -> str:
-    """``torch.float32`` → ``float32``."""
-    return str(dtype).removeprefix("torch.")
 
 
 # -- the chunks' digests by plain torch operations

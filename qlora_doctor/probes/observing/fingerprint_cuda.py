@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from ..tensors import is_readable
-from .chunk import CHUNK
-from .fingerprint import Fingerprint, dtype_name
+from .chunk import CHUNK, Fingerprint, dtype_name
 
 _Part = tuple[torch.Tensor, Any]
 """Digests on the host, and what tells that they are there."""

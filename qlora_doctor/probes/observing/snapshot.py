@@ -14,7 +14,8 @@ from ...facts.step import CastTensor
 from ..load.loaded import four_bit_layers
 from ..tensors import BaseTensor, base_tensors, is_readable, local_part
 from .aside import aside
-from .fingerprint import Fingerprint, fingerprints
+from .chunk import Fingerprint
+from .fingerprint import fingerprints
 
 _SMALL = 1 << 16
 """Elements up to which a floating-point parameter is kept as it was (biases, norms): a cast is judged by its value."""

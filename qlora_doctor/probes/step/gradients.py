@@ -159,11 +159,15 @@ def conclude(names: list[str], steps: list[StepGradients]) -> GradientFacts:
     """Judge over all steps that counted: those that the gradient scaler skipped count only where there is no other.
 
     A tensor is *missing* where no step gave it a gradient, *zero* where every step in which zero was not by design
-    gave exactly zero, *nonfinite* where any step gave NaN or inf.
+    gave exactly zero, *nonfinite* where any step gave NaN or inf. A lora_A whose lora_B got a gradient is not zero by a
+    fault: dL/dA = s Bᵀ G xᵀ and dL/dB = s G (A x)ᵀ share G and x, so that B alone, not yet far enough from zero, makes
+    the first vanish.
     """
     counted = [step for step in steps if not step.skipped] or steps
     missing = [name for name in names if not any(name in step.norms for step in counted)]
     zero = [name for name in names if _is_zero(name, counted)]
+    reached = {_partner(name) for name in names if any(step.largest.get(name) for step in counted)}
+    zero = [name for name in zero if name not in reached]
     nonfinite = [name for name in names if any(not math.isfinite(s.largest.get(name, 0.0)) for s in counted)]
     last = counted[-1].norms if counted else {}
     total = math.sqrt(sum(norm * norm for norm in last.values())) if last else None

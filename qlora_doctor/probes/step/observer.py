@@ -19,14 +19,16 @@ from ...facts.step import StepFacts
 from ..batch import BatchLook
 from ..observing import snapshot
 from ..observing.aside import aside, random_state_kept
-from ..observing.fingerprint import Fingerprint, fingerprints
+from ..observing.chunk import Fingerprint
+from ..observing.fingerprint import fingerprints
 from ..observing.timeline import Timeline
 from ..structure.bypass import bypassed_modules
 from ..structure.inventory import Inventory
 from ..tensors import trainable_parameters
 from . import comparing, gradients
-from .branches import branches_without_gradient, owners
+from .branches import Calls, IntegerInputs, branches_without_gradient, left_out_at_random, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
+from .gates import behind_closed_gates
 from .optimizer import learning_rates, optimizer_facts, state_bytes, unwrapped
 from .reach import what_holds_back
 from .trainer_loss import TrainerLoss
@@ -99,7 +101,8 @@ class Observer:
         self._step = step
         self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
         self._unmoved: dict[str, torch.Tensor] = {}
-        self._called: set[str] | None = None
+        self._calls: Calls | None = None
+        self._integers = IntegerInputs(self.model)
         self._call_hooks: list[Any] = []
         self._first: dict[str, Any] | None = None
         self._compared_before, self._compared_after = Compared(), Compared()
@@ -183,6 +186,7 @@ class Observer:
 
     def step_end(self) -> None:
         """The step is over, gradients are gone."""
+        self._integers.close()
         self.timeline.end_step()
         losses = self.forwards.take_losses()
         if self.own_loss is not None:
@@ -197,16 +201,12 @@ class Observer:
             return
         norms = self.gradients.steps[-1].norms
         missing = [name for name in self.parameters if name not in norms]
-        self._called = set() if missing else None
+        self._calls = None
+        if not missing:
+            return
+        self._calls = calls = Calls()
         for name, module in owners(self.model, missing).items():
-            self._call_hooks.append(module.register_forward_pre_hook(self._noting(name)))
-
-    def _noting(self, name: str) -> Callable[..., None]:
-        def note(*_: Any) -> None:
-            if self._called is not None:
-                self._called.add(name)
-
-        return note
+            self._call_hooks.append(module.register_forward_pre_hook(calls.noting(name)))
 
     def _stop_watching_calls(self) -> None:
         for handle in self._call_hooks:
@@ -246,8 +246,15 @@ class Observer:
         """Take the hooks off after a failure."""
         if hasattr(self, "gradients"):
             self._stop_watching_calls()
+            self._integers.close()
             self.gradients.close()
             self.forwards.close()
+
+    @property
+    def tokens_in_range(self) -> bool:
+        """Whether token ids were seen, and the embedding has a row for each of them."""
+        seen = self.forwards.seen if hasattr(self, "forwards") else None
+        return seen is not None and seen.max_token_id is not None and not seen.tokens_out_of_range
 
     def facts(self) -> StepFacts:
         """What is known; fields that nothing was seen of stay None."""
@@ -267,6 +274,7 @@ class Observer:
             "autocast_dtype": seen.autocast_dtype,
             "trained_tokens": self._trained_tokens(),
             "max_token_id": seen.max_token_id,
+            "integer_inputs": self._integers.names if seen.micro_batches else None,
             "tokens_out_of_range": seen.tokens_out_of_range if seen.max_token_id is not None else None,
             "logits_finite": self._logits_finite(),
             **self._gradient_facts(steps),
@@ -363,27 +371,39 @@ class Observer:
         if not steps:
             return {}
         found = gradients.conclude(list(self.parameters), steps)
+        chance = left_out_at_random(self.model)
+        zero = [name for name in found.zero if not name.startswith(chance)] if chance else found.zero
+        gated = behind_closed_gates(self.model, zero, [n for step in steps for n, size in step.largest.items() if size])
+        zero = [name for name in zero if name not in gated]
         skipped = sum(step.skipped for step in steps)
         inputs = self._first if self._first is not None else {}
         branches = branches_without_gradient(
-            found.missing, set(self.parameters) - set(found.missing), self._called, self.model, inputs
+            found.missing,
+            set(self.parameters) - set(found.missing),
+            self._calls,
+            self.model,
+            inputs,
+            self._integers.names,
         )
         bypassed = self._bypassed(found.missing)
         cut_off = [
             name
             for branch in branches
-            if not branch.by_design
+            if not branch.by_design and branch.cause is None
             for name in branch.tensors
             if not name.startswith(tuple(f"{module}." for module in bypassed))
         ]
+        explained = any(branch.cause is not None for branch in branches)
         facts: dict[str, Any] = {
             "parameters_without_gradient": found.missing,
             "bypassed_modules": bypassed,
-            "parameters_zero_gradient": found.zero,
+            "parameters_zero_gradient": zero,
+            "parameters_behind_closed_gates": list(gated),
+            "closed_gates": list(dict.fromkeys(gated.values())),
             "parameters_nonfinite_gradient": found.nonfinite,
             "parameters_cut_off": cut_off,
             "branches_without_gradient": branches,
-            "gradients_sound": not (cut_off or found.zero or found.nonfinite),
+            "gradients_sound": not (cut_off or explained or zero or gated or found.nonfinite),
             "gradient_norm": _finite(found.norm),
             "gradients": found.columns,
             "skipped_steps": skipped,
