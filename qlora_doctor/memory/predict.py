@@ -66,7 +66,7 @@ class Prediction:
     peak_phase: the part of the run that decides how much is reserved: load, step, evaluation.
     run: (peak allocated, peak reserved) of each part of the run.
     phases: (peak allocated, peak reserved) by phase: load, prepare, adapter, forward, backward, optimizer.
-    timeline: (allocated, phase) in order, at most 600 points.
+    timeline: (allocated, phase) in order, at most 300 points.
     versions: the package versions the prediction is for.
     assumptions: what was taken as given; one sentence each.
     """

@@ -12,7 +12,7 @@ from .machine import Machine
 from .scratch import SCRATCH_CATEGORY, scratch_bytes
 from .tape import ALLOC, CATEGORIES, FREE, OPEN, Kernel, Tape
 
-TIMELINE_POINTS = 600
+TIMELINE_POINTS = 300
 """Points of a timeline at most."""
 
 
