@@ -143,4 +143,3 @@ def _allocations(events: list[int]) -> list[int]:
 
 def _kernels(events: list[int]) -> list[int]:
     return [event >> 2 for event in events if event & 3 == OPEN]
-

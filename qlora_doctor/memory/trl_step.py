@@ -95,7 +95,9 @@ def _logprob_entropy(logits: torch.Tensor, index: torch.Tensor, **options: Any) 
     return _LogProbEntropy.apply(logits, index)
 
 
-def _takes_kernel(logits: torch.Tensor, index: torch.Tensor | None = None, row_mask: torch.Tensor | None = None) -> bool:
+def _takes_kernel(
+    logits: torch.Tensor, index: torch.Tensor | None = None, row_mask: torch.Tensor | None = None
+) -> bool:
     """Whether the kernel is for such logits (``_supports_trl_loss_kernel``)."""
     return 1 <= logits.dim() <= 3 and logits.stride(-1) == 1 and (index is None or index.shape == logits.shape[:-1])
 
