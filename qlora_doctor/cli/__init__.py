@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from .._version import __version__
+from ..core.closest import closest
 from ..core.errors import NEW_ISSUE, DoctorError
 
 _COMMANDS = (
@@ -72,9 +73,8 @@ def _start_fast() -> None:
 
 
 def _closest_command(name: str) -> str:
-    import difflib
 
-    close = difflib.get_close_matches(name, _COMMANDS, n=1)
+    close = closest(name, _COMMANDS)
     return f" Did you mean {close[0]}?" if close else ""
 
 

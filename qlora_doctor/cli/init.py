@@ -15,7 +15,7 @@ from ._help import examples
 @click.option("--gpu", metavar="NAME", help="The card that the run is meant for, for example rtx-4090 or t4.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
               help="Where to write it. Default: stdout.")  # fmt: skip
-@click.option("--schema", metavar="URL", help="JSON schema that editors are told of in the first line; "
+@click.option("--schema", metavar="URL", help="JSON schema that the first line names for editors; "
               "`none` leaves the line out. Default: the docs site's where one is set, "
               "else this installation's.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.assets import asset_folder
+from ..core.closest import closest
 from ..core.errors import UsageError
 from .cache import rules_of
 from .rule import PageError, Rule
@@ -25,7 +25,7 @@ def load_rules(*folders: Path | str, kept_in: Path | None = None) -> list[Rule]:
         PageError: a page cannot be read, or two have the same id or name.
     """
     paths = [path for folder in folders or (asset_folder("rules"),) for path in pages_of(Path(folder))]
-    rules = rules_of([(path, _text(path)) for path in paths], kept_in)
+    rules = rules_of(paths, kept_in, load_page)
     rules.sort(key=lambda rule: rule.id)
     for label in ("id", "name"):
         seen: dict[str, Rule] = {}
@@ -53,16 +53,13 @@ def load_page(path: Path) -> Rule:
     Raises:
         PageError: it cannot be read.
     """
-    from .page import parse_page
+    from .page import parse_page  # lazy: a page that was read before needs no yaml
 
-    return parse_page(_text(path), path)
-
-
-def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PageError(f"{path} cannot be read: {error}.") from error
+    return parse_page(text, path)
 
 
 def find_rule(wanted: str, rules: Sequence[Rule] | None = None) -> Rule:
@@ -84,5 +81,5 @@ def find_rule(wanted: str, rules: Sequence[Rule] | None = None) -> Rule:
 
 def _hint(wanted: str, known: Sequence[str]) -> str:
     names = {part: stem for stem in known for part in (stem.partition("-")[0], stem.partition("-")[2])}
-    close = difflib.get_close_matches(wanted, list(names), n=3, cutoff=0.5)
+    close = closest(wanted, names, n=3, cutoff=0.5)
     return f"; the closest are {', '.join(dict.fromkeys(names[name] for name in close))}" if close else ""

@@ -63,10 +63,10 @@ class Fix(_Strict):
 
     text: Line
     safety: Literal["safe", "unsafe", "display"] = "display"
-    patch: list[Operation] = Field(default_factory=list)
+    patch: list[Operation] = []
     repair: Repair | None = None
     """What to do with the keys themselves, as they stand in the file, where the finding is about those."""
-    commands: list[Line] = Field(default_factory=list)
+    commands: list[Line] = []
 
 
 class PossibleCause(_Strict):
@@ -98,17 +98,17 @@ class Rule(_Strict):
     profile: Profile
     since: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
     tags: list[Line]
-    failures: list[Line] = Field(default_factory=list)
+    failures: list[Line] = []
     symptoms: Annotated[list[Line], Field(min_length=1)]
     when: Line
     message: Line
     locate: Annotated[str, Field(pattern=r"^(/.+)?$")] = ""
-    evidence: list[Line] = Field(default_factory=list)
-    params: dict[str, Param] = Field(default_factory=dict)
-    causes: list[PossibleCause] = Field(default_factory=list)
+    evidence: list[Line] = []
+    params: dict[str, Param] = {}
+    causes: list[PossibleCause] = []
     """The likeliest first."""
     fix: Fix | None = None
-    references: list[Annotated[str, Field(pattern=r"^https://\S+$")]] = Field(default_factory=list)
+    references: list[Annotated[str, Field(pattern=r"^https://\S+$")]] = []
     path: Path
 
     def __repr__(self) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..core.closest import closest
 from ..core.errors import UsageError
 from ..core.report import Severity
 from .rule import Profile, Rule
@@ -97,6 +97,6 @@ def check_selection(
     for pattern in (*selection.select, *selection.ignore, *selection.severity):
         if not any(matches(pattern, rule) for rule in rules) and not any(_begins(pattern, one) for one in refusals()):
             names = [name for rule in rules for name in (rule.id, rule.name)]
-            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5)
+            close = closest(pattern, names, n=3, cutoff=0.5)
             hint = f"; the closest are {', '.join(close)}" if close else ""
             raise UsageError(f"No rule is called {pattern!r}{hint}.", remedy="qlora-doctor rules")

@@ -150,7 +150,7 @@ def allocator_assumptions(setup: Setup) -> list[str]:
     if by_trainer:
         said.append(f"The allocator has expandable_segments:True, which {setup.dialect_version} tells it.")
     if by_trainer and machine_for(setup, None).torch < (2, 9):
-        said.append("With this torch it is also told roundup_power2_divisions:16, which is not part of the prediction.")
+        said.append("With this torch it also sets roundup_power2_divisions:16, which is not part of the prediction.")
     if not _says_itself(setup) and "expandable_segments" in settings:
         said.append(
             f"The allocator has expandable_segments:{settings['expandable_segments']}, as in the environment here."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import re
 import sys
 from importlib import metadata
@@ -42,7 +41,7 @@ def look_at_environment() -> EnvironmentFacts:
     total, available = _host_memory()
     return EnvironmentFacts(
         tool_version=__version__,
-        python=platform.python_version(),
+        python=sys.version.split()[0],
         platform=_platform(),
         packages=packages,
         gpus=gpus,
@@ -240,6 +239,16 @@ def _cpu_count() -> int | None:
     return os.cpu_count()
 
 
+def _system() -> tuple[str, str, str]:
+    """System, release, machine."""
+    if hasattr(os, "uname"):
+        told = os.uname()
+        return told.sysname, told.release, told.machine
+    import platform  # lazy: a dozen patterns are compiled for it
+
+    return platform.system(), platform.release(), platform.machine()
+
+
 def _platform() -> str:
     libc = ""
     if sys.platform == "linux":
@@ -247,5 +256,5 @@ def _platform() -> str:
             libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")  # platform.libc_ver reads the executable
         except (AttributeError, OSError, ValueError):
             libc = ""
-    parts = (platform.system(), platform.release(), platform.machine(), libc)
+    parts = (*_system(), libc)
     return " ".join(part for part in parts if part)

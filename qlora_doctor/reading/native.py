@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
+from ..core.closest import closest
 from ..core.errors import ConfigError
 from ..core.place import Place
 from ..core.pointers import dotted, escaped
@@ -300,17 +301,15 @@ def _is_known(section: str, key: str) -> bool:
 
 def _closest(key: str, section: str | None) -> tuple[str | None, str | None]:
     """(closest known path, remark) for a key that means nothing where it stands."""
-    import difflib  # lazy: most configs have no such key
-
     for other, fields in SECTIONS.items():
         if other != section and key in fields.model_fields and key != "extra":
             return f"{other}.{key}", f"{key} belongs to the section {other}."
     if section is None:
-        found = difflib.get_close_matches(key, SECTIONS, n=1, cutoff=0.6)
+        found = closest(key, SECTIONS)
         return (found[0] if found else None), None
     names = [*SECTIONS[section].model_fields, *PASSED_ON.get(section, ())]
     names += [alias.partition(".")[2] for alias in ALIASES if alias.startswith(section)]
-    found = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    found = closest(key, names)
     return (f"{section}.{found[0]}" if found else None), None
 
 

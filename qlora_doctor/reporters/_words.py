@@ -26,16 +26,25 @@ from ..core.numbers import size as size
 _BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
 _BREAKS = {0x2028, 0x2029, 0x0085, 0xFEFF}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
-_HIDDEN = {
-    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-    for code in (*range(0x20), *range(0x7F, 0xA0), *_BIDI, *_BREAKS, *range(0xD800, 0xE000))
-    if code not in (0x09, 0x0A)
-}
+
+
+class _Shown(dict[int, int | str]):
+    """Code point → itself, or how it is written out; worked out when a text has it."""
+
+    def __missing__(self, code: int) -> int | str:
+        control = code < 0x20 or 0x7F <= code < 0xA0
+        hidden = control or 0xD800 <= code < 0xE000 or code in _BIDI or code in _BREAKS
+        escape = f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+        self[code] = escape if hidden and code not in (0x09, 0x0A) else code
+        return self[code]
+
+
+_SHOWN = _Shown()
 
 
 def visible(text: object) -> str:
     """The text with control characters and bidirectional overrides written out; tabs and newlines stay."""
-    return str(text).translate(_HIDDEN)
+    return str(text).translate(_SHOWN)
 
 
 def one_line(text: object) -> str:

@@ -14,7 +14,7 @@ WAYS = {
     "merged-16bit": "merged into 16-bit",
     "merged-dequantized": "merged into dequantized 4-bit",
     "merged-4bit": "merged into 4-bit",
-    "merged-quantized-anew": "merged in 16-bit, quantized anew",
+    "merged-quantized-anew": "merged in 16-bit, quantized again",
 }
 """The ways to serve, in words."""
 

@@ -40,7 +40,7 @@ def render_all(reports: Sequence[Report]) -> str:
         for number, report in enumerate(told):
             room = _MOST - sum(map(len, parts))
             if room < _LEAST:
-                parts.append(f"{words.plural(len(told) - number, 'more setup')} not told here, for want of room.")
+                parts.append(f"{words.plural(len(told) - number, 'more setup')} left out here, for lack of room.")
                 break
             parts += _one(report, room - _LEAST)
     return "\n\n".join(parts) + "\n"
@@ -56,7 +56,7 @@ def _one(report: Report, room: int) -> Iterator[str]:
         block = _finding(report, found)
         left -= len(block) + 2
         if left < 0:
-            yield f"{words.plural(len(findings) - number, 'more finding')} not told here, for want of room."
+            yield f"{words.plural(len(findings) - number, 'more finding')} left out here, for lack of room."
             break
         yield block
     if lines := [_gap(gap) for gap in gaps(report)]:

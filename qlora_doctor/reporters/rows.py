@@ -41,7 +41,7 @@ def _head(data: DataFacts) -> list[str]:
     total = f"{data.rows:,} rows" if data.rows is not None else "rows not counted"
     seen = f", {data.rows_seen:,} looked at" if data.rows_seen is not None and data.rows_seen != data.rows else ""
     head = [
-        f"{words.one_line(data.source or 'data')} · {words.one_line(data.format or 'form not told')} · {total}{seen}"
+        f"{words.one_line(data.source or 'data')} · {words.one_line(data.format or 'unknown form')} · {total}{seen}"
     ]
     if data.rendered_by:
         head.append(f"rendered by {words.one_line(data.rendered_by)}: details may differ from the trainer's own")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
+from ..core.as_json import as_json
 from ..core.assets import asset_folder
 from ..core.links import docs_base, rule_url
 from ..core.place import Place
@@ -102,7 +103,8 @@ class Session:
     options: CheckOptions
     observer: Observer
     setup: Setup | None = None
-    facts: Facts = field(default_factory=Facts)
+    facts: Facts = field(default_factory=Facts.model_construct)
+    """Nothing seen yet; constructed, since building the validator of every fact takes longer than judging a file."""
     stages: dict[str, StageRecord] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     outcomes: list[RuleOutcome] = field(default_factory=list)
@@ -236,7 +238,7 @@ class Session:
         # fact that there is, would be a tenth of the time that a config check takes.
         report = Report.model_construct(
             tool=cleaned(Tool(version=__version__, created=now(), command=self.options.command)),
-            setup=cleaned(self.setup.model_dump(mode="json")) if self.setup else None,
+            setup=cleaned(as_json(self.setup)) if self.setup else None,
             stages=records,
             facts=self.facts,
             findings=self.findings,

@@ -33,7 +33,7 @@ def why_not_looked_at(setup: Setup) -> tuple[str, str | None]:
     named = [each for each in setup.named_data if each.role == "train"]
     if not named:
         if setup.is_unknown("data.train") and setup.dialect == "python":
-            return f"The script's data cannot be told: {setup.origins['data.train'].note}", None
+            return f"The script's data cannot be known: {setup.origins['data.train'].note}", None
         key = FIRST_KEY.get(setup.dialect.removeprefix("shell-"))
         return "The config names no data.", f"Set {key} to a file, a folder or a hub id." if key is not None else None
     why = next((each.not_followed for each in named if each.not_followed), "It is not followed.")

@@ -14,10 +14,11 @@ import copy
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, overload
+
+from ..core.closest import closest
 
 __all__ = ["ARCHITECTURE_IDS", "Architecture", "all_ids", "closest_architectures", "find_architecture"]
 
@@ -76,10 +77,10 @@ def closest_architectures(model_id: str, n: int = 3) -> list[str]:
     by_name: dict[str, str] = {}
     for key, (_, spelling) in _index().items():
         by_name.setdefault(key.rpartition("/")[2], spelling)
-    whole = [_index()[key][1] for key in get_close_matches(asked, _index(), n=n, cutoff=0.6)]
+    whole = [_index()[key][1] for key in closest(asked, _index(), n=n)]
     # A wrong owner before a right name ("llama/Llama-2-7b-hf") spoils the whole: compare names alone as well.
     name = asked.rpartition("/")[2]
-    named = [by_name[key] for key in get_close_matches(name, by_name, n=n, cutoff=0.8)]
+    named = [by_name[key] for key in closest(name, by_name, n=n, cutoff=0.8)]
     return list(dict.fromkeys(whole + named))[:n]
 
 
@@ -135,7 +136,7 @@ def _architecture(entry: dict[str, Any], spelling: str) -> Architecture:
 
 @cache
 def _table() -> dict[str, Any]:
-    text = resources.files("qlora_doctor.tables").joinpath("architectures.json").read_text("utf-8")
+    text = Path(__file__).with_name("architectures.json").read_text("utf-8")
     table: dict[str, Any] = json.loads(text)
     return table
 

@@ -12,10 +12,11 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, overload
+
+from ..core.closest import closest
 
 __all__ = [
     "CARDS",
@@ -196,7 +197,7 @@ CARDS: Sequence[Card] = _Cards()
 
 @cache
 def _table() -> tuple[Card, ...]:
-    text = resources.files("qlora_doctor.tables").joinpath("cards.json").read_text("utf-8")
+    text = Path(__file__).with_name("cards.json").read_text("utf-8")
     return tuple(_card(entry) for entry in json.loads(text)["cards"])
 
 
@@ -221,7 +222,7 @@ def _key(name: str) -> str:
 def _closest(name: str, n: int = 4) -> list[str]:
     key = _key(name)
     containing = [known for known in _by_name() if len(key) > 1 and _without_maker(key) in _without_maker(known)]
-    similar = get_close_matches(key, _by_name(), n=3 * n, cutoff=0.6)
+    similar = closest(key, _by_name(), n=3 * n)
     return list(dict.fromkeys(_by_name()[each].name for each in containing + similar))[:n]
 
 

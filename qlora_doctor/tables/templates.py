@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 Slot = str | dict[str, str]
@@ -117,7 +117,7 @@ class Template:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(resources.files(__package__).joinpath("templates.json").read_text("utf-8"))
+    table: dict[str, Any] = json.loads(Path(__file__).with_name("templates.json").read_text("utf-8"))
     return table
 
 

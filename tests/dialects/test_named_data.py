@@ -223,4 +223,4 @@ def test_a_script_whose_data_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_script_without_any_data(tmp_path: Path) -> None:
     path = tmp_path / "train.py"
     path.write_text(SCRIPT.format(load="data = make()"))
-    assert "cannot be told" in why_not_looked_at(read_setup(path))[0]
+    assert "cannot be known" in why_not_looked_at(read_setup(path))[0]

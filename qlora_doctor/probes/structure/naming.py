@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from difflib import SequenceMatcher
+
+from ...core.closest import alike
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
@@ -102,7 +103,7 @@ def fused_home(target: str, kinds: Collection[str]) -> list[str]:
 def closest_kinds(target: str, kinds: Collection[str], limit: int = 3) -> list[str]:
     """Kinds of the model that ``target`` may have meant: a slip of spelling, the same projection, a fused home."""
     last = kind_of(target)
-    spelling = {kind: SequenceMatcher(None, last.lower(), kind.lower()).ratio() for kind in kinds}
+    spelling = {kind: alike(last.lower(), kind.lower()) for kind in kinds}
     typos = [kind for kind in kinds if spelling[kind] >= 0.85]
     roles = {role for role, names in _ROLES.items() if last in names}
     # A fused name of another family: what it holds may be layers of their own here.

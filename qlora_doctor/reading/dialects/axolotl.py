@@ -488,7 +488,7 @@ def _preference(reading: Reading) -> None:
     if reading.get("trl.use_vllm") and not reading.get("trl.vllm_lora_sync"):
         reading.take({"trl.use_vllm": ("training.use_vllm", switch)})
     if reading.get("rl_adapter_ref_model"):
-        reading.remark("reference-given", "rl_adapter_ref_model", "rl_adapter_ref_model loads the reference anew.")
+        reading.remark("reference-given", "rl_adapter_ref_model", "rl_adapter_ref_model loads the reference again.")
 
 
 def _samples(reading: Reading) -> None:

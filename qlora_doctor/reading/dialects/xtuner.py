@@ -163,7 +163,7 @@ def _read_internvl_bits(model: Mapping, sheet: Sheet, base: str, own: str) -> No
     written = model.items.get("quantization_llm")
     llm, vision = (_switched(value, base) for value in (written, model.items.get("quantization_vit")))
     if llm is False and vision is False:
-        sheet.default("quantization.load_in_4bit", False, "The model is not told to quantize.")
+        sheet.default("quantization.load_in_4bit", False, "Nothing asks the model to be quantized.")
     elif llm and vision is not None:
         sheet.take("quantization.load_in_4bit", written, None, switch)
         sheet.put_default("quantization.bnb_4bit_quant_type", "nf4", own)

@@ -159,7 +159,7 @@ def _marks(name: str, course: CourseFacts, told: set[str], start: float, end: fl
             yield _mark("QD705", spike.step, "spike", start, end)
     if name == "learning_rate" and "QD714" in told:
         for step in (course.rate_restarts or [])[:8]:
-            yield _mark("QD714", step, "starts anew", start, end)
+            yield _mark("QD714", step, "starts again", start, end)
 
 
 def _mark(rule: str, step: float, text: str, start: float, end: float) -> Mark:
