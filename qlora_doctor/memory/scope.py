@@ -92,7 +92,8 @@ def _images(model: Any, setup: Setup) -> str | None:
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if Taken(setup).trainer == "trl" or setup.training.method not in (None, "sft", "pretrain"):
-        return f"The prediction does not cover images in trl's batches, which the peak of {type(base).__name__} depends on."
+        name = type(base).__name__
+        return f"The prediction does not cover images in trl's batches, which the peak of {name} depends on."
     try:
         pictures_of(model, setup)
     except NoPictures as error:

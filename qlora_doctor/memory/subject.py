@@ -16,8 +16,8 @@ from .trl_step import has_fused_head
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
-    from .images import Pictures
     from ._case import StepCase
+    from .images import Pictures
 
 
 @dataclass
