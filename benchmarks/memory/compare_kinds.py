@@ -87,6 +87,8 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     }
     if method in TRL:
         training["method"] = method
+    if method == "simpo":
+        training["cpo_alpha"] = 0.0
     if method in ("grpo", "rloo"):
         training |= {"max_completion_length": case["completion"], "num_generations": case["gens"]}
     if case.get("eval"):
