@@ -34,6 +34,7 @@ class Outline:
         head: elements of an attention head.
         limit: positions that the model has; None where its config sets no end.
         assumptions: what was taken as given because nothing says it; one sentence each.
+        kinds: of run beyond plain fine-tuning on one card, as in ``predict.MARGINS``.
     """
 
     batch: int
@@ -43,6 +44,7 @@ class Outline:
     head: int
     limit: int | None
     assumptions: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass
@@ -110,7 +112,8 @@ def decode(entry: bytes) -> Traces:
     document = json.loads(zlib.decompress(content))
     outline = document["outline"]
     if outline is not None:
-        outline = Outline(**outline | {"assumptions": tuple(outline["assumptions"])})
+        listed = {name: tuple(outline[name]) for name in ("assumptions", "kinds")}
+        outline = Outline(**outline | listed)
     traces = Traces(outline, cures=document["cures"])
     for group, batch, sequence, place, sizes, shapes in document["tapes"]:
         traces.tapes.setdefault(group, {})[batch, sequence] = _tape(document["courses"][place], sizes, shapes)

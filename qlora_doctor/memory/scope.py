@@ -31,7 +31,6 @@ OWN_LOOPS = {
 """Dialects whose trainer steps by code of its own, not by transformers' or trl's."""
 _MORE = {
     "activation_offloading": "activations that are moved to host memory (activation_offloading)",
-    "use_vllm": "vLLM beside the training",
     "predict_with_generate": "an evaluation that generates (predict_with_generate)",
     "context_parallel_size": "context parallelism",
     "sequence_parallel_size": "sequence parallelism",
@@ -135,6 +134,8 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield {"fsdp1": "FSDP 1", "fsdp2": "FSDP 2"}.get(distributed or "", "FSDP")
     if training.deepspeed:
         yield {"zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
+    if training.method in ("grpo", "rloo"):
+        yield from _generating(setup, facts)
     if training.padding_free and Taken(setup).trainer == "trl" and not training.packing:
         yield "padding_free batches"
     yield from _spread(setup)
@@ -142,6 +143,17 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     for name, what in _MORE.items():
         if _on(told.get(name)):
             yield what
+
+
+def _generating(setup: Setup, facts: Facts) -> Iterator[str]:
+    """What of a method whose answers the model writes itself is not modelled."""
+    training = setup.training
+    if training.use_vllm:
+        yield "vLLM beside the training"
+    if _on(training.extra.get("use_transformers_paged")) or training.extra.get("use_transformers_continuous_batching"):
+        yield "continuous batching"
+    if facts.config is not None and facts.config.evaluates:
+        yield "an evaluation that generates"
 
 
 def _liger(setup: Setup) -> Iterator[str]:
