@@ -120,7 +120,12 @@ class Values:
 
     def follow(self, func: Any, args: Any, kwargs: Any, out: torch.Tensor) -> None:
         """Compute an operator's result on the CPU too, if everything it reads is known and small."""
-        if out.device.type != "meta" or out.numel() > LIMIT or func is aten.empty_like.default or func is aten.empty.memory_format:
+        if (
+            out.device.type != "meta"
+            or out.numel() > LIMIT
+            or func is aten.empty_like.default
+            or func is aten.empty.memory_format
+        ):
             return
         value = self._worked_out(func, args, kwargs)
         if isinstance(value, torch.Tensor):

@@ -39,9 +39,7 @@ def test_a_step_that_generates_is_predicted(method: str, folder: Path) -> None:
     assert sum(run.step_breakdown.values()) == run.step_allocated_bytes
 
 
-def test_tokens_that_are_written_are_like_those_that_are_traced(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tokens_that_are_written_are_like_those_that_are_traced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = predicted(folder, "grpo", **SIZES)
     monkeypatch.setattr(generation, "TRACED", 24)
     traced = predicted(folder, "grpo", **SIZES)
