@@ -308,8 +308,9 @@ class ConfigFacts(Fact):
     held out of training and never
     evaluated), ``best-model-dropped`` (axolotl does not do what load_best_model_at_end asks for),
     ``reference-given`` (a script hands its trainer a reference model or names a reference adapter), and of scripts
-    ``adapter-never-active``, ``optimizer-before-adapter``, ``gradients-off``, ``initialisation-not-made``,
-    ``base-saved`` (in place of the adapter), ``merged-into-4bit`` and ``tokenizer-of-another-model``.
+    ``adapter-never-active``, ``optimizer-before-adapter``, ``gradients-cleared-early``, ``optimizer-never-steps``,
+    ``gradients-off``, ``initialisation-not-made``, ``layers-of-another-class``, ``base-saved`` (for the adapter),
+    ``merged-into-4bit`` and ``tokenizer-of-another-model``.
     """
     not_followed: list[NotFollowed] | None = None
     """What a script does besides that changes the training; ``[]`` of a config."""

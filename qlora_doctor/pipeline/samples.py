@@ -163,7 +163,25 @@ def _samples(setup: Setup, found: list[dict[str, Any]]) -> Samples:
             remedy="Set data.format and data.text_field to what the file holds.",
             place=setup.place("data"),
         )
+    if kind == "unpaired-preference":
+        _refuse_other_than_true_and_false(found, setup)
     return Samples(found, columns, kind, text_field, name)
+
+
+def _refuse_other_than_true_and_false(rows: list[dict[str, Any]], setup: Setup) -> None:
+    """KTO counts labels as truth: text is none, whatever it says.
+
+    Raises:
+        StageError: with the first label that is neither.
+    """
+    odd = next((row["label"] for row in rows if not isinstance(row["label"], bool) and row["label"] not in (0, 1)), 0)
+    if odd != 0:
+        raise StageError(
+            f"{str(setup.training.method).upper()} takes true or false as the label of an answer, and the data has "
+            f"{odd!r}.",
+            remedy="Turn the labels into booleans.",
+            place=setup.place("data"),
+        )
 
 
 def _in_messages(row: dict[str, Any]) -> dict[str, Any]:

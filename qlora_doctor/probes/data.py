@@ -103,7 +103,8 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
         if setup.model.task == _CLASSIFIES:
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
         else:
-            known.update(_shown(setup, rows, in_full, limit, tokenizer))
+            decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
+            known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
             batch = _batch(setup, look, batches)
             known.update(_marked(way, in_full, tokenizer))
             if known.get("format") == "messages":
@@ -300,9 +301,13 @@ def _masked_by_hand(dataset: Any) -> float | None:
 
 
 def _shown(
-    setup: Setup, rows: Sequence[Row], in_full: Sequence[Row], limit: int | None, tokenizer: Any
+    setup: Setup, rows: Sequence[Row], in_full: Sequence[Row], limit: int | None, tokenizer: Any, decodes: bool
 ) -> dict[str, Any]:
-    """Rows to be shown, each with what is cut of it; rows that are packed are shown as the samples in them."""
+    """Rows to be shown, each with what is cut of it; rows that are packed are shown as the samples in them.
+
+    Args:
+        decodes: labels are what a decoder writes, and no part of the tokens that its encoder reads.
+    """
     lengths, width = histogram([len(row.ids) for row in in_full])
     shown = [
         Shown(
@@ -311,6 +316,7 @@ def _shown(
             len(row.ids),
             row.ids[limit:] if limit else (),
             number=number,
+            decoded=decodes,
         )
         for number, row in enumerate(in_full)
     ]
@@ -324,7 +330,7 @@ def _shown(
         "lengths_bin": width,
         "limit": limit,
         "shown": rows_shown(shown, tokenizer),
-        "trained_ratio": min(1.0, counted / tokens) if tokens else None,
+        "trained_ratio": min(1.0, counted / tokens) if tokens and not decodes else None,
         "cut_end_rows": lost if not setup.training.packing else None,
     }
 
