@@ -61,7 +61,7 @@ def _numbers(names: Mapping[str, Any]) -> Iterator[int]:
         elif not isinstance(value, type) and hasattr(type(value), "__dict__"):
             field: Any = getattr(value, "__dict__", {}).get(_FIELD) if not callable(value) else None
             if _fits(field):
-                yield int(field)  # type: ignore[arg-type]
+                yield int(field)
 
 
 def _fits(value: Any) -> bool:
