@@ -1,4 +1,4 @@
-"""Answers that a model writes in a step: few tokens are traced, the others written after them, and all of it counted."""
+"""Answers that a model writes in a step: few tokens are traced, the others written after them, and all counted."""
 
 from __future__ import annotations
 
