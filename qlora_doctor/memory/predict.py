@@ -27,9 +27,15 @@ MARGINS = {
     "data parallel": 0.075,
     "sharded": 0.085,
 }
+<<<<<<< HEAD
 """The same where a run is of such a kind, the widest of those it is of: what was measured above the predictions of what
 is reserved (benchmarks/memory): 5.5% after an evaluation, 4.2% with Liger's kernels, 2.4% with images, 8.0% where
 answers are generated, 7.4% under DistributedDataParallel, 8.1% under FSDP 2."""
+=======
+"""The same where a run is of such a kind, the widest of those it is of: what was measured above the predictions of
+what is reserved (benchmarks/memory): 5.5% after an evaluation, 4.2% with Liger's kernels, 2.4% with images,
+8.0% where answers are generated, 7.4% under DistributedDataParallel, 8.1% under FSDP 2."""
+>>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Prediction:
     peak_phase: the part of the run that decides how much is reserved: load, step, evaluation, generation.
     run: (peak allocated, peak reserved) of each part of the run.
     phases: (peak allocated, peak reserved) by phase: load, prepare, adapter, forward, backward, optimizer.
-    timeline: (allocated, phase) in order, at most 600 points.
+    timeline: (allocated, phase) in order, at most 300 points.
     versions: the package versions the prediction is for.
     assumptions: what was taken as given; one sentence each.
     kinds: of run beyond plain fine-tuning on one card; see :data:`MARGINS`.
@@ -256,7 +262,7 @@ def certain_bytes(model: object) -> int:
 
 def prediction_of(outline: Outline, machine: Machine, run: Replayed) -> Prediction:
     """The prediction that a replay of a subject's tape comes to; the outline's batch and sequence are the tape's."""
-    versions = installed_versions()
+    versions = dict(outline.versions or installed_versions())
     assumptions = list(outline.assumptions)
     wanted = ".".join(str(part) for part in machine.torch)
     if not versions.get("torch", "").startswith(f"{wanted}."):

@@ -67,8 +67,13 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     whole = setup.quantization.bnb_4bit_quant_storage in (None, "uint8")
     if setup.training.fsdp and whole and not getattr(base.config.get_text_config(), "tie_word_embeddings", False):
         return (
+<<<<<<< HEAD
             "The prediction does not cover FSDP 2 with 4-bit weights stored as integers beside an untied head: "
             "what is reserved was 11% too high."
+=======
+            "The prediction does not cover FSDP 2 with 4-bit weights stored as integers beside a head that is not "
+            "tied: what is reserved was 11% too high."
+>>>>>>> main
         )
     if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
         return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
@@ -91,8 +96,8 @@ def _images(model: Any, setup: Setup) -> str | None:
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if Taken(setup).trainer == "trl" or setup.training.method not in (None, "sft", "pretrain"):
-        name = type(base).__name__
-        return f"The prediction does not cover images in trl's batches, which the peak of {name} depends on."
+        of = type(base).__name__
+        return f"The prediction does not cover images in trl's batches, which the peak of {of} depends on."
     try:
         pictures_of(model, setup)
     except NoPictures as error:
@@ -227,6 +232,8 @@ _DECISIVE: dict[str, Callable[[Setup], Any]] = {
 def _unknown(setup: Setup) -> str | None:
     """What decides the peak and is known to be set somewhere that was not read."""
     for path, value in _DECISIVE.items():
+        if path == "lora.r" and setup.model.adapter is not None:
+            continue  # the stored adapter is what is built
         if setup.is_unknown(path) and value(setup) is None:
             why = setup.origins[path].note or "It cannot be known from this file."
             return f"The peak depends on {path.partition('.')[2]}, which is not known here: {why}"

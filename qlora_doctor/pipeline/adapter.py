@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,6 +22,18 @@ from .failures import as_stage_error, first_sentence
 from .patterns import check_patterns
 
 _NOT_OF_PEFT = {"autocast_adapter_dtype", "targets_beside_linear", "extra"}
+_LISTS_LINEAR = {
+    "axolotl",
+    "llamafactory",
+    "llamafactory-v1",
+    "ms-swift",
+    "firefly",
+    "xtuner",
+    "qlora",
+    "h2o-llmstudio",
+}
+"""Dialects whose trainers put the names of the linear layers in the place of all-linear, so that PEFT never sees the
+word: what it makes of it beyond them, adapters on experts that are one parameter, is not there then."""
 _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 
 
@@ -83,10 +97,11 @@ def _attached(base: Base, setup: Setup) -> Any:
         arguments["autocast_adapter_dtype"] = setup.lora.autocast_adapter_dtype
     if setup.model.adapter is None:
         config = lora_config(setup, base.notes)
-        if setup.lora.targets_beside_linear and setup.lora.target_modules == "all-linear":
-            config.target_modules = _linear_names(base.model) | set(setup.lora.targets_beside_linear)
+        if setup.dialect.removeprefix("shell-") in _LISTS_LINEAR and setup.lora.target_modules == "all-linear":
+            config.target_modules = _linear_names(base.model) | set(setup.lora.targets_beside_linear or ())
         _check_names(config, base)
-        return _wrap(base, config, arguments)
+        with _without_dropout_on_parameters() if setup.dialect == "axolotl" else nullcontext():
+            return _wrap(base, config, arguments)
     folder = adapter_folder(setup)
     trainable = bool(setup.model.adapter_is_trainable)
     _check_names(_stored_config(folder, trainable), base)
@@ -106,6 +121,31 @@ def _attached(base: Base, setup: Setup) -> Any:
             remedy="Take an adapter that was saved as safetensors.",
             place=setup.place("model.adapter"),
         ) from error
+
+
+@contextmanager
+def _without_dropout_on_parameters() -> Iterator[None]:
+    """Adapters on parameters get no dropout in place of an error, as in axolotl (loaders/adapter.py,
+    ``_patch_peft_param_wrapper_dropout``)."""
+    from peft.tuners.lora import layer
+
+    wrapper = getattr(layer, "ParamWrapper", None)
+    if wrapper is None:
+        yield
+        return
+    original = wrapper.__init__
+
+    def patched(self: Any, base_layer: Any, adapter_name: str, parameter_name: str, config: Any, **named: Any) -> None:
+        config = copy.copy(config)
+        config.lora_dropout = 0.0
+        original(self, base_layer, adapter_name, parameter_name, config, **named)
+
+    takes_config = "config" in inspect.signature(original).parameters
+    wrapper.__init__ = patched if takes_config else original
+    try:
+        yield
+    finally:
+        wrapper.__init__ = original
 
 
 def _check_names(config: Any, base: Base) -> None:

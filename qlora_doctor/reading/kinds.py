@@ -14,7 +14,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..setup.setup import Setup
-from .dialects import Dialect, homemade, python_script
+from .dialects import Dialect, accelerate_config, homemade, python_script
 from .document import Document
 
 _NOT_TRAINING = {"peft-adapter", "hf-model-config", "native"}
@@ -60,6 +60,8 @@ def why_left_out(document: Document, dialect: Dialect, sure: float, below: Path)
     """
     if dialect.name == "foreign":
         return _foreign(document)
+    if dialect.name == accelerate_config.name:
+        return f"it is {accelerate_config.WHAT}"
     if below.suffix.lower() == ".py" and _is_test(below):
         return "it is a test"
     if dialect.name == python_script.name:

@@ -7,9 +7,13 @@ What a run installs by itself decides which names its libraries take, not what i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+from ..core.versions import version_tuple
+from ..setup.setup import Asked
 
 _FILES = re.compile(
     r"(?:requirements.*\.(?:txt|in)|constraints.*\.txt|pyproject\.toml|setup\.(?:py|cfg)|environment.*\.ya?ml|conda.*\.ya?ml"
@@ -25,6 +29,8 @@ _CHECKED_OUT = (
 )
 _MOST_FILES, _MOST_TEXT = 24, 2 * 2**20
 _SUBFOLDERS = (".", "requirements", "docker")
+PACKAGES = ("torch", "transformers", "trl", "peft")
+"""Packages whose versions decide what silence means."""
 
 
 class Pin(NamedTuple):
@@ -33,10 +39,16 @@ class Pin(NamedTuple):
     Attributes:
         exact: the one version; None for a range, or where files differ.
         bounded: newer versions are kept out, or it is one version.
+        at_least: the lowest version of a range; None where nothing is said, as of a commit.
+        below: the first version that is kept out.
+        by: who says so, and how: ``requirements.txt asks for trl>=0.9,<0.12``.
     """
 
     exact: str | None
     bounded: bool
+    at_least: str | None = None
+    below: str | None = None
+    by: str = ""
 
 
 def pins_in(folders: Iterable[Path], names: tuple[str, ...]) -> dict[str, Pin]:
@@ -48,17 +60,76 @@ def pins_in(folders: Iterable[Path], names: tuple[str, ...]) -> dict[str, Pin]:
     """
     found: dict[str, Pin] = {}
     for folder in folders:
-        files = {file: _text(file) for file in _files(folder)}
-        told = [text for file, text in files.items() if _is_readme(file)]
-        texts = [text for file, text in files.items() if not _is_readme(file)]
-        for name in names:
-            pins = [pin for text in texts for pin in _pins(text, name)] or [
-                p for text in told for p in _pins(text, name)
-            ]
-            if pins and name not in found:
-                exact = {pin.exact for pin in pins}
-                found[name] = Pin(exact.pop() if len(exact) == 1 else None, any(pin.bounded for pin in pins))
+        files = _files(folder)
+        told = [file for file in files if _is_readme(file)]
+        others = [file for file in files if not _is_readme(file)]
+        for name in names if files else ():
+            if name not in found and (pin := _joined(_all(others, name) or _all(told, name))) is not None:
+                found[name] = pin
     return found
+
+
+def pins_of(text: str, names: tuple[str, ...], by: str) -> dict[str, Pin]:
+    """What a text says to install of these packages.
+
+    Args:
+        by: whose text it is.
+    """
+    lines = "\n".join(_INSTALLS.findall(text.replace("\\\n", " ")))
+    pins = {name: _joined([pin._replace(by=f"{by} {pin.by}") for pin in _pins(lines, name)]) for name in names}
+    return {name: pin for name, pin in pins.items() if pin is not None}
+
+
+def _all(files: list[Path], name: str) -> list[Pin]:
+    return [pin for file in files for pin in _pins_in_file(file, *_state(file), name)]
+
+
+def _state(file: Path) -> tuple[int, int]:
+    """What changes when a file does."""
+    try:
+        state = file.stat()
+    except OSError:
+        return (0, 0)
+    return state.st_mtime_ns, state.st_size
+
+
+@lru_cache(maxsize=1024)
+def _pins_in_file(file: Path, changed: int, size: int, name: str) -> tuple[Pin, ...]:
+    """The pins of one file; a folder of configs shares them."""
+    return tuple(pin._replace(by=f"{file.name} {pin.by}") for pin in _pins(_text(file, changed, size), name))
+
+
+def _joined(pins: list[Pin]) -> Pin | None:
+    """What several places ask for: all that any of them allows."""
+    if len({pin[:4] for pin in pins}) <= 1:
+        return pins[0] if pins else None
+    lowest = [version_tuple(pin.exact or pin.at_least) for pin in pins]
+    highest = [version_tuple(pin.below) if pin.exact is None else _next(pin.exact) for pin in pins]
+    return Pin(
+        None,
+        any(pin.bounded for pin in pins),
+        None if None in lowest else _shown(min(filter(None, lowest))),
+        None if None in highest else _shown(max(filter(None, highest))),
+        " and ".join(dict.fromkeys(pin.by for pin in pins)),
+    )
+
+
+def _next(version: str) -> tuple[int, ...] | None:
+    parts = version_tuple(version)
+    return None if parts is None else (*parts, 0, 1)
+
+
+def _shown(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def asked_of(pins: Mapping[str, Pin]) -> dict[str, Asked]:
+    """Pins as a Setup keeps them; newer versions that are let in leave it to what is installed."""
+    return {
+        name: Asked(exact=pin.exact, at_least=pin.at_least, below=pin.below, by=pin.by)
+        for name, pin in pins.items()
+        if pin.bounded
+    }
 
 
 def _is_readme(file: Path) -> bool:
@@ -66,19 +137,24 @@ def _is_readme(file: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for name in _SUBFOLDERS:
-        try:
-            found += sorted(path for path in (folder / name).iterdir() if _FILES.match(path.name) and path.is_file())
-        except OSError:
-            continue
-    return found[:_MOST_FILES]
+    inner = [folder / name for name in _SUBFOLDERS]
+    return [path for each in inner for path in _matching(each, _state(each)[0])][:_MOST_FILES]
 
 
-def _text(file: Path) -> str:
+@lru_cache(maxsize=256)
+def _matching(folder: Path, changed: int) -> tuple[Path, ...]:
+    """The files of a folder that may pin versions, while no file comes or goes."""
     try:
-        if file.stat().st_size > _MOST_TEXT:
-            return ""
+        return tuple(sorted(path for path in folder.iterdir() if _FILES.match(path.name) and path.is_file()))
+    except OSError:
+        return ()
+
+
+@lru_cache(maxsize=64)
+def _text(file: Path, changed: int, size: int) -> str:
+    if size > _MOST_TEXT:
+        return ""
+    try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
@@ -89,19 +165,53 @@ def _text(file: Path) -> str:
 
 
 def _pins(text: str, name: str) -> Iterable[Pin]:
+    if name not in text:
+        return
     for package, version in _LOCK.findall(text) if "version" in text else ():
         if package.lower() == name:
-            yield Pin(version, bounded=True)
+            yield Pin(version, bounded=True, by=f"has {name} {version}")
     asked = rf"(?<![\w./-])[\"']?{name}[\"']?(?:\[[\w, -]*\])?[ \t]*(?:=[ \t]*[\"'])?({_BOUND}+)"
     if re.search(_CHECKED_OUT.format(name), text) or re.search(rf"/{name}(?:\.git)?@[0-9a-f]{{7,40}}\b", text):
-        yield Pin(None, bounded=True)
+        yield Pin(None, bounded=True, by=f"asks for a commit of {name}")
         return
     for match in re.finditer(rf"{asked}|(?<![\w.]){name}(?:\.git)?@v?(\d[\w.]*)", text):
         if match[2] is not None:
-            yield Pin(match[2], bounded=True)
+            yield Pin(match[2], bounded=True, by=f"asks for {name} {match[2]}")
             continue
         parts = re.findall(r"(===?|~=|[<>!]=?|\^|=)[ \t]*v?(\d[\w.*+]*)", match[1])
         exact = [version for operator, version in parts if operator in ("==", "===", "=") and "*" not in version]
         upper = any(operator in ("<", "<=", "~=", "^") or "*" in version for operator, version in parts)
         if parts:
-            yield Pin(exact[0] if exact else None, bool(exact) or upper)
+            by = f"asks for {name}{','.join(operator + version for operator, version in parts)}"
+            bounds = (None, None) if exact else _bounds(parts)
+            yield Pin(exact[0] if exact else None, bool(exact) or upper, *bounds, by)
+
+
+def _bounds(parts: list[tuple[str, str]]) -> tuple[str | None, str | None]:
+    """The lowest version that these comparisons allow, and the first that they do not; None where nothing is said."""
+    lowest: list[tuple[int, ...]] = []
+    highest: list[tuple[int, ...]] = []
+    for operator, written in parts:
+        version = version_tuple(written)
+        if version is None or operator == "!=":
+            continue
+        starred = "*" in written
+        if operator in (">", ">=") or operator in ("~=", "^") or starred:
+            lowest.append(version)
+        if operator == "<":
+            highest.append(version)
+        elif operator == "<=":
+            highest.append((*version, 0, 1))
+        elif operator == "~=":
+            highest.append(_raised(version[:-1] or version))
+        elif operator == "^":
+            first = next((index for index, part in enumerate(version) if part), len(version) - 1)
+            highest.append(_raised(version[: first + 1]))
+        elif starred and operator in ("==", "="):
+            highest.append(_raised(version))
+    return (_shown(max(lowest)) if lowest else None), (_shown(min(highest)) if highest else None)
+
+
+def _raised(version: tuple[int, ...]) -> tuple[int, ...]:
+    """The first version behind all that begin so."""
+    return (*version[:-1], version[-1] + 1)

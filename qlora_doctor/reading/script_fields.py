@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..core.versions import version_tuple
-from .pins import Pin, pins_in
+from ..setup.setup import Asked
+from .pins import asked_of, pins_in
 from .python.neighbours import Neighbours
 from .python.newer import in_older_words
 
@@ -83,9 +85,18 @@ def _fields(text: str) -> list[str]:
     ]
 
 
-def pins_beside(config: Path) -> dict[str, Pin]:
+def asked_beside(config: Path) -> dict[str, Asked]:
     """The versions of TRL and transformers that the project of a file pins."""
-    return pins_in(Neighbours(config).folders, LIBRARIES)
+    return asked_of(pins_in(Neighbours(config).folders, LIBRARIES))
+
+
+def may_be_newer(asked: Asked | None, known: str) -> bool:
+    """Whether a project may bring a newer version than the one whose keys are known: of a commit nobody knows."""
+    if asked is None:
+        return False
+    written = version_tuple(asked.exact or asked.below)
+    limit = version_tuple(known)
+    return written is None or limit is None or written > (*limit, 1)
 
 
 def brings_older(config: Path, library: str, known: str) -> bool:
@@ -101,19 +112,20 @@ def brings_older(config: Path, library: str, known: str) -> bool:
     return pinned is None or limit is None or pinned < limit
 
 
-def is_gone(since: str | None, note: str | None, pins: dict[str, Pin]) -> bool | None:
-    """Whether a key that newer versions refuse is refused by the pinned ones; None where nothing is pinned.
+def is_gone(since: str | None, note: str | None, asked: Mapping[str, Asked]) -> bool | None:
+    """Whether a key that newer versions refuse is refused by those that are asked for, all of them; None where nothing
+    is asked for.
 
     Args:
         since: the version of TRL without it.
         note: says the version of transformers, where it is a key of transformers.
     """
     of_transformers = _VERSION.search(note or "")
-    pin = pins.get("transformers" if of_transformers is not None else "trl")
-    if pin is None or not pin.bounded:
+    pin = asked.get("transformers" if of_transformers is not None else "trl")
+    if pin is None:
         return None
     known = _last_named(note) if of_transformers is not None or since is None else since
-    version, limit = version_tuple(pin.exact), version_tuple(known)
+    version, limit = version_tuple(pin.exact or pin.at_least), version_tuple(known)
     return False if version is None or limit is None else version >= limit
 
 

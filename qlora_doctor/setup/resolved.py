@@ -87,7 +87,19 @@ class Resolved:
         if self.is_unknown(path):
             return None
         value = self.written(path)
-        return defaults.trainer_checkpoints(self.trainer, self.libraries) if value is None else value
+        return defaults.trainer_checkpoints(self.trainer, self.method, self.libraries) if value is None else value
+
+    @property
+    def method(self) -> str | None:
+        """What is trained; None where it is unknown."""
+        method = self["training.method"]
+        return None if method is None else str(method)
+
+    @property
+    def prepared_by_trainer(self) -> bool:
+        """Whether it is for TRL's trainer to prepare a quantized base: it gets one to which it attaches the adapter."""
+        hands_over = self.setup.dialect in ("python", "trl", "alignment-handbook")
+        return hands_over and self.trainer == "trl" and self.is_silent("training.prepare_for_kbit_training")
 
     @property
     def cuts_nothing(self) -> bool:
@@ -107,6 +119,39 @@ class Taken(Resolved):
     def is_unknown(self, path: str) -> bool:
         """Nothing is: see the class."""
         return False
+
+
+_OF_TRANSFORMERS = ("model.dtype", "training.optim")
+
+
+def with_asked_versions(setup: Setup) -> Setup:
+    """The setup with the defaults that the versions decide which its project asks for, each saying so.
+
+    What a range of versions leaves open is unknown; what other packages decide as well stays silent.
+    """
+    if not setup.versions:
+        return setup
+    each = [Resolved(setup, libraries) for libraries in Libraries().asked_for(setup.versions).each()]
+    values: dict[str, dict[str, Any]] = {}
+    origins: dict[str, Origin] = {}
+    for path, row in DEFAULTS.items():
+        package = "transformers" if path in _OF_TRANSFORMERS else "trl"
+        if not callable(row) or package not in setup.versions or not each[0].is_silent(path):
+            continue
+        found = [resolved[path] for resolved in each]
+        section, _, field = path.partition(".")
+        by = setup.versions[package].by
+        if any(value != found[0] for value in found):
+            note = f"The default depends on the version of {_NAMES[package]}, and {by}."
+            origins[path] = Origin(source="unknown", note=note)
+        elif found[0] is not None and found[0] != Resolved(setup)[path]:
+            values.setdefault(section, {})[field] = found[0]
+            origins[path] = Origin(source="library_default", note=f"default of {_NAMES[package]}, of which {by}")
+    changed = {name: getattr(setup, name).model_copy(update=fields) for name, fields in values.items()}
+    return setup.model_copy(update=changed | {"origins": setup.origins | origins}) if origins else setup
+
+
+_NAMES = {"transformers": "transformers", "trl": "TRL"}
 
 
 def either(*values: bool | None) -> bool | None:
@@ -135,12 +180,26 @@ def _of_bitsandbytes(name: str) -> Callable[[Resolved], Any]:
 
 def _checkpointing(resolved: Resolved) -> bool | None:
     """Where the switch is silent, prepare_model_for_kbit_training turns checkpointing on for a quantized base."""
+    if resolved.prepared_by_trainer:  # it prepares with its own switch
+        return resolved.trainer_checkpoints
     prepared = resolved["training.prepare_for_kbit_training"] and resolved.quantized
     return either(resolved.trainer_checkpoints, prepared)
 
 
+def _prepared(resolved: Resolved) -> bool | None:
+    if not resolved.prepared_by_trainer or resolved.quantized is False:
+        return resolved.quantized
+    return defaults.prepares(resolved.method, resolved.libraries)
+
+
+def _learning_rate(resolved: Resolved) -> float | None:
+    return defaults.learning_rate(resolved.trainer, resolved.method, resolved.libraries)
+
+
 def _max_length(resolved: Resolved) -> int | None:
-    return None if resolved.cuts_nothing else defaults.max_length(resolved.trainer)
+    if resolved.cuts_nothing:
+        return None
+    return defaults.max_length(resolved.trainer, resolved.method, resolved.libraries)
 
 
 def _dtype(resolved: Resolved) -> str | None:
@@ -148,7 +207,7 @@ def _dtype(resolved: Resolved) -> str | None:
 
 
 def _bf16(resolved: Resolved) -> bool | None:
-    return defaults.bf16(resolved.trainer, resolved.libraries, resolved["training.fp16"])
+    return defaults.bf16(resolved.trainer, resolved.method, resolved.libraries, resolved["training.fp16"])
 
 
 DEFAULTS: dict[str, Any] = {
@@ -162,8 +221,8 @@ DEFAULTS: dict[str, Any] = {
     **{f"lora.{name}": value for name, value in defaults.LORA.items()},
     "training.trainer": "transformers",
     "training.method": "sft",
-    "training.prepare_for_kbit_training": lambda resolved: resolved.quantized,
-    "training.learning_rate": lambda resolved: defaults.learning_rate(resolved.trainer),
+    "training.prepare_for_kbit_training": _prepared,
+    "training.learning_rate": _learning_rate,
     "training.optim": lambda resolved: defaults.optimizer(resolved.libraries),
     "training.bf16": _bf16,
     "training.gradient_checkpointing": _checkpointing,

@@ -300,6 +300,39 @@ class NotFollowed(_Section):
     place: Place | None = None
 
 
+class Asked(_Section):
+    """The versions of a package that a project asks for by itself."""
+
+    exact: str | None = None
+    at_least: str | None = None
+    below: str | None = None
+    by: str
+    """Which file asks, and in which words: ``requirements.txt asks for trl>=0.9,<0.12``."""
+
+
+class LibraryUse(_Section):
+    """Something of a library that a script imports or calls, for a stage that has the library at hand to try it.
+
+    Attributes:
+        kind: ``import``, ``call`` of a class that configures, or ``load``: from_pretrained of a model.
+        library: its package.
+        module, name: what is imported, or called.
+        arguments: keywords with their values in plain form; of a load, values that are known.
+        whole: all arguments are among them.
+        key: under which its place is kept.
+        version: of the library that the project pins; None where it pins none.
+    """
+
+    kind: Literal["import", "call", "load"]
+    library: str
+    module: str
+    name: str | None = None
+    arguments: dict[str, Any] = {}
+    whole: bool = True
+    key: str
+    version: str | None = None
+
+
 class Setup(_Section):
     """What was understood of one config."""
 
@@ -338,8 +371,12 @@ class Setup(_Section):
     """What a script does with the model and the tokenizer that it loaded, in its order."""
     not_followed: list[NotFollowed] = []
     """What it does besides, which no stage makes."""
+    uses: list[LibraryUse] = []
+    """What it surely imports from the libraries, and the calls that the libraries judge by themselves."""
     stored_keys: dict[str, bool] = {}
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
+    versions: dict[str, Asked] = Field(default_factory=dict)
+    """By package, the versions that the run's project asks for; of the others those that are installed count."""
     stops_at_unknown_keys: bool = False
     """The reader ends the run at the first of ``unknown_keys``; else it passes them by."""
     _locate: Callable[[str], Place] | None = PrivateAttr(default=None)

@@ -408,7 +408,9 @@ def test_pins_of_the_nearest_folder_count(tmp_path: Path) -> None:
     written(
         tmp_path, {"a/requirements.txt": "# trl==0.1\ntrl[quantization]==0.21.0\n", "requirements.txt": "trl==0.9.0\n"}
     )
-    assert pins_in([tmp_path / "a", tmp_path], ("trl", "peft")) == {"trl": Pin("0.21.0", True)}
+    assert pins_in([tmp_path / "a", tmp_path], ("trl", "peft")) == {
+        "trl": Pin("0.21.0", True, by="requirements.txt asks for trl==0.21.0")
+    }
 
 
 RECIPE = """\

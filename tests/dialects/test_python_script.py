@@ -51,7 +51,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
             "data.train": "my/rows",
         },
         {"training.gradient_checkpointing": False},
-        {"training.prepare_for_kbit_training", "hardware.count"},
+        {"hardware.count"},
     ),
     "argparse": (
         ARGPARSE,

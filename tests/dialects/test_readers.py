@@ -109,8 +109,20 @@ CASES: dict[str, tuple[str, str, dict[str, Any], set[str]]] = {
         "h.yaml",
         "model_name_or_path: my/model\ntorch_dtype: auto\nuse_peft: true\nload_in_4bit: true\n"
         "dataset_mixer: {my/rows: 1.0}\nmax_length: 512\nbeta: 0.1\n",
-        {"training.method": "dpo", "training.max_length": 512, "data.train": "my/rows"},
-        {"quantization.bnb_4bit_compute_dtype"},
+        {
+            "training.method": "dpo",
+            "training.max_length": 512,
+            "data.train": "my/rows",
+            "quantization.bnb_4bit_compute_dtype": "float16",
+            "training.optim": "rmsprop",
+        },
+        {"training.learning_rate"},
+    ),
+    "accelerate-config": (
+        "default_config.yaml",
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_processes: 2\n",
+        {"hardware.count": 2, "training.fsdp": "full_shard auto_wrap"},
+        {"model.name_or_path", "quantization.load_in_4bit", "lora.r", "training.learning_rate"},
     ),
     "peft-adapter": (
         "adapter_config.json",
@@ -448,7 +460,6 @@ def test_a_wrong_type_stops_where_the_trainer_stops(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("model: m\nlora_parameters: {rank: 8}\ntrain: true\n", "mlx-lm"),
-        ("compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\n", "Accelerate"),
         ("zero_optimization: {stage: 3}\n", "DeepSpeed"),
         ("model: m/m\npeft_config: {name: lora, adapter_name_or_path: a, export_dir: b}\n", "exports a model"),
     ],

@@ -14,6 +14,7 @@ pytest.importorskip("bitsandbytes")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from qlora_doctor import check  # noqa: E402
 from qlora_doctor.probes.structure.look import look_at_structure  # noqa: E402
 from qlora_doctor.reading import read_setup  # noqa: E402
 from qlora_doctor.setup.setup import Model  # noqa: E402
@@ -70,6 +71,23 @@ def test_a_file_that_was_cut_short(stored: Callable[[Change], Path], tiny_llama:
     file = stored(lambda tensors: tensors)
     file.write_bytes(file.read_bytes()[:-200])
     assert "is truncated" in facts(file, tiny_llama, how).stored_damage
+
+
+def test_a_damaged_adapter_is_one_finding(stored: Callable[[Change], Path], tiny_llama: Path, tmp_path: Path) -> None:
+    """What keeps the adapter from being loaded is told once: no step is tried that would stop at the same."""
+    file = stored(lambda tensors: tensors)
+    config = tmp_path / "resumed.yaml"
+    config.write_text(
+        f"model: {{name_or_path: {tiny_llama}, adapter: {file.parent}, adapter_is_trainable: true}}\n"
+        "training: {max_length: 32, per_device_train_batch_size: 1}\n"
+    )
+    file.write_bytes(file.read_bytes()[:-200])
+    report = check(config, stages=("structure", "load", "step"), cache=False)
+    assert [each.rule for each in report.findings if each.severity == "error"] == ["QD356"]
+    assert next(each for each in report.stages if each.name == "step").status == "skipped"
+    file.unlink()
+    report = check(config, stages=("structure",), cache=False)
+    assert [each.rule for each in report.findings if each.severity == "error"] == ["QD356"]
 
 
 def test_a_damaged_file_is_told_where_the_base_is_not_at_hand(stored: Callable[[Change], Path]) -> None:

@@ -34,11 +34,13 @@ def look(tmp_path: Path) -> Look:
         quantization: dict[str, Any] | None = None,
         training: dict[str, Any] | None = None,
         changes: dict[str, Any] | None = None,
+        dialect: str = "native",
         **lora: Any,
     ) -> StructureSeen:
         folder = make_architecture(tmp_path / name, name, **(changes or {}))
         lora = {"r": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | lora
         setup = Setup(
+            dialect=dialect,
             model=Model(name_or_path=str(folder), **(model or {})),
             quantization=Quantization(**({"bnb_4bit_quant_type": "nf4"} | (quantization or {}))),
             lora=Lora(**lora),
@@ -230,6 +232,30 @@ def test_layers_whose_weight_a_kernel_reads(look: Look) -> None:
 
 
 # -- experts ---------------------------------------------------------------------------------------------------------
+
+
+@of_transformers_5
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_who_lists_the_linear_layers_leaves_stacked_experts_out(look: Look, name: str) -> None:
+    """PEFT makes adapters on the experts' parameters of all-linear, and refuses a dropout there; a list has none."""
+    four_bit = {"load_in_4bit": True}
+    whole = look(name, lora_dropout=0.05).adapter
+    assert whole is not None and whole.failure == "dropout-with-parameters"
+    for dialect in ("axolotl", "llamafactory", "shell-ms-swift"):
+        listed = look(name, dialect=dialect, quantization=four_bit, lora_dropout=0.05).adapter
+        assert listed is not None and (listed.attached, listed.failure) == (True, "none")
+        assert not [module for module in listed.matched_modules or [] if "experts" in module]
+
+
+@of_transformers_5
+def test_axolotl_lets_experts_go_without_dropout(look: Look) -> None:
+    lora = {"target_modules": ["q_proj", "w1", "w2", "w3"], "lora_dropout": 0.05}
+    refused = look("mixtral", **lora).adapter
+    assert refused is not None and refused.failure == "dropout-with-parameters"
+    taken = look("mixtral", dialect="axolotl", quantization={"load_in_4bit": True}, **lora).adapter
+    assert taken is not None and taken.attached
+    again = look("mixtral", **lora).adapter  # nothing of it is left behind
+    assert again is not None and again.failure == "dropout-with-parameters"
 
 
 def test_llama_names_on_a_mixture_with_shared_experts(look: Look) -> None:

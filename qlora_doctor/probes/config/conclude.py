@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ...facts.config import ConfigFacts, NotFollowed, Remark, UnknownKey
-from ...facts.environment import EnvironmentFacts
+from pydantic import BaseModel
+
+from ...facts.config import ConfigFacts, NotFollowed, Remark, UnknownKey, Versions
+from ...facts.environment import EnvironmentFacts, Packages
 from ...facts.schedule import ScheduleFacts
 from ...setup import defaults
 from ...setup.defaults import Libraries
@@ -21,14 +23,16 @@ from ...setup.resolved import Resolved
 from ...setup.setup import Setup
 from ...tables import conditions
 from .checkpoint import with_stored_bits
-from .combinations import distribution_facts, refused_by_libraries, training_facts
+from .combinations import deepspeed_mismatches, distribution_facts, refused_by_libraries, training_facts
 from .decided import decided_facts
 from .kinds import compares_answers, is_language_model
 from .loading import loading_facts
 from .needs import missing_packages
 from .preference import preference_facts
+from .prepared import stale_prepared
 from .schedule import refused_by_schedule, schedule_facts
 from .settle import BY_CARD
+from .splits import splits_overlap
 from .stored_adapter import stored_adapter_facts
 from .template import template_facts
 
@@ -40,7 +44,49 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         setup: what was understood of the file.
         environment: versions and GPUs of this machine; None where nothing may be assumed about it.
     """
-    libraries = Libraries.of(environment.packages if environment is not None else None)
+    installed = Libraries.of(environment.packages if environment is not None else None)
+    meant = installed.asked_for(setup.versions)
+    around = _as_asked(environment, setup)
+    told = [_conclude(setup, around, each) for each in meant.each()]
+    agreed = told[0] if len(told) == 1 else _agreed(told)
+    return agreed.model_copy(update={"versions": _versions(setup, environment)})
+
+
+def _versions(setup: Setup, environment: EnvironmentFacts | None) -> Versions:
+    """The versions that count, as they are written."""
+    packages = environment.packages if environment is not None else Packages()
+    asked = setup.versions
+    return Versions(
+        **{name: asked[name].exact if name in asked else getattr(packages, name) for name in Versions.model_fields}
+    )
+
+
+def _as_asked(environment: EnvironmentFacts | None, setup: Setup) -> EnvironmentFacts | None:
+    """The environment with the versions that the project asks for; which one of a range there is, is not known."""
+    if environment is None or not setup.versions:
+        return environment
+    exact = {name: asked.exact for name, asked in setup.versions.items()}
+    return environment.model_copy(update={"packages": environment.packages.model_copy(update=exact)})
+
+
+Agreeing = TypeVar("Agreeing", bound=BaseModel)
+
+
+def _agreed(told: list[Agreeing]) -> Agreeing:
+    """What several versions agree on; the rest is None."""
+    first = told[0]
+    changed: dict[str, Any] = {}
+    for name in type(first).model_fields:
+        values = [getattr(each, name) for each in told]
+        if all(value == values[0] for value in values):
+            continue
+        inner = all(isinstance(value, BaseModel) for value in values)
+        changed[name] = _agreed(values) if inner else None
+    return first.model_copy(update=changed)
+
+
+def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Libraries) -> ConfigFacts:
+    """The facts of a config with these versions."""
     setup, bits_of_checkpoint = with_stored_bits(setup)
     values = Resolved(setup, libraries)
     quantization = _quantization(values) | {"bits_of_checkpoint": bits_of_checkpoint}
@@ -78,6 +124,8 @@ def conclude(setup: Setup, environment: EnvironmentFacts | None) -> ConfigFacts:
         **_remarks(setup, environment, card, schedule),
         **loading_facts(setup, libraries),
         **template_facts(setup),
+        splits_overlap=splits_overlap(setup),
+        stale_prepared=stale_prepared(setup),
         **_statements(setup),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
@@ -155,6 +203,10 @@ def _remarks(
     others, refused = of("other-meaning"), of("refused")
     kinds = {remark.kind for remark in refused}
     told = [*refused_by_libraries(setup), *(refused_by_schedule(setup, schedule) if schedule is not None else ())]
+    deepspeed = setup.training.deepspeed
+    if deepspeed:
+        settings = deepspeed if isinstance(deepspeed, dict) else _json_file(setup, deepspeed)
+        told += deepspeed_mismatches(setup, settings, Resolved(setup).__getitem__)
     refused += [remark for remark in told if remark.kind not in kinds]
     return {"refused": refused, "remarks": [remark.kind for remark in others], "remark_notes": others}
 
@@ -376,6 +428,8 @@ def _loads_unsynced(values: Resolved, kind: str | None) -> bool | None:
     """Whether FSDP 1 loads on one rank and is told not to send the weights to the others; FSDP 2 sends them always."""
     if kind != "fsdp1":
         return None if kind is None else False
+    if any(remark["kind"] == "launched-without-sync" for remark in values.setup.remarks):
+        return False  # the launcher stops at it, which is told
     written = {str(key).removeprefix("fsdp_"): value for key, value in (_fsdp_settings(values) or {}).items()}
     loads, sends = (str(written.get(key)).lower() for key in ("cpu_ram_efficient_loading", "sync_module_states"))
     return loads == "true" and sends == "false"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ...setup.setup import Setup
 
 _MODEL, _BITS, _RANK = "model.name_or_path", "quantization.load_in_4bit", "lora.r"
 _OF_A_RUN = (_MODEL, _BITS, _RANK, "training.learning_rate", "training.per_device_train_batch_size")
-_OF_A_FILE = {"peft-adapter": (_MODEL, _RANK), "hf-model-config": (_MODEL, _BITS)}
+_OF_A_FILE = {"peft-adapter": (_MODEL, _RANK), "hf-model-config": (_MODEL, _BITS), "accelerate-config": ()}
 """What decides that which these files describe, which is no run."""
 _WITHOUT_LORA = {"no-lora", "lora-switched-off", "lora-not-switched-on"}
 
@@ -70,16 +71,21 @@ def closest_id(setup: Setup) -> str | None:
 
     A slip is in one word, of letters alone: another number, size or ending is another model.
     """
+    written = setup.model.name_or_path
+    return None if written is None or "/" not in written or _is_cached(written) else _closest(written)
+
+
+@lru_cache(maxsize=64)
+def _closest(written: str) -> str | None:
+    words = _words(written)
+    return next((known for known, parts in _known_words() if _is_slip(words, parts)), None)
+
+
+@lru_cache(maxsize=1)
+def _known_words() -> list[tuple[str, list[str]]]:
     from ...tables.architectures import all_ids
 
-    written = setup.model.name_or_path
-    if written is None or "/" not in written or _is_cached(written):
-        return None
-    words = _words(written)
-    for known in all_ids():
-        if _is_slip(words, _words(known)):
-            return known
-    return None
+    return [(known, _words(known)) for known in all_ids()]
 
 
 def _words(identity: str) -> list[str]:

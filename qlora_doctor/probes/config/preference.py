@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...facts.schedule import PreferenceFacts
-from ...setup.defaults import Libraries
+from ...setup.defaults import Libraries, of_trl
 from ...setup.setup import Setup
 
 PREFERENCE = ("dpo", "ipo", "kto", "orpo", "cpo", "simpo", "bco", "reward", "rm")
@@ -18,8 +18,6 @@ REINFORCEMENT = ("grpo", "gdpo", "rloo", "ppo", "ebft", "gkd", "online_dpo", "na
 _WITH_REFERENCE = {"dpo": (0, 27), "ipo": (0, 27), "kto": (0, 27), "grpo": (0, 29), "rloo": (0, 29)}
 """Methods with a reference, and the TRL that first copies a continued adapter for it."""
 _FREE = ("orpo", "cpo", "simpo")
-_BETA = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "grpo": 0.0, "rloo": 0.05}
-"""TRL's own defaults."""
 
 
 def preference_facts(
@@ -49,11 +47,18 @@ def preference_facts(
     return PreferenceFacts(
         reference=_reference(setup, str(method), continues, get, libraries),
         continues_adapter=continues,
-        beta=get("training.beta", _BETA.get(str(method))),
+        beta=get("training.beta", _beta(str(method), libraries)),
         label_smoothing=get("training.label_smoothing", 0.0),
         label_smoothing_unused=_unused_smoothing(setup, str(method), get, libraries),
         merges_into_4bit=_merges(setup, str(method), get, known),
     )
+
+
+def _beta(method: str, libraries: Libraries) -> float | None:
+    """TRL's own default, of the newest release where none is known."""
+    known = libraries if libraries.trl is not None else Libraries(trl=(1, 16))
+    found: float | None = of_trl("dpo" if method == "ipo" else method, "beta", known)
+    return found
 
 
 def _continues(setup: Setup) -> bool | None:
@@ -65,7 +70,7 @@ def _continues(setup: Setup) -> bool | None:
 def _reference(
     setup: Setup, method: str, continues: bool | None, get: Callable[..., Any], libraries: Libraries
 ) -> str | None:
-    if method in _FREE or (method in ("grpo", "rloo") and get("training.beta", _BETA[method]) == 0):
+    if method in _FREE or (method in ("grpo", "rloo") and get("training.beta", _beta(method, libraries)) == 0):
         return "none"
     if method not in _WITH_REFERENCE:
         return None

@@ -71,24 +71,28 @@ class ForwardWatch:
         self.seen = ForwardSeen()
         self.losses: list[torch.Tensor] = []
         self._logit_sums: list[torch.Tensor] = []
+        self._layer_sums: list[tuple[int, torch.Tensor]] = []
+        """Of each layer's output, by its place among the layers."""
         self._model = model
         self._before, self._after, self._on_phase, self._on_layer = before, after, on_phase, on_layer
         self._aside = False
         self._inside = False
         self.vocab_rows = _vocabulary_rows(model)
         called = called if called is not None else model
-        self._handles = [
+        self._entered: nn.Module | None = None
+        self._handles = []
+        for each in _entries(model, called):
             # Before what FSDP 2 puts there: it gathers the parameters in a hook of its own.
-            called.register_forward_pre_hook(guard(self._begin), prepend=True, with_kwargs=True),
-            called.register_forward_hook(guard(self._end), with_kwargs=True),
-        ]
-        layers = self._layers = decoder_layers(model)
+            self._handles.append(each.register_forward_pre_hook(guard(self._begin), prepend=True, with_kwargs=True))
+            self._handles.append(each.register_forward_hook(guard(self._end), with_kwargs=True))
+        layers = self.layers = decoder_layers(model)
         for layer in layers if with_layers else []:
             self._handles.append(layer.register_forward_pre_hook(guard(self._layer_begins), with_kwargs=True))
             self._handles.append(layer.register_forward_hook(guard(self._layer_ends)))
             for part in list(layer.children())[:1]:  # transformers 5 computes a layer again below its own hooks
                 self._handles.append(part.register_forward_pre_hook(guard(self._part_begins)))
         self._first = layers[0] if layers else None
+        self._places = {id(layer): place for place, layer in enumerate(layers)}
 
     def close(self) -> None:
         """Take the hooks off."""
@@ -108,10 +112,22 @@ class ForwardWatch:
             return None
         return all(math.isfinite(float(total)) for total in self._logit_sums)
 
+    def first_nonfinite_layer(self) -> int | None:
+        """Place of the first layer of the last forwards whose output was not finite; None where all were."""
+        sums, self._layer_sums = self._layer_sums, []
+        if not sums:
+            return None
+        values = torch.stack([total.to(sums[0][1].device) for _, total in sums]).tolist()
+        bad = [place for (place, _), value in zip(sums, values, strict=True) if not math.isfinite(value)]
+        return min(bad) if bad else None
+
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._aside or not torch.is_grad_enabled():
             return
-        self.seen.training_mode = self.seen.training_mode is not False and self._trains()
+        if self._inside and module is not self._entered:  # the base, called by the model around it
+            return
+        self._entered = module
+        self.seen.training_mode = self.seen.training_mode is not False and self.trains()
         inputs = inputs_by_name(module, args, kwargs)
         if self._before is not None:
             self._aside = True
@@ -121,15 +137,16 @@ class ForwardWatch:
                 self._aside = False
         self._read_inputs(inputs)
         self._inside = True
+        self._layer_sums.clear()  # of the forward before: one forward is what is looked at
         if self._on_phase is not None:
             self._on_phase("forward")
 
-    def _trains(self) -> bool:
+    def trains(self) -> bool:
         """Whether the layers are in training mode; PEFT puts a model in training mode around one that is not."""
-        return all(layer.training for layer in self._layers) if self._layers else self._model.training
+        return all(layer.training for layer in self.layers) if self.layers else self._model.training
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._aside or not self._inside:
+        if self._aside or not self._inside or module is not self._entered:
             return
         self._inside = False
         self.seen.micro_batches += 1
@@ -172,6 +189,8 @@ class ForwardWatch:
         hidden = output[0] if isinstance(output, tuple) and output else output
         if self._inside and isinstance(hidden, torch.Tensor):
             self._note_dtype(hidden)
+            with torch.no_grad():  # as the logits': one number, read when a loss is none
+                self._layer_sums.append((self._places.get(id(layer), 0), hidden.detach().sum(dtype=torch.float32)))
         if self._on_layer is not None:
             self._on_layer()
 
@@ -197,6 +216,12 @@ class ForwardWatch:
         if isinstance(labels, torch.Tensor):
             seen.labelled = True
             seen.trained_tokens += _counted(labels)
+
+
+def _entries(model: nn.Module, called: nn.Module) -> list[nn.Module]:
+    """What a loop may call to run the model: what it was seen to call, and the base inside, called past an adapter."""
+    base = model.get_base_model() if called is model and hasattr(model, "get_base_model") else called
+    return [called] if base is called or not isinstance(base, nn.Module) else [called, base]
 
 
 def inputs_by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ...core.errors import StageError
 from ...facts.adapter import StoredMisfit
 from ...pipeline.adapter import adapter_folder
 from ...setup.setup import Setup
-from ..config.stored_adapter import CONFIG, WEIGHTS
+from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_header
 from ..load.quantization_error import nonfinite_in
 from ..stored.names import WRAPPERS
@@ -94,7 +94,7 @@ def stored_file_facts(setup: Setup, progress: Callable[..., None] = lambda *_: N
     except StageError:
         return {}
     if file is None:
-        return {}
+        return _without_weights(setup)
     try:
         stored = read_header(file)
     except StageError as error:
@@ -103,6 +103,16 @@ def stored_file_facts(setup: Setup, progress: Callable[..., None] = lambda *_: N
         return {"stored_damage": "none"}
     bad = nonfinite_in(Checkpoint(file.parent, [file], stored), progress)
     return {"stored_damage": "none", "stored_nonfinite": [_shown(name) for name in bad]}
+
+
+def _without_weights(setup: Setup) -> dict[str, Any]:
+    """A folder that a config names for its adapter has to hold weights; a config alone may be what is checked."""
+    if setup.model.adapter is None:
+        return {}
+    folder = adapter_folder(setup)
+    if (folder / PICKLED).is_file():
+        return {}
+    return {"stored_damage": f"{folder} holds no adapter weights ({WEIGHTS})."}
 
 
 def stored_fit(model: Any, setup: Setup, base: Inventory) -> StoredFit:

@@ -13,8 +13,9 @@ from typing import Protocol, cast
 
 from ...core.errors import ConfigError, UsageError
 from ...core.text import cleaned
+from ...setup.resolved import with_asked_versions
 from ...setup.setup import Setup
-from ..document import Document, read_document
+from ..document import STDIN, Document, read_document
 
 _HERE = "qlora_doctor.reading.dialects"
 DIALECTS: dict[str, str] = {
@@ -23,6 +24,7 @@ DIALECTS: dict[str, str] = {
     "nemo-automodel": f"{_HERE}.nemo_automodel",
     "peft-adapter": f"{_HERE}.peft_adapter",
     "hf-model-config": f"{_HERE}.transformers_config",
+    "accelerate-config": f"{_HERE}.accelerate_config",
     "ludwig": f"{_HERE}.ludwig",
     "autotrain": f"{_HERE}.autotrain",
     "h2o-llmstudio": f"{_HERE}.h2o_llmstudio",
@@ -130,9 +132,35 @@ def read_setup(path: Path, *, dialect: str | None = None) -> Setup:
         sure = chosen.recognise(document)
     else:
         chosen, sure = recognise(document)
-    setup = chosen.read(document)
+    setup = with_asked_versions(_with_versions(_launched(chosen.read(document), document), document))
     told = {"dialect_confidence": sure, "dialect_named": dialect is not None}
     return cleaned(setup).model_copy(update=told | {"file": setup.file})  # the name by which it is opened stays
+
+
+def _launched(setup: Setup, document: Document) -> Setup:
+    """The setup as its project starts it; a shell script says by itself how."""
+    if setup.dialect not in _BY_TRANSFORMERS or document.path is None or document.path == STDIN:
+        return setup
+    from ..launching import started_by_accelerate
+
+    return started_by_accelerate(setup, document.path)
+
+
+_BY_TRANSFORMERS = {"python", "trl", "alignment-handbook", "axolotl", "llamafactory", "custom"}
+"""Dialects whose trainers heed what accelerate's launcher sets."""
+_OF_NO_RUN = {"native", "python", "peft-adapter", "hf-model-config", "bnb-config", "accelerate-config"}
+"""Dialects of files that stand for the installed versions, or for no run; a script's own reader looks for itself."""
+
+
+def _with_versions(setup: Setup, document: Document) -> Setup:
+    """The setup with the versions that the project of its file asks for."""
+    if setup.dialect in _OF_NO_RUN or document.path is None or document.path == STDIN:
+        return setup
+    from ..pins import PACKAGES, asked_of, pins_in
+    from ..python.neighbours import Neighbours
+
+    versions = asked_of(pins_in(Neighbours(document.path).folders, PACKAGES))
+    return setup.model_copy(update={"versions": {**setup.versions, **versions}}) if versions else setup
 
 
 def file_of(path: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 from ...core.errors import ConfigError
 from ...core.place import Place
 from ...core.pointers import dotted, escaped
-from ...setup.setup import SECTIONS, Origin, OwnKey, Setup, Source
+from ...setup.setup import SECTIONS, Asked, Origin, OwnKey, Setup, Source
 from ...tables.keys import MOST_LIKENED, MOST_STRANGERS, KeyList
 from ..document import Document
 from ..interpolation import interpolated
@@ -335,22 +336,25 @@ class Reading:
                 self._unknown_keys.append(entry | {"closest": closest, "note": known.verdict(full)})
             self.point_at(full)
 
-    def judge_by_project(self, known: KeyList) -> None:
-        """Take back what the project of the file answers: fields of its own script, versions that it pins."""
+    def judge_by_project(self, known: KeyList, implied: Mapping[str, Asked] = MappingProxyType({})) -> None:
+        """Take back what the project of the file answers: fields of its own script, versions that it pins.
+
+        Args:
+            implied: the versions that a file of this kind is read with, where its project pins none.
+        """
         if self.file is None or not (self._unknown_keys or self._removed_keys):
             return
-        from ..script_fields import is_gone, own_fields, pins_beside
+        from ..script_fields import asked_beside, is_gone, may_be_newer, own_fields
 
         own = own_fields(Path(self.file), {str(each["key"]) for each in (*self._unknown_keys, *self._removed_keys)})
-        pins = pins_beside(Path(self.file))
-        trl = pins.get("trl")
-        other_version = trl is not None and trl.bounded
+        asked = {**implied, **asked_beside(Path(self.file))}
+        other_version = may_be_newer(asked.get("trl"), known.version)
         self._unknown_keys = [each for each in self._unknown_keys if each["key"] not in own and not other_version]
         self._removed_keys = [
             each
             for each in self._removed_keys
             if each["key"] not in own
-            and is_gone(getattr(known.removed.get(str(each["key"])), "since", None), each["note"], pins) is not False
+            and is_gone(getattr(known.removed.get(str(each["key"])), "since", None), each["note"], asked) is not False
         ]
 
     def deprecated(self, key: str, now: str | None, note: str, value: str | None = None) -> None:

@@ -26,11 +26,6 @@ KINDS: tuple[tuple[str, Test, str], ...] = (
         "mlx-lm trains on Apple silicon without bitsandbytes; qlora-doctor looks at PyTorch trainers.",
     ),
     (
-        "an Accelerate config",
-        lambda d: "compute_environment" in d or {"distributed_type", "num_processes"} <= d.keys(),
-        "It says how to launch a run; check the training config that it launches.",
-    ),
-    (
         "a DeepSpeed config",
         lambda d: "zero_optimization" in d and "model" not in d and "base_model" not in d,
         "Check the training config that names it under `deepspeed`.",

@@ -20,6 +20,7 @@ from ...core.place import Place
 from ...core.pointers import split_pointer
 from ...setup.setup import Setup
 from ..document import Document
+from ..python.neighbours import Neighbours
 from ..shell import MOST_SCRIPT, Command, Script, Word, read_script
 from . import autotrain, homemade, litgpt, llamafactory, shell_scripts, swift, trl
 from .shell_launch import FLAG, Run, launched, started_by_llamafactory, with_value
@@ -414,5 +415,5 @@ def _read_run(run: Run, arguments: Arguments, meaning: _Meaning, runs: int) -> S
     setup = setup.model_copy(update=changed)
     if meaning.method is not None:
         setup = with_value(setup, "training.method", meaning.method, "explicit", f"`{run.action}`")
-    setup = launched(run, setup)
+    setup = launched(run, setup, Neighbours(arguments.path).folders)
     return started_by_llamafactory(run, setup) if meaning.dialect == "llamafactory" and meaning.checks_keys else setup

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...setup.setup import Origin, Setup, Source
+from ..accelerate import config_named, with_launch
 from ..shell import Word
 
 FLAG = re.compile(r"--?([A-Za-z][\w.\-]*)(?:=(.*))?\Z", re.DOTALL)
@@ -32,8 +34,12 @@ class Run(NamedTuple):
     at: int
 
 
-def launched(run: Run, setup: Setup) -> Setup:
-    """What the launcher says of processes; a config file of its own may say more, and is not seen."""
+def launched(run: Run, setup: Setup, folders: Sequence[Path] = ()) -> Setup:
+    """What the launcher says of processes, and what its own config file says where that is here.
+
+    Args:
+        folders: where the command may be started, the nearest first.
+    """
     count = _processes(run)
     launcher = run.launcher or ("swift" if run.program == "swift" else None)
     if count is not None and count > 0:
@@ -43,9 +49,8 @@ def launched(run: Run, setup: Setup) -> Setup:
             setup, "hardware.count", None, "unknown", f"How many processes {launcher} starts is not said."
         )
     if run.launcher == "accelerate":
-        for path in ("training.fsdp", "training.deepspeed"):
-            if path not in setup.origins:
-                setup = with_value(setup, path, None, "unknown", "accelerate's own config decides.")
+        options = options_of(run.options)
+        return with_launch(setup, config_named(options.get("config_file"), folders), options)
     return setup
 
 
@@ -63,7 +68,7 @@ def _processes(run: Run) -> int | None:
         return int(word.text) if word is not None and word.known and word.text.isdigit() else None
     if run.launcher is None:
         return None
-    options = _options(run.options)
+    options = options_of(run.options)
     each, nodes = _COUNTS[run.launcher]
     number = next((options[key] for key in each if key in options), None)
     times = next((options[key] for key in nodes if key in options), "1")
@@ -72,7 +77,8 @@ def _processes(run: Run) -> int | None:
     return int(number[:6]) * int(times[:6])
 
 
-def _options(words: Sequence[Word]) -> dict[str, str]:
+def options_of(words: Sequence[Word]) -> dict[str, str]:
+    """The options of a launcher by their names, without dashes; empty where the value is not known."""
     found: dict[str, str] = {}
     for at, word in enumerate(words):
         flag = FLAG.match(word.text)

@@ -1,7 +1,9 @@
 """TRL's command line and the alignment-handbook: ModelConfig, ScriptArguments and SFTConfig in one YAML file.
 
 Defaults are those of TRL 1.9 (trainer/model_config.py, trainer/utils.py, scripts/); its parser stops at unknown keys.
-Handbook recipes are read by the same classes, of the TRL that the handbook of their time pins.
+Handbook recipes are read by the handbook's own classes (src/alignment/configs.py) on top of the TRL that the handbook
+of their time runs with: 0.2 and 0.3, of which recipes name a ``dataset_mixer``, ask for trl 0.7.4 to 0.12; what came
+after them, with a ``dataset_mixture``, for trl 0.19.1, and imports ``setup_chat_format``, which trl 0.26 dropped.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...setup.setup import Setup
+from ...setup.setup import Asked, Setup
 from ...tables.keys import key_list
-from ..document import Document
+from ..document import STDIN, Document
 from .fields import Reading, Table, Writing
 from .llamafactory import HF_ARGUMENTS
 from .values import dtype, joined, name_list, one_or_list, storage_dtype, switch, targets, text
@@ -85,7 +87,17 @@ WRITINGS: dict[str, Writing] = {
     },
 }
 """TRL computes in the dtype that the model is loaded in."""
-_MIXTURE = ("dataset_mixer", "dataset_mixture")
+_MIXER, _MIXTURE = "dataset_mixer", "dataset_mixture"
+_OLDER, _NEWER = "the handbook with dataset_mixer asks for", "the handbook with dataset_mixture asks for"
+_OF_MIXER = {
+    "trl": Asked(at_least="0.7.4", below="0.13", by=f"{_OLDER} trl>=0.7.4,<0.13"),
+    "transformers": Asked(at_least="4.35", below="5", by=f"{_OLDER} transformers>=4.35,<5"),
+}
+_OF_MIXTURE = {
+    "trl": Asked(at_least="0.19.1", below="0.26", by=f"{_NEWER} trl>=0.19.1,<0.26"),
+    "transformers": Asked(at_least="4.53.3", below="5", by=f"{_NEWER} transformers>=4.53.3,<5"),
+}
+"""transformers 5 came after both, with the TRL that no longer serves them."""
 _OWN = {
     "use_peft",
     "use_bnb_nested_quant",
@@ -101,7 +113,7 @@ def recognise(document: Document) -> float:
     data = document.data
     if not isinstance(data, dict) or "model_name_or_path" not in data:
         return 0.0
-    if any(key in data for key in _MIXTURE):
+    if _MIXER in data or _MIXTURE in data:
         return 0.96
     if not _OWN & data.keys():
         return 0.0
@@ -116,9 +128,11 @@ def recognise(document: Document) -> float:
 def read(document: Document) -> Setup:
     """A TRL or handbook config → Setup."""
     known = key_list("trl")
-    is_handbook = any(key in document.data for key in _MIXTURE) if isinstance(document.data, dict) else False
+    handbook = _handbook(document)
+    is_handbook = bool(handbook)
     dialect = "alignment-handbook" if is_handbook else name
-    reading = Reading(document, dialect, f"TRL {known.version}", plain_data=True)
+    whose = f"TRL {known.version}" if not is_handbook else "the handbook"
+    reading = Reading(document, dialect, whose, plain_data=True)
     reading.take(_FIELDS)
     mixer = reading.get("dataset_mixer")
     if isinstance(mixer, dict) and mixer:
@@ -129,16 +143,37 @@ def read(document: Document) -> Setup:
         reading.take({"datasets.0.path": ("data.train", text)})
     if not reading.knows("data.train"):
         reading.take({"dataset_path": ("data.train", one_or_list)})
-    reading.extra("training", "packing_strategy", "liger_kernel_config")
+    reading.extra("training", "packing_strategy", "liger_kernel_config", "metric_for_best_model", "greater_is_better")
     _adapter(reading)
     reading.defaults(_DEFAULTS)
-    _dtypes(reading, is_handbook)
+    _dtypes(reading, handbook)
     _method(reading)
+    if handbook is _OF_MIXER and reading.value("training.method") == "dpo":
+        reading.default("training.optim", "rmsprop", "default of the handbook's DPOConfig")
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "TRL's argument parser turns such texts into numbers.")
     reading.check_keys(known, also=_handbook_keys() if is_handbook else ())
-    reading.judge_by_project(known)
-    return reading.setup()
+    reading.judge_by_project(known, handbook)
+    return reading.setup().model_copy(update={"versions": handbook})
+
+
+def _handbook(document: Document) -> dict[str, Asked]:
+    """The versions that the handbook of a recipe's time runs with; empty where it is no recipe of the handbook's."""
+    data = document.data if isinstance(document.data, dict) else {}
+    if _MIXER in data:
+        return _OF_MIXER
+    if _MIXTURE in data:
+        return _OF_MIXTURE
+    if document.path is None or document.path == STDIN:
+        return {}
+    from ..python.neighbours import Neighbours
+
+    # A recipe with a dataset_name is told from one of TRL's by the clone that it lies in.
+    configs = (folder / "src" / "alignment" / "configs.py" for folder in Neighbours(document.path).folders)
+    text = next((path.read_text("utf-8", "replace") for path in configs if path.is_file()), None)
+    if text is None:
+        return {}
+    return _OF_MIXTURE if _MIXTURE in text else _OF_MIXER
 
 
 def _handbook_keys() -> set[str]:
@@ -161,12 +196,19 @@ def _adapter(reading: Reading) -> None:
         reading.remark("lora-not-switched-on", key, note)
 
 
-def _dtypes(reading: Reading, is_handbook: bool) -> None:
-    """TRL quantizes with the model's dtype as compute dtype, and since 0.27 that is float32 where nothing is said."""
+def _dtypes(reading: Reading, handbook: dict[str, Asked]) -> None:
+    """TRL quantizes with the model's dtype as compute dtype, and since 0.27 that is float32 where nothing is said.
+
+    The handbook's own code took float16 where nothing is said, and 0.2 always (model_utils.py).
+    """
+    is_handbook = bool(handbook)
     if reading.value("quantization.load_in_4bit"):
         written = reading.value("model.dtype")
         older = is_handbook or reading.has("torch_dtype")
-        if written in ("bfloat16", "float16", "float32"):
+        always_half = written in ("auto", None) or (written != "float16" and reading.has("use_flash_attention_2"))
+        if handbook is _OF_MIXER and always_half:
+            reading.default("quantization.bnb_4bit_compute_dtype", "float16", "the handbook's get_quantization_config")
+        elif written in ("bfloat16", "float16", "float32"):
             key = "dtype" if reading.has("dtype") else "torch_dtype"
             note = "TRL computes in the dtype that the model is loaded in."
             reading.put("quantization.bnb_4bit_compute_dtype", written, key, note)

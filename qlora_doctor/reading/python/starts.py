@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,16 +61,41 @@ def starts_of(neighbours: Neighbours) -> list[Start]:
     return []
 
 
+def starters(neighbours: Neighbours) -> list[Path]:
+    """The files of the project that may start something: those that are run, else those that tell how."""
+    return [*_starters(neighbours, _NAMED), *_starters(neighbours, _TOLD)]
+
+
+def commands_in(file: Path) -> str:
+    """The shell commands of such a file, each on the line where it stands."""
+    text = _text_of(file)
+    if file.suffix == ".json":
+        return ""
+    if _TOLD.match(file.name):
+        return _of_notebook(text) if file.suffix == ".ipynb" else _of_markdown(text)
+    return text if file.suffix in (".sh", ".bash") else _of_makefile(text)
+
+
 def _starters(neighbours: Neighbours, kind: re.Pattern[str]) -> list[Path]:
     found: list[Path] = []
     for folder in neighbours.folders:
         for name in _SUBFOLDERS:
             try:
-                inner = sorted(path for path in (folder / name).iterdir() if kind.match(path.name))
+                inner = _named(folder / name, kind, (folder / name).stat().st_mtime_ns)
             except OSError:
                 continue
             found += [path for path in inner if path not in found and neighbours.may_read(path)]
     return found[:MOST_STARTERS]
+
+
+@lru_cache(maxsize=256)
+def _named(folder: Path, kind: re.Pattern[str], changed: int) -> list[Path]:
+    """The files of these names in a folder, while no file comes or goes.
+
+    Raises:
+        OSError: it is no folder, or cannot be read.
+    """
+    return sorted(path for path in folder.iterdir() if kind.match(path.name))
 
 
 def _text_of(file: Path) -> str:
@@ -86,10 +111,7 @@ def _of_shell(file: Path, text: str, script: Path, neighbours: Neighbours) -> It
     from ..dialects.shell import runs_in
     from ..shell import read_script
 
-    if _TOLD.match(file.name):
-        text = _of_notebook(text) if file.suffix == ".ipynb" else _of_markdown(text)
-    elif file.suffix not in (".sh", ".bash"):
-        text = _of_makefile(text)
+    text = commands_in(file)
     shell = read_script(text)
     for run in runs_in(text):
         if run.program != "python" or not _is_this(run.action, file, script, neighbours):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+from ...setup.defaults import TRL
 from ...setup.resolved import Resolved
 from ...setup.setup import Setup
 from ..dialects.values import switch
-from .hf_calls import RESUMED
+from .hf_calls import ADAPTED, RESUMED
 from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
 from .sheet import Sheet
 from .story import Story, argument
@@ -44,13 +45,6 @@ METHODS: dict[str, tuple[str, str | None]] = {
 _OWN_CODE = "A training loop that was not read decides."
 _PLAIN = ("learning_rate", "bf16", "gradient_checkpointing", "per_device_train_batch_size")
 """Arguments of which TrainingArguments' own default counts, where SFTConfig has another."""
-_LIKE_TRANSFORMERS = ("dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo")
-_COMMON = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "max_steps",
-           "num_train_epochs", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end",
-           "seed", "data_seed", "warmup_ratio", "warmup_steps", "fsdp", "deepspeed", "ddp_find_unused_parameters",
-           "resume_from_checkpoint", "loss_type", "use_vllm", "beta", "label_smoothing", "num_generations",
-           "num_generations_eval", "generation_batch_size", "steps_per_generation")  # fmt: skip
-"""Arguments that TRL's configs leave as TrainingArguments has them, or whose silence is read by the method."""
 _TAKEN_OVER = "default of TrainingArguments, which SFTTrainer takes over"
 _CHECKPOINTING = "training.gradient_checkpointing"
 _THAWS = re.compile(r"\.requires_grad\s*=(?!=)|\brequires_grad_\(|\bset_adapter\(")
@@ -307,8 +301,8 @@ def _read_preparation(story: Story, sheet: Sheet, kind: str | None) -> None:
         sheet.unknown(_PREPARE, why, steps[0].call.node if steps else None)
     elif story.leaves_out("prepare_model_for_kbit_training"):
         sheet.unknown(_PREPARE, "An argument of the script decides.")
-    elif kind == "trl" and (story.given("peft_config") is not None or sheet.value("quantization.load_in_4bit")):
-        sheet.unknown(_PREPARE, "TRL's trainers prepare a quantized base themselves up to 0.26, later ones do not.")
+    elif kind == "trl" and story.given("peft_config") is not None:
+        return  # silent: whether TRL's trainer prepares what it attaches the adapter to, its version decides
     elif grads:
         sheet.unknown(_PREPARE, "The script makes the inputs require gradients by itself.", grads[0].call.node)
     else:
@@ -327,9 +321,8 @@ def _close(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None
     if story.is_unsloth:
         sheet.default("training.kernels", ["unsloth"], "The model is of one of Unsloth's classes.")
         sheet.leave_rest("training", why="Unsloth has defaults of its own, which change between versions.")
-    if kind == "trl" and method != "sft":
-        known = _COMMON if method in _LIKE_TRANSFORMERS else ()
-        sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.", but=known)
+    if kind == "trl" and method not in TRL:
+        sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.")
     takes_over = isinstance(arguments, Made) and arguments.maker.endswith("TrainingArguments")
     if kind == "trl" and takes_over:
         plain = Resolved(Setup(dialect="python"))
@@ -351,6 +344,8 @@ def order_of(story: Story, sheet: Sheet) -> None:
         if step.kind in ("attach", "load-adapter"):
             if attached is not None and _is_lora(step) and step.call.maker == "get_peft_model":
                 _remark_twice(sheet, step.call, "get_peft_model")
+            elif attached is not None and step.kind == "load-adapter" and step.call.maker in ADAPTED:
+                _remark_twice(sheet, step.call, f"{step.call.maker}.from_pretrained")
             attached = step if _is_lora(step) else None
         elif step.kind == "merge":
             attached = None

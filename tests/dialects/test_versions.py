@@ -1,0 +1,178 @@
+"""The versions that a project asks for decide what silence means, whatever is installed where it is checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qlora_doctor.facts.config import ConfigFacts
+from qlora_doctor.facts.environment import EnvironmentFacts, Packages
+from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading import read_setup
+from qlora_doctor.reading.pins import pins_in, pins_of
+from qlora_doctor.setup import defaults
+from qlora_doctor.setup.defaults import TURNS
+
+PACKAGES = Packages(torch="2.13.0", transformers="5.23.0", peft="0.21.2", trl="1.16.0")
+HERE = EnvironmentFacts(tool_version="0", python="3.11", platform="Linux", packages=PACKAGES)
+SCRIPT = """\
+import torch
+from datasets import load_dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from trl import {config}, {trainer}
+
+bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+model = AutoModelForCausalLM.from_pretrained("my/model", quantization_config=bits)
+trainer = {trainer}(
+    model=model,
+    args={config}(output_dir="out"),
+    train_dataset=load_dataset("my/rows", split="train"),
+    peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+)
+trainer.train()
+"""
+
+
+def facts(folder: Path, files: dict[str, str], method: str = "SFT") -> ConfigFacts:
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    script = folder / "train.py"
+    script.write_text(SCRIPT.format(config=f"{method}Config", trainer=f"{method}Trainer"))
+    return conclude(read_setup(script), HERE)
+
+
+SILENT = ("model_dtype", "bf16", "gradient_checkpointing", "learning_rate", "prepare_for_kbit_training", "optimizer")
+
+
+@pytest.mark.parametrize(
+    ("asked", "values"),
+    [
+        ("", ("auto", True, True, 2e-5, False, "adamw_torch_fused")),
+        ("trl==0.16.0\ntransformers==4.49.0\n", ("float16", False, False, 2e-5, True, "adamw_torch")),
+        ("trl==0.9.6\n", ("auto", False, False, 5e-5, True, "adamw_torch_fused")),
+        ("trl~=0.22.1\ntransformers<5\n", ("float16", True, True, 2e-5, True, None)),
+        ("trl>=0.18,<0.24\n", ("auto", None, None, 2e-5, True, "adamw_torch_fused")),
+        ("trl>=0.24,<1.0\n", ("auto", True, True, 2e-5, None, "adamw_torch_fused")),
+        ("trl @ git+https://github.com/trl@abcdef1234\n", ("auto", None, None, None, None, "adamw_torch_fused")),
+        ("trl>=0.9\n", ("auto", True, True, 2e-5, False, "adamw_torch_fused")),
+    ],
+)  # fmt: skip
+def test_requirements_decide_the_defaults(asked: str, values: tuple[object, ...], tmp_path: Path) -> None:
+    found = facts(tmp_path, {"requirements.txt": asked})
+    assert tuple(getattr(found, name) for name in SILENT) == values
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pyproject.toml", '[project]\ndependencies = ["trl==0.12.0"]\n'),
+        ("environment.yml", "dependencies:\n  - pip:\n      - trl==0.12.0\n"),
+        ("Dockerfile", "FROM python\nRUN pip install -q trl==0.12.0\n"),
+        ("install.sh", "pip install \\\n  trl==0.12.0\n"),
+        ("README.md", "```bash\npip install trl==0.12.0\n```\n"),
+    ],
+)
+def test_any_file_of_the_project_may_ask(name: str, text: str, tmp_path: Path) -> None:
+    found = facts(tmp_path, {name: text})
+    assert (found.bf16, found.gradient_checkpointing) == (False, False)
+    assert found.versions is not None and found.versions.trl == "0.12.0"
+    origin = read_setup(tmp_path / "train.py").origins["training.bf16"]
+    assert origin.source == "library_default" and origin.note is not None
+    assert origin.note == f"default of TRL, of which {name} asks for trl==0.12.0"
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "rate"),
+    [("DPO", "", 1e-6), ("DPO", "trl==0.9.6", 5e-5), ("Reward", "trl==0.22.0", 5e-5), ("Reward", "", 1e-4)],
+)
+def test_each_method_has_defaults_of_its_own(method: str, asked: str, rate: float, tmp_path: Path) -> None:
+    assert facts(tmp_path, {"requirements.txt": asked}, method).learning_rate == rate
+
+
+def test_what_a_range_leaves_open_is_unknown_and_says_why(tmp_path: Path) -> None:
+    facts(tmp_path, {"requirements.txt": "trl>=0.18,<0.24\n"})
+    origin = read_setup(tmp_path / "train.py").origins["training.bf16"]
+    assert origin.source == "unknown" and origin.note is not None
+    assert "requirements.txt asks for trl>=0.18,<0.24" in origin.note
+
+
+def test_a_native_config_stands_for_what_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("trl==0.9.6\n")
+    config = tmp_path / "native.yaml"
+    config.write_text("model: my/model\ntraining: {trainer: trl}\n")
+    assert conclude(read_setup(config), HERE).bf16 is True
+
+
+def test_a_notebook_that_installs_a_version_has_it(tmp_path: Path) -> None:
+    assert pins_of("!pip install -q trl==0.12.0 peft\n", ("trl",), "the notebook")["trl"].exact == "0.12.0"
+
+
+@pytest.mark.parametrize(
+    ("written", "least", "below"),
+    [
+        (">=0.9,<0.12", "0.9", "0.12"),
+        ("~=0.12.1", "0.12.1", "0.13"),
+        ("~=4.44", "4.44", "5"),
+        ("==0.9.*", "0.9", "0.10"),
+        ("<=0.11.4", None, "0.11.4.0.1"),
+        ("<0.12,!=0.11.2", None, "0.12"),
+    ],
+)
+def test_ranges(written: str, least: str | None, below: str | None, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text(f"trl{written}\n")
+    pin = pins_in([tmp_path], ("trl",))["trl"]
+    assert (pin.exact, pin.bounded, pin.at_least, pin.below) == (None, True, least, below)
+
+
+def test_files_that_differ_allow_what_any_of_them_does(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("trl==0.11.4\n")
+    (tmp_path / "Dockerfile").write_text("RUN pip install trl==0.15.2\n")
+    pin = pins_in([tmp_path], ("trl",))["trl"]
+    assert (pin.exact, pin.at_least, pin.below) == (None, "0.11.4", "0.15.2.0.1")
+
+
+def test_every_release_that_a_default_turns_at_is_looked_at() -> None:
+    rows = [row for table in defaults.TRL.values() for row in table.values()]
+    turns = {since for row in rows for since, _ in row} - {(0,)}
+    assert turns <= set(TURNS["trl"])
+
+
+MIXER = """\
+model_name_or_path: mistralai/Mistral-7B-v0.1
+torch_dtype: bfloat16
+dataset_mixer: {HuggingFaceH4/ultrachat_200k: 1.0}
+use_peft: true
+load_in_4bit: true
+evaluation_strategy: epoch
+max_seq_length: 2048
+overwrite_output_dir: true
+warmup_ratio: 0.1
+"""
+
+
+MIXTURE = MIXER.replace(
+    "dataset_mixer: {HuggingFaceH4/ultrachat_200k: 1.0}", "dataset_mixture: {datasets: [{id: my/rows}]}"
+).replace("evaluation_strategy", "eval_strategy")
+
+
+@pytest.mark.parametrize("recipe", [MIXER, MIXTURE])
+def test_a_recipe_of_the_handbook_is_judged_by_the_handbook_of_its_time(recipe: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(recipe)
+    found = conclude(read_setup(path), HERE)
+    assert found.dialect == "alignment-handbook"
+    assert (found.removed_keys, found.unknown_keys) == ([], [])
+    assert found.prepare_for_kbit_training is True
+    path.write_text(recipe.replace("warmup_ratio", "warmupratio"))
+    assert [each.key for each in conclude(read_setup(path), HERE).unknown_keys or ()] == ["warmupratio"]
+    (tmp_path / "requirements.txt").write_text("trl==1.9.0\n")
+    path.write_text(recipe)
+    assert "max_seq_length" in [each.key for each in conclude(read_setup(path), HERE).removed_keys or ()]
+
+
+def test_what_no_handbook_of_the_time_takes_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(MIXTURE.replace("eval_strategy", "evaluation_strategy"))  # transformers 4.53 has it no more
+    assert [each.key for each in conclude(read_setup(path), HERE).removed_keys or ()] == ["evaluation_strategy"]
