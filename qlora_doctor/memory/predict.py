@@ -27,15 +27,9 @@ MARGINS = {
     "data parallel": 0.075,
     "sharded": 0.085,
 }
-<<<<<<< HEAD
-"""The same where a run is of such a kind, the widest of those it is of: what was measured above the predictions of what
-is reserved (benchmarks/memory): 5.5% after an evaluation, 4.2% with Liger's kernels, 2.4% with images, 8.0% where
-answers are generated, 7.4% under DistributedDataParallel, 8.1% under FSDP 2."""
-=======
 """The same where a run is of such a kind, the widest of those it is of: what was measured above the predictions of
 what is reserved (benchmarks/memory): 5.5% after an evaluation, 4.2% with Liger's kernels, 2.4% with images,
 8.0% where answers are generated, 7.4% under DistributedDataParallel, 8.1% under FSDP 2."""
->>>>>>> main
 
 
 @dataclass(frozen=True)

@@ -67,13 +67,8 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     whole = setup.quantization.bnb_4bit_quant_storage in (None, "uint8")
     if setup.training.fsdp and whole and not getattr(base.config.get_text_config(), "tie_word_embeddings", False):
         return (
-<<<<<<< HEAD
-            "The prediction does not cover FSDP 2 with 4-bit weights stored as integers beside an untied head: "
-            "what is reserved was 11% too high."
-=======
             "The prediction does not cover FSDP 2 with 4-bit weights stored as integers beside a head that is not "
             "tied: what is reserved was 11% too high."
->>>>>>> main
         )
     if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
         return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."

@@ -1,4 +1,4 @@
-"""Answers that a model writes in a step: few tokens are traced, the others written after them, and all counted."""
+"""Answers that a model writes in a step: few tokens are traced, the others are added, and all of it is counted."""
 
 from __future__ import annotations
 
