@@ -283,9 +283,41 @@ def _tokenised(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Ba
     if setup.model.task == "sequence-classification":
         from transformers import DataCollatorWithPadding
 
+        _refuse_what_is_no_class(setup, model.config, samples)
         collator = DataCollatorWithPadding(tokenizer)
     longest = max((len(row["input_ids"]) for row in dataset), default=0)
     return Batches(dataset, collator, "file", tokenizer, longest, samples, notes)
+
+
+def _refuse_what_is_no_class(setup: Setup, config: Any, samples: Samples) -> None:
+    """A classifier learns a number below ``num_labels`` from each row; one of regression any number.
+
+    Raises:
+        StageError: rows have no label, or one that the head cannot score.
+    """
+    place = setup.place("data")
+    for row in samples.rows:
+        label = row.get("label", row.get("labels"))
+        if label is None:
+            raise StageError(
+                f"A classifier learns a class of each row, and the data has {', '.join(samples.columns)} and no label.",
+                remedy="Name the column of the classes label.",
+                place=place,
+            )
+        if isinstance(label, str):
+            raise StageError(
+                f"The labels of the data are text, such as {label!r}, and the model learns numbers from 0.",
+                remedy="Number the classes (Dataset.class_encode_column).",
+                place=place,
+            )
+        classes = None if setup.is_unknown("model.num_labels") else getattr(config, "num_labels", None)
+        regression = getattr(config, "problem_type", None) == "regression" or classes == 1
+        if isinstance(label, int) and isinstance(classes, int) and not regression and not 0 <= label < classes:
+            raise StageError(
+                f"The data has the label {label}, and the model scores {classes} classes, 0 to {classes - 1}.",
+                remedy="Set num_labels to the number of classes, and number them from 0.",
+                place=setup.place("model.num_labels") or place,
+            )
 
 
 def _tokens(setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any], limit: int | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ cuts the graph is told as far as it was seen: reentrant checkpointing, or a valu
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -24,6 +25,7 @@ _MODALITY = re.compile(r"pixel|patches|image|video|audio|speech|input_features|i
 _NO_INPUT = re.compile(r"image_sizes?$|_token|_mask$|grid|_index|output_")
 """Arguments of a forward that describe an input and are none."""
 _HEAD = re.compile(r"^(?:head|attention_pool\w*|pool\w*)$")
+_CROSS_ATTENTION = re.compile(r"(?i)(?:encoder|cross)_?att(?:n|ention)")
 _DROP_PATH = re.compile(r"(?i)drop_?path|stochastic_?depth")
 _FEATURE_LAYER = re.compile(r"(?:feature|select)_layers?$")
 
@@ -177,10 +179,13 @@ class _Seen:
 
     def __init__(self, model: nn.Module, reached: Collection[str], inputs: Collection[str]) -> None:
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._model = model
         self._reached = reached
         self._trunk = _trunk(base)
         self._configs = list(_configs(getattr(base, "config", None)))
-        self._lacking = [name for name in _modal_inputs(base) if name not in inputs]
+        arguments = _arguments(base)
+        self._lacking = [name for name in arguments if _is_modal(name) and name not in inputs]
+        self._reads_encoder = "encoder_hidden_states" in arguments and "encoder_hidden_states" not in inputs
 
     def why(self, branch: str, called: bool | None) -> tuple[str, bool]:
         """A reason as the end of a sentence, and whether the model is made so."""
@@ -191,8 +196,12 @@ class _Seen:
                 return "no token of the batch chose it", True
             if self._lacking:
                 return f"the batch has no {' and no '.join(self._lacking)}, and the forward does not call it", True
+            if self._reads_encoder and _CROSS_ATTENTION.search(branch):
+                return "the batch has no encoder_hidden_states, and the forward does not call it", True
             if any(_is_positive(value) for name, value in self._settings() if "layerdrop" in name):
                 return "LayerDrop leaves layers out at random", True
+            if (twin := self._twin(branch)) is not None:
+                return f"its weights are those of {twin} too, by which the forward reads them", True
             if self._is_untaken_path(branch):
                 return "the forward takes the path beside it", True
             return "the forward never calls it", False
@@ -205,6 +214,24 @@ class _Seen:
         if self._is_unread_head(branch):
             return "nothing reads its output, while the rest of its tower reaches the loss", True
         return "the forward calls it, and the graph is cut between it and the loss", False
+
+    def _twin(self, branch: str) -> str | None:
+        """Another part of the model that holds the same weights and reaches the loss; None where there is none.
+
+        Zamba 2's blocks share their weights, and each block holds the small layers of all of them.
+        """
+        holders: dict[int, list[str]] = {}
+        for name, module in self._model.named_modules(remove_duplicate=False):
+            base = getattr(module, "base_layer", None)
+            weight = getattr(base, "weight", None)
+            if weight is not None:
+                holders.setdefault(id(weight), []).append(plain_name(name))
+        inside = [names for names in holders.values() if any(f"{name}.".startswith(f"{branch}.") for name in names)]
+        twins = []
+        for names in inside:
+            others = [name for name in names if not f"{name}.".startswith(f"{branch}.")]
+            twins.append(next((o for o in others if any(r.startswith(f"{o}.") for r in self._reached)), None))
+        return twins[0] if twins and all(twin is not None for twin in twins) else None
 
     def _is_untaken_path(self, branch: str) -> bool:
         """Whether it is one of several ways within a part beside the trunk, another of which reaches the loss.
@@ -280,15 +307,17 @@ def _configs(config: Any) -> Iterator[Any]:
             yield from _configs(value)
 
 
-def _modal_inputs(base: Any) -> list[str]:
-    """Arguments of the model's forward that bring images, video or sound."""
-    import inspect
-
+def _arguments(base: Any) -> list[str]:
+    """Arguments of the model's forward."""
     try:
-        arguments = inspect.signature(type(base).forward).parameters
+        return list(inspect.signature(type(base).forward).parameters)
     except (TypeError, ValueError):
         return []
-    return [name for name in arguments if _MODALITY.search(name) and not _NO_INPUT.search(name)]
+
+
+def _is_modal(argument: str) -> bool:
+    """Whether an argument of a forward brings images, video or sound."""
+    return bool(_MODALITY.search(argument)) and not _NO_INPUT.search(argument)
 
 
 def _is_positive(value: Any) -> bool:

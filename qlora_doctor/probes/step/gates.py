@@ -15,6 +15,9 @@ from torch import nn
 
 from ..tensors import local_part, plain_name
 
+_MULTIPLIES = re.compile(r"gate|alpha|scal|gamma|lambda|factor|multiplier")
+"""Names of what multiplies; a parameter of zeros that is added (a class token) closes nothing."""
+
 
 def behind_closed_gates(model: nn.Module, zero: Collection[str], reached: Collection[str]) -> dict[str, str]:
     """The gate that keeps each of these tensors from the loss, by the tensor's name; tensors without one are left out.
@@ -51,10 +54,10 @@ def _closed_gates(model: nn.Module) -> dict[str, str]:
     found = {}
     for name, module in model.named_modules():
         if not any(True for _ in module.children()):
-            continue  # the weight of a norm or a bias multiplies nothing but its own input
+            continue  # the weight of a norm multiplies nothing but its own input
         for key, parameter in module.named_parameters(recurse=False):
             tensor = local_part(parameter.detach())
-            is_gate = sum(size > 1 for size in parameter.shape) <= 1 and "bias" not in key
+            is_gate = sum(size > 1 for size in parameter.shape) <= 1 and _MULTIPLIES.search(key)
             if not is_gate or parameter.requires_grad or tensor.is_meta or not tensor.numel():
                 continue
             if tensor.is_floating_point() and not bool(torch.count_nonzero(tensor)):

@@ -250,6 +250,12 @@ class Observer:
             self.gradients.close()
             self.forwards.close()
 
+    @property
+    def tokens_in_range(self) -> bool:
+        """Whether token ids were seen, and the embedding has a row for each of them."""
+        seen = self.forwards.seen if hasattr(self, "forwards") else None
+        return seen is not None and seen.max_token_id is not None and not seen.tokens_out_of_range
+
     def facts(self) -> StepFacts:
         """What is known; fields that nothing was seen of stay None."""
         if not hasattr(self, "gradients"):
