@@ -1,4 +1,4 @@
-"""What a config and its data say of a run that learns nothing, or ran out of memory: looked at once it has ended."""
+"""What a config says of a run that learned nothing or ran out of memory: looked at once the run has ended."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _as_config(facts: Facts) -> dict[str, Any]:
     config, failure = facts.config, facts.run.failure if facts.run is not None else None
     if config is None or not config.model:
         raise ValueError("the run's model has no name")
-    quantization = {
+    quantization: dict[str, Any] = {
         "load_in_4bit": config.four_bit,
         "load_in_8bit": config.eight_bit,
         "bnb_4bit_quant_type": config.quant_type,
@@ -97,7 +97,7 @@ def _as_config(facts: Facts) -> dict[str, Any]:
         "bnb_4bit_compute_dtype": config.compute_dtype,
         "bnb_4bit_quant_storage": config.storage_dtype,
     }
-    lora = {
+    lora: dict[str, Any] = {
         "r": config.lora_r,
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
@@ -106,7 +106,7 @@ def _as_config(facts: Facts) -> dict[str, Any]:
         "use_dora": config.use_dora,
         "task_type": config.task_type,
     }
-    training = {
+    training: dict[str, Any] = {
         "per_device_train_batch_size": (failure.batch if failure is not None else None) or config.batch,
         "max_length": (failure.sequence if failure is not None else None) or config.sequence,
         "gradient_checkpointing": config.gradient_checkpointing,
