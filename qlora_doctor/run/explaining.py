@@ -114,7 +114,7 @@ def _as_config(facts: Facts) -> dict[str, Any]:
         "fp16": config.fp16,
         "learning_rate": config.learning_rate,
     }
-    sections = {"quantization": quantization, "lora": lora, "training": training}
+    sections: dict[str, dict[str, Any]] = {"quantization": quantization, "lora": lora, "training": training}
     return {
         "model": config.model,
         **{name: {k: v for k, v in section.items() if v is not None} for name, section in sections.items()},
