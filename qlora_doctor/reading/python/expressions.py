@@ -399,8 +399,25 @@ class Expressions(Functions):
             self.depth -= 1
 
     def _on_subscript(self, node: ast.Subscript) -> Value:
+        if isinstance(node.slice, ast.Slice):
+            return self._part(self.evaluate(node.value), node.slice, node)
         key = self.evaluate(node.slice)
         return resting_on(self.element(self.evaluate(node.value), key, node), key)
+
+    def _part(self, holder: Value, bounds: ast.Slice, node: ast.AST) -> Value:
+        """``holder[1:3]`` of what is wholly known."""
+        if isinstance(holder, Unknown):
+            return Unknown(node, why=holder.why)
+        ends = [self.evaluate(each) if each is not None else None for each in (bounds.lower, bounds.upper, bounds.step)]
+        numbers = [each.data if isinstance(each, Known) else each for each in ends]
+        if any(not isinstance(each, int | None) or isinstance(each, bool) for each in numbers) or numbers[2] == 0:
+            return Unknown(node)
+        part = slice(*numbers)
+        if isinstance(holder, Listing) and holder.exact:
+            return Listing(node, items=holder.items[part], exact=True)
+        if isinstance(holder, Known) and isinstance(holder.data, str):
+            return Known(node, data=holder.data[part])
+        return Unknown(node)
 
     def element(self, holder: Value, key: Value, node: ast.AST) -> Value:
         """What ``holder[key]`` is known to be."""
