@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ._help import examples
-from .check import _listed, _severities
+from ._options import device, document, fail_on, judging, outputs, talking
 
 
 @click.command(
@@ -29,24 +29,12 @@ from .check import _listed, _severities
 @click.option("--load", is_flag=True, help="Load the base and measure the ways to serve, side by side.")
 @click.option("--rows", type=click.Path(path_type=Path), metavar="FILE",
               help="Text to measure on, a row a line, or JSON lines. Default: a small built-in set.")  # fmt: skip
-@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: CUDA where there is one.")
-@click.option("--select", multiple=True, callback=_listed, metavar="RULE",
-              help="Judge by these rules only: an id, the beginning of ids (QD37), or a name.")  # fmt: skip
-@click.option("--ignore", multiple=True, callback=_listed, metavar="RULE", help="Do not judge by these rules.")
-@click.option("--severity", multiple=True, callback=_severities, metavar="RULE=LEVEL",
-              help="Give a rule another severity: error, warning or info.")  # fmt: skip
-@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
-              help="Which rules judge where --select is silent. Default: recommended.")  # fmt: skip
-@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]),
-              help="Least severity that makes the exit code 1. Default: error.")  # fmt: skip
-@click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
-              help="Format of the document on stdout: text, json, html, sarif, github, gitlab, "
-                   "junit, markdown.")  # fmt: skip
-@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
-              help="Write a document to a file. May be repeated.")  # fmt: skip
-@click.option("--quiet", "-q", is_flag=True, help="Nothing on stderr but errors.")
-@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@device()
+@judging("QD37")
+@fail_on()
+@document("the document on stdout")
+@outputs("Write a document to a file. May be repeated.")
+@talking("Nothing on stderr but errors.")
 def command(**given: Any) -> int:
     """Say whether a stored adapter, or a merged model, is whole, what it learned, and how to serve it.
 

@@ -11,26 +11,24 @@ import click
 
 from ..core.errors import ConfigError, UsageError
 from ._help import examples
+from ._options import (
+    baseline,
+    device,
+    document,
+    fail_on,
+    judging,
+    listed,
+    offline,
+    outputs,
+    own_rules,
+    settings,
+    talking,
+)
 
 if TYPE_CHECKING:
     from ..core.report import Report
     from ..engine.suppression import Suppression
     from ..run.session import CheckOptions
-
-
-def _listed(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """``--stage a,b --stage c`` → (a, b, c)."""
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
-
-
-def _severities(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = {}
-    for value in _listed(context, parameter, values):
-        rule, _, level = value.partition("=")
-        if level not in ("error", "warning", "info"):
-            raise click.BadParameter(f"{value!r} is not RULE=error, RULE=warning or RULE=info.")
-        pairs[rule] = level
-    return pairs
 
 
 def _share(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -57,12 +55,12 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
     ),
 )
 @click.argument("configs", metavar="CONFIG...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--stage", "stages", multiple=True, callback=_listed, metavar="NAME",
+@click.option("--stage", "stages", multiple=True, callback=listed, metavar="NAME",
               help="Run this stage: config, structure, memory, data, load, step, or all. May be repeated. "
                    "Without it, every stage that this machine can run.")  # fmt: skip
 @click.option("--gpu", "card", metavar="CARD",
               help="The card that the run is meant for, in place of the config's: rtx-4090, t4, 24GiB.")  # fmt: skip
-@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: CUDA where there is one.")
+@device()
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
               help="Time that the stages on a built model may take together.")  # fmt: skip
 @click.option("--margin", callback=_share, metavar="PERCENT",
@@ -74,36 +72,30 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Where results are kept. Default: $QLORA_DOCTOR_CACHE, or qlora-doctor/facts in the user's "
                    "cache folder.")  # fmt: skip
-@click.option("--select", multiple=True, callback=_listed, metavar="RULE",
-              help="Judge by these rules only: an id, the beginning of ids (QD3), or a name.")  # fmt: skip
-@click.option("--ignore", multiple=True, callback=_listed, metavar="RULE", help="Do not judge by these rules.")
-@click.option("--severity", multiple=True, callback=_severities, metavar="RULE=LEVEL",
-              help="Give a rule another severity: error, warning or info.")  # fmt: skip
-@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
-              help="Which rules judge where --select is silent. Default: recommended.")  # fmt: skip
-@click.option("--fail-on", type=click.Choice(["error", "unknown", "warning", "info", "never"]),
-              help="Least severity that makes the exit code 1; from unknown on, a run of which not all is known "
-                   "that decides it makes it 3. Default: unknown.")  # fmt: skip
-@click.option("--settings", type=click.Path(path_type=Path), metavar="FILE",
-              help="Settings. Default: qlora-doctor.toml or pyproject.toml, the nearest above a config.")  # fmt: skip
+@judging("QD3")
+@fail_on(
+    "Least severity that makes the exit code 1; from unknown on, a run of which not all is known that "
+    "decides it makes it 3. Default: unknown.",
+    "error",
+    "unknown",
+    "warning",
+    "info",
+    "never",
+)
+@settings("a config")
 @click.option("--explain-selection", is_flag=True, help="Print which rules would judge, and why; check nothing.")
-@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE",
-              help="Findings that were known before and do not count.")  # fmt: skip
-@click.option("--write-baseline", is_flag=True, help="Write what is found now to the baseline.")
-@click.option("--prune-baseline", is_flag=True, help="Remove from the baseline what is found no more.")
+@baseline()
 @click.option("--diff", is_flag=True, help="Print what --fix would write as a diff, in place of the document.")
 @click.option("--fix", is_flag=True, help="Write fixes that do not change what is trained into the config files.")
 @click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: also fixes that may change it.")
-@click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
-              help="Format of the document on stdout: text, concise, json, html, sarif, github, "
-                   "gitlab, junit, markdown.")  # fmt: skip
-@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
-              help="Write a document to a file. May be repeated; {name} stands for the config's name; "
-                   "html=DIR/ writes a page for each config and an index.")  # fmt: skip
+@document("the document on stdout", "text, concise, json, html, sarif, github, gitlab, junit, markdown")
+@outputs(
+    "Write a document to a file. May be repeated; {name} stands for the config's name; "
+    "html=DIR/ writes a page for each config and an index."
+)
 @click.option("--facts", type=click.Path(path_type=Path), metavar="FILE",
               help="Judge the facts of a report, recorded here or elsewhere, instead of looking.")  # fmt: skip
-@click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="A folder with rule pages of your own.")  # fmt: skip
+@own_rules()
 @click.option(
     "--dialect",
     metavar="NAME",
@@ -111,13 +103,11 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
 )
 @click.option("--exclude", multiple=True, metavar="PATTERN",
               help="Pass over what is called so in a folder: a glob of a name or a path. May be repeated.")  # fmt: skip
-@click.option("--offline", is_flag=True, help="Download nothing.")
+@offline()
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
 @click.option("--verbose", "-v", is_flag=True,
               help="Tell also the facts that findings rest on, whole diffs, and what was not evaluated.")  # fmt: skip
-@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
-@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
+@talking(libraries=True)
 def command(**given: Any) -> int:
     """Check setups end to end: read them, build them, load them, train a step, judge what was seen.
 

@@ -11,6 +11,7 @@ import click
 
 from ..core.errors import UsageError
 from ._help import examples
+from ._options import offline, outputs
 
 if TYPE_CHECKING:
     from ..core.report import Report
@@ -32,10 +33,10 @@ _STAGES = ("config", "structure", "memory")
               help="With --against: a stage to run. Default: config, structure and memory.")  # fmt: skip
 @click.option("--settings", type=click.Path(path_type=Path), metavar="FILE",
               help="With --against: settings, as check takes them.")  # fmt: skip
-@click.option("--offline", is_flag=True, help="Download nothing.")
+@offline()
 @click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
               help="Format on stdout: text, json, markdown, html.")  # fmt: skip
-@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH", help="Write a document to a file.")
+@outputs("Write a document to a file.")
 def command(
     sides: tuple[Path, ...],
     against: str | None,

@@ -10,14 +10,10 @@ import click
 
 from ..core.errors import UsageError
 from ._help import examples
+from ._options import listed, offline, talking
 
 if TYPE_CHECKING:
     from ..run.curing import Cured
-
-
-def _listed(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """``--keep a,b --keep c`` → (a, b, c)."""
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
 @click.command(
@@ -32,7 +28,7 @@ def _listed(context: click.Context, parameter: click.Parameter, values: tuple[st
 @click.option("--gpu", "card", metavar="CARD",
               help="The card to fit: rtx-4090, a100-80gb, 24GiB. Default: the one that the config names, else the one "
                    "that is here.")  # fmt: skip
-@click.option("--keep", multiple=True, callback=_listed, metavar="KEY,…",
+@click.option("--keep", multiple=True, callback=listed, metavar="KEY,…",
               help="Keys that stay as they are: lora.r, max_length, a key of the file. May be repeated.")  # fmt: skip
 @click.option("--prefer", type=click.Choice(["quality", "speed", "memory"]),
               help="Which cure is taken. Default: the one with the fewest changes.")  # fmt: skip
@@ -46,11 +42,9 @@ def _listed(context: click.Context, parameter: click.Parameter, values: tuple[st
               help="Format of the document on stdout.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time it may take.")
 @click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
-@click.option("--offline", is_flag=True, help="Download nothing.")
+@offline()
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
-@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
+@talking(libraries=True)
 def command(**given: Any) -> int:
     """The closest setup that fits: safe fixes, then changes of which every combination is predicted.
 

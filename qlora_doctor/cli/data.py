@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ._help import examples
+from ._options import offline, outputs, talking
 
 
 @click.command(
@@ -24,13 +25,10 @@ from ._help import examples
               help="Rows to show: the shortest, the median, the longest, then others.")  # fmt: skip
 @click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
               help="Format of the document on stdout: text, json, html, markdown, …")  # fmt: skip
-@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
-              help="Write a document to a file. May be repeated.")  # fmt: skip
+@outputs("Write a document to a file. May be repeated.")
 @click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
-@click.option("--offline", is_flag=True, help="Download nothing.")
-@click.option("--quiet", "-q", is_flag=True, help="No findings, and nothing on stderr but errors.")
-@click.option("--no-color", is_flag=True, help="Marks in place of colours; NO_COLOR and FORCE_COLOR are heard as well.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
+@offline()
+@talking("No findings, and nothing on stderr but errors.", color="Marks in place of colours", libraries=True)
 def command(**given: Any) -> int:
     """Show rows of the data as the model sees them: decoded, with what is trained, masked, special and cut off.
 

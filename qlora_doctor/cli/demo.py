@@ -15,6 +15,7 @@ import click
 
 from ..core.errors import UsageError
 from ._help import examples
+from ._options import device, talking
 
 if TYPE_CHECKING:
     from ..core.report import Finding, Report
@@ -28,10 +29,8 @@ _QUIET = {"TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore", "HF_HUB
 
 @click.command("demo", epilog=examples("demo", "demo --device cpu /tmp/demo"))
 @click.argument("folder", type=click.Path(path_type=Path), default="demo")
-@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: CUDA where there is one.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
-@click.option("--no-color", is_flag=True, help="No colours.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
+@device()
+@talking(libraries=True)
 def command(folder: Path, device: str | None, quiet: bool, no_color: bool, debug: bool) -> int:
     """Show what this tool does, on a small model made in FOLDER (demo/): a silent failure found, a peak of memory
     predicted and cured, a healthy and a broken setup checked end to end. No network, no GPU.

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ._help import examples
-from .check import _listed, _severities
+from ._options import document, fail_on, judging, outputs, talking
 
 
 @click.command(
@@ -26,23 +26,11 @@ from .check import _listed, _severities
               help="The config that the run was started with: causes that it excludes are not named.")  # fmt: skip
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE",
               help="A JSON report of check of the same setup. Default: qlora-doctor.json beside the log.")  # fmt: skip
-@click.option("--select", multiple=True, callback=_listed, metavar="RULE",
-              help="Judge by these rules only: an id, the beginning of ids (QD7), or a name.")  # fmt: skip
-@click.option("--ignore", multiple=True, callback=_listed, metavar="RULE", help="Do not judge by these rules.")
-@click.option("--severity", multiple=True, callback=_severities, metavar="RULE=LEVEL",
-              help="Give a rule another severity: error, warning or info.")  # fmt: skip
-@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
-              help="Which rules judge where --select is silent. Default: recommended.")  # fmt: skip
-@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]),
-              help="Least severity that makes the exit code 1. Default: error.")  # fmt: skip
-@click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
-              help="Format of the document on stdout: text, json, html, sarif, github, gitlab, "
-                   "junit, markdown.")  # fmt: skip
-@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
-              help="Write a document to a file. May be repeated; {name} stands for the log's name.")  # fmt: skip
-@click.option("--quiet", "-q", is_flag=True, help="Nothing on stderr but errors.")
-@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@judging("QD7")
+@fail_on()
+@document("the document on stdout")
+@outputs("Write a document to a file. May be repeated; {name} stands for the log's name.")
+@talking("Nothing on stderr but errors.")
 def command(**given: Any) -> int:
     """Read what a trainer logged, and say what went wrong in the run, since when, and what to look at first.
 

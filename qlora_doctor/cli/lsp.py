@@ -11,13 +11,12 @@ import click
 from ..core.errors import UsageError
 from ..run.session import CheckOptions
 from ._help import examples
+from ._options import profile, settings
 
 
 @click.command("lsp", epilog=examples("lsp", "lsp --profile strict"))
-@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
-              help="Which rules judge. Default: the settings', or recommended.")  # fmt: skip
-@click.option("--settings", type=click.Path(path_type=Path), metavar="FILE",
-              help="Settings. Default: qlora-doctor.toml or pyproject.toml, the nearest above a config.")  # fmt: skip
+@profile("Which rules judge. Default: the settings', or recommended.")
+@settings("a config")
 @click.option("--stdio", is_flag=True, help="Speak over stdin and stdout, which is what it does anyway.")
 def command(profile: str | None, settings: Path | None, stdio: bool) -> None:
     """Serve an editor over stdin and stdout: problems, hovers and fixes of the config stage while you type.

@@ -11,6 +11,7 @@ import click
 
 from ..core.errors import UsageError
 from ._help import examples
+from ._options import offline, outputs, talking
 
 FORMATS = ("text", "json", "html")
 
@@ -74,16 +75,13 @@ def _value(text: str) -> Any:
               help="Tokens a sample of the table. Default: ten values around the config's own.")  # fmt: skip
 @click.option("--format", "format", default="text", show_default=True, type=click.Choice(FORMATS),
               help="Format of the document on stdout.")  # fmt: skip
-@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
-              help="Write a document to a file: text, json or html. May be repeated.")  # fmt: skip
+@outputs("Write a document to a file: text, json or html. May be repeated.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time it may take.")
 @click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
-@click.option("--offline", is_flag=True, help="Download nothing.")
+@offline()
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
 @click.option("--no-cache", is_flag=True, help="Trace again, and keep nothing for the next question.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
-@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
+@talking(libraries=True)
 def command(**given: Any) -> int:
     """Does it fit? The first line answers; below it stands what fits, by batch and length, and which cards suffice.
 

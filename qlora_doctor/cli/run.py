@@ -11,7 +11,7 @@ import click
 
 from ..core.errors import UsageError
 from ._help import examples
-from .check import _listed, _severities
+from ._options import baseline, document, fail_on, judging, outputs, own_rules, settings, talking
 
 if TYPE_CHECKING:
     from ..core.report import Report
@@ -39,32 +39,14 @@ if TYPE_CHECKING:
 @click.option("--records", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Where the run's processes write what they see. Default: a folder of its own in "
                    "$QLORA_DOCTOR_RUNS, or in the user's cache folder.")  # fmt: skip
-@click.option("--select", multiple=True, callback=_listed, metavar="RULE",
-              help="Judge by these rules only: an id, the beginning of ids (QD3), or a name.")  # fmt: skip
-@click.option("--ignore", multiple=True, callback=_listed, metavar="RULE", help="Do not judge by these rules.")
-@click.option("--severity", multiple=True, callback=_severities, metavar="RULE=LEVEL",
-              help="Give a rule another severity: error, warning or info.")  # fmt: skip
-@click.option("--profile", type=click.Choice(["min", "recommended", "strict"]),
-              help="Which rules judge where --select is silent. Default: recommended.")  # fmt: skip
-@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]),
-              help="Least severity that makes the exit code 1 under --stop-after and --abort-on. "
-                   "Default: error.")  # fmt: skip
-@click.option("--settings", type=click.Path(path_type=Path), metavar="FILE",
-              help="Settings. Default: qlora-doctor.toml or pyproject.toml, the nearest above here.")  # fmt: skip
-@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE",
-              help="Findings that were known before and do not count.")  # fmt: skip
-@click.option("--write-baseline", is_flag=True, help="Write what is found now to the baseline.")
-@click.option("--prune-baseline", is_flag=True, help="Remove from the baseline what is found no more.")
-@click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
-              help="Format of the report on stderr: text, json, html, sarif, github, gitlab, junit, "
-                   "markdown.")  # fmt: skip
-@click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH",
-              help="Write a report to a file. May be repeated; {name} stands for the training's number.")  # fmt: skip
-@click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="A folder with rule pages of your own.")  # fmt: skip
-@click.option("--quiet", "-q", is_flag=True, help="No report on stderr; -o writes all the same.")
-@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR and FORCE_COLOR are heard as well.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@judging("QD3")
+@fail_on("Least severity that makes the exit code 1 under --stop-after and --abort-on. Default: error.")
+@settings("here")
+@baseline()
+@document("the report on stderr")
+@outputs("Write a report to a file. May be repeated; {name} stands for the training's number.")
+@own_rules()
+@talking("No report on stderr; -o writes all the same.")
 def command(command: tuple[str, ...], **given: Any) -> int:
     """Watch a real training: any command, unmodified, on every rank.
 
