@@ -64,7 +64,7 @@ def check_patterns(config: Any, names: Iterable[str]) -> None:
 
 
 def _may_backtrack(pattern: str) -> bool:
-    """False where a match surely takes steps in proportion to the name: one repetition, and of no group with a choice."""
+    """False where a match takes steps in proportion to the name: one repetition, and of no group with a choice."""
     if len(_REPEATS.findall(pattern)) > 1 or pattern.count("?") > _MANY_CHOICES:
         return True
     return _REPEATED_GROUP.search(pattern) is not None and ("|" in pattern or "?" in pattern)

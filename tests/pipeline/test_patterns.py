@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from qlora_doctor.pipeline import patterns  # noqa: E402
-from qlora_doctor.pipeline.patterns import PatternWithoutEnd, check_patterns  # noqa: E402
+from qlora_doctor.pipeline import patterns
+from qlora_doctor.pipeline.patterns import PatternWithoutEnd, check_patterns
 
 NAMES = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
 
