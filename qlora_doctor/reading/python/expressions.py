@@ -409,7 +409,7 @@ class Expressions(Functions):
         if isinstance(holder, Unknown):
             return Unknown(node, why=holder.why)
         ends = [self.evaluate(each) if each is not None else None for each in (bounds.lower, bounds.upper, bounds.step)]
-        numbers = [each.data if isinstance(each, Known) else each for each in ends]
+        numbers: list[Any] = [each.data if isinstance(each, Known) else each for each in ends]
         if any(not isinstance(each, int | None) or isinstance(each, bool) for each in numbers) or numbers[2] == 0:
             return Unknown(node)
         part = slice(*numbers)
@@ -422,7 +422,9 @@ class Expressions(Functions):
     def element(self, holder: Value, key: Value, node: ast.AST) -> Value:
         """What ``holder[key]`` is known to be."""
         if isinstance(holder, Unknown):
-            return Unknown(node, why=holder.why)
+            of_model = holder.part is not None and isinstance(holder.part[0], Model)
+            part = (holder.part[0], f"{holder.part[1]}[]") if of_model and holder.part is not None else None
+            return Unknown(node, why=holder.why, part=part)
         if not isinstance(key, Known):
             return Unknown(node, why=key.why) if isinstance(key, Unknown) else Unknown(node)
         if isinstance(holder, Mapping) and isinstance(key.data, str | int | bool | None) and key.data in holder.items:

@@ -133,6 +133,8 @@ class Library(Changes):
         if isinstance(holder, Known | Listing | Mapping):
             return call_method(self, holder, name, node, positional, named)
         if isinstance(holder, Unknown):
+            if holder.part is not None:
+                self.part_method(holder.part, name, node)
             of_path = several_paths_method(holder, name, node)
             if of_path is not None:
                 return of_path
@@ -168,7 +170,7 @@ class Library(Changes):
             self.step(model, "merge", self.made(name, node, positional, named, rest))
             return Model(node, load=model.load, steps=list(model.steps), touched=model.touched, config=model.config)
         elif name not in _SAME_MODEL:
-            return Unknown(node, why="It is asked of the model while the script runs.")
+            return Unknown(node, why="It is asked of the model while the script runs.", part=(model, name))
         return model
 
     def attribute(self, holder: Value, name: str, node: ast.AST) -> Value:
@@ -195,6 +197,11 @@ class Library(Changes):
         of_file = file_method(self, holder, name, node, positional)
         if of_file is not None:
             return of_file
+        if holder.maker == MODEL_CONFIG and name == "update":
+            given = positional[0] if positional else Mapping(node)
+            for key, value in (dict(given.items) | named if isinstance(given, Mapping) else named).items():
+                self.set_attribute(holder, str(key), value, node)
+            return Known(node, data=None)
         if holder.maker == TOKENIZER and name in ("add_tokens", "add_special_tokens"):
             self.add_tokens(holder, node, positional[0] if positional else next(iter(named.values()), Unknown(node)))
             return Unknown(node, why="It is asked of the tokenizer while the script runs.")
