@@ -1,6 +1,6 @@
 """Speed as ratios, both sides measured in turns in one run; prints and records JSON.
 
-speed.py start | structure | step CONFIG | fingerprint
+speed.py start | structure | step CONFIG | fingerprint | adapter | log
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -190,6 +191,67 @@ def fingerprint(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def adapter(arguments: argparse.Namespace) -> dict[str, Any]:
+    """An all-linear adapter of a 7B judged by its files, in turns with reading its bytes, within one process."""
+    import torch
+    from safetensors.torch import save_file
+
+    from qlora_doctor.probes.stored import stored_facts
+
+    linears = {"self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (4096, 4096), "self_attn.v_proj": (4096, 4096),
+               "self_attn.o_proj": (4096, 4096), "mlp.gate_proj": (4096, 11008), "mlp.up_proj": (4096, 11008),
+               "mlp.down_proj": (11008, 4096)}  # fmt: skip
+    result: dict[str, Any] = {"bar": 1.5}
+    for name, rank, dtype in (("bfloat16, rank 16", 16, torch.bfloat16), ("float32, rank 16", 16, torch.float32),
+                              ("bfloat16, rank 64", 64, torch.bfloat16)):  # fmt: skip
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            tensors = {}
+            for layer in range(32):
+                for module, (inner, outer) in linears.items():
+                    path = f"base_model.model.model.layers.{layer}.{module}"
+                    tensors[f"{path}.lora_A.weight"] = (torch.randn(rank, inner) / 64).to(dtype)
+                    tensors[f"{path}.lora_B.weight"] = (torch.randn(outer, rank) / 64).to(dtype)
+            file = folder / "adapter_model.safetensors"
+            save_file(tensors, file)
+            targets = [module.rpartition(".")[2] for module in linears]
+            write_config(folder, {"peft_type": "LORA", "r": rank, "lora_alpha": 16, "target_modules": targets},
+                         "adapter_config.json")  # fmt: skip
+            times: dict[str, list[float]] = {"read": [], "judged": []}
+            for turn in range(arguments.runs + 1):
+                for what, action in (("read", file.read_bytes), ("judged", partial(stored_facts, folder))):
+                    begun = time.process_time()
+                    action()
+                    if turn:
+                        times[what].append(time.process_time() - begun)
+            medians = {what: statistics.median(taken) for what, taken in times.items()}
+            result[name] = {"bytes": file.stat().st_size, "processor_seconds": medians,
+                            "ratio": medians["judged"] / medians["read"]}  # fmt: skip
+    return result
+
+
+def log(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A captured output of a million lines, beside one of a hundred: what is beyond the start."""
+    with tempfile.TemporaryDirectory() as place:
+        files = {}
+        for lines in (100, 1_000_000):
+            files[lines] = Path(place) / f"{lines}.log"
+            with files[lines].open("w") as stream:
+                for step in range(lines):
+                    stream.write(f"{{'loss': {2 + 1 / (1 + step):.4f}, 'grad_norm': 0.5{step % 97:02d}, "
+                                 f"'learning_rate': 0.0001, 'epoch': {step / 1000:.3f}}}\n")  # fmt: skip
+        taken: dict[int, list[float]] = {lines: [] for lines in files}
+        for turn in range(arguments.runs + 1):
+            for lines, file in files.items():
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                seconds([*DOCTOR, "log", str(file)])
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                if turn:
+                    taken[lines].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    medians = {lines: statistics.median(each) for lines, each in taken.items()}
+    return {"processor_seconds": medians, "beyond_start": medians[1_000_000] - medians[100], "bar": 3.0}
+
+
 def write_config(folder: Path, config: dict[str, Any], name: str = "config.json") -> Path:
     path = folder / name
     path.write_text(json.dumps(config))
@@ -216,7 +278,7 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("start", "structure", "step", "fingerprint"))
+    parser.add_argument("what", choices=("start", "structure", "step", "fingerprint", "adapter", "log"))
     parser.add_argument("config", nargs="?")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("-o", "--output", type=Path)

@@ -56,11 +56,74 @@ _KEPT = {"model_type", "transformers_version", "architectures", "dtype", "torch_
 
 
 _TURNED = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+# fmt: off
 SPECIAL: dict[str, dict[str, Any]] = {
     **{
         name: {"text_config": {"rope_parameters": _TURNED}}
         for name in ("qwen2_vl", "qwen2_5_vl", "glm4v", "glm46v", "glmga", "glm_ocr", "paddleocr_vl")
     },
+    "glm4v_moe": {
+        "text_config": {"rope_parameters": _TURNED | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}
+    },
+    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": _TURNED | {"mrope_section": [3, 3, 2]}}},
+    "cohere_compass": {
+        "text_config": {
+            "rope_parameters": {
+                kind: {"rope_type": "default", "rope_theta": 10000.0}
+                for kind in ("full_attention", "sliding_attention")
+            }
+        }
+    },
+    "chameleon": {"vocabulary_map": {"<image>": 511, "<reserved08707>": 510, "IMGIMGAAAAAZ": 500, "IMGIMGAAABZ": 501}},
+    "florence2": {
+        "vision_config": {
+            "embed_dim": [16, 32, 64, 64],
+            "depths": [1] * 4,
+            "num_heads": [1, 2, 4, 4],
+            "num_groups": [1, 2, 4, 4],
+        }
+    },
+    "glm5_next": {"text_config": {"qk_rope_head_dim": 0}},
+    "inkling2": {"vision_config": {"text_hidden_size": HIDDEN}},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2], "vit_layers": [-1, -2]}},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")
+        }
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "ffn_config": {
+            "hidden_size": HIDDEN, "ffn_hidden_size": HIDDEN, "moe_num_experts": 4, "moe_top_k": 2,
+            "ffn_act_fn": {"name": "silu"},
+        },
+    },
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_group": None, "topk_group": None, "first_k_dense_replace": 1},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "gpt_neo": {
+        "num_layers": 2, "attention_types": [[["global", "local"], 1]], "attention_layers": ["global", "local"],
+        "window_size": 32,
+    },
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16, "num_experts": 4, "moe_topk": 2},
+    "ministral": {"head_dim": 16},
+    "lfm2_moe": {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]},
+    "longcat_flash": {"head_dim": 16, "num_hidden_layers": 4, "num_layers": 2},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "reformer": {
+        "is_decoder": True, "attn_layers": ["local", "lsh"],
+        "axial_pos_shape": [16, 16], "axial_pos_embds_dim": [32, 32],
+    },
+    "zamba": {
+        "num_hidden_layers": 6, "attention_hidden_size": 128, "attention_head_dim": 32, "n_mamba_heads": 2,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2 + ["linear_attention"] * 2, "use_mamba_kernels": False,
+    },
+    "zamba2": {
+        "num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2, "attention_hidden_size": 128,
+        "attention_head_dim": 32, "n_mamba_heads": 8, "mamba_headdim": 16, "num_query_groups": 4,
+        "use_mamba_kernels": False,
+    },
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": HIDDEN},
     "t5": {"decoder_start_token_id": 0},
     "codegen": {"rotary_dim": 8},
     "gptj": {"rotary_dim": 8},
@@ -68,6 +131,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 2},
     "step3p7": {"text_config": {"sliding_window": 32}},
 }
+# fmt: on
 """What the defaults of a class leave to the checkpoint."""
 
 

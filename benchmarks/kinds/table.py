@@ -8,6 +8,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+REASONS = {
+    "pixel_values": "the script's batch is text alone; made-up batches have the image that it wants",
+    "image_embeds": "the script's batch is text alone; made-up batches have the image that it wants",
+    "mm_token_type_ids": "the script's batch has no mm_token_type_ids; made-up batches have them",
+    "to match target batch_size": "the script's batch is text alone; made-up batches have an image",
+    "Unrecognized configuration class": "AutoModelForCausalLM registers the type and refuses its config; the class in "
+    "architectures is built",
+}
+"""By a part of what the script raised, why qlora-doctor need not say the same."""
+
 
 def read(path: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Records by kind and type."""
@@ -18,10 +28,13 @@ def read(path: str) -> dict[tuple[str, str], dict[str, Any]]:
 def verdict(truth: dict[str, Any], said: dict[str, Any]) -> str:
     """``agrees``, or what does not."""
     trained = truth["error"] is None
+    if trained and not truth["four_bit"] and {rule for rule, _ in said["errors"]} == {"QD202"}:
+        return "agrees"  # the script trains in 16-bit what was to be 4-bit, and that is told
     if said["errors"] and trained:
         return "false error " + ", ".join(rule for rule, _ in said["errors"])
     if not trained and not said["errors"]:
-        return f"missed: {truth['error']}"
+        reason = next((text for part, text in REASONS.items() if part in truth["error"]), None)
+        return f"missed: {truth['error']}" + (f" ({reason})" if reason else "")
     for name in ("class", "four_bit", "trainable_tensors"):
         if trained and truth[name] != said[name]:
             return f"{name} {said[name]}, not {truth[name]}"

@@ -70,7 +70,10 @@ def train(folder: Path, kind: str, found: dict[str, Any], checkpointing: bool) -
     )
     found["stage"] = "load"
     model = getattr(transformers, auto).from_pretrained(
-        folder, quantization_config=quantization, device_map={"": "cpu"}
+        folder,
+        quantization_config=quantization,
+        device_map={"": "cpu"},
+        **({"num_labels": 2} if kind == "classify" else {}),
     )
     found["class"] = type(model).__name__
     found["four_bit"] = sum(isinstance(module, bitsandbytes.nn.Linear4bit) for module in model.modules())
@@ -84,6 +87,8 @@ def train(folder: Path, kind: str, found: dict[str, Any], checkpointing: bool) -
     model.train()
     optimizer = torch.optim.AdamW(trainable.values(), lr=2e-4)
     ids = torch.randint(5, 400, (1, 64), generator=torch.Generator().manual_seed(1))
+    if kind == "classify" and getattr(model.config, "is_encoder_decoder", False):
+        ids[:, -1] = model.config.eos_token_id  # what such a head reads is the state of the end token
     labels = torch.tensor([1]) if kind == "classify" else ids
     found["stage"] = "step"
     for _ in range(2):

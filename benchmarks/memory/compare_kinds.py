@@ -21,9 +21,11 @@ from typing import Any
 
 ALLOCATED, RESERVED, EVALUATION = 4.0, 10.0, 5.0
 """Per cent: a kind of run that is predicted stays within these."""
-WIDER = {"grpo": 8.0, "compile": 8.0}
+WIDER = {"grpo": 8.0, "rloo": 8.0, "compile": 8.0}
 """Kinds for which allocated may be further off."""
 GIB = 2**30
+TRL = ("dpo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo")
+"""Methods that trl's own trainers train by."""
 
 
 @dataclass
@@ -69,7 +71,7 @@ def _off(predicted: int, measured: int) -> float:
 def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     """The native config of a measured case."""
     method = case.get("method", "sft")
-    with_trl = method in ("dpo", "kto", "reward", "grpo") or case.get("trainer") == "trl"
+    with_trl = method in TRL or case.get("trainer") == "trl"
     fsdp = case.get("fsdp")
     training: dict[str, Any] = {
         "trainer": "trl" if with_trl else "transformers",
@@ -83,9 +85,9 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
         "optim": case.get("optim", "adamw_torch_fused"),
         **case.get("extra", {}),
     }
-    if method in ("dpo", "kto", "reward", "grpo"):
+    if method in TRL:
         training["method"] = method
-    if method == "grpo":
+    if method in ("grpo", "rloo"):
         training |= {"max_completion_length": case["completion"], "num_generations": case["gens"]}
     if case.get("eval"):
         training |= {"eval_strategy": "steps", "per_device_eval_batch_size": case["eval"]}
@@ -100,13 +102,15 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
             "fsdp": "full_shard auto_wrap",
             "fsdp_config": {"fsdp_version": fsdp, **case.get("fsdp_config", {})},
         }
+    if case.get("best"):
+        training["load_best_model_at_end"] = True
     if case.get("ddp"):
         training["ddp_find_unused_parameters"] = False
     model: dict[str, Any] = {"name_or_path": str(folder), "attn_implementation": case.get("attn", "sdpa")}
     if method in ("cls", "reward"):
         model |= {"task": "sequence-classification", "num_labels": case.get("labels", 1 if method == "reward" else 3)}
     if method == "s2s":
-        model |= {"task": "seq2seq"}
+        model |= {"task": "seq2seq-lm"}
     storage = "bfloat16" if fsdp and case.get("bf16_storage", True) else "uint8"
     config = {
         "model": model | {"dtype": "bfloat16"},
@@ -120,8 +124,11 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
             "task_type": {"cls": "SEQ_CLS", "reward": "SEQ_CLS", "s2s": "SEQ_2_SEQ_LM"}.get(method, "CAUSAL_LM"),
         },
         "training": training,
-        "hardware": {"gpu": "H200", "count": ranks},
+        "hardware": {"gpu": "H200", "count": ranks, "expandable_segments": bool(case.get("expandable"))},
     }  # fmt: skip
+    if case.get("grid"):
+        patch = 14
+        config["data"] = {"image_size": [patch * side for side in case["grid"]]}
     if fsdp:
         config["lora"]["autocast_adapter_dtype"] = False
     return config
@@ -144,7 +151,8 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
     row = Row(
         name=describe(case, ranks_of(entry)),
         wider=max(WIDER.get(case.get("method", ""), 0.0), WIDER["compile"] if case.get("compile") else 0.0),
-        measured=(max(p[0] for p in peaks), max(p[1] for p in peaks)),
+        # Where results are moved to the host in between, the cache is emptied: its peak is the evaluation's.
+        measured=(max(p[0] for p in peaks), max(p[1] for p in [*peaks, *evals])),
         measured_evaluation=(max(e[0] for e in evals), max(e[1] for e in evals)) if evals else None,
     )
     began = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 
@@ -12,6 +13,7 @@ def main(model_id: str, folder: str) -> None:
 
     from qlora_doctor.tables.architectures import find_architecture
 
+    started = time.perf_counter()
     architecture = find_architecture(model_id)
     if architecture is None:
         raise SystemExit(f"{model_id} is not in the bundled table")
@@ -31,7 +33,9 @@ def main(model_id: str, folder: str) -> None:
                 tensor.fill_(1.0)
             else:
                 tensor.normal_(0, 0.02)
+    print(f"{time.perf_counter() - started:7.1f} s  {model_id} is drawn on {device}", flush=True)
     model.save_pretrained(Path(folder), max_shard_size="5GB")
+    print(f"{time.perf_counter() - started:7.1f} s  stored in {folder}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ..core.errors import UsageError
+
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
 DOCUMENTS = "text, json, html, sarif, github, gitlab, junit, markdown"
@@ -122,3 +124,49 @@ def talking(
         click.option("--debug", is_flag=True,
                      help=f"Show tracebacks{' and what libraries print' if libraries else ''}."),
     )  # fmt: skip
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """``12GiB`` → bytes."""
+    if value is None:
+        return None
+    from ..tables.cards import parse_memory
+
+    try:
+        return parse_memory(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no size such as 12GiB.") from None
+
+
+def running() -> Callable[[Command], Command]:
+    """``--run-data`` and the bounds of the script that it runs; ``running_options`` are their values."""
+    return together(
+        click.option("--run-data", is_flag=True,
+                     help="Run a script up to its training, in a process of its own without network or GPU, and look "
+                          "at its own first batches. It executes the script."),
+        click.option("--script-args", default="", metavar="ARGS", help="With --run-data: the script's command line."),
+        click.option("--script-seconds", type=click.FloatRange(min=1), metavar="SECONDS",
+                     help="With --run-data: time up to the training. Default: 300."),
+        click.option("--script-memory", callback=_size, metavar="SIZE",
+                     help="With --run-data: memory of the script, 12GiB. Default: 8GiB."),
+    )  # fmt: skip
+
+
+def running_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The same as fields of CheckOptions.
+
+    Raises:
+        UsageError: a quote of --script-args is not closed.
+    """
+    import shlex
+
+    try:
+        arguments = tuple(shlex.split(given["script_args"]))
+    except ValueError as error:
+        raise UsageError(f"--script-args cannot be read: {error}.") from None
+    return {
+        "run_data": given["run_data"],
+        "script_arguments": arguments,
+        "script_seconds": given["script_seconds"],
+        "script_memory": given["script_memory"],
+    }

@@ -21,6 +21,8 @@ from ._options import (
     offline,
     outputs,
     own_rules,
+    running,
+    running_options,
     settings,
     talking,
 )
@@ -105,6 +107,8 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
               help="Pass over what is called so in a folder: a glob of a name or a path. May be repeated.")  # fmt: skip
 @offline()
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that stands in the model's folder.")
+@click.option("--no-rows", is_flag=True, help="Keep the text of the training data out of every document.")
+@running()
 @click.option("--verbose", "-v", is_flag=True,
               help="Tell also the facts that findings rest on, whole diffs, and what was not evaluated.")  # fmt: skip
 @talking(libraries=True)
@@ -193,6 +197,8 @@ def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> Ch
         cache=not given["no_cache"],
         cache_folder=given["cache_dir"],
         command=" ".join(["qlora-doctor", *sys.argv[1:]]),
+        rows=not given["no_rows"],
+        **running_options(given),
     )
 
 

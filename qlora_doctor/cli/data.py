@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ._help import examples
-from ._options import offline, outputs, talking
+from ._options import offline, outputs, running, running_options, talking
 
 
 @click.command(
@@ -17,6 +17,7 @@ from ._options import offline, outputs, talking
     epilog=examples(
         "data config.yaml --rows 5",
         "data train.py --rows 12 --no-color",
+        "data train.py --run-data --script-args '--max-length 512'",
         "data qlora.yml -o html=rows.html",
     ),
 )
@@ -28,6 +29,7 @@ from ._options import offline, outputs, talking
 @outputs("Write a document to a file. May be repeated.")
 @click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
 @offline()
+@running()
 @talking("No findings, and nothing on stderr but errors.", color="Marks in place of colours", libraries=True)
 def command(**given: Any) -> int:
     """Show rows of the data as the model sees them: decoded, with what is trained, masked, special and cut off.
@@ -51,6 +53,7 @@ def command(**given: Any) -> int:
         offline=given["offline"],
         dialect=given["dialect"],
         command=" ".join(["qlora-doctor", *sys.argv[1:]]),
+        **running_options(given),
     )
     report = run_check(given["config"], options)
     if given["format"] == "text":

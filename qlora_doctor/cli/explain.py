@@ -114,8 +114,12 @@ def _show_refusal(identity: str, format: str, no_color: bool) -> None:
 
 def as_document(rule: Rule) -> dict[str, Any]:
     """A rule as data, for ``rules --format json`` and ``explain --format json``."""
+    from ..engine.causes import likely_causes
+
     front = rule.model_dump(mode="json", exclude={"path", "examples", "sections", "when", "message", "locate"})
-    return {**front, "stage": rule.stage, "when": rule.when, "sections": {k: rule.sections.get(k) for k in _SHOWN}}
+    table = {"likely_causes": [cause.model_dump(mode="json") for cause in likely_causes(rule)]}
+    sections = {k: rule.sections.get(k) for k in _SHOWN}
+    return {**front, "stage": rule.stage, "when": rule.when, **table, "sections": sections}
 
 
 def _markdown(rule: Rule) -> str:
@@ -125,6 +129,8 @@ def _markdown(rule: Rule) -> str:
         f"**{rule.title}** · {rule.severity} · {rule.confidence} confidence · stage {rule.stage} · "
         f"profile {rule.profile} · since {rule.since}",
     ]
+    lines += ["", "## What people see", "", *(f"- {symptom}" for symptom in rule.symptoms)]
+    lines += ["", "## Likely causes", "", *_causes(rule)]
     for heading in _SHOWN:
         if rule.sections.get(heading, "").strip():
             lines += ["", f"## {heading}", "", rule.sections[heading].strip()]
@@ -133,6 +139,14 @@ def _markdown(rule: Rule) -> str:
     if rule.references:
         lines += ["", "## References", "", *(f"- {reference}" for reference in rule.references)]
     return "\n".join(lines)
+
+
+def _causes(rule: Rule) -> list[str]:
+    """A line a cause, the likeliest first, with what to look at."""
+    from ..engine.causes import likely_causes
+
+    return [f"{number}. {cause.text}" + (f" Look at first: {cause.look}." if cause.look else "")
+            for number, cause in enumerate(likely_causes(rule), 1)]  # fmt: skip
 
 
 def _show(markdown: str, no_color: bool) -> None:
@@ -150,11 +164,14 @@ def _show(markdown: str, no_color: bool) -> None:
 
 def _search(symptom: str, format: str) -> None:
     from ..engine import search_symptoms
+    from ..engine.causes import likely_causes
 
     matches = search_symptoms(symptom)
     if format == "json":
         keys = {"id", "name", "severity", "title"}
-        found = [{**m.rule.model_dump(include=keys), "symptom": m.symptom} for m in matches]
+        found = [{**m.rule.model_dump(include=keys), "symptom": m.symptom,
+                  "likely_causes": [cause.model_dump(mode="json") for cause in likely_causes(m.rule)]}
+                 for m in matches]  # fmt: skip
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     if not matches:
@@ -163,4 +180,6 @@ def _search(symptom: str, format: str) -> None:
     for match in matches:
         click.echo(f"{match.rule.id} {match.rule.name} ({match.rule.severity}): {match.rule.title}")
         click.echo(f"      as others put it: {match.symptom}")
+        for line in _causes(match.rule):
+            click.echo(f"      {line}")
     click.echo(f"\nqlora-doctor explain {matches[0].rule.id} says more.")

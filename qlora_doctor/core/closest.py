@@ -12,7 +12,7 @@ def closest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.6) ->
     return get_close_matches(name, list(names), n=n, cutoff=cutoff)
 
 
-def alike(one: str, other: str) -> float:
+def likeness(one: str, other: str) -> float:
     """How alike two names are, 0…1."""
     from difflib import SequenceMatcher
 

@@ -25,6 +25,7 @@ _SUBJECT_STAGES = {name: name for name in ALL_STAGES} | {
     "environment": "config",
     "model": "structure",
     "adapter": "structure",
+    "script": "structure",
     "quantization": "structure",
     "batch": "step",
 }

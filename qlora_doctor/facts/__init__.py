@@ -12,6 +12,7 @@ from .memory import MemoryFacts
 from .model import ModelFacts
 from .quantization import QuantizationFacts
 from .run import RunFacts
+from .script import ScriptFacts
 from .step import StepFacts
 from .stored import StoredFacts
 
@@ -21,6 +22,7 @@ class Facts(Fact):
 
     config: ConfigFacts | None = None
     environment: EnvironmentFacts | None = None
+    script: ScriptFacts | None = None
     model: ModelFacts | None = None
     adapter: AdapterFacts | None = None
     quantization: QuantizationFacts | None = None
@@ -48,6 +50,7 @@ __all__ = [
     "ModelFacts",
     "QuantizationFacts",
     "RunFacts",
+    "ScriptFacts",
     "StepFacts",
     "StoredFacts",
 ]

@@ -81,6 +81,11 @@ class AdapterFacts(Fact):
     unsupported_targets: list[str] | None = None
     """Modules that match but whose class LoRA cannot adapt, as ``name (Class)``."""
 
+    patterns_without_match: list[str] | None = None
+    """Keys of rank_pattern and alpha_pattern that PEFT's rule finds in the name of no adapted module."""
+    layers_beyond: list[int] | None = None
+    """Numbers in layers_to_transform that no layer of the model has."""
+
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     """Logical: a 4-bit weight counts its elements, adapter included."""

@@ -36,6 +36,10 @@ class BatchFacts(Fact):
     labels_on_padding: int | None = None
     labels_on_padding_ratio: float | None = None
     """Share of the labels that count and stand on padding."""
+    padding_let_through: int | None = None
+    """Padding tokens at the ends of rows that the attention mask calls text."""
+    padding_attended: bool | None = None
+    """True where some of them stand before the text, so that it attends to them."""
     labels_on_placeholders: int | None = None
     """Labels that count and stand on image, video or audio placeholders."""
     placeholders: int | None = None
@@ -54,5 +58,9 @@ class BatchFacts(Fact):
     """Share of labels that are -100 in the first rows of the tokenized data set; None where it holds no labels."""
     mask_discarded: bool | None = None
     """True where the data set's labels mask tokens and the batches' labels mask nothing but padding."""
+    collator: str | None = None
+    """What makes a batch of rows, with its place where it is the user's: ``collate (train.py:34)``."""
+    labels_by: str | None = None
+    """Whose the labels are: ``the mapped function encode (train.py:22)``, ``the collator collate (train.py:34)``."""
     text: str | None = None
     """The beginning of one row, decoded, trained tokens between ‹ and ›."""

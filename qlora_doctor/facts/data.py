@@ -100,6 +100,8 @@ class DataFacts(Fact):
     """Roles of the rows that the form has no meaning for."""
     content_columns_unread: list[str] | None = None
     """Columns that nothing reads although their name says that they hold content."""
+    answer_columns_unread: list[str] | None = None
+    """Columns that nothing reads although their name says that they hold an answer."""
     empty_answers: int | None = None
     duplicate_rows: int | None = None
     """Rows whose text stands in the rows that were seen already."""
@@ -113,6 +115,45 @@ class DataFacts(Fact):
     """Rows that are cut and lose trained tokens."""
     longer_chosen_ratio: float | None = None
     """Share of pairs whose chosen answer is the longer one."""
+    tool_calls: int | None = None
+    """Calls of tools in the conversations that were looked at; None where there are no conversations."""
+    tool_calls_broken: int | None = None
+    """Of these, the ones that are no JSON or have no name."""
+    tool_call_broken: str | None = None
+    """The beginning of one."""
+    tool_calls_undefined: int | None = None
+    """Calls of a tool that their row does not define, though it defines others."""
+    tool_undefined: str | None = None
+    """The name of one."""
+    rows_out_of_order: int | None = None
+    """Conversations whose roles do not follow one another as in a talk."""
+    out_of_order: str | None = None
+    """What is wrong with one of them: ``two messages of user behind one another``."""
+    evaluation_near_duplicates: int | None = None
+    """Evaluation rows that are almost the same as a training row, and not the same."""
+    turn_end: str | None = None
+    """The special token that the chat template writes behind an answer."""
+    turn_end_stops: bool | None = None
+    """Whether generation stops there: it is the tokenizer's end token, or generation_config.json names it."""
+    stops_at: str | None = None
+    """The tokenizer's end token."""
+    new_tokens: int | None = None
+    """Tokens of the rows that were added to the vocabulary and whose embeddings were made anew."""
+    new_tokens_trained: bool | None = None
+    """Whether anything trains those embeddings."""
+    classifier_pad: str | None = None
+    """Of a classifier that reads the last token, whose padding token the model's config names: ``none``, one that
+    ``differs`` from the batch's, or the ``same``."""
+    pairs_of_two_prompts: int | None = None
+    """Pairs whose two answers stand behind different questions."""
+    classes: int | None = None
+    """Classes that the model tells apart."""
+    classes_seen: int | None = None
+    class_labels_out_of_range: int | None = None
+    largest_class_ratio: float | None = None
+    """Share of the rows that are of the most frequent class."""
+    conflicting_class_rows: int | None = None
+    """Rows whose text stands in another row with another class."""
     evaluation_rows: int | None = None
     """Rows of the evaluation data that were held against those of the training data."""
     evaluation_rows_in_training: int | None = None

@@ -1,6 +1,13 @@
 """The memory peak of a step, predicted and measured (stage ``memory``; measured in ``load`` and ``step``)."""
 
+from typing import Annotated
+
+from pydantic import AfterValidator
+
 from .base import Fact
+
+Share = Annotated[float, AfterValidator(lambda value: round(value, 4))]
+"""A place from 0 to 1, as finely as anything is drawn."""
 
 
 class PhasePeak(Fact):
@@ -14,7 +21,7 @@ class PhasePeak(Fact):
 class TimelinePoint(Fact):
     """Memory in use at one moment; ``at`` runs from 0 to 1 over the recorded steps."""
 
-    at: float
+    at: Share
     allocated_bytes: int
     phase: str
 

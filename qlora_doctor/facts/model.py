@@ -65,6 +65,10 @@ class ModelFacts(Fact):
     """Kinds of layers that hold several projections in one weight (``qkv_proj``, ``gate_up_proj``, ``c_attn``)."""
     module_kinds: list[str] | None = None
     """Distinct last names of linear layers, the names that target_modules can match."""
+    block_classes: list[str] | None = None
+    """Classes of the modules that stand in the model's lists of layers."""
+    wraps_missing: list[str] | None = None
+    """Classes that the config tells FSDP to wrap and that no module of the model has."""
     remote_code: bool | None = None
     checkpoint_quantization: CheckpointQuantization | None = None
     checkpoint_conflicts: list[str] | None = None

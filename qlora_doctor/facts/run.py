@@ -106,11 +106,16 @@ class RunFacts(Fact):
     micro_batches: list[int] | None = None
     """Backwards of each watched step."""
     accumulation_asked: int | None = None
+    """Micro-batches to a step as the arguments have it; of a loop, as its variables or accelerate's state name it."""
+    accumulation_ignored: bool | None = None
+    """True where several are asked for and every step holds one."""
     tokens_per_update: int | None = None
     """Labels that count in one optimizer step, over all ranks; that of the last watched one."""
     rows_per_update: int | None = None
     watching_seconds: float | None = None
     """What the watching took of the training's time."""
+    watching_parts: dict[str, float] | None = None
+    """The same by what it was spent on."""
 
     training_mode: bool | None = None
     """Whether every watched forward ran in training mode."""
@@ -130,10 +135,91 @@ class RunFacts(Fact):
     """True where a step's gradients are the sum of its micro-batches' in place of their mean."""
     divides_twice: bool | None = None
     """True where they are the mean divided once more by the number of micro-batches."""
+    unshifted_loss: bool | None = None
+    """True where the loss is that of each token at its own place: nothing moved the labels by one."""
+    sums_over_tokens: bool | None = None
+    """True where it is the sum over the tokens, and not their mean."""
+    divided_by: int | None = None
+    """What the loss of a step of one micro-batch is divided by, as if there were more; 1 where it is not."""
     own_compute_loss: bool | None = None
     """Whether the trainer's class has a ``compute_loss`` of its own."""
     loss_takes_count: bool | None = None
     """Whether the trainer hands num_items_in_batch to compute_loss and leaves the division to it."""
+
+    gradient_norm_backward: float | None = None
+    """Norm of the gradients of the last watched step as backward gave them, the gradient scaler's factor taken out."""
+    gradient_norm_step: float | None = None
+    """Norm of the same gradients when the optimizer stepped."""
+    gradients_gone: int | None = None
+    """Tensors whose gradient was there after backward, where none was left when the optimizer stepped; else 0."""
+    gradients_gone_as: str | None = None
+    """``removed`` (None) or ``zero``."""
+    cleared_within: bool | None = None
+    """True where gradients are cleared between the micro-batches of one step."""
+    gradients_left: float | None = None
+    """Norm of the gradients that a watched step began with, left by the step before; 0 where it left none."""
+    clipped_away: bool | None = None
+    """True where less than a millionth of the gradients' norm reaches the optimizer."""
+    gradient_scale: float | None = None
+    """Factor of the gradient scaler; 1 without one."""
+    clipped_while_scaled: bool | None = None
+    """True where the gradients were clipped while they still had the scaler's factor."""
+    never_unscaled: bool | None = None
+    """True where the optimizer stepped with gradients that still had it."""
+    scaled_twice: bool | None = None
+    """True where the loss was multiplied with it twice."""
+    scaler_without_float16: bool | None = None
+    """True where a gradient scaler is on and the forward computes in bfloat16."""
+
+    began_late: bool | None = None
+    """True where no training forward was seen, so that the model was looked at when the process ended."""
+    forward_without_gradients: bool | None = None
+    """True where a forward in training mode ran under ``torch.no_grad``."""
+    evaluation_mode_since: int | None = None
+    """The watched step, from 1, from which on training forwards ran in evaluation mode though earlier ones did not; 0
+    where there is none."""
+    precision_asked: str | None = None
+    """``bfloat16``, ``float16`` or ``float32``: what the trainer's arguments ask the forward to run in."""
+    precision_missing: bool | None = None
+    """True where they ask for autocast and the watched forwards ran without it."""
+
+    adapters_trainable: list[str] | None = None
+    adapters_active: list[str] | None = None
+    """Adapters that the forward uses."""
+    adapters_idle: list[str] | None = None
+    """Adapters with trainable tensors that the forward does not use."""
+    optimizer_holds: list[str] | None = None
+    """Adapters whose tensors the optimizer holds, or ``the base``."""
+    optimizer_elsewhere: bool | None = None
+    """True where none of the adapters that train is among them."""
+    nonfinite_trainable: list[str] | None = None
+    """Trainable tensors with NaN or infinite values before the first step."""
+    nonfinite_layer: str | None = None
+    """The first layer whose output was not finite in a watched forward; an empty text where all were."""
+    adapter_loaded: str | None = None
+    """The folder that the adapter was loaded from."""
+    adapter_loaded_differs: list[str] | None = None
+    """Tensors of it that are not what the file holds when the training begins."""
+
+    idle_groups: list[str] | None = None
+    """What the groups of the optimizer hold whose rate is zero while another group's is not."""
+    rates_zero: bool | None = None
+    """True where every group's rate was zero in every watched step."""
+    scheduler_elsewhere: bool | None = None
+    """True where the schedulers of the process drive other optimizers than the one that steps."""
+    learning_rate_real: float | None = None
+    """The highest rate that the groups are scheduled to have, as they say themselves (``initial_lr``)."""
+    learning_rate_dropped: bool | None = None
+    """True where a rate that the arguments set apart from its default is none of the groups'."""
+    betas_asked: list[float] | None = None
+    betas_real: list[float] | None = None
+    betas_dropped: bool | None = None
+    """True where betas that the arguments set apart from their default are none of the groups'."""
+    rate_ratio_asked: float | None = None
+    """LoRA+: how many times the rate of lora_A that of lora_B is to be."""
+    rate_ratio_real: float | None = None
+    sampler_epochs: int | None = None
+    """Passes over the data of a sampler whose ``set_epoch`` was never called; 0 where it was, or there is none."""
 
     scheduler_steps: float | None = None
     """Steps of the learning rate scheduler for each optimizer step; None where there is none."""

@@ -39,12 +39,19 @@ class ScheduleFacts(Fact):
     updates_per_epoch: int | None = None
     updates: int | None = None
     warmup_updates: int | None = None
+    warmup_unused: bool | None = None
+    """True where a warm-up is set and the schedule is ``constant``, which has none."""
     peak_rate_share: float | None = None
     """The highest learning rate that is reached, as a share of the one that is set."""
     late_intervals: list[str] | None = None
     """What is due for the first time after the last update: ``save every 500``, ``evaluation every 200``, …"""
     best_model: str | None = None
     """What becomes of load_best_model_at_end: ``off``, ``chosen``, or ``nothing`` where nothing is ever evaluated."""
+    best_metric: str | None = None
+    """The metric by which the best checkpoint is chosen, where one is."""
+    worst_is_chosen: bool | None = None
+    """True where greater_is_better says of that metric the contrary of what it means: of a loss that a greater one is
+    better, of an accuracy that a smaller one is."""
     generations: int | None = None
     """Answers to one prompt, of GRPO and RLOO."""
     generation_batch: int | None = None

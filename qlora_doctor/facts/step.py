@@ -1,5 +1,7 @@
 """Two real training steps, seen before and after (stage ``step``, or live objects)."""
 
+from typing import Literal
+
 from .base import Fact
 from .load import LoadFailure
 
@@ -29,6 +31,9 @@ class BranchWithoutGradient(Fact):
     """As the end of a sentence, such as ``the batch has no pixel_values``."""
     by_design: bool
     """True where the model is made so, and a gradient is not to be expected of this batch."""
+    cause: Literal["checkpointing", "packed-dtype"] | None = None
+    """What cuts the graph, where it is known: reentrant checkpointing around a layer whose inputs carry no gradient, or
+    a value that the model casts to the dtype of a packed weight (``integer_inputs``)."""
 
 
 class OptimizerFacts(Fact):
@@ -93,11 +98,18 @@ class StepFacts(Fact):
     """Of these, the ones for which that is not by the model's design."""
     branches_without_gradient: list[BranchWithoutGradient] | None = None
     """The parts of the model that the tensors without a gradient make up, and why each has none."""
+    integer_inputs: list[str] | None = None
+    """Quantized layers that a forward gave integers: the model casts what goes in to the dtype of their weight, and
+    packed bytes have uint8."""
     bypassed_modules: list[str] | None = None
     """Of ``adapter.bypassed_modules``, those of which no trainable tensor got a gradient."""
     parameters_zero_gradient: list[str] | None = None
     """Trainable tensors whose gradient is exactly zero and for which that is not by design (lora_A while lora_B is
     zero in the first step is)."""
+    parameters_behind_closed_gates: list[str] | None = None
+    """Trainable tensors whose gradient is exactly zero because the base multiplies what they compute by zero."""
+    closed_gates: list[str] | None = None
+    """The frozen parameters of the base that do so."""
     parameters_nonfinite_gradient: list[str] | None = None
     gradients_sound: bool | None = None
     """True where every trainable tensor got a finite gradient that is not zero (none or zero by design aside)."""
@@ -112,6 +124,8 @@ class StepFacts(Fact):
     parameters_below_precision: list[str] | None = None
     """Of these, the ones whose updates are smaller than what changes a value of theirs (half the spacing of their
     dtype at that value)."""
+    precision_too_coarse: list[str] | None = None
+    """Dtypes of 16 bits of such tensors, where nothing lets their updates grow: they never move."""
     parameters_updated_late: list[str] | None = None
     """Of these, the ones that a later call of the optimizer changes: it does not step in every call."""
     update_share: float | None = None

@@ -44,7 +44,8 @@ class Server(Fact):
 
     name: str
     status: str
-    """``serves``, ``needs`` (with the option in ``note``), ``refuses``."""
+    """``serves``, ``needs`` (with the option in ``note``), ``alters`` (it loads it, and serves something else),
+    ``refuses``."""
     note: str | None = None
 
 
@@ -76,7 +77,7 @@ class MergedTensor(Fact):
 
     tensor: str
     verdict: str
-    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``undecided``."""
+    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``not-finite``, ``undecided``."""
     scale: float | None = None
     """Of the adapter's change, by least squares: 1 where it was applied once."""
     residual: float | None = None
@@ -97,6 +98,11 @@ class StoredFacts(Fact):
     weights: str | None = None
     """``whole``, ``missing``, ``truncated``, ``corrupt``, ``pickled``, ``empty``."""
     weights_failure: str | None = None
+    sharded: str | None = None
+    """Where no weights lie in the folder itself: the folder in it with the parts that the ranks wrote; ``none`` where
+    there is none such."""
+    inner: list[str] | None = None
+    """Of a folder with neither adapter nor model: those in it that hold an adapter."""
     config_failure: str | None = None
     """Why adapter_config.json (or config.json) cannot be used; ``none`` where it can."""
 
@@ -104,6 +110,9 @@ class StoredFacts(Fact):
     foreign_prefixes: list[ForeignPrefix] | None = None
     unknown_tensors: list[str] | None = None
     """Tensors that are no part of an adapter."""
+    named_after_adapter: bool | None = None
+    """True where the adapter's name stands in those of the tensors (``lora_A.default.weight``), as in a state_dict:
+    PEFT reads such names, other programs do not."""
     halves: list[str] | None = None
     """Modules that have one of the two matrices alone."""
     nonfinite: list[str] | None = None
@@ -125,6 +134,14 @@ class StoredFacts(Fact):
     """Names in modules_to_save of which nothing is stored."""
     saved_unasked: list[str] | None = None
     """Whole modules that are stored and that modules_to_save does not name."""
+    base_tensors: int | None = None
+    """Tensors of the base itself in an adapter's file, as in a state_dict of the whole model."""
+    base_tensor_bytes: int | None = None
+    empty_tensors: list[str] | None = None
+    """Tensors without a number, as a partitioned parameter is outside of its gathering."""
+    init_changes_base: str | None = None
+    """``init_lora_weights`` where it takes a part out of the base's weights and the adapter was not converted, else
+    ``none``."""
 
     # -- what it is
     peft_type: str | None = None
@@ -171,7 +188,9 @@ class StoredFacts(Fact):
     quantization_config: str | None = None
     """Of config.json: ``4-bit``, ``8-bit``, a method's name, ``none``."""
     stale_quantization: bool | None = None
-    """True where config.json speaks of 4-bit or 8-bit weights and those stored are 16-bit or 32-bit."""
+    """True where config.json speaks of quantized weights and those stored are 16-bit or 32-bit."""
+    quantization_missing: bool | None = None
+    """True where the weights are packed, with their statistics beside them, and config.json does not say so."""
     adapter_left: list[str] | None = None
     """Tensors of an adapter, or of wrapped layers, inside of a model that passes for a whole one."""
     missing_files: list[str] | None = None
@@ -188,6 +207,9 @@ class StoredFacts(Fact):
     ways: list[Way] | None = None
     best_way: str | None = None
     destroying_ways: list[str] | None = None
+    """Ways that keep less than half of what the adapter does."""
+    losing_ways: list[str] | None = None
+    """Ways that keep half or more of it, and less than nine tenths."""
     """Ways that lose half of what the adapter does, or more."""
     data: str | None = None
     """What the ways were measured on: ``given`` rows or the ``built-in`` set, and how many tokens."""

@@ -38,6 +38,8 @@ def backend(
     """
     if query.dim() != 4 or query.shape[0] != key.shape[0] or query.stride(-1) != 1:
         return "math"
+    if isinstance(mask, torch.Tensor) and mask.stride(-1) != 1:
+        return "math"  # a bias that was permuted (``check_last_dim_stride_equals_1``), as T5's
     grouped = query.shape[1] != key.shape[1]
     if grouped and not (enable_gqa and query.shape[1] % key.shape[1] == 0):
         return "math"
@@ -63,6 +65,7 @@ def _cudnn(
     heads = (query.shape[-1], value.shape[-1])
     return (
         has_cudnn(machine)
+        and not (isinstance(mask, torch.Tensor) and mask.requires_grad)
         and _fused_dtype(machine, query)
         and all(head <= CUDNN_HEAD_LIMIT and head % 8 == 0 for head in heads)
     )

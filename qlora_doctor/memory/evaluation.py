@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from .kernels import register_bitsandbytes
+from .liger import rotating
 from .load import write_load
 from .machine import Machine
 from .play import playing_cuda
@@ -35,6 +36,7 @@ def trace_evaluation(subject: Subject, machine: Machine, batch: int, *, made_rea
     with (
         playing_cuda(machine, options.flash),
         without_triton() if options.trainer == "trl" else nullcontext(),
+        rotating(model, options.liger),
         recorder,
         torch.no_grad(),
     ):

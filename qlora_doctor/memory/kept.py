@@ -12,10 +12,13 @@ import zlib
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.files import write_whole
 from .tape import Kernel, Tape
+
+if TYPE_CHECKING:
+    from .shipped import Shipped
 
 Size = tuple[int, int]
 """Batch and sequence."""
@@ -34,6 +37,7 @@ class Outline:
         head: elements of an attention head.
         limit: positions that the model has; None where its config sets no end.
         assumptions: what was taken as given because nothing says it; one sentence each.
+        versions: of the packages that were traced; None where they are those that are installed.
     """
 
     batch: int
@@ -43,6 +47,7 @@ class Outline:
     head: int
     limit: int | None
     assumptions: tuple[str, ...] = ()
+    versions: dict[str, str] | None = None
 
 
 @dataclass
@@ -53,6 +58,8 @@ class Traces:
     tapes: dict[str, dict[Size, Tape]] = field(default_factory=dict)
     cures: dict[str, Any] = field(default_factory=dict)
     """Cures that were found, by what they were asked for."""
+    shipped: Shipped | None = None
+    """Those that come with the package; never written."""
 
     def of(self, what: str, kind: Hashable) -> dict[Size, Tape]:
         """The tapes of steps or evaluations on machines of one kind; what is put in is kept."""

@@ -38,10 +38,45 @@ def read_a_value(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return recorder.values.scalar(args[0]) if args[0].device.type == "meta" else func(*args, **kwargs)
 
 
-@played(aten.nonzero.default, aten.masked_select.default, aten._unique2.default, aten.unique_consecutive.default)
+@played(aten._to_copy.default)
+def move_or_cast(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """``.to(…)``; a copy on the host (``.tolist()``, ``.cpu()``) holds what a real batch has, and nothing of the
+    card. What comes from the host takes its place on the card."""
+    source, wanted = args[0], kwargs.get("device")
+    device = source.device if wanted is None else torch.device(wanted)
+    if source.device.type == "meta" and device.type == "cpu":
+        value = recorder.values.read(source)
+        return value.to(kwargs.get("dtype") or value.dtype, copy=True)
+    out = func(*args, **kwargs)
+    if source.device.type == "cpu" and device.type == "meta" and not source.is_floating_point():
+        recorder.values.know(out, source.to(out.dtype, copy=True))
+    return out
+
+
+@played(
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten._unique2.default,
+    aten.unique_consecutive.default,
+    aten.repeat_interleave.Tensor,
+)
 def size_by_value(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Operators whose result is as long as the values say."""
+    if args[0].device.type != "meta":
+        return func(*args, **kwargs)
     return recorder.values.compute(func, args, kwargs)
+
+
+SAMPLED = 5
+"""The token that is drawn from every distribution: it ends no text and pads none where batches are made up."""
+
+
+@played(aten.multinomial.default)
+def draw(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """Draws from a distribution, as generation makes them."""
+    out = func(*args, **kwargs)
+    recorder.values.know(out, torch.full(out.shape, SAMPLED, dtype=out.dtype))
+    return out
 
 
 @played(aten.mul.Tensor, aten.add.Tensor)
@@ -70,7 +105,7 @@ def dropout(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 def index(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Indexing; a mask of truth values is first turned into places, as CUDA does (``expandTensors``)."""
     source, indices = args
-    if any(item is not None and item.dtype is torch.bool for item in indices):
+    if source.device.type == "meta" and any(item is not None and item.dtype is torch.bool for item in indices):
         places: list[Any] = []
         for item in indices:
             if item is None or item.dtype is not torch.bool:

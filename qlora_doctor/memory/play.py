@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import attention, autocast
 from .machine import Machine
+from .values import Values
 
 
 class CudaPlay(TorchFunctionMode):  # type: ignore[misc]
@@ -36,6 +37,8 @@ class CudaPlay(TorchFunctionMode):  # type: ignore[misc]
             return rule(func, args, kwargs)
         if func is F.dropout:
             return _dropout(*args, **kwargs)
+        if func is torch.tensor and Values.current is not None:
+            return Values.current.made(args, kwargs)
         if func is F.scaled_dot_product_attention:
             return autocast.to_lower(self._attention, args, kwargs)
         return func(*args, **kwargs)

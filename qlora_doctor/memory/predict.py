@@ -24,6 +24,17 @@ EVALUATION_MARGIN = 0.04
 benchmarks/memory)."""
 
 
+@dataclass(frozen=True)
+class Saving:
+    """How a run saves.
+
+    Attributes:
+        loads_best: at its end it loads the best checkpoint (``load_best_model_at_end``).
+    """
+
+    loads_best: bool = False
+
+
 class PredictionError(RuntimeError):
     """A step that cannot be traced; what is certain all the same comes with it.
 
@@ -120,18 +131,36 @@ def _peaks(named: dict[str, tuple[int, int]]) -> list[PhasePeak]:
     ]
 
 
-def predict(subject: Subject, machine: Machine, *, evaluation_batch: int | None = None) -> Prediction:
+def predict(
+    subject: Subject, machine: Machine, *, evaluation_batch: int | None = None, saving: Saving | None = None
+) -> Prediction:
     """The peak of ``subject``'s run on ``machine``. The subject's model is spent afterwards.
 
     Args:
         evaluation_batch: samples of an evaluation batch; None where the run evaluates nothing.
+        saving: None where the run saves nothing, or it is not asked about.
 
     Raises:
         PredictionError: the step cannot be traced, or the optimizer is not known.
     """
     tape = traced(subject, machine)
     evaluation = None if evaluation_batch is None else traced_evaluation(subject, machine, evaluation_batch)
-    return prediction_of(subject.outline, machine, replay(tape, machine, evaluation=evaluation))
+    saved = None if saving is None else saved_bytes(subject, saving)
+    return prediction_of(subject.outline, machine, replay(tape, machine, evaluation=evaluation, saved=saved))
+
+
+def saved_bytes(subject: Subject, saving: Saving) -> list[int]:
+    """Bytes of each tensor that saving brings to the card.
+
+    A checkpoint of an adapter and of its optimizer is copied to the host tensor by tensor, which takes nothing on the
+    card (``PeftModel.save_pretrained``, ``torch.save``); shards are gathered there one tensor at a time
+    (``accelerate.utils.save_fsdp_model`` with ``adapter_only``); the best checkpoint is read onto the card as a whole
+    beside the adapter that it replaces (``PeftModel.load_adapter``).
+    """
+    sizes = [p.numel() * p.element_size() for p in subject.model.parameters() if p.requires_grad]
+    if saving.loads_best:
+        return sizes
+    return [max(sizes, default=0)] if sizes and subject.step.sharded_over else []
 
 
 def traced(subject: Subject, machine: Machine) -> Tape:
@@ -216,7 +245,7 @@ def certain_bytes(model: object) -> int:
 
 def prediction_of(outline: Outline, machine: Machine, run: Replayed) -> Prediction:
     """The prediction that a replay of a subject's tape comes to; the outline's batch and sequence are the tape's."""
-    versions = installed_versions()
+    versions = dict(outline.versions or installed_versions())
     assumptions = list(outline.assumptions)
     wanted = ".".join(str(part) for part in machine.torch)
     if not versions.get("torch", "").startswith(f"{wanted}."):

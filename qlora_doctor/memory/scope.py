@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..facts import Facts
     from ..setup.setup import Setup
 
-METHODS = frozenset({None, "sft", "pretrain", "dpo", "kto", "reward"})
+METHODS = frozenset({None, "sft", "pretrain", "dpo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo"})
 """Methods whose step is traced."""
 OWN_LOOPS = {
     "torchtune": "torchtune",
@@ -32,8 +32,6 @@ OWN_LOOPS = {
 _MORE = {
     "activation_offloading": "activations that are moved to host memory (activation_offloading)",
     "use_vllm": "vLLM beside the training",
-    "bf16_full_eval": "an evaluation in 16 bits (bf16_full_eval)",
-    "fp16_full_eval": "an evaluation in 16 bits (fp16_full_eval)",
     "predict_with_generate": "an evaluation that generates (predict_with_generate)",
     "context_parallel_size": "context parallelism",
     "sequence_parallel_size": "sequence parallelism",
@@ -63,13 +61,42 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     for end, what in _HEADS.items():
         if name.endswith(end):
             return f"The prediction does not cover {what}."
+    if any(part.endswith("relative_attention_bias") for part, _ in base.named_modules()):
+        return (
+            "The prediction does not cover attention with a learned bias, whose kernels differ from version to version."
+        )
+    if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
+        return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
+    if towers == ["images"] and setup.data.format is None:
+        return _images(model, setup)
     if towers and setup.data.format is None:
         listed = " and ".join(dict.fromkeys(towers))
         return f"The prediction does not cover {listed} in the batches, which the peak of {name} depends on."
     return None
 
 
+LIGER_FAMILIES = frozenset({"llama", "ministral", "mistral", "qwen2", "qwen3", "smollm3"})
+"""Model types whose decoder layers take the plain form of each of Liger's kernels (:mod:`.liger`)."""
+
+
+def _images(model: Any, setup: Setup) -> str | None:
+    """Why batches with images are not made; None where they are."""
+    from .images import NoPictures, pictures_of
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if Taken(setup).trainer == "trl" or setup.training.method not in (None, "sft", "pretrain"):
+        of = type(base).__name__
+        return f"The prediction does not cover images in trl's batches, which the peak of {of} depends on."
+    try:
+        pictures_of(model, setup)
+    except NoPictures as error:
+        return f"The prediction does not cover {error}, which the peak depends on."
+    return None
+
+
+_LIGER_BY_TRANSFORMERS = ("native", "python", "shell", "trl", "custom")
+"""Dialects whose ``use_liger_kernel`` is transformers' own."""
 _HEADS = {
     "ForQuestionAnswering": "batches that mark an answer's first and last token",
     "ForMultipleChoice": "batches of several choices a sample",
@@ -94,7 +121,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     elif setup.quantization.load_in_8bit:
         yield "bitsandbytes' 8-bit layers"
     if training.use_liger_kernel:
-        yield "the Liger kernels"
+        yield from _liger(setup)
     if training.torch_compile:
         yield "torch.compile"
     distributed = config.distributed if config is not None else None
@@ -109,6 +136,22 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     for name, what in _MORE.items():
         if _on(told.get(name)):
             yield what
+
+
+def _liger(setup: Setup) -> Iterator[str]:
+    """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
+    training = setup.training
+    told = training.extra.get("liger_kernel_config")
+    if setup.dialect not in _LIGER_BY_TRANSFORMERS:
+        yield f"the Liger kernels as {setup.dialect} applies them"
+    elif training.method not in (None, "sft", "pretrain"):
+        yield f"the Liger kernels in the method {training.method}"
+    elif told is not None and not isinstance(told, dict):
+        yield "the Liger kernels that liger_kernel_config chooses"
+    elif isinstance(told, dict) and told.get("cross_entropy"):
+        yield "Liger's cross entropy"
+    elif training.fsdp or training.deepspeed:
+        yield "the Liger kernels in a sharded model"
 
 
 def shards_plainly(setup: Setup, facts: Facts) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..setup.setup import Setup
     from .kept import Outline
     from .machine import Machine
-    from .predict import Prediction
+    from .predict import Prediction, Saving
 
 Tell = Callable[[str], None]
 
@@ -92,7 +92,7 @@ def look_at_memory(
         return MemoryFacts.model_validate(held | {"prediction_failure": reason, "certain_bytes": certain})
     evaluation_batch = evaluation_batch_of(facts)
     try:
-        prediction = predict(subject, machine, evaluation_batch=evaluation_batch)
+        prediction = predict(subject, machine, evaluation_batch=evaluation_batch, saving=saving_of(setup))
     except PredictionError as error:
         failed = {
             "prediction_failure": error.message,
@@ -219,6 +219,16 @@ def assumed_of_cards(setup: Setup) -> list[str]:
             f"The figures are those of one of {count} ranks, each with its shards, as FSDP 2 of accelerate makes them."
         ]
     return ["Each card holds the whole model and buckets for its gradients, as DistributedDataParallel does."]
+
+
+def saving_of(setup: Setup) -> Saving | None:
+    """How the run saves; None where it is told not to."""
+    from .predict import Saving
+
+    training = setup.training
+    if str(training.save_strategy).casefold() in ("no", "none") and training.save_strategy is not None:
+        return None
+    return Saving(loads_best=bool(training.load_best_model_at_end))
 
 
 def evaluation_batch_of(facts: Facts) -> int | None:

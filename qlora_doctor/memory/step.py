@@ -13,7 +13,9 @@ import torch
 from ..pipeline.batches import synthetic_labels
 from .autocast import Autocast
 from .first_gradient import learn_counts
+from .images import Pictures
 from .kernels import register_bitsandbytes
+from .liger import Kernels, put_into, rotating
 from .load import LoadOptions, write_load
 from .machine import Machine
 from .optimizers import Optimizer
@@ -45,6 +47,10 @@ class StepOptions:
     """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
     sharded_over: int | None = None
     """Ranks that FSDP 2 shards the model over."""
+    liger: Kernels | None = None
+    """Liger's kernels in the model."""
+    pictures: Pictures | None = None
+    """Images in the batches."""
 
 
 class Program(Protocol):
@@ -83,6 +89,7 @@ def trace_steps(
     with (
         playing_cuda(machine, options.flash),
         without_triton() if options.trainer == "trl" else nullcontext(),
+        rotating(model, options.liger),
         recorder,
     ):
         _run_step(model, options, recorder, program)
@@ -110,6 +117,8 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
     forward = prepared_forward(model, options.precision)
+    if options.gradient_accumulation_steps < 1:
+        raise ValueError(f"gradient_accumulation_steps is {options.gradient_accumulation_steps}, below 1")
     batches = [batch_of(recorder, model, options, program) for _ in range(options.gradient_accumulation_steps)]
     # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.
     waiting, batches = batches[2:], batches[:2]
@@ -193,6 +202,8 @@ def make_ready(recorder: Recorder, model: Any, options: StepOptions, program: Pr
         program.prepare(recorder, model, options)
     elif options.trainer == "trl":
         prepare_for_sft(recorder, model, options.checkpointing)
+    if options.liger is not None:
+        put_into(model, options.liger)
 
 
 def batch_of(recorder: Recorder, model: Any, options: StepOptions, program: Program | None) -> dict[str, torch.Tensor]:
@@ -235,10 +246,14 @@ def _batch(recorder: Recorder, model: Any, options: StepOptions) -> dict[str, to
         values["attention_mask"][0, sequence // 2 :] = 0
         if values["labels"].shape == ids.shape:
             values["labels"][0, sequence // 2 :] = -100
+    if options.pictures is not None:
+        values |= options.pictures.put_into(values)
     metas = {}
     for name, value in values.items():
         metas[name] = torch.empty(value.shape, dtype=value.dtype, device="meta")
         recorder.values.know(metas[name], value)
+    if options.pictures is not None:
+        metas["pixel_values"] = options.pictures.pixels(batch)
     return metas
 
 
@@ -248,7 +263,10 @@ def _loss(
     if options.trainer == "trl":
         fused = {"fused_lm_head": True} if has_fused_head() else {"num_items_in_batch": items}
         return sft_loss(forward(**inputs, use_cache=False, **fused), items)
-    outputs = forward(**inputs, **({"num_items_in_batch": items} if takes_loss_arguments(model) else {}))
+    more: dict[str, Any] = {"num_items_in_batch": items} if takes_loss_arguments(model) else {}
+    if options.liger is not None and options.liger.fused_linear_cross_entropy and not model.training:
+        more["skip_logits"] = True  # ``Trainer.prediction_step`` where only the loss is kept
+    outputs = forward(**inputs, **more)
     loss: torch.Tensor = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
     return loss
 

@@ -9,12 +9,15 @@ import torch
 
 from ..setup.resolved import Taken
 from .kept import Outline
+from .liger import VERSION, Kernels
 from .load import LoadOptions
 from .step import Program, StepOptions
+from .trl_step import has_fused_head
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
     from ._case import StepCase
+    from .images import Pictures
 
 
 @dataclass
@@ -140,6 +143,14 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         assumptions.append("Attention is predicted as PyTorch's own copy of flash attention.")
     precision = "bf16" if values["training.bf16"] else "fp16" if values["training.fp16"] else "no"
     ranks = values["hardware.count"]
+    kernels = None
+    if training.use_liger_kernel:
+        fuses_head = values.trainer == "trl" and has_fused_head()
+        kernels = Kernels.of(training.extra.get("liger_kernel_config"), fuses_head)
+        assumptions.append(f"Liger's kernels are those of version {VERSION}.")
+    pictures = _pictures(setup, model)
+    if pictures is not None:
+        assumptions.append(pictures.said)
     step = StepOptions(
         batch=values["training.per_device_train_batch_size"],
         sequence=length,
@@ -154,5 +165,19 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         neftune_alpha=training.neftune_noise_alpha,
         data_parallel=ranks > 1 and not training.fsdp,
         sharded_over=ranks if training.fsdp else None,
+        liger=kernels,
+        pictures=pictures,
     )
     return step, assumptions
+
+
+def _pictures(setup: Setup, model: Any) -> Pictures | None:
+    """The images in the batches of a model that takes some; None of one that does not, or where none can be made."""
+    from .images import NoPictures, pictures_of
+
+    if setup.data.format is not None:
+        return None
+    try:
+        return pictures_of(model, setup)
+    except NoPictures:
+        return None

@@ -18,6 +18,8 @@ from .tape import ALLOC, FREE, Tape
 from .values import Values
 
 aten = torch.ops.aten
+FEW = 256
+"""Elements up to which the values of floats are followed too: rewards and their like, which trainers branch on."""
 _FLOATS = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
 
 
@@ -56,6 +58,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._live: dict[int, _Storage] = {}
         self._threads_with_blas: set[bool] = set()
         self._kept: list[object] = []
+
+    def __enter__(self) -> Recorder:
+        Values.current = self.values
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        Values.current = None
+        super().__exit__(*raised)
 
     def adopt(self, tensor: torch.Tensor, category: str) -> None:
         """Count a storage that exists already (a parameter of a model that was built before)."""
@@ -133,7 +144,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         out = func(*args, **kwargs) if play is None else play(self, func, args, kwargs)
         if isinstance(out, torch.Tensor):
             self.see(out)
-            if out.dtype not in _FLOATS:
+            if out.dtype not in _FLOATS or out.numel() <= FEW:
                 self.values.follow(func, args, kwargs, out)
         elif isinstance(out, (tuple, list)):
             self.see_all(out)

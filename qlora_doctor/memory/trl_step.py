@@ -70,8 +70,44 @@ class _NoKernel:
         return lambda *args, **kwargs: None
 
 
-def _first_tile(start: int, stop: int, step: int) -> range:
-    return range(start, min(stop, start + step), step)
+class _LogProbEntropy(torch.autograd.Function):  # type: ignore[misc]
+    """``trl/kernels/logprob_entropy.py``: a few numbers a token, and one gradient of the logits; no softmax of them."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = torch.empty(logits.shape[:-1], dtype=torch.float32, device=logits.device)
+        entropy, total, expected = (torch.empty_like(chosen) for _ in range(3))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(logits, index, total, expected)
+        return chosen, entropy
+
+    @staticmethod
+    def backward(ctx: Any, of_chosen: torch.Tensor | None, of_entropy: torch.Tensor | None) -> tuple[Any, ...]:
+        logits = ctx.saved_tensors[0]
+        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        for given in (of_chosen, of_entropy):
+            if given is not None:
+                given.contiguous()
+        return gradient, None
+
+
+def _logprob_entropy(logits: torch.Tensor, index: torch.Tensor, **options: Any) -> Any:
+    return _LogProbEntropy.apply(logits, index)
+
+
+def _takes_kernel(
+    logits: torch.Tensor, index: torch.Tensor | None = None, row_mask: torch.Tensor | None = None
+) -> bool:
+    """Whether the kernel is for such logits (``_supports_trl_loss_kernel``)."""
+    return 1 <= logits.dim() <= 3 and logits.stride(-1) == 1 and (index is None or index.shape == logits.shape[:-1])
+
+
+def _first_tiles(start: int, stop: int, step: int) -> range:
+    """Tiles are worked on one after the other in one buffer, so the first tells what all of them take; of the head's
+    the second too, whose copy in 16 bits is made while that of the first is still there."""
+    from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
+
+    return range(start, min(stop, start + (1 if step == TOKEN_CHUNK_SIZE else 2) * step), step)
 
 
 @contextmanager
@@ -91,8 +127,11 @@ def without_triton() -> Iterator[None]:
             stack.enter_context(patch.object(chunked_logprob, name, _NoKernel()))
         # CUDA adds the product to the float32 sum without a copy of either factor.
         stack.enter_context(patch.object(chunked_logprob, "_addmm_fp32", lambda total, a, b: None))
-        # Tiles are worked on one after the other in one buffer, so the first tells what all of them take.
-        stack.enter_context(patch.object(chunked_logprob, "range", _first_tile, create=True))
+        stack.enter_context(patch.object(chunked_logprob, "range", _first_tiles, create=True))
+        if hasattr(utils, "_supports_trl_loss_kernel"):
+            stack.enter_context(patch.object(utils, "is_triton_available", lambda: True))
+            stack.enter_context(patch.object(utils, "_supports_trl_loss_kernel", _takes_kernel))
+            stack.enter_context(patch.object(utils, "_fused_logprob_entropy", _logprob_entropy, create=True))
         stack.enter_context(
             patch.object(chunked_logprob, "triton", SimpleNamespace(cdiv=lambda a, b: -(-a // b)), create=True)
         )

@@ -11,10 +11,10 @@ import re
 import sys
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 aten = torch.ops.aten
 
@@ -41,7 +41,12 @@ def _asked_by_a_trainer() -> bool:
 
 
 class Values:
-    """Known values by meta tensor."""
+    """Known values by meta tensor.
+
+    ``current``: those of the trace that runs now.
+    """
+
+    current: ClassVar[Values | None] = None
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], torch.Tensor]] = {}
@@ -66,6 +71,32 @@ class Values:
                 "the model's own code reads a value from the device that does not follow from the batch's shape"
             )
         return value.item()
+
+    def read(self, tensor: torch.Tensor) -> torch.Tensor:
+        """All values of a tensor, on the host.
+
+        Raises:
+            UnknownValue: they are not known.
+        """
+        value = self.get(tensor)
+        if value is None and _asked_by_a_trainer():
+            return torch.ones(tensor.shape, dtype=tensor.dtype)
+        if value is None:
+            raise UnknownValue(
+                "the model's own code reads values from the device that do not follow from the batch's shape"
+            )
+        return value
+
+    def made(self, args: Any, kwargs: Any) -> torch.Tensor:
+        """``torch.tensor(…)``, whose values a meta tensor would drop."""
+        args, kwargs = tree_map(self._plain, (args, kwargs))
+        out: torch.Tensor = torch.tensor(*args, **kwargs)
+        if out.device.type == "meta":
+            self.know(out, torch.tensor(*args, **{**kwargs, "device": "cpu"}))
+        return out
+
+    def _plain(self, item: Any) -> Any:
+        return self.read(item) if isinstance(item, torch.Tensor) and item.device.type == "meta" else item
 
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator whose result's shape depends on values: on the known ones, handing back meta tensors."""
@@ -94,6 +125,8 @@ class Values:
         value = self._worked_out(func, args, kwargs)
         if isinstance(value, torch.Tensor):
             self.know(out, value)
+        elif any(item is out for item in args):
+            self._known.pop(id(out), None)  # written over by something that is not known
 
     def follow_all(self, func: Any, args: Any, kwargs: Any, outs: Sequence[Any]) -> None:
         """The same for an operator of several results (``chunk``, ``topk``)."""

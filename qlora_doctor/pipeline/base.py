@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,23 +124,37 @@ def _build_on_meta(setup: Setup, architecture: Architecture) -> Base:
     dtype, known = resolve_dtype(setup, architecture, quantized=asked is not None)
     notes: list[str] = []
     try:
-        quantizer = _quantizer(config, asked)
-        model = _from_config(setup, loader, config, dtype, notes)
-        if quantizer is not None:
-            check_patterns(quantizer.quantization_config, (name for name, _ in model.named_modules() if name))
-            _convert(model, quantizer, dtype)
-            # from_pretrained ties last: a head that was converted takes the embeddings' 16-bit weight back.
-            model.tie_weights()
-        settle_dtypes(model, dtype)
-        if quantizer is not None:
-            model.hf_quantizer = quantizer
-            quantizer.postprocess_model(model)
-            pack_weights(model, dtype)
+        model, quantizer = model_on_meta(
+            lambda: _from_config(setup, loader, config, dtype, notes), config, asked, dtype
+        )
     except Exception as error:
         raise _build_error(error, setup) from error
-    # from_pretrained hands the model over in evaluation mode, and knows where it put it.
-    model.eval()
     return Base(model, architecture, torch.device("meta"), dtype, known, quantizer, None, notes, loader.task)
+
+
+def model_on_meta(
+    make: Callable[[], Any], config: Any, asked: Any | None, dtype: torch.dtype
+) -> tuple[Any, Any | None]:
+    """(model, its quantizer or None) as from_pretrained hands it over, on the meta device.
+
+    Args:
+        make: builds the plain model of ``config`` on meta.
+        asked: the quantization that from_pretrained is asked for; a quantized checkpoint's own wins.
+    """
+    quantizer = _quantizer(config, asked)
+    model = make()
+    if quantizer is not None:
+        check_patterns(quantizer.quantization_config, (name for name, _ in model.named_modules() if name))
+        _convert(model, quantizer, dtype)
+        # from_pretrained ties last: a head that was converted takes the embeddings' 16-bit weight back.
+        model.tie_weights()
+    settle_dtypes(model, dtype)
+    if quantizer is not None:
+        model.hf_quantizer = quantizer
+        quantizer.postprocess_model(model)
+        pack_weights(model, dtype)
+    model.eval()  # from_pretrained hands the model over in evaluation mode
+    return model, quantizer
 
 
 def _from_config(setup: Setup, loader: Loader, config: Any, dtype: torch.dtype, notes: list[str]) -> Any:

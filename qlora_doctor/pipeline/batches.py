@@ -16,9 +16,9 @@ from .architecture import Architecture
 from .changes import change_tokenizer
 from .failures import as_stage_error
 from .forms import NotFollowedForm, follow, is_followed, read_named
-from .forms.script import responses_only, scripted, way_of
+from .forms.script import hands_over_rows, responses_only, scripted, way_of
 from .inputs import Inputs, inputs_for, synthetic_labels, token_rows
-from .samples import DataFormat, Samples, read_samples
+from .samples import DataFormat, Samples, read_samples, sample_rows
 
 SYNTHETIC_LENGTH = 512
 """Tokens of a synthetic sample where the setup names no ``max_length`` and its trainer has no default."""
@@ -89,7 +89,8 @@ def make_batches(
             place=setup.place("model.name_or_path"),
         )
     # Packing puts several rows into one sample.
-    samples = read_samples(setup, max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows))
+    wanted = max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows)
+    samples = read_samples(setup, wanted) if rows is None else sample_rows(setup, wanted)
     samples = samples.supervised()  # the step is one of supervised fine-tuning, whatever the method
     make = _for_trl if Taken(setup).trainer == "trl" else _tokenised
     return make(setup, model, tokenizer, samples)
@@ -106,7 +107,7 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
     if named is None:
         return None
     read = read_named(setup, named, max(rows, 64))
-    made = scripted(named, [row for _, row in read.rows], tokenizer)
+    made = scripted(named, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup))
     notes = ["The script's own functions on its rows were worked out without executing the script."]
     columns = list(made.rows[0])
     if Taken(setup).trainer == "trl" and (not made.tokenized or made.collator is None):
@@ -282,9 +283,41 @@ def _tokenised(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Ba
     if setup.model.task == "sequence-classification":
         from transformers import DataCollatorWithPadding
 
+        _refuse_what_is_no_class(setup, model.config, samples)
         collator = DataCollatorWithPadding(tokenizer)
     longest = max((len(row["input_ids"]) for row in dataset), default=0)
     return Batches(dataset, collator, "file", tokenizer, longest, samples, notes)
+
+
+def _refuse_what_is_no_class(setup: Setup, config: Any, samples: Samples) -> None:
+    """A classifier learns a number below ``num_labels`` from each row; one of regression any number.
+
+    Raises:
+        StageError: rows have no label, or one that the head cannot score.
+    """
+    place = setup.place("data")
+    for row in samples.rows:
+        label = row.get("label", row.get("labels"))
+        if label is None:
+            raise StageError(
+                f"A classifier learns a class of each row, and the data has {', '.join(samples.columns)} and no label.",
+                remedy="Name the column of the classes label.",
+                place=place,
+            )
+        if isinstance(label, str):
+            raise StageError(
+                f"The labels of the data are text, such as {label!r}, and the model learns numbers from 0.",
+                remedy="Number the classes (Dataset.class_encode_column).",
+                place=place,
+            )
+        classes = None if setup.is_unknown("model.num_labels") else getattr(config, "num_labels", None)
+        regression = getattr(config, "problem_type", None) == "regression" or classes == 1
+        if isinstance(label, int) and isinstance(classes, int) and not regression and not 0 <= label < classes:
+            raise StageError(
+                f"The data has the label {label}, and the model scores {classes} classes, 0 to {classes - 1}.",
+                remedy="Set num_labels to the number of classes, and number them from 0.",
+                place=setup.place("model.num_labels") or place,
+            )
 
 
 def _tokens(setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any], limit: int | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ _PLACEHOLDER = re.compile(
     r"(image|video|audio|vision|boi|eoi|boa|eoa|img|speech).*(token|_id|index)|token.*(image|audio)"
 )
 _IMAGE_TOKEN = ("image_token_id", "image_token_index")
+_PLACES = "image_embeds_position_mask"
 _AUDIO_TOKEN = ("audio_token_id", "audio_token_index")
 _TEXT = 8
 """Tokens of text beside the placeholders at least."""
@@ -95,12 +96,18 @@ class Inputs:
                 labels[:, at : at + medium.count] = -100
                 kinds[:, at : at + medium.count] = 1
                 at += medium.count + 1
+            elif medium.count:  # a place without a token of its own (KOSMOS-2)
+                labels[:, at : at + medium.count] = -100
+                kinds[:, at : at + medium.count] = 1
+                at += medium.count + 1
         given: Tensors = {} if _main_input(self.model) == "input_features" else {"input_ids": ids}
         if given and "attention_mask" in known:
             given["attention_mask"] = torch.ones_like(ids)
         if "mm_token_type_ids" in known or ("token_type_ids" in known and self._marks_images()):
             name = "mm_token_type_ids" if "mm_token_type_ids" in known else "token_type_ids"
             given[name] = kinds
+        if _PLACES in known and any(medium.name == "image" for medium in self.media):
+            given[_PLACES] = kinds
         given |= self._labels(ids, labels)
         for medium in self.media:
             given |= {name: _rows(tensor, len(ids), medium.stacked) for name, tensor in medium.tensors.items()}
@@ -301,7 +308,7 @@ def _images(base: Any, length: int) -> list[Callable[[], tuple[Tensors, bool]]] 
     config = base.config
     if not known & {"pixel_values", "flattened_patches"} or getattr(config, "vision_config", config) is None:
         return None
-    vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
+    vision = _vision(config)
     size = _number(vision, "image_size", "image_resolution") or _number(config, "image_size") or 224
     patch = _number(vision, "patch_size") or _number(config, "patch_size") or 14
     channels = _number(vision, "in_channels", "num_channels", "in_chans") or 3
@@ -402,13 +409,31 @@ def _images(base: Any, length: int) -> list[Callable[[], tuple[Tensors, bool]]] 
             lambda: ({"pixel_values": torch.stack([plain, plain], 1), "image_sizes": sizes}, False),
             lambda: ({"pixel_values": plain, "image_sizes": sizes}, False),
         ]
+    if vision is config and _number(config, "patch_size"):  # no tower: patches go in as they are (Fuyu)
+        makers.append(lambda: ({"pixel_values": pixels(1, many, channels * patch * patch)}, True))
     if "pixel_values" in known:
         makers += [
             lambda: ({"pixel_values": plain, **more}, True),
             lambda: ({"pixel_values": plain[None], **more}, True),
             lambda: ({"pixel_values": plain[None].repeat(1, 4, 1, 1, 1), **more}, True),
         ]
+    if "pixel_attention_mask" in known:
+        real = torch.ones((1, 1), dtype=torch.bool)
+        makers.append(lambda: ({"pixel_values": plain[None], "pixel_attention_mask": real}, True))
     return makers
+
+
+def _vision(config: Any) -> Any:
+    """The config of the tower: ``vision_config``, of an inner config too, or what an encoder of images has."""
+    inner = [
+        value
+        for value in vars(config).values()
+        if type(value).__name__.endswith("Config") and hasattr(value, "to_dict")
+    ]
+    for holder in (config, *inner):
+        if getattr(holder, "vision_config", None) is not None:
+            return holder.vision_config
+    return getattr(config, "encoder", None) or config
 
 
 def _tiles(config: Any, size: int) -> int | None:
@@ -480,7 +505,8 @@ def _first_taken(
 def _counts(base: Any, name: str, tensors: Tensors, token: int | None) -> list[int]:
     """Placeholders that a medium takes: what the model's own features come to; none where there is no placeholder."""
     if token is None:
-        return [0]
+        places = _number(base.config, "latent_query_num") if _PLACES in _parameters(base) and name == "image" else None
+        return [places or 0]
     inner = getattr(base, "model", None)
     getter = getattr(base, f"get_{name}_features", None) or getattr(inner, f"get_{name}_features", None)
     if getter is None:
@@ -492,16 +518,16 @@ def _counts(base: Any, name: str, tensors: Tensors, token: int | None) -> list[i
             found = getter(**_moved(given, device, dtype))
         except Exception:  # whatever a model raises for a form that is not its own
             return []
-    counted = _features(found)
+    counted = features_of(found)
     return [counted] if counted else []
 
 
-def _features(found: Any) -> int:
+def features_of(found: Any) -> int:
     """Rows of the features of one image or sound."""
     for name in ("pooler_output", "image_embeds", "audio_embeds", "last_hidden_state"):
         value = getattr(found, name, None)
         if value is not None:
-            return _features(value)
+            return features_of(value)
     if isinstance(found, torch.Tensor):
         return int(found.numel() // found.shape[-1]) if found.dim() else 0
     if isinstance(found, list | tuple) and found and all(isinstance(each, torch.Tensor) for each in found):

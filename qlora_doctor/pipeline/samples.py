@@ -12,18 +12,9 @@ from ..setup.paths import resolve
 from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .failures import first_sentence
+from .forms.files import BUILDERS, files_below, of_table, read_files
 
 DataFormat = Literal["text", "prompt-completion", "messages", "preference", "unpaired-preference", "prompt-only"]
-BUILDERS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".ndjson": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".txt": "text",
-}
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
     "prompt-completion": ("prompt", "completion"),
@@ -82,6 +73,39 @@ def read_samples(setup: Setup, rows: int) -> Samples:
     Raises:
         StageError: kind ``missing-file`` (no such data) or ``other`` (unreadable, empty, or a column is missing).
     """
+    return _samples(setup, _first_rows(setup, rows))
+
+
+def sample_rows(setup: Setup, rows: int) -> Samples:
+    """A sample of ``data.train`` with a fixed seed, in the order of the file, the longest rows that were read among it.
+
+    Of a large file a part is read. What is on the hub and not in its cache gives its first rows.
+
+    Raises:
+        StageError: as ``read_samples``.
+    """
+    first = _first_rows(setup, rows)  # the datasets library tells what it cannot read
+    if len(first) < rows:
+        return _samples(setup, first)
+    path = resolve(setup, setup.data.train)
+    if path is None:
+        return _samples(setup, first)
+    if path.is_dir() and (path / "state.json").is_file():
+        from datasets import load_from_disk
+
+        found = [row for _, row in of_table(load_from_disk(str(path)), rows)]
+    else:
+        try:
+            read = read_files(files_below(path), rows)
+        except StageError as error:
+            if "not sampled" in error.message or "no part can be read" in error.message:
+                return _samples(setup, first)
+            raise
+        found = [{name: row.get(name) for name in read.columns} for _, row in read.rows]
+    return _samples(setup, found)
+
+
+def _first_rows(setup: Setup, rows: int) -> list[dict[str, Any]]:
     name = setup.data.train or ""
     try:
         import datasets
@@ -109,6 +133,12 @@ def read_samples(setup: Setup, rows: int) -> Samples:
         quiet.set_verbosity(level)
     if not found:
         raise StageError(f"The data {name!r} is empty.", place=setup.place("data.train"))
+    return found
+
+
+def _samples(setup: Setup, found: list[dict[str, Any]]) -> Samples:
+    """Rows with what they are, by the setup or by their columns."""
+    name = setup.data.train or ""
     found = [_in_messages(row) for row in found] if Taken(setup).trainer == "trl" else found
     columns = list(found[0])
     kind = _format(setup, columns)
@@ -127,7 +157,25 @@ def read_samples(setup: Setup, rows: int) -> Samples:
             remedy="Set data.format and data.text_field to what the file holds.",
             place=setup.place("data"),
         )
+    if kind == "unpaired-preference":
+        _refuse_other_than_true_and_false(found, setup)
     return Samples(found, columns, kind, text_field, name)
+
+
+def _refuse_other_than_true_and_false(rows: list[dict[str, Any]], setup: Setup) -> None:
+    """KTO counts labels as truth: text is none, whatever it says.
+
+    Raises:
+        StageError: with the first label that is neither.
+    """
+    odd = next((row["label"] for row in rows if not isinstance(row["label"], bool) and row["label"] not in (0, 1)), 0)
+    if odd != 0:
+        raise StageError(
+            f"{str(setup.training.method).upper()} takes true or false as the label of an answer, and the data has "
+            f"{odd!r}.",
+            remedy="Turn the labels into booleans.",
+            place=setup.place("data"),
+        )
 
 
 def _in_messages(row: dict[str, Any]) -> dict[str, Any]:
@@ -172,6 +220,14 @@ def _format(setup: Setup, columns: list[str]) -> DataFormat:
     return "text"
 
 
+def _is_offline() -> bool:
+    """Whether the hub's libraries were told to stay off the network."""
+    import datasets
+    import huggingface_hub
+
+    return bool(datasets.config.HF_HUB_OFFLINE or huggingface_hub.constants.HF_HUB_OFFLINE)
+
+
 def _open(name: str, setup: Setup) -> Any:
     """An iterable of rows."""
     from datasets import load_dataset, load_from_disk
@@ -185,7 +241,8 @@ def _open(name: str, setup: Setup) -> Any:
                 remedy="Correct the path; it is read relative to the config file.",
                 place=setup.place("data.train"),
             )
-        return load_dataset(name, split="train")
+        # Offline from the cache alone; otherwise a few hundred rows come over the network, and not the whole set.
+        return load_dataset(name, split="train", streaming=not _is_offline())
     if path.is_dir():
         if (path / "state.json").is_file():
             return load_from_disk(str(path))

@@ -16,6 +16,8 @@ _MEDIA = ("pixel_values", "pixel_values_videos", "input_features", "input_values
 """Arguments that bring what placeholders stand for."""
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "audio_token_id",
                  "audio_token_index")  # fmt: skip
+_RUN = 4
+"""Padding tokens in a row beyond which they are no text, whatever the mask says."""
 _SHOWN = 160
 """Characters of a row's text that a report shows."""
 
@@ -48,7 +50,11 @@ class BatchLook:
         ids = ids.detach().cpu()
         mask = batch.get("attention_mask")
         whole = isinstance(mask, torch.Tensor) and mask.shape == ids.shape
-        padding = mask.detach().cpu() == 0 if whole else self._padded(ids)  # type: ignore[union-attr]
+        if whole:
+            padding = mask.detach().cpu() == 0  # type: ignore[union-attr]
+            padding = padding | self._let_through(ids, padding)
+        else:
+            padding = self._padded(ids)
         self.digests.append(hashlib.blake2b(ids.numpy().tobytes(), digest_size=8).hexdigest())
         self._lengths.append(int(ids.shape[1]))
         self._media = self._media or any(batch.get(name) is not None for name in _MEDIA)
@@ -76,6 +82,9 @@ class BatchLook:
             "pad_is_eos": self._pad_is_eos(),
             "text": self._text,
         }
+        if count.get("masked"):
+            known["padding_let_through"] = count.get("let_through", 0)
+            known["padding_attended"] = count.get("attended", 0) > 0
         if self._special("bos_token_id") is not None:
             known["two_bos_rows"] = count.get("two_bos", 0)
         if self._placeholder_ids():
@@ -198,6 +207,16 @@ class BatchLook:
                 marks[length - trailing + kept :] = True
             if leading and leading < length:
                 marks[:leading] = self._special("bos_token_id") != pad or leading > 1
+        return found
+
+    def _let_through(self, ids: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        """Padding that the mask calls text: a long run of padding tokens at an end of an unmasked row."""
+        found = self._padded(ids)
+        found[padding.any(dim=1)] = False
+        long = found.sum(dim=1) >= _RUN
+        found[~long | found.all(dim=1)] = False
+        before = bool(found[:, 0].any())
+        self._add(let_through=int(found.sum()), attended=int(before), masked=1)
         return found
 
     def _special(self, name: str) -> int | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.errors import StageError
@@ -15,32 +15,28 @@ from ..pipeline.batches import context_length, render
 from ..pipeline.changes import change_tokenizer
 from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
+from ..pipeline.forms.compared import compares, form_compared
 from ..pipeline.forms.kinds import CannotForm, FormedRow
-from ..pipeline.forms.script import byte_tokenizer, scripted, way_of
-from ..pipeline.samples import COMPARED, Samples, read_samples
+from ..pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
+from ..pipeline.samples import COMPARED, Samples, sample_rows
 from ..setup.resolved import Taken
 from ..setup.setup import NamedData, Setup
 from .batch import BatchLook
 from .failures import explain
-from .formed import batch_of, facts_of, repeated, without_repeats
+from .formed import ANSWERS, CONTENT, batch_of, facts_of, repeated, without_repeats
 from .overlap import overlap_of
+from .pairs import pair_facts
+from .rows import IGNORED, Row, of_classes, of_labels, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
+from .talk import talk_facts
+from .turn_end import turn_end_facts
 
 ROWS = 256
 """Rows that are looked at."""
 _UNCUT = 10_000_000
-_IGNORED = -100
 _ALL = 0.999
 """Share of trained tokens at which nothing but padding is masked."""
 _CLASSIFIES = "sequence-classification"
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A sample as the model gets it, padding taken off."""
-
-    ids: list[int]
-    labels: list[int]
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,8 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
     """
     known: dict[str, Any] = {"source": setup.data.train}
     if is_followed(setup):
-        return _followed(setup, progress, offline)
+        see = _compared_elsewhere if compares(setup) else _followed
+        return see(setup, progress, offline)
     batch = None
     way = way_of(setup)
     if way is not None and not _has_tokenizer(setup, offline):
@@ -85,28 +82,33 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
         if compared is not None:
             return DataSeen(DataFacts(**known, **compared))
         look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
-        rows, batches = _rows(setup, architecture, tokenizer, look)
+        whole, limit = _uncut(setup), _limit(setup, architecture)
+        batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS)
+        full = _prepared(whole, batches, architecture)
+        rows = in_full = _rows(whole, *full, look)
+        if _is_changed(setup, in_full, limit):
+            progress("Cutting and packing the data")
+            look = BatchLook(tokenizer, architecture.config) if look is not None else None
+            rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
         known.update(_of_samples(batches, tokenizer))
         known.update(overlap_of(setup))
         if way is not None:
             known["source"] = way.name
             known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
         if setup.model.task == _CLASSIFIES:
-            known.update(_of_classes(rows, known["vocab_rows"]))
+            known.update(of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
         else:
-            known.update(_of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
-        whole = _uncut(setup)
-        if whole is not setup:
-            progress("Tokenising the data in full")
-        in_full = _rows(whole, architecture, tokenizer)[0] if whole is not setup else rows
-        limit = _limit(setup, architecture)
-        known.update(_of_texts(in_full, limit, tokenizer))
+            known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
+        known.update(of_texts(in_full, limit, tokenizer))
         if setup.model.task == _CLASSIFIES:
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
         else:
-            known.update(_shown(setup, rows, in_full, limit, tokenizer))
+            decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
+            known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
             batch = _batch(setup, look, batches)
             known.update(_marked(way, in_full, tokenizer))
+            if known.get("format") == "messages":
+                known.update(turn_end_facts(tokenizer, architecture.folder))
     except NotFollowedForm:
         raise
     except StageError as error:
@@ -137,7 +139,7 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
     tokenizer = change_tokenizer(byte_tokenizer(), setup)
     try:
         read = read_named(setup, way, ROWS)
-        made = scripted(way, [row for _, row in read.rows], tokenizer)
+        made = scripted(way, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup))
     except StageError as error:
         return DataSeen(DataFacts(source=way.name, failure=error.message))
     if not made.tokenized or made.collator is None:
@@ -186,6 +188,9 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
             raise NotFollowedForm("The config names no data.")
         known.update(facts_of(followed, known.get("vocab_rows")))
         known.update(overlap_of(setup))
+        if named.settings.get("chat_template") in (None, "tokenizer_default") and setup.dialect != "llamafactory":
+            folder = architecture.folder if architecture is not None else None
+            known.update(turn_end_facts(tokenizer, folder) if known.get("roles") is not None else {})
         batch = None
         if tokenizer is not None and architecture is not None:
             size = setup.training.per_device_train_batch_size or 8
@@ -199,7 +204,70 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
     return DataSeen(DataFacts(**known), batch)
 
 
-def _marked(way: NamedData | None, rows: Sequence[_Row], tokenizer: Any) -> dict[str, Any]:
+def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
+    """Rows that compare answers, of a trainer that is not here."""
+    every = [each for each in setup.named_data if each.role == "train"]
+    known: dict[str, Any] = {"source": every[0].name, "rows_left_out": 0}
+    tokenizer = None
+    try:
+        architecture = load_config(setup, offline=offline, with_files=True)
+        known["vocab_rows"] = _vocabulary(architecture)
+        progress("Loading the tokenizer")
+        tokenizer = load_tokenizer(setup, architecture, offline=offline)
+        known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
+    except StageError:
+        pass  # the model is not here; its rows are
+    progress("Reading and forming the pairs")
+    rows: list[dict[str, Any]] = []
+    columns, unread, dropped, total = [], [], Counter[str](), 0
+    counted = True
+    limit, drops, by, forms = None, False, None, []
+    try:
+        for each in every:
+            read = read_named(setup, each, max(32, ROWS // len(every)), offline=offline)
+            made = form_compared(setup, each, [row for _, row in read.rows], read.columns, tokenizer)
+            rows += made.rows
+            columns += read.columns
+            unread += [name for name in read.columns if name in ANSWERS | CONTENT and name not in made.read]
+            dropped.update(made.dropped)
+            counted, total = counted and read.total is not None, total + (read.total or 0)
+            limit, drops, by = made.limit, made.drops, made.by
+            forms.append(made.form)
+    except CannotForm as error:
+        return DataSeen(DataFacts(**known, failure=str(error)))
+    except StageError as error:
+        return DataSeen(DataFacts(**known, failure=error.message))
+    lengths = [max(_lengths(tokenizer, row)) for row in rows] if tokenizer is not None else []
+    long = sum(limit is not None and length > limit for length in lengths)
+    if drops and long:
+        dropped["longer than the limit"] += long
+    left = sum(dropped.values())
+    known |= {
+        "rendered_by": by,
+        "format": ", ".join(dict.fromkeys(forms)),
+        "columns": list(dict.fromkeys(columns)),
+        "content_columns_unread": list(dict.fromkeys(unread)),
+        "rows": total if counted else None,
+        "rows_seen": len(rows) + left - (long if drops else 0),
+        "rows_left_out": left,
+        "left_out": dict(dropped),
+        "left_out_reasons": [f"{count} {why}" for why, count in dropped.items()],
+        "limit": limit,
+        "duplicate_rows": len(rows) - len({repr(row) for row in rows}),
+        **pair_facts(rows),
+        **overlap_of(setup),
+    }
+    if lengths:
+        known |= {
+            "tokens_mean": statistics.fmean(lengths),
+            "tokens_median": int(statistics.median(lengths)),
+            "tokens_max": max(lengths),
+            "truncated_ratio": 0.0 if drops else long / len(lengths),
+        }
+    return DataSeen(DataFacts(**known))
+
+
+def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[str, Any]:
     """The marker behind which a script trains, and how many rows have it as text; nothing where there is none."""
     parts = way.settings.get("responses") if way is not None else None
     if not parts:
@@ -229,13 +297,17 @@ def _masked_by_hand(dataset: Any) -> float | None:
     rows = [dataset[index] for index in range(min(len(dataset), ROWS))]
     labels = [row["labels"] for row in rows if "labels" in row and len(row["labels"]) == len(row["input_ids"])]
     total = sum(map(len, labels))
-    return sum(label == _IGNORED for row in labels for label in row) / total if total else None
+    return sum(label == IGNORED for row in labels for label in row) / total if total else None
 
 
 def _shown(
-    setup: Setup, rows: Sequence[_Row], in_full: Sequence[_Row], limit: int | None, tokenizer: Any
+    setup: Setup, rows: Sequence[Row], in_full: Sequence[Row], limit: int | None, tokenizer: Any, decodes: bool
 ) -> dict[str, Any]:
-    """Rows to be shown, each with what is cut of it; rows that are packed are shown as the samples in them."""
+    """Rows to be shown, each with what is cut of it; rows that are packed are shown as the samples in them.
+
+    Args:
+        decodes: labels are what a decoder writes, and no part of the tokens that its encoder reads.
+    """
     lengths, width = histogram([len(row.ids) for row in in_full])
     shown = [
         Shown(
@@ -244,20 +316,21 @@ def _shown(
             len(row.ids),
             row.ids[limit:] if limit else (),
             number=number,
+            decoded=decodes,
         )
         for number, row in enumerate(in_full)
     ]
-    counted = sum(label != _IGNORED for row in rows for label in row.labels)
+    counted = sum(label != IGNORED for row in rows for label in row.labels)
     tokens = sum(len(row.ids) for row in rows)
     lost = sum(
-        any(label != _IGNORED for label in row.labels[limit:]) for row in in_full if limit and len(row.ids) > limit
+        any(label != IGNORED for label in row.labels[limit:]) for row in in_full if limit and len(row.ids) > limit
     )
     return {
         "lengths": lengths,
         "lengths_bin": width,
         "limit": limit,
         "shown": rows_shown(shown, tokenizer),
-        "trained_ratio": min(1.0, counted / tokens) if tokens else None,
+        "trained_ratio": min(1.0, counted / tokens) if tokens and not decodes else None,
         "cut_end_rows": lost if not setup.training.packing else None,
     }
 
@@ -267,7 +340,7 @@ def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[
 
     Its trainers have no labels of tokens, and add the end token by themselves.
     """
-    samples = read_samples(setup, ROWS)
+    samples = sample_rows(setup, ROWS)
     if samples.format not in COMPARED:
         return None
     facts: dict[str, Any] = {
@@ -276,14 +349,9 @@ def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[
         "rows": len(samples.rows) if len(samples.rows) < ROWS else None,
         "rows_seen": len(samples.rows),
     }
-    if samples.format == "preference":
-        facts["identical_pairs"] = sum(row["chosen"] == row["rejected"] for row in samples.rows)
-        longer = [len(_as_text(row["chosen"])) > len(_as_text(row["rejected"])) for row in samples.rows]
-        facts["longer_chosen_ratio"] = statistics.fmean(longer)
+    facts |= pair_facts(samples.rows)
     facts["duplicate_rows"] = len(samples.rows) - len({repr(row) for row in samples.rows})
     facts |= overlap_of(setup)
-    if samples.format == "unpaired-preference":
-        facts["desirable_ratio"] = statistics.fmean(bool(row["label"]) for row in samples.rows)
     if tokenizer is None:
         return facts
     whole = samples.format != "prompt-only"
@@ -313,40 +381,52 @@ def _length(tokenizer: Any, prompt: Any, answer: Any) -> int:
     return len(tokenizer("".join(map(str, parts)))["input_ids"])
 
 
-def _of_classes(rows: Sequence[_Row], vocabulary: int | None) -> dict[str, Any]:
-    """A classifier's rows: what it reads are tokens, what it learns is a class."""
-    ids = [i for row in rows for i in row.ids]
-    facts: dict[str, Any] = {"max_token_id": max(ids, default=None)}
-    if vocabulary is not None:
-        facts["tokens_out_of_range"] = sum(not 0 <= i < vocabulary for i in ids)
-    return facts
-
-
 def _uncut(setup: Setup) -> Setup:
     """The same setup without cutting or packing."""
     training = setup.training.model_copy(update={"max_length": _UNCUT, "packing": False, "padding_free": False})
     return setup.model_copy(update={"training": training})
 
 
-def _rows(
-    setup: Setup, architecture: Architecture, tokenizer: Any, look: BatchLook | None = None
-) -> tuple[list[_Row], Batches]:
+def _rows(setup: Setup, dataset: Any, collator: Any, look: BatchLook | None = None) -> list[Row]:
     """Samples as the collator hands them to the model, batch by batch, each of which ``look`` is shown."""
-    model = _StandIn(architecture.config)
-    batches = make_batches(setup, model, tokenizer, rows=ROWS)
-    if Taken(setup).trainer == "trl":
-        dataset, collator = _prepared_by_trl(setup, batches, architecture)
-    else:
-        dataset, collator = batches.dataset, batches.collator
     size = Taken(setup)["training.per_device_train_batch_size"]
     samples = [dataset[index] for index in range(min(len(dataset), ROWS))]
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for start in range(0, len(samples), size):
         batch = collator([dict(sample) for sample in samples[start : start + size]])
         if look is not None:
             look.look(batch)
-        rows.extend(_split(batch))
-    return rows, batches
+        rows.extend(split_batch(batch))
+    return rows
+
+
+def _prepared(setup: Setup, batches: Batches, architecture: Architecture) -> tuple[Any, Any]:
+    """The dataset as its trainer prepares it, and the collator."""
+    if Taken(setup).trainer == "trl":
+        return _prepared_by_trl(setup, batches, architecture)
+    return batches.dataset, batches.collator
+
+
+def _is_changed(setup: Setup, in_full: Sequence[Row], limit: int | None) -> bool:
+    """Whether the setup cuts, packs or joins what was prepared in full."""
+    training = setup.training
+    return bool(training.packing or training.padding_free) or any(len(row.ids) > (limit or _UNCUT) for row in in_full)
+
+
+def _cut(
+    setup: Setup, batches: Batches, full: tuple[Any, Any], architecture: Architecture, way: NamedData | None
+) -> tuple[Any, Any]:
+    """What was prepared in full, cut and packed as the setup says: it is tokenized once."""
+    dataset, collator = full
+    if Taken(setup).trainer == "trl":
+        # SFTTrainer tokenizes no rows that have ids, and cuts and packs them all the same (trl, sft_trainer.py).
+        tokenized = "input_ids" in (getattr(dataset, "column_names", None) or ())
+        return _prepared_by_trl(setup, replace(batches, dataset=dataset) if tokenized else batches, architecture)
+    limit = _limit(setup, architecture)
+    if way is not None or limit is None:
+        return dataset, collator
+    rows = [{name: part[:limit] if isinstance(part, list) else part for name, part in row.items()} for row in dataset]
+    return rows, collator
 
 
 class _StandIn:
@@ -381,27 +461,6 @@ def _prepared_by_trl(setup: Setup, batches: Batches, architecture: Architecture)
         trainer.temporary_folder.cleanup()
 
 
-def _split(batch: Any) -> list[_Row]:
-    """A collated batch as rows without padding; a padding-free batch is one row for each of its samples."""
-    ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
-    if not labels or not isinstance(labels[0], list):  # classification: one label a row
-        labels = [[label] for label in labels]
-    if "attention_mask" in batch:
-        mask = batch["attention_mask"].tolist()
-        return [
-            _Row([i for i, kept in zip(row, keep, strict=True) if kept], label)
-            for row, keep, label in zip(ids, mask, labels, strict=True)
-        ]
-    positions = batch["position_ids"].tolist() if "position_ids" in batch else None
-    if positions is None:
-        return [_Row(row, label) for row, label in zip(ids, labels, strict=True)]
-    rows = []
-    for row, label, place in zip(ids, labels, positions, strict=True):
-        starts = [index for index, position in enumerate(place) if position == 0] + [len(row)]
-        rows += [_Row(row[a:b], label[a:b]) for a, b in pairwise(starts) if b > a]
-    return rows
-
-
 def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
     samples = batches.samples
     if samples is None:
@@ -411,6 +470,7 @@ def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
     lost = [found for row in samples.rows[:ROWS] if (found := _lost(tokenizer, row)) is not None]
     return {
         **repeated(rows),
+        **talk_facts(rows),
         "empty_answers": sum(not row.answer.strip() for row in rows),
         "content_lost_rows": len(lost),
         "content_lost": lost[0] if lost else None,
@@ -423,8 +483,9 @@ def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
 
 def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
     """What is asked and what is answered, as text, of a row of any format of TRL's."""
+    messages: list[dict[str, Any]] | None = None
     if samples.format == "messages":
-        turns = [turn for turn in row.get("messages") or [] if isinstance(turn, dict)]
+        turns = messages = [turn for turn in row.get("messages") or [] if isinstance(turn, dict)]
         asked = [str(turn.get("content")) for turn in turns if turn.get("role") != "assistant"]
         answered = [
             str(turn.get("content") or turn.get("tool_calls") or "")
@@ -433,10 +494,16 @@ def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
         ]
         prompt, answer = "\n".join(asked), "\n".join(answered)
     elif samples.format == "prompt-completion":
+        parts = [row.get("prompt"), row.get("completion")]
+        if all(isinstance(part, list) for part in parts):
+            messages = [turn for part in parts for turn in part or [] if isinstance(turn, dict)]
         prompt, answer = _as_text(row.get("prompt")), _as_text(row.get("completion"))
     else:
         prompt, answer = "", _as_text(row.get(samples.text_field, row))
-    return FormedRow(0, None, identity=f"{prompt}\0{answer}", prompt=prompt, answer=answer)
+    identity = f"{prompt}\0{answer}"
+    return FormedRow(
+        0, None, identity=identity, prompt=prompt, answer=answer, messages=messages, tools=row.get("tools")
+    )
 
 
 def _as_text(value: Any) -> str:
@@ -456,26 +523,11 @@ def _lost(tokenizer: Any, row: Mapping[str, Any]) -> str | None:
         return None  # the trainer's own attempt tells why
 
 
-def _dropped(setup: Setup, batches: Batches, rows: Sequence[_Row]) -> int:
+def _dropped(setup: Setup, batches: Batches, rows: Sequence[Row]) -> int:
     """Rows that SFTTrainer leaves out because cutting them took the last label that counts."""
     if Taken(setup).trainer != "trl" or setup.training.packing or batches.samples is None:
         return 0
     return max(0, min(len(batches.samples.rows), ROWS) - len(rows))
-
-
-def _of_labels(rows: Sequence[_Row], vocabulary: int | None, dropped: int) -> dict[str, Any]:
-    """What is trained on, padding counted as the collator made it; a dropped row is one whose labels are masked."""
-    positions = sum(len(row.labels) for row in rows)
-    masked = sum(label == _IGNORED for row in rows for label in row.labels)
-    ids = [i for row in rows for i in row.ids]
-    facts: dict[str, Any] = {
-        "labels_masked_ratio": masked / positions if positions else 1.0 if dropped else None,
-        "rows_fully_masked": dropped + sum(all(label == _IGNORED for label in row.labels) for row in rows),
-        "max_token_id": max(ids, default=None),
-    }
-    if vocabulary is not None:
-        facts["tokens_out_of_range"] = sum(not 0 <= i < vocabulary for i in ids)
-    return facts
 
 
 def _limit(setup: Setup, architecture: Architecture) -> int | None:
@@ -485,24 +537,15 @@ def _limit(setup: Setup, architecture: Architecture) -> int | None:
     return setup.training.max_length or context_length(architecture.config)
 
 
-def _of_texts(rows: Sequence[_Row], limit: int | None, tokenizer: Any) -> dict[str, Any]:
-    """What the texts are like before they are cut."""
-    lengths = [len(row.ids) for row in rows]
-    if not lengths:
-        return {}
-    facts: dict[str, Any] = {
-        "tokens_mean": statistics.fmean(lengths),
-        "tokens_median": int(statistics.median(lengths)),
-        "tokens_max": max(lengths),
-        "truncated_ratio": sum(limit is not None and n > limit for n in lengths) / len(lengths),
-    }
-    eos = getattr(tokenizer, "eos_token_id", None)
-    if eos is not None:
-        facts["eos_supervised_ratio"] = sum(eos in row.labels for row in rows) / len(rows)
-    bos = getattr(tokenizer, "bos_token_id", None)
-    if bos is not None and bos != eos:
-        facts["double_bos_rows"] = sum(row.ids[:2] == [bos, bos] for row in rows)
-    return facts
+def _classes(setup: Setup, architecture: Architecture) -> int | None:
+    """Classes that the model tells apart; None of a regression, and where their number is unknown."""
+    config = architecture.config
+    if setup.is_unknown("model.num_labels"):
+        return None
+    if getattr(config, "problem_type", None) not in (None, "single_label_classification"):
+        return None
+    said = setup.model.num_labels or getattr(config, "num_labels", None)
+    return int(said) if said else None
 
 
 def _vocabulary(architecture: Architecture) -> int | None:

@@ -42,6 +42,15 @@ def explain(error: BaseException, doing: str) -> StageError:
     return known
 
 
+def of_other_indices(error: StageError) -> StageError:
+    """An index that is beyond a table although no token id is: that of a position, of a segment, of a class."""
+    return StageError(
+        f"{error.message.rstrip('.')}, and no token id of the batch is: positions or segments are.",
+        kind="other",
+        remedy="Set max_length to the positions that the model has.",
+    )
+
+
 def failure_fact(error: StageError, phase: str | None, module: str | None = None) -> LoadFailure:
     """The fact that a rule can judge."""
     return LoadFailure(kind=error.kind, message=error.message, phase=phase, module=module)

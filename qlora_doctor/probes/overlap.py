@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..core.errors import StageError
@@ -13,6 +15,11 @@ from .formed import normalized
 EVALUATION_ROWS = 256
 TRAINING_ROWS = 200_000
 """Rows of a file that is read whole; of a larger one the sample counts."""
+_RUN, _ALIKE = 5, 0.8
+_WORDS = 400
+"""Words of a row that are compared."""
+_COMPARED = 50_000
+"""Training rows that near duplicates are looked for in."""
 _NAMES_ONLY = {"id", "idx", "index", "uuid", "source", "url", "row_id", "conversation_id", "split"}
 """Columns that name a row, and are no part of what is learnt."""
 
@@ -24,11 +31,62 @@ def overlap_of(setup: Setup) -> dict[str, Any]:
     trained = [each for each in named if each.role == "train"]
     if not held_out or not trained:
         return {}
-    known = {text for each in trained for text in _texts(setup, each, TRAINING_ROWS)}
+    known = [text for each in trained for text in _texts(setup, each, TRAINING_ROWS)]
     asked = [text for each in held_out for text in _texts(setup, each, EVALUATION_ROWS)]
-    if not known or not asked:
+    return overlap_facts(known, asked)
+
+
+def overlap_facts(trained: Sequence[str], evaluated: Sequence[str]) -> dict[str, Any]:
+    """How many evaluation rows are training rows, the same ones and those that are almost the same."""
+    if not trained or not evaluated:
         return {}
-    return {"evaluation_rows": len(asked), "evaluation_rows_in_training": sum(text in known for text in asked)}
+    known = set(trained)
+    left = [text for text in evaluated if text not in known]
+    return {
+        "evaluation_rows": len(evaluated),
+        "evaluation_rows_in_training": len(evaluated) - len(left),
+        "evaluation_near_duplicates": near_duplicates(trained, left),
+    }
+
+
+def near_duplicates(trained: Sequence[str], evaluated: Sequence[str]) -> int:
+    """How many of the evaluation rows have a training row with nearly the same words in the same order.
+
+    Two rows are held to be nearly the same where the Jaccard similarity of their runs of five words is at least 0.8, as
+    in Lee et al., Deduplicating Training Data Makes Language Models Better (https://arxiv.org/abs/2107.06499), there
+    estimated by MinHash. Few rows are asked for, so that it is counted here: of each training row only the runs that
+    some evaluation row has are looked up. Rows of fewer than ten words are not compared: in these a name is the row.
+    """
+    asked = {number: runs for number, text in enumerate(evaluated) if (runs := _runs(text))}
+    holders: dict[int, list[int]] = {}
+    for number, runs in asked.items():
+        for run in runs:
+            holders.setdefault(run, []).append(number)
+    wanted = holders.keys()
+    found: set[int] = set()
+    for text in _spread(trained, _COMPARED):
+        if len(found) == len(asked):
+            break
+        runs = _runs(text)
+        common = runs & wanted
+        if len(common) < _ALIKE * len(runs):
+            continue
+        shared = Counter(number for run in common for number in holders[run])
+        for number, count in shared.items():
+            if count >= _ALIKE * (len(runs) + len(asked[number]) - count):
+                found.add(number)
+    return len(found)
+
+
+def _spread(texts: Sequence[str], most: int) -> Sequence[str]:
+    return texts if len(texts) <= most else random.Random(0).sample(list(texts), most)
+
+
+def _runs(text: str) -> set[int]:
+    words = text.split()[:_WORDS]
+    if len(words) < 2 * _RUN:
+        return set()
+    return {hash(run) for run in zip(*(words[start:] for start in range(_RUN)), strict=False)}
 
 
 def _texts(setup: Setup, named: NamedData, rows: int) -> list[str]:

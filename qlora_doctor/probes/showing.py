@@ -23,6 +23,7 @@ class Shown:
     Attributes:
         ids, labels: what the model sees, padding left out; of a row that is left out what it would have seen.
         rest: tokens behind the cut, as far as they are known.
+        decoded: the labels are another text than the ids, which a decoder writes to what its encoder reads.
     """
 
     ids: Sequence[int]
@@ -32,6 +33,7 @@ class Shown:
     dropped: str | None = None
     number: int | None = None
     set_name: str | None = None
+    decoded: bool = False
 
 
 def rows_shown(rows: Sequence[Shown], tokenizer: Any, most: int = MOST_ROWS) -> list[RowFacts]:
@@ -67,9 +69,12 @@ def _left_out(row: Shown) -> bool:
 
 def _row(row: Shown, names: list[str], tokenizer: Any) -> RowFacts:
     kinds = ["masked" if label == IGNORED else "trained" for label in row.labels]
-    segments = _segments(list(row.ids), kinds, tokenizer)
+    segments = _segments(list(row.ids), ["masked"] * len(row.ids) if row.decoded else kinds, tokenizer)
     if row.rest:
         segments += _segments(list(row.rest), ["cut"] * len(row.rest), tokenizer)
+    if row.decoded:
+        answer = [label for label in row.labels if label != IGNORED]
+        segments += _segments(answer, ["trained"] * len(answer), tokenizer)
     return RowFacts(
         which=names,
         number=row.number,

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 Kind = Literal["parameter", "packed", "statistics", "buffer", "transient"]
+_PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
 _WRAPPERS = ("base_layer", "original_module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
@@ -66,7 +67,37 @@ def base_tensors(model: nn.Module) -> dict[str, BaseTensor]:
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that require a gradient, by name, each once."""
-    return {plain_name(name): p for name, p in model.named_parameters() if p.requires_grad}
+    return {plain_name(name): p for name, p in parameters_of(model) if p.requires_grad}
+
+
+def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """What ``named_modules`` gives, in its order, without a generator inside a generator for every level.
+
+    A 7B with an adapter on every layer has 4,000 modules nine levels deep: looked at as often as a watched step wants
+    it, that is most of what watching costs.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+    waiting: list[tuple[str, nn.Module]] = [("", model)]
+    while waiting:
+        prefix, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        found.append((prefix, module))
+        path = f"{prefix}." if prefix else ""
+        waiting += [(path + name, child) for name, child in reversed(module._modules.items()) if child is not None]
+    return found
+
+
+def parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """What ``named_parameters`` gives, in its order: each parameter once."""
+    seen: set[int] = set()
+    for prefix, module in modules_of(model):
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield f"{prefix}.{name}" if prefix else name, parameter
 
 
 def quant_state_of(parameter: Any, owner: Any = None) -> Any | None:
@@ -105,13 +136,18 @@ def is_readable(tensor: torch.Tensor) -> bool:
     Not on the meta device, not in a subclass that keeps its data in other tensors, and not where the storage was freed
     beneath it, as sharding does with parameters that it will gather again.
     """
-    if tensor.is_meta or tensor.layout is not torch.strided or hasattr(tensor, "__tensor_flatten__"):
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        return False
+    if type(tensor) not in _PLAIN_TENSORS and hasattr(tensor, "__tensor_flatten__"):
         return False
     try:
         held = tensor.untyped_storage().nbytes()
     except (RuntimeError, NotImplementedError):
         return False
-    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    if tensor.is_contiguous():
+        last = tensor.numel() - 1
+    else:
+        last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
     return tensor.numel() == 0 or bool(needed <= held)
 
@@ -168,13 +204,23 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return best
 
 
+def layer_names(model: nn.Module, layers: list[nn.Module]) -> list[str]:
+    """Plain names of some of a model's layers."""
+    wanted = {id(layer): place for place, layer in enumerate(layers)}
+    names = [""] * len(layers)
+    for name, module in modules_of(model):
+        if id(module) in wanted:
+            names[wanted[id(module)]] = plain_name(name)
+    return names
+
+
 def _walk(model: nn.Module) -> Iterator[BaseTensor]:
     adapter_owned = _adapter_modules(model)
-    for prefix, module in model.named_modules():
+    for prefix, module in modules_of(model):
         if id(module) in adapter_owned:
             continue
         path = f"{prefix}." if prefix else ""
-        brought = set(getattr(module, "adapter_layer_names", ())) | set(getattr(module, "other_param_names", ()))
+        brought = {*_own(module, "adapter_layer_names"), *_own(module, "other_param_names")}
         for name, parameter in module._parameters.items():
             if parameter is None or name in brought:
                 continue
@@ -207,15 +253,21 @@ def _held(parameter: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
 def _adapter_modules(model: nn.Module) -> set[int]:
     """Modules below a PEFT layer that PEFT brought, known by the layer's own ``adapter_layer_names``."""
     owned: set[int] = set()
-    for module in model.modules():
-        names = getattr(module, "adapter_layer_names", None)
+    for _, module in modules_of(model):
+        names = _own(module, "adapter_layer_names")
         if not names:
             continue
-        for name in (*names, *getattr(module, "other_param_names", ())):
+        for name in (*names, *_own(module, "other_param_names")):
             child = module._modules.get(name)
             if child is not None:
-                owned.update(id(inner) for inner in child.modules())
+                owned.update(id(inner) for _, inner in modules_of(child))
     return owned
+
+
+def _own(module: nn.Module, name: str) -> tuple[str, ...]:
+    """An attribute of PEFT's layers; asking a module that lacks it would walk through torch's ``__getattr__``."""
+    found = module.__dict__.get(name)
+    return tuple(found if found is not None else getattr(type(module), name, ()))
 
 
 def _statistics(module: nn.Module, parameter: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from ..engine import Rule
     from ..engine.suppression import Suppression
     from ..setup.setup import NotFollowed, Setup
+    from ..watching.first_batches.request import RunData
     from .cache import Store
     from .gathering import Work
 
+RUN_DATA = "--run-data runs the script up to its training, and looks at its own batches."
 _NEEDS: dict[str, tuple[str, ...]] = {
     "structure": ("torch", "transformers", "peft", "bitsandbytes", "accelerate"),
     "memory": ("torch", "transformers", "peft", "bitsandbytes", "accelerate"),
@@ -183,6 +185,7 @@ def work_of(session: Session, number: int = 0) -> Work | None:
         device=options.device,
         offline=options.offline,
         trust_remote_code=options.trust_remote_code,
+        run_data=run_data_of(session),
     )
     return Work(number, settled(session.setup, session.facts.config), around, lambda: session.facts, session.take)
 
@@ -194,10 +197,14 @@ def _runnable(session: Session) -> list[str]:
     for name in REAL_STAGES:
         if not _wanted(name, session.options.stages):
             session.skip(name, "Not asked for.", f"--stage {name}")
+        elif name == "data" and runs_script(session):
+            runnable.append(name)
         elif undecided is not None:
-            session.skip(name, undecided, "Check a config, or a script, that says it.")
+            remedy = RUN_DATA if name == "data" else "Check a config, or a script, that says it."
+            session.skip(name, undecided, remedy)
         elif (other := _another_run(session.setup, name)) is not None:
-            session.skip(name, other, "`qlora-doctor run` watches the script itself.")
+            remedy = RUN_DATA if name == "data" else "`qlora-doctor run` watches the script itself."
+            session.skip(name, other, remedy)
         elif missing := missing_packages(name, session.facts):
             extra = "data" if missing == ["datasets"] else "probe"
             reason = f"It needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
@@ -205,6 +212,38 @@ def _runnable(session: Session) -> list[str]:
         else:
             runnable.append(name)
     return runnable
+
+
+def runs_script(session: Session) -> bool:
+    """Whether stage data runs the user's script up to its training."""
+    setup = session.setup
+    return session.options.run_data and setup is not None and setup.dialect == "python" and setup.file is not None
+
+
+def run_data_of(session: Session) -> RunData | None:
+    """What is to be run, within its bounds; None where nothing is."""
+    if not runs_script(session):
+        return None
+    from ..watching.first_batches.request import MEMORY, SECONDS, RunData
+
+    setup, options = session.setup, session.options
+    assert setup is not None and setup.file is not None
+    code: str | None = None
+    cells: tuple[int | None, ...] = ()
+    if setup.file.endswith(".ipynb"):
+        from ..reading.document import read_document
+        from ..reading.python.source import read_source
+
+        source = read_source(read_document(Path(setup.file)))
+        code, cells = source.code, tuple(line.cell for line in source.lines)
+    return RunData(
+        script=str(Path(setup.file).resolve()),
+        code=code,
+        cells=cells,
+        arguments=options.script_arguments,
+        seconds=options.script_seconds or SECONDS,
+        memory=options.script_memory or MEMORY,
+    )
 
 
 def _undecided(setup: Setup | None) -> str | None:
@@ -287,6 +326,7 @@ def _do(session: Session, work: Work) -> None:
         facts=session.facts,
         ended=work.ended,
         debug=options.debug,
+        run_data=work.around.run_data,
     )
     try:
         for event in events:

@@ -104,6 +104,7 @@ class Work:
             requested=around.requested,
             facts=self.facts(),
             ended=tuple(self.ended),
+            run_data=around.run_data,
         )
 
 

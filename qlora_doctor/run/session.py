@@ -32,6 +32,13 @@ REAL_STAGES = STAGES[1:]
 """The stages that work on a built model; they run in a child process."""
 
 
+_OF_ROWS: dict[str, dict[str, Any]] = {
+    "data": {"shown": None, "content_lost": "left out by --no-rows"},
+    "batch": {"text": None},
+}
+"""Facts that hold text of the training data, and what stands in their place where it is to stay out of reports."""
+
+
 @dataclass(frozen=True)
 class CheckOptions:
     """How to check.
@@ -49,6 +56,10 @@ class CheckOptions:
         margin: error band to hold predicted memory with, as a share; None is the prediction's own.
         cache: take results from, and leave them in, the cache; without it nothing outlives the check.
         docs: address of the docs site that findings link to; None takes ``QLORA_DOCTOR_DOCS``, or links to nothing.
+        rows: keep text of the training data in the facts, so that reports show rows.
+        run_data: run a script up to its training and look at its own first batches; other configs are read as ever.
+        script_arguments: of that script's command line.
+        script_seconds, script_memory: bounds of it, the second in bytes; None takes those of ``first_batches``.
         cache_folder: where; None takes the user's cache folder, or what QLORA_DOCTOR_CACHE names.
     """
 
@@ -71,6 +82,11 @@ class CheckOptions:
     cache_folder: Path | None = None
     command: str | None = None
     docs: str | None = None
+    rows: bool = True
+    run_data: bool = False
+    script_arguments: tuple[str, ...] = ()
+    script_seconds: float | None = None
+    script_memory: int | None = None
 
 
 class Observer:
@@ -133,6 +149,10 @@ class Session:
             self.judge()
 
     def _learn(self, subject: str, value: Any) -> None:
+        if not self.options.rows and subject in _OF_ROWS:
+            value = value.model_copy(
+                update={name: new for name, new in _OF_ROWS[subject].items() if getattr(value, name)}
+            )
         self.facts = self.facts.model_copy(update={subject: cleaned(value)})
         self.widen_margin()
 

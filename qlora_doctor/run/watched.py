@@ -240,6 +240,8 @@ def stage_records(facts: Facts) -> list[StageRecord]:
         return [*known, StageRecord(name="step", status="failed", reason=failure.message), _run_record(facts), *course]
     if step is None or not step.steps:
         why = "The run ended before its first optimizer step was over."
+        if run is not None and run.began_late:
+            why = "No training forward of a model with trainable tensors was seen."
         return [*known, StageRecord(name="step", status="skipped", reason=why), _run_record(facts), *course]
     if not watched:
         why = "The run ended before its watched steps were over."

@@ -195,6 +195,8 @@ class Data(_Section):
     ) = None
     text_field: str | None = None
     chat_template: str | None = None
+    image_size: int | list[int] | None = None
+    """Pixels of a sample's image, height and width, as its processor makes them; for models that take any size."""
 
 
 class NamedData(_Section):
@@ -308,6 +310,29 @@ class Asked(_Section):
     """Which file asks, and in which words: ``requirements.txt asks for trl>=0.9,<0.12``."""
 
 
+class LibraryUse(_Section):
+    """Something of a library that a script imports or calls, for a stage that has the library at hand to try it.
+
+    Attributes:
+        kind: ``import``, ``call`` of a class that configures, or ``load``: from_pretrained of a model.
+        library: its package.
+        module, name: what is imported, or called.
+        arguments: keywords with their values in plain form; of a load, values that are known.
+        whole: all arguments are among them.
+        key: under which its place is kept.
+        version: of the library that the project pins; None where it pins none.
+    """
+
+    kind: Literal["import", "call", "load"]
+    library: str
+    module: str
+    name: str | None = None
+    arguments: dict[str, Any] = {}
+    whole: bool = True
+    key: str
+    version: str | None = None
+
+
 class Setup(_Section):
     """What was understood of one config."""
 
@@ -346,6 +371,8 @@ class Setup(_Section):
     """What a script does with the model and the tokenizer that it loaded, in its order."""
     not_followed: list[NotFollowed] = []
     """What it does besides, which no stage makes."""
+    uses: list[LibraryUse] = []
+    """What it surely imports from the libraries, and the calls that the libraries judge by themselves."""
     stored_keys: dict[str, bool] = {}
     """Keys of an adapter_config.json: whether each is set to more than its empty or false default."""
     versions: dict[str, Asked] = Field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 The hub is not always there: a model may be gated, a machine may have no network. What the structure and
 memory stages need of a model is only its configuration, and for the checkpoints people fine-tune most that is
-known. The table (`data/architectures.json`) gives it by hub id: a config as in the checkpoint's config.json,
+known. The table (`architectures.json`) gives it by hub id: a config as in the checkpoint's config.json,
 cut to what builds the model, with the published parameter count that shows it to be right.
 
 Light: reads JSON with the standard library on first use, imports no torch and no transformers.
@@ -56,9 +56,10 @@ class Architecture:
     @property
     def context_length(self) -> int | None:
         """Tokens that the position embeddings are made for, or None where the config sets no limit."""
-        for key in ("max_position_embeddings", "n_positions"):
-            if isinstance(value := self.config.get(key), int):
-                return value
+        for config in (self.config, self.config.get("text_config", {})):
+            for key in ("max_position_embeddings", "n_positions"):
+                if isinstance(value := config.get(key), int):
+                    return value
         return None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..core.closest import alike, closest
+from ..core.closest import closest, likeness
 
 MOST_STRANGERS = 1000
 """Keys that mean nothing, as many as are told of one file."""
@@ -82,7 +82,7 @@ def _is_slip(key: str, name: str) -> bool:
         shortened = len(pairs) == 1 and (pairs[0][0].startswith(pairs[0][1]) or pairs[0][1].startswith(pairs[0][0]))
         return shortened or all(_same_word(a, b) for a, b in pairs)
     joined = "".join(one), "".join(other)
-    if abs(len(joined[0]) - len(joined[1])) <= 2 and alike(*joined) > 0.9:
+    if abs(len(joined[0]) - len(joined[1])) <= 2 and likeness(*joined) > 0.9:
         return True  # a separator more or less
     short, long = sorted((one, other), key=len)
     rest = [word for word in long if word not in short]
@@ -93,7 +93,7 @@ def _same_word(one: str, other: str) -> bool:
     """True for two spellings of one word: few letters differ, or one is a short form of the other."""
     if min(len(one), len(other)) >= 3 and (one.startswith(other) or other.startswith(one)):
         return True
-    return alike(one, other) >= (0.75 if min(len(one), len(other)) > 4 else 0.8)
+    return likeness(one, other) >= (0.75 if min(len(one), len(other)) > 4 else 0.8)
 
 
 @lru_cache(maxsize=32)

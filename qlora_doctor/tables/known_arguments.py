@@ -1,7 +1,7 @@
 """Names that the libraries' own classes take and that Setup does not model: passed on, never called unknown.
 
 Collected from the dataclass fields of transformers 4.51–5.23 (training_args.py, utils/quantization_config.py), trl
-0.17–1.16 (sft_config.py, base_config.py) and peft 0.21 (tuners/lora/config.py).
+0.17–1.16 (sft_config.py, base_config.py, those of its other methods) and peft 0.21 (tuners/lora/config.py).
 """
 
 from __future__ import annotations
@@ -28,6 +28,25 @@ _TRAINING = """
     eos_token eval_packing model_init_kwargs num_of_sequences packing_strategy pad_to_multiple_of pad_token
     router_aux_loss_coef shuffle_dataset truncation_mode
 """
+_METHODS = """
+    cache_implementation cast_lm_head_to_fp32 center_rewards_coefficient chat_template_kwargs cpo_alpha delta
+    desirable_weight disable_dropout discopop_tau ds3_gather_for_generation entropy_coef entropy_coef_delta
+    entropy_coef_max entropy_coef_min entropy_target epsilon epsilon_high f_alpha_divergence_coef f_divergence_type
+    generate_during_eval generation_config generation_kwargs generation_max_length generation_num_beams
+    importance_sampling_level is_encoder_decoder ld_alpha log_completions log_completions_hub_repo log_multimodal
+    log_unique_prompts loss_weights mask_truncated_completions max_completion_length max_prompt_length
+    max_tool_calling_iterations min_p multi_objective_aggregation normalize_advantages num_completions_to_print
+    num_iterations off_policy_mask_threshold padding_value precompute_ref_batch_size precompute_ref_log_probs
+    predict_with_generate ref_model_mixup_alpha ref_model_sync_steps repetition_penalty reward_clip_range
+    reward_weights rpo_alpha sapo_temperature_neg sapo_temperature_pos scale_rewards simpo_gamma sortish_sampler
+    sync_ref_model temperature top_entropy_quantile top_k top_p transformers_continuous_batching_config
+    undesirable_weight use_adaptive_entropy use_bias_correction_kl use_transformers_continuous_batching
+    use_transformers_paged use_weighting vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos
+    vllm_enable_sleep_mode vllm_gpu_memory_utilization vllm_group_port vllm_importance_sampling_cap
+    vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min vllm_importance_sampling_correction
+    vllm_importance_sampling_mode vllm_max_model_length vllm_mode vllm_model_impl vllm_server_base_url
+    vllm_server_host vllm_server_port vllm_server_timeout vllm_structured_outputs_regex vllm_tensor_parallel_size
+"""
 _LORA = """
     megatron_config megatron_core loftq_config eva_config corda_config lora_ga_config velora_config
     alora_invocation_tokens use_qalora qalora_group_size monteclora_config layer_replication runtime_config lora_bias
@@ -39,7 +58,7 @@ _MODEL = """
     offload_state_dict output_loading_info rope_scaling subfolder token tp_plan use_safetensors variant
     ignore_mismatched_sizes code_revision load_in_4bit load_in_8bit
 """
-TRAINING = frozenset(_TRAINING.split())
+TRAINING = frozenset(_TRAINING.split()) | frozenset(_METHODS.split())
 LORA = frozenset(_LORA.split())
 MODEL = frozenset(_MODEL.split())
 QUANTIZATION = frozenset({"llm_int8_threshold", "llm_int8_has_fp16_weight", "quant_method"})

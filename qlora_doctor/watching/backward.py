@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 
 class BackwardWatch:
-    """Wraps ``torch.autograd.backward``; reentrant checkpointing calls it again within, which does not count."""
+    """Wraps ``torch.autograd.backward``; reentrant checkpointing calls it again within, which does not count.
 
-    def __init__(self) -> None:
+    Args:
+        before: called before each backward; it never raises.
+    """
+
+    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
         import wrapt
+
+        self._before = before
 
         self._depth = 0
         self._losses: list[torch.Tensor] = []
@@ -32,6 +39,7 @@ class BackwardWatch:
 
     def _backward(self, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
         if self._depth == 0:
+            self._before()
             self._note(args[0] if args else kwargs.get("tensors"))
         self._depth += 1
         try:

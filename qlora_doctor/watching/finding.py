@@ -12,6 +12,7 @@ _WANTED = {
     "PreTrainedModel": "transformers.modeling_utils",
     "PreTrainedTokenizerBase": "transformers.tokenization_utils_base",
     "Trainer": "transformers.trainer",
+    "Optimizer": "torch.optim.optimizer",
     "LRScheduler": "torch.optim.lr_scheduler",
     "DataLoader": "torch.utils.data.dataloader",
     "GradScaler": "torch.amp.grad_scaler",

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..probes.batch import IGNORED
-from ..probes.observing.aside import aside, random_state_kept
+from ..probes.observing.aside import random_state_kept
 from ..probes.observing.timeline import Timeline
 from ..probes.step import comparing, gradients
 from ..probes.step.forward import ForwardWatch, Inputs
@@ -23,9 +23,9 @@ from ..probes.step.observer import Compared, Observer
 from ..probes.step.reach import HeldBack, what_holds_back
 from .guarding import Guard
 
-_POSITIONS, _AT_ONCE = 32, 16
-"""Positions of a batch whose loss is computed from their logits, and how many at a time: 16 rows of a vocabulary of
-150,000 are 10 MB."""
+_POSITIONS, _AT_ONCE = 256, 32
+"""Positions of a batch whose loss is computed from their logits, and how many at a time: 32 rows of a vocabulary of
+150,000 are 20 MB."""
 
 
 class Clock(Timeline):
@@ -35,6 +35,34 @@ class Clock(Timeline):
     def on_cuda(self) -> bool:
         """Never: nothing is read, reset or waited for."""
         return False
+
+
+@dataclass(frozen=True)
+class Places:
+    """Some places of a batch, on the host: the logits of a row at a column are held against a label."""
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Some of the labels of a batch that count.
+
+    Attributes:
+        shape: rows and length of the batch.
+        next: each label against the logits of the place before it, as a causal model is trained.
+        own: each label against the logits of its own place.
+        count: labels that count in all.
+        whole: nothing was left out.
+    """
+
+    shape: tuple[int, int]
+    next: Places
+    own: Places
+    count: int
+    whole: bool
 
 
 @dataclass
@@ -60,7 +88,14 @@ class Onlooker(Observer):
     """Backwards of each step; the last entry is that of the step under way."""
     trainer_inputs: Inputs | None = None
     """What the trainer hands to its compute_loss, which may take labels out before the model is called."""
+    step_of_evaluation: int = 0
+    """The watched step, from 1, whose forward ran in evaluation mode first, after one that did not; else 0."""
+    whole: bool = True
+    """Every label of the step under way was looked at, so that its mean loss is exact."""
+    _trained: bool = False
+    _counted: Counted | None = None
     _losses_by_logits: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+    _unshifted: list[tuple[torch.Tensor, int]] = field(default_factory=list)
     _awaiting: bool = False
 
     def _gradient_watch(self) -> gradients.GradientWatch:
@@ -77,11 +112,19 @@ class Onlooker(Observer):
             on_phase=self.timeline.enter,
         )
 
+    @property
+    def _takes_a_pool(self) -> bool:
+        """Before the first backward alone: later the run's own allocator has the room, and a pool beside it would add
+        to what is reserved at its highest."""
+        return sum(self.micro_batches) == 0 and len(self.micro_batches) < 2
+
     def step_begin(self, *, last: bool) -> None:
         """A step begins with its first forward."""
         self._summed = False
         self.micro_batches.append(0)
         self._losses_by_logits.clear()
+        self._unshifted.clear()
+        self.whole = True
         super().step_begin(last=last)
 
     def before_optimizer(self) -> None:
@@ -103,6 +146,11 @@ class Onlooker(Observer):
         self._summed = inputs.get("num_items_in_batch") is not None
         given = self.trainer_inputs if self.trainer_inputs is not None else inputs
         self.batches.look(given)
+        self._counted = _counted(given.get("labels"))
+        if self.forwards.trains():
+            self._trained = True
+        elif self._trained and not self.step_of_evaluation:
+            self.step_of_evaluation = len(self.micro_batches)
         if self._first is None:
             self._first = _sample(inputs)
             self._compared_before = self._compare(self._first)
@@ -113,7 +161,7 @@ class Onlooker(Observer):
         if not self.alone or self.compiled or "input_ids" not in inputs:
             return compared
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
-        with random_state_kept(self.model), aside(self.model):
+        with random_state_kept(self.model), self._apart():
             batch = {name: value.to(device) for name, value in inputs.items()}
             with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
                 compared.on_off = comparing.adapter_on_off(self.model, batch)
@@ -129,7 +177,7 @@ class Onlooker(Observer):
         if self.optimizer is None or not steps or self._idle(steps) or self.sharded:
             return
         groups = self.optimizer.param_groups
-        held = {id(parameter) for group in groups for parameter in group["params"]}
+        held = {id(parameter) for group in groups if group.get("lr") != 0 for parameter in group["params"]}
         still = {
             name: self._unmoved.get(
                 name, torch.full_like(self.parameters[name], norm / self.parameters[name].numel() ** 0.5)
@@ -140,7 +188,7 @@ class Onlooker(Observer):
         found = HeldBack()
         if still:
             copies = {name: nn.Parameter(self.parameters[name].detach().clone()) for name in still}
-            with random_state_kept(self.model), aside(self.model):
+            with random_state_kept(self.model), self._apart():
                 second = _second(self.optimizer, {id(self.parameters[name]): copies[name] for name in still})
                 if second is None:
                     return
@@ -154,33 +202,31 @@ class Onlooker(Observer):
             parameters_updated_late=[],
             update_share=found.share,
             steps_to_update=found.steps,
+            precision_too_coarse=self._too_coarse(found.below_precision, found.steps),
         )
 
     # -- the loss by the logits
 
     def _after_forward(self, inputs: Inputs, output: Any) -> None:
-        given = self.trainer_inputs if self.trainer_inputs is not None else inputs
         self.trainer_inputs = None
-        logits, labels = getattr(output, "logits", None), given.get("labels")
-        if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor) or logits.dim() != 3:
+        counted, self._counted = self._counted, None
+        logits = getattr(output, "logits", None)
+        if counted is None or not isinstance(logits, torch.Tensor) or logits.dim() != 3:
             return
-        if labels.dim() != 2 or logits.shape[:2] != labels.shape or labels.shape[1] < 2:
+        if tuple(logits.shape[:2]) != counted.shape:
             return
-        with torch.no_grad():
-            targets = labels[:, 1:].reshape(-1)
-            counted = torch.nonzero(targets != IGNORED).flatten()
-            if not len(counted):
-                return
-            chosen = counted[:: -(-len(counted) // _POSITIONS)][:_POSITIONS]
-            per_row = labels.shape[1] - 1
-            rows, columns = chosen // per_row, chosen % per_row
-            total = torch.zeros((), dtype=torch.float32, device=logits.device)
-            for some, row, column in zip(chosen.split(_AT_ONCE), rows.split(_AT_ONCE), columns.split(_AT_ONCE),
-                                         strict=True):  # fmt: skip
-                picked = logits[row.to(logits.device), column.to(logits.device)].float()
-                wanted = targets[some].to(logits.device)
-                total += nn.functional.cross_entropy(picked, wanted, reduction="sum")
-            self._losses_by_logits.append((total / len(chosen), len(counted)))
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+            shifted, unshifted = _mean_loss(logits, counted.next), _mean_loss(logits, counted.own)
+        self._losses_by_logits.append((shifted, counted.count))
+        self._unshifted.append((unshifted, counted.count))
+        self.whole = self.whole and counted.whole
+
+    def unshifted_loss(self) -> float | None:
+        """Mean loss of the step's labels at their own places, as a loss that forgets to shift has it."""
+        if not self._unshifted:
+            return None
+        tokens = sum(count for _, count in self._unshifted)
+        return sum(float(loss) * count for loss, count in self._unshifted) / tokens
 
     def mean_loss(self) -> float | None:
         """Mean loss of a trained token of the step under way; None where the logits did not come with labels."""
@@ -203,6 +249,39 @@ class Onlooker(Observer):
     def counted_tokens(self) -> int:
         """Labels that count in the step under way."""
         return sum(count for _, count in self._losses_by_logits)
+
+
+def _counted(labels: Any) -> Counted | None:
+    """A sample of the labels that count, chosen on the host before the forward: the device is not waited for after."""
+    if not isinstance(labels, torch.Tensor) or labels.dim() != 2 or labels.shape[1] < 2:
+        return None
+    labels = labels.detach().cpu()
+    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+    later = columns > 0  # nothing predicts the first place
+    count = int(later.sum())
+    if not count:
+        return None
+    step = -(-len(rows) // _POSITIONS)
+    rows, columns, later = rows[::step], columns[::step], later[::step]
+    chosen = labels[rows, columns]
+    return Counted(
+        (int(labels.shape[0]), int(labels.shape[1])),
+        Places(rows[later], columns[later] - 1, chosen[later]),
+        Places(rows, columns, chosen),
+        count,
+        step == 1,
+    )
+
+
+def _mean_loss(logits: torch.Tensor, places: Places) -> torch.Tensor:
+    """Mean cross entropy of labels against the logits at some places; stays on the device."""
+    total = torch.zeros((), dtype=torch.float32, device=logits.device)
+    parts = zip(places.rows.split(_AT_ONCE), places.columns.split(_AT_ONCE), places.labels.split(_AT_ONCE), strict=True)
+    for row, column, wanted in parts:
+        where = [index.to(logits.device, non_blocking=True) for index in (row, column)]
+        picked = logits[where[0], where[1]].float()
+        total += nn.functional.cross_entropy(picked, wanted.to(logits.device, non_blocking=True), reduction="sum")
+    return total / max(len(places.labels), 1)
 
 
 def _second(optimizer: Any, copies: dict[int, nn.Parameter]) -> Any | None:
@@ -228,7 +307,11 @@ def _sample(inputs: Inputs) -> dict[str, Any]:
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     if not isinstance(ids, torch.Tensor) or ids.dim() != 2:
         return {}
-    sample = {"input_ids": ids[:1].detach().to("cpu", copy=True)}
+    first = ids[0].detach().to("cpu", copy=True)
+    # Padding before the text, which a mask may call text: its embedding is zero in many models.
+    other = torch.nonzero(first != first[0])
+    start = max(int(other[0]) - 1, 0) if len(other) else 0
+    sample = {"input_ids": first[None, start:]}
     if isinstance(mask, torch.Tensor) and mask.shape == ids.shape:
-        sample["attention_mask"] = mask[:1].detach().to("cpu", copy=True)
+        sample["attention_mask"] = mask[:1, start:].detach().to("cpu", copy=True)
     return sample

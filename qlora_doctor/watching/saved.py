@@ -13,8 +13,11 @@ from ..probes.tensors import local_part
 _FILE = "adapter_model.safetensors"
 
 
-def differing(model: nn.Module, folder: Path) -> list[str] | None:
-    """Tensors of the active adapter that the file lacks or holds otherwise, as PEFT names them in the file.
+def differing(model: nn.Module, folder: Path, adapter: str | None = None) -> list[str] | None:
+    """Tensors of an adapter that the file lacks or holds otherwise, as PEFT names them in the file.
+
+    Args:
+        adapter: its name; None is the first one of the model.
 
     None where it cannot be told: no such file, no PEFT model, or a form that this does not read.
     """
@@ -23,7 +26,7 @@ def differing(model: nn.Module, folder: Path) -> list[str] | None:
         return None
     from safetensors import safe_open
 
-    wanted = _in_memory(model)
+    wanted = _in_memory(model, adapter)
     if not wanted:
         return None
     found = []
@@ -35,9 +38,9 @@ def differing(model: nn.Module, folder: Path) -> list[str] | None:
     return found
 
 
-def _in_memory(model: Any) -> dict[str, torch.Tensor]:
-    """LoRA's matrices of the active adapter under the names that save_pretrained gives them."""
-    adapter = next(iter(model.peft_config))
+def _in_memory(model: Any, adapter: str | None) -> dict[str, torch.Tensor]:
+    """LoRA's trainable matrices of an adapter under the names that save_pretrained gives them."""
+    adapter = adapter or next(iter(model.peft_config))
     wanted = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and f".{adapter}" in name and ".lora_" in name:
@@ -46,8 +49,11 @@ def _in_memory(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _same(saved: torch.Tensor, here: torch.Tensor) -> bool:
-    """Equal, in the dtype that was saved; NaN is equal to NaN."""
+    """Equal in one of the two dtypes: one may be the other, rounded. NaN is equal to NaN."""
     if saved.shape != here.shape:
         return False
-    now = here.to("cpu", saved.dtype)
-    return bool(((saved == now) | (saved.isnan() & now.isnan())).all())
+    now = here.to("cpu")
+    return any(
+        bool(((one == other) | (one.isnan() & other.isnan())).all())
+        for one, other in ((saved, now.to(saved.dtype)), (saved.to(now.dtype), now))
+    )

@@ -1,4 +1,4 @@
-"""Whether the losses of one update add up to a mean: once divided, never, or twice. Pure."""
+"""What the losses of one update are: a mean over its tokens, divided once, never or twice, shifted or not. Pure."""
 
 from __future__ import annotations
 
@@ -6,27 +6,76 @@ from typing import Any
 
 _NEAR = (0.75, 1.33)
 """What counts as equal: a batch's mean loss is taken from a sample of its tokens."""
+_SAME, _OTHER = (0.001, 0.004), (0.02, 0.06)
+"""Two losses are the same one within the first, and two where they differ by more than the second: of losses over every
+label, and over a sample of them."""
+_PARTS = range(2, 129)
+"""Micro-batches that a loss may be divided for."""
 
 
-def scale_facts(backward: float, weighted: float, plain: float, micro_batches: int) -> dict[str, Any]:
-    """Fields of ``RunFacts``; what fits neither is unknown: the loss may be of another kind.
+def scale_facts(
+    backward: float,
+    weighted: float,
+    plain: float,
+    micro_batches: int,
+    *,
+    unshifted: float | None = None,
+    tokens: int | None = None,
+    whole: bool = False,
+) -> dict[str, Any]:
+    """Fields of ``RunFacts``; what fits none of them is unknown: the loss may be of another kind.
 
     Args:
         backward: the losses that an update goes backward with, added up.
         weighted: mean loss over its tokens.
         plain: mean over its micro-batches of their mean losses: rows of different lengths weigh the same here.
         micro_batches: how many there are.
+        unshifted: mean loss of each label at its own place, not at the next one.
+        tokens: labels that count in it.
+        whole: the means are over every label, and not over a sample.
     """
-    known: dict[str, Any] = {"sums_over_accumulation": None, "divides_twice": None}
+    known: dict[str, Any] = dict.fromkeys(
+        ("sums_over_accumulation", "divides_twice", "unshifted_loss", "sums_over_tokens", "divided_by")
+    )
     known["loss_scale"] = backward / weighted if weighted else None
 
     def near(expected: float) -> bool:
         return expected > 0 and _NEAR[0] <= backward / expected <= _NEAR[1]
 
-    if micro_batches < 2 or near(weighted) or near(plain):
+    def at(expected: float, tolerance: float) -> bool:
+        return expected > 0 and abs(backward / expected - 1) <= tolerance
+
+    same, other = _SAME if whole else _OTHER
+    fits = near(weighted) or near(plain)
+    known["unshifted_loss"] = False
+    apart = unshifted is not None and not at(weighted, other) and not at(plain, other)
+    if unshifted is not None and apart and at(unshifted, same):
+        return known | {"unshifted_loss": True}
+    known["sums_over_tokens"] = False
+    if tokens and tokens >= 8 * micro_batches and near(weighted * tokens) and not fits:
+        return known | {"sums_over_tokens": True}
+    if micro_batches < 2:
         known.update(sums_over_accumulation=False, divides_twice=False)
+        parts = [number for number in _PARTS if at(weighted / number, same)]
+        known["divided_by"] = parts[0] if parts and not fits else 1
+    elif fits:
+        known.update(sums_over_accumulation=False, divides_twice=False, divided_by=1)
     elif near(plain * micro_batches):
-        known.update(sums_over_accumulation=True, divides_twice=False)
+        known.update(sums_over_accumulation=True, divides_twice=False, divided_by=1)
     elif near(plain / micro_batches) or near(weighted / micro_batches):
-        known.update(sums_over_accumulation=False, divides_twice=True)
+        known.update(sums_over_accumulation=False, divides_twice=True, divided_by=1)
     return known
+
+
+def scaler_facts(raw: float, scale: float, micro_batches: int) -> dict[str, Any]:
+    """Whether the loss went backward with the gradient scaler's factor twice.
+
+    Args:
+        raw: the loss that an update goes backward with, as it is, over the mean loss of its tokens.
+        scale: the scaler's factor, 1 without one.
+        micro_batches: of the update; a loss may be their sum.
+    """
+    if scale < 2 * max(micro_batches, 1) / _NEAR[0]:
+        return {"scaled_twice": False}
+    ratio = raw / scale**2
+    return {"scaled_twice": _NEAR[0] / max(micro_batches, 1) <= ratio <= _NEAR[1] * max(micro_batches, 1)}

@@ -50,6 +50,9 @@ class Station:
         self._busy = False
         self._ended = False
         self._heard: Any = None
+        self.loads: list[Any] = []
+        """Adapters that PEFT has loaded."""
+        self._without_gradients = False
 
     # -- finding a training
 
@@ -81,10 +84,25 @@ class Station:
         wrapt.wrap_function_wrapper(module, "Trainer.__init__", self._trainer_built)
 
     def wait_for_saves(self, module: Any) -> None:
-        """Look at an adapter's file when it was written."""
+        """Look at an adapter's file when it was written, and remember which one was loaded."""
         import wrapt
 
         wrapt.wrap_function_wrapper(module, "PeftModel.save_pretrained", self._saved)
+        wrapt.wrap_function_wrapper(module, "PeftModel.load_adapter", self._loaded)
+
+    def _loaded(self, wrapped: Any, model: Any, args: Any, kwargs: Any) -> Any:
+        result = wrapped(*args, **kwargs)
+        try:
+            from .adapters import loaded_into
+
+            folder = args[0] if args else kwargs.get("model_id")
+            name = args[1] if len(args) > 1 else kwargs.get("adapter_name", "default")
+            found = loaded_into(model, folder, name)
+            if found is not None:
+                self.loads.append(found)
+        except Exception as error:
+            say(f"A loaded adapter was not looked at: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return result
 
     def _saved(self, wrapped: Any, model: Any, args: Any, kwargs: Any) -> Any:
         result = wrapped(*args, **kwargs)
@@ -103,7 +121,10 @@ class Station:
         try:
             import torch
 
-            if not torch.is_grad_enabled() or not any(name in sys.modules for name in _LIBRARIES):
+            if not any(name in sys.modules for name in _LIBRARIES):
+                return
+            if not torch.is_grad_enabled():
+                self._without_gradients = self._without_gradients or module.training
                 return
             if module in self._passed:
                 return
@@ -150,6 +171,7 @@ class Station:
         self.watch = Watch(
             model, writer, self.options, called=called, trainer=trainer, ranks=(rank, world, local), heard=self._heard
         )
+        self.watch.loads = self.loads
         self.watch.begin(**known)
         return self.watch
 
@@ -170,6 +192,23 @@ class Station:
         say(f"Not watching: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         self._stop_waiting()
 
+    def _look_late(self, error: BaseException | None) -> None:
+        """The process ends and no training forward was seen, as none of a frozen adapter is: look at what there is.
+
+        Only where an optimizer was made, or a backward failed for want of gradients: else nothing was to be trained.
+        """
+        if self._unwrap is None or not any(name in sys.modules for name in _LIBRARIES):
+            return
+        from .finding import objects
+
+        found = objects()
+        meant = bool(found["Optimizer"]) or "does not require grad" in str(error)
+        models = [model for model in found["PeftModel"] if not any(p.is_meta for p in model.parameters())]
+        if meant and models:
+            watch = self.begin(models[-1], optimizer=found["Optimizer"][-1] if found["Optimizer"] else None)
+            if watch is not None:
+                watch.began_late(without_gradients=self._without_gradients)
+
     # -- the end
 
     def _forked(self) -> None:
@@ -179,11 +218,15 @@ class Station:
 
     def _exit(self) -> None:
         """The process ends: by its last statement, by an exception, or by ``sys.exit``."""
-        if self.watch is None or self._ended:
+        if self._ended:
             return
         self._ended = True
         try:
             error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+            if self.watch is None:
+                self._look_late(error)
+            if self.watch is None:
+                return
             self.watch.end(None if isinstance(error, StopTraining) else error, exiting=True)
         except Exception as failed:
             say(f"The end could not be looked at: {type(failed).__name__}: {failed}")

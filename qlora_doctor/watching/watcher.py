@@ -6,7 +6,7 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,16 @@ from ..probes.step.picture import breakdown
 from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
-from ..probes.tensors import local_part, plain_name, trainable_parameters
-from .arguments import arguments_config, asked, plain_arguments
+from ..probes.tensors import layer_names, local_part, parameters_of, trainable_parameters
+from . import accumulating, adapters, stepping
+from .arguments import against_arguments, arguments_config, asked, plain_arguments, precision_facts
 from .backward import BackwardWatch
 from .finding import is_compiled, objects, unwrapped
 from .guarding import Guard, StopTraining
 from .losses import LossWatch
 from .onlooker import Clock, Onlooker
 from .records import Options, Writer
-from .scaling import scale_facts
+from .scaling import scale_facts, scaler_facts
 from .warned import telling
 
 _LOW_RATE = 0.5
@@ -78,6 +79,8 @@ class Watch:
         self.facts = Facts()
         self.active = False
         self.spent = 0.0
+        self.parts: dict[str, float] = {}
+        """Seconds by what they were spent on."""
         self._breakdown: dict[str, int] | None = None
         self._rank_loss: dict[str, Any] = {}
         self.series: list[dict[str, Any]] = []
@@ -107,6 +110,8 @@ class Watch:
         self._found: dict[str, list[Any]] = {}
         self._parallel = "none"
         self._stepped_since = False
+        self._all_rates: list[list[float | None]] = []
+        self._accumulation: list[int | None] = []
 
     # -- the beginning
 
@@ -123,7 +128,8 @@ class Watch:
         model = self._model()
         if model is None:
             return
-        self.guard(self._begin)(model, optimizer, tokenizer, loader, arguments, state)
+        with torch.autocast(_device(model).type, enabled=False):  # the first forward may already be within one
+            self.guard(self._begin)(model, optimizer, tokenizer, loader, arguments, state)
 
     def _begin(self, model: nn.Module, optimizer: Any, tokenizer: Any, loader: Any, arguments: Any, state: Any) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -139,6 +145,7 @@ class Watch:
         self._optimizers = [optimizer] if optimizer is not None else []
         self._tokenizer = tokenizer or self._one_tokenizer(model)
         self.arguments = plain_arguments(arguments)
+        self._arguments = arguments
         self._parallel = parallel_of(trainer, self._called, model)
         self._static(model, arguments)
         self._know_trainer(trainer, arguments, state)
@@ -162,14 +169,15 @@ class Watch:
             register_optimizer_step_pre_hook(self.guard(self._optimizer_begins)),
             register_optimizer_step_post_hook(self.guard(self._optimizer_stepped)),
         ]
-        self._backward = BackwardWatch()
+        self._backward = BackwardWatch(self.guard(self._backward_begins))
         if trainer is not None:
             self._loss = LossWatch(trainer, self._inputs_given, self.guard)
         self._schedulers = self._own_schedulers()
         self._scheduler_counts = [_scheduler_count(each) for each in self._schedulers]
         self._know_resumed()
+        self._know_adapters(model)
         self._hand_made_masks(loader)
-        self._spend(began)
+        self._spend(began, "begin")
         self._write("watching")
 
     def _static(self, model: nn.Module, arguments: Any) -> None:
@@ -222,6 +230,48 @@ class Watch:
         self._run["resumed_without_optimizer"] = bool(done and inner) and not any(each.state for each in inner)
         self._run["resumed_without_schedule"] = bool(done and self._schedulers) and max(self._scheduler_counts) <= 1
 
+    def began_late(self, *, without_gradients: bool) -> None:
+        """Nothing was watched: the process ends, and this is how its model stands.
+
+        Args:
+            without_gradients: a forward in training mode ran under ``torch.no_grad``.
+        """
+        self._run.update(began_late=True, forward_without_gradients=without_gradients)
+        self.guard(self._know_held)()
+
+    def _know_held(self) -> None:
+        if self._optimizers and self._onlooker is not None:
+            self._know_optimizer()
+
+    def _know_continued(self) -> None:
+        """A loop of one's own that goes on: its optimizer has stepped before, or its schedule has."""
+        if self._run.get("resumed_step") is not None:
+            return
+        done = steps_taken(self._optimizers)
+        held = {id(unwrapped_optimizer(each)) for each in self._optimizers}
+        counts = [
+            count
+            for each, count in zip(self._schedulers, self._scheduler_counts, strict=True)
+            if id(unwrapped_optimizer(each.optimizer)) in held
+        ]
+        if done is None:
+            return
+        scheduled = max(counts, default=1) - 1
+        self._taken_before = done
+        self._run["resumed_step"] = max(done, scheduled if scheduled > 1 else 0)
+        self._run["resumed_without_schedule"] = done > 0 and bool(counts) and scheduled < 1
+        self._run["resumed_without_optimizer"] = done == 0 and scheduled > 1
+
+    def _know_adapters(self, model: nn.Module) -> None:
+        """Whether what trains is sound, and the adapter that was loaded the one that is there."""
+        bad = [
+            name for name, p in trainable_parameters(model).items() if _is_number(p) and has_nonfinite(local_part(p))
+        ]
+        self._run["nonfinite_trainable"] = bad
+        self._run |= adapters.roles(model, set())
+        if self._parallel in ("none", "ddp"):
+            self._run |= adapters.overwritten(model, self.loads)
+
     def _one_tokenizer(self, model: nn.Module) -> Any:
         """The tokenizer of a loop of one's own: the only one that there is, or the one of the model's name."""
         every = self._found["PreTrainedTokenizerBase"]
@@ -270,16 +320,54 @@ class Watch:
             self._scale = self._scale_now()
             self._onlooker.step_begin(last=self._steps + 1 == self._options.steps)
             self._in_step = True
-        self._spend(began)
+        self._spend(began, "forward")
 
     def _optimizer_begins(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self.active or self._onlooker is None or not self._in_step or not self._holds(optimizer):
             return
         if not any(unwrapped_optimizer(each) is optimizer for each in self._optimizers):
             self._optimizers.append(optimizer)
+        if not self._all_rates:
+            self._know_continued()
         self._rates_now = _rates(self._optimizers)
+        began = time.perf_counter()
+        self._all_rates.append(self._rates_now)
         self._know_optimizer()
         self._onlooker.before_optimizer()
+        self._on_the_way()
+        self._spend(began, "before the optimizer")
+
+    def _backward_begins(self) -> None:
+        """The first backward of a step finds the gradients as the step before left them, the others as the first."""
+        onlooker = self._onlooker
+        if not self.active or onlooker is None or not self._in_step:
+            return
+        self._accumulation.append(accumulating.asked_for() if self._run.get("kind") == "loop" else None)
+        first, self._began_backward = not self._began_backward, True
+        if self._parallel not in ("none", "ddp"):
+            return
+        if not first:
+            if not self._run.get("cleared_within"):
+                gone = stepping.cleared(onlooker.parameters, onlooker.gradients.fired, self._held() or _ids(onlooker))
+                self._run["cleared_within"] = gone
+        elif self._steps:
+            left = stepping.left_over(onlooker.parameters, self._held())
+            self._run["gradients_left"] = max(left, self._run.get("gradients_left") or 0.0)
+
+    def _held(self) -> set[int]:
+        """Ids of the tensors in the groups of the optimizers that are known."""
+        return {id(p) for group in Together(self._optimizers).param_groups for p in group["params"]}
+
+    def _on_the_way(self) -> None:
+        """Gradients between backward and the step; of sharded ones a process sees its part alone."""
+        onlooker = self._onlooker
+        assert onlooker is not None
+        if self._parallel not in ("none", "ddp"):
+            return
+        held = self._held()
+        came = onlooker.gradients.norms_now(self._scale)
+        self._run["gradient_scale"] = self._scale
+        self._run |= stepping.on_the_way(came, onlooker.parameters, held, self._scale)
 
     def _optimizer_stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self.active or self._onlooker is None or not self._in_step or not self._holds(optimizer):
@@ -292,14 +380,14 @@ class Watch:
         assert onlooker is not None
         onlooker.after_optimizer(scale=self._scale, skipped=skipped)
         onlooker.step_end()
-        self._in_step = False
+        self._in_step = self._began_backward = False
         self._loss_of_step()
         if skipped:
             self._skipped += 1
         else:
             self._steps += 1
         self._counted = max(self._counted, self._steps)
-        self._spend(began)
+        self._spend(began, "step")
         self._write("watching")
 
     def _holds(self, optimizer: Any) -> bool:
@@ -325,6 +413,9 @@ class Watch:
             found = found.model_copy(update=dict.fromkeys(unknown))
         onlooker.known["optimizer"] = found
         self._run.update(_groups(together, onlooker.model))
+        self._run["idle_groups"] = stepping.idle_groups(self._run["groups"])
+        self._run |= adapters.roles(onlooker.model, {id(p) for g in together.param_groups for p in g["params"]})
+        self._run |= against_arguments(self._arguments, together.param_groups, self._run["groups"])
 
     def _loss_of_step(self) -> None:
         onlooker = self._onlooker
@@ -334,10 +425,20 @@ class Watch:
         if not onlooker.micro_batches[-1]:  # no gradient passed a hook
             onlooker.micro_batches[-1] = len(losses)
         self._run["micro_batches"] = list(onlooker.micro_batches)
+        raw = backward
         if backward is not None and self._scale:
             backward /= self._scale
         plain, count = onlooker.mean_of_means(), onlooker.micro_batches[-1]
-        unknown = dict.fromkeys(("loss_scale", "sums_over_accumulation", "divides_twice"))
+        unknown = dict.fromkeys(
+            (
+                "loss_scale",
+                "sums_over_accumulation",
+                "divides_twice",
+                "unshifted_loss",
+                "sums_over_tokens",
+                "divided_by",
+            )
+        )
         self._run.update(unknown, backward_loss=_number(backward), mean_loss=_number(mean))
         self._rank_loss = {
             "backward_loss": _number(backward),
@@ -345,11 +446,35 @@ class Watch:
             "mean_of_means": _number(plain),
         }
         if backward is not None and mean and plain and onlooker.parts == count and self._world == 1:
-            self._run |= scale_facts(backward, mean, plain, count)  # of several ranks only all together can tell
+            # Of several ranks only all together can tell.
+            self._run |= scale_facts(
+                backward, mean, plain, count, unshifted=onlooker.unshifted_loss(), tokens=onlooker.counted_tokens,
+                whole=onlooker.whole,
+            )  # fmt: skip
+        self._know_accumulation()
+        if raw is not None and mean:
+            self._run |= scaler_facts(raw / mean, self._scale, count)
         self._rank_loss |= {"trained_tokens": onlooker.counted_tokens or None}
         if onlooker.counted_tokens:
             self._run["tokens_per_update"] = onlooker.counted_tokens * self._world
         self._losses = [*getattr(self, "_losses", []), backward]
+
+    def _know_accumulation(self) -> None:
+        """A loop that means to accumulate, by its own names, and steps with every micro-batch."""
+        if self._run.get("kind") == "loop":
+            meant = set(self._accumulation)
+            self._run["accumulation_asked"] = next(iter(meant)) if len(meant) == 1 else None
+        asked, onlooker = self._run.get("accumulation_asked"), self._onlooker
+        assert onlooker is not None
+        if self._run.get("divided_by") not in (None, 1, asked):  # a weight of the loss that nothing names
+            self._run["divided_by"] = 1
+        loop = self._run.get("kind") == "loop"
+        alone = all(count == 1 for count in onlooker.micro_batches)
+        self._run["accumulation_ignored"] = (
+            bool(asked and asked > 1)
+            and alone
+            and (self._run.get("divided_by") == asked or (loop and len(onlooker.micro_batches) > 1))
+        )
 
     # -- the gradient scaler
 
@@ -386,16 +511,21 @@ class Watch:
 
     def _conclude(self, onlooker: Onlooker, model: nn.Module) -> None:
         self._run["watched_steps"] = self._steps
+        held = {id(unwrapped_optimizer(each)) for each in self._optimizers}
+        own = [id(unwrapped_optimizer(each.optimizer)) in held for each in self._schedulers]
+        self._run["scheduler_elsewhere"] = bool(own) and bool(held) and not any(own)
         counts = [_scheduler_count(each) for each in self._schedulers]
-        moved = [now - then for now, then in zip(counts, self._scheduler_counts, strict=True)]
+        moved = [now - then for now, then, ours in zip(counts, self._scheduler_counts, own, strict=True) if ours]
         several = min(onlooker.micro_batches[: self._steps] or [0])
         if moved and self._steps:
             each = max(moved) / self._steps
             self._run["scheduler_steps"] = each
             # accelerate steps a prepared scheduler once for every process, which is what it documents.
             self._run["scheduler_per_micro_batch"] = several > 1 and each == several and self._world != several
+        self._run["rates_zero"] = bool(self._all_rates) and not any(any(rates) for rates in self._all_rates)
         self._rates_low()
         self._breakdown = self._by_part(onlooker, model)
+        self._stepping = [weakref.ref(unwrapped_optimizer(each)) for each in self._optimizers]
         self._schedulers = []
         self._optimizers = []
         self._trainable_digest = _digest(onlooker.trainable_after)
@@ -451,7 +581,7 @@ class Watch:
         if self.active and (self._steps >= self._options.steps or self._skipped >= _MORE):
             began = time.perf_counter()
             self._finish()
-            self._spend(began)
+            self._spend(began, "end of the watched steps")
 
     def logged(self, step: int, epoch: float | None, logs: Mapping[str, Any]) -> None:
         """A record of the series, as the trainer made it."""
@@ -496,7 +626,7 @@ class Watch:
         found = differing(model, folder)
         if found or "adapter_saved_differs" not in self._run:
             self._run["adapter_saved_differs"] = found
-        self._spend(began)
+        self._spend(began, "saved adapter")
         self._write("saved")
 
     def trained(self, state: Any) -> None:
@@ -523,6 +653,7 @@ class Watch:
 
         if error is not None:
             self._ended = "failed"
+            self._count_at_end()
             failure = failure_of(error, self.rank, self._counted)
             self._run["failure"] = failure
             if self.active and self._steps < self._options.steps:  # a step that was watched did not come to its end
@@ -530,11 +661,23 @@ class Watch:
         self._in_step = False
         if self.active:
             self._finish()
+        self._count_at_end()
         if error is None and not self._over:
             self._look_at_end()
             self._ended = "stopped" if self._wants_stop() else "well"
         self._over = True
         self._write("ended")
+
+    def _count_at_end(self) -> None:
+        """Steps of a loop of one's own, by what its optimizer has counted; and whether its epochs had an order each."""
+        if self._run.get("kind") != "loop":
+            return
+        done = steps_taken([each for ref in self._stepping if (each := ref()) is not None])
+        if done:
+            self._counted = max(self._counted, done - self._taken_before)
+        if self._world > 1:
+            each = (self._run.get("micro_batches") or [1])[-1]
+            self._run["sampler_epochs"] = passes_in_one_order(objects()["DataLoader"], self._counted * max(each, 1))
 
     def _look_at_end(self) -> None:
         """The base is what it was, the adapter on disk is the adapter in memory."""
@@ -588,8 +731,10 @@ class Watch:
 
     # -- writing
 
-    def _spend(self, began: float) -> None:
-        self.spent += time.perf_counter() - began
+    def _spend(self, began: float, on: str) -> None:
+        took = time.perf_counter() - began
+        self.spent += took
+        self.parts[on] = self.parts.get(on, 0.0) + took
 
     def _write(self, state: str) -> None:
         self.facts = self.facts.model_copy(update=self._known())
@@ -638,11 +783,19 @@ class Watch:
                 "steps": self._counted,
                 "ended": self._ended,
                 "watching_seconds": round(self.spent, 4),
+                "watching_parts": {name: round(seconds, 4) for name, seconds in self.parts.items()},
                 "troubles": list(self.guard.troubles),
             }
         )
         return known
 
+    loads: Sequence[adapters.Loaded] = ()
+    """Adapters that PEFT has loaded in this process."""
+    _arguments: Any = None
+    _stepping: Sequence[weakref.ref[Any]] = ()
+    _taken_before = 0
+    _began_backward = False
+    _scale = 1.0
     _failure = NO_FAILURE
     _saved_at: int | None = None
     _digests: list[str] | None = None
@@ -671,12 +824,16 @@ class Watch:
         if self._parallel == "deepspeed" and not any(step.norms for step in onlooker.gradients.steps):
             unknown = ("parameters_without_gradient", "parameters_zero_gradient", "gradients_sound")
             changes.update(dict.fromkeys(unknown))
+        if self._run.get("gradients_gone"):  # what never reaches the optimizer says nothing of it
+            changes.update(
+                dict.fromkeys(("parameters_out_of_reach", "parameters_below_precision", "precision_too_coarse"))
+            )
         self._rates_low()
         if self._run.get("rates_during_warmup") and seen.trainable_dtypes != ["float32"]:
             changes.update(
                 dict.fromkeys(
                     ("parameters_not_updated", "parameters_out_of_reach", "parameters_below_precision",
-                     "lost_update_ratio", "update_share", "steps_to_update")
+                     "precision_too_coarse", "lost_update_ratio", "update_share", "steps_to_update")
                 )
             )  # fmt: skip
         return seen.model_copy(update=changes)
@@ -712,12 +869,25 @@ class Watch:
         active = None
         if known.get("gradient_checkpointing") is not None and seen.layer_forwards and onlooker.gradients.steps:
             active = seen.layer_recomputations > 0
+        asked_for = known.get("gradient_checkpointing")
+        if getattr(self._arguments, "gradient_checkpointing", False):
+            asked_for = True
+            active = seen.layer_recomputations > 0 if seen.layer_forwards and onlooker.gradients.steps else None
         self._run.update(
             training_mode=seen.training_mode,
+            evaluation_mode_since=onlooker.step_of_evaluation,
             dropout_idle=bool(dropouts) and not any(m.training for m in dropouts),
-            checkpointing_asked=known.get("gradient_checkpointing"),
+            checkpointing_asked=asked_for,
             checkpointing_active=active,
+            scaler_without_float16=self._scaler() is not None and seen.autocast_dtype == "bfloat16",
         )
+        self._run |= precision_facts(self._arguments, seen.autocast_dtype, seen.dtypes)
+        if self._run.get("nonfinite_layer") is None and any(
+            loss is not None and not math.isfinite(loss) for loss in getattr(self, "_losses", [])
+        ):
+            place = onlooker.forwards.first_nonfinite_layer()
+            names = layer_names(onlooker.model, onlooker.forwards.layers)
+            self._run["nonfinite_layer"] = names[place] if place is not None and place < len(names) else ""
         if seen.batch is not None and onlooker.micro_batches:
             self._run["rows_per_update"] = seen.batch * max(onlooker.micro_batches[-1], 1) * self._world
 
@@ -762,7 +932,7 @@ def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str
 
 
 def _groups(optimizer: Together, model: nn.Module) -> dict[str, Any]:
-    names = {id(p): plain_name(name) for name, p in model.named_parameters()}
+    names = {id(p): name for name, p in parameters_of(model)}
     groups, decayed, total = [], 0, 0
     for group in optimizer.param_groups:
         elements = sum(p.numel() for p in group["params"] if p.requires_grad)
@@ -792,6 +962,31 @@ def _rates(optimizers: list[Any]) -> list[float | None]:
     return [_number(group.get("lr")) for each in optimizers for group in unwrapped_optimizer(each).param_groups]
 
 
+def steps_taken(optimizers: Sequence[Any]) -> int | None:
+    """The most steps that an optimizer of these has counted in its state; 0 without a state, None where it counts
+    none, or where the device would have to be waited for."""
+    found = 0
+    for each in optimizers:
+        for state in list(unwrapped_optimizer(each).state.values()):
+            step = state.get("step") if isinstance(state, Mapping) else None
+            if step is None or (isinstance(step, torch.Tensor) and step.device.type != "cpu"):
+                return None
+            found = max(found, int(step))
+            break  # all tensors of an optimizer step together
+    return found
+
+
+def passes_in_one_order(loaders: Sequence[Any], batches: int) -> int:
+    """How often the batches of a shuffling DistributedSampler whose epoch was never set were gone through; else 0."""
+    for loader in loaders:
+        sampler = getattr(loader, "sampler", None)
+        if type(sampler).__name__ != "DistributedSampler" or not getattr(sampler, "shuffle", False):
+            continue
+        if getattr(sampler, "epoch", None) == 0 and len(loader) and batches > len(loader):
+            return -(-batches // len(loader))
+    return 0
+
+
 def _scheduler_count(scheduler: Any) -> int:
     return int(getattr(scheduler, "_step_count", getattr(scheduler, "last_epoch", 0)))
 
@@ -802,9 +997,11 @@ def _text_config(model: nn.Module) -> Any:
 
 
 def _device(model: nn.Module) -> torch.device:
-    devices = [p.device for p in model.parameters() if p.device.type != "meta"]
-    accelerators = [device for device in devices if device.type != "cpu"]
-    return (accelerators or devices or [torch.device("cpu")])[0]
+    found = torch.device("cpu")
+    for _, parameter in parameters_of(model):
+        if parameter.device.type not in ("cpu", "meta"):
+            return parameter.device
+    return found
 
 
 def _digest(prints: Mapping[str, Any] | None) -> str | None:
@@ -844,6 +1041,14 @@ def _memory_now(facts: Facts) -> dict[str, float]:
         "reserved_bytes": torch.cuda.memory_reserved(device),
         "peak_allocated_bytes": torch.cuda.max_memory_allocated(device),
     }
+
+
+def _ids(onlooker: Onlooker) -> set[int]:
+    return {id(parameter) for parameter in onlooker.parameters.values()}
+
+
+def _is_number(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and not tensor.is_meta and bool(local_part(tensor).numel())
 
 
 def _number(value: Any) -> float | None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from ..core.report import StageRecord
 from ..facts import Facts
 from ..setup.setup import Setup
+from ..watching.first_batches.request import RunData
 
 
 class PlanRequest(BaseModel):
@@ -58,6 +59,7 @@ class Job(BaseModel):
         ended: stages that are not to be run again, and how they ended.
         plan: the table that stage memory makes instead of one prediction; None makes none.
         cure: the search that stage memory makes on top of its prediction; None makes none.
+        run_data: the script that stage data runs up to its training; None runs none.
         turns: folder of the locks that keep two jobs from working on one device; None where nobody else works.
     """
 
@@ -75,6 +77,7 @@ class Job(BaseModel):
     plan: PlanRequest | None = None
     cure: CureRequest | None = None
     turns: str | None = None
+    run_data: RunData | None = None
 
     def line(self) -> bytes:
         """The job as a line of JSON; a file's name that is no UTF-8 goes as escapes, so that it can still be opened."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from ..core.report import StageRecord
 from ..facts import Facts
 from ..setup.setup import Setup
+from ..watching.first_batches.request import RunData
 from .events import Event, Finished
 from .job import CureRequest, Job, PlanRequest
 from .pool import Pool
@@ -29,6 +30,7 @@ def run_stages(
     ended: Sequence[StageRecord] = (),
     plan: PlanRequest | None = None,
     cure: CureRequest | None = None,
+    run_data: RunData | None = None,
     debug: bool = False,
 ) -> Iterator[Event]:
     """Run stages in one child process and yield its events; every stage of ``stages`` gets its ``End``.
@@ -40,6 +42,7 @@ def run_stages(
         ended: stages that are not to be run again, and how they ended.
         plan: the table that stage memory makes instead of one prediction.
         cure: the search that stage memory makes on top.
+        run_data: the script that stage data runs up to its training.
         debug: pass the child's stderr on as it comes.
 
     Closing the iterator, or an exception in its consumer (Ctrl-C), ends the child.
@@ -55,6 +58,7 @@ def run_stages(
         ended=tuple(ended),
         plan=plan,
         cure=cure,
+        run_data=run_data,
     )
     pool = Pool(1, timeout=timeout, offline=offline, debug=debug)
     try:

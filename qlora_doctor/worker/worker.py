@@ -94,7 +94,9 @@ class Run:
 
 def structure(run: Run) -> None:
     from ..probes.structure.look import look_at_structure
+    from ..probes.structure.uses import try_uses
 
+    run.learn("script", try_uses(run.setup, run.facts.config, run.progress, offline=run.job.offline))
     seen = look_at_structure(run.setup, run.progress, offline=run.job.offline)
     for subject in ("model", "adapter", "quantization"):
         value = getattr(seen, subject)
@@ -136,19 +138,43 @@ def data(run: Run) -> None:
     from ..probes.data import see_data
     from ..setup.named import not_looked_at, why_not_looked_at
 
+    if run.job.run_data is not None:
+        _run_script(run)
+        return
     if not is_followed(run.setup) and way_of(run.setup) is None:
         if not run.setup.data.train:
-            raise Skipped(*why_not_looked_at(run.setup))
+            why, remedy = why_not_looked_at(run.setup)
+            raise Skipped(why, remedy or _run_data(run))
         _without_a_model(run)
     try:
         seen = see_data(run.setup, run.progress, offline=run.job.offline)
     except NotFollowedForm as why:
-        raise Skipped(not_looked_at(run.setup, str(why))) from why
+        raise Skipped(not_looked_at(run.setup, str(why)), _run_data(run)) from why
     run.learn("data", seen.data)
     if seen.batch is not None:
         run.learn("batch", seen.batch)
     if seen.data.failure is not None:
         raise StageError(seen.data.failure, remedy="Correct the file, or what the config says under data.")
+
+
+def _run_data(run: Run) -> str | None:
+    """What would supply the samples of a script."""
+    if run.setup.dialect != "python":
+        return None
+    return "--run-data runs the script up to its training, and looks at its own batches."
+
+
+def _run_script(run: Run) -> None:
+    """Stage data of a script that is run up to its training."""
+    from ..watching.first_batches.running import run_to_first_batches
+
+    assert run.job.run_data is not None
+    outcome = run_to_first_batches(run.job.run_data, run.progress)
+    if outcome.data is None:
+        raise StageError(outcome.reason or "The script drew no batch.", remedy=outcome.remedy)
+    run.learn("data", outcome.data)
+    if outcome.batch is not None:
+        run.learn("batch", outcome.batch)
 
 
 def load(run: Run) -> None:

@@ -80,6 +80,28 @@ def test_explain_a_symptom() -> None:
     assert "No rule's page" in run("explain", "--symptom", "zzzz qqqq").stdout
 
 
+def test_symptom_and_page_tell_the_same_causes() -> None:
+    """One table: symptom, cause, what to look at first; the fact's name where a run would give its value."""
+    page = run("explain", "QD701").stdout
+    searched = run("explain", "--symptom", "loss is flat from the first step").stdout
+    for text in (page, searched):
+        assert "Nothing of the adapter trains" in text and "Look at first: `qlora-doctor check CONFIG" in text
+        assert "{{" not in text and "`course.rate_peak`" in text
+    found = json.loads(run("explain", "--symptom", "loss is flat from the first step", "--format", "json").stdout)
+    told = next(each for each in found if each["id"] == "QD701")["likely_causes"]
+    assert told == json.loads(run("explain", "QD701", "--format", "json").stdout)["likely_causes"]
+    assert all(cause["look"] for cause in told)
+
+
+def test_each_rule_has_a_cause_to_tell() -> None:
+    from qlora_doctor.engine import load_rules
+    from qlora_doctor.engine.causes import likely_causes
+
+    for rule in load_rules():
+        causes = likely_causes(rule)
+        assert causes and all(cause.text and "{%" not in cause.text + str(cause.look) for cause in causes), rule.id
+
+
 @pytest.mark.parametrize("arguments", [[], ["QD101", "--symptom", "x"], ["QD000"], ["no-such-rule"]])
 def test_explain_what_there_is_not(arguments: list[str]) -> None:
     result = run("explain", *arguments)

@@ -169,7 +169,11 @@ for epoch in range(2):
         scheduler.step()
 """
 NOT_FOLLOWED: dict[str, tuple[str, str, list[tuple[str, int]]]] = {
-    "compute_loss": (CLASS, TRAIN.replace("Trainer(", "Mine("), [("overridden-method", LINE + 1)]),
+    "compute_loss": (
+        CLASS,
+        TRAIN.replace("Trainer(", "Mine("),
+        [("overridden-method", LINE + 1), ("loss-ignores-count", LINE + 1)],
+    ),
     "a class that does not train": (CLASS, TRAIN, []),
     "own loop": ("", LOOP, [("training-loop", LINE + 3), ("scheduler-by-hand", LINE + 8)]),
     "collator": (

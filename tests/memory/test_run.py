@@ -70,12 +70,25 @@ def test_the_verdict_counts_evaluation(model_folder: Callable[..., Path]) -> Non
     memory = memory_of(config(folder, eval_strategy="steps", per_device_eval_batch_size=256))
     assert memory.predicted is not None and memory.predicted.phases is not None
     phases = {phase.phase: phase for phase in memory.predicted.phases}
-    assert set(phases) == {"load", "step", "evaluation"}
+    assert set(phases) == {"load", "step", "evaluation", "save"}
     assert memory.predicted.peak_reserved_bytes == phases["evaluation"].peak_reserved_bytes
     assert without.predicted is not None and without.predicted.peak_reserved_bytes is not None
     assert memory.predicted.peak_reserved_bytes > without.predicted.peak_reserved_bytes
     assert memory.predicted_ratio > memory.step_ratio  # type: ignore[operator]
     assert memory.peak_phase == "evaluation" and memory.step_peak_bytes == without.step_peak_bytes
+
+
+def test_saving_rests_on_what_training_leaves(model_folder: Callable[..., Path]) -> None:
+    folder = model_folder("llama")
+    kept, best, none = (
+        {phase.phase: phase for phase in memory_of(config(folder, **training)).predicted.phases or ()}  # type: ignore[union-attr]
+        for training in ({}, {"load_best_model_at_end": True}, {"save_strategy": "no"})
+    )
+    assert "save" not in none
+    # A checkpoint goes to the host tensor by tensor; the best one is read back beside the adapter.
+    assert kept["save"].peak_allocated_bytes < kept["step"].peak_allocated_bytes
+    assert kept["save"].peak_reserved_bytes == kept["step"].peak_reserved_bytes
+    assert best["save"].peak_allocated_bytes > kept["save"].peak_allocated_bytes
 
 
 def test_a_plan_counts_evaluation(model_folder: Callable[..., Path]) -> None:
@@ -95,7 +108,7 @@ def test_a_plan_counts_evaluation(model_folder: Callable[..., Path]) -> None:
 NOT_MODELLED = {
     "grpo": ({"trainer": "trl", "method": "grpo"}, "method grpo"),
     "orpo": ({"trainer": "trl", "method": "orpo"}, "method orpo"),
-    "liger": ({"use_liger_kernel": True}, "Liger"),
+    "liger": ({"use_liger_kernel": True, "extra": {"liger_kernel_config": {"cross_entropy": True}}}, "Liger"),
     "compile": ({"torch_compile": True}, "torch.compile"),
     "fsdp": ({"fsdp": "full_shard auto_wrap", "fsdp_config": {"fsdp_version": 1}}, "FSDP 1"),
     "deepspeed": ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO-3"),

@@ -18,6 +18,7 @@ from qlora_doctor.core.errors import StageError  # noqa: E402
 from qlora_doctor.pipeline import attach, load_config, load_tokenizer, make_batches, make_trainer  # noqa: E402
 from qlora_doctor.pipeline.classes import loader_of  # noqa: E402
 from qlora_doctor.pipeline.inputs import inputs_for, token_rows  # noqa: E402
+from qlora_doctor.probes.data import look_at_data  # noqa: E402
 from qlora_doctor.probes.load.look import look_at_load  # noqa: E402
 from qlora_doctor.probes.step.look import StepSeen, look_at_step  # noqa: E402
 from qlora_doctor.setup.setup import Data, Lora, Model, Setup, Training  # noqa: E402
@@ -135,6 +136,33 @@ def test_placeholders_are_as_many_as_the_model_asks_for(tmp_path: Path) -> None:
     assert (batch["labels"][batch["input_ids"] == 511] == -100).all()
 
 
+@pytest.mark.parametrize("name", ["fuyu", "kosmos-2", "idefics"])
+def test_images_that_have_no_token_or_no_tower(name: str) -> None:
+    """Fuyu takes patches as they are, KOSMOS-2 and IDEFICS name the places of an image by a mask."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**small, "image_size": 28, "patch_size": 14}
+    values: dict[str, Any] = {
+        "fuyu": {**small, "vocab_size": 512, "patch_size": 8, "image_token_id": 511,
+                 "text_config": {"model_type": "persimmon", **small, "vocab_size": 512}},
+        "kosmos-2": {"latent_query_num": 6, "vision_config": vision,
+                     "text_config": {"vocab_size": 512, "embed_dim": 64, "layers": 1, "ffn_dim": 64,
+                                     "attention_heads": 2, "max_position_embeddings": 128}},
+        "idefics": {**small, "vocab_size": 512, "additional_vocab_size": 0, "cross_layer_interval": 1,
+                    "use_resampler": False, "vision_config": {**vision, "embed_dim": 64}},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(name, **values[name]))
+    inputs = inputs_for(model, 32)
+    assert [medium.name for medium in inputs.media] == ["image"] and inputs.left_out == []
+    batch = inputs.batch(token_rows(model, 2, 32))
+    model(**batch).loss.backward()
+    if name == "kosmos-2":
+        assert batch["image_embeds_position_mask"].sum() == 12
+        assert (batch["labels"][batch["image_embeds_position_mask"] == 1] == -100).all()
+
+
 def test_ids_stay_below_what_the_head_can_score(tmp_path: Path) -> None:
     """Llama 3.2 Vision's embeddings have 8 rows more than its head has outputs."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -171,3 +199,9 @@ def test_a_prompt_goes_to_the_encoder_and_its_completion_to_the_decoder(tmp_path
     assert first["labels"] == tokenizer("It is 0.")["input_ids"]
     trainer = make_trainer(setup, attach(loaded.base, setup), batches, "cpu")
     assert type(trainer).__name__ == "Seq2SeqTrainer"
+    seen = look_at_data(setup, silent)
+    assert seen.failure is None and seen.trained_ratio is None and seen.shown
+    parts = [
+        "".join(part.text for part in seen.shown[0].segments if part.kind == kind) for kind in ("masked", "trained")
+    ]
+    assert "Name" in parts[0] and "It is" in parts[1]

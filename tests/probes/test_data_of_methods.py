@@ -109,11 +109,44 @@ def test_a_step_stands_in_with_the_better_answer(tiny_llama: Path, tmp_path: Pat
         assert samples.supervised().columns == columns
 
 
-def test_a_class_is_no_token(tiny_llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", ["good", None, 2])
+def test_kto_counts_true_and_false_alone(tiny_llama: Path, tmp_path: Path, label: Any) -> None:
+    facts = look(tiny_llama, tmp_path, "kto", [ROWS["unpaired"], {**ROWS["unpaired"], "label": label}])
+    assert facts.failure is not None and "KTO takes true or false" in facts.failure and repr(label) in facts.failure
+    assert look(tiny_llama, tmp_path, "kto", [{**ROWS["unpaired"], "label": n % 2} for n in range(4)]).failure is None
+
+
+def classes(folder: Path, tmp_path: Path, rows: list[dict[str, Any]], *, unknown: bool = False) -> DataFacts:
+    from qlora_doctor.setup.setup import Origin
+
     file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(json.dumps({"text": "one two", "label": n % 2}) for n in range(8)), encoding="utf-8")
-    setup = make_setup(tiny_llama, trainer=None, max_length=64)
-    model = setup.model.model_copy(update={"task": "sequence-classification", "num_labels": 2})
-    facts = look_at_data(setup.model_copy(update={"model": model, "data": Data(train=str(file))}), silent)
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    setup = make_setup(folder, trainer=None, max_length=64)
+    model = setup.model.model_copy(update={"task": "sequence-classification", "num_labels": None if unknown else 2})
+    changed: dict[str, Any] = {"model": model, "data": Data(train=str(file))}
+    if unknown:
+        changed["origins"] = {**setup.origins, "model.num_labels": Origin(source="unknown")}
+    return look_at_data(setup.model_copy(update=changed), silent)
+
+
+@pytest.mark.parametrize(
+    ("label", "told"), [(2, "the label 2, and the model scores 2 classes"), ("good", "text, such as 'good'")]
+)
+def test_a_label_that_is_no_class_of_the_model(tiny_llama: Path, tmp_path: Path, label: Any, told: str) -> None:
+    facts = classes(tiny_llama, tmp_path, [{"text": "one two", "label": 1}, {"text": "one", "label": label}])
+    assert facts.failure is not None and told in facts.failure
+
+
+def test_a_classifier_without_labels(tiny_llama: Path, tmp_path: Path) -> None:
+    facts = classes(tiny_llama, tmp_path, [{"text": "one two"}] * 2)
+    assert facts.failure is not None and "the data has text and no label" in facts.failure
+
+
+def test_a_number_of_classes_that_was_not_read_refuses_no_label(tiny_llama: Path, tmp_path: Path) -> None:
+    assert classes(tiny_llama, tmp_path, [{"text": "one two", "label": 7}] * 2, unknown=True).failure is None
+
+
+def test_a_class_is_no_token(tiny_llama: Path, tmp_path: Path) -> None:
+    facts = classes(tiny_llama, tmp_path, [{"text": "one two", "label": n % 2} for n in range(8)])
     assert facts.failure is None and facts.tokens_max
     assert (facts.labels_masked_ratio, facts.eos_supervised_ratio) == (None, None)

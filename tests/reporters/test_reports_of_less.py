@@ -18,7 +18,7 @@ SUBJECTS = [name for name in Facts.model_fields if name != "environment"]
 
 
 def everything() -> Facts:
-    absent = ("course", "run", "batch", "stored")
+    absent = ("course", "run", "batch", "stored", "script")
     return fixtures.healthy().facts.model_copy(update={name: getattr(AFTERWARDS, name) for name in absent})
 
 

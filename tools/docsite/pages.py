@@ -21,6 +21,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # the checkout's own package, whatever is installed
 
 from qlora_doctor.engine import Rule, load_rules  # noqa: E402
+from qlora_doctor.engine.causes import likely_causes  # noqa: E402
+from tools.docsite import calculator  # noqa: E402
 
 GROUPS = {
     "QD1": "Config and environment",
@@ -53,6 +55,7 @@ def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "commands/index.md", command_index
     for name in command_names():
         yield f"commands/{name}.md", lambda name=name: command_page(name)  # type: ignore[misc]
+    yield "calculator.md", calculator.page
     yield "keys.md", keys
     yield "api.md", api
     yield "schema/index.md", schema_index
@@ -67,6 +70,8 @@ def files() -> Iterator[tuple[str, Path]]:
         yield f"schema/{name}", ROOT / "reports" / "schema" / name
     for page in sorted((ROOT / "reports" / "examples").glob("*.html")):
         yield f"gallery/{page.name}", page
+    for traces in sorted((*calculator.TRACES.glob("*.traces"), calculator.TRACES / "index.json")):
+        yield f"traces/{traces.name}", traces
 
 
 # -- rules
@@ -127,17 +132,12 @@ def rule_page(rule: Rule) -> str:
         if body := rule.sections.get(heading, "").strip():
             lines += ["", f"## {heading}", "", linked(body, rule.id)]
     if rule.causes:
+        lines += ["", "## Likely causes", ""]
+        lines += ["The likeliest first; one that the facts of a run exclude is not named.", ""]
         lines += [
-            "",
-            "## Likely causes",
-            "",
-            "The likeliest first; one that the facts of a run exclude is not named.",
-            "",
+            linked(f"1. {cell(cause.text)}" + (f" Look at: {cell(cause.look)}." if cause.look else ""), rule.id)
+            for cause in likely_causes(rule)
         ]
-        lines += [
-            f"1. {cell(cause.text)}" + (f" Look at: {cell(cause.look)}." if cause.look else "") for cause in rule.causes
-        ]
-        lines[-len(rule.causes) :] = [linked(_plain(line), rule.id) for line in lines[-len(rule.causes) :]]
     if rule.params:
         lines += ["", "## Thresholds", "", "| | default | unit | why | source |", "|---|---|---|---|---|"]
         lines += [
@@ -164,11 +164,6 @@ def rule_page(rule: Rule) -> str:
     if rule.references:
         lines += ["", "## References", "", *(f"- <{reference}>" for reference in rule.references)]
     return "\n".join(lines) + "\n"
-
-
-def _plain(text: str) -> str:
-    """A template without its braces' Jinja, which a reader need not see."""
-    return re.sub(r"{{\s*(.*?)\s*}}", r"`\1`", re.sub(r"{%.*?%}", "", text))
 
 
 def symptom_index() -> dict[str, Any]:

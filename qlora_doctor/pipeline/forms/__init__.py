@@ -18,7 +18,7 @@ from ...setup.paths import resolve
 from ...setup.setup import NamedData, Setup
 from ..failures import first_sentence
 from . import axolotl, llamafactory, swift
-from .files import Read, files_below, read_files
+from .files import Read, files_below, of_table, read_files
 from .kinds import IGNORED, CannotForm, Followed, FormedRow, FormedSet, NotFollowedForm
 
 __all__ = ["Followed", "FormedRow", "FormedSet", "NotFollowedForm", "dropped_by_reason", "follow", "is_followed"]
@@ -150,6 +150,8 @@ def _from_hub(named: NamedData, rows: int, offline: bool) -> Read:
 
         split = named.split or "train"
         data = datasets.load_dataset(str(named.name), named.subset, split=split, streaming=not offline)
+        if isinstance(data, datasets.Dataset):
+            return Read(list(of_table(data, rows)), len(data), list(data.column_names))
         found = list(itertools.islice(iter(data), rows))
     except Exception as error:
         raise NotFollowedForm(
@@ -157,8 +159,7 @@ def _from_hub(named: NamedData, rows: int, offline: bool) -> Read:
         ) from error
     if not found:
         raise StageError(f"The data {named.name!r} is empty.", place=named.place)
-    total = len(data) if offline and hasattr(data, "__len__") else None
-    return Read(list(enumerate(found)), total, list(found[0]))
+    return Read(list(enumerate(found)), None, list(found[0]))
 
 
 def _finish(row: FormedRow, limit: int | None, long_rows: str, trainer: _Trainer, settings: dict[str, Any]) -> None:
@@ -173,7 +174,7 @@ def _finish(row: FormedRow, limit: int | None, long_rows: str, trainer: _Trainer
         row.ids, row.labels = row.ids[:limit], row.labels[:limit]
     if row.ids and len(row.ids) < int(settings.get("min_sample_len") or 0):
         row.dropped = SHORT
-    masked = all(label == IGNORED for label in row.labels) if row.ids else row.teaches is False
+    masked = row.labels.count(IGNORED) == len(row.labels) if row.ids else row.teaches is False
     if masked and trainer.drops_masked and row.dropped is None:
         row.dropped = MASKED
 

@@ -314,8 +314,9 @@ class _Chat:
         answer = "\n".join(_text_of(turn) for turn, yes in zip(turns, trains, strict=True) if yes)
         asked = "\n".join(_text_of(turn) for turn, yes in zip(turns, trains, strict=True) if not yes)
         formed = FormedRow(
-            0, None, teaches=bool(answer.strip()), prompt=asked, answer=answer, identity=json.dumps(turns, default=str)
-        )
+            0, None, teaches=bool(answer.strip()), prompt=asked, answer=answer, identity=json.dumps(turns, default=str),
+            messages=turns, tools=tools,
+        )  # fmt: skip
         if self.tokenizer is not None:
             messages = [{key: value for key, value in turn.items() if key != "training"} for turn in turns]
             rendered = render_chat(self.tokenizer, messages, self.template, tools)

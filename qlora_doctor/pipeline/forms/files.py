@@ -17,8 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import StageError
-from ..samples import BUILDERS
 
+BUILDERS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".txt": "text",
+}
+"""Kinds of files that are read, by what their names end in: the datasets library's word for each."""
 WHOLE = 16 << 20
 """Bytes up to which a file is read to its end."""
 WHOLE_DOCUMENT = 64 << 20
@@ -26,6 +36,8 @@ WHOLE_DOCUMENT = 64 << 20
 WINDOW, WINDOWS = 256 << 10, 48
 _LONGEST = 2
 """Rows of a sample that are the longest ones; more of them would make what holds for a few look like a share of all."""
+_READ = 2048
+"""Rows of a table that are read, of which the sample is taken."""
 _SLICE = re.compile(r"(\w+)(?:\[(-?\d*)(%?):(-?\d*)(%?)\])?\Z")
 
 
@@ -252,10 +264,18 @@ def _arrow(path: Path, rows: int) -> Read:
     from datasets import Dataset
 
     data = Dataset.from_file(str(path))
-    picked = sorted(random.Random(0).sample(range(len(data)), min(rows, len(data))))
+    picked = of_table(data, rows)
     if not picked:
         raise StageError(f"The data {path.name!r} is empty.")
-    return Read([(number, data[number]) for number in picked], len(data), list(data.column_names))
+    return Read(list(picked), len(data), list(data.column_names))
+
+
+def of_table(data: Any, rows: int) -> list[tuple[int, dict[str, Any]]]:
+    """Rows of a ``datasets.Dataset`` with their numbers: a sample, the longest of those that were read among it."""
+    read = min(len(data), max(rows, _READ))
+    places = sorted(random.Random(0).sample(range(len(data)), read))
+    found: list[tuple[int | None, dict[str, Any]]] = [(place, data[place]) for place in places]
+    return [(int(place or 0), row) for place, row in _chosen(found, rows)]
 
 
 def files_below(path: Path) -> list[Path]:

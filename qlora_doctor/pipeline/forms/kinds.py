@@ -29,6 +29,9 @@ class FormedRow:
         dropped: why the trainer leaves it out; None where it trains.
         lost: content of the row that its text does not have, the beginning of it.
         identity: what makes two rows the same.
+        messages: of a conversation, each with ``role``, ``content`` and ``tool_calls`` as far as it has them; None of a
+            row that is none.
+        tools: as the row defines them.
         prompt, answer: what is asked and what is to be learnt, as text; "" where the form does not tell.
     """
 
@@ -43,6 +46,8 @@ class FormedRow:
     identity: str = ""
     prompt: str = ""
     answer: str = ""
+    messages: list[dict[str, Any]] | None = None
+    tools: Any = None
 
 
 @dataclass

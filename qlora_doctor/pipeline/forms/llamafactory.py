@@ -214,6 +214,7 @@ def _finish(
     answer = "\n".join(each["content"] for each in messages if each["role"] in ("assistant", "function"))
     identity = json.dumps([system, tools, messages])
     formed = FormedRow(0, None, teaches=why is None, dropped=why, prompt=asked, answer=answer, identity=identity)
+    formed.messages, formed.tools = [dict(each) for each in messages], tools
     if why is None and template is not None and tokenizer is not None:
         if tools or any(each["role"] == "function" for each in messages):
             raise NotFollowedForm("How LLaMA-Factory writes tools into a prompt is not followed.")

@@ -28,6 +28,18 @@ class NotPlain(Exception):
     """What the function does beyond what is followed."""
 
 
+class Raises(NotPlain):
+    """The function fails for a row, as it does in the script: a key, an index or an operand is not there.
+
+    Attributes:
+        missing: the key that a dict does not have.
+    """
+
+    def __init__(self, node: ast.AST, error: Exception, missing: str | None = None) -> None:
+        super().__init__(f"{ast.unparse(node)[:80]} raises {type(error).__name__}: {error}")
+        self.missing = missing
+
+
 class _Return(Exception):
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -294,7 +306,10 @@ class Plain:
                 raise NotPlain("A number grows too large.")
         if isinstance(kind, ast.Mod) and isinstance(left, str):
             raise NotPlain("A format of its own is not followed.")
-        return do(left, right)
+        try:
+            return do(left, right)
+        except TypeError as error:
+            raise Raises(ast.BinOp(_constant(left), kind, _constant(right)), error) from error
 
     def _of_boolop(self, node: ast.BoolOp, names: Mapping[str, Any]) -> Any:
         value: Any = None
@@ -324,7 +339,15 @@ class Plain:
         owner = self._value(node.value, names)
         if not isinstance(owner, str | list | tuple | dict):
             raise NotPlain("Something else than a text, a list or a dict is read from.")
-        return owner[self._key(node.slice, names)]
+        key = self._key(node.slice, names)
+        try:
+            return owner[key]
+        except IndexError as error:
+            raise Raises(node, error) from error
+        except KeyError as error:
+            if "input_ids" in owner:  # a tokenizer's answer: another tokenizer gives other fields
+                raise
+            raise Raises(node, error, str(key)) from error
 
     def _key(self, node: ast.expr, names: Mapping[str, Any]) -> Any:
         if isinstance(node, ast.Slice):
@@ -443,6 +466,8 @@ class Plain:
         owner = self._value(node.value, names)
         if owner is self._tokenizer and owner is not None and node.attr in _TOKENIZER:
             return self._tokenized(getattr(owner, node.attr), given, named)
+        if owner is None:
+            raise Raises(node, AttributeError(f"'NoneType' object has no attribute '{node.attr}'"))
         allowed = next((methods for kind, methods in _METHODS.items() if isinstance(owner, kind)), set())
         if node.attr not in allowed:
             raise NotPlain(f"{ast.unparse(node)[:60]} is not followed.")
@@ -494,3 +519,8 @@ class _Named:
         self.name = name
         self.node = node
         self.names = names or {}
+
+
+def _constant(value: Any) -> ast.Constant:
+    """A value as it is told: its beginning."""
+    return ast.Constant(value[:20] if isinstance(value, str) else value)

@@ -8,11 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...core.errors import StageError
 from ...setup.setup import NamedData, Setup
+from ..failures import first_sentence
 from .kinds import NotFollowedForm
-from .plain import NotPlain, Plain
+from .plain import NotPlain, Plain, Raises
 
 _IDS = ("input_ids", "attention_mask", "labels", "token_type_ids", "position_ids")
+_KEPT = (*_IDS, "label", "label_ids")
+"""Columns that transformers' Trainer leaves to the collator, which calls each of the last two ``labels``."""
 
 
 @dataclass
@@ -44,20 +48,53 @@ def way_of(setup: Setup) -> NamedData | None:
     return None if named is None or (setup.data.train and not named.settings.get("responses")) else named
 
 
-def scripted(named: NamedData, rows: list[dict[str, Any]], tokenizer: Any) -> Scripted:
+def hands_over_rows(setup: Setup) -> bool:
+    """Whether the TRL that runs the script is the installed one, and hands a formatting function one row at a time.
+
+    Older versions handed it a batch, or asked its first answer which of the two it takes (sft_trainer.py).
+    """
+    pinned = [use.version for use in setup.uses if use.library == "trl"]
+    try:
+        import inspect
+        from importlib.metadata import version
+
+        from trl import SFTTrainer
+
+        prepares = inspect.getsource(SFTTrainer._prepare_dataset)
+        return bool(pinned) and set(pinned) <= {None, version("trl")} and "isinstance(formatting_func(" not in prepares
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def scripted(named: NamedData, rows: list[dict[str, Any]], tokenizer: Any, *, newest_trl: bool = False) -> Scripted:
     """Take rows along the way that the script sends them.
+
+    Args:
+        newest_trl: TRL is of a version that hands a formatting function one row and takes a text.
 
     Raises:
         NotFollowedForm: a function of it is not plain, or none of its rows is left.
+        StageError: a function of it fails for a row, as it does in the script.
     """
     way = named.settings
     plain = Plain(way["functions"], way["constants"], way["tokenizers"], tokenizer, way.get("expressions"))
+    doing = ""
     try:
         for step in way["steps"]:
+            doing = f"The script's {step.get('function') or 'function'} ({step['do']})"
             rows = _step(plain, step, rows)
         former = way.get("formatting_func")
         if former:
-            rows = _formatted(plain, former, rows)
+            doing = f"The script's {former}, to which TRL hands one row,"
+            rows = _formatted(plain, former, rows, newest_trl)
+    except Raises as why:
+        if why.missing is not None and any(why.missing in row for row in rows):
+            raise NotFollowedForm(f"The script forms the samples by code that is not followed: {why}") from why
+        columns = ", ".join(dict.fromkeys(name for row in rows[:1] for name in row))
+        raise StageError(
+            f"{doing} fails: {why}. The rows have the columns {columns}.",
+            remedy="Correct the function, or the names of the columns that it reads.",
+        ) from why
     except NotPlain as why:
         raise NotFollowedForm(f"The script forms the samples by code that is not followed: {why}") from why
     if not rows:
@@ -110,9 +147,20 @@ def _dict(value: Any) -> dict[str, Any]:
     return value
 
 
-def _formatted(plain: Plain, former: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _formatted(plain: Plain, former: str, rows: list[dict[str, Any]], newest_trl: bool) -> list[dict[str, Any]]:
     """TRL asks a formatting function for the text of one row (of a batch in old versions)."""
-    texts = [plain.call(former, dict(row)) for row in rows]
+    try:
+        texts = [plain.call(former, dict(row)) for row in rows]
+    except Raises as why:
+        if not newest_trl:
+            raise NotPlain(str(why)) from why
+        raise
+    if newest_trl and any(isinstance(text, list) for text in texts):
+        raise StageError(
+            f"The script's {former} gives a list for a row, and the installed TRL takes a text: it hands over "
+            "one row, where older versions handed over a batch.",
+            remedy="Let the formatting function return the text of one row.",
+        )
     if not all(isinstance(text, str) for text in texts):
         raise NotPlain("The formatting function gives no text for a row.")
     return [{"text": text} for text in texts]
@@ -138,21 +186,44 @@ def _collator(way: dict[str, Any], tokenizer: Any, rows: list[dict[str, Any]]) -
     import transformers
 
     made = getattr(transformers, said["name"])
+    whole = bool(way.get("keeps_columns"))
     if said["name"] == "default_data_collator":
-        return _without_others(made)
+        return _with_others(made) if whole else _without_others(made)
     arguments = said.get("arguments") or {}
     try:
         collator = made(**arguments) if said["name"] == "DefaultDataCollator" else made(tokenizer, **arguments)
     except Exception as error:
-        raise NotFollowedForm(f"The script's collator cannot be made here: {error}") from error
-    return _without_others(collator)
+        raise StageError(
+            f"The script's collator cannot be made: {first_sentence(error)}",
+            remedy="Give the collator what its message asks for.",
+        ) from error
+    return _with_others(collator) if whole else _without_others(collator)
+
+
+def _with_others(collator: Any) -> Any:
+    """With ``remove_unused_columns=False`` the collator is given every column, of which it may make no tensor."""
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        others = ", ".join(name for name in rows[0] if name not in _KEPT)
+        try:
+            return collator(rows)
+        except Exception as error:
+            if not others:
+                raise
+            raise StageError(
+                f"remove_unused_columns=False leaves the columns {others} to the collator, which stops at them: "
+                f"{first_sentence(error, 120)}",
+                remedy="Remove the columns with map(…, remove_columns=…), or leave remove_unused_columns out.",
+            ) from error
+
+    return collate
 
 
 def _without_others(collator: Any) -> Any:
     """transformers' Trainer takes columns off that the model has no argument for."""
 
     def collate(rows: list[dict[str, Any]]) -> Any:
-        return collator([{name: row[name] for name in _IDS if name in row} for row in rows])
+        return collator([{name: row[name] for name in _KEPT if name in row} for row in rows])
 
     return collate
 

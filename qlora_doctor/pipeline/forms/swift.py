@@ -79,8 +79,9 @@ def _row(row: Mapping[str, Any], told: FormedSet, settings: Mapping[str, Any], t
     answer = "\n".join(m["content"] for m, yes in zip(messages, trains, strict=True) if yes)
     asked = "\n".join(m["content"] for m, yes in zip(messages, trains, strict=True) if not yes)
     formed = FormedRow(
-        0, None, teaches=bool(answer.strip()), prompt=asked, answer=answer, identity=json.dumps(messages)
-    )
+        0, None, teaches=bool(answer.strip()), prompt=asked, answer=answer, identity=json.dumps(messages),
+        messages=[dict(each) for each in messages], tools=row.get("tools"),
+    )  # fmt: skip
     if tokenizer is not None:
         rendered = render_chat(tokenizer, messages, None, None)
         formed.ids = rendered.ids

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...core.closest import closest
 from ...facts.config import Remark
 from ...setup.defaults import Libraries, Version
 from ...setup.setup import Setup
+from ...tables.trainer_names import AXOLOTLS, OPTIMIZERS, SCHEDULERS
 
 OWN_LOOPS = {"torchtune", "litgpt", "ludwig", "h2o-llmstudio", "nemo-automodel", "qlora-pipe", "mftcoder"}
 """Dialects whose trainers do not hand their options to transformers' classes."""
@@ -39,6 +41,14 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if training.bf16 and training.fp16:
         note = "transformers stops: bf16 and fp16 exclude each other."
         yield Remark(kind="both-precisions", about="trainer", key="training.fp16", note=note)
+    accumulation, batch = training.gradient_accumulation_steps, training.per_device_train_batch_size
+    if accumulation is not None and accumulation < 1:
+        note = f"transformers stops: gradient_accumulation_steps is {accumulation}, and it has to be 1 or more."
+        yield Remark(kind="no-accumulation", about="trainer", key="training.gradient_accumulation_steps", note=note)
+    if batch is not None and batch < 1:
+        note = f"transformers stops: per_device_train_batch_size is {batch}, and it has to be 1 or more."
+        yield Remark(kind="no-batch", about="trainer", key="training.per_device_train_batch_size", note=note)
+    yield from _unknown_names(setup)
     if training.fsdp and training.deepspeed:
         note = "transformers stops: fsdp and deepspeed exclude each other."
         yield Remark(kind="fsdp-and-deepspeed", about="distribution", key="training.deepspeed", note=note)
@@ -51,7 +61,59 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
         yield Remark(kind="layers-pattern-alone", about="freezing", key="lora.layers_pattern", note=note)
 
 
+def _unknown_names(setup: Setup) -> Iterator[Remark]:
+    """An optimizer or a schedule that TrainingArguments do not know by that name."""
+    if setup.dialect not in ("native", "trl", "alignment-handbook", "llamafactory", "axolotl"):
+        return
+    own = AXOLOTLS if setup.dialect == "axolotl" else frozenset[str]()
+    kinds = [("optim", OPTIMIZERS | own, "optimizer")]
+    if not own:  # it has schedules of its own
+        kinds.append(("lr_scheduler_type", SCHEDULERS, "schedule"))
+    for field, names, what in kinds:
+        written = getattr(setup.training, field)
+        if isinstance(written, str) and written not in names:
+            near = closest(written, sorted(names))
+            meant = f"; the nearest is {near[0]}" if near else ""
+            reader = "axolotl" if own else "transformers"
+            note = f"{reader} stops: {field} is {written}, and it knows no {what} of that name{meant}."
+            yield Remark(kind=f"{what}-unknown", about="trainer", key=f"training.{field}", note=note)
+
+
 # -- several processes
+
+_MATCHED = (
+    ("train_micro_batch_size_per_gpu", "training.per_device_train_batch_size"),
+    ("gradient_accumulation_steps", "training.gradient_accumulation_steps"),
+    ("gradient_clipping", "training.max_grad_norm"),
+    ("optimizer.params.lr", "training.learning_rate"),
+    ("optimizer.params.weight_decay", "training.weight_decay"),
+    ("scheduler.params.warmup_max_lr", "training.learning_rate"),
+    ("fp16.enabled", "training.fp16"),
+    ("bf16.enabled", "training.bf16"),
+)
+"""Values of a DeepSpeed file that have to be "auto" or what TrainingArguments say (integrations/deepspeed.py)."""
+
+
+def deepspeed_mismatches(setup: Setup, settings: Mapping[str, Any] | None, get: Any) -> Iterator[Remark]:
+    """Where a DeepSpeed file and the trainer's arguments say different things, at which transformers stops.
+
+    Args:
+        settings: the file's content; None where it is not here.
+        get: canonical path → value, with the trainer's default where the config is silent; None where it is unknown.
+    """
+    if settings is None or setup.dialect in OWN_LOOPS:
+        return
+    different = []
+    for name, path in _MATCHED:
+        written: Any = settings
+        for part in name.split("."):
+            written = written.get(part) if isinstance(written, Mapping) else None
+        taken = get(path)
+        if isinstance(written, bool | int | float) and taken is not None and written != taken:
+            different.append(f"{name} is {written}, and {path.partition('.')[2]} {taken}")
+    if different:
+        note = f"transformers stops: the DeepSpeed settings differ from the trainer's: {'; '.join(different)}."
+        yield Remark(kind="deepspeed-differs", about="distribution", key="training.deepspeed", note=note)
 
 
 def distribution_facts(setup: Setup, facts: Mapping[str, Any]) -> dict[str, Any]:

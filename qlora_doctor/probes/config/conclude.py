@@ -23,14 +23,16 @@ from ...setup.resolved import Resolved
 from ...setup.setup import Setup
 from ...tables import conditions
 from .checkpoint import with_stored_bits
-from .combinations import distribution_facts, refused_by_libraries, training_facts
+from .combinations import deepspeed_mismatches, distribution_facts, refused_by_libraries, training_facts
 from .decided import decided_facts
 from .kinds import compares_answers, is_language_model
 from .loading import loading_facts
 from .needs import missing_packages
 from .preference import preference_facts
+from .prepared import stale_prepared
 from .schedule import refused_by_schedule, schedule_facts
 from .settle import BY_CARD
+from .splits import splits_overlap
 from .stored_adapter import stored_adapter_facts
 from .template import template_facts
 
@@ -122,6 +124,8 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
         **_remarks(setup, environment, card, schedule),
         **loading_facts(setup, libraries),
         **template_facts(setup),
+        splits_overlap=splits_overlap(setup),
+        stale_prepared=stale_prepared(setup),
         **_statements(setup),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
@@ -199,6 +203,10 @@ def _remarks(
     others, refused = of("other-meaning"), of("refused")
     kinds = {remark.kind for remark in refused}
     told = [*refused_by_libraries(setup), *(refused_by_schedule(setup, schedule) if schedule is not None else ())]
+    deepspeed = setup.training.deepspeed
+    if deepspeed:
+        settings = deepspeed if isinstance(deepspeed, dict) else _json_file(setup, deepspeed)
+        told += deepspeed_mismatches(setup, settings, Resolved(setup).__getitem__)
     refused += [remark for remark in told if remark.kind not in kinds]
     return {"refused": refused, "remarks": [remark.kind for remark in others], "remark_notes": others}
 

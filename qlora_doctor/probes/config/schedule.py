@@ -58,9 +58,11 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
         updates_per_epoch=per_epoch,
         updates=updates,
         warmup_updates=warmup,
+        warmup_unused=_unused_warmup(get),
         peak_rate_share=_peak(get, updates, warmup),
         late_intervals=late_intervals(setup, get, updates),
         best_model=_best_model(get),
+        **_chosen_by(setup, get),
         generations=groups[0],
         generation_batch=groups[1],
         resume=_resume(setup, get, known, updates, ranks),
@@ -149,6 +151,14 @@ def _warmup(setup: Setup, get: Get, updates: int | None) -> int | None:
     return math.ceil(updates * share) if updates is not None else None
 
 
+def _unused_warmup(get: Get) -> bool | None:
+    """transformers' ``constant`` never looks at the warm-up; ``constant_with_warmup`` does (optimization.py)."""
+    schedule, steps, share = (get(f"training.{name}") for name in ("lr_scheduler_type", "warmup_steps", "warmup_ratio"))
+    if schedule is None:
+        return None
+    return schedule == "constant" and bool(steps or share)
+
+
 def _peak(get: Get, updates: int | None, warmup: int | None) -> float | None:
     """The last update of a run that ends inside its warm-up has ``updates - 1`` steps of the climb behind it."""
     if get("training.lr_scheduler_type") not in _WARMS_UP:
@@ -182,6 +192,22 @@ def _best_model(get: Get) -> str | None:
     return "off" if not asked else "nothing" if evaluates == "no" else "chosen"
 
 
+_GREATER = re.compile(r"(^|_)(acc|accuracy|f1|bleu|rouge\w*|precision|recall|auc|exact_match|em)($|_)", re.I)
+_SMALLER = re.compile(r"(^|_)(loss|perplexity|ppl|wer|cer|mse|rmse|mae)$", re.I)
+
+
+def _chosen_by(setup: Setup, get: Get) -> dict[str, Any]:
+    """By which metric the best checkpoint is chosen, and whether that is the wrong way round."""
+    chosen = _best_model(get)
+    if chosen is None:
+        return {}
+    metric, greater = (setup.training.extra.get(name) for name in ("metric_for_best_model", "greater_is_better"))
+    if chosen != "chosen" or not isinstance(metric, str) or not isinstance(greater, bool):
+        return {"worst_is_chosen": False, "best_metric": metric if isinstance(metric, str) else None}
+    wrong = bool(_SMALLER.search(metric)) if greater else bool(_GREATER.search(metric))
+    return {"worst_is_chosen": wrong, "best_metric": metric}
+
+
 def _generations(
     method: str | None, get: Get, batch: int | None, accumulation: int | None, ranks: int | None
 ) -> tuple[int | None, int | None]:
@@ -205,6 +231,7 @@ def refused_by_schedule(setup: Setup, schedule: ScheduleFacts) -> Iterator[Remar
     """Where TrainingArguments, GRPOConfig or RLOOConfig stop by their own arithmetic."""
     yield from _refused_best_model(setup)
     yield from _refused_generations(setup, schedule)
+    yield from _refused_batch_of_one(setup)
 
 
 def _refused_best_model(setup: Setup) -> Iterator[Remark]:
@@ -235,6 +262,16 @@ def _refused_best_model(setup: Setup) -> Iterator[Remark]:
         note = f"transformers stops: load_best_model_at_end {problem}."
         path = path if path in setup.origins else "training.load_best_model_at_end"
         yield Remark(kind=kind, about="best-model", key=path, note=note)
+
+
+def _refused_batch_of_one(setup: Setup) -> Iterator[Remark]:
+    """trl's KTO estimates its KL term over the other rows of a batch (kto_trainer.py)."""
+    training = setup.training
+    plain = training.trainer == "trl" and training.method == "kto" and setup.dialect in ("python", "trl", "native")
+    if plain and training.loss_type in (None, "kto") and training.per_device_train_batch_size == 1:
+        note = "TRL stops: KTO needs a per_device_train_batch_size above 1, whatever the accumulation."
+        key = "training.per_device_train_batch_size"
+        yield Remark(kind="kto-batch-of-one", about="trainer", key=key, note=note)
 
 
 def _refused_generations(setup: Setup, schedule: ScheduleFacts) -> Iterator[Remark]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...facts import Facts, LoadFacts, MemoryFacts, StepFacts
 from ..batch import BatchLook
-from ..failures import NO_FAILURE, explain, failure_fact
+from ..failures import NO_FAILURE, explain, failure_fact, of_other_indices
 from ..load.loaded import loaded_facts, nonfinite_tensors
 from ..observing.overheard import overheard
 from ..observing.timeline import Timeline
@@ -116,6 +116,8 @@ def _steps(
             observer.train_end()
         except Exception as raised:
             error = explain(raised, _DOING.get(timeline.phase, "the step"))
+            if error.kind == "token-out-of-range" and observer.tokens_in_range:
+                error = of_other_indices(error)
             known["failure"] = failure_fact(error, timeline.phase)
         finally:
             observer.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,23 +13,34 @@ from torch import nn
 from ...core.errors import StageError
 from ...facts import Facts
 from ...facts.load import ModuleClass
-from ..tensors import base_tensors, is_readable, local_part, own_class, plain_name, quant_state_of
+from ..tensors import (
+    BaseTensor,
+    base_tensors,
+    is_readable,
+    local_part,
+    modules_of,
+    own_class,
+    plain_name,
+    quant_state_of,
+)
 
 
 def loaded_facts(model: nn.Module) -> dict[str, Any]:
     """Fields of LoadFacts that the model itself shows, also a live one with an adapter on it."""
     devices: Counter[str] = Counter()
     dtypes: Counter[str] = Counter()
-    for found in base_tensors(model).values():
+    tensors = base_tensors(model).values()
+    for found in tensors:
         devices[str(found.tensor.device)] += found.nbytes
         dtypes[found.dtype] += found.nbytes
-    layers = [module for _, module in four_bit_layers(model)]
+    named = list(four_bit_layers(model))
+    layers = [module for _, module in named]
     nested = [module for module in layers if getattr(_state(module), "nested", False)]
     return {
         "devices": dict(devices),
         "bytes_by_dtype": dict(dtypes),
-        "classes": _classes(model),
-        "missing_quant_state": [name for name, module in four_bit_layers(model) if _state(module) is None],
+        "classes": _classes(tensors),
+        "missing_quant_state": [name for name, module in named if _state(module) is None],
         "compute_dtypes": sorted({_dtype(m.compute_dtype) for m in layers if m.compute_dtype is not None}),
         "nested_ratio": len(nested) / len(layers) if layers else None,
     }
@@ -37,7 +48,7 @@ def loaded_facts(model: nn.Module) -> dict[str, Any]:
 
 def four_bit_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """bitsandbytes' 4-bit layers by plain name, also below an adapter."""
-    for name, module in model.named_modules():
+    for name, module in modules_of(model):
         is_4bit = any(cls.__name__ == "Linear4bit" for cls in type(module).__mro__)
         if is_4bit and not hasattr(module, "base_layer"):  # PEFT's own Linear4bit wraps the layer
             yield plain_name(name), module
@@ -82,7 +93,18 @@ def nonfinite_tensors(model: nn.Module) -> list[str]:
         own = local_part(tensor.detach())
         if own.element_size() > 1 and own.numel() and is_readable(own):
             sums[name] = (own, own.sum(dtype=torch.float32))
-    return [name for name, (tensor, total) in sums.items() if not math.isfinite(float(total)) and has_nonfinite(tensor)]
+    return [name for name, total in _fetched(sums).items() if not math.isfinite(total) and has_nonfinite(sums[name][0])]
+
+
+def _fetched(sums: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+    """The sums as numbers: one transfer for each device."""
+    groups: dict[torch.device, list[str]] = {}
+    for name, (_, total) in sums.items():
+        groups.setdefault(total.device, []).append(name)
+    found: dict[str, float] = {}
+    for names in groups.values():
+        found.update(zip(names, torch.stack([sums[name][1] for name in names]).tolist(), strict=True))
+    return {name: found[name] for name in sums}
 
 
 def has_nonfinite(tensor: torch.Tensor) -> bool:
@@ -131,12 +153,12 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _classes(model: nn.Module) -> list[ModuleClass]:
+def _classes(tensors: Iterable[BaseTensor]) -> list[ModuleClass]:
     """Modules that hold weights, grouped by class and quantization, largest group first."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     counted: set[int] = set()
     owners: dict[int, list[Any]] = {}
-    for found in base_tensors(model).values():
+    for found in tensors:
         if found.kind in ("parameter", "packed"):
             owners.setdefault(id(found.owner), [found.owner]).append(found)
     for module, *tensors in owners.values():

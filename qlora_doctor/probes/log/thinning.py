@@ -1,8 +1,8 @@
 """A very long log in seconds: which of its lines are parsed.
 
 Of a million records one in twenty tells trend and noise as well; what must not be lost are the ones that stand out. So
-every line is searched for its loss, and parsed are every k-th, those around a jump or a value that is not finite or
-begins to be zero, and those that hold no loss (evaluations, the closing record, messages).
+every line is searched for its loss, or every row's is read, and parsed are every k-th, those around a jump or a value
+that is not finite or begins to be zero, and those that hold no loss (evaluations, the closing record, messages).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import median
 MOST = 60_000
 """Lines up to which each is parsed."""
 _KEPT = 40_000
-_LOSS = re.compile(r"""["']loss["'] ?: ?["']?([^,'"}]+)""")
+_LOSS = re.compile(r"""\bloss["']?[ :=]{1,3}["']?([^\s,'"}|]+)""")
 _STANDS_OUT = 6.0
 _CHUNK, _CHUNKS = 500, 20
 
@@ -24,10 +24,14 @@ def chosen(lines: Sequence[str]) -> list[int] | None:
     """Indices of the lines to parse, rising; None where all are."""
     if len(lines) <= MOST:
         return None
-    values = [_value(match[1]) if match else None for match in map(_LOSS.search, lines)]
-    stride = max(1, len(lines) // _KEPT)
+    return standing_out([number(match[1]) if match else None for match in map(_LOSS.search, lines)])
+
+
+def standing_out(values: Sequence[float | None]) -> list[int]:
+    """Indices of the records to keep, rising, by the loss of each; None is a record without one."""
+    stride = max(1, len(values) // _KEPT)
     limit = _STANDS_OUT * _noise([value for value in values if value is not None and math.isfinite(value)])
-    keep = {*range(0, len(lines), stride), *range(len(lines) - 3, len(lines))}
+    keep = {*range(0, len(values), stride), *range(max(0, len(values) - 3), len(values))}
     others = [i for i, value in enumerate(values) if value is None]
     keep.update(others if len(others) <= _KEPT else others[:: len(others) // _KEPT + 1])
     before = 0.0
@@ -35,14 +39,15 @@ def chosen(lines: Sequence[str]) -> list[int] | None:
         if value is None:
             continue
         if not -limit < value - before < limit or (value == 0) != (before == 0):  # true for NaN as well
-            keep.update((max(0, i - 1), i, min(len(lines) - 1, i + 1)))
+            keep.update((max(0, i - 1), i, min(len(values) - 1, i + 1)))
             if len(keep) > 4 * _KEPT:
                 break
         before = value
     return sorted(keep)
 
 
-def _value(text: str) -> float | None:
+def number(text: str) -> float | None:
+    """The number that a text is; None where it is none."""
     try:
         return float(text)
     except ValueError:

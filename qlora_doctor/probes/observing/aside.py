@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..tensors import parameters_of
+
 
 @contextmanager
 def aside(anything: nn.Module | torch.Tensor | torch.device) -> Iterator[None]:
@@ -69,9 +71,12 @@ def _device_of(anything: nn.Module | torch.Tensor | torch.device) -> torch.devic
         return anything
     if isinstance(anything, torch.Tensor):
         return anything.device
-    devices = [parameter.device for parameter in anything.parameters()]
-    accelerators = [device for device in devices if device.type not in ("cpu", "meta")]
-    return (accelerators or devices or [torch.device("cpu")])[0]
+    first = torch.device("cpu")
+    for number, (_, parameter) in enumerate(parameters_of(anything)):
+        if parameter.device.type not in ("cpu", "meta"):
+            return parameter.device
+        first = parameter.device if number == 0 else first
+    return first
 
 
 def _drop_workspaces() -> None:

@@ -17,34 +17,17 @@ tensors of a CUDA device once; else the same numbers come from plain torch opera
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 
 from ..tensors import is_readable, local_part
-from .chunk import CHUNK
+from .chunk import CHUNK, Fingerprint, dtype_name
 
 PHI, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _PIECE = 1 << 20
 """Words that plain torch works on at a time on an accelerator (8 MiB); a multiple of CHUNK."""
 Tables = tuple[torch.Tensor, torch.Tensor]
-
-
-class Fingerprint(NamedTuple):
-    """Equal fingerprints are equal bytes (and dtype and shape). A tuple, since a base has thousands of them."""
-
-    digest: bytes
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that were read."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return math.prod(self.shape) * int(dtype.itemsize)
 
 
 def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
@@ -54,30 +37,25 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
 
 def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
     """Fingerprints by name, of a sharded tensor that of the shard held here; what cannot be read is left out."""
-    held = {name: local_part(tensor.detach()) for name, tensor in tensors.items()}
-    readable = {name: tensor for name, tensor in held.items() if is_readable(tensor)}
-    found: dict[str, bytes] = {}
-    by_device: dict[torch.device, dict[str, torch.Tensor]] = {}
-    for name, tensor in readable.items():
-        by_device.setdefault(tensor.device, {})[name] = tensor
-    for device, group in by_device.items():
-        if device.type == "cuda":
-            from .fingerprint_cuda import chunk_digests
+    held = {name: local_part(tensor) for name, tensor in tensors.items()}
+    on_cuda: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in held.items():
+        if tensor.is_cuda:
+            on_cuda.setdefault(tensor.get_device(), {})[name] = tensor
+    found: dict[str, Fingerprint] = {}
+    for index, group in on_cuda.items():
+        from .fingerprint_cuda import chunk_digests
 
-            found.update(chunk_digests(group, device))
-        rest = {name: tensor for name, tensor in group.items() if name not in found}
-        tables = _tables(device) if rest else None
-        found.update({name: _chunk_digests(tensor.detach(), tables) for name, tensor in rest.items() if tables})
-    return {name: _finish(tensor, found[name]) for name, tensor in readable.items()}
-
-
-def _finish(tensor: torch.Tensor, digests: bytes) -> Fingerprint:
-    return Fingerprint(digests, _dtype_name(tensor.dtype), tuple(tensor.shape))
-
-
-@lru_cache(maxsize=64)
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+        found.update(chunk_digests(group, torch.device("cuda", index)))
+    tables: dict[torch.device, Tables] = {}
+    for name, tensor in held.items():
+        if name in found or not is_readable(tensor):
+            continue
+        if tensor.device not in tables:
+            tables[tensor.device] = _tables(tensor.device)
+        digests = _chunk_digests(tensor.detach(), tables[tensor.device])
+        found[name] = Fingerprint(digests, dtype_name(tensor.dtype), tuple(tensor.shape))
+    return {name: found[name] for name in held if name in found}
 
 
 # -- the chunks' digests by plain torch operations

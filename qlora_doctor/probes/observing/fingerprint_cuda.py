@@ -11,6 +11,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, islice
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .chunk import CHUNK
+from ..tensors import is_readable
+from .chunk import CHUNK, Fingerprint, dtype_name
 
 _THREADS = 256
 _GROUP = 256
@@ -80,56 +82,127 @@ chunk_sums(const u64* address, const u64* length, u64* digest) {
 ).replace("THREADS", str(_THREADS))
 
 
-def chunk_digests(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, bytes]:
-    """16 bytes for each chunk of each tensor that can be read in place; ``{}`` where no kernel can be had."""
+@dataclass(frozen=True)
+class _Plan:
+    """Which chunks to read: kept on the host, since the base lies where it lay when it is read again.
+
+    Attributes:
+        addresses: of each tensor.
+        tables: address and length of every chunk, shape (2, chunks), in one or several parts.
+        counts: chunks of each tensor.
+        kinds: dtype and shape of each.
+    """
+
+    names: list[str] = field(default_factory=list)
+    addresses: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    tables: list[torch.Tensor] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    kinds: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+
+    def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether these are the tensors that it was made of: names, places, sizes and forms are the same."""
+        if list(tensors) != self.names:
+            return False
+        every = tensors.values()
+        return (
+            [tensor.data_ptr() for tensor in every] == self.addresses
+            and [tensor.nbytes for tensor in every] == self.sizes
+            and [(dtype_name(tensor.dtype), tuple(tensor.shape)) for tensor in every] == self.kinds
+            and all(tensor.is_contiguous() for tensor in every)
+        )
+
+    def table(self) -> torch.Tensor:
+        """The whole table, joined once."""
+        if len(self.tables) > 1:
+            self.tables[:] = [torch.cat(self.tables, dim=1)]
+        return self.tables[0]
+
+
+_plans: dict[int, list[_Plan]] = {}
+"""The last plans for each device: of the base, and of what trains."""
+_KEPT = 2
+
+
+def chunk_digests(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, Fingerprint]:
+    """Fingerprints of the tensors of one device that can be read in place; ``{}`` where no kernel can be had."""
     with torch.cuda.device(device):
-        kernel = _kernel(torch.cuda.current_device())
+        index = torch.cuda.current_device()
+        kernel = _kernel(index)
         if kernel is None:
             return {}
-        names: list[str] = []
-        counts: list[int] = []
-        parts: list[torch.Tensor] = []
-        # In groups, so that the device reads one while the host gathers the addresses of the next.
-        for group in _groups(tensors):
-            chunks, part = _read(kernel, list(group.values()), device)
-            names += group
-            counts += chunks
-            parts.append(part)
+        kept = _plans.setdefault(index, [])
+        plan = next((each for each in kept if each.fits(tensors)), None)
+        if plan is not None:
+            parts = [_launched(kernel, plan.table(), device)]
+        else:
+            plan, parts = _read_first(kernel, tensors, device)
+            if len(plan.names) == len(tensors):  # what could not be read in place may be read in place next time
+                kept[:] = [plan, *kept][:_KEPT]
         if not parts:
             return {}
         data = torch.cat(parts).cpu().numpy().tobytes()
-    ends = accumulate(16 * count for count in counts)
-    return {name: data[end - 16 * count : end] for name, count, end in zip(names, counts, ends, strict=True)}
+    ends = accumulate(16 * count for count in plan.counts)
+    return {
+        name: Fingerprint(data[end - 16 * count : end], *kind)
+        for name, kind, end, count in zip(plan.names, plan.kinds, ends, plan.counts, strict=True)
+    }
+
+
+def _read_first(
+    kernel: Any, tensors: Mapping[str, torch.Tensor], device: torch.device
+) -> tuple[_Plan, list[torch.Tensor]]:
+    """Plan and read: in groups, so that the device reads one while the host gathers the addresses of the next."""
+    plan = _Plan()
+    parts = []
+    for group in _groups(tensors):
+        every = list(group.values())
+        addresses, sizes = [tensor.data_ptr() for tensor in every], [tensor.nbytes for tensor in every]
+        counts, table = _table(addresses, sizes)
+        parts.append(_launched(kernel, table, device))
+        plan.names.extend(group)
+        plan.addresses.extend(addresses)
+        plan.sizes.extend(sizes)
+        plan.tables.append(table)
+        plan.counts.extend(counts)
+        plan.kinds.extend((dtype_name(tensor.dtype), tuple(tensor.shape)) for tensor in every)
+    return plan, parts
 
 
 def _groups(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-    direct = ((name, tensor) for name, tensor in tensors.items() if _can_be_read_in_place(tensor))
+    direct = ((name, tensor) for name, tensor in tensors.items() if can_be_read_in_place(tensor))
     while group := dict(islice(direct, _GROUP)):
         yield group
 
 
-def _read(kernel: Any, tensors: list[torch.Tensor], device: torch.device) -> tuple[list[int], torch.Tensor]:
-    """Launch the kernel over some tensors; the number of chunks of each, and the digests, shape (chunks, 2)."""
-    starts = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
-    sizes = np.array([tensor.nbytes for tensor in tensors], dtype=np.int64)
-    chunks = -(-sizes // (CHUNK * 8))
+def _table(addresses: list[int], sizes: list[int]) -> tuple[list[int], torch.Tensor]:
+    """The number of chunks of each tensor, and address and length of each chunk, shape (2, chunks)."""
+    starts, nbytes = np.array(addresses, dtype=np.int64), np.array(sizes, dtype=np.int64)
+    chunks = -(-nbytes // (CHUNK * 8))
     first = np.cumsum(chunks) - chunks
     offset = (np.arange(chunks.sum()) - np.repeat(first, chunks)) * (CHUNK * 8)  # of a chunk within its tensor
-    length = np.minimum(np.repeat(sizes, chunks) - offset, CHUNK * 8)
+    length = np.minimum(np.repeat(nbytes, chunks) - offset, CHUNK * 8)
+    return chunks.tolist(), torch.from_numpy(np.stack([np.repeat(starts, chunks) + offset, length]))
+
+
+def _launched(kernel: Any, table: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Launch the kernel over the chunks of a table; the digests, shape (chunks, 2)."""
     # Not waiting for the copy: it would wait for the kernel of the group before.
-    table = torch.from_numpy(np.stack([np.repeat(starts, chunks) + offset, length])).to(device, non_blocking=True)
-    digest = torch.empty((len(offset), 2), dtype=torch.int64, device=device)
-    _launch(kernel, len(offset), [table[0], table[1], digest])
-    return chunks.tolist(), digest
+    table = table.to(device, non_blocking=True)
+    digest = torch.empty((table.shape[1], 2), dtype=torch.int64, device=device)
+    _launch(kernel, table.shape[1], [table[0], table[1], digest])
+    return digest
 
 
-def _can_be_read_in_place(tensor: torch.Tensor) -> bool:
+def can_be_read_in_place(tensor: torch.Tensor) -> bool:
+    """Whether the kernel can read it where it lies."""
     return (
-        tensor.numel() > 0
-        and tensor.is_contiguous()
+        tensor.is_contiguous()
+        and tensor.numel() > 0
         and tensor.data_ptr() % 16 == 0
         and not tensor.is_conj()
         and not tensor.is_neg()
+        and is_readable(tensor)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from ...facts.step import CastTensor
 from ..load.loaded import four_bit_layers
 from ..tensors import BaseTensor, base_tensors, is_readable, local_part
 from .aside import aside
-from .fingerprint import Fingerprint, fingerprints
+from .chunk import Fingerprint
+from .fingerprint import fingerprints
 
 _SMALL = 1 << 16
 """Elements up to which a floating-point parameter is kept as it was (biases, norms): a cast is judged by its value."""
@@ -51,15 +53,27 @@ class Changes:
     """Buffers outside the checkpoint that changed: the model may recompute them (rotary frequencies)."""
 
 
-def take(model: nn.Module, *, keep_small: bool = True) -> Snapshot:
-    """Fingerprint every base tensor where it is. Device memory that it takes is given back before it returns."""
+def take(model: nn.Module, *, keep_small: bool = True, apart: bool = True) -> Snapshot:
+    """Fingerprint every base tensor where it is. Device memory that it takes is given back before it returns.
+
+    Args:
+        keep_small: keep small parameters and buffers as they are, to tell a cast by its value.
+        apart: take device memory from a pool of its own; else from what the run has set free by now.
+    """
     started = time.perf_counter()
     tensors = base_tensors(model)
-    with aside(model):
+    plain = torch.autocast(_kind(tensors), enabled=False)  # which would join 16-bit tensors in a dtype of its own
+    with plain, aside(model) if apart else contextlib.nullcontext():
         prints = fingerprints({name: found.tensor for name, found in tensors.items()})
         kept = _copies(tensors) if keep_small else {}
     kinds: dict[str, str] = {name: found.kind for name, found in tensors.items()}
     return Snapshot(prints, kinds, kept, time.perf_counter() - started)
+
+
+def _kind(tensors: Mapping[str, BaseTensor]) -> str:
+    """The kind of device that most of a model's tensors may be on."""
+    kinds = {found.tensor.device.type for found in tensors.values()} - {"meta"}
+    return next(iter(kinds - {"cpu"}), "cpu")
 
 
 def compare(before: Snapshot, model: nn.Module, after: Snapshot) -> Changes:

@@ -2,41 +2,75 @@
 
 A branch is the largest part of the model below which no tensor got a gradient. That it has none is no fault where the
 model is made so: the layers after the one whose output is read (LLaVA's ``vision_feature_layer``), a branch for images
-in a batch that brings none, an expert that no token chose, a layer that LayerDrop left out.
+in a batch that brings none, an expert that no token chose, a layer that LayerDrop left out. Where it is a fault, what
+cuts the graph is told as far as it was seen: reentrant checkpointing, or a value cast to a packed weight's dtype.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Collection, Iterator
-from typing import Any
+import sys
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from ...facts.step import BranchWithoutGradient
-from ..tensors import plain_name
+from ..tensors import is_packed, plain_name
 
-_MODALITY = re.compile(r"pixel|image|video|audio|speech|input_features|input_values")
+_MODALITY = re.compile(r"pixel|patches|image|video|audio|speech|input_features|input_values")
 _NO_INPUT = re.compile(r"image_sizes?$|_token|_mask$|grid|_index|output_")
 """Arguments of a forward that describe an input and are none."""
 _HEAD = re.compile(r"^(?:head|attention_pool\w*|pool\w*)$")
+_CROSS_ATTENTION = re.compile(r"(?i)(?:encoder|cross)_?att(?:n|ention)")
+_DROP_PATH = re.compile(r"(?i)drop_?path|stochastic_?depth")
 _FEATURE_LAYER = re.compile(r"(?:feature|select)_layers?$")
+
+
+@dataclass
+class Calls:
+    """How a training forward called the modules whose tensors got no gradient.
+
+    Attributes:
+        called: names of the tensors whose module was called.
+        starved: of these, those called by reentrant checkpointing and not computed again with a gradient.
+    """
+
+    called: set[str] = field(default_factory=set)
+    starved: set[str] = field(default_factory=set)
+
+    def noting(self, name: str) -> Callable[..., None]:
+        """A forward hook for the module that holds this tensor."""
+
+        def note(*_: Any) -> None:
+            self.called.add(name)
+            if torch.is_grad_enabled():
+                self.starved.discard(name)
+            elif _in_reentrant_checkpoint():
+                self.starved.add(name)
+
+        return note
 
 
 def branches_without_gradient(
     missing: list[str],
     reached: Collection[str],
-    called: Collection[str] | None,
+    calls: Calls | None,
     model: nn.Module,
     inputs: Collection[str],
+    integer_inputs: Collection[str] = (),
 ) -> list[BranchWithoutGradient]:
     """The branches that the tensors without a gradient make up, with what is known of the reason.
 
     Args:
         missing: names of trainable tensors without a gradient.
         reached: names of those that have one.
-        called: of the missing ones, those whose module a training forward called; None where nobody looked.
+        calls: of the modules of the missing ones; None where nobody looked.
         inputs: names of what the batch holds.
+        integer_inputs: quantized layers that were given integers.
     """
     seen = _Seen(model, reached, inputs)
     groups: dict[str, list[str]] = {}
@@ -44,10 +78,73 @@ def branches_without_gradient(
         groups.setdefault(_branch(name, reached), []).append(name)
     found = []
     for branch, names in groups.items():
-        known = None if called is None else any(name in called for name in names)
-        reason, by_design = seen.why(branch, known)
-        found.append(BranchWithoutGradient(name=branch, tensors=names, reason=reason, by_design=by_design))
+        called = None if calls is None else any(name in calls.called for name in names)
+        reason, by_design = seen.why(branch, called)
+        cause = None if by_design or not called or calls is None else _cause(branch, names, calls, integer_inputs)
+        found.append(
+            BranchWithoutGradient(
+                name=branch,
+                tensors=names,
+                reason=_CAUSES[cause] if cause is not None else reason,
+                by_design=by_design,
+                cause=cause,
+            )
+        )
     return found
+
+
+_Cause = Literal["checkpointing", "packed-dtype"]
+_CAUSES: dict[_Cause, str] = {
+    "packed-dtype": "the model casts what it computes with to the dtype of a packed weight, uint8",
+    "checkpointing": "reentrant checkpointing computes it without a graph, because nothing that enters it carries a "
+    "gradient",
+}
+
+
+def _cause(branch: str, names: list[str], calls: Calls, integer_inputs: Collection[str]) -> _Cause | None:
+    if any(plain_name(layer).startswith(f"{branch}.") or plain_name(layer) == branch for layer in integer_inputs):
+        return "packed-dtype"
+    return "checkpointing" if calls.starved.issuperset(names) else None
+
+
+def _in_reentrant_checkpoint() -> bool:
+    """Whether torch's reentrant checkpoint is what calls: its function's forward is on the stack."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "forward" and frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+class IntegerInputs:
+    """Notes which quantized layers are given integers, by hooks on them.
+
+    Some models cast their input to the dtype of a layer's weight (``pixels.to(self.proj.weight.dtype)``), which is a
+    float only as long as the weight is not packed: in 4-bit the values are cut to whole numbers from 0 to 255.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names: list[str] = []
+        self._handles = [
+            module.register_forward_pre_hook(self._noting(plain_name(name).removesuffix(".base_layer")))
+            for name, module in model.named_modules()
+            if is_packed(getattr(module, "weight", None), module)
+        ]
+
+    def _noting(self, name: str) -> Callable[..., None]:
+        def note(_: nn.Module, given: tuple[Any, ...]) -> None:
+            first = given[0] if given else None
+            if isinstance(first, torch.Tensor) and not first.is_floating_point() and name not in self.names:
+                self.names.append(name)
+
+        return note
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
 
 
 def owners(model: nn.Module, names: Collection[str]) -> dict[str, nn.Module]:
@@ -62,15 +159,33 @@ def owners(model: nn.Module, names: Collection[str]) -> dict[str, nn.Module]:
     return found
 
 
+def left_out_at_random(model: nn.Module) -> tuple[str, ...]:
+    """Beginnings of names of what stochastic depth drops: the blocks that hold a DropPath with a rate above zero.
+
+    A dropped block is multiplied by zero, so that its tensors get a gradient of exactly zero in that step.
+    """
+    found = []
+    for name, module in model.named_modules():
+        if _DROP_PATH.search(type(module).__name__):
+            rates = (getattr(module, attribute, None) for attribute in ("drop_prob", "drop_path_prob", "p"))
+            block = plain_name(name).rpartition(".")[0]
+            if block and any(_is_positive(rate) for rate in rates):
+                found.append(f"{block}.")
+    return tuple(dict.fromkeys(found))
+
+
 class _Seen:
     """What the reasons are drawn from."""
 
     def __init__(self, model: nn.Module, reached: Collection[str], inputs: Collection[str]) -> None:
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._model = model
         self._reached = reached
         self._trunk = _trunk(base)
         self._configs = list(_configs(getattr(base, "config", None)))
-        self._lacking = [name for name in _modal_inputs(base) if name not in inputs]
+        arguments = _arguments(base)
+        self._lacking = [name for name in arguments if _is_modal(name) and name not in inputs]
+        self._reads_encoder = "encoder_hidden_states" in arguments and "encoder_hidden_states" not in inputs
 
     def why(self, branch: str, called: bool | None) -> tuple[str, bool]:
         """A reason as the end of a sentence, and whether the model is made so."""
@@ -81,8 +196,14 @@ class _Seen:
                 return "no token of the batch chose it", True
             if self._lacking:
                 return f"the batch has no {' and no '.join(self._lacking)}, and the forward does not call it", True
+            if self._reads_encoder and _CROSS_ATTENTION.search(branch):
+                return "the batch has no encoder_hidden_states, and the forward does not call it", True
             if any(_is_positive(value) for name, value in self._settings() if "layerdrop" in name):
                 return "LayerDrop leaves layers out at random", True
+            if (twin := self._twin(branch)) is not None:
+                return f"its weights are those of {twin} too, by which the forward reads them", True
+            if self._is_untaken_path(branch):
+                return "the forward takes the path beside it", True
             return "the forward never calls it", False
         if self._is_tail(branch):
             named = [f"{name} = {value}" for name, value in self._settings() if _FEATURE_LAYER.search(name)]
@@ -93,6 +214,34 @@ class _Seen:
         if self._is_unread_head(branch):
             return "nothing reads its output, while the rest of its tower reaches the loss", True
         return "the forward calls it, and the graph is cut between it and the loss", False
+
+    def _twin(self, branch: str) -> str | None:
+        """Another part of the model that holds the same weights and reaches the loss; None where there is none.
+
+        Zamba 2's blocks share their weights, and each block holds the small layers of all of them.
+        """
+        holders: dict[int, list[str]] = {}
+        for name, module in self._model.named_modules(remove_duplicate=False):
+            base = getattr(module, "base_layer", None)
+            weight = getattr(base, "weight", None)
+            if weight is not None:
+                holders.setdefault(id(weight), []).append(plain_name(name))
+        inside = [names for names in holders.values() if any(f"{name}.".startswith(f"{branch}.") for name in names)]
+        twins = []
+        for names in inside:
+            others = [name for name in names if not f"{name}.".startswith(f"{branch}.")]
+            twins.append(next((o for o in others if any(r.startswith(f"{o}.") for r in self._reached)), None))
+        return twins[0] if twins and all(twin is not None for twin in twins) else None
+
+    def _is_untaken_path(self, branch: str) -> bool:
+        """Whether it is one of several ways within a part beside the trunk, another of which reaches the loss.
+
+        A connector for fine tiles, of which the batch has none, or a merger of a layer that the tower does not have.
+        """
+        home = branch.rpartition(".")[0]
+        if self._trunk is None or not home or self._trunk.startswith(f"{home}."):
+            return False
+        return not branch.startswith(self._trunk) and any(other.startswith(f"{home}.") for other in self._reached)
 
     def _is_tail(self, branch: str) -> bool:
         """Whether it is a layer beside the trunk whose earlier layers get a gradient and whose later ones do not.
@@ -158,15 +307,17 @@ def _configs(config: Any) -> Iterator[Any]:
             yield from _configs(value)
 
 
-def _modal_inputs(base: Any) -> list[str]:
-    """Arguments of the model's forward that bring images, video or sound."""
-    import inspect
-
+def _arguments(base: Any) -> list[str]:
+    """Arguments of the model's forward."""
     try:
-        arguments = inspect.signature(type(base).forward).parameters
+        return list(inspect.signature(type(base).forward).parameters)
     except (TypeError, ValueError):
         return []
-    return [name for name in arguments if _MODALITY.search(name) and not _NO_INPUT.search(name)]
+
+
+def _is_modal(argument: str) -> bool:
+    """Whether an argument of a forward brings images, video or sound."""
+    return bool(_MODALITY.search(argument)) and not _NO_INPUT.search(argument)
 
 
 def _is_positive(value: Any) -> bool:

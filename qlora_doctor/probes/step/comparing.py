@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from ...pipeline.four_bit import never_repacked
-from ..tensors import is_packed
+from ..tensors import is_packed, modules_of, parameters_of
 
 _PLAIN_TEXT = {"input_ids", "attention_mask", "labels", "position_ids", "num_items_in_batch", "completion_mask"}
 _TOKENS = 64
@@ -46,15 +47,15 @@ def quiet(model: nn.Module) -> Iterator[None]:
 
     bitsandbytes' 4-bit layers stay as they are: see ``never_repacked``.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for _, module in modules_of(model)]
     try:
         for module, _ in modes:
-            module.training = _is_4bit(module)
+            vars(module)["training"] = _is_4bit(module)  # past torch's __setattr__, which looks for tensors first
         with torch.no_grad(), never_repacked(model):
             yield
     finally:
         for module, mode in modes:
-            module.training = mode
+            vars(module)["training"] = mode
 
 
 def loss_of(model: nn.Module, inputs: Mapping[str, Any]) -> float | None:
@@ -65,27 +66,52 @@ def loss_of(model: nn.Module, inputs: Mapping[str, Any]) -> float | None:
 
 
 def adapter_on_off(model: nn.Module, inputs: Mapping[str, Any]) -> OnOff | None:
-    """Compare the logits of a short sample, adapter on against off; None where the model cannot switch it off."""
-    if not hasattr(model, "disable_adapter"):
+    """Compare the logits of a short sample, adapter on against off; None where it cannot be switched off."""
+    if not hasattr(model, "disable_adapter") or _is_merged(model):
         return None
     decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     sample = _without_cache(model, _short(inputs, decoder))
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        with quiet(model):
-            on = _logits(model, sample)
-            with model.disable_adapter():
-                off = _logits(model, sample)
-    finally:  # PEFT sets requires_grad when it switches an adapter on
-        for parameter, flag in flags:
-            if parameter.requires_grad != flag:
-                parameter.requires_grad_(flag)
+    with quiet(model):
+        on = _logits(model, sample)
+        with switched_off(model):
+            off = _logits(model, sample)
     if on is None or off is None:
         return None
     difference = float((on.float() - off.float()).abs().max())
     scale = float(off.float().abs().max())
     finite = math.isfinite(difference) and math.isfinite(scale)
     return OnOff(difference if finite else None, scale if finite else 0.0, _coarsest_epsilon(model))
+
+
+def _is_merged(model: Any) -> bool:
+    """Whether an adapter is merged: a forward with it off would take it out of the base again."""
+    return any(bool(module.__dict__.get("merged_adapters")) for _, module in modules_of(model))
+
+
+@contextmanager
+def switched_off(model: Any) -> Iterator[None]:
+    """PEFT's ``disable_adapter`` without what it does besides: it asks for the status of the whole model, unmerges, and
+    sets requires_grad. Where the adapter is no layer that can be switched (prompt tuning), it is PEFT's own.
+    """
+    layers = [module for _, module in modules_of(model) if "_disable_adapters" in module.__dict__]
+    if not layers or any(getattr(config, "is_prompt_learning", False) for config in model.peft_config.values()):
+        flags = [(parameter, parameter.requires_grad) for _, parameter in parameters_of(model)]
+        try:
+            with model.disable_adapter():
+                yield
+        finally:
+            for parameter, flag in flags:
+                if parameter.requires_grad != flag:
+                    parameter.requires_grad_(flag)
+        return
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer, flag in zip(layers, before, strict=True):
+            layer._disable_adapters = flag
 
 
 def adapter_reaches_output(model: nn.Module, inputs: Mapping[str, Any]) -> bool | None:
@@ -142,14 +168,20 @@ def _without_cache(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
 
 
 def _is_4bit(module: nn.Module) -> bool:
-    return any(cls.__name__ == "Linear4bit" for cls in type(module).__mro__)
+    return _is_4bit_class(type(module))  # type: ignore[arg-type]  # a class can be hashed
+
+
+@lru_cache(maxsize=256)
+def _is_4bit_class(kind: type) -> bool:
+    return any(cls.__name__ == "Linear4bit" for cls in kind.__mro__)
 
 
 def _coarsest_epsilon(model: nn.Module) -> float:
-    numbers = (p for m in model.modules() for p in m.parameters(recurse=False) if not is_packed(p, m))
-    dtypes = {p.dtype for p in numbers if p.is_floating_point()}
-    for module in model.modules():
-        compute = getattr(module, "compute_dtype", None)
+    dtypes: set[torch.dtype] = set()
+    for _, module in modules_of(model):
+        held = [p for p in module._parameters.values() if p is not None and p.is_floating_point()]
+        dtypes.update(p.dtype for p in held if not is_packed(p, module))
+        compute = module.__dict__.get("compute_dtype")
         if isinstance(compute, torch.dtype):
             dtypes.add(compute)
     return max((torch.finfo(dtype).eps for dtype in dtypes), default=1e-7)

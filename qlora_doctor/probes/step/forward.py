@@ -71,6 +71,8 @@ class ForwardWatch:
         self.seen = ForwardSeen()
         self.losses: list[torch.Tensor] = []
         self._logit_sums: list[torch.Tensor] = []
+        self._layer_sums: list[tuple[int, torch.Tensor]] = []
+        """Of each layer's output, by its place among the layers."""
         self._model = model
         self._before, self._after, self._on_phase, self._on_layer = before, after, on_phase, on_layer
         self._aside = False
@@ -82,13 +84,14 @@ class ForwardWatch:
             called.register_forward_pre_hook(guard(self._begin), prepend=True, with_kwargs=True),
             called.register_forward_hook(guard(self._end), with_kwargs=True),
         ]
-        layers = self._layers = decoder_layers(model)
+        layers = self.layers = decoder_layers(model)
         for layer in layers if with_layers else []:
             self._handles.append(layer.register_forward_pre_hook(guard(self._layer_begins), with_kwargs=True))
             self._handles.append(layer.register_forward_hook(guard(self._layer_ends)))
             for part in list(layer.children())[:1]:  # transformers 5 computes a layer again below its own hooks
                 self._handles.append(part.register_forward_pre_hook(guard(self._part_begins)))
         self._first = layers[0] if layers else None
+        self._places = {id(layer): place for place, layer in enumerate(layers)}
 
     def close(self) -> None:
         """Take the hooks off."""
@@ -108,10 +111,19 @@ class ForwardWatch:
             return None
         return all(math.isfinite(float(total)) for total in self._logit_sums)
 
+    def first_nonfinite_layer(self) -> int | None:
+        """Place of the first layer of the last forwards whose output was not finite; None where all were."""
+        sums, self._layer_sums = self._layer_sums, []
+        if not sums:
+            return None
+        values = torch.stack([total.to(sums[0][1].device) for _, total in sums]).tolist()
+        bad = [place for (place, _), value in zip(sums, values, strict=True) if not math.isfinite(value)]
+        return min(bad) if bad else None
+
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._aside or not torch.is_grad_enabled():
             return
-        self.seen.training_mode = self.seen.training_mode is not False and self._trains()
+        self.seen.training_mode = self.seen.training_mode is not False and self.trains()
         inputs = inputs_by_name(module, args, kwargs)
         if self._before is not None:
             self._aside = True
@@ -121,12 +133,13 @@ class ForwardWatch:
                 self._aside = False
         self._read_inputs(inputs)
         self._inside = True
+        self._layer_sums.clear()  # of the forward before: one forward is what is looked at
         if self._on_phase is not None:
             self._on_phase("forward")
 
-    def _trains(self) -> bool:
+    def trains(self) -> bool:
         """Whether the layers are in training mode; PEFT puts a model in training mode around one that is not."""
-        return all(layer.training for layer in self._layers) if self._layers else self._model.training
+        return all(layer.training for layer in self.layers) if self.layers else self._model.training
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._aside or not self._inside:
@@ -172,6 +185,8 @@ class ForwardWatch:
         hidden = output[0] if isinstance(output, tuple) and output else output
         if self._inside and isinstance(hidden, torch.Tensor):
             self._note_dtype(hidden)
+            with torch.no_grad():  # as the logits': one number, read when a loss is none
+                self._layer_sums.append((self._places.get(id(layer), 0), hidden.detach().sum(dtype=torch.float32)))
         if self._on_layer is not None:
             self._on_layer()
 

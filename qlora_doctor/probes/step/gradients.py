@@ -41,7 +41,8 @@ class GradientWatch:
         self._parameters = dict(parameters)
         self._on_gradient = on_gradient
         self._handles: list[Any] = []
-        self._fired: set[str] = set()
+        self.fired: set[str] = set()
+        """Names of the tensors that the step under way has given a gradient."""
         self._buffers: dict[torch.device, torch.Tensor] = {}
         self._rows: dict[str, int] = {}
         self.steps: list[StepGradients] = []
@@ -57,7 +58,7 @@ class GradientWatch:
 
     def begin_step(self) -> None:
         """Forget what fired; nothing is read from the device."""
-        self._fired.clear()
+        self.fired.clear()
 
     def end_step(self, scale: float, by_design_zero: set[str], skipped: bool) -> None:
         """Read the buffer once. ``scale`` is the gradient scaler's factor, 1 without one."""
@@ -65,21 +66,30 @@ class GradientWatch:
         norms: dict[str, float] = {}
         largest: dict[str, float] = {}
         for name in self._parameters:
-            if name in self._fired:
+            if name in self.fired:
                 norm, top = read[self._parameters[name].device][self._rows[name]]
                 norms[name], largest[name] = norm / scale, top / scale
         self.steps.append(StepGradients(norms, largest, by_design_zero, skipped))
 
+    def norms_now(self, scale: float) -> dict[str, float]:
+        """Norms of the step under way as they stand; waits for the device."""
+        read = {device: buffer.tolist() for device, buffer in self._buffers.items()}
+        return {
+            name: read[parameter.device][self._rows[name]][0] / scale
+            for name, parameter in self._parameters.items()
+            if name in self.fired
+        }
+
     def catch_up(self) -> None:
         """Read the gradients of which no hook was told: FSDP hands them to its parameters past autograd."""
         for name, parameter in self._parameters.items():
-            if name not in self._fired:
+            if name not in self.fired:
                 self._read(name, parameter, self._buffers[parameter.device][self._rows[name]])
 
     def _read(self, name: str, parameter: torch.Tensor, row: torch.Tensor) -> None:
         if parameter.grad is None:
             return
-        self._fired.add(name)
+        self.fired.add(name)
         with torch.no_grad():
             gradient = local_part(parameter.grad.detach())
             read = gradient.coalesce().values() if gradient.is_sparse else gradient
@@ -113,9 +123,16 @@ def lora_a_without_effect(parameters: Mapping[str, nn.Parameter]) -> set[str]:
 
 def zero_tensors(tensors: Mapping[str, torch.Tensor]) -> set[str]:
     """Names of tensors that hold nothing but zeros; one wait for the device in all."""
-    own = {name: local_part(t) for name, t in tensors.items() if t.device.type != "meta"}
-    flags = {name: (t.count_nonzero() == 0) for name, t in own.items() if t.numel()}
-    return {name for name, flag in flags.items() if bool(flag)}
+    by_device: dict[torch.device, list[tuple[str, torch.Tensor]]] = {}
+    for name, tensor in tensors.items():
+        own = local_part(tensor)
+        if own.device.type != "meta" and own.numel():
+            by_device.setdefault(own.device, []).append((name, own))
+    zero: set[str] = set()
+    for group in by_device.values():
+        counts = torch.stack([torch.count_nonzero(tensor) for _, tensor in group]).tolist()
+        zero.update(name for (name, _), count in zip(group, counts, strict=True) if count == 0)
+    return zero
 
 
 def _partner(name: str) -> str:
@@ -142,11 +159,15 @@ def conclude(names: list[str], steps: list[StepGradients]) -> GradientFacts:
     """Judge over all steps that counted: those that the gradient scaler skipped count only where there is no other.
 
     A tensor is *missing* where no step gave it a gradient, *zero* where every step in which zero was not by design
-    gave exactly zero, *nonfinite* where any step gave NaN or inf.
+    gave exactly zero, *nonfinite* where any step gave NaN or inf. A lora_A whose lora_B got a gradient is not zero by a
+    fault: dL/dA = s Bᵀ G xᵀ and dL/dB = s G (A x)ᵀ share G and x, so that B alone, not yet far enough from zero, makes
+    the first vanish.
     """
     counted = [step for step in steps if not step.skipped] or steps
     missing = [name for name in names if not any(name in step.norms for step in counted)]
     zero = [name for name in names if _is_zero(name, counted)]
+    reached = {_partner(name) for name in names if any(step.largest.get(name) for step in counted)}
+    zero = [name for name in zero if name not in reached]
     nonfinite = [name for name in names if any(not math.isfinite(s.largest.get(name, 0.0)) for s in counted)]
     last = counted[-1].norms if counted else {}
     total = math.sqrt(sum(norm * norm for norm in last.values())) if last else None

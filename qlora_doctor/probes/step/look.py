@@ -19,7 +19,7 @@ from ...pipeline.four_bit import never_repacked
 from ...pipeline.methods import METHODS, method_batches, method_of, start_of_loss
 from ...setup.resolved import Taken
 from ...setup.setup import Setup
-from ..failures import NO_FAILURE, adapted_module, explain, failure_fact
+from ..failures import NO_FAILURE, adapted_module, explain, failure_fact, of_other_indices
 from ..observing.overheard import overheard
 from ..observing.timeline import Timeline
 from ..structure.inventory import Inventory
@@ -115,6 +115,8 @@ def look_at_step(
             known.update(_train(setup, base, model, callback, timeline, offline=offline, steps=steps))
         except (Exception, KeyboardInterrupt) as raised:
             error = explain(raised, _DOING.get(timeline.phase, "the step"))
+            if error.kind == "token-out-of-range" and observer is not None and observer.tokens_in_range:
+                error = of_other_indices(error)
             module = adapted_module(raised, observer.model) if observer is not None else None
             if error.kind == "other" and module in {part.name for part in Inventory(base.model).routers}:
                 error.kind = "adapted-router"

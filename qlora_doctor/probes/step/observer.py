@@ -19,15 +19,17 @@ from ...facts.step import StepFacts
 from ..batch import BatchLook
 from ..observing import snapshot
 from ..observing.aside import aside, random_state_kept
-from ..observing.fingerprint import Fingerprint, fingerprints
+from ..observing.chunk import Fingerprint
+from ..observing.fingerprint import fingerprints
 from ..observing.timeline import Timeline
 from ..structure.bypass import bypassed_modules
 from ..structure.inventory import Inventory
 from ..tensors import trainable_parameters
 from . import comparing, gradients
-from .branches import branches_without_gradient, owners
+from .branches import Calls, IntegerInputs, branches_without_gradient, left_out_at_random, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
-from .optimizer import optimizer_facts, state_bytes, unwrapped
+from .gates import behind_closed_gates
+from .optimizer import learning_rates, optimizer_facts, state_bytes, unwrapped
 from .reach import what_holds_back
 from .trainer_loss import TrainerLoss
 from .updates import UpdateWatch
@@ -90,7 +92,7 @@ class Observer:
         self.parameters = trainable_parameters(self.model)
         self.progress("Fingerprinting the base")
         self.before = snapshot.take(self.model)
-        with aside(self.model):
+        with self._apart():
             self._trainable_before = self._fingerprint_trainable()
             self._starts_as_identity = _lora_b_zero(self.parameters)
         self.gradients = self._gradient_watch()
@@ -99,7 +101,8 @@ class Observer:
         self._step = step
         self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
         self._unmoved: dict[str, torch.Tensor] = {}
-        self._called: set[str] | None = None
+        self._calls: Calls | None = None
+        self._integers = IntegerInputs(self.model)
         self._call_hooks: list[Any] = []
         self._first: dict[str, Any] | None = None
         self._compared_before, self._compared_after = Compared(), Compared()
@@ -119,6 +122,15 @@ class Observer:
             **_checkpointing(self.model),
         )
 
+    def _apart(self) -> contextlib.AbstractContextManager[None]:
+        """Where work of the doctor's own takes its device memory."""
+        return aside(self.model) if self._takes_a_pool else contextlib.nullcontext()
+
+    @property
+    def _takes_a_pool(self) -> bool:
+        """Always from a pool of its own: the run's peaks are measured here."""
+        return True
+
     def _gradient_watch(self) -> gradients.GradientWatch:
         return gradients.GradientWatch(self.parameters, self.timeline.sample_now_and_then)
 
@@ -134,7 +146,7 @@ class Observer:
         """A step begins. Before the last one the trainable tensors are copied, to see which updates arrive."""
         number = len(self.gradients.steps) + 1
         self.progress(f"Training step {number}")
-        with aside(self.model):
+        with self._apart():
             self._by_design = gradients.lora_a_without_effect(self.parameters)
         self._watch_calls()
         self._updates = UpdateWatch(self.parameters) if last else None
@@ -153,7 +165,7 @@ class Observer:
             scale: what the gradient scaler had multiplied the loss with.
             skipped: the scaler found an overflow and left the step out.
         """
-        with self.timeline.pause(), aside(self.model):
+        with self.timeline.pause(), self._apart():
             self.gradients.end_step(scale, self._by_design, skipped)
             if self._updates is not None and not skipped:
                 self.known["lost_update_ratio"] = self._updates.lost_ratio()
@@ -162,7 +174,7 @@ class Observer:
             if self.optimizer is not None:
                 self.optimizer_bytes.append(state_bytes(self.optimizer))
                 self.optimizer_cuda_bytes.append(state_bytes(self.optimizer, "cuda"))
-                self._rates.extend(optimizer_facts(self.optimizer, self.model).learning_rates or [])
+                self._rates.extend(learning_rates(self.optimizer))
 
     def forget_gradients(self) -> None:
         """Do what zero_grad does, for a loop that has none."""
@@ -174,6 +186,7 @@ class Observer:
 
     def step_end(self) -> None:
         """The step is over, gradients are gone."""
+        self._integers.close()
         self.timeline.end_step()
         losses = self.forwards.take_losses()
         if self.own_loss is not None:
@@ -188,16 +201,12 @@ class Observer:
             return
         norms = self.gradients.steps[-1].norms
         missing = [name for name in self.parameters if name not in norms]
-        self._called = set() if missing else None
+        self._calls = None
+        if not missing:
+            return
+        self._calls = calls = Calls()
         for name, module in owners(self.model, missing).items():
-            self._call_hooks.append(module.register_forward_pre_hook(self._noting(name)))
-
-    def _noting(self, name: str) -> Callable[..., None]:
-        def note(*_: Any) -> None:
-            if self._called is not None:
-                self._called.add(name)
-
-        return note
+            self._call_hooks.append(module.register_forward_pre_hook(calls.noting(name)))
 
     def _stop_watching_calls(self) -> None:
         for handle in self._call_hooks:
@@ -210,7 +219,7 @@ class Observer:
         self.gradients.close()
         self.forwards.close()
         self.progress("Fingerprinting the base again")
-        after = snapshot.take(self.model, keep_small=False)
+        after = snapshot.take(self.model, keep_small=False, apart=self._takes_a_pool)
         changes = snapshot.compare(self.before, self.model, after)
         trained = _trained_biases(self.model, self.parameters)
         self.known.update(
@@ -222,7 +231,7 @@ class Observer:
         optimizer = self.known.get("optimizer")
         if optimizer is not None and self.optimizer_bytes:
             self.known["optimizer"] = optimizer.model_copy(update={"state_bytes": self.optimizer_bytes[-1]})
-        with aside(self.model):
+        with self._apart():
             self.trainable_after = self._fingerprint_trainable()
         self._moved = {n for n, old in self._trainable_before.items() if self.trainable_after.get(n) != old}
         if self._first is not None:
@@ -237,8 +246,15 @@ class Observer:
         """Take the hooks off after a failure."""
         if hasattr(self, "gradients"):
             self._stop_watching_calls()
+            self._integers.close()
             self.gradients.close()
             self.forwards.close()
+
+    @property
+    def tokens_in_range(self) -> bool:
+        """Whether token ids were seen, and the embedding has a row for each of them."""
+        seen = self.forwards.seen if hasattr(self, "forwards") else None
+        return seen is not None and seen.max_token_id is not None and not seen.tokens_out_of_range
 
     def facts(self) -> StepFacts:
         """What is known; fields that nothing was seen of stay None."""
@@ -258,6 +274,7 @@ class Observer:
             "autocast_dtype": seen.autocast_dtype,
             "trained_tokens": self._trained_tokens(),
             "max_token_id": seen.max_token_id,
+            "integer_inputs": self._integers.names if seen.micro_batches else None,
             "tokens_out_of_range": seen.tokens_out_of_range if seen.max_token_id is not None else None,
             "logits_finite": self._logits_finite(),
             **self._gradient_facts(steps),
@@ -292,7 +309,7 @@ class Observer:
         """Loss and adapter on against off; what fails here fails, or does not, in the training forward itself."""
         compared = Compared()
         device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
-        with random_state_kept(self.model), aside(self.model):
+        with random_state_kept(self.model), self._apart():
             batch = {k: v.to(device) if _is_tensor(v) else v for k, v in inputs.items()}
             with contextlib.suppress(Exception):
                 compared.loss = comparing.loss_of(self.model, batch)
@@ -309,7 +326,7 @@ class Observer:
         effective: bool | None = after.difference > 0
         if not effective:
             device = next(p.device for p in self.model.parameters() if p.device.type != "meta")
-            with random_state_kept(self.model), aside(self.model):
+            with random_state_kept(self.model), self._apart():
                 batch = {k: v.to(device) if _is_tensor(v) else v for k, v in self._first.items()}
                 effective = comparing.adapter_reaches_output(self.model, batch)
         self.known["adapter_effective"] = effective
@@ -322,7 +339,7 @@ class Observer:
         inner = unwrapped(self.optimizer)
         held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
         still = {n: g for n, g in self._unmoved.items() if n not in self._moved and id(self.parameters[n]) in held}
-        with random_state_kept(self.model), aside(self.model):
+        with random_state_kept(self.model), self._apart():
             found = what_holds_back(
                 self.parameters,
                 still,
@@ -337,7 +354,16 @@ class Observer:
             parameters_updated_late=found.late,
             update_share=found.share,
             steps_to_update=found.calls if found.late and not found.below_precision else found.steps,
+            precision_too_coarse=self._too_coarse(found.below_precision, found.steps),
         )
+
+    def _too_coarse(self, names: list[str], steps: int | None) -> list[str]:
+        """16-bit dtypes of tensors whose updates are rounded away, where these do not grow: Adam's are as large as the
+        rate, whatever the gradient is."""
+        if steps is not None:
+            return []
+        kinds = {self.parameters[name].dtype for name in names if self.parameters[name].element_size() == 2}
+        return sorted(str(kind).removeprefix("torch.") for kind in kinds)
 
     # -- conclusions
 
@@ -345,27 +371,39 @@ class Observer:
         if not steps:
             return {}
         found = gradients.conclude(list(self.parameters), steps)
+        chance = left_out_at_random(self.model)
+        zero = [name for name in found.zero if not name.startswith(chance)] if chance else found.zero
+        gated = behind_closed_gates(self.model, zero, [n for step in steps for n, size in step.largest.items() if size])
+        zero = [name for name in zero if name not in gated]
         skipped = sum(step.skipped for step in steps)
         inputs = self._first if self._first is not None else {}
         branches = branches_without_gradient(
-            found.missing, set(self.parameters) - set(found.missing), self._called, self.model, inputs
+            found.missing,
+            set(self.parameters) - set(found.missing),
+            self._calls,
+            self.model,
+            inputs,
+            self._integers.names,
         )
         bypassed = self._bypassed(found.missing)
         cut_off = [
             name
             for branch in branches
-            if not branch.by_design
+            if not branch.by_design and branch.cause is None
             for name in branch.tensors
             if not name.startswith(tuple(f"{module}." for module in bypassed))
         ]
+        explained = any(branch.cause is not None for branch in branches)
         facts: dict[str, Any] = {
             "parameters_without_gradient": found.missing,
             "bypassed_modules": bypassed,
-            "parameters_zero_gradient": found.zero,
+            "parameters_zero_gradient": zero,
+            "parameters_behind_closed_gates": list(gated),
+            "closed_gates": list(dict.fromkeys(gated.values())),
             "parameters_nonfinite_gradient": found.nonfinite,
             "parameters_cut_off": cut_off,
             "branches_without_gradient": branches,
-            "gradients_sound": not (cut_off or found.zero or found.nonfinite),
+            "gradients_sound": not (cut_off or explained or zero or gated or found.nonfinite),
             "gradient_norm": _finite(found.norm),
             "gradients": found.columns,
             "skipped_steps": skipped,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...facts.step import OptimizerFacts
-from ..tensors import local_part, plain_name
+from ..tensors import local_part, parameters_of, plain_name
 
 
 def optimizer_facts(optimizer: Any, model: nn.Module) -> OptimizerFacts:
@@ -17,10 +17,10 @@ def optimizer_facts(optimizer: Any, model: nn.Module) -> OptimizerFacts:
     optimizer = unwrapped(optimizer)
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     held_ids = {id(parameter) for parameter in held}
-    owned = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
-    frozen = [owned[id(p)] for p in held if id(p) in owned and not p.requires_grad]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    missing = [owned[id(p)] for p in trainable if id(p) not in held_ids]
+    own = list(parameters_of(model))
+    owned = {id(parameter): name for name, parameter in own}
+    frozen = [plain_name(owned[id(p)]) for p in held if id(p) in owned and not p.requires_grad]
+    missing = [plain_name(name) for name, p in own if p.requires_grad and id(p) not in held_ids]
     return OptimizerFacts(
         name=type(optimizer).__name__,
         parameters=len(held),
@@ -29,8 +29,13 @@ def optimizer_facts(optimizer: Any, model: nn.Module) -> OptimizerFacts:
         missing_parameters=missing,
         stale_parameters=sum(id(p) not in owned for p in held),
         state_bytes=state_bytes(optimizer),
-        learning_rates=sorted({float(group["lr"]) for group in optimizer.param_groups if "lr" in group}),
+        learning_rates=learning_rates(optimizer),
     )
+
+
+def learning_rates(optimizer: Any) -> list[float]:
+    """The rates of its groups at this moment, each once."""
+    return sorted({float(group["lr"]) for group in unwrapped(optimizer).param_groups if "lr" in group})
 
 
 def state_bytes(optimizer: Any, device_type: str | None = None) -> int:

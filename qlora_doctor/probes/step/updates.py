@@ -8,21 +8,24 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from ..observing.fingerprint import fingerprints
 from ..tensors import local_part
 
-_ELEMENTS = 1 << 24
-"""Elements of one tensor that are looked at, from its beginning."""
+_SAMPLE = 1 << 12
+"""Elements of one tensor that are looked at one by one, evenly spread over it."""
 
 
 class UpdateWatch:
-    """Copies of the trainable tensors on the CPU, taken before a step, and the comparison after it.
+    """What the trainable tensors are before a step, and the comparison after it.
 
-    On the CPU, so that no device memory is held while the step runs.
+    Whether a tensor moved is told by the fingerprint of all its bytes; the share of its elements that did, by a sample.
+    Both are made where the tensors are and fetched in one transfer, and no device memory is held while the step runs.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._parameters = parameters
-        self._before = {name: _head(p.detach()).to("cpu", copy=True) for name, p in parameters.items()}
+        self._prints = fingerprints({name: p.detach() for name, p in parameters.items()})
+        self._before = _samples({name: p.detach() for name, p in parameters.items()})
 
     def unmoved(self, norms: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """Gradients, on the CPU, of the tensors that had one that is not zero and that this step left as they were.
@@ -34,12 +37,13 @@ class UpdateWatch:
             norms: L2 norms of the gradients as backward gave them.
         """
         found: dict[str, torch.Tensor] = {}
+        now = fingerprints({name: p.detach() for name, p in self._parameters.items()})
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 norm = norms.get(name, 0.0)
                 if not (0.0 < norm < math.inf) or (parameter.grad is not None and parameter.grad.is_sparse):
                     continue
-                if torch.equal(_head(parameter.detach()), self._before[name].to(parameter.device)):
+                if name in now and now[name] == self._prints.get(name):
                     gradient = parameter.grad
                     if gradient is None:
                         gradient = torch.full_like(parameter, norm / math.sqrt(parameter.numel()))
@@ -51,18 +55,31 @@ class UpdateWatch:
 
         Call it between the optimizer's step and zero_grad.
         """
+        given = {n: p for n, p in self._parameters.items() if p.grad is not None and not p.grad.is_sparse}
+        now = _samples({name: p.detach() for name, p in given.items()})
+        gradients = _samples({name: p.grad.detach() for name, p in given.items() if p.grad is not None})
         lost = moved = 0
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                if parameter.grad is None or parameter.grad.is_sparse:
-                    continue
-                before = self._before[name].to(parameter.device)
-                has_gradient = _head(parameter.grad.detach()) != 0
-                same = _head(parameter.detach()) == before
-                lost += int((same & has_gradient).sum())
-                moved += int((~same & has_gradient).sum())
+        for name, gradient in gradients.items():
+            if gradient.shape != now[name].shape:
+                continue
+            has_gradient, same = gradient != 0, now[name] == self._before[name]
+            lost += int((same & has_gradient).sum())
+            moved += int((~same & has_gradient).sum())
         return lost / (lost + moved) if lost + moved else None
 
 
-def _head(tensor: torch.Tensor) -> torch.Tensor:
-    return local_part(tensor).reshape(-1)[:_ELEMENTS]
+def _samples(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Elements of each tensor on the CPU, flat: one transfer for each device and dtype."""
+    groups: dict[tuple[torch.device, torch.dtype], list[tuple[str, torch.Tensor]]] = {}
+    for name, tensor in tensors.items():
+        flat = local_part(tensor).reshape(-1)
+        sample = flat[:: max(1, math.ceil(flat.numel() / _SAMPLE))]
+        groups.setdefault((sample.device, sample.dtype), []).append((name, sample))
+    found: dict[str, torch.Tensor] = {}
+    for group in groups.values():
+        # A copy also where there is nothing to join: on the CPU cat may hand back what it was given.
+        with torch.autocast(group[0][1].device.type, enabled=False):
+            together = torch.cat([sample for _, sample in group]).to("cpu", copy=True)
+        pieces = together.split([sample.numel() for _, sample in group])
+        found.update((name, piece) for (name, _), piece in zip(group, pieces, strict=True))
+    return found

@@ -9,14 +9,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...facts.stored import LearnedModule, OtherShape
+from ...facts.stored import OtherShape
 from ..load.checkpoint import StoredTensor
-from .arrays import FLOATS, Arrays
+from .arrays import FLOATS, Passing
 from .dimensions import expected_dimensions
-from .learned import learned_facts, learned_module
-from .names import Name, foreign_prefixes, parse, place
+from .learned import Factor, factor, learned_facts, learned_module
+from .names import Name, foreign_prefixes, parse, place, stack
 
 _WORDS = {"all-linear"}
+_INITS = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""Values of init_lora_weights with which PEFT changes the base's weights (peft 0.21, tuners/lora/layer.py); a save with
+path_initial_model_for_weight_conversion writes true in their place. The others leave the base as it is."""
+_EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_out", "embed_in", "output_layer")
 
 
 def adapter_facts(
@@ -41,6 +45,7 @@ def adapter_facts(
         "use_dora": bool(config.get("use_dora")) if config else None,
         "use_rslora": bool(config.get("use_rslora")) if config else None,
         "bias": _text(config.get("bias")),
+        "init_changes_base": changes_base(config) if config else None,
     }
     if not tensors:
         return found
@@ -50,6 +55,14 @@ def adapter_facts(
     found |= {"tensors": len(tensors), "dtypes": dict(elements)}
     if found["peft_type"] not in (None, "LORA"):
         return found | {"nonfinite": _nonfinite(tensors, file)}
+    of_base = [tensor for name, tensor in tensors.items() if _is_of_base(name)]
+    found |= {
+        "base_tensors": len(of_base),
+        "base_tensor_bytes": sum(tensor.nbytes for tensor in of_base),
+        "empty_tensors": [name for name, tensor in tensors.items() if not tensor.elements],
+    }
+    if found["empty_tensors"]:
+        return found  # shapes, halves and norms would only say the same once more
     names = {name: parse(name) for name in tensors}
     pairs: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
     for name, parts in names.items():
@@ -59,6 +72,7 @@ def adapter_facts(
     found |= {
         "foreign_prefixes": foreign_prefixes(tensors),
         "unknown_tensors": [name for name, parts in names.items() if parts is None],
+        "named_after_adapter": any(re.search(r"\.lora_[AB]\.(?!weight$|bias$)", name) for name in tensors),
         "halves": [module for module in modules if not {"lora_A", "lora_B"} <= pairs[module].keys()],
         "modules": len(modules),
     }
@@ -67,8 +81,24 @@ def adapter_facts(
     found |= _numbers(config, pairs, tensors, file)
     if config:
         found |= _against_config(config, modules, pairs, names)
-    found["misfits"] = [*_rank_misfits(config, pairs), *_base_misfits(pairs, base)] if config or base else None
+    found["misfits"] = (
+        [*_rank_misfits(config, pairs), *_base_misfits(pairs, None if config.get("layer_replication") else base)]
+        if config or base
+        else None
+    )
     return found
+
+
+def changes_base(config: Mapping[str, Any]) -> str:
+    """init_lora_weights where it changed the base and the adapter is not converted, else ``none``."""
+    written = config.get("init_lora_weights")
+    return written if isinstance(written, str) and written.lower().startswith(_INITS) else "none"
+
+
+def _is_of_base(name: str) -> bool:
+    """A weight that PEFT wrapped; of an adapted or resized embedding it stores the base's on purpose."""
+    module, mark, rest = name.rpartition(".base_layer.")
+    return bool(mark) and rest in ("weight", "bias") and module.rpartition(".")[2] not in _EMBEDDINGS
 
 
 def scaling_of(config: Mapping[str, Any], module: str) -> float:
@@ -100,51 +130,50 @@ def _numbers(
     tensors: Mapping[str, StoredTensor],
     file: Path,
 ) -> dict[str, Any]:
-    """What the values say: each tensor is read once."""
-    import numpy as np
-
-    arrays = Arrays(file)
+    """What the values say: each tensor is read once, in the order of the file."""
+    halves = {
+        parts[part].name: (module, part)
+        for module, parts in pairs.items()
+        if _makes_a_change(parts)
+        for part in ("lora_A", "lora_B")
+    }
     bad: list[str] = []
-    learned: list[LearnedModule] = []
-    seen: set[str] = set()
-
-    def look(tensor: StoredTensor, array: Any) -> None:
-        seen.add(tensor.name)
-        # A sum is finite only where each part is: one pass without a mask of the array's size.
-        if array is not None and tensor.dtype in FLOATS and not np.isfinite(array.sum(dtype=np.float64)):
-            bad.append(tensor.name)
-
-    for module, parts in pairs.items():
-        if not {"lora_A", "lora_B"} <= parts.keys():
-            continue
-        a, b = arrays.get(parts["lora_A"]), arrays.get(parts["lora_B"])
-        if a is None or b is None or a.ndim < 2 or b.ndim < 2 or a.shape[0] != b.shape[1]:
-            continue
-        each = learned_module(module, a, b, scaling_of(config, module))
-        learned.append(each)
-        if each.norm < math.inf:  # then every value is finite: a NaN would be in the products
-            seen.update((parts["lora_A"].name, parts["lora_B"].name))
-        else:
-            look(parts["lora_A"], a)
-            look(parts["lora_B"], b)
-    for name, tensor in tensors.items():
-        if name not in seen:
-            look(tensor, arrays.get(tensor))
+    factors: dict[str, dict[str, Factor]] = defaultdict(dict)
+    with Passing(file) as passing:
+        for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
+            if name not in halves:
+                if passing.is_finite(tensor) is False:
+                    bad.append(name)
+                continue
+            module, part = halves[name]
+            values = passing.values(tensor)
+            found = factor(values if part == "lora_A" else values.reshape(values.shape[0], -1).T)
+            if found is None:
+                bad.append(name)
+            else:
+                factors[module][part] = found
+    learned = [
+        learned_module(module, parts["lora_A"], parts["lora_B"], scaling_of(config, module))
+        for module, parts in ((module, factors[module]) for module in pairs if module in factors)
+        if len(parts) == 2
+    ]
     scalings = {each.scaling for each in learned}
     facts = {"nonfinite": bad, "scaling": scalings.pop() if len(scalings) == 1 else None}
     return facts | learned_facts([] if bad else learned)
 
 
-def _nonfinite(tensors: Mapping[str, StoredTensor], file: Path) -> list[str]:
-    import numpy as np
+def _makes_a_change(parts: Mapping[str, StoredTensor]) -> bool:
+    """Both matrices are there, in numbers, and can be multiplied."""
+    if not {"lora_A", "lora_B"} <= parts.keys():
+        return False
+    a, b = parts["lora_A"], parts["lora_B"]
+    shapes = len(a.shape) > 1 and len(b.shape) > 1 and a.shape[0] == b.shape[1] and a.elements > 0 < b.elements
+    return shapes and a.dtype in FLOATS and b.dtype in FLOATS
 
-    arrays = Arrays(file)
-    found = []
-    for tensor in tensors.values():
-        array = arrays.get(tensor) if tensor.dtype in FLOATS else None
-        if array is not None and not np.isfinite(array.sum(dtype=np.float64)):
-            found.append(tensor.name)
-    return found
+
+def _nonfinite(tensors: Mapping[str, StoredTensor], file: Path) -> list[str]:
+    with Passing(file) as passing:
+        return [name for name, tensor in tensors.items() if passing.is_finite(tensor) is False]
 
 
 def _against_config(
@@ -162,7 +191,7 @@ def _against_config(
     dora = bool(config.get("use_dora"))
     return {
         "targets_without_tensors": None if wanted is None else _idle(wanted, modules, config),
-        "tensors_without_target": _untargeted(targets, wanted, modules),
+        "tensors_without_target": _untargeted(targets, wanted, [m for m in modules if not _of_parameter(m, config)]),
         "layers_without_tensors": _gaps(config, modules),
         "magnitude": "missing"
         if dora and magnitudes < len(modules)
@@ -170,7 +199,9 @@ def _against_config(
         if magnitudes and not dora
         else "ok",
         "saved_missing": _not_saved(asked, whole),
-        "saved_unasked": sorted({m for m in whole if not _saved_by(m, asked, config, modules)}),
+        "saved_unasked": []
+        if any(_is_of_base(name) for name in names)
+        else sorted({m for m in whole if not _saved_by(m, asked, config, modules)}),
     }
 
 
@@ -208,6 +239,13 @@ def _untargeted(targets: Any, wanted: list[str] | None, modules: list[str]) -> l
     return [] if targets in _WORDS else None
 
 
+def _of_parameter(module: str, config: Mapping[str, Any]) -> bool:
+    """Whether the module owns one of target_parameters; of two on one module PEFT nests the first as base_layer."""
+    owners = [str(each).rpartition(".")[0] for each in config.get("target_parameters") or []]
+    owner = module.replace(".base_layer", "")
+    return any(not each or owner == each or owner.endswith(f".{each}") for each in owners)
+
+
 def _any_is(modules: Iterable[str], target: str) -> bool:
     return any(module == target or module.endswith(f".{target}") or f".{target}." in module for module in modules)
 
@@ -217,7 +255,7 @@ def _saved_by(module: str, asked: list[str], config: Mapping[str, Any], modules:
     if any(module == name or module.endswith(f".{name}") or f".{name}." in f".{module}." for name in asked):
         return True
     last = module.rpartition(".")[2]
-    if last in ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_out", "embed_in", "output_layer"):
+    if last in _EMBEDDINGS:
         return True  # save_embedding_layers: PEFT stores them where the vocabulary was resized
     if last in ("score", "classifier") or config.get("bias") not in (None, "none"):
         return True
@@ -227,7 +265,7 @@ def _saved_by(module: str, asked: list[str], config: Mapping[str, Any], modules:
 def _gaps(config: Mapping[str, Any], modules: list[str]) -> list[int]:
     """Layers inside of the range of a projection that do not have it, where the config does not choose layers.
 
-    A model may have another projection in each n-th layer: a regular gap is its design.
+    A model may have another kind of block in some layers: what stands in its place is its design.
     """
     if config.get("layers_to_transform") is not None or not isinstance(config.get("target_modules"), list | str):
         return []
@@ -235,18 +273,21 @@ def _gaps(config: Mapping[str, Any], modules: list[str]) -> list[int]:
         return []
     if config.get("exclude_modules"):
         return []
-    layers: dict[str, set[int]] = defaultdict(set)
+    stacks: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
     for module in modules:
         layer, projection = place(module)
         if layer is not None:
-            layers[projection].add(layer)
-    if not layers:
-        return []
-    every = set().union(*layers.values())
-    top = max(every)
-    full = [kind for kind, held in layers.items() if len(held) > (top + 1) / 2]
-    gaps = {layer for kind in full for layer in range(top + 1) if layer not in layers[kind]}
-    return sorted(gaps) if len(gaps) <= max(1, (top + 1) // 8) else []
+            stacks[stack(module)][projection].add(layer)
+    return sorted({layer for projections in stacks.values() for layer in _gaps_of(projections)})
+
+
+def _gaps_of(projections: Mapping[str, set[int]]) -> set[int]:
+    """The layers of one stack that lack what the others have, and have nothing of their own in its place."""
+    top = max(set().union(*projections.values()))
+    full = [held for held in projections.values() if len(held) > (top + 1) / 2]
+    own = set().union(*(held for held in projections.values() if len(held) <= (top + 1) / 2))
+    gaps = {layer for held in full for layer in range(top + 1) if layer not in held} - own
+    return gaps if len(gaps) <= max(1, (top + 1) // 8) else set()
 
 
 def _rank_misfits(config: Mapping[str, Any], pairs: Mapping[str, Mapping[str, StoredTensor]]) -> list[OtherShape]:

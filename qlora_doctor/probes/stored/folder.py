@@ -38,7 +38,9 @@ def stored_facts(folder: Path, base: Path | None = None) -> StoredFacts:
     elif (folder / "config.json").is_file() or any(path.suffix == ".safetensors" for path in files):
         found |= {"kind": "merged", **whole_facts(folder)}
     else:
-        found |= {"kind": "none", "weights": "missing"}
+        found |= {"kind": "none", "weights": "missing", "inner": [path.parent.name for path in _below(folder)]}
+    if found.get("weights") == "missing":
+        found["sharded"] = _sharded(folder)
     found |= token_facts(folder, base, found)
     return StoredFacts(**found)
 
@@ -47,8 +49,21 @@ def _inner(folder: Path) -> Path:
     """The folder itself, or the one below it that PEFT made for an adapter with a name of its own."""
     if (folder / CONFIG).exists() or (folder / WEIGHTS).exists() or (folder / "config.json").exists():
         return folder
-    below = [path.parent for path in folder.glob(f"*/{CONFIG}")]
-    return below[0] if len(below) == 1 else folder
+    below = _below(folder)
+    return below[0].parent if len(below) == 1 else folder
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*/{CONFIG}"))
+
+
+def _sharded(folder: Path) -> str:
+    """The folder with the parts of FSDP (torch's distributed checkpoint) or of DeepSpeed's ZeRO."""
+    for pattern in ("*.distcp", "*/*.distcp", "*zero_pp_rank_*", "*/*zero_pp_rank_*"):
+        found = next(iter(sorted(folder.glob(pattern))), None)
+        if found is not None:
+            return "." if found.parent == folder else found.parent.name
+    return "none"
 
 
 def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:
@@ -67,7 +82,8 @@ def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:
     else:
         found |= {"weights": "missing", "weights_failure": f"There is no {WEIGHTS} in {folder}."}
     found |= adapter_facts(config or {}, tensors, file, _base_config(base, config))
-    if tensors and found["weights"] == "whole":
+    replicated = (config or {}).get("layer_replication")  # layers that the base's checkpoint does not have
+    if tensors and found["weights"] == "whole" and not replicated:
         found |= held_against_base(found, tensors, _base_checkpoint(base, config), weigh=base is not None)
     found["servers"] = servers(config, found) if config is not None else None
     return found

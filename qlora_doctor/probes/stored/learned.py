@@ -8,13 +8,14 @@ is ever made. The effective rank is exp of the entropy of the singular values' s
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from ...facts.stored import LearnedModule
-from .names import place
+from .names import place, stack
 
 _OUTLIER = 6.0
 """Standard deviations of the logarithm, among the same projection of other layers, beyond which a norm stands out."""
@@ -22,29 +23,48 @@ _FEWEST = 6
 """Layers below which nobody can tell an outlier."""
 
 
-def learned_module(module: str, a: Any, b: Any, scaling: float) -> LearnedModule:
-    """What a pair of factors does.
+@dataclass(frozen=True)
+class Factor:
+    """What is kept of lora_A or lora_B: of its numbers nothing but what follows.
 
-    Args:
-        a: lora_A, rank × in (an embedding's: rank × rows).
-        b: lora_B, out × rank.
+    Attributes:
+        gram: rank × rank, float64: A·Aᵀ of lora_A, Bᵀ·B of lora_B.
+        zero: every number is exactly zero.
     """
+
+    gram: Any
+    zero: bool
+
+
+def factor(matrix: Any) -> Factor | None:
+    """Of a matrix of rank × anything (lora_B is given turned); None where a number is not finite."""
     import numpy as np
 
-    rank = int(a.shape[0])
-    a, b = a.reshape(rank, -1), b.reshape(b.shape[0], -1)
+    matrix = matrix.reshape(matrix.shape[0], -1)
+    with np.errstate(all="ignore"):  # what is not finite is seen below
+        gram = (matrix @ matrix.T).astype(np.float64)
+        if not math.isfinite(gram.sum()):
+            wide = matrix.astype(np.float64)  # large numbers have squares beyond float32
+            gram = wide @ wide.T
+            if not math.isfinite(gram.sum()):
+                return None
+    return Factor(gram, zero=not gram.trace() and not np.any(matrix))
+
+
+def learned_module(module: str, a: Factor, b: Factor, scaling: float) -> LearnedModule:
+    """What a pair of factors does."""
+    import numpy as np
+
+    rank = len(a.gram)
     layer, projection = place(module)
-    with np.errstate(all="ignore"):  # what is not finite is told below
-        gram_a = np.asarray(a @ a.T, np.float64)
-        gram_b = np.asarray(b.T @ b, np.float64)
-    if not (np.isfinite(gram_a).all() and np.isfinite(gram_b).all()):
-        return LearnedModule(module=module, layer=layer, projection=projection, rank=rank, scaling=scaling,
-                             norm=math.inf, zero=False)  # fmt: skip
-    values, vectors = np.linalg.eigh(gram_b)
-    root = vectors * np.sqrt(np.clip(values, 0, None))
-    squares = np.clip(np.linalg.eigvalsh(root.T @ gram_a @ root), 0, None)
+    try:
+        root = np.linalg.cholesky(b.gram)
+    except np.linalg.LinAlgError:  # rows of B that depend on one another
+        values, vectors = np.linalg.eigh(b.gram)
+        root = vectors * np.sqrt(np.clip(values, 0, None))
+    squares = np.clip(np.linalg.eigvalsh(root.T @ a.gram @ root), 0, None)
     norm = abs(scaling) * math.sqrt(float(squares.sum()))
-    zero = not bool(np.any(b)) or not bool(np.any(a))
+    zero = a.zero or b.zero
     return LearnedModule(
         module=module, layer=layer, projection=projection, rank=rank, scaling=scaling, norm=norm, zero=zero,
         effective_rank=None if zero or norm == 0 else _effective(np.sqrt(squares)),
@@ -64,6 +84,8 @@ def learned_facts(learned: Sequence[LearnedModule]) -> dict[str, Any]:
     if not learned:
         return {}
     zero = [each for each in learned if each.zero]
+    stacks = Counter(stack(each.module) for each in learned if each.layer is not None)
+    largest = [each for each in learned if each.layer is not None and stack(each.module) == stacks.most_common(1)[0][0]]
     ranks = [each.effective_rank for each in learned if each.effective_rank is not None]
     used = [each.effective_rank / each.rank for each in learned if each.effective_rank is not None]
     all_zero = len(zero) == len(learned)
@@ -71,11 +93,11 @@ def learned_facts(learned: Sequence[LearnedModule]) -> dict[str, Any]:
         "learned": list(learned),
         "all_zero": all_zero,
         "zero_modules": [] if all_zero else [each.module for each in zero],
-        "zero_layers": [] if all_zero else _zero_layers(learned),
+        "zero_layers": [] if all_zero else _zero_layers(largest),
         "effective_rank": median(ranks) if ranks else None,
         "used_ratio": median(used) if used else None,
         "outliers": _outliers(learned),
-        "carrying_layers": _carrying(learned),
+        "carrying_layers": _carrying(largest),
     }
 
 
@@ -89,10 +111,10 @@ def _zero_layers(learned: Sequence[LearnedModule]) -> list[int]:
 
 def _outliers(learned: Sequence[LearnedModule]) -> list[str]:
     """Modules far above their like in other layers, on a logarithmic scale with a robust spread."""
-    kinds: dict[str, list[LearnedModule]] = defaultdict(list)
+    kinds: dict[tuple[str, str], list[LearnedModule]] = defaultdict(list)
     for each in learned:
         if each.layer is not None and 0 < each.norm < math.inf:
-            kinds[each.projection].append(each)
+            kinds[stack(each.module), each.projection].append(each)
     found = []
     for group in kinds.values():
         if len(group) < _FEWEST:

@@ -87,6 +87,12 @@ def foreign_prefixes(names: Iterable[str]) -> list[ForeignPrefix]:
     return [ForeignPrefix(prefix=prefix, made_by=by, tensors=count) for (prefix, by), count in counts.items()]
 
 
+def stack(module: str) -> str:
+    """What stands before the layer's number: two towers, or encoder and decoder, count their layers each by itself."""
+    match = _LAYER.search(module)
+    return module[: match.start()] if match else ""
+
+
 def place(module: str) -> tuple[int | None, str]:
     """Layer and projection of a module: ``(3, "self_attn.q_proj")``."""
     match = _LAYER.search(module)

@@ -111,4 +111,5 @@ def _is_identity(layers: list[Any]) -> bool | None:
     whole = all(local_part(factor) is factor and is_readable(factor) for factor in factors)
     if not factors or not whole:
         return None
-    return not any(bool(torch.count_nonzero(factor.detach())) for factor in factors)
+    counts = [torch.count_nonzero(factor.detach()) for factor in factors]  # of all before the first is waited for
+    return not any(bool(count) for count in counts)

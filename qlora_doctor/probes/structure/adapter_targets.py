@@ -46,7 +46,35 @@ def target_facts(
         # PEFT wraps whatever ends in an entry (peft.utils.other._set_trainable).
         "unmatched_modules_to_save": [m for m in to_save if not any(name.endswith(m) for name in names)],
         "targets_also_saved": _also_saved(targets, to_save, names),
+        "patterns_without_match": _idle_patterns(seen, config),
+        "layers_beyond": _layers_beyond(config, names),
     }
+
+
+def _idle_patterns(seen: Inventory, config: Any) -> list[str] | None:
+    """Keys of rank_pattern and alpha_pattern that no adapted module goes by; None without adapters."""
+    keys = [*(getattr(config, "rank_pattern", None) or {}), *(getattr(config, "alpha_pattern", None) or {})]
+    adapted = [part.name for part in seen.parts if part.lora]
+    if not keys:
+        return []
+    if not adapted:
+        return None
+    try:
+        from peft.utils.other import get_pattern_key
+    except ImportError:  # older versions match inside of their tuners
+        return None
+    try:
+        return [key for key in dict.fromkeys(keys) if not any(get_pattern_key([key], name) == key for name in adapted)]
+    except re.error:
+        return None
+
+
+def _layers_beyond(config: Any, names: list[str]) -> list[int]:
+    """Layers that layers_to_transform asks for and no list of the model has."""
+    asked = getattr(config, "layers_to_transform", None)
+    wanted = [asked] if isinstance(asked, int) else list(asked or [])
+    there = {int(number) for name in names for number in re.findall(r"\.(\d+)(?=\.|$)", name)}
+    return [number for number in wanted if isinstance(number, int) and number not in there] if there else []
 
 
 def matched_names(config: Any, names: list[str]) -> list[str]:

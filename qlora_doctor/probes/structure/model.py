@@ -52,6 +52,8 @@ def model_facts(
         published_parameters=architecture.published_parameters if architecture is not None else None,
         fused_modules=[kind for kind in _all_kinds(seen) if fused_parts(kind)],
         module_kinds=seen.module_kinds,
+        block_classes=_block_classes(seen.base),
+        wraps_missing=_wraps_missing(seen.base, setup) if setup is not None else None,
         remote_code=type(seen.base).__module__.startswith("transformers_modules"),
         checkpoint_quantization=checkpoint_quantization(raw),
         checkpoint_conflicts=checkpoint_conflicts(raw, setup) if setup is not None else None,
@@ -61,6 +63,30 @@ def model_facts(
         **_class_fit(seen, architecture, setup),
         **counts,
     )
+
+
+def _block_classes(model: Any) -> list[str]:
+    """Names of the classes of what stands in the lists of layers, most often decoder layers, in their order."""
+    from torch import nn
+
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return list(dict.fromkeys(type(inner).__name__ for each in lists for inner in each))
+
+
+_WRAPPED = ("transformer_layer_cls_to_wrap", "fsdp_transformer_layer_cls_to_wrap")
+
+
+def _wraps_missing(model: Any, setup: Setup) -> list[str] | None:
+    """Classes of layers that FSDP is told to wrap and does not find, at which accelerate stops; None: not known."""
+    settings = setup.training.fsdp_config
+    if not setup.training.fsdp or settings is None:
+        return []
+    if not isinstance(settings, dict):
+        return None
+    found: Any = next((settings[key] for key in _WRAPPED if settings.get(key)), [])
+    names = found.split(",") if isinstance(found, str) else found if isinstance(found, list) else []
+    there = {type(module).__name__ for module in model.modules()}
+    return [name for name in (str(each).strip() for each in names) if name and name not in there]
 
 
 def _class_fit(seen: Inventory, architecture: Architecture | None, setup: Setup | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from ...core.closest import alike
+from ...core.closest import likeness
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
@@ -103,13 +103,13 @@ def fused_home(target: str, kinds: Collection[str]) -> list[str]:
 def closest_kinds(target: str, kinds: Collection[str], limit: int = 3) -> list[str]:
     """Kinds of the model that ``target`` may have meant: a slip of spelling, the same projection, a fused home."""
     last = kind_of(target)
-    spelling = {kind: alike(last.lower(), kind.lower()) for kind in kinds}
+    spelling = {kind: likeness(last.lower(), kind.lower()) for kind in kinds}
     typos = [kind for kind in kinds if spelling[kind] >= 0.85]
     roles = {role for role, names in _ROLES.items() if last in names}
     # A fused name of another family: what it holds may be layers of their own here.
     roles |= set(fused_parts(last))
     same = [kind for kind in kinds if any(kind in _ROLES[role] for role in roles)]
     fused = [kind for kind in kinds if roles & set(fused_parts(kind))]
-    close = sorted((kind for kind in kinds if spelling[kind] >= 0.7), key=lambda kind: -spelling[kind])
-    found = list(dict.fromkeys([*sorted(typos, key=lambda kind: -spelling[kind]), *same, *fused, *close]))
+    near = sorted((kind for kind in kinds if spelling[kind] >= 0.7), key=lambda kind: -spelling[kind])
+    found = list(dict.fromkeys([*sorted(typos, key=lambda kind: -spelling[kind]), *same, *fused, *near]))
     return found[:limit]

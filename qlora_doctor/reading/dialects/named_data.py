@@ -165,12 +165,12 @@ BESIDE: dict[str, tuple[str, ...]] = {
         *("train_on_inputs", "sequence_len", "chat_template", "chat_template_jinja", "excess_length_strategy"),
         *("sample_packing", "eot_tokens", "special_tokens", "tokens", "rl", "val_set_size", "default_system_message"),
         *("dataset_exact_deduplication", "roles_to_train", "train_on_eos", "processor_type", "min_sample_len"),
-        *("tokenizer_type", "tokenizer_config", "added_tokens_overrides"),
+        *("tokenizer_type", "tokenizer_config", "added_tokens_overrides", "dataset_prepared_path"),
     ),
     "llamafactory": (
         *("template", "train_on_prompt", "mask_history", "cutoff_len", "packing", "neat_packing", "max_samples"),
         *("default_system", "enable_thinking", "stage", "val_size", "dataset_dir", "tool_format", "resize_vocab"),
-        *("add_tokens", "add_special_tokens", "new_special_tokens"),
+        *("add_tokens", "add_special_tokens", "new_special_tokens", "tokenized_path"),
     ),
     "ms-swift": (
         *("template", "template_type", "system", "max_length", "truncation_strategy", "loss_scale", "packing"),

@@ -64,6 +64,31 @@ def is_notebook(data: Any) -> bool:
     return isinstance(data, dict) and ("nbformat" in data or "worksheets" in data) and bool(data)
 
 
+_KAGGLE = {"nvidiaTeslaT4": "T4", "nvidiaTeslaP100": "P100", "nvidiaL4": "L4", "nvidiaA100": "A100"}
+"""Kaggle's names of its accelerators."""
+
+
+def _asked_card(data: Any) -> str | None:
+    """The card that a notebook was saved with: ``metadata.colab.gpuType``, or Kaggle's accelerator; None: neither is
+    told, or is no card that is known here."""
+    metadata = data.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+
+    def told(service: str, key: str) -> Any:
+        own = metadata.get(service)
+        return own.get(key) if isinstance(own, dict) else None
+
+    asked = told("colab", "gpuType") or _KAGGLE.get(str(told("kaggle", "accelerator")))
+    if not isinstance(asked, str) or metadata.get("accelerator") not in ("GPU", None):
+        return None
+    from ...tables.cards import UnknownCard, find_card
+
+    try:
+        return find_card(asked).name
+    except UnknownCard:
+        return None
+
+
 def read(document: Document) -> Setup:
     """A script or a notebook → Setup.
 
@@ -73,12 +98,14 @@ def read(document: Document) -> Setup:
     from ..pins import asked_of
     from ..python.keywords import asked_versions, check_keywords
     from ..python.named_data import name_data
+    from ..python.outcomes import note_outcomes
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.sheet import Sheet
     from ..python.source import read_source
     from ..python.statements import read_statements
     from ..python.story import tell
     from ..python.training import by_card, order_of, read_training
+    from ..python.uses import note_uses
 
     if document.format != "text" and not is_notebook(document.data):
         raise ConfigError(f"{document.path or 'The config'} is neither a Python script nor a notebook.")
@@ -93,12 +120,17 @@ def read(document: Document) -> Setup:
         read_data(story, sheet)
         name_data(story, sheet)
         order_of(story, sheet)
+        note_outcomes(story, sheet)
         by_card(sheet)
         check_keywords(story, sheet)
+        note_uses(story, sheet)
         read_statements(story, sheet)
     except RecursionError:
         raise ConfigError(f"{document.path or 'The script'} cannot be followed.", remedy=_TOO_DEEP) from None
     sheet.leave("hardware.count", why="How the script is launched decides.")
+    card = _asked_card(document.data) if is_notebook(document.data) else None
+    if card is not None:
+        sheet.put_default("hardware.gpu", card, "The card that the notebook's metadata ask for.")
     if story.runs > 1:
         sheet.remark("several-runs", None, "The script trains more than once; the first training was read.")
     return sheet.setup().model_copy(update={"versions": asked_of(asked_versions(story))})

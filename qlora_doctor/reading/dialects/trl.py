@@ -143,7 +143,7 @@ def read(document: Document) -> Setup:
         reading.take({"datasets.0.path": ("data.train", text)})
     if not reading.knows("data.train"):
         reading.take({"dataset_path": ("data.train", one_or_list)})
-    reading.extra("training", "packing_strategy", "liger_kernel_config")
+    reading.extra("training", "packing_strategy", "liger_kernel_config", "metric_for_best_model", "greater_is_better")
     _adapter(reading)
     reading.defaults(_DEFAULTS)
     _dtypes(reading, handbook)

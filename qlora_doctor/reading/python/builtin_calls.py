@@ -28,6 +28,10 @@ _TEXT_METHODS = {
 }  # fmt: skip
 
 
+_HEADS = ("lm_head", "output_layer", "embed_out")
+"""Names of output heads that scripts take out of what they adapt."""
+
+
 def call_builtin(
     machine: Library, callee: Name, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool
 ) -> Value | None:
@@ -51,11 +55,10 @@ def call_builtin(
     if name in ("list", "tuple", "set", "sorted", "frozenset"):
         if first is None:
             return Listing(node)
-        return (
-            Listing(node, items=list(first.items), exact=first.exact)
-            if isinstance(first, Listing)
-            else _like(first, node)
-        )
+        if isinstance(first, Listing):
+            of, no_head = first.linear_of, first.head_taken_out
+            return Listing(node, items=list(first.items), exact=first.exact, linear_of=of, head_taken_out=no_head)
+        return _like(first, node)
     if name in _PURE and not named:
         return resting_on(_pure(name, node, positional), *positional)
     if name == "len" and isinstance(first, Made) and first.maker == "a tokenizer":
@@ -297,6 +300,10 @@ def _on_listing(machine: Library, holder: Listing, name: str, node: ast.Call, po
         return Known(node, data=None)
     if name == "copy":
         return Listing(node, items=list(holder.items), exact=holder.exact)
+    if name in ("remove", "discard") and holder.linear_of is not None and positional:
+        gone = positional[0]
+        holder.head_taken_out = isinstance(gone, Known) and gone.data in _HEADS
+        return Known(node, data=None)
     if name not in ("index", "count"):
         machine.loosen(holder)
     return Unknown(node)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .arguments import Arguments
+from .arithmetic_of_updates import loss_fault, scheduler_per_micro_batch
 from .values import Class, Function, Known, Listing, Made, Model, Name, Step, Thing, Unknown, Value
 
 TOKENIZER = "a tokenizer"
@@ -182,9 +183,45 @@ class Changes(Arguments):
         done = self._body_over(model, items.maker, names, node.body, [])
         if not done:
             self.unfollowed(model, "loop-over-model", "A loop over the model's parameters or modules.", node)
+        self._collected(model, items.maker, names, node)
         return False
 
     _asyncfor = _for
+
+    def _collected(self, model: Model, over: str, names: tuple[str, str], node: ast.For | ast.AsyncFor) -> None:
+        """What a loop over the model leaves in the script's own names and lists: it is not known here.
+
+        But for the names of the layers of one class, which a loop over named_modules puts into a list or set, as
+        ``find_all_linear_names`` of many scripts does.
+        """
+        of_class = self._one_class(names[1], node) if over == MODULES and names[0] else None
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Assign | ast.AugAssign | ast.AnnAssign):
+                for target in inner.targets if isinstance(inner, ast.Assign) else [inner.target]:
+                    if isinstance(target, ast.Name) and target.id in self.scope.names and target.id not in names:
+                        self.bind(target.id, Unknown(inner, why="A loop over the model decides."))
+            called = inner.func if isinstance(inner, ast.Call) else None
+            if not isinstance(called, ast.Attribute) or called.attr not in ("add", "append", "extend", "update"):
+                continue
+            holder = self.evaluate(called.value) if _is_short_path(called.value, names) else None
+            if isinstance(holder, Listing):
+                if not holder.items and holder.exact and called.attr in ("add", "append"):
+                    holder.linear_of = of_class
+                self.loosen(holder)
+
+    def _one_class(self, module: str, node: ast.For | ast.AsyncFor) -> str | None:
+        """The class that the loop's one test asks each module for; None where it asks for more, or otherwise."""
+        tests = [each.test for each in ast.walk(node) if isinstance(each, ast.If)]
+        found: list[str] = []
+        for test in tests:
+            for part in test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]:
+                asked = _asked_class(part, module)
+                if asked is not None:
+                    value = self.evaluate(asked)
+                    found.append(value.last if isinstance(value, Name) else "")
+                elif _head_left_out(part) is False:
+                    return None
+        return found[0] if len(found) == 1 and found[0] else None
 
     def _body_over(
         self, model: Model, over: str, names: tuple[str, str], body: list[ast.stmt], tests: list[Value]
@@ -289,6 +326,9 @@ class Changes(Arguments):
             for call in ast.walk(node):
                 if isinstance(call, ast.Call) and _steps_scheduler(call.func):
                     self.note("scheduler-by-hand", "A learning-rate scheduler is stepped by hand.", call)
+            early = scheduler_per_micro_batch(node)
+            if early is not None:
+                self.note("scheduler-per-micro-batch", ast.unparse(early)[:80], early)
             try:
                 return super()._loop(node)
             finally:
@@ -304,6 +344,9 @@ class Changes(Arguments):
                 if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and statement.name in OVERRIDES:
                     name = each.body.name if isinstance(each, Class) and each.body is not None else "The trainer"
                     self.note("overridden-method", f"{name} has a {statement.name} of its own.", statement)
+                    fault = loss_fault(statement) if statement.name == "compute_loss" else None
+                    if fault is not None:
+                        self.note(fault, f"{name}.compute_loss", statement)
 
     def takes_part(self, trainer: Made) -> None:
         """Note the script's own code that a trainer is given."""
@@ -347,6 +390,23 @@ def _asks_for_none(test: ast.expr) -> ast.Attribute | None:
         if isinstance(right, ast.Constant) and right.value is None and isinstance(test.left, ast.Attribute):
             return test.left
     return None
+
+
+def _asked_class(test: ast.expr, module: str) -> ast.expr | None:
+    """``cls`` of ``isinstance(module, cls)``; None for any other test."""
+    if not isinstance(test, ast.Call) or ast.unparse(test.func) != "isinstance" or len(test.args) != 2:
+        return None
+    return test.args[1] if ast.unparse(test.args[0]) == module and not isinstance(test.args[1], ast.Tuple) else None
+
+
+def _head_left_out(test: ast.expr) -> bool:
+    """True for a test that leaves the output head out, which PEFT's ``all-linear`` does as well."""
+    return isinstance(test, ast.Compare) and "lm_head" in ast.unparse(test) and isinstance(test.ops[0], ast.NotIn)
+
+
+def _is_short_path(node: ast.expr, names: tuple[str, str]) -> bool:
+    """True for a name of the script that the loop did not bind, or an attribute of one."""
+    return isinstance(node, ast.Name | ast.Attribute) and _root(node) not in ("", *names)
 
 
 def _is_dtype(value: Value | None) -> bool:

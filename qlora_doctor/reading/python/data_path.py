@@ -184,11 +184,20 @@ def _end_of_trainer(call: ast.Call, assigned: dict[str, ast.expr]) -> dict[str, 
     end: dict[str, Any] = {
         "trainer": _last(call.func),
         "collator": _collator(_keyword(call, "data_collator"), assigned),
+        "keeps_columns": _keeps_columns(_keyword(call, "args"), assigned),
         "has_tokenizer": any(_keyword(call, name) is not None for name in ("tokenizer", "processing_class")),
     }
     if former is not None:
         end["formatting_func"] = former.id if isinstance(former, ast.Name) else "?"
     return end
+
+
+def _keeps_columns(given: ast.expr | None, assigned: dict[str, ast.expr]) -> bool:
+    """True where the trainer's arguments say ``remove_unused_columns=False``."""
+    if isinstance(given, ast.Name) and given.id in assigned:
+        given = assigned[given.id]
+    kept = _keyword(given, "remove_unused_columns") if given is not None else None
+    return isinstance(kept, ast.Constant) and kept.value is False
 
 
 def _collator(given: ast.expr | None, assigned: dict[str, ast.expr]) -> dict[str, Any] | str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .arithmetic import LARGEST, calculated, tested
 from .files import joined_path, path_attribute

@@ -160,6 +160,9 @@ class Library(Changes):
             call = self.made(name, node, positional, named, rest)
             if kind == "attach":
                 _name_adapter(call, positional)
+                kind = "add-adapter" if _is_peft_model(model) else kind
+            elif name == "set_adapter":
+                _activate(self, model, positional, named)
             self.step(model, kind, call)
         elif name in OVER:
             with_names: Value = Known(node, data=True) if name.startswith("named") else Unknown(node)
@@ -167,9 +170,13 @@ class Library(Changes):
         elif self.changing_method(model, name, node, positional):
             return model
         elif name in ("merge_and_unload", "unload", "merge_adapter"):
+            if name != "unload":
+                self.seen.merges.append((model, node))
             self.step(model, "merge", self.made(name, node, positional, named, rest))
             return Model(node, load=model.load, steps=list(model.steps), touched=model.touched, config=model.config)
         elif name not in _SAME_MODEL:
+            if name == "save_pretrained":
+                self.seen.saves.append((model, node, len(self.seen.runs)))
             return Unknown(node, why="It is asked of the model while the script runs.", part=(model, name))
         return model
 
@@ -187,7 +194,18 @@ class Library(Changes):
             return asked_of_tokenizer(name, node, holder)
         if isinstance(holder, Made) and holder.maker == "ModelConfig":
             return field_of(holder, name, node)
+        if isinstance(holder, Made) and holder.maker.endswith("Trainer") and name == "model":
+            given = holder.arguments.get("model", holder.arguments.get(0))
+            if isinstance(given, Model):
+                return self._within(holder, given)
         return super().attribute(holder, name, node)
+
+    def _within(self, trainer: Made, given: Model) -> Model:
+        """``trainer.model``: the model that the trainer was given, with the adapter that the trainer attached to it."""
+        steps = list(given.steps)
+        if trainer.arguments.get("peft_config") is not None:
+            steps.append(Step("attach", trainer, sure=not self.unsure))
+        return Model(trainer.node, load=given.load, steps=steps, touched=given.touched, config=given.config)
 
     def _made_method(
         self, holder: Made, name: str, node: ast.Call, positional: list[Value], named: dict[str, Value]
@@ -209,6 +227,8 @@ class Library(Changes):
             found = self.parsed(holder, name, node, positional, named)
             if found is not None:
                 return found
+        if holder.maker.endswith("Trainer") and name == "add_callback" and positional:
+            self.seen.callbacks.append(positional[0])
         if holder.maker.endswith("Trainer") and name == "train":
             run = _as_it_is(holder)
             resumed = named.get("resume_from_checkpoint", positional[0] if positional else None)
@@ -317,7 +337,9 @@ class Library(Changes):
         if last == "get_device_capability":
             return Listing(node, items=[Made(node, maker=CAPABILITY), Unknown(node, why="The card decides.")])
         if callee.dotted.startswith(_OPTIMIZERS):
-            return self._recorded(self.made(f"optimizer:{last}", node, positional, named, rest))
+            return self._recorded(self._optimizer(self.made(f"optimizer:{last}", node, positional, named, rest)))
+        if last == "set_grad_enabled" and positional and isinstance(positional[0], Known):
+            self.seen.gradients.append((bool(positional[0].data), node, not self.unsure, len(self.seen.runs)))
         if last == "DataLoader":
             return self._recorded(self.made(last, node, positional, named, rest))
         first = positional[0] if positional else None
@@ -329,6 +351,20 @@ class Library(Changes):
         if last == "load_dataset" or last in TRAINING_CLASSES or last.endswith(("Config", "Accelerator")):
             return self._recorded(self.made(last, node, positional, named, rest))
         return None
+
+    def _optimizer(self, made: Made) -> Made:
+        """An optimizer with the model whose parameters it is given, and how much was done to that model before."""
+        given = getattr(made.node, "args", [])[:1] + [
+            k.value for k in getattr(made.node, "keywords", []) if k.arg == "params"
+        ]
+        for inner in (each for part in given for each in ast.walk(part)):
+            called = inner.func if isinstance(inner, ast.Call) else None
+            if isinstance(called, ast.Attribute) and called.attr in OVER:
+                model = self.evaluate(called.value)
+                if isinstance(model, Model):
+                    done = Known(made.node, data=len(model.steps))
+                    made.arguments |= {"the model": model, "steps before": done}
+        return made
 
     def _of_model_config(self, value: Value) -> Value:
         return self._recorded(value) if isinstance(value, Made) else value
@@ -356,7 +392,13 @@ class Library(Changes):
             return self._on_model("load-adapter", node, positional, named, rest, Name(node, dotted=owner))
         if owner not in UNSLOTH | AUTO_PEFT | WITH_HEAD and not _MODEL_CLASS.search(owner):
             is_tokenizer = _TOKENIZER_CLASS.match(owner) is not None
-            return self._recorded(Made(node, maker=TOKENIZER)) if is_tokenizer else None
+            if not is_tokenizer:
+                return None
+            made = self._recorded(Made(node, maker=TOKENIZER))
+            name = named.get("pretrained_model_name_or_path", positional[0] if positional else None)
+            if name is not None:
+                self.seen.tokenizers[id(node)] = (made, name)
+            return made
         load = self.made(owner, node, positional, named, rest)
         if positional and isinstance(positional[0], Model):
             return positional[0]
@@ -422,6 +464,26 @@ def _spoil(value: Value, why: str) -> None:
         value.exact, value.why = False, why
     elif isinstance(value, Listing):
         value.exact = False
+
+
+def _is_peft_model(model: Model) -> bool:
+    """True of a PeftModel, whose add_adapter leaves the active adapter as it is; transformers' own makes it active."""
+    return any(
+        (step.kind.startswith("attach") and step.call.maker == "get_peft_model")
+        or (step.kind == "load-adapter" and step.call.maker in ADAPTED)
+        for step in model.steps
+    )
+
+
+def _activate(library: Library, model: Model, positional: list[Value], named: dict[str, Value]) -> None:
+    """``set_adapter(name)`` of an adapter that was added: from here on it is the one that trains."""
+    wanted = named.get("adapter_name", positional[0] if positional else None)
+    for step in [step for step in model.steps if step.kind == "add-adapter"]:
+        name = step.call.arguments.get("adapter_name", step.call.arguments.get(0))
+        known = isinstance(wanted, Known) and isinstance(name, Known)
+        if not known or wanted.data == name.data:  # type: ignore[union-attr]
+            library.step(model, "attach", step.call)
+            return
 
 
 def _as_it_is(trainer: Made) -> Made:

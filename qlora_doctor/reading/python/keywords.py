@@ -33,9 +33,9 @@ _EXPECTS = {"suppress", "raises", "assertRaises", "assertRaisesRegex"}
 def check_keywords(story: Story, sheet: Sheet) -> None:
     """Write down the keyword arguments that are not taken, each with its place."""
     found = list(_not_taken(story))
-    if not found or any(_imports_unsloth(source) or _looks_first(source) for source in story.sources):
+    if not found or any(imports_unsloth(source) or looks_first(source) for source in story.sources):
         return
-    guarded = set[int]().union(*map(_guarded, story.sources))
+    guarded = set[int]().union(*map(guarded_calls, story.sources))
     exact, ranged = versions_of_the_project(story)
     told: set[str] = set()
     for library, maker, call, keyword in found:
@@ -58,14 +58,15 @@ def check_keywords(story: Story, sheet: Sheet) -> None:
             )
 
 
-def asked_versions(story: Story) -> dict[str, Pin]:
+def asked_versions(story: Story, packages: tuple[str, ...] = PACKAGES) -> dict[str, Pin]:
     """What the script's project asks for of each package: what the script itself installs, else what lies beside it."""
     written = "\n".join(source.written for source in story.sources)
-    own = pins_of(written, PACKAGES, _whose(story))
-    for library in LIBRARIES:
-        if library not in own and re.search(_PINNED.format(library), written) is not None:
+    own = pins_of(written, packages, _whose(story))
+    for library in packages:
+        # "torch <" is a comparison as often as a version.
+        if library not in (*own, "torch") and re.search(_PINNED.format(library), written) is not None:
             own[library] = Pin(None, bounded=True, by=f"the script names versions of {library}")
-    beside = pins_in(story.folders, PACKAGES) if own.keys() < set(PACKAGES) else {}
+    beside = pins_in(story.folders, packages) if own.keys() < set(packages) else {}
     return {name: pin for name, pin in (beside | own).items() if pin.bounded}
 
 
@@ -74,9 +75,9 @@ def _whose(story: Story) -> str:
     return "the notebook" if file is not None and file.endswith(".ipynb") else "the script"
 
 
-def versions_of_the_project(story: Story) -> tuple[dict[str, str], set[str]]:
+def versions_of_the_project(story: Story, libraries: tuple[str, ...] = LIBRARIES) -> tuple[dict[str, str], set[str]]:
     """The versions that the script's project pins, by library; and the libraries of which it pins a range only."""
-    pins = {name: pin for name, pin in asked_versions(story).items() if name in LIBRARIES}
+    pins = asked_versions(story, libraries)
     exact = {name: pin.exact for name, pin in pins.items() if pin.exact is not None}
     return exact, pins.keys() - exact.keys()
 
@@ -91,7 +92,8 @@ def _not_taken(story: Story) -> Iterator[tuple[str, str, ast.Call, ast.keyword]]
                     yield library, maker, call, keyword
 
 
-def _imports_unsloth(source: Source) -> bool:
+def imports_unsloth(source: Source) -> bool:
+    """True where the script imports Unsloth, which replaces classes of the libraries."""
     for node in ast.walk(source.tree) if "unsloth" in source.code else ():
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
@@ -101,7 +103,7 @@ def _imports_unsloth(source: Source) -> bool:
     return False
 
 
-def _looks_first(source: Source) -> bool:
+def looks_first(source: Source) -> bool:
     """True where the script asks which version is there, or what a class takes, before it decides what to pass."""
     if _LOOKS_FIRST.search(source.code) is not None:
         return True
@@ -118,7 +120,7 @@ def _is_version(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and "version" in node.id.lower() and "python" not in node.id.lower()
 
 
-def _guarded(source: Source) -> set[int]:
+def guarded_calls(source: Source) -> set[int]:
     """The calls that may fail without harm, by id: those within ``try``, and what a ``try`` for a TypeError calls."""
     found: set[int] = set()
     functions: set[str] = set()

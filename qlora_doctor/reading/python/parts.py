@@ -21,7 +21,8 @@ from .values import Known, Listing, Made, Mapping, Unknown, Value
 _OF_THE_CLI = ("dataset_name", "use_cache")  # of TRL's command line, and no arguments of its classes
 TRAINING_ARGUMENTS = {k: row for k, row in {**HF_ARGUMENTS, **SFT_ARGUMENTS}.items() if k not in _OF_THE_CLI}
 """Name of an argument of TrainingArguments or SFTConfig → canonical path, with a conversion."""
-NUMERICS = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "activation_offloading", "packing_strategy")
+NUMERICS = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "activation_offloading", "packing_strategy",
+            "metric_for_best_model", "greater_is_better")  # fmt: skip
 """Further arguments that change what a step computes or takes."""
 NOT_GIVEN = "from_pretrained is given no quantization_config."
 _CONVERTED = {
@@ -295,9 +296,33 @@ def take_lora(arguments: dict[Any, Value], places: dict[Any, ast.AST], sheet: Sh
             continue
         if name in Lora.model_fields and name != "extra":
             convert = targets if name in ("target_modules", "exclude_modules") else None
+            if name == "target_modules" and isinstance(value, Listing) and value.linear_of is not None:
+                of, four_bit = value.linear_of, sheet.value("quantization.load_in_4bit")
+                value = _collected_targets(value, four_bit=four_bit)
+                if isinstance(value, Listing):
+                    note = f"The script collects the layers of class {of}, and a base {_IN[bool(four_bit)]} has none."
+                    sheet.remark("layers-of-another-class", value.node, note)
             sheet.take(f"lora.{name}", value, places.get(name, value.node), convert)
         elif name in known_arguments.LORA:
             sheet.extra("lora", name, value)
+
+
+_IN = {True: "in 4-bit", False: "that is not in 4-bit"}
+
+
+def _collected_targets(names: Listing, *, four_bit: Any) -> Value:
+    """The names of all layers of one class, as PEFT names them where these are all linear layers but the head.
+
+    bitsandbytes' Linear4bit is a Linear too, and transformers leaves the head in 16-bit.
+    """
+    of = names.linear_of
+    all_but_head = (of == "Linear4bit" and four_bit is True) or (of == "Linear" and names.head_taken_out)
+    if all_but_head:
+        return Known(names.node, data="all-linear")
+    none_there = (of == "Linear4bit" and four_bit is False) or (of == "Linear8bitLt" and four_bit is True)
+    if none_there:
+        return Listing(names.node)
+    return Unknown(names.node, why="The script collects the names from the model while it runs.")
 
 
 def _read_unsloth_adapter(call: Made, story: Story, sheet: Sheet) -> None:

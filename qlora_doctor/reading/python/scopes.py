@@ -79,4 +79,14 @@ class Seen:
     left_out: set[str] = field(default_factory=set)
     passed: dict[int, tuple[ast.Call, str]] = field(default_factory=dict)
     not_followed: list[tuple[str, str, ast.AST | None]] = field(default_factory=list)
+    gradients: list[tuple[bool, ast.AST, bool, int]] = field(default_factory=list)
+    """Calls of torch.set_grad_enabled: to what, where, whether surely, and how many trainings came before."""
+    callbacks: list[Value] = field(default_factory=list)
+    """What a trainer is given by add_callback."""
+    tokenizers: dict[int, tuple[Made, Value]] = field(default_factory=dict)
+    """Tokenizers, each with the name that it is loaded by."""
+    saves: list[tuple[Model, ast.AST, int]] = field(default_factory=list)
+    """Models whose save_pretrained is called, where, and how many trainings came before."""
+    merges: list[tuple[Model, ast.AST]] = field(default_factory=list)
+    """Models into which an adapter is merged."""
     exhausted: bool = False

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ...setup.setup import SECTIONS, Change, NamedData, NotFollowed, Origin, Setup
+from ...setup.setup import SECTIONS, Change, LibraryUse, NamedData, NotFollowed, Origin, Setup
 from ...setup.setup import Source as Whose
 from ..dialects.fields import checked_value
 from ..dialects.values import Unreadable, is_template
@@ -44,6 +44,7 @@ class Sheet:
         self.named_data: list[NamedData] = []
         self.changes: list[Change] = []
         self.not_followed: list[NotFollowed] = []
+        self.uses: list[LibraryUse] = []
 
     # -- values
 
@@ -202,6 +203,11 @@ class Sheet:
         (self._removed_keys if removed else self._unknown_keys).append(told)
         self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
 
+    def use(self, use: LibraryUse, node: ast.AST) -> None:
+        """Something of a library that is tried where it is at hand."""
+        self.uses.append(use)
+        self._origins.setdefault(use.key, Origin(source="explicit", place=self.source.place(node)))
+
     # -- the end
 
     def setup(self, version: str | None = None) -> Setup:
@@ -217,6 +223,7 @@ class Sheet:
             removed_keys=self._removed_keys,
             named_data=self.named_data,
             changes=self.changes,
+            uses=self.uses,
             not_followed=sorted(self.not_followed, key=_by_line),
             **sections,
         )

@@ -23,7 +23,7 @@ _WITHOUT_EFFECT = {"mode"}
 def read_statements(story: Story, sheet: Sheet) -> None:
     """What the script does with the model, its config and its tokenizer before it trains."""
     _read_model(story, sheet)
-    tokenizer = _tokenizer(story)
+    tokenizer = tokenizer_of(story)
     if tokenizer is not None:
         _read_tokenizer(tokenizer, sheet)
     for kind, note, node in story.seen.not_followed:
@@ -124,7 +124,7 @@ def _plain(value: Value | None) -> Any:
         return None
 
 
-def _tokenizer(story: Story) -> Made | None:
+def tokenizer_of(story: Story) -> Made | None:
     """The tokenizer that the trainer is given, else the only one of the script."""
     for name in ("processing_class", "tokenizer"):
         given = story.given(name)

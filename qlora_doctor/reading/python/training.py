@@ -8,7 +8,7 @@ from ...setup.defaults import TRL
 from ...setup.resolved import Resolved
 from ...setup.setup import Setup
 from ..dialects.values import switch
-from .hf_calls import RESUMED
+from .hf_calls import ADAPTED, RESUMED
 from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
 from .sheet import Sheet
 from .story import Story, argument
@@ -344,6 +344,8 @@ def order_of(story: Story, sheet: Sheet) -> None:
         if step.kind in ("attach", "load-adapter"):
             if attached is not None and _is_lora(step) and step.call.maker == "get_peft_model":
                 _remark_twice(sheet, step.call, "get_peft_model")
+            elif attached is not None and step.kind == "load-adapter" and step.call.maker in ADAPTED:
+                _remark_twice(sheet, step.call, f"{step.call.maker}.from_pretrained")
             attached = step if _is_lora(step) else None
         elif step.kind == "merge":
             attached = None

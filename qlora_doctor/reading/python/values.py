@@ -57,10 +57,18 @@ class Known(Value):
 
 @dataclass(slots=True, eq=False)
 class Listing(Value):
-    """A list, tuple or set; not exact where elements were added that are not known."""
+    """A list, tuple or set; not exact where elements were added that are not known.
+
+    Attributes:
+        linear_of: the class of layers whose names a loop over the model's modules put into it, where it holds these
+            alone.
+        head_taken_out: the output head's name was taken out again.
+    """
 
     items: list[Value] = field(default_factory=list)
     exact: bool = True
+    linear_of: str | None = None
+    head_taken_out: bool = False
 
 
 @dataclass(slots=True, eq=False)

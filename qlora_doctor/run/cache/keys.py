@@ -20,6 +20,7 @@ import datetime as dt
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ from typing import Any
 from ..._version import __version__
 from ...facts import EnvironmentFacts
 from ...setup.setup import Setup
+from ...watching.first_batches.request import RunData
 from .identity import data_identity, find, model_identity, tree_identity
 
 _SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
@@ -69,6 +71,7 @@ class Surroundings:
     Attributes:
         stages: the stages of this run that can be served, in their order.
         requested: stages asked for by name.
+        run_data: the script that stage data runs; what that gives is never found again.
     """
 
     environment: EnvironmentFacts | None
@@ -77,12 +80,17 @@ class Surroundings:
     device: str | None = None
     offline: bool = False
     trust_remote_code: bool = False
+    run_data: RunData | None = None
 
 
 def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     """A digest for each stage of ``around.stages``."""
     sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
-    model, structure, training = _model(setup, sections, around), _structure(setup, sections), _training(sections["training"])
+    model, structure, training = (
+        _model(setup, sections, around),
+        _structure(setup, sections),
+        _training(sections["training"]),
+    )
     # What is named and not looked at is told as the reason, in the words of the file.
     named: list[Any] = [each.model_dump(mode="json", exclude_none=True, exclude={"place"}) for each in setup.named_data]
     named += [data_identity(file, setup) for each in setup.named_data for file in each.files or [each.name or ""]]
@@ -94,7 +102,7 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     looked_at: dict[str, Any] = {
         "structure": [model, structure],
         "memory": [model, structure, training, data, card],
-        "data": [model, training, data, named],
+        "data": [model, training, data, named, uuid.uuid4().hex if around.run_data is not None else None],
         "load": [model, structure, training, card, asked],
         "step": [model, sections, data, named, card, asked],
     }

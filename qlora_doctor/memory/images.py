@@ -1,0 +1,135 @@
+"""Images in a batch: how many placeholders and pixels a sample's picture comes to, asked of the model itself.
+
+Models that take pictures of one size say it in their config (Gemma 3, LLaVA); for those that take any size (Qwen-VL)
+the setup has to, by ``data.image_size``. Nothing else of a picture matters for memory.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from ..setup.setup import Setup
+
+_TOKENS = ("image_token_id", "image_token_index")
+
+
+class NoPictures(ValueError):
+    """Why batches with images are not made; the end of a sentence that begins with "The prediction does not cover"."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One picture in every row of a batch.
+
+    Attributes:
+        token: the id of its placeholders; ``count``: how many.
+        shape: of its pixels, whose first dimension adds up over the rows.
+        grid: frames, rows and columns of patches, where the model is told.
+        kinds: the argument that tells placeholders from text, if there is one.
+        said: what is taken as given, one sentence.
+    """
+
+    token: int
+    count: int
+    shape: tuple[int, ...]
+    grid: tuple[int, int, int] | None
+    kinds: str | None
+    said: str
+
+    def put_into(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Mark the placeholders in a batch of ids and labels; the integer arguments that come with the pixels.
+
+        Raises:
+            NoPictures: the samples are too short to hold a picture.
+        """
+        ids, labels = values["input_ids"], values["labels"]
+        rows, length = ids.shape
+        if length < self.count + 3:
+            raise NoPictures(f"images of {self.count:,} placeholders in samples of {length:,} tokens")
+        ids[:, 1 : 1 + self.count] = self.token
+        labels[:, 1 : 1 + self.count] = -100
+        more = {}
+        if self.grid is not None:
+            more["image_grid_thw"] = torch.tensor([self.grid] * rows)
+        if self.kinds is not None:
+            more[self.kinds] = (ids == self.token).long()
+        return more
+
+    def pixels(self, rows: int) -> torch.Tensor:
+        """The pixels of a batch, as a processor gives them: float32."""
+        return torch.empty((rows * self.shape[0], *self.shape[1:]), device="meta")
+
+
+def pictures_of(model: Any, setup: Setup) -> Pictures:
+    """One picture for each sample of a model that takes some.
+
+    Args:
+        model: the (PEFT) model on the meta device.
+
+    Raises:
+        NoPictures: the model takes them in a form that is not made here, or their size is not known.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name, config = type(base).__name__, base.config
+    known = inspect.signature(base.forward).parameters
+    vision = getattr(config, "vision_config", None)
+    token = next((value for field in _TOKENS if isinstance(value := getattr(config, field, None), int)), None)
+    if vision is None or token is None or "pixel_values" not in known:
+        raise NoPictures(f"images as {name} takes them")
+    kinds = next((each for each in ("mm_token_type_ids", "token_type_ids") if each in known), None)
+    if "image_grid_thw" in known:
+        return _of_any_size(name, vision, token, kinds, setup.data.image_size)
+    tiled = {"aspect_ratio_ids", "pixel_attention_mask", "spatial_shapes", "target_sizes", "image_position_ids"}
+    if tiled & set(known) or getattr(config, "image_grid_pinpoints", None):
+        raise NoPictures(f"images cut into tiles, as {name} takes them")
+    size = getattr(vision, "image_size", None)
+    size = size[0] if isinstance(size, list | tuple) and size else size
+    if not isinstance(size, int):
+        raise NoPictures(f"images of an unknown size in the batches of {name}")
+    channels = getattr(vision, "num_channels", None) or 3
+    shape = (1, int(channels), size, size)
+    count = _counted(base, shape)
+    said = f"Every sample has one image of {size} × {size} pixels, which takes {count:,} tokens."
+    return Pictures(token, count, shape, None, kinds, said)
+
+
+def _of_any_size(name: str, vision: Any, token: int, kinds: str | None, told: Any) -> Pictures:
+    """A picture that is cut into as many patches as it has room for (Qwen2-VL and those after it)."""
+    if told is None:
+        raise NoPictures(f"images in the batches, whose size the setup does not tell {name} (data.image_size)")
+    height, width = (told, told) if isinstance(told, int) else tuple(told)
+    patch = int(getattr(vision, "patch_size", 14))
+    merge = int(getattr(vision, "spatial_merge_size", 2))
+    frames = int(getattr(vision, "temporal_patch_size", 1) or 1)
+    channels = int(getattr(vision, "in_channels", None) or getattr(vision, "in_chans", None) or 3)
+    step = patch * merge
+    rows, columns = (max(1, round(side / step)) * merge for side in (height, width))
+    count = rows * columns // merge**2
+    said = f"Every sample has one image of {rows * patch} × {columns * patch} pixels, which takes {count:,} tokens."
+    shape = (rows * columns, channels * frames * patch**2)
+    return Pictures(token, count, shape, (1, rows, columns), kinds, said)
+
+
+def _counted(base: Any, shape: tuple[int, ...]) -> int:
+    """Placeholders of one picture: the features that the model's own code makes of it.
+
+    Raises:
+        NoPictures: it makes none of pixels in this form.
+    """
+    from ..pipeline.inputs import features_of
+
+    getter = getattr(base, "get_image_features", None)
+    pixels = torch.empty(shape, device="meta", dtype=base.dtype)
+    try:
+        with torch.no_grad():
+            found = features_of(getter(pixel_values=pixels)) if getter is not None else 0
+    except Exception as error:  # whatever a model raises for a form that is not its own
+        raise NoPictures(f"images as {type(base).__name__} takes them") from error
+    if not found:
+        raise NoPictures(f"images as {type(base).__name__} takes them")
+    return found

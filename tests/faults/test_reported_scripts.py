@@ -1,0 +1,393 @@
+"""Scripts with faults that people reported: each is told by its cause, and the same script without it is told nothing.
+
+What is wrong is seen in the text alone, or by asking the installed libraries: their imports, their configurations, the
+model without weights, the script's own functions on its rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("trl")
+pytest.importorskip("datasets")
+
+from tests.faults.planting import check_here, found, told
+from tests.models import make_data
+
+HEAD = """\
+import torch
+from datasets import load_dataset
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+"""
+LOAD = """
+bnb_config = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.bfloat16,
+)
+model = AutoModelForCausalLM.from_pretrained("base", quantization_config=bnb_config, dtype=torch.bfloat16)
+tokenizer = AutoTokenizer.from_pretrained("base")
+peft_config = LoraConfig(
+    r=8,
+    lora_alpha=16,
+    target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+    task_type="CAUSAL_LM",
+)
+"""
+SFT = (
+    HEAD
+    + "from trl import SFTConfig, SFTTrainer\n"
+    + LOAD
+    + """
+dataset = load_dataset("json", data_files="rows.jsonl", split="train")
+args = SFTConfig(
+    output_dir="out",
+    learning_rate=2e-4,
+    per_device_train_batch_size=2,
+    bf16=True,
+    max_length=64,
+)
+trainer = SFTTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer, peft_config=peft_config)
+trainer.train()
+trainer.save_model("out/adapter")
+"""
+)
+PLAIN = (
+    HEAD
+    + "from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments\n"
+    + LOAD
+    + """
+model = prepare_model_for_kbit_training(model)
+model = get_peft_model(model, peft_config)
+
+
+def tokenize(row):
+    return tokenizer(f"{row['prompt']} {row['completion']}" + tokenizer.eos_token, truncation=True, max_length=64)
+
+
+dataset = load_dataset("json", data_files="rows.jsonl", split="train")
+dataset = dataset.map(tokenize, remove_columns=dataset.column_names)
+args = TrainingArguments(
+    output_dir="out",
+    learning_rate=2e-4,
+    per_device_train_batch_size=2,
+    bf16=True,
+    max_steps=100,
+)
+trainer = Trainer(
+    model=model,
+    args=args,
+    train_dataset=dataset,
+    eval_dataset=dataset,
+    data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+)
+trainer.train()
+model.save_pretrained("out/adapter")
+"""
+)
+LOOP = (
+    PLAIN[: PLAIN.index("args = ")]
+    + """
+from torch.utils.data import DataLoader
+
+collate = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+loader = DataLoader(dataset, batch_size=2, shuffle=True, collate_fn=collate)
+optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
+model.train()
+for batch in loader:
+    loss = model(**batch).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+model.save_pretrained("out/adapter")
+"""
+)
+NAMES = 'target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],'
+FIND = """
+import bitsandbytes as bnb
+
+
+def find_all_linear_names(model):
+    cls = bnb.nn.Linear4bit
+    names = set()
+    for name, module in model.named_modules():
+        if isinstance(module, cls):
+            parts = name.split(".")
+            names.add(parts[0] if len(parts) == 1 else parts[-1])
+    if "lm_head" in names:
+        names.remove("lm_head")
+    return list(names)
+
+
+modules = find_all_linear_names(model)
+peft_config"""
+ANSWERS = "    eval_strategy='steps',\n    eval_steps=50,\n    save_steps=50,\n    load_best_model_at_end=True,\n"
+FORMER = "\n\ndef former(row):\n    return f\"Q: {row['prompt']} A: {row['completion']}\"\n\n\ndataset = load"
+OLD_FORMER = FORMER.replace(
+    "return f\"Q: {row['prompt']} A: {row['completion']}\"",
+    "return [f\"Q: {row['prompt'][i]} A: {row['completion'][i]}\" for i in range(len(row[\"prompt\"]))]",
+)
+GIVEN_FORMER = ("peft_config=peft_config)", "peft_config=peft_config, formatting_func=former)")
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A rule, the script without the fault, and what is replaced in it by what.
+
+    Attributes:
+        healthy: replacements that the script without the fault has as well.
+        stages: what has to be looked at.
+    """
+
+    rule: str
+    level: str
+    script: str
+    fault: Sequence[tuple[str, str]]
+    healthy: Sequence[tuple[str, str]] = ()
+    stages: tuple[str, ...] = ("config",)
+
+    def __str__(self) -> str:
+        return f"{self.rule}-{self.fault[0][1].strip()[:40]}"
+
+
+STRUCTURE = ("config", "structure")
+DATA = ("config", "data")
+REPORTED = [
+    # imports and configurations, as the installed libraries take them
+    Reported("QD150", "error", PLAIN, [("prepare_model_for_kbit", "prepare_model_for_no_bits")], (), STRUCTURE),
+    Reported("QD151", "error", SFT, [("bf16=True,", 'bf16=True,\n    optim="paged_adam",')], (), STRUCTURE),
+    Reported("QD151", "error", SFT, [("compute_dtype=torch.bfloat16", 'compute_dtype="bf16"')], (), STRUCTURE),
+    Reported("QD151", "error", SFT, [("quantization_config=bnb", "bnb_config=bnb")], (), STRUCTURE),
+    # what of the adapter finds nothing
+    Reported("QD261", "warning", SFT, [(NAMES, NAMES + ' rank_pattern={"^q_proj": 32},')], (), STRUCTURE),
+    Reported("QD262", "warning", SFT, [(NAMES, NAMES + " layers_to_transform=[1, 2, 3],")], (), STRUCTURE),
+    Reported(
+        "QD303",
+        "error",
+        SFT,
+        [("Linear4bit", "Linear8bitLt")],
+        [("\npeft_config", FIND), (NAMES, "target_modules=modules,")],
+        STRUCTURE,
+    ),
+    Reported(
+        "QD268",
+        "error",
+        SFT,
+        [("LlamaDecoderLayer", "MistralDecoderLayer")],
+        [
+            (
+                "bf16=True,",
+                "bf16=True,\n    fsdp='full_shard',\n"
+                "    fsdp_config={'transformer_layer_cls_to_wrap': 'LlamaDecoderLayer'},",
+            ),
+            ("bnb_4bit_quant_type", "bnb_4bit_quant_storage=torch.bfloat16,\n    bnb_4bit_quant_type"),
+        ],
+        STRUCTURE,
+    ),
+    # order
+    Reported(
+        "QD125",
+        "error",
+        PLAIN,
+        [("    return model\n", ""), ("model = adapted(model)", "adapted(model)")],
+        [
+            (
+                "model = get_peft_model(model, peft_config)\n",
+                "\n\ndef adapted(model):\n    model = get_peft_model(model, peft_config)\n    return model\n\n\n"
+                "model = adapted(model)\n",
+            )
+        ],
+    ),
+    Reported("QD125", "error", PLAIN, [("model = get_peft_model(", "get_peft_model(")]),
+    Reported(
+        "QD351",
+        "warning",
+        PLAIN,
+        [("peft_config)\n", 'peft_config)\nmodel = PeftModel.from_pretrained(model, "a", is_trainable=True)\n')],
+    ),
+    Reported("QD260", "error", PLAIN, [("\n\n\ndef tok", '\nmodel.add_adapter("new", peft_config)\n\n\ndef tok')]),
+    Reported(
+        "QD460",
+        "error",
+        SFT,
+        [
+            (
+                "peft_config=peft_config)",
+                "peft_config=peft_config, optimizers=(torch.optim.AdamW(model.parameters()), None))",
+            )
+        ],
+    ),
+    Reported("QD461", "error", SFT, [("\nbnb_config", "\ntorch.set_grad_enabled(False)\nbnb_config")]),
+    Reported("QD263", "warning", SFT, [("r=8,", "r=8, init_lora_weights=False,")]),
+    Reported("QD264", "warning", SFT, [("r=8,", 'r=8, init_lora_weights="eva",')]),
+    Reported("QD266", "warning", SFT, [("trainer.save_model(", "trainer.model.merge_and_unload().save_pretrained(")]),
+    Reported("QD267", "error", SFT, [("trainer.save_model(", "model.save_pretrained(")]),
+    Reported(
+        "QD467",
+        "error",
+        SFT,
+        [('from_pretrained("base")', 'from_pretrained("Qwen/Qwen2.5-7B")')],
+        [('from_pretrained("base", q', 'from_pretrained("mistralai/Mistral-7B-v0.1", q'), ("r=8", "r=8")],
+    ),
+    # what the trainer stops at, or does
+    Reported(
+        "QD152",
+        "error",
+        PLAIN,
+        [
+            (
+                "load_best_model_at_end=True,",
+                "load_best_model_at_end=True, metric_for_best_model='eval_loss', greater_is_better=True,",
+            )
+        ],
+        [("max_steps=100,\n", "max_steps=100,\n" + ANSWERS)],
+    ),
+    Reported(
+        "QD160",
+        "error",
+        PLAIN,
+        [("load_best_model_at_end=True,", "load_best_model_at_end=True, metric_for_best_model='accuracy',")],
+        [("max_steps=100,\n", "max_steps=100,\n" + ANSWERS)],
+    ),
+    Reported(
+        "QD160",
+        "error",
+        PLAIN,
+        [("eval_strategy='steps',", ""), ("load_best_model_at_end=True,", "")],
+        [
+            ("max_steps=100,\n", "max_steps=100,\n" + ANSWERS),
+            ("trainer.train()", "trainer.add_callback(EarlyStoppingCallback(3))\ntrainer.train()"),
+            ("import Data", "import EarlyStoppingCallback, Data"),
+        ],
+    ),
+    Reported(
+        "QD125", "error", SFT, [('split="train"', 'split="train", streaming=True')], [("tokenizer = ", "tokenizer = ")]
+    ),
+    Reported(
+        "QD125",
+        "error",
+        SFT,
+        [("batch_size=2", "batch_size=1")],
+        [("SFTConfig", "KTOConfig"), ("SFTTrainer", "KTOTrainer"), ("2e-4", "5e-6")],
+    ),
+    Reported(
+        "QD811",
+        "error",
+        SFT,
+        [('"auto"', "8")],
+        [
+            (
+                "bf16=True,",
+                'bf16=True,\n    deepspeed={"zero_optimization": {}, "train_micro_batch_size_per_gpu": "auto"},',
+            )
+        ],
+    ),
+    Reported("QD125", "error", SFT, [(', split="train")', ")")]),
+    Reported("QD125", "error", SFT, [("bf16=True,", "bf16=True,\n    gradient_accumulation_steps=4 // 8,")]),
+    # loops of the script's own
+    Reported(
+        "QD463",
+        "error",
+        LOOP,
+        [("    optimizer.step()\n    optimizer.zero_grad()", "    optimizer.zero_grad()\n    optimizer.step()")],
+    ),
+    Reported("QD464", "error", LOOP, [("    optimizer.step()\n", "")]),
+    # the script's functions on its rows
+    Reported("QD601", "error", PLAIN, [("row['completion']", "row['answer']")], (), DATA),
+    Reported("QD601", "error", PLAIN, [("(tokenizer, mlm=False)", "(tokenizer)")], (), DATA),
+    Reported(
+        "QD601",
+        "error",
+        PLAIN,
+        [("remove_columns=dataset.column_names", ""), ("bf16=True,", "bf16=True, remove_unused_columns=False,")],
+        (),
+        DATA,
+    ),
+    Reported(
+        "QD601",
+        "error",
+        PLAIN,
+        [
+            ("DataCollatorForLanguageModeling(tokenizer, mlm=False)", "DataCollatorWithPadding(tokenizer)"),
+            ("import DataCollatorForLanguageModeling", "import DataCollatorWithPadding"),
+        ],
+        (),
+        DATA,
+    ),
+    Reported("QD601", "error", SFT, [(FORMER, OLD_FORMER)], [("\ndataset = load", FORMER), GIVEN_FORMER], DATA),
+]
+
+
+def replaced(text: str, replacements: Sequence[tuple[str, str]]) -> str:
+    for old, new in replacements:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.mark.parametrize("case", REPORTED, ids=str)
+def test_a_reported_fault_is_told_and_its_healthy_twin_is_not(
+    case: Reported, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base").symlink_to(tiny_llama, target_is_directory=True)
+    make_data(tmp_path / "rows.jsonl", "prompt-completion")
+    script = tmp_path / "train.py"
+    healthy = replaced(case.script, case.healthy)
+    script.write_text(replaced(healthy, case.fault))
+    report = check_here(script, monkeypatch, stages=case.stages)
+    assert found(report, case.level) == {case.rule}, told(report)
+    script.write_text(healthy)
+    report = check_here(script, monkeypatch, stages=case.stages)
+    assert not found(report, case.level), told(report)
+
+
+CLASSES = (
+    PLAIN.replace("AutoModelForCausalLM", "AutoModelForSequenceClassification")
+    .replace('"base", q', '"base", num_labels=5, q')
+    .replace("CAUSAL_LM", "SEQ_CLS")
+    .replace("DataCollatorForLanguageModeling(tokenizer, mlm=False)", "DataCollatorWithPadding(tokenizer)")
+    .replace("import DataCollatorForLanguageModeling", "import DataCollatorWithPadding")
+    .replace("f\"{row['prompt']} {row['completion']}\" + tokenizer.eos_token", 'row["text"]')
+    .replace("remove_columns=dataset.column_names", 'remove_columns=["text"]')
+)
+
+
+def test_a_classifiers_column_label_is_its_labels(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers' Trainer leaves the column ``label`` to the collator, which calls it labels."""
+    (tmp_path / "base").symlink_to(tiny_llama, target_is_directory=True)
+    rows = [{"text": f"Row number {n}.", "label": n % 5} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    script = tmp_path / "train.py"
+    script.write_text(CLASSES)
+    report = check_here(script, monkeypatch, stages=DATA)
+    assert not found(report, "warning"), told(report)
+    assert report.facts.data is not None and report.facts.data.classes_seen == 5
+    script.write_text(CLASSES.replace("num_labels=5, ", ""))
+    report = check_here(script, monkeypatch, stages=DATA)
+    assert found(report, "error") == {"QD667"}, told(report)
+
+
+@pytest.mark.parametrize(
+    ("card", "level", "rule"), [("T4", "error", "QD153"), ("T4", "warning", "QD110"), ("A100", "error", None)]
+)
+def test_a_notebook_runs_on_the_card_that_it_asks_for(
+    card: str, level: str, rule: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = SFT.replace("dtype=torch.bfloat16)\n", 'dtype=torch.bfloat16, attn_implementation="flash_attention_2")\n')
+    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": code}
+    metadata = {"accelerator": "GPU", "colab": {"gpuType": card}}
+    notebook = tmp_path / "train.ipynb"
+    notebook.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 0, "metadata": metadata, "cells": [cell]}))
+    report = check_here(notebook, monkeypatch, stages=("config",))
+    told_here = found(report, level)
+    assert (rule in told_here) if rule else not told_here, told(report)
