@@ -85,24 +85,46 @@ def adapters(place: Path, peers: Path | None) -> list[dict[str, Any]]:
     base = make_model(place / "base", "llama", dtype="float32", num_hidden_layers=LAYERS)
     sound = place / "sound"
     trained(adapt(load_base(base))).save_pretrained(sound)
-    usual = _bridge(peers, sound)
-    rows = [{"name": "sound", "planted": [], "qlora-doctor": rules(ours("adapter", sound)), "adapterbridge": usual}]
-    for name, (rule, fault) in FAULTS.items():
+    folders = {"sound": sound}
+    for name, (_, fault) in FAULTS.items():
         (place / name).mkdir()
-        folder = plant(sound, place / name, fault)
-        found = _bridge(peers, folder)
-        new = None if found is None or usual is None else sorted(set(found) - set(usual))
-        rows.append(
-            {"name": name, "planted": [rule], "qlora-doctor": rules(ours("adapter", folder)), "adapterbridge": new}
-        )
+        folders[name] = plant(sound, place / name, fault)
+    said = _bridge(peers, list(folders.values()))
+    usual = set(said[0] or [])
+    rows = []
+    for (name, folder), found in zip(folders.items(), said, strict=True):
+        new = None if found is None else sorted(set(found) - usual) if name != "sound" else []
+        planted = [FAULTS[name][0]] if name in FAULTS else []
+        row = {"name": name, "planted": planted, "qlora-doctor": rules(ours("adapter", folder)), "adapterbridge": new}
+        rows.append(row)
     return rows
 
 
-def _bridge(peers: Path | None, folder: Path) -> list[str] | None:
+_BRIDGE = """
+import contextlib, io, json, sys
+from adapterbridge.cli import app
+for folder in sys.argv[1:]:
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.suppress(BaseException):
+        app(["check", "-p", folder, "-t", "vllm", "-f", "json"], standalone_mode=False)
+    print(json.dumps(told.getvalue()))
+"""
+
+
+def _bridge(peers: Path | None, folders: list[Path]) -> list[list[str] | None]:
+    """The codes of its issues by folder; one process for all, for it imports torch."""
     if peers is None:
-        return None
-    document = peer(peers, ADAPTERBRIDGE, ["check", "-p", str(folder), "-t", "vllm", "-f", "json"])
-    return None if document is None else sorted(issue["code"] for issue in document["issues"])
+        return [None] * len(folders)
+    environment = {**os.environ, "PYTHONPATH": str(peers), "COLUMNS": "4000"}
+    command = [sys.executable, "-c", _BRIDGE, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    found: list[list[str] | None] = []
+    for line in done.stdout.splitlines():
+        try:
+            found.append(sorted(issue["code"] for issue in json.loads(json.loads(line))["issues"]))
+        except (ValueError, KeyError, TypeError):
+            found.append(None)
+    return found + [None] * (len(folders) - len(found))
 
 
 def merges(place: Path, peers: Path | None) -> list[dict[str, Any]]:

@@ -87,6 +87,8 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     }
     if method in TRL:
         training["method"] = method
+    if method == "simpo":
+        training["cpo_alpha"] = 0.0
     if method in ("grpo", "rloo"):
         training |= {"max_completion_length": case["completion"], "num_generations": case["gens"]}
     if case.get("eval"):
@@ -192,6 +194,8 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             row = predict_case(entry, truth["architectures"], Path(folder))
         rows.append(row)
+        if options.json:
+            _write(options.json, rows)
         measured = f"measured {row.measured[0] / GIB:.2f} / {row.measured[1] / GIB:.2f} GiB"
         if row.step is None:
             print(f"    {row.name}: {measured}; not predicted: {row.reason}", flush=True)
@@ -199,10 +203,12 @@ def main(arguments: list[str] | None = None) -> int:
         errors = ", ".join(f"{name} {error:+.2f}%" for name, error in row.errors().items())
         said = f"{'ok ' if row.within() else 'BAD'} {row.name}: {measured}; {errors}; {row.seconds:.0f} s"
         print(said, flush=True)
-    if options.json:
-        told = [{"case": r.name, "predicted": r.step is not None, "reason": r.reason, **r.errors()} for r in rows]
-        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return 0 if all(row.within() for row in rows) else 1
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    told = [{"case": r.name, "predicted": r.step is not None, "reason": r.reason, **r.errors()} for r in rows]
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

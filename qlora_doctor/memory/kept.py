@@ -38,6 +38,7 @@ class Outline:
         limit: positions that the model has; None where its config sets no end.
         assumptions: what was taken as given because nothing says it; one sentence each.
         versions: of the packages that were traced; None where they are those that are installed.
+        kinds: of run beyond plain fine-tuning on one card, as in ``predict.MARGINS``.
     """
 
     batch: int
@@ -48,6 +49,7 @@ class Outline:
     limit: int | None
     assumptions: tuple[str, ...] = ()
     versions: dict[str, str] | None = None
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass
@@ -117,7 +119,8 @@ def decode(entry: bytes) -> Traces:
     document = json.loads(zlib.decompress(content))
     outline = document["outline"]
     if outline is not None:
-        outline = Outline(**outline | {"assumptions": tuple(outline["assumptions"])})
+        listed = {name: tuple(outline[name]) for name in ("assumptions", "kinds")}
+        outline = Outline(**outline | listed)
     traces = Traces(outline, cures=document["cures"])
     for group, batch, sequence, place, sizes, shapes in document["tapes"]:
         traces.tapes.setdefault(group, {})[batch, sequence] = _tape(document["courses"][place], sizes, shapes)

@@ -109,7 +109,7 @@ def _harmless(setup: Setup, resolved: Resolved, evaluation_batch: int | None) ->
         )
     if plain and setup.dialect == "native" and training.method in (None, "sft") and _has_trl():
         loss = (Operation("training.trainer", "trl"),)
-        yield Lever("loss", "trl's loss, which holds no logits", loss, rounds=True)  # its adapter is in 16 bits
+        yield Lever("loss", "TRL's loss (holds no logits)", loss, rounds=True)  # its adapter is in 16 bits
     optim = str(resolved["training.optim"] or "adamw_torch")
     if "paged" not in optim and optim.startswith("adamw"):
         yield Lever(

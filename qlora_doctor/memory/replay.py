@@ -12,7 +12,7 @@ from .machine import Machine
 from .scratch import SCRATCH_CATEGORY, scratch_bytes
 from .tape import ALLOC, CATEGORIES, FREE, OPEN, Kernel, Tape
 
-TIMELINE_POINTS = 600
+TIMELINE_POINTS = 300
 """Points of a timeline at most."""
 
 
@@ -25,8 +25,8 @@ class Replayed:
     loaded: allocated once the adapter is attached.
     steps: (peak allocated, peak reserved) of each optimizer step before an evaluation; allocated since its start,
         reserved since the process began, as ``max_memory_reserved`` is never below what is reserved now.
-    run: (peak allocated, peak reserved) by part of the run: ``load``, ``step``, where there are any ``evaluation`` and
-        ``save``.
+    run: (peak allocated, peak reserved) by part of the run: ``load``, ``step``, where there are any ``evaluation``,
+        ``generation`` (within a step) and ``save``.
     peak_phase: the part of the run with the highest peak reserved, of equal ones that with the highest allocated.
     step_phase: the phase within a step with its highest allocation.
     breakdown: bytes in use at the moment of the highest allocation of the run, by :data:`~.tape.CATEGORIES`.
@@ -86,6 +86,8 @@ def replay(
         run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
         peaks.append((allocator.peak_allocated, allocator.peak_reserved))
     parts["step"] = max(peak for peak, _ in peaks), max(peak for _, peak in peaks)
+    if "generation" in run.phase_peaks:
+        parts["generation"] = run.phase_peaks["generation"]
     after = allocator.allocated
     best = {"load": run.best_of_load, "step": run.best}
     evaluated: _Run | None = None
@@ -119,7 +121,7 @@ def replay(
         loaded=loaded,
         steps=peaks,
         run=parts,
-        peak_phase=max(parts, key=lambda part: parts[part][::-1]),
+        peak_phase=_decides(parts),
         step_phase=run.best.phase,
         breakdown=breakdown(highest),
         step_breakdown=breakdown("step"),
@@ -127,6 +129,12 @@ def replay(
         timeline=_timeline(run.course, run.stretches),
         after=after,
     )
+
+
+def _decides(parts: dict[str, tuple[int, int]]) -> str:
+    """The part of a run that decides what is reserved; a step that peaks while it generates is its generation."""
+    part = max(parts, key=lambda part: parts[part][::-1])
+    return "generation" if part == "step" and parts.get("generation", (0, 0))[0] == parts["step"][0] else part
 
 
 def replay_peaks(tape: Tape, machine: Machine, steps: int = 2, evaluation: Tape | None = None) -> tuple[int, int]:

@@ -134,7 +134,12 @@ def shipped_for(setup: Setup) -> Shipped | None:
     said = document["outline"]
     found = find_architecture(str(setup.model.name_or_path))
     said |= {"limit": found.context_length if found is not None else said["limit"]}
-    said |= {"optim": optim, "assumptions": tuple(said["assumptions"]), "versions": index()["versions"]}
+    said |= {
+        "optim": optim,
+        "assumptions": tuple(said["assumptions"]),
+        "kinds": tuple(said.get("kinds", ())),
+        "versions": index()["versions"],
+    }
     return Shipped(
         Outline(**said),
         variant.file,

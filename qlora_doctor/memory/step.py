@@ -112,7 +112,10 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         add_noise(model, options.neftune_alpha)
     if options.data_parallel:
         recorder.keep(gradient_buckets(recorder, parameters))
-    sharded = Sharded(recorder, model, options.sharded_over) if options.sharded_over else None
+    sharded = None
+    if options.sharded_over:
+        reads_head = options.trainer == "trl" and has_fused_head()
+        sharded = Sharded(recorder, model, options.sharded_over, reads_head)
     tape.step_start = len(tape.events)
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))

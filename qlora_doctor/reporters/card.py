@@ -31,7 +31,7 @@ PARTS = {
     "dequantized_weights": ("dequantized weights", "#94639f"),
     "workspaces": ("workspaces", "#77828d"),
     "fragmentation": ("fragmentation", "#a9b1b8"),
-    "reserved": ("reserved beside", "#cfd6dc"),
+    "reserved": ("reserved", "#cfd6dc"),
 }
 INK, SOFT, PAPER, LINE = "#17212b", "#52606d", "#f7f9fa", "#b9c3cc"
 COLOURS = {"yes": "#1d6b41", "barely": "#8a5300", "no": "#b3261e", "free": "#17212b"}

@@ -50,9 +50,9 @@ def render(report: Report, *, color: bool = False, width: int = 100, verbose: bo
     if report.facts.stored is not None and (told := stored_lines(report.facts.stored)):
         blocks.append("\n".join(f"  {line}".rstrip() for line in told))
     # A log's own report; a check that watched a run tells its course by findings.
-    if report.setup is None or not setup.get("dialect"):
-        if report.facts.course is not None and (told := course_lines(report.facts.course)):
-            blocks.append("\n".join(f"  {line}" for line in told))
+    of_a_log = report.setup is None or not setup.get("dialect")
+    if of_a_log and report.facts.course is not None and (told := course_lines(report.facts.course)):
+        blocks.append("\n".join(f"  {line}" for line in told))
     for stage in _stages_with_findings(report):
         blocks.append(render_stage(stage, color=color, width=width))
         found = joined(counting(report))
