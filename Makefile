@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: docs setup demo check rule test test-oldest lint gpu gallery screenshot schema bench clean help
+.PHONY: docs traces setup demo check rule test test-oldest lint gpu gallery screenshot schema bench clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
@@ -75,6 +75,10 @@ schema: setup ## Write the JSON schemas and the compiled refusals again
 	$(BIN)/python -m qlora_doctor.reporters.schema
 	$(BIN)/python -m qlora_doctor.tables.refusals
 	$(BIN)/qlora-doctor schema config > reports/schema/config-v1.schema.json
+
+traces: setup ## Write the traces that come with the package (most of an hour), and hold a fifth of them against the live prediction
+	$(BIN)/python tools/traces.py
+	$(BIN)/python tools/traces.py --hold 5
 
 docs: setup ## Build the docs site into build/site, strictly: every link is checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q

@@ -4,8 +4,10 @@
 
 The courses are those of tests/courses (really trained), the adapters and merges are made here by PEFT on tiny models.
 ``--peers`` is a folder into which finetune-doctor, deltalint and adapterbridge were installed (pip install --target);
-each runs as its own command in a process of its own. Counted is, of faults, how often anything beyond what is said of
-the sound twin is said (for ours: the one rule that the fault has); of sound ones, how often nothing wrong is said.
+each runs as its own command in a process of its own. afterburn compares weights and behaviour of two models and gives
+no verdict on a log, an adapter or a merge, so there is nothing to count of it. Counted is, of faults, how often
+anything beyond what is said of the sound twin is said (for ours: the one rule that the fault has); of sound ones, how
+often nothing wrong is said.
 """
 
 from __future__ import annotations
@@ -26,12 +28,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 
-def ours(command: list[str]) -> list[str]:
-    """The rules that speak, by the command line."""
-    done = subprocess.run(
-        [sys.executable, "-m", "qlora_doctor", *command, "--format", "json"], capture_output=True, text=True
-    )
-    return sorted(finding["rule"] for finding in json.loads(done.stdout)["findings"]) if done.stdout else ["unreadable"]
+def ours(what: str, folder: Path, **options: Any) -> Any:
+    """Our report, as ``qlora-doctor log`` and ``qlora-doctor adapter`` make it."""
+    from qlora_doctor.run.courses import judge_logs
+    from qlora_doctor.run.session import CheckOptions
+    from qlora_doctor.run.stored import judge_stored
+
+    if what == "log":
+        return judge_logs([folder], CheckOptions(), config=None, report=None)[0]
+    return judge_stored(folder, CheckOptions(), **options)
+
+
+def rules(report: Any) -> list[str]:
+    """The rules that speak."""
+    return sorted(finding.rule for finding in report.findings)
 
 
 def peer(folder: Path, code: str, arguments: list[str]) -> Any:
@@ -59,7 +69,7 @@ def courses(peers: Path | None) -> list[dict[str, Any]]:
         folder = make.RUNS / name
         if "tensorboard" in name or expected["known"]:
             continue  # what only the config tells cannot be asked of a peer that reads none
-        row = {"name": name, "planted": expected["rules"], "qlora-doctor": ours(["log", str(folder)])}
+        row = {"name": name, "planted": expected["rules"], "qlora-doctor": rules(ours("log", folder))}
         if peers is not None:
             document = peer(peers, FINETUNE_DOCTOR, ["diagnose", str(folder), "-f", "json"])
             checks = None if document is None else [each["check"] for each in document["findings"]]
@@ -75,24 +85,46 @@ def adapters(place: Path, peers: Path | None) -> list[dict[str, Any]]:
     base = make_model(place / "base", "llama", dtype="float32", num_hidden_layers=LAYERS)
     sound = place / "sound"
     trained(adapt(load_base(base))).save_pretrained(sound)
-    usual = _bridge(peers, sound)
-    rows = [{"name": "sound", "planted": [], "qlora-doctor": ours(["adapter", str(sound)]), "adapterbridge": usual}]
-    for name, (rule, fault) in FAULTS.items():
+    folders = {"sound": sound}
+    for name, (_, fault) in FAULTS.items():
         (place / name).mkdir()
-        folder = plant(sound, place / name, fault)
-        found = _bridge(peers, folder)
-        new = None if found is None or usual is None else sorted(set(found) - set(usual))
-        rows.append(
-            {"name": name, "planted": [rule], "qlora-doctor": ours(["adapter", str(folder)]), "adapterbridge": new}
-        )
+        folders[name] = plant(sound, place / name, fault)
+    said = _bridge(peers, list(folders.values()))
+    usual = set(said[0] or [])
+    rows = []
+    for (name, folder), found in zip(folders.items(), said, strict=True):
+        new = None if found is None else sorted(set(found) - usual) if name != "sound" else []
+        planted = [FAULTS[name][0]] if name in FAULTS else []
+        row = {"name": name, "planted": planted, "qlora-doctor": rules(ours("adapter", folder)), "adapterbridge": new}
+        rows.append(row)
     return rows
 
 
-def _bridge(peers: Path | None, folder: Path) -> list[str] | None:
+_BRIDGE = """
+import contextlib, io, json, sys
+from adapterbridge.cli import app
+for folder in sys.argv[1:]:
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.suppress(BaseException):
+        app(["check", "-p", folder, "-t", "vllm", "-f", "json"], standalone_mode=False)
+    print(json.dumps(told.getvalue()))
+"""
+
+
+def _bridge(peers: Path | None, folders: list[Path]) -> list[list[str] | None]:
+    """The codes of its issues by folder; one process for all, for it imports torch."""
     if peers is None:
-        return None
-    document = peer(peers, ADAPTERBRIDGE, ["check", "-p", str(folder), "-t", "vllm", "-f", "json"])
-    return None if document is None else sorted(issue["code"] for issue in document["issues"])
+        return [None] * len(folders)
+    environment = {**os.environ, "PYTHONPATH": str(peers), "COLUMNS": "4000"}
+    command = [sys.executable, "-c", _BRIDGE, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    found: list[list[str] | None] = []
+    for line in done.stdout.splitlines():
+        try:
+            found.append(sorted(issue["code"] for issue in json.loads(json.loads(line))["issues"]))
+        except (ValueError, KeyError, TypeError):
+            found.append(None)
+    return found + [None] * (len(folders) - len(found))
 
 
 def merges(place: Path, peers: Path | None) -> list[dict[str, Any]]:
@@ -113,12 +145,8 @@ def merges(place: Path, peers: Path | None) -> list[dict[str, Any]]:
         folder = place / make.__name__
         make(base, adapter).save_pretrained(folder)
         arguments = ["--base", str(base), "--adapter", str(adapter)]
-        done = subprocess.run(
-            [sys.executable, "-m", "qlora_doctor", "adapter", str(folder), *arguments, "--format", "json"],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        row = {"name": make.__name__, "right": make.__name__ in right,
-               "qlora-doctor": json.loads(done.stdout)["facts"]["stored"]["merge"]}  # fmt: skip
+        report = ours("adapter", folder, base=base, adapter=adapter)
+        row = {"name": make.__name__, "right": make.__name__ in right, "qlora-doctor": report.facts.stored.merge}
         if peers is not None:
             document = peer(peers, DELTALINT, ["check", *arguments, "--merged", str(folder), "--json"])
             row["deltalint"] = document["verdict"] if document else "no verdict"
@@ -131,7 +159,7 @@ def summary(document: dict[str, Any]) -> dict[str, dict[str, str]]:
     table: dict[str, dict[str, str]] = {}
     for part in ("courses", "adapters"):
         for tool in ("qlora-doctor", "finetune-doctor", "adapterbridge"):
-            rows = [row for row in document[part] if row.get(tool) is not None]
+            rows = [row for row in document.get(part, []) if row.get(tool) is not None]
             if not rows:
                 continue
             planted, sound = [row for row in rows if row["planted"]], [row for row in rows if not row["planted"]]
@@ -141,7 +169,7 @@ def summary(document: dict[str, Any]) -> dict[str, dict[str, str]]:
                 f"{hit} of {len(planted)} faults, {quiet} of {len(sound)} sound ones without a word"
             )
     for tool in ("qlora-doctor", "deltalint"):
-        rows = [row for row in document["merges"] if tool in row]
+        rows = [row for row in document.get("merges", []) if tool in row]
         counts: Counter[str] = Counter()
         for row in rows:
             said = row[tool]
@@ -159,21 +187,24 @@ def summary(document: dict[str, Any]) -> dict[str, dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", type=Path)
+    parser.add_argument("--part", action="append", choices=("courses", "adapters", "merges"))
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "after_the_run.json")
     given = parser.parse_args()
-    place = Path(tempfile.mkdtemp())
-    try:
-        for name in ("adapters", "merges"):
-            (place / name).mkdir()
-        document: dict[str, Any] = {
-            "courses": courses(given.peers),
-            "adapters": adapters(place / "adapters", given.peers),
-            "merges": merges(place / "merges", given.peers),
-        }
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    document["summary"] = summary(document)
-    given.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    kept = given.output.read_text(encoding="utf-8") if given.output.is_file() else "{}"
+    document: dict[str, Any] = json.loads(kept) if given.part else {}
+    parts: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+        "courses": lambda place: courses(given.peers),
+        "merges": lambda place: merges(place, given.peers),
+        "adapters": lambda place: adapters(place, given.peers),
+    }
+    for part in given.part or parts:
+        place = Path(tempfile.mkdtemp())
+        try:
+            document[part] = parts[part](place)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        document["summary"] = summary(document)
+        given.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(document["summary"], indent=2))
 
 

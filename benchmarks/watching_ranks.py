@@ -51,8 +51,8 @@ elif kind == "fsdp1":
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = layer.__name__
-    called = model = FullyShardedDataParallel(model, auto_wrap_policy=fsdp_auto_wrap_policy(model), device_id=device
-                                              if cuda else None, use_orig_params=False)
+    called = model = FullyShardedDataParallel(model, auto_wrap_policy=fsdp_auto_wrap_policy(model), device_id=device,
+                                              use_orig_params=False)
 else:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

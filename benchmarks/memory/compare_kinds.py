@@ -87,6 +87,8 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     }
     if method in TRL:
         training["method"] = method
+    if method == "simpo":
+        training["cpo_alpha"] = 0.0
     if method in ("grpo", "rloo"):
         training |= {"max_completion_length": case["completion"], "num_generations": case["gens"]}
     if case.get("eval"):
@@ -155,6 +157,9 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
         measured=(max(p[0] for p in peaks), max(p[1] for p in [*peaks, *evals])),
         measured_evaluation=(max(e[0] for e in evals), max(e[1] for e in evals)) if evals else None,
     )
+    if case.get("metrics") and not case.get("extra", {}).get("eval_accumulation_steps"):
+        row.reason = "No config tells that compute_metrics keeps the logits of all evaluation batches on the card."
+        return row
     began = time.perf_counter()
     report = qlora_doctor.check(path, stages=["memory"])
     row.seconds = time.perf_counter() - began
@@ -192,6 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             row = predict_case(entry, truth["architectures"], Path(folder))
         rows.append(row)
+        if options.json:
+            _write(options.json, rows)
         measured = f"measured {row.measured[0] / GIB:.2f} / {row.measured[1] / GIB:.2f} GiB"
         if row.step is None:
             print(f"    {row.name}: {measured}; not predicted: {row.reason}", flush=True)
@@ -199,10 +206,12 @@ def main(arguments: list[str] | None = None) -> int:
         errors = ", ".join(f"{name} {error:+.2f}%" for name, error in row.errors().items())
         said = f"{'ok ' if row.within() else 'BAD'} {row.name}: {measured}; {errors}; {row.seconds:.0f} s"
         print(said, flush=True)
-    if options.json:
-        told = [{"case": r.name, "predicted": r.step is not None, "reason": r.reason, **r.errors()} for r in rows]
-        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return 0 if all(row.within() for row in rows) else 1
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    told = [{"case": r.name, "predicted": r.step is not None, "reason": r.reason, **r.errors()} for r in rows]
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
     Raises:
         UsageError: the form or the format is wrong, or nothing can be written there.
     """
-    from ..reporters import FORMATS, TOGETHER
+    from ..reporters import FORMATS, PICTURES, TOGETHER
 
     outputs: list[Output] = []
     for text in written:
@@ -53,6 +53,8 @@ def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
         if not path or not format:
             raise UsageError(f"-o takes FORMAT=PATH, found {text!r}.", remedy="-o html=report.html")
         check_format(format, FORMATS)
+        if format in PICTURES:
+            _must_be_drawn(path)
         folder = format == "html" and (path.endswith(("/", os.sep)) or Path(path).is_dir())
         if folder:
             _make_folder(Path(path))
@@ -147,10 +149,34 @@ def write_file(path: Path, text: str) -> Path:
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing to rename over
             path.write_text(text, encoding="utf-8")
             return path
-        write_whole(path, text.encode())
+        write_whole(path, _encoded(path, text))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path
+
+
+def _encoded(path: Path, text: str) -> bytes:
+    """A document's bytes: of a drawing whose file is a PNG, that."""
+    if path.suffix.lower() == ".png":
+        from ..reporters.card import png
+
+        return png(text)
+    return text.encode()
+
+
+def _must_be_drawn(path: str) -> None:
+    """Look whether a drawing can be written under this name, before it is paid for.
+
+    Raises:
+        UsageError: its ending is of another kind, or a package is missing.
+    """
+    from ..reporters.card import png
+
+    suffix = Path(path).suffix.lower()
+    if suffix == ".png":
+        png('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>')
+    elif suffix not in (".svg", ""):
+        raise UsageError(f"A drawing is an SVG or a PNG, not {suffix!r}.", remedy="-o card=fit.svg")
 
 
 def append_summary(reports: Sequence[Report]) -> None:

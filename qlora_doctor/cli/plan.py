@@ -14,6 +14,7 @@ from ._help import examples
 from ._options import offline, outputs, talking
 
 FORMATS = ("text", "json", "html")
+OUTPUTS = (*FORMATS, "card", "badge")
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...] | None:
@@ -53,6 +54,7 @@ def _value(text: str) -> Any:
         "plan --model Qwen/Qwen2.5-14B --gpu rtx-4090 --r 32 --batch 2 --sequence 4096",
         "plan config.yaml --gpu rtx-4090 --gpu a100-80gb",
         "plan config.yaml --memory 24GiB --sequence 2048,4096 -o html=plan.html",
+        "plan config.yaml --gpu rtx-4090 -o card=fit.svg -o badge=badge.svg",
     ),
 )
 @click.argument("config", required=False, type=click.Path(path_type=Path))
@@ -75,7 +77,7 @@ def _value(text: str) -> Any:
               help="Tokens a sample of the table. Default: ten values around the config's own.")  # fmt: skip
 @click.option("--format", "format", default="text", show_default=True, type=click.Choice(FORMATS),
               help="Format of the document on stdout.")  # fmt: skip
-@outputs("Write a document to a file: text, json or html. May be repeated.")
+@outputs("Write a file: text, json, html, or a picture of the answer: card or badge (.svg or .png). May be repeated.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time it may take.")
 @click.option("--dialect", metavar="NAME", help="Whose config it is. Default: recognised from the content.")
 @offline()
@@ -98,7 +100,7 @@ def command(**given: Any) -> int:
 
     outputs = parse_outputs(given["outputs"], 1)
     for output in outputs:
-        check_format(output.format, FORMATS)
+        check_format(output.format, OUTPUTS)
     if (given["config"] is None) == (given["model"] is None):
         raise UsageError(
             "plan takes a config, or --model.", remedy="qlora-doctor plan --model Qwen/Qwen2.5-7B --gpu l4"

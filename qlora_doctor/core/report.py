@@ -214,6 +214,6 @@ def stages_of(report: Report) -> tuple[str, ...]:
     """The stages that a report is about: those of ``check``, and what a run has left, as far as it was looked at."""
     recorded = {record.name for record in report.stages}
     if "run" in recorded:
-        return (*RUN_STAGES, *(name for name in AFTERWARDS if name in recorded))
+        return (*RUN_STAGES, *(name for name in ("data", *AFTERWARDS) if name in recorded))
     before = STAGES if recorded.intersection(STAGES) or not recorded else ()
     return (*before, *(name for name in AFTERWARDS if name in recorded))

@@ -73,7 +73,8 @@ class NotFollowed(Fact):
     """``training-loop``, ``overridden-method`` (a trainer's), ``trainer`` (one that is not known), ``loss``,
     ``optimizer``, ``scheduler-by-hand``, ``collator``, ``callback``, ``monkey-patch``, ``module-replaced``, ``hook``,
     ``loop-over-model``, ``given-to-unread-code`` (the model is), or a change to something that is not known: ``cast``,
-    ``requires-grad``, ``mode``, ``resize``, ``config`` (the model's), ``tokenizer``, ``add-tokens``."""
+    ``requires-grad``, ``mode``, ``resize``, ``config`` (the model's), ``tokenizer``, ``add-tokens``. Of a trainer's
+    compute_loss also ``loss-ignores-count`` and ``loss-takes-no-count``, of a loop ``scheduler-per-micro-batch``."""
     note: str
     file: str | None = None
     line: int | None = None
@@ -303,11 +304,13 @@ class ConfigFacts(Fact):
     ``no-mixed-precision``, ``norms-not-upcast`` and ``packing-joins-samples`` (LLaMA-Factory), ``kernels-passed-by``
     (Unsloth's fast LoRA kernels do not run), ``launched-without-torchrun`` and ``evaluated-while-quantized``
     (LLaMA-Factory), ``zero3-with-plain-checkpointing``, ``slower-offloading``, ``fixed-tokens-not-trained``,
-    ``kernels-by-default`` and ``torch-too-old`` (axolotl), ``held-out-unused`` (rows are held out of training and never
+    ``kernels-by-default``, ``torch-too-old`` and ``weight-decay-dropped`` (axolotl), ``held-out-unused`` (rows are
+    held out of training and never
     evaluated), ``best-model-dropped`` (axolotl does not do what load_best_model_at_end asks for),
     ``reference-given`` (a script hands its trainer a reference model or names a reference adapter), and of scripts
-    ``adapter-never-active``, ``optimizer-before-adapter``, ``gradients-off``, ``initialisation-not-made``,
-    ``base-saved`` (in place of the adapter), ``merged-into-4bit`` and ``tokenizer-of-another-model``.
+    ``adapter-never-active``, ``optimizer-before-adapter``, ``gradients-cleared-early``, ``optimizer-never-steps``,
+    ``gradients-off``, ``initialisation-not-made``, ``layers-of-another-class``, ``base-saved`` (for the adapter),
+    ``merged-into-4bit`` and ``tokenizer-of-another-model``.
     """
     not_followed: list[NotFollowed] | None = None
     """What a script does besides that changes the training; ``[]`` of a config."""

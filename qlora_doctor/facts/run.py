@@ -56,6 +56,11 @@ class RunFailure(Fact):
     asked_bytes: int | None = None
     """Out of memory: what was asked for at that moment."""
     allocated_bytes: int | None = None
+    """What PyTorch had allocated by then."""
+    idle_bytes: int | None = None
+    """What it had reserved and not allocated: memory in pieces that are too small."""
+    card_bytes: int | None = None
+    """The card's whole memory, as the error tells it."""
 
 
 class Difference(Fact):

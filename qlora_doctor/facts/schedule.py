@@ -39,6 +39,8 @@ class ScheduleFacts(Fact):
     updates_per_epoch: int | None = None
     updates: int | None = None
     warmup_updates: int | None = None
+    warmup_unused: bool | None = None
+    """True where a warm-up is set and the schedule is ``constant``, which has none."""
     peak_rate_share: float | None = None
     """The highest learning rate that is reached, as a share of the one that is set."""
     late_intervals: list[str] | None = None

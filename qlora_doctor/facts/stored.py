@@ -44,7 +44,8 @@ class Server(Fact):
 
     name: str
     status: str
-    """``serves``, ``needs`` (with the option in ``note``), ``refuses``."""
+    """``serves``, ``needs`` (with the option in ``note``), ``alters`` (it loads it, and serves something else),
+    ``refuses``."""
     note: str | None = None
 
 
@@ -76,7 +77,7 @@ class MergedTensor(Fact):
 
     tensor: str
     verdict: str
-    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``undecided``."""
+    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``not-finite``, ``undecided``."""
     scale: float | None = None
     """Of the adapter's change, by least squares: 1 where it was applied once."""
     residual: float | None = None
@@ -109,6 +110,9 @@ class StoredFacts(Fact):
     foreign_prefixes: list[ForeignPrefix] | None = None
     unknown_tensors: list[str] | None = None
     """Tensors that are no part of an adapter."""
+    named_after_adapter: bool | None = None
+    """True where the adapter's name stands in those of the tensors (``lora_A.default.weight``), as in a state_dict:
+    PEFT reads such names, other programs do not."""
     halves: list[str] | None = None
     """Modules that have one of the two matrices alone."""
     nonfinite: list[str] | None = None
@@ -184,7 +188,9 @@ class StoredFacts(Fact):
     quantization_config: str | None = None
     """Of config.json: ``4-bit``, ``8-bit``, a method's name, ``none``."""
     stale_quantization: bool | None = None
-    """True where config.json speaks of 4-bit or 8-bit weights and those stored are 16-bit or 32-bit."""
+    """True where config.json speaks of quantized weights and those stored are 16-bit or 32-bit."""
+    quantization_missing: bool | None = None
+    """True where the weights are packed, with their statistics beside them, and config.json does not say so."""
     adapter_left: list[str] | None = None
     """Tensors of an adapter, or of wrapped layers, inside of a model that passes for a whole one."""
     missing_files: list[str] | None = None

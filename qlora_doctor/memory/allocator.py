@@ -59,32 +59,35 @@ class Block:
 class Pool:
     """Free blocks of one size class, ordered by (size, address) as the allocator's ``std::set`` is."""
 
+    __slots__ = ("order", "small", "stream", "tail")
+
     def __init__(self, small: bool, stream: int = 0) -> None:
         self.small = small
         self.stream = stream
-        self.order: list[tuple[int, int]] = []
-        self.by_address: dict[int, Block] = {}
+        self.order: list[tuple[int, int, Block]] = []  # no two have one address, so blocks are never compared
         self.tail: Block | None = None  # last block of the expandable segment, if there is one
 
     def insert(self, block: Block) -> None:
         block.free = True
-        insort(self.order, (block.size, block.address))
-        self.by_address[block.address] = block
+        insort(self.order, (block.size, block.address, block))
 
     def remove(self, block: Block) -> None:
         block.free = False
         del self.order[bisect_left(self.order, (block.size, block.address))]
-        del self.by_address[block.address]
 
-    def best_fit(self, size: int) -> Block | None:
-        """The smallest free block of at least ``size`` bytes, lowest address first."""
-        place = bisect_left(self.order, (size, -1))
-        if place == len(self.order):
+    def take(self, size: int) -> Block | None:
+        """The smallest free block of at least ``size`` bytes, lowest address first; it is free no longer."""
+        order = self.order
+        place = bisect_left(order, (size,))
+        if place == len(order):
             return None
-        block = self.by_address[self.order[place][1]]
-        if block is self.tail and place + 1 < len(self.order):
+        block = order[place][2]
+        if block is self.tail and place + 1 < len(order):
             # The end of an expandable segment counts as large as it can grow, so any other fit comes first.
-            block = self.by_address[self.order[place + 1][1]]
+            place += 1
+            block = order[place][2]
+        del order[place]
+        block.free = False
         return block
 
 
@@ -112,18 +115,17 @@ class CachingAllocator:
 
         Each stream has pools of its own: what one of them holds free serves no other.
         """
-        size = round_size(size)
+        return self.malloc_rounded(round_size(size), stream)
+
+    def malloc_rounded(self, size: int, stream: int = 0) -> Block:
+        """The same for a size that :func:`round_size` has given."""
         kind = size <= SMALL_LIMIT, stream
         pool = self._pools.get(kind)
         if pool is None:
             pool = self._pools[kind] = Pool(*kind)
-        block = pool.best_fit(size)
-        if block is not None:
-            pool.remove(block)
-        elif self.expandable:
-            block = self._grow(pool, size)
-        else:
-            block = self._new_segment(pool, size)
+        block = pool.take(size)
+        if block is None:
+            block = self._grow(pool, size) if self.expandable else self._new_segment(pool, size)
         remaining = block.size - size
         if remaining >= MIN_BLOCK if (pool.small or self.expandable) else remaining > SMALL_LIMIT:
             rest = Block(block.address + size, remaining, pool)
@@ -167,8 +169,7 @@ class CachingAllocator:
     def empty_cache(self) -> None:
         """Give whole free segments back to the driver (``torch.cuda.empty_cache``)."""
         for pool in self._pools.values():
-            for _, address in list(pool.order):
-                block = pool.by_address[address]
+            for _, _, block in list(pool.order):
                 if block.previous is None and block.next is None and block is not pool.tail:
                     pool.remove(block)
                     self.reserved -= block.size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+from bisect import bisect_right
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,8 +33,34 @@ def uses_custom_kernel(
     """
     if tokens > CUSTOM_MAX_TOKENS or k % blocksize:
         return False
+    if not _is_installed():
+        return _shipped(capability, multiprocessors, tokens, n, k, dtype)
     rule = _rule(capability, multiprocessors)
     return rule is not None and bool(rule(0, dtype, tokens, n, k))
+
+
+def _shipped(capability: tuple[int, int], multiprocessors: int, tokens: int, n: int, k: int, dtype: str) -> bool:
+    """The same of the bitsandbytes whose traces come with the package (``tables.traces``), for its bases' shapes."""
+    flips = _shipped_flips().get((dtype, *capability, multiprocessors, n, k))
+    return flips is not None and bisect_right(flips, tokens) % 2 == 0
+
+
+@functools.cache
+def _shipped_flips() -> dict[tuple[Any, ...], list[int]]:
+    from ..tables.traces import index
+
+    known = index()["gemm"]
+    return {
+        (dtype, *kind, *shape): flips
+        for dtype, rows in known["flips"].items()
+        for kind, row in zip(known["kinds"], rows, strict=True)
+        for shape, flips in zip(known["shapes"], row, strict=True)
+    }
+
+
+@functools.cache
+def _is_installed() -> bool:
+    return find_spec("bitsandbytes") is not None
 
 
 @functools.cache

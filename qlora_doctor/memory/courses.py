@@ -91,6 +91,15 @@ class Tracer:
             self.count += 1
         return known[batch, sequence]
 
+    def shipped(self, machine: Machine, batch: int, sequence: int) -> Tape | None:
+        """The tape as those that come with the package tell it; None where they do not."""
+        shipped = self.traces.shipped
+        if shipped is None or sequence % ALIGNED:
+            return None
+        kind = machine.kind(self.outline.head > SMALL_MEMORY_HEAD)
+        found = shipped.scalable(kind, batch == 1, sequence)
+        return None if found is None else found.at(batch, sequence)
+
     def _trace(self, machine: Machine, batch: int, sequence: int) -> Tape:
         subject = self._kept or self.made()
         self._latest = subject
@@ -103,6 +112,10 @@ class EvaluationTracer(Tracer):
     """Traces evaluation batches of a setup instead of its steps."""
 
     what = "evaluation"
+
+    def shipped(self, machine: Machine, batch: int, sequence: int) -> Tape | None:
+        """None: evaluations do not come with the package."""
+        return None
 
     def _trace(self, machine: Machine, batch: int, sequence: int) -> Tape:
         subject = self.made()
@@ -152,6 +165,9 @@ class Courses:
     def at(self, batch: int, sequence: int) -> Tape:
         """The tape of this batch and sequence; between two pieces that of the longer sequences."""
         alone = batch == 1
+        shipped = self._tracer.shipped(self._machine, batch, sequence)
+        if shipped is not None:
+            return shipped
         if sequence % ALIGNED:
             if (alone, sequence) not in self._single:
                 self._single[alone, sequence] = self._piece(1 if alone else self._smallest(), sequence)

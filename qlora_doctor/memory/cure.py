@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..facts.memory import Change, Cure, MemoryPicture
+from ..facts.memory import Change, Cure
 from .levers import Combination, Lever, Prefer, applied, combinations, speed_of
 from .machine import Machine
 from .predict import Prediction, PredictionError, predict
@@ -28,6 +28,26 @@ NEAR = 1.05
 Tell = Callable[[str], None]
 
 
+class Predicted(Protocol):
+    """What of a prediction is held against the room."""
+
+    @property
+    def peak_allocated_bytes(self) -> int | None: ...
+    @property
+    def peak_reserved_bytes(self) -> int | None: ...
+
+
+class WithBand(Protocol):
+    """A prediction that knows its error band."""
+
+    @property
+    def peak_allocated_bytes(self) -> int: ...
+    @property
+    def peak_reserved_bytes(self) -> int: ...
+    @property
+    def margin(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class Room:
     """What a run may take; bytes. None where nothing limits it.
@@ -40,7 +60,7 @@ class Room:
     reserved: int | None = None
     allocated: int | None = None
 
-    def holds(self, prediction: Prediction | MemoryPicture, margin: float) -> bool:
+    def holds(self, prediction: Predicted, margin: float) -> bool:
         """Whether it fits with this error band."""
         reserved, allocated = prediction.peak_reserved_bytes, prediction.peak_allocated_bytes
         if reserved is None or allocated is None:
@@ -170,7 +190,7 @@ def _key(combination: Combination) -> tuple[str, ...]:
     return tuple(sorted(lever.change for lever in combination))
 
 
-def cure_of(combination: Combination, prediction: Prediction, room: Room) -> Cure:
+def cure_of(combination: Combination, prediction: WithBand, room: Room) -> Cure:
     """A predicted combination as a fact."""
     notes = [lever.speed_note for lever in combination if lever.speed_note]
     alters = [lever.alters for lever in combination if lever.alters]

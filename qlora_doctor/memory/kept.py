@@ -12,10 +12,13 @@ import zlib
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.files import write_whole
 from .tape import Kernel, Tape
+
+if TYPE_CHECKING:
+    from .shipped import Shipped
 
 Size = tuple[int, int]
 """Batch and sequence."""
@@ -34,6 +37,8 @@ class Outline:
         head: elements of an attention head.
         limit: positions that the model has; None where its config sets no end.
         assumptions: what was taken as given because nothing says it; one sentence each.
+        versions: of the packages that were traced; None where they are those that are installed.
+        kinds: of run beyond plain fine-tuning on one card, as in ``predict.MARGINS``.
     """
 
     batch: int
@@ -43,6 +48,8 @@ class Outline:
     head: int
     limit: int | None
     assumptions: tuple[str, ...] = ()
+    versions: dict[str, str] | None = None
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass
@@ -53,6 +60,8 @@ class Traces:
     tapes: dict[str, dict[Size, Tape]] = field(default_factory=dict)
     cures: dict[str, Any] = field(default_factory=dict)
     """Cures that were found, by what they were asked for."""
+    shipped: Shipped | None = None
+    """Those that come with the package; never written."""
 
     def of(self, what: str, kind: Hashable) -> dict[Size, Tape]:
         """The tapes of steps or evaluations on machines of one kind; what is put in is kept."""
@@ -110,7 +119,8 @@ def decode(entry: bytes) -> Traces:
     document = json.loads(zlib.decompress(content))
     outline = document["outline"]
     if outline is not None:
-        outline = Outline(**outline | {"assumptions": tuple(outline["assumptions"])})
+        listed = {name: tuple(outline[name]) for name in ("assumptions", "kinds")}
+        outline = Outline(**outline | listed)
     traces = Traces(outline, cures=document["cures"])
     for group, batch, sequence, place, sizes, shapes in document["tapes"]:
         traces.tapes.setdefault(group, {})[batch, sequence] = _tape(document["courses"][place], sizes, shapes)

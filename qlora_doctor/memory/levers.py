@@ -107,9 +107,9 @@ def _harmless(setup: Setup, resolved: Resolved, evaluation_batch: int | None) ->
             (Operation("training.per_device_eval_batch_size", smaller),),
             speed_note="evaluations take more passes",
         )
-    if plain and setup.dialect == "native" and training.method in (None, "sft") and find_spec("trl") is not None:
+    if plain and setup.dialect == "native" and training.method in (None, "sft") and _has_trl():
         loss = (Operation("training.trainer", "trl"),)
-        yield Lever("loss", "trl's loss, which holds no logits", loss, rounds=True)  # its adapter is in 16 bits
+        yield Lever("loss", "TRL's loss (holds no logits)", loss, rounds=True)  # its adapter is in 16 bits
     optim = str(resolved["training.optim"] or "adamw_torch")
     if "paged" not in optim and optim.startswith("adamw"):
         yield Lever(
@@ -141,6 +141,11 @@ def _harmless(setup: Setup, resolved: Resolved, evaluation_batch: int | None) ->
                 Operation("training.gradient_checkpointing_kwargs", {"use_reentrant": False}),
             ]
         yield Lever("float32", "embeddings and norms left in 16 bits", tuple(operations), 0.98, rounds=True)
+
+
+def _has_trl() -> bool:
+    """Whether trl is here, or nothing that trains is: then the training runs elsewhere."""
+    return find_spec("trl") is not None or find_spec("torch") is None
 
 
 def _micro_batches(batch: int, accumulation: int) -> Iterator[Lever]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,6 +14,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl"
 """The packages whose versions decide a step's memory."""
 
 
+@cache
 def installed_versions() -> dict[str, str]:
     """Versions of :data:`PACKAGES` on this machine, without importing them; a package that is missing is left out."""
     found = {}
@@ -37,12 +38,20 @@ def allocator_settings() -> dict[str, str]:
     return {}
 
 
+@cache
+def _torch_version() -> str:
+    """The PyTorch that is installed here; where none is, that of the traces that come with the package."""
+    from ..tables.traces import index
+
+    return installed_versions().get("torch") or str(index()["versions"]["torch"])
+
+
 def has_cuda_12() -> bool:
     """Whether the PyTorch installed here was built for CUDA 12, whose wheels bring a cuDNN that is not taken first.
 
     Source: ``ATen/native/transformers/cuda/sdp_utils.cpp`` (``check_prefer_cudnn_attention``: cuDNN above 9.15).
     """
-    return "+cu12" in version("torch")
+    return "+cu12" in installed_versions().get("torch", "")
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class Machine:
         """(major, minor) of the PyTorch that the prediction is for."""
         if self.torch_version is not None:
             return self.torch_version
-        major, minor = version("torch").split(".")[:2]
+        major, minor = _torch_version().split(".")[:2]
         return int(major), int(minor)
 
     @property

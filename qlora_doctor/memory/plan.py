@@ -208,7 +208,9 @@ class Planner:
             evaluation = self.evaluation(machine, sequence)
             return replay_peaks(at(batch, sequence), machine, evaluation=evaluation)[1]
 
-        return largest_within(sums, reserved, space, limit)
+        own = next(reversed(self._predictions.values()), None)
+        beyond = 1.0 if own is None else own.peak_reserved_bytes / own.peak_allocated_bytes
+        return largest_within(sums, reserved, space, limit, beyond)
 
     def courses(self, machine: Machine) -> Courses:
         """Tapes for a machine."""
@@ -290,13 +292,15 @@ def _compared(
     return marked, worst
 
 
-def largest_within(sums: Callable[[int], int], reserved: Callable[[int], int], space: int, limit: int) -> int | None:
+def largest_within(
+    sums: Callable[[int], int], reserved: Callable[[int], int], space: int, limit: int, beyond: float = 1.0
+) -> int | None:
     """The largest number up to ``limit`` of which no more than ``space`` bytes are reserved; None where there is none.
 
     ``reserved`` takes a replay, ``sums`` a fraction of one and is never above it: so the place is sought by sums,
-    scaled by what the last replay reserved beyond its own.
+    scaled by what the last replay reserved beyond its own; ``beyond`` is that of another one, to begin with.
     """
-    guess = _crossing(sums, space, 0, limit + 1)
+    guess = _crossing(sums, round(space / beyond), 0, limit + 1)
     low, high = 0, limit + 1  # low is known to fit, high not to
     known: dict[int, int] = {}
     while True:

@@ -55,16 +55,25 @@ def card_named(text: str) -> Card:
 
 
 def recalled_plan(setup: Setup, facts: Facts, request: Request) -> MemoryFacts | None:
-    """The tables from what earlier questions on the same model left, without torch; None if that is too little.
+    """The tables from what earlier questions on the same model left, or what comes with the package, without torch.
+
+    None if that is too little.
 
     Raises:
         UnknownCard: the config names a card that the table does not know.
     """
-    traces = Traces.read(Path(request.kept) if request.kept is not None else None)
-    if traces.outline is None:
+    from .scope import unmodelled
+    from .shipped import shipped_for
+
+    kept = Traces.read(Path(request.kept) if request.kept is not None else None)
+    if kept.outline is not None:
+        with contextlib.suppress(NotKept):
+            return _look(setup, facts, request, lambda text: None, kept, None)
+    shipped = shipped_for(setup)
+    if shipped is None or unmodelled(setup, facts) is not None:
         return None
     try:
-        return _look(setup, facts, request, lambda text: None, traces, None)
+        return _look(setup, facts, request, lambda text: None, Traces(shipped.outline, shipped=shipped), None)
     except NotKept:
         return None
 
@@ -211,7 +220,8 @@ def _cure(
     if card is None or asked is None or asked.fits is not False or not planner.is_one_cell:
         return None
     kept, key = planner.tracer.traces.cures, f"{card.name} {asked.batch} × {asked.sequence} {planner.evaluation_batch}"
-    if key not in kept and planner.tracer.make is not None:
+    shipped = planner.tracer.traces.shipped is not None
+    if key not in kept and (shipped or planner.tracer.make is not None):
         from ..setup.changed import with_value
         from .levers import levers_of
         from .searching import search_for
@@ -228,6 +238,7 @@ def _cure(
             architecture=None,
             offline=True,
             progress=progress,
+            shipped=shipped,
         )
         assert search is not None  # there is a card
         found = search.found(levers_of(meant, planner.evaluation_batch), "closest")
@@ -299,7 +310,9 @@ def _notes(planner: Planner, tables: Sequence[Plan], limit: int | None, of_table
     notes = list(dict.fromkeys(note for table in tables for note in table.notes))
     if planner.is_one_cell and planner.traces > of_table:
         notes.append(f"What fits instead took {planner.traces - of_table} more traces.")
-    if not planner.traces:
+    if planner.tracer.traces.shipped is not None:
+        notes.append("All of it follows from traces that come with qlora-doctor; --no-cache traces the model here.")
+    elif not planner.traces:
         notes.append("All of it follows from traces that an earlier question on this model left.")
     if limit is not None and max(planner.sequences) > limit:
         notes.append(f"The model has positions for {limit:,} tokens; longer samples need a change of its config.")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .allocator import Block, CachingAllocator
+from .allocator import Block, CachingAllocator, round_size
 from .machine import Machine
 from .scratch import SCRATCH_CATEGORY, scratch_bytes
-from .tape import ALLOC, CATEGORIES, FREE, OPEN, Tape
+from .tape import ALLOC, CATEGORIES, FREE, OPEN, Kernel, Tape
 
-TIMELINE_POINTS = 600
+TIMELINE_POINTS = 300
 """Points of a timeline at most."""
 
 
@@ -24,8 +25,8 @@ class Replayed:
     loaded: allocated once the adapter is attached.
     steps: (peak allocated, peak reserved) of each optimizer step before an evaluation; allocated since its start,
         reserved since the process began, as ``max_memory_reserved`` is never below what is reserved now.
-    run: (peak allocated, peak reserved) by part of the run: ``load``, ``step``, where there are any ``evaluation`` and
-        ``save``.
+    run: (peak allocated, peak reserved) by part of the run: ``load``, ``step``, where there are any ``evaluation``,
+        ``generation`` (within a step) and ``save``.
     peak_phase: the part of the run with the highest peak reserved, of equal ones that with the highest allocated.
     step_phase: the phase within a step with its highest allocation.
     breakdown: bytes in use at the moment of the highest allocation of the run, by :data:`~.tape.CATEGORIES`.
@@ -85,6 +86,8 @@ def replay(
         run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
         peaks.append((allocator.peak_allocated, allocator.peak_reserved))
     parts["step"] = max(peak for peak, _ in peaks), max(peak for _, peak in peaks)
+    if "generation" in run.phase_peaks:
+        parts["generation"] = run.phase_peaks["generation"]
     after = allocator.allocated
     best = {"load": run.best_of_load, "step": run.best}
     evaluated: _Run | None = None
@@ -99,6 +102,7 @@ def replay(
         run.play(tape.step_start, len(tape.events), steps, survivors)
         parts["evaluation"] = allocated, allocator.peak_reserved
         best["evaluation"] = evaluated.best
+        run.stretches += [(len(run.course) + place, name) for place, name in evaluated.stretches]
         run.course += evaluated.course
     if saved is not None:
         allocator.reset_peaks()
@@ -117,25 +121,31 @@ def replay(
         loaded=loaded,
         steps=peaks,
         run=parts,
-        peak_phase=max(parts, key=lambda part: parts[part][::-1]),
+        peak_phase=_decides(parts),
         step_phase=run.best.phase,
         breakdown=breakdown(highest),
         step_breakdown=breakdown("step"),
         phases=run.phase_peaks,
-        timeline=_timeline(run.course),
+        timeline=_timeline(run.course, run.stretches),
         after=after,
     )
 
 
+def _decides(parts: dict[str, tuple[int, int]]) -> str:
+    """The part of a run that decides what is reserved; a step that peaks while it generates is its generation."""
+    part = max(parts, key=lambda part: parts[part][::-1])
+    return "generation" if part == "step" and parts.get("generation", (0, 0))[0] == parts["step"][0] else part
+
+
 def replay_peaks(tape: Tape, machine: Machine, steps: int = 2, evaluation: Tape | None = None) -> tuple[int, int]:
     """Peak allocated and peak reserved of the whole run alone, for tables of many setups."""
-    run = _Run(tape, machine, CachingAllocator(machine.expandable_segments))
+    run = _Run(tape, machine, CachingAllocator(machine.expandable_segments), watched=False)
     run.load()
     survivors = _survivors(tape)
     for step in range(steps):
         run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
     if evaluation is not None:
-        evaluated = _Run(evaluation, machine, run.allocator)
+        evaluated = _Run(evaluation, machine, run.allocator, watched=False)
         evaluated.play(evaluation.step_start, len(evaluation.events), 0, frozenset(evaluation.workspaces))
         evaluated.let_go()
         run.play(tape.step_start, len(tape.events), steps, survivors)
@@ -163,20 +173,30 @@ class _Peak:
 
 @dataclass
 class _Run:
+    """``watched``: whether the highest moments and the course are wanted, not the allocator's peaks alone."""
+
     tape: Tape
     machine: Machine
     allocator: CachingAllocator = field(default_factory=CachingAllocator)
+    watched: bool = True
     blocks: dict[int, Block] = field(default_factory=dict)
     best: _Peak = field(default_factory=_Peak)
     best_of_load: _Peak = field(default_factory=_Peak)
     phase_peaks: dict[str, tuple[int, int]] = field(default_factory=dict)
-    course: list[tuple[int, str]] = field(default_factory=list)
+    course: list[int] = field(default_factory=list)
+    stretches: list[tuple[int, str]] = field(default_factory=list)
+    """Where in ``course`` each phase begins."""
 
     def __post_init__(self) -> None:
         self.sizes = list(self.tape.sizes)
         for index in self.tape.workspaces:
             self.sizes[index] = self.machine.blas_workspace_bytes
-        self.scratch = [scratch_bytes(kernel, self.machine) for kernel in self.tape.kernels]
+        self.rounded = [round_size(size) for size in self.sizes]
+        known: dict[Kernel, list[int]] = {}
+        for kernel in self.tape.kernels:
+            if kernel not in known:
+                known[kernel] = scratch_bytes(kernel, self.machine)
+        self.scratch = [known[kernel] for kernel in self.tape.kernels]
 
     def load(self) -> None:
         """All that comes before the first step."""
@@ -189,11 +209,33 @@ class _Run:
 
     def play(self, start: int, end: int, step: int, skip: frozenset[int]) -> None:
         """Events ``start`` to ``end``, without the storages in ``skip``."""
+        if not self.watched:
+            self._play_on(start, end, skip)
+            return
         phases = [*self.tape.phases, (len(self.tape.events), "end")]
         for (begin, name), (finish, _) in pairwise(phases):
             begin, finish = max(begin, start), min(finish, end)
             if begin < finish:
                 self._play_phase(begin, finish, name, step, skip)
+
+    def _play_on(self, start: int, end: int, skip: frozenset[int]) -> None:
+        """The same with nobody watching."""
+        allocator, blocks, sizes, scratch = self.allocator, self.blocks, self.rounded, self.scratch
+        malloc, free, streams = allocator.malloc_rounded, allocator.free, self.tape.streams
+        opened: list[Block] = []
+        for event in self.tape.events[start:end]:
+            kind, index = event & 3, event >> 2
+            if kind == ALLOC:
+                if index not in skip:
+                    blocks[index] = malloc(sizes[index], streams.get(index, 0)) if streams else malloc(sizes[index])
+            elif kind == FREE:
+                if index in blocks:
+                    free(blocks.pop(index))
+            elif kind == OPEN:
+                opened = [allocator.malloc(size) for size in scratch[index]]
+            else:
+                for block in reversed(opened):
+                    free(block)
 
     def let_go(self) -> None:
         """Free what the tape still holds: the batch itself, which makes room for the next."""
@@ -202,11 +244,12 @@ class _Run:
         self.blocks.clear()
 
     def _play_phase(self, begin: int, finish: int, name: str, step: int, skip: frozenset[int]) -> None:
-        allocator, blocks, sizes, events = self.allocator, self.blocks, self.sizes, self.tape.events
-        malloc, free, streams = allocator.malloc, allocator.free, self.tape.streams
+        allocator, blocks, sizes, events = self.allocator, self.blocks, self.rounded, self.tape.events
+        malloc, free, streams = allocator.malloc_rounded, allocator.free, self.tape.streams
         high, moment = allocator.allocated, begin
         opened: list[Block] = []
-        record = step <= 1
+        course: list[int] = []
+        record = course.append
         for place in range(begin, finish):
             event = events[place]
             kind, index = event & 3, event >> 2
@@ -218,14 +261,17 @@ class _Run:
                 if block is not None:
                     free(block)
             elif kind == OPEN:
-                opened = [malloc(size) for size in self.scratch[index]]
+                opened = [allocator.malloc(size) for size in self.scratch[index]]
             else:
                 for block in reversed(opened):
                     free(block)
-            if allocator.allocated > high:
-                high, moment = allocator.allocated, place
-            if record:
-                self.course.append((allocator.allocated, name))
+            now = allocator.allocated
+            if now > high:
+                high, moment = now, place
+            record(now)
+        if step <= 1:
+            self.stretches.append((len(self.course), name))
+            self.course += course
         if step >= 0 and high > self.best.allocated:
             self.best = _Peak(high, name, step, moment)
         if step < 0 and high > self.best_of_load.allocated:
@@ -283,8 +329,14 @@ def _sizes_at_rest(tape: Tape, run: _Run, survivors: frozenset[int]) -> dict[str
     return parts
 
 
-def _timeline(course: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    if len(course) <= TIMELINE_POINTS:
-        return course
-    edges = [len(course) * point // TIMELINE_POINTS for point in range(TIMELINE_POINTS + 1)]
-    return [max(course[begin:end], key=lambda point: point[0]) for begin, end in pairwise(edges)]
+def _timeline(course: list[int], stretches: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The highest of each stretch of the course, at most :data:`TIMELINE_POINTS` of them, with its phase."""
+    begins = [begin for begin, _ in stretches]
+    count = min(len(course), TIMELINE_POINTS)
+    edges = [len(course) * point // count for point in range(count + 1)] if count else []
+    points = []
+    for begin, end in pairwise(edges):
+        stretch = course[begin:end]
+        high = max(stretch)
+        points.append((high, stretches[bisect_right(begins, begin + stretch.index(high)) - 1][1]))
+    return points

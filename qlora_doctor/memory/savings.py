@@ -117,7 +117,7 @@ def changes(setup: Setup, prediction: Prediction, config: Any) -> Iterator[tuple
         yield "embeddings and norms not cast to float32", "/training/prepare_for_kbit_training", False
     share = prediction.step_breakdown.get("logits_and_loss", 0) / prediction.step_allocated_bytes
     if values.trainer != "trl" and share > LOGITS_SHARE and find_spec("trl") is not None:
-        yield "trl's loss, which never holds all logits", "/training/trainer", "trl"
+        yield "TRL's loss, which never holds all logits", "/training/trainer", "trl"
     if setup.lora.target_modules == "all-linear":
         yield "adapters on the attention projections alone", "/lora/target_modules", ATTENTION
     wanted = setup.model.attn_implementation or getattr(config, "_attn_implementation", None)

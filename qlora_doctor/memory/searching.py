@@ -25,6 +25,7 @@ def search_for(
     architecture: Any,
     offline: bool,
     progress: Callable[[str], None],
+    shipped: bool = False,
 ) -> Search | None:
     """The search for what fits a card or the budget; None where there is neither.
 
@@ -32,8 +33,8 @@ def search_for(
         machine_of: the machine of a setup on the card (``stage.machine_for``).
         evaluation_batch: of the setup as it is; None where it evaluates nothing.
         architecture: that of the setup; None loads it.
+        shipped: look among the setups whose traces come with the package, without torch.
     """
-    from ..pipeline import load_config
     from .plan import capacity
 
     budget = facts.config.budget_peak_memory_bytes if facts.config is not None else None
@@ -44,15 +45,15 @@ def search_for(
         own = evaluation_batch
         return None if own is None else changed.training.per_device_eval_batch_size or own
 
-    return Search(
-        setup,
-        lambda changed: machine_of(changed, card),
-        evaluates,
-        Room(None if card is None else capacity(card), budget),
-        architecture or load_config(setup, offline=offline),
-        offline,
-        progress,
-    )
+    room = Room(None if card is None else capacity(card), budget)
+    if shipped:
+        from .shipped_search import ShippedSearch
+
+        return ShippedSearch(setup, lambda changed: machine_of(changed, card), evaluates, room, None, offline, progress)
+    from ..pipeline import load_config
+
+    architecture = architecture or load_config(setup, offline=offline)
+    return Search(setup, lambda changed: machine_of(changed, card), evaluates, room, architecture, offline, progress)
 
 
 def in_order(cures: Iterable[Cure], chosen: Cure | None) -> list[Cure]:

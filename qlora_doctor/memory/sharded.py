@@ -30,12 +30,14 @@ class _Unit:
     Attributes
     ----------
     stays: it is not released after its forward pass.
+    read: it is gathered where its weight is read (``DTensor.full_tensor``), without a buffer on a stream of its own.
     gathered: the tape's indices of its whole parameters while they are there.
     arriving: the tape's index of the buffer that its shards are gathered into.
     """
 
     parameters: list[nn.Parameter]
     stays: bool = False
+    read: bool = False
     gathered: list[int] = field(default_factory=list)
     arriving: int | None = None
 
@@ -48,7 +50,8 @@ class _Unit:
 class Sharded:
     """A model whose parameters are sharded over ``world`` ranks while its step is traced."""
 
-    def __init__(self, recorder: Recorder, model: Any, world: int) -> None:
+    def __init__(self, recorder: Recorder, model: Any, world: int, reads_head: bool = False) -> None:
+        """``reads_head``: the trainer reads the head's weight and never calls it, as trl's fused head does."""
         self.recorder, self.tape, self.world = recorder, recorder.tape, world
         self.shards: dict[int, nn.Parameter] = {}
         base = model.get_base_model()
@@ -62,6 +65,8 @@ class Sharded:
         norm = next((m for name in _NORMS if (m := getattr(body, name, None)) is not None), None)
         self.first = None if tied else self._unit(embeddings)
         self.tail = self._unit(*(m for m in (norm, embeddings if tied else None, head) if m is not None), stays=True)
+        self.tail.read = reads_head and not tied
+        self._embedded_with_gradient = False
         self.rest = self._unit(base, stays=True)
         self._held: int | None = None
         self._scattering: int | None = None
@@ -74,25 +79,35 @@ class Sharded:
             self.tape.free(index)
         for place, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda *_, place=place: self._before_layer(place))
-            layer.register_forward_hook(lambda *_, place=place: self._after_layer(place))
+            layer.register_forward_hook(lambda module, args, out, place=place: self._after_layer(place, out))
         # The last buffer of the forward pass goes when the root's forward is over (``FSDPState._post_forward``).
         base.register_forward_hook(lambda *_: self._free("_held"))
         first = embeddings if tied else None
         if self.first is not None:
             embeddings.register_forward_pre_hook(lambda *_: self._gather(self.first))
-            embeddings.register_forward_hook(lambda *_: self._release(self.first))
+            embeddings.register_forward_hook(self._after_embeddings)
         for module in (first, norm):
             if module is not None:
                 module.register_forward_pre_hook(lambda *_: self._gather(self.tail))
 
     def after_backward(self) -> None:
         """What is left to scatter and to release once the backward pass has come to its end."""
+        if self._in_backward is not None:
+            self._scatter(self.layers[self._in_backward])
+            self._release(self.layers[self._in_backward])
+        if self.first is not None and self._embedded_with_gradient:
+            self._gather(self.first)
         for unit in self._units():
             self._scatter(unit)
             self._release(unit)
         self._free("_held")
         self._free("_scattering")
         self._in_backward = None
+
+    def _after_embeddings(self, module: nn.Module, args: Any, out: Any) -> None:
+        """A gradient of the embedded tokens makes FSDP gather their unit again in the backward pass."""
+        self._embedded_with_gradient = isinstance(out, torch.Tensor) and out.requires_grad
+        self._release(self.first)
 
     def trained(self) -> list[nn.Parameter]:
         """The shards that have a gradient; the whole gradients are gone."""
@@ -134,7 +149,7 @@ class Sharded:
             setattr(self, name, None)
 
     def _arrive(self, unit: _Unit) -> None:
-        if unit.arriving is None and not unit.gathered and unit.whole_bytes:
+        if unit.arriving is None and not unit.gathered and unit.whole_bytes and not unit.read:
             unit.arriving = self._alloc(unit.whole_bytes, GATHERING)
 
     def _gather(self, unit: _Unit | None) -> None:
@@ -152,6 +167,9 @@ class Sharded:
 
     def _release(self, unit: _Unit | None) -> None:
         if unit is not None:
+            if unit.arriving is not None and self._in_backward is not None:
+                self.tape.free(unit.arriving)
+                unit.arriving = None
             for index in unit.gathered:
                 self.tape.free(index)
             unit.gathered = []
@@ -159,8 +177,17 @@ class Sharded:
     def _before_layer(self, place: int) -> None:
         if not self.recorder.in_backward:
             self._gather(self.layers[place])
+
+    def _after_layer(self, place: int, out: Any) -> None:
+        if self.recorder.in_backward:
             return
-        # Recomputation: the gradient has come as far as this layer's output, so what lies behind it is done.
+        self._release(self.layers[place])
+        states = out[0] if isinstance(out, tuple) else out
+        if isinstance(states, torch.Tensor) and states.requires_grad:
+            states.register_hook(lambda gradient: self._before_backward_of(place))
+
+    def _before_backward_of(self, place: int) -> None:
+        """The gradient has come as far as this layer's output, so what lies behind it is done."""
         if self._in_backward is None:
             self._free("_held")
             self._scatter(self.tail)
@@ -170,12 +197,9 @@ class Sharded:
             self._release(self.layers[self._in_backward])
         self._in_backward = place
         self._gather(self.layers[place])
-        if place:
-            self._arrive(self.layers[place - 1])
-
-    def _after_layer(self, place: int) -> None:
-        if not self.recorder.in_backward:
-            self._release(self.layers[place])
+        before = self.layers[place - 1] if place else self.first
+        if before is not None:
+            self._arrive(before)
 
     def _scatter(self, unit: _Unit) -> None:
         """Whole gradients into a buffer, reduced into each rank's shard; the buffer stays until the next one."""

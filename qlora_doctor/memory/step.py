@@ -112,11 +112,16 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         add_noise(model, options.neftune_alpha)
     if options.data_parallel:
         recorder.keep(gradient_buckets(recorder, parameters))
-    sharded = Sharded(recorder, model, options.sharded_over) if options.sharded_over else None
+    sharded = None
+    if options.sharded_over:
+        reads_head = options.trainer == "trl" and has_fused_head()
+        sharded = Sharded(recorder, model, options.sharded_over, reads_head)
     tape.step_start = len(tape.events)
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
     forward = prepared_forward(model, options.precision)
+    if options.gradient_accumulation_steps < 1:
+        raise ValueError(f"gradient_accumulation_steps is {options.gradient_accumulation_steps}, below 1")
     batches = [batch_of(recorder, model, options, program) for _ in range(options.gradient_accumulation_steps)]
     # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.
     waiting, batches = batches[2:], batches[:2]

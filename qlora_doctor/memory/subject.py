@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,22 @@ class Subject:
             head=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
             limit=context_length(self.model.config),
             assumptions=tuple(self.assumptions),
+            kinds=tuple(self._kinds()),
         )
+
+    def _kinds(self) -> Iterator[str]:
+        """What the run is beyond plain fine-tuning on one card."""
+        step = self.step
+        if step.liger is not None:
+            yield "liger"
+        if step.pictures is not None:
+            yield "images"
+        if step.data_parallel:
+            yield "data parallel"
+        if step.sharded_over:
+            yield "sharded"
+        if getattr(self.program, "generates", False):
+            yield "generation"
 
 
 def subject_of_case(case: StepCase) -> Subject:
@@ -122,8 +138,11 @@ def program_of(setup: Setup) -> tuple[Program | None, list[str]]:
     method = setup.training.method
     if method not in METHODS or method in (None, "sft", "pretrain"):
         return None, []
+    program = TrlMethod(setup, method)
     said = "Prompts and answers fill half of the length each, and values that the trainer logs are made up."
-    return TrlMethod(setup, method), [said]
+    if program.generates:
+        said = "Prompts fill the length that is set, answers max_completion_length, and their rewards are made up."
+    return program, [said]
 
 
 def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
@@ -132,6 +151,9 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     training, values = setup.training, Taken(setup)
     assumptions = []
     length = sequence_length(setup, model.config)
+    prompts = training.extra.get("max_prompt_length")
+    if training.method in ("grpo", "rloo") and isinstance(prompts, int):
+        length = prompts
     if setup.is_unknown("training.max_length"):
         assumptions.append(f"The length of the samples is not known here; {length} tokens are assumed.")
     elif training.max_length is None and values.trainer != "trl":

@@ -19,7 +19,8 @@ from .values import Values
 
 aten = torch.ops.aten
 FEW = 256
-"""Elements up to which the values of floats are followed too: rewards and their like, which trainers branch on."""
+"""Elements up to which the values of floats are followed too: rewards and their like, which trainers branch on. Ones
+are always: some models make their masks of them."""
 _FLOATS = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
 
 
@@ -144,7 +145,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         out = func(*args, **kwargs) if play is None else play(self, func, args, kwargs)
         if isinstance(out, torch.Tensor):
             self.see(out)
-            if out.dtype not in _FLOATS or out.numel() <= FEW:
+            if out.dtype not in _FLOATS or out.numel() <= FEW or func is aten.ones.default:
                 self.values.follow(func, args, kwargs, out)
         elif isinstance(out, (tuple, list)):
             self.see_all(out)

@@ -39,6 +39,11 @@ class TrlMethod:
         self.method = METHODS[method]
         self.trainer: Any = None
 
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes the answers itself in a step."""
+        return self.method.generates
+
     def prepare(self, recorder: Recorder, model: Any, options: StepOptions) -> None:
         """Build the trainer: it changes the adapter's type, adds a reference adapter, replaces the head's forward."""
         from datasets import Dataset
@@ -71,7 +76,7 @@ class TrlMethod:
         the step."""
         rows = list(self.trainer.train_dataset)
         count = options.batch
-        if self.method.generates:
+        if self.method.generates and self.trainer.model.training:
             count *= int(self.trainer.args.steps_per_generation)
         made = self.trainer.data_collator([dict(rows[place % len(rows)]) for place in range(count)])
         if self.method.generates:

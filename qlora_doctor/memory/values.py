@@ -120,7 +120,12 @@ class Values:
 
     def follow(self, func: Any, args: Any, kwargs: Any, out: torch.Tensor) -> None:
         """Compute an operator's result on the CPU too, if everything it reads is known and small."""
-        if out.numel() > LIMIT or func is aten.empty_like.default or func is aten.empty.memory_format:
+        if (
+            out.device.type != "meta"
+            or out.numel() > LIMIT
+            or func is aten.empty_like.default
+            or func is aten.empty.memory_format
+        ):
             return
         value = self._worked_out(func, args, kwargs)
         if isinstance(value, torch.Tensor):
@@ -130,7 +135,7 @@ class Values:
 
     def follow_all(self, func: Any, args: Any, kwargs: Any, outs: Sequence[Any]) -> None:
         """The same for an operator of several results (``chunk``, ``topk``)."""
-        if any(isinstance(out, torch.Tensor) and out.numel() > LIMIT for out in outs):
+        if any(isinstance(out, torch.Tensor) and (out.device.type != "meta" or out.numel() > LIMIT) for out in outs):
             return
         values = self._worked_out(func, args, kwargs)
         if isinstance(values, (tuple, list)):
@@ -144,7 +149,7 @@ class Values:
         real = []
         for item in flat:
             if isinstance(item, torch.Tensor):
-                value = self.get(item)
+                value = self._real(item)
                 if value is None:
                     return None
                 real.append(value)

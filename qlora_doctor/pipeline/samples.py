@@ -12,7 +12,7 @@ from ..setup.paths import resolve
 from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .failures import first_sentence
-from .forms.files import BUILDERS, files_below, of_table, read_files
+from .forms.files import BUILDERS, chosen, files_below, of_table, read_files
 
 DataFormat = Literal["text", "prompt-completion", "messages", "preference", "unpaired-preference", "prompt-only"]
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -28,6 +28,8 @@ _OF_METHODS: dict[str, DataFormat] = {
     **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", "online_dpo", "nash_md", "xpo"), "prompt-only"),
 }
 """What TRL's trainer of each method takes (docs/source/dataset_formats.md); all others take what SFT takes."""
+_SCANNED = 20_000
+"""Rows of a table of text that are read, of which the sample is taken."""
 _CHATML = {"from": "role", "value": "content"}
 COMPARED: tuple[DataFormat, ...] = ("preference", "unpaired-preference", "prompt-only")
 """Formats of methods that compare answers: their trainers have no labels of tokens."""
@@ -90,6 +92,10 @@ def sample_rows(setup: Setup, rows: int) -> Samples:
     path = resolve(setup, setup.data.train)
     if path is None:
         return _samples(setup, first)
+    if any(file.suffix.lower() in (".csv", ".tsv") for file in files_below(path)):
+        # Which columns are numbers the library decides, so its own rows are taken, as many as are read at once.
+        numbered: list[tuple[int | None, dict[str, Any]]] = list(enumerate(_first_rows(setup, _SCANNED)))
+        return _samples(setup, [row for _, row in chosen(numbered, rows)])
     if path.is_dir() and (path / "state.json").is_file():
         from datasets import load_from_disk
 

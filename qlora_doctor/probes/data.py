@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.errors import StageError
@@ -14,6 +15,7 @@ from ..pipeline.batches import context_length, render
 from ..pipeline.changes import change_tokenizer
 from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
+from ..pipeline.forms.compared import compares, form_compared
 from ..pipeline.forms.kinds import CannotForm, FormedRow
 from ..pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
 from ..pipeline.samples import COMPARED, Samples, sample_rows
@@ -21,7 +23,7 @@ from ..setup.resolved import Taken
 from ..setup.setup import NamedData, Setup
 from .batch import BatchLook
 from .failures import explain
-from .formed import batch_of, facts_of, repeated, without_repeats
+from .formed import ANSWERS, CONTENT, batch_of, facts_of, repeated, without_repeats
 from .overlap import overlap_of
 from .pairs import pair_facts
 from .rows import IGNORED, Row, of_classes, of_labels, of_texts, split_batch
@@ -61,7 +63,8 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
     """
     known: dict[str, Any] = {"source": setup.data.train}
     if is_followed(setup):
-        return _followed(setup, progress, offline)
+        see = _compared_elsewhere if compares(setup) else _followed
+        return see(setup, progress, offline)
     batch = None
     way = way_of(setup)
     if way is not None and not _has_tokenizer(setup, offline):
@@ -79,7 +82,14 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
         if compared is not None:
             return DataSeen(DataFacts(**known, **compared))
         look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
-        rows, batches = _rows(setup, architecture, tokenizer, look)
+        whole, limit = _uncut(setup), _limit(setup, architecture)
+        batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS)
+        full = _prepared(whole, batches, architecture)
+        rows = in_full = _rows(whole, *full, look)
+        if _is_changed(setup, in_full, limit):
+            progress("Cutting and packing the data")
+            look = BatchLook(tokenizer, architecture.config) if look is not None else None
+            rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
         known.update(_of_samples(batches, tokenizer))
         known.update(overlap_of(setup))
         if way is not None:
@@ -89,11 +99,6 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             known.update(of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
         else:
             known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
-        whole = _uncut(setup)
-        if whole is not setup:
-            progress("Tokenising the data in full")
-        in_full = _rows(whole, architecture, tokenizer)[0] if whole is not setup else rows
-        limit = _limit(setup, architecture)
         known.update(of_texts(in_full, limit, tokenizer))
         if setup.model.task == _CLASSIFIES:
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
@@ -197,6 +202,69 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
     except Exception as raised:
         return DataSeen(DataFacts(**known, failure=explain(raised, "preparing the data").message))
     return DataSeen(DataFacts(**known), batch)
+
+
+def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
+    """Rows that compare answers, of a trainer that is not here."""
+    every = [each for each in setup.named_data if each.role == "train"]
+    known: dict[str, Any] = {"source": every[0].name, "rows_left_out": 0}
+    tokenizer = None
+    try:
+        architecture = load_config(setup, offline=offline, with_files=True)
+        known["vocab_rows"] = _vocabulary(architecture)
+        progress("Loading the tokenizer")
+        tokenizer = load_tokenizer(setup, architecture, offline=offline)
+        known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
+    except StageError:
+        pass  # the model is not here; its rows are
+    progress("Reading and forming the pairs")
+    rows: list[dict[str, Any]] = []
+    columns, unread, dropped, total = [], [], Counter[str](), 0
+    counted = True
+    limit, drops, by, forms = None, False, None, []
+    try:
+        for each in every:
+            read = read_named(setup, each, max(32, ROWS // len(every)), offline=offline)
+            made = form_compared(setup, each, [row for _, row in read.rows], read.columns, tokenizer)
+            rows += made.rows
+            columns += read.columns
+            unread += [name for name in read.columns if name in ANSWERS | CONTENT and name not in made.read]
+            dropped.update(made.dropped)
+            counted, total = counted and read.total is not None, total + (read.total or 0)
+            limit, drops, by = made.limit, made.drops, made.by
+            forms.append(made.form)
+    except CannotForm as error:
+        return DataSeen(DataFacts(**known, failure=str(error)))
+    except StageError as error:
+        return DataSeen(DataFacts(**known, failure=error.message))
+    lengths = [max(_lengths(tokenizer, row)) for row in rows] if tokenizer is not None else []
+    long = sum(limit is not None and length > limit for length in lengths)
+    if drops and long:
+        dropped["longer than the limit"] += long
+    left = sum(dropped.values())
+    known |= {
+        "rendered_by": by,
+        "format": ", ".join(dict.fromkeys(forms)),
+        "columns": list(dict.fromkeys(columns)),
+        "content_columns_unread": list(dict.fromkeys(unread)),
+        "rows": total if counted else None,
+        "rows_seen": len(rows) + left - (long if drops else 0),
+        "rows_left_out": left,
+        "left_out": dict(dropped),
+        "left_out_reasons": [f"{count} {why}" for why, count in dropped.items()],
+        "limit": limit,
+        "duplicate_rows": len(rows) - len({repr(row) for row in rows}),
+        **pair_facts(rows),
+        **overlap_of(setup),
+    }
+    if lengths:
+        known |= {
+            "tokens_mean": statistics.fmean(lengths),
+            "tokens_median": int(statistics.median(lengths)),
+            "tokens_max": max(lengths),
+            "truncated_ratio": 0.0 if drops else long / len(lengths),
+        }
+    return DataSeen(DataFacts(**known))
 
 
 def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[str, Any]:
@@ -319,16 +387,8 @@ def _uncut(setup: Setup) -> Setup:
     return setup.model_copy(update={"training": training})
 
 
-def _rows(
-    setup: Setup, architecture: Architecture, tokenizer: Any, look: BatchLook | None = None
-) -> tuple[list[Row], Batches]:
+def _rows(setup: Setup, dataset: Any, collator: Any, look: BatchLook | None = None) -> list[Row]:
     """Samples as the collator hands them to the model, batch by batch, each of which ``look`` is shown."""
-    model = _StandIn(architecture.config)
-    batches = make_batches(setup, model, tokenizer, rows=ROWS)
-    if Taken(setup).trainer == "trl":
-        dataset, collator = _prepared_by_trl(setup, batches, architecture)
-    else:
-        dataset, collator = batches.dataset, batches.collator
     size = Taken(setup)["training.per_device_train_batch_size"]
     samples = [dataset[index] for index in range(min(len(dataset), ROWS))]
     rows: list[Row] = []
@@ -337,7 +397,36 @@ def _rows(
         if look is not None:
             look.look(batch)
         rows.extend(split_batch(batch))
-    return rows, batches
+    return rows
+
+
+def _prepared(setup: Setup, batches: Batches, architecture: Architecture) -> tuple[Any, Any]:
+    """The dataset as its trainer prepares it, and the collator."""
+    if Taken(setup).trainer == "trl":
+        return _prepared_by_trl(setup, batches, architecture)
+    return batches.dataset, batches.collator
+
+
+def _is_changed(setup: Setup, in_full: Sequence[Row], limit: int | None) -> bool:
+    """Whether the setup cuts, packs or joins what was prepared in full."""
+    training = setup.training
+    return bool(training.packing or training.padding_free) or any(len(row.ids) > (limit or _UNCUT) for row in in_full)
+
+
+def _cut(
+    setup: Setup, batches: Batches, full: tuple[Any, Any], architecture: Architecture, way: NamedData | None
+) -> tuple[Any, Any]:
+    """What was prepared in full, cut and packed as the setup says: it is tokenized once."""
+    dataset, collator = full
+    if Taken(setup).trainer == "trl":
+        # SFTTrainer tokenizes no rows that have ids, and cuts and packs them all the same (trl, sft_trainer.py).
+        tokenized = "input_ids" in (getattr(dataset, "column_names", None) or ())
+        return _prepared_by_trl(setup, replace(batches, dataset=dataset) if tokenized else batches, architecture)
+    limit = _limit(setup, architecture)
+    if way is not None or limit is None:
+        return dataset, collator
+    rows = [{name: part[:limit] if isinstance(part, list) else part for name, part in row.items()} for row in dataset]
+    return rows, collator
 
 
 class _StandIn:

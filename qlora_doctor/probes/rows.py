@@ -44,15 +44,21 @@ def split_batch(batch: Any) -> list[Row]:
 def of_labels(rows: Sequence[Row], vocabulary: int | None, dropped: int) -> dict[str, Any]:
     """What is trained on, padding counted as the collator made it; a dropped row is one whose labels are masked."""
     positions = sum(len(row.labels) for row in rows)
-    masked = sum(label == IGNORED for row in rows for label in row.labels)
-    ids = [i for row in rows for i in row.ids]
+    masked = [row.labels.count(IGNORED) for row in rows]
     facts: dict[str, Any] = {
-        "labels_masked_ratio": masked / positions if positions else 1.0 if dropped else None,
-        "rows_fully_masked": dropped + sum(all(label == IGNORED for label in row.labels) for row in rows),
-        "max_token_id": max(ids, default=None),
+        "labels_masked_ratio": sum(masked) / positions if positions else 1.0 if dropped else None,
+        "rows_fully_masked": dropped + sum(len(row.labels) == n for row, n in zip(rows, masked, strict=True)),
     }
+    return facts | of_ids([row.ids for row in rows], vocabulary)
+
+
+def of_ids(rows: Sequence[Sequence[int]], vocabulary: int | None) -> dict[str, Any]:
+    """The largest token id, and how many have no row in the embeddings."""
+    full = [ids for ids in rows if ids]
+    facts: dict[str, Any] = {"max_token_id": max(map(max, full), default=None)}
     if vocabulary is not None:
-        facts["tokens_out_of_range"] = sum(not 0 <= i < vocabulary for i in ids)
+        odd = [ids for ids in full if max(ids) >= vocabulary or min(ids) < 0]
+        facts["tokens_out_of_range"] = sum(not 0 <= token < vocabulary for ids in odd for token in ids)
     return facts
 
 
@@ -62,10 +68,7 @@ def of_classes(rows: Sequence[Row], vocabulary: int | None, classes: int | None 
     Args:
         classes: that the model tells apart; None where that is not known, or the labels are no classes.
     """
-    ids = [i for row in rows for i in row.ids]
-    facts: dict[str, Any] = {"max_token_id": max(ids, default=None)}
-    if vocabulary is not None:
-        facts["tokens_out_of_range"] = sum(not 0 <= i < vocabulary for i in ids)
+    facts = of_ids([row.ids for row in rows], vocabulary)
     labels = [row.labels[0] for row in rows if len(row.labels) == 1]
     if classes is None or classes < 2 or len(labels) < len(rows) or not all(isinstance(each, int) for each in labels):
         return facts

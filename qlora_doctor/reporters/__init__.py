@@ -20,7 +20,13 @@ def _reporter(module: str) -> Callable[[Report], str]:
 
 
 _NAMES = ("text", "concise", "json", "html", "sarif", "github", "gitlab", "junit", "markdown")
-FORMATS: dict[str, Callable[[Report], str]] = {name: _reporter(name) for name in _NAMES}
+PICTURES = ("card", "badge")
+"""Formats that are one drawing: what stands on them is in the report."""
+FORMATS: dict[str, Callable[[Report], str]] = {
+    **{name: _reporter(name) for name in _NAMES},
+    "card": _reporter("card"),
+    "badge": _reporter("badge"),
+}
 """Format name → function of one report."""
 TOGETHER = tuple(name for name in _NAMES if name != "html")
 """Formats of which one document holds several reports."""
@@ -44,4 +50,4 @@ def render(report: Report | Sequence[Report], format: str) -> str:
     raise UsageError(f"One {format} file holds one report, and there are {len(report)}.", remedy="Name one file each.")
 
 
-__all__ = ["FORMATS", "TOGETHER", "render"]
+__all__ = ["FORMATS", "PICTURES", "TOGETHER", "render"]

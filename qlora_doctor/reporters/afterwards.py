@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..facts.stored import StoredFacts, Way
+from ..facts.course import CourseFacts
+from ..facts.stored import Server, StoredFacts, Way
 from . import _words as words
 
 WAYS = {
@@ -17,6 +18,22 @@ WAYS = {
     "merged-quantized-anew": "merged in 16-bit, quantized again",
 }
 """The ways to serve, in words."""
+
+
+def course_lines(course: CourseFacts) -> list[str]:
+    """How far a run went and where its loss went; below it what of its logs could not be read."""
+    parts = []
+    if course.last_step is not None:
+        of = f" of {course.planned_steps:,.0f}" if course.planned_steps is not None else ""
+        parts.append(f"step {course.last_step:,.0f}{of}")
+    if course.loss is not None:
+        first, last = words.number(course.loss.first), words.number(course.loss.last)
+        moves = f"{course.loss.direction}, " if course.loss.direction != "flat" else ""
+        parts.append(f"loss {first} → {last} ({moves}{words.plural(course.loss.points, 'record')})")
+    if course.best_eval_loss is not None:
+        parts.append(f"best evaluation {words.number(course.best_eval_loss)} at step {course.best_eval_step or 0:,.0f}")
+    lines = [" · ".join(parts)] if parts else []
+    return lines + [f"not read: {words.one_line(each)}" for each in course.unread]
 
 
 def stored_lines(stored: StoredFacts) -> list[str]:
@@ -35,12 +52,19 @@ def stored_lines(stored: StoredFacts) -> list[str]:
     if stored.base:
         lines.append(f"base: {words.one_line(stored.base)}")
     if stored.servers:
-        told = [f"{s.name} {s.status}{' ' + s.note if s.note else ''}" for s in stored.servers]
-        lines.append(f"serving: {'; '.join(words.one_line(each) for each in told)}")
+        lines.append(f"serving: {'; '.join(words.one_line(server_words(each)) for each in stored.servers)}")
     if stored.merge and stored.merge != "undecided":
         scale = f", at {words.number(stored.merge_scale)} times its scaling" if stored.merge_scale is not None else ""
         lines.append(f"merge: {stored.merge}{scale}")
     return lines + way_lines(stored)
+
+
+def server_words(server: Server) -> str:
+    """``vLLM needs --max-lora-rank 64``; a refusal with its reason behind a colon."""
+    if server.status in ("refuses", "alters"):
+        verb = "refuses it" if server.status == "refuses" else "would serve another adapter"
+        return f"{server.name} {verb}: {server.note}"
+    return f"{server.name} {server.status}{' ' + server.note if server.note else ''}"
 
 
 def way_lines(stored: StoredFacts) -> list[str]:

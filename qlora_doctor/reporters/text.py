@@ -14,7 +14,7 @@ from . import _words as words
 from ._excerpt import marked
 from ._needed import needed
 from ._seen import seen
-from .afterwards import stored_lines
+from .afterwards import course_lines, stored_lines
 from .cure import cure_table
 from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unfollowed, unread
 
@@ -49,6 +49,10 @@ def render(report: Report, *, color: bool = False, width: int = 100, verbose: bo
     blocks = [" · ".join([_header(report, ink), *([dialect(setup)] if setup.get("dialect") else [])])]
     if report.facts.stored is not None and (told := stored_lines(report.facts.stored)):
         blocks.append("\n".join(f"  {line}".rstrip() for line in told))
+    # A log's own report; a check that watched a run tells its course by findings.
+    of_a_log = report.setup is None or not setup.get("dialect")
+    if of_a_log and report.facts.course is not None and (told := course_lines(report.facts.course)):
+        blocks.append("\n".join(f"  {line}" for line in told))
     for stage in _stages_with_findings(report):
         blocks.append(render_stage(stage, color=color, width=width))
         found = joined(counting(report))

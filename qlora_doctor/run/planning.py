@@ -83,12 +83,13 @@ def run_plan(source: Path | Setup, options: PlanOptions, observer: Observer | No
     folder = results_folder(how)
     if folder is not None and not options.trust_remote_code:
         request = request.model_copy(update={"kept": str(folder / f"{trace_key(setup, around)}.traces")})
+    missing = missing_packages("memory", session.facts)
+    if (options.cache or missing) and not options.trust_remote_code:
         recalled = recalled_plan(setup, session.facts, request)
         if recalled is not None:
             record = StageRecord(name="memory", status="done", cached=True)
             session.take([Learned(subject="memory", value=recalled), End(record=record)])
             return session.report()
-    missing = missing_packages("memory", session.facts)
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise StageError(

@@ -201,7 +201,7 @@ def reports_of(
 
     found = groups(trainings(folder))
     if not found:
-        return [_unseen(check, ended, command)]
+        return [_unseen(check, ended, command, options.setup)]
     last = len(found) - 1
     return [
         _report(group, options, check, ended if number == last else None, command, len(found), observer)
@@ -220,7 +220,8 @@ def judge_facts(facts: Facts, check: CheckOptions, *, records: Sequence[StageRec
                       suppressions=check.suppressions)  # fmt: skip
     if check.selection is not None:
         check_selection(check.selection, session.rules, refusal_ids)
-    session.covers = (*RUN_STAGES, "course") if facts.course is not None else RUN_STAGES
+    more = [name for name, known in (("data", facts.data), ("course", facts.course)) if known is not None]
+    session.covers = (*RUN_STAGES, *more)
     session.setup = setup
     session.facts = facts
     session.stages = {record.name: record for record in records or stage_records(facts)}
@@ -233,7 +234,8 @@ def stage_records(facts: Facts) -> list[StageRecord]:
     """How the stages of a run ended, by what is known."""
     step, run = facts.step, facts.run
     failure = step.failure if step is not None else None
-    course = [StageRecord(name="course", status="done")] if facts.course is not None else []
+    named = (("data", facts.data), ("course", facts.course))
+    course = [StageRecord(name=name, status="done") for name, known in named if known is not None]
     watched = run.watched_steps if run is not None else None
     known = [StageRecord(name=name, status="done") for name in ("config", "structure", "load")]
     if failure is not None and failure.kind != "none":
@@ -289,7 +291,27 @@ def _report(
             changes["differences"] = differences(options.setup, facts)
         facts = facts.model_copy(update={"run": run.model_copy(update=changes)})
     facts = with_course(facts, group[0].series, group[0].document.get("arguments") or {})
-    return judge_facts(facts, check, setup=options.setup, observer=observer)
+    setup, facts = _with_data(facts, options.setup, check, ended, command)
+    return judge_facts(facts, check, setup=setup, observer=observer)
+
+
+def _with_data(
+    facts: Facts, setup: Setup | None, check: CheckOptions, ended: Ended | None, command: Sequence[str]
+) -> tuple[Setup | None, Facts]:
+    """The facts with those of the config's data, where the run leaves open why it learns nothing, and with what was
+    predicted, where it ran out of memory.
+
+    The config is that of ``--config``, or the one that the command itself is given.
+    """
+    from .explaining import config_in, data_of, memory_of, needs_data
+
+    if ended is not None and (memory := memory_of(facts, setup or config_in(command), check)) is not None:
+        return setup, facts.model_copy(update={"memory": memory})
+    if ended is None or not needs_data(facts):
+        return setup, facts
+    found = setup or config_in(command)
+    data = data_of(found, check) if found is not None else None
+    return (setup, facts) if data is None else (found, facts.model_copy(update={"data": data}))
 
 
 def with_course(facts: Facts, series: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> Facts:
@@ -350,7 +372,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _unseen(check: CheckOptions, ended: Ended | None, command: Sequence[str]) -> Report:
+def _unseen(check: CheckOptions, ended: Ended | None, command: Sequence[str], given: Setup | None) -> Report:
     from ..facts import RunFacts
 
     failed = ended is not None and ended.code != 0
@@ -358,4 +380,7 @@ def _unseen(check: CheckOptions, ended: Ended | None, command: Sequence[str]) ->
     records = [StageRecord(name=name, status="skipped", reason=reason) for name in RUN_STAGES[:-1]]
     records.append(StageRecord(name="run", status="failed" if failed else "skipped", reason=reason))
     run = RunFacts(command=" ".join(command) or None, exit_code=ended.code if ended else None)
-    return judge_facts(Facts(run=run), check, records=records)
+    setup, facts = _with_data(Facts(run=run), given, check, ended, command)
+    if facts.data is not None:
+        records.insert(-1, StageRecord(name="data", status="done"))
+    return judge_facts(facts, check, records=records, setup=setup)

@@ -57,11 +57,11 @@ def _numbers(names: Mapping[str, Any]) -> Iterator[int]:
             yield value
         elif isinstance(value, Mapping) and len(value) < 200:
             if _fits(value.get(_FIELD)):
-                yield value[_FIELD]
+                yield int(value[_FIELD])
         elif not isinstance(value, type) and hasattr(type(value), "__dict__"):
             field: Any = getattr(value, "__dict__", {}).get(_FIELD) if not callable(value) else None
             if _fits(field):
-                yield field
+                yield int(field)
 
 
 def _fits(value: Any) -> bool:

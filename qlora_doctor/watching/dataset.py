@@ -41,3 +41,19 @@ def _rows(dataset: Any) -> list[dict[str, Any]]:
         return []
     plain = dataset.with_format(None)
     return [plain[index] for index in range(min(len(plain), _ROWS))]
+
+
+def rewrites_labels(loaders: Sequence[Any]) -> bool:
+    """Whether a loader's collator makes labels of the input ids, whatever labels the rows hold.
+
+    transformers' DataCollatorForLanguageModeling does without ``mlm`` (data/data_collator.py: ``labels =
+    batch["input_ids"].clone()``).
+    """
+    for loader in loaders:
+        collator = getattr(loader, "collate_fn", None)
+        for each in (collator, getattr(collator, "data_collator", None)):
+            kind = type(each)
+            own = kind.__name__ == "DataCollatorForLanguageModeling" and kind.__module__.startswith("transformers.")
+            if own and not getattr(each, "mlm", True):
+                return True
+    return False

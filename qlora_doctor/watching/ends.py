@@ -22,6 +22,9 @@ _PHASES = (
 )
 """Part of a file's path, part of a function's name, phase: the innermost frame that fits decides."""
 _ASKED = re.compile(r"Tried to allocate ([\d.]+) ([KMGT]i?B)")
+_CARD = re.compile(r"total capacity of ([\d.]+) ([KMGT]i?B)")
+_ALLOCATED = re.compile(r"([\d.]+) ([KMGT]i?B) is allocated by PyTorch")
+_IDLE = re.compile(r"([\d.]+) ([KMGT]i?B) is reserved by PyTorch but unallocated")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -29,6 +32,7 @@ def failure_of(error: BaseException, rank: int, steps: int) -> RunFailure:
     """The facts of an exception that nothing caught."""
     phase, shape = _where(error.__traceback__)
     explained = explain(error, f"the {phase}" if phase else "the run") if isinstance(error, Exception) else None
+    text = str(error)
     message = explained.message if explained is not None else _sentence(error)
     return RunFailure(
         kind=_kind(error, explained),
@@ -38,8 +42,10 @@ def failure_of(error: BaseException, rank: int, steps: int) -> RunFailure:
         step=steps,
         batch=shape[0] if shape else None,
         sequence=shape[1] if shape else None,
-        asked_bytes=_asked(str(error)),
-        allocated_bytes=_allocated(),
+        asked_bytes=_bytes(_ASKED, text),
+        allocated_bytes=_bytes(_ALLOCATED, text) or _allocated(),
+        idle_bytes=_bytes(_IDLE, text),
+        card_bytes=_bytes(_CARD, text),
     )
 
 
@@ -83,8 +89,8 @@ def _shape(tb: TracebackType) -> tuple[int, int] | None:
     return None
 
 
-def _asked(text: str) -> int | None:
-    found = _ASKED.search(text)
+def _bytes(pattern: re.Pattern[str], text: str) -> int | None:
+    found = pattern.search(text)
     return int(float(found[1]) * _UNITS[found[2][0]]) if found else None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 _NEAR = (0.75, 1.33)
 """What counts as equal: a batch's mean loss is taken from a sample of its tokens."""
-_SAME, _OTHER = (0.001, 0.004), (0.02, 0.06)
+_SAME, _OTHER = (1e-4, 5e-4), (0.02, 0.06)
 """Two losses are the same one within the first, and two where they differ by more than the second: of losses over every
 label, and over a sample of them."""
 _PARTS = range(2, 129)

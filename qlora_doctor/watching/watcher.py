@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..facts import Facts, LoadFacts, MemoryFacts, RunFacts
+from ..facts.batch import BatchFacts
 from ..facts.load import LoadFailure
 from ..facts.memory import MemoryPicture
 from ..facts.run import ParameterGroup, RankFacts
@@ -21,6 +22,7 @@ from ..probes.batch import BatchLook
 from ..probes.environment import look_at_environment
 from ..probes.failures import NO_FAILURE
 from ..probes.live.config import live_config
+from ..probes.live.sharding import sharding_of
 from ..probes.load.loaded import has_nonfinite, loaded_facts, nonfinite_tensors
 from ..probes.observing import snapshot
 from ..probes.observing.overheard import Overhearing
@@ -45,6 +47,12 @@ from .warned import telling
 
 _LOW_RATE = 0.5
 """Share of the rate that was asked for below which a step says little about the updates that the run will make."""
+_OF_TENSORS = (
+    "changed_base_tensors", "cast_base_tensors", "recomputed_buffers", "parameters_without_gradient",
+    "parameters_zero_gradient", "parameters_cut_off", "branches_without_gradient", "gradients_sound",
+    "parameters_not_updated", "parameters_out_of_reach", "parameters_below_precision", "precision_too_coarse",
+)  # fmt: skip
+"""Facts of a step that tell tensors apart."""
 _MORE = 8
 """Steps that the gradient scaler may skip while the watched ones are counted."""
 
@@ -112,6 +120,7 @@ class Watch:
         self._stepped_since = False
         self._all_rates: list[list[float | None]] = []
         self._accumulation: list[int | None] = []
+        self._cleared: list[bool] = []
 
     # -- the beginning
 
@@ -172,8 +181,7 @@ class Watch:
         self._backward = BackwardWatch(self.guard(self._backward_begins))
         if trainer is not None:
             self._loss = LossWatch(trainer, self._inputs_given, self.guard)
-        self._schedulers = self._own_schedulers()
-        self._scheduler_counts = [_scheduler_count(each) for each in self._schedulers]
+        self._take_schedulers()
         self._know_resumed()
         self._know_adapters(model)
         self._hand_made_masks(loader)
@@ -185,6 +193,11 @@ class Watch:
         optimizer = self._optimizers[0] if self._optimizers else None
         config = live_config(model, unwrapped_optimizer(optimizer) if optimizer is not None else None)
         config = config.model_copy(update=arguments_config(arguments))
+        self._hidden = sharding_of(model).look is not None
+        if self._hidden:  # tensors of many modules in one: nothing of them can be told apart
+            load = LoadFacts(device=str(_device(model)), failure=NO_FAILURE)
+            self.facts = Facts(config=config, environment=look_at_environment(), model=model_facts(model), load=load)
+            return
         load = LoadFacts(
             device=str(_device(model)),
             **loaded_facts(model),
@@ -228,7 +241,13 @@ class Watch:
             return
         inner = [unwrapped_optimizer(each) for each in self._optimizers]
         self._run["resumed_without_optimizer"] = bool(done and inner) and not any(each.state for each in inner)
-        self._run["resumed_without_schedule"] = bool(done and self._schedulers) and max(self._scheduler_counts) <= 1
+        held = {id(each) for each in inner}
+        counts = [
+            count
+            for each, count in zip(self._schedulers, self._scheduler_counts, strict=True)
+            if not held or id(unwrapped_optimizer(each.optimizer)) in held
+        ]
+        self._run["resumed_without_schedule"] = bool(done and counts) and max(counts) <= 1
 
     def began_late(self, *, without_gradients: bool) -> None:
         """Nothing was watched: the process ends, and this is how its model stands.
@@ -281,17 +300,25 @@ class Watch:
         named = [each for each in every if getattr(each, "name_or_path", "") == name]
         return named[-1] if named else None
 
-    def _own_schedulers(self) -> list[Any]:
-        held = {id(unwrapped_optimizer(each)) for each in self._optimizers}
-        every = self._found["LRScheduler"]
-        return [each for each in every if not held or id(unwrapped_optimizer(each.optimizer)) in held]
+    def _take_schedulers(self) -> None:
+        """All of the process: which of them drive an optimizer of this training shows when it steps."""
+        self._schedulers = list(self._found["LRScheduler"])
+        self._scheduler_counts = [_scheduler_count(each) for each in self._schedulers]
+
+    def _look_again(self) -> None:
+        """What a loop made after the watching began, and before its first forward."""
+        if self._writer is None and self._trainer() is None and not self._counted_forward:
+            self._found = objects()
+            self._take_schedulers()
+        self._counted_forward = True
 
     def _hand_made_masks(self, loader: Any) -> None:
         """Labels of the tokenized data set, of which a collator may make others."""
-        from .dataset import masked_by_hand
+        from .dataset import masked_by_hand, rewrites_labels
 
         loaders = [loader] if loader is not None else self._found["DataLoader"]
         self._mask_by_hand = masked_by_hand(loaders)
+        self._rewrites_labels = rewrites_labels(loaders)
 
     # -- the watched steps
 
@@ -317,6 +344,7 @@ class Watch:
             self._stop_loop()
         else:
             assert self._onlooker is not None
+            self._look_again()
             self._scale = self._scale_now()
             self._onlooker.step_begin(last=self._steps + 1 == self._options.steps)
             self._in_step = True
@@ -347,9 +375,10 @@ class Watch:
         if self._parallel not in ("none", "ddp"):
             return
         if not first:
-            if not self._run.get("cleared_within"):
-                gone = stepping.cleared(onlooker.parameters, onlooker.gradients.fired, self._held() or _ids(onlooker))
-                self._run["cleared_within"] = gone
+            held = self._held() or _ids(onlooker)
+            self._cleared.append(stepping.cleared(onlooker.parameters, onlooker.gradients.fired, held))
+            # Once is a step that a loop left out, for a loss that was none as an example.
+            self._run["cleared_within"] = len(self._cleared) > 1 and all(self._cleared)
         elif self._steps:
             left = stepping.left_over(onlooker.parameters, self._held())
             self._run["gradients_left"] = max(left, self._run.get("gradients_left") or 0.0)
@@ -682,7 +711,7 @@ class Watch:
     def _look_at_end(self) -> None:
         """The base is what it was, the adapter on disk is the adapter in memory."""
         model = self._model()
-        if model is None or self._base is None or not self._stepped_since:
+        if model is None or self._base is None or not self._stepped_since or self._hidden:
             return
         after = snapshot.take(model, keep_small=False)
         changes = snapshot.compare(self._base, model, after)
@@ -795,6 +824,9 @@ class Watch:
     _stepping: Sequence[weakref.ref[Any]] = ()
     _taken_before = 0
     _began_backward = False
+    _counted_forward = False
+    _hidden = False
+    """Sharding has put the tensors of many modules into one."""
     _scale = 1.0
     _failure = NO_FAILURE
     _saved_at: int | None = None
@@ -821,6 +853,8 @@ class Watch:
             changes["loss_before"] = first[0]
         if onlooker.sharded:  # norms of this rank's part alone
             changes.update(gradient_norm=None, gradients=None)
+        if self._hidden:
+            changes.update(dict.fromkeys(_OF_TENSORS))
         if self._parallel == "deepspeed" and not any(step.norms for step in onlooker.gradients.steps):
             unknown = ("parameters_without_gradient", "parameters_zero_gradient", "gradients_sound")
             changes.update(dict.fromkeys(unknown))
@@ -852,12 +886,14 @@ class Watch:
 
     def _batch_facts(self, onlooker: Onlooker) -> Any:
         found = onlooker.batches.facts()
-        if found is None:
-            return None
         by_hand = getattr(self, "_mask_by_hand", None)
         discarded = None
-        if by_hand is not None and found.trained_ratio is not None:
+        if by_hand is not None and found is not None and found.trained_ratio is not None:
             discarded = by_hand > 0 and found.trained_ratio >= 0.999
+        elif by_hand and getattr(self, "_rewrites_labels", False):  # no batch came: it may fail for that very reason
+            discarded = True
+        if found is None:
+            return BatchFacts(mask_by_hand_ratio=by_hand, mask_discarded=True) if discarded else None
         return found.model_copy(update={"mask_by_hand_ratio": by_hand, "mask_discarded": discarded})
 
     def _forward_facts(self, onlooker: Onlooker) -> None:

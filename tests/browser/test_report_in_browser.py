@@ -283,3 +283,13 @@ def test_headings_descend_one_by_one_and_landmarks_are_there(visit: Callable[...
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
     assert all(page.locator(landmark).count() == 1 for landmark in ("header", "nav", "main", "footer"))
+
+
+def test_the_card_keeps_its_own_sizes_and_colours(visit: Callable[..., Any]) -> None:
+    """A style of the page for its drawings would win over the card's attributes."""
+    page = visit("broken")
+    told = page.evaluate(
+        "() => [...document.querySelectorAll('.fit text')].map(t => [t.getAttribute('font-size') + 'px',"
+        " getComputedStyle(t).fontSize])"
+    )
+    assert told and all(asked == shown for asked, shown in told), told

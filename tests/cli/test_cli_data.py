@@ -66,3 +66,29 @@ def test_data_that_is_not_here_is_told(tmp_path: Path, show: Callable[..., Resul
     (tmp_path / "rows.jsonl").unlink()
     gone = show()
     assert gone.exit_code == 3 and "There is no file" in gone.output
+
+
+def test_text_of_the_data_stays_out_where_it_is_to(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qlora_doctor.worker.runner.run_stages", run_stages_here)
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": f"a secret of number {n}"}) for n in range(9)))
+    config = healthy_config(tiny_llama, data={"train": "rows.jsonl"}, training={"trainer": "trl", "max_length": 40})
+    path = write(tmp_path / "config.json", config)
+
+    def document(*more: str) -> str:
+        arguments = ["check", str(path), "--stage", "config,data", "--format", "json", "--no-cache", *more]
+        return CliRunner().invoke(main, arguments, catch_exceptions=False).stdout
+
+    assert "a secret" in document()
+    without = document("--no-rows")
+    assert "a secret" not in without and json.loads(without)["facts"]["data"]["rows_seen"] == 9
+
+
+def test_arguments_of_a_script_are_split_as_a_shell_does(tiny_llama: Path, tmp_path: Path) -> None:
+    from qlora_doctor.cli._options import running_options
+
+    given = {"run_data": True, "script_args": "--text 'two words' -n 3", "script_seconds": None, "script_memory": None}
+    assert running_options(given)["script_arguments"] == ("--text", "two words", "-n", "3")
+    refused = CliRunner().invoke(main, ["check", "x.py", "--run-data", "--script-memory", "much"])
+    assert refused.exit_code == 2 and "12GiB" in refused.stderr

@@ -641,6 +641,173 @@ def healthy_tensorboard(folder: Path) -> None:
           eval_steps=40)  # fmt: skip
 
 
+# -- other methods, schedules and intervals
+
+
+def pairs(rows: int = 600, same: bool = False) -> list[dict[str, str]]:
+    """The chosen answer repeats the prompt's word; with ``same`` the rejected one does too."""
+    import random
+
+    draw = random.Random(3)
+    words = ("rank", "adapter", "base", "gradient", "step", "layer", "weight", "block")
+    drawn = [draw.sample(words, 2) for _ in range(rows)]
+    return [{"prompt": f"The {a} is", "chosen": f" the {a}", "rejected": f" the {a if same else b}"} for a, b in drawn]
+
+
+def tiny(folder: Path, kind: str = "AutoModelForCausalLM", **options: Any) -> Any:
+    """A random Llama with the tests' own tokenizer."""
+    import transformers
+
+    sys.path.insert(0, str(HERE.parents[1]))
+    from tests.models import make_model
+
+    make_model(folder, "llama", dtype="float32")
+    model = getattr(transformers, kind).from_pretrained(folder, **options)
+    model.config.pad_token_id = 3
+    return model
+
+
+def with_trl(name: str, folder: Path, rows: Any, kind: str = "", extra: Any = None, **arguments: Any) -> None:
+    """A run of one of TRL's trainers with LoRA."""
+    import trl
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    sys.path.insert(0, str(HERE.parents[1]))
+    from tests.models import make_tokenizer
+
+    values = {"per_device_train_batch_size": 4, "logging_steps": 1, "report_to": [], "use_cpu": True, "bf16": False,
+              "save_strategy": "no", "disable_tqdm": True, "seed": 1, "gradient_checkpointing": False}  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        head = kind == "AutoModelForSequenceClassification"
+        model = tiny(Path(place), kind, num_labels=1) if head else tiny(Path(place))
+    task = "SEQ_CLS" if head else "CAUSAL_LM"
+    trainer = getattr(trl, f"{name}Trainer")(
+        model=model,
+        args=getattr(trl, f"{name}Config")(output_dir=str(folder), **(values | arguments)),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=make_tokenizer(),
+        peft_config=LoraConfig(r=8, target_modules="all-linear", task_type=task),
+        **(extra or {}),
+    )
+    trainer.train()
+    trainer.save_state()
+
+
+def reinforced(folder: Path, reward: Callable[[str], float], **arguments: Any) -> None:
+    """A run of GRPO."""
+
+    def rewards(completions: list[str], **_: Any) -> list[float]:
+        return [reward(text) for text in completions]
+
+    with_trl("GRPO", folder, [{"prompt": f"The {word} is"} for word in ("rank", "base", "step", "layer") * 40],
+             extra={"reward_funcs": rewards}, max_completion_length=6, num_generations=4, **arguments)  # fmt: skip
+
+
+@course(method="grpo")
+def healthy_reinforced(folder: Path) -> None:
+    """Many groups have no best answer, so that loss and gradient are zero there."""
+    reinforced(
+        folder, lambda text: float(text.count("e")), max_steps=40, learning_rate=3e-3, logging_steps=2, beta=0.04
+    )
+
+
+@course("QD716", method="grpo")
+def rewards_all_equal(folder: Path) -> None:
+    reinforced(folder, lambda text: 1.0, max_steps=30, learning_rate=1e-3)
+
+
+@course(method="kto")
+def healthy_unpaired(folder: Path) -> None:
+    rows = [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+            for row in pairs(400) for side in ("chosen", "rejected")]  # fmt: skip
+    with_trl("KTO", folder, rows, max_steps=80, logging_steps=4, learning_rate=2e-3)
+
+
+@course(method="reward")
+def healthy_reward_model(folder: Path) -> None:
+    with_trl("Reward", folder, pairs(), "AutoModelForSequenceClassification", max_steps=100, logging_steps=5,
+             learning_rate=2e-3)  # fmt: skip
+
+
+@course("QD702", method="reward")
+def untrained_reward_model(folder: Path) -> None:
+    """Both answers of each pair are the same text, after a broken join."""
+    with_trl("Reward", folder, pairs(same=True), "AutoModelForSequenceClassification", max_steps=60, logging_steps=2,
+             learning_rate=1e-3)  # fmt: skip
+
+
+def classified(folder: Path, noise: float, rows: int, rate: float = 2e-3, **arguments: Any) -> None:
+    """Two classes by the last token, some labels drawn at random."""
+    import random
+
+    from peft import LoraConfig, get_peft_model
+
+    with tempfile.TemporaryDirectory() as place:
+        model = tiny(Path(place), "AutoModelForSequenceClassification", num_labels=2)
+    adapter = LoraConfig(r=8, target_modules="all-linear", task_type="SEQ_CLS")
+    draw = random.Random(1)
+
+    def made(count: int) -> list[dict[str, Any]]:
+        found = []
+        for _ in range(count):
+            label = draw.randrange(2)
+            ids = [draw.randrange(10, 400) for _ in range(11)] + [20 + label]
+            told = label if draw.random() > noise else draw.randrange(2)
+            found.append({"input_ids": ids, "attention_mask": [1] * 12, "labels": told})
+        return found
+
+    model = get_peft_model(model, adapter)
+    train(folder, model=model, rows=made(rows), evaluate=made(64), max_steps=-1, warmup_steps=0, eval_strategy="epoch",
+          lr_scheduler_type="linear", learning_rate=rate, **arguments)  # fmt: skip
+
+
+@course(labels=2)
+def healthy_noisy_labels(folder: Path) -> None:
+    """Three in ten labels are drawn: evaluation of 64 rows moves up a little, training does not fall."""
+    classified(folder, 0.3, 800, num_train_epochs=3, logging_steps=10)
+
+
+@course("QD705", "QD708", labels=2)
+def overfits_classes(folder: Path) -> None:
+    """By heart, but for a batch now and then, whose loss is twenty times the others'."""
+    classified(folder, 0.5, 64, rate=3e-3, num_train_epochs=40, logging_steps=8)
+
+
+@course()
+def healthy_batches_of_one(folder: Path) -> None:
+    """It learns, by a third of what one record scatters."""
+    train(folder, per_device_train_batch_size=1, max_steps=400, learning_rate=5e-4)
+
+
+@course()
+def healthy_logged_each_hundred(folder: Path) -> None:
+    train(folder, max_steps=1500, logging_steps=100, lr_scheduler_type="linear")
+
+
+@course()
+def healthy_stable_then_decay(folder: Path) -> None:
+    shape = {"num_decay_steps": 40, "num_stable_steps": 150}
+    train(folder, max_steps=200, logging_steps=5, lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs=shape,
+          evaluate=chains(2, 65), eval_strategy="steps", eval_steps=50)  # fmt: skip
+
+
+@course()
+def healthy_two_epochs_of_forty_rows(folder: Path) -> None:
+    train(folder, rows=chains(2, 40), max_steps=-1, num_train_epochs=2, warmup_steps=0)
+
+
+@course("QD701")
+def flat_each_tenth(folder: Path) -> None:
+    train(folder, max_steps=300, logging_steps=10, learning_rate=1e-9)
+
+
+@course("QD707")
+def diverges_each_fiftieth(folder: Path) -> None:
+    train(folder, max_steps=1200, logging_steps=50, learning_rate=0.2, max_grad_norm=0.0,
+          lr_scheduler_type="constant_with_warmup", warmup_steps=600)  # fmt: skip
+
+
 # -- helpers of single courses
 
 

@@ -197,6 +197,10 @@ FAULTS = [
     Fault("QD125", "error", "llamafactory", "finetuning_type: lora", "finetuning_type: qlora"),
     Fault("QD125", "error", "llamafactory", "", "use_galore: true\n"),
     Fault("QD125", "error", "llamafactory", "stage: sft", "stage: dpo\nneat_packing: true"),
+    Fault("QD125", "error", "axolotl", "", "optimizer: paged_adamw\n"),
+    Fault("QD125", "error", "llamafactory", "", "lr_scheduler_type: cosine_annealing\n"),
+    Fault("QD125", "error", "trl", "", "optim: adamw_8bits\n"),
+    Fault("QD154", "info", "llamafactory", "", "lr_scheduler_type: constant\nwarmup_ratio: 0.03\n"),
     Fault("QD125", "error", "litgpt", "bf16-true", "bf16-mixed"),
     Fault("QD125", "error", "trl", "", "bf16: true\nfp16: true\n"),
     # the switches of quantization and adapter

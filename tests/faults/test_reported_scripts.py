@@ -93,6 +93,23 @@ trainer.train()
 model.save_pretrained("out/adapter")
 """
 )
+LOOP = (
+    PLAIN[: PLAIN.index("args = ")]
+    + """
+from torch.utils.data import DataLoader
+
+collate = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+loader = DataLoader(dataset, batch_size=2, shuffle=True, collate_fn=collate)
+optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
+model.train()
+for batch in loader:
+    loss = model(**batch).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+model.save_pretrained("out/adapter")
+"""
+)
 NAMES = 'target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],'
 FIND = """
 import bitsandbytes as bnb
@@ -176,6 +193,19 @@ REPORTED = [
         STRUCTURE,
     ),
     # order
+    Reported(
+        "QD125",
+        "error",
+        PLAIN,
+        [("    return model\n", ""), ("model = adapted(model)", "adapted(model)")],
+        [
+            (
+                "model = get_peft_model(model, peft_config)\n",
+                "\n\ndef adapted(model):\n    model = get_peft_model(model, peft_config)\n    return model\n\n\n"
+                "model = adapted(model)\n",
+            )
+        ],
+    ),
     Reported("QD125", "error", PLAIN, [("model = get_peft_model(", "get_peft_model(")]),
     Reported(
         "QD351",
@@ -260,6 +290,16 @@ REPORTED = [
             )
         ],
     ),
+    Reported("QD125", "error", SFT, [(', split="train")', ")")]),
+    Reported("QD125", "error", SFT, [("bf16=True,", "bf16=True,\n    gradient_accumulation_steps=4 // 8,")]),
+    # loops of the script's own
+    Reported(
+        "QD463",
+        "error",
+        LOOP,
+        [("    optimizer.step()\n    optimizer.zero_grad()", "    optimizer.zero_grad()\n    optimizer.step()")],
+    ),
+    Reported("QD464", "error", LOOP, [("    optimizer.step()\n", "")]),
     # the script's functions on its rows
     Reported("QD601", "error", PLAIN, [("row['completion']", "row['answer']")], (), DATA),
     Reported("QD601", "error", PLAIN, [("(tokenizer, mlm=False)", "(tokenizer)")], (), DATA),

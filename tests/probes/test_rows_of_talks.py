@@ -156,6 +156,21 @@ def test_the_longest_row_of_a_file_is_looked_at_wherever_it_stands(tiny_llama: P
     assert 0 < (facts.truncated_ratio or 0) < 0.05
 
 
+def test_numbers_of_a_table_stay_numbers_in_the_sample(tiny_llama: Path, tmp_path: Path) -> None:
+    from qlora_doctor.pipeline.samples import sample_rows
+
+    lines = [
+        "text,label",
+        *(f"row {number} {'long ' * 200 if number == 700 else ''},{number % 3}" for number in range(800)),
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    config = {"model": str(tiny_llama), "data": {"train": "rows.csv"}}
+    (tmp_path / "native.json").write_text(json.dumps(config))
+    rows = sample_rows(read_setup(tmp_path / "native.json"), 256).rows
+    assert len(rows) == 256 and all(isinstance(row["label"], int) for row in rows)
+    assert max(len(row["text"]) for row in rows) > 900
+
+
 def test_a_set_in_the_hubs_cache_is_looked_at_without_the_network(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,9 +96,62 @@ def four_bits_without(base: Path, adapter: Path) -> Any:
     return four_bits(base)
 
 
+def in_half_of_the_layers(base: Path, adapter: Path) -> Any:
+    model = attached(load_base(base), adapter)
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "scaling", None), dict) and ".layers.0." in name:
+            module.scaling = dict.fromkeys(module.scaling, 0.0)
+    return model.merge_and_unload()
+
+
+def quantized_after_the_merge(base: Path, adapter: Path) -> Any:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        once(base, adapter).save_pretrained(place)
+        return four_bits(Path(place), bnb_4bit_use_double_quant=True)
+
+
+def broken(base: Path, adapter: Path) -> Any:
+    model = once(base, adapter)
+    model.model.layers[1].mlp.up_proj.weight.data[3, 5] = float("nan")
+    return model
+
+
+def of_a_later_checkpoint(base: Path, adapter: Path) -> Any:
+    later = base.parent / "later"
+    if not later.is_dir():
+        trained(adapt(load_base(base)), steps=12).save_pretrained(later)
+    return once(base, later)
+
+
+def with_another_beside_it(base: Path, adapter: Path) -> Any:
+    model = attached(load_base(base), adapter)
+    of_a_later_checkpoint(base, adapter)
+    model.load_adapter(base.parent / "later", "later")
+    model.add_weighted_adapter(["default", "later"], [0.7, 0.3], "both", combination_type="linear")
+    model.set_adapter("both")
+    return model.merge_and_unload()
+
+
+def to_fp4_weights(base: Path, adapter: Path) -> Any:
+    return attached(four_bits(base, bnb_4bit_quant_type="fp4").dequantize(), adapter).merge_and_unload()
+
+
+def twice_into_dequantized(base: Path, adapter: Path) -> Any:
+    return attached(dequantized(base, adapter), adapter).merge_and_unload()
+
+
 @pytest.mark.parametrize(
     ("make", "verdict", "scale"),
     [
+        (in_half_of_the_layers, "partly", None),
+        (quantized_after_the_merge, "applied-and-quantized", 1),
+        (broken, "not-finite", None),
+        (of_a_later_checkpoint, "undecided", None),
+        (with_another_beside_it, "undecided", None),
+        (to_fp4_weights, "applied-to-dequantized", 1),
+        (twice_into_dequantized, "twice", 2),
         (once, "applied", 1),
         (in_float32, "applied", 1),
         (rounded_to_float16, "applied", 1),
@@ -159,3 +212,51 @@ def test_what_is_missing_is_undecided(base: Path, adapter: Path, tmp_path: Path)
     for folders in ((tmp_path / "merged", tmp_path, adapter), (tmp_path / "merged", base, tmp_path)):
         found = replayed(*folders)
         assert found["merge"] == "undecided" and found["merge_note"]
+
+
+def test_tokens_that_were_trained_by_themselves(base: Path, tmp_path: Path) -> None:
+    """The low-rank part is merged, the rows of three tokens are the base's: half a merge, and no pass."""
+    adapter = tmp_path / "a"
+    trained(adapt(load_base(base), target_modules=["q_proj"], trainable_token_indices=[4, 5, 6])).save_pretrained(
+        adapter
+    )
+    merged = once(base, adapter)
+    merged.save_pretrained(tmp_path / "whole")
+    assert replayed(tmp_path / "whole", base, adapter)["merge"] == "applied"
+    merged.model.embed_tokens = load_base(base).model.embed_tokens
+    merged.save_pretrained(tmp_path / "half")
+    assert replayed(tmp_path / "half", base, adapter)["merge"] == "partly"
+
+
+def test_a_head_that_was_left_behind(base: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "a"
+    trained(adapt(load_base(base), target_modules=["q_proj"], modules_to_save=["lm_head"])).save_pretrained(adapter)
+    merged = once(base, adapter)
+    merged.lm_head = load_base(base).lm_head
+    merged.save_pretrained(tmp_path / "merged")
+    assert replayed(tmp_path / "merged", base, adapter)["merge"] == "partly"
+
+
+def test_an_init_that_changes_the_base_is_no_pass(tmp_path: Path) -> None:
+    """PiSSA's factors added to the unchanged base: tensor by tensor that is base plus adapter, and it is wrong."""
+    import json
+
+    base = make_model(tmp_path / "base", "llama", dtype="float32")
+    adapter = tmp_path / "a"
+    trained(adapt(load_base(base), init_lora_weights="pissa")).save_pretrained(adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": True}))
+    once(base, adapter).save_pretrained(tmp_path / "merged")
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    found = replayed(tmp_path / "merged", base, adapter)
+    assert found["merge"] == "undecided" and "pissa" in found["merge_note"]
+
+
+def test_tied_heads(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "llama", dtype="bfloat16", tie_word_embeddings=True)
+    adapter = tmp_path / "a"
+    trained(adapt(load_base(base), target_modules=["q_proj"], modules_to_save=["embed_tokens"])).save_pretrained(
+        adapter
+    )
+    once(base, adapter).save_pretrained(tmp_path / "merged")
+    assert replayed(tmp_path / "merged", base, adapter)["merge"] == "applied"

@@ -162,6 +162,20 @@ def test_a_stale_quantization_config_is_named(base: Path, tmp_path: Path) -> Non
     assert told(stored_facts(tmp_path / "m")) == ["QD389"]
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8"])
+def test_other_methods_of_quantization_may_be_stale_too(method: str, base: Path, tmp_path: Path) -> None:
+    merged(base, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method}}))
+    assert told(stored_facts(tmp_path / "m")) == ["QD389"]
+
+
+def test_packed_weights_under_the_config_of_the_base(base: Path, tmp_path: Path) -> None:
+    in_4bit(base, tmp_path / "m")
+    shutil.copy(base / "config.json", tmp_path / "m" / "config.json")
+    assert told(stored_facts(tmp_path / "m")) == ["QD760"]
+
+
 def test_an_adapter_left_in_a_model_is_named(base: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -207,6 +221,25 @@ def test_serving_needs(base: Path, tmp_path: Path) -> None:
     assert servers(r=48)["vLLM"] == ("needs", "--max-lora-rank 64")
     assert servers(use_dora=True)["vLLM"][0] == servers(use_dora=True)["llama.cpp"][0] == "refuses"
     assert servers(modules_to_save=["lm_head"], target_modules=["q_proj"])["vLLM"][0] == "refuses"
+    assert servers()["TGI"] == ("needs", "LORA_ADAPTERS")
+    some = servers(target_modules=["q_proj"], layers_to_transform=[0, 1])
+    assert some["TGI"][0] == "alters" and some["vLLM"] == ("serves", None)
+    patterns = servers(alpha_pattern={"q_proj": 64})
+    assert patterns["vLLM"][0] == patterns["TGI"][0] == patterns["llama.cpp"][0] == "alters"
+    ranks = servers(rank_pattern={"q_proj": 4})
+    assert ranks["vLLM"][0] == "alters" and ranks["llama.cpp"][0] == "needs"
+    rooted = servers(use_rslora=True)
+    assert rooted["llama.cpp"][0] == "alters" and rooted["vLLM"] == ("serves", None)
+    assert "pissa" in (servers(init_lora_weights="pissa")["vLLM"][1] or "")
+
+
+def test_names_with_the_adapters_name_are_peft_s_alone(base: Path, tmp_path: Path) -> None:
+    from tests.stored.saves import a_state_with_the_adapters_name
+
+    a_state_with_the_adapters_name(base, tmp_path / "a")
+    facts = stored_facts(tmp_path / "a")
+    status = {server.name: server.status for server in facts.servers or []}
+    assert status == {"vLLM": "refuses", "TGI": "refuses", "llama.cpp": "refuses", "PEFT": "serves"}
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

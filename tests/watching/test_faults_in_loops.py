@@ -212,3 +212,21 @@ def test_an_exception_later(tiny_llama: Path) -> None:
     only(report, "QD750", "error")
     assert report.exit_code == 1 and "planted" in report.findings[0].message
     assert {record.name: record.status for record in report.stages}["step"] == "done"
+
+
+def test_out_of_memory_tells_what_was_allocated(tiny_llama: Path) -> None:
+    model = adapted(tiny_llama)
+
+    def late(number: int) -> None:
+        if number == 6:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 1.20 GiB. GPU 0 has a total capacity of 23.64 GiB of which "
+                "512.00 MiB is free. Of the allocated memory 21.70 GiB is allocated by PyTorch, and 800.00 MiB is "
+                "reserved by PyTorch but unallocated."
+            )
+
+    report = watched(model, adamw(model), after=late)
+    only(report, "QD749", "error")
+    failure = report.facts.run.failure if report.facts.run is not None else None
+    assert failure is not None and failure.step == 6 and failure.card_bytes == int(23.64 * 2**30)
+    assert "21.7 GiB were allocated and 1.2 GiB more asked for" in report.findings[0].message

@@ -145,3 +145,33 @@ dist.destroy_process_group()
     report = report_of(tmp_path / "report.json")
     assert rules_of(report) == rules, report["findings"]
     assert [rank["rank"] for rank in report["facts"]["run"]["ranks"]] == [0, 1]
+
+
+@pytest.mark.parametrize(("how", "rules"), [("frozen", {"QD323"}), ("without gradients", {"QD404"})])
+def test_a_training_that_shows_no_training_forward(tiny_llama: Path, tmp_path: Path, how: str, rules: set[str]) -> None:
+    """It dies in backward, or goes on with nothing that trains: what is there is looked at when the process ends."""
+    frozen = (
+        "from peft import PeftModel\nmodel.save_pretrained('adapter')\n"
+        "model = PeftModel.from_pretrained(model.unload(), 'adapter')\n"
+        "optimizer = torch.optim.AdamW([p for p in model.parameters() if p.is_floating_point()], lr=2e-4)\n"
+    )
+    body = (
+        frozen + "train(model, optimizer)\n"
+        if how == "frozen"
+        else "with torch.no_grad():\n    train(model, optimizer)\n"
+    )
+    done = run(tmp_path, sys.executable, script(tmp_path, tiny_llama, body), options=("-q", "-o", "json=report.json"))
+    assert done.returncode == 1
+    report = report_of(tmp_path / "report.json")
+    assert rules_of(report) == rules, report["findings"]
+
+
+def test_the_config_of_a_command_explains_its_data(tmp_path: Path) -> None:
+    from qlora_doctor.run.explaining import config_in
+
+    config = tmp_path / "qlora.yml"
+    config.write_text("base_model: some/model\nadapter: qlora\nload_in_4bit: true\nmicro_batch_size: 2\nnum_epochs: 1\n"
+                      "datasets:\n  - path: x.jsonl\n    type: chat_template\n", encoding="utf-8")  # fmt: skip
+    found = config_in(["axolotl", "train", str(config)])
+    assert found is not None and found.dialect == "axolotl"
+    assert config_in(["python", "train.py", str(tmp_path / "nothing.yml")]) is None

@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:
 
 from qlora_doctor.engine import Rule, load_rules  # noqa: E402
 from qlora_doctor.engine.causes import likely_causes  # noqa: E402
+from tools.docsite import calculator  # noqa: E402
 
 GROUPS = {
     "QD1": "Config and environment",
@@ -54,6 +55,7 @@ def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "commands/index.md", command_index
     for name in command_names():
         yield f"commands/{name}.md", lambda name=name: command_page(name)  # type: ignore[misc]
+    yield "calculator.md", calculator.page
     yield "keys.md", keys
     yield "api.md", api
     yield "schema/index.md", schema_index
@@ -68,6 +70,8 @@ def files() -> Iterator[tuple[str, Path]]:
         yield f"schema/{name}", ROOT / "reports" / "schema" / name
     for page in sorted((ROOT / "reports" / "examples").glob("*.html")):
         yield f"gallery/{page.name}", page
+    for traces in sorted((*calculator.TRACES.glob("*.traces"), calculator.TRACES / "index.json")):
+        yield f"traces/{traces.name}", traces
 
 
 # -- rules

@@ -174,7 +174,7 @@ def _finish(row: FormedRow, limit: int | None, long_rows: str, trainer: _Trainer
         row.ids, row.labels = row.ids[:limit], row.labels[:limit]
     if row.ids and len(row.ids) < int(settings.get("min_sample_len") or 0):
         row.dropped = SHORT
-    masked = all(label == IGNORED for label in row.labels) if row.ids else row.teaches is False
+    masked = row.labels.count(IGNORED) == len(row.labels) if row.ids else row.teaches is False
     if masked and trainer.drops_masked and row.dropped is None:
         row.dropped = MASKED
 

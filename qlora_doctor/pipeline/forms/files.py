@@ -77,7 +77,7 @@ def read_files(paths: list[Path], rows: int, split: str | None = None) -> Read:
         every = [(number, row) for number, row in every if number is None or begin <= number < end]
         total = max(0, end - begin)
     columns = list(dict.fromkeys(column for each in found for column in each.columns))
-    return Read(_chosen(every, rows), total, columns)
+    return Read(chosen(every, rows), total, columns)
 
 
 def slice_of(split: str | None, total: int | None) -> tuple[int, int]:
@@ -99,7 +99,8 @@ def slice_of(split: str | None, total: int | None) -> tuple[int, int]:
     return place(match[2], match[3], 0), place(match[4], match[5], total)
 
 
-def _chosen(rows: list[tuple[int | None, dict[str, Any]]], most: int) -> list[tuple[int | None, dict[str, Any]]]:
+def chosen(rows: list[tuple[int | None, dict[str, Any]]], most: int) -> list[tuple[int | None, dict[str, Any]]]:
+    """A sample with a fixed seed, in the order of the rows, the longest of them among it."""
     if len(rows) <= most:
         return rows
     by_length = sorted(range(len(rows)), key=lambda index: -len(str(rows[index][1])))
@@ -239,7 +240,7 @@ def _table(path: Path, rows: int, separator: str) -> Read:
         found.append((number, {name: value for name, value in row.items() if name is not None}))
     if not found:
         raise StageError(f"The data {path.name!r} is empty.")
-    return Read(_chosen(found, rows), len(found) if size <= WHOLE else None, list(reader.fieldnames or ()))
+    return Read(chosen(found, rows), len(found) if size <= WHOLE else None, list(reader.fieldnames or ()))
 
 
 def _parquet(path: Path, rows: int) -> Read:
@@ -247,17 +248,17 @@ def _parquet(path: Path, rows: int) -> Read:
 
     file = parquet.ParquetFile(path)
     groups = list(range(file.num_row_groups))
-    chosen = sorted(random.Random(0).sample(groups, min(8, len(groups))))
+    picked = sorted(random.Random(0).sample(groups, min(8, len(groups))))
     starts = [0]
     for group in groups:
         starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
     found: list[tuple[int | None, dict[str, Any]]] = []
-    for group in chosen:
+    for group in picked:
         batch = next(file.iter_batches(batch_size=1024, row_groups=[group]), None)
         found += [(starts[group] + index, row) for index, row in enumerate(batch.to_pylist() if batch else [])]
     if not found:
         raise StageError(f"The data {path.name!r} is empty.")
-    return Read(_chosen(found, rows), file.metadata.num_rows, list(file.schema_arrow.names))
+    return Read(chosen(found, rows), file.metadata.num_rows, list(file.schema_arrow.names))
 
 
 def _arrow(path: Path, rows: int) -> Read:
@@ -275,7 +276,7 @@ def of_table(data: Any, rows: int) -> list[tuple[int, dict[str, Any]]]:
     read = min(len(data), max(rows, _READ))
     places = sorted(random.Random(0).sample(range(len(data)), read))
     found: list[tuple[int | None, dict[str, Any]]] = [(place, data[place]) for place in places]
-    return [(int(place or 0), row) for place, row in _chosen(found, rows)]
+    return [(int(place or 0), row) for place, row in chosen(found, rows)]
 
 
 def files_below(path: Path) -> list[Path]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...core.closest import closest
 from ...facts.config import Remark
 from ...setup.defaults import Libraries, Version
 from ...setup.setup import Setup
+from ...tables.trainer_names import AXOLOTLS, OPTIMIZERS, SCHEDULERS
 
 OWN_LOOPS = {"torchtune", "litgpt", "ludwig", "h2o-llmstudio", "nemo-automodel", "qlora-pipe", "mftcoder"}
 """Dialects whose trainers do not hand their options to transformers' classes."""
@@ -39,6 +41,14 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if training.bf16 and training.fp16:
         note = "transformers stops: bf16 and fp16 exclude each other."
         yield Remark(kind="both-precisions", about="trainer", key="training.fp16", note=note)
+    accumulation, batch = training.gradient_accumulation_steps, training.per_device_train_batch_size
+    if accumulation is not None and accumulation < 1:
+        note = f"transformers stops: gradient_accumulation_steps is {accumulation}, and it has to be 1 or more."
+        yield Remark(kind="no-accumulation", about="trainer", key="training.gradient_accumulation_steps", note=note)
+    if batch is not None and batch < 1:
+        note = f"transformers stops: per_device_train_batch_size is {batch}, and it has to be 1 or more."
+        yield Remark(kind="no-batch", about="trainer", key="training.per_device_train_batch_size", note=note)
+    yield from _unknown_names(setup)
     if training.fsdp and training.deepspeed:
         note = "transformers stops: fsdp and deepspeed exclude each other."
         yield Remark(kind="fsdp-and-deepspeed", about="distribution", key="training.deepspeed", note=note)
@@ -49,6 +59,24 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if lora.layers_pattern and lora.layers_to_transform is None:
         note = "PEFT stops: layers_pattern needs layers_to_transform."
         yield Remark(kind="layers-pattern-alone", about="freezing", key="lora.layers_pattern", note=note)
+
+
+def _unknown_names(setup: Setup) -> Iterator[Remark]:
+    """An optimizer or a schedule that TrainingArguments do not know by that name."""
+    if setup.dialect not in ("native", "trl", "alignment-handbook", "llamafactory", "axolotl"):
+        return
+    own = AXOLOTLS if setup.dialect == "axolotl" else frozenset[str]()
+    kinds = [("optim", OPTIMIZERS | own, "optimizer")]
+    if not own:  # it has schedules of its own
+        kinds.append(("lr_scheduler_type", SCHEDULERS, "schedule"))
+    for field, names, what in kinds:
+        written = getattr(setup.training, field)
+        if isinstance(written, str) and written not in names:
+            near = closest(written, sorted(names))
+            meant = f"; the nearest is {near[0]}" if near else ""
+            reader = "axolotl" if own else "transformers"
+            note = f"{reader} stops: {field} is {written}, and it knows no {what} of that name{meant}."
+            yield Remark(kind=f"{what}-unknown", about="trainer", key=f"training.{field}", note=note)
 
 
 # -- several processes

@@ -58,6 +58,7 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
         updates_per_epoch=per_epoch,
         updates=updates,
         warmup_updates=warmup,
+        warmup_unused=_unused_warmup(get),
         peak_rate_share=_peak(get, updates, warmup),
         late_intervals=late_intervals(setup, get, updates),
         best_model=_best_model(get),
@@ -148,6 +149,14 @@ def _warmup(setup: Setup, get: Get, updates: int | None) -> int | None:
     if not share:
         return 0
     return math.ceil(updates * share) if updates is not None else None
+
+
+def _unused_warmup(get: Get) -> bool | None:
+    """transformers' ``constant`` never looks at the warm-up; ``constant_with_warmup`` does (optimization.py)."""
+    schedule, steps, share = (get(f"training.{name}") for name in ("lr_scheduler_type", "warmup_steps", "warmup_ratio"))
+    if schedule is None:
+        return None
+    return schedule == "constant" and bool(steps or share)
 
 
 def _peak(get: Get, updates: int | None, warmup: int | None) -> float | None:

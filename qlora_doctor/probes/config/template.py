@@ -25,12 +25,13 @@ def template_facts(setup: Setup) -> dict[str, Any]:
     Nothing where the template is not named, not known, or the vocabulary of the model cannot be told.
     """
     dialect = setup.dialect.removeprefix("shell-")
-    named = next((each for each in setup.named_data if each.template and each.role == "train"), None)
+    named = next((each for each in setup.named_data if _name_of(each) and each.role == "train"), None)
     model = setup.model.name_or_path
-    if named is None or named.template is None or model is None or setup.is_unknown("model.name_or_path"):
+    if named is None or model is None or setup.is_unknown("model.name_or_path"):
         return {}
-    template = find_template(named.template, _TRAINERS.get(dialect, "llamafactory"))
-    known: dict[str, Any] = {"template": named.template}
+    name = str(_name_of(named))
+    template = find_template(name, _TRAINERS.get(dialect, "llamafactory"))
+    known: dict[str, Any] = {"template": name}
     family = family_of(model)
     if family is not None:
         known["model_family"] = family[0]
@@ -47,6 +48,12 @@ def template_facts(setup: Setup) -> dict[str, Any]:
     accepted = _adds_tokens(named, dialect) or not (dialect == "llamafactory" or is_instructed(model))
     known["template_foreign_marks"] = [] if accepted else foreign
     return known
+
+
+def _name_of(named: NamedData) -> str | None:
+    """The template that a data set names: axolotl's types of pairs have one in their own name, ``chatml.intel``."""
+    family = (named.format or "").partition(".")[0]
+    return family if named.settings.get("rl") and family in ("chatml", "llama3") else named.template
 
 
 def _adds_tokens(named: NamedData, dialect: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from itertools import pairwise
 from statistics import median
@@ -60,7 +61,8 @@ def _overfits(course: Course, series: Series, at: int, found: dict[str, Any]) ->
     before, after = _around(loss, series.steps[at]), _around(loss, series.steps[-1])
     if not before or not after:
         return None
-    falls = median(after) < median(before)
+    error = 1.25 * shape.noise * math.sqrt(1 / len(before) + 1 / len(after))  # of the difference of two medians
+    falls = median(before) - median(after) > error
     return orderly and falls and rise > shape.noise / 2
 
 

@@ -186,10 +186,12 @@ def read_table(path: Path) -> Course:
             header = next(reader, [])[:_MOST_COLUMNS]
             names = [_column(name, path) for name in header]
             taken = [(i, name) for i, name in enumerate(names) if name]
+            # Where semicolons part the cells, a comma is a decimal point.
+            point = (lambda cell: cell.replace(",", ".")) if reader.dialect.delimiter == ";" else str
             losses = [i for i, name in taken if canonical(name) == "loss"]
             written = _fewer(list(reader), losses[0]) if losses else reader
             rows: list[Record] = [
-                {name: cells[i] for i, name in taken if i < len(cells) and cells[i] not in ("", "NULL")}
+                {name: point(cells[i]) for i, name in taken if i < len(cells) and cells[i] not in ("", "NULL")}
                 for cells in written
             ]
     except (OSError, csv.Error) as error:
@@ -247,27 +249,34 @@ def is_table_of_a_run(path: Path) -> bool:
 
 
 def read_wandb(folder: Path) -> Course:
-    """A run's folder of W&B: its history where wandb's own reader is installed, else the output that it captured.
+    """A run's folder of W&B: its history where wandb's own reader is installed, else what was exported or captured.
 
     Raises:
-        Unreadable: neither can be read.
+        Unreadable: none of them can be read.
     """
     from .output import read_output
 
     history = _wandb_history(folder)
     if history:
         return _named(course_from_records(history), folder, "wandb")
-    output = folder / "files" / "output.log"
-    if output.is_file():
-        course = read_output(output)
-        course.formats = ["wandb"]
-        return course
     exported = folder / "files" / "wandb-history.jsonl"
+    output = folder / "files" / "output.log"
+    needed = "its history is a .wandb file, which needs wandb to be read" if any(folder.glob("*.wandb")) else ""
+    course: Course | None = None
     if exported.is_file():
-        return read_json_lines(exported, "wandb")
-    raise Unreadable(
-        f"{folder} holds no captured output, and its history needs wandb to be read.", remedy="pip install wandb"
-    )
+        course = read_json_lines(exported, "wandb")
+    elif output.is_file():
+        try:
+            course = read_output(output)
+        except Unreadable:
+            course = None
+    if course is None:
+        told = f"{folder} holds no captured output with a loss" + (f", and {needed}." if needed else ".")
+        raise Unreadable(told, remedy="pip install wandb" if needed else None)
+    course.formats = ["wandb"]
+    if needed:
+        course.unread.append(f"{folder.name}: {course.sources[0]} was read; {needed}.")
+    return course
 
 
 def _wandb_history(folder: Path) -> list[Record]:

@@ -31,7 +31,7 @@ def gradient_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[
         "gradient_nonfinite": bad_from is not None,
     }
     facts |= _against_check(finite, known)
-    growth = _growth(finite)
+    growth = _growth(finite, calmest=found.get("method") != "reinforcement")
     if growth is not None:
         facts |= {"gradient_growth": growth, "gradient_explodes": growth > _GROWTH and _lasting(finite)}
     return facts
@@ -57,14 +57,17 @@ def _nonfinite_from(series: Series) -> float | None:
     return series.steps[-count] if count >= min(3, len(series)) and count else None
 
 
-def _growth(series: Series) -> float | None:
-    """Level of the last fifth over that of the calmest fifth before it; None with fewer than ten points."""
+def _growth(series: Series, *, calmest: bool) -> float | None:
+    """Level of the last fifth over that of the calmest fifth before it; None with fewer than ten points.
+
+    Of reinforcement, where a group without a best answer has no gradient, over the usual fifth.
+    """
     values = series.values
     if len(values) < 10:
         return None
     size = len(values) / 5
     levels = [level(values[int(i * size) : int((i + 1) * size)]) for i in range(5)]
-    calm = min(levels[:4])
+    calm = min(levels[:4]) if calmest else median(levels[:4])
     return levels[4] / calm if calm > 0 else None
 
 

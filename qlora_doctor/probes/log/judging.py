@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
@@ -79,11 +79,17 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
 def _method(course: Course, known: Known) -> str | None:
     """What the quantities tell: pairs have margins, reinforcement has rewards alone."""
     names = course.series.keys()
-    if is_preference(known.method) or any(name.endswith("rewards/margins") for name in names):
+    if is_preference(known.method) or _has_pairs(names):
         return "preference"
     if "reward" in names or "rewards/mean" in names or any(name.startswith("completions/") for name in names):
         return "reinforcement"
     return known.method
+
+
+def _has_pairs(names: Iterable[str]) -> bool:
+    """DPO's and KTO's ``rewards/margins``, or a reward model's ``margin``, which logs its rewards' extremes too."""
+    held = set(names)
+    return any(name.endswith("rewards/margins") for name in held) or {"margin", "min_reward"} <= held
 
 
 def middle(values: Sequence[float]) -> float:

@@ -19,6 +19,8 @@ _FLAT_FROM = 16
 """Points below which nobody can tell flat from noisy."""
 _WORTH, _SURE = 1.25, 2.5
 """Standard deviations of a point that a fall has to be excluded from, without and with other evidence."""
+_SHARE = 0.1
+"""Of the loss: a fall of so much is worth its name, however noisy the records are (batches of one row)."""
 _TINY_RATE = 1e-6
 """No adapter learns at such a rate: QLoRA's are a hundred times higher."""
 _NEIGHBOURS = 10
@@ -38,7 +40,8 @@ def loss_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[str,
     facts: dict[str, Any] = {"loss": shape, "loss_constant": constant}
     facts |= _broken(series)
     if found.get("method") == "reinforcement":
-        return facts  # its loss is near zero and says nothing of learning
+        # Its loss is zero where the advantages of a group cancel out, and says nothing of learning.
+        return facts | {"loss_zero": False, "loss_zero_from": None}
     facts |= {"loss_flat": flat, "untrained_value": _untrained(finite, flat, constant, known, found)}
     if shape is None:
         return facts
@@ -80,8 +83,9 @@ def _flat(series: Series, shape: Trend | None, course: Course) -> tuple[bool | N
     """(nothing but noise, every value the same); None where too little is known to say so.
 
     Flat is what excludes a fall that would be worth its name: the slope of Theil and Sen over the whole run is within
-    twice its standard error of zero, and a fall of 1.25 standard deviations of a point is out of the question; of 2.5,
-    where the rate or an evaluation that does not move says the same.
+    twice its standard error of zero, and a fall of 1.25 standard deviations of a point, or of a tenth of the loss where
+    that is less, is out of the question; of 2.5 standard deviations, where the rate or an evaluation that does not move
+    says the same.
     """
     values = series.values
     if len(values) < 5 or shape is None:
@@ -94,13 +98,14 @@ def _flat(series: Series, shape: Trend | None, course: Course) -> tuple[bool | N
     if moved:
         return False, False
     rates = course.get("learning_rate").finite().values
-    limit = _SURE if moved is False or (rates and max(rates) < _TINY_RATE) else _WORTH
+    certain = moved is False or (rates and max(rates) < _TINY_RATE)
+    worth = _SURE * shape.noise if certain else min(_WORTH * shape.noise, _SHARE * abs(level(values)))
     thin = blocks(values, 100)
     total = sen_slope(thin) * (len(thin) - 1)
     error = shape.noise * math.sqrt(12 / len(values)) * 1.05  # efficiency of the slope of Theil and Sen: 95 %
     if abs(total) > 2 * error or shape.probability < 0.05:
         return False, False
-    if len(values) < _FLAT_FROM or abs(total) + 2 * error > limit * shape.noise:
+    if len(values) < _FLAT_FROM or abs(total) + 2 * error > worth:
         return None, False
     return True, False
 

@@ -20,7 +20,7 @@ from .files import (
 )
 from .output import read_output, says_loss
 from .series import Course, Series
-from .texts import Unreadable
+from .texts import Unreadable, decoded
 
 _SKIPPED = {".git", ".venv", "venv", "node_modules", "__pycache__", "site-packages"}
 _OUTPUTS = {".log", ".out", ".txt", ".stdout"}
@@ -128,7 +128,7 @@ def _in_folder(top: Path) -> list[_Source]:
         if _is_mlflow(folder):
             found.append(_Source(folder, folder, "mlflow", read_mlflow))
             continue
-        if folder.name == "files" and (folder / "output.log").is_file() and _is_wandb(folder.parent):
+        if folder.name == "files" and _is_wandb(folder.parent) and {"output.log", "wandb-history.jsonl"} & {*files}:
             found.append(_Source(folder.parent, folder.parent, "wandb", read_wandb))
             continue
         for name in files:
@@ -255,7 +255,7 @@ def _checkpoints(root: Path) -> list[float] | None:
 def _head(path: Path) -> str:
     try:
         with path.open("rb") as stream:
-            return stream.read(_SAMPLE).decode("utf-8", "replace")
+            return decoded(stream.read(_SAMPLE))
     except OSError:
         return ""
 

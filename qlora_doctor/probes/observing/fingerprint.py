@@ -37,16 +37,15 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
 
 def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
     """Fingerprints by name, of a sharded tensor that of the shard held here; what cannot be read is left out."""
-    held = {name: local_part(tensor) for name, tensor in tensors.items()}
-    on_cuda: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in held.items():
-        if tensor.is_cuda:
-            on_cuda.setdefault(tensor.get_device(), {})[name] = tensor
+    one = _one_cuda_device(tensors)
+    held = tensors if one is not None else {name: local_part(tensor) for name, tensor in tensors.items()}
     found: dict[str, Fingerprint] = {}
-    for index, group in on_cuda.items():
+    for device, group in {one: held}.items() if one is not None else _on_cuda(held).items():
         from .fingerprint_cuda import chunk_digests
 
-        found.update(chunk_digests(group, torch.device("cuda", index)))
+        found.update(chunk_digests(group, device))
+    if len(found) == len(held):
+        return {name: found[name] for name in held} if one is None else found
     tables: dict[torch.device, Tables] = {}
     for name, tensor in held.items():
         if name in found or not is_readable(tensor):
@@ -56,6 +55,25 @@ def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
         digests = _chunk_digests(tensor.detach(), tables[tensor.device])
         found[name] = Fingerprint(digests, dtype_name(tensor.dtype), tuple(tensor.shape))
     return {name: found[name] for name in held if name in found}
+
+
+def _one_cuda_device(tensors: Mapping[str, torch.Tensor]) -> torch.device | None:
+    """The CUDA device that all of these tensors are on; None where they are not, or where one is held in parts."""
+    places = {tensor.get_device() for tensor in tensors.values()}
+    if len(places) != 1 or not next(iter(tensors.values())).is_cuda:
+        return None
+    if any(hasattr(kind, "__tensor_flatten__") for kind in {type(tensor) for tensor in tensors.values()}):
+        return None
+    return torch.device("cuda", places.pop())
+
+
+def _on_cuda(tensors: Mapping[str, torch.Tensor]) -> dict[torch.device, dict[str, torch.Tensor]]:
+    """Those on CUDA, by their device."""
+    found: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_cuda:
+            found.setdefault(tensor.device, {})[name] = tensor
+    return found
 
 
 # -- the chunks' digests by plain torch operations

@@ -10,10 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ import torch
 from ..tensors import is_readable
 from .chunk import CHUNK, Fingerprint, dtype_name
 
+_Part = tuple[torch.Tensor, Any]
+"""Digests on the host, and what tells that they are there."""
 _THREADS = 256
 _GROUP = 256
 """Tensors in one launch."""
@@ -88,7 +90,8 @@ class _Plan:
 
     Attributes:
         addresses: of each tensor.
-        tables: address and length of every chunk, shape (2, chunks), in one or several parts.
+        tables: address and length of every chunk, shape (2, chunks), in one part for each launch.
+        groups: how many tensors each launch reads.
         counts: chunks of each tensor.
         kinds: dtype and shape of each.
     """
@@ -97,26 +100,25 @@ class _Plan:
     addresses: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     tables: list[torch.Tensor] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     kinds: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
 
-    def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether these are the tensors that it was made of: names, places, sizes and forms are the same."""
-        if list(tensors) != self.names:
+    def lies_there(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether tensors of these names and sizes lie where those lay that it was made of: then they can be read."""
+        if len(tensors) != len(self.names) or list(tensors) != self.names:
             return False
         every = tensors.values()
-        return (
-            [tensor.data_ptr() for tensor in every] == self.addresses
-            and [tensor.nbytes for tensor in every] == self.sizes
-            and [(dtype_name(tensor.dtype), tuple(tensor.shape)) for tensor in every] == self.kinds
-            and all(tensor.is_contiguous() for tensor in every)
+        return [tensor.data_ptr() for tensor in every] == self.addresses and (
+            [tensor.nbytes for tensor in every] == self.sizes
         )
 
-    def table(self) -> torch.Tensor:
-        """The whole table, joined once."""
-        if len(self.tables) > 1:
-            self.tables[:] = [torch.cat(self.tables, dim=1)]
-        return self.tables[0]
+    def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether their bytes mean what they meant: dtypes, shapes and order are the same."""
+        return all(
+            tensor.shape == kind[1] and dtype_name(tensor.dtype) == kind[0] and tensor.is_contiguous()
+            for tensor, kind in zip(tensors.values(), self.kinds, strict=True)
+        )
 
 
 _plans: dict[int, list[_Plan]] = {}
@@ -132,26 +134,43 @@ def chunk_digests(tensors: Mapping[str, torch.Tensor], device: torch.device) -> 
         if kernel is None:
             return {}
         kept = _plans.setdefault(index, [])
-        plan = next((each for each in kept if each.fits(tensors)), None)
+        plan = next((each for each in kept if each.lies_there(tensors)), None)
         if plan is not None:
-            parts = [_launched(kernel, plan.table(), device)]
-        else:
-            plan, parts = _read_first(kernel, tensors, device)
-            if len(plan.names) == len(tensors):  # what could not be read in place may be read in place next time
-                kept[:] = [plan, *kept][:_KEPT]
-        if not parts:
-            return {}
-        data = torch.cat(parts).cpu().numpy().tobytes()
-    ends = accumulate(16 * count for count in plan.counts)
-    return {
-        name: Fingerprint(data[end - 16 * count : end], *kind)
-        for name, kind, end, count in zip(plan.names, plan.kinds, ends, plan.counts, strict=True)
-    }
+            # The device reads while the host makes sure that the plan still fits.
+            parts = [_launched(kernel, table, device) for table in plan.tables]
+            if plan.fits(tensors):
+                return _collected(plan, parts)
+            kept.remove(plan)
+        plan, parts = _read_first(kernel, tensors, device)
+        if len(plan.names) == len(tensors):  # what could not be read in place may be read in place next time
+            kept[:] = [plan, *kept][:_KEPT]
+        return _collected(plan, parts)
 
 
-def _read_first(
-    kernel: Any, tensors: Mapping[str, torch.Tensor], device: torch.device
-) -> tuple[_Plan, list[torch.Tensor]]:
+def _collected(plan: _Plan, parts: Sequence[_Part]) -> dict[str, Fingerprint]:
+    """The digests as they come: those of one launch are taken apart while the device reads for the next."""
+    found: dict[str, Fingerprint] = {}
+    start = 0
+    for group, part in zip(plan.groups, parts, strict=True):
+        data = _fetched(part)
+        at = 0
+        for place in range(start, start + group):
+            end = at + 16 * plan.counts[place]
+            found[plan.names[place]] = Fingerprint(data[at:end], *plan.kinds[place])
+            at = end
+        start += group
+    return found
+
+
+def _fetched(part: _Part) -> bytes:
+    """The digests of a launch on the host; it is waited for this launch alone."""
+    copy, event = part
+    if event is not None:
+        event.synchronize()
+    return bytes(copy.numpy().tobytes())
+
+
+def _read_first(kernel: Any, tensors: Mapping[str, torch.Tensor], device: torch.device) -> tuple[_Plan, list[_Part]]:
     """Plan and read: in groups, so that the device reads one while the host gathers the addresses of the next."""
     plan = _Plan()
     parts = []
@@ -164,6 +183,7 @@ def _read_first(
         plan.addresses.extend(addresses)
         plan.sizes.extend(sizes)
         plan.tables.append(table)
+        plan.groups.append(len(every))
         plan.counts.extend(counts)
         plan.kinds.extend((dtype_name(tensor.dtype), tuple(tensor.shape)) for tensor in every)
     return plan, parts
@@ -185,13 +205,19 @@ def _table(addresses: list[int], sizes: list[int]) -> tuple[list[int], torch.Ten
     return chunks.tolist(), torch.from_numpy(np.stack([np.repeat(starts, chunks) + offset, length]))
 
 
-def _launched(kernel: Any, table: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Launch the kernel over the chunks of a table; the digests, shape (chunks, 2)."""
+def _launched(kernel: Any, table: torch.Tensor, device: torch.device) -> _Part:
+    """Launch the kernel over the chunks of a table, and the copy of the digests, shape (chunks, 2), behind it."""
     # Not waiting for the copy: it would wait for the kernel of the group before.
     table = table.to(device, non_blocking=True)
     digest = torch.empty((table.shape[1], 2), dtype=torch.int64, device=device)
     _launch(kernel, table.shape[1], [table[0], table[1], digest])
-    return digest
+    if device.type != "cuda":
+        return digest, None
+    copy = torch.empty(digest.shape, dtype=torch.int64, pin_memory=True)
+    copy.copy_(digest, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return copy, event
 
 
 def can_be_read_in_place(tensor: torch.Tensor) -> bool:

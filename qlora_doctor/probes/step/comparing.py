@@ -168,7 +168,8 @@ def _without_cache(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
 
 
 def _is_4bit(module: nn.Module) -> bool:
-    return _is_4bit_class(type(module))  # type: ignore[arg-type]  # a class can be hashed
+    kind: Any = type(module)
+    return _is_4bit_class(kind)
 
 
 @lru_cache(maxsize=256)

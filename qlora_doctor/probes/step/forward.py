@@ -79,11 +79,12 @@ class ForwardWatch:
         self._inside = False
         self.vocab_rows = _vocabulary_rows(model)
         called = called if called is not None else model
-        self._handles = [
+        self._entered: nn.Module | None = None
+        self._handles = []
+        for each in _entries(model, called):
             # Before what FSDP 2 puts there: it gathers the parameters in a hook of its own.
-            called.register_forward_pre_hook(guard(self._begin), prepend=True, with_kwargs=True),
-            called.register_forward_hook(guard(self._end), with_kwargs=True),
-        ]
+            self._handles.append(each.register_forward_pre_hook(guard(self._begin), prepend=True, with_kwargs=True))
+            self._handles.append(each.register_forward_hook(guard(self._end), with_kwargs=True))
         layers = self.layers = decoder_layers(model)
         for layer in layers if with_layers else []:
             self._handles.append(layer.register_forward_pre_hook(guard(self._layer_begins), with_kwargs=True))
@@ -123,6 +124,9 @@ class ForwardWatch:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._aside or not torch.is_grad_enabled():
             return
+        if self._inside and module is not self._entered:  # the base, called by the model around it
+            return
+        self._entered = module
         self.seen.training_mode = self.seen.training_mode is not False and self.trains()
         inputs = inputs_by_name(module, args, kwargs)
         if self._before is not None:
@@ -142,7 +146,7 @@ class ForwardWatch:
         return all(layer.training for layer in self.layers) if self.layers else self._model.training
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._aside or not self._inside:
+        if self._aside or not self._inside or module is not self._entered:
             return
         self._inside = False
         self.seen.micro_batches += 1
@@ -212,6 +216,12 @@ class ForwardWatch:
         if isinstance(labels, torch.Tensor):
             seen.labelled = True
             seen.trained_tokens += _counted(labels)
+
+
+def _entries(model: nn.Module, called: nn.Module) -> list[nn.Module]:
+    """What a loop may call to run the model: what it was seen to call, and the base inside, called past an adapter."""
+    base = model.get_base_model() if called is model and hasattr(model, "get_base_model") else called
+    return [called] if base is called or not isinstance(base, nn.Module) else [called, base]
 
 
 def inputs_by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

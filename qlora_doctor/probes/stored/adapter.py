@@ -45,7 +45,7 @@ def adapter_facts(
         "use_dora": bool(config.get("use_dora")) if config else None,
         "use_rslora": bool(config.get("use_rslora")) if config else None,
         "bias": _text(config.get("bias")),
-        "init_changes_base": _init(config) if config else None,
+        "init_changes_base": changes_base(config) if config else None,
     }
     if not tensors:
         return found
@@ -72,6 +72,7 @@ def adapter_facts(
     found |= {
         "foreign_prefixes": foreign_prefixes(tensors),
         "unknown_tensors": [name for name, parts in names.items() if parts is None],
+        "named_after_adapter": any(re.search(r"\.lora_[AB]\.(?!weight$|bias$)", name) for name in tensors),
         "halves": [module for module in modules if not {"lora_A", "lora_B"} <= pairs[module].keys()],
         "modules": len(modules),
     }
@@ -88,7 +89,8 @@ def adapter_facts(
     return found
 
 
-def _init(config: Mapping[str, Any]) -> str:
+def changes_base(config: Mapping[str, Any]) -> str:
+    """init_lora_weights where it changed the base and the adapter is not converted, else ``none``."""
     written = config.get("init_lora_weights")
     return written if isinstance(written, str) and written.lower().startswith(_INITS) else "none"
 

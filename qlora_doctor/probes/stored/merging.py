@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from ...core.errors import StageError
 from ...facts.stored import MergedTensor
 from ..config.stored_adapter import CONFIG, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
-from .adapter import scaling_of
-from .arrays import Arrays
+from .adapter import changes_base, scaling_of
+from .arrays import Arrays, Passing
 from .names import parse
 from .texts import read_json
 
@@ -69,6 +70,14 @@ def replayed(folder: Path, base: Path, adapter: Path) -> dict[str, Any]:
     except StageError as error:
         return _undecided(error.message)
     replay = _Replay(merged, original, factors, adapter / WEIGHTS, config)
+    broken = replay.not_finite()
+    if broken:
+        return {
+            "merge": "not-finite",
+            "merge_tensors": [MergedTensor(tensor=name, verdict="not-finite") for name in broken],
+            "merge_note": f"{len(broken)} of {len(merged.tensors)} tensors hold numbers that are not finite: "
+            + ", ".join(broken[:3]),
+        }
     differ = replay.untouched_that_differ()
     tensors = replay.tensors()
     if differ and sum(each.verdict == "applied" for each in tensors) < len(tensors):
@@ -77,7 +86,13 @@ def replayed(folder: Path, base: Path, adapter: Path) -> dict[str, Any]:
             "merge_tensors": tensors,
             "merge_note": f"tensors that no adapter touches differ as well: {', '.join(differ[:3])}",
         }
-    return _together(tensors)
+    found = _together(tensors)
+    init = changes_base(config)
+    if init != "none" and found["merge"].startswith("applied"):
+        # Right only where --base is the changed one, and no file says whether it is.
+        note = f"init_lora_weights: {init} takes a part out of the base, and the adapter was added to --base as it is"
+        return found | {"merge": "undecided", "merge_note": note}
+    return found
 
 
 def _undecided(note: str) -> dict[str, Any]:
@@ -92,11 +107,7 @@ def _together(tensors: list[MergedTensor]) -> dict[str, Any]:
     if not tensors:
         return _undecided("no tensor of the adapter has its like in the merged model")
     if len(counts) == 1:
-        return {**found, "merge": next(iter(counts))} | (
-            {"merge_note": "the change is smaller than the spacing of the stored numbers, or other weights lie beneath"}
-            if counts["undecided"]
-            else {}
-        )
+        return {**found, "merge": next(iter(counts))} | ({"merge_note": _why(tensors)} if counts["undecided"] else {})
     known = {verdict: count for verdict, count in counts.items() if verdict != "undecided"}
     told = ", ".join(f"{count} of {len(tensors)} {verdict}" for verdict, count in counts.most_common())
     if len(known) == 1:
@@ -105,6 +116,16 @@ def _together(tensors: list[MergedTensor]) -> dict[str, Any]:
         right = verdict.startswith("applied")
         return {**found, "merge": "undecided" if right else verdict, "merge_note": told}
     return {**found, "merge": "partly", "merge_note": told}
+
+
+def _why(tensors: list[MergedTensor]) -> str:
+    """Why nothing could be decided: too little to see, or more than the adapter explains."""
+    if any(each.residual is not None for each in tensors):
+        return (
+            "the weights differ from the base by something else than this adapter: another adapter or checkpoint of "
+            "it, or weights that were quantized in another way"
+        )
+    return "the change is smaller than the spacing of the stored numbers, or it cannot be made from these files"
 
 
 class _Replay:
@@ -123,12 +144,15 @@ class _Replay:
         self._file = file
         self._pairs: dict[str, dict[str, StoredTensor]] = {}
         self._saved: dict[str, StoredTensor] = {}
+        self._tokens: dict[str, StoredTensor] = {}
         for name, tensor in factors.items():
             parts = parse(name)
             if parts is None:
                 continue
             if parts.part in ("lora_A", "lora_B", "magnitude"):
                 self._pairs.setdefault(parts.module, {})[parts.part] = tensor
+            elif parts.part == "token":
+                self._tokens[parts.module] = tensor
             elif parts.part == "saved":
                 self._saved[f"{parts.module}.weight"] = tensor
         # Of an adapted embedding PEFT stores the base's weight as well.
@@ -141,13 +165,23 @@ class _Replay:
             for module, parts in self._pairs.items()
             if {"lora_A", "lora_B"} <= parts.keys()
         ]
-        return found + [self._whole(name, tensor) for name, tensor in self._saved.items()]
+        found += [self._whole(name, tensor) for name, tensor in self._saved.items()]
+        return found + [self._token_rows(module, tensor) for module, tensor in self._tokens.items()]
+
+    def not_finite(self) -> list[str]:
+        """Tensors of the merged model with a number that is not; each file is read through."""
+        found = []
+        for file in sorted({tensor.file for tensor in self._merged.tensors.values()}):
+            with Passing(file) as passing:
+                own = [(name, tensor) for name, tensor in self._merged.tensors.items() if tensor.file == file]
+                found += [name for name, tensor in own if passing.is_finite(tensor) is False]
+        return found
 
     def untouched_that_differ(self) -> list[str]:
         """Norms and embeddings that no adapter touches and that are not the base's."""
         import numpy as np
 
-        touched = {f"{module}.weight" for module in self._pairs} | self._saved.keys()
+        touched = {f"{module}.weight" for module in (*self._pairs, *self._tokens)} | self._saved.keys()
         names = [
             name
             for name, tensor in self._merged.tensors.items()
@@ -224,10 +258,16 @@ class _Replay:
         name = f"{module}.weight"
         undecided = MergedTensor(tensor=name, verdict="undecided")
         merged = unpacked(self._merged, name) if stored.dtype == "U8" else self._get(stored)
-        bases = (
-            [unpacked(self._base, name)] if original.dtype == "U8" else given_back(self._get(original), original.dtype)
+        # Of a 16-bit base: its weights as they are (quantized after the merge), and as 4-bit gives them back.
+        bases: Iterable[tuple[Any, bool]] = (
+            [(unpacked(self._base, name), True)]
+            if original.dtype == "U8"
+            else chain(
+                [(self._get(original), False)],
+                ((each, True) for each in given_back(self._get(original), original.dtype)),
+            )
         )
-        for base in bases:
+        for base, given in bases:
             if merged is None or base is None or merged.shape != base.shape:
                 continue
             change = self._change(module, parts, base.shape, base.astype("f8"), every=True)
@@ -244,7 +284,7 @@ class _Replay:
                     return again
                 continue
             candidates = {
-                "not-applied": base,
+                "not-applied": base if given else quantized_again(base, self._merged, name),
                 "applied-and-quantized": quantized_again(base + change, self._merged, name),
                 "twice": quantized_again(base + 2 * change, self._merged, name),
             }
@@ -273,6 +313,31 @@ class _Replay:
             if (np.abs(merged - base) <= self._spacing(stored, merged, base)).mean() >= _AGREE:
                 return MergedTensor(tensor=name, verdict="not-applied", scale=0.0)
         return MergedTensor(tensor=name, verdict="undecided")
+
+    def _token_rows(self, module: str, tensor: StoredTensor) -> MergedTensor:
+        """Rows of an embedding that were trained by themselves: the file holds them whole (peft, trainable_tokens)."""
+        import numpy as np
+
+        name = f"{module}.weight"
+        asked = self._config.get("trainable_token_indices")
+        if isinstance(asked, Mapping):
+            asked = next((rows for key, rows in asked.items() if f".{module}".endswith(f".{key}")), None)
+        stored, original = self._merged.tensors.get(name), self._base.tensors.get(name)
+        if not isinstance(asked, list) or stored is None or stored.dtype not in _BITS or len(tensor.shape) != 2:
+            return MergedTensor(tensor=name, verdict="undecided")
+        if len(asked) != tensor.shape[0] or stored.shape[1] != tensor.shape[1] or max(asked) >= stored.shape[0]:
+            return MergedTensor(tensor=name, verdict="undecided")
+        merged = np.asarray(self._open(stored.file).rows(stored, asked), np.float64)
+        for verdict, scale, source, rows in (
+            ("applied", 1.0, tensor, range(len(asked))),
+            ("not-applied", 0.0, original, asked),
+        ):
+            if source is None or max(rows) >= source.shape[0]:
+                continue
+            own = np.asarray(self._open(source.file).rows(source, list(rows)), np.float64)
+            if (np.abs(merged - own) <= self._spacing(stored, merged, own)).mean() >= _AGREE:
+                return MergedTensor(tensor=name, verdict=verdict, scale=scale)
+        return MergedTensor(tensor=name, verdict="undecided", residual=math.inf)
 
     def _change(
         self, module: str, parts: Mapping[str, StoredTensor], shape: tuple[int, ...], base: Any, *, every: bool = False

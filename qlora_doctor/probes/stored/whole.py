@@ -45,12 +45,13 @@ def _of_headers(checkpoint: Checkpoint, quantization: str | None) -> dict[str, A
         "tensors": len(checkpoint.tensors),
         "dtypes": dict(elements),
         "stale_quantization": None if quantization is None else _is_stale(quantization, packed or states),
+        "quantization_missing": None if quantization is None else quantization == "none" and states,
         "adapter_left": [name for name in checkpoint.tensors if any(mark in name for mark in _ADAPTERS)],
     }
 
 
 def _is_stale(quantization: str, packed: bool) -> bool:
-    return quantization in ("4-bit", "8-bit") and not packed
+    return quantization in ("4-bit", "8-bit", "gptq", "awq", "fp8") and not packed
 
 
 def _quantization(config: dict[str, Any] | None) -> str | None:

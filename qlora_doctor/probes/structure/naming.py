@@ -110,6 +110,6 @@ def closest_kinds(target: str, kinds: Collection[str], limit: int = 3) -> list[s
     roles |= set(fused_parts(last))
     same = [kind for kind in kinds if any(kind in _ROLES[role] for role in roles)]
     fused = [kind for kind in kinds if roles & set(fused_parts(kind))]
-    alike = sorted((kind for kind in kinds if spelling[kind] >= 0.7), key=lambda kind: -spelling[kind])
-    found = list(dict.fromkeys([*sorted(typos, key=lambda kind: -spelling[kind]), *same, *fused, *alike]))
+    near = sorted((kind for kind in kinds if spelling[kind] >= 0.7), key=lambda kind: -spelling[kind])
+    found = list(dict.fromkeys([*sorted(typos, key=lambda kind: -spelling[kind]), *same, *fused, *near]))
     return found[:limit]

@@ -39,6 +39,8 @@ _MACHINES_WORDS = re.compile(
     r"cuda|gpu|\bcard\b|accelerat|install|mps\b|xpu|npu|permission|hugging ?face.co|connection|distributed|deepspeed",
     re.I,
 )
+_ABOUT_THE_VALUE = re.compile(r"is not a valid|has no attribute|[Ii]nvalid|not supported|[Uu]nknown|[Uu]nexpected")
+"""Messages about a value as such, whatever the other arguments are."""
 _SAFE = ("TypeError", "ValueError", "AttributeError", "NotImplementedError", "KeyError")
 
 
@@ -150,10 +152,12 @@ def _refused_call(use: LibraryUse) -> RefusedCall | None:
         return None
     guilty = [name for name in arguments if _raised(made, {k: v for k, v in arguments.items() if k != name}) is None]
     alone = [name for name in guilty or arguments if _is_alike(_raised(made, {name: arguments[name]}), error)]
+    if not use.whole and not _ABOUT_THE_VALUE.search(str(error)):
+        return None  # what is not known may be what it takes
     if len(alone) == 1:
         guilty = alone
     elif not use.whole:
-        return None  # what is not known may be what it takes
+        return None
     return RefusedCall(
         key=use.key,
         maker=str(use.name),

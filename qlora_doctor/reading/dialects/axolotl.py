@@ -469,6 +469,12 @@ def _intervals(reading: Reading) -> None:
             f"val_set_size holds {size} of the rows out of training, and without eval_steps, evals_per_epoch and "
             "eval_strategy they are never evaluated."
         )
+        if reading.get("evals_per_epoch"):
+            note = (
+                f"val_set_size holds {size} of the rows out of training, and they are never evaluated: axolotl drops "
+                f"evals_per_epoch {reading.get('evals_per_epoch')}, which asks for one evaluation in the whole run; "
+                "eval_strategy: epoch asks for it at its end."
+            )
         reading.remark("held-out-unused", "val_set_size", note)
 
 

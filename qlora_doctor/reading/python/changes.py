@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .arguments import Arguments
+from .arithmetic_of_updates import loss_fault, scheduler_per_micro_batch
 from .values import Class, Function, Known, Listing, Made, Model, Name, Step, Thing, Unknown, Value
 
 TOKENIZER = "a tokenizer"
@@ -303,6 +304,9 @@ class Changes(Arguments):
             for call in ast.walk(node):
                 if isinstance(call, ast.Call) and _steps_scheduler(call.func):
                     self.note("scheduler-by-hand", "A learning-rate scheduler is stepped by hand.", call)
+            early = scheduler_per_micro_batch(node)
+            if early is not None:
+                self.note("scheduler-per-micro-batch", ast.unparse(early)[:80], early)
             try:
                 return super()._loop(node)
             finally:
@@ -318,6 +322,9 @@ class Changes(Arguments):
                 if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and statement.name in OVERRIDES:
                     name = each.body.name if isinstance(each, Class) and each.body is not None else "The trainer"
                     self.note("overridden-method", f"{name} has a {statement.name} of its own.", statement)
+                    fault = loss_fault(statement) if statement.name == "compute_loss" else None
+                    if fault is not None:
+                        self.note(fault, f"{name}.compute_loss", statement)
 
     def takes_part(self, trainer: Made) -> None:
         """Note the script's own code that a trainer is given."""

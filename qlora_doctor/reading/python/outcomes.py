@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...setup.paths import resolve
@@ -33,11 +34,13 @@ def note_outcomes(story: Story, sheet: Sheet) -> None:
     _unkept_adapter(story, sheet)
     _early_optimizer(story, sheet)
     _gradients_off(story, sheet)
+    _loop_order(story, sheet)
     _idle_adapter(story, sheet)
     _unmade_initialisation(story, sheet)
     _saved_base(story, sheet)
     _merged_into_4bit(story, sheet)
     _foreign_tokenizer(story, sheet)
+    _all_splits(story, sheet)
     if story.trainer is not None and METHODS.get(story.trainer.maker) is not None:
         _best_metric(story, sheet)
         _early_stopping(story, sheet)
@@ -51,9 +54,7 @@ def _unkept_adapter(story: Story, sheet: Sheet) -> None:
     """``get_peft_model(model, config)`` as a statement: the trainer goes on with the base, which it refuses."""
     if not story.whole or story.trainer is None or not sheet.value("quantization.load_in_4bit"):
         return
-    dropped = {
-        id(node.value) for source in story.sources for node in ast.walk(source.tree) if isinstance(node, ast.Expr)
-    }
+    dropped = set[int]().union(*(_unkept_calls(source.tree) for source in story.sources))
     attached = [step for step in story.steps if step.kind in ("attach", "load-adapter") and step.sure]
     if len(attached) != 1 or id(attached[0].call.node) not in dropped or story.given("peft_config") is not None:
         return
@@ -66,6 +67,24 @@ def _unkept_adapter(story: Story, sheet: Sheet) -> None:
         "base itself, which it takes for a model without an adapter."
     )
     sheet.refused("adapter-not-kept", note, "lora")
+
+
+def _unkept_calls(tree: ast.AST) -> set[int]:
+    """Calls of which nothing is left: those that are statements, and those whose result a function keeps to itself."""
+    found = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        inner = list(ast.walk(function))
+        gives = any(isinstance(node, ast.Return | ast.Yield) and node.value is not None for node in inner)
+        elsewhere = any(isinstance(node, ast.Global | ast.Nonlocal) for node in inner)
+        trains = any("Trainer" in ast.unparse(node.func) for node in inner if isinstance(node, ast.Call))
+        if gives or elsewhere or trains:
+            continue
+        for node in inner:
+            if isinstance(node, ast.Assign) and all(isinstance(target, ast.Name) for target in node.targets):
+                found.add(id(node.value))
+    return found
 
 
 def _idle_adapter(story: Story, sheet: Sheet) -> None:
@@ -178,6 +197,75 @@ def _gradients_off(story: Story, sheet: Sheet) -> None:
     node = before[-1][1]
     note = f"torch.set_grad_enabled(False) in {sheet.source.where(node)} is in force when the training begins."
     sheet.remark("gradients-off", node, note, "training.gradients")
+
+
+def _loop_order(story: Story, sheet: Sheet) -> None:
+    """A loop of the script's own that clears the gradients before the optimizer reads them, or never steps it."""
+    if story.trainer is not None:
+        return
+    for source in story.sources:
+        for loop in ast.walk(source.tree):
+            if not isinstance(loop, ast.For | ast.AsyncFor | ast.While) or _has_inner_loop_with_backward(loop):
+                continue
+            order = list(_called(loop.body))
+            kinds = [kind for kind, _ in order]
+            if "backward" not in kinds:
+                continue
+            done = kinds.index("backward")
+            cleared = next((n for n in range(done + 1, len(kinds)) if kinds[n] == "clear"), None)
+            stepped = next((n for n in range(done + 1, len(kinds)) if kinds[n] == "step"), None)
+            if cleared is not None and stepped is not None and cleared < stepped:
+                node = order[cleared][1]
+                note = f"zero_grad in {sheet.source.where(node)} stands between backward and the optimizer's step."
+                sheet.remark("gradients-cleared-early", node, note, "training.loop")
+                return
+            if not {"step", "unknown"} & set(kinds) and not any(
+                "step" in _names_of(each.tree) for each in story.sources
+            ):
+                node = order[done][1]
+                where = sheet.source.where(node)
+                note = f"The loop around {where} goes backward, and no optimizer steps anywhere in the script."
+                sheet.remark("optimizer-never-steps", node, note, "training.loop")
+                return
+
+
+def _has_inner_loop_with_backward(loop: ast.AST) -> bool:
+    inner = (
+        node for node in ast.walk(loop) if node is not loop and isinstance(node, ast.For | ast.AsyncFor | ast.While)
+    )
+    return any("backward" in [kind for kind, _ in _called(node.body)] for node in inner)
+
+
+def _called(body: list[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
+    """(``backward``, ``clear``, ``step`` or ``unknown``, call) of what always runs in a body, in its order.
+
+    What stands under a condition is ``unknown`` but for backward: in which rounds it runs is not seen here.
+    """
+    for node in body:
+        if isinstance(node, ast.With | ast.AsyncWith):
+            yield from _called(node.body)
+            continue
+        always = isinstance(node, ast.Expr | ast.Assign)
+        for inner in ast.walk(node):
+            called = inner.func if isinstance(inner, ast.Call) else None
+            name = called.attr if isinstance(called, ast.Attribute) else ""
+            if name == "backward":
+                yield "backward", inner
+            elif name == "zero_grad" and inner.args == [] and always:  # type: ignore[attr-defined]
+                yield "clear", inner
+            elif name == "step" and isinstance(called, ast.Attribute) and "sched" not in ast.unparse(called).lower():
+                yield "step" if always else "unknown", inner
+
+
+def _names_of(tree: ast.AST) -> set[str]:
+    """Attributes that are called anywhere, but for those of schedulers."""
+    return {
+        node.func.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and "sched" not in ast.unparse(node.func).lower()
+    }
 
 
 # -- the tokenizer
@@ -297,6 +385,19 @@ def _endless_data(story: Story, sheet: Sheet) -> None:
         return
     note = "transformers stops: the rows are streamed, so that their number is not known, and max_steps is not set."
     sheet.refused("streaming-without-steps", note, "training.num_train_epochs")
+
+
+def _all_splits(story: Story, sheet: Sheet) -> None:
+    """``load_dataset`` without a split gives a dict of splits, which no trainer takes for its rows."""
+    given = story.given("train_dataset")
+    if not isinstance(given, Made) or given.maker != "load_dataset" or not given.exact or "split" in given.arguments:
+        return
+    where = sheet.source.where(given.node) if given.node is not None else "the script"
+    note = (
+        f"The trainer is given what load_dataset in {where} returns, which is a dict of all splits, for no split is "
+        'named: it stops at it. Pass split="train", or ["train"] of it.'
+    )
+    sheet.refused("dict-of-splits", note, "data.train")
 
 
 def _says(call: Made, name: str, wanted: object) -> bool:

@@ -297,10 +297,17 @@ def take_lora(arguments: dict[Any, Value], places: dict[Any, ast.AST], sheet: Sh
         if name in Lora.model_fields and name != "extra":
             convert = targets if name in ("target_modules", "exclude_modules") else None
             if name == "target_modules" and isinstance(value, Listing) and value.linear_of is not None:
-                value = _collected_targets(value, four_bit=sheet.value("quantization.load_in_4bit"))
+                of, four_bit = value.linear_of, sheet.value("quantization.load_in_4bit")
+                value = _collected_targets(value, four_bit=four_bit)
+                if isinstance(value, Listing):
+                    note = f"The script collects the layers of class {of}, and a base {_IN[bool(four_bit)]} has none."
+                    sheet.remark("layers-of-another-class", value.node, note)
             sheet.take(f"lora.{name}", value, places.get(name, value.node), convert)
         elif name in known_arguments.LORA:
             sheet.extra("lora", name, value)
+
+
+_IN = {True: "in 4-bit", False: "that is not in 4-bit"}
 
 
 def _collected_targets(names: Listing, *, four_bit: Any) -> Value:

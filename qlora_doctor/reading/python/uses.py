@@ -15,7 +15,7 @@ from .arguments import TRAINING_CLASSES
 from .keywords import guarded_calls, imports_unsloth, looks_first, versions_of_the_project
 from .sheet import Sheet, plain
 from .story import Opaque, Story
-from .values import Made, Unknown
+from .values import Made, Name, Unknown, Value
 
 _TRIED = ("transformers", "trl", "peft", "datasets")
 _MODULES = {"LoraConfig": "peft", "BitsAndBytesConfig": "transformers"}
@@ -92,14 +92,19 @@ def _plain_arguments(call: Made) -> tuple[dict[str, Any], bool]:
     known: dict[str, Any] = {}
     whole = True
     for name, value in call.arguments.items():
-        if not isinstance(name, str) or isinstance(value, Unknown):
-            whole = whole and name == 0  # the output folder
+        if not isinstance(name, str) or isinstance(value, Unknown) or _is_member(value):
+            whole = whole and (name == 0 or _is_member(value))  # the first is the output folder
             continue
         try:
             known[name] = plain(value)
         except Opaque:
             whole = False
     return known, whole
+
+
+def _is_member(value: Value) -> bool:
+    """True of a member of an enumeration, whose value may be another word than its name; it is what the class takes."""
+    return isinstance(value, Name) and not value.dotted.startswith("torch.") and value.dotted.count(".") > 0
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str, str | None]]:

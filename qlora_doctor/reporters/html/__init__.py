@@ -21,6 +21,7 @@ from ..._version import __version__
 from ...core.assets import asset_folder
 from ...core.report import Report, stages_of
 from .. import _words as words
+from .. import card
 from .. import json as json_format
 from .._answer import headline
 from .._needed import needed
@@ -95,6 +96,13 @@ def content_security_policy(script: str, style: str) -> str:
     )
 
 
+def _picture(report: Report) -> Markup | None:
+    """The card, where the question is whether it fits, or the answer is that it does not."""
+    fit = card.fit_of(report)
+    asked = bool(headline(report))
+    return Markup(card.drawn(report, fit)) if fit is not None and (asked or fit.level == "no") else None
+
+
 def _views(report: Report) -> dict[str, Any]:
     facts = report.facts
     projections = (facts.adapter.projections if facts.adapter else None) or []
@@ -103,6 +111,7 @@ def _views(report: Report) -> dict[str, Any]:
         "memory": memory_view(facts.memory) if facts.memory else None,
         "rows": rows_view(facts.data) if facts.data else None,
         "answers": headline(report),
+        "picture": _picture(report),
         "course": course_view(facts.course, report.findings) if facts.course else None,
         "stored": stored_view(facts.stored) if facts.stored else None,
         "coverage": coverage_strip(projections),

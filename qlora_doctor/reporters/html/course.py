@@ -21,6 +21,8 @@ _TITLES = {
 }
 _TOGETHER = {"eval_loss": "loss"}
 """Quantities that are drawn into the panel of another."""
+_OF_NO_USE = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
+"""How fast an evaluation ran: nothing that a reader of a course looks for."""
 _PANELS = 6
 _STEEP = 50.0
 """A range of which the largest value is so many times the median is drawn on a logarithmic scale."""
@@ -96,6 +98,8 @@ def course_view(course: CourseFacts, findings: Sequence[Finding]) -> CourseView 
         end = start + 1
     groups: dict[str, list[Curve]] = {}
     for curve in drawn:
+        if curve.quantity.startswith("eval_") and curve.quantity.endswith(_OF_NO_USE):
+            continue
         groups.setdefault(_TOGETHER.get(curve.quantity, curve.quantity), []).append(curve)
     told = {finding.rule for finding in findings if finding.suppressed is None}
     panels = [_panel(name, curves, course, told, start, end) for name, curves in list(groups.items())[:_PANELS]]

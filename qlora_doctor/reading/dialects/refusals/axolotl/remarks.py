@@ -37,6 +37,16 @@ def remark(reading: Reading) -> None:
     _kernels(reading)
     _older_torch(reading)
     _deprecations(reading)
+    _weight_decay(reading)
+
+
+def _weight_decay(reading: Reading) -> None:
+    """LoRA+ makes groups of its own, with a decay that axolotl does not hand over (core/trainers/mixins/optimizer.py,
+    PEFT's create_loraplus_optimizer)."""
+    decay = reading.get("weight_decay")
+    if reading.get("loraplus_lr_ratio") and isinstance(decay, int | float) and decay > 0:
+        note = f"With loraplus_lr_ratio the optimizer's groups have no weight decay: weight_decay {decay:g} is dropped."
+        reading.remark("weight-decay-dropped", "weight_decay", note)
 
 
 def _checkpointing(reading: Reading) -> None:

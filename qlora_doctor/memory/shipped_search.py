@@ -1,0 +1,83 @@
+"""A search for a cure among the setups whose traces come with the package: a replay for each, and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .cure import Search, cure_of
+from .families import SMALL_MEMORY_HEAD
+from .kept import NotKept
+from .levers import Combination, Lever, Operation, applied
+from .moments import most_in_use
+from .predict import MARGIN
+from .replay import replay_peaks
+from .scaling import ALIGNED
+from .shipped import shipped_for
+
+if TYPE_CHECKING:
+    from ..facts.memory import Cure
+    from ..setup.setup import Setup
+    from .machine import Machine
+    from .tape import Tape
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What a combination is held against the room by; bytes."""
+
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    margin: float = MARGIN
+
+
+class ShippedSearch(Search):
+    """As :class:`.cure.Search`; a combination that does not come with the package is passed over."""
+
+    def predicted(self, combination: Combination) -> Cure | None:
+        """The setup with these changes; None where its traces do not come with the package."""
+        key = tuple(sorted(lever.change for lever in combination))
+        if key not in self.tried:
+            try:
+                tape, machine = self._tape(applied(self.setup, combination))
+            except NotKept:
+                return None
+            self.tried[key] = cure_of(combination, Peaks(*replay_peaks(tape, machine)), self.room)
+        return self.tried[key]
+
+    def _tape(self, setup: Setup) -> tuple[Tape, Machine]:
+        shipped, machine = shipped_for(setup), self.machine_of(setup)
+        batch, sequence = setup.training.per_device_train_batch_size, setup.training.max_length
+        if shipped is None or not batch or not sequence or sequence % ALIGNED:
+            raise NotKept("its traces do not come with the package")
+        if self.evaluation_batch_of(setup) is not None:
+            raise NotKept("evaluations do not come with the package")
+        found = shipped.scalable(machine.kind(shipped.outline.head > SMALL_MEMORY_HEAD), batch == 1, sequence)
+        if found is None:
+            raise NotKept("the card's kind does not come with the package")
+        return found.at(batch, sequence), machine
+
+    def _estimates(self) -> Callable[[Combination], float]:
+        """How full the room is at the least, by rounded sums; beyond all bounds where nothing tells it."""
+        known: dict[str, float] = {}  # segments change no sum
+
+        def estimate(combination: Combination) -> float:
+            rest = tuple(lever for lever in combination if lever.kind != "segments")
+            name = ", ".join(lever.change for lever in rest)
+            if name not in known:
+                known[name] = self._share(rest)
+            return known[name]
+
+        return estimate
+
+    def _share(self, combination: Combination) -> float:
+        same = Operation("training.gradient_accumulation_steps", self.setup.training.gradient_accumulation_steps)
+        try:  # batches that wait are next to nothing, and a tape without them is unfolded once
+            tape, machine = self._tape(applied(self.setup, (*combination, Lever("", "", (same,)))))
+        except NotKept:
+            return float("inf")
+        allocated = most_in_use(tape, machine)
+        room = self.room
+        shares = [allocated / room.reserved] if room.reserved else []
+        return max([*shares, *([allocated / room.allocated] if room.allocated else [])], default=0.0)

@@ -1,0 +1,286 @@
+"""Rows that compare answers, as trainers that are not here form them: axolotl's ``rl`` types, LLaMA-Factory's ranking.
+
+Each becomes what TRL's trainers take: prompt, chosen and rejected, or prompt, completion and label, as text. Followed
+are axolotl 0.19 (``prompt_strategies/dpo``, ``kto``, ``orpo``) and LLaMA-Factory 0.9.5 (``data/converter.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...setup.setup import NamedData, Setup
+from .chat import chat_text
+from .kinds import CannotForm, NotFollowedForm
+
+PAIRS = {"dpo", "ipo", "simpo", "orpo"}
+UNPAIRED = {"kto"}
+_MARKS = {
+    "chatml": ("<|im_start|>{role}\n", "<|im_end|>\n", "<|im_end|>"),
+    "llama3": ("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>", "<|eot_id|>"),
+}
+"""Family of axolotl's types → (beginning of a turn, end of a prompt's turn, end of an answer)."""
+_ASKED = {"intel": "question", "icr": "input", "prompt_pairs": "prompt", "ultra": "prompt", "argilla": "instruction"}
+"""Type behind the family → the column of the question."""
+
+
+@dataclass
+class Compared:
+    """Rows of one data set.
+
+    Attributes:
+        rows: prompt, chosen, rejected, or prompt, completion, label.
+        read: columns that the form reads.
+        by: whose form it is, in words.
+        form: the trainer's word for it.
+        dropped: why rows are left out, and how many.
+        limit, drops: tokens of a row, and whether a longer one is left out.
+    """
+
+    rows: list[dict[str, Any]]
+    by: str
+    form: str
+    read: set[str] = field(default_factory=set)
+    dropped: dict[str, int] = field(default_factory=dict)
+    limit: int | None = None
+    drops: bool = False
+
+
+def compares(setup: Setup) -> bool:
+    """Whether the config's trainer is one whose pairs are formed here, and is asked for them."""
+    named = next((each for each in setup.named_data if each.role == "train"), None)
+    dialect = setup.dialect.removeprefix("shell-")
+    if named is None:
+        return False
+    if dialect == "axolotl":
+        return str(named.settings.get("rl")) in PAIRS | UNPAIRED
+    return dialect == "llamafactory" and str(named.settings.get("stage")) in ("dpo", "rm", "kto")
+
+
+def form_compared(
+    setup: Setup, named: NamedData, rows: list[dict[str, Any]], columns: list[str], tokenizer: Any
+) -> Compared:
+    """The rows as the method's trainer gets them.
+
+    Raises:
+        NotFollowedForm: the form is not followed here.
+        CannotForm: the trainer stops at a row.
+    """
+    if setup.dialect.removeprefix("shell-") == "axolotl":
+        return _axolotl(named, rows, columns, tokenizer)
+    return _llamafactory(named, rows, columns)
+
+
+# -- axolotl
+
+
+def _axolotl(named: NamedData, rows: list[dict[str, Any]], columns: list[str], tokenizer: Any) -> Compared:
+    settings = named.settings
+    method = str(settings["rl"])
+    kind = settings.get("type")
+    if isinstance(kind, Mapping):
+        form, make = "a form of its own", _own_form(kind, method)
+    else:
+        form = str(kind or "")
+        make = _axolotl_form(form, method, settings, tokenizer)
+    made = Compared([], f"qlora-doctor after axolotl's {form}", form)
+    made.limit, made.drops = int(settings.get("sequence_len") or 512), True
+    seen = _Seen(made.read, columns)
+    for number, row in enumerate(rows):
+        try:
+            made.rows.append(make(seen.of(row)))
+        except KeyError as error:
+            raise CannotForm(
+                f"Row {number + 1}: axolotl's {form} finds no {error}; there are {', '.join(row)}."
+            ) from error
+        except (IndexError, TypeError, AttributeError) as error:
+            raise CannotForm(f"Row {number + 1} is none of axolotl's {form}: {error}.") from error
+    return made
+
+
+class _Seen:
+    """Rows that note which columns are read."""
+
+    def __init__(self, read: set[str], columns: list[str]) -> None:
+        self._read, self._columns = read, set(columns)
+
+    def of(self, row: Mapping[str, Any]) -> Callable[..., Any]:
+        def value(name: str, *default: Any) -> Any:
+            self._read.add(name)
+            if name in row or not default:
+                return row[name]
+            return default[0]
+
+        return value
+
+
+_Make = Callable[[Callable[..., Any]], dict[str, Any]]
+
+
+def _axolotl_form(form: str, method: str, settings: Mapping[str, Any], tokenizer: Any) -> _Make:
+    family, _, kind = form.partition(".")
+    if family in _MARKS and kind in (*_ASKED, "argilla_chat", "default", ""):
+        return lambda value: _marked(value, family, kind, method)
+    if family == "chat_template" and kind in ("default", "", "argilla", "argilla_chat"):
+        if tokenizer is None or tokenizer.chat_template is None:
+            raise NotFollowedForm("Without the model's tokenizer its chat template writes no rows.")
+        if settings.get("chat_template") not in (None, "tokenizer_default"):
+            raise NotFollowedForm("Pairs of another chat template than the tokenizer's own are not followed.")
+        whole = method == "orpo" or kind == "argilla_chat"
+        return lambda value: _templated(value, settings, tokenizer, whole=whole)
+    if form in ("passthrough", "passthrough.default", ""):
+        names = ("prompt", "completion", "label") if method in UNPAIRED else ("prompt", "chosen", "rejected")
+        return lambda value: {name: value(name) for name in names}
+    raise NotFollowedForm(f"Axolotl's form {form} of {method} is not followed.")
+
+
+def _marked(value: Callable[..., Any], family: str, kind: str, method: str) -> dict[str, Any]:
+    """A prompt and its answers between the marks of a family, as text."""
+    begin, end, last = _MARKS[family]
+
+    def turn(role: str, text: Any) -> str:
+        return begin.format(role=role) + str(text) + end
+
+    if kind == "argilla_chat":
+        first = value("completion" if method in UNPAIRED else "chosen")
+        prompt = turn("user", first[0]["content"])
+    else:
+        asked = _ASKED.get(kind)
+        if asked is None:
+            asked = next(
+                (name for name in ("prompt", "input", "question") if value(name, None) is not None), "instruction"
+            )
+        system = value("system", None)
+        prompt = (turn("system", system) if system else "") + turn("user", value(asked))
+    prompt += begin.format(role="assistant")
+    inner = kind == "argilla_chat" or (kind == "ultra" and method not in UNPAIRED)
+
+    def answer(*names: str) -> str:
+        found = next((value(name, None) for name in names if value(name, None) is not None), None)
+        found = value(names[0]) if found is None else found
+        return f"{found[1]['content'] if inner else found}{last}"
+
+    if method in UNPAIRED:
+        return {"prompt": prompt, "completion": answer("completion"), "label": value("label")}
+    two = ("chosen_response", "rejected_response") if kind in ("default", "") else ()
+    return {
+        "prompt": prompt,
+        "chosen": answer("chosen", *two[:1]),
+        "rejected": answer("rejected", *two[1:]),
+    }
+
+
+def _templated(
+    value: Callable[..., Any], settings: Mapping[str, Any], tokenizer: Any, *, whole: bool
+) -> dict[str, Any]:
+    """The same through the tokenizer's chat template; ``whole`` where chosen and rejected are conversations."""
+    mapping = settings.get("message_property_mappings")
+    names = {"role": "role", "content": "content", **(mapping if isinstance(mapping, Mapping) else {})}
+
+    def message(found: Any, role: str) -> dict[str, str]:
+        if isinstance(found, list):
+            found = found[-1]
+        if isinstance(found, str):
+            return {"role": role, "content": found}
+        return {"role": str(found[names["role"]]), "content": str(found[names["content"]])}
+
+    chosen, rejected = (
+        value(str(settings.get("field_chosen") or "chosen")),
+        value(str(settings.get("field_rejected") or "rejected")),
+    )
+    if whole:
+        asked = [message(each, "user") for each in chosen[:-1]]
+    else:
+        written = value(str(settings.get("field_messages") or "messages"))
+        asked = [message(each, "user") for each in (written if isinstance(written, list) else [written])]
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+
+    def answer(found: Any) -> str:
+        said = message(found, "assistant")
+        text = chat_text(tokenizer, [{"role": "user", "content": "[[dummy_message]]"}, said], None, None)
+        return text[text.find(said["content"]) :].rstrip()
+
+    return {"prompt": prompt, "chosen": answer(chosen), "rejected": answer(rejected)}
+
+
+def _own_form(kind: Mapping[str, Any], method: str) -> _Make:
+    """``user_defined.default``: names of columns and formats, given in place of a type."""
+
+    def name(of: str) -> str:
+        return str(kind.get(f"field_{of}") or of)
+
+    def shaped(of: str, text: Any, **more: Any) -> str:
+        return str(kind.get(f"{of}_format") or "{" + of + "}").format(**{of: text}, **more)
+
+    def make(value: Callable[..., Any]) -> dict[str, Any]:
+        system = value(name("system"), None) or ""
+        shape = str(kind.get("prompt_format") or "{prompt}")
+        given = {"system": system} if "{system}" in shape else {}
+        prompt = shape.format(prompt=value(name("prompt")), **given)
+        if method in UNPAIRED:
+            return {
+                "prompt": prompt,
+                "completion": shaped("completion", value(name("completion"))),
+                "label": value(name("label")),
+            }
+        return {"prompt": prompt, **{of: shaped(of, value(name(of))) for of in ("chosen", "rejected")}}
+
+    return make
+
+
+# -- LLaMA-Factory
+
+
+def _llamafactory(named: NamedData, rows: list[dict[str, Any]], columns: list[str]) -> Compared:
+    """Texts without the template's marks: what they add is the same for both answers."""
+    settings = named.settings
+    stage, form = str(settings["stage"]), str(settings.get("formatting") or "alpaca")
+    ranking = bool(settings.get("ranking"))
+    if stage in ("dpo", "rm") and not ranking:
+        raise CannotForm("stage dpo and rm take data sets of which dataset_info.json says ranking: true.")
+    said = settings.get("columns")
+    names = {"prompt": "instruction", "query": "input", "messages": "conversations", "chosen": None, "rejected": None,
+             "kto_tag": None, "response": "output"}  # fmt: skip
+    if isinstance(said, Mapping):
+        names = {key: said.get(key) for key in names}
+    made = Compared([], f"qlora-doctor after LLaMA-Factory's {form}", form)
+    made.limit = int(settings.get("cutoff_len") or 2048)
+    made.read = {str(name) for name in names.values() if name}
+    for name in made.read:
+        if isinstance(said, Mapping) and name not in columns:
+            raise CannotForm(f"there is no column {name!r}; there are {', '.join(columns)}.")
+    tags = settings.get("tags")
+    content = str((tags if isinstance(tags, Mapping) else {}).get("content_tag") or "value")
+
+    def text(found: Any) -> str | None:
+        if isinstance(found, Mapping):
+            found = found.get(content)
+        return found if isinstance(found, str) else None
+
+    for row in rows:
+        if form == "alpaca":
+            parts = [row.get(str(names[key])) for key in ("prompt", "query")]
+            asked = "\n".join(str(part) for part in parts if part)
+        else:
+            turns = row.get(str(names["messages"])) or []
+            last = None if ranking or not turns else turns[-1]
+            asked = "\n".join(text(turn) or "" for turn in turns if turn is not last)
+        if ranking:
+            pair: dict[str, str | None] = {key: text(row.get(str(names[key]))) for key in ("chosen", "rejected")}
+            if None in pair.values():
+                _left(made, "no text in chosen or rejected")
+                continue
+            made.rows.append({"prompt": asked, **pair})
+            continue
+        label = row.get(str(names["kto_tag"]))
+        answer = text(row.get(str(names["response"])) if form == "alpaca" else last)
+        if not isinstance(label, bool) or answer is None:
+            _left(made, "no truth value in kto_tag")
+            continue
+        made.rows.append({"prompt": asked, "completion": answer, "label": label})
+    return made
+
+
+def _left(made: Compared, why: str) -> None:
+    made.dropped[why] = made.dropped.get(why, 0) + 1

@@ -1,0 +1,69 @@
+"""Two slips of a script's own training code that change how large an update is, seen in its syntax alone."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+_COUNT = "num_items_in_batch"
+_DIVIDES = re.compile(r"gradient_accumulation_steps|model_accepts_loss_kwargs|loss_is_scaled_for_ga")
+_SUMS = re.compile(r"reduction\s*=\s*['\"](?:sum|none)['\"]|\.sum\(")
+
+
+def loss_fault(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
+    """What is wrong with a Trainer's own compute_loss; None where nothing is, or that cannot be told.
+
+    ``loss-takes-no-count``: it has no argument for the count of tokens that transformers hands over since 4.46, and
+    stops. ``loss-ignores-count``: it returns a mean although transformers then does not divide by the accumulation
+    (``Trainer.training_step``).
+    """
+    named = {each.arg for each in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)}
+    rest = function.args.kwarg.arg if function.args.kwarg is not None else None
+    if _COUNT not in named and rest is None:
+        return "loss-takes-no-count"
+    text = "\n".join(ast.unparse(each) for each in function.body)
+    used = {node.id for each in function.body for node in ast.walk(each) if isinstance(node, ast.Name)}
+    if _COUNT in used or (rest is not None and rest in used) or _DIVIDES.search(text) or _SUMS.search(text):
+        return None
+    return "loss-ignores-count"
+
+
+def scheduler_per_micro_batch(loop: ast.AST) -> ast.Call | None:
+    """The step of a scheduler that comes with every micro-batch, where the optimizer steps only with some of them."""
+    guarded: set[int] = set()
+    waits = False
+    for node in ast.walk(loop):
+        if not isinstance(node, ast.If) or not any(isinstance(each, ast.Mod) for each in ast.walk(node.test)):
+            continue
+        inner = [call for each in node.body for call in ast.walk(each) if isinstance(call, ast.Call)]
+        if any(_steps(call, "optim") for call in inner):
+            waits = True
+            guarded.update(map(id, inner))
+    if not waits:
+        return None
+    calls = [node for node in ast.walk(loop) if isinstance(node, ast.Call)]
+    if any(_steps(call, "optim") and id(call) not in guarded for call in calls):
+        return None  # it may step with each of them after all
+    found = next((call for call in calls if _steps(call, "sched") and id(call) not in guarded), None)
+    return found if found is not None and _in_innermost(loop, found, guarded) else None
+
+
+def _steps(call: ast.Call, what: str) -> bool:
+    function = call.func
+    is_step = isinstance(function, ast.Attribute) and function.attr == "step"
+    name = ast.unparse(function)[:80].lower()
+    other = "sched" if what == "optim" else "\0"
+    return (
+        is_step and (what in name or (what == "optim" and name in ("opt.step", "self.opt.step"))) and other not in name
+    )
+
+
+def _in_innermost(loop: ast.AST, call: ast.Call, guarded: set[int]) -> bool:
+    """Whether the scheduler steps in the loop over batches, and not once an epoch behind it."""
+    holders = [
+        node
+        for node in ast.walk(loop)
+        if isinstance(node, ast.For | ast.While) and any(id(each) in guarded for each in ast.walk(node))
+    ]
+    innermost = min(holders, key=lambda node: sum(1 for _ in ast.walk(node)), default=None)
+    return innermost is not None and any(each is call for each in ast.walk(innermost))

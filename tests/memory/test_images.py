@@ -1,0 +1,75 @@
+"""Images in a predicted batch: their size from the model or the setup, and what a model reads of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.memory.test_run import config, memory_of
+
+VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT = {
+    "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 1003, "max_position_embeddings": 4096,
+}  # fmt: skip
+LLAVA: dict[str, Any] = {
+    "model_type": "llava", "image_token_index": 1000, "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default", "text_config": {"model_type": "llama", **TEXT},
+    "vision_config": {"model_type": "clip_vision_model", "image_size": 56, "patch_size": 14, **VISION},
+}  # fmt: skip
+QWEN: dict[str, Any] = {
+    "model_type": "qwen2_5_vl", "image_token_id": 1000, "video_token_id": 1001, "vision_start_token_id": 998,
+    "vision_end_token_id": 999,
+    "text_config": {
+        "model_type": "qwen2_5_vl_text", **TEXT, "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
+    },
+    "vision_config": {
+        "model_type": "qwen2_5_vl", "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4,
+        "out_hidden_size": 128, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        "window_size": 56, "fullatt_block_indexes": [1], "in_channels": 3,
+    },
+}  # fmt: skip
+
+
+def given(folder: Path, architecture: dict[str, Any], **data: Any) -> dict[str, Any]:
+    """A native config of a small model that sees."""
+    (folder / "config.json").write_text(json.dumps(architecture), encoding="utf-8")
+    return config(folder) | {"data": data}
+
+
+def test_a_model_that_takes_pictures_of_one_size(tmp_path: Path) -> None:
+    memory = memory_of(given(tmp_path, LLAVA))
+    assert memory.prediction_failure is None and memory.predicted is not None
+    assert any("56 × 56 pixels, which takes 16 tokens" in said for said in memory.predicted.assumptions or ())
+
+
+def test_a_model_that_takes_pictures_of_any_size(tmp_path: Path) -> None:
+    unknown = memory_of(given(tmp_path, QWEN))
+    assert unknown.predicted is None and "data.image_size" in str(unknown.prediction_failure)
+    small, large = (memory_of(given(tmp_path, QWEN, image_size=size)).predicted for size in (56, [224, 280]))
+    assert small is not None and large is not None
+    assert large.peak_allocated_bytes > small.peak_allocated_bytes  # type: ignore[operator]
+    assert any("224 × 280 pixels, which takes 80 tokens" in said for said in large.assumptions or ())
+
+
+def test_text_alone_needs_no_picture(tmp_path: Path) -> None:
+    seeing = memory_of(given(tmp_path, QWEN, image_size=224)).predicted
+    reading = memory_of(given(tmp_path, QWEN, format="text", train="x.jsonl")).predicted
+    assert seeing is not None and reading is not None
+    assert reading.peak_allocated_bytes < seeing.peak_allocated_bytes  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("size", [448, [448, 896]])
+def test_pictures_that_do_not_fit_the_samples(size: Any, tmp_path: Path) -> None:
+    memory = memory_of(given(tmp_path, QWEN, image_size=size))
+    assert memory.predicted is None and "placeholders" in str(memory.prediction_failure)
+
+
+def test_trl_makes_batches_of_its_own(tmp_path: Path) -> None:
+    told = given(tmp_path, LLAVA)
+    told["training"]["trainer"] = "trl"
+    memory = memory_of(told)
+    assert memory.predicted is None and "trl" in str(memory.prediction_failure)

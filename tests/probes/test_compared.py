@@ -1,0 +1,134 @@
+"""Pairs and judged answers of axolotl and LLaMA-Factory, formed as their own code does (the texts are theirs)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("datasets")
+
+from qlora_doctor.pipeline.forms.compared import form_compared
+from qlora_doctor.pipeline.forms.kinds import CannotForm
+from qlora_doctor.probes.config.template import template_facts
+from qlora_doctor.probes.data import look_at_data
+from qlora_doctor.reading import read_setup
+from qlora_doctor.setup.setup import Setup
+from tests.probes.conftest import silent
+
+U, A = "<|im_start|>user\n", "<|im_start|>assistant\n"
+L3 = "<|start_header_id|>{}<|end_header_id|>\n\n"
+SAID = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+WORSE = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}]
+
+
+def axolotl(folder: Path, model: Path | str, rows: list[dict[str, Any]], kind: Any, rl: str, **top: Any) -> Setup:
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    config = {
+        "base_model": str(model), "adapter": "qlora", "load_in_4bit": True, "lora_r": 8, "rl": rl, "sequence_len": 256,
+        "micro_batch_size": 1, "datasets": [{"path": "rows.jsonl", "type": kind, "split": "train"}], **top,
+    }  # fmt: skip
+    (folder / "qlora.yml").write_text(json.dumps(config))
+    return read_setup(folder / "qlora.yml")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rl", "row", "formed"),
+    [
+        ("chatml.intel", "dpo", {"question": "q", "chosen": "a", "rejected": "b"},
+         {"prompt": f"{U}q<|im_end|>\n{A}", "chosen": "a<|im_end|>", "rejected": "b<|im_end|>"}),
+        ("chatml.icr", "ipo", {"system": "s", "input": "q", "chosen": "a", "rejected": "b"},
+         {"prompt": f"<|im_start|>system\ns<|im_end|>\n{U}q<|im_end|>\n{A}", "chosen": "a<|im_end|>",
+          "rejected": "b<|im_end|>"}),
+        ("chatml.argilla_chat", "dpo", {"chosen": SAID, "rejected": WORSE},
+         {"prompt": f"{U}q<|im_end|>\n{A}", "chosen": "a<|im_end|>", "rejected": "b<|im_end|>"}),
+        ("chatml.ultra", "dpo", {"prompt": "q", "chosen": SAID, "rejected": WORSE},
+         {"prompt": f"{U}q<|im_end|>\n{A}", "chosen": "a<|im_end|>", "rejected": "b<|im_end|>"}),
+        ("chatml", "dpo", {"instruction": "q", "chosen_response": "a", "rejected_response": "b"},
+         {"prompt": f"{U}q<|im_end|>\n{A}", "chosen": "a<|im_end|>", "rejected": "b<|im_end|>"}),
+        ("llama3.prompt_pairs", "dpo", {"prompt": "q", "chosen": "a", "rejected": "b"},
+         {"prompt": L3.format("user") + "q<|eot_id|>" + L3.format("assistant"),
+          "chosen": "a<|eot_id|>", "rejected": "b<|eot_id|>"}),
+        ("chatml.argilla", "kto", {"instruction": "q", "completion": "a", "label": True},
+         {"prompt": f"{U}q<|im_end|>\n{A}", "completion": "a<|im_end|>", "label": True}),
+        ({"field_prompt": "q", "prompt_format": "[{prompt}]", "chosen_format": "{chosen}</s>"}, "dpo",
+         {"q": "q", "chosen": "a", "rejected": "b"}, {"prompt": "[q]", "chosen": "a</s>", "rejected": "b"}),
+    ],
+)  # fmt: skip
+def test_axolotls_types(kind: Any, rl: str, row: dict[str, Any], formed: dict[str, Any], tmp_path: Path) -> None:
+    setup = axolotl(tmp_path, "Qwen/Qwen2.5-7B", [row], kind, rl)
+    made = form_compared(setup, setup.named_data[0], [row], list(row), None)
+    assert made.rows == [formed]
+
+
+def test_the_tokenizers_template_writes_pairs(tiny_llama: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    row = {"messages": SAID[:1], "chosen": {"role": "assistant", "content": "yes!"}, "rejected": "no."}
+    setup = axolotl(tmp_path, tiny_llama, [row], "chat_template.default", "dpo")
+    made = form_compared(setup, setup.named_data[0], [row], list(row), AutoTokenizer.from_pretrained(tiny_llama))
+    assert made.rows == [{"prompt": f"{U}q<|im_end|>\n{A}", "chosen": "yes!<|im_end|>", "rejected": "no.<|im_end|>"}]
+
+
+def test_a_column_that_the_type_wants_is_missing(tiny_llama: Path, tmp_path: Path) -> None:
+    row = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    setup = axolotl(tmp_path, tiny_llama, [row], "chatml.intel", "dpo")
+    with pytest.raises(CannotForm, match="'question'; there are prompt, chosen, rejected"):
+        form_compared(setup, setup.named_data[0], [row], list(row), None)
+    assert "finds no 'question'" in (look_at_data(setup, silent).failure or "")
+
+
+def test_pairs_of_a_file_are_judged(tiny_llama: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"q {n}", "chosen": f"the good answer {n}", "rejected": f"bad {n}"} for n in range(8)]
+    rows += [
+        {"question": "long", "chosen": "word " * 400, "rejected": "b"},
+        {"question": "s", "chosen": "x", "rejected": "x"},
+    ]
+    facts = look_at_data(axolotl(tmp_path, tiny_llama, rows, "chatml.intel", "dpo"), silent)
+    assert facts.failure is None and facts.rows_seen == 10 and facts.identical_pairs == 1
+    assert facts.left_out == {"longer than the limit": 1}
+    assert facts.longer_chosen_ratio == 0.9
+
+
+def llamafactory(folder: Path, model: Path, rows: list[dict[str, Any]], stage: str, **entry: Any) -> Setup:
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (folder / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "rows.jsonl", **entry}}))
+    config = {
+        "model_name_or_path": str(model), "stage": stage, "do_train": True, "finetuning_type": "lora",
+        "template": "qwen", "quantization_bit": 4, "dataset": "mine", "dataset_dir": ".", "output_dir": "out",
+        "cutoff_len": 64,
+    }  # fmt: skip
+    (folder / "lf.yaml").write_text(json.dumps(config))
+    return read_setup(folder / "lf.yaml")
+
+
+def test_llamafactorys_ranking(tiny_llama: Path, tmp_path: Path) -> None:
+    columns = {"prompt": "instruction", "chosen": "good", "rejected": "bad"}
+    rows: list[dict[str, Any]] = [
+        {"instruction": f"q {n}", "good": "a", "bad": "a" if n < 2 else "b"} for n in range(6)
+    ]
+    rows.append({"instruction": "q", "good": None, "bad": "b"})
+    facts = look_at_data(llamafactory(tmp_path, tiny_llama, rows, "dpo", ranking=True, columns=columns), silent)
+    assert facts.failure is None and facts.identical_pairs == 2
+    assert facts.left_out == {"no text in chosen or rejected": 1} and facts.rows_seen == 7
+    without = look_at_data(llamafactory(tmp_path, tiny_llama, rows, "dpo", columns=columns), silent)
+    assert "ranking: true" in (without.failure or "")
+
+
+def test_llamafactorys_judged_answers(tiny_llama: Path, tmp_path: Path) -> None:
+    rows = [{"instruction": f"q {n}", "output": "a", "good": n < 3} for n in range(4)]
+    columns = {"prompt": "instruction", "response": "output", "kto_tag": "good"}
+    facts = look_at_data(llamafactory(tmp_path, tiny_llama, rows, "kto", columns=columns), silent)
+    assert facts.failure is None and facts.desirable_ratio == 0.75
+
+
+def test_a_type_names_the_template_of_its_marks(tmp_path: Path) -> None:
+    row = {"question": "q", "chosen": "a", "rejected": "b"}
+    setup = axolotl(tmp_path, "meta-llama/Llama-3.1-8B-Instruct", [row], "chatml.intel", "dpo")
+    assert template_facts(setup)["template_foreign_marks"]
+    assert not template_facts(axolotl(tmp_path, "Qwen/Qwen2.5-7B-Instruct", [row], "chatml.intel", "dpo"))[
+        "template_foreign_marks"
+    ]

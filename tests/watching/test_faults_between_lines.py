@@ -1,0 +1,421 @@
+"""Faults between the lines of a loop of one's own: each is a plain loop, run watched, whose cause is the finding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import qlora_doctor
+from qlora_doctor.core.report import Report
+from tests.faults.planting import found, told
+from tests.watching.loops import Batch, adamw, adapted, batches, trainable
+
+Loop = Callable[[Any, Any, list[Batch]], None]
+
+
+def looked_at(model: Any, optimizer: Any, loop: Loop, data: list[Batch] | None = None) -> Report:
+    model.train()
+    seen = None
+    try:
+        with qlora_doctor.watch(model, optimizer, quiet=True) as seen:
+            loop(model, optimizer, data if data is not None else list(batches()))
+    except (RuntimeError, ValueError):
+        pass
+    assert seen is not None and seen.report is not None
+    assert seen.report.facts.run is not None and seen.report.facts.run.troubles == []
+    return seen.report
+
+
+def told_of(report: Report) -> set[str]:
+    return found(report, "error") | found(report, "warning")
+
+
+# -- gradients on their way
+
+
+def healthy(model: Any, optimizer: Any, data: list[Batch]) -> None:
+    for batch in data:
+        model(**batch).loss.backward()
+        nn.utils.clip_grad_norm_(trainable(model), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def clears_nothing(model: Any, optimizer: Any, data: list[Batch]) -> None:
+    for batch in data:
+        model(**batch).loss.backward()
+        optimizer.step()
+
+
+def clears_before_the_backward(model: Any, optimizer: Any, data: list[Batch]) -> None:
+    for batch in data:
+        loss = model(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def clears_before_the_step(model: Any, optimizer: Any, data: list[Batch]) -> None:
+    for batch in data:
+        model(**batch).loss.backward()
+        optimizer.zero_grad()
+        optimizer.step()
+
+
+def clips_to_nothing(model: Any, optimizer: Any, data: list[Batch]) -> None:
+    for batch in data:
+        model(**batch).loss.backward()
+        nn.utils.clip_grad_norm_(trainable(model), 0.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def clips_to_almost_nothing(model: Any, optimizer: Any, data: list[Batch]) -> None:
+    for batch in data:
+        model(**batch).loss.backward()
+        nn.utils.clip_grad_norm_(trainable(model), 1e-9)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def accumulates(model: Any, optimizer: Any, data: list[Batch]) -> None:
+    accumulation_steps = 4
+    for number, batch in enumerate(data, start=1):
+        (model(**batch).loss / accumulation_steps).backward()
+        if number % accumulation_steps == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def clears_every_micro_batch(model: Any, optimizer: Any, data: list[Batch]) -> None:
+    accumulation_steps = 4
+    for number, batch in enumerate(data, start=1):
+        (model(**batch).loss / accumulation_steps).backward()
+        if number % accumulation_steps == 0:
+            optimizer.step()
+        optimizer.zero_grad()
+
+
+def steps_every_micro_batch(model: Any, optimizer: Any, data: list[Batch]) -> None:
+    accumulation_steps = 4
+    for batch in data:
+        (model(**batch).loss / accumulation_steps).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def halves_its_loss(model: Any, optimizer: Any, data: list[Batch]) -> None:
+    for batch in data:
+        (0.5 * model(**batch).loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("loop", "rules"),
+    [
+        (healthy, set()),
+        (clears_before_the_backward, set()),
+        (accumulates, set()),
+        (halves_its_loss, set()),
+        (clears_nothing, {"QD445"}),
+        (clears_before_the_step, {"QD446"}),
+        (clips_to_nothing, {"QD446"}),
+        (clips_to_almost_nothing, {"QD446"}),
+        (clears_every_micro_batch, {"QD456"}),
+        (steps_every_micro_batch, {"QD453"}),
+    ],
+)
+def test_gradients_on_their_way(tiny_llama: Path, loop: Loop, rules: set[str]) -> None:
+    model = adapted(tiny_llama)
+    report = looked_at(model, adamw(model), loop)
+    assert told_of(report) == rules, told(report)
+
+
+def scaled(how: str) -> Loop:
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        for batch in data:
+            with torch.autocast("cpu", dtype=torch.bfloat16 if how == "bfloat16" else torch.float16):
+                loss = scaler.scale(model(**batch).loss)
+            (scaler.scale(loss) if how == "twice" else loss).backward()
+            if how == "healthy":
+                scaler.unscale_(optimizer)
+            if how in ("healthy", "clipped early"):
+                nn.utils.clip_grad_norm_(trainable(model), 1.0)
+            if how == "not unscaled":
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+            optimizer.zero_grad()
+
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("how", "rules"),
+    [
+        ("healthy", set()),
+        ("clipped early", {"QD447"}),
+        ("not unscaled", {"QD448"}),
+        ("twice", {"QD449"}),
+        ("bfloat16", {"QD450"}),
+    ],
+)
+def test_a_gradient_scaler(tiny_llama: Path, how: str, rules: set[str]) -> None:
+    model = adapted(tiny_llama)
+    report = looked_at(model, adamw(model), scaled(how))
+    assert told_of(report) | (found(report, "info") & {"QD450"}) == rules, told(report)
+
+
+# -- losses of one's own
+
+
+def own_loss(of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Loop:
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        for batch in data:
+            of(model(**batch).logits.float(), batch["labels"]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("loss", "rules"),
+    [
+        (lambda logits, labels: cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()), set()),
+        (lambda logits, labels: cross_entropy(logits.flatten(0, 1), labels.flatten()), {"QD451"}),
+        (
+            lambda logits, labels: cross_entropy(
+                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
+            ),
+            {"QD452"},
+        ),
+    ],
+    ids=["mean", "not shifted", "sum"],
+)
+def test_a_loss_of_ones_own(tiny_llama: Path, loss: Any, rules: set[str]) -> None:
+    model = adapted(tiny_llama)
+    report = looked_at(model, adamw(model), own_loss(loss))
+    assert told_of(report) == rules, told(report)
+
+
+def test_a_base_that_is_called_past_its_adapter_is_watched(tiny_llama: Path) -> None:
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        for batch in data:
+            model.get_base_model()(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    model = adapted(tiny_llama)
+    report = looked_at(model, adamw(model), loop)
+    assert report.facts.run is not None and report.facts.run.watched_steps == 2 and not told_of(report), told(report)
+
+
+# -- optimizers and schedules
+
+
+def test_an_optimizer_older_than_the_adapter(tiny_llama: Path) -> None:
+    model = adapted(tiny_llama)
+    base = [p for n, p in model.named_parameters() if "lora_" not in n and p.is_floating_point()]
+    report = looked_at(model, torch.optim.AdamW(base, lr=2e-4), healthy)
+    assert {"QD440", "QD416"} <= told_of(report) and "QD445" not in told_of(report), told(report)
+
+
+def test_a_group_without_a_rate(tiny_llama: Path) -> None:
+    model = adapted(tiny_llama)
+    first = [p for n, p in model.named_parameters() if "lora_A" in n]
+    second = [p for n, p in model.named_parameters() if "lora_B" in n]
+    report = looked_at(model, torch.optim.AdamW([{"params": first, "lr": 0.0}, {"params": second}], lr=2e-4), healthy)
+    assert told_of(report) == {"QD444"}, told(report)
+
+
+def test_rates_that_differ_are_none_of_our_business(tiny_llama: Path) -> None:
+    model = adapted(tiny_llama)
+    first = [p for n, p in model.named_parameters() if "lora_A" in n]
+    second = [p for n, p in model.named_parameters() if "lora_B" in n]
+    report = looked_at(model, torch.optim.AdamW([{"params": first}, {"params": second, "lr": 3e-3}], lr=2e-4), healthy)
+    assert not told_of(report), told(report)
+    assert report.facts.run is not None and report.facts.run.rate_ratio_real == pytest.approx(15)
+
+
+@pytest.mark.parametrize(
+    ("which", "rules"), [("own", set()), ("never", {"QD725"}), ("other", {"QD726"}), ("zero", {"QD727"})]
+)
+def test_schedules(tiny_llama: Path, which: str, rules: set[str]) -> None:
+    model = adapted(tiny_llama)
+    optimizer = adamw(model, 0.0 if which == "zero" else 2e-4)
+    driven = adamw(model) if which == "other" else optimizer
+    scheduler = torch.optim.lr_scheduler.LambdaLR(driven, lambda step: min(1.0, step / 3))
+
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        for batch in data:
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if which != "never":
+                scheduler.step()
+
+    report = looked_at(model, optimizer, loop)
+    assert told_of(report) == rules, told(report)
+
+
+@pytest.mark.parametrize(("scheduler_too", "rules"), [(True, set()), (False, {"QD747"})])
+def test_a_loop_that_goes_on(tiny_llama: Path, scheduler_too: bool, rules: set[str]) -> None:
+    """Its optimizer has the state of 4 steps; the schedule begins again where it was not loaded too."""
+    model = adapted(tiny_llama)
+    before = adamw(model)
+    past = torch.optim.lr_scheduler.LambdaLR(before, lambda step: max(0.0, 1 - step / 100))
+    for batch in batches(4):
+        model(**batch).loss.backward()
+        before.step()
+        before.zero_grad()
+        past.step()
+    optimizer = adamw(model)
+    optimizer.load_state_dict(before.state_dict())
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / 100))
+    if scheduler_too:
+        scheduler.load_state_dict(past.state_dict())
+
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        for batch in data:
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+
+    del past, before
+    report = looked_at(model, optimizer, loop)
+    assert told_of(report) == rules, told(report)
+    assert report.facts.run is not None and report.facts.run.resumed_step == 4 and report.facts.run.steps == 8
+
+
+# -- adapters
+
+
+def test_the_adapter_that_trains_is_not_the_active_one(tiny_llama: Path) -> None:
+    from peft import LoraConfig
+
+    model = adapted(tiny_llama)
+    model.add_adapter("new", LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".new." in name)
+    report = looked_at(model, adamw(model), healthy)
+    assert "QD439" in told_of(report), told(report)
+
+
+def test_the_optimizer_of_the_other_adapter(tiny_llama: Path) -> None:
+    from peft import LoraConfig
+
+    model = adapted(tiny_llama)
+    model.add_adapter("new", LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model.set_adapter("new")
+    optimizer = adamw(model)
+    assert not told_of(looked_at(model, optimizer, healthy, list(batches(3))))
+    model.set_adapter("default")
+    report = looked_at(model, optimizer, healthy)
+    assert "QD440" in told_of(report), told(report)
+    assert "new alone" in next(each.message for each in report.findings if each.rule == "QD440")
+
+
+def test_a_loaded_adapter_that_is_initialised_again(tiny_llama: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    from qlora_doctor.watching.adapters import loaded_into, overwritten
+
+    model = adapted(tiny_llama)
+    healthy(model, adamw(model), list(batches(2)))
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(copy.deepcopy(model).unload(), tmp_path, is_trainable=True)
+    loaded = loaded_into(again, tmp_path, "default")
+    assert loaded is not None
+    assert overwritten(again, [loaded])["adapter_loaded_differs"] == []
+    for module in again.modules():
+        if hasattr(module, "reset_lora_parameters"):
+            module.reset_lora_parameters("default", True)
+    assert len(overwritten(again, [loaded])["adapter_loaded_differs"]) == 28
+    assert overwritten(again.merge_and_unload(), [loaded]) == {}
+
+
+def test_a_merged_adapter_is_left_merged(tiny_llama: Path) -> None:
+    """The comparison of on and off would take it out of the base again."""
+    model = adapted(tiny_llama)
+    model.merge_adapter()
+    report = looked_at(model, adamw(model), healthy)
+    assert "QD326" in told_of(report) and "QD401" not in told_of(report), told(report)
+    assert all(module.merged for module in model.modules() if hasattr(module, "merged_adapters"))
+
+
+def test_weights_that_are_no_numbers(tiny_llama: Path) -> None:
+    model = adapted(tiny_llama)
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if "layers.1" in n and "lora_A" in n)[0, 0] = float("nan")
+    report = looked_at(model, adamw(model), healthy)
+    assert found(report, "error") == {"QD442"}, told(report)
+
+
+def test_the_layer_that_makes_a_nan_is_named(tiny_llama: Path) -> None:
+    model = adapted(tiny_llama)
+    layer = model.get_base_model().model.layers[1].mlp
+    layer.register_forward_hook(lambda module, inputs, output: output * float("inf"))
+    report = looked_at(model, adamw(model), healthy)
+    assert report.facts.run is not None and report.facts.run.nonfinite_layer == "model.layers.1"
+    assert any(each.rule == "QD408" and "model.layers.1" in each.message for each in report.findings), told(report)
+
+
+# -- modes and batches
+
+
+def test_an_evaluation_that_leaves_its_mode_on(tiny_llama: Path) -> None:
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        for batch in data:
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            model.eval()
+
+    model = adapted(tiny_llama, lora_dropout=0.1)
+    report = looked_at(model, adamw(model), loop)
+    assert found(report, "warning") == {"QD740"} and "from step 2 on" in report.findings[0].message, told(report)
+
+
+def padded(side: str, labels_too: bool) -> list[Batch]:
+    """Rows of 16 tokens and 16 of padding under a mask of ones; token 0 is no token of the rows."""
+    made = []
+    for batch in batches(4):
+        ids, empty = batch["input_ids"], torch.zeros_like(batch["input_ids"])
+        label = empty if labels_too else torch.full_like(empty, -100)
+        order = ((empty, ids), (label, ids)) if side == "left" else ((ids, empty), (ids, label))
+        both, labels = (torch.cat(parts, dim=1) for parts in order)
+        made.append({"input_ids": both, "labels": labels, "attention_mask": torch.ones_like(both)})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("side", "labels_too", "rules"),
+    [("left", False, {"QD443"}), ("right", False, set()), ("right", True, {"QD631"})],
+)
+def test_a_mask_of_ones_over_padding(tiny_llama: Path, side: str, labels_too: bool, rules: set[str]) -> None:
+    model = adapted(tiny_llama)
+    model.config.pad_token_id = 0
+    report = looked_at(model, adamw(model), healthy, padded(side, labels_too))
+    assert told_of(report) == rules, told(report)
+
+
+def test_what_trains_in_bfloat16_and_never_moves(tiny_llama: Path) -> None:
+    """DoRA's magnitudes are near 1, where bfloat16 has steps of 0.008."""
+    model = adapted(tiny_llama, use_dora=True)
+    for parameter in trainable(model):
+        parameter.data = parameter.data.to(torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        report = looked_at(model, adamw(model), healthy)
+    assert found(report, "error") == {"QD455"}, told(report)
