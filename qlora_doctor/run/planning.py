@@ -73,7 +73,7 @@ def run_plan(source: Path | Setup, options: PlanOptions, observer: Observer | No
         fail_on="never",
         cache=options.cache,
     )
-    session = open_session(_setup_of(source, options), how, observer or Observer())
+    session = open_session(_setup_of(source, options), how, observer or Observer(), rules=())
     conclude_config(session)
     assert session.setup is not None and session.facts.config is not None
     setup = settled(session.setup, session.facts.config)
