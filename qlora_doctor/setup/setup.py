@@ -143,7 +143,7 @@ class Training(_Section):
     packing: bool | None = None
     padding_free: bool | None = None
     compute_metrics: bool | None = None
-    """The trainer is given a function for metrics and none that makes logits small first: an evaluation keeps them all."""
+    """The trainer is given a function for metrics and none that makes logits small: an evaluation keeps all."""
     group_by_length: bool | None = None
     use_liger_kernel: bool | None = None
     loss_type: str | None = None
