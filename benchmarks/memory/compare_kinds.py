@@ -157,6 +157,9 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
         measured=(max(p[0] for p in peaks), max(p[1] for p in [*peaks, *evals])),
         measured_evaluation=(max(e[0] for e in evals), max(e[1] for e in evals)) if evals else None,
     )
+    if case.get("metrics") and not case.get("extra", {}).get("eval_accumulation_steps"):
+        row.reason = "No config tells that compute_metrics keeps the logits of all evaluation batches on the card."
+        return row
     began = time.perf_counter()
     report = qlora_doctor.check(path, stages=["memory"])
     row.seconds = time.perf_counter() - began

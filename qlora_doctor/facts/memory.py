@@ -129,7 +129,7 @@ class MemoryPicture(Fact):
     ``dequantized_weights``, ``workspaces``, ``fragmentation``."""
     phases: list[PhasePeak] | None = None
     """The parts of the run: ``load``, ``step`` (before an evaluation), and as far as there are any ``evaluation`` (and
-    all after it), ``generation``, ``save``; the peaks are the largest of theirs."""
+    all after it), ``generation`` (within a step) and ``save``; the peaks are the largest of theirs."""
     step_phases: list[PhasePeak] | None = None
     """The phases within load and step: ``load``, ``prepare``, ``adapter``, ``forward``, ``backward``, ``optimizer``."""
     timeline: list[TimelinePoint] | None = None
@@ -200,6 +200,6 @@ class MemoryFacts(Fact):
     activations_ratio: float | None = None
     """Share of the activations in the predicted peak of a step."""
     peak_phase: str | None = None
-    """The part of the run that decides how much is reserved: ``load``, ``step``, ``evaluation``."""
+    """The part of the run that decides how much is reserved: ``load``, ``step``, ``evaluation``, ``generation``."""
     without_checkpointing_bytes: int | None = None
     with_checkpointing_bytes: int | None = None

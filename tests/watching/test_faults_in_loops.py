@@ -220,9 +220,9 @@ def test_out_of_memory_tells_what_was_allocated(tiny_llama: Path) -> None:
     def late(number: int) -> None:
         if number == 6:
             raise torch.OutOfMemoryError(
-                "CUDA out of memory. Tried to allocate 1.20 GiB. GPU 0 has a total capacity of 23.64 GiB of which 512.00 "
-                "MiB is free. Of the allocated memory 21.70 GiB is allocated by PyTorch, and 800.00 MiB is reserved by "
-                "PyTorch but unallocated."
+                "CUDA out of memory. Tried to allocate 1.20 GiB. GPU 0 has a total capacity of 23.64 GiB of which "
+                "512.00 MiB is free. Of the allocated memory 21.70 GiB is allocated by PyTorch, and 800.00 MiB is "
+                "reserved by PyTorch but unallocated."
             )
 
     report = watched(model, adamw(model), after=late)
