@@ -21,7 +21,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-TARGET = Path(__file__).parents[2] / "qlora_doctor" / "config" / "data" / "keys"
+TARGET = Path(__file__).parents[2] / "qlora_doctor" / "tables" / "keys"
 
 
 @dataclass(frozen=True)

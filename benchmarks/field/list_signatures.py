@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-TARGET = Path(__file__).parents[2] / "qlora_doctor" / "config" / "data" / "signatures"
+TARGET = Path(__file__).parents[2] / "qlora_doctor" / "tables" / "signatures"
 Version = tuple[int, ...]
 
 

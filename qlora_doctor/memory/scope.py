@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..facts import Facts
     from ..setup.setup import Setup
 
-METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo"})
+METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "orpo", "cpo", "simpo", "grpo"})
 """Methods whose step is traced."""
 OWN_LOOPS = {
     "torchtune": "torchtune",
@@ -121,6 +121,8 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield "axolotl's LoRA kernels"
     if training.method not in METHODS:
         yield f"the method {training.method}"
+    if training.compute_metrics and config is not None and config.evaluates is not False:
+        yield "evaluations that keep all logits for compute_metrics"
     if setup.quantization.backend not in (None, "bitsandbytes"):
         yield f"a base quantized by {setup.quantization.backend}"
     elif setup.quantization.load_in_8bit:

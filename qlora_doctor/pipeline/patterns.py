@@ -18,6 +18,8 @@ from typing import Any
 SECONDS = 10.0
 """What the names of one model may take. An ordinary pattern takes milliseconds."""
 _REPEATS = re.compile(r"[*+{]")
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
+_MANY_CHOICES = 8
 _TRY = """
 import json, re, sys
 pattern, names = json.load(sys.stdin)
@@ -42,8 +44,8 @@ def check_patterns(config: Any, names: Iterable[str]) -> None:
     """
     tried = list(names)
     for key, pattern, written in _patterns(config):
-        if len(_REPEATS.findall(written)) < 2:
-            continue  # a single repetition takes steps in proportion to the name
+        if not _may_backtrack(written):
+            continue
         try:
             subprocess.run(
                 [sys.executable, "-I", "-S", "-c", _TRY],
@@ -59,6 +61,13 @@ def check_patterns(config: Any, names: Iterable[str]) -> None:
                 f"{key} {written!r} backtracks without end: matching it against the names of {len(tried)} modules was "
                 f"stopped after {SECONDS:.0f} seconds."
             ) from None
+
+
+def _may_backtrack(pattern: str) -> bool:
+    """False where a match takes steps in proportion to the name: one repetition, and of no group with a choice."""
+    if len(_REPEATS.findall(pattern)) > 1 or pattern.count("?") > _MANY_CHOICES:
+        return True
+    return _REPEATED_GROUP.search(pattern) is not None and ("|" in pattern or "?" in pattern)
 
 
 def _patterns(config: Any) -> Iterable[tuple[str, str, str]]:

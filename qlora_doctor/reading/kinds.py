@@ -90,15 +90,22 @@ def _foreign(document: Document) -> str:
 def _adapts_or_quantizes(setup: Setup) -> bool:
     """True where the file itself speaks of an adapter or of quantization, or its trainer brings one where it is
     silent."""
+    kinds = {remark["kind"] for remark in setup.remarks}
+    told = bool(kinds & {"lora-not-switched-on", "lora-switched-off"})
+    whole = "no-lora" in kinds and not told  # the trainer's own defaults of LoRA stand for nothing then
     for path, origin in setup.origins.items():
-        if path.startswith(_SECTIONS) and (origin.source == "explicit" or origin.place is not None):
+        if not path.startswith(_SECTIONS) or (whole and path.startswith("lora.")):
+            continue
+        section, _, field = path.partition(".")
+        is_off = origin.source != "unknown" and not getattr(getattr(setup, section), field, True)
+        if not (whole and is_off) and (origin.source == "explicit" or origin.place is not None):
             return True
     bits = setup.quantization
     name = (setup.model.name_or_path or "").lower()
-    told = any(remark["kind"] in ("lora-not-switched-on", "lora-switched-off") for remark in setup.remarks)
-    return bool(
-        bits.load_in_4bit or bits.load_in_8bit or bits.backend or setup.model.adapter or setup.lora.r or told
-    ) or bool(_QUANTIZED_NAME.search(name))
+    rank = None if whole else setup.lora.r
+    return bool(bits.load_in_4bit or bits.load_in_8bit or bits.backend or setup.model.adapter or rank or told) or bool(
+        _QUANTIZED_NAME.search(name)
+    )
 
 
 def _homemade(document: Document) -> str | None:

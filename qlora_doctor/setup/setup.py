@@ -142,6 +142,8 @@ class Training(_Section):
     """Tokens of a sample at most; ``max_seq_length`` is read as an alias."""
     packing: bool | None = None
     padding_free: bool | None = None
+    compute_metrics: bool | None = None
+    """The trainer is given a function for metrics and none that makes logits small: an evaluation keeps all."""
     group_by_length: bool | None = None
     use_liger_kernel: bool | None = None
     loss_type: str | None = None

@@ -158,3 +158,26 @@ def test_the_corpus_is_taken(tmp_path: Path) -> None:
         pytest.skip("the corpus is not here")
     walk = find_configs(corpus)
     assert len(walk.configs) >= 236 and len(walk.left_out) <= 1
+
+
+def test_whole_models_are_no_configs_of_an_adapter(tmp_path: Path) -> None:
+    """Keys that are left empty, and the trainer's own defaults of LoRA, do not make one."""
+    recipe = (
+        "model_name_or_path: my/model\ndataset_mixer: {my/rows: 1.0}\nlearning_rate: 2.0e-5\nmax_seq_length: 2048\n"
+    )
+    axolotl = (
+        "base_model: my/model\ndatasets: [{path: my/rows, type: alpaca}]\nmicro_batch_size: 1\nlearning_rate: 2e-5\n"
+    )
+    files = {
+        "full.yaml": recipe,
+        "qlora.yaml": recipe + "use_peft: true\nload_in_4bit: true\nlora_r: 16\n",
+        "whole.yml": axolotl + "adapter:\nlora_r:\nload_in_4bit: false\n",
+        "adapter.yml": axolotl + "adapter: lora\nlora_r: 8\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    walk = find_configs(tmp_path)
+    assert [path.name for path in walk.configs] == ["adapter.yml", "qlora.yaml"]
+    assert {path.name: why for path, why in walk.left_out} == dict.fromkeys(
+        ("full.yaml", "whole.yml"), "it has neither LoRA nor 4 bits"
+    )

@@ -77,3 +77,17 @@ def test_a_trainer_that_hands_it_to_torch_refuses_it(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="bnb_4bit_compute_dtype must be one of"):
         read_setup(file)
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [("attention", False), ("[attention, mlp]", False), ("all", False), ("q_proj", True), ("[q_proj, v_proj]", True),
+     ("dense", True), ("all-linear", True)],
+)  # fmt: skip
+def test_groups_of_layers_are_words_of_the_script(written: str, known: bool, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "model_name: Qwen/Qwen2.5-1.5B\nload_in_4bit: true\nlora_r: 16\nlora_alpha: 32\nlearning_rate: 0.0002\n"
+        f"target_modules: {written}\n"
+    )
+    assert read_setup(path).is_unknown("lora.target_modules") is not known

@@ -614,3 +614,41 @@ def test_a_switch_of_its_own_turns_off_what_stands_below_it(
     known = None if setup.is_unknown("quantization.load_in_4bit") else setup.quantization.load_in_4bit
     assert known is four_bit
     assert any(remark["kind"] == "no-lora" for remark in setup.remarks) is no_lora
+
+
+SEVERAL = """\
+import os, sys
+from dataclasses import dataclass, field
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, HfArgumentParser, Trainer, TrainingArguments
+
+@dataclass
+class Arguments:
+    model: str = field(default=None)
+    rank: int = field(default=8)
+
+parser = HfArgumentParser((Arguments, TrainingArguments))
+if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
+    args, training = parser.parse_json_file(json_file=os.path.abspath(sys.argv[1]))
+else:
+    args, training = parser.parse_args_into_dataclasses(return_remaining_strings=True)[:2]
+model = AutoModelForCausalLM.from_pretrained(args.model)
+model = get_peft_model(model, LoraConfig(r=args.rank))
+Trainer(model=model, args=training).train()
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "rank", "rate"),
+    [
+        ("python train.py --model a/b --rank 16 --learning_rate 2e-4 --output_dir o\n" * 2, 16, 2e-4),
+        ("python train.py --model a/b --rank 16 --output_dir o\n"
+         "python train.py --model a/b --rank 16 --output_dir o --max_steps 9\n", 16, None),
+        ("python train.py run.json\n", 32, 1e-4),
+    ],
+)  # fmt: skip
+def test_a_script_that_counts_its_words(start: str, rank: int, rate: float | None, tmp_path: Path) -> None:
+    files = {"train.py": SEVERAL, "run.sh": start, "requirements.txt": "",
+             "run.json": '{"model": "a/b", "rank": 32, "learning_rate": 1e-4, "output_dir": "o"}'}  # fmt: skip
+    setup = read_setup(written(tmp_path, files))
+    assert (setup.model.name_or_path, setup.lora.r, setup.training.learning_rate) == ("a/b", rank, rate)

@@ -169,7 +169,11 @@ for epoch in range(2):
         scheduler.step()
 """
 NOT_FOLLOWED: dict[str, tuple[str, str, list[tuple[str, int]]]] = {
-    "compute_loss": (CLASS, TRAIN.replace("Trainer(", "Mine("), [("overridden-method", LINE + 1)]),
+    "compute_loss": (
+        CLASS,
+        TRAIN.replace("Trainer(", "Mine("),
+        [("overridden-method", LINE + 1), ("loss-ignores-count", LINE + 1)],
+    ),
     "a class that does not train": (CLASS, TRAIN, []),
     "own loop": ("", LOOP, [("training-loop", LINE + 3), ("scheduler-by-hand", LINE + 8)]),
     "collator": (
@@ -187,7 +191,7 @@ NOT_FOLLOWED: dict[str, tuple[str, str, list[tuple[str, int]]]] = {
         "torch.nn.Linear.forward = print\nmodel.lm_head = torch.nn.Identity()\n"
         "model.model.layers[0].forward = lambda x: x\ntorch.backends.cuda.matmul.allow_tf32 = True\n",
         TRAIN,
-        [("monkey-patch", LINE), ("module-replaced", LINE + 1)],
+        [("monkey-patch", LINE), ("module-replaced", LINE + 1), ("monkey-patch", LINE + 2)],
     ),
     "hook": ("model.register_forward_hook(print)\n", TRAIN, [("hook", LINE)]),
     "loop that is not understood": (
@@ -268,3 +272,26 @@ def test_a_loop_of_its_own_tells_its_rate_and_its_batch(tmp_path: Path) -> None:
 )
 def test_what_the_adapter_is_cast_to(after: str, expected: str | None, tmp_path: Path) -> None:
     assert conclude(read(tmp_path, after=after), None).adapter_cast == expected
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("model.get_input_embeddings().register_forward_hook(lambda m, i, o: o)", "hook"),
+        ("model.model.layers[0].mlp.down_proj.weight.zero_()", "module-replaced"),
+        ("model.lm_head.weight.requires_grad = True", "requires-grad"),
+        ("model.get_submodule('model.layers.0').requires_grad_(False)", "requires-grad"),
+        ("print(model.model.layers[0].self_attn.q_proj.weight.shape)", None),
+        ("model.generation_config.pad_token_id = 0", None),
+    ],
+)
+def test_what_is_done_to_a_part_of_the_model(statement: str, kind: str | None, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from peft import LoraConfig, get_peft_model\n"
+        "from transformers import AutoModelForCausalLM, Trainer, TrainingArguments\n"
+        f"model = AutoModelForCausalLM.from_pretrained('my/model')\n{statement}\n"
+        "model = get_peft_model(model, LoraConfig(r=8))\n"
+        "Trainer(model=model, args=TrainingArguments(output_dir='out')).train()\n"
+    )
+    assert [each.kind for each in read_setup(script).not_followed] == ([kind] if kind is not None else [])

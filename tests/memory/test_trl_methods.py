@@ -90,7 +90,7 @@ def test_a_model_reads_no_made_up_value(folder: Path) -> None:
         Values().scalar(torch.empty((), device="meta"))
 
 
-RECORDED = {"kinds_results": (14, 13), "kinds_h200_results": (23, 20), "kinds_more_h200_results": (39, 32)}
+RECORDED = {"kinds_results": (14, 13), "kinds_h200_results": (23, 20), "kinds_more_h200_results": (39, 31)}
 """Results of each file of measured runs: how many, and how many of them are predicted."""
 
 
@@ -100,11 +100,8 @@ def test_the_recorded_kinds_keep_the_bar(name: str) -> None:
     predicted_rows = [row for row in rows if row["predicted"]]
     assert (len(rows), len(predicted_rows)) == RECORDED[name]
     assert sum(abs(row["allocated"]) for row in predicted_rows) / len(predicted_rows) <= 1
-    # Where a step takes little, what is reserved is what loading left behind, and the runs were loaded otherwise.
-    outside = [row for row in predicted_rows if abs(row["reserved"]) > 10]
-    assert [row["case"].split()[1] for row in outside] in ([], ["rloo"])
     for row in predicted_rows:
-        assert abs(row["allocated"]) <= 4 and abs(row["reserved"]) <= 12 and abs(row.get("evaluation", 0)) <= 5
+        assert abs(row["allocated"]) <= 4 and abs(row["reserved"]) <= 10 and abs(row.get("evaluation", 0)) <= 5
     assert all(row["reason"] for row in rows if not row["predicted"])
 
 

@@ -154,7 +154,7 @@ def test_dora_in_bfloat16_names_its_cause(qlora: Build) -> None:
     for parameter in trained(model):
         parameter.data = parameter.data.to(torch.bfloat16)
     report = examine(model, adamw(model))
-    assert rules(report) == {"QD430": "warning"} and "bfloat16" in str(report.findings[0].evidence)
+    assert rules(report) == {"QD455": "error"} and "bfloat16" in str(report.findings[0].evidence)
     assert all("magnitude" in name for name in report.facts.step.parameters_below_precision)
 
 

@@ -185,7 +185,9 @@ class _Seen:
         self._configs = list(_configs(getattr(base, "config", None)))
         arguments = _arguments(base)
         self._lacking = [name for name in arguments if _is_modal(name) and name not in inputs]
-        self._reads_encoder = "encoder_hidden_states" in arguments and "encoder_hidden_states" not in inputs
+        # A decoder alone; the whole model has decoder_input_ids as well, and runs the encoder itself.
+        states = {"encoder_hidden_states", "encoder_outputs"} & set(arguments)
+        self._reads_encoder = bool(states) and not states & set(inputs) and "decoder_input_ids" not in arguments
 
     def why(self, branch: str, called: bool | None) -> tuple[str, bool]:
         """A reason as the end of a sentence, and whether the model is made so."""

@@ -15,8 +15,8 @@ from torch import nn
 
 from ..tensors import local_part, plain_name
 
-_MULTIPLIES = re.compile(r"gate|alpha|scal|gamma|lambda|factor|multiplier")
-"""Names of what multiplies; a parameter of zeros that is added (a class token) closes nothing."""
+_MULTIPLIES = re.compile(r"gate|alpha|scal|gamma|lambda|factor|multiplier|temp|^A$")
+"""Names of what multiplies, Doge's A among them; what is added, such as a class token of zeros, closes nothing."""
 
 
 def behind_closed_gates(model: nn.Module, zero: Collection[str], reached: Collection[str]) -> dict[str, str]:
@@ -53,8 +53,6 @@ def _closed_gates(model: nn.Module) -> dict[str, str]:
     """A frozen number or vector that is zero, by the module that holds it beside modules of its own."""
     found = {}
     for name, module in model.named_modules():
-        if not any(True for _ in module.children()):
-            continue  # the weight of a norm multiplies nothing but its own input
         for key, parameter in module.named_parameters(recurse=False):
             tensor = local_part(parameter.detach())
             is_gate = sum(size > 1 for size in parameter.shape) <= 1 and _MULTIPLIES.search(key)

@@ -55,11 +55,25 @@ _KNOWN_WORDS = {
 }
 
 
+_LAYERS = {"qkv", "wqkv", "query", "key", "value", "dense", "proj", "fc", "linear", "lin", "out", "gate", "up", "down"}
+"""Names of layers that are one plain word."""
+
+
 def is_own_word(path: str, value: Any) -> bool:
     """True for a word such as ``auto`` where no library knows it: the script that reads the file resolves it."""
     word = value[0] if isinstance(value, list) and len(value) == 1 else value
     word = word.strip().lower() if isinstance(word, str) else None
+    if path == "lora.target_modules" and _are_groups(value):
+        return True
     return word in _OWN_WORDS and word not in _KNOWN_WORDS.get(path, ())
+
+
+def _are_groups(value: Any) -> bool:
+    """True for words that are no name of a layer, such as ``attention`` and ``mlp``: the script has names for them."""
+    listed = value if isinstance(value, list) else str(value).split(",") if isinstance(value, str) else []
+    words = [word.strip().lower() for word in listed if isinstance(word, str)]
+    plain = bool(words) and len(words) == len(listed) and all(word.isalpha() and len(word) > 2 for word in words)
+    return plain and not _LAYERS & set(words)
 
 
 def dtype(value: Any) -> str:

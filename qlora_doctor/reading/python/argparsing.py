@@ -16,6 +16,8 @@ from .starts import Start, starts_of
 from .values import Function, Known, Listing, Made, Name, Thing, Unknown, Value
 
 _NUMBERS = {"int": int, "float": float}
+_MANY_WORDS = 4
+"""Words of a command line from which on no script counts them."""
 
 
 class Argparse(Expressions):
@@ -31,13 +33,19 @@ class Argparse(Expressions):
         return self._starts
 
     def argv(self, node: ast.AST) -> Listing:
-        """``sys.argv``: as the one command line has it; of none, and of several, only the script's name is known."""
-        words = self.starts[0].words if len(self.starts) == 1 else ()
+        """``sys.argv``: as the command lines have it, of several what they share; without one the script's name alone.
+
+        Scripts ask whether there are none, one or two words; how many more there are makes no difference to them, so
+        that several long command lines count as long as the shortest.
+        """
+        lengths = {len(start.words) for start in self.starts}
+        alike = len(lengths) <= 1 or min(lengths) >= _MANY_WORDS
         items: list[Value] = [Known(node, data="script.py")]
-        for word in words:
-            at = Written(word.place)
-            items.append(Known(at, data=word.text) if word.text is not None else Unknown(at, why="A variable decides."))
-        return Listing(node, items=items, exact=len(self.starts) <= 1)
+        for words in zip(*(start.words for start in self.starts), strict=False) if alike else ():
+            at, texts = Written(words[0].place), {word.text for word in words}
+            text = texts.pop() if len(texts) == 1 else None
+            items.append(Known(at, data=text) if text is not None else Unknown(at, why="The command line decides."))
+        return Listing(node, items=items, exact=alike)
 
     def add_argument(self, parser: Made, node: ast.AST, positional: list[Value], named: dict[str, Value]) -> None:
         """Follow ``parser.add_argument(…)``."""

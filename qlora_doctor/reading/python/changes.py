@@ -34,6 +34,7 @@ _HARMLESS = {
     "hf_device_map",
     "generation_config",
 }
+_WEIGHTS = {"weight", "bias", "data"}
 _OWN_PARTS = {"optimizers": "optimizer", "optimizer_cls_and_kwargs": "optimizer", "compute_loss_func": "loss"}
 _HOOKS = re.compile(r"register_\w*hook$")
 _PATCHED = {"torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "unsloth"}
@@ -55,8 +56,12 @@ class Changes(Arguments):
         elif isinstance(holder, Unknown) and holder.part is not None and isinstance(holder.part[0], Model):
             model, path = holder.part
             what = f"model.{path}.{name}"
-            if not isinstance(value, Known):
-                self.unfollowed(model, "monkey-patch", f"{what[:80]} is replaced.", node)
+            tells = name == "requires_grad" or name in _WEIGHTS or not isinstance(value, Known)
+            if tells and path.partition(".")[0] not in _HARMLESS:
+                kind = "requires-grad" if name == "requires_grad" else "monkey-patch"
+                kind = "module-replaced" if name in _WEIGHTS else kind
+                done = "set" if isinstance(value, Known) else "replaced"
+                self.unfollowed(model, kind, f"{what[:80]} is {done}.", node)
         elif isinstance(holder, Name) and holder.dotted.partition(".")[0] in _PATCHED and not isinstance(value, Known):
             self.note("monkey-patch", f"{holder.dotted[:80]}.{name} is replaced.", node)
         elif isinstance(holder, Made) and holder.maker.endswith("Trainer") and not isinstance(value, Known):
@@ -140,6 +145,23 @@ class Changes(Arguments):
         else:
             return False
         return True
+
+    def part_method(self, part: tuple[Value, str], name: str, node: ast.Call) -> None:
+        """Note what a method of a part of the model does to it: ``model.lm_head.weight.zero_()``, a hook.
+
+        Args:
+            part: the model, and the path below it.
+        """
+        model, path = part
+        if not isinstance(model, Model) or path.partition(".")[0] in _HARMLESS:
+            return
+        what = f"model.{path}.{name}"[:80]
+        if _HOOKS.match(name):
+            self.unfollowed(model, "hook", f"{what} hooks code of its own into the model.", node)
+        elif name == "requires_grad_":
+            self.unfollowed(model, "requires-grad", f"{what} freezes or thaws a part.", node)
+        elif name.endswith("_") and not name.startswith("_"):
+            self.unfollowed(model, "module-replaced", f"{what} writes values into the model.", node)
 
     def _keyword(self, node: ast.Call, name: str) -> Value | None:
         return next((self.evaluate(each.value) for each in node.keywords if each.arg == name), None)

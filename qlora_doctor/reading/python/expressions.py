@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .arithmetic import LARGEST, calculated, tested
 from .files import joined_path, path_attribute
@@ -399,13 +399,32 @@ class Expressions(Functions):
             self.depth -= 1
 
     def _on_subscript(self, node: ast.Subscript) -> Value:
+        if isinstance(node.slice, ast.Slice):
+            return self._part(self.evaluate(node.value), node.slice, node)
         key = self.evaluate(node.slice)
         return resting_on(self.element(self.evaluate(node.value), key, node), key)
+
+    def _part(self, holder: Value, bounds: ast.Slice, node: ast.AST) -> Value:
+        """``holder[1:3]`` of what is wholly known."""
+        if isinstance(holder, Unknown):
+            return Unknown(node, why=holder.why)
+        ends = [self.evaluate(each) if each is not None else None for each in (bounds.lower, bounds.upper, bounds.step)]
+        numbers: list[Any] = [each.data if isinstance(each, Known) else each for each in ends]
+        if any(not isinstance(each, int | None) or isinstance(each, bool) for each in numbers) or numbers[2] == 0:
+            return Unknown(node)
+        part = slice(*numbers)
+        if isinstance(holder, Listing) and holder.exact:
+            return Listing(node, items=holder.items[part], exact=True)
+        if isinstance(holder, Known) and isinstance(holder.data, str):
+            return Known(node, data=holder.data[part])
+        return Unknown(node)
 
     def element(self, holder: Value, key: Value, node: ast.AST) -> Value:
         """What ``holder[key]`` is known to be."""
         if isinstance(holder, Unknown):
-            return Unknown(node, why=holder.why)
+            of_model = holder.part is not None and isinstance(holder.part[0], Model)
+            part = (holder.part[0], f"{holder.part[1]}[]") if of_model and holder.part is not None else None
+            return Unknown(node, why=holder.why, part=part)
         if not isinstance(key, Known):
             return Unknown(node, why=key.why) if isinstance(key, Unknown) else Unknown(node)
         if isinstance(holder, Mapping) and isinstance(key.data, str | int | bool | None) and key.data in holder.items:

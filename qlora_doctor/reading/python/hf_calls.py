@@ -133,6 +133,8 @@ class Library(Changes):
         if isinstance(holder, Known | Listing | Mapping):
             return call_method(self, holder, name, node, positional, named)
         if isinstance(holder, Unknown):
+            if holder.part is not None:
+                self.part_method(holder.part, name, node)
             of_path = several_paths_method(holder, name, node)
             if of_path is not None:
                 return of_path
@@ -175,7 +177,7 @@ class Library(Changes):
         elif name not in _SAME_MODEL:
             if name == "save_pretrained":
                 self.seen.saves.append((model, node, len(self.seen.runs)))
-            return Unknown(node, why="It is asked of the model while the script runs.")
+            return Unknown(node, why="It is asked of the model while the script runs.", part=(model, name))
         return model
 
     def attribute(self, holder: Value, name: str, node: ast.AST) -> Value:
@@ -213,6 +215,11 @@ class Library(Changes):
         of_file = file_method(self, holder, name, node, positional)
         if of_file is not None:
             return of_file
+        if holder.maker == MODEL_CONFIG and name == "update":
+            given = positional[0] if positional else Mapping(node)
+            for key, value in (dict(given.items) | named if isinstance(given, Mapping) else named).items():
+                self.set_attribute(holder, str(key), value, node)
+            return Known(node, data=None)
         if holder.maker == TOKENIZER and name in ("add_tokens", "add_special_tokens"):
             self.add_tokens(holder, node, positional[0] if positional else next(iter(named.values()), Unknown(node)))
             return Unknown(node, why="It is asked of the tokenizer while the script runs.")

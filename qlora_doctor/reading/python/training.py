@@ -70,6 +70,7 @@ def read_training(story: Story, sheet: Sheet) -> None:
     _read_resume(story, sheet)
     _read_reference(story, sheet, arguments)
     _read_evaluation(story, sheet, kind)
+    _read_metrics(story, sheet)
     if story.trainer is None and any(kind == "training-loop" for kind, _, _ in story.seen.not_followed):
         _read_own_loop(story, sheet)
     _read_checkpointing(story, sheet, arguments)
@@ -128,6 +129,14 @@ def _read_evaluation(story: Story, sheet: Sheet, kind: str | None) -> None:
     if story.given("eval_dataset") is None and not by_position:
         note = f"transformers stops: eval_strategy is {strategy} and the trainer is given no eval_dataset."
         sheet.refused("evaluation-without-data", note, "training.eval_strategy")
+
+
+def _read_metrics(story: Story, sheet: Sheet) -> None:
+    """Whether an evaluation keeps the logits of all its rows."""
+    metrics = story.given("compute_metrics")
+    if metrics is not None and story.trainer is not None and story.given("preprocess_logits_for_metrics") is None:
+        none = isinstance(metrics, Known) and metrics.data is None
+        sheet.put("training.compute_metrics", not none, metrics.node)
 
 
 _OPTIMIZERS = {
