@@ -253,14 +253,17 @@ def _held(parameter: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
 def _adapter_modules(model: nn.Module) -> set[int]:
     """Modules below a PEFT layer that PEFT brought, known by the layer's own ``adapter_layer_names``."""
     owned: set[int] = set()
-    for _, module in modules_of(model):
-        names = _own(module, "adapter_layer_names")
-        if not names:
+    seen: set[int] = set()
+    waiting = [(model, False)]
+    while waiting:
+        module, brought = waiting.pop()
+        if id(module) in (owned if brought else seen):
             continue
-        for name in (*names, *_own(module, "other_param_names")):
-            child = module._modules.get(name)
+        (owned if brought else seen).add(id(module))
+        names = () if brought else (*_own(module, "adapter_layer_names"), *_own(module, "other_param_names"))
+        for name, child in module._modules.items():
             if child is not None:
-                owned.update(id(inner) for _, inner in modules_of(child))
+                waiting.append((child, brought or name in names))
     return owned
 
 
