@@ -76,8 +76,8 @@ def pictures_of(model: Any, setup: Setup) -> Pictures:
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     name, config = type(base).__name__, base.config
-    known = inspect.signature(base.forward).parameters
     vision = getattr(config, "vision_config", None)
+    known = inspect.signature(base.forward).parameters if vision is not None else {}
     token = next((value for field in _TOKENS if isinstance(value := getattr(config, field, None), int)), None)
     if vision is None or token is None or "pixel_values" not in known:
         raise NoPictures(f"images as {name} takes them")

@@ -542,9 +542,11 @@ class Watch:
         self._run["watched_steps"] = self._steps
         held = {id(unwrapped_optimizer(each)) for each in self._optimizers}
         own = [id(unwrapped_optimizer(each.optimizer)) in held for each in self._schedulers]
-        self._run["scheduler_elsewhere"] = bool(own) and bool(held) and not any(own)
         counts = [_scheduler_count(each) for each in self._schedulers]
-        moved = [now - then for now, then, ours in zip(counts, self._scheduler_counts, own, strict=True) if ours]
+        steps = [now - then for now, then in zip(counts, self._scheduler_counts, strict=True)]
+        moved = [count for count, ours in zip(steps, own, strict=True) if ours]
+        # One that nobody steps is of another training of this process, or forgotten.
+        self._run["scheduler_elsewhere"] = bool(held) and not any(own) and any(steps)
         several = min(onlooker.micro_batches[: self._steps] or [0])
         if moved and self._steps:
             each = max(moved) / self._steps

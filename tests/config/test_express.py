@@ -165,8 +165,6 @@ def test_comments_and_layout_stay(dialect: str, tmp_path: Path) -> None:
         ("trl", {"/quantization/bnb_4bit_use_double_quant": True},
          ["use_bnb_nested_quant: false  # double quantization"], ["use_bnb_nested_quant: true  # double quantization"]),
         ("trl", {"/quantization/bnb_4bit_compute_dtype": "bfloat16"}, [], ["dtype: bfloat16"]),
-        ("alignment-handbook", {"/quantization/bnb_4bit_compute_dtype": "bfloat16"}, ["torch_dtype: float16"],
-         ["torch_dtype: bfloat16"]),
         ("torchtune", {"/quantization/bnb_4bit_compute_dtype": "float16"}, ["dtype: bf16"], ["dtype: fp16"]),
         ("litgpt", {"/quantization/bnb_4bit_quant_type": "nf4"}, ["quantize: bnb.fp4  # 4-bit"],
          ["quantize: bnb.nf4  # 4-bit"]),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from qlora_doctor.core.assets import asset_folder
+from qlora_doctor.core.errors import UsageError
 from qlora_doctor.core.report import Report
 from qlora_doctor.facts import Facts
 from qlora_doctor.facts.memory import MemoryPicture
 from qlora_doctor.facts.step import OptimizerFacts
 from qlora_doctor.reporters import FORMATS, notebook
+from qlora_doctor.reporters.card import fit_of
 from tests.reporters import fixtures
 
 AFTERWARDS = Facts.model_validate_json((asset_folder("rules") / "healthy.json").read_text(encoding="utf-8"))
@@ -25,6 +27,10 @@ def everything() -> Facts:
 def rendered(facts: Facts) -> None:
     report: Report = fixtures.healthy().model_copy(update={"facts": facts})
     for format, render in FORMATS.items():
+        if format in ("card", "badge") and fit_of(report) is None:
+            with pytest.raises(UsageError, match="no peak"):
+                render(report)
+            continue
         assert len(render(report)) > 100 or format in ("github", "gitlab", "concise")  # which hold findings alone
     assert len(notebook.render(report)) > 100
 

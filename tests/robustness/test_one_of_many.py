@@ -188,7 +188,7 @@ def test_any_value_through_every_document(
     except ConfigError as error:
         error.message.encode()
         return
-    for format in FORMATS:
+    for format in FORMATS.keys() - {"card", "badge"}:  # which need a peak
         render(report, format).encode()
     overview.render([report, report]).encode()
     again = Report.model_validate_json(report.model_dump_json())

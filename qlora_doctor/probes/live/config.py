@@ -26,7 +26,9 @@ def live_config(model: Any, optimizer: Any | None = None, batch: Any | None = No
     known["gradient_checkpointing"] = getattr(model, "is_gradient_checkpointing", None) if new is None else new
     groups = getattr(optimizer, "param_groups", None)
     if groups:
-        known["learning_rate"] = max(float(group["lr"]) for group in groups if "lr" in group)
+        # A scheduler keeps what was asked for in initial_lr; lr itself begins at zero under a warmup.
+        asked = [float(group[name]) for group in groups for name in ("lr", "initial_lr", "max_lr") if name in group]
+        known["learning_rate"] = max(asked, default=None)
         known["optimizer"] = type(optimizer).__name__
     ids: Any = batch.get("input_ids") if batch is not None and hasattr(batch, "get") else batch
     if getattr(ids, "ndim", 0) == 2:

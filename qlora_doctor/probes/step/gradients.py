@@ -155,19 +155,24 @@ class GradientFacts:
     columns: list[GradientColumn]
 
 
+VANISHES = 1e-12
+"""Gradient of a lora_B below which that of its lora_A may underflow; healthy ones are some 1e-6 and more."""
+
+
 def conclude(names: list[str], steps: list[StepGradients]) -> GradientFacts:
     """Judge over all steps that counted: those that the gradient scaler skipped count only where there is no other.
 
     A tensor is *missing* where no step gave it a gradient, *zero* where every step in which zero was not by design
-    gave exactly zero, *nonfinite* where any step gave NaN or inf. A lora_A whose lora_B got a gradient is not zero by a
-    fault: dL/dA = s Bᵀ G xᵀ and dL/dB = s G (A x)ᵀ share G and x, so that B alone, not yet far enough from zero, makes
-    the first vanish.
+    gave exactly zero, *nonfinite* where any step gave NaN or inf. A lora_A whose lora_B got a tiny gradient is not zero
+    by a fault: dL/dA = s Bᵀ G xᵀ and dL/dB = s G (A x)ᵀ share G and x, and the product of a B that has hardly moved and
+    a G that small is below what a float holds.
     """
     counted = [step for step in steps if not step.skipped] or steps
     missing = [name for name in names if not any(name in step.norms for step in counted)]
     zero = [name for name in names if _is_zero(name, counted)]
-    reached = {_partner(name) for name in names if any(step.largest.get(name) for step in counted)}
-    zero = [name for name in zero if name not in reached]
+    largest = {name: max((step.largest.get(name, 0.0) for step in counted), default=0.0) for name in names}
+    vanishing = {_partner(name) for name, most in largest.items() if 0.0 < most < VANISHES}
+    zero = [name for name in zero if name not in vanishing]
     nonfinite = [name for name in names if any(not math.isfinite(s.largest.get(name, 0.0)) for s in counted)]
     last = counted[-1].norms if counted else {}
     total = math.sqrt(sum(norm * norm for norm in last.values())) if last else None
