@@ -76,7 +76,8 @@ def _calls(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str | N
             yield from _of_text(content)
         elif isinstance(content, str) and "<tool_call>" in content:
             for match in _IN_TEXT.finditer(content):
-                if not match[1].startswith("<"):  # a family that writes calls as tags
+                # Others are a family that writes calls as tags, or prose that speaks of the marks.
+                if match[1].startswith(("{", "[")):
                     yield from _of_text(match[1])
 
 

@@ -200,3 +200,12 @@ def test_a_set_in_the_hubs_cache_is_looked_at_without_the_network(
     (tmp_path / "native.json").write_text(json.dumps(config))
     facts = look_at_data(read_setup(tmp_path / "native.json"), silent)
     assert facts.failure is None and facts.rows_seen == 256
+
+
+def test_prose_that_speaks_of_the_marks_is_no_call() -> None:
+    from qlora_doctor.probes.talk import _calls
+
+    prose = "Calls stand between <tool_call> and </tool_call>."
+    broken = '<tool_call>{"name": "weather", </tool_call>'
+    assert not list(_calls([{"role": "assistant", "content": prose}]))
+    assert [name for _, name in _calls([{"role": "assistant", "content": broken}])] == [None]

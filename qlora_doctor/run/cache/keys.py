@@ -25,13 +25,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
 from ...facts import EnvironmentFacts
 from ...setup.setup import Setup
-from ...watching.first_batches.request import RunData
 from .identity import data_identity, find, model_identity, tree_identity
+
+if TYPE_CHECKING:
+    from ...watching.first_batches.request import RunData
 
 _SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
 FORMAT = 1

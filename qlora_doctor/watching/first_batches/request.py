@@ -26,7 +26,7 @@ class RunData(BaseModel):
         memory: bytes that it may take.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     script: str
     code: str | None = None
@@ -46,7 +46,7 @@ class Outcome(BaseModel):
         asked_network: hosts that were asked for.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     data: DataFacts | None = None
     batch: BatchFacts | None = None
