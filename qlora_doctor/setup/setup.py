@@ -317,16 +317,16 @@ class LibraryUse(_Section):
 
     Attributes:
         kind: ``import``, ``call`` of a class that configures, or ``load``: from_pretrained of a model.
-        library: its package.
+        package: that has it.
         module, name: what is imported, or called.
         arguments: keywords with their values in plain form; of a load, values that are known.
         whole: all arguments are among them.
         key: under which its place is kept.
-        version: of the library that the project pins; None where it pins none.
+        version: of the package that the project pins; None where it pins none.
     """
 
     kind: Literal["import", "call", "load"]
-    library: str
+    package: str
     module: str
     name: str | None = None
     arguments: dict[str, Any] = {}

@@ -53,7 +53,7 @@ def hands_over_rows(setup: Setup) -> bool:
 
     Older versions handed it a batch, or asked its first answer which of the two it takes (sft_trainer.py).
     """
-    pinned = [use.version for use in setup.uses if use.library == "trl"]
+    pinned = [use.version for use in setup.uses if use.package == "trl"]
     try:
         import inspect
         from importlib.metadata import version

@@ -63,7 +63,7 @@ def try_uses(
     imports: list[FailingImport] = []
     calls: list[RefusedCall] = []
     for use in setup.uses:
-        if use.version is not None and use.version != _version(use.library):
+        if use.version is not None and use.version != _version(use.package):
             continue
         with _silent():
             if use.kind == "import":
@@ -98,14 +98,14 @@ def _version(library: str) -> str | None:
 def _failing_import(use: LibraryUse) -> FailingImport | None:
     """An import that fails since the library has no such name or module; what a package that is absent hides is not
     known, and neither is what fails for another reason."""
-    version = _version(use.library)
+    version = _version(use.package)
     if version is None:
         return None
     found = FailingImport(key=use.key, module=use.module, name=use.name, version=version)
     try:
         module = importlib.import_module(use.module)
     except ModuleNotFoundError as error:
-        if not _is_within(error.name, use.library):
+        if not _is_within(error.name, use.package):
             return None
         return found.model_copy(update={"exception": "ModuleNotFoundError", "name": None})
     except Exception:
@@ -123,7 +123,7 @@ def _failing_import(use: LibraryUse) -> FailingImport | None:
         importlib.import_module(f"{use.module}.{use.name}")
         return None
     except ModuleNotFoundError as error:
-        if not _is_within(error.name, use.library):
+        if not _is_within(error.name, use.package):
             return None
     except Exception:
         return None

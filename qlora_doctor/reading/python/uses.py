@@ -33,7 +33,7 @@ def note_uses(story: Story, sheet: Sheet) -> None:
             if library not in ranged and len(sheet.uses) < _MOST:
                 key = f"imports.{module}.{name}" if name else f"imports.{module}"
                 pinned = exact.get(library)
-                use = LibraryUse(kind="import", library=library, module=module, name=name, key=key, version=pinned)
+                use = LibraryUse(kind="import", package=library, module=module, name=name, key=key, version=pinned)
                 sheet.use(use, node)
     if any(looks_first(source) for source in story.sources):
         return
@@ -50,7 +50,7 @@ def note_uses(story: Story, sheet: Sheet) -> None:
                 continue
             use = LibraryUse(
                 kind="call",
-                library=library,
+                package=library,
                 module=library,
                 name=call.maker,
                 arguments=arguments,
@@ -75,7 +75,7 @@ def _note_load(story: Story, sheet: Sheet, exact: dict[str, str], ranged: set[st
     sheet.use(
         LibraryUse(
             kind="load",
-            library="transformers",
+            package="transformers",
             module="transformers",
             name=load.maker,
             arguments=names,
