@@ -98,7 +98,7 @@ def _harmless(setup: Setup, resolved: Resolved, evaluation_batch: int | None) ->
         yield Lever("attention", "fused attention (sdpa)", (Operation("model.attn_implementation", "sdpa"),), 0.9)
     if not setup.hardware.expandable_segments:
         yield Lever("segments", "expandable segments", (Operation("hardware.expandable_segments", True),))
-    batch = training.per_device_train_batch_size or resolved["training.per_device_train_batch_size"] or 8
+    batch = resolved["training.per_device_train_batch_size"] or 1
     if evaluation_batch is not None and evaluation_batch > 1:
         smaller = min(batch, evaluation_batch // 2)
         yield Lever(

@@ -82,12 +82,7 @@ def make_batches(
     if synthetic or not setup.data.train or is_followed(setup):
         return _synthetic(setup, model, tokenizer, needed)
     if tokenizer is None:
-        raise StageError(
-            "The model has no tokenizer on this machine, so its data cannot be turned into tokens.",
-            kind="missing-file",
-            remedy="Put the tokenizer's files into the model's folder.",
-            place=setup.place("model.name_or_path"),
-        )
+        raise no_tokenizer(setup)
     # Packing puts several rows into one sample.
     wanted = max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows)
     samples = read_samples(setup, wanted) if rows is None else sample_rows(setup, wanted)
@@ -181,6 +176,16 @@ def context_length(config: Any) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def no_tokenizer(setup: Setup) -> StageError:
+    """What is said of rows that have nothing to be tokenised with."""
+    return StageError(
+        "The model has no tokenizer on this machine, so its data cannot be turned into tokens.",
+        kind="missing-file",
+        remedy="Put the tokenizer's files into the model's folder.",
+        place=setup.place("model.name_or_path"),
+    )
 
 
 def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = True) -> Any | None:

@@ -13,7 +13,7 @@ import torch
 
 from ..core.errors import StageError
 from ..setup.setup import Setup
-from .batches import Batches, rows_of_a_step, sequence_length
+from .batches import Batches, no_tokenizer, rows_of_a_step, sequence_length
 from .inputs import token_rows
 from .samples import read_samples
 
@@ -130,12 +130,7 @@ def method_batches(setup: Setup, method: Method, model: Any, tokenizer: Any, *, 
     length = sequence_length(setup, model.config)
     if setup.data.train and not synthetic:
         if tokenizer is None:
-            raise StageError(
-                "The model has no tokenizer on this machine, so its data cannot be turned into tokens.",
-                kind="missing-file",
-                remedy="Put the tokenizer's files into the model's folder.",
-                place=setup.place("model.name_or_path"),
-            )
+            raise no_tokenizer(setup)
         samples = read_samples(setup, max(needed, 64))
         rows = [{name: row[name] for name in method.columns if name in row} for row in samples.rows]
         return Batches(Dataset.from_list(rows), None, "file", tokenizer, length, samples, method=setup.training.method)

@@ -92,15 +92,20 @@ def fit_of(report: Report) -> Fit | None:
                _cure(report) if level == "no" else None)  # fmt: skip
 
 
+def _known_fit(report: Report) -> Fit:
+    fit = fit_of(report)
+    if fit is None:
+        raise UsageError("There is no peak to draw: stage memory did not tell one.", remedy="--stage memory")
+    return fit
+
+
 def render(report: Report) -> str:
     """The card as SVG.
 
     Raises:
         UsageError: the report tells no peak.
     """
-    fit = fit_of(report)
-    if fit is None:
-        raise UsageError("There is no peak to draw: stage memory did not tell one.", remedy="--stage memory")
+    fit = _known_fit(report)
     return drawn(report, fit)
 
 
@@ -240,9 +245,7 @@ def render_badge(report: Report) -> str:
     Raises:
         UsageError: the report tells no peak.
     """
-    fit = fit_of(report)
-    if fit is None:
-        raise UsageError("There is no peak to draw: stage memory did not tell one.", remedy="--stage memory")
+    fit = _known_fit(report)
     label = fit.card or "peak"
     told = words.size(fit.peak) + (f" of {words.size(fit.space)}" if fit.space is not None else "")
     told = {"yes": "fits, ", "barely": "barely fits, ", "no": "does not fit, ", "free": ""}[fit.level] + told

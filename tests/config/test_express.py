@@ -216,11 +216,21 @@ def test_in_the_keys_of_the_dialect(
         ("litgpt", "/lora/target_modules", ["q_proj"], "lora_query, lora_key"),
         ("custom", "/lora/lora_dropout", 0.0, "the file has no lora_dropout"),
         ("peft-adapter", "/lora/lora_dropout", 0.0, "record of a finished adapter"),
+        # use_flash_attention_2 is a key of the handbook 0.2, which computes in float16 whatever the dtype.
+        ("alignment-handbook", "/quantization/bnb_4bit_compute_dtype", "bfloat16", "no key of the handbook sets"),
     ],
 )
 def test_what_a_dialect_cannot_say_is_told(dialect: str, path: str, value: Any, why: str, tmp_path: Path) -> None:
     with pytest.raises(CannotEdit, match=why):
         express(read(dialect, tmp_path), [add(path, value)])
+
+
+def test_the_dtype_of_a_newer_handbook_is_that_of_its_computing(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    text = SMALL["alignment-handbook"][1].replace("use_flash_attention_2: true\n", "")
+    file.write_text(text, encoding="utf-8")
+    edited, _ = fixed(read_setup(file), [add("/quantization/bnb_4bit_compute_dtype", "bfloat16")])
+    assert edited == text.replace("torch_dtype: float16", "torch_dtype: bfloat16")
 
 
 def test_new_keys_stand_with_their_like(tmp_path: Path) -> None:
