@@ -5,12 +5,24 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+NO_CHROMIUM = "These tests look at a page in Chromium, which is not installed: apt-get install -y chromium"
 
 # The same examples at every run of CI, so that a change is judged by what it changed; new ones wherever people work.
 settings.register_profile("ci", derandomize=True)
@@ -49,3 +61,21 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 def tiny_llama(model_folder: Callable[..., Path]) -> Path:
     """A Llama with two layers."""
     return model_folder("llama")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium of this machine; CI must have one, elsewhere the tests are skipped without it.
+
+    One for all tests of a process: playwright refuses a second while the first is open.
+    """
+    path = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    if path is None and os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(NO_CHROMIUM, pytrace=False)
+    if path is None:
+        pytest.skip(NO_CHROMIUM)
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        yield chromium
+        chromium.close()

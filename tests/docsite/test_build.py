@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from qlora_doctor.engine import search_symptoms
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 pytest.importorskip("material")
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,25 +48,18 @@ def test_it_is_built_without_a_warning_and_loads_nothing_from_elsewhere(site: Pa
 
 
 @pytest.fixture(scope="module")
-def field(site: Path) -> Iterator[object]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("Chromium is not installed: apt-get install -y chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto((site / "symptoms" / "index.html").as_uri())
-        yield page
-        browser.close()
+def field(site: Path, browser: Browser) -> Iterator[Page]:
+    page = browser.new_page()
+    page.goto((site / "symptoms" / "index.html").as_uri())
+    yield page
+    page.close()
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("asked", ASKED)
-def test_the_page_finds_what_the_command_finds(field: object, asked: str) -> None:
-    page = field
-    page.fill("#symptom", asked)  # type: ignore[attr-defined]
-    links = page.locator("#matches a")  # type: ignore[attr-defined]
+def test_the_page_finds_what_the_command_finds(field: Page, asked: str) -> None:
+    field.fill("#symptom", asked)
+    links = field.locator("#matches a")
     shown = [text.split()[0] for text in links.all_inner_texts()]
     assert shown == [match.rule.id for match in search_symptoms(asked, limit=8)]
     assert all(link.get_attribute("href") == f"../rules/{rule}/" for link, rule in zip(links.all(), shown, strict=True))

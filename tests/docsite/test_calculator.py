@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,9 @@ from qlora_doctor.tables.cards import find_card
 from qlora_doctor.tables.traces import read
 from tools.docsite import calculator
 from tools.traces import setup_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = """<!doctype html><html lang="en"><meta name="viewport" content="width=device-width">
@@ -59,24 +62,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(address: str) -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("Chromium is not installed: apt-get install -y chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.goto(address)
-        page.select_option("select[name=model]", label="meta-llama/Llama-3.2-1B")
-        page.wait_for_selector("#calculator-picture svg")
-        yield page
-        browser.close()
+def page(address: str, browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(address)
+    page.select_option("select[name=model]", label="meta-llama/Llama-3.2-1B")
+    page.wait_for_selector("#calculator-picture svg")
+    yield page
+    page.close()
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("case", CASES)
-def test_every_figure_is_the_commands(page: Any, case: Any) -> None:
+def test_every_figure_is_the_commands(page: Page, case: Any) -> None:
     model, card_name, trainer, targets, checkpointing, batch, sequence, rank = case
     data = calculator.calculator_data()
     question = {
@@ -104,7 +101,7 @@ def test_every_figure_is_the_commands(page: Any, case: Any) -> None:
 
 
 @pytest.mark.browser
-def test_the_keyboard_moves_the_answer(page: Any) -> None:
+def test_the_keyboard_moves_the_answer(page: Page) -> None:
     def answer() -> str:
         return str(page.inner_text("#calculator-answer"))
 
@@ -126,7 +123,7 @@ def test_the_keyboard_moves_the_answer(page: Any) -> None:
 
 
 @pytest.mark.browser
-def test_the_command_it_shows_gives_the_same_answer(page: Any) -> None:
+def test_the_command_it_shows_gives_the_same_answer(page: Page) -> None:
     page.select_option("select[name=model]", label="meta-llama/Llama-3.2-1B")
     page.wait_for_function("!document.getElementById('calculator-longest').textContent.includes('…')")
     said = page.inner_text("#calculator-answer").removesuffix(".")
@@ -141,7 +138,8 @@ def test_the_command_it_shows_gives_the_same_answer(page: Any) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [360, 768])
-def test_nothing_is_wider_than_the_window(page: Any, width: int) -> None:
+def test_nothing_is_wider_than_the_window(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("#calculator-picture svg").bounding_box()["width"] > 200
+    box = page.locator("#calculator-picture svg").bounding_box()
+    assert box is not None and box["width"] > 200
