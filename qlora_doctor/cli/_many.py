@@ -31,7 +31,7 @@ def check_all(
     """
     from ..run.many import check_many
 
-    desk = _Desk(sources, given)
+    desk = _Documents(sources, given)
     entries = list(zip(sources, options, desk.observers, strict=True))
     try:
         return check_many(entries, jobs=given["jobs"], finished=desk.finished)
@@ -71,7 +71,7 @@ class _Held(Observer):
         click.echo(f"note: {one_line(text)}", err=True)
 
 
-class _Desk:
+class _Documents:
     """Writes documents in the order of the configs, and progress as it comes."""
 
     def __init__(self, sources: Sequence[Path], given: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def make_server(options_of: OptionsOf) -> Any:
     from pygls.lsp.server import LanguageServer
 
     server = LanguageServer("qlora-doctor", __version__)
-    desk = _Desk(server, Analyst(options_of), types)
+    desk = _OpenFiles(server, Analyst(options_of), types)
     kinds = [types.CodeActionKind.QuickFix, FIX_ALL]
     server.feature(types.INITIALIZED)(_free(desk.initialized))
     server.feature(types.TEXT_DOCUMENT_DID_OPEN)(_free(desk.opened))
@@ -61,7 +61,7 @@ def _free(method: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[
     return handler
 
 
-class _Desk:
+class _OpenFiles:
     """The open files and what is known of them; one worker looks at one text at a time."""
 
     def __init__(self, server: Any, analyst: Analyst, types: Any) -> None:

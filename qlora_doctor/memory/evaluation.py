@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from .kernels import register_bitsandbytes
+from .as_on_cuda import as_on_cuda
 from .liger import rotating
 from .load import write_load
 from .machine import Machine
-from .play import playing_cuda
+from .operators import register_bitsandbytes
 from .step import batch_of, loss_of, make_ready, prepared_forward, vocabulary_of
 from .subject import Subject
 from .tape import Tape
@@ -34,7 +34,7 @@ def trace_evaluation(subject: Subject, machine: Machine, batch: int, *, made_rea
     model.eval()
     write_load(recorder, model, subject.load)
     with (
-        playing_cuda(machine, options.flash),
+        as_on_cuda(machine, options.flash),
         without_triton() if options.trainer == "trl" else nullcontext(),
         rotating(model, options.liger),
         recorder,

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import torch
 
-from .kernels import SAMPLED
+from .operators import SAMPLED
 from .tape import ALLOC, FREE, OPEN, Kernel, Tape
 from .trace import Recorder
 

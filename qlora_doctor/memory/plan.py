@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from ..tables.cards import CARDS, Card
-from .courses import Courses, EvaluationTracer, Maker, Tracer
 from .families import SMALL_MEMORY_HEAD
 from .kept import Size, Traces
 from .machine import Machine
@@ -15,6 +14,7 @@ from .moments import most_in_use
 from .predict import Prediction, prediction_of
 from .replay import replay, replay_peaks
 from .tape import Tape
+from .tapes_by_size import EvaluationTracer, Maker, TapesBySize, Tracer
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Batch sizes of a table where none are asked for."""
@@ -119,8 +119,8 @@ class Planner:
         self.evaluations = EvaluationTracer(make, told, self.tracer.traces)
         self.evaluation_batch = evaluation_batch
         self.batches, self.sequences = sorted(batches), sorted(sequences)
-        self._courses: dict[object, Courses] = {}
-        self._evaluations: dict[object, Courses] = {}
+        self._courses: dict[object, TapesBySize] = {}
+        self._evaluations: dict[object, TapesBySize] = {}
         self._predictions: dict[tuple[Machine, int, int], Prediction] = {}
 
     @property
@@ -183,7 +183,7 @@ class Planner:
             return None
         kind = machine.kind(self._has_wide_heads())
         if kind not in self._evaluations:
-            self._evaluations[kind] = Courses(self.evaluations, machine, [batch], self.sequences)
+            self._evaluations[kind] = TapesBySize(self.evaluations, machine, [batch], self.sequences)
         courses = self._evaluations[kind]
         return courses.cell(batch, sequence)[0] if self.is_one_cell else courses.at(batch, sequence)
 
@@ -212,11 +212,11 @@ class Planner:
         beyond = 1.0 if own is None else own.peak_reserved_bytes / own.peak_allocated_bytes
         return largest_within(sums, reserved, space, limit, beyond)
 
-    def courses(self, machine: Machine) -> Courses:
+    def courses(self, machine: Machine) -> TapesBySize:
         """Tapes for a machine."""
         kind = machine.kind(self._has_wide_heads())
         if kind not in self._courses:
-            self._courses[kind] = Courses(self.tracer, machine, self.batches, self.sequences)
+            self._courses[kind] = TapesBySize(self.tracer, machine, self.batches, self.sequences)
         return self._courses[kind]
 
     def _has_wide_heads(self) -> bool:
@@ -274,7 +274,7 @@ def lengths_for(most: int | None) -> tuple[int, ...]:
 
 
 def _compared(
-    cells: list[Cell], courses: Courses, machine: Machine, evaluation: Callable[[int], Tape | None]
+    cells: list[Cell], courses: TapesBySize, machine: Machine, evaluation: Callable[[int], Tape | None]
 ) -> tuple[list[Cell], float | None]:
     """The cells, marked where they were traced, and the largest relative difference to those traces."""
     own: dict[Size, tuple[int, int]] = {

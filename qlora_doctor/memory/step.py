@@ -11,15 +11,15 @@ from typing import Any, Protocol
 import torch
 
 from ..pipeline.batches import synthetic_labels
+from .as_on_cuda import as_on_cuda
 from .autocast import Autocast
 from .first_gradient import learn_counts
 from .images import Pictures
-from .kernels import register_bitsandbytes
 from .liger import Kernels, put_into, rotating
 from .load import LoadOptions, write_load
 from .machine import Machine
+from .operators import register_bitsandbytes
 from .optimizers import Optimizer
-from .play import playing_cuda
 from .sharded import Sharded
 from .tape import Tape
 from .trace import Recorder
@@ -87,7 +87,7 @@ def trace_steps(
     recorder = Recorder(tape, vocabulary=vocabulary_of(model))
     write_load(recorder, model, load or LoadOptions())
     with (
-        playing_cuda(machine, options.flash),
+        as_on_cuda(machine, options.flash),
         without_triton() if options.trainer == "trl" else nullcontext(),
         rotating(model, options.liger),
         recorder,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .kernels import PLAYED
+from .operators import PLAYED
 from .tape import ALLOC, FREE, Tape
 from .values import Values
 

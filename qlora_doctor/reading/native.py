@@ -12,7 +12,7 @@ from ..core.place import Place
 from ..core.pointers import dotted, escaped
 from ..setup.setup import SECTIONS, NamedData, Origin, Setup
 from ..tables import known_arguments
-from ..tables.keys import MOST_LIKENED, MOST_STRANGERS
+from ..tables.keys import MOST_SUGGESTIONS, MOST_UNKNOWN_KEYS
 from .dialects.named_data import kind_of
 from .document import Document
 from .lenient import Mismatch, describe_type, describe_value, read_as
@@ -217,9 +217,9 @@ class _Reader:
             self._unknown_key(key, section)
 
     def _unknown_key(self, key: str, section: str | None) -> None:
-        if len(self.unknown) >= MOST_STRANGERS:
+        if len(self.unknown) >= MOST_UNKNOWN_KEYS:
             return
-        closest, note = _closest(key, section) if len(self.unknown) < MOST_LIKENED else (None, None)
+        closest, note = _closest(key, section) if len(self.unknown) < MOST_SUGGESTIONS else (None, None)
         written = f"{section}.{key}" if section else key
         self.unknown.append({"key": written, "closest": closest, "note": note})
         pointer = f"/{section}/{escaped(key)}" if section else f"/{escaped(key)}"

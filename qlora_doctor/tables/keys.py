@@ -13,9 +13,9 @@ from pathlib import Path
 
 from ..core.closest import closest, likeness
 
-MOST_STRANGERS = 1000
+MOST_UNKNOWN_KEYS = 1000
 """Keys that mean nothing, as many as are told of one file."""
-MOST_LIKENED = 100
+MOST_SUGGESTIONS = 100
 """Of these, how many are compared with the known ones: it takes a millisecond each."""
 
 

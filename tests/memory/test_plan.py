@@ -11,13 +11,13 @@ import pytest
 
 from qlora_doctor.core.report import Report, StageRecord, Tool
 from qlora_doctor.facts import Facts
-from qlora_doctor.memory.courses import Courses, Tracer
 from qlora_doctor.memory.machine import Machine
 from qlora_doctor.memory.plan import Planner, lengths_for
 from qlora_doctor.memory.plan_stage import look_at_plan
 from qlora_doctor.memory.predict import predict, traced
 from qlora_doctor.memory.replay import replay_peaks
 from qlora_doctor.memory.stage import allocator_assumptions, machine_for
+from qlora_doctor.memory.tapes_by_size import TapesBySize, Tracer
 from qlora_doctor.reading import read_setup
 from qlora_doctor.reporters import plan as plan_text
 from qlora_doctor.setup.setup import Hardware, Lora, Model, Setup, Training
@@ -31,7 +31,7 @@ GIB = 1 << 30
 
 def test_lengths_with_and_without_a_mask_are_traced_apart() -> None:
     tracer = Tracer(lambda: subject(SLIDING))
-    courses = Courses(tracer, RTX_4090, (1, 2, 4), (64, 96, 128, 256, 512))
+    courses = TapesBySize(tracer, RTX_4090, (1, 2, 4), (64, 96, 128, 256, 512))
     for size in ((1, 96), (1, 512), (4, 128), (4, 256), (3, 512)):
         own = traced(subject(SLIDING, batch=size[0], sequence=size[1]), RTX_4090)
         assert courses.at(*size).sizes == own.sizes, size

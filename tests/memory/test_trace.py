@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from qlora_doctor.memory.as_on_cuda import as_on_cuda
 from qlora_doctor.memory.autocast import Autocast
 from qlora_doctor.memory.first_gradient import learn_counts
-from qlora_doctor.memory.play import playing_cuda
 from qlora_doctor.memory.predict import traced
 from qlora_doctor.memory.step import trace_steps
 from qlora_doctor.memory.tape import ALLOC, FREE, Tape
@@ -71,7 +71,7 @@ def test_a_second_step_repeats_the_first_without_what_outlives_it() -> None:
 
 def test_dropout_keeps_a_mask_of_bytes() -> None:
     tape = Tape()
-    with playing_cuda(H200), Recorder(tape):
+    with as_on_cuda(H200), Recorder(tape):
         out = torch.nn.functional.dropout(meta(8, 512, dtype=torch.bfloat16, grad=True), 0.1, True)
     assert sorted(tape.sizes[-2:]) == [8 * 512, 2 * 8 * 512]
     assert out.dtype is torch.bfloat16
@@ -80,7 +80,7 @@ def test_dropout_keeps_a_mask_of_bytes() -> None:
 def test_autocast_casts_once_and_keeps_the_cast_of_a_leaf() -> None:
     tape = Tape()
     weight, x = meta(64, 32, grad=True), meta(16, 32, dtype=torch.bfloat16)
-    with playing_cuda(H200), Recorder(tape), Autocast("cuda", dtype=torch.bfloat16):
+    with as_on_cuda(H200), Recorder(tape), Autocast("cuda", dtype=torch.bfloat16):
         first = torch.nn.functional.linear(x, weight)
         second = torch.nn.functional.linear(x, weight)
         assert first.dtype is second.dtype is torch.bfloat16
@@ -98,7 +98,7 @@ def test_played_casts_are_those_of_torch(function: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         x = torch.randn(4, 8)
         expected = [torch.nn.functional.linear(x, x).dtype, call(torch.nn.functional.linear(x, x), -1).dtype]
-    with playing_cuda(H200), Autocast("cuda", dtype=torch.bfloat16):
+    with as_on_cuda(H200), Autocast("cuda", dtype=torch.bfloat16):
         y = meta(4, 8)
         played = [torch.nn.functional.linear(y, y).dtype, call(torch.nn.functional.linear(y, y), -1).dtype]
     assert played[0] is expected[0] is torch.bfloat16
@@ -158,7 +158,7 @@ def test_autograd_adds_a_second_gradient_in_place() -> None:
 def test_arguments_of_a_cast_product_are_cast_last_first() -> None:
     tape = Tape()
     x, weight = meta(16, 32), meta(64, 32)
-    with playing_cuda(H200), Recorder(tape), Autocast("cuda", dtype=torch.bfloat16):
+    with as_on_cuda(H200), Recorder(tape), Autocast("cuda", dtype=torch.bfloat16):
         torch.nn.functional.linear(x, weight)
     assert tape.sizes[:2] == [2 * 64 * 32, 2 * 16 * 32]
 
@@ -167,7 +167,7 @@ def test_attention_without_a_kernel_holds_its_scores_once() -> None:
     """Grouped heads in float32: the scores, their softmax, and what looks for rows that are masked throughout."""
     tape = Tape()
     query, key = meta(1, 8, 64, 32), meta(1, 2, 64, 32)
-    with playing_cuda(H200), Recorder(tape):
+    with as_on_cuda(H200), Recorder(tape):
         torch.nn.functional.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True)
     scores = 4 * 8 * 64 * 64
     assert tape.sizes.count(scores) == 2

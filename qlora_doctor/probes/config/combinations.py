@@ -20,7 +20,7 @@ OWN_LOOPS = {"torchtune", "litgpt", "ludwig", "h2o-llmstudio", "nemo-automodel",
 
 
 _QUANT_TYPES = ("fp4", "nf4")
-_HANDS_ON = ("native", "trl", "alignment-handbook", "python", "notebook", "peft-adapter")
+_TAKEN_AS_WRITTEN = ("native", "trl", "alignment-handbook", "python", "notebook", "peft-adapter")
 """Dialects whose values reach LoraConfig and SFTConfig as they are written."""
 
 
@@ -52,7 +52,7 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if training.fsdp and training.deepspeed:
         note = "transformers stops: fsdp and deepspeed exclude each other."
         yield Remark(kind="fsdp-and-deepspeed", about="distribution", key="training.deepspeed", note=note)
-    as_written = setup.dialect in _HANDS_ON  # others put the names of all linear layers in the place of all-linear
+    as_written = setup.dialect in _TAKEN_AS_WRITTEN  # others replace all-linear by names
     if as_written and lora.layers_to_transform is not None and isinstance(lora.target_modules, str):
         note = "PEFT stops: layers_to_transform needs target_modules as a list of names, not as one text."
         yield Remark(kind="layers-of-a-pattern", about="freezing", key="lora.layers_to_transform", note=note)
@@ -183,7 +183,7 @@ _OPTIONS_OF = {"loftq_config": "loftq", "eva_config": "eva", "corda_config": "co
 def idle_initialisation_options(setup: Setup) -> list[str]:
     """Options of an initialisation that is not the one asked for; PEFT warns and leaves them out."""
     asked = str(setup.lora.init_lora_weights).lower()
-    if setup.dialect not in _HANDS_ON or setup.is_unknown("lora.init_lora_weights"):
+    if setup.dialect not in _TAKEN_AS_WRITTEN or setup.is_unknown("lora.init_lora_weights"):
         return []
     return [name for name, init in _OPTIONS_OF.items() if setup.lora.extra.get(name) and not asked.startswith(init)]
 
@@ -230,7 +230,7 @@ def _samples_mix(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -
     if setup.dialect == "llamafactory":
         joined = any(remark["kind"] == "packing-joins-samples" for remark in setup.remarks)
         return "trainer" if joined else "none"
-    if facts["trainer"] != "trl" or setup.dialect not in _HANDS_ON:
+    if facts["trainer"] != "trl" or setup.dialect not in _TAKEN_AS_WRITTEN:
         return "none" if facts["trainer"] == "transformers" and setup.dialect == "native" else None
     if packs is None or flat is None or libraries.trl is None or libraries.transformers is None:
         return "wrapped" if packs and setup.training.extra.get("packing_strategy") == "wrapped" else None

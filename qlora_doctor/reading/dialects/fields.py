@@ -18,7 +18,7 @@ from ...core.errors import ConfigError
 from ...core.place import Place
 from ...core.pointers import dotted, escaped
 from ...setup.setup import SECTIONS, Asked, Origin, OwnKey, Setup, Source
-from ...tables.keys import MOST_LIKENED, MOST_STRANGERS, KeyList
+from ...tables.keys import MOST_SUGGESTIONS, MOST_UNKNOWN_KEYS, KeyList
 from ..document import Document
 from ..interpolation import interpolated
 from ..lenient import Mismatch, describe_value, read_as
@@ -329,10 +329,10 @@ class Reading:
             if removed is not None:
                 entry |= {"closest": removed.now, "note": removed.sentence(known.reader)}
                 self._removed_keys.append(entry)
-            elif len(self._unknown_keys) >= MOST_STRANGERS:
+            elif len(self._unknown_keys) >= MOST_UNKNOWN_KEYS:
                 break
             else:
-                closest = known.closest(key) if len(self._unknown_keys) < MOST_LIKENED else None
+                closest = known.closest(key) if len(self._unknown_keys) < MOST_SUGGESTIONS else None
                 self._unknown_keys.append(entry | {"closest": closest, "note": known.verdict(full)})
             self.point_at(full)
 

@@ -100,37 +100,37 @@ def read(document: Document) -> Setup:
     from ..python.named_data import name_data
     from ..python.outcomes import note_outcomes
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
-    from ..python.sheet import Sheet
+    from ..python.setup_builder import SetupBuilder
     from ..python.source import read_source
     from ..python.statements import read_statements
-    from ..python.story import tell
     from ..python.training import by_card, order_of, read_training
+    from ..python.training_script import follow_script
     from ..python.uses import note_uses
 
     if document.format != "text" and not is_notebook(document.data):
         raise ConfigError(f"{document.path or 'The config'} is neither a Python script nor a notebook.")
     try:
         source = read_source(document)
-        story = tell(source)
-        sheet = Sheet(source, name)
-        read_load(story, sheet)
-        read_quantization(story, sheet)
-        read_adapter(story, sheet)
-        read_training(story, sheet)
-        read_data(story, sheet)
-        name_data(story, sheet)
-        order_of(story, sheet)
-        note_outcomes(story, sheet)
-        by_card(sheet)
-        check_keywords(story, sheet)
-        note_uses(story, sheet)
-        read_statements(story, sheet)
+        script = follow_script(source)
+        builder = SetupBuilder(source, name)
+        read_load(script, builder)
+        read_quantization(script, builder)
+        read_adapter(script, builder)
+        read_training(script, builder)
+        read_data(script, builder)
+        name_data(script, builder)
+        order_of(script, builder)
+        note_outcomes(script, builder)
+        by_card(builder)
+        check_keywords(script, builder)
+        note_uses(script, builder)
+        read_statements(script, builder)
     except RecursionError:
         raise ConfigError(f"{document.path or 'The script'} cannot be followed.", remedy=_TOO_DEEP) from None
-    sheet.leave("hardware.count", why="How the script is launched decides.")
+    builder.leave("hardware.count", why="How the script is launched decides.")
     card = _asked_card(document.data) if is_notebook(document.data) else None
     if card is not None:
-        sheet.put_default("hardware.gpu", card, "The card that the notebook's metadata ask for.")
-    if story.runs > 1:
-        sheet.remark("several-runs", None, "The script trains more than once; the first training was read.")
-    return sheet.setup().model_copy(update={"versions": asked_of(asked_versions(story))})
+        builder.put_default("hardware.gpu", card, "The card that the notebook's metadata ask for.")
+    if script.runs > 1:
+        builder.remark("several-runs", None, "The script trains more than once; the first training was read.")
+    return builder.setup().model_copy(update={"versions": asked_of(asked_versions(script))})

@@ -16,7 +16,7 @@ from ..document import Document
 from .values import Unreadable, dtype, switch, text
 
 if TYPE_CHECKING:
-    from ..python.sheet import Sheet
+    from ..python.setup_builder import SetupBuilder
     from ..python.values import Mapping, Value
 
 name = "xtuner"
@@ -65,7 +65,7 @@ def read(document: Document) -> Setup:
         ConfigError: it is no Python, or nested too deeply.
     """
     from ..python.hf_calls import Library
-    from ..python.sheet import Sheet
+    from ..python.setup_builder import SetupBuilder
     from ..python.source import read_source
 
     if document.format != "text":
@@ -76,104 +76,104 @@ def read(document: Document) -> Setup:
         seen = machine.run()
     except RecursionError:
         raise ConfigError(f"{document.path or 'The config'} is nested too deeply to be followed.") from None
-    sheet = Sheet(source, name)
+    builder = SetupBuilder(source, name)
     whole = not seen.exhausted and _PARTS.search(document.text) is not None and not _has_base(document.text)
-    _read(machine.module.names, sheet, "" if whole else "A config that this one is built upon decides.")
-    return sheet.setup(_VERSION)
+    _read(machine.module.names, builder, "" if whole else "A config that this one is built upon decides.")
+    return builder.setup(_VERSION)
 
 
 def _has_base(text: str) -> bool:
     return re.search(r"\bread_base\b|^_base_[ \t]*=", text, re.MULTILINE) is not None
 
 
-def _read(names: dict[str, Value], sheet: Sheet, base: str) -> None:
+def _read(names: dict[str, Value], builder: SetupBuilder, base: str) -> None:
     """Read the module's names; ``base`` says who decides what is absent, where it is not XTuner's default."""
     from ..python.values import Mapping
 
     model = names.get("model")
     if not isinstance(model, Mapping):
         why = base or "`model` is no dict that is known."
-        sheet.leave_rest("model", "quantization", "lora", "training", "data", why=why)
+        builder.leave_rest("model", "quantization", "lora", "training", "data", why=why)
         return
     inner = model.items.get("llm")
     llm = inner if isinstance(inner, Mapping) else model
     base = base or ("" if model.exact and llm.exact else "The dict is not fully known.")
     if _class_of(model) == _INTERNVL:
-        _read_internvl(model, sheet, base)
+        _read_internvl(model, builder, base)
     else:
-        _read_llm(llm, sheet, base)
-    sheet.leave("training.deepspeed", "training.fsdp", "hardware.count", why=_LAUNCH)
+        _read_llm(llm, builder, base)
+    builder.leave("training.deepspeed", "training.fsdp", "hardware.count", why=_LAUNCH)
     given = model.items.get("lora", model.items.get("llm_lora", names.get("lora") if llm is model else None))
-    _read_lora(given, model, sheet, base)
+    _read_lora(given, model, builder, base)
     arguments = names.get("training_args")
     if llm is model and isinstance(arguments, Mapping):
-        _read_arguments(arguments, sheet)
+        _read_arguments(arguments, builder)
     else:
-        _read_runner(names, model, sheet, base)
+        _read_runner(names, model, builder, base)
     why = f"{_VERSION} formats the samples by templates of its own."
-    sheet.leave("data.train", "data.eval", why=why)
+    builder.leave("data.train", "data.eval", why=why)
 
 
-def _read_llm(llm: Mapping, sheet: Sheet, base: str) -> None:
+def _read_llm(llm: Mapping, builder: SetupBuilder, base: str) -> None:
     from ..python.parts import doubt_missing_folder, read_options
     from ..python.values import Known
     from ..python.values import Mapping as Dict
 
-    sheet.head("model", llm.node)
+    builder.head("model", llm.node)
     for key, (path, convert) in _LLM.items():
-        sheet.take(path, llm.items.get(key), None, convert)
-    doubt_missing_folder(sheet)
+        builder.take(path, llm.items.get(key), None, convert)
+    doubt_missing_folder(builder)
     by_card = f"{_VERSION} loads in bf16, or fp16 on an older GPU, where flash-attn is installed."
     written = llm.items.get("torch_dtype")
-    sheet.unknown("model.dtype", by_card, written.node if written is not None else None)
-    sheet.leave("model.attn_implementation", why="It is flash_attention_2 where flash-attn is installed.")
+    builder.unknown("model.dtype", by_card, written.node if written is not None else None)
+    builder.leave("model.attn_implementation", why="It is flash_attention_2 where flash-attn is installed.")
     options = llm.items.get("quantization_config")
     if isinstance(options, Dict):
-        read_options(options, sheet)
+        read_options(options, builder)
     elif base or not (options is None or (isinstance(options, Known) and options.data is None)):
         why = base or getattr(options, "why", "It is no dict that is known.")
-        sheet.leave_rest("quantization", why=why)
+        builder.leave_rest("quantization", why=why)
     else:
-        sheet.default("quantization.load_in_4bit", False, "The model is given no quantization_config.")
+        builder.default("quantization.load_in_4bit", False, "The model is given no quantization_config.")
     if base:
-        sheet.leave_rest("model", why=base)
+        builder.leave_rest("model", why=base)
     else:
-        sheet.put("model.use_cache", False, None, f"{_VERSION} sets it", "dialect_default")
+        builder.put("model.use_cache", False, None, f"{_VERSION} sets it", "dialect_default")
 
 
-def _read_internvl(model: Mapping, sheet: Sheet, base: str) -> None:
+def _read_internvl(model: Mapping, builder: SetupBuilder, base: str) -> None:
     """``model_path``, and switches for the quantization, whose options the class has within (internvl.py)."""
     from ..python.parts import doubt_missing_folder
 
     own = f"{_INTERNVL} has it within"
-    sheet.head("model", model.node)
-    sheet.take("model.name_or_path", model.items.get("model_path"), None, text)
-    doubt_missing_folder(sheet)
-    sheet.put_default("model.trust_remote_code", True, own)
-    sheet.put_default("model.dtype", "bfloat16", own)
-    sheet.put_default("model.attn_implementation", "flash_attention_2", own)
-    sheet.put_default("model.use_cache", False, own)
-    sheet.put_default("training.gradient_checkpointing", True, own)
-    _read_internvl_bits(model, sheet, base, own)
+    builder.head("model", model.node)
+    builder.take("model.name_or_path", model.items.get("model_path"), None, text)
+    doubt_missing_folder(builder)
+    builder.put_default("model.trust_remote_code", True, own)
+    builder.put_default("model.dtype", "bfloat16", own)
+    builder.put_default("model.attn_implementation", "flash_attention_2", own)
+    builder.put_default("model.use_cache", False, own)
+    builder.put_default("training.gradient_checkpointing", True, own)
+    _read_internvl_bits(model, builder, base, own)
     if base:
-        sheet.leave_rest("model", why=base)
+        builder.leave_rest("model", why=base)
 
 
-def _read_internvl_bits(model: Mapping, sheet: Sheet, base: str, own: str) -> None:
+def _read_internvl_bits(model: Mapping, builder: SetupBuilder, base: str, own: str) -> None:
     written = model.items.get("quantization_llm")
     llm, vision = (_switched(value, base) for value in (written, model.items.get("quantization_vit")))
     if llm is False and vision is False:
-        sheet.default("quantization.load_in_4bit", False, "Nothing asks the model to be quantized.")
+        builder.default("quantization.load_in_4bit", False, "Nothing asks the model to be quantized.")
     elif llm and vision is not None:
-        sheet.take("quantization.load_in_4bit", written, None, switch)
-        sheet.put_default("quantization.bnb_4bit_quant_type", "nf4", own)
-        sheet.put_default("quantization.bnb_4bit_use_double_quant", True, own)
-        sheet.put_default("quantization.bnb_4bit_compute_dtype", "float16", own)
+        builder.take("quantization.load_in_4bit", written, None, switch)
+        builder.put_default("quantization.bnb_4bit_quant_type", "nf4", own)
+        builder.put_default("quantization.bnb_4bit_use_double_quant", True, own)
+        builder.put_default("quantization.bnb_4bit_compute_dtype", "float16", own)
         skipped = ["mlp1"] if vision else ["mlp1", "vision_model"]
-        sheet.put_default("quantization.llm_int8_skip_modules", skipped, own)
+        builder.put_default("quantization.llm_int8_skip_modules", skipped, own)
     else:
         only_vision = "Only the vision encoder is quantized." if llm is False and vision else ""
-        sheet.leave_rest("quantization", why=only_vision or base or "Whether it quantizes is not known.")
+        builder.leave_rest("quantization", why=only_vision or base or "Whether it quantizes is not known.")
 
 
 def _switched(written: Value | None, base: str) -> bool | None:
@@ -193,29 +193,29 @@ def _class_of(model: Mapping) -> str | None:
     return kind.last if isinstance(kind, Name) else None
 
 
-def _read_lora(given: Value | None, model: Mapping, sheet: Sheet, base: str) -> None:
+def _read_lora(given: Value | None, model: Mapping, builder: SetupBuilder, base: str) -> None:
     from ..python.parts import take_lora
     from ..python.values import Known
     from ..python.values import Mapping as Dict
 
     if isinstance(given, Dict):
-        sheet.head("lora", given.node)
-        take_lora(given.items, {}, sheet)
+        builder.head("lora", given.node)
+        take_lora(given.items, {}, builder)
         if _class_of(model) == _INTERNVL:
             why = "XTuner adapts every linear layer of the language model within, and none of the vision encoder."
-            sheet.leave("lora.target_modules", why=why)
+            builder.leave("lora.target_modules", why=why)
         if given.exact:
             note = "XTuner adapts every linear layer but the output head"
-            sheet.put_default("lora.target_modules", "all-linear", note)
+            builder.put_default("lora.target_modules", "all-linear", note)
         else:
-            sheet.leave_rest("lora", why="The dict is not fully known.")
+            builder.leave_rest("lora", why="The dict is not fully known.")
         return
     if not base and (given is None or (isinstance(given, Known) and given.data is None)):
-        sheet.leave_rest("lora", why="The config has no lora.")
+        builder.leave_rest("lora", why="The config has no lora.")
         if _class_of(model) in _METHODS:
-            sheet.remark("no-lora", model.node, _without_lora(model))
+            builder.remark("no-lora", model.node, _without_lora(model))
         return
-    sheet.leave_rest("lora", why=base or getattr(given, "why", "It is no dict that is known."))
+    builder.leave_rest("lora", why=base or getattr(given, "why", "It is no dict that is known."))
 
 
 def _without_lora(model: Mapping) -> str:
@@ -228,67 +228,67 @@ def _without_lora(model: Mapping) -> str:
     return "The config has no lora: the whole model is trained."
 
 
-def _read_arguments(arguments: Mapping, sheet: Sheet) -> None:
+def _read_arguments(arguments: Mapping, builder: SetupBuilder) -> None:
     """``training_args = dict(type=TrainingArguments, …)`` of an ``*_hf.py`` config."""
     from ..python.parts import TRAINING_ARGUMENTS
 
-    sheet.head("training", arguments.node)
+    builder.head("training", arguments.node)
     for key, value in arguments.items.items():
         row = TRAINING_ARGUMENTS.get(key) if isinstance(key, str) else None
         if row:
             path, convert = (row, None) if isinstance(row, str) else row
-            sheet.take(path, value, None, convert)
-    sheet.put_default("training.trainer", "transformers", "the Trainer that the config names")
-    sheet.put_default("training.prepare_for_kbit_training", True, "XTuner prepares the model")
+            builder.take(path, value, None, convert)
+    builder.put_default("training.trainer", "transformers", "the Trainer that the config names")
+    builder.put_default("training.prepare_for_kbit_training", True, "XTuner prepares the model")
     if not arguments.exact:
-        sheet.leave_rest("training", why="The dict is not fully known.")
-    sheet.leave("training.max_length", why="XTuner cuts and packs the samples itself.")
+        builder.leave_rest("training", why="The dict is not fully known.")
+    builder.leave("training.max_length", why="XTuner cuts and packs the samples itself.")
 
 
-def _read_runner(names: dict[str, Value], model: Mapping, sheet: Sheet, base: str) -> None:
+def _read_runner(names: dict[str, Value], model: Mapping, builder: SetupBuilder, base: str) -> None:
     """mmengine's own training: ``train_dataloader``, ``optim_wrapper``, ``train_cfg``."""
     loader, wrapper, loop = (_within(names, key) for key in ("train_dataloader", "optim_wrapper", "train_cfg"))
-    sheet.take("training.per_device_train_batch_size", loader.get("batch_size"))
-    sheet.take("training.dataloader_num_workers", loader.get("num_workers"))
-    sheet.take("training.max_length", _of_samples(loader, "max_length"))
-    sheet.take("training.packing", _of_samples(loader, "pack_to_max_length"), None, switch)
-    sheet.take("training.gradient_accumulation_steps", wrapper.get("accumulative_counts"))
+    builder.take("training.per_device_train_batch_size", loader.get("batch_size"))
+    builder.take("training.dataloader_num_workers", loader.get("num_workers"))
+    builder.take("training.max_length", _of_samples(loader, "max_length"))
+    builder.take("training.packing", _of_samples(loader, "pack_to_max_length"), None, switch)
+    builder.take("training.gradient_accumulation_steps", wrapper.get("accumulative_counts"))
     optimizer = _within(wrapper, "optimizer")
-    sheet.take("training.learning_rate", optimizer.get("lr"))
-    sheet.take("training.weight_decay", optimizer.get("weight_decay"))
-    _read_optimizer(optimizer.get("type"), sheet)
-    sheet.take("training.max_grad_norm", _within(wrapper, "clip_grad").get("max_norm"))
-    sheet.take("training.num_train_epochs", loop.get("max_epochs"))
-    sheet.take("training.max_steps", loop.get("max_iters"))
-    sheet.take("training.seed", _within(names, "randomness").get("seed"))
-    _read_precision(wrapper, sheet)
+    builder.take("training.learning_rate", optimizer.get("lr"))
+    builder.take("training.weight_decay", optimizer.get("weight_decay"))
+    _read_optimizer(optimizer.get("type"), builder)
+    builder.take("training.max_grad_norm", _within(wrapper, "clip_grad").get("max_norm"))
+    builder.take("training.num_train_epochs", loop.get("max_epochs"))
+    builder.take("training.max_steps", loop.get("max_iters"))
+    builder.take("training.seed", _within(names, "randomness").get("seed"))
+    _read_precision(wrapper, builder)
     method = _METHODS.get(_class_of(model) or "")
     if method is not None:
-        sheet.put("training.method", method, model.items["type"].node)
+        builder.put("training.method", method, model.items["type"].node)
     checkpointing = "training.gradient_checkpointing"
-    sheet.take(checkpointing, model.items.get("use_activation_checkpointing"), None, switch)
+    builder.take(checkpointing, model.items.get("use_activation_checkpointing"), None, switch)
     if not base:
-        sheet.put_default(checkpointing, True, f"default of {_VERSION}")
+        builder.put_default(checkpointing, True, f"default of {_VERSION}")
         if "optim_wrapper" in names:
-            sheet.put_default("training.gradient_accumulation_steps", 1, "default of mmengine's OptimWrapper")
-        if sheet.value("lora.r") is not None:
-            sheet.put_default("training.prepare_for_kbit_training", True, "XTuner prepares what it adapts")
-    sheet.leave_rest("training", why=base or "mmengine's training loop has no such argument.")
+            builder.put_default("training.gradient_accumulation_steps", 1, "default of mmengine's OptimWrapper")
+        if builder.value("lora.r") is not None:
+            builder.put_default("training.prepare_for_kbit_training", True, "XTuner prepares what it adapts")
+    builder.leave_rest("training", why=base or "mmengine's training loop has no such argument.")
 
 
-def _read_optimizer(kind: Value | None, sheet: Sheet) -> None:
+def _read_optimizer(kind: Value | None, builder: SetupBuilder) -> None:
     from ..python.values import Name
 
     if isinstance(kind, Name) and kind.last in _OPTIMIZERS:
-        sheet.put("training.optim", _OPTIMIZERS[kind.last], kind.node)
+        builder.put("training.optim", _OPTIMIZERS[kind.last], kind.node)
     elif kind is not None:
-        sheet.unknown("training.optim", "It is an optimizer that is not known here.", kind.node)
+        builder.unknown("training.optim", "It is an optimizer that is not known here.", kind.node)
 
 
-def _read_precision(wrapper: dict[Any, Value], sheet: Sheet) -> None:
+def _read_precision(wrapper: dict[Any, Value], builder: SetupBuilder) -> None:
     """AmpOptimWrapper trains under autocast in the dtype that it names, float16 where it names none."""
-    from ..python.sheet import plain
-    from ..python.story import Opaque
+    from ..python.setup_builder import plain
+    from ..python.training_script import Opaque
     from ..python.values import Name
 
     kind, written = wrapper.get("type"), wrapper.get("dtype")
@@ -301,8 +301,8 @@ def _read_precision(wrapper: dict[Any, Value], sheet: Sheet) -> None:
         return
     node = written.node if written is not None else kind.node
     under_autocast = kind.last == "AmpOptimWrapper"
-    sheet.put("training.fp16", under_autocast and precision == "float16", node)
-    sheet.put("training.bf16", under_autocast and precision == "bfloat16", node)
+    builder.put("training.fp16", under_autocast and precision == "float16", node)
+    builder.put("training.bf16", under_autocast and precision == "bfloat16", node)
 
 
 def _of_samples(loader: dict[Any, Value], key: str) -> Value | None:

@@ -45,14 +45,14 @@ _PASSED_THROUGH = {
     "train_on_responses_only",
 }  # fmt: skip
 """Functions that return what they are given, as far as a config is concerned."""
-_LOOKS = re.compile(
+_READS_MODEL = re.compile(
     r"print|log|count|show|report|save|info|summar|evaluat|generat|test|find_|set_seed|infer|trainable|all_linear|memory"
 )
 """Names of functions that look at a model and leave it as it is."""
-_CHANGES = re.compile(
+_CHANGES_MODEL = re.compile(
     r"set_?up|init|update|override|merge|process|adjust|patch|apply|configur|validat|check|from_(file|dict)"
 )
-_LEAVES = re.compile(r"log|wandb|seed|data|token|dir|print|distributed|logger")
+_LEAVES_MODEL = re.compile(r"log|wandb|seed|data|token|dir|print|distributed|logger")
 _OTHERS = {
     "wandb", "np", "gc", "random", "print", "len", "isinstance", "hasattr", "getattr", "type", "str", "id", "sum",
     "list", "next", "iter", "repr", "deepspeed", "torchinfo", "logging", "logger", "mlflow", "vllm",
@@ -430,10 +430,10 @@ class Library(Changes):
         root, last = to.partition(".")[0], to.rpartition(".")[2].lower()
         if root in LIBRARIES or root in _OTHERS:
             return
-        changes = _CHANGES.search(last) is not None and _LEAVES.search(last) is None
+        changes = _CHANGES_MODEL.search(last) is not None and _LEAVES_MODEL.search(last) is None
         for value in values:
             if isinstance(value, Model):
-                if not _LOOKS.search(last):
+                if not _READS_MODEL.search(last):
                     why = f"{to}() may change the model, and was not read."
                     self.unfollowed(value, "given-to-unread-code", why, node)
                     value.touched = value.touched or why

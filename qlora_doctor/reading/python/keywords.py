@@ -13,12 +13,12 @@ import re
 from collections.abc import Iterator
 
 from ...tables.conditions import Excluded, under_pins
-from ...tables.keys import MOST_LIKENED
+from ...tables.keys import MOST_SUGGESTIONS
 from ...tables.signatures import LIBRARIES, is_refused, refusals
 from ..pins import PACKAGES, Pin, pins_in, pins_of
-from .sheet import Sheet
+from .setup_builder import SetupBuilder
 from .source import Source
-from .story import Story
+from .training_script import TrainingScript
 
 _LOOKS_FIRST = re.compile(
     r"inspect\.signature|getfullargspec|\bsignature\(|__dataclass_fields__|dataclasses\.fields|\bfields\("
@@ -30,17 +30,17 @@ _PINNED = r"\b{0}(?:\[[\w,]*\])?\s*(?:[>!]=?[\s\d.]+,\s*)?(?:===?|~=|<)|/{0}(?:\
 _EXPECTS = {"suppress", "raises", "assertRaises", "assertRaisesRegex"}
 
 
-def check_keywords(story: Story, sheet: Sheet) -> None:
+def check_keywords(script: TrainingScript, builder: SetupBuilder) -> None:
     """Write down the keyword arguments that are not taken, each with its place."""
-    found = list(_not_taken(story))
-    if not found or any(imports_unsloth(source) or looks_first(source) for source in story.sources):
+    found = list(_not_taken(script))
+    if not found or any(imports_unsloth(source) or looks_first(source) for source in script.sources):
         return
-    guarded = set[int]().union(*map(guarded_calls, story.sources))
-    exact, ranged = versions_of_the_project(story)
+    guarded = set[int]().union(*map(guarded_calls, script.sources))
+    exact, ranged = versions_of_the_project(script)
     told: set[str] = set()
     for library, maker, call, keyword in found:
         key = f"{maker}.{keyword.arg}"
-        if library in ranged or id(call) in guarded or key in told or len(told) >= MOST_LIKENED:
+        if library in ranged or id(call) in guarded or key in told or len(told) >= MOST_SUGGESTIONS:
             continue
         told.add(key)
         for refusal in refusals(library, maker, str(keyword.arg)):
@@ -48,7 +48,7 @@ def check_keywords(story: Story, sheet: Sheet) -> None:
                 machine = under_pins(refusal.machine, exact, ranged)
             except Excluded:
                 continue
-            sheet.not_taken(
+            builder.not_taken(
                 key,
                 keyword,
                 removed=refusal.kind == "removed",
@@ -58,33 +58,35 @@ def check_keywords(story: Story, sheet: Sheet) -> None:
             )
 
 
-def asked_versions(story: Story, packages: tuple[str, ...] = PACKAGES) -> dict[str, Pin]:
+def asked_versions(script: TrainingScript, packages: tuple[str, ...] = PACKAGES) -> dict[str, Pin]:
     """What the script's project asks for of each package: what the script itself installs, else what lies beside it."""
-    written = "\n".join(source.written for source in story.sources)
-    own = pins_of(written, packages, _whose(story))
+    written = "\n".join(source.written for source in script.sources)
+    own = pins_of(written, packages, _whose(script))
     for library in packages:
         # "torch <" is a comparison as often as a version.
         if library not in (*own, "torch") and re.search(_PINNED.format(library), written) is not None:
             own[library] = Pin(None, bounded=True, by=f"the script names versions of {library}")
-    beside = pins_in(story.folders, packages) if own.keys() < set(packages) else {}
+    beside = pins_in(script.folders, packages) if own.keys() < set(packages) else {}
     return {name: pin for name, pin in (beside | own).items() if pin.bounded}
 
 
-def _whose(story: Story) -> str:
-    file = story.sources[0].file if story.sources else None
+def _whose(script: TrainingScript) -> str:
+    file = script.sources[0].file if script.sources else None
     return "the notebook" if file is not None and file.endswith(".ipynb") else "the script"
 
 
-def versions_of_the_project(story: Story, libraries: tuple[str, ...] = LIBRARIES) -> tuple[dict[str, str], set[str]]:
+def versions_of_the_project(
+    script: TrainingScript, libraries: tuple[str, ...] = LIBRARIES
+) -> tuple[dict[str, str], set[str]]:
     """The versions that the script's project pins, by library; and the libraries of which it pins a range only."""
-    pins = asked_versions(story, libraries)
+    pins = asked_versions(script, libraries)
     exact = {name: pin.exact for name, pin in pins.items() if pin.exact is not None}
     return exact, pins.keys() - exact.keys()
 
 
-def _not_taken(story: Story) -> Iterator[tuple[str, str, ast.Call, ast.keyword]]:
+def _not_taken(script: TrainingScript) -> Iterator[tuple[str, str, ast.Call, ast.keyword]]:
     """(library, class, call, keyword) of each that some version refuses."""
-    for call, dotted in story.seen.passed.values():
+    for call, dotted in script.seen.passed.values():
         library, maker = dotted.partition(".")[0], dotted.rpartition(".")[2]
         if library in LIBRARIES and ".experimental." not in dotted:
             for keyword in call.keywords:

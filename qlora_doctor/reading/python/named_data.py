@@ -7,8 +7,8 @@ import ast
 from ...setup.setup import NamedData
 from ..dialects.named_data import BUILDERS, kind_of
 from .data_path import data_way
-from .sheet import Sheet
-from .story import Story
+from .setup_builder import SetupBuilder
+from .training_script import TrainingScript
 from .values import Known, Listing, Made, Value
 
 _LOADERS = {"load_dataset", "load_from_disk"}
@@ -25,45 +25,45 @@ _FORMERS = ("formatting_func", "data_collator", "dataset_text_field", "preproces
 _MOST = 20
 
 
-def name_data(story: Story, sheet: Sheet) -> None:
-    """Put what the script loads into the sheet, with the code that stands between it and the trainer."""
-    template = _template(story, sheet)
-    if not any(word in sheet.source.code for word in (*_LOADERS, *_READERS)):
+def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
+    """Put what the script loads into the builder, with the code that stands between it and the trainer."""
+    template = _template(script, builder)
+    if not any(word in builder.source.code for word in (*_LOADERS, *_READERS)):
         if template is not None:
             why = "The script's code decides."
-            sheet.named_data.append(
+            builder.named_data.append(
                 NamedData(kind="code", template=template, key="get_chat_template", not_followed=why)
             )
         return
-    followed = sheet.value("data.train")
-    known = {id(call.node): call for call, _ in story.seen.calls if call.maker in _LOADERS}
-    transforms = _transforms(sheet)
+    followed = builder.value("data.train")
+    known = {id(call.node): call for call, _ in script.seen.calls if call.maker in _LOADERS}
+    transforms = _transforms(builder)
     try:
-        way = data_way(sheet.source.tree)
+        way = data_way(builder.source.tree)
     except RecursionError:  # what is written out again may be nested deeper than what is read
         way = None
-    for node in _loads(sheet.source.tree):
-        told = _told(node, known.get(id(node)), sheet).model_copy(update={"template": template})
+    for node in _loads(builder.source.tree):
+        told = _told(node, known.get(id(node)), builder).model_copy(update={"template": template})
         if way is not None and way[0] is node and told.kind == "file" and told.role == "train":
             told = told.model_copy(update={"settings": way[1]})
         if followed is not None and followed in (told.name, *told.files):
-            sheet.named_data.append(told)
+            builder.named_data.append(told)
             continue
-        formers = [name for name in _FORMERS if story.given(name) is not None]
+        formers = [name for name in _FORMERS if script.given(name) is not None]
         by = ", ".join([*transforms[:3], *(["…"] if len(transforms) > 3 else []), *formers])
         why = f"The script forms the samples by code of its own: {by}." if by else "The script's code decides."
         told = told.model_copy(update={"transforms": transforms, "not_followed": why})
-        sheet.named_data.append(told)
+        builder.named_data.append(told)
 
 
-def _template(story: Story, sheet: Sheet) -> str | None:
+def _template(script: TrainingScript, builder: SetupBuilder) -> str | None:
     """The template that Unsloth's get_chat_template is asked for; None where it is not asked for one that is known."""
-    known = {id(call.node): call for call, _ in story.seen.calls}
-    for node in ast.walk(sheet.source.tree):
+    known = {id(call.node): call for call, _ in script.seen.calls}
+    for node in ast.walk(builder.source.tree):
         if isinstance(node, ast.Call) and _last(node.func) == "get_chat_template":
-            name = _argument(node, known.get(id(node)), "chat_template", 1) or _constant(node, sheet.source.tree)
+            name = _argument(node, known.get(id(node)), "chat_template", 1) or _constant(node, builder.source.tree)
             if name is not None:
-                sheet.unknown("data.chat_template", "Unsloth has the template under this name.", node)
+                builder.unknown("data.chat_template", "Unsloth has the template under this name.", node)
             return name
     return None
 
@@ -98,7 +98,7 @@ def _loads(tree: ast.Module) -> list[ast.Call]:
     return sorted(found, key=lambda node: (node.lineno, node.col_offset))[:_MOST]
 
 
-def _told(node: ast.Call, call: Made | None, sheet: Sheet) -> NamedData:
+def _told(node: ast.Call, call: Made | None, builder: SetupBuilder) -> NamedData:
     first = _argument(node, call, "path", 0) or _argument(node, call, "path_or_paths", 0)
     if first is None:
         first = _argument(node, call, "dataset_path", 0)
@@ -112,8 +112,8 @@ def _told(node: ast.Call, call: Made | None, sheet: Sheet) -> NamedData:
         split=_argument(node, call, "split", None),
         files=files,
         format=first if first in BUILDERS else None,
-        key=f"{loader} (line {sheet.source.lines[node.lineno - 1].number or node.lineno})" if loader else None,
-        place=sheet.source.place(node),
+        key=f"{loader} (line {builder.source.lines[node.lineno - 1].number or node.lineno})" if loader else None,
+        place=builder.source.place(node),
     )
 
 
@@ -146,13 +146,13 @@ def _texts(node: ast.Call, call: Made | None, name: str) -> list[str]:
     return [each.value for each in constants if isinstance(each, ast.Constant) and isinstance(each.value, str)]
 
 
-def _transforms(sheet: Sheet) -> list[str]:
+def _transforms(builder: SetupBuilder) -> list[str]:
     """What is done to samples, with its line: ``map (line 12)``."""
     found = []
-    for node in ast.walk(sheet.source.tree):
+    for node in ast.walk(builder.source.tree):
         if isinstance(node, ast.Call) and _last(node.func) in _TRANSFORMS and _is_of_data(node):
             found.append((node.lineno, _last(node.func)))
-    lines = sheet.source.lines
+    lines = builder.source.lines
     return [f"{name} (line {lines[row - 1].number or row})" for row, name in sorted(found)][:_MOST]
 
 

@@ -1,4 +1,4 @@
-"""A story's parts → sections of a Setup: the load, its quantization, the adapter, the samples."""
+"""A script's parts → sections of a Setup: the load, its quantization, the adapter, the samples."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..dialects.trl import SFT_ARGUMENTS
 from ..dialects.values import dtype, name_list, storage_dtype, switch, targets, text
 from .hf_calls import QUANTIZERS, UNSLOTH
 from .keywords import versions_of_the_project
-from .sheet import Sheet
-from .story import Opaque, Story, argument, flat
+from .setup_builder import SetupBuilder
+from .training_script import Opaque, TrainingScript, argument, flat
 from .values import Known, Listing, Made, Mapping, Unknown, Value
 
 _OF_THE_CLI = ("dataset_name", "use_cache")  # of TRL's command line, and no arguments of its classes
@@ -67,229 +67,231 @@ def place_of(call: Made, name: Any) -> ast.AST | None:
     return call.places.get(name, call.node)
 
 
-def read_load(story: Story, sheet: Sheet) -> None:
+def read_load(script: TrainingScript, builder: SetupBuilder) -> None:
     """``model``: what from_pretrained is given, and what is set on the model's config afterwards."""
-    model = story.model
+    model = script.model
     load = model.load if model is not None else None
     if model is None or load is None:
-        several = len(story.seen.models) > 1
+        several = len(script.seen.models) > 1
         why = "Which of several models is trained was not found." if several else "No load of a model was found."
         why = model.touched if model is not None and model.touched else why
-        sheet.leave_rest("model", why=why)
+        builder.leave_rest("model", why=why)
         return
-    sheet.head("model", load.node)
-    _read_name(load, sheet)
+    builder.head("model", load.node)
+    _read_name(load, builder)
     for name, (path, convert) in _LOAD.items():
-        if not sheet.knows(path):
-            sheet.take(path, load.arguments.get(name), place_of(load, name), convert)
+        if not builder.knows(path):
+            builder.take(path, load.arguments.get(name), place_of(load, name), convert)
     flash = load.arguments.get("use_flash_attention_2")
-    if isinstance(flash, Known) and flash.data and not sheet.knows("model.attn_implementation"):
-        sheet.put("model.attn_implementation", "flash_attention_2", place_of(load, "use_flash_attention_2"))
+    if isinstance(flash, Known) and flash.data and not builder.knows("model.attn_implementation"):
+        builder.put("model.attn_implementation", "flash_attention_2", place_of(load, "use_flash_attention_2"))
     cache = model.config.arguments.get("use_cache")
     if cache is not None:
-        sheet.take("model.use_cache", cache, place_of(model.config, "use_cache"))
+        builder.take("model.use_cache", cache, place_of(model.config, "use_cache"))
     if "config" in load.arguments:
-        sheet.leave("model.use_cache", "model.num_labels", why="The config that is passed to from_pretrained decides.")
+        builder.leave(
+            "model.use_cache", "model.num_labels", why="The config that is passed to from_pretrained decides."
+        )
     if load.maker.endswith("ForSequenceClassification"):
-        sheet.put("model.task", "sequence-classification", load.node)
+        builder.put("model.task", "sequence-classification", load.node)
     elif load.maker in _IMAGES:
-        sheet.put("model.task", "image-text-to-text", load.node)
+        builder.put("model.task", "image-text-to-text", load.node)
     elif load.maker not in UNSLOTH and load.maker.endswith(_BUILT[:-1]) and "Liger" not in load.maker:
-        sheet.put("model.model_class", load.maker.replace("AutoPeft", "Auto"), load.node)
+        builder.put("model.model_class", load.maker.replace("AutoPeft", "Auto"), load.node)
     if load.maker in UNSLOTH:
-        sheet.leave("model.dtype", "model.attn_implementation", "model.device_map", why=_BY_UNSLOTH)
+        builder.leave("model.dtype", "model.attn_implementation", "model.device_map", why=_BY_UNSLOTH)
     if not load.exact:
-        sheet.leave_rest("model", why=load.why)
-    _read_adapter_folder(story, sheet)
+        builder.leave_rest("model", why=load.why)
+    _read_adapter_folder(script, builder)
 
 
-def _read_name(load: Made, sheet: Sheet) -> None:
+def _read_name(load: Made, builder: SetupBuilder) -> None:
     names = ("pretrained_model_name_or_path", "model_name", "model_name_or_path", "model_id", 0)
     name = next((each for each in names if each in load.arguments), None)
     if name is None:
-        sheet.unknown("model.name_or_path", load.why or "The model's name was not found.", load.node)
+        builder.unknown("model.name_or_path", load.why or "The model's name was not found.", load.node)
         return
     value, place = load.arguments[name], place_of(load, name)
     if load.maker not in UNSLOTH and not load.maker.endswith(_BUILT):
-        sheet.unknown("model.name_or_path", f"{load.maker} loads it, which is built by no stage here.", place)
+        builder.unknown("model.name_or_path", f"{load.maker} loads it, which is built by no stage here.", place)
         return
-    sheet.take("model.name_or_path", value, place, text)
-    sheet.leave("model.name_or_path", why="None is passed for its name.")
-    doubt_missing_folder(sheet)
+    builder.take("model.name_or_path", value, place, text)
+    builder.leave("model.name_or_path", why="None is passed for its name.")
+    doubt_missing_folder(builder)
     if {"subfolder", "gguf_file"} & load.arguments.keys():
-        sheet.unknown("model.name_or_path", "A part of the repository is loaded.", place)
+        builder.unknown("model.name_or_path", "A part of the repository is loaded.", place)
 
 
-def doubt_missing_folder(sheet: Sheet) -> None:
+def doubt_missing_folder(builder: SetupBuilder) -> None:
     """A folder that is not here may be made by the script, or is one of the machine on which it runs."""
-    written = sheet.value("model.name_or_path")
-    if written is not None and looks_like_path(written) and resolve(Setup(file=sheet.source.file), written) is None:
-        sheet.doubt("model.name_or_path", f"{written} is no folder here; the script may make it, or runs elsewhere.")
+    written = builder.value("model.name_or_path")
+    if written is not None and looks_like_path(written) and resolve(Setup(file=builder.source.file), written) is None:
+        builder.doubt("model.name_or_path", f"{written} is no folder here; the script may make it, or runs elsewhere.")
 
 
-def _read_adapter_folder(story: Story, sheet: Sheet) -> None:
+def _read_adapter_folder(script: TrainingScript, builder: SetupBuilder) -> None:
     """``PeftModel.from_pretrained(model, folder)`` before the training goes on from an adapter."""
-    for step in [story.continued] if story.continued is not None else []:
+    for step in [script.continued] if script.continued is not None else []:
         folder = argument(step.call, "model_id", 1)
         if step.call.maker == "load_adapter":
             folder = argument(step.call, "model_id", 0) or argument(step.call, "peft_model_id", 0)
         trainable = step.call.arguments.get("is_trainable")
         if folder is None or not step.sure:
             why = "Whether an adapter is loaded is decided while the script runs."
-            sheet.unknown("model.adapter", why, step.call.node)
+            builder.unknown("model.adapter", why, step.call.node)
             return
-        sheet.take("model.adapter", folder, step.call.node, text)
-        written = sheet.value("model.adapter")
-        if "subfolder" in step.call.arguments or resolve(Setup(file=sheet.source.file), written) is None:
-            sheet.unknown("model.adapter", f"{written or 'It'} is no adapter's folder here.", step.call.node)
-        sheet.take("model.adapter_is_trainable", trainable, step.call.node)
+        builder.take("model.adapter", folder, step.call.node, text)
+        written = builder.value("model.adapter")
+        if "subfolder" in step.call.arguments or resolve(Setup(file=builder.source.file), written) is None:
+            builder.unknown("model.adapter", f"{written or 'It'} is no adapter's folder here.", step.call.node)
+        builder.take("model.adapter_is_trainable", trainable, step.call.node)
         if trainable is None and step.call.exact:
-            sheet.default("model.adapter_is_trainable", False, "PeftModel.from_pretrained loads for inference.")
+            builder.default("model.adapter_is_trainable", False, "PeftModel.from_pretrained loads for inference.")
         return
 
 
-def read_quantization(story: Story, sheet: Sheet) -> None:
+def read_quantization(script: TrainingScript, builder: SetupBuilder) -> None:
     """``quantization``: BitsAndBytesConfig, or the switches that from_pretrained took before transformers 5."""
-    model = story.model
+    model = script.model
     load = model.load if model is not None else None
     if load is not None and load.maker in UNSLOTH:
-        _read_unsloth_bits(load, sheet)
+        _read_unsloth_bits(load, builder)
         return
-    given = story.quantization()
-    if given is None and story.leaves_out("BitsAndBytesConfig", "quantization_config", *_SWITCHED):
+    given = script.quantization()
+    if given is None and script.leaves_out("BitsAndBytesConfig", "quantization_config", *_SWITCHED):
         given = Unknown(load.node if load is not None else None, why="An argument of the script decides.")
     if load is not None and given is None:
-        _read_switches(story, load, sheet)
+        _read_switches(script, load, builder)
         return
-    alone = story.only("BitsAndBytesConfig")
+    alone = script.only("BitsAndBytesConfig")
     if isinstance(given, Made):
-        _read_config(given, sheet)
+        _read_config(given, builder)
     elif isinstance(given, Mapping):
-        read_options(given, sheet)
+        read_options(given, builder)
     elif alone is not None:
         why = given.why if isinstance(given, Unknown) else "Whether it is passed to from_pretrained is not known."
-        _read_config(alone, sheet)
-        sheet.unknown("quantization.load_in_4bit", why, given.node if given is not None else alone.node)
-        sheet.unknown("quantization.load_in_8bit", why, given.node if given is not None else alone.node)
+        _read_config(alone, builder)
+        builder.unknown("quantization.load_in_4bit", why, given.node if given is not None else alone.node)
+        builder.unknown("quantization.load_in_8bit", why, given.node if given is not None else alone.node)
     why = given.why if isinstance(given, Unknown) else "How the model is loaded is not known."
     if not isinstance(given, Made | Mapping):
-        sheet.leave_rest("quantization", why=why)
+        builder.leave_rest("quantization", why=why)
     for name in _SWITCHED if load is not None and isinstance(given, Made | Mapping) else ():
         value = load.arguments.get(name) if load is not None else None
         if isinstance(value, Known) and value.data is True:
-            sheet.extra("model", name, value)
+            builder.extra("model", name, value)
 
 
-def _read_config(config: Made, sheet: Sheet) -> None:
-    sheet.head("quantization", config.node)
+def _read_config(config: Made, builder: SetupBuilder) -> None:
+    builder.head("quantization", config.node)
     if config.maker in QUANTIZERS:
-        sheet.put("quantization.backend", config.maker.removesuffix("Config").lower(), config.node)
-        sheet.leave_rest("quantization", why=f"{config.maker} quantizes by a method of its own.")
+        builder.put("quantization.backend", config.maker.removesuffix("Config").lower(), config.node)
+        builder.leave_rest("quantization", why=f"{config.maker} quantizes by a method of its own.")
         return
     if config.maker != "BitsAndBytesConfig":
-        sheet.leave_rest("quantization", why=f"{config.maker} is no quantization that is known here.")
+        builder.leave_rest("quantization", why=f"{config.maker} is no quantization that is known here.")
         return
     for name, value in config.arguments.items():
         if isinstance(name, str):
-            _take_option(sheet, name, value, place_of(config, name))
+            _take_option(builder, name, value, place_of(config, name))
     if not config.exact or 0 in config.arguments:
-        sheet.leave_rest("quantization", why=config.why or "Arguments are passed by position.")
-    sheet.default("quantization.load_in_4bit", False, "default of BitsAndBytesConfig")
+        builder.leave_rest("quantization", why=config.why or "Arguments are passed by position.")
+    builder.default("quantization.load_in_4bit", False, "default of BitsAndBytesConfig")
 
 
-def _take_option(sheet: Sheet, name: str, value: Value, place: ast.AST | None) -> None:
+def _take_option(builder: SetupBuilder, name: str, value: Value, place: ast.AST | None) -> None:
     if name in _SWITCHED:
-        sheet.take(_SWITCHED[name], value, place, switch)
+        builder.take(_SWITCHED[name], value, place, switch)
     elif name in _OPTIONS:
-        sheet.take(f"quantization.{name}", value, place, _CONVERTED.get(name))
+        builder.take(f"quantization.{name}", value, place, _CONVERTED.get(name))
     elif name in known_arguments.QUANTIZATION:
-        sheet.extra("quantization", name, value)
+        builder.extra("quantization", name, value)
 
 
-def read_options(options: Mapping, sheet: Sheet) -> None:
+def read_options(options: Mapping, builder: SetupBuilder) -> None:
     """``quantization_config={"load_in_4bit": True}``, as ``model_init_kwargs`` may hold it."""
-    sheet.head("quantization", options.node)
+    builder.head("quantization", options.node)
     for name, value in options.items.items():
         if isinstance(name, str):
-            _take_option(sheet, name, value, value.node)
+            _take_option(builder, name, value, value.node)
     if not options.exact:
-        sheet.leave_rest("quantization", why="The dict is not fully known.")
-    sheet.default("quantization.load_in_4bit", False, "default of BitsAndBytesConfig")
+        builder.leave_rest("quantization", why="The dict is not fully known.")
+    builder.default("quantization.load_in_4bit", False, "default of BitsAndBytesConfig")
 
 
-def _read_switches(story: Story, load: Made, sheet: Sheet) -> None:
+def _read_switches(script: TrainingScript, load: Made, builder: SetupBuilder) -> None:
     for name, value in load.arguments.items():
         if name in _SWITCHED or (isinstance(name, str) and name in _OPTIONS):
-            _take_option(sheet, name, value, place_of(load, name))
+            _take_option(builder, name, value, place_of(load, name))
     for name, path in _SWITCHED.items():
-        if sheet.value(path) is True and name in load.arguments and not _is_before_transformers_5(story):
+        if builder.value(path) is True and name in load.arguments and not _is_before_transformers_5(script):
             note = "from_pretrained takes no load_in_4bit and load_in_8bit since transformers 5."
-            sheet.remark("quantization-switch-of-from-pretrained", place_of(load, name), note, name)
+            builder.remark("quantization-switch-of-from-pretrained", place_of(load, name), note, name)
     if not load.exact:
-        sheet.leave_rest("quantization", why=load.why)
-    sheet.default("quantization.load_in_4bit", False, NOT_GIVEN)
-    sheet.default("quantization.load_in_8bit", False, NOT_GIVEN)
+        builder.leave_rest("quantization", why=load.why)
+    builder.default("quantization.load_in_4bit", False, NOT_GIVEN)
+    builder.default("quantization.load_in_8bit", False, NOT_GIVEN)
 
 
-def _is_before_transformers_5(story: Story) -> bool:
+def _is_before_transformers_5(script: TrainingScript) -> bool:
     """True where the project pins a transformers that is older, or keeps newer ones out."""
-    exact, ranged = versions_of_the_project(story)
+    exact, ranged = versions_of_the_project(script)
     pinned = version_tuple(exact.get("transformers"))
     return "transformers" in ranged or (pinned is not None and pinned < (5,))
 
 
-def _read_unsloth_bits(load: Made, sheet: Sheet) -> None:
+def _read_unsloth_bits(load: Made, builder: SetupBuilder) -> None:
     """FastLanguageModel.from_pretrained: 4-bit unless told otherwise, NF4 with double quantization."""
     for name, path in _SWITCHED.items():
-        sheet.take(path, load.arguments.get(name), place_of(load, name), switch)
-    sheet.head("quantization", place_of(load, "load_in_4bit"))
+        builder.take(path, load.arguments.get(name), place_of(load, name), switch)
+    builder.head("quantization", place_of(load, "load_in_4bit"))
     if not load.exact:
-        sheet.leave_rest("quantization", why=load.why)
+        builder.leave_rest("quantization", why=load.why)
         return
-    eight = sheet.value("quantization.load_in_8bit") or load.arguments.get("full_finetuning") is not None
-    sheet.default("quantization.load_in_4bit", not eight, "default of FastLanguageModel.from_pretrained")
-    if sheet.value("quantization.load_in_4bit"):
+    eight = builder.value("quantization.load_in_8bit") or load.arguments.get("full_finetuning") is not None
+    builder.default("quantization.load_in_4bit", not eight, "default of FastLanguageModel.from_pretrained")
+    if builder.value("quantization.load_in_4bit"):
         own = "Unsloth's own"
-        sheet.default("quantization.bnb_4bit_quant_type", "nf4", own)
-        sheet.default("quantization.bnb_4bit_use_double_quant", True, own)
+        builder.default("quantization.bnb_4bit_quant_type", "nf4", own)
+        builder.default("quantization.bnb_4bit_use_double_quant", True, own)
         why = "It is the model's dtype, which Unsloth picks by the GPU."
-        sheet.leave("quantization.bnb_4bit_compute_dtype", why=why)
-    sheet.leave("quantization.llm_int8_skip_modules", why="Unsloth chooses the modules that stay in 16 bits.")
+        builder.leave("quantization.bnb_4bit_compute_dtype", why=why)
+    builder.leave("quantization.llm_int8_skip_modules", why="Unsloth chooses the modules that stay in 16 bits.")
 
 
-def read_adapter(story: Story, sheet: Sheet) -> None:
+def read_adapter(script: TrainingScript, builder: SetupBuilder) -> None:
     """``lora``: the LoraConfig that is attached."""
-    given = story.adapter()
-    continued = story.continued is not None
-    if given is None and story.whole and not continued and not story.leaves_out("LoraConfig", "get_peft_model"):
-        sheet.leave_rest("lora", why="The script attaches no LoRA adapter.")
+    given = script.adapter()
+    continued = script.continued is not None
+    if given is None and script.whole and not continued and not script.leaves_out("LoraConfig", "get_peft_model"):
+        builder.leave_rest("lora", why="The script attaches no LoRA adapter.")
         note = "No adapter is attached: the whole model is trained, as far as it can be."
-        sheet.remark("no-lora", story.trainer.node if story.trainer is not None else None, note)
+        builder.remark("no-lora", script.trainer.node if script.trainer is not None else None, note)
         return
-    if isinstance(given, Made) and any(step.kind == "attach-unsloth" and step.call is given for step in story.steps):
-        _read_unsloth_adapter(given, story, sheet)
+    if isinstance(given, Made) and any(step.kind == "attach-unsloth" and step.call is given for step in script.steps):
+        _read_unsloth_adapter(given, script, builder)
         return
-    config = given if isinstance(given, Made) else None if continued else story.only("LoraConfig")
+    config = given if isinstance(given, Made) else None if continued else script.only("LoraConfig")
     if config is None:
         why = "The stored adapter decides." if continued else "No single LoraConfig was found that is attached."
-        sheet.leave_rest("lora", why=given.why if isinstance(given, Unknown) else why)
+        builder.leave_rest("lora", why=given.why if isinstance(given, Unknown) else why)
         return
-    sheet.head("lora", config.node)
+    builder.head("lora", config.node)
     if config.maker != "LoraConfig":
-        sheet.leave_rest("lora", why=f"{config.maker} is another method than LoRA.")
+        builder.leave_rest("lora", why=f"{config.maker} is another method than LoRA.")
         note = f"{config.maker} is another method than LoRA."
-        sheet.remark("no-lora", config.node, note)
+        builder.remark("no-lora", config.node, note)
         return
-    take_lora(config.arguments, config.places, sheet)
-    for step in story.steps:
+    take_lora(config.arguments, config.places, builder)
+    for step in script.steps:
         if step.kind == "attach":
             cast = step.call.arguments.get("autocast_adapter_dtype")
-            sheet.take("lora.autocast_adapter_dtype", cast, place_of(step.call, "autocast_adapter_dtype"))
+            builder.take("lora.autocast_adapter_dtype", cast, place_of(step.call, "autocast_adapter_dtype"))
     if not config.exact or 0 in config.arguments:
-        sheet.leave_rest("lora", why=config.why or "Arguments are passed by position.")
+        builder.leave_rest("lora", why=config.why or "Arguments are passed by position.")
 
 
-def take_lora(arguments: dict[Any, Value], places: dict[Any, ast.AST], sheet: Sheet) -> None:
+def take_lora(arguments: dict[Any, Value], places: dict[Any, ast.AST], builder: SetupBuilder) -> None:
     """Arguments of LoraConfig."""
     for name, value in arguments.items():
         if not isinstance(name, str):
@@ -297,14 +299,14 @@ def take_lora(arguments: dict[Any, Value], places: dict[Any, ast.AST], sheet: Sh
         if name in Lora.model_fields and name != "extra":
             convert = targets if name in ("target_modules", "exclude_modules") else None
             if name == "target_modules" and isinstance(value, Listing) and value.linear_of is not None:
-                of, four_bit = value.linear_of, sheet.value("quantization.load_in_4bit")
+                of, four_bit = value.linear_of, builder.value("quantization.load_in_4bit")
                 value = _collected_targets(value, four_bit=four_bit)
                 if isinstance(value, Listing):
                     note = f"The script collects the layers of class {of}, and a base {_IN[bool(four_bit)]} has none."
-                    sheet.remark("layers-of-another-class", value.node, note)
-            sheet.take(f"lora.{name}", value, places.get(name, value.node), convert)
+                    builder.remark("layers-of-another-class", value.node, note)
+            builder.take(f"lora.{name}", value, places.get(name, value.node), convert)
         elif name in known_arguments.LORA:
-            sheet.extra("lora", name, value)
+            builder.extra("lora", name, value)
 
 
 _IN = {True: "in 4-bit", False: "that is not in 4-bit"}
@@ -325,34 +327,34 @@ def _collected_targets(names: Listing, *, four_bit: Any) -> Value:
     return Unknown(names.node, why="The script collects the names from the model while it runs.")
 
 
-def _read_unsloth_adapter(call: Made, story: Story, sheet: Sheet) -> None:
-    sheet.head("lora", call.node)
-    take_lora(call.arguments, call.places, sheet)
+def _read_unsloth_adapter(call: Made, script: TrainingScript, builder: SetupBuilder) -> None:
+    builder.head("lora", call.node)
+    take_lora(call.arguments, call.places, builder)
     if not call.exact:
-        sheet.leave_rest("lora", why=call.why)
-    load = story.model.load if story.model is not None else None
+        builder.leave_rest("lora", why=call.why)
+    load = script.model.load if script.model is not None else None
     if load is None or load.maker not in ("FastLanguageModel", "FastLlamaModel", "FastMistralModel"):
-        sheet.leave("lora.target_modules", why="Unsloth chooses the modules by what of the model is to be trained.")
+        builder.leave("lora.target_modules", why="Unsloth chooses the modules by what of the model is to be trained.")
     for name, value in _UNSLOTH_LORA.items():
-        sheet.default(f"lora.{name}", value, "default of FastLanguageModel.get_peft_model")
+        builder.default(f"lora.{name}", value, "default of FastLanguageModel.get_peft_model")
 
 
-def read_data(story: Story, sheet: Sheet) -> None:
+def read_data(script: TrainingScript, builder: SetupBuilder) -> None:
     """``data``: samples that are trained on as load_dataset gives them."""
     why = "The script forms the samples by code of its own."
-    formatted = story.given("formatting_func") is not None or story.given("data_collator") is not None
+    formatted = script.given("formatting_func") is not None or script.given("data_collator") is not None
     for path, name in (("data.train", "train_dataset"), ("data.eval", "eval_dataset")):
-        given = story.given(name, 2 if name == "train_dataset" else "")
-        if given is None and name == "eval_dataset" and story.trainer is not None:
+        given = script.given(name, 2 if name == "train_dataset" else "")
+        if given is None and name == "eval_dataset" and script.trainer is not None:
             continue
         source = _dataset(given) if given is not None else None
-        if source is not None and not formatted and sheet.value("training.trainer") == "trl":
-            sheet.take(path, source, given.node if given is not None else None, text)
+        if source is not None and not formatted and builder.value("training.trainer") == "trl":
+            builder.take(path, source, given.node if given is not None else None, text)
         else:
-            sheet.leave(path, why=why)
-    field = story.given("dataset_text_field")
-    if field is not None and not sheet.knows("training.dataset_text_field"):
-        sheet.take("training.dataset_text_field", field)
+            builder.leave(path, why=why)
+    field = script.given("dataset_text_field")
+    if field is not None and not builder.knows("training.dataset_text_field"):
+        builder.take("training.dataset_text_field", field)
 
 
 def _dataset(given: Value) -> Value | None:

@@ -1,4 +1,4 @@
-"""A story's training → ``training`` of a Setup: the trainer's arguments, and what is done to the model before it."""
+"""A script's training → ``training`` of a Setup: the trainer's arguments, and what is done to the model before it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ...setup.setup import Setup
 from ..dialects.values import switch
 from .hf_calls import ADAPTED, RESUMED
 from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
-from .sheet import Sheet
-from .story import Story, argument
+from .setup_builder import SetupBuilder
+from .training_script import TrainingScript, argument
 from .values import Known, Made, Step, Unknown, Value
 
 METHODS: dict[str, tuple[str, str | None]] = {
@@ -55,88 +55,90 @@ _RESUME = "training.resume_from_checkpoint"
 _PREPARE = "training.prepare_for_kbit_training"
 
 
-def read_training(story: Story, sheet: Sheet) -> None:
+def read_training(script: TrainingScript, builder: SetupBuilder) -> None:
     """``training``: what the trainer is given, and what prepare_model_for_kbit_training and the model are told."""
-    arguments = story.arguments()
+    arguments = script.arguments()
     if isinstance(arguments, Made):
-        _take_arguments(arguments, sheet)
-    kind, method = METHODS.get(story.trainer.maker, (None, None)) if story.trainer is not None else (None, None)
-    if story.trainer is not None and kind is not None:
-        sheet.put("training.trainer", kind, story.trainer.node)
+        _take_arguments(arguments, builder)
+    kind, method = METHODS.get(script.trainer.maker, (None, None)) if script.trainer is not None else (None, None)
+    if script.trainer is not None and kind is not None:
+        builder.put("training.trainer", kind, script.trainer.node)
         if method is not None:
-            sheet.put("training.method", method, story.trainer.node)
-    _read_length(story, sheet, arguments, kind)
-    _read_trainers_own(story, sheet)
-    _read_resume(story, sheet)
-    _read_reference(story, sheet, arguments)
-    _read_evaluation(story, sheet, kind)
-    _read_metrics(story, sheet)
-    if story.trainer is None and any(kind == "training-loop" for kind, _, _ in story.seen.not_followed):
-        _read_own_loop(story, sheet)
-    _read_checkpointing(story, sheet, arguments)
-    _read_preparation(story, sheet, kind)
-    _close(story, sheet, arguments, kind, method)
+            builder.put("training.method", method, script.trainer.node)
+    _read_length(script, builder, arguments, kind)
+    _read_trainers_own(script, builder)
+    _read_resume(script, builder)
+    _read_reference(script, builder, arguments)
+    _read_evaluation(script, builder, kind)
+    _read_metrics(script, builder)
+    if script.trainer is None and any(kind == "training-loop" for kind, _, _ in script.seen.not_followed):
+        _read_own_loop(script, builder)
+    _read_checkpointing(script, builder, arguments)
+    _read_preparation(script, builder, kind)
+    _close(script, builder, arguments, kind, method)
 
 
-def _take_arguments(arguments: Made, sheet: Sheet) -> None:
-    sheet.head("training", arguments.node)
+def _take_arguments(arguments: Made, builder: SetupBuilder) -> None:
+    builder.head("training", arguments.node)
     for name, value in arguments.arguments.items():
         row = TRAINING_ARGUMENTS.get(name) if isinstance(name, str) else None
         if row:
             path, convert = (row, None) if isinstance(row, str) else row
-            if not sheet.knows(path):
-                sheet.take(path, value, place_of(arguments, name), convert)
+            if not builder.knows(path):
+                builder.take(path, value, place_of(arguments, name), convert)
         elif name in NUMERICS:
-            sheet.extra("training", str(name), value)
+            builder.extra("training", str(name), value)
 
 
-def _read_trainers_own(story: Story, sheet: Sheet) -> None:
+def _read_trainers_own(script: TrainingScript, builder: SetupBuilder) -> None:
     """Arguments that SFTTrainer itself took before SFTConfig did."""
     for name, path in (("packing", "training.packing"), ("neftune_noise_alpha", "training.neftune_noise_alpha")):
-        value = story.given(name)
-        if story.trainer is not None and value is not None and not sheet.knows(path):
-            sheet.take(path, value, place_of(story.trainer, name))
+        value = script.given(name)
+        if script.trainer is not None and value is not None and not builder.knows(path):
+            builder.take(path, value, place_of(script.trainer, name))
 
 
-def _read_resume(story: Story, sheet: Sheet) -> None:
+def _read_resume(script: TrainingScript, builder: SetupBuilder) -> None:
     """What train() is told to go on from; the argument of the same name is only kept for the script to pass on."""
-    passed = story.trainer.arguments.get(RESUMED) if story.trainer is not None else None
+    passed = script.trainer.arguments.get(RESUMED) if script.trainer is not None else None
     if passed is not None:
-        sheet.take(_RESUME, passed, passed.node)
-    elif sheet.value(_RESUME):
-        sheet.unknown(
+        builder.take(_RESUME, passed, passed.node)
+    elif builder.value(_RESUME):
+        builder.unknown(
             _RESUME, "train() is not given it, and TrainingArguments only keeps it for the script to pass on."
         )
 
 
-def _read_reference(story: Story, sheet: Sheet, arguments: Value | None) -> None:
+def _read_reference(script: TrainingScript, builder: SetupBuilder, arguments: Value | None) -> None:
     """A reference of its own: a second model, or an adapter that is named for it."""
-    given = story.given("ref_model", 1) if story.trainer is not None and story.trainer.maker == "DPOTrainer" else None
-    given = story.given("ref_model") if given is None or isinstance(given, Made) else given
+    given = (
+        script.given("ref_model", 1) if script.trainer is not None and script.trainer.maker == "DPOTrainer" else None
+    )
+    given = script.given("ref_model") if given is None or isinstance(given, Made) else given
     named = arguments.arguments.get("ref_adapter_name") if isinstance(arguments, Made) else None
     value = given if given is not None else named
     if value is not None and not (isinstance(value, Known) and value.data is None):
         note = "The trainer is given a reference of its own."
-        sheet.remark("reference-given", value.node, note)
+        builder.remark("reference-given", value.node, note)
 
 
-def _read_evaluation(story: Story, sheet: Sheet, kind: str | None) -> None:
+def _read_evaluation(script: TrainingScript, builder: SetupBuilder, kind: str | None) -> None:
     """An evaluation that is asked for, and no rows for it, at which Trainer stops when it is built."""
-    trainer, strategy = story.trainer, sheet.value("training.eval_strategy")
+    trainer, strategy = script.trainer, builder.value("training.eval_strategy")
     if trainer is None or kind is None or not trainer.exact or strategy not in ("steps", "epoch"):
         return
     by_position = any(isinstance(name, int) and name >= 3 for name in trainer.arguments)
-    if story.given("eval_dataset") is None and not by_position:
+    if script.given("eval_dataset") is None and not by_position:
         note = f"transformers stops: eval_strategy is {strategy} and the trainer is given no eval_dataset."
-        sheet.refused("evaluation-without-data", note, "training.eval_strategy")
+        builder.refused("evaluation-without-data", note, "training.eval_strategy")
 
 
-def _read_metrics(story: Story, sheet: Sheet) -> None:
+def _read_metrics(script: TrainingScript, builder: SetupBuilder) -> None:
     """Whether an evaluation keeps the logits of all its rows."""
-    metrics = story.given("compute_metrics")
-    if metrics is not None and story.trainer is not None and story.given("preprocess_logits_for_metrics") is None:
+    metrics = script.given("compute_metrics")
+    if metrics is not None and script.trainer is not None and script.given("preprocess_logits_for_metrics") is None:
         none = isinstance(metrics, Known) and metrics.data is None
-        sheet.put("training.compute_metrics", not none, metrics.node)
+        builder.put("training.compute_metrics", not none, metrics.node)
 
 
 _OPTIMIZERS = {
@@ -151,101 +153,101 @@ _OPTIMIZERS = {
 """Classes that a loop of its own steps → the name that TrainingArguments has for them."""
 
 
-def _read_own_loop(story: Story, sheet: Sheet) -> None:
+def _read_own_loop(script: TrainingScript, builder: SetupBuilder) -> None:
     """A training loop of its own: the rate of its one optimizer, the batch of the loader that shuffles."""
-    optimizers = [call for call, _ in story.seen.calls if call.maker.startswith("optimizer:")]
+    optimizers = [call for call, _ in script.seen.calls if call.maker.startswith("optimizer:")]
     if len({id(call.node) for call in optimizers}) == 1:
         call = optimizers[0]
         name = _OPTIMIZERS.get(call.maker.partition(":")[2])
         rate = argument(call, "lr", 1)
         if rate is not None:
-            sheet.take("training.learning_rate", rate, place_of(call, "lr"))
+            builder.take("training.learning_rate", rate, place_of(call, "lr"))
         if name is not None:
-            sheet.put("training.optim", name, call.node)
-        sheet.take("training.weight_decay", call.arguments.get("weight_decay"), place_of(call, "weight_decay"))
-    loaders = [call for call, _ in story.seen.calls if call.maker == "DataLoader"]
+            builder.put("training.optim", name, call.node)
+        builder.take("training.weight_decay", call.arguments.get("weight_decay"), place_of(call, "weight_decay"))
+    loaders = [call for call, _ in script.seen.calls if call.maker == "DataLoader"]
     shuffling = [each for each in loaders if isinstance(s := each.arguments.get("shuffle"), Known) and s.data is True]
     chosen = shuffling or loaders
     if len({id(call.node) for call in chosen}) == 1 and "batch_sampler" not in chosen[0].arguments:
         size = argument(chosen[0], "batch_size", 1)
         if size is not None:
-            sheet.take("training.per_device_train_batch_size", size, place_of(chosen[0], "batch_size"))
+            builder.take("training.per_device_train_batch_size", size, place_of(chosen[0], "batch_size"))
         else:
-            sheet.default("training.per_device_train_batch_size", 1, "default of DataLoader")
+            builder.default("training.per_device_train_batch_size", 1, "default of DataLoader")
 
 
-def _read_length(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None) -> None:
+def _read_length(script: TrainingScript, builder: SetupBuilder, arguments: Value | None, kind: str | None) -> None:
     """``max_length``, which older versions of SFTTrainer took themselves and called max_seq_length."""
     if kind == "transformers":
-        sheet.unknown(_LENGTH, "The script cuts its samples by code of its own.")
+        builder.unknown(_LENGTH, "The script cuts its samples by code of its own.")
         return
-    trainer = story.trainer
+    trainer = script.trainer
     written = trainer.arguments.get("max_seq_length") if trainer is not None else None
-    if trainer is not None and written is not None and not sheet.knows(_LENGTH):
+    if trainer is not None and written is not None and not builder.knows(_LENGTH):
         if isinstance(written, Known) and written.data is None:
-            sheet.unknown(
+            builder.unknown(
                 _LENGTH, "max_seq_length is None: TRL's version decides.", place_of(trainer, "max_seq_length")
             )
         else:
-            sheet.take(_LENGTH, written, place_of(trainer, "max_seq_length"))
-    if isinstance(arguments, Made) and not sheet.knows(_LENGTH):
+            builder.take(_LENGTH, written, place_of(trainer, "max_seq_length"))
+    if isinstance(arguments, Made) and not builder.knows(_LENGTH):
         value = arguments.arguments.get("max_length")
         if isinstance(value, Known) and value.data is None:
-            sheet.silence(_LENGTH, place_of(arguments, "max_length"), "Nothing is cut.")
-    load = story.model.load if story.model is not None else None
-    if story.is_unsloth and load is not None and not sheet.knows(_LENGTH):
-        sheet.take(_LENGTH, load.arguments.get("max_seq_length"), place_of(load, "max_seq_length"))
-        sheet.leave(_LENGTH, why="Unsloth decides.")
+            builder.silence(_LENGTH, place_of(arguments, "max_length"), "Nothing is cut.")
+    load = script.model.load if script.model is not None else None
+    if script.is_unsloth and load is not None and not builder.knows(_LENGTH):
+        builder.take(_LENGTH, load.arguments.get("max_seq_length"), place_of(load, "max_seq_length"))
+        builder.leave(_LENGTH, why="Unsloth decides.")
 
 
-def _read_checkpointing(story: Story, sheet: Sheet, arguments: Value | None) -> None:
+def _read_checkpointing(script: TrainingScript, builder: SetupBuilder, arguments: Value | None) -> None:
     """Gradient checkpointing: the trainer turns it on, or the model is told to, or preparation does it."""
-    if story.is_unsloth:
-        _unsloth_checkpointing(story, sheet)
+    if script.is_unsloth:
+        _unsloth_checkpointing(script, builder)
         return
-    asked = sheet.value(_CHECKPOINTING)
-    if sheet.knows(_CHECKPOINTING) and asked is None:
+    asked = builder.value(_CHECKPOINTING)
+    if builder.knows(_CHECKPOINTING) and asked is None:
         return
-    on = _on_the_model(story, _is_quantized(sheet))
+    on = _on_the_model(script, _is_quantized(builder))
     if asked:
-        _remark_replaced(on, sheet)
+        _remark_replaced(on, builder)
         return
     if on is None:
-        off = [step for step in story.steps if step.kind == "prepare" and step.sure and _checkpoints(step) is False]
-        if off and asked is None and not _by_trainer(story):
+        off = [step for step in script.steps if step.kind == "prepare" and step.sure and _checkpoints(step) is False]
+        if off and asked is None and not _by_trainer(script):
             call = off[-1].call
-            sheet.put(_CHECKPOINTING, False, place_of(call, "use_gradient_checkpointing"))
+            builder.put(_CHECKPOINTING, False, place_of(call, "use_gradient_checkpointing"))
         return
     if not on.sure or _checkpoints(on) is None:
-        sheet.unknown(_CHECKPOINTING, "Whether it is turned on is decided while the script runs.", on.call.node)
+        builder.unknown(_CHECKPOINTING, "Whether it is turned on is decided while the script runs.", on.call.node)
         return
-    if asked is None and on.kind == "prepare" and story.trainer is not None:
-        _take_kwargs(on, sheet)
+    if asked is None and on.kind == "prepare" and script.trainer is not None:
+        _take_kwargs(on, builder)
         return  # silent: preparation turns it on, which is what a silent config stands for
     name = "prepare_model_for_kbit_training" if on.kind == "prepare" else "gradient_checkpointing_enable"
-    sheet.put(_CHECKPOINTING, True, on.call.node, f"{name} turns it on, whatever the trainer's switch says.")
-    _take_kwargs(on, sheet)
+    builder.put(_CHECKPOINTING, True, on.call.node, f"{name} turns it on, whatever the trainer's switch says.")
+    _take_kwargs(on, builder)
 
 
-def _by_trainer(story: Story) -> bool:
+def _by_trainer(script: TrainingScript) -> bool:
     """True where the trainer's own default may turn checkpointing on."""
-    arguments = story.arguments()
+    arguments = script.arguments()
     plain = isinstance(arguments, Made) and arguments.maker in ("TrainingArguments", "Seq2SeqTrainingArguments")
-    return not plain and story.trainer is not None and story.trainer.maker != "Trainer"
+    return not plain and script.trainer is not None and script.trainer.maker != "Trainer"
 
 
-def _is_quantized(sheet: Sheet) -> bool | None:
+def _is_quantized(builder: SetupBuilder) -> bool | None:
     """Whether the base is loaded in 4 or 8 bits, without which preparation leaves checkpointing alone."""
     bits = ("quantization.load_in_4bit", "quantization.load_in_8bit")
-    if any(sheet.value(path) for path in bits):
+    if any(builder.value(path) for path in bits):
         return True
-    return None if any(sheet.knows(path) and sheet.value(path) is None for path in bits) else False
+    return None if any(builder.knows(path) and builder.value(path) is None for path in bits) else False
 
 
-def _on_the_model(story: Story, quantized: bool | None) -> Step | None:
+def _on_the_model(script: TrainingScript, quantized: bool | None) -> Step | None:
     """The last step that turns checkpointing on, or may; None where none does or a later one turns it off."""
     found: Step | None = None
-    for step in story.steps:
+    for step in script.steps:
         prepares = step.kind == "prepare" and quantized is not False and _checkpoints(step) is not False
         if step.kind == "checkpointing" or prepares:
             found = Step(step.kind, step.call, step.sure and (step.kind == "checkpointing" or quantized is True))
@@ -264,110 +266,117 @@ def _checkpoints(step: Step) -> bool | None:
     return value.data if isinstance(value, Known) and isinstance(value.data, bool) else None
 
 
-def _take_kwargs(step: Step, sheet: Sheet) -> None:
+def _take_kwargs(step: Step, builder: SetupBuilder) -> None:
     value = step.call.arguments.get("gradient_checkpointing_kwargs")
     if value is None and step.kind == "checkpointing":
         value = step.call.arguments.get(0)
-    if not sheet.knows(_KWARGS):
-        sheet.take(_KWARGS, value, place_of(step.call, "gradient_checkpointing_kwargs"))
+    if not builder.knows(_KWARGS):
+        builder.take(_KWARGS, value, place_of(step.call, "gradient_checkpointing_kwargs"))
 
 
-def _remark_replaced(on: Step | None, sheet: Sheet) -> None:
+def _remark_replaced(on: Step | None, builder: SetupBuilder) -> None:
     """The trainer turns checkpointing on again with arguments of its own, and those given to the model are lost."""
     if on is None:
         return
     place = place_of(on.call, "gradient_checkpointing_kwargs")
     own = mapping_of(on.call.arguments.get("gradient_checkpointing_kwargs"))
-    trainers = sheet.value(_KWARGS)
+    trainers = builder.value(_KWARGS)
     if own and trainers and own.get("use_reentrant") != trainers.get("use_reentrant"):
-        where = sheet.source.where(place) if place is not None else "the model"
+        where = builder.source.where(place) if place is not None else "the model"
         note = f"The trainer's gradient_checkpointing_kwargs replace those of {where}."
-        sheet.remark("checkpointing-arguments-replaced", place, note, _KWARGS)
+        builder.remark("checkpointing-arguments-replaced", place, note, _KWARGS)
 
 
-def _unsloth_checkpointing(story: Story, sheet: Sheet) -> None:
-    call = next((step.call for step in story.steps if step.kind == "attach-unsloth"), None)
+def _unsloth_checkpointing(script: TrainingScript, builder: SetupBuilder) -> None:
+    call = next((step.call for step in script.steps if step.kind == "attach-unsloth"), None)
     value = call.arguments.get("use_gradient_checkpointing") if call is not None else None
     if call is not None and isinstance(value, Known):
         on = True if value.data == "unsloth" else value.data
         written = Known(value.node, value.given, value.by_card, data=on)
-        sheet.take(_CHECKPOINTING, written, place_of(call, "use_gradient_checkpointing"), switch)
+        builder.take(_CHECKPOINTING, written, place_of(call, "use_gradient_checkpointing"), switch)
     elif call is not None and value is None and call.exact:
-        sheet.default(_CHECKPOINTING, True, "default of FastLanguageModel.get_peft_model")
-    sheet.leave(_CHECKPOINTING, why="Unsloth decides.")
-    sheet.unknown(_KWARGS, "Unsloth checkpoints by code of its own.")
+        builder.default(_CHECKPOINTING, True, "default of FastLanguageModel.get_peft_model")
+    builder.leave(_CHECKPOINTING, why="Unsloth decides.")
+    builder.unknown(_KWARGS, "Unsloth checkpoints by code of its own.")
 
 
-def _read_preparation(story: Story, sheet: Sheet, kind: str | None) -> None:
-    steps = [step for step in story.steps if step.kind == "prepare"]
-    grads = [step for step in story.steps if step.kind == "input-grads"]
-    if story.is_unsloth:
-        sheet.unknown(_PREPARE, "Unsloth prepares the model by code of its own.")
+def _read_preparation(script: TrainingScript, builder: SetupBuilder, kind: str | None) -> None:
+    steps = [step for step in script.steps if step.kind == "prepare"]
+    grads = [step for step in script.steps if step.kind == "input-grads"]
+    if script.is_unsloth:
+        builder.unknown(_PREPARE, "Unsloth prepares the model by code of its own.")
     elif any(step.sure for step in steps):
-        sheet.put(_PREPARE, True, next(step for step in steps if step.sure).call.node)
-    elif steps or not story.whole:
+        builder.put(_PREPARE, True, next(step for step in steps if step.sure).call.node)
+    elif steps or not script.whole:
         why = "A condition decides." if steps else "What is done with the model before training is not fully known."
-        sheet.unknown(_PREPARE, why, steps[0].call.node if steps else None)
-    elif story.leaves_out("prepare_model_for_kbit_training"):
-        sheet.unknown(_PREPARE, "An argument of the script decides.")
-    elif kind == "trl" and story.given("peft_config") is not None:
+        builder.unknown(_PREPARE, why, steps[0].call.node if steps else None)
+    elif script.leaves_out("prepare_model_for_kbit_training"):
+        builder.unknown(_PREPARE, "An argument of the script decides.")
+    elif kind == "trl" and script.given("peft_config") is not None:
         return  # silent: whether TRL's trainer prepares what it attaches the adapter to, its version decides
     elif grads:
-        sheet.unknown(_PREPARE, "The script makes the inputs require gradients by itself.", grads[0].call.node)
+        builder.unknown(_PREPARE, "The script makes the inputs require gradients by itself.", grads[0].call.node)
     else:
-        sheet.default(_PREPARE, False, "The script does not call prepare_model_for_kbit_training.")
+        builder.default(_PREPARE, False, "The script does not call prepare_model_for_kbit_training.")
 
 
-def _close(story: Story, sheet: Sheet, arguments: Value | None, kind: str | None, method: str | None) -> None:
+def _close(
+    script: TrainingScript, builder: SetupBuilder, arguments: Value | None, kind: str | None, method: str | None
+) -> None:
     """Say what stands where the script is silent."""
     if isinstance(arguments, Made):
         if not arguments.exact:
-            sheet.leave_rest("training", why=arguments.why)
-    elif arguments is not None or story.trainer is None or not story.trainer.exact:
-        sheet.leave_rest("training", why=arguments.why if isinstance(arguments, Unknown) else _OWN_CODE)
+            builder.leave_rest("training", why=arguments.why)
+    elif arguments is not None or script.trainer is None or not script.trainer.exact:
+        builder.leave_rest("training", why=arguments.why if isinstance(arguments, Unknown) else _OWN_CODE)
     if kind is None:
-        sheet.leave_rest("training", why="Which trainer takes these arguments is not known.")
-    if story.is_unsloth:
-        sheet.default("training.kernels", ["unsloth"], "The model is of one of Unsloth's classes.")
-        sheet.leave_rest("training", why="Unsloth has defaults of its own, which change between versions.")
+        builder.leave_rest("training", why="Which trainer takes these arguments is not known.")
+    if script.is_unsloth:
+        builder.default("training.kernels", ["unsloth"], "The model is of one of Unsloth's classes.")
+        builder.leave_rest("training", why="Unsloth has defaults of its own, which change between versions.")
     if kind == "trl" and method not in TRL:
-        sheet.leave_rest("training", why=f"It is a default of TRL's {method}, by version.")
+        builder.leave_rest("training", why=f"It is a default of TRL's {method}, by version.")
     takes_over = isinstance(arguments, Made) and arguments.maker.endswith("TrainingArguments")
     if kind == "trl" and takes_over:
         plain = Resolved(Setup(dialect="python"))
         for name in _PLAIN:
-            silent = name == "gradient_checkpointing" and any(step.kind == "prepare" for step in story.steps)
+            silent = name == "gradient_checkpointing" and any(step.kind == "prepare" for step in script.steps)
             if not silent:
-                sheet.default(f"training.{name}", plain[f"training.{name}"], _TAKEN_OVER)
+                builder.default(f"training.{name}", plain[f"training.{name}"], _TAKEN_OVER)
 
 
-def order_of(story: Story, sheet: Sheet) -> None:
+def order_of(script: TrainingScript, builder: SetupBuilder) -> None:
     """Steps in an order, or a number, that undoes what was meant; said only where all is seen."""
-    if not story.whole or story.is_unsloth:
+    if not script.whole or script.is_unsloth:
         return
-    thaws = any(_THAWS.search(source.code) for source in story.sources)
+    thaws = any(_THAWS.search(source.code) for source in script.sources)
     attached: Step | None = None
-    for step in story.steps:
+    for step in script.steps:
         if not step.sure:
             continue
         if step.kind in ("attach", "load-adapter"):
             if attached is not None and _is_lora(step) and step.call.maker == "get_peft_model":
-                _remark_twice(sheet, step.call, "get_peft_model")
+                _remark_twice(builder, step.call, "get_peft_model")
             elif attached is not None and step.kind == "load-adapter" and step.call.maker in ADAPTED:
-                _remark_twice(sheet, step.call, f"{step.call.maker}.from_pretrained")
+                _remark_twice(builder, step.call, f"{step.call.maker}.from_pretrained")
             attached = step if _is_lora(step) else None
         elif step.kind == "merge":
             attached = None
         elif step.kind == "prepare" and attached is not None and not thaws:
-            where = sheet.source.where(attached.call.node) if attached.call.node is not None else "before"
+            where = builder.source.where(attached.call.node) if attached.call.node is not None else "before"
             note = (
                 "prepare_model_for_kbit_training freezes every parameter, those of the adapter included, "
                 f"which {attached.call.maker} attached in {where}."
             )
-            sheet.remark("prepared-after-attach", step.call.node, note, _PREPARE)
-    config = story.given("peft_config")
-    if attached is not None and isinstance(config, Made) and config.maker == "LoraConfig" and story.trainer is not None:
-        _remark_twice(sheet, story.trainer, "the trainer's peft_config")
+            builder.remark("prepared-after-attach", step.call.node, note, _PREPARE)
+    config = script.given("peft_config")
+    if (
+        attached is not None
+        and isinstance(config, Made)
+        and config.maker == "LoraConfig"
+        and script.trainer is not None
+    ):
+        _remark_twice(builder, script.trainer, "the trainer's peft_config")
 
 
 def _is_lora(step: Step) -> bool:
@@ -375,28 +384,28 @@ def _is_lora(step: Step) -> bool:
     return step.kind == "attach" and isinstance(config, Made) and config.maker == "LoraConfig"
 
 
-def _remark_twice(sheet: Sheet, call: Made, what: str) -> None:
-    if sheet.has_remark("attached-twice"):
+def _remark_twice(builder: SetupBuilder, call: Made, what: str) -> None:
+    if builder.has_remark("attached-twice"):
         return
     note = f"The model has an adapter already, and {what} asks for another one."
-    sheet.remark("attached-twice", place_of(call, "peft_config"), note, "lora.attached_twice")
+    builder.remark("attached-twice", place_of(call, "peft_config"), note, "lora.attached_twice")
 
 
-def by_card(sheet: Sheet) -> None:
+def by_card(builder: SetupBuilder) -> None:
     """What the script chooses by the card: one choice of all of it where it is one, else unknown."""
-    chosen = sheet.by_card
+    chosen = builder.by_card
     if not chosen:
         return
     sixteen = {"model.dtype": "bfloat16", "quantization.bnb_4bit_compute_dtype": "bfloat16", "training.bf16": True}
     for path in chosen - sixteen.keys() - {"training.fp16"}:
-        sheet.unknown(path, "The script chooses it by the card.")
+        builder.unknown(path, "The script chooses it by the card.")
     chosen &= sixteen.keys() | {"training.fp16"}
-    bf16 = {path for path, value in sixteen.items() if sheet.value(path) == value}
-    paired = "training.bf16" not in bf16 or sheet.value("training.fp16") is False
+    bf16 = {path for path, value in sixteen.items() if builder.value(path) == value}
+    paired = "training.bf16" not in bf16 or builder.value("training.fp16") is False
     if bf16 and bf16 <= chosen and chosen <= bf16 | {"training.fp16"} and paired:
         for path in bf16 - {"training.bf16"}:
-            sheet.default_place(path)
-        sheet.remark("bf16-auto", None, "bf16 where the GPU has it, else fp16.")
+            builder.default_place(path)
+        builder.remark("bf16-auto", None, "bf16 where the GPU has it, else fp16.")
         return
     for path in chosen:
-        sheet.unknown(path, "The script chooses it by the card.")
+        builder.unknown(path, "The script chooses it by the card.")

@@ -13,8 +13,8 @@ from typing import Any
 from ...setup.setup import LibraryUse
 from .arguments import TRAINING_CLASSES
 from .keywords import guarded_calls, imports_unsloth, looks_first, versions_of_the_project
-from .sheet import Sheet, plain
-from .story import Opaque, Story
+from .setup_builder import SetupBuilder, plain
+from .training_script import Opaque, TrainingScript
 from .values import Made, Name, Unknown, Value
 
 _TRIED = ("transformers", "trl", "peft", "datasets")
@@ -22,31 +22,31 @@ _MODULES = {"LoraConfig": "peft", "BitsAndBytesConfig": "transformers"}
 _MOST = 200
 
 
-def note_uses(story: Story, sheet: Sheet) -> None:
+def note_uses(script: TrainingScript, builder: SetupBuilder) -> None:
     """Write down what stage ``structure`` is to try."""
-    if any(imports_unsloth(source) for source in story.sources):
+    if any(imports_unsloth(source) for source in script.sources):
         return  # it puts classes of its own in place of the libraries'
-    exact, ranged = versions_of_the_project(story, _TRIED)
-    for source in story.sources[:1]:
+    exact, ranged = versions_of_the_project(script, _TRIED)
+    for source in script.sources[:1]:
         for node, module, name in _imports(source.tree):
             library = module.partition(".")[0]
-            if library not in ranged and len(sheet.uses) < _MOST:
+            if library not in ranged and len(builder.uses) < _MOST:
                 key = f"imports.{module}.{name}" if name else f"imports.{module}"
                 pinned = exact.get(library)
                 use = LibraryUse(kind="import", package=library, module=module, name=name, key=key, version=pinned)
-                sheet.use(use, node)
-    if any(looks_first(source) for source in story.sources):
+                builder.use(use, node)
+    if any(looks_first(source) for source in script.sources):
         return
-    guarded = set[int]().union(*map(guarded_calls, story.sources))
-    for call, sure in story.seen.calls:
+    guarded = set[int]().union(*map(guarded_calls, script.sources))
+    for call, sure in script.seen.calls:
         library = _MODULES.get(call.maker) or ("transformers" if call.maker.endswith("TrainingArguments") else "trl")
         known = call.maker in TRAINING_CLASSES or call.maker in _MODULES
-        if known and sure and library not in ranged and id(call.node) not in guarded and len(sheet.uses) < _MOST:
+        if known and sure and library not in ranged and id(call.node) not in guarded and len(builder.uses) < _MOST:
             if call.node is None:
                 continue
             arguments, whole = _plain_arguments(call)
             key = f"calls.{call.maker}"
-            if any(use.key == key for use in sheet.uses):
+            if any(use.key == key for use in builder.uses):
                 continue
             use = LibraryUse(
                 kind="call",
@@ -58,12 +58,12 @@ def note_uses(story: Story, sheet: Sheet) -> None:
                 key=key,
                 version=exact.get(library),
             )
-            sheet.use(use, call.node)
-    _note_load(story, sheet, exact, ranged)
+            builder.use(use, call.node)
+    _note_load(script, builder, exact, ranged)
 
 
-def _note_load(story: Story, sheet: Sheet, exact: dict[str, str], ranged: set[str]) -> None:
-    load = story.model.load if story.model is not None else None
+def _note_load(script: TrainingScript, builder: SetupBuilder, exact: dict[str, str], ranged: set[str]) -> None:
+    load = script.model.load if script.model is not None else None
     plain_class = load is not None and (load.maker.startswith("AutoModel") or "For" in load.maker)
     if load is None or load.node is None or not plain_class or "transformers" in ranged or "Peft" in load.maker:
         return
@@ -72,7 +72,7 @@ def _note_load(story: Story, sheet: Sheet, exact: dict[str, str], ranged: set[st
     arguments, whole = _plain_arguments(load)
     names = {str(name): arguments.get(str(name)) for name in load.arguments if isinstance(name, str)}
     pinned = exact.get("transformers")
-    sheet.use(
+    builder.use(
         LibraryUse(
             kind="load",
             package="transformers",

@@ -1,4 +1,4 @@
-"""A script's story: which model is loaded and how, what is attached to it, and who trains it."""
+"""What a training script builds: which model is loaded and how, what is attached to it, and who trains it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SEVERAL = "The script sets it in several ways."
 
 
 @dataclass
-class Story:
+class TrainingScript:
     """What a script builds.
 
     Attributes:
@@ -137,7 +137,7 @@ class Story:
         return self.given("peft_config")
 
 
-def tell(source: Source) -> Story:
+def follow_script(source: Source) -> TrainingScript:
     """Follow a script and find what it trains.
 
     Raises:
@@ -150,21 +150,21 @@ def tell(source: Source) -> Story:
     called = True
     if not _has_trainer(seen):
         called = not _follow_the_rest(machine)
-    story = Story(seen, sources=[source, *machine.sources], folders=machine.neighbours.folders)
-    story.trainer, story.runs = _trainer(seen)
-    if not called and story.runs > 1:  # tests, or a library: nobody knows which of its trainings is meant
-        return Story(seen, runs=story.runs, whole=False, sources=story.sources)
-    story.model = _model(story)
-    story.whole = (
+    script = TrainingScript(seen, sources=[source, *machine.sources], folders=machine.neighbours.folders)
+    script.trainer, script.runs = _trainer(seen)
+    if not called and script.runs > 1:  # tests, or a library: nobody knows which of its trainings is meant
+        return TrainingScript(seen, runs=script.runs, whole=False, sources=script.sources)
+    script.model = _model(script)
+    script.whole = (
         called
         and not seen.exhausted
         and not source.skipped
-        and story.trainer is not None
-        and story.model is not None
-        and story.model.load is not None
-        and story.model.touched is None
+        and script.trainer is not None
+        and script.model is not None
+        and script.model.load is not None
+        and script.model.touched is None
     )
-    return story
+    return script
 
 
 def _has_trainer(seen: Seen) -> bool:
@@ -222,14 +222,14 @@ def _trainer(seen: Seen) -> tuple[Made | None, int]:
     return merged_calls(same, _SEVERAL), len(places)
 
 
-def _model(story: Story) -> Model | None:
+def _model(script: TrainingScript) -> Model | None:
     """The trainer's model; without a trainer, the one that something is attached to, or the only one."""
-    trained = argument(story.trainer, "model", 0) if story.trainer is not None else None
+    trained = argument(script.trainer, "model", 0) if script.trainer is not None else None
     if isinstance(trained, Model):
-        return trained if trained.load is not None else _loaded_elsewhere(story, trained)
-    if isinstance(trained, Known) and isinstance(trained.data, str) and story.trainer is not None:
-        return _loaded_by_trainer(story, story.trainer, trained)
-    models = story.seen.models
+        return trained if trained.load is not None else _loaded_elsewhere(script, trained)
+    if isinstance(trained, Known) and isinstance(trained.data, str) and script.trainer is not None:
+        return _loaded_by_trainer(script, script.trainer, trained)
+    models = script.seen.models
     likely = [model for model in models if _is_quantized(model)] or models
     if len({id(model.node) for model in likely}) != 1:
         likely = [model for model in models if any(step.kind.startswith("attach") for step in model.steps)]
@@ -239,12 +239,12 @@ def _model(story: Story) -> Model | None:
     why = trained.why if isinstance(trained, Unknown) else "Nothing in the script is seen to train it."
     touched = chosen.touched or why
     found = Model(chosen.node, load=chosen.load, steps=chosen.steps, touched=touched, config=chosen.config)
-    return found if found.load is not None else _loaded_elsewhere(story, found)
+    return found if found.load is not None else _loaded_elsewhere(script, found)
 
 
-def _loaded_elsewhere(story: Story, model: Model) -> Model:
+def _loaded_elsewhere(script: TrainingScript, model: Model) -> Model:
     """A model that one function of the script loads and another adapts, where only one is loaded."""
-    loads = [other.load for other in story.seen.models if other.load is not None]
+    loads = [other.load for other in script.seen.models if other.load is not None]
     if len({id(load.node) for load in loads}) != 1:
         return model
     return Model(model.node, load=loads[0], steps=model.steps, touched=model.touched, config=model.config)
@@ -254,9 +254,9 @@ def _is_quantized(model: Model) -> bool:
     return model.load is not None and bool(model.load.arguments.keys() & {"quantization_config", "load_in_4bit"})
 
 
-def _loaded_by_trainer(story: Story, trainer: Made, name: Known) -> Model:
+def _loaded_by_trainer(script: TrainingScript, trainer: Made, name: Known) -> Model:
     """A trainer that is given a model's name loads it with ``model_init_kwargs``."""
-    options = story.given("model_init_kwargs")
+    options = script.given("model_init_kwargs")
     arguments = argument(trainer, "args", 1)
     if options is None and isinstance(arguments, Made):
         options = arguments.arguments.get("model_init_kwargs")
@@ -265,7 +265,7 @@ def _loaded_by_trainer(story: Story, trainer: Made, name: Known) -> Model:
     if isinstance(options, Known) and options.data is None:
         options = None
     named = dict(options.items) if isinstance(options, Mapping) else {}
-    quantization = story.given("quantization_config")
+    quantization = script.given("quantization_config")
     if quantization is not None:
         named["quantization_config"] = quantization
     exact = options is None or (isinstance(options, Mapping) and options.exact)

@@ -13,7 +13,7 @@ from ..dialects.values import Unreadable, is_template
 from ..lenient import describe_value
 from .provenance import is_outer
 from .source import Source, Written
-from .story import Opaque, flat
+from .training_script import Opaque, flat
 from .values import Known, Name, Unknown, Value
 
 _ENUMERATIONS = {
@@ -29,7 +29,7 @@ _ENUMERATIONS = {
 _UPPER = {"TaskType"}
 
 
-class Sheet:
+class SetupBuilder:
     """One script on its way to a Setup."""
 
     def __init__(self, source: Source, dialect: str) -> None:

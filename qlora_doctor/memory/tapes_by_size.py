@@ -142,7 +142,7 @@ class Piece:
     at: Callable[[int, int], Tape]
 
 
-class Courses:
+class TapesBySize:
     """Tapes of one setup on one kind of machine.
 
     Attributes

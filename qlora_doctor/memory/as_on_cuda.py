@@ -56,7 +56,7 @@ def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace
 
 
 @contextmanager
-def playing_cuda(machine: Machine, flash: bool = False) -> Iterator[None]:
+def as_on_cuda(machine: Machine, flash: bool = False) -> Iterator[None]:
     """Within, meta tensors are treated as tensors on the machine's card."""
     with ExitStack() as stack:
         for target, name in (
