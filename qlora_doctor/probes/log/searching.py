@@ -116,7 +116,7 @@ def _by_name(path: Path) -> _Source | None:
             root = folder.parent
         return _Source(path, root, "tensorboard", read_tensorboard)
     if name.startswith("run-") and name.endswith(".wandb"):
-        return _Source(folder, folder, "wandb", read_wandb)
+        return _Source(folder, _first_of_run(folder), "wandb", read_wandb)
     return None
 
 
@@ -129,7 +129,7 @@ def _in_folder(top: Path) -> list[_Source]:
             found.append(_Source(folder, folder, "mlflow", read_mlflow))
             continue
         if folder.name == "files" and _is_wandb(folder.parent) and {"output.log", "wandb-history.jsonl"} & {*files}:
-            found.append(_Source(folder.parent, folder.parent, "wandb", read_wandb))
+            found.append(_Source(folder.parent, _first_of_run(folder.parent), "wandb", read_wandb))
             continue
         for name in files:
             path = folder / name
@@ -161,6 +161,14 @@ def _is_mlflow(folder: Path) -> bool:
 
 def _is_wandb(folder: Path) -> bool:
     return folder.name.startswith(("run-", "offline-run-")) or folder.name == "latest-run"
+
+
+def _first_of_run(folder: Path) -> Path:
+    """A run that W&B resumed has a folder for each start; the first stands for it."""
+    started, mark, name = folder.resolve().name.rpartition("-")
+    if not mark or not re.fullmatch(r"(?:offline-)?run-\d{8}_\d{6}", started):
+        return folder
+    return min(folder.resolve().parent.glob(f"*run-*-{name}"), key=lambda path: path.name.removeprefix("offline-"))
 
 
 def _joined(root: Path, sources: Iterable[_Source]) -> tuple[Course | None, list[Unreadable]]:
