@@ -203,6 +203,22 @@ class StoredFacts(Fact):
     merge_tensors: list[MergedTensor] | None = None
     merge_note: str | None = None
 
+    # -- a reload, held against what the run kept
+    reload: str | None = None
+    """``same``, ``differs``, ``as-base`` (it says what the base says without the adapter), ``other-weights`` (the file
+    holds others than the adapter had at that moment); None where nothing was kept of this adapter."""
+    reload_way: str | None = None
+    """The base under which it comes nearest: ``adapter-on-4bit`` or ``adapter-on-16bit``."""
+    reload_step: int | None = None
+    """Optimizer steps that were done at that moment."""
+    reload_divergence: float | None = None
+    """Mean Kullback-Leibler divergence per token of the reloaded model from the trained one, in nats, over the tokens
+    that were likeliest then and the rest as one."""
+    base_divergence: float | None = None
+    """The same of the base without the adapter: what the adapter does."""
+    reload_agreement_ratio: float | None = None
+    """Share of the tokens whose likeliest next token is the trained model's."""
+
     # -- the ways to serve
     ways: list[Way] | None = None
     best_way: str | None = None

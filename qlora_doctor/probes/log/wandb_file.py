@@ -1,6 +1,6 @@
 """W&B's own file of a run, ``run-ID.wandb``: its history, its config and how it exited.
 
-The file is a log as LevelDB writes one (https://github.com/google/leveldb/blob/main/doc/log_format.md) behind seven bytes
+The file is a log as LevelDB writes one (github.com/google/leveldb, doc/log_format.md) behind seven bytes
 of W&B's own, with zlib's CRC in place of CRC-32C; each record is a protocol buffer ``Record`` of wandb_internal.proto.
 wandb had a reader in Python up to 0.21 and none since, so the few fields that are needed are read here.
 """
