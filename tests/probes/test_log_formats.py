@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Iterable
@@ -152,3 +153,66 @@ def test_in_a_long_log_a_spike_and_the_last_record_are_kept(form: str, tmp_path:
     series = run.get("loss")
     assert len(series) < 60_000
     assert series.steps[series.values.index(50.0)] == 70_002 and series.steps[-1] == 100_000
+
+
+SHOWN = [(10 * i, round(2 - i / 50, 6), round(2.1 - i / 60, 6)) for i in range(1, 21)]
+
+
+def test_the_table_of_a_notebook_as_text(tmp_path: Path) -> None:
+    lines = ["Step\tTraining Loss\tValidation Loss", *("\t".join(map(str, row)) for row in SHOWN)]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    (run,) = read_runs([tmp_path])
+    assert run.get("loss").values == [row[1] for row in SHOWN]
+    assert run.get("eval_loss").steps == [row[0] for row in SHOWN]
+
+
+def test_the_table_in_a_notebook(tmp_path: Path) -> None:
+    head = "<tr>\n <th>Step</th>\n <th>Training Loss</th>\n <th>Validation Loss</th>\n </tr>"
+    rows = "".join(f"<tr>\n <td>{a}</td>\n <td>{b}</td>\n <td>{c}</td>\n </tr>" for a, b, c in SHOWN)
+    output = {"output_type": "display_data", "data": {"text/html": [f"<div><progress/>[200/200]</div><table>{head}",
+                                                                    f"{rows}</table><p>"]}}  # fmt: skip
+    error = {"output_type": "error", "ename": "OutOfMemoryError", "evalue": "CUDA out of memory.", "traceback": []}
+    cells = [{"cell_type": "code", "source": "trainer.train()", "outputs": [output, error]}]
+    (tmp_path / "tune.ipynb").write_text(json.dumps({"cells": cells}))
+    for place in (tmp_path, tmp_path / "tune.ipynb"):
+        (run,) = read_runs([place])
+        assert run.get("loss").values == [row[1] for row in SHOWN]
+        assert len(run.get("eval_loss")) == 20 and run.error == "OutOfMemoryError: CUDA out of memory."
+
+
+def test_a_notebook_that_did_not_run_is_no_log(tmp_path: Path) -> None:
+    (tmp_path / "tune.ipynb").write_text(json.dumps({"cells": [{"cell_type": "code", "outputs": []}]}))
+    with pytest.raises(Unreadable, match="holds no loss"):
+        read_runs([tmp_path / "tune.ipynb"])
+
+
+def test_bars_alone_in_a_folder(tmp_path: Path) -> None:
+    bars = [f"\r {i}/60 [00:0{i // 10}<00:09, 9.9it/s, loss={2 - i / 100:.3f}, lr=1e-3]" for i in range(1, 61)]
+    (tmp_path / "train.log").write_text("".join(bars))
+    (run,) = read_runs([tmp_path])
+    assert run.get("loss").steps[-1] == 60 and run.planned_steps == 60
+
+
+@pytest.mark.parametrize("form", ["[rank {}] step {}/60 loss: {} lr: 1e-3", "{}: step {}/60 loss: {}"])
+def test_what_several_ranks_print_is_one_run(form: str, tmp_path: Path) -> None:
+    """A loss that is none on one rank is none of the run."""
+    told = {(s, r): math.nan if s > 40 and r == 0 else 3 - s / 100 + r / 10 for s in range(1, 61) for r in (0, 1)}
+    (tmp_path / "train.log").write_text("\n".join(form.format(r, s, loss) for (s, r), loss in told.items()))
+    (run,) = read_runs([tmp_path])
+    assert run.get("loss").values[:2] == pytest.approx([3.04, 3.03])
+    assert run.get("loss").steps == list(range(1, 61)) and math.isnan(run.get("loss").values[-1])
+
+
+@pytest.mark.parametrize(
+    "heading", ["Steps;Train Loss;Val Loss;LR", "step;training_loss;validation_loss;learning_rate"]
+)
+def test_columns_as_people_name_them(heading: str, tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text(heading + "\n" + "".join(f"{i};{3 - i},5;{4 - i},5;0,1\n" for i in (1, 2)))
+    (run,) = read_runs([tmp_path])
+    assert run.get("loss").values == [2.5, 1.5] and run.get("eval_loss").values == [3.5, 2.5]
+
+
+def test_the_trainers_mean_is_no_loss_beside_the_loss(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("Step,run - train/loss,run - train_loss\n1,2.5,\n2,2.25,\n2,,2.4\n")
+    (run,) = read_runs([tmp_path])
+    assert run.get("loss").values == [2.5, 2.25]

@@ -213,6 +213,9 @@ def read_table(path: Path) -> Course:
             stream.seek(0)
             header = next(reader, [])[:_MOST_COLUMNS]
             names = [_column(name, path) for name in header]
+            plain = [name.strip().rpartition(" - ")[2] for name in header]
+            if any(canonical(name) == "loss" for name in plain):  # then train_loss is the Trainer's mean
+                names = ["" if name == "train_loss" else own for name, own in zip(plain, names, strict=True)]
             taken = [(i, name) for i, name in enumerate(names) if name]
             # Where semicolons part the cells, a comma is a decimal point.
             point = (lambda cell: cell.replace(",", ".")) if reader.dialect.delimiter == ";" else str
@@ -245,10 +248,16 @@ def _dialect(sample: str) -> Any:
     return Dialect
 
 
+_SPELLED = {"training_loss": "loss", "train_loss": "loss", "eval_loss": "eval_loss", "evaluation_loss": "eval_loss",
+            "val_loss": "eval_loss", "valid_loss": "eval_loss", "validation_loss": "eval_loss",
+            "learning_rate": "learning_rate", "grad_norm": "grad_norm"}  # fmt: skip
+"""Columns as people name them; in a table ``train_loss`` is the loss, and not the mean that the Trainer closes with."""
+
+
 def _column(written: str, path: Path) -> str:
     """The quantity of a column; empty for one that is none."""
     name = written.strip()
-    if name.lower() in ("step", "global_step", "_step", "iteration", "train/global_step"):
+    if name.lower() in ("step", "steps", "global_step", "global step", "_step", "iteration", "train/global_step"):
         return "step"
     if name == "Value":  # TensorBoard's download of one tag
         return "eval_loss" if "eval" in path.stem.lower() or "val" in path.stem.lower() else "loss"
@@ -256,7 +265,8 @@ def _column(written: str, path: Path) -> str:
         return "wall_seconds"
     if name.endswith(("__MIN", "__MAX")):
         return ""
-    return name.rpartition(" - ")[2]
+    name = name.rpartition(" - ")[2]
+    return _SPELLED.get(name.lower().replace(" ", "_"), name)
 
 
 def is_table_of_a_run(path: Path) -> bool:

@@ -87,6 +87,8 @@ def _source_of(path: Path) -> _Source:
         return found
     if path.suffix == ".csv" or path.suffix == ".tsv":
         return _Source(path, path.parent, "csv", read_table)
+    if path.suffix == ".ipynb":
+        return _Source(path, path.parent, "output", read_output)
     head = _head(path)
     stripped = head.lstrip()
     if stripped.startswith("{") and '"log_history"' in head:
@@ -136,6 +138,8 @@ def _in_folder(top: Path) -> list[_Source]:
             source = _by_name(path)
             if source is None and path.suffix in (".csv", ".tsv") and is_table_of_a_run(path):
                 source = _Source(path, folder, "csv", read_table)
+            if source is None and path.suffix == ".ipynb" and "Training Loss" in _head(path, whole=True):
+                source = _Source(path, folder, "output", read_output)
             if source is None and path.suffix in _OUTPUTS and says_loss(_head(path) + _tail(path)):
                 source = _Source(path, folder, "output", read_output)
             if source is not None:
@@ -260,10 +264,10 @@ def _checkpoints(root: Path) -> list[float] | None:
     return sorted(float(match[1]) for match in found) or None
 
 
-def _head(path: Path) -> str:
+def _head(path: Path, *, whole: bool = False) -> str:
     try:
         with path.open("rb") as stream:
-            return decoded(stream.read(_SAMPLE))
+            return decoded(stream.read(-1 if whole else _SAMPLE))
     except OSError:
         return ""
 
