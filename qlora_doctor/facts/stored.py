@@ -77,7 +77,8 @@ class MergedTensor(Fact):
 
     tensor: str
     verdict: str
-    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``not-finite``, ``undecided``."""
+    """``applied``, ``applied-to-dequantized``, ``applied-and-quantized``, ``not-applied``, ``twice``, ``other-scale``,
+    ``without-magnitudes`` (DoRA as if it were LoRA), ``other-base``, ``not-finite``, ``undecided``."""
     scale: float | None = None
     """Of the adapter's change, by least squares: 1 where it was applied once."""
     residual: float | None = None
@@ -197,8 +198,8 @@ class StoredFacts(Fact):
 
     # -- a merge, replayed from base and adapter
     merge: str | None = None
-    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``partly``, ``applied-to-dequantized``,
-    ``applied-and-quantized``, ``undecided``."""
+    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``partly``, ``without-magnitudes``,
+    ``applied-to-dequantized``, ``applied-and-quantized``, ``not-finite``, ``undecided``."""
     merge_scale: float | None = None
     merge_tensors: list[MergedTensor] | None = None
     merge_note: str | None = None
