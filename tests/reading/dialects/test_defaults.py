@@ -1,6 +1,7 @@
 """Every value that a dialect gives to a small file, written or by default, pinned: a changed default fails here.
 
-After a change that is meant: ``python -m tests.dialects.test_defaults`` writes ``defaults.json`` again; read its diff.
+After a change that is meant, ``python -m tests.reading.dialects.test_defaults`` writes ``defaults.json`` again:
+read its diff.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import pytest
 
 from qlora_doctor.reading import read_setup
 from qlora_doctor.setup.resolved import Resolved
-from tests.config.small_configs import SMALL
-from tests.dialects.silent import SILENT
+from tests.reading.dialects.silent import SILENT
+from tests.small_configs import SMALL
 
 PINNED = Path(__file__).with_name("defaults.json")
 FILES = {**{f"small/{name}": it for name, it in SMALL.items()}, **{f"silent/{name}": it for name, it in SILENT.items()}}

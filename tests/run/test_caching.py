@@ -300,7 +300,7 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
     )
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=HERE.parents[1]
+            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=HERE.parents[2]
         )
         for _ in range(2)
     ]

@@ -17,9 +17,9 @@ from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reading import Setup, read_setup
 from qlora_doctor.reading.dialects import dialect_named
 from qlora_doctor.reading.document import Document
-from tests.dialects.scripts import ARGPARSE, CLASS_BASED, DATACLASS, TUTORIAL, UNSLOTH, notebook
+from tests.reading.python.scripts import ARGPARSE, CLASS_BASED, DATACLASS, TUTORIAL, UNSLOTH, notebook
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPTS = (TUTORIAL, ARGPARSE, DATACLASS, CLASS_BASED, UNSLOTH)
 
 

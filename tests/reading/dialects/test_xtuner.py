@@ -9,7 +9,7 @@ import pytest
 from qlora_doctor.core.errors import ConfigError
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.run.checking import check
-from tests.dialects.scripts import read, source, value
+from tests.reading.python.scripts import read, source, value
 
 CONFIG = """\
 import torch

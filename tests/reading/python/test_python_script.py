@@ -15,7 +15,7 @@ from qlora_doctor.facts.environment import EnvironmentFacts, Gpu, Packages
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reading import read_setup
 from qlora_doctor.run.checking import check
-from tests.dialects.scripts import (
+from tests.reading.python.scripts import (
     ARGPARSE,
     CLASS_BASED,
     DATACLASS,

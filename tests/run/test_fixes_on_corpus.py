@@ -15,9 +15,8 @@ from qlora_doctor.run.session import CheckOptions
 from qlora_doctor.writing.convert import TARGETS, convert
 from qlora_doctor.writing.edit import apply_patch
 from qlora_doctor.writing.express import reread, same, values_of
-from tests.config.test_convert import back, not_carried
-
-from .test_corpus import CORPUS, rows
+from tests.reading.dialects.test_corpus import CORPUS, rows
+from tests.writing.test_convert import back, not_carried
 
 pytestmark = pytest.mark.skipif(not (CORPUS / "INDEX.tsv").exists(), reason="the corpus of configs is not here")
 OPTIONS = CheckOptions(stages=("config",), cache=False)

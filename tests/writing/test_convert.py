@@ -22,8 +22,7 @@ from qlora_doctor.setup.hf_names import in_hf_terms
 from qlora_doctor.setup.meaning import meanings
 from qlora_doctor.writing.convert import TARGETS, Converted, convert
 from tests.models import make_model
-
-from .small_configs import SMALL
+from tests.small_configs import SMALL
 
 CONFIGS = [target for target in TARGETS if target != "python"]
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.*[ln]"))

@@ -17,8 +17,7 @@ from qlora_doctor.reading.native import SECTIONS
 from qlora_doctor.writing.edit import apply_patch, parsed
 from qlora_doctor.writing.express import complaints, express, reread, same, values_of
 from qlora_doctor.writing.patch import CannotEdit
-
-from .small_configs import SMALL
+from tests.small_configs import SMALL
 
 SAMPLES: dict[str, Any] = {
     "bnb_4bit_compute_dtype": "float16",

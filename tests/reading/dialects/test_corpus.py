@@ -16,7 +16,7 @@ import pytest
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reading import Setup, read_setup
 
-CORPUS = Path(__file__).parents[3] / "shared" / "configs"
+CORPUS = Path(__file__).parents[4] / "shared" / "configs"
 EXPECTATIONS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "expectations.json").read_text("utf-8"))
 SAME = {"autotrain-params": "autotrain", "custom-flat": "custom", "custom-nested": "custom"}
 pytestmark = pytest.mark.skipif(not (CORPUS / "INDEX.tsv").exists(), reason="the corpus of configs is not here")

@@ -16,7 +16,7 @@ from qlora_doctor.reading import Setup, read_setup
 from qlora_doctor.run.checking import check
 from qlora_doctor.tables.conditions import is_so
 from qlora_doctor.tables.signatures import LIBRARIES, Refusal, _table, refusals
-from tests.dialects.scripts import UNSLOTH, notebook, read
+from tests.reading.python.scripts import UNSLOTH, notebook, read
 
 NEW = {"transformers": "5.23.0", "trl": "1.16.0", "peft": "0.21.2"}
 HEAD = """\

@@ -13,7 +13,7 @@ from qlora_doctor.facts.schedule import ResumeFacts, ScheduleFacts
 from qlora_doctor.probes.config.resume import recorded_arguments
 from qlora_doctor.probes.config.rows import count_rows
 
-CASES = Path(__file__).parents[3] / "shared" / "cases"
+CASES = Path(__file__).parents[4] / "shared" / "cases"
 SCRIPT = """
 from datasets import load_dataset
 from peft import LoraConfig

@@ -10,8 +10,7 @@ import pytest
 from qlora_doctor.core.errors import ConfigError
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reading import Setup, read_setup
-
-from .test_readers import value_at, write
+from tests.reading.dialects.test_readers import value_at, write
 
 PEFT = """accelerate launch --config_file fsdp.yaml --num_processes 2 train.py \\
 --model_name_or_path "x/y" --use_peft_lora True --lora_r 8 --lora_target_modules "all-linear" \\

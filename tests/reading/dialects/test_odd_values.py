@@ -15,8 +15,7 @@ from qlora_doctor.core.errors import ConfigError
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reading.dialects import DIALECTS, dialect_named
 from qlora_doctor.reading.document import Document, read_document
-
-from .test_readers import CASES, write
+from tests.reading.dialects.test_readers import CASES, write
 
 ODD: list[Any] = [
     *(None, True, False, 0, -1, 3, 2.5, float("inf"), 10**30, "", "auto", "x", "${A}", "none", "4bit"),

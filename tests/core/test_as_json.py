@@ -9,8 +9,7 @@ import pytest
 from qlora_doctor.core.as_json import as_json
 from qlora_doctor.reading import read_setup
 from qlora_doctor.reading.native import setup_from_mapping
-
-from .small_configs import SMALL
+from tests.small_configs import SMALL
 
 
 @pytest.mark.parametrize("name", SMALL)
