@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-MODEL = '''\
+MODEL = """\
 import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -20,8 +20,8 @@ quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", 
 model = AutoModelForCausalLM.from_pretrained("base", quantization_config=quantization, device_map={"": "cpu"})
 model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
 peft_config = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
-'''
-DATA = '''\
+"""
+DATA = """\
 texts = [line.rstrip("\\n") for line in open("rows.txt")]
 train_texts, held_out = texts[:-16], texts[-16:]
 
@@ -33,8 +33,8 @@ def collate(rows):
     return dict(batch)
 
 
-'''
-LOOP = '''
+"""
+LOOP = """
 from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
 
@@ -62,8 +62,8 @@ for epoch in range(2):
     with torch.no_grad():
         print("evaluation", sum(model(**batch).loss.item() for batch in evaluation) / len(evaluation))
 model.save_pretrained("out")
-'''
-ACCELERATE = '''
+"""
+ACCELERATE = """
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
@@ -89,8 +89,8 @@ for batch in loader:
     if done == 12:
         break
 accelerator.unwrap_model(model).save_pretrained("out")
-'''
-RANKS = '''
+"""
+RANKS = """
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
@@ -115,8 +115,8 @@ if rank == 0:
     model.save_pretrained("out")
 dist.barrier()
 dist.destroy_process_group()
-'''
-TRAINER = '''
+"""
+TRAINER = """
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -131,8 +131,8 @@ trainer = Trainer(model=model, args=arguments, train_dataset=train_set, eval_dat
                   data_collator=lambda rows: collate([row["text"] for row in rows]))
 trainer.train()
 trainer.save_model("out/final")
-'''
-SFT = '''
+"""
+SFT = """
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -145,8 +145,8 @@ trainer = SFTTrainer(model=model, args=arguments, train_dataset=train_set, proce
                      peft_config=peft_config)
 trainer.train()
 trainer.save_model("out/final")
-'''
-DPO = '''
+"""
+DPO = """
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
@@ -160,7 +160,7 @@ trainer = DPOTrainer(model=model, args=arguments, train_dataset=train_set, proce
                      peft_config=peft_config)
 trainer.train()
 trainer.save_model("out/final")
-'''
+"""
 KINDS = {
     "trainer": MODEL + DATA + TRAINER,
     "sft": MODEL + DATA + SFT,
