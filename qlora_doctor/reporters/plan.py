@@ -138,9 +138,10 @@ def _own(memory: MemoryFacts, width: int) -> str:
 def _how(memory: MemoryFacts, width: int) -> str:
     count = sum(len(plan.cells) for plan in memory.plans or ())
     verified = memory.plan_verified_ratio
-    sure = "no cell was compared" if verified is None else f"verified cells differ by {verified:.2%} at most"
-    traces = f"{memory.plan_traces} trace{'s' * (memory.plan_traces != 1)}"
-    lines = [_wrap(f"{words.plural(count, 'cell')} from {traces}; {sure}.", width)]
+    lines = []
+    if memory.plan_traces:
+        sure = "" if verified is None else f"; verified cells differ by {verified:.2%} at most"
+        lines = [_wrap(f"{words.plural(count, 'cell')} from {words.plural(memory.plan_traces, 'trace')}{sure}.", width)]
     lines += [_wrap(note, width) for note in memory.plan_notes or ()]
     picture = memory.predicted
     if picture is not None:
