@@ -13,10 +13,10 @@ from typing import Any
 
 from ...facts.config import Remark
 from ...facts.schedule import ResumeFacts, ScheduleFacts
+from ...setup.own_loops import OPTIONS_OF_ITS_OWN
 from ...setup.paths import resolve
 from ...setup.resolved import Taken
 from ...setup.setup import Setup
-from .combinations import OWN_LOOPS
 from .text import text_of
 
 Get = Callable[..., Any]
@@ -40,7 +40,7 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
         get: as ``Get``.
         known: the facts of the config that are known already.
     """
-    if setup.dialect in OWN_LOOPS:
+    if setup.dialect in OPTIONS_OF_ITS_OWN:
         return None
     batch, accumulation, ranks = known["batch"], known["gradient_accumulation"], _ranks(setup, known)
     of_a_rank = batch * accumulation if batch is not None and accumulation is not None else None
