@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..core.errors import UsageError
 from ..core.numbers import percent, size
-from ..facts import Facts
+from ..facts import Facts, subject_types
 from ..facts.config import HeldBudget
 from ..language.expression import Unknown
 from ..language.fields import LanguageError, field_type
@@ -38,9 +38,8 @@ def check_budget(budget: Budget) -> None:
     Raises:
         UsageError: there is not, or it is no number and no list.
     """
-    scope = {name: field.annotation for name, field in Facts.model_fields.items()}
     try:
-        kind = str(field_type(scope, budget.fact))
+        kind = str(field_type(subject_types(), budget.fact))
     except LanguageError as error:
         raise UsageError(f"The budget of {budget.fact!r} is of no fact: {error}", remedy=_WHERE) from error
     if not any(word in kind for word in ("int", "float", "list")):

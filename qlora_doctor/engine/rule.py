@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import UsageError
 from ..core.report import ALL_STAGES, Confidence, RuleOutcome, Severity
-from ..facts import Facts
+from ..facts import subject_types
 from ..language.expression import Expression, Template
 from ..language.fields import LanguageError, field_type
 
@@ -140,8 +140,7 @@ class Rule(_Strict):
     @cached_property
     def scope(self) -> dict[str, Any]:
         """Names that its expressions may use, with their types."""
-        subjects = {name: field.annotation for name, field in Facts.model_fields.items()}
-        return {**subjects, "params": {name: type(param.default) for name, param in self.params.items()}}
+        return {**subject_types(), "params": {name: type(param.default) for name, param in self.params.items()}}
 
     @cached_property
     def condition(self) -> Expression:

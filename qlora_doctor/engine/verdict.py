@@ -47,7 +47,8 @@ def read_of(facts: Facts) -> Read | None:
         why.setdefault(model, f"{model}: {facts.model.build_error or 'The model is not at hand.'}")
     unknown = [path for path in config.decided_by if path in why]
     of = len(config.decided_by)
-    return Read(known=of - len(unknown), of=of, unknown=unknown, stops_at=why[unknown[0]] if unknown else None)
+    stops_at = why[unknown[0]] if unknown else None
+    return Read.model_construct(known=of - len(unknown), of=of, unknown=unknown, stops_at=stops_at)
 
 
 def _where(path: str, line: int | None) -> str:
@@ -57,7 +58,7 @@ def _where(path: str, line: int | None) -> str:
 def summarise(findings: Sequence[Finding], outcomes: Sequence[RuleOutcome], facts: Facts | None = None) -> Summary:
     """Counts by severity of the findings that count, of the rules that could not be evaluated, and of what was read."""
     levels = [finding.severity for finding in counted(findings)]
-    return Summary(
+    return Summary.model_construct(  # counts of our own need no validator, which is one more to build
         read=read_of(facts) if facts is not None else None,
         error=levels.count("error"),
         warning=levels.count("warning"),

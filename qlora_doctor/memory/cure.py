@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..facts.memory import Change, Cure
+from . import Progress
 from .levers import Combination, Lever, Prefer, applied, combinations, speed_of
 from .machine import Machine
 from .predict import Prediction, PredictionError, predict
@@ -24,8 +25,6 @@ MOST_PREDICTIONS = 16
 """Combinations that are predicted in full."""
 NEAR = 1.05
 """Share of the room up to which a combination is predicted in full."""
-
-Tell = Callable[[str], None]
 
 
 class Predicted(Protocol):
@@ -86,7 +85,7 @@ class Search:
     room: Room
     architecture: Any
     offline: bool = True
-    told: Tell = lambda text: None
+    told: Progress = lambda text: None
     tried: dict[tuple[str, ...], Cure] = field(default_factory=dict)
 
     def found(self, levers: Sequence[Lever], prefer: Prefer, *, alone: bool = False) -> Cure | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..facts import Facts, MemoryFacts
+from . import Progress
 from .levers import Lever, Prefer, altering_levers, levers_of
 from .searching import in_order, named, search_for
 from .stage import evaluation_batch_of, look_at_memory, machine_for, sequence_of, target_card
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ..facts.memory import Cure
     from ..setup.setup import Setup
     from .cure import Search
-
-Tell = Callable[[str], None]
 
 
 class Request(Protocol):
@@ -35,7 +33,7 @@ def all_levers(setup: Setup, facts: Facts) -> tuple[list[Lever], list[Lever]]:
 
 
 def look_at_cure(
-    setup: Setup, facts: Facts, request: Request, progress: Tell, *, offline: bool = True, architecture: Any = None
+    setup: Setup, facts: Facts, request: Request, progress: Progress, *, offline: bool = True, architecture: Any = None
 ) -> MemoryFacts:
     """The prediction of the setup as it is, and where that does not fit, the changes with which it does.
 

@@ -1,7 +1,7 @@
 """Traces of one setup that outlive the process: what a second question on the same model needs, without torch.
 
-A trace is for a batch and a length, and :mod:`.courses` makes that of any other of a few. What decides a trace beside
-them (model, adapter, precision, trainer, versions) is the caller's key; cards of one kind share traces.
+A trace is for a batch and a length, and :mod:`.tapes_by_size` makes that of any other of a few. What decides a trace
+beside them (model, adapter, precision, trainer, versions) is the caller's key; cards of one kind share traces.
 """
 
 from __future__ import annotations

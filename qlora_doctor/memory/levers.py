@@ -132,7 +132,7 @@ def _harmless(setup: Setup, resolved: Resolved, evaluation_batch: int | None) ->
             1.33,
             "every forward pass is made twice",
         )
-    yield from _micro_batches(batch, training.gradient_accumulation_steps or 1)
+    yield from _micro_batches(batch, resolved["training.gradient_accumulation_steps"] or 1)
     if plain and resolved["training.prepare_for_kbit_training"] and checkpoints is not None:
         operations = [Operation("training.prepare_for_kbit_training", False)]
         if checkpoints:  # it was prepare_model_for_kbit_training that made inputs ask for gradients

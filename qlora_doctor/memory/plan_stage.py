@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import CardPlan, Cure, PlanCell, PlanPoint, SufficientCard
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, parse_memory
+from . import Progress
 from .kept import NotKept, Outline, Traces
 from .plan import LENGTH_STEP
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .plan import Cell, Plan, Planner
     from .predict import Prediction
 
-Tell = Callable[[str], None]
 
 MOST_TOKENS = 131_072
 """Tokens at which the search for the longest sequence ends where the model sets no end."""
@@ -79,7 +79,7 @@ def recalled_plan(setup: Setup, facts: Facts, request: Request) -> MemoryFacts |
 
 
 def look_at_plan(
-    setup: Setup, facts: Facts, request: Request, progress: Tell, *, offline: bool = True, architecture: Any = None
+    setup: Setup, facts: Facts, request: Request, progress: Progress, *, offline: bool = True, architecture: Any = None
 ) -> MemoryFacts:
     """The tables, and the prediction of the batch and length that are asked about on the first card.
 
@@ -119,7 +119,7 @@ def look_at_plan(
 
 
 def _look(
-    setup: Setup, facts: Facts, request: Request, progress: Tell, traces: Traces, make: Callable[[], Any] | None
+    setup: Setup, facts: Facts, request: Request, progress: Progress, traces: Traces, make: Callable[[], Any] | None
 ) -> MemoryFacts:
     from .plan import BATCHES, Planner, lengths_for
     from .stage import (
@@ -213,7 +213,7 @@ def _card_plan(
 
 
 def _cure(
-    setup: Setup, facts: Facts, planner: Planner, card: Card | None, plan: CardPlan, progress: Tell
+    setup: Setup, facts: Facts, planner: Planner, card: Card | None, plan: CardPlan, progress: Progress
 ) -> Cure | None:
     """Changes of what is asked about with which it fits, as far as what is learned stays the same."""
     asked = plan.asked

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..setup.own_loops import OWN_LOOPS
 from ..setup.resolved import Taken
 
 if TYPE_CHECKING:
@@ -17,18 +18,6 @@ if TYPE_CHECKING:
 
 METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "orpo", "cpo", "simpo", "grpo"})
 """Methods whose step is traced."""
-OWN_LOOPS = {
-    "torchtune": "torchtune",
-    "litgpt": "LitGPT",
-    "nemo-automodel": "NeMo AutoModel",
-    "qlora-pipe": "qlora-pipe",
-    "unsloth-studio": "Unsloth",
-    "xtuner": "XTuner",
-    "ludwig": "Ludwig",
-    "h2o-llmstudio": "H2O LLM Studio",
-    "mftcoder": "MFTCoder",
-}
-"""Dialects whose trainer steps by code of its own, not by transformers' or trl's."""
 _MORE = {
     "activation_offloading": "activations that are moved to host memory (activation_offloading)",
     "predict_with_generate": "an evaluation that generates (predict_with_generate)",

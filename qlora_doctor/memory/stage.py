@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from ..facts import Facts, MemoryFacts
 from ..facts.memory import Saving as SavingFact
 from ..setup.resolved import Taken
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
+from . import Progress
 
 if TYPE_CHECKING:
     from ..facts.environment import Gpu
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .machine import Machine
     from .predict import Prediction, Saving
 
-Tell = Callable[[str], None]
 
 FULL = 0.8
 """Share of the card from which it matters what a change would save; working it out takes as long as the prediction."""
@@ -62,7 +61,7 @@ def _present_card(gpu: Gpu) -> Card:
 def look_at_memory(
     setup: Setup,
     facts: Facts,
-    progress: Tell,
+    progress: Progress,
     *,
     offline: bool = True,
     architecture: Any = None,
@@ -247,7 +246,7 @@ def assumed_of_evaluation(facts: Facts) -> list[str]:
 
 
 def _savings(
-    setup: Setup, machine: Machine, prediction: Prediction, held: dict[str, Any], facts: Facts, progress: Tell,
+    setup: Setup, machine: Machine, prediction: Prediction, held: dict[str, Any], facts: Facts, progress: Progress,
     *, offline: bool, architecture: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """What changes would save where the card is nearly full or the budget is exceeded."""
@@ -279,7 +278,7 @@ def _savings(
 
 
 def _cures(
-    setup: Setup, prediction: Prediction, facts: Facts, progress: Tell, architecture: Any, offline: bool
+    setup: Setup, prediction: Prediction, facts: Facts, progress: Progress, architecture: Any, offline: bool
 ) -> dict[str, Any]:
     """Combinations of changes with which a run fits that does not, and that leave what is learned as it is."""
     from .levers import levers_of

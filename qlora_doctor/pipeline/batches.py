@@ -113,7 +113,7 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
     if Taken(setup).trainer == "trl" and (not made.tokenized or made.collator is None):
         from datasets import Dataset
 
-        text = setup.training.dataset_text_field or "text"
+        text = Taken(setup)["training.dataset_text_field"]
         kind: DataFormat = "messages" if "messages" in columns else "text"
         if {"prompt", "completion"} <= set(columns):
             kind = "prompt-completion"
@@ -153,11 +153,16 @@ def _formed(setup: Setup, tokenizer: Any, rows: int) -> Batches | None:
     return Batches(dataset, collator, "file", tokenizer, longest, None, [f"The samples are formed by {followed.by}."])
 
 
+def rows_of_a_batch(setup: Setup) -> int:
+    """Samples of one batch on one device."""
+    rows: int = Taken(setup)["training.per_device_train_batch_size"]
+    return rows
+
+
 def rows_of_a_step(setup: Setup) -> int:
     """Samples that one optimizer step takes on one device."""
-    values = Taken(setup)
-    rows: int = values["training.per_device_train_batch_size"] * values["training.gradient_accumulation_steps"]
-    return rows
+    accumulated: int = Taken(setup)["training.gradient_accumulation_steps"]
+    return rows_of_a_batch(setup) * accumulated
 
 
 def sequence_length(setup: Setup, config: Any = None) -> int:

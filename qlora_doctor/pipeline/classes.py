@@ -113,14 +113,6 @@ def loader_of(setup: Setup, architecture: Architecture) -> Loader:
     raise _unsupported(setup, architecture, own)
 
 
-def classes_of(config: Any, auto: Any) -> Any | None:
-    """The model class that an Auto class builds for a config; None where it builds none."""
-    if type(config) not in auto._model_mapping:
-        return None
-    found = auto._model_mapping[type(config)]
-    return found[0] if isinstance(found, list | tuple) else found
-
-
 def task_of_class(name: str) -> str | None:
     """The task of a model class of transformers, by its name and the Auto classes' tables; None for any other."""
     labelled = next((task for end, task in _LABELLED.items() if name.endswith(end)), None)

@@ -148,7 +148,7 @@ def _samples(setup: Setup, found: list[dict[str, Any]]) -> Samples:
     found = [_in_messages(row) for row in found] if Taken(setup).trainer == "trl" else found
     columns = list(found[0])
     kind = _format(setup, columns)
-    text_field = setup.data.text_field or setup.training.dataset_text_field or "text"
+    text_field = setup.data.text_field or Taken(setup)["training.dataset_text_field"]
     missing = [c for c in _COLUMNS.get(kind, (text_field,)) if c not in columns]
     if missing and kind in COMPARED and setup.data.format is None:
         raise StageError(

@@ -15,7 +15,7 @@ from ..core.errors import StageError
 from ..facts import BatchFacts, DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ..pipeline.architecture import context_length
-from ..pipeline.batches import render, rows_of_a_step
+from ..pipeline.batches import render, rows_of_a_batch, rows_of_a_step
 from ..pipeline.changes import change_tokenizer
 from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
@@ -167,7 +167,7 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
     if not made.tokenized or made.collator is None:
         raise NotFollowedForm("The tokenizer of the model is not on this machine.")
     look = BatchLook(tokenizer)
-    size = setup.training.per_device_train_batch_size or 8
+    size = rows_of_a_batch(setup)
     for start in range(0, len(made.rows), size):
         look.look(made.collator([dict(row) for row in made.rows[start : start + size]]))
     found, by_hand = look.facts(), _masked_by_hand(made.rows)
@@ -215,8 +215,7 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
             known.update(turn_end_facts(tokenizer, folder) if known.get("roles") is not None else {})
         batch = None
         if tokenizer is not None and architecture is not None:
-            size = setup.training.per_device_train_batch_size or 8
-            batch = batch_of(followed, size, architecture.config) if not followed.packing else None
+            batch = batch_of(followed, rows_of_a_batch(setup), architecture.config) if not followed.packing else None
     except StageError as error:
         return DataSeen(DataFacts(**known, failure=error.message))
     except NotFollowedForm:

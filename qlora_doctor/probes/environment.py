@@ -62,7 +62,8 @@ def look_at_environment() -> EnvironmentFacts:
 
 def installed_packages() -> Packages:
     """Versions from package metadata."""
-    return Packages(**{name: _version(_DISTRIBUTIONS.get(name, name)) for name in Packages.model_fields})
+    found: dict[str, Any] = {name: _version(_DISTRIBUTIONS.get(name, name)) for name in Packages.model_fields}
+    return Packages.model_construct(**found)
 
 
 def _version(distribution: str) -> str | None:

@@ -19,7 +19,7 @@ class Row:
     """A sample as the model gets it, padding taken off.
 
     Attributes:
-        ids, labels: of one token each; of a classifier the labels are one class, of an encoder and decoder another text.
+        ids, labels: of one token each; of a classifier the labels are one class, of an encoder-decoder another text.
         positions, masked: labels with those of the padding, and how many of them are -100.
     """
 

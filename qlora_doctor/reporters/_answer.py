@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..core.report import Report
-from ..facts.memory import CardPlan, Cure, MemoryFacts
 from . import _words as words
+
+if TYPE_CHECKING:
+    from ..facts.memory import CardPlan, Cure, MemoryFacts
 
 
 def headline(report: Report) -> list[str]:

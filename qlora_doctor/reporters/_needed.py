@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ..facts import MemoryFacts
-from ..facts.memory import MemoryPicture
 from . import _words as words
+
+if TYPE_CHECKING:
+    from ..facts import MemoryFacts
+    from ..facts.memory import MemoryPicture
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..facts.course import CourseFacts
-from ..facts.stored import Server, StoredFacts, Way
 from . import _words as words
+
+if TYPE_CHECKING:
+    from ..facts.course import CourseFacts
+    from ..facts.stored import Server, StoredFacts, Way
 
 WAYS = {
     "base": "base without the adapter",

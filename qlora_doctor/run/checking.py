@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..engine.suppression import Suppression
     from ..setup.setup import NotFollowed, Setup
     from ..watching.first_batches.request import RunData
+    from ..worker.job import CureRequest, PlanRequest
     from .cache import Store
     from .gathering import Work
 
@@ -346,6 +347,29 @@ def tell_trouble(store: Store, session: Session) -> None:
 def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:
     """A step needs a loaded base: who asks for the one gets the other."""
     return asked is None or name in asked or (name == "load" and "step" in asked)
+
+
+def predict(
+    session: Session, setup: Setup, *, plan: PlanRequest | None = None, cure: CureRequest | None = None
+) -> None:
+    """Run stage memory in a child process, with a table or a search that is asked for, and take what it tells."""
+    from ..worker.runner import run_stages
+
+    options = session.options
+    events = run_stages(
+        setup,
+        ["memory"],
+        timeout=options.timeout,
+        offline=options.offline,
+        trust_remote_code=options.trust_remote_code,
+        requested=("memory",),
+        facts=session.facts,
+        plan=plan,
+        cure=cure,
+        debug=options.debug,
+    )
+    for event in events:
+        session.take([event])
 
 
 def missing_packages(stage: str, facts: Facts) -> list[str]:

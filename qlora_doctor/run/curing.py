@@ -18,7 +18,7 @@ from ..worker.job import CureRequest
 from ..writing.express import express
 from ..writing.patch import CannotEdit, NoEditor
 from ..writing.remedy import unified
-from .checking import conclude_config, missing_packages, open_session, run_check
+from .checking import conclude_config, missing_packages, open_session, predict, run_check
 from .fixing import fix
 from .session import CheckOptions, Observer
 
@@ -97,6 +97,7 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
         offline=options.offline,
         trust_remote_code=options.trust_remote_code,
         dialect=options.dialect,
+        timeout=options.timeout,
         debug=options.debug,
         command=options.command,
         fail_on="never",
@@ -116,22 +117,8 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
             f"A prediction needs {', '.join(missing)}, not installed here.", remedy="pip install 'qlora-doctor[probe]'"
         )
     levers = _sayable(setup, session.setup, session.facts, options.keep)
-    from ..worker.runner import run_stages
-
     request = CureRequest(levers=tuple(levers), prefer=options.prefer, alters=options.alters)
-    events = run_stages(
-        settled(session.setup, session.facts.config),
-        ["memory"],
-        timeout=options.timeout,
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        requested=("memory",),
-        facts=session.facts,
-        cure=request,
-        debug=options.debug,
-    )
-    for event in events:
-        session.take([event])
+    predict(session, settled(session.setup, session.facts.config), cure=request)
     first = session.report()
     memory = session.facts.memory
     if memory is None or memory.cure is None:

@@ -14,7 +14,7 @@ from ..tables.cards import UnknownCard
 from ..worker.events import End, Learned
 from ..worker.job import PlanRequest
 from .cache import Surroundings, trace_key
-from .checking import conclude_config, missing_packages, open_session, results_folder
+from .checking import conclude_config, missing_packages, open_session, predict, results_folder
 from .session import CheckOptions, Observer
 
 if TYPE_CHECKING:
@@ -96,21 +96,7 @@ def run_plan(source: Path | Setup, options: PlanOptions, observer: Observer | No
             f"A plan needs {', '.join(missing)}, which {verb} not installed.",
             remedy="pip install 'qlora-doctor[probe]'",
         )
-    from ..worker.runner import run_stages
-
-    events = run_stages(
-        setup,
-        ["memory"],
-        timeout=options.timeout,
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        requested=("memory",),
-        facts=session.facts,
-        plan=request,
-        debug=options.debug,
-    )
-    for event in events:
-        session.take([event])
+    predict(session, setup, plan=request)
     return session.report()
 
 

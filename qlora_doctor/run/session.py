@@ -257,7 +257,7 @@ class Session:
         # model_construct: every part was validated where it was made, and building Report's validator, of every
         # fact that there is, would be a tenth of the time that a config check takes.
         report = Report.model_construct(
-            tool=cleaned(Tool(version=__version__, created=now(), command=self.options.command)),
+            tool=cleaned(Tool.model_construct(version=__version__, created=now(), command=self.options.command)),
             setup=cleaned(as_json(self.setup)) if self.setup else None,
             stages=records,
             facts=self.facts,

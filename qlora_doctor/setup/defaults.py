@@ -49,6 +49,7 @@ TRAINING: dict[str, Any] = {
     "num_train_epochs": 3.0,
     "lr_scheduler_type": "linear",
     "fp16": False,
+    "dataset_text_field": "text",
     "packing": False,
     "padding_free": False,
     "use_liger_kernel": False,

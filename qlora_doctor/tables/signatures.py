@@ -24,7 +24,7 @@ _OTHERWISE = {"rank": "r", "lora_r": "r", "lora_rank": "r", "alpha": "lora_alpha
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedArgument:
     """That a name is not taken.
 
     Attributes:
@@ -58,7 +58,7 @@ def is_refused(library: str, maker: str, name: str) -> bool:
     return own != "taken" and ("extends" not in makers[maker] or _verdict(*_ABOVE, name).kind != "taken")
 
 
-def refusals(library: str, maker: str, name: str) -> Iterator[Refusal]:
+def refusals(library: str, maker: str, name: str) -> Iterator[RefusedArgument]:
     """What is to be said of a keyword argument; nothing where the class takes it in every version that is known.
 
     Args:
@@ -95,7 +95,7 @@ def _verdict(library: str, maker: str, name: str) -> _Verdict:
 
 def _told(
     library: str, maker: str, written: str, name: str, verdict: _Verdict, machine: str | None
-) -> Iterator[Refusal]:
+) -> Iterator[RefusedArgument]:
     """The sentences of a verdict; of a removal as many as the argument had new names.
 
     Args:
@@ -108,10 +108,10 @@ def _told(
     if verdict.kind == "unknown":
         versions = f"any {reader} from {row['from']} to {table['version']}"
         note = f"{written} takes no {name} in {versions} and {does}."
-        yield Refusal("unknown", _closest(library, written, name), note, machine)
+        yield RefusedArgument("unknown", _closest(library, written, name), note, machine)
     elif verdict.kind == "later":
         since = verdict.entry["since"]
-        yield Refusal("later", None, f"{reader} knows {name} since {since} only and {does} before.", machine)
+        yield RefusedArgument("later", None, f"{reader} knows {name} since {since} only and {does} before.", machine)
     else:
         entry = verdict.entry
         more = f" {entry['note']}" if "note" in entry else ""
@@ -121,7 +121,7 @@ def _told(
             ends = f"{library} < {fates[index + 1][0]}" if index + 1 < len(fates) else None
             begins = f"{library} >= {since}" if index else None
             new = now.replace(f"{maker}.", f"{written}.") if now is not None else None
-            yield Refusal("removed", new, note, both(machine, begins, ends))
+            yield RefusedArgument("removed", new, note, both(machine, begins, ends))
 
 
 def _closest(library: str, maker: str, name: str) -> str | None:

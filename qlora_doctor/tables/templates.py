@@ -121,11 +121,6 @@ def _table() -> dict[str, Any]:
     return table
 
 
-def template_version() -> str:
-    """The version of LLaMA-Factory whose templates these are."""
-    return str(_table()["version"])
-
-
 @lru_cache(maxsize=256)
 def find_template(name: str, trainer: str = "llamafactory") -> Template | None:
     """A template by the name that a trainer has for it; None where the table does not know it."""
@@ -151,11 +146,6 @@ def find_template(name: str, trainer: str = "llamafactory") -> Template | None:
         media=bool(row.get("media")),
         plain=row.get("class") in (None, "Llama2Template", "ReasoningTemplate"),
     )
-
-
-def marks_in(text: str) -> tuple[str, ...]:
-    """What looks like a control token in a text, such as a template's own."""
-    return tuple(dict.fromkeys(_MARK.findall(text)))
 
 
 def is_instructed(model: str) -> bool:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ..core.report import StageRecord
 from ..core.text import cleaned
-from ..facts import Fact, Facts
+from ..facts import Fact, subject_types
 
 
 class _Event(BaseModel):
@@ -88,10 +88,9 @@ def decode(line: bytes) -> Event:
     """
     event = _WIRE.validate_json(line)
     if isinstance(event, Learned):
-        field = Facts.model_fields.get(event.subject)
-        if field is None:
+        annotation = subject_types().get(event.subject)
+        if annotation is None:
             raise ValueError(f"there are no facts called {event.subject!r}")
-        annotation: Any = field.annotation
         value = TypeAdapter(annotation).validate_python(event.value)
         return event.model_copy(update={"value": value})
     return event

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -105,15 +104,21 @@ def test_arguments_of_a_repository(committed: Path, environment: dict[str, str])
     assert result.returncode == 1 and "warning[QD113]" in result.stderr, result.stderr
 
 
+def processor_seconds() -> float:
+    """Of the processes that were started here and have ended, and of theirs."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
 @pytest.mark.slow
 def test_a_file_costs_little_after_the_installation(committed: Path, environment: dict[str, str]) -> None:
-    """A second is the promise; the bound here is loose, since the machine of a test is busy."""
+    """A second is the promise; the bound here is of processor time, since the machine of a test is busy."""
     (committed / "configs" / "llama.yaml").write_text(HEALTHY)
     git(committed, "add", "-A")
     took = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = processor_seconds()
         done = subprocess.run([*PRE_COMMIT, "run"], cwd=committed, env=environment, capture_output=True)
-        took.append(time.perf_counter() - began)
+        took.append(processor_seconds() - began)
         assert done.returncode == 0, done.stdout
     assert min(took) < 5

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qlora_doctor.engine import EvaluationError, Expression, LanguageError, Template, Unknown
-from qlora_doctor.facts import Facts
+from qlora_doctor.facts import Facts, subject_types
 
-SCOPE: dict[str, Any] = {name: field.annotation for name, field in Facts.model_fields.items()}
+SCOPE: dict[str, Any] = subject_types()
 SCOPE["params"] = {"low": float, "names": list[str]}
 
 

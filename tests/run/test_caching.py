@@ -321,9 +321,9 @@ def test_an_unchanged_config_starts_no_child(
     assert not any(cached(first).values())
     monkeypatch.setattr("qlora_doctor.worker.process.WorkerProcess", None)
     monkeypatch.setattr("qlora_doctor.worker.pool.WorkerProcess", None)
-    began = time.perf_counter()
+    began = time.process_time()
     second = run_check(write(), options)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert cached(second) == {name: name != "config" for name in ("config", *STAGES)}
     hide = {"tool": True, "stages": {"__all__": {"cached", "seconds"}}, "facts": {"environment"}}
     assert first.model_dump(mode="json", exclude=hide) == second.model_dump(mode="json", exclude=hide)  # type: ignore[arg-type]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import qlora_doctor
 from qlora_doctor.facts.environment import EnvironmentFacts, Packages
 from qlora_doctor.memory.subject import _step_options
 from qlora_doctor.pipeline.base import wants_4bit
 from qlora_doctor.pipeline.batches import rows_of_a_step, sequence_length
+from qlora_doctor.pipeline.samples import _samples
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reading.native import setup_from_mapping
 from qlora_doctor.setup import resolved
@@ -56,6 +60,7 @@ FOLLOW: dict[str, tuple[Any, set[str]]] = {
     "training.max_grad_norm": (2.0, {C, M, W}),
     "training.num_train_epochs": (4.0, {C, W}),
     "training.lr_scheduler_type": ("cosine", {W}),
+    "training.dataset_text_field": ("body", {P}),
     "training.packing": (True, {C, M, W}),
     "training.padding_free": (True, {C}),
     "training.use_liger_kernel": (True, {C}),
@@ -76,7 +81,13 @@ def views() -> dict[str, Any]:
     model = SimpleNamespace(config=SimpleNamespace())
     return {
         C: conclude(setup, None).model_dump(),
-        P: (rows_of_a_step(setup), sequence_length(setup), wants_4bit(setup), Taken(setup).trainer),
+        P: (
+            rows_of_a_step(setup),
+            sequence_length(setup),
+            wants_4bit(setup),
+            Taken(setup).trainer,
+            _samples(setup, [{"text": "a", "body": "b"}]).text_field,
+        ),
         M: repr(_step_options(setup, model)),
         W: [convert(setup, to).text for to in ("axolotl", "llamafactory", "trl")],
     }
@@ -125,3 +136,18 @@ def test_what_is_taken_here_is_known() -> None:
     assert Resolved(setup)[path] is None
     assert Taken(setup)[path] == 8
     assert Libraries.installed().torch is not None
+
+
+def test_no_consumer_has_a_default_of_its_own() -> None:
+    """``setup.training.X or 8``, where the table has a row for X, is a second author of what silence means."""
+    package = Path(qlora_doctor.__file__).parent
+    found = []
+    for path in package.rglob("*.py"):
+        if path.relative_to(package).parts[0] in ("setup", "reading"):
+            continue  # the table itself, and what a dialect makes of its own silence
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.BoolOp(op=ast.Or(), values=[*asked, ast.Constant()]):
+                    names = [".".join(ast.unparse(value).split(".")[-2:]) for value in asked]
+                    found += [f"{path.name}:{node.lineno} {name}" for name in names if name in DEFAULTS]
+    assert found == []

@@ -12,12 +12,9 @@ from typing import Any
 from ...core.closest import closest
 from ...facts.config import Remark
 from ...setup.defaults import Libraries, Version
+from ...setup.own_loops import OPTIONS_OF_ITS_OWN
 from ...setup.setup import Setup
 from ...tables.trainer_names import AXOLOTLS, OPTIMIZERS, SCHEDULERS
-
-OWN_LOOPS = {"torchtune", "litgpt", "ludwig", "h2o-llmstudio", "nemo-automodel", "qlora-pipe", "mftcoder"}
-"""Dialects whose trainers do not hand their options to transformers' classes."""
-
 
 _QUANT_TYPES = ("fp4", "nf4")
 _TAKEN_AS_WRITTEN = ("native", "trl", "alignment-handbook", "python", "notebook", "peft-adapter")
@@ -26,7 +23,7 @@ _TAKEN_AS_WRITTEN = ("native", "trl", "alignment-handbook", "python", "notebook"
 
 def refused_by_libraries(setup: Setup) -> list[Remark]:
     """Combinations at which transformers or PEFT stop, each with the canonical path to change."""
-    return [] if setup.dialect in OWN_LOOPS else list(_refusals(setup))
+    return [] if setup.dialect in OPTIONS_OF_ITS_OWN else list(_refusals(setup))
 
 
 def _refusals(setup: Setup) -> Iterator[Remark]:
@@ -101,7 +98,7 @@ def deepspeed_mismatches(setup: Setup, settings: Mapping[str, Any] | None, get: 
         settings: the file's content; None where it is not here.
         get: canonical path → value, with the trainer's default where the config is silent; None where it is unknown.
     """
-    if settings is None or setup.dialect in OWN_LOOPS:
+    if settings is None or setup.dialect in OPTIONS_OF_ITS_OWN:
         return
     different = []
     for name, path in _MATCHED:
@@ -158,7 +155,7 @@ def _finds_unused(setup: Setup) -> bool | None:
     if setup.is_unknown("training.ddp_find_unused_parameters"):
         return None
     written = setup.training.ddp_find_unused_parameters
-    if written is not None or setup.dialect in OWN_LOOPS:
+    if written is not None or setup.dialect in OPTIONS_OF_ITS_OWN:
         return written
     return setup.dialect not in _SEARCH_OFF
 

@@ -56,9 +56,10 @@ def _versions(setup: Setup, environment: EnvironmentFacts | None) -> Versions:
     """The versions that count, as they are written."""
     packages = environment.packages if environment is not None else Packages()
     asked = setup.versions
-    return Versions(
-        **{name: asked[name].exact if name in asked else getattr(packages, name) for name in Versions.model_fields}
-    )
+    counted: dict[str, Any] = {
+        name: asked[name].exact if name in asked else getattr(packages, name) for name in Versions.model_fields
+    }
+    return Versions.model_construct(**counted)
 
 
 def _as_asked(environment: EnvironmentFacts | None, setup: Setup) -> EnvironmentFacts | None:

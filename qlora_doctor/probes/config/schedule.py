@@ -13,9 +13,10 @@ from typing import Any
 
 from ...facts.config import Remark
 from ...facts.schedule import ResumeFacts, ScheduleFacts
+from ...setup.own_loops import OPTIONS_OF_ITS_OWN
 from ...setup.paths import resolve
+from ...setup.resolved import Taken
 from ...setup.setup import Setup
-from .combinations import OWN_LOOPS
 from .text import text_of
 
 Get = Callable[..., Any]
@@ -39,7 +40,7 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
         get: as ``Get``.
         known: the facts of the config that are known already.
     """
-    if setup.dialect in OWN_LOOPS:
+    if setup.dialect in OPTIONS_OF_ITS_OWN:
         return None
     batch, accumulation, ranks = known["batch"], known["gradient_accumulation"], _ranks(setup, known)
     of_a_rank = batch * accumulation if batch is not None and accumulation is not None else None
@@ -175,7 +176,7 @@ def late_intervals(setup: Setup, get: Get, updates: int | None) -> list[str] | N
     training = setup.training
     asked = {
         "save": (training.save_strategy or "steps", training.save_steps),
-        "evaluation": (training.eval_strategy or "no", training.eval_steps or training.logging_steps),
+        "evaluation": (Taken(setup)["training.eval_strategy"], training.eval_steps or training.logging_steps),
         "log": (training.logging_strategy or "steps", training.logging_steps),
     }
     return [
@@ -242,7 +243,7 @@ def _refused_best_model(setup: Setup) -> Iterator[Remark]:
 
     if not training.load_best_model_at_end or unknown("load_best_model_at_end", "eval_strategy", "save_strategy"):
         return
-    evaluation, save = training.eval_strategy or "no", training.save_strategy or "steps"
+    evaluation, save = Taken(setup)["training.eval_strategy"], training.save_strategy or "steps"
     if save == "best":
         return
     path, problem = "training.load_best_model_at_end", None
@@ -286,7 +287,7 @@ def _refused_generations(setup: Setup, schedule: ScheduleFacts) -> Iterator[Rema
         note = f"TRL stops: num_generations is {count}, and an answer is rated against the others of its group."
         yield Remark(kind="generations-single", about="generations", key=key, note=note)
     elif count is not None and batch is not None and batch % count:
-        ranks = setup.hardware.count or 1
+        ranks = Taken(setup)["hardware.count"]
         where = f"on {ranks} ranks" if ranks > 1 else "on one rank"
         note = (
             f"TRL stops: {batch} answers are generated at a time ({where}), which are no whole groups of "
@@ -296,7 +297,7 @@ def _refused_generations(setup: Setup, schedule: ScheduleFacts) -> Iterator[Rema
     evaluated = training.num_generations_eval or count
     eval_batch, strategy = training.per_device_eval_batch_size, training.eval_strategy
     if count is not None and evaluated and eval_batch and strategy not in (None, "no"):
-        ranks = setup.hardware.count or 1
+        ranks = Taken(setup)["hardware.count"]
         if (eval_batch * ranks) % evaluated:
             note = (
                 f"TRL stops: an evaluation batch of {eval_batch * ranks} over all ranks holds no whole groups of "

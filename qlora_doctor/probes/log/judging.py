@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from statistics import median
 from typing import Any
 
 from ...facts.course import CourseFacts, Curve
@@ -90,8 +89,3 @@ def _has_pairs(names: Iterable[str]) -> bool:
     """DPO's and KTO's ``rewards/margins``, or a reward model's ``margin``, which logs its rewards' extremes too."""
     held = set(names)
     return any(name.endswith("rewards/margins") for name in held) or {"margin", "min_reward"} <= held
-
-
-def middle(values: Sequence[float]) -> float:
-    """The median of what may be empty."""
-    return median(values) if values else math.nan

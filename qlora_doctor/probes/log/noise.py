@@ -17,8 +17,6 @@ from .series import Series
 
 MOST = 200
 """Points that a test looks at; a longer series is brought to medians of as many blocks."""
-LEAST = 12
-"""Points below which a direction is not told."""
 CERTAIN = 0.01
 _MAD = 0.6745
 """Median absolute deviation of a normal distribution with standard deviation 1."""

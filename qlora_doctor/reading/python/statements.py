@@ -17,7 +17,6 @@ _READ_ELSEWHERE = {"use_cache"}
 """Fields of the model's config that a Setup has a place for."""
 _OF_TOKENIZER = {"pad_token", "padding_side", "truncation_side", "eos_token", "bos_token", "unk_token", "pad_token_id",
                  "model_max_length", "chat_template", "add_eos_token", "add_bos_token", "eos_token_id"}  # fmt: skip
-_WITHOUT_EFFECT = {"mode"}
 
 
 def read_statements(script: TrainingScript, builder: SetupBuilder) -> None:

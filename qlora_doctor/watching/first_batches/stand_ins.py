@@ -114,9 +114,7 @@ def _from_config(cls: Any, /, name: Any, *args: Any, config: Any = None, **kwarg
 
     found = config
     if not isinstance(found, PretrainedConfig):
-        passed = {
-            key: kwargs[key] for key in ("revision", "subfolder", "cache_dir", "trust_remote_code") if key in kwargs
-        }
+        passed = {key: kwargs[key] for key in _OF_CONFIG if key in kwargs}
         found = cls.config_class.from_pretrained(config or name, **passed)
     found = copy.deepcopy(found)
     for key, value in kwargs.items():

@@ -274,12 +274,12 @@ from qlora_doctor.core.errors import ConfigError
 from tests.child_memory import peak_bytes
 python = dialect_named("python")
 text = "from peft import LoraConfig\\n" + json.load(sys.stdin)
-started = time.perf_counter()
+started = time.process_time()
 try:
     python.read(Document(Path("train.py"), text, "text", None))
 except ConfigError:
     pass
-print(time.perf_counter() - started, peak_bytes())
+print(time.process_time() - started, peak_bytes())
 """
 
 
@@ -290,7 +290,7 @@ def test_bombs_end_within_bounds(bomb: str) -> None:
         input=json.dumps(BOMBS[bomb]),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-500:]
@@ -357,7 +357,7 @@ def test_neighbours_end_within_bounds(name: str, tmp_path: Path) -> None:
         [sys.executable, "-c", _MEASURE_FILE, str(tmp_path / "train.py")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-500:]

@@ -568,10 +568,10 @@ def test_syntax_error_has_its_place(tmp_path: Path) -> None:
 
 def test_reading_is_quick(tmp_path: Path) -> None:
     read(tmp_path, TUTORIAL)
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(10):
         read(tmp_path, TUTORIAL)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_quantization_of_one_of_several_models(tmp_path: Path) -> None:
