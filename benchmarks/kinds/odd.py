@@ -1,8 +1,8 @@
 """Odd small variants of the architectures that are fine-tuned most, trained by the same plain script as ``truth.py``.
 
-What the sweep over all architectures does not vary: tied and untied heads, no biases, one layer, a head dimension of its
-own, one key-value head, sliding windows, mixtures of one expert, other patches, the other attention code. Knows nothing
-of qlora_doctor. Usage: ``python odd.py FOLDER OUT.jsonl [NAME …]``; ``doctor.py`` and ``table.py`` take the output.
+What the sweep over all architectures does not vary: tied and untied heads, biases, one layer, a head dimension of its
+own, one key-value head, sliding windows, mixtures of one expert, other patches. Knows nothing of qlora_doctor.
+Usage: ``python odd.py FOLDER OUT.jsonl [NAME …]``; ``doctor.py`` and ``table.py`` take the output.
 """
 
 from __future__ import annotations

@@ -173,7 +173,8 @@ TWO: list[dict[str, Any]] = [
 METHOD = (
     "one fresh process a case, several at a time on one card; random weights, quantized layer by layer (FSDP "
     "or loaded: saved and loaded with from_pretrained); NF4 blocksize 64, double quantization; "
-    "prepare_model_for_kbit_training unless prep is false or FSDP is on; the trainer of the method, 3 optimizer steps (2 where it generates); peaks: "
+    "prepare_model_for_kbit_training unless prep is false or FSDP is on; the trainer of the method, 3 optimizer steps "
+    "(2 where it generates); peaks: "
     "[allocated, reserved, seconds] of each optimizer step, evaluation excluded from allocated, its reserve stays; "
     "evals: the same at evaluation batches; saves: between a step's end and the end of saving; loaded: allocated "
     "before training"
