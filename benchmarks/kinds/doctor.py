@@ -72,6 +72,7 @@ def told(result: Report) -> dict[str, Any]:
         if facts.adapter
         else None,
         "trainable_tensors": facts.step.trainable_tensors if facts.step else None,
+        "without_gradient": len(facts.step.parameters_without_gradient or []) if facts.step else None,
         "errors": [(finding.rule, finding.message) for finding in result.findings if finding.severity == "error"],
         "warnings": [finding.rule for finding in result.findings if finding.severity == "warning"],
         "stages": {record.name: record.status for record in result.stages},

@@ -96,6 +96,9 @@ def train(folder: Path, kind: str, found: dict[str, Any], checkpointing: bool) -
             loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
         loss.mean().backward()
         found["without_gradient"] = sum(parameter.grad is None for parameter in trainable.values())
+        found["zero_gradient"] = sum(
+            parameter.grad is not None and not parameter.grad.any() for parameter in trainable.values()
+        )
         optimizer.step()
         optimizer.zero_grad()
     found["stage"] = "done"

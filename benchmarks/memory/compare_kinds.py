@@ -5,7 +5,10 @@
 The file is one that measures each kind of run (DPO, reward models, evaluation, …) with the architectures of its models:
 ``architectures``, and ``cases`` of ``{case: {model, method, bs, seq, …}, peaks: [[allocated, reserved, seconds], …],
 evals: [[allocated, reserved], …], ranks}``. Each case is written as the config that a user would write, in a folder
-with the model's config.json, and predicted as ``qlora-doctor check --stage memory`` predicts it.
+with the model's config.json, and predicted by the stage ``memory``: once with the weights brought to the card as they
+were where it was measured, and once as ``qlora-doctor check`` takes it, by from_pretrained. Most runs were measured
+with weights that came layer by layer, which leaves other free blocks behind than from_pretrained does; what is
+allocated is the same, what is reserved is not.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ALLOCATED, RESERVED, EVALUATION = 4.0, 10.0, 5.0
 """Per cent: a kind of run that is predicted stays within these."""
@@ -39,6 +45,8 @@ class Row:
     evaluation: tuple[int, int] | None = None
     measured: tuple[int, int] = (0, 0)
     measured_evaluation: tuple[int, int] | None = None
+    checked: int | None = None
+    """What is reserved where the model comes by from_pretrained, as ``check`` tells it."""
     seconds: float = 0.0
 
     def errors(self) -> dict[str, float]:
@@ -50,12 +58,14 @@ class Row:
             found["reserved"] = _off(reserved, self.measured[1])
         if self.evaluation is not None and self.measured_evaluation is not None:
             found["evaluation"] = _off(self.evaluation[0], self.measured_evaluation[0])
+        if self.checked is not None:
+            found["checked"] = _off(self.checked, self.measured[1])
         return found
 
     def within(self) -> bool:
         """Whether every error is within its bar."""
         bars = {"allocated": max(ALLOCATED, self.wider), "reserved": RESERVED, "evaluation": EVALUATION}
-        return all(abs(error) <= bars[name] for name, error in self.errors().items())
+        return all(abs(error) <= bars[name] for name, error in self.errors().items() if name in bars)
 
 
 def ranks_of(entry: dict[str, Any]) -> int:
@@ -161,7 +171,8 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
         row.reason = "No config tells that compute_metrics keeps the logits of all evaluation batches on the card."
         return row
     began = time.perf_counter()
-    report = qlora_doctor.check(path, stages=["memory"])
+    with in_this_process(), coming(case):
+        report = qlora_doctor.check(path, stages=["memory"], cache=False, offline=True)
     row.seconds = time.perf_counter() - began
     memory = report.facts.memory
     if memory is None or memory.predicted is None:
@@ -171,7 +182,48 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
     for phase in memory.predicted.phases or []:
         if phase.phase in ("step", "evaluation"):
             setattr(row, phase.phase, (phase.peak_allocated_bytes, phase.peak_reserved_bytes))
+    if not loaded(case):
+        with in_this_process():
+            memory = qlora_doctor.check(path, stages=["memory"], cache=False, offline=True).facts.memory
+        row.checked = memory.predicted.peak_reserved_bytes if memory is not None and memory.predicted else None
     return row
+
+
+def loaded(case: dict[str, Any]) -> bool:
+    """Whether the measured model came by from_pretrained, not layer by layer."""
+    return bool(case.get("fsdp") or case.get("loaded"))
+
+
+@contextmanager
+def coming(case: dict[str, Any]) -> Iterator[None]:
+    """Within, a model comes to the card as the one that was measured."""
+    from qlora_doctor.memory import subject
+
+    original = subject.subject_of_setup
+
+    def as_measured(*args: Any, **kwargs: Any) -> Any:
+        made = original(*args, **kwargs)
+        return replace(made, load=replace(made.load, warm_up=loaded(case)))
+
+    with patch.object(subject, "subject_of_setup", as_measured):
+        yield
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Within, stages do not run in a process of their own."""
+    from qlora_doctor.worker import runner
+    from qlora_doctor.worker.job import Job
+    from qlora_doctor.worker.worker import run_job
+
+    def here(setup: Any, stages: Any, **options: Any) -> Iterator[Any]:
+        fields = {name: options[name] for name in ("device", "offline", "requested", "facts", "ended")}
+        events: list[Any] = []
+        run_job(Job(setup=setup, stages=tuple(stages), **fields), events.append)
+        yield from events
+
+    with patch.object(runner, "run_stages", here):
+        yield
 
 
 def describe(case: dict[str, Any], ranks: int) -> str:

@@ -1,6 +1,7 @@
 """Measure the memory of runs beyond plain fine-tuning on this machine's GPU: methods, images, kernels, evaluation.
 
     python benchmarks/memory/measure_kinds.py [--seconds 280] [--only TEXT] [--workers 7] [--out DIR, else $OUT]
+    python benchmarks/memory/measure_kinds.py --loaded       # cases loaded by from_pretrained, as people load
     python benchmarks/memory/measure_kinds.py --cards 2      # the cases of two cards, one after the other, by torchrun
     python benchmarks/memory/measure_kinds.py --dry-run      # every case, shrunk, on the CPU: does the script work?
 
@@ -141,6 +142,20 @@ CASES: list[dict[str, Any]] = [
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "trainer": "trl", "extra": {"activation_offloading": True}},
 ]  # fmt: skip
 """What to measure on one card, the most wanted first."""
+LOADED: list[dict[str, Any]] = [
+    {"loaded": True, **case}
+    for case in (
+        {"model": "qwen2.5-1.5b", "bs": 2, "seq": 1024, "eval": 8, "eval_rows": 32, "trainer": "trl"},
+        {"model": "llama3.2-1b", "method": "dpo", "bs": 4, "seq": 512},
+        {"model": "llama3-8b/8", "bs": 1, "seq": 1024, "liger": True, "trainer": "trl"},
+        {"model": "llama3.2-1b", "method": "grpo", "bs": 4, "seq": 256, "completion": 64, "gens": 4, "accum": 2},
+        {"model": "flan-t5-large", "method": "s2s", "bs": 4, "seq": 512},
+        {"model": "llama3.2-1b", "method": "rloo", "bs": 4, "seq": 128, "completion": 64, "gens": 4},
+        {"model": "llama3.2-1b", "method": "reward", "bs": 4, "seq": 1024},
+        {"model": "llama3.2-1b", "bs": 1, "seq": 512},
+    )
+]
+"""The same of models that come from a checkpoint: what from_pretrained leaves free decides what is reserved."""
 TWO: list[dict[str, Any]] = [
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "fsdp": 2, "trainer": "trl"},
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "fsdp": 2, "bf16_storage": False},
@@ -156,9 +171,10 @@ TWO: list[dict[str, Any]] = [
 ]  # fmt: skip
 """What to measure on two cards; ``parallel``: both visible to one process, transformers' DataParallel."""
 METHOD = (
-    "one fresh process a case, several at a time on one card; random weights, quantized layer by layer (FSDP: saved "
-    "and loaded with from_pretrained); NF4 blocksize 64, double quantization; prepare_model_for_kbit_training unless "
-    "prep is false or FSDP is on; the trainer of the method, 3 optimizer steps (2 where it generates); peaks: "
+    "one fresh process a case, several at a time on one card; random weights, quantized layer by layer (FSDP "
+    "or loaded: saved and loaded with from_pretrained); NF4 blocksize 64, double quantization; "
+    "prepare_model_for_kbit_training unless prep is false or FSDP is on; the trainer of the method, 3 optimizer steps "
+    "(2 where it generates); peaks: "
     "[allocated, reserved, seconds] of each optimizer step, evaluation excluded from allocated, its reserve stays; "
     "evals: the same at evaluation batches; saves: between a step's end and the end of saving; loaded: allocated "
     "before training"
@@ -260,8 +276,9 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
     }.get(method, transformers.AutoModelForCausalLM)  # fmt: skip
     if method in ("cls", "reward"):
         config.num_labels, config.pad_token_id = case.get("labels", 1 if method == "reward" else 3), 0
-    if fsdp and not dry:
-        folder = Path(os.environ["CHECKPOINTS"]) / case["model"].replace("/", "-")
+    if (fsdp or case.get("loaded")) and not dry:
+        root = os.environ["CHECKPOINTS"] if fsdp else tempfile.mkdtemp()
+        folder = Path(root) / case["model"].replace("/", "-")
         if int(os.environ.get("RANK", 0)) == 0 and not (folder / "done").exists():
             with torch.device(device):
                 model = auto.from_config(config, dtype=torch.bfloat16)
@@ -627,6 +644,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=7)
     parser.add_argument("--cards", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
+    parser.add_argument("--loaded", action="store_true", help="the cases loaded by from_pretrained")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--case", type=Path, help="measure this one case, in this process")
     options = parser.parse_args(arguments)
@@ -636,12 +654,13 @@ def main(arguments: list[str] | None = None) -> int:
         path.write_text(json.dumps(result), encoding="utf-8")
         os._exit(0)
     deadline = time.time() + options.seconds
-    cases = [case for case in (CASES if options.cards == 1 else TWO) if options.only in json.dumps(case)]
+    wanted = LOADED if options.loaded else CASES if options.cards == 1 else TWO
+    cases = [case for case in wanted if options.only in json.dumps(case)]
     workers = options.workers if options.cards == 1 else 1
     running: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
     results: list[dict[str, Any]] = []
     waiting = list(range(len(cases)))
-    name = "kinds" if options.cards == 1 else "kinds-two"
+    name = "kinds-loaded" if options.loaded else "kinds" if options.cards == 1 else "kinds-two"
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
         while waiting or running:

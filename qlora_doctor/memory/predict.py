@@ -17,19 +17,20 @@ from .tape import Tape
 if TYPE_CHECKING:
     from .subject import Subject
 
-MARGIN = 0.02
-"""Error band of a prediction, as a share of it: no recorded measurement lies further above its prediction."""
+MARGIN = 0.035
+"""Error band of a prediction, as a share of it: no recorded measurement of a plain run lies further above its
+prediction (2.4% at most, 3.3% where a batch has a mask)."""
 MARGINS = {
-    "evaluation": 0.06,
+    "evaluation": 0.12,
     "liger": 0.045,
-    "images": 0.03,
     "generation": 0.085,
     "data parallel": 0.075,
     "sharded": 0.085,
 }
 """The same where a run is of such a kind, the widest of those it is of: what was measured above the predictions of
-what is reserved (benchmarks/memory): 5.5% after an evaluation, 4.2% with Liger's kernels, 2.4% with images,
-8.0% where answers are generated, 7.4% under DistributedDataParallel, 8.1% under FSDP 2."""
+what is reserved (benchmarks/memory/bands.py). Most of it comes of models that reached the card in another way than by
+from_pretrained: 11.3% after an evaluation, 4.2% with Liger's kernels, 8.0% where answers are generated, 6.0% under
+DistributedDataParallel. Of the way that is predicted it is 8.1% under FSDP 2 and 0.8% in seven runs of other kinds."""
 
 
 @dataclass(frozen=True)

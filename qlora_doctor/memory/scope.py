@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..facts import Facts
     from ..setup.setup import Setup
 
-METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "orpo", "cpo", "simpo", "grpo"})
+METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo"})
 """Methods whose step is traced."""
 _MORE = {
     "activation_offloading": "activations that are moved to host memory (activation_offloading)",

@@ -105,10 +105,15 @@ def test_the_longest_cache_is_always_written() -> None:
         (Training(method="grpo", use_vllm=True), "vLLM"),
         (Training(method="grpo", extra={"use_transformers_continuous_batching": True}), "continuous batching"),
         (Training(method="grpo"), "evaluation that generates"),
-        (Training(method="rloo"), "the method rloo"),
+        (Training(method="rloo"), "evaluation that generates"),
         (Training(compute_metrics=True), "compute_metrics"),
     ],
 )
 def test_generation_that_is_not_modelled(training: Training, word: str) -> None:
     reason = unmodelled(Setup(training=training), Facts(config=ConfigFacts(evaluates=True)))
     assert reason is not None and word in reason
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_generation_that_is_modelled(method: str) -> None:
+    assert unmodelled(Setup(training=Training(method=method)), Facts(config=ConfigFacts(evaluates=False))) is None
