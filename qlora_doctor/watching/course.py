@@ -33,10 +33,11 @@ class LoopCourse:
         model: that trains.
         optimizer: whose steps are counted.
         scaler: the gradient scaler, or None.
+        micro_batches: of the last watched step. A scaler leaves steps out, and no hook is told of one.
         norms: gradients are whole here, and their norm is worth taking.
         done: steps that were taken by now.
         record: given each record, with the names that a trainer logs by.
-        noticed: given what no longer holds of the model, with the step: see ``_Standing``.
+        noticed: given the step, and what no longer holds of the model: see ``Standing``.
         guard: wraps what runs within the loop.
     """
 
@@ -46,6 +47,7 @@ class LoopCourse:
         optimizer: torch.optim.Optimizer,
         *,
         scaler: Any,
+        micro_batches: int,
         norms: bool,
         done: int,
         record: Callable[[dict[str, Any]], None],
@@ -55,6 +57,7 @@ class LoopCourse:
         self.done = done
         self._record, self._noticed = record, noticed
         self._scaler = weakref.ref(scaler) if scaler is not None else lambda: None
+        self._of_a_step = max(micro_batches, 1) if scaler is not None else _MOST_LOSSES
         self._standing = Standing(model)
         self._norms = norms
         self._losses: list[torch.Tensor] = []
@@ -92,8 +95,8 @@ class LoopCourse:
     def _after_backward(self, tensors: Any) -> None:
         began = time.perf_counter()
         given = tensors[0] if isinstance(tensors, (tuple, list)) and len(tensors) == 1 else tensors
-        if isinstance(given, torch.Tensor) and given.numel() == 1 and len(self._losses) < _MOST_LOSSES:
-            self._losses.append(given.detach())
+        if isinstance(given, torch.Tensor) and given.numel() == 1:
+            self._losses = [*self._losses[1 - _MOST_LOSSES :], given.detach()]
         if self._norms:
             self._norm = self._total_norm()  # now: at the step it has been clipped
         self._spent += time.perf_counter() - began
@@ -130,7 +133,7 @@ class LoopCourse:
         with torch.no_grad():
             scaler = self._scaler()
             scale = getattr(scaler, "_scale", None) if scaler is not None else None
-            losses = [loss.float().reshape(()) for loss in self._losses]
+            losses = [loss.float().reshape(()) for loss in self._losses[-self._of_a_step :]]
             if losses and len({loss.device for loss in losses}) == 1:
                 total = torch.stack(losses).sum()
                 names.append("loss")

@@ -561,6 +561,7 @@ class Watch:
             model,
             optimizer,
             scaler=self._scaler(),
+            micro_batches=self._onlooker.micro_batches[-1] if self._onlooker is not None else 1,
             norms=self._parallel in ("none", "ddp"),
             done=self._steps,
             record=self._loop_recorded,
@@ -755,6 +756,10 @@ class Watch:
             self._ended = "failed"
             self._end_course()
             self._count_at_end()
+            if self._standing is not None:  # what was undone may be why it failed; a mode is not
+                undone = self._standing.changes()
+                undone.pop("evaluation", None)
+                self._noticed(self._counted + 1, undone)
             failure = failure_of(error, self.rank, self._counted)
             self._run["failure"] = failure
             if self.active and self._steps < self._options.steps:  # a step that was watched did not come to its end
