@@ -3,6 +3,8 @@
 A fault says which rules may tell it: one of them has to. Its healthy twin is the same script without it.
 """
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -224,6 +226,9 @@ def _callback(event: str, body: str) -> tuple[str, str]:
 
 def _compute_loss(body: str) -> list[tuple[str, str]]:
     code = (
+        "def _plain(model, inputs, return_outputs, factor=1):\n"
+        "    outputs = model(**inputs)\n"
+        "    return (factor * outputs.loss, outputs) if return_outputs else factor * outputs.loss\n\n\n"
         "class Own(Trainer):\n"
         "    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):\n"
         f"        {body}\n\n"
@@ -277,22 +282,23 @@ FAULTS = [
           ["QD443"]),
     Fault("adapters in bfloat16 with a rate too small for them", "loop",
           [("loader = Data", "for p in model.parameters():\n    if p.requires_grad:\n        p.data = p.data.to(torch.bfloat16)\nloader = Data"),
-           ("lr=1e-3", "lr=1e-7"), ("        loss = model", "        with torch.autocast('cpu', dtype=torch.bfloat16):\n            loss = model")],
+           ("lr=1e-3", "lr=1e-6"), ("optimizer, 2, 20", "optimizer, 0, 20"), ("        loss = model", "        with torch.autocast('cpu', dtype=torch.bfloat16):\n            loss = model")],
           ["QD430", "QD455", "QD412"]),
     Fault("checkpointing is switched off by the loop", "loop",
           [("accumulation_steps = 2\n", "accumulation_steps = 2\nmodel.gradient_checkpointing_disable()\n")], ["QD741"]),
     Fault("reentrant checkpointing without a gradient at the inputs", "loop",
           [('model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})',
-            'model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})')],
+            'model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})'),
+           ("loader = Data", "model.disable_input_require_grads()\nloader = Data")],
           ["QD403", "QD402", "QD404"]),
     Fault("the embeddings train and are not saved", "loop",
-          [("loader = Data", "model.get_input_embeddings().weight.requires_grad_(True)\nloader = Data")], ["QD734", "QD311", "QD434"]),
+          [("loader = Data", "model.get_input_embeddings().weight.requires_grad_(True)\nloader = Data")], ["QD329"]),
     Fault("weights of an average are copied back every step", "loop",
           [("accumulation_steps = 2\n", "accumulation_steps = 2\naverage = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}\n"),
            ("            done += 1\n", "            done += 1\n            for n, p in model.named_parameters():\n                if n in average:\n                    p.data.copy_(average[n])\n")],
           ["QD411", "QD735"]),
     Fault("two batches out of three are left out of the backward", "loop",
-          [("        loss.backward()\n", "        if number % 2:\n            loss.backward()\n")], ["QD736", "QD743"]),
+          [("        loss.backward()\n", "        if number % 2:\n            loss.backward()\n")], ["QD453"]),
     Fault("the scaler overflows in every step", "loop",
           [("done = 0\n", "done = 0\nscaler = torch.amp.GradScaler('cpu', init_scale=2.0**40, backoff_factor=1.0 - 1e-9)\n"),
            ("        loss = model(**batch).loss / accumulation_steps\n        loss.backward()\n",
@@ -333,23 +339,23 @@ FAULTS = [
           [("        parallel(**batch).loss.backward()\n", "        with parallel.no_sync():\n            parallel(**batch).loss.backward()\n")], ["QD820"]),
     Fault("each rank has a rate of its own", "ranks", [("lr=1e-3", "lr=1e-3 * (rank + 1)")], ["QD820"]),
     Fault("one rank trains other tensors", "ranks",
-          [("parallel = Dist", "if rank == 1:\n    next(p for p in model.parameters() if p.requires_grad).requires_grad_(False)\nparallel = Dist")],
+          [("parallel.train()", "if rank == 1:\n    next(p for p in model.parameters() if p.requires_grad).requires_grad_(False)\nparallel.train()")],
           ["QD750", "QD820"]),
     Fault("clipping before the gradients of accumulation are synchronized", "ranks",
           [("        parallel(**batch).loss.backward()\n", "        model(**batch).loss.backward()\n")], ["QD820"]),
     # -- Trainer
     Fault("a loss of one's own that is eight times too large", "trainer",
-          _compute_loss("return 8 * model(**inputs).loss"), ["QD742", "QD458"]),
+          _compute_loss("return _plain(model, inputs, return_outputs, 8)"), ["QD742", "QD458"]),
     Fault("a loss of one's own without the number of items", "trainer",
-          _compute_loss("return model(**inputs).loss"), ["QD742"]),
+          _compute_loss("return _plain(model, inputs, return_outputs)"), ["QD742"]),
     Fault("a loss of one's own detached", "trainer",
-          _compute_loss("return model(**inputs).loss.detach().requires_grad_()"), ["QD405", "QD404", "QD733"]),
-    Fault("a callback leaves evaluation mode on", "trainer", [_callback("on_step_begin", "model.eval()")], ["QD740"]),
+          _compute_loss("loss = model(**inputs)[0].detach().requires_grad_(); return (loss, {}) if return_outputs else loss"), ["QD405", "QD404", "QD733"]),
+    Fault("a loss of one's own leaves evaluation mode on", "trainer", _compute_loss("model.eval(); return _plain(model, inputs, return_outputs)"), ["QD740"]),
     Fault("a callback freezes the adapter in the middle", "trainer",
           [_callback("on_step_end", "[p.requires_grad_(False) for n, p in model.named_parameters() if 'layers.0' in n] if state.global_step == 6 else None")],
           ["QD732"]),
     Fault("a callback switches the adapter off in the middle", "trainer",
-          [_callback("on_step_end", "model.base_model.disable_adapter_layers() if state.global_step == 6 else None")], ["QD732", "QD750"]),
+          [_callback("on_step_end", "model.base_model.disable_adapter_layers() if state.global_step == 6 else None")], ["QD733"]),
     Fault("evaluated on what it trains on, by Trainer", "trainer", [("eval_dataset=held_set", "eval_dataset=train_set")], ["QD738"]),
     Fault("an optimizer of one's own without decay", "trainer",
           [("held_set,\n", "held_set,\n                  optimizers=(torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0), None),\n"),
@@ -365,17 +371,10 @@ FAULTS = [
     Fault("a collator that trains on padding", "trainer",
           [('batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)', 'batch["input_ids"].clone()')], ["QD631"]),
     Fault("the base's weights are tied to the optimizer", "trainer",
-          [(_TRAIN, "model.get_base_model().model.norm.weight.requires_grad_(True)\n" + _TRAIN)], ["QD734", "QD311"]),
+          [(_TRAIN, "model.get_base_model().model.norm.weight.requires_grad_(True)\n" + _TRAIN)], ["QD329"]),
     # -- TRL
-    Fault("prompts are trained although completions alone were meant", "sft",
-          [("disable_tqdm=True)", "disable_tqdm=True, completion_only_loss=False)")], ["QD610", "QD603", "QD611"]),
-    Fault("an end token that no row has", "sft",
-          [('"completion": [f" {text}"', '"completion": [f" {text}"'), ("processing_class=tokenizer", "processing_class=tokenizer"),
-           ("arguments = SFTConfig(", "tokenizer.eos_token = '<|pad|>'\narguments = SFTConfig(")], ["QD635", "QD614", "QD605"]),
     Fault("all rows are cut before their completion", "sft", [("max_length=64", "max_length=8")], ["QD634", "QD421", "QD604"]),
-    Fault("a rate a thousand times too large", "sft", [("learning_rate=1e-3", "learning_rate=10.0")], ["QD707", "QD705", "QD717", "QD702", "QD704"]),
-    Fault("a model that has an adapter already", "sft",
-          [("train_set = ", "model = get_peft_model(model, peft_config)\ntrain_set = ")], ["QD324", "QD750", "QD753"]),
-    Fault("chosen and rejected are the same", "dpo", [('text[::-1]}"', 'text}"')], ["QD701", "QD710", "QD406", "QD716", "QD616"]),
+    Fault("a rate a thousand times too large", "sft", [("learning_rate=1e-3", "learning_rate=10.0")], ["QD121"]),
+    Fault("chosen and rejected are the same", "dpo", [('text[::-1]}"', 'text}"')], ["QD637", "QD716", "QD701"]),
     Fault("a beta of zero", "dpo", [("beta=0.1", "beta=0.0")], ["QD406", "QD716", "QD701"]),
 ]  # fmt: skip

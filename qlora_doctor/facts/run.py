@@ -202,6 +202,18 @@ class RunFacts(Fact):
     evaluation_mode_since: int | None = None
     """The watched step, from 1, from which on training forwards ran in evaluation mode though earlier ones did not; 0
     where there is none."""
+    frozen_later: list[str] | None = None
+    """Tensors that trained in the watched steps and whose gradient was switched off later in the run."""
+    frozen_since: int | None = None
+    """The step at which that was seen first; 0 where it was not."""
+    adapter_off_since: int | None = None
+    """The step, after the watched ones, from which on no layer uses the adapter; 0 where there is none."""
+    steps_skipped: int | None = None
+    """Steps that the gradient scaler left out while two were waited for."""
+    evaluates_training_rows: float | None = None
+    """Share of the evaluation's rows that are training rows too, in the first rows; None where they cannot be read."""
+    rows_sorted: bool | None = None
+    """True where the rows are taken in their own order, and that goes by their length."""
     precision_asked: str | None = None
     """``bfloat16``, ``float16`` or ``float32``: what the trainer's arguments ask the forward to run in."""
     precision_missing: bool | None = None

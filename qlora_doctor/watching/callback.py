@@ -54,6 +54,11 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
             self.watch = None
             say(f"Not watching: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Gradients are complete."""
+        if self.watch is not None:
+            self.watch.before_step(state.global_step)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """An optimizer step is over, its gradients are gone."""
         if self.watch is not None and self.watch.step_ended(state.global_step):

@@ -37,6 +37,7 @@ from ..probes.tensors import layer_names, listed, parameters_of, trainable_param
 from . import accumulating, adapters, stepping
 from .arguments import against_arguments, arguments_config, asked, plain_arguments, precision_facts
 from .backward import BackwardWatch
+from .course import LoopCourse, Standing
 from .finding import is_compiled, objects, unwrapped
 from .guarding import Guard, StopTraining
 from .losses import LossWatch
@@ -114,6 +115,8 @@ class Watch:
         self._onlooker: Onlooker | None = None
         self._backward: BackwardWatch | None = None
         self._loss: LossWatch | None = None
+        self._course: LoopCourse | None = None
+        self._standing: Standing | None = None
         self._heard = heard or Overhearing()
         self._base: snapshot.Snapshot | None = None
         self._optimizers: list[Any] = []
@@ -314,10 +317,22 @@ class Watch:
 
     def _hand_made_masks(self, loader: Any) -> None:
         """Labels of the tokenized data set, of which a collator may make others."""
-        from .dataset import masked_by_hand, rewrites_labels
+        from .dataset import evaluated_share, masked_by_hand, rewrites_labels, sorted_rows
 
         loaders = [loader] if loader is not None else self._found["DataLoader"]
+        trainer = self._trainer()
+        if trainer is not None:
+            evaluated = getattr(trainer, "eval_dataset", None)
+            several = isinstance(evaluated, dict)  # data sets by name
+            shares = [
+                share
+                for each in (evaluated.values() if several and evaluated else [evaluated])
+                if (share := evaluated_share(getattr(trainer, "train_dataset", None), each)) is not None
+            ]
+            self._run["evaluates_training_rows"] = max(shares, default=None)
         self._mask_by_hand = masked_by_hand(loaders)
+        # Of a loop's loaders any may be the one of the evaluation, which is in order by right.
+        self._run["rows_sorted"] = sorted_rows(loaders) if trainer is not None or len(loaders) == 1 else None
         self._rewrites_labels = rewrites_labels(loaders)
 
     # -- the watched steps
@@ -337,7 +352,7 @@ class Watch:
             self._step_over(skipped=True)
         if self._in_step:
             return
-        if self._steps >= self._options.steps:
+        if self._steps >= self._options.steps or self._skipped >= _MORE:
             self._finish()
             self._stepped_since = True  # more steps are to come
             self._stop_loop()
@@ -534,11 +549,54 @@ class Watch:
                     onlooker.train_end()
                     self._conclude(onlooker, model)
             self._write("watched")
+        if model is not None:
+            self._follow_on(model)
         self._onlooker = None  # it holds the model
         self._found = {}
 
+    def _follow_on(self, model: nn.Module) -> None:
+        """What is still seen of the run: of a loop its course, of a trainer what it tells at its own steps."""
+        self._standing = Standing(model)
+        self._run.update(frozen_later=[], frozen_since=0, adapter_off_since=0)
+        optimizer = next((each for ref in self._stepping if (each := ref()) is not None), None)
+        if self._run.get("kind") != "loop" or not hasattr(optimizer, "register_step_pre_hook") or not self._learns():
+            return
+        self._course = LoopCourse(
+            model,
+            optimizer,
+            scaler=self._scaler(),
+            micro_batches=self._onlooker.micro_batches[-1] if self._onlooker is not None else 1,
+            norms=self._parallel in ("none", "ddp"),
+            done=self._steps,
+            record=self._loop_recorded,
+            noticed=self._noticed,
+            guard=self.guard,
+        )
+
+    def _learns(self) -> bool:
+        """Whether the last watched step had a loss and gradients: what follows one that had none is its consequence."""
+        steps = self._onlooker.gradients.steps if self._onlooker is not None else []
+        losses = getattr(self, "_losses", [])
+        return bool(losses) and _number(losses[-1]) is not None and bool(steps) and any(steps[-1].norms.values())
+
+    def _loop_recorded(self, record: dict[str, Any]) -> None:
+        numbers = {name: value for name, value in record.items() if name not in ("step", "time")}
+        self.logged(record["step"], None, numbers, record["time"])
+
+    def _noticed(self, step: int, changes: Mapping[str, Any]) -> None:
+        """Something that held of the model in the watched steps holds no more."""
+        if "frozen" in changes:
+            self._run.update(frozen_later=changes["frozen"], frozen_since=step)
+        if "switched_off" in changes:
+            self._run["adapter_off_since"] = step
+        if "evaluation" in changes:
+            model = self._model()
+            dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0] if model else []
+            self._run.update(training_mode=False, evaluation_mode_since=step, dropout_idle=bool(dropouts))
+        self._write("changed")
+
     def _conclude(self, onlooker: Onlooker, model: nn.Module) -> None:
-        self._run["watched_steps"] = self._steps
+        self._run.update(watched_steps=self._steps, steps_skipped=self._skipped)
         held = {id(unwrapped_optimizer(each)) for each in self._optimizers}
         own = [id(unwrapped_optimizer(each.optimizer)) in held for each in self._schedulers]
         counts = [_scheduler_count(each) for each in self._schedulers]
@@ -577,6 +635,12 @@ class Watch:
         if rates and peak:
             self._run["rates_during_warmup"] = max(rates) < _LOW_RATE * peak
 
+    def _end_course(self) -> None:
+        if self._course is not None:
+            course, self._course = self._course, None
+            course.close()
+            self._counted = max(self._counted, course.done)
+
     def _take_off(self) -> None:
         for handle in self._handles:
             handle.remove()
@@ -590,6 +654,7 @@ class Watch:
     def _abandon(self) -> None:
         """Something failed: nothing of ours stays on, and what is known so far is written."""
         self.active = False
+        self._end_course()
         self._take_off()
         self._onlooker = None
         self._found = {}
@@ -597,6 +662,17 @@ class Watch:
         self._write("broken")
 
     # -- what the trainer tells
+
+    def before_step(self, done: int) -> None:
+        """The trainer is about to step: gradients are there."""
+        if self._standing is not None:
+            self.guard(self._stands)(done)
+
+    def _stands(self, done: int) -> None:
+        assert self._standing is not None
+        changes = self._standing.changes()
+        if changes:
+            self._noticed(done + 1, changes)
 
     def step_ended(self, done: int) -> bool:
         """An optimizer step of the trainer is over; True asks it to stop."""
@@ -611,11 +687,15 @@ class Watch:
         if self.active and (self._steps >= self._options.steps or self._skipped >= _MORE):
             self._finish()
 
-    def logged(self, step: int, epoch: float | None, logs: Mapping[str, Any]) -> None:
-        """A record of the series, as the trainer made it."""
+    def logged(self, step: int, epoch: float | None, logs: Mapping[str, Any], at: float | None = None) -> None:
+        """A record of the series, as the trainer made it.
+
+        Args:
+            at: seconds since the epoch; None is now.
+        """
         self._counted = max(self._counted, step)
         numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
-        record = {"step": step, "epoch": epoch, "time": time.time(), **numbers, **_memory_now(self.facts)}
+        record = {"step": step, "epoch": epoch, "time": at or time.time(), **numbers, **_memory_now(self.facts)}
         self.series.append(record)
         if any(not math.isfinite(float(value)) for value in numbers.values()):
             self.guard(self._not_finite)(step)
@@ -679,7 +759,12 @@ class Watch:
 
         if error is not None:
             self._ended = "failed"
+            self._end_course()
             self._count_at_end()
+            if self._standing is not None:  # what was undone may be why it failed; a mode is not
+                undone = self._standing.changes()
+                undone.pop("evaluation", None)
+                self._noticed(self._counted + 1, undone)
             failure = failure_of(error, self.rank, self._counted)
             self._run["failure"] = failure
             if self.active and self._steps < self._options.steps:  # a step that was watched did not come to its end
@@ -687,6 +772,7 @@ class Watch:
         self._in_step = False
         if self.active:
             self._finish()
+        self._end_course()
         self._count_at_end()
         if error is None and not self._over:
             self._look_at_end()
@@ -918,7 +1004,9 @@ class Watch:
         if known.get("gradient_checkpointing") is not None and seen.layer_forwards and onlooker.gradients.steps:
             active = seen.layer_recomputations > 0
         asked_for = known.get("gradient_checkpointing")
-        if getattr(self._arguments, "gradient_checkpointing", False):
+        # transformers leaves the function where it was when checkpointing is switched off again.
+        left = any("_gradient_checkpointing_func" in vars(module) for module in onlooker.model.modules())
+        if getattr(self._arguments, "gradient_checkpointing", False) or left:
             asked_for = True
             active = seen.layer_recomputations > 0 if seen.layer_forwards and onlooker.gradients.steps else None
         self._run.update(

@@ -404,10 +404,14 @@ def padded(side: str, labels_too: bool) -> list[Batch]:
     ("side", "labels_too", "rules"),
     [("left", False, {"QD443"}), ("right", False, set()), ("right", True, {"QD631"})],
 )
-def test_a_mask_of_ones_over_padding(tiny_llama: Path, side: str, labels_too: bool, rules: set[str]) -> None:
+@pytest.mark.parametrize("mask", ["of ones", "none"])
+def test_a_mask_of_ones_over_padding(tiny_llama: Path, side: str, labels_too: bool, rules: set[str], mask: str) -> None:
     model = adapted(tiny_llama)
     model.config.pad_token_id = 0
-    report = looked_at(model, adamw(model), healthy, padded(side, labels_too))
+    data = padded(side, labels_too)
+    if mask == "none":
+        data = [{name: value for name, value in batch.items() if name != "attention_mask"} for batch in data]
+    report = looked_at(model, adamw(model), healthy, data)
     assert told_of(report) == rules, told(report)
 
 

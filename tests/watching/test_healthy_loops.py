@@ -64,7 +64,7 @@ def test_hooks_are_gone_after_the_watched_steps(tiny_llama: Path) -> None:
 
     with qlora_doctor.watch(model, optimizer, quiet=True):
         train(model, optimizer, after=note)
-        assert torch.autograd.backward is plain
+    assert torch.autograd.backward is plain and not optimizer._optimizer_step_pre_hooks
     assert seen[0] > before and seen[1] > before  # two steps are watched
     assert set(seen[2:]) == {before}
     assert not _global_optimizer_post_hooks
@@ -82,7 +82,7 @@ def test_what_a_healthy_loop_shows(tiny_llama: Path) -> None:
     assert step.changed_base_tensors == [] and step.parameters_not_updated == [] and step.adapter_effective
     assert step.optimizer is not None and step.optimizer.missing_parameters == []
     assert batch.rows == 8 and batch.trained_ratio == 1.0 and batch.labels_shifted is False
-    assert [record.name for record in report.stages] == ["config", "structure", "load", "step", "run"]
+    assert [record.name for record in report.stages] == ["config", "structure", "load", "step", "run", "course"]
 
 
 def test_a_training_of_one_step_is_looked_at(tiny_llama: Path) -> None:

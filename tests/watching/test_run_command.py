@@ -68,7 +68,7 @@ def test_a_loop_is_watched_and_left_alone(tiny_llama: Path, tmp_path: Path) -> N
     report = report_of(tmp_path / "report.json")
     assert not rules_of(report), report["findings"]
     assert report["facts"]["run"]["watched_steps"] == 2 and report["facts"]["run"]["kind"] == "loop"
-    assert [stage["status"] for stage in report["stages"]] == ["done"] * 5
+    assert [stage["status"] for stage in report["stages"]] == ["done"] * 6
     assert "verdict: nothing found" in done.stderr and (tmp_path / "report.html").is_file()
 
 
