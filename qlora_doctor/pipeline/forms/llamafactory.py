@@ -80,11 +80,10 @@ def form(
             if stage == "pt":
                 formed = _pretraining(row, columns, told, tokenizer, settings)
             elif told.form == "alpaca":
-                formed = _finish(_alpaca(row, columns, told), template, settings, tokenizer)
+                formed = _finish(row, _alpaca(row, columns, told), template, settings, tokenizer)
             elif told.form in ("sharegpt", "openai"):
-                formed = _finish(
-                    _sharegpt(row, columns, _tags(settings, told.form), told), template, settings, tokenizer
-                )
+                conversation = _sharegpt(row, columns, _tags(settings, told.form), told)
+                formed = _finish(row, conversation, template, settings, tokenizer)
             else:
                 raise NotFollowedForm(f"LLaMA-Factory's formatting {told.form} is not followed.")
         except CannotForm as error:
@@ -207,12 +206,16 @@ def _pretraining(
 
 
 def _finish(
-    conversation: _Conversation, template: Template | None, settings: Mapping[str, Any], tokenizer: Any
+    row: Mapping[str, Any],
+    conversation: _Conversation,
+    template: Template | None,
+    settings: Mapping[str, Any],
+    tokenizer: Any,
 ) -> FormedRow:
     messages, system, tools, why = conversation
     asked = "\n".join(each["content"] for each in messages if each["role"] in ("user", "observation"))
     answer = "\n".join(each["content"] for each in messages if each["role"] in ("assistant", "function"))
-    identity = json.dumps([system, tools, messages])
+    identity = json.dumps([system, tools, messages]) if why is None else json.dumps(row, default=str)
     formed = FormedRow(0, None, teaches=why is None, dropped=why, prompt=asked, answer=answer, identity=identity)
     formed.messages, formed.tools = [dict(each) for each in messages], tools
     if why is None and template is not None and tokenizer is not None:
