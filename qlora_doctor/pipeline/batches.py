@@ -12,7 +12,7 @@ import torch
 from ..core.errors import StageError
 from ..setup.resolved import Taken
 from ..setup.setup import Setup
-from .architecture import Architecture
+from .architecture import Architecture, context_length
 from .changes import change_tokenizer
 from .failures import as_stage_error
 from .forms import NotFollowedForm, follow, is_followed, read_named
@@ -171,16 +171,6 @@ def sequence_length(setup: Setup, config: Any = None) -> int:
     length = Taken(setup)["training.max_length"] or SYNTHETIC_LENGTH
     context = context_length(config) if config is not None else None
     return min(length, context) if context else length
-
-
-def context_length(config: Any) -> int | None:
-    """Positions that the model has, None where its config sets no limit."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        value = getattr(text, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
 
 
 def no_tokenizer(setup: Setup) -> StageError:
@@ -391,7 +381,6 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> li
 __all__ = [
     "Batches",
     "DataFormat",
-    "context_length",
     "load_tokenizer",
     "make_batches",
     "rows_of_a_step",

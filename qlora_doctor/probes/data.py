@@ -14,7 +14,8 @@ from typing import Any
 from ..core.errors import StageError
 from ..facts import BatchFacts, DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
-from ..pipeline.batches import context_length, render, rows_of_a_step
+from ..pipeline.architecture import context_length
+from ..pipeline.batches import render, rows_of_a_step
 from ..pipeline.changes import change_tokenizer
 from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
