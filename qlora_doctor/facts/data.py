@@ -69,6 +69,8 @@ class DataFacts(Fact):
     vocab_rows: int | None = None
     tokens_out_of_range: int | None = None
     eos_supervised_ratio: float | None = None
+    """Share of the rows that train anything in which an end token is trained; None of pre-training, whose
+    texts need not end."""
     double_bos_rows: int | None = None
     identical_pairs: int | None = None
     """Pairs of a preference whose chosen answer is the rejected one."""

@@ -163,9 +163,28 @@ def _samples(setup: Setup, found: list[dict[str, Any]]) -> Samples:
             remedy="Set data.format and data.text_field to what the file holds.",
             place=setup.place("data"),
         )
+    _refuse_rows_without(found, _COLUMNS.get(kind, (text_field,)), setup)
     if kind == "unpaired-preference":
         _refuse_other_than_true_and_false(found, setup)
     return Samples(found, columns, kind, text_field, name)
+
+
+def _refuse_rows_without(rows: list[dict[str, Any]], needed: tuple[str, ...], setup: Setup) -> None:
+    """A column that some rows leave empty: another file, or a part of one, has another name for it.
+
+    Raises:
+        StageError: with how many rows, and what these have instead.
+    """
+    for column in needed:
+        without = [row for row in rows if row[column] is None]
+        if without:
+            others = [name for name, value in without[0].items() if value is not None]
+            raise StageError(
+                f"{len(without)} of the {len(rows)} rows looked at have nothing in the column {column!r}, where "
+                f"training stops; one of them has {', '.join(others) or 'nothing at all'}.",
+                remedy=f"Give every row a {column}, or take these rows out.",
+                place=setup.place("data"),
+            )
 
 
 def _refuse_other_than_true_and_false(rows: list[dict[str, Any]], setup: Setup) -> None:

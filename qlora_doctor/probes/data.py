@@ -129,6 +129,8 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
             known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
             batch = _batch(setup, look, batches)
             known.update(_marked(way, in_full, tokenizer))
+            if setup.training.method == "pretrain":
+                known.pop("eos_supervised_ratio", None)
             if known.get("format") == "messages":
                 known.update(turn_end_facts(tokenizer, architecture.folder))
     except NotFollowedForm:
@@ -209,6 +211,8 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
         if followed is None:
             raise NotFollowedForm("The config names no data.")
         known.update(facts_of(followed, known.get("vocab_rows")))
+        if setup.training.method == "pretrain":
+            known.pop("eos_supervised_ratio", None)
         known.update(overlap_of(setup))
         if named.settings.get("chat_template") in (None, "tokenizer_default") and setup.dialect != "llamafactory":
             folder = architecture.folder if architecture is not None else None

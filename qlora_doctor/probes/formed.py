@@ -47,7 +47,7 @@ def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         "left_out": dropped_by_reason(followed),
         "left_out_reasons": [f"{count} {why}" for why, count in dropped_by_reason(followed).items()],
         "rows_left_out": sum(row.dropped is not None for row in rows),
-        "empty_answers": sum(row.dropped is None and not row.answer.strip() for row in rows),
+        "empty_answers": sum(_answers_nothing(row, followed.sets[row.set_number]) for row in rows),
         **_roles(sets),
         **repeated(rows),
         **talk_facts([row for row in rows if row.dropped is None]),
@@ -117,7 +117,9 @@ def _of_tokens(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
     # list.count and max run in C: a row of thousands of tokens is looked at in microseconds.
     counted = sum(len(row.labels) - row.labels.count(IGNORED) for row in trained)
     kept = sum(len(row.ids) for row in trained)
-    masked_rows = sum(_is_masked(row) for row in rows if row.dropped in (None, MASKED))
+    masked_rows = sum(
+        _is_masked(row) if row.ids else row.teaches is False for row in rows if row.dropped in (None, MASKED)
+    )
     known: dict[str, Any] = {
         "tokens_mean": statistics.fmean(lengths),
         "tokens_median": int(statistics.median(lengths)),
@@ -129,8 +131,9 @@ def _of_tokens(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         "labels_masked_ratio": 1.0 - counted / kept if kept else 1.0 if masked_rows == len(rows) else None,
     }
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
-    if eos is not None and trained:
-        known["eos_supervised_ratio"] = sum(eos in row.labels for row in trained) / len(trained)
+    taught = [row for row in trained if not _is_masked(row)]
+    if eos is not None and taught:
+        known["eos_supervised_ratio"] = sum(eos in row.labels for row in taught) / len(taught)
     if bos is not None and bos != eos:
         known["double_bos_rows"] = sum(row.ids[:2] == [bos, bos] for row in formed)
     lost = [row.lost for row in formed if row.lost is not None]
@@ -145,6 +148,11 @@ def _of_tokens(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
     if limit is not None:
         known["limit"] = limit
     return known
+
+
+def _answers_nothing(row: FormedRow, of: FormedSet) -> bool:
+    """Whether a row's answer is empty; where no message has a role that is trained, that is what is wrong."""
+    return row.dropped is None and not row.answer.strip() and not of.asked_roles_missing
 
 
 def _is_masked(row: FormedRow) -> bool:

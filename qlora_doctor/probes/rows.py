@@ -19,7 +19,8 @@ class Row:
     """A sample as the model gets it, padding taken off.
 
     Attributes:
-        ids, labels: of one token each; of a classifier the labels are one class, of an encoder-decoder another text.
+        ids, labels: one of each token; of a classifier the labels are one class, of an encoder and decoder another
+            text.
         positions, masked: labels with those of the padding, and how many of them are -100.
     """
 
@@ -119,8 +120,9 @@ def of_texts(rows: Sequence[Row], limit: int | None, tokenizer: Any) -> dict[str
         "truncated_ratio": sum(limit is not None and n > limit for n in lengths) / len(lengths),
     }
     eos = getattr(tokenizer, "eos_token_id", None)
-    if eos is not None:
-        facts["eos_supervised_ratio"] = sum(bool((row.labels == eos).any()) for row in rows) / len(rows)
+    taught = [row for row in rows if row.masked < row.positions]
+    if eos is not None and taught:
+        facts["eos_supervised_ratio"] = sum(bool((row.labels == eos).any()) for row in taught) / len(taught)
     bos = getattr(tokenizer, "bos_token_id", None)
     if bos is not None and bos != eos:
         facts["double_bos_rows"] = sum(row.ids[:2].tolist() == [bos, bos] for row in rows)

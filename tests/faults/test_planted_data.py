@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
 from tests.faults.planting import check_here, found, healthy_config, told, write
-from tests.models import make_data
+from tests.models import CHAT_TEMPLATE, make_data
 from tests.probes.test_forms import SCRIPT
 
 STAGES = ("config", "data")
@@ -189,3 +189,104 @@ trainer = SFTTrainer(model=model, tokenizer=tokenizer, train_dataset=data, args=
 trainer = train_on_responses_only(trainer, instruction_part="### Instruction:\\n", response_part="MARKER")
 trainer.train()
 """
+
+
+LLAMA3 = (
+    "{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' }}"
+    "{{ m['content'] + '<|eot_id|>' }}"
+    "{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_template_that_is_written_out(
+    own: bool, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marks of another family are no tokens of the model's vocabulary, and that its end is not trained follows."""
+    pytest.importorskip("trl")
+    make_data(tmp_path / "train.jsonl", "messages", rows=24)
+    template = CHAT_TEMPLATE if own else LLAMA3
+    said = {"train": "train.jsonl", "format": "messages", "chat_template": template}
+    config = healthy_config(tiny_llama, data=said, training={"trainer": "trl", "max_length": 256})
+    report = check_here(write(tmp_path / "config.json", config), monkeypatch, stages=STAGES)
+    assert found(report, "warning") == (set() if own else {"QD650"}), told(report)
+
+
+def test_rows_that_name_their_messages_otherwise(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trl")
+    make_data(tmp_path / "train.jsonl", "messages", rows=24)
+    text = (tmp_path / "train.jsonl").read_text()
+    (tmp_path / "train.jsonl").write_text(text + text.replace("messages", "conversation"))
+    config = healthy_config(tiny_llama, data={"train": "train.jsonl"}, training={"trainer": "trl", "max_length": 128})
+    report = check_here(write(tmp_path / "config.json", config), monkeypatch, stages=STAGES)
+    assert found(report, "error") == {"QD601"}, told(report)
+    assert "24 of the 48 rows looked at have nothing in the column 'messages'" in told(report)
+
+
+def _talk(number: int) -> dict[str, Any]:
+    call = json.dumps({"name": "weather", "arguments": {"city": f"city {number}"}})
+    turns = [
+        ("human", f"How is city {number}?"),
+        ("function_call", call),
+        ("observation", "sun"),
+        ("gpt", f"Good {number}"),
+    ]
+    tools = json.dumps([{"name": "weather", "parameters": {"type": "object", "properties": {}}}])
+    return {"conversations": [{"from": role, "value": text} for role, text in turns], "tools": tools}
+
+
+def _called(rows: Rows, call: str) -> Rows:
+    return [
+        {**row, "conversations": [row["conversations"][0], {"from": "function_call", "value": call}]} for row in rows
+    ]
+
+
+def _seen(rows: Rows, mark: str, images: int) -> Rows:
+    return [
+        {
+            "conversations": [{"from": "human", "value": f"{mark} What is {n}?"}, {"from": "gpt", "value": f"A {n}"}],
+            "images": ["a.png"] * images,
+        }
+        for n, _ in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "columns", "change"),
+    [
+        (set(), {"tools": "tools"}, lambda rows: rows),
+        ({"QD655"}, {}, lambda rows: rows),
+        ({"QD664"}, {"tools": "tools"}, lambda rows: _called(rows, "weather(city=x)")),
+        ({"QD665"}, {"tools": "tools"}, lambda rows: _called(rows, '{"name": "forecast", "arguments": {}}')),
+        ({"QD651"}, {"tools": "tools"}, lambda rows: json.loads(json.dumps(rows).replace('"from": "', '"from": "x'))),
+        (set(), {"images": "images"}, lambda rows: _seen(rows, "<image>", 1)),
+        ({"QD655"}, {}, lambda rows: _seen(rows, "<image>", 1)),
+        ({"QD601"}, {"images": "images"}, lambda rows: _seen(rows, "<image>", 2)),
+        ({"QD601"}, {"images": "images"}, lambda rows: _seen(rows, "Look:", 1)),
+    ],
+)
+def test_tools_and_images_of_llamafactory(
+    rules: set[str],
+    columns: dict[str, str],
+    change: Callable[[Rows], Rows],
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their tokens are not followed; what needs none is told all the same."""
+    rows = change([_talk(number) for number in range(24)])
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    entry = {"file_name": "rows.jsonl", "formatting": "sharegpt", "columns": {"messages": "conversations", **columns}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": entry}))
+    config = {
+        "model_name_or_path": str(tiny_llama), "stage": "sft", "do_train": True, "finetuning_type": "lora",
+        "quantization_bit": 4, "lora_target": "all", "dataset": "mine", "dataset_dir": ".", "template": "chatml",
+        "cutoff_len": 128, "learning_rate": 1e-4, "bf16": True, "output_dir": "out",
+    }  # fmt: skip
+    report = check_here(write(tmp_path / "lf.json", config), monkeypatch, stages=STAGES)
+    assert {rule for rule in found(report, "info") if rule.startswith("QD6")} == rules, told(report)
+    assert next(stage.status for stage in report.stages if stage.name == "data") == (
+        "failed" if "QD601" in rules else "done"
+    )

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("datasets")
+
+import torch
 
 from qlora_doctor.pipeline.forms import FormedRow
 from qlora_doctor.probes.data import look_at_data

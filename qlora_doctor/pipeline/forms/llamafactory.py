@@ -28,6 +28,7 @@ _TAGS = {
     "role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt",
     "observation_tag": "observation", "function_tag": "function_call", "system_tag": "system",
 }  # fmt: skip
+_MEDIA = ("images", "videos", "audios")
 _SPECIAL = ("bos_token", "eos_token")
 _INVALID_ROLES = "a role out of turn"
 _COUNT = "no answer to its last question"
@@ -68,25 +69,27 @@ def form(
     columns = _columns(settings)
     if settings.get("ranking"):
         raise NotFollowedForm("A ranking data set is none of supervised fine-tuning.")
-    if any(
-        isinstance(settings.get("columns"), Mapping) and settings["columns"].get(k)
-        for k in ("images", "videos", "audios")
-    ):
-        raise NotFollowedForm("Rows with images, video or audio go through the model's processor.")
-    template = _template(settings, tokenizer) if stage == "sft" else None
+    # How these are written is not followed, so their tokens are left out; what needs no tokens is told all the same.
+    written = settings.get("columns")
+    media = [name for name in _MEDIA if isinstance(written, Mapping) and written.get(name)]
+    told.read |= {str(written[name]) for name in media if isinstance(written, Mapping)}
+    if media or _calls_tools(rows, columns, settings, told.form):
+        tokenizer = None
+    template = _template(settings, tokenizer) if stage == "sft" and tokenizer is not None else None
     found = []
     for number, row in rows:
         try:
             if stage == "pt":
                 formed = _pretraining(row, columns, told, tokenizer, settings)
             elif told.form == "alpaca":
-                formed = _finish(_alpaca(row, columns, told), template, settings, tokenizer)
+                formed = _finish(row, _alpaca(row, columns, told), template, settings, tokenizer)
             elif told.form in ("sharegpt", "openai"):
-                formed = _finish(
-                    _sharegpt(row, columns, _tags(settings, told.form), told), template, settings, tokenizer
-                )
+                conversation = _sharegpt(row, columns, _tags(settings, told.form), told)
+                formed = _finish(row, conversation, template, settings, tokenizer)
             else:
                 raise NotFollowedForm(f"LLaMA-Factory's formatting {told.form} is not followed.")
+            for name in media if formed.dropped is None else ():
+                _count_media(formed, row.get(str(written[name])) if isinstance(written, Mapping) else None, name)
         except CannotForm as error:
             where = f"Row {number + 1}" if number is not None else "A row"
             raise CannotForm(f"{where}: {error}") from error
@@ -104,6 +107,38 @@ def form(
             told.asked_roles_missing = [tags["assistant_tag"]]
             told.roles_trained = [tags["assistant_tag"]]
     return found
+
+
+def _count_media(formed: FormedRow, given: Any, name: str) -> None:
+    """Compare the marks in the messages with the files of a row, as ``mm_plugin._validate_messages`` does.
+
+    Raises:
+        CannotForm: there are more or fewer of the ones than of the others.
+    """
+    mark = f"<{name.removesuffix('s')}>"
+    marks = sum(str(message.get("content")).count(mark) for message in formed.messages or ())
+    files = len(given) if isinstance(given, list) else 0 if given is None else 1
+    if marks != files:
+        raise CannotForm(f"its messages have {mark} {marks} times, and its column {name} has {files} of them.")
+
+
+def _calls_tools(
+    rows: Sequence[tuple[int | None, Mapping[str, Any]]],
+    columns: Mapping[str, str | None],
+    settings: Mapping[str, Any],
+    form: str,
+) -> bool:
+    """Whether a row defines tools or calls one: these are written as text by code of each template's own."""
+    tags = _tags(settings, form)
+    turns, tools = str(columns["messages"]), columns["tools"]
+    return any(
+        (tools is not None and row.get(tools))
+        or any(
+            isinstance(turn, Mapping) and turn.get(tags["role_tag"]) == tags["function_tag"]
+            for turn in (row.get(turns) if isinstance(row.get(turns), list) else ())
+        )
+        for _, row in rows
+    )
 
 
 def _columns(settings: Mapping[str, Any]) -> dict[str, str | None]:
@@ -207,17 +242,19 @@ def _pretraining(
 
 
 def _finish(
-    conversation: _Conversation, template: Template | None, settings: Mapping[str, Any], tokenizer: Any
+    row: Mapping[str, Any],
+    conversation: _Conversation,
+    template: Template | None,
+    settings: Mapping[str, Any],
+    tokenizer: Any,
 ) -> FormedRow:
     messages, system, tools, why = conversation
     asked = "\n".join(each["content"] for each in messages if each["role"] in ("user", "observation"))
     answer = "\n".join(each["content"] for each in messages if each["role"] in ("assistant", "function"))
-    identity = json.dumps([system, tools, messages])
+    identity = json.dumps([system, tools, messages]) if why is None else json.dumps(row, default=str)
     formed = FormedRow(0, None, teaches=why is None, dropped=why, prompt=asked, answer=answer, identity=identity)
     formed.messages, formed.tools = [dict(each) for each in messages], tools
     if why is None and template is not None and tokenizer is not None:
-        if tools or any(each["role"] == "function" for each in messages):
-            raise NotFollowedForm("How LLaMA-Factory writes tools into a prompt is not followed.")
         _encode(formed, messages, system, template, settings, tokenizer)
     return formed
 

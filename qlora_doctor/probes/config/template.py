@@ -8,7 +8,7 @@ from typing import Any
 
 from ...setup.paths import resolve
 from ...setup.setup import NamedData, Setup
-from ...tables.templates import family_of, find_template, is_instructed
+from ...tables.templates import family_of, find_template, is_instructed, marks_in
 
 _TRAINERS = {"llamafactory": "llamafactory", "axolotl": "axolotl", "ms-swift": "ms-swift", "python": "unsloth"}
 _ADDS = {
@@ -24,6 +24,9 @@ def template_facts(setup: Setup) -> dict[str, Any]:
 
     Nothing where the template is not named, not known, or the vocabulary of the model cannot be told.
     """
+    written = _written(setup)
+    if written is not None:
+        return _of_text(setup, written)
     dialect = setup.dialect.removeprefix("shell-")
     named = next((each for each in setup.named_data if _name_of(each) and each.role == "train"), None)
     model = setup.model.name_or_path
@@ -48,6 +51,54 @@ def template_facts(setup: Setup) -> dict[str, Any]:
     accepted = _adds_tokens(named, dialect) or not (dialect == "llamafactory" or is_instructed(model))
     known["template_foreign_marks"] = [] if accepted else foreign
     return known
+
+
+def _written(setup: Setup) -> str | None:
+    """A template that is given as text, by the config or by a script; None where there is none."""
+    text = setup.data.chat_template
+    for change in setup.changes:
+        if change.kind == "tokenizer" and change.name == "chat_template" and isinstance(change.value, str):
+            text = change.value
+    for named in setup.named_data:
+        own = named.settings.get("chat_template_jinja")
+        text = own if isinstance(own, str) and text is None else text
+    return text if text is not None and "{" in text else None
+
+
+def _of_text(setup: Setup, text: str) -> dict[str, Any]:
+    """The marks of a text against the vocabulary of a model that has a template of its own.
+
+    Whoever gives a template to a base, or adds tokens, may mean the marks as they are.
+    """
+    model = setup.model.name_or_path
+    adds = any(change.kind in ("add-tokens", "add-special-tokens") for change in setup.changes)
+    adds = adds or any(_adds_tokens(named, setup.dialect.removeprefix("shell-")) for named in setup.named_data)
+    if model is None or setup.is_unknown("model.name_or_path"):
+        return {}
+    vocabulary, family = _vocabulary(setup, model), family_of(model)
+    known: dict[str, Any] = {"template": "that is written out"}
+    if family is not None:
+        known["model_family"] = family[0]
+    if vocabulary is not None:
+        foreign = [mark for mark in marks_in(text) if f'"{mark}"' not in vocabulary]
+    elif family is not None:
+        foreign = [mark for mark in marks_in(text) if mark not in family[1]]
+    else:
+        return known
+    known["template_foreign_marks"] = [] if adds or not _has_template(setup, model) else foreign
+    return known
+
+
+def _has_template(setup: Setup, model: str) -> bool:
+    """Whether the model was taught a template: its name says so, or its folder has one."""
+    folder = resolve(setup, model)
+    if folder is None or not Path(folder).is_dir():
+        return is_instructed(model)
+    try:
+        said = (Path(folder) / "tokenizer_config.json").read_text("utf-8")
+    except (OSError, ValueError):
+        said = ""
+    return (Path(folder) / "chat_template.jinja").is_file() or '"chat_template"' in said or is_instructed(model)
 
 
 def _name_of(named: NamedData) -> str | None:
