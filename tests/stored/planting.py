@@ -144,6 +144,26 @@ def of_a_shorter_base(folder: Path) -> None:
     (base / "config.json").write_text(json.dumps(sizes))
 
 
+def in_parts(folder: Path) -> None:
+    """As a model is sharded, which no loader of PEFT's reads."""
+    from safetensors.torch import save_file
+
+    state = tensors(folder)
+    names = sorted(state)
+    for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), 1):
+        save_file({name: state[name] for name in part}, folder / f"adapter_model-{number:05d}-of-00002.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+
+
+def swapped(name: str) -> str:
+    return name.replace("lora_A", "lora_X").replace("lora_B", "lora_A").replace("lora_X", "lora_B")
+
+
+def twice_by_two_names(folder: Path) -> None:
+    state = tensors(folder)
+    store(folder, state | {f"module.{name}": state[name].clone() for name in list(state)[:6]})
+
+
 def is_b(name: str) -> bool:
     return "lora_B" in name
 
@@ -193,6 +213,28 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "no-tensors": ("QD370", lambda folder: store(folder, {})),
     "cut-off": ("QD371", cut(0.7)),
     "cut-in-the-header": ("QD371", cut(0.01)),
+    "a-page-in-its-place": ("QD371", written("adapter_model.safetensors", "<!DOCTYPE html><html>" + "x" * 3000)),
+    "an-empty-file": ("QD371", written("adapter_model.safetensors", "")),
+    "in-parts": ("QD370", in_parts),
+    "alpha-zero": ("QD375", configured(lora_alpha=0)),
+    "alpha-zero-by-pattern": ("QD375", configured(alpha_pattern={".*": 0})),
+    "a-zero": ("QD375", changed(lambda n: "lora_A" in n, lambda t: t * 0)),
+    "half-of-the-layers-untrained": (
+        "QD376",
+        changed(lambda n: is_b(n) and n.split(".")[4] in "0123", lambda t: t * 0),
+    ),
+    "a-and-b-swapped": ("QD377", renamed(swapped)),
+    "some-layers-chosen": ("QD378", configured(layers_to_transform=[0, 1], layers_pattern="layers")),
+    "excluded-since": ("QD378", configured(exclude_modules=["q_proj"])),
+    "no-targets": ("QD378", configured(target_modules=[])),
+    "head-of-a-classifier-lost": ("QD382", configured(task_type="SEQ_CLS")),
+    "no-kind": ("QD385", configured(peft_type=None)),
+    "kind-in-small-letters": ("QD385", configured(peft_type="lora")),
+    "another-kind": ("QD385", configured(peft_type="VERA")),
+    "base-on-another-machine": ("QD763", configured(base_model_name_or_path="/content/drive/MyDrive/llama")),
+    "base-on-windows": ("QD763", configured(base_model_name_or_path="C:\\models\\llama")),
+    "base-beside-the-script": ("QD763", configured(base_model_name_or_path="../models/of-the-script")),
+    "twice-by-two-names": ("QD372", twice_by_two_names),
     "a-pointer-of-git": ("QD371", written("adapter_model.safetensors", "version https://git-lfs.github.com/spec/v1\n")),
 }
 """By name: the rule that speaks of it, and what happens to the folder."""
