@@ -97,9 +97,9 @@ def run_watched(command: Sequence[str], folder: Path, options: RunOptions, check
     """
     stop = folder / "stop"
     try:
-        Options(
-            options.steps, options.stop_after, str(stop) if options.abort_on else None, options.keep_outputs
-        ).write(folder)
+        Options(options.steps, options.stop_after, str(stop) if options.abort_on else None, options.keep_outputs).write(
+            folder
+        )
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
