@@ -263,6 +263,16 @@ def test_serving_needs(base: Path, tmp_path: Path) -> None:
     rooted = servers(use_rslora=True)
     assert rooted["llama.cpp"][0] == "alters" and rooted["vLLM"] == ("serves", None)
     assert "pissa" in (servers(init_lora_weights="pissa")["vLLM"][1] or "")
+    tokens = servers(target_modules=["q_proj"], trainable_token_indices=[4, 5, 6])
+    assert "--max-lora-trainable-tokens 3" in (tokens["vLLM"][1] or "")
+    assert tokens["llama.cpp"][0] == "refuses" and tokens["TGI"][0] == "alters"
+    assert tokens["PEFT"] == ("needs", "0.15 or newer")
+    biases = servers(lora_bias=True)
+    assert biases["vLLM"][0] == biases["llama.cpp"][0] == "refuses" and biases["TGI"][0] == "alters"
+    norms = servers(target_modules=["q_proj"], modules_to_save=["input_layernorm"])
+    assert norms["llama.cpp"][0] == "needs" and norms["vLLM"][0] == "refuses"
+    copied = servers(layer_replication=[[0, 4], [2, 6]])
+    assert copied["vLLM"][0] == copied["llama.cpp"][0] == "refuses" and copied["PEFT"] == ("needs", "0.10 or newer")
 
 
 def test_names_with_the_adapters_name_are_peft_s_alone(base: Path, tmp_path: Path) -> None:
