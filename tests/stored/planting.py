@@ -39,6 +39,32 @@ def adapt(base: Any, **lora: Any) -> Any:
     return get_peft_model(base, LoraConfig(**{"r": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | lora))
 
 
+def watched_adapter(base: Path, outputs: Path) -> None:
+    """A base of some layers, and an adapter that was trained on it in 4-bit with its outputs kept in a report."""
+    import torch
+
+    import qlora_doctor
+    from tests.models import make_model, make_tokenizer
+    from tests.watching.loops import adamw, adapted, batches
+
+    make_model(base, "llama", dtype="bfloat16", num_hidden_layers=LAYERS)
+    model = load_base(base)
+    with torch.no_grad():  # large enough that its answers are its own
+        for name, parameter in model.named_parameters():
+            parameter *= 1 if "norm" in name else 6
+    model.save_pretrained(base)
+    model = adapted(base)
+    optimizer = adamw(model, 2e-2)
+    report = f"json={outputs / 'qlora-doctor.json'}"
+    outputs.mkdir()
+    with qlora_doctor.watch(model, optimizer, report, tokenizer=make_tokenizer(), quiet=True):
+        for batch in batches(8):
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.save_pretrained(outputs / "adapter")
+
+
 # -- faults: each changes a folder with a sound adapter
 
 Fault = Callable[[Path], None]
