@@ -74,6 +74,7 @@ EXAMPLES = (
 def pages() -> dict[str, str]:
     """Every page of the gallery by its file's name, made from the recorded facts."""
     reports = {example.name: judged(example) for example in EXAMPLES}
+    reports |= {name: after_the_run(name) for name in AFTER}
     made = {f"{name}.html": html.render(report, index="index.html") for name, report in reports.items()}
     made["index.html"] = render_index(list(reports.values()), list(made))
     return made
@@ -86,6 +87,50 @@ def judged(example: Example) -> Report:
         report = run_check(Path(example.setup), CheckOptions(facts=Path(example.recorded)))
     tool = report.tool.model_copy(update={"created": recorded.tool.created, "command": recorded.tool.command})
     return Report.model_validate_json(report.model_copy(update={"tool": tool}).model_dump_json())
+
+
+AFTER = {"run-that-overfits": "course", "adapter": "stored"}
+"""Pages of ``log`` and of ``adapter --load``, by their stage."""
+
+
+def after_the_run(name: str) -> Report:
+    """The recorded facts of a run's log, or of a stored adapter, under today's rules."""
+    from qlora_doctor.run.checking import rules_of
+    from qlora_doctor.run.session import Observer, Session
+
+    recorded = Report.model_validate_json((GALLERY / "facts" / f"{name}.json").read_text(encoding="utf-8"))
+    options = CheckOptions()
+    session = Session(rules_of(options), options, Observer())
+    session.covers, session.facts = (AFTER[name],), recorded.facts
+    for stage in recorded.stages:
+        session.record(stage)
+    session.judge()
+    known = {"tool": recorded.tool, "setup": recorded.setup}
+    return Report.model_validate_json(session.report().model_copy(update=known).model_dump_json())
+
+
+def record_after_the_run() -> None:
+    """Read a trained course of the tests; train a small adapter in 4-bit and measure the ways to serve it."""
+    import tempfile
+
+    from qlora_doctor.run.courses import judge_logs
+    from qlora_doctor.run.stored import judge_stored
+    from tests.stored.planting import watched_adapter
+
+    with _inside(ROOT / "tests" / "courses" / "runs"):
+        options = CheckOptions(command="qlora-doctor log overfits")
+        _keep("run-that-overfits", judge_logs([Path("overfits")], options)[0])
+    with tempfile.TemporaryDirectory() as place, _inside(Path(place)):
+        watched_adapter(Path("base"), Path("outputs"))
+        options = CheckOptions(command="qlora-doctor adapter outputs/adapter --base base --load", device="cpu")
+        _keep("adapter", judge_stored(Path("outputs/adapter"), options, base=Path("base"), load=True))
+
+
+def _keep(name: str, report: Report) -> None:
+    kept = {each: getattr(report, each) for each in ("schema_version", "tool", "stages", "facts", "setup")}
+    document = Report.model_construct(**kept).model_dump(mode="json", include=set(kept), exclude_none=True)
+    text = json.dumps(_rounded(document), ensure_ascii=False, separators=(",", ":"))
+    write_file(GALLERY / "facts" / f"{name}.json", text + "\n")
 
 
 def record(example: Example) -> None:
@@ -151,6 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if example.record and (not given.record or example.name in given.record):
                 print(f"recording {example.name}", flush=True)
                 record(example)
+        if not given.record or set(AFTER) & set(given.record):
+            record_after_the_run()
     for name, text in pages().items():
         print(f"{write_file(GALLERY / name, text).relative_to(ROOT)}: {len(text.encode()) / 1000:.0f} kB")
 

@@ -133,6 +133,8 @@ class StoredFacts(Fact):
     """DoRA: ``ok``, ``missing`` (use_dora without magnitudes), ``unasked`` (magnitudes without use_dora)."""
     saved_missing: list[str] | None = None
     """Names in modules_to_save of which nothing is stored."""
+    task_head_missing: bool | None = None
+    """True where it is the head of task_type that is missing, which PEFT names by itself."""
     saved_unasked: list[str] | None = None
     """Whole modules that are stored and that modules_to_save does not name."""
     base_tensors: int | None = None
@@ -149,6 +151,8 @@ class StoredFacts(Fact):
     peft_version: str | None = None
     base: str | None = None
     base_named: bool | None = None
+    base_elsewhere: bool | None = None
+    """True where the base is named by a path that does not exist here."""
     base_revision: str | None = None
     rank: int | None = None
     """The largest of the stored ranks."""

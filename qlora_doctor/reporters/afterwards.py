@@ -52,6 +52,9 @@ def stored_lines(stored: StoredFacts) -> list[str]:
             parts.append(f"half of the change in layers {words.layers(stored.carrying_layers)}")
         parts.append(words.size(stored.bytes))
         lines.append(" · ".join(parts))
+    elif stored.kind == "adapter" and stored.peft_type not in (None, "LORA"):
+        kind = words.one_line(stored.peft_type or "")
+        lines.append(f"{kind} and not LoRA: of it files, names and finite numbers are checked, not what it learned")
     if stored.base:
         lines.append(f"base: {words.one_line(stored.base)}")
     if stored.servers:

@@ -58,6 +58,13 @@ def is_refused(library: str, maker: str, name: str) -> bool:
     return own != "taken" and ("extends" not in makers[maker] or _verdict(*_ABOVE, name).kind != "taken")
 
 
+def since(library: str, maker: str, name: str) -> str | None:
+    """The first version whose class takes this keyword argument; None where the oldest that is known does, or none."""
+    row = _table(library)["makers"].get(maker, {})
+    entry = row.get("since", {}).get(name)
+    return str(entry["since"]) if entry else None
+
+
 def refusals(library: str, maker: str, name: str) -> Iterator[RefusedArgument]:
     """What is to be said of a keyword argument; nothing where the class takes it in every version that is known.
 

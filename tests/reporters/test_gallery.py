@@ -48,6 +48,12 @@ def test_each_page_tells_what_it_is_there_for(gallery: ModuleType) -> None:
         assert expected <= found and bool(expected) == bool(found), (example.name, found)
 
 
+def test_the_pages_of_what_comes_after_a_run(gallery: ModuleType) -> None:
+    course, adapter = gallery.after_the_run("run-that-overfits"), gallery.after_the_run("adapter")
+    assert {finding.rule for finding in course.findings} == {"QD709"}
+    assert not adapter.findings and adapter.facts.stored.reload == "same" and len(adapter.facts.stored.ways) == 7
+
+
 def test_the_gallery_stays_small_and_tells_nothing_of_the_machine() -> None:
     pages = list(GALLERY.glob("*.html"))
     assert sum(path.stat().st_size for path in pages) < 1_750_000

@@ -39,6 +39,32 @@ def adapt(base: Any, **lora: Any) -> Any:
     return get_peft_model(base, LoraConfig(**{"r": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | lora))
 
 
+def watched_adapter(base: Path, outputs: Path) -> None:
+    """A base of some layers, and an adapter that was trained on it in 4-bit with its outputs kept in a report."""
+    import torch
+
+    import qlora_doctor
+    from tests.models import make_model, make_tokenizer
+    from tests.watching.loops import adamw, adapted, batches
+
+    make_model(base, "llama", dtype="bfloat16", num_hidden_layers=LAYERS)
+    model = load_base(base)
+    with torch.no_grad():  # large enough that its answers are its own
+        for name, parameter in model.named_parameters():
+            parameter *= 1 if "norm" in name else 6
+    model.save_pretrained(base)
+    model = adapted(base)
+    optimizer = adamw(model, 2e-2)
+    report = f"json={outputs / 'qlora-doctor.json'}"
+    outputs.mkdir()
+    with qlora_doctor.watch(model, optimizer, report, tokenizer=make_tokenizer(), quiet=True):
+        for batch in batches(8):
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.save_pretrained(outputs / "adapter")
+
+
 # -- faults: each changes a folder with a sound adapter
 
 Fault = Callable[[Path], None]
@@ -144,6 +170,26 @@ def of_a_shorter_base(folder: Path) -> None:
     (base / "config.json").write_text(json.dumps(sizes))
 
 
+def in_parts(folder: Path) -> None:
+    """As a model is sharded, which no loader of PEFT's reads."""
+    from safetensors.torch import save_file
+
+    state = tensors(folder)
+    names = sorted(state)
+    for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), 1):
+        save_file({name: state[name] for name in part}, folder / f"adapter_model-{number:05d}-of-00002.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+
+
+def swapped(name: str) -> str:
+    return name.replace("lora_A", "lora_X").replace("lora_B", "lora_A").replace("lora_X", "lora_B")
+
+
+def twice_by_two_names(folder: Path) -> None:
+    state = tensors(folder)
+    store(folder, state | {f"module.{name}": state[name].clone() for name in list(state)[:6]})
+
+
 def is_b(name: str) -> bool:
     return "lora_B" in name
 
@@ -193,6 +239,28 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "no-tensors": ("QD370", lambda folder: store(folder, {})),
     "cut-off": ("QD371", cut(0.7)),
     "cut-in-the-header": ("QD371", cut(0.01)),
+    "a-page-in-its-place": ("QD371", written("adapter_model.safetensors", "<!DOCTYPE html><html>" + "x" * 3000)),
+    "an-empty-file": ("QD371", written("adapter_model.safetensors", "")),
+    "in-parts": ("QD370", in_parts),
+    "alpha-zero": ("QD375", configured(lora_alpha=0)),
+    "alpha-zero-by-pattern": ("QD375", configured(alpha_pattern={".*": 0})),
+    "a-zero": ("QD375", changed(lambda n: "lora_A" in n, lambda t: t * 0)),
+    "half-of-the-layers-untrained": (
+        "QD376",
+        changed(lambda n: is_b(n) and n.split(".")[4] in "0123", lambda t: t * 0),
+    ),
+    "a-and-b-swapped": ("QD377", renamed(swapped)),
+    "some-layers-chosen": ("QD378", configured(layers_to_transform=[0, 1], layers_pattern="layers")),
+    "excluded-since": ("QD378", configured(exclude_modules=["q_proj"])),
+    "no-targets": ("QD378", configured(target_modules=[])),
+    "head-of-a-classifier-lost": ("QD382", configured(task_type="SEQ_CLS")),
+    "no-kind": ("QD385", configured(peft_type=None)),
+    "kind-in-small-letters": ("QD385", configured(peft_type="lora")),
+    "another-kind": ("QD385", configured(peft_type="VERA")),
+    "base-on-another-machine": ("QD763", configured(base_model_name_or_path="/content/drive/MyDrive/llama")),
+    "base-on-windows": ("QD763", configured(base_model_name_or_path="C:\\models\\llama")),
+    "base-beside-the-script": ("QD763", configured(base_model_name_or_path="../models/of-the-script")),
+    "twice-by-two-names": ("QD372", twice_by_two_names),
     "a-pointer-of-git": ("QD371", written("adapter_model.safetensors", "version https://git-lfs.github.com/spec/v1\n")),
 }
 """By name: the rule that speaks of it, and what happens to the folder."""

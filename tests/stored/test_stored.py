@@ -15,8 +15,9 @@ from qlora_doctor.engine import Rule, judge, load_rules
 from qlora_doctor.facts import Facts
 from qlora_doctor.facts.stored import StoredFacts
 from qlora_doctor.probes.stored import stored_facts
+from qlora_doctor.reporters.afterwards import stored_lines
 from tests.models import make_model
-from tests.stored.planting import FAULTS, LAYERS, adapt, load_base, plant, trained
+from tests.stored.planting import FAULTS, LAYERS, adapt, changed, load_base, plant, trained
 
 
 @cache
@@ -72,6 +73,14 @@ HEALTHY: dict[str, dict[str, Any]] = {
     "biases": {"target_modules": ["q_proj", "v_proj"], "bias": "lora_only"},
     "large-rank": {"r": 64},
     "embedding-adapted": {"target_modules": ["embed_tokens", "q_proj"]},
+    "all-biases": {"bias": "all"},
+    "bias-of-b": {"lora_bias": True},
+    "rank-one": {"r": 1},
+    "one-module": {"target_modules": ["model.layers.3.self_attn.q_proj"]},
+    "norms-saved": {"target_modules": ["q_proj"], "modules_to_save": ["input_layernorm"]},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "layers-replicated": {"layer_replication": [[0, 4], [2, 6]]},
+    "anchored-patterns": {"rank_pattern": {"^model.layers.2.mlp.*": 2}, "alpha_pattern": {"v_proj": 64}},
 }
 
 
@@ -79,6 +88,29 @@ HEALTHY: dict[str, dict[str, Any]] = {
 def test_nothing_is_said_of_a_sound_adapter(name: str, base: Path, tmp_path: Path) -> None:
     trained(adapt(load_base(base), **HEALTHY[name])).save_pretrained(tmp_path / "a")
     assert told(stored_facts(tmp_path / "a")) == []
+
+
+OTHER_KINDS: dict[str, dict[str, Any]] = {
+    "VeraConfig": {"target_modules": ["q_proj"]},
+    "LoHaConfig": {"r": 4, "target_modules": ["q_proj"]},
+    "IA3Config": {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+    "PromptTuningConfig": {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4},
+    "AdaLoraConfig": {"total_step": 10, "target_modules": ["q_proj"]},
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_what_is_no_lora_is_said_to_be_none(kind: str, base: Path, tmp_path: Path) -> None:
+    """Nothing is found, and nothing that only LoRA has is said to be right."""
+    import peft
+
+    model = peft.get_peft_model(load_base(base), getattr(peft, kind)(**OTHER_KINDS[kind]))
+    trained(model).save_pretrained(tmp_path / "a")
+    stored = stored_facts(tmp_path / "a")
+    assert told(stored) == [] and stored.all_zero is None and stored.learned is None and stored.servers == []
+    assert any("and not LoRA" in line for line in stored_lines(stored))
+    changed(lambda name: True, lambda tensor: tensor * float("nan"))(tmp_path / "a")
+    assert told(stored_facts(tmp_path / "a")) == ["QD374"]
 
 
 def compiled(base: Path, folder: Path) -> None:
@@ -231,6 +263,16 @@ def test_serving_needs(base: Path, tmp_path: Path) -> None:
     rooted = servers(use_rslora=True)
     assert rooted["llama.cpp"][0] == "alters" and rooted["vLLM"] == ("serves", None)
     assert "pissa" in (servers(init_lora_weights="pissa")["vLLM"][1] or "")
+    tokens = servers(target_modules=["q_proj"], trainable_token_indices=[4, 5, 6])
+    assert "--max-lora-trainable-tokens 3" in (tokens["vLLM"][1] or "")
+    assert tokens["llama.cpp"][0] == "refuses" and tokens["TGI"][0] == "alters"
+    assert tokens["PEFT"] == ("needs", "0.15 or newer")
+    biases = servers(lora_bias=True)
+    assert biases["vLLM"][0] == biases["llama.cpp"][0] == "refuses" and biases["TGI"][0] == "alters"
+    norms = servers(target_modules=["q_proj"], modules_to_save=["input_layernorm"])
+    assert norms["llama.cpp"][0] == "needs" and norms["vLLM"][0] == "refuses"
+    copied = servers(layer_replication=[[0, 4], [2, 6]])
+    assert copied["vLLM"][0] == copied["llama.cpp"][0] == "refuses" and copied["PEFT"] == ("needs", "0.10 or newer")
 
 
 def test_names_with_the_adapters_name_are_peft_s_alone(base: Path, tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ _WORDS = {"all-linear"}
 _INITS = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Values of init_lora_weights with which PEFT changes the base's weights (peft 0.21, tuners/lora/layer.py); a save with
 path_initial_model_for_weight_conversion writes true in their place. The others leave the base as it is."""
+_HEADS = {
+    "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",),
+}  # fmt: skip
+"""Heads that PEFT trains whole beside the adapter, by the task (peft 0.21, peft_model.py)."""
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_out", "embed_in", "output_layer")
 
 
@@ -41,6 +45,7 @@ def adapter_facts(
         "peft_version": _text(config.get("peft_version")),
         "base": _text(named),
         "base_named": bool(_text(named)) if config else None,
+        "base_elsewhere": _is_elsewhere(_text(named)) if config else None,
         "base_revision": _text(config.get("revision")),
         "use_dora": bool(config.get("use_dora")) if config else None,
         "use_rslora": bool(config.get("use_rslora")) if config else None,
@@ -89,6 +94,23 @@ def adapter_facts(
     return found
 
 
+def _is_elsewhere(named: str | None) -> bool:
+    """Whether the base is named by a path, and by one that does not exist here; an id of the hub is none."""
+    is_path = named is not None and re.match(r"(?:/|\.{1,2}[/\\]|~|[A-Za-z]:[/\\]|\\\\)", named) is not None
+    return is_path and not Path(str(named)).expanduser().exists()
+
+
+def wrong_kind(config: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """Why PEFT cannot make an adapter of this config: no kind, or another one than the tensors'."""
+    kind = config.get("peft_type")
+    if not isinstance(kind, str) or kind != kind.upper() or not kind:
+        return f"peft_type in adapter_config.json is {kind!r}, which PEFT does not know."
+    low_rank = any(".lora_A." in name for name in names)
+    if low_rank and kind not in ("LORA", "ADALORA", "XLORA", "POLY"):
+        return f"peft_type in adapter_config.json is {kind}, and the tensors are those of LoRA."
+    return None
+
+
 def changes_base(config: Mapping[str, Any]) -> str:
     """init_lora_weights where it changed the base and the adapter is not converted, else ``none``."""
     written = config.get("init_lora_weights")
@@ -104,7 +126,9 @@ def _is_of_base(name: str) -> bool:
 def scaling_of(config: Mapping[str, Any], module: str) -> float:
     """What B·A is multiplied with: alpha / r or alpha / √r, after the patterns (peft 0.21, tuners/lora/layer.py)."""
     rank = _by_pattern(config.get("rank_pattern"), module) or config.get("r") or 8
-    alpha = _by_pattern(config.get("alpha_pattern"), module) or config.get("lora_alpha") or 8
+    alpha = _by_pattern(config.get("alpha_pattern"), module)
+    if alpha is None:
+        alpha = config.get("lora_alpha", 8)
     try:
         return float(alpha) / (math.sqrt(float(rank)) if config.get("use_rslora") else float(rank))
     except (TypeError, ValueError, ZeroDivisionError):
@@ -191,14 +215,15 @@ def _against_config(
     dora = bool(config.get("use_dora"))
     return {
         "targets_without_tensors": None if wanted is None else _idle(wanted, modules, config),
-        "tensors_without_target": _untargeted(targets, wanted, [m for m in modules if not _of_parameter(m, config)]),
+        "tensors_without_target": _untargeted(config, wanted, [m for m in modules if not _of_parameter(m, config)]),
         "layers_without_tensors": _gaps(config, modules),
         "magnitude": "missing"
         if dora and magnitudes < len(modules)
         else "unasked"
         if magnitudes and not dora
         else "ok",
-        "saved_missing": _not_saved(asked, whole),
+        "saved_missing": (missing := _not_saved(asked, whole, config, modules)),
+        "task_head_missing": bool(missing) and not asked,
         "saved_unasked": []
         if any(_is_of_base(name) for name in names)
         else sorted({m for m in whole if not _saved_by(m, asked, config, modules)}),
@@ -220,23 +245,52 @@ def _is_excluded(target: str, excluded: Any) -> bool:
     return any(target == each or target.endswith(f".{each}") for each in excluded)
 
 
-def _not_saved(asked: list[str], whole: list[str]) -> list[str]:
+def _not_saved(asked: list[str], whole: list[str], config: Mapping[str, Any], modules: list[str]) -> list[str]:
     """Names of modules_to_save without tensors; for a classifier PEFT names both of its usual heads, and one exists."""
     missing = [name for name in asked if not _any_is(whole, name)]
+    own = _HEADS.get(str(config.get("task_type")), ())
+    if own and not asked and not any(_any_is([*whole, *modules], name) for name in own):
+        return [own[-1]]  # PEFT adds the head to modules_to_save by itself, and so makes a new one
     if {"classifier", "score"} <= set(asked) and not {"classifier", "score"} <= set(missing):
         missing = [name for name in missing if name not in ("classifier", "score")]
     return missing
 
 
-def _untargeted(targets: Any, wanted: list[str] | None, modules: list[str]) -> list[str] | None:
+def _untargeted(config: Mapping[str, Any], wanted: list[str] | None, modules: list[str]) -> list[str] | None:
+    """Modules that PEFT would not adapt (peft 0.21, tuners/tuners_utils.py: check_target_module_exists)."""
+    targets = config.get("target_modules")
+    excluded = config.get("exclude_modules") or []
+    unread = [module for module in modules if excluded and _is_excluded(module, excluded)]
     if wanted is not None:
-        return [module for module in modules if not any(module == t or module.endswith(f".{t}") for t in wanted)]
+        return [
+            module
+            for module in modules
+            if module in unread
+            or not any(module == t or module.endswith(f".{t}") for t in wanted)
+            or not (module in wanted or _in_chosen_layer(config, module))
+        ]
     if isinstance(targets, str) and targets not in _WORDS:
         try:
-            return [module for module in modules if not re.fullmatch(targets, module)]
+            return [module for module in modules if module in unread or not re.fullmatch(targets, module)]
         except re.error:
             return None
-    return [] if targets in _WORDS else None
+    return unread if targets in _WORDS else None
+
+
+def _in_chosen_layer(config: Mapping[str, Any], module: str) -> bool:
+    """Whether layers_to_transform, where it is set, means the module's layer."""
+    chosen = config.get("layers_to_transform")
+    if chosen is None or chosen == []:
+        return True
+    patterns = config.get("layers_pattern") or [r"[^.]*"]
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        try:
+            match = re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module)
+        except re.error:
+            return True
+        if match:
+            return int(match[1]) in (chosen if isinstance(chosen, list) else [chosen])
+    return False
 
 
 def _of_parameter(module: str, config: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from ...core.errors import StageError
 from ...facts.stored import StoredFacts
 from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
-from .adapter import adapter_facts
+from .adapter import adapter_facts, wrong_kind
 from .against_base import held_against_base
 from .servers import servers
 from .texts import read_json
@@ -81,6 +81,8 @@ def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:
         found |= {"weights": "pickled", "weights_failure": f"{PICKLED} is a pickle, and pickles are not opened here."}
     else:
         found |= {"weights": "missing", "weights_failure": f"There is no {WEIGHTS} in {folder}."}
+    if config is not None and tensors is not None and (wrong := wrong_kind(config, tensors)) is not None:
+        found["config_failure"] = wrong
     found |= adapter_facts(config or {}, tensors, file, _base_config(base, config))
     replicated = (config or {}).get("layer_replication")  # layers that the base's checkpoint does not have
     if tensors and found["weights"] == "whole" and not replicated:

@@ -64,7 +64,7 @@ def learned_module(module: str, a: Factor, b: Factor, scaling: float) -> Learned
         root = vectors * np.sqrt(np.clip(values, 0, None))
     squares = np.clip(np.linalg.eigvalsh(root.T @ a.gram @ root), 0, None)
     norm = abs(scaling) * math.sqrt(float(squares.sum()))
-    zero = a.zero or b.zero
+    zero = a.zero or b.zero or scaling == 0
     return LearnedModule(
         module=module, layer=layer, projection=projection, rank=rank, scaling=scaling, norm=norm, zero=zero,
         effective_rank=None if zero or norm == 0 else _effective(np.sqrt(squares)),

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...facts.stored import Server
 
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values of --max-lora-rank. Source: vllm/config/lora.py; the default is 16."""
 
 
@@ -24,14 +24,20 @@ def servers(config: Mapping[str, Any], found: Mapping[str, Any]) -> list[Server]
 
 
 def _vllm(config: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
-    """vllm/lora: peft_helper.py (_validate_features, validate_legal), utils.py (parse_fine_tuned_lora_name)."""
+    """vllm/lora: peft_helper.py (_validate_features, validate_legal), utils.py (parse_fine_tuned_lora_name).
+
+    What only its newest versions take is told as a need; read in versions up to the autumn of 2026.
+    """
     refused = []
     if config.get("use_dora"):
         refused.append("it does not know DoRA")
-    if config.get("modules_to_save"):
+    saved = config.get("modules_to_save") or []
+    if set(saved) - _VLLM_HEADS:
         refused.append("it takes no modules_to_save")
-    if config.get("bias") not in (None, "none"):
+    if _has_biases(config):
         refused.append("it takes no biases")
+    if config.get("layer_replication"):
+        refused.append("it knows no layer_replication")
     if found.get("named_after_adapter"):
         refused.append(_NAMES)
     rank = found.get("rank")
@@ -41,10 +47,29 @@ def _vllm(config: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
         return Server(name="vLLM", status="refuses", note=" and ".join(refused))
     altered = [*_one_scaling(found), *_changed_base(found)]
     if altered:
-        return Server(name="vLLM", status="alters", note=" and ".join(altered))
+        note = f"{' and '.join(altered)}; its newest versions take each module's scaling, and refuse a changed base"
+        return Server(name="vLLM", status="alters", note=note)
+    needed = []
     if isinstance(rank, int) and rank > 16:
-        return Server(name="vLLM", status="needs", note=f"--max-lora-rank {next(r for r in _VLLM_RANKS if r >= rank)}")
-    return Server(name="vLLM", status="serves")
+        needed.append(f"--max-lora-rank {next(r for r in _VLLM_RANKS if r >= rank)}")
+    if config.get("trainable_token_indices"):
+        needed.append(f"--max-lora-trainable-tokens {_tokens(config)}, which only its newest versions have")
+    if saved:
+        needed.append("a version that takes a classifier's head in modules_to_save")
+    return Server(name="vLLM", status="needs" if needed else "serves", note=" and ".join(needed) or None)
+
+
+_VLLM_HEADS = {"classifier", "score"}
+
+
+def _tokens(config: Mapping[str, Any]) -> int:
+    """Tokens that are trained by themselves, of the module with the most of them."""
+    asked = config["trainable_token_indices"]
+    return max((len(rows) for rows in (asked.values() if isinstance(asked, Mapping) else [asked])), default=0)
+
+
+def _has_biases(config: Mapping[str, Any]) -> bool:
+    return config.get("bias") not in (None, "none") or bool(config.get("lora_bias"))
 
 
 def _tgi(config: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
@@ -60,6 +85,10 @@ def _tgi(config: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
         altered.append("it leaves DoRA's magnitudes unread")
     if config.get("modules_to_save"):
         altered.append("it leaves modules_to_save unread")
+    if _has_biases(config):
+        altered.append("it leaves biases unread")
+    if config.get("trainable_token_indices"):
+        altered.append("it leaves trained tokens unread")
     if config.get("layers_to_transform") is not None or found.get("layers_without_tensors"):
         altered.append("it leaves out each projection that not every layer has")
     altered += [*_one_scaling(found), *_changed_base(found)]
@@ -72,8 +101,12 @@ def _llama_cpp(config: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
     """convert_lora_to_gguf.py: each tensor is a lora_A or a lora_B; it scales by lora_alpha over the tensor's rank."""
     if config.get("use_dora") or found.get("magnitude") == "unasked":
         return Server(name="llama.cpp", status="refuses", note="it does not know DoRA; merge first")
-    if config.get("modules_to_save") or found.get("saved_unasked"):
-        return Server(name="llama.cpp", status="refuses", note="it takes low-rank tensors alone; merge first")
+    whole = [*(config.get("modules_to_save") or []), *(found.get("saved_unasked") or [])]
+    others = [name for name in whole if not str(name).rpartition(".")[2].endswith("norm")]
+    if others or _has_biases(config) or config.get("trainable_token_indices"):
+        return Server(name="llama.cpp", status="refuses", note="it takes low-rank tensors and norms alone; merge first")
+    if config.get("layer_replication"):
+        return Server(name="llama.cpp", status="refuses", note="it knows no layer_replication; merge first")
     if found.get("named_after_adapter"):
         return Server(name="llama.cpp", status="refuses", note=_NAMES)
     altered = []
@@ -100,16 +133,16 @@ def _changed_base(found: Mapping[str, Any]) -> list[str]:
     return [] if init in (None, "none") else [f"it adds it to the base as it is, and {init} changed that"]
 
 
-_SINCE = {
-    "use_rslora": "0.7", "use_dora": "0.9", "layer_replication": "0.9", "lora_bias": "0.14", "exclude_modules": "0.14",
-    "trainable_token_indices": "0.15", "target_parameters": "0.17", "arrow_config": "0.18",
-    "ensure_weight_tying": "0.19",
-}  # fmt: skip
-"""Options of LoraConfig that change what is loaded, by the PEFT that brought them."""
+_CHANGING = ("use_dora", "layer_replication", "lora_bias", "exclude_modules", "trainable_token_indices",
+             "target_parameters", "arrow_config", "ensure_weight_tying", "alora_invocation_tokens", "use_qalora",
+             "use_bdlora", "kasa_config", "monteclora_config", "velora_config")  # fmt: skip
+"""Options of LoraConfig that change what is loaded."""
 
 
 def _peft(config: Mapping[str, Any]) -> Server:
-    needed = [since for key, since in _SINCE.items() if config.get(key)]
+    from ...tables.signatures import since
+
+    needed = [first for key in _CHANGING if config.get(key) and (first := since("peft", "LoraConfig", key))]
     if not needed:
         return Server(name="PEFT", status="serves")
     newest = max(needed, key=lambda version: int(version.split(".")[1]))
