@@ -310,7 +310,8 @@ class ConfigFacts(Fact):
     ``reference-given`` (a script hands its trainer a reference model or names a reference adapter), and of scripts
     ``adapter-never-active``, ``optimizer-before-adapter``, ``gradients-cleared-early``, ``optimizer-never-steps``,
     ``gradients-off``, ``initialisation-not-made``, ``layers-of-another-class``, ``base-saved`` (for the adapter),
-    ``merged-into-4bit`` and ``tokenizer-of-another-model``.
+    ``merged-into-4bit``, ``tokenizer-of-another-model``, ``quantization-not-passed``, ``base-of-random-weights``,
+    ``method-not-called``, ``adapter-saved-below``, ``gradients-clipped-late`` and ``schedule-of-one-epoch``.
     """
     not_followed: list[NotFollowed] | None = None
     """What a script does besides that changes the training; ``[]`` of a config."""

@@ -166,7 +166,7 @@ def _peak(get: Get, updates: int | None, warmup: int | None) -> float | None:
         return None
     if updates is None or warmup is None:
         return None
-    return 1.0 if warmup < updates else max(0.0, (updates - 1) / warmup)
+    return 1.0 if warmup < updates or updates == 0 else (updates - 1) / warmup
 
 
 def late_intervals(setup: Setup, get: Get, updates: int | None) -> list[str] | None:

@@ -98,13 +98,16 @@ def read(document: Document) -> Setup:
     from ..pins import asked_of
     from ..python.keywords import asked_versions, check_keywords
     from ..python.named_data import name_data
+    from ..python.order_of_calls import note_order
     from ..python.outcomes import note_outcomes
+    from ..python.own_functions import note_own_functions
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.setup_builder import SetupBuilder
     from ..python.source import read_source
     from ..python.statements import read_statements
     from ..python.training import by_card, order_of, read_training
     from ..python.training_script import follow_script
+    from ..python.unused import note_unused
     from ..python.uses import note_uses
 
     if document.format != "text" and not is_notebook(document.data):
@@ -121,6 +124,9 @@ def read(document: Document) -> Setup:
         name_data(script, builder)
         order_of(script, builder)
         note_outcomes(script, builder)
+        note_order(script, builder)
+        note_own_functions(script, builder)
+        note_unused(script, builder)
         by_card(builder)
         check_keywords(script, builder)
         note_uses(script, builder)

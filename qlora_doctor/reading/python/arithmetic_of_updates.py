@@ -28,6 +28,12 @@ def loss_fault(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
     return "loss-ignores-count"
 
 
+def takes_count(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a ``training_step`` has room for the count that Trainer hands over, as its third argument."""
+    arguments = function.args
+    return arguments.vararg is not None or len(arguments.posonlyargs) + len(arguments.args) >= 4
+
+
 def scheduler_per_micro_batch(loop: ast.AST) -> ast.Call | None:
     """The step of a scheduler that comes with every micro-batch, where the optimizer steps only with some of them."""
     guarded: set[int] = set()

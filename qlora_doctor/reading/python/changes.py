@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .arguments import Arguments
-from .arithmetic_of_updates import loss_fault, scheduler_per_micro_batch
+from .arithmetic_of_updates import loss_fault, scheduler_per_micro_batch, takes_count
 from .values import Class, Function, Known, Listing, Made, Model, Name, Step, Thing, Unknown, Value
 
 TOKENIZER = "a tokenizer"
@@ -345,8 +345,10 @@ class Changes(Arguments):
                     name = each.body.name if isinstance(each, Class) and each.body is not None else "The trainer"
                     self.note("overridden-method", f"{name} has a {statement.name} of its own.", statement)
                     fault = loss_fault(statement) if statement.name == "compute_loss" else None
+                    if statement.name == "training_step" and not takes_count(statement):
+                        fault = "loss-takes-no-count"
                     if fault is not None:
-                        self.note(fault, f"{name}.compute_loss", statement)
+                        self.note(fault, f"{name}.{statement.name}", statement)
 
     def takes_part(self, trainer: Made) -> None:
         """Note the script's own code that a trainer is given."""

@@ -118,6 +118,8 @@ class TrainingScript:
                 beside = step
             elif step.kind == "load-adapter":
                 found, has_adapter = step, step.sure
+            elif step.kind == "merge" and step.sure:
+                found, has_adapter = None, False
             elif step.kind == "thaw" and beside is not None:  # set_adapter may name the one beside
                 found = beside
         return found

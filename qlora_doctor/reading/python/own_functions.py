@@ -1,0 +1,104 @@
+"""Functions of the script's own that a library calls: whether they take what they are called with, seen in their head.
+
+The calls are those of transformers (``CallbackHandler.call_event``) and of TRL's trainers
+that generate (``GRPOTrainer._calculate_rewards``).
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from .setup_builder import SetupBuilder
+from .training_script import TrainingScript
+from .values import Function, Listing, Value
+
+REWARDED = ("GRPOTrainer", "RLOOTrainer")
+_HANDED = ("prompts", "completions", "completion_ids")
+"""What a reward function is always called with, by keyword; with the columns of the rows and the trainer's state."""
+_NUMBERS = {"sum", "float", "int", "len", "max", "min", "round", "abs"}
+_EVENTS = {
+    "on_init_end", "on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_step_begin",
+    "on_pre_optimizer_step", "on_optimizer_step", "on_substep_end", "on_step_end", "on_evaluate", "on_predict",
+    "on_save", "on_log", "on_prediction_step",
+}  # fmt: skip
+
+
+def note_own_functions(script: TrainingScript, builder: SetupBuilder) -> None:
+    """Write down those that stop at the first call."""
+    if script.trainer is None:
+        return
+    _callbacks(script, builder)
+    if script.trainer.maker in REWARDED:
+        for function in _rewards(script.given("reward_funcs", 1)):
+            _reward(function, builder)
+
+
+def _callbacks(script: TrainingScript, builder: SetupBuilder) -> None:
+    """Every event comes with the model, the optimizer and more, by keyword."""
+    for source in script.sources:
+        for owner in ast.walk(source.tree):
+            if not isinstance(owner, ast.ClassDef) or len(owner.bases) != 1:
+                continue
+            if not ast.unparse(owner.bases[0]).endswith("TrainerCallback") or f"{owner.name}(" not in source.code:
+                continue
+            for method in owner.body:
+                if isinstance(method, ast.FunctionDef) and method.name in _EVENTS and method.args.kwarg is None:
+                    where = source.where(method)
+                    note = (
+                        f"transformers stops at the first {method.name}: {owner.name}.{method.name} in {where} has no "
+                        "**kwargs, and every event of a callback is called with the model and more by keyword."
+                    )
+                    builder.refused("callback-takes-too-little", note, "training.callbacks")
+                    return
+
+
+def _rewards(given: Value | None) -> Iterator[ast.FunctionDef]:
+    for value in given.items if isinstance(given, Listing) else [given]:
+        if isinstance(value, Function) and isinstance(value.body, ast.FunctionDef) and value.bound is None:
+            yield value.body
+
+
+def _reward(function: ast.FunctionDef, builder: SetupBuilder) -> None:
+    arguments = function.args
+    named = [each.arg for each in (*arguments.args, *arguments.kwonlyargs)]
+    missing = [name for name in _HANDED if name not in named]
+    note = None
+    if arguments.kwarg is None and missing:
+        note = (
+            f"TRL stops at the first rewards: the function {function.name} has no **kwargs, and is called with "
+            f"{', '.join(_HANDED)} and each column of the rows by keyword; it does not take {missing[0]}."
+        )
+    elif _gives_a_number(function):
+        note = (
+            f"TRL stops at the first rewards: the function {function.name} returns one number, where a list with one "
+            "for each completion is asked for."
+        )
+    if note is not None:
+        builder.refused("reward-function-unfit", note, "training.reward_funcs")
+
+
+def _gives_a_number(function: ast.FunctionDef) -> bool:
+    """True where each ``return`` of the function is surely one number."""
+    given = [node.value for node in _own(function.body) if isinstance(node, ast.Return)]
+    return bool(given) and all(_is_number(value) for value in given)
+
+
+def _is_number(value: ast.expr | None) -> bool:
+    if isinstance(value, ast.Constant):
+        return isinstance(value.value, int | float)
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
+        return value.func.id in _NUMBERS
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Div):
+        return _is_number(value.left) and _is_number(value.right)
+    return isinstance(value, ast.IfExp) and _is_number(value.body) and _is_number(value.orelse)
+
+
+def _own(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """What stands in a function itself, not in one that is defined within it."""
+    left: list[ast.AST] = list(body)
+    while left:
+        node = left.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            left += ast.iter_child_nodes(node)
