@@ -153,6 +153,11 @@ def is_instructed(model: str) -> bool:
     return re.search(r"instruct|chat|(?:^|[-_/])it(?:[-_]|$)|think|reason", model.lower()) is not None
 
 
+def marks_in(text: str) -> tuple[str, ...]:
+    """What looks like a control token in a text, such as a template's own."""
+    return tuple(dict.fromkeys(_MARK.findall(text)))
+
+
 def family_of(model: str) -> tuple[str, frozenset[str]] | None:
     """(name of the family, marks that its vocabulary has) of a model by its name; None where nobody can tell."""
     name = model.rstrip("/").lower()

@@ -265,7 +265,9 @@ def _range(node: ast.expr) -> ast.expr | None:
 
 def _enumerated(node: ast.expr) -> str | None:
     """The name of what a loop goes over, behind enumerate and tqdm."""
-    while isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in ("enumerate", "tqdm"):
+    while (
+        isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in ("enumerate", "tqdm")
+    ):
         node = node.args[0]
     return ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else None
 
