@@ -20,7 +20,7 @@ from ..config.stored_adapter import CONFIG, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
 from .adapter import changes_base, scaling_of
 from .arrays import Arrays, Passing
-from .changes import AGREE, Change, judged, judged_packed
+from .changes import AGREE, Change, OtherScales, judged, judged_packed
 from .experts import Experts, change_of, experts_of
 from .names import parse
 from .quantized import PACKED
@@ -122,8 +122,7 @@ class _Replay:
         self._merged, self._base, self._factors, self._config = merged, base, factors, config
         self._arrays: dict[Path, Arrays] = {}
         self._file = file
-        self._scales: list[float] = []
-        """Other scales than once that packed tensors have shown."""
+        self._scales = OtherScales()
         self._pairs: dict[str, dict[str, StoredTensor]] = {}
         self._saved: dict[str, StoredTensor] = {}
         self._tokens: dict[str, StoredTensor] = {}
