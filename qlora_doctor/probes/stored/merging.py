@@ -232,7 +232,7 @@ class _Replay:
         from .quantized import quantized_again, unpacked
 
         name = f"{module}.weight"
-        merged = unpacked(self._merged, name)
+        merged, undecided = unpacked(self._merged, name), MergedTensor(tensor=name, verdict="undecided")
         for base, given in self._bases(name, original, self._get):
             if merged is None or base is None or merged.shape != base.shape:
                 continue
@@ -243,9 +243,10 @@ class _Replay:
                 name, merged, change, lambda weight: quantized_again(weight, self._merged, name),
                 base_packed=given, scales=self._scales,
             )  # fmt: skip
-            if found is not None:
+            if found.verdict != "undecided":
                 return found
-        return MergedTensor(tensor=name, verdict="undecided")
+            undecided = undecided if undecided.residual is not None else found
+        return undecided
 
     def _of_experts(self, module: str, parts: Mapping[str, StoredTensor]) -> MergedTensor | None:
         """Of a tensor of experts, some of them on some rows; None where there is no such tensor."""
