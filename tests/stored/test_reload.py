@@ -156,3 +156,23 @@ def test_it_can_be_left_out(base: Path) -> None:
             optimizer.zero_grad()
     assert watched.report is not None and watched.report.facts.run is not None
     assert watched.report.facts.run.kept_outputs is None
+
+
+def test_a_failure_is_told_and_ends_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qlora_doctor.watching import outputs
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(outputs, "kept_outputs", fails)
+    model = adapted(base)
+    optimizer = adamw(model)
+    with qlora_doctor.watch(model, optimizer, quiet=True) as watched:
+        for batch in batches(3):
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    run = watched.report.facts.run if watched.report else None
+    assert run is not None and run.ended == "well" and run.kept_outputs is None
+    assert run.troubles == ["The trained model's outputs were not kept: OutOfMemoryError."]
+    assert run.base_changed_at_end == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...facts.stored import MergedTensor
@@ -91,16 +91,24 @@ def judged(name: str, merged: Any, change: Change, spacing: Any) -> MergedTensor
     return MergedTensor(tensor=name, verdict="undecided", residual=residual)
 
 
+@dataclass
+class OtherScales:
+    """Scales other than once that packed tensors have shown, and how many more tensors are searched for one."""
+
+    found: list[float] = field(default_factory=list)
+    left: int = 12
+
+
 def judged_packed(
-    name: str, merged: Any, change: Change, pack: Callable[[Any], Any], *, base_packed: bool, scales: list[float]
-) -> MergedTensor | None:
-    """Which change is in a merged tensor of packed numbers, by packing each anew; None where none explains it.
+    name: str, merged: Any, change: Change, pack: Callable[[Any], Any], *, base_packed: bool, scales: OtherScales
+) -> MergedTensor:
+    """Which change is in a merged tensor of packed numbers, by packing each anew.
 
     Args:
         merged: as the packed weight gives it back.
         pack: a weight as it is given back after it was packed in the same form.
         base_packed: the base's weight comes from packed numbers itself, so that without a change nothing is rounded.
-        scales: other scales that were found in the model's other tensors; one that is found here is added.
+        scales: that were found in the model's other tensors; one that is found here is added.
     """
     import numpy as np
 
@@ -114,19 +122,21 @@ def judged_packed(
     if others > 0 and distances[best] <= _EXACT * others:
         return _packed_verdict(name, best)
     limit = _NEAR * distances[best]
-    found = next((times for times in scales if far(change.at(times)) <= limit), None)
-    if found is None and not scales:
+    found = next((times for times in scales.found if far(change.at(times)) <= limit), None)
+    if found is None and not scales.found and scales.left > 0:
+        scales.left -= 1
         some = max(1, _SEARCHED // change.base.shape[1])
         found, _ = nearest_scale(lambda times: far(change.at(times), some))
         if far(change.at(found)) > limit:
             found = None
     if found is not None and all(abs(found - each) > 0.02 for each in (0, 1, 2)):
-        if found not in scales:
-            scales.append(found)
+        if found not in scales.found:
+            scales.found.append(found)
         return MergedTensor(tensor=name, verdict="other-scale", scale=found)
     if others > 0 and distances[best] < _NEAR * others:
         return _packed_verdict(name, best)
-    return None
+    lost = others - distances[best] < 1e-9  # what packs alike cannot be told apart
+    return MergedTensor(tensor=name, verdict="undecided", residual=None if lost else distances[best] / others)
 
 
 def _packed_verdict(name: str, found: str) -> MergedTensor:

@@ -20,7 +20,7 @@ from ..config.stored_adapter import CONFIG, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
 from .adapter import changes_base, scaling_of
 from .arrays import Arrays, Passing
-from .changes import AGREE, Change, judged, judged_packed
+from .changes import AGREE, Change, OtherScales, judged, judged_packed
 from .experts import Experts, change_of, experts_of
 from .names import parse
 from .quantized import PACKED
@@ -122,8 +122,7 @@ class _Replay:
         self._merged, self._base, self._factors, self._config = merged, base, factors, config
         self._arrays: dict[Path, Arrays] = {}
         self._file = file
-        self._scales: list[float] = []
-        """Other scales than once that packed tensors have shown."""
+        self._scales = OtherScales()
         self._pairs: dict[str, dict[str, StoredTensor]] = {}
         self._saved: dict[str, StoredTensor] = {}
         self._tokens: dict[str, StoredTensor] = {}
@@ -233,7 +232,7 @@ class _Replay:
         from .quantized import quantized_again, unpacked
 
         name = f"{module}.weight"
-        merged = unpacked(self._merged, name)
+        merged, undecided = unpacked(self._merged, name), MergedTensor(tensor=name, verdict="undecided")
         for base, given in self._bases(name, original, self._get):
             if merged is None or base is None or merged.shape != base.shape:
                 continue
@@ -244,9 +243,10 @@ class _Replay:
                 name, merged, change, lambda weight: quantized_again(weight, self._merged, name),
                 base_packed=given, scales=self._scales,
             )  # fmt: skip
-            if found is not None:
+            if found.verdict != "undecided":
                 return found
-        return MergedTensor(tensor=name, verdict="undecided")
+            undecided = undecided if undecided.residual is not None else found
+        return undecided
 
     def _of_experts(self, module: str, parts: Mapping[str, StoredTensor]) -> MergedTensor | None:
         """Of a tensor of experts, some of them on some rows; None where there is no such tensor."""
