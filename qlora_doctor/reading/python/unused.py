@@ -1,4 +1,4 @@
-"""What a script makes and never hands on, and what it names and never calls: the run goes without it, and nothing says so."""
+"""What a script makes and never hands on, and what it names and never calls: the run goes without it in silence."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def _says(source: Source, names: tuple[str, ...]) -> bool:
         if isinstance(node, ast.Call) and not ast.unparse(node.func).endswith("BitsAndBytesConfig"):
             if any(keyword.arg in names for keyword in node.keywords):
                 return True
-        elif isinstance(node, ast.Constant) and node.value in names:
-            return True
-        elif isinstance(node, ast.Attribute) and node.attr in names and isinstance(node.ctx, ast.Store):
+        elif (isinstance(node, ast.Constant) and node.value in names) or (
+            isinstance(node, ast.Attribute) and node.attr in names and isinstance(node.ctx, ast.Store)
+        ):
             return True
     return False
 
