@@ -104,6 +104,8 @@ class DataFacts(Fact):
     """Columns that nothing reads although their name says that they hold content."""
     answer_columns_unread: list[str] | None = None
     """Columns that nothing reads although their name says that they hold an answer."""
+    rows_ending_in_prompt: int | None = None
+    """Texts that end in the head of an answer, as a prompt for generation does; None where no template tells it."""
     empty_answers: int | None = None
     duplicate_rows: int | None = None
     """Rows whose text stands in the rows that were seen already."""

@@ -27,7 +27,7 @@ from ..setup.resolved import Taken
 from ..setup.setup import NamedData, Origin, Setup
 from .batch import BatchLook
 from .failures import explain
-from .formed import ANSWERS, CONTENT, batch_of, facts_of, repeated, without_repeats
+from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, repeated, without_repeats
 from .overlap import overlap_of
 from .pairs import pair_facts
 from .rows import IGNORED, Row, of_classes, of_labels, of_texts, split_batch
@@ -372,6 +372,7 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
         "rows_seen": len(samples.rows),
     }
     facts |= pair_facts(samples.rows)
+    facts["content_columns_unread"] = _questions_unread(samples.columns, samples.rows)
     facts["duplicate_rows"] = len(samples.rows) - len({repr(row) for row in samples.rows})
     facts |= overlap_of(setup)
     if tokenizer is None:
@@ -386,6 +387,39 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
         "truncated_ratio": sum(limit is not None and n > limit for n in lengths) / len(lengths),
     }
     return facts
+
+
+def _questions_unread(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns with a question that no answer repeats, where TRL finds no ``prompt`` and takes what both answers begin
+    with for it (``trl.data_utils.maybe_extract_prompt``)."""
+    if "prompt" in columns or not {"chosen", "rejected"} <= set(columns):
+        return []
+    found = []
+    for name in columns:
+        texts = [(row.get(name), row.get("chosen")) for row in rows] if name in QUESTIONS else []
+        plain = [
+            (one, other) for one, other in texts if isinstance(one, str) and isinstance(other, str) and one.strip()
+        ]
+        if plain and all(one.strip() not in other for one, other in plain):
+            found.append(name)
+    return found
+
+
+def _opened(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """Texts that end as a prompt does: in the head of an answer which is not there."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return None
+    asked = [{"role": "user", "content": "a"}]
+    try:
+        closed = tokenizer.apply_chat_template(asked, tokenize=False)
+        opened = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    except Exception:  # the template may want other turns
+        return None
+    head = opened.removeprefix(closed).strip() if opened.startswith(closed) else ""
+    if not head:
+        return None
+    texts = [text for row in rows if isinstance(text := row.get("text"), str)]
+    return sum(text.removesuffix(tokenizer.eos_token or "").rstrip().endswith(head) for text in texts)
 
 
 def _lengths(tokenizer: Any, row: dict[str, Any]) -> list[int]:
@@ -511,6 +545,7 @@ def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
         **repeated(rows),
         **talk_facts(rows),
         "empty_answers": sum(not row.answer.strip() for row in rows),
+        "rows_ending_in_prompt": _opened(tokenizer, samples.rows[:ROWS]) if samples.format == "text" else None,
         "content_lost_rows": len(lost),
         "content_lost": lost[0] if lost else None,
         "format": samples.format,

@@ -23,6 +23,8 @@ CONTENT = {
     *("tool_calls", "images", "image", "thought", "cot", "rationale", "chosen", "rejected"),
 }
 """Names of columns that hold a part of what is asked or answered."""
+QUESTIONS = {"question", "instruction", "query", "input", "context", "problem", "user", "system", "system_prompt"}
+"""Names of columns that hold what is asked."""
 ANSWERS = {
     *("output", "outputs", "response", "responses", "answer", "answers", "completion", "target", "targets", "reply"),
     *("assistant", "solution", "gpt", "chosen", "text", "summary", "label_text", "output_text", "final_answer"),

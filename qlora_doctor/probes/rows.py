@@ -91,6 +91,8 @@ def of_classes(rows: Sequence[Row], vocabulary: int | None, classes: int | None 
     """
     facts = of_ids([row.ids for row in rows], vocabulary)
     labels = [row.labels[0].item() for row in rows if len(row.labels) == 1]
+    if classes == 1 and set(labels) == {0, 1} and all(type(each) is int for each in labels):
+        return facts | {"classes": 1, "classes_seen": 2}
     if classes is None or classes < 2 or len(labels) < len(rows) or not all(isinstance(each, int) for each in labels):
         return facts
     seen = Counter(labels)

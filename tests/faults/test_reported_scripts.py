@@ -138,6 +138,56 @@ OLD_FORMER = FORMER.replace(
 GIVEN_FORMER = ("peft_config=peft_config)", "peft_config=peft_config, formatting_func=former)")
 
 
+FROM_PRETRAINED = 'AutoModelForCausalLM.from_pretrained("base", quantization_config=bnb_config, dtype=torch.bfloat16)'
+FROM_CONFIG = 'AutoModelForCausalLM.from_config(AutoConfig.from_pretrained("base"))'
+GRPO = (
+    SFT.replace("SFTConfig", "GRPOConfig")
+    .replace("SFTTrainer", "GRPOTrainer")
+    .replace("2e-4", "5e-6")
+    .replace("    max_length=64,\n", "    num_generations=2,\n")
+    .replace("peft_config=peft_config)", "peft_config=peft_config, reward_funcs=[exact])")
+    .replace(
+        "\ndataset = load",
+        "\n\ndef exact(completions, answer, **kwargs):\n"
+        "    scores = [float(c == a) for c, a in zip(completions, answer)]\n    return scores\n\n\ndataset = load",
+    )
+)
+CALLED = (
+    PLAIN.replace("import Data", "import TrainerCallback, Data")
+    .replace("args=args", "args=args, callbacks=[Told()]")
+    .replace(
+        "\n\ndef tok",
+        "\n\nclass Told(TrainerCallback):\n    def on_save(self, args, state, control, **kwargs):\n"
+        "        print(state.global_step)\n\n\ndef tok",
+    )
+)
+COUNTED = PLAIN.replace("= Trainer(", "= Counting(").replace(
+    "\n\ndef tok",
+    "\n\nclass Counting(Trainer):\n    def training_step(self, model, inputs, num_items_in_batch=None):\n"
+    "        return super().training_step(model, inputs, num_items_in_batch)\n\n\ndef tok",
+)
+CLIP = "    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n"
+STEP = "    optimizer.step()\n"
+CLIPPED = LOOP.replace(STEP, CLIP + STEP)
+EPOCHS = (
+    LOOP.replace("import Data", "import get_linear_schedule_with_warmup, Data")
+    .replace(
+        "model.train()\n", "schedule = get_linear_schedule_with_warmup(optimizer, 2, 3 * len(loader))\nmodel.train()\n"
+    )
+    .replace("for batch in loader:\n", "for epoch in range(3):\n  for batch in loader:\n")
+    .replace(STEP, STEP + "    schedule.step()\n")
+    .replace("schedule", "scheduler")
+    .replace("get_linear_scheduler", "get_linear_schedule")
+)
+TEMPLATED = SFT.replace(
+    "args = SFT",
+    'def render(row):\n    turns = [{"role": "user", "content": row["prompt"]}, '
+    '{"role": "assistant", "content": row["completion"]}]\n'
+    '    return {"text": tokenizer.apply_chat_template(turns, tokenize=False)}\n\n\n'
+    "dataset = dataset.map(render, remove_columns=dataset.column_names)\nargs = SFT",
+)
+
+
 @dataclass(frozen=True)
 class Reported:
     """A rule, the script without the fault, and what is replaced in it by what.
@@ -300,6 +350,69 @@ REPORTED = [
         [("    optimizer.step()\n    optimizer.zero_grad()", "    optimizer.zero_grad()\n    optimizer.step()")],
     ),
     Reported("QD464", "error", LOOP, [("    optimizer.step()\n", "")]),
+    # what is made, named or called in vain
+    Reported("QD269", "error", SFT, [("quantization_config=bnb_config, ", "")]),
+    Reported("QD270", "error", SFT, [(FROM_PRETRAINED, FROM_CONFIG), ("import Auto", "import AutoConfig, Auto")]),
+    Reported("QD271", "error", SFT, [("trainer.train()", "trainer.train")]),
+    Reported(
+        "QD272",
+        "error",
+        PLAIN,
+        [("(model, peft_config)", '(model, peft_config, adapter_name="support")')],
+        [('("out/adapter")\n', '("out/adapter")\nfresh = PeftModel.from_pretrained(model.unload(), "out/adapter")\n')],
+    ),
+    Reported("QD275", "error", SFT, [("lora_alpha=16", "lora_alpha=0")]),
+    Reported("QD276", "error", SFT, [("bf16=True,", "bf16=True,\n    num_train_epochs=0,")]),
+    Reported("QD165", "warning", PLAIN, [("max_steps=100,", "max_steps=100,\n    do_eval=True,\n    eval_steps=10,")]),
+    Reported("QD148", "error", SFT, [("learning_rate=2e-4", "learning_rate=2e-4,\n    lora_rank=8")]),
+    Reported("QD125", "error", PLAIN, [("model = get_peft_model(model, peft_config)\n", "")]),
+    Reported(
+        "QD125",
+        "error",
+        PLAIN,
+        [("\n\n\ndef tok", "\nmodel.resize_token_embeddings(600)\n\n\ndef tok")],
+        [(NAMES, NAMES + ' modules_to_save=["embed_tokens", "lm_head"],')],
+    ),
+    Reported(
+        "QD125", "error", PLAIN, [("args=args", "args=args, optimizers=(torch.optim.AdamW(model.parameters()),)")]
+    ),
+    Reported("QD125", "error", SFT, [("learning_rate=2e-4", 'learning_rate="2e-4"')]),
+    Reported(
+        "QD125",
+        "error",
+        SFT,
+        [("model=model,", "model=model, ref_model=model,")],
+        [("SFTConfig", "DPOConfig"), ("SFTTrainer", "DPOTrainer"), ("2e-4", "5e-6")],
+    ),
+    Reported(
+        "QD125",
+        "error",
+        SFT,
+        [(" num_labels=1,", "")],
+        [
+            ("SFTConfig", "RewardConfig"),
+            ("SFTTrainer", "RewardTrainer"),
+            ("AutoModelForCausalLM", "AutoModelForSequenceClassification"),
+            ('"base", q', '"base", num_labels=1, q'),
+            ("CAUSAL_LM", "SEQ_CLS"),
+        ],
+    ),
+    # functions of the script that a library calls
+    Reported("QD125", "error", GRPO, [("answer, **kwargs", "answer")]),
+    Reported("QD125", "error", GRPO, [("return scores", "return sum(scores)")]),
+    Reported("QD125", "error", CALLED, [("state, control, **kwargs", "state, control")]),
+    Reported(
+        "QD641", "error", COUNTED, [(", num_items_in_batch=None):", "):"), ("inputs, num_items_in_batch)", "inputs)")]
+    ),
+    # and loops
+    Reported("QD273", "warning", CLIPPED, [(CLIP + STEP, STEP + CLIP)]),
+    Reported("QD274", "error", EPOCHS, [("3 * len(loader)", "len(loader)")]),
+    Reported("QD125", "error", LOOP, [("batch).loss\n", "batch).loss\n    loss = loss.detach()\n")]),
+    Reported("QD125", "error", LOOP, [("    loss = model(", "    with torch.no_grad():\n        loss = model(")]),
+    # rows
+    Reported(
+        "QD277", "warning", TEMPLATED, [("tokenize=False", "tokenize=False, add_generation_prompt=True")], (), DATA
+    ),
     # the script's functions on its rows
     Reported("QD601", "error", PLAIN, [("row['completion']", "row['answer']")], (), DATA),
     Reported("QD601", "error", PLAIN, [("(tokenizer, mlm=False)", "(tokenizer)")], (), DATA),

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from ...setup.paths import resolve
+from ...setup.setup import Setup
 from .setup_builder import SetupBuilder
 from .training_script import TrainingScript, argument
 from .values import Known, Listing, Made, Model, Step
@@ -33,6 +35,8 @@ def note_order(script: TrainingScript, builder: SetupBuilder) -> None:
         _resized_behind(script, builder)
         _one_optimizer(script, builder)
         _own_reference(script, builder)
+        _many_rewards(script, builder)
+        _never_evaluated(script, builder)
     _rate_as_text(script, builder)
     _reloaded_elsewhere(script, builder)
     _from_config(script, builder)
@@ -67,9 +71,9 @@ def _resized_behind(script: TrainingScript, builder: SetupBuilder) -> None:
         attached = attached or step.kind == "attach"
         if attached and step.kind == "change" and step.call.maker == "resize" and step.call.node is not None:
             note = (
-                f"transformers stops: resize_token_embeddings in {builder.source.where(step.call.node)} comes after the "
-                f"adapter is attached, whose modules_to_save ({', '.join(map(str, saved))}) hold the embeddings in a "
-                "wrapper by then. Resize before."
+                f"transformers stops: resize_token_embeddings in {builder.source.where(step.call.node)} comes after "
+                f"the adapter is attached, whose modules_to_save ({', '.join(map(str, saved))}) hold the embeddings "
+                "in a wrapper by then. Resize before."
             )
             builder.refused("resized-after-attach", note, "lora.modules_to_save")
             return
@@ -81,10 +85,56 @@ def _one_optimizer(script: TrainingScript, builder: SetupBuilder) -> None:
     alone = isinstance(given, Made) and given.maker.startswith("optimizer:")
     if alone or (isinstance(given, Listing) and given.exact and len(given.items) != 2):
         note = (
-            "transformers stops: optimizers has to be a pair, of an optimizer and a schedule; where the schedule is the "
-            "trainer's own, of an optimizer and None."
+            "transformers stops: optimizers has to be a pair, of an optimizer and a schedule; where the schedule is "
+            "the trainer's own, of an optimizer and None."
         )
         builder.refused("optimizers-no-pair", note, "training.optimizer")
+
+
+def _many_rewards(script: TrainingScript, builder: SetupBuilder) -> None:
+    """RewardTrainer takes a classifier with one output; from_pretrained makes two where nothing says otherwise."""
+    load = script.model.load if script.model is not None else None
+    if script.trainer is None or script.trainer.maker != "RewardTrainer" or load is None or not load.exact:
+        return
+    written = load.arguments.get("num_labels")
+    if not load.maker.endswith("ForSequenceClassification") or {"config", "id2label"} & load.arguments.keys():
+        return
+    number = 2 if written is None else written.data if isinstance(written, Known) else None
+    name = load.arguments.get(0)
+    stored = written is None and not (isinstance(name, Known) and _is_plain_base(str(name.data), builder))
+    if isinstance(number, int) and number != 1 and not stored:
+        what = (
+            "num_labels is not set, so that the model is made with 2" if written is None else f"num_labels is {number}"
+        )
+        note = f"TRL stops: {what}, and a reward model has one output. Pass num_labels=1 to from_pretrained."
+        builder.refused("reward-model-of-many-labels", note, "model.num_labels")
+
+
+def _is_plain_base(name: str, builder: SetupBuilder) -> bool:
+    """True of a folder here whose config.json says nothing of labels."""
+    folder = resolve(Setup(file=builder.source.file), name)
+    try:
+        words = (folder / "config.json").read_text("utf-8") if folder is not None else "id2label"
+    except OSError:
+        return False
+    return "id2label" not in words and "num_labels" not in words
+
+
+def _never_evaluated(script: TrainingScript, builder: SetupBuilder) -> None:
+    """Rows and intervals for an evaluation that no strategy asks for."""
+    arguments = script.arguments()
+    if not isinstance(arguments, Made) or not arguments.exact or script.given("eval_dataset") is None:
+        return
+    given = arguments.arguments
+    asked = [name for name in ("do_eval", "eval_steps") if name in given]
+    silent = not {"eval_strategy", "evaluation_strategy", "eval_on_start", "load_best_model_at_end"} & given.keys()
+    by_hand = any(re.search(r"\.(evaluate|predict)\(", source.code) for source in script.sources)
+    if asked and silent and not by_hand:
+        note = (
+            f"The trainer is given rows to evaluate on, and {' and '.join(asked)}, but no eval_strategy, which is no "
+            'by itself: nothing is ever evaluated. Set eval_strategy="steps".'
+        )
+        builder.remark("held-out-unused", None, note, "training.eval_strategy")
 
 
 def _rate_as_text(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -98,8 +148,8 @@ def _rate_as_text(script: TrainingScript, builder: SetupBuilder) -> None:
     except ValueError:
         return
     note = (
-        f"transformers stops: learning_rate is the text {value.data}, not a number, and the optimizer compares it with 0. "
-        "In YAML a number like 2e-4 needs a dot: 2.0e-4."
+        f"transformers stops: learning_rate is the text {value.data}, not a number, and the optimizer compares it with "
+        "0. In YAML a number like 2e-4 needs a dot: 2.0e-4."
     )
     builder.refused("rate-as-text", note, "training.learning_rate")
 
@@ -123,7 +173,7 @@ def _own_reference(script: TrainingScript, builder: SetupBuilder) -> None:
 
 
 def _reloaded_elsewhere(script: TrainingScript, builder: SetupBuilder) -> None:
-    """An adapter with a name of its own is saved in a folder of that name, where a load of the folder above finds none."""
+    """An adapter with a name of its own is saved in a folder of that name; a load of the folder above finds none."""
     names = [
         name.data
         for step in _sure(script)
@@ -176,8 +226,9 @@ def _from_config(script: TrainingScript, builder: SetupBuilder) -> None:
                 if not ast.unparse(called.value).startswith("AutoModel") or "load_state_dict" in source.code:
                     continue
                 note = (
-                    f"{ast.unparse(called)} in {source.where(node)} makes the model of its config alone: its weights are "
-                    "random and in no 4 bits, and an adapter on them learns nothing of use. Load it with from_pretrained."
+                    f"{ast.unparse(called)} in {source.where(node)} makes the model of its config alone: its weights "
+                    "are random and in no 4 bits, and an adapter on them learns nothing of use. Load it with "
+                    "from_pretrained."
                 )
                 builder.remark("base-of-random-weights", node, note, "model.name_or_path")
                 return
@@ -192,7 +243,7 @@ def _loops(script: TrainingScript, builder: SetupBuilder) -> None:
             if not isinstance(outer, ast.For):
                 continue
             inner = [node for node in ast.walk(outer) if isinstance(node, ast.For) and node is not outer]
-            if _clipped_late(outer, builder):
+            if _clipped_late(outer, builder) or _cut_off(outer, builder):
                 return
             if len(inner) == 1 and _short_schedule(outer, inner[0], source.tree, builder):
                 return
@@ -209,7 +260,7 @@ def _calls(body: list[ast.stmt]) -> list[tuple[str, ast.Call]]:
 
 
 def _clipped_late(loop: ast.For, builder: SetupBuilder) -> bool:
-    """Gradients that are clipped when the optimizer has read them already, and are cleared before it reads them again."""
+    """Gradients that are clipped when the optimizer has read them already, and cleared before it reads them again."""
     names = [(name.rpartition(".")[2], name, call) for name, call in _calls(loop.body)]
     steps = [n for n, (last, name, _) in enumerate(names) if last == "step" and "optim" in name.lower()]
     clips = [n for n, (last, _, _) in enumerate(names) if last in ("clip_grad_norm_", "clip_grad_value_")]
@@ -226,6 +277,42 @@ def _clipped_late(loop: ast.For, builder: SetupBuilder) -> bool:
     )
     builder.remark("gradients-clipped-late", node, note, "training.max_grad_norm")
     return True
+
+
+def _cut_off(loop: ast.For, builder: SetupBuilder) -> bool:
+    """A loss that nothing can go back from: computed without gradients, detached, or made a plain number."""
+    backward = [call for _, call in _calls(loop.body) if ast.unparse(call.func).endswith(".backward")]
+    if len(backward) != 1 or not isinstance(backward[0].func, ast.Attribute):
+        return False
+    name = ast.unparse(backward[0].func.value)
+    if name == "accelerator" and backward[0].args:
+        name = ast.unparse(backward[0].args[0])
+    for statement in loop.body:
+        if isinstance(statement, ast.With) and any(
+            re.search(r"no_grad\(\)|inference_mode\(\)", ast.unparse(item.context_expr)) for item in statement.items
+        ):
+            made = {
+                ast.unparse(t) for each in ast.walk(statement) if isinstance(each, ast.Assign) for t in each.targets
+            }
+            uses = next((s for s in loop.body if isinstance(s, ast.Assign) and ast.unparse(s.targets[0]) == name), None)
+            source = ast.unparse(uses.value).partition(".")[0] if uses is not None else name
+            if (name in made or source in made) and statement.lineno < backward[0].lineno:
+                note = (
+                    f"The forward pass in {builder.source.where(statement)} runs without gradients, and backward of "
+                    "its loss stops: element 0 of tensors does not require grad."
+                )
+                builder.refused("loss-without-gradient", note, "training.loop")
+                return True
+        value = statement.value if isinstance(statement, ast.Assign) else None
+        ends = isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr
+        if ends in ("detach", "item") and ast.unparse(statement.targets[0]) == name:  # type: ignore[attr-defined]
+            note = (
+                f"The loss is cut off from the model by .{ends}() in {builder.source.where(statement)}, and backward "
+                "of it stops: it has no gradient."
+            )
+            builder.refused("loss-without-gradient", note, "training.loop")
+            return True
+    return False
 
 
 def _short_schedule(outer: ast.For, inner: ast.For, tree: ast.AST, builder: SetupBuilder) -> bool:

@@ -220,7 +220,8 @@ class SetupBuilder:
             origins=self._origins,
             remarks=self._remarks,
             unknown_keys=self._unknown_keys,
-            stops_at_unknown_keys=all("stops with" in (each["note"] or "") for each in self._unknown_keys),
+            stops_at_unknown_keys=bool(self._unknown_keys)
+            and all("stops with" in str(each["note"]) for each in self._unknown_keys),
             removed_keys=self._removed_keys,
             named_data=self.named_data,
             changes=self.changes,

@@ -1,4 +1,4 @@
-"""What a script makes and never hands on, and what it names and never calls: the run goes without it, and nothing says so."""
+"""What a script makes and never hands on, and what it names and never calls: the run goes without it in silence."""
 
 from __future__ import annotations
 

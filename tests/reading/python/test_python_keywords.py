@@ -15,7 +15,7 @@ from qlora_doctor.probes.environment import installed_packages
 from qlora_doctor.reading import Setup, read_setup
 from qlora_doctor.run.checking import check
 from qlora_doctor.tables.conditions import is_so
-from qlora_doctor.tables.signatures import LIBRARIES, Refusal, _table, refusals
+from qlora_doctor.tables.signatures import LIBRARIES, RefusedArgument, _table, refusals
 from tests.reading.python.scripts import UNSLOTH, notebook, read
 
 NEW = {"transformers": "5.23.0", "trl": "1.16.0", "peft": "0.21.2"}
@@ -285,7 +285,7 @@ def test_new_names_are_taken() -> None:
                     assert now[1] == "" or _refused(name, now[0], now[1], environment()) == [], (maker, argument)
 
 
-def _refused(library: str, maker: str, argument: str, here: EnvironmentFacts) -> list[Refusal]:
+def _refused(library: str, maker: str, argument: str, here: EnvironmentFacts) -> list[RefusedArgument]:
     return [each for each in refusals(library, maker, argument) if is_so(str(each.machine), here, {})]
 
 
