@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...core.report import Report
 from ...facts.memory import Cure
 
-LEFT, RIGHT, TOP, BOTTOM = 12.0, 97.0, 8.0, 80.0
+LEFT, RIGHT, TOP, BOTTOM = 19.0, 97.0, 8.0, 80.0
 """The plot within its picture, in percent."""
 MOST = 20
 """Changes in the picture at most; the table tells all."""
@@ -20,7 +20,7 @@ class Point:
 
     Attributes:
         number: its row in the table, from 1.
-        edge: no other change is both as fast and as small.
+        edge: nothing that learns the same is both as fast and as small.
     """
 
     number: int
@@ -36,7 +36,7 @@ class Chart:
 
     Attributes:
         card_y: where the card's memory is.
-        times, sizes: marks of the axes: place in percent and value.
+        times, sizes: marks of the axes beside the card's: place in percent and value.
     """
 
     points: list[Point]
@@ -63,6 +63,7 @@ def chart(report: Report) -> Chart | None:
         return round(BOTTOM - (BOTTOM - TOP) * size / most, 2)
 
     edge = unbeaten(cures)
+    card_y, top = y(memory.card_bytes), y(most)
     points = [
         Point(number, x(cure.speed), y(cure.peak_reserved_bytes), cure, number - 1 in edge)
         for number, cure in enumerate(cures, 1)
@@ -70,15 +71,16 @@ def chart(report: Report) -> Chart | None:
     return Chart(
         points,
         [points[place] for place in edge],
-        y(memory.card_bytes),
-        [(x(speed), speed) for speed in dict.fromkeys((fast, 1.0, slow))],
-        [(y(size), size) for size in (0, most // 2, most)],
+        card_y,
+        [(x(speed), speed) for speed in dict.fromkeys((fast, 1.0, slow)) if speed == 1 or abs(x(speed) - x(1.0)) > 9],
+        [(y(size), size) for size in (0, most) if size == 0 or card_y - top > 9],
     )
 
 
 def unbeaten(cures: Sequence[Cure]) -> list[int]:
-    """Places of the changes that no other beats in time and in memory, the fastest first."""
-    order = sorted(range(len(cures)), key=lambda place: (cures[place].speed, cures[place].peak_reserved_bytes))
+    """Places of the changes that leave what is learned as it is and that no other such beats, the fastest first."""
+    same = [place for place, cure in enumerate(cures) if not cure.alters]
+    order = sorted(same, key=lambda place: (cures[place].speed, cures[place].peak_reserved_bytes))
     edge: list[int] = []
     for place in order:
         if not edge or cures[place].peak_reserved_bytes < cures[edge[-1]].peak_reserved_bytes:
