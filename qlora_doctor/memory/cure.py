@@ -14,7 +14,8 @@ from ..facts.memory import Change, Cure
 from . import Progress
 from .levers import Combination, Lever, Prefer, applied, combinations, speed_of
 from .machine import Machine
-from .predict import Prediction, PredictionError, predict
+from .predict import Prediction, PredictionError, predict, prediction_of
+from .replay import replay
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -100,7 +101,7 @@ class Search:
         if alone:
             for lever in levers:
                 self.predicted((lever,))
-        estimate = self._estimates()
+        estimate: Callable[[Combination], float] | None = None  # traces of its own: made where they are asked for
         estimates = 0
         for combination in combinations(levers, prefer):
             if estimates >= MOST_ESTIMATES or len(self.tried) >= MOST_PREDICTIONS + (len(levers) if alone else 0):
@@ -108,6 +109,7 @@ class Search:
             cure = self.tried.get(_key(combination))
             if cure is None:
                 estimates += 1
+                estimate = estimate or self._estimates()
                 if estimate(combination) > NEAR:
                     continue
                 cure = self.predicted(combination)
@@ -142,19 +144,25 @@ class Search:
         return self.tried[key]
 
     def prediction(self, setup: Setup) -> Prediction:
-        """The prediction of a changed setup.
+        """The prediction of a changed setup: from traces that come with the package where there are any.
 
         Raises:
             PredictionError: it cannot be traced.
             StageError: its model cannot be built.
         """
+        from .shipped import shipped_tape
         from .subject import subject_of_setup
 
+        machine, evaluation_batch = self.machine_of(setup), self.evaluation_batch_of(setup)
+        known = shipped_tape(setup, machine) if evaluation_batch is None else None
+        if known is not None:
+            outline, tape = known
+            return prediction_of(outline, machine, replay(tape, machine))
         architecture = self.architecture
         if setup.model.name_or_path != self.setup.model.name_or_path:
             architecture = None
         subject = subject_of_setup(setup, architecture=architecture, offline=self.offline)
-        return predict(subject, self.machine_of(setup), evaluation_batch=self.evaluation_batch_of(setup))
+        return predict(subject, machine, evaluation_batch=evaluation_batch)
 
     def _estimates(self) -> Callable[[Combination], float]:
         """How full the room would be with a combination, by small depths; 0 where that cannot be told."""

@@ -101,7 +101,7 @@ def pictures_of(model: Any, setup: Setup) -> Pictures:
 def _of_any_size(name: str, vision: Any, token: int, kinds: str | None, told: Any) -> Pictures:
     """A picture that is cut into as many patches as it has room for (Qwen2-VL and those after it)."""
     if told is None:
-        raise NoPictures(f"images in the batches, whose size the setup does not tell {name} (data.image_size)")
+        raise NoPictures(f"images in the batches of {name} as long as data.image_size does not tell their size")
     height, width = (told, told) if isinstance(told, int) else tuple(told)
     patch = int(getattr(vision, "patch_size", 14))
     merge = int(getattr(vision, "spatial_merge_size", 2))

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from ..core.closest import closest
 from .trace import Recorder
+from .values import UnknownValue
 
 PAGED_FROM = 100_000
 """Elements from which a paged optimizer's state lives in managed memory, which torch's counters do not see.
@@ -20,7 +22,7 @@ MIN_8BIT = 4096
 """Elements under which an 8-bit optimizer keeps 32 bits (``min_8bit_size``)."""
 
 
-class UnknownOptimizer(ValueError):
+class UnknownOptimizer(UnknownValue):
     """An optimizer whose memory is not known here."""
 
 
@@ -141,4 +143,6 @@ def _find(name: str) -> Rule:
     try:
         return RULES[str(name)]
     except KeyError:
-        raise UnknownOptimizer(f"the memory of optimizer {name!r} is not known") from None
+        close = closest(str(name), RULES, n=2)
+        hint = f" (names like it: {', '.join(close)})" if close else ""
+        raise UnknownOptimizer(f"the memory of optimizer {str(name)!r} is not known{hint}") from None

@@ -19,12 +19,14 @@ from .families import SMALL_MEMORY_HEAD
 from .folded import STATES, Folded
 from .kept import Outline
 from .moments import most_in_use
+from .scaling import ALIGNED
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
     from ..tables.architectures import Architecture
     from .machine import Machine
     from .scaling import ScalableTape
+    from .tape import Tape
 
 MODELS = (
     "meta-llama/Llama-3.2-1B",
@@ -180,6 +182,20 @@ def shipped_for(setup: Setup) -> Shipped | None:
         "bf16" if training.bf16 else "fp16",
         cast(int, training.gradient_accumulation_steps),
     )
+
+
+def shipped_tape(setup: Setup, machine: Machine) -> tuple[Outline, Tape] | None:
+    """The tape of a setup as it stands, and its outline; None where it does not come with the package.
+
+    Evaluations do not come with it: ask for setups without.
+    """
+    shipped = shipped_for(setup)
+    batch, sequence = setup.training.per_device_train_batch_size, setup.training.max_length
+    if shipped is None or not batch or not sequence or sequence % ALIGNED:
+        return None
+    found = shipped.scalable(machine.kind(shipped.outline.head > SMALL_MEMORY_HEAD), batch == 1, sequence)
+    outline = replace(shipped.outline, batch=batch, sequence=sequence)
+    return None if found is None else (outline, found.at(batch, sequence))
 
 
 def document_of(folded: Folded) -> list[Any]:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .cure import Search, cure_of
-from .families import SMALL_MEMORY_HEAD
 from .kept import NotKept
 from .levers import Combination, Lever, Operation, applied
 from .predict import MARGIN
 from .replay import replay_peaks
 from .scaling import ALIGNED
-from .shipped import Shipped, shipped_for
+from .shipped import Shipped, shipped_for, shipped_tape
 
 if TYPE_CHECKING:
     from ..facts.memory import Cure
@@ -46,12 +45,12 @@ class ShippedSearch(Search):
         return self.tried[key]
 
     def _tape(self, setup: Setup) -> tuple[Tape, Machine]:
-        shipped, batch, sequence = self._of(setup)
+        self._of(setup)
         machine = self.machine_of(setup)
-        found = shipped.scalable(machine.kind(shipped.outline.head > SMALL_MEMORY_HEAD), batch == 1, sequence)
+        found = shipped_tape(setup, machine)
         if found is None:
             raise NotKept("the card's kind does not come with the package")
-        return found.at(batch, sequence), machine
+        return found[1], machine
 
     def _of(self, setup: Setup) -> tuple[Shipped, int, int]:
         """The tapes of a setup, its batch and its length."""

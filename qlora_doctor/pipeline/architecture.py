@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -236,10 +237,14 @@ def _not_at_hand(name: str, setup: Setup, offline: bool) -> StageError:
     close = closest_architectures(name)
     hint = f" Names like it: {', '.join(close)}." if close else ""
     where = "in the hub's cache on this machine" if offline else "on the hub (as far as this machine can reach it)"
+    remedy = "Name a folder that holds the model's config.json, or download the model first."
+    stored = re.search(r"(?<![a-z])(gptq|awq|gguf|exl2|aqlm)(?![a-z])", name, re.IGNORECASE)
+    if stored is not None:
+        remedy = f"{stored[0].upper()} is quantized already: name the 16-bit checkpoint that it was made from."
     return StageError(
         f"The model {name!r} is neither a folder, nor {where}, nor in the bundled table of architectures.{hint}",
         kind="missing-config",
-        remedy="Name a folder that holds the model's config.json, or download the model first.",
+        remedy=remedy,
         place=setup.place("model.name_or_path"),
     )
 

@@ -22,9 +22,12 @@ def render(report: Report, *, color: bool = False, width: int = 100) -> str:
     """The plan of a report, or why there is none."""
     memory = report.facts.memory
     if memory is None or not memory.plans:
-        return "\n\n".join([_failure(report, memory, width), _header(report, color)]) + "\n"
-    blocks = ["\n".join(_wrap(_ink("strong", line, color), width) for line in headline(report)), _header(report, color)]
-    blocks += [_card(plan, color) for plan in memory.plans if len(plan.cells) > 1]
+        return "\n\n".join([_failure(report, memory, width), _header(report, color, width)]) + "\n"
+    blocks = [
+        "\n".join(_wrap(_ink("strong", line, color), width) for line in headline(report)),
+        _header(report, color, width),
+    ]
+    blocks += [_card(plan, color, width) for plan in memory.plans if len(plan.cells) > 1]
     blocks.append(_own(memory, width))
     blocks.append(_how(memory, width))
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -68,7 +71,7 @@ def cropped(plan: CardPlan) -> tuple[list[int], list[int]]:
     return batches[: rows + 1], sequences[: columns + 1]
 
 
-def _header(report: Report, color: bool) -> str:
+def _header(report: Report, color: bool, width: int) -> str:
     name, file = subject(report)
     told = [words.one_line(file or name)] + ([words.one_line(name)] if file else [])
     if not file and (shape := _shape(report)):
@@ -79,19 +82,19 @@ def _header(report: Report, color: bool) -> str:
         figure = needed(memory)
         own = f"batch {picture.batch} × {picture.sequence:,} tokens"
         told.append(figure.told(None) if figure is not None else own)
-    return " · ".join(told)
+    return _wrap(" · ".join(told), width)
 
 
-def _card(plan: CardPlan, color: bool) -> str:
+def _card(plan: CardPlan, color: bool, width: int) -> str:
     held = f" · {words.size(plan.card_bytes)} for a process" if plan.card_bytes else ""
     emulated = " · no bfloat16 in hardware" if plan.bf16 is False else ""
-    lines = [_ink("strong", f"{words.one_line(plan.card)}{held}{emulated}", color), *_table(plan, color)]
+    lines = [_ink("strong", f"{words.one_line(plan.card)}{held}{emulated}", color), *_table(plan, color, width)]
     if plan.card_bytes:
-        lines.append(_frontier(plan))
+        lines.append(_wrap(_frontier(plan), width))
     return "\n".join(lines)
 
 
-def _table(plan: CardPlan, color: bool) -> list[str]:
+def _table(plan: CardPlan, color: bool, width: int) -> list[str]:
     batches, sequences = cropped(plan)
     cells = {(cell.batch, cell.sequence): cell for cell in plan.cells}
     columns = [max(8, len(f"{sequence:,}") + 2) for sequence in sequences]
@@ -105,7 +108,8 @@ def _table(plan: CardPlan, color: bool) -> list[str]:
             row += _ink(how, f"{_gib(cell.peak_reserved_bytes):>{column - 2}}{MARKS[how]} ", color)
         lines.append(f"{batch:>6}  {row}".rstrip())
     if plan.card_bytes:
-        lines.append("✓ fits · ~ the tensors fit, what the allocator reserves around them does not · ✗ does not fit")
+        legend = "✓ fits · ~ the tensors fit, what the allocator reserves around them does not · ✗ does not fit"
+        lines.append(_wrap(legend, width))
     return lines
 
 

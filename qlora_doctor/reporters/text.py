@@ -46,7 +46,7 @@ def render(report: Report, *, color: bool = False, width: int = 100, verbose: bo
     """
     ink = _Ink(color)
     setup = report.setup or {}
-    blocks = [" · ".join([_header(report, ink), *([dialect(setup)] if setup.get("dialect") else [])])]
+    blocks = [_folded(" · ".join([_header(report, ink), *([dialect(setup)] if setup.get("dialect") else [])]), width)]
     if report.facts.stored is not None and (told := stored_lines(report.facts.stored)):
         blocks.append("\n".join(f"  {line}".rstrip() for line in told))
     # A log's own report; a check that watched a run tells its course by findings.
@@ -103,6 +103,21 @@ def render_finding(finding: Finding, *, color: bool = False, width: int = 100, v
     page = finding.url or f"qlora-doctor explain {finding.rule}"
     lines.append(f"  {ink('dim', 'docs:')} {words.one_line(page)}")
     return "\n".join(lines)
+
+
+def _folded(line: str, width: int) -> str:
+    """A line in rows, between words: a terminal would break it anywhere. Colours take no room."""
+    rows, room = [""], width
+    for word in line.split(" "):
+        length = len(re.sub(r"\x1b\[[0-9;]*m", "", word)) + 1
+        if rows[-1] and length > room + 1:
+            rows.append("  ")
+            room = width - 2
+        elif rows[-1]:
+            rows[-1] += " "
+        rows[-1] += word
+        room -= length
+    return "\n".join(rows)
 
 
 def render_verdict(report: Report, *, color: bool = False) -> str:

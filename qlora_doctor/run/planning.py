@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 40
 """Batches or sequences of one table at most."""
+MOST = {"batch": 1024, "sequence": 1 << 20}
+"""What a table may ask about, samples on one device and tokens of a sample: a trace of more fills the host's memory."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ def _request(options: PlanOptions) -> PlanRequest:
     for what, values in (("batch", options.batches), ("sequence", options.sequences)):
         if values is not None and (not values or min(values) < 1):
             raise UsageError(f"--{what} takes positive numbers.", remedy=f"--{what} 1,2,4")
+        if values is not None and max(values) > MOST[what]:
+            raise UsageError(f"--{what} takes numbers up to {MOST[what]:,}, not {max(values):,}.")
         if values is not None and len(set(values)) > MOST_VALUES:
             raise UsageError(f"--{what} takes at most {MOST_VALUES} values.")
     return PlanRequest(

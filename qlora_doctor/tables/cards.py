@@ -152,6 +152,8 @@ def parse_memory(memory: str | int) -> int:
         if read is None or read[2].lower() not in _UNITS:
             raise ValueError(f"{memory!r} is not a memory size; write it like 24GiB, 24GB or 24576MiB.")
         size = round(float(read[1]) * _UNITS[read[2].lower()])
+        if not read[2] and 0 < size < 1 << 20:
+            raise ValueError(f"{memory!r} names no unit, which is bytes; write it like {read[1]}GiB.")
     if size <= 0:
         raise ValueError(f"A memory size must be positive, not {memory!r}.")
     return size

@@ -29,7 +29,7 @@ quantization:  # BitsAndBytesConfig's names
 lora:  # LoraConfig's names
   r: 16
   lora_alpha: 32
-  lora_dropout: 0.05
+  lora_dropout: {dropout}
   target_modules: all-linear  # every linear layer but the head, as in the QLoRA paper
   task_type: CAUSAL_LM
 
@@ -88,6 +88,7 @@ def starter_config(model: str, gpu: str | None = None, *, file: str = "config.ya
         file=file,
         model=yaml_scalar(model),
         known=_remark(model),
+        dropout="0.0  # adapters on experts that are one tensor take none" if _has_experts(model) else "0.05",
         dtype="bfloat16" if has_bf16 else "float16",
         dtype_why=why,
         precision="bf16" if has_bf16 else "fp16",
@@ -107,6 +108,13 @@ def starter_setup(model: str, gpu: str | None = None) -> Setup:
     data = document_of(Path("config.yaml"), starter_config(model, gpu)).data
     assert isinstance(data, dict)
     return setup_from_mapping(data)
+
+
+def _has_experts(model: str) -> bool:
+    """Whether a known model is a mixture of experts: PEFT refuses dropout on parameters (``lora.ParamWrapper``)."""
+    found = find_architecture(model)
+    config = {} if found is None else found.config.get("text_config", found.config)
+    return any("expert" in name and value for name, value in config.items())
 
 
 def _remark(model: str) -> str:

@@ -61,7 +61,10 @@ def test_json_alone_on_stdout(config: Path) -> None:
     [
         (["--gpu", "rtx-4091"], "RTX 4090"),
         (["--memory", "much"], "24GiB"),
+        (["--memory", "24"], "24GiB"),
         (["--batch", "0"], "positive"),
+        (["--batch", "100000"], "up to 1,024"),
+        (["--sequence", "99999999"], "up to 1,048,576"),
         (["--sequence", "x"], "whole numbers"),
         (["-o", "sarif=x"], "sarif"),
         (["--batch", ",".join(map(str, range(1, 60)))], "at most"),
@@ -116,3 +119,17 @@ def test_the_error_band_can_be_widened(tmp_path: Path) -> None:
     assert "QD505" not in found()
     assert "QD505" in found("--margin", "5%") & found("--margin", "0.05")
     assert CliRunner().invoke(main, ["check", "--facts", str(facts), "--margin", "much"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "TheBloke/Llama-2-7B-GPTQ"], "GPTQ"),
+        (["--model", "Qwen/Qwen2.5-0.5B", "--set", "optim=adamw_torh"], "names like it: adamw_torch"),
+        (["--model", "Qwen/Qwen2-VL-2B-Instruct"], "data.image_size does not tell"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_planned_says_why(arguments: list[str], said: str) -> None:
+    result = run(*arguments, "--gpu", "l4", "--batch", "1", "--sequence", "64", "--offline")
+    assert result.exit_code == 3 and said in " ".join(result.stdout.split())

@@ -142,3 +142,45 @@ def test_equals_a_trace_of_the_model_in_full(
     assert found is not None
     subject = subject_of_setup(setup, batch=batch, sequence=sequence, offline=True)
     assert replay_peaks(found.at(batch, sequence), machine) == replay_peaks(traced(subject, machine), machine)
+
+
+def test_a_cure_among_what_comes_with_the_package_builds_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qlora_doctor.memory.cure import Room, Search
+    from qlora_doctor.memory.levers import levers_of
+    from qlora_doctor.memory.shipped_search import ShippedSearch
+    from qlora_doctor.memory.stage import machine_for
+
+    if not fits_versions():
+        pytest.skip("other versions than those that were traced")
+    setup = starter_setup("Qwen/Qwen2.5-0.5B", "rtx-4090")
+    setup = with_value(setup, "training.per_device_train_batch_size", 4)
+
+    def refused(*arguments: object, **named: object) -> None:
+        raise AssertionError("a model is built")
+
+    monkeypatch.setattr("qlora_doctor.memory.subject.subject_of_setup", refused)
+    card = find_card("rtx-4090")
+    around = (setup, lambda changed: machine_for(changed, card), lambda changed: None, Room(reserved=24 << 30), None)
+    lever = next(each for each in levers_of(setup) if each.kind == "batch")
+    cure = Search(*around).predicted((lever,))
+    other = ShippedSearch(*around).predicted((lever,))
+    assert cure is not None and other is not None
+    assert cure.peak_allocated_bytes == other.peak_allocated_bytes
+    whole = Search(*around).prediction(setup).peak_reserved_bytes
+    assert cure.peak_reserved_bytes is not None and cure.peak_reserved_bytes < whole
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-0.5B", "meta-llama/Llama-3.2-1B"])
+def test_stacks_of_few_layers_tell_what_is_in_use(model: str) -> None:
+    from qlora_doctor.memory.moments import most_in_use
+    from qlora_doctor.memory.shipped import shipped_tape
+    from qlora_doctor.memory.stage import machine_for
+
+    if not fits_versions():
+        pytest.skip("other versions than those that were traced")
+    setup = with_value(starter_setup(model), "training.max_length", 1024)
+    shipped, machine = shipped_for(setup), machine_for(setup, find_card("l4"))
+    found = shipped_tape(setup, machine)
+    assert shipped is not None and found is not None
+    exact, rough = most_in_use(found[1], machine), shipped.most_in_use(machine, 1, 1024)
+    assert rough is not None and 0.97 * exact <= rough <= exact

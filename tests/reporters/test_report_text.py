@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from qlora_doctor.core.place import Place
-from qlora_doctor.reporters import render, text
+from qlora_doctor.core.report import Report
+from qlora_doctor.reporters import plan, render, text
 from tests.reporters import fixtures
 
 
@@ -125,3 +127,16 @@ def test_findings_told_one_by_one_and_the_rest_make_the_whole(name: str) -> None
         if finding.suppressed is None:
             assert text.render_finding(finding) in whole
     assert text.render_rest(report).splitlines()[-1] == whole.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "out-of-memory", "masked-data"])
+def test_sixty_columns_hold_every_line_and_break_no_word(name: str) -> None:
+    example = Path(__file__).parents[2] / "reports" / "examples" / "facts" / f"{name}.json"
+    report = Report.model_validate_json(example.read_text(encoding="utf-8"))
+    for told in (text.render, plan.render):
+        narrow, wide = told(report, width=60), told(report, width=400)
+        lines = [
+            line for line in narrow.split("\n") if not line.startswith("verdict: ")
+        ]  # one line, whatever the width
+        assert [line for line in lines if len(line) > 60] == []
+        assert set(narrow.split()) <= set(wide.split())

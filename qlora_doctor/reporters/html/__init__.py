@@ -28,6 +28,7 @@ from .._needed import needed
 from ..verdict import gaps, outcomes, subject, verdict
 from .checks import passed_groups, skipped_groups
 from .course import course_view
+from .cures import chart
 from .entries import entries, environment_rows, setup_rows
 from .memory import memory_view
 from .rows import rows_view
@@ -61,6 +62,7 @@ def render(report: Report, *, index: str | None = None) -> str:
         csp=content_security_policy(script, style),
         document=Markup(json_format.embedded(report)),
         version=__version__,
+        cure_chart=chart(report),
         **_views(report),
     )  # fmt: skip
 
