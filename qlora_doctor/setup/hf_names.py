@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..tables.trainer_names import OPTIMIZERS, SCHEDULERS
+from ..tables.trainer_names import OPTIMIZERS, SCHEDULERS, TAKEN_AWAY
 from .setup import Origin, Setup
 
 _CLASSES = {
@@ -30,11 +30,12 @@ def in_hf_terms(setup: Setup) -> Setup:
         # TrainingArguments: a number of steps above 0 overrides the share.
         changes["warmup_steps" if training.warmup_steps == 0 else "warmup_ratio"] = None
     if setup.dialect not in OWN:
+        known = (OPTIMIZERS | SCHEDULERS) - TAKEN_AWAY
         optimizer, schedule = training.optim, training.lr_scheduler_type
-        if optimizer is not None and optimizer not in OPTIMIZERS:
+        if optimizer is not None and optimizer not in known:
             changes["optim"] = _CLASSES.get(optimizer.lower().replace("_", ""))
-        if schedule is not None and schedule not in SCHEDULERS:
-            changes["lr_scheduler_type"] = schedule.lower() if schedule.lower() in SCHEDULERS else None
+        if schedule is not None and schedule not in known:
+            changes["lr_scheduler_type"] = schedule.lower() if schedule.lower() in known else None
     if not changes:
         return setup
     origins = dict(setup.origins)
