@@ -1,4 +1,4 @@
-"""What every command has in common in a terminal: colour, width, and how an error is told."""
+"""What every command has in common in a terminal: colour, width, and how an error is shown."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> Ch
 
 
 def _stages(named: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The stages asked for; ``all`` asks for each by name, so that one that cannot run is told by the exit code."""
+    """The stages asked for; ``all`` asks for each by name, so that the exit code shows one that cannot run."""
     from ..core.report import STAGES
 
     return STAGES if "all" in named else named or None

@@ -1,4 +1,4 @@
-"""Errors that a user is told in one sentence, with the place and the remedy."""
+"""Errors that a user reads as one sentence, with the place and the remedy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Fault(DoctorError):
 
     @classmethod
     def of(cls, error: Exception, subject: object) -> Fault:
-        """What is told of an exception that nobody foresaw."""
+        """What is said of an exception that nobody foresaw."""
         what = " ".join(str(error).split())[:200]
         name = type(error).__name__
         return cls(f"qlora-doctor failed on {subject}: {name}{': ' + what if what else ''}.", remedy=NEW_ISSUE)

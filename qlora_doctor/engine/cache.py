@@ -127,7 +127,7 @@ def _keep(file: Path, rules: Sequence[Rule]) -> None:
 
 
 def _templates(rule: Rule) -> dict[str, list[Any]]:
-    """The pieces of the page's texts; one that cannot be parsed is told when it is needed."""
+    """The pieces of the page's texts; one that cannot be parsed raises when it is needed."""
     found = {}
     for source in rule.templates():
         with contextlib.suppress(LanguageError):

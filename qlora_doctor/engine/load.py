@@ -66,7 +66,7 @@ def find_rule(wanted: str, rules: Sequence[Rule] | None = None) -> Rule:
     """The rule with this id or name; without ``rules``, among the bundled pages, of which only one is then read.
 
     Raises:
-        UsageError: there is none; the closest names are told.
+        UsageError: there is none; the message names the closest.
     """
     known = [f"{rule.id}-{rule.name}" for rule in rules] if rules is not None else []
     if rules is None:

@@ -92,7 +92,7 @@ def check_selection(
         refusals: gives the ids in the trainers' catalogues; asked where no rule has a name.
 
     Raises:
-        UsageError: there is one; the closest names are told.
+        UsageError: there is one; the message names the closest.
     """
     for pattern in (*selection.select, *selection.ignore, *selection.severity):
         if not any(matches(pattern, rule) for rule in rules) and not any(_begins(pattern, one) for one in refusals()):

@@ -29,7 +29,7 @@ class Pictures:
     Attributes:
         token: the id of its placeholders; ``count``: how many.
         shape: of its pixels, whose first dimension adds up over the rows.
-        grid: frames, rows and columns of patches, where the model is told.
+        grid: frames, rows and columns of patches, where the model is given it.
         kinds: the argument that tells placeholders from text, if there is one.
         said: what is taken as given, one sentence.
     """

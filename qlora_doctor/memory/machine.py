@@ -27,7 +27,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def allocator_settings() -> dict[str, str]:
-    """What PyTorch's allocator is told by the environment: ``expandable_segments:True,…`` as names and values.
+    """What the environment sets for PyTorch's allocator: ``expandable_segments:True,…`` as names and values.
 
     Source: ``c10/core/AllocatorConfig.cpp``; ``PYTORCH_ALLOC_CONF`` (2.9 and later) comes before the older name.
     """

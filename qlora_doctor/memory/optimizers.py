@@ -109,12 +109,13 @@ def _adafactor_update(self: Optimizer, parameters: list[torch.nn.Parameter]) -> 
         del square, update
 
 
-Rule = tuple[
+InitAndUpdate = tuple[
     Callable[[Optimizer, torch.nn.Parameter], list[torch.Tensor]],
     Callable[[Optimizer, list[torch.nn.Parameter]], None],
 ]
+"""What an optimizer keeps for a parameter, and what it takes while it updates all of them."""
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, InitAndUpdate] = {
     "adamw_torch_fused": (_adam, _in_place),
     "adamw_torch": (_adam_host_step, _foreach_adam),
     "adafactor": (_adafactor, _adafactor_update),
@@ -139,7 +140,7 @@ RULES: dict[str, Rule] = {
 """What each optimizer of ``TrainingArguments.optim`` keeps and takes."""
 
 
-def _find(name: str) -> Rule:
+def _find(name: str) -> InitAndUpdate:
     try:
         return RULES[str(name)]
     except KeyError:

@@ -1,4 +1,4 @@
-"""What a search for a cure starts from, and what is told of it."""
+"""What a search for a cure starts from, and what is reported of it."""
 
 from __future__ import annotations
 

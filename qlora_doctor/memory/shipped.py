@@ -311,5 +311,5 @@ _WITHOUT_SIZE = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad
 
 
 def _built(architecture: Architecture) -> dict[str, Any]:
-    """What of a config decides a tape: its limit is told apart, and ids of tokens take no memory."""
+    """What of a config decides a tape: its limit counts apart, and ids of tokens take no memory."""
     return {name: value for name, value in architecture.config.items() if name not in _WITHOUT_SIZE}

@@ -221,7 +221,7 @@ def assumed_of_cards(setup: Setup) -> list[str]:
 
 
 def saving_of(setup: Setup) -> Saving | None:
-    """How the run saves; None where it is told not to."""
+    """How the run saves; None where it does not."""
     from .predict import Saving
 
     training = setup.training

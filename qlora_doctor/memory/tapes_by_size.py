@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Maker = Callable[[], "Subject"]
 NEAR, FAR = 64, 16_384
-"""Tokens between which all lengths are told where one alone is asked about."""
+"""Tokens between which all lengths are listed where one alone is asked about."""
 
 
 class Tracer:

@@ -438,7 +438,7 @@ def _length(tokenizer: Any, prompt: Any, answer: Any) -> int:
 
 
 def _uncut(setup: Setup) -> Setup:
-    """The same setup without cutting or packing; TRL is told so by a null that is written down."""
+    """The same setup without cutting or packing; TRL does so at a null that is written down."""
     by_trl = Taken(setup).trainer == "trl"
     most = None if by_trl else _UNCUT
     training = setup.training.model_copy(update={"max_length": most, "packing": False, "padding_free": False})

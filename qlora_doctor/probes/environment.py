@@ -159,7 +159,7 @@ def _gpus() -> tuple[list[Gpu] | None, str | None, str | None]:
 
 
 def _has_nvml() -> bool:
-    """False where the driver's library is certainly absent, which is told without loading its bindings."""
+    """False where the driver's library is certainly absent, which is known without loading its bindings."""
     if sys.platform != "linux":
         return True
     try:

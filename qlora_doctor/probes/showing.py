@@ -124,7 +124,7 @@ def _decoded(ids: list[int], tokenizer: Any) -> str:
 
 
 def _shortened(segments: list[SegmentFacts]) -> list[SegmentFacts]:
-    """Beginning and end of what is too much to show; what is left out is told in its place."""
+    """Beginning and end of what is too much to show; a note stands for what is left out."""
     size = sum(len(each.text) for each in segments)
     if size <= MOST_TEXT:
         return segments

@@ -73,7 +73,7 @@ def why_left_out(document: Document, dialect: Dialect, sure: float, below: Path)
     try:
         setup = dialect.read(document)
     except ConfigError:
-        return None  # what is wrong with it is told when it is checked
+        return None  # what is wrong with it is reported when it is checked
     if dialect.name == homemade.name and not _holds_a_run(setup):
         return f"it holds too little of a run ({sure:.0%} sure)"
     return None if dialect.name in _NOT_TRAINING or _adapts_or_quantizes(setup) else "it has neither LoRA nor 4 bits"
@@ -161,7 +161,7 @@ def _script(document: Document) -> str | None:
     try:
         tree = read_source(document).tree
     except (ConfigError, RecursionError):
-        return None  # what is wrong with it is told when it is checked
+        return None  # what is wrong with it is reported when it is checked
     calls = _calls(tree)
     adapts, trains = bool(calls & _ADAPTS), any(_TRAINS.fullmatch(name) for name in calls)
     speaks = any(_SPEAKS.search(name) for name in calls)  # what adapts may stand in a module beside it

@@ -254,7 +254,7 @@ class _Reader:
         return read
 
     def _hardware(self, path: str, value: Any, pointer: str) -> None:
-        """A card or a memory size that nobody can read is told here, where its place is known."""
+        """A card or a memory size that nobody can read is reported here, where its place is known."""
         from ..tables.cards import UnknownCard, find_card, parse_memory
 
         try:

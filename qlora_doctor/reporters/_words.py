@@ -58,7 +58,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def layers(numbers: Iterable[int]) -> str:
-    """Layer numbers as ranges: ``0–15, 20``; a regular step is told as such: ``0–78 in steps of 2``."""
+    """Layer numbers as ranges: ``0–15, 20``; a regular step is written as such: ``0–78 in steps of 2``."""
     every = sorted(set(numbers))
     steps = {b - a for a, b in pairwise(every)}
     if len(every) > 2 and len(steps) == 1 and (step := steps.pop()) > 1:

@@ -215,7 +215,7 @@ def _excess(budget: HeldBudget) -> float:
 
 
 def _new_errors(new: list[Found]) -> Iterator[Regression]:
-    """The rule of broken budgets is told budget by budget."""
+    """The rule of broken budgets is compared budget by budget."""
     for found in new:
         if found.severity == "error" and found.rule != "QD520":
             yield Regression(kind="error", sentence=f"{found.rule} {found.name}: {found.message}")

@@ -26,7 +26,7 @@ def render_all(reports: Sequence[Report]) -> str:
 def _lines(report: Report) -> Iterator[str]:
     for found in counting(report):
         place = found.location
-        # Every reader of such lines wants both numbers; what stands nowhere in the file is told at its beginning.
+        # Every reader of such lines wants both numbers; what stands nowhere in the file is put at its beginning.
         where = f"{words.one_line(file_of(report, found) or 'setup')}:{place.line or 1}:{place.column or 1}"
         yield f"{where}: {found.severity} {words.one_line(found.rule)} {words.one_line(found.message)}"
     for gap in gaps(report):

@@ -22,7 +22,7 @@ _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "str
         "added": "32", "removed": "31"}  # fmt: skip
 _EVIDENCE_WIDTH = 400
 CURES = "memory.cures"
-"""The fact that is told as a table."""
+"""The fact that is shown as a table."""
 _PLAIN = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -212,7 +212,7 @@ def _help(remediation: Remediation, ink: _Ink, width: int, verbose: bool) -> lis
 
 
 def _changed_lines(diff: list[str]) -> list[str]:
-    """The lines that go and come; where they stand is told above them."""
+    """The lines that go and come; where they stand is written above them."""
     return [line for line in diff if line.startswith(("+", "-")) and not line.startswith(("+++", "---"))]
 
 

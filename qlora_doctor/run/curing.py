@@ -159,7 +159,7 @@ def _operations(setup: Setup, levers: list[Lever]) -> list[PatchOperation] | Non
     patch = [PatchOperation(op="add", path=pointer, value=value) for pointer, value in values.items()]
     try:
         return list(express(setup, patch).operations) if patch else []
-    except NoEditor:  # a program: its changes are told, not written
+    except NoEditor:  # a program: its changes are shown, not written
         return []
     except CannotEdit:
         return None

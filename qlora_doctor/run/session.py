@@ -222,7 +222,7 @@ class Session:
         return cleaned(place.model_copy(update={"file": place.file or file, "pointer": place.pointer or pointer}))
 
     def _in_file(self, remediation: Remediation, repair: str | None) -> Remediation:
-        """A remedy in the keys of the user's own file; told again after every stage, worked out once."""
+        """A remedy in the keys of the user's own file; asked for after every stage, worked out once."""
         if self.setup is None or self.setup.file is None:
             return remediation
         key = (remediation.model_dump_json(), repair)

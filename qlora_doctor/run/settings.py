@@ -148,7 +148,7 @@ def read_settings(file: Path) -> Found:
     """The settings of one file.
 
     Raises:
-        ConfigError: it cannot be read or is invalid; every mistake is told.
+        ConfigError: it cannot be read or is invalid; the message lists every mistake.
     """
     document = _load(file)
     if file.name == _PYPROJECT:

@@ -337,7 +337,7 @@ def with_course(facts: Facts, series: Sequence[Mapping[str, Any]], arguments: Ma
         planned_steps=float(run.max_steps) if run.max_steps and run.max_steps > 0 else None,
         resumed_at=[float(run.resumed_step)] if run.resumed_step else [],
     )
-    if run.ended != "well":  # why it did not come to its end is told by the rules of the run
+    if run.ended != "well":  # why it did not come to its end is for the rules of the run to say
         course.stopped_early = True
     found = course_facts(course, known_from(facts, {"training": dict(arguments)}))
     if len(course.get("loss")) < _POINTS:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.closest import closest, likeness
 
 MOST_UNKNOWN_KEYS = 1000
-"""Keys that mean nothing, as many as are told of one file."""
+"""Keys that mean nothing, as many as are reported of one file."""
 MOST_SUGGESTIONS = 100
 """Of these, how many are compared with the known ones: it takes a millisecond each."""
 

@@ -20,6 +20,7 @@ from qlora_doctor.reading.dialects import dialect_named, recognise
 from qlora_doctor.reading.document import document_of
 from qlora_doctor.setup.hf_names import in_hf_terms
 from qlora_doctor.setup.meaning import meanings
+from qlora_doctor.setup.setup import Training
 from qlora_doctor.writing.convert import TARGETS, Converted, convert
 from tests.models import make_model
 from tests.small_configs import SMALL
@@ -42,6 +43,15 @@ def back(converted: Converted, to: str, folder: Path) -> Setup:
     document = document_of(path, converted.text)
     assert recognise(document)[0].name == dialect_named(to).name, converted.text
     return dialect_named(to).read(document)
+
+
+@pytest.mark.parametrize(
+    ("written", "there"),
+    [("paged_adamw", "paged_adamw_32bit"), ("adamw_hf", None), ("PagedAdamW8bit", "paged_adamw_8bit"), ("sgd", "sgd")],
+)
+def test_an_optimizer_of_another_trainer_has_transformers_name_or_none(written: str, there: str | None) -> None:
+    setup = Setup(dialect="torchtune", training=Training(optim=written))
+    assert in_hf_terms(setup).training.optim == there
 
 
 def same(one: Any, other: Any) -> bool:

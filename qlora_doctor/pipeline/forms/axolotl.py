@@ -101,7 +101,7 @@ def form(
 
     Args:
         told: is filled with what is learnt of the set.
-        tokenizer: None leaves the tokens out; what does not need them is told all the same.
+        tokenizer: None leaves the tokens out; what does not need them is reported all the same.
 
     Raises:
         NotFollowedForm: this form is not followed here.

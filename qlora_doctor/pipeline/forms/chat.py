@@ -12,7 +12,7 @@ from .kinds import IGNORED, CannotForm, Piece
 _SENTINELS = ("[[a placeholder of a message]]", "zz another placeholder zz")
 """Texts that begin and end differently, so that what a template writes beside one does not hide in both."""
 LOST = 80
-"""Characters of lost content that are told."""
+"""Characters of lost content that are shown."""
 
 
 @dataclass(frozen=True)

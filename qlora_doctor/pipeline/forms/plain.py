@@ -522,5 +522,5 @@ class _Named:
 
 
 def _constant(value: Any) -> ast.Constant:
-    """A value as it is told: its beginning."""
+    """A value as it is shown: its beginning."""
     return ast.Constant(value[:20] if isinstance(value, str) else value)

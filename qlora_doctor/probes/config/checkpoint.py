@@ -64,7 +64,7 @@ def with_stored_bits(setup: Setup) -> tuple[Setup, bool]:
     four = bool(stored.get("load_in_4bit"))
     values: dict[str, Any] = {"load_in_4bit": four, "load_in_8bit": not four}
     for option in _OPTIONS if four else ():
-        if not _is_written(setup, option):  # one that is written and differs is told of a built model
+        if not _is_written(setup, option):  # one that is written and differs is reported of a built model
             values[option] = stored.get(option)
     origins = dict(setup.origins)
     for name, value in values.items():

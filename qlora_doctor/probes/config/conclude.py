@@ -426,11 +426,11 @@ def _fsdp_settings(values: Resolved) -> dict[str, Any] | None:
 
 
 def _loads_unsynced(values: Resolved, kind: str | None) -> bool | None:
-    """Whether FSDP 1 loads on one rank and is told not to send the weights to the others; FSDP 2 sends them always."""
+    """Whether FSDP 1 loads on one rank and does not send the weights to the others; FSDP 2 sends them always."""
     if kind != "fsdp1":
         return None if kind is None else False
     if any(remark["kind"] == "launched-without-sync" for remark in values.setup.remarks):
-        return False  # the launcher stops at it, which is told
+        return False  # the launcher stops at it, which is reported
     written = {str(key).removeprefix("fsdp_"): value for key, value in (_fsdp_settings(values) or {}).items()}
     loads, sends = (str(written.get(key)).lower() for key in ("cpu_ram_efficient_loading", "sync_module_states"))
     return loads == "true" and sends == "false"

@@ -284,7 +284,7 @@ def _epochs_of(series: Series, epochs: Series) -> list[int | None]:
 def profile_of_epoch(series: Series, epochs: Series) -> list[float] | None:
     """How the loss goes within an epoch where each epoch goes so: its rows come in one order, and some are harder.
 
-    None where they do not. Whether they do is told by the differences of neighbours, which a trend hardly changes, of
+    None where they do not. Whether they do follows from the differences of neighbours, which a trend hardly changes, of
     one epoch against those of the next.
     """
     pieces = by_epoch(series, epochs)

@@ -18,7 +18,7 @@ _SAMPLE = 1 << 12
 class UpdateWatch:
     """What the trainable tensors are before a step, and the comparison after it.
 
-    Whether a tensor moved is told by the fingerprint of all its bytes; the share of its elements that did, by a sample.
+    Whether a tensor moved: by the fingerprint of all its bytes; the share of its elements that did, by a sample.
     Both are made where the tensors are and fetched in one transfer, and no device memory is held while the step runs.
     """
 

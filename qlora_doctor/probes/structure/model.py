@@ -76,7 +76,7 @@ _WRAPPED = ("transformer_layer_cls_to_wrap", "fsdp_transformer_layer_cls_to_wrap
 
 
 def _wraps_missing(model: Any, setup: Setup) -> list[str] | None:
-    """Classes of layers that FSDP is told to wrap and does not find, at which accelerate stops; None: not known."""
+    """Classes of layers that FSDP is set to wrap and does not find, at which accelerate stops; None: not known."""
     settings = setup.training.fsdp_config
     if not setup.training.fsdp or settings is None:
         return []

@@ -50,7 +50,7 @@ def try_uses(
     """Import what the script imports, make the configurations that it makes; nothing else of it runs.
 
     Args:
-        config: what is told already; a call is not told once more for the same argument.
+        config: what is reported already; a call is not reported again for the same argument.
         progress: told what is under way.
         offline: False lets the hub be asked for the config.json that from_pretrained's arguments are held against.
     """
@@ -77,7 +77,7 @@ def try_uses(
 
 
 def _told(config: ConfigFacts | None) -> set[str]:
-    """Names of the arguments about which something is told already."""
+    """Names of the arguments about which something is reported already."""
     if config is None:
         return set()
     keys = [remark.key or "" for remark in config.refused or ()]

@@ -1,4 +1,4 @@
-"""axolotl: one YAML file with its own names for everything; unknown keys are ignored without a word.
+"""axolotl: one YAML file with its own names for everything; unknown keys are silently ignored.
 
 Defaults and conclusions are those of axolotl 0.18: utils/schemas/, utils/config/__init__.py (resolve_dtype),
 loaders/model.py (_set_quantization_config) and core/builders/base.py.
@@ -332,7 +332,7 @@ def _lora(reading: Reading) -> None:
 
 
 def _without_adapter(reading: Reading) -> None:
-    """A key that is left out is told where LoRA's options stand; one without a value is taken at its word."""
+    """A key that is left out is reported where LoRA's options stand; one without a value is taken at its word."""
     if reading.get("adapter"):
         return
     note = "axolotl adds an adapter with `adapter: lora` or `qlora` only; without it the whole model is trained."

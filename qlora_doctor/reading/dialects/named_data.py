@@ -214,7 +214,7 @@ def _read(reading: Reading, row: Names) -> Iterator[NamedData]:
 
 
 _MOST = 100
-"""Data sets that are told; no run has more."""
+"""Data sets that are listed; no run has more."""
 
 
 def _item(reading: Reading, row: Names, item: Any, key: str) -> Iterator[NamedData]:

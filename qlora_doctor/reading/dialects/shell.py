@@ -27,7 +27,7 @@ from .shell_launch import FLAG, Run, launched, started_by_llamafactory, with_val
 
 name = "shell"
 RECORD = "it is a command line"
-"""Why a fix is told and not written."""
+"""Why a fix is shown and not written."""
 
 _BEFORE = {
     *("nohup", "time", "exec", "sudo", "command", "env", "stdbuf", "nice", "setsid", "unbuffer", "eval"),

@@ -168,7 +168,7 @@ def _handbook(document: Document) -> dict[str, Asked]:
         return {}
     from ..python.neighbours import Neighbours
 
-    # A recipe with a dataset_name is told from one of TRL's by the clone that it lies in.
+    # A recipe with a dataset_name differs from one of TRL's by the clone that it lies in.
     configs = (folder / "src" / "alignment" / "configs.py" for folder in Neighbours(document.path).folders)
     text = next((path.read_text("utf-8", "replace") for path in configs if path.is_file()), None)
     if text is None:

@@ -23,7 +23,7 @@ AUTO_PEFT = {"AutoPeftModelForCausalLM", "AutoPeftModel", "AutoPeftModelForSeque
 WITH_HEAD = {"AutoModelForCausalLMWithValueHead", "AutoModelForSeq2SeqLMWithValueHead"}
 QUANTIZERS = {"GPTQConfig", "AwqConfig", "HqqConfig", "EetqConfig", "QuantoConfig", "TorchAoConfig", "Mxfp4Config"}
 RESUMED = "train(resume_from_checkpoint)"
-"""Under this name a trainer keeps what its train() is told to go on from."""
+"""Under this name a trainer keeps what its train() goes on from."""
 MODEL_CONFIG = "the model's config"
 _TOKENIZER_CLASS = re.compile(r"\w*Tokenizer(Fast)?$|\w*Processor$")
 _OPTIMIZERS = ("torch.optim.", "bitsandbytes.optim.", "bnb.optim.", "transformers.AdamW", "transformers.Adafactor")

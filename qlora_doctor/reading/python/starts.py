@@ -19,7 +19,7 @@ _MOST_TEXT = 128 * 1024
 _SUBFOLDERS = (".", "scripts", "bin", "run", ".vscode")
 _NAMED = re.compile(r"(?:.*\.(?:sh|bash|mk)|makefile|justfile|launch\.json)\Z", re.IGNORECASE)
 _TOLD = re.compile(r"(?:readme.*\.(?:md|markdown)|.*\.ipynb)\Z", re.IGNORECASE)
-"""Where a start is told to a reader: asked where no file of its own starts the script."""
+"""Where a start is shown to a reader: asked where no file of its own starts the script."""
 _VARIABLE = re.compile(r"^(\w+)\s*[:?]?=\s*(.*?)\s*$", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*//[^\n]*$|/\*.*?\*/", re.MULTILINE | re.DOTALL)
 _TRAILING = re.compile(r",(\s*[}\]])")

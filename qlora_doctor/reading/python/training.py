@@ -99,7 +99,7 @@ def _read_trainers_own(script: TrainingScript, builder: SetupBuilder) -> None:
 
 
 def _read_resume(script: TrainingScript, builder: SetupBuilder) -> None:
-    """What train() is told to go on from; the argument of the same name is only kept for the script to pass on."""
+    """What train() goes on from; the argument of the same name is only kept for the script to pass on."""
     passed = script.trainer.arguments.get(RESUMED) if script.trainer is not None else None
     if passed is not None:
         builder.take(_RESUME, passed, passed.node)
@@ -201,7 +201,7 @@ def _read_length(script: TrainingScript, builder: SetupBuilder, arguments: Value
 
 
 def _read_checkpointing(script: TrainingScript, builder: SetupBuilder, arguments: Value | None) -> None:
-    """Gradient checkpointing: the trainer turns it on, or the model is told to, or preparation does it."""
+    """Gradient checkpointing: the trainer turns it on, or the model is set to it, or preparation does it."""
     if script.is_unsloth:
         _unsloth_checkpointing(script, builder)
         return
@@ -257,7 +257,7 @@ def _on_the_model(script: TrainingScript, quantized: bool | None) -> Step | None
 
 
 def _checkpoints(step: Step) -> bool | None:
-    """Whether a step turns checkpointing on; preparation does unless it is told not to."""
+    """Whether a step turns checkpointing on; preparation does unless it is switched off."""
     if step.kind == "checkpointing":
         return True
     value = argument(step.call, "use_gradient_checkpointing", 1)

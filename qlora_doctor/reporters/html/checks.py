@@ -1,4 +1,4 @@
-"""What passed, by stage, and what could not be evaluated, by reason: each reason is told once."""
+"""What passed, by stage, and what could not be evaluated, by reason: each reason stands once."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
         _structure(setup, sections),
         _training(sections["training"]),
     )
-    # What is named and not looked at is told as the reason, in the words of the file.
+    # What is named and not looked at is given as the reason, in the words of the file.
     named: list[Any] = [each.model_dump(mode="json", exclude_none=True, exclude={"place"}) for each in setup.named_data]
     named += [data_identity(file, setup) for each in setup.named_data for file in each.files or [each.name or ""]]
     data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}

@@ -56,7 +56,7 @@ class Catalogue:
     Attributes:
         point_at: keys to point at where a row's own key is not in the file.
         computed: names in the rows' conditions that the reader works out.
-        rows: its checks, in the order in which they are told.
+        rows: its checks, in the order in which they are reported.
     """
 
     point_at: tuple[str, ...]

@@ -18,7 +18,7 @@ from .request import Outcome, RunData
 
 _POLL = 0.2
 _TOLD = 8000
-"""Characters of what a script printed that are told with --debug."""
+"""Characters of what a script printed that are shown with --debug."""
 _ENTRY = (
     "import sys; sys.path[:] = [p for p in sys.path if p] + [{parent!r}]; "
     "from qlora_doctor.watching.first_batches.child import main; main({folder!r})"

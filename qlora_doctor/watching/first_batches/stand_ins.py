@@ -18,7 +18,7 @@ from torch import nn
 from ...pipeline.base import dtype_argument, model_on_meta
 
 _CARD = (8, 0)
-"""Compute capability that is told to a script that asks: most ask in order to choose bf16."""
+"""Compute capability that a script that asks is given: most ask in order to choose bf16."""
 
 
 def stand_in() -> None:

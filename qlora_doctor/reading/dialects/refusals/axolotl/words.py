@@ -8,7 +8,7 @@ KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embeddin
 
 
 def fsdp_version(reading: Reading) -> int | None:
-    """1 where axolotl is told to shard and no version stands there; None where it does not shard."""
+    """1 where axolotl is set to shard and no version stands there; None where it does not shard."""
     config = reading.get("fsdp_config")
     if not config and not reading.get("fsdp"):
         return None
