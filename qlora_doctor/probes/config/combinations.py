@@ -56,7 +56,7 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if as_written and lora.layers_to_transform is not None and isinstance(lora.target_modules, str):
         note = "PEFT stops: layers_to_transform needs target_modules as a list of names, not as one text."
         yield Remark(kind="layers-of-a-pattern", about="freezing", key="lora.layers_to_transform", note=note)
-    if lora.layers_pattern and lora.layers_to_transform is None:
+    if lora.layers_pattern and lora.layers_to_transform is None and not setup.is_unknown("lora.layers_to_transform"):
         note = "PEFT stops: layers_pattern needs layers_to_transform."
         yield Remark(kind="layers-pattern-alone", about="freezing", key="lora.layers_pattern", note=note)
 
