@@ -29,9 +29,9 @@ test: setup ## Run the tests
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What a change needs while it is being made: style, types, every rule page, and the tests that import no torch.
-LIGHT := tests/engine tests/rules tests/config tests/packaging/test_imports.py tests/reporters tests/editor \
-	tests/docsite/test_pages.py \
-	tests/dialects/test_defaults.py tests/dialects/test_readers.py tests/dialects/test_refusals.py
+LIGHT := tests/core tests/engine tests/rules tests/setup tests/tables tests/writing tests/reporters tests/editor tests/probes/config \
+	$(wildcard tests/reading/test_*.py) tests/run/test_settings.py tests/packaging/test_imports.py tests/docsite/test_pages.py \
+	tests/reading/dialects/test_defaults.py tests/reading/dialects/test_readers.py
 check: lint ## Check style, types and rules, and run the tests that need no torch
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(LIGHT)
 

@@ -203,6 +203,8 @@ def main() -> None:
             results = {watched: once(arguments, watched=watched, folder=folder) for watched in order}
             pairs.append((results[False], results[True]))
             print(f"pair {number + 1} of {arguments.pairs}", file=sys.stderr)
+            if arguments.out is not None:  # what is there by now, should the time be up
+                arguments.out.write_text(json.dumps(summary(pairs, None), indent=2) + "\n", encoding="utf-8")
         again = once(arguments, watched=False, folder=folder) if arguments.plain_again else None
     text = json.dumps(summary(pairs, again), indent=2)
     print(text)

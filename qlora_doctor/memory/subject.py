@@ -42,7 +42,7 @@ class Subject:
     @property
     def outline(self) -> Outline:
         """What a prediction needs of it beside its tape."""
-        from ..pipeline.batches import context_length
+        from ..pipeline.architecture import context_length
 
         config = self.model.config.get_text_config()
         heads = getattr(config, "num_attention_heads", None) or 1
@@ -110,7 +110,7 @@ def subject_of_setup(
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
     from ..pipeline import attach, build_base, prepare
-    from ..pipeline.prepare import is_prepared
+    from ..pipeline.preparing import is_prepared
 
     base = build_base(setup, "meta", architecture=architecture, offline=offline)
     prepared = is_prepared(setup, base.model)

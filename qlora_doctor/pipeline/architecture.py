@@ -35,6 +35,16 @@ class Architecture:
     raw: dict[str, Any]
 
 
+def context_length(config: Any) -> int | None:
+    """Positions that the model has, None where its config sets no limit."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
 def load_config(setup: Setup, *, offline: bool = True, with_files: bool = False) -> Architecture:
     """The architecture that ``model`` names.
 

@@ -9,7 +9,8 @@ A packed weight is bytes whatever dtype it is stored as (``bnb_4bit_quant_storag
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,6 +77,8 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     A 7B with an adapter on every layer has 4,000 modules nine levels deep: looked at as often as a watched step wants
     it, that is most of what watching costs.
     """
+    if _listed and _listed[-1][0] is model:
+        return _listed[-1][1]
     found: list[tuple[str, nn.Module]] = []
     seen: set[int] = set()
     waiting: list[tuple[str, nn.Module]] = [("", model)]
@@ -88,6 +91,19 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
         path = f"{prefix}." if prefix else ""
         waiting += [(path + name, child) for name, child in reversed(module._modules.items()) if child is not None]
     return found
+
+
+_listed: list[tuple[nn.Module, list[tuple[str, nn.Module]]]] = []
+
+
+@contextmanager
+def listed(model: nn.Module) -> Iterator[None]:
+    """Within the block ``modules_of`` this model is one list: nothing may be put into the model or taken out of it."""
+    _listed.append((model, modules_of(model)))
+    try:
+        yield
+    finally:
+        _listed.pop()
 
 
 def parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -150,6 +166,20 @@ def is_readable(tensor: torch.Tensor) -> bool:
         last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
     return tensor.numel() == 0 or bool(needed <= held)
+
+
+def zero_tensors(tensors: Mapping[str, torch.Tensor]) -> set[str]:
+    """Names of tensors that hold nothing but zeros; one wait for the device in all."""
+    by_device: dict[torch.device, list[tuple[str, torch.Tensor]]] = {}
+    for name, tensor in tensors.items():
+        own = local_part(tensor)
+        if own.device.type != "meta" and own.numel():
+            by_device.setdefault(own.device, []).append((name, own))
+    zero: set[str] = set()
+    for group in by_device.values():
+        counts = torch.stack([torch.count_nonzero(tensor) for _, tensor in group]).tolist()
+        zero.update(name for (name, _), count in zip(group, counts, strict=True) if count == 0)
+    return zero
 
 
 def plain_name(name: str) -> str:

@@ -21,7 +21,9 @@ from ..probes.step import comparing, gradients
 from ..probes.step.forward import ForwardWatch, Inputs
 from ..probes.step.observer import Compared, Observer
 from ..probes.step.reach import HeldBack, what_holds_back
+from ..probes.tensors import listed
 from .guarding import Guard
+from .working import Work
 
 _POSITIONS, _AT_ONCE = 256, 32
 """Positions of a batch whose loss is computed from their logits, and how many at a time: 32 rows of a vocabulary of
@@ -82,6 +84,8 @@ class Onlooker(Observer):
     called: nn.Module | None = None
     compiled: bool = False
     alone: bool = True
+    work: Work = field(default_factory=Work)
+    """Where its own seconds are counted."""
     sharded: bool = False
     """Gradients and parameters are spread over processes by FSDP: each sees its own part."""
     micro_batches: list[int] = field(default_factory=list)
@@ -145,15 +149,17 @@ class Onlooker(Observer):
         self._awaiting = True
         self._summed = inputs.get("num_items_in_batch") is not None
         given = self.trainer_inputs if self.trainer_inputs is not None else inputs
-        self.batches.look(given)
-        self._counted = _counted(given.get("labels"))
+        with self.work.on("batches"):
+            self.batches.look(given)
+            self._counted = _counted(given.get("labels"))
         if self.forwards.trains():
             self._trained = True
         elif self._trained and not self.step_of_evaluation:
             self.step_of_evaluation = len(self.micro_batches)
         if self._first is None:
-            self._first = _sample(inputs)
-            self._compared_before = self._compare(self._first)
+            with self.work.on("forwards of its own"), listed(self.model):
+                self._first = _sample(inputs)
+                self._compared_before = self._compare(self._first)
 
     def _compare(self, inputs: dict[str, Any]) -> Compared:
         """Adapter on against off, on a short sample; nothing where that could hold up another process."""
@@ -164,8 +170,14 @@ class Onlooker(Observer):
         with random_state_kept(self.model), self._apart():
             batch = {name: value.to(device) for name, value in inputs.items()}
             with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
-                compared.on_off = comparing.adapter_on_off(self.model, batch)
+                compared.on_off = comparing.adapter_on_off(self.model, batch, self._off())
         return compared
+
+    def _off(self) -> torch.Tensor | None:
+        """Logits of the sample with the adapter off, once they are known of a base that is still the same."""
+        before = self._compared_before.on_off
+        same = self.known.get("changed_base_tensors") == [] and not self.known.get("cast_base_tensors")
+        return before.off if before is not None and same else None
 
     def _judge_effect(self) -> None:
         if self.alone and not self.compiled:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .guarding import StopTraining, say
 from .records import Options, Writer, rank_of
+from .working import uncollected
 
 if TYPE_CHECKING:
     from .watcher import Watch
@@ -160,7 +162,10 @@ class Station:
 
     def begin(self, model: Any, *, called: Any = None, trainer: Any = None, **known: Any) -> Watch | None:
         """Watch a training; what stands in its way is told, and nothing is watched."""
-        from .watcher import Watch
+        began = time.perf_counter()
+        with uncollected():
+            from .watcher import Watch
+        imports = time.perf_counter() - began
 
         self._stop_waiting()
         if self.watch is not None:
@@ -171,6 +176,7 @@ class Station:
         self.watch = Watch(
             model, writer, self.options, called=called, trainer=trainer, ranks=(rank, world, local), heard=self._heard
         )
+        self.watch.work.parts["imports"] = imports
         self.watch.loads = self.loads
         self.watch.begin(**known)
         return self.watch

@@ -23,7 +23,7 @@ from ..probes.environment import look_at_environment
 from ..probes.failures import NO_FAILURE
 from ..probes.live.config import live_config
 from ..probes.live.sharding import sharding_of
-from ..probes.load.loaded import has_nonfinite, loaded_facts, nonfinite_tensors
+from ..probes.load.loaded import loaded_facts, nonfinite_among, nonfinite_tensors
 from ..probes.observing import snapshot
 from ..probes.observing.overheard import Overhearing
 from ..probes.observing.timeline import StepPeak
@@ -33,7 +33,7 @@ from ..probes.step.picture import breakdown
 from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
-from ..probes.tensors import layer_names, local_part, parameters_of, trainable_parameters
+from ..probes.tensors import layer_names, listed, parameters_of, trainable_parameters
 from . import accumulating, adapters, stepping
 from .arguments import against_arguments, arguments_config, asked, plain_arguments, precision_facts
 from .backward import BackwardWatch
@@ -44,6 +44,7 @@ from .onlooker import Clock, Onlooker
 from .records import Options, Writer
 from .scaling import scale_facts, scaler_facts
 from .warned import telling
+from .working import Work
 
 _LOW_RATE = 0.5
 """Share of the rate that was asked for below which a step says little about the updates that the run will make."""
@@ -53,6 +54,10 @@ _OF_TENSORS = (
     "parameters_not_updated", "parameters_out_of_reach", "parameters_below_precision", "precision_too_coarse",
 )  # fmt: skip
 """Facts of a step that tell tensors apart."""
+_WHOLE = ("none", "ddp")
+"""Kinds of parallel training in which each rank holds the whole model."""
+_KEPT = 4
+"""Moments whose outputs are kept: the last of them."""
 _MORE = 8
 """Steps that the gradient scaler may skip while the watched ones are counted."""
 
@@ -86,9 +91,7 @@ class Watch:
         self.guard = Guard(self._abandon)
         self.facts = Facts()
         self.active = False
-        self.spent = 0.0
-        self.parts: dict[str, float] = {}
-        """Seconds by what they were spent on."""
+        self.work = Work()
         self._breakdown: dict[str, int] | None = None
         self._rank_loss: dict[str, Any] = {}
         self.series: list[dict[str, Any]] = []
@@ -137,13 +140,13 @@ class Watch:
         model = self._model()
         if model is None:
             return
-        with torch.autocast(_device(model).type, enabled=False):  # the first forward may already be within one
+        # The first forward may already be within an autocast of its own.
+        with self.work.on("begin"), listed(model), torch.autocast(_device(model).type, enabled=False):
             self.guard(self._begin)(model, optimizer, tokenizer, loader, arguments, state)
 
     def _begin(self, model: nn.Module, optimizer: Any, tokenizer: Any, loader: Any, arguments: Any, state: Any) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-        began = time.perf_counter()
         self.active = True
         self._found = objects()
         trainer = self._trainer()
@@ -169,6 +172,7 @@ class Watch:
             sharded=self._parallel in ("fsdp", "fsdp2"),
             alone=self._world == 1 and self._parallel == "none",
             batches=look,
+            work=self.work,
         )
         if not self._onlooker.compiled:
             self._onlooker.called = None
@@ -185,7 +189,6 @@ class Watch:
         self._know_resumed()
         self._know_adapters(model)
         self._hand_made_masks(loader)
-        self._spend(began, "begin")
         self._write("watching")
 
     def _static(self, model: nn.Module, arguments: Any) -> None:
@@ -283,10 +286,7 @@ class Watch:
 
     def _know_adapters(self, model: nn.Module) -> None:
         """Whether what trains is sound, and the adapter that was loaded the one that is there."""
-        bad = [
-            name for name, p in trainable_parameters(model).items() if _is_number(p) and has_nonfinite(local_part(p))
-        ]
-        self._run["nonfinite_trainable"] = bad
+        self._run["nonfinite_trainable"] = nonfinite_among(trainable_parameters(model))
         self._run |= adapters.roles(model, set())
         if self._parallel in ("none", "ddp"):
             self._run |= adapters.overwritten(model, self.loads)
@@ -337,33 +337,31 @@ class Watch:
             self._step_over(skipped=True)
         if self._in_step:
             return
-        began = time.perf_counter()
         if self._steps >= self._options.steps:
             self._finish()
             self._stepped_since = True  # more steps are to come
             self._stop_loop()
-        else:
-            assert self._onlooker is not None
+            return
+        assert self._onlooker is not None
+        with self.work.on("before a step"):
             self._look_again()
             self._scale = self._scale_now()
             self._onlooker.step_begin(last=self._steps + 1 == self._options.steps)
             self._in_step = True
-        self._spend(began, "forward")
 
     def _optimizer_begins(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self.active or self._onlooker is None or not self._in_step or not self._holds(optimizer):
             return
         if not any(unwrapped_optimizer(each) is optimizer for each in self._optimizers):
             self._optimizers.append(optimizer)
-        if not self._all_rates:
-            self._know_continued()
-        self._rates_now = _rates(self._optimizers)
-        began = time.perf_counter()
-        self._all_rates.append(self._rates_now)
-        self._know_optimizer()
-        self._onlooker.before_optimizer()
-        self._on_the_way()
-        self._spend(began, "before the optimizer")
+        with self.work.on("before the optimizer"), listed(self._onlooker.model):
+            if not self._all_rates:
+                self._know_continued()
+            self._rates_now = _rates(self._optimizers)
+            self._all_rates.append(self._rates_now)
+            self._know_optimizer()
+            self._onlooker.before_optimizer()
+            self._on_the_way()
 
     def _backward_begins(self) -> None:
         """The first backward of a step finds the gradients as the step before left them, the others as the first."""
@@ -404,20 +402,19 @@ class Watch:
         self._step_over(skipped=False)
 
     def _step_over(self, *, skipped: bool) -> None:
-        began = time.perf_counter()
         onlooker = self._onlooker
         assert onlooker is not None
-        onlooker.after_optimizer(scale=self._scale, skipped=skipped)
-        onlooker.step_end()
-        self._in_step = self._began_backward = False
-        self._loss_of_step()
-        if skipped:
-            self._skipped += 1
-        else:
-            self._steps += 1
-        self._counted = max(self._counted, self._steps)
-        self._spend(began, "step")
-        self._write("watching")
+        with self.work.on("after the optimizer"), listed(onlooker.model):
+            onlooker.after_optimizer(scale=self._scale, skipped=skipped)
+            onlooker.step_end()
+            self._in_step = self._began_backward = False
+            self._loss_of_step()
+            if skipped:
+                self._skipped += 1
+            else:
+                self._steps += 1
+            self._counted = max(self._counted, self._steps)
+            self._write("watching")
 
     def _holds(self, optimizer: Any) -> bool:
         """Whether an optimizer is of this training: an optimizer of something else may step in the same process.
@@ -531,10 +528,12 @@ class Watch:
         model = self._model()
         assert onlooker is not None
         self._take_off()
-        if model is not None:
-            onlooker.train_end()
-            self._conclude(onlooker, model)
-        self._write("watched")
+        with self.work.on("end of the watched steps"):
+            if model is not None:
+                with listed(model):
+                    onlooker.train_end()
+                    self._conclude(onlooker, model)
+            self._write("watched")
         self._onlooker = None  # it holds the model
         self._found = {}
 
@@ -610,9 +609,7 @@ class Watch:
         if self.active and self._in_step:
             self._step_over(skipped=self._scaler() is not None)
         if self.active and (self._steps >= self._options.steps or self._skipped >= _MORE):
-            began = time.perf_counter()
             self._finish()
-            self._spend(began, "end of the watched steps")
 
     def logged(self, step: int, epoch: float | None, logs: Mapping[str, Any]) -> None:
         """A record of the series, as the trainer made it."""
@@ -630,9 +627,7 @@ class Watch:
         model = self._model()
         if model is None or self._run.get("nonfinite_step"):
             return
-        parameters = trainable_parameters(model)
-        bad = [name for name, parameter in parameters.items() if has_nonfinite(local_part(parameter.detach()))]
-        self._run.update(nonfinite_step=step, nonfinite_tensors=bad)
+        self._run.update(nonfinite_step=step, nonfinite_tensors=nonfinite_among(trainable_parameters(model)))
         self._write("not finite")
 
     def saved(self, folder: str, state: Any) -> None:
@@ -651,13 +646,13 @@ class Watch:
 
         if self._run.get("adapter_saved") == str(folder) and self._saved_at == self._counted:
             return
-        began = time.perf_counter()
-        self._saved_at = self._counted
-        self._run["adapter_saved"] = str(folder)
-        found = differing(model, folder)
-        if found or "adapter_saved_differs" not in self._run:
-            self._run["adapter_saved_differs"] = found
-        self._spend(began, "saved adapter")
+        with self.work.on("saved adapter"):
+            self._saved_at = self._counted
+            self._run["adapter_saved"] = str(folder)
+            found = differing(model, folder)
+            if found or "adapter_saved_differs" not in self._run:
+                self._run["adapter_saved_differs"] = found
+            self._keep_outputs(model, folder)
         self._write("saved")
 
     def trained(self, state: Any) -> None:
@@ -713,11 +708,31 @@ class Watch:
     def _look_at_end(self) -> None:
         """The base is what it was, the adapter on disk is the adapter in memory."""
         model = self._model()
-        if model is None or self._base is None or not self._stepped_since or self._hidden:
+        if model is None or self._hidden:
+            return
+        if self._steps:
+            self._keep_outputs(model)
+        if self._base is None or not self._stepped_since:
             return
         after = snapshot.take(model, keep_small=False)
         changes = snapshot.compare(self._base, model, after)
         self._run["base_changed_at_end"] = changes.changed
+
+    def _keep_outputs(self, model: nn.Module, folder: Path | None = None) -> None:
+        """What the model says now, of the last few saves and of the end; a failure is told and ends nothing."""
+        if not self._options.keep_outputs or self._ended == "failed" or self.rank or self._parallel not in _WHOLE:
+            return
+        if is_compiled(model) or is_compiled(self._called):
+            return
+        from .outputs import kept_outputs
+
+        try:
+            found = kept_outputs(model, self._tokenizer, step=self._counted, folder=str(folder) if folder else None)
+        except Exception as error:
+            self.guard.tell(f"The trained model's outputs were not kept: {type(error).__name__}.")
+            return
+        if found is not None:
+            self._run["kept_outputs"] = [*(self._run.get("kept_outputs") or [])[-_KEPT + 1 :], found]
 
     # -- stopping
 
@@ -761,11 +776,6 @@ class Watch:
         ]
 
     # -- writing
-
-    def _spend(self, began: float, on: str) -> None:
-        took = time.perf_counter() - began
-        self.spent += took
-        self.parts[on] = self.parts.get(on, 0.0) + took
 
     def _write(self, state: str) -> None:
         self.facts = self.facts.model_copy(update=self._known())
@@ -813,8 +823,8 @@ class Watch:
                 "ranks": [rank],
                 "steps": self._counted,
                 "ended": self._ended,
-                "watching_seconds": round(self.spent, 4),
-                "watching_parts": {name: round(seconds, 4) for name, seconds in self.parts.items()},
+                "watching_seconds": round(self.work.seconds, 4),
+                "watching_parts": {name: round(seconds, 4) for name, seconds in self.work.parts.items()},
                 "troubles": list(self.guard.troubles),
             }
         )
@@ -1083,10 +1093,6 @@ def _memory_now(facts: Facts) -> dict[str, float]:
 
 def _ids(onlooker: Onlooker) -> set[int]:
     return {id(parameter) for parameter in onlooker.parameters.values()}
-
-
-def _is_number(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and not tensor.is_meta and bool(local_part(tensor).numel())
 
 
 def _number(value: Any) -> float | None:

@@ -50,9 +50,9 @@ def test_the_second_reading_plans_nothing_and_gives_the_same(
 ) -> None:
     tensors = some()
     first = read(tensors)
-    assert first == fingerprints(tensors) and launches == [256, 44]
+    assert first == fingerprints(tensors) and launches == [160, 140]
     monkeypatch.setattr(fingerprint_cuda, "_table", None)
-    assert read(tensors) == first and launches == [256, 44] * 2
+    assert read(tensors) == first and launches == [160, 140] * 2
 
 
 def test_a_change_in_place_is_seen(launches: list[int]) -> None:

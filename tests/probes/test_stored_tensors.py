@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qlora_doctor import pipeline
-from qlora_doctor.probes.structure import look_at_structure
+from qlora_doctor.probes.structure.look import look_at_structure
 from qlora_doctor.setup.setup import Lora, Model, Quantization, Setup
 
 QV = {"target_modules": ["q_proj", "v_proj"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -81,30 +81,32 @@ def nonfinite_tensors(model: nn.Module) -> list[str]:
     A packed weight is bytes, whose patterns say nothing when they are read as a float that they are stored as: its
     statistics are looked at instead, for a NaN in the weight makes its block's absmax one. Of a sharded tensor it is
     the shard of this process that is looked at.
+    """
+    return nonfinite_among(
+        {
+            name: found.tensor
+            for name, found in base_tensors(model).items()
+            if found.kind in ("parameter", "statistics") and found.tensor.element_size() > 1
+        }
+    )
+
+
+def nonfinite_among(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the floating-point tensors that hold NaN or inf, as far as they can be read.
 
     A NaN or inf anywhere makes the sum of a tensor no number; only such a tensor is then looked at closely. Sums of
-    all tensors are asked for before the first is waited for.
+    all tensors are asked for before the first is waited for, and fetched in one transfer for each device.
     """
-    sums = {}
-    for name, found in base_tensors(model).items():
-        tensor = found.tensor
-        if not tensor.is_floating_point() or found.kind not in ("parameter", "statistics"):
-            continue
-        own = local_part(tensor.detach())
-        if own.element_size() > 1 and own.numel() and is_readable(own):
-            sums[name] = (own, own.sum(dtype=torch.float32))
-    return [name for name, total in _fetched(sums).items() if not math.isfinite(total) and has_nonfinite(sums[name][0])]
-
-
-def _fetched(sums: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
-    """The sums as numbers: one transfer for each device."""
+    own = {name: local_part(tensor.detach()) for name, tensor in tensors.items() if tensor.is_floating_point()}
+    own = {name: tensor for name, tensor in own.items() if tensor.numel() and is_readable(tensor)}
     groups: dict[torch.device, list[str]] = {}
-    for name, (_, total) in sums.items():
-        groups.setdefault(total.device, []).append(name)
-    found: dict[str, float] = {}
+    for name, tensor in own.items():
+        groups.setdefault(tensor.device, []).append(name)
+    doubtful: set[str] = set()
     for names in groups.values():
-        found.update(zip(names, torch.stack([sums[name][1] for name in names]).tolist(), strict=True))
-    return {name: found[name] for name in sums}
+        sums = torch.stack([own[name].sum(dtype=torch.float32) for name in names]).tolist()
+        doubtful.update(name for name, total in zip(names, sums, strict=True) if not math.isfinite(total))
+    return [name for name in own if name in doubtful and has_nonfinite(own[name])]
 
 
 def has_nonfinite(tensor: torch.Tensor) -> bool:

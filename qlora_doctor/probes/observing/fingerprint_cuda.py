@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from .chunk import CHUNK, Fingerprint, dtype_name
 _Part = tuple[torch.Tensor, Any]
 """Digests on the host, and what tells that they are there."""
 _THREADS = 256
-_GROUP = 256
-"""Tensors in one launch."""
+_GROUP = 160
+"""Tensors in one launch: the device waits while the host looks at the first ones, the host for the last ones."""
 _SOURCE = (
     r"""
 typedef unsigned long long u64;
@@ -85,42 +86,45 @@ chunk_sums(const u64* address, const u64* length, u64* digest) {
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Which chunks to read: kept on the host, since the base lies where it lay when it is read again.
+class _Group:
+    """Tensors that one launch reads.
 
     Attributes:
         addresses: of each tensor.
-        tables: address and length of every chunk, shape (2, chunks), in one part for each launch.
-        groups: how many tensors each launch reads.
+        sizes: bytes of each.
+        table: address and length of every chunk, shape (2, chunks); in pinned memory, for CUDA.
         counts: chunks of each tensor.
         kinds: dtype and shape of each.
     """
 
-    names: list[str] = field(default_factory=list)
-    addresses: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    tables: list[torch.Tensor] = field(default_factory=list)
-    groups: list[int] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    kinds: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    names: list[str]
+    addresses: list[int]
+    sizes: list[int]
+    table: torch.Tensor
+    counts: list[int]
+    kinds: list[tuple[str, tuple[int, ...]]]
 
-    def lies_there(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether tensors of these names and sizes lie where those lay that it was made of: then they can be read."""
-        if len(tensors) != len(self.names) or list(tensors) != self.names:
-            return False
-        every = tensors.values()
-        return [tensor.data_ptr() for tensor in every] == self.addresses and (
-            [tensor.nbytes for tensor in every] == self.sizes
-        )
+    def lies_there(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether tensors of these sizes lie where those lay that it was made of: then they can be read."""
+        return list(map(_address, tensors)) == self.addresses and list(map(_size, tensors)) == self.sizes
 
-    def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether their bytes mean what they meant: dtypes, shapes and order are the same."""
+    def fits(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether their bytes mean what they meant: dtypes and shapes are the same, in row-major order."""
         return all(
             tensor.shape == kind[1] and dtype_name(tensor.dtype) == kind[0] and tensor.is_contiguous()
-            for tensor, kind in zip(tensors.values(), self.kinds, strict=True)
+            for tensor, kind in zip(tensors, self.kinds, strict=True)
         )
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Which chunks to read: kept on the host, since the base lies where it lay when it is read again."""
+
+    names: list[str] = field(default_factory=list)
+    groups: list[_Group] = field(default_factory=list)
+
+
+_address, _size = torch.Tensor.data_ptr, attrgetter("nbytes")
 _plans: dict[int, list[_Plan]] = {}
 """The last plans for each device: of the base, and of what trains."""
 _KEPT = 2
@@ -133,13 +137,12 @@ def chunk_digests(tensors: Mapping[str, torch.Tensor], device: torch.device) -> 
         kernel = _kernel(index)
         if kernel is None:
             return {}
-        kept = _plans.setdefault(index, [])
-        plan = next((each for each in kept if each.lies_there(tensors)), None)
-        if plan is not None:
-            # The device reads while the host makes sure that the plan still fits.
-            parts = [_launched(kernel, table, device) for table in plan.tables]
-            if plan.fits(tensors):
-                return _collected(plan, parts)
+        names, kept = list(tensors), _plans.setdefault(index, [])
+        every = list(tensors.values())
+        for plan in [each for each in kept if each.names == names]:
+            found = _read_again(kernel, plan, every, device)
+            if found is not None:
+                return found
             kept.remove(plan)
         plan, parts = _read_first(kernel, tensors, device)
         if len(plan.names) == len(tensors):  # what could not be read in place may be read in place next time
@@ -147,18 +150,35 @@ def chunk_digests(tensors: Mapping[str, torch.Tensor], device: torch.device) -> 
         return _collected(plan, parts)
 
 
+def _read_again(
+    kernel: Any, plan: _Plan, tensors: list[torch.Tensor], device: torch.device
+) -> dict[str, Fingerprint] | None:
+    """The digests by a plan; None where it fits no more. The device reads one group while the host looks at the next,
+    and all of them while the host makes sure that their bytes mean what they meant."""
+    parts, start = [], 0
+    for group in plan.groups:
+        if not group.lies_there(tensors[start : start + len(group.names)]):
+            return None
+        parts.append(_launched(kernel, group.table, device))
+        start += len(group.names)
+    start = 0
+    for group in plan.groups:
+        if not group.fits(tensors[start : start + len(group.names)]):
+            return None
+        start += len(group.names)
+    return _collected(plan, parts)
+
+
 def _collected(plan: _Plan, parts: Sequence[_Part]) -> dict[str, Fingerprint]:
     """The digests as they come: those of one launch are taken apart while the device reads for the next."""
     found: dict[str, Fingerprint] = {}
-    start = 0
     for group, part in zip(plan.groups, parts, strict=True):
         data = _fetched(part)
         at = 0
-        for place in range(start, start + group):
-            end = at + 16 * plan.counts[place]
-            found[plan.names[place]] = Fingerprint(data[at:end], *plan.kinds[place])
+        for name, count, kind in zip(group.names, group.counts, group.kinds, strict=True):
+            end = at + 16 * count
+            found[name] = Fingerprint(data[at:end], *kind)
             at = end
-        start += group
     return found
 
 
@@ -174,18 +194,16 @@ def _read_first(kernel: Any, tensors: Mapping[str, torch.Tensor], device: torch.
     """Plan and read: in groups, so that the device reads one while the host gathers the addresses of the next."""
     plan = _Plan()
     parts = []
-    for group in _groups(tensors):
-        every = list(group.values())
-        addresses, sizes = [tensor.data_ptr() for tensor in every], [tensor.nbytes for tensor in every]
+    for members in _groups(tensors):
+        every = list(members.values())
+        addresses, sizes = list(map(_address, every)), list(map(_size, every))
         counts, table = _table(addresses, sizes)
+        if device.type == "cuda":
+            table = table.pin_memory()
         parts.append(_launched(kernel, table, device))
-        plan.names.extend(group)
-        plan.addresses.extend(addresses)
-        plan.sizes.extend(sizes)
-        plan.tables.append(table)
-        plan.groups.append(len(every))
-        plan.counts.extend(counts)
-        plan.kinds.extend((dtype_name(tensor.dtype), tuple(tensor.shape)) for tensor in every)
+        kinds = [(dtype_name(tensor.dtype), tuple(tensor.shape)) for tensor in every]
+        plan.groups.append(_Group(list(members), addresses, sizes, table, counts, kinds))
+        plan.names.extend(members)
     return plan, parts
 
 
@@ -207,7 +225,7 @@ def _table(addresses: list[int], sizes: list[int]) -> tuple[list[int], torch.Ten
 
 def _launched(kernel: Any, table: torch.Tensor, device: torch.device) -> _Part:
     """Launch the kernel over the chunks of a table, and the copy of the digests, shape (chunks, 2), behind it."""
-    # Not waiting for the copy: it would wait for the kernel of the group before.
+    # Not waiting for the copy, which is from pinned memory: it would wait for the kernel of the group before.
     table = table.to(device, non_blocking=True)
     digest = torch.empty((table.shape[1], 2), dtype=torch.int64, device=device)
     _launch(kernel, table.shape[1], [table[0], table[1], digest])

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -29,11 +29,13 @@ class OnOff:
         difference: largest absolute difference; None where one of them is not finite.
         scale: largest absolute logit with the adapter off.
         epsilon: spacing of the coarsest dtype that the comparison went through.
+        off: the logits with the adapter off, on the host: while the base is what it was, they are the same again.
     """
 
     difference: float | None
     scale: float
     epsilon: float
+    off: torch.Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def equal(self) -> bool:
@@ -65,22 +67,31 @@ def loss_of(model: nn.Module, inputs: Mapping[str, Any]) -> float | None:
         return float(loss) if isinstance(loss, torch.Tensor) and loss.numel() == 1 else None
 
 
-def adapter_on_off(model: nn.Module, inputs: Mapping[str, Any]) -> OnOff | None:
-    """Compare the logits of a short sample, adapter on against off; None where it cannot be switched off."""
+def adapter_on_off(model: nn.Module, inputs: Mapping[str, Any], known_off: torch.Tensor | None = None) -> OnOff | None:
+    """Compare the logits of a short sample, adapter on against off; None where it cannot be switched off.
+
+    Args:
+        known_off: logits of the same sample with the adapter off, where the base has not changed since.
+    """
     if not hasattr(model, "disable_adapter") or _is_merged(model):
         return None
     decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     sample = _without_cache(model, _short(inputs, decoder))
     with quiet(model):
         on = _logits(model, sample)
-        with switched_off(model):
-            off = _logits(model, sample)
+        if known_off is not None and on is not None and known_off.shape == on.shape:
+            off: torch.Tensor | None = known_off.to(on.device)
+        else:
+            with switched_off(model):
+                off = _logits(model, sample)
     if on is None or off is None:
         return None
     difference = float((on.float() - off.float()).abs().max())
     scale = float(off.float().abs().max())
     finite = math.isfinite(difference) and math.isfinite(scale)
-    return OnOff(difference if finite else None, scale if finite else 0.0, _coarsest_epsilon(model))
+    return OnOff(
+        difference if finite else None, scale if finite else 0.0, _coarsest_epsilon(model), off.detach().to("cpu")
+    )
 
 
 def _is_merged(model: Any) -> bool:

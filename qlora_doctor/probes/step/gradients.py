@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...facts.step import GradientColumn
-from ..tensors import layer_and_projection, local_part
+from ..tensors import layer_and_projection, local_part, zero_tensors
 
 
 @dataclass
@@ -119,20 +119,6 @@ def lora_a_without_effect(parameters: Mapping[str, nn.Parameter]) -> set[str]:
     seconds = {name: p for name, p in parameters.items() if _partner(name) in parameters}
     zero = zero_tensors({name: p.detach() for name, p in seconds.items()})
     return {_partner(name) for name in zero}
-
-
-def zero_tensors(tensors: Mapping[str, torch.Tensor]) -> set[str]:
-    """Names of tensors that hold nothing but zeros; one wait for the device in all."""
-    by_device: dict[torch.device, list[tuple[str, torch.Tensor]]] = {}
-    for name, tensor in tensors.items():
-        own = local_part(tensor)
-        if own.device.type != "meta" and own.numel():
-            by_device.setdefault(own.device, []).append((name, own))
-    zero: set[str] = set()
-    for group in by_device.values():
-        counts = torch.stack([torch.count_nonzero(tensor) for _, tensor in group]).tolist()
-        zero.update(name for (name, _), count in zip(group, counts, strict=True) if count == 0)
-    return zero
 
 
 def _partner(name: str) -> str:

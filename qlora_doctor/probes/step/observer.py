@@ -24,7 +24,7 @@ from ..observing.fingerprint import fingerprints
 from ..observing.timeline import Timeline
 from ..structure.bypass import bypassed_modules
 from ..structure.inventory import Inventory
-from ..tensors import trainable_parameters
+from ..tensors import trainable_parameters, zero_tensors
 from . import comparing, gradients
 from .branches import Calls, IntegerInputs, branches_without_gradient, left_out_at_random, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
@@ -478,7 +478,7 @@ class Observer:
 def _lora_b_zero(parameters: dict[str, nn.Parameter]) -> bool:
     """Whether there are lora_B matrices and all of them are exactly zero."""
     seconds = {n: p.detach() for n, p in parameters.items() if ".lora_B." in n or ".lora_embedding_B" in n}
-    return bool(seconds) and len(gradients.zero_tensors(seconds)) == len(seconds)
+    return bool(seconds) and len(zero_tensors(seconds)) == len(seconds)
 
 
 def _trained_biases(model: nn.Module, parameters: dict[str, nn.Parameter]) -> set[str]:

@@ -58,14 +58,13 @@ class UpdateWatch:
         given = {n: p for n, p in self._parameters.items() if p.grad is not None and not p.grad.is_sparse}
         now = _samples({name: p.detach() for name, p in given.items()})
         gradients = _samples({name: p.grad.detach() for name, p in given.items() if p.grad is not None})
-        lost = moved = 0
-        for name, gradient in gradients.items():
-            if gradient.shape != now[name].shape:
-                continue
-            has_gradient, same = gradient != 0, now[name] == self._before[name]
-            lost += int((same & has_gradient).sum())
-            moved += int((~same & has_gradient).sum())
-        return lost / (lost + moved) if lost + moved else None
+        names = [name for name, gradient in gradients.items() if gradient.shape == now[name].shape]
+        if not names:
+            return None
+        given_one = torch.cat([gradients[name] != 0 for name in names])
+        same = torch.cat([now[name] == self._before[name] for name in names])
+        lost, count = int((same & given_one).sum()), int(given_one.sum())
+        return lost / count if count else None
 
 
 def _samples(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

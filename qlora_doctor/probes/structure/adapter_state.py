@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from ..tensors import is_readable, local_part, own_class
+from ..tensors import is_readable, local_part, own_class, zero_tensors
 from .inventory import Inventory
 
 _TASK_OF_CLASS = (
@@ -111,5 +109,5 @@ def _is_identity(layers: list[Any]) -> bool | None:
     whole = all(local_part(factor) is factor and is_readable(factor) for factor in factors)
     if not factors or not whole:
         return None
-    counts = [torch.count_nonzero(factor.detach()) for factor in factors]  # of all before the first is waited for
-    return not any(bool(count) for count in counts)
+    held = {str(place): factor.detach() for place, factor in enumerate(factors) if factor.numel()}
+    return len(zero_tensors(held)) == len(held)

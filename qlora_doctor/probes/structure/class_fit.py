@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ...facts.model import ClassMisfit
-from ...pipeline import Architecture
+from ...pipeline.architecture import Architecture
 from .inventory import Inventory
 
 

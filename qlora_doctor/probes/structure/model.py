@@ -7,8 +7,7 @@ from typing import Any
 from ...core.errors import StageError
 from ...core.versions import version_tuple
 from ...facts.model import CheckpointQuantization, ModelFacts
-from ...pipeline import Architecture, wants_4bit
-from ...pipeline.batches import context_length
+from ...pipeline.architecture import Architecture, context_length
 from ...setup.setup import Setup
 from ..config.needs import of_method
 from ..environment import installed_packages
@@ -159,6 +158,8 @@ def _is_heard(raw: dict[str, Any]) -> bool:
 
 def checkpoint_conflicts(raw: dict[str, Any], setup: Setup) -> list[str]:
     """Settings of the setup that a quantized checkpoint overrides, as ``name: asked, has``."""
+    from ...pipeline.base import wants_4bit  # it brings what builds a model, which a look at a live one does without
+
     own = checkpoint_quantization(raw)
     if own is None:
         return []
