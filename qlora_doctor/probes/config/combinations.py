@@ -48,6 +48,10 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if batch is not None and batch < 1:
         note = f"transformers stops: per_device_train_batch_size is {batch}, and it has to be 1 or more."
         yield Remark(kind="no-batch", about="trainer", key="training.per_device_train_batch_size", note=note)
+    data, strategy = setup.data, training.eval_strategy
+    if setup.dialect == "native" and data.train and data.eval is None and strategy in ("steps", "epoch"):
+        note = f"transformers stops: eval_strategy is {strategy} and the trainer is given no eval_dataset."
+        yield Remark(kind="evaluation-without-data", about="trainer", key="training.eval_strategy", note=note)
     yield from _unknown_names(setup)
     if training.fsdp and training.deepspeed:
         note = "transformers stops: fsdp and deepspeed exclude each other."
