@@ -135,7 +135,8 @@ class ConfigFacts(Fact):
     model_named_adapter: bool | None = None
     """True where the hub id's name ends as that of an adapter does (``-adapter``, ``-lora``)."""
     load_switches: list[str] | None = None
-    """``load_in_4bit`` and ``load_in_8bit`` as arguments of from_pretrained itself, where they are on."""
+    """``load_in_4bit`` and ``load_in_8bit`` as arguments of from_pretrained itself, where they are on;
+    transformers before 4.38 leaves them aside where there is a quantization_config."""
     load_switches_taken: bool | None = None
     """True where from_pretrained still takes them: before transformers 5."""
     quantization_written: bool | None = None

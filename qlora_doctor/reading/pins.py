@@ -29,6 +29,10 @@ _CHECKED_OUT = (
 )
 _MOST_FILES, _MOST_TEXT = 24, 2 * 2**20
 _SUBFOLDERS = (".", "requirements", "docker")
+_TRL_NEEDS = {
+    "0.18": "4.50", "0.19": "4.51", "0.20": "4.53.2", "0.21": "4.55", "0.23": "4.56.1", "0.28": "4.56.2",
+}  # fmt: skip
+"""The first version of TRL that needs this transformers, by the metadata of its wheels."""
 PACKAGES = ("torch", "transformers", "trl", "peft")
 """Packages whose versions decide what silence means."""
 
@@ -123,11 +127,37 @@ def _shown(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
+def fitting(pins: Mapping[str, Pin]) -> dict[str, Pin]:
+    """The pins, and what that of transformers says of TRL: none that needs a newer one can be installed beside it."""
+    base, own = pins.get("transformers"), pins.get("trl")
+    allowed = None if base is None else version_tuple(base.exact) or _last_below(base)
+    if base is None or allowed is None or (own is not None and own.exact is not None):
+        return dict(pins)
+    limit = next((trl for trl, needs in _TRL_NEEDS.items() if (version_tuple(needs) or ()) > allowed), None)
+    written = version_tuple(own.below) if own is not None else None
+    if limit is None or (written is not None and written <= (version_tuple(limit) or ())):
+        return dict(pins)
+    by = f"{base.by}, with which TRL {limit} cannot be installed"
+    return {
+        **pins,
+        "trl": Pin(None, bounded=True, at_least=own.at_least if own is not None else None, below=limit, by=by),
+    }
+
+
+def _last_below(pin: Pin) -> tuple[int, ...] | None:
+    """A version behind all that a range allows, and before the first that it keeps out."""
+    first = version_tuple(pin.below)
+    if first is None:
+        return None
+    last = next((index for index in reversed(range(len(first))) if first[index]), 0)
+    return (*first[:last], max(first[last] - 1, 0), 10**6)
+
+
 def asked_of(pins: Mapping[str, Pin]) -> dict[str, Asked]:
     """Pins as a Setup keeps them; newer versions that are let in leave it to what is installed."""
     return {
         name: Asked(exact=pin.exact, at_least=pin.at_least, below=pin.below, by=pin.by)
-        for name, pin in pins.items()
+        for name, pin in fitting(pins).items()
         if pin.bounded
     }
 

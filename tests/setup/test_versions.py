@@ -176,3 +176,40 @@ def test_what_no_handbook_of_the_time_takes_is_told(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(MIXTURE.replace("eval_strategy", "evaluation_strategy"))  # transformers 4.53 has it no more
     assert [each.key for each in conclude(read_setup(path), HERE).removed_keys or ()] == ["evaluation_strategy"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "below"),
+    [
+        ("transformers==4.48.3", "0.18"),
+        ("transformers>=4.44,<4.56", "0.23"),
+        ("transformers==4.55.4\ntrl<1", "0.23"),
+        ("transformers==4.55.4\ntrl<0.20", "0.20"),
+        ("transformers==5.9.0", None),
+        ("transformers>=4.44", None),
+    ],
+)
+def test_no_trl_is_taken_for_granted_that_needs_a_newer_transformers(
+    asked: str, below: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "requirements_train.txt").write_text(asked + "\n")
+    script = tmp_path / "train.py"
+    text = SCRIPT.format(config="GRPOConfig", trainer="GRPOTrainer")
+    script.write_text(text.replace('output_dir="out"', 'output_dir="out", max_prompt_length=64'))
+    setup = read_setup(script)
+    assert (setup.versions["trl"].below if "trl" in setup.versions else None) == below
+    refused = conclude(setup, HERE).removed_keys
+    assert bool(refused) is (below is None)
+
+
+def test_a_module_with_several_trainings_keeps_what_its_project_pins(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("transformers==4.31.0\n")
+    one = (
+        "def train_{0}(model, rows, tokenizer):\n"
+        "    model = get_peft_model(model, LoraConfig(r=8))\n"
+        "    Trainer(model=model, args=TrainingArguments('out'), train_dataset=rows, tokenizer=tokenizer).train()\n"
+    )
+    text = "from peft import LoraConfig, get_peft_model\nfrom transformers import Trainer, TrainingArguments\n"
+    (tmp_path / "train.py").write_text(text + one.format("a") + one.format("b"))
+    setup = read_setup(tmp_path / "train.py")
+    assert setup.versions["transformers"].exact == "4.31.0"

@@ -45,6 +45,10 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if batch is not None and batch < 1:
         note = f"transformers stops: per_device_train_batch_size is {batch}, and it has to be 1 or more."
         yield Remark(kind="no-batch", about="trainer", key="training.per_device_train_batch_size", note=note)
+    data, strategy = setup.data, training.eval_strategy
+    if setup.dialect == "native" and data.train and data.eval is None and strategy in ("steps", "epoch"):
+        note = f"transformers stops: eval_strategy is {strategy} and the trainer is given no eval_dataset."
+        yield Remark(kind="evaluation-without-data", about="trainer", key="training.eval_strategy", note=note)
     yield from _unknown_names(setup)
     if training.fsdp and training.deepspeed:
         note = "transformers stops: fsdp and deepspeed exclude each other."
@@ -53,7 +57,7 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if as_written and lora.layers_to_transform is not None and isinstance(lora.target_modules, str):
         note = "PEFT stops: layers_to_transform needs target_modules as a list of names, not as one text."
         yield Remark(kind="layers-of-a-pattern", about="freezing", key="lora.layers_to_transform", note=note)
-    if lora.layers_pattern and lora.layers_to_transform is None:
+    if lora.layers_pattern and lora.layers_to_transform is None and not setup.is_unknown("lora.layers_to_transform"):
         note = "PEFT stops: layers_pattern needs layers_to_transform."
         yield Remark(kind="layers-pattern-alone", about="freezing", key="lora.layers_pattern", note=note)
 

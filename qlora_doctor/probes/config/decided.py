@@ -57,7 +57,23 @@ def _why_undecided(setup: Setup, path: str, model_kind: str | None) -> str | Non
         return "No model is named."
     if model_kind in ("missing", "elsewhere"):
         return f"There is no folder {setup.model.name_or_path!r} here."
+    if model_kind == "hub" and setup.dialect in _TAKES_HUB_IDS and _names_nothing(setup.model.name_or_path):
+        return f"The hub has no model {setup.model.name_or_path!r} without its owner's name."
     return None
+
+
+_TAKES_HUB_IDS = ("native", "python", "trl", "alignment-handbook", "axolotl", "llamafactory")
+"""Dialects whose model goes to from_pretrained as it is written; others have short names of their own."""
+_OF_NO_OWNER = re.compile(r"(?:distil)?(?:gpt2|bert|roberta|gpt|xlm?|xlnet|t5|albert|camembert|ctrl|transfo-xl|openai-gpt)\b")
+"""Names of the hub's first days, when a model needed no owner; they still lead to it."""
+
+
+def _names_nothing(written: str) -> bool:
+    """True for a word alone that is neither such a name nor known here: the hub gives none of these out any more."""
+    from ...tables.architectures import find_architecture
+
+    bare = "/" not in written and _OF_NO_OWNER.match(written.casefold()) is None
+    return bare and find_architecture(written) is None and not _is_cached(written)
 
 
 # -- an id that is nearly a known one

@@ -12,6 +12,8 @@ from ...tables.known_arguments import PEFT_FIRST, PEFT_SINCE
 
 _SWITCHES = ("load_in_4bit", "load_in_8bit")
 _SCRIPTED = "quantization-switch-of-from-pretrained"
+_REFUSES_BOTH = (4, 38)
+"""Before, a switch is left aside where a quantization_config is given (modeling_utils.py of 4.37.2 and 4.38.0)."""
 _ADAPTER_WORDS = {"adapter", "adapters", "lora", "qlora", "peft"}
 
 
@@ -22,9 +24,12 @@ def loading_facts(setup: Setup, libraries: Libraries) -> dict[str, Any]:
     written = not scripted and any(
         path.startswith("quantization.") and origin.source == "explicit" for path, origin in setup.origins.items()
     )
+    beside = [name for name in _SWITCHES if setup.model.extra.get(name)]
+    if written and libraries.transformers is not None and libraries.transformers < _REFUSES_BOTH:
+        beside = []
     return {
         "model_named_adapter": named_as_adapter(setup),
-        "load_switches": scripted or [name for name in _SWITCHES if setup.model.extra.get(name)],
+        "load_switches": scripted or beside,
         "load_switches_taken": None if libraries.transformers is None else libraries.transformers < (5,),
         "quantization_written": written,
         **_stored_keys(setup, libraries),

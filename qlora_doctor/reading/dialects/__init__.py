@@ -90,7 +90,7 @@ def recognise(document: Document) -> tuple[Dialect, float]:
 
         if shell.is_shell(document):
             shell.refuse(document)
-        if document.format == "text" and document.path is not None and document.path.suffix.lower() == ".py":
+        if document.path is not None and document.path.suffix.lower() in (".py", ".ipynb"):
             raise ConfigError(
                 f"{document.path} builds no LoRA adapter and starts no training that is known here, neither by itself "
                 "nor in the modules beside it.",

@@ -172,12 +172,16 @@ WRITINGS: dict[str, Writing] = {
 }
 
 
+_ALPACA = {"micro_batch_size", "val_set_size"}
+"""Of these the ones that alpaca-lora and its kin have beside ``base_model`` as well."""
+
+
 def recognise(document: Document) -> float:
     """``base_model`` is a text, and something stands beside it that only axolotl has."""
     data = document.data
     if not isinstance(data, dict) or not isinstance(data.get("base_model"), str):
         return 0.0
-    own = len(_OWN & data.keys())
+    own = len(_OWN & data.keys()) if (_OWN - _ALPACA) & data.keys() else 0
     if isinstance(data.get("datasets"), list) and any(isinstance(d, dict) and "path" in d for d in data["datasets"]):
         own += 1
     return 0.98 if own >= 2 else 0.9 if own == 1 else 0.0

@@ -413,7 +413,8 @@ def is_omegaconf(document: Document) -> bool:
 
 
 def converts_numbers(document: Document) -> bool:
-    """True where the file's loader, or a script beside it (or one folder up), turns each text for a number into one."""
+    """True where the file's loader, or a script beside it or up to two folders above, turns each text for a number into
+    one."""
     if is_omegaconf(document):
         return True
     if document.path is None:
@@ -432,7 +433,7 @@ def _scripts_beside(document: Document) -> Iterator[str]:
     assert document.path is not None
     folder = document.path.resolve().parent
     try:
-        files = [file for place in (folder, folder.parent) for file in sorted(place.glob("*.py"))]
+        files = [file for place in (folder, *folder.parents[:2]) for file in sorted(place.glob("*.py"))]
         for file in files[:_SCRIPTS]:
             if file.stat().st_size <= _LONGEST_SCRIPT:
                 yield file.read_text("utf-8", errors="ignore")

@@ -8,6 +8,7 @@ read decides is unknown. What is absent is absent only where all was seen from t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -64,13 +65,14 @@ def is_notebook(data: Any) -> bool:
     return isinstance(data, dict) and ("nbformat" in data or "worksheets" in data) and bool(data)
 
 
+_CARD_NAMES = re.compile(r"(?<![\w-])\d*x?(T4|P100|V100|L4|L40S?|A10G?|A100|A6000|H100|H200|RTX)(?![\w])")
 _KAGGLE = {"nvidiaTeslaT4": "T4", "nvidiaTeslaP100": "P100", "nvidiaL4": "L4", "nvidiaA100": "A100"}
 """Kaggle's names of its accelerators."""
 
 
 def _asked_card(data: Any) -> str | None:
     """The card that a notebook was saved with: ``metadata.colab.gpuType``, or Kaggle's accelerator; None: neither is
-    told, or is no card that is known here."""
+    told, it is no card that is known here, or the notebook's own text and output speak of other cards alone."""
     metadata = data.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
 
@@ -84,9 +86,20 @@ def _asked_card(data: Any) -> str | None:
     from ...tables.cards import UnknownCard, find_card
 
     try:
-        return find_card(asked).name
+        found = find_card(asked).name
     except UnknownCard:
         return None
+    spoken = set(_CARD_NAMES.findall("\n".join(_written(data))))
+    return found if not spoken or any(name in found for name in spoken) else None
+
+
+def _written(data: dict[str, Any]) -> Iterator[str]:
+    """What stands in a notebook's cells, and what they printed."""
+    for cell in data.get("cells") or ():
+        outputs = cell.get("outputs") if isinstance(cell, dict) else None
+        for holder, key in ((cell, "source"), *((output, "text") for output in outputs or ())):
+            text = holder.get(key) if isinstance(holder, dict) else None
+            yield text if isinstance(text, str) else "".join(map(str, text)) if isinstance(text, list) else ""
 
 
 def read(document: Document) -> Setup:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from ...tables.conditions import Excluded, under_pins
 from ...tables.keys import MOST_SUGGESTIONS
 from ...tables.signatures import LIBRARIES, is_refused, refusals
-from ..pins import PACKAGES, Pin, pins_in, pins_of
+from ..pins import PACKAGES, Pin, fitting, pins_in, pins_of
 from .setup_builder import SetupBuilder
 from .source import Source
 from .training_script import TrainingScript
@@ -67,7 +67,7 @@ def asked_versions(script: TrainingScript, packages: tuple[str, ...] = PACKAGES)
         if library not in (*own, "torch") and re.search(_PINNED.format(library), written) is not None:
             own[library] = Pin(None, bounded=True, by=f"the script names versions of {library}")
     beside = pins_in(script.folders, packages) if own.keys() < set(packages) else {}
-    return {name: pin for name, pin in (beside | own).items() if pin.bounded}
+    return {name: pin for name, pin in fitting(beside | own).items() if pin.bounded and name in packages}
 
 
 def _whose(script: TrainingScript) -> str:

@@ -155,7 +155,7 @@ def follow_script(source: Source) -> TrainingScript:
     script = TrainingScript(seen, sources=[source, *machine.sources], folders=machine.neighbours.folders)
     script.trainer, script.runs = _trainer(seen)
     if not called and script.runs > 1:  # tests, or a library: nobody knows which of its trainings is meant
-        return TrainingScript(seen, runs=script.runs, whole=False, sources=script.sources)
+        return TrainingScript(seen, runs=script.runs, whole=False, sources=script.sources, folders=script.folders)
     script.model = _model(script)
     script.whole = (
         called

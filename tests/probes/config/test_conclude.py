@@ -332,3 +332,37 @@ def test_fsdp_that_loads_on_one_rank_has_to_send(options: dict[str, Any], unsync
     found = facts({"training": {"fsdp": "full_shard", "fsdp_config": options}})
     assert found.fsdp_loads_unsynced is unsynced
     assert facts().fsdp_loads_unsynced is False
+
+
+@pytest.mark.parametrize(
+    ("model", "known"),
+    [
+        ("google", False),
+        ("llama3", False),
+        ("qwen2.5-7b-instruct", False),
+        ("gpt2", True),
+        ("gpt2-medium", True),
+        ("bert-base-uncased", True),
+        ("distilbert-base-uncased", True),
+        ("t5-small", True),
+        ("my-team/qwen", True),
+    ],
+)
+def test_a_model_without_an_owner_is_known_where_the_hub_has_it(model: str, known: bool) -> None:
+    found = facts({"model": model}).undecided or []
+    assert ("model.name_or_path" not in {each.path for each in found}) is known
+
+
+@pytest.mark.parametrize(
+    ("data", "strategy", "stops"),
+    [
+        ({"train": "a/rows"}, "steps", True),
+        ({"train": "a/rows"}, "epoch", True),
+        ({"train": "a/rows"}, "no", False),
+        ({"train": "a/rows", "eval": "a/more"}, "steps", False),
+        ({}, "steps", False),
+    ],
+)
+def test_an_evaluation_needs_rows(data: dict[str, Any], strategy: str, stops: bool) -> None:
+    refused = facts({"data": data, "training": {"eval_strategy": strategy}}).refused or []
+    assert any(each.kind == "evaluation-without-data" for each in refused) is stops

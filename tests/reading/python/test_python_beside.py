@@ -536,6 +536,26 @@ def test_omegaconf_takes_an_exponent_without_a_dot_for_a_number(head: str, conve
     assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted
 
 
+@pytest.mark.parametrize(
+    ("reader", "converted"), [("train.py", True), ("sft/train.py", True), ("other/train.py", False)]
+)
+def test_a_script_two_folders_up_that_converts_is_seen(reader: str, converted: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "sft" / "configs"
+    folder.mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / reader).write_text("rate = float(config['learning_rate'])\n")
+    text = "model:\n  name: my/model\nlora:\n  rank: 8\n  alpha: 16\nlearning_rate: 2e-4\nload_in_4bit: true\n"
+    (folder / "sft.yaml").write_text(text)
+    setup = read_setup(folder / "sft.yaml")
+    assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted
+
+
+def test_alpaca_loras_names_make_no_axolotl_config(tmp_path: Path) -> None:
+    own = {"base_model": "my/model", "micro_batch_size": 1, "lora_r": 16, "lora_alpha": 32, "learning_rate": 1e-4}
+    assert read_setup(written(tmp_path, {"info.json": json.dumps(own)})).dialect == "custom"
+    assert read_setup(written(tmp_path, {"info.json": json.dumps(own | {"adapter": "lora"})})).dialect == "axolotl"
+
+
 def test_what_is_no_training_is_told_in_words_of_its_kind(tmp_path: Path) -> None:
     from qlora_doctor.core.errors import ConfigError
 

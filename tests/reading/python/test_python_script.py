@@ -493,8 +493,49 @@ def test_switch_as_argument_of_from_pretrained(tmp_path: Path) -> None:
 
 def test_switch_beside_a_config(tmp_path: Path) -> None:
     text = LOAD + BASE.replace("quantization_config=", "load_in_4bit=True, quantization_config=") + "lr = 1e-4\n" + END
-    facts = conclude(read(tmp_path, text), environment(packages=Packages(transformers="5.2.0")))
-    assert facts.load_switches == ["load_in_4bit"] and facts.quantization_written is True
+    setup = read(tmp_path, text)
+    for version, told in (("5.2.0", True), ("4.38.0", True), ("4.37.2", False)):  # before, the config takes its place
+        facts = conclude(setup, environment(packages=Packages(transformers=version)))
+        assert facts.load_switches == (["load_in_4bit"] if told else []) and facts.quantization_written is True
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"), [("", True), (", layers_to_transform=[0]", False), (", layers_to_transform=chosen()", False)]
+)
+def test_layers_that_are_worked_out_are_not_called_missing(layers: str, told: bool, tmp_path: Path) -> None:
+    text = LOAD.replace("LoraConfig(", f"LoraConfig(layers_pattern='layers'{layers}, ") + BASE
+    text = (
+        text.replace("LORA = LoraConfig", "LORA = LoraConfig")
+        + "lr = 1e-4\nmodel = get_peft_model(model, LORA)\n"
+        + END
+    )
+    facts = conclude(read(tmp_path, text), environment())
+    assert any(each.kind == "layers-pattern-alone" for each in facts.refused or ()) is told
+
+
+@pytest.mark.parametrize(
+    ("words", "card"),
+    [
+        ("No card is named.", "Tesla T4"),
+        ("A T4 does, an A100 is faster.", "Tesla T4"),
+        ("Tested on a 1xA10G 24GB.", None),
+        ("| 0  NVIDIA A100-SXM...  Off |", None),
+    ],
+)
+def test_card_that_a_notebook_was_saved_with_yields_to_the_one_it_speaks_of(
+    words: str, card: str | None, tmp_path: Path
+) -> None:
+    import json
+
+    script = LOAD + BASE + "lr = 1e-4\nmodel = get_peft_model(model, LORA)\n" + END
+    cells: list[dict[str, Any]] = [
+        {"cell_type": "markdown", "metadata": {}, "source": [words]},
+        {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": script},
+    ]
+    metadata = {"accelerator": "GPU", "colab": {"gpuType": "T4"}}
+    file = tmp_path / "train.ipynb"
+    file.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells}))
+    assert read_setup(file).hardware.gpu == card
 
 
 def test_comment_suppresses_a_finding(tmp_path: Path) -> None:

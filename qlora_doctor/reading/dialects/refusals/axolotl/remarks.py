@@ -99,7 +99,7 @@ def _kernels(reading: Reading) -> None:
 
 
 def _older_torch(reading: Reading) -> None:
-    note = "axolotl warns: it supports torch 2.6 and later, and an older one is installed here."
+    note = "axolotl warns: it supports torch 2.6 and later, and the run has an older one."
     reading.remark("torch-too-old", None, note, "torch < 2.6")
 
 
