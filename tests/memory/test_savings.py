@@ -13,6 +13,7 @@ from qlora_doctor.memory.savings import changed, savings
 from qlora_doctor.memory.subject import subject_of_setup
 from qlora_doctor.setup.setup import Lora, Model, Setup, Training
 from tests.memory.cases import RTX_4090
+from tests.models import make_architecture
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,19 @@ def test_where_depths_do_not_add_up_changes_are_predicted_in_full(
     (saving,) = savings(setup, RTX_4090, here)
     there = predict(subject_of_setup(changed(setup, "/training/per_device_train_batch_size", 2)), RTX_4090)
     assert saving.peak_allocated_bytes == there.peak_allocated_bytes
+
+
+def test_a_change_of_the_load_is_told_where_loading_is_the_peak(tmp_path: Path) -> None:
+    """Experts that stay in 16 bits are cast to float32 by the preparation, which is the peak of such a run."""
+    folder = make_architecture(tmp_path, "qwen3_moe", num_experts=128, moe_intermediate_size=1024)
+    setup = Setup(
+        model=Model(name_or_path=str(folder), dtype="bfloat16"),
+        lora=Lora(target_modules=["q_proj"], task_type="CAUSAL_LM", r=8),
+        training=Training(per_device_train_batch_size=1, max_length=32, bf16=True, gradient_checkpointing=True),
+    )
+    here = predict(subject_of_setup(setup), RTX_4090)
+    assert here.run["load"][0] > here.step_allocated_bytes
+    pointer = "/training/prepare_for_kbit_training"
+    saving = next(each for each in savings(setup, RTX_4090, here) if each.pointer == pointer)
+    there = predict(subject_of_setup(changed(setup, pointer, False)), RTX_4090)
+    assert saving.peak_allocated_bytes == there.peak_allocated_bytes < here.peak_allocated_bytes / 1.5
