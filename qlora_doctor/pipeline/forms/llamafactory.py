@@ -131,14 +131,14 @@ def _calls_tools(
     """Whether a row defines tools or calls one: these are written as text by code of each template's own."""
     tags = _tags(settings, form)
     turns, tools = str(columns["messages"]), columns["tools"]
-    return any(
-        (tools is not None and row.get(tools))
-        or any(
-            isinstance(turn, Mapping) and turn.get(tags["role_tag"]) == tags["function_tag"]
-            for turn in (row.get(turns) if isinstance(row.get(turns), list) else ())
-        )
-        for _, row in rows
-    )
+    for _, row in rows:
+        if tools is not None and row.get(tools):
+            return True
+        said = row.get(turns)
+        for turn in said if isinstance(said, list) else ():
+            if isinstance(turn, Mapping) and turn.get(tags["role_tag"]) == tags["function_tag"]:
+                return True
+    return False
 
 
 def _columns(settings: Mapping[str, Any]) -> dict[str, str | None]:
