@@ -131,10 +131,14 @@ def _calls_tools(
     """Whether a row defines tools or calls one: these are written as text by code of each template's own."""
     tags = _tags(settings, form)
     turns, tools = str(columns["messages"]), columns["tools"]
-    if tools is not None and any(row.get(tools) for _, row in rows):
-        return True
-    every = [turn for _, row in rows if isinstance(each := row.get(turns), list) for turn in each]
-    return any(isinstance(turn, Mapping) and turn.get(tags["role_tag"]) == tags["function_tag"] for turn in every)
+    for _, row in rows:
+        if tools is not None and row.get(tools):
+            return True
+        said = row.get(turns)
+        for turn in said if isinstance(said, list) else ():
+            if isinstance(turn, Mapping) and turn.get(tags["role_tag"]) == tags["function_tag"]:
+                return True
+    return False
 
 
 def _columns(settings: Mapping[str, Any]) -> dict[str, str | None]:
