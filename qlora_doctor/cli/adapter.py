@@ -18,7 +18,7 @@ from ._options import device, document, fail_on, judging, outputs, talking
         "adapter outputs/adapter",
         "adapter outputs/adapter --base models/llama-3.1-8b -o html=adapter.html",
         "adapter merged/ --base models/llama-3.1-8b --adapter outputs/adapter",
-        "adapter outputs/adapter --base models/llama-3.1-8b --load --rows held-out.txt",
+        "adapter outputs/adapter --base models/llama-3.1-8b --load --rows held-out.txt --report run.json",
     ),
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -29,6 +29,9 @@ from ._options import device, document, fail_on, judging, outputs, talking
 @click.option("--load", is_flag=True, help="Load the base and measure the ways to serve, side by side.")
 @click.option("--rows", type=click.Path(path_type=Path), metavar="FILE",
               help="Text to measure on, a row a line, or JSON lines. Default: a small built-in set.")  # fmt: skip
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE",
+              help="The JSON report of the run that trained it: --load then says whether the reload gives the outputs "
+                   "of training. Default: qlora-doctor.json beside the adapter.")  # fmt: skip
 @device()
 @judging("QD37")
 @fail_on()
@@ -61,6 +64,7 @@ def command(**given: Any) -> int:
         adapter=given["adapter"],
         load=given["load"],
         rows=given["rows"],
+        run_report=given["report"],
     )
     if given["format"] == "text":
         color = wants_color(sys.stdout, given["no_color"])

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 @click.option("--records", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Where the run's processes write what they see. Default: a folder of its own in "
                    "$QLORA_DOCTOR_RUNS, or in the user's cache folder.")  # fmt: skip
+@click.option(
+    "--keep-outputs/--no-keep-outputs",
+    default=True,
+    show_default=True,
+    help="After a save and at the end, keep what the model says to a few fixed tokens, for adapter --load.",
+)
 @judging("QD3")
 @fail_on("Least severity that makes the exit code 1 under --stop-after and --abort-on. Default: error.")
 @settings("here")
@@ -76,6 +82,7 @@ def command(command: tuple[str, ...], **given: Any) -> int:
         stop_after=given["stop_after"],
         abort_on=given["abort_on"],
         setup=_setup(given["config"]),
+        keep_outputs=given["keep_outputs"],
     )
     folder = new_folder(given["records"])
     note_start(folder, list(command))

@@ -34,7 +34,8 @@ class Spike(Fact):
     level: float
     """Median of the neighbours."""
     coincides: list[str] = Field(default_factory=list)
-    """``rate-peak``, ``epoch-start``, ``skipped-step``, ``resumed``; ``[]`` where nothing falls on it."""
+    """``rate-peak``, ``epoch-start``, ``skipped-step``, ``resumed``, ``same-rows`` (each epoch has one at this
+    place: its rows come in one order); ``[]`` where nothing falls on it."""
 
 
 class Trend(Fact):

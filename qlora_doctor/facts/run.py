@@ -75,6 +75,25 @@ class Difference(Fact):
     """What the run does."""
 
 
+class KeptOutputs(Fact):
+    """What the trained model says to a few fixed tokens, in evaluation mode and with its adapter."""
+
+    step: int
+    """Optimizer steps that were done."""
+    folder: str | None = None
+    """Where the model was saved at that moment; None at the end of the training."""
+    ids: list[int]
+    """The tokens that it was given."""
+    likeliest: list[list[int]]
+    """After each token but the last, the likeliest next ones."""
+    log_probabilities: list[list[float]]
+    """Of these, in nats."""
+    loss: float
+    """Mean loss of the given tokens."""
+    adapter_norm: float | None = None
+    """Norm of all lora_A and lora_B together, by which a file of another moment is told apart."""
+
+
 class RunFacts(Fact):
     """What was seen of the run beside the facts of its model, its steps and its batches."""
 
@@ -271,6 +290,8 @@ class RunFacts(Fact):
     """The folder that the adapter was saved to last."""
     adapter_saved_differs: list[str] | None = None
     """Tensors that are missing from the saved adapter, or hold other values than the adapter in memory."""
+    kept_outputs: list[KeptOutputs] | None = None
+    """Of the last saves and of the end, for ``adapter DIR --load``."""
     differences: list[Difference] | None = None
     """Where the run does something else than the file of --config says."""
     troubles: list[str] | None = None

@@ -77,7 +77,8 @@ class MergedTensor(Fact):
 
     tensor: str
     verdict: str
-    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``not-finite``, ``undecided``."""
+    """``applied``, ``applied-to-dequantized``, ``applied-and-quantized``, ``not-applied``, ``twice``, ``other-scale``,
+    ``without-magnitudes`` (DoRA as if it were LoRA), ``other-base``, ``not-finite``, ``undecided``."""
     scale: float | None = None
     """Of the adapter's change, by least squares: 1 where it was applied once."""
     residual: float | None = None
@@ -197,11 +198,27 @@ class StoredFacts(Fact):
 
     # -- a merge, replayed from base and adapter
     merge: str | None = None
-    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``partly``, ``applied-to-dequantized``,
-    ``applied-and-quantized``, ``undecided``."""
+    """``applied``, ``not-applied``, ``twice``, ``other-scale``, ``other-base``, ``partly``, ``without-magnitudes``,
+    ``applied-to-dequantized``, ``applied-and-quantized``, ``not-finite``, ``undecided``."""
     merge_scale: float | None = None
     merge_tensors: list[MergedTensor] | None = None
     merge_note: str | None = None
+
+    # -- a reload, held against what the run kept
+    reload: str | None = None
+    """``same``, ``differs``, ``as-base`` (it says what the base says without the adapter), ``other-weights`` (the file
+    holds others than the adapter had at that moment); None where nothing was kept of this adapter."""
+    reload_way: str | None = None
+    """The base under which it comes nearest: ``adapter-on-4bit`` or ``adapter-on-16bit``."""
+    reload_step: int | None = None
+    """Optimizer steps that were done at that moment."""
+    reload_divergence: float | None = None
+    """Mean Kullback-Leibler divergence per token of the reloaded model from the trained one, in nats, over the tokens
+    that were likeliest then and the rest as one."""
+    base_divergence: float | None = None
+    """The same of the base without the adapter: what the adapter does."""
+    reload_agreement_ratio: float | None = None
+    """Share of the tokens whose likeliest next token is the trained model's."""
 
     # -- the ways to serve
     ways: list[Way] | None = None

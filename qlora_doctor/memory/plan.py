@@ -198,15 +198,15 @@ class Planner:
 
     def _most(self, machine: Machine, space: int, size: Callable[[int], Size], limit: int) -> int | None:
         """The largest count up to ``limit`` whose size fits: sought by rounded sums, settled by replays."""
-        at = self.courses(machine).at
+        courses = self.courses(machine)
 
         def sums(count: int) -> int:
-            return most_in_use(at(*size(count)), machine)
+            return courses.most_in_use(*size(count))
 
-        def reserved(count: int) -> int:
+        def reserved(count: int, enough: int | None) -> int:
             batch, sequence = size(count)
             evaluation = self.evaluation(machine, sequence)
-            return replay_peaks(at(batch, sequence), machine, evaluation=evaluation)[1]
+            return replay_peaks(courses.at(batch, sequence), machine, evaluation=evaluation, enough=enough)[1]
 
         own = next(reversed(self._predictions.values()), None)
         beyond = 1.0 if own is None else own.peak_reserved_bytes / own.peak_allocated_bytes
@@ -293,28 +293,27 @@ def _compared(
 
 
 def largest_within(
-    sums: Callable[[int], int], reserved: Callable[[int], int], space: int, limit: int, beyond: float = 1.0
+    sums: Callable[[int], int], reserved: Callable[[int, int | None], int], space: int, limit: int, beyond: float = 1.0
 ) -> int | None:
     """The largest number up to ``limit`` of which no more than ``space`` bytes are reserved; None where there is none.
 
-    ``reserved`` takes a replay, ``sums`` a fraction of one and is never above it: so the place is sought by sums,
-    scaled by what the last replay reserved beyond its own; ``beyond`` is that of another one, to begin with.
+    ``reserved`` takes a replay, which may end once more than its second argument is reserved; ``sums`` takes a fraction
+    of one and is never above it. So the place is sought by sums, scaled by what the last replay that fits reserved
+    beyond its own; ``beyond`` is that of another one, to begin with.
     """
     guess = _crossing(sums, round(space / beyond), 0, limit + 1)
     low, high = 0, limit + 1  # low is known to fit, high not to
-    known: dict[int, int] = {}
+    missed = 0
     while True:
-        known[guess] = reserved(guess)
-        low, high = (guess, high) if known[guess] <= space else (low, guess)
+        found = reserved(guess, space if low else None)
+        if found <= space or not low:
+            beyond = found / sums(guess)
+        low, high, missed = (guess, high, 0) if found <= space else (low, guess, missed + 1)
         if high - low <= 1:
             return low or None
-        if low in known and high in known:
-            share = (space - known[low]) / (known[high] - known[low])
-            guess = min(max(low + round((high - low) * share), low + 1), high - 1)
-        elif high in known:
-            guess = min(_crossing(sums, round(space * sums(high) / known[high]), low, high), high - 1)
-        else:
-            guess = low + 1
+        guess = min(_crossing(sums, round(space / beyond), low, high), high - 1)
+        if missed > 2:
+            guess = (low + high) // 2
 
 
 def _crossing(sums: Callable[[int], int], space: int, low: int, high: int) -> int:

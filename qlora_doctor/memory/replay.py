@@ -137,13 +137,24 @@ def _decides(parts: dict[str, tuple[int, int]]) -> str:
     return "generation" if part == "step" and parts.get("generation", (0, 0))[0] == parts["step"][0] else part
 
 
-def replay_peaks(tape: Tape, machine: Machine, steps: int = 2, evaluation: Tape | None = None) -> tuple[int, int]:
-    """Peak allocated and peak reserved of the whole run alone, for tables of many setups."""
+def replay_peaks(
+    tape: Tape, machine: Machine, steps: int = 2, evaluation: Tape | None = None, enough: int | None = None
+) -> tuple[int, int]:
+    """Peak allocated and peak reserved of the whole run alone, for tables of many setups.
+
+    Args:
+        enough: bytes reserved beyond which nobody asks: the replay may end with the phase that takes more.
+    """
     run = _Run(tape, machine, CachingAllocator(machine.expandable_segments), watched=False)
     run.load()
     survivors = _survivors(tape)
+    begins = [place for place, _ in tape.phases if place > tape.step_start]
+    bounds = [tape.step_start, *(begins if enough is not None else ()), len(tape.events)]
     for step in range(steps):
-        run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
+        for begin, end in pairwise(bounds):
+            run.play(begin, end, step, survivors if step else frozenset())
+            if enough is not None and run.allocator.peak_reserved > enough:
+                return run.allocator.peak_allocated, run.allocator.peak_reserved
     if evaluation is not None:
         evaluated = _Run(evaluation, machine, run.allocator, watched=False)
         evaluated.play(evaluation.step_start, len(evaluation.events), 0, frozenset(evaluation.workspaces))

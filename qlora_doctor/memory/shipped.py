@@ -9,18 +9,21 @@ them, and holds each against the live prediction.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..tables.architectures import find_architecture
 from ..tables.traces import index, read
+from .families import SMALL_MEMORY_HEAD
 from .folded import STATES, Folded
 from .kept import Outline
+from .moments import most_in_use
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
     from ..tables.architectures import Architecture
+    from .machine import Machine
     from .scaling import ScalableTape
 
 MODELS = (
@@ -46,6 +49,8 @@ MODELS = (
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
 )
 """Bases that many adapters on the hub were trained on; instruct versions and mirrors come with them."""
+FEW = 1, 3
+"""Periods of layers, beyond the folded ones, of the two stacks that tell roughly what is in use."""
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RANKS = (2, 256)
 """Ranks for which the tapes hold."""
@@ -96,11 +101,34 @@ class Shipped:
 
     def scalable(self, kind: Any, alone: bool, sequence: int) -> ScalableTape | None:
         """The tape for a machine of this kind, a batch of 1 or more, and a length; None where none is there."""
+        return self._scalable(kind, alone, sequence, None)
+
+    def most_in_use(self, machine: Machine, batch: int, sequence: int) -> int | None:
+        """As :func:`.moments.most_in_use`, or a little less: a line through two stacks of few layers.
+
+        What is in use at a place of a step grows in a line with the layers, so the highest of all places grows at least
+        as fast as between any two smaller depths.
+        """
+        kind = machine.kind(self.outline.head > SMALL_MEMORY_HEAD)
+
+        def at(added: int | None) -> int | None:
+            found = self._scalable(kind, batch == 1, sequence, added)
+            return None if found is None else most_in_use(found.at(batch, sequence), machine)
+
+        piece = self._piece(kind, batch == 1, sequence)
+        if piece is None or piece[1].repeats <= sum(FEW):
+            return at(None)
+        low, high = (cast(int, at(added)) for added in FEW)
+        return low + (high - low) * (piece[1].repeats - FEW[0]) // (FEW[1] - FEW[0])
+
+    def _piece(self, kind: Any, alone: bool, sequence: int) -> tuple[int, Folded] | None:
+        pieces = _pieces(self.file, tape_key(kind, self.precision, alone))
+        return next((piece for piece in enumerate(pieces) if sequence <= piece[1].last), None)
+
+    def _scalable(self, kind: Any, alone: bool, sequence: int, added: int | None) -> ScalableTape | None:
+        piece = self._piece(kind, alone, sequence)
         key = tape_key(kind, self.precision, alone)
-        for place, folded in enumerate(_pieces(self.file, key)):
-            if sequence <= folded.last:
-                return _unfolded(self.file, key, place, self.rank, self.optim, self.accumulation)
-        return None
+        return piece and _unfolded(self.file, key, piece[0], self.rank, self.optim, self.accumulation, added)
 
 
 @cache
@@ -110,9 +138,13 @@ def _pieces(file: str, key: str) -> list[Folded]:
     return [] if document is None else [folded_of(each) for each in document["tapes"].get(key, ())]
 
 
-@lru_cache(maxsize=16)
-def _unfolded(file: str, key: str, place: int, rank: int, optim: str, accumulation: int) -> ScalableTape:
-    return _pieces(file, key)[place].scalable(rank, optim, accumulation)
+@lru_cache(maxsize=32)
+def _unfolded(
+    file: str, key: str, place: int, rank: int, optim: str, accumulation: int, added: int | None
+) -> ScalableTape:
+    """A piece's tape with so many periods of layers beyond the folded ones; None is the model's own depth."""
+    folded = _pieces(file, key)[place]
+    return (folded if added is None else replace(folded, repeats=added)).scalable(rank, optim, accumulation)
 
 
 def tape_key(kind: Any, precision: str, alone: bool) -> str:

@@ -10,11 +10,10 @@ from .cure import Search, cure_of
 from .families import SMALL_MEMORY_HEAD
 from .kept import NotKept
 from .levers import Combination, Lever, Operation, applied
-from .moments import most_in_use
 from .predict import MARGIN
 from .replay import replay_peaks
 from .scaling import ALIGNED
-from .shipped import shipped_for
+from .shipped import Shipped, shipped_for
 
 if TYPE_CHECKING:
     from ..facts.memory import Cure
@@ -47,16 +46,22 @@ class ShippedSearch(Search):
         return self.tried[key]
 
     def _tape(self, setup: Setup) -> tuple[Tape, Machine]:
-        shipped, machine = shipped_for(setup), self.machine_of(setup)
+        shipped, batch, sequence = self._of(setup)
+        machine = self.machine_of(setup)
+        found = shipped.scalable(machine.kind(shipped.outline.head > SMALL_MEMORY_HEAD), batch == 1, sequence)
+        if found is None:
+            raise NotKept("the card's kind does not come with the package")
+        return found.at(batch, sequence), machine
+
+    def _of(self, setup: Setup) -> tuple[Shipped, int, int]:
+        """The tapes of a setup, its batch and its length."""
+        shipped = shipped_for(setup)
         batch, sequence = setup.training.per_device_train_batch_size, setup.training.max_length
         if shipped is None or not batch or not sequence or sequence % ALIGNED:
             raise NotKept("its traces do not come with the package")
         if self.evaluation_batch_of(setup) is not None:
             raise NotKept("evaluations do not come with the package")
-        found = shipped.scalable(machine.kind(shipped.outline.head > SMALL_MEMORY_HEAD), batch == 1, sequence)
-        if found is None:
-            raise NotKept("the card's kind does not come with the package")
-        return found.at(batch, sequence), machine
+        return shipped, batch, sequence
 
     def _estimates(self) -> Callable[[Combination], float]:
         """How full the room is at the least, by rounded sums; beyond all bounds where nothing tells it."""
@@ -74,10 +79,12 @@ class ShippedSearch(Search):
     def _share(self, combination: Combination) -> float:
         same = Operation("training.gradient_accumulation_steps", self.setup.training.gradient_accumulation_steps)
         try:  # batches that wait are next to nothing, and a tape without them is unfolded once
-            tape, machine = self._tape(applied(self.setup, (*combination, Lever("", "", (same,)))))
+            shipped, batch, sequence = self._of(setup := applied(self.setup, (*combination, Lever("", "", (same,)))))
         except NotKept:
             return float("inf")
-        allocated = most_in_use(tape, machine)
+        allocated = shipped.most_in_use(self.machine_of(setup), batch, sequence)
+        if allocated is None:
+            return float("inf")
         room = self.room
         shares = [allocated / room.reserved] if room.reserved else []
         return max([*shares, *([allocated / room.allocated] if room.allocated else [])], default=0.0)

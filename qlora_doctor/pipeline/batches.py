@@ -23,6 +23,8 @@ from .samples import DataFormat, Samples, read_samples, sample_rows
 SYNTHETIC_LENGTH = 512
 """Tokens of a synthetic sample where the setup names no ``max_length`` and its trainer has no default."""
 _PROMPT, _COMPLETION = "prompt", "completion"
+_RENDERED_TOO = ("tools", "chat_template_kwargs")
+"""Columns that SFTTrainer hands to the chat template beside the messages (trl, sft_trainer.py)."""
 
 
 @dataclass
@@ -61,6 +63,7 @@ def make_batches(
     steps: int = 2,
     rows: int | None = None,
     synthetic: bool = False,
+    samples: Samples | None = None,
 ) -> Batches:
     """Samples for some steps: from ``data.train`` where the setup has it, else of random tokens.
 
@@ -69,6 +72,7 @@ def make_batches(
         tokenizer: needed for data of a file; see ``load_tokenizer``.
         rows: how many rows to read at least; None reads what the steps need.
         synthetic: use random tokens although the setup names data.
+        samples: the rows of ``data.train``, where they were read already.
 
     Raises:
         StageError: the data cannot be read, or there is no tokenizer to read it with.
@@ -85,7 +89,8 @@ def make_batches(
         raise no_tokenizer(setup)
     # Packing puts several rows into one sample.
     wanted = max(needed * (16 if setup.training.packing else 1), 64 if rows is None else rows)
-    samples = read_samples(setup, wanted) if rows is None else sample_rows(setup, wanted)
+    if samples is None:
+        samples = read_samples(setup, wanted) if rows is None else sample_rows(setup, wanted)
     samples = samples.supervised()  # the step is one of supervised fine-tuning, whatever the method
     make = _for_trl if Taken(setup).trainer == "trl" else _tokenised
     return make(setup, model, tokenizer, samples)
@@ -252,8 +257,8 @@ def _placeholder_tokenizer() -> Any:
 def _for_trl(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Batches:
     from datasets import Dataset
 
-    columns = samples.trained_columns
-    dataset = Dataset.from_list([{name: row[name] for name in columns} for row in samples.rows])
+    columns = [*samples.trained_columns, *(name for name in _RENDERED_TOO if name in samples.columns)]
+    dataset = Dataset.from_list([{name: row.get(name) for name in columns} for row in samples.rows])
     return Batches(dataset, None, "file", tokenizer, sequence_length(setup, model.config), samples)
 
 

@@ -124,14 +124,14 @@ class BatchLook:
 
     def _rows(self, ids: torch.Tensor, padding: torch.Tensor) -> None:
         bos = self._special("bos_token_id")
-        for row, empty in zip(ids, padding, strict=True):
-            text = row[~empty]
-            digest = hashlib.blake2b(text.numpy().tobytes(), digest_size=16).digest()
-            if digest in self._seen:
-                self._add(duplicates=1)
+        duplicates = two_bos = 0
+        for row, text in zip(ids.numpy(), (~padding).numpy(), strict=True):
+            tokens = row[text]
+            digest = hashlib.blake2b(tokens.tobytes(), digest_size=16).digest()
+            duplicates += digest in self._seen
             self._seen.add(digest)
-            if bos is not None and len(text) > 1 and int(text[0]) == bos == int(text[1]):
-                self._add(two_bos=1)
+            two_bos += bos is not None and tokens[:2].tolist() == [bos, bos]
+        self._add(duplicates=duplicates, two_bos=two_bos)
         wanted = self._placeholder_ids()
         if wanted:
             self._add(placeholders=int(torch.isin(ids, torch.tensor(wanted)).sum()))
@@ -162,19 +162,24 @@ class BatchLook:
 
     def _label_rows(self, ids: torch.Tensor, counted: torch.Tensor, padding: torch.Tensor) -> None:
         eos = self._special("eos_token_id")
-        for row, trained, empty in zip(ids, counted, padding, strict=True):
-            text = torch.nonzero(~empty).flatten()
-            if not len(text):
-                continue
-            number = int(trained.sum())
-            whole = bool(trained[text].all())
-            self._add(untrained=int(number == 0), fully=int(whole), one=int(number == 1 and len(text) > 8))
-            end = int(text[-1])
-            if eos is not None and int(row[end]) == eos and number:
-                kept = bool(trained[end])
-                self._add(ends_trained=int(kept), ends_untrained=int(not kept))
-            if self._text is None and self.tokenizer is not None:
-                self._text = self._shown(row[text], trained[text])
+        text = ~padding
+        sizes, numbers = text.sum(1), counted.sum(1)
+        full = sizes > 0
+        whole = (counted | padding).all(1)
+        self._add(
+            untrained=int((full & (numbers == 0)).sum()),
+            fully=int((full & whole).sum()),
+            one=int((full & (numbers == 1) & (sizes > 8)).sum()),
+        )
+        if eos is not None:
+            end = (ids.shape[1] - 1 - text.flip(1).int().argmax(1)).unsqueeze(1)
+            ends = full & (numbers > 0) & (ids.gather(1, end)[:, 0] == eos)
+            kept = int((ends & counted.gather(1, end)[:, 0]).sum())
+            self._add(ends_trained=kept, ends_untrained=int(ends.sum()) - kept)
+        if self._text is None and self.tokenizer is not None:
+            first = next((index for index, has_text in enumerate(full.tolist()) if has_text), None)
+            if first is not None:
+                self._text = self._shown(ids[first][text[first]], counted[first][text[first]])
 
     def _shown(self, ids: torch.Tensor, trained: torch.Tensor) -> str | None:
         """The text of a row with what is trained between ‹ and ›; None where the tokenizer cannot tell."""
@@ -201,14 +206,15 @@ class BatchLook:
         found = torch.zeros_like(ids, dtype=torch.bool)
         if pad is None:
             return found
-        for row, marks in zip(ids, found, strict=True):
-            length = len(row)
-            trailing, leading = _run(row.flip(0), pad), _run(row, pad)
-            kept = 1 if self._pad_is_eos() else 0
-            if trailing > kept:
-                marks[length - trailing + kept :] = True
-            if leading and leading < length:
-                marks[:leading] = self._special("bos_token_id") != pad or leading > 1
+        is_pad = ids == pad
+        trailing, leading = _runs(is_pad.flip(1)), _runs(is_pad)
+        length = ids.shape[1]
+        kept = 1 if self._pad_is_eos() else 0
+        place = torch.arange(length)
+        behind = torch.where(trailing > kept, length - trailing + kept, length)
+        found |= place >= behind.unsqueeze(1)
+        begins = (leading < length) & ((leading > 1) | (self._special("bos_token_id") != pad))
+        found |= (place < leading.unsqueeze(1)) & begins.unsqueeze(1)
         return found
 
     def _let_through(self, ids: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
@@ -256,7 +262,6 @@ def look_at_batches(batches: Sequence[Mapping[str, Any]], tokenizer: Any = None,
     return look.facts() or BatchFacts(batches=0)
 
 
-def _run(row: torch.Tensor, value: int) -> int:
-    """How many elements at the beginning of a row are this value."""
-    other = torch.nonzero(row != value)
-    return int(other[0]) if len(other) else len(row)
+def _runs(marks: torch.Tensor) -> torch.Tensor:
+    """How many elements at the beginning of each row of marks are true."""
+    return marks.int().cumprod(1).sum(1)

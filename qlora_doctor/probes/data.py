@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +15,7 @@ from ..core.errors import StageError
 from ..facts import BatchFacts, DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ..pipeline.architecture import context_length
-from ..pipeline.batches import render
+from ..pipeline.batches import render, rows_of_a_step
 from ..pipeline.changes import change_tokenizer
 from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ..pipeline.forms.chat import chat_text, lost_content
@@ -21,7 +24,7 @@ from ..pipeline.forms.kinds import CannotForm, FormedRow
 from ..pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
 from ..pipeline.samples import COMPARED, Samples, sample_rows
 from ..setup.resolved import Taken
-from ..setup.setup import NamedData, Setup
+from ..setup.setup import NamedData, Origin, Setup
 from .batch import BatchLook
 from .failures import explain
 from .formed import ANSWERS, CONTENT, batch_of, facts_of, repeated, without_repeats
@@ -62,6 +65,24 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
     Raises:
         NotFollowedForm: the trainer forms samples in a way that is not followed, or they are not on this machine.
     """
+    with _without_collecting():
+        return _seen(setup, progress, offline)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Without Python's search for cycles: rows and their tokens are many objects and no cycles, and the search through
+    them took a fifth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
     known: dict[str, Any] = {"source": setup.data.train}
     if is_followed(setup):
         see = _compared_elsewhere if compares(setup) else _followed
@@ -79,13 +100,13 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
         progress("Reading and tokenising the data")
         as_read = setup.model.task != _CLASSIFIES and way is None
-        compared = _compared(setup, architecture, tokenizer) if as_read else None
-        if compared is not None:
-            return DataSeen(DataFacts(**known, **compared))
+        samples = sample_rows(setup, max(ROWS, 2 * rows_of_a_step(setup))) if as_read and setup.data.train else None
+        if samples is not None and samples.format in COMPARED:
+            return DataSeen(DataFacts(**known, **_compared(setup, samples, architecture, tokenizer)))
         look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
         whole, limit = _uncut(setup), _limit(setup, architecture)
-        batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS)
-        full = _prepared(whole, batches, architecture)
+        batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS, samples=samples)
+        full = _prepared(whole, batches, architecture, streams=True)
         rows = in_full = _rows(whole, *full, look)
         if _is_changed(setup, in_full, limit):
             progress("Cutting and packing the data")
@@ -295,10 +316,12 @@ def _batch(setup: Setup, look: BatchLook | None, batches: Batches) -> BatchFacts
 
 def _masked_by_hand(dataset: Any) -> float | None:
     """Share of labels that are -100 in the rows before the collator; None where they hold none beside their ids."""
+    if "labels" not in (getattr(dataset, "column_names", None) or dataset[0]):
+        return None
     rows = [dataset[index] for index in range(min(len(dataset), ROWS))]
-    labels = [row["labels"] for row in rows if "labels" in row and len(row["labels"]) == len(row["input_ids"])]
+    labels = [list(row["labels"]) for row in rows if len(row["labels"]) == len(row["input_ids"])]
     total = sum(map(len, labels))
-    return sum(label == IGNORED for row in labels for label in row) / total if total else None
+    return sum(row.count(IGNORED) for row in labels) / total if total else None
 
 
 def _shown(
@@ -312,8 +335,8 @@ def _shown(
     lengths, width = histogram([len(row.ids) for row in in_full])
     shown = [
         Shown(
-            row.ids[:limit] if limit else row.ids,
-            row.labels[:limit] if limit else row.labels,
+            row.ids[:limit],
+            row.labels[:limit],
             len(row.ids),
             row.ids[limit:] if limit else (),
             number=number,
@@ -321,11 +344,9 @@ def _shown(
         )
         for number, row in enumerate(in_full)
     ]
-    counted = sum(label != IGNORED for row in rows for label in row.labels)
+    counted = sum(row.positions - row.masked for row in rows)
     tokens = sum(len(row.ids) for row in rows)
-    lost = sum(
-        any(label != IGNORED for label in row.labels[limit:]) for row in in_full if limit and len(row.ids) > limit
-    )
+    lost = sum(bool((row.labels[limit:] != IGNORED).any()) for row in in_full if limit and len(row.ids) > limit)
     return {
         "lengths": lengths,
         "lengths_bin": width,
@@ -336,14 +357,11 @@ def _shown(
     }
 
 
-def _compared(setup: Setup, architecture: Architecture, tokenizer: Any) -> dict[str, Any] | None:
-    """Data of a method that compares answers: lengths and what can be said of pairs; None of any other method.
+def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokenizer: Any) -> dict[str, Any]:
+    """Data of a method that compares answers: lengths and what can be said of pairs.
 
     Its trainers have no labels of tokens, and add the end token by themselves.
     """
-    samples = sample_rows(setup, ROWS)
-    if samples.format not in COMPARED:
-        return None
     facts: dict[str, Any] = {
         "format": samples.format,
         "columns": samples.columns,
@@ -383,15 +401,18 @@ def _length(tokenizer: Any, prompt: Any, answer: Any) -> int:
 
 
 def _uncut(setup: Setup) -> Setup:
-    """The same setup without cutting or packing."""
-    training = setup.training.model_copy(update={"max_length": _UNCUT, "packing": False, "padding_free": False})
-    return setup.model_copy(update={"training": training})
+    """The same setup without cutting or packing; TRL is told so by a null that is written down."""
+    by_trl = Taken(setup).trainer == "trl"
+    most = None if by_trl else _UNCUT
+    training = setup.training.model_copy(update={"max_length": most, "packing": False, "padding_free": False})
+    origins = {**setup.origins, "training.max_length": Origin(source="explicit")}
+    return setup.model_copy(update={"training": training, "origins": origins})
 
 
 def _rows(setup: Setup, dataset: Any, collator: Any, look: BatchLook | None = None) -> list[Row]:
     """Samples as the collator hands them to the model, batch by batch, each of which ``look`` is shown."""
     size = Taken(setup)["training.per_device_train_batch_size"]
-    samples = [dataset[index] for index in range(min(len(dataset), ROWS))]
+    samples = list(itertools.islice(dataset, ROWS))
     rows: list[Row] = []
     for start in range(0, len(samples), size):
         batch = collator([dict(sample) for sample in samples[start : start + size]])
@@ -401,17 +422,27 @@ def _rows(setup: Setup, dataset: Any, collator: Any, look: BatchLook | None = No
     return rows
 
 
-def _prepared(setup: Setup, batches: Batches, architecture: Architecture) -> tuple[Any, Any]:
-    """The dataset as its trainer prepares it, and the collator."""
-    if Taken(setup).trainer == "trl":
+def _prepared(setup: Setup, batches: Batches, architecture: Architecture, *, streams: bool = False) -> tuple[Any, Any]:
+    """The dataset as its trainer prepares it, and the collator.
+
+    Args:
+        streams: hand the rows to TRL as a stream, which it prepares by the same functions, without tables in between.
+    """
+    if Taken(setup).trainer != "trl":
+        return batches.dataset, batches.collator
+    if not streams or not hasattr(batches.dataset, "to_iterable_dataset"):
         return _prepared_by_trl(setup, batches, architecture)
-    return batches.dataset, batches.collator
+    stream = replace(batches, dataset=batches.dataset.to_iterable_dataset())
+    dataset, collator = _prepared_by_trl(setup, stream, architecture)
+    return list(dataset), collator
 
 
 def _is_changed(setup: Setup, in_full: Sequence[Row], limit: int | None) -> bool:
-    """Whether the setup cuts, packs or joins what was prepared in full."""
+    """Whether the setup cuts, packs or joins what was prepared in full, or TRL leaves a row out that trains nothing."""
     training = setup.training
-    return bool(training.packing or training.padding_free) or any(len(row.ids) > (limit or _UNCUT) for row in in_full)
+    return bool(training.packing or training.padding_free) or any(
+        len(row.ids) > (limit or _UNCUT) or row.positions == row.masked for row in in_full
+    )
 
 
 def _cut(
@@ -421,8 +452,12 @@ def _cut(
     dataset, collator = full
     if Taken(setup).trainer == "trl":
         # SFTTrainer tokenizes no rows that have ids, and cuts and packs them all the same (trl, sft_trainer.py).
-        tokenized = "input_ids" in (getattr(dataset, "column_names", None) or ())
-        return _prepared_by_trl(setup, replace(batches, dataset=dataset) if tokenized else batches, architecture)
+        tokenized = isinstance(dataset, list) and bool(dataset) and "input_ids" in dataset[0]
+        if tokenized:
+            from datasets import Dataset
+
+            batches = replace(batches, dataset=Dataset.from_list(dataset))
+        return _prepared_by_trl(setup, batches, architecture)
     limit = _limit(setup, architecture)
     if way is not None or limit is None:
         return dataset, collator
@@ -533,8 +568,9 @@ def _dropped(setup: Setup, batches: Batches, rows: Sequence[Row]) -> int:
 
 def _limit(setup: Setup, architecture: Architecture) -> int | None:
     """Tokens at which the setup's trainer cuts a sample; None where it does not."""
-    if Taken(setup).trainer == "trl":
-        return sequence_length(setup, architecture.config)
+    values = Taken(setup)
+    if values.trainer == "trl":
+        return None if values.cuts_nothing else sequence_length(setup, architecture.config)
     return setup.training.max_length or context_length(architecture.config)
 
 

@@ -9,57 +9,77 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Row:
-    """A sample as the model gets it, padding taken off."""
+    """A sample as the model gets it, padding taken off.
 
-    ids: list[int]
-    labels: list[int]
+    Attributes:
+        ids, labels: of one token each; of a classifier the labels are one class, of an encoder and decoder another text.
+        positions, masked: labels with those of the padding, and how many of them are -100.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    positions: int
+    masked: int
 
 
 def split_batch(batch: Any) -> list[Row]:
     """A collated batch as rows without padding; a padding-free batch is one row for each of its samples."""
-    ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
-    if not labels or not isinstance(labels[0], list):  # classification: one label a row
-        labels = [[label] for label in labels]
+    ids, labels = batch["input_ids"].numpy(), batch["labels"].numpy()
+    if labels.ndim == 1:  # classification: one label a row
+        labels = labels[:, None]
+    counts = (labels == IGNORED).sum(1).tolist()
     if "attention_mask" in batch:
-        mask = batch["attention_mask"].tolist()
+        kept = batch["attention_mask"].numpy() != 0
+        aligned = labels.shape == kept.shape
         return [
-            Row([i for i, kept in zip(row, keep, strict=True) if kept], label)
-            for row, keep, label in zip(ids, mask, labels, strict=True)
+            Row(row[keep], label[keep] if aligned else label, len(label), masked)
+            for row, keep, label, masked in zip(ids, kept, labels, counts, strict=True)
         ]
     positions = batch["position_ids"].tolist() if "position_ids" in batch else None
     if positions is None:
-        return [Row(row, label) for row, label in zip(ids, labels, strict=True)]
+        return [Row(row, label, len(label), masked) for row, label, masked in zip(ids, labels, counts, strict=True)]
     rows = []
     for row, label, place in zip(ids, labels, positions, strict=True):
         starts = [index for index, position in enumerate(place) if position == 0] + [len(row)]
-        rows += [Row(row[a:b], label[a:b]) for a, b in pairwise(starts) if b > a]
+        parts = [(row[a:b], label[a:b]) for a, b in pairwise(starts) if b > a]
+        rows += [Row(ids, part, len(part), int((part == IGNORED).sum())) for ids, part in parts]
     return rows
 
 
 def of_labels(rows: Sequence[Row], vocabulary: int | None, dropped: int) -> dict[str, Any]:
     """What is trained on, padding counted as the collator made it; a dropped row is one whose labels are masked."""
-    positions = sum(len(row.labels) for row in rows)
-    masked = [row.labels.count(IGNORED) for row in rows]
+    positions = sum(row.positions for row in rows)
     facts: dict[str, Any] = {
-        "labels_masked_ratio": sum(masked) / positions if positions else 1.0 if dropped else None,
-        "rows_fully_masked": dropped + sum(len(row.labels) == n for row, n in zip(rows, masked, strict=True)),
+        "labels_masked_ratio": sum(row.masked for row in rows) / positions if positions else 1.0 if dropped else None,
+        "rows_fully_masked": dropped + sum(row.positions == row.masked for row in rows),
     }
     return facts | of_ids([row.ids for row in rows], vocabulary)
 
 
-def of_ids(rows: Sequence[Sequence[int]], vocabulary: int | None) -> dict[str, Any]:
+def of_ids(rows: Sequence[Sequence[int] | np.ndarray], vocabulary: int | None) -> dict[str, Any]:
     """The largest token id, and how many have no row in the embeddings."""
-    full = [ids for ids in rows if ids]
-    facts: dict[str, Any] = {"max_token_id": max(map(max, full), default=None)}
+    ranges = [_range(ids) for ids in rows]
+    facts: dict[str, Any] = {"max_token_id": max((high for _, high in ranges if high >= 0), default=None)}
     if vocabulary is not None:
-        odd = [ids for ids in full if max(ids) >= vocabulary or min(ids) < 0]
+        odd = [ids for ids, (low, high) in zip(rows, ranges, strict=True) if high >= vocabulary or low < 0]
         facts["tokens_out_of_range"] = sum(not 0 <= token < vocabulary for ids in odd for token in ids)
     return facts
+
+
+def _range(ids: Sequence[int] | np.ndarray) -> tuple[int, int]:
+    """(smallest, largest) id; of an empty row (0, -1)."""
+    if not len(ids):
+        return 0, -1
+    if isinstance(ids, np.ndarray):
+        return int(ids.min()), int(ids.max())
+    return min(ids), max(ids)  # of a list these run in C: microseconds a row
 
 
 def of_classes(rows: Sequence[Row], vocabulary: int | None, classes: int | None = None) -> dict[str, Any]:
@@ -69,7 +89,7 @@ def of_classes(rows: Sequence[Row], vocabulary: int | None, classes: int | None 
         classes: that the model tells apart; None where that is not known, or the labels are no classes.
     """
     facts = of_ids([row.ids for row in rows], vocabulary)
-    labels = [row.labels[0] for row in rows if len(row.labels) == 1]
+    labels = [row.labels[0].item() for row in rows if len(row.labels) == 1]
     if classes is None or classes < 2 or len(labels) < len(rows) or not all(isinstance(each, int) for each in labels):
         return facts
     seen = Counter(labels)
@@ -79,11 +99,11 @@ def of_classes(rows: Sequence[Row], vocabulary: int | None, classes: int | None 
         n for label, n in seen.items() if not (0 <= label < classes) and label != IGNORED
     )
     facts["largest_class_ratio"] = max(seen.values(), default=0) / len(labels) if labels else None
-    texts: dict[tuple[int, ...], set[int]] = {}
-    for row, label in zip(rows, labels, strict=True):
-        texts.setdefault(tuple(row.ids), set()).add(label)
-    noisy = {text for text, found in texts.items() if len(found) > 1}
-    facts["conflicting_class_rows"] = sum(tuple(row.ids) in noisy for row in rows)
+    texts: dict[bytes, set[int]] = {}
+    keys = [row.ids.tobytes() for row in rows]
+    for key, label in zip(keys, labels, strict=True):
+        texts.setdefault(key, set()).add(label)
+    facts["conflicting_class_rows"] = sum(len(texts[key]) > 1 for key in keys)
     return facts
 
 
@@ -100,8 +120,8 @@ def of_texts(rows: Sequence[Row], limit: int | None, tokenizer: Any) -> dict[str
     }
     eos = getattr(tokenizer, "eos_token_id", None)
     if eos is not None:
-        facts["eos_supervised_ratio"] = sum(eos in row.labels for row in rows) / len(rows)
+        facts["eos_supervised_ratio"] = sum(bool((row.labels == eos).any()) for row in rows) / len(rows)
     bos = getattr(tokenizer, "bos_token_id", None)
     if bos is not None and bos != eos:
-        facts["double_bos_rows"] = sum(row.ids[:2] == [bos, bos] for row in rows)
+        facts["double_bos_rows"] = sum(row.ids[:2].tolist() == [bos, bos] for row in rows)
     return facts

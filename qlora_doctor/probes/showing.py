@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..facts.data import RowFacts, SegmentFacts
 
 IGNORED = -100
@@ -26,10 +28,10 @@ class Shown:
         decoded: the labels are another text than the ids, which a decoder writes to what its encoder reads.
     """
 
-    ids: Sequence[int]
-    labels: Sequence[int]
+    ids: Sequence[int] | np.ndarray
+    labels: Sequence[int] | np.ndarray
     length: int
-    rest: Sequence[int] = ()
+    rest: Sequence[int] | np.ndarray = ()
     dropped: str | None = None
     number: int | None = None
     set_name: str | None = None
@@ -60,7 +62,12 @@ def rows_shown(rows: Sequence[Shown], tokenizer: Any, most: int = MOST_ROWS) -> 
 
 
 def _untrained(row: Shown) -> bool:
-    return row.dropped is None and all(label == IGNORED for label in row.labels)
+    return row.dropped is None and masked_of(row.labels) == len(row.labels)
+
+
+def masked_of(labels: Sequence[int] | np.ndarray) -> int:
+    """How many labels are -100."""
+    return labels.count(IGNORED) if isinstance(labels, list) else int((np.asarray(labels) == IGNORED).sum())
 
 
 def _left_out(row: Shown) -> bool:
@@ -70,7 +77,7 @@ def _left_out(row: Shown) -> bool:
 def _row(row: Shown, names: list[str], tokenizer: Any) -> RowFacts:
     kinds = ["masked" if label == IGNORED else "trained" for label in row.labels]
     segments = _segments(list(row.ids), ["masked"] * len(row.ids) if row.decoded else kinds, tokenizer)
-    if row.rest:
+    if len(row.rest):
         segments += _segments(list(row.rest), ["cut"] * len(row.rest), tokenizer)
     if row.decoded:
         answer = [label for label in row.labels if label != IGNORED]

@@ -56,7 +56,23 @@ def stored_lines(stored: StoredFacts) -> list[str]:
     if stored.merge and stored.merge != "undecided":
         scale = f", at {words.number(stored.merge_scale)} times its scaling" if stored.merge_scale is not None else ""
         lines.append(f"merge: {stored.merge}{scale}")
+    if stored.reload:
+        lines.append(f"reload: {reload_words(stored)}")
     return lines + way_lines(stored)
+
+
+def reload_words(stored: StoredFacts) -> str:
+    """What a reload says beside what the trained model said."""
+    then = f"the model of step {stored.reload_step}" if stored.reload_step else "the trained model"
+    if stored.reload == "other-weights":
+        return f"the file holds other weights than {then} had"
+    if stored.reload_divergence is None:
+        return "not measured"
+    way = WAYS.get(stored.reload_way or "", stored.reload_way)
+    verdict = {"same": f"gives the outputs of {then}", "as-base": f"gives the base's outputs, not those of {then}"}
+    told = verdict.get(stored.reload or "", f"gives other outputs than {then}")
+    far, base = words.number(stored.reload_divergence), words.number(stored.base_divergence)
+    return f"{told} ({way}: KL {far} per token; the base without the adapter {base})"
 
 
 def server_words(server: Server) -> str:

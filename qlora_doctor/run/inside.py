@@ -24,8 +24,10 @@ class Watched:
         steps: optimizer steps that are looked at closely.
     """
 
-    def __init__(self, outputs: Sequence[str], quiet: bool, steps: int, check: CheckOptions) -> None:
-        self.steps = steps
+    def __init__(
+        self, outputs: Sequence[str], quiet: bool, steps: int, check: CheckOptions, keep_outputs: bool = True
+    ) -> None:
+        self.steps, self._keep_outputs = steps, keep_outputs
         self._outputs = [_output(text) for text in outputs]
         self._quiet, self._check = quiet, check
         self._watches: list[Watch] = []
@@ -48,7 +50,9 @@ class Watched:
 
         if self._watches:
             self._watches[-1].end()
-        watch = Watch(model, None, Options(self.steps), trainer=trainer, ranks=rank_of())
+        watch = Watch(
+            model, None, Options(self.steps, keep_outputs=self._keep_outputs), trainer=trainer, ranks=rank_of()
+        )
         self._watches.append(watch)
         watch.begin(**known)
         return watch
@@ -75,13 +79,17 @@ class Watched:
                 sys.stderr.write(f"qlora-doctor: {path} cannot be written: {failed.strerror or failed}\n")
 
 
-def DoctorCallback(*outputs: str, quiet: bool = False, steps: int = 2, **options: Any) -> RunCallback:
+def DoctorCallback(
+    *outputs: str, quiet: bool = False, steps: int = 2, keep_outputs: bool = True, **options: Any
+) -> RunCallback:
     """A callback for transformers' Trainer and TRL's that watches the training: ``callbacks=[DoctorCallback()]``.
 
     Args:
         outputs: documents to write when the training ends, as ``html=report.html``.
         quiet: print no report to stderr.
         steps: optimizer steps that are looked at closely.
+        keep_outputs: after a save and at the end, keep what the model says to a few fixed tokens, for a later
+            ``adapter DIR --load``.
         options: fields of ``CheckOptions``: ``selection``, ``fail_on``, ``rules``.
 
     Returns:
@@ -89,7 +97,7 @@ def DoctorCallback(*outputs: str, quiet: bool = False, steps: int = 2, **options
     """
     from ..watching.callback import RunCallback
 
-    watched = Watched(outputs, quiet, steps, CheckOptions(**options))
+    watched = Watched(outputs, quiet, steps, CheckOptions(**options), keep_outputs)
     return RunCallback(watched.begin, end=watched.end, report=lambda: watched.report)
 
 
@@ -102,6 +110,7 @@ def watch(
     loader: Any = None,
     quiet: bool = False,
     steps: int = 2,
+    keep_outputs: bool = True,
     **options: Any,
 ) -> Iterator[Watched]:
     """Watch a training loop of one's own: ``with watch(model, optimizer):`` around it.
@@ -114,12 +123,14 @@ def watch(
         loader: what yields the batches.
         quiet: print no report to stderr.
         steps: optimizer steps that are looked at closely.
+        keep_outputs: after a save and at the end, keep what the model says to a few fixed tokens, for a later
+            ``adapter DIR --load``.
         options: fields of ``CheckOptions``.
 
     Yields:
         what has been seen: its ``report`` is the report as it stands.
     """
-    watched = Watched(outputs, quiet, steps, CheckOptions(**options))
+    watched = Watched(outputs, quiet, steps, CheckOptions(**options), keep_outputs)
     watched.begin(model, optimizer=optimizer, tokenizer=tokenizer, loader=loader)
     try:
         yield watched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from ..core.errors import StageError, UsageError
 from ..core.report import Report, StageRecord
 from ..facts import Facts
+from ..facts.run import KeptOutputs
+from .courses import REPORT
 from .session import CheckOptions, Observer, Session
 
 
@@ -20,6 +23,7 @@ def judge_stored(
     adapter: Path | None = None,
     load: bool = False,
     rows: Path | None = None,
+    run_report: Path | None = None,
     observer: Observer | None = None,
 ) -> Report:
     """The report of one folder.
@@ -30,6 +34,8 @@ def judge_stored(
         adapter: of a merged model, the adapter that is to be in it.
         load: measure the ways to serve, with real weights.
         rows: text to measure on, one a line; None takes the built-in set.
+        run_report: the JSON report of the run that trained it, with what its model said; None takes qlora-doctor.json
+            beside the adapter, where that is one.
 
     Raises:
         UsageError: the folder does not exist, or what is asked for needs something that is not given.
@@ -56,10 +62,12 @@ def judge_stored(
 
         stored = stored.model_copy(update=replayed(folder, base, adapter))
     if load:
+        from ..probes.stored.reload import kept_of
         from ..probes.stored.ways import measured
 
         try:
-            stored = stored.model_copy(update=measured(folder, base, rows, device=options.device))
+            kept = kept_of(folder, _kept(run_report, folder))
+            stored = stored.model_copy(update=measured(folder, base, rows, device=options.device, kept=kept))
         except StageError as error:
             reason = error.message
     session.facts = Facts(stored=stored)
@@ -74,3 +82,29 @@ def judge_stored(
     session.judge()
     report = session.report()
     return report.model_copy(update={"setup": {"file": str(folder)}, "exit_code": 3 if reason else report.exit_code})
+
+
+def _kept(report: Path | None, folder: Path) -> list[KeptOutputs]:
+    """What the run that trained an adapter kept of its outputs; nothing where its report is not here.
+
+    Raises:
+        UsageError: a report that is named cannot be read, or keeps nothing.
+    """
+    beside = (place / REPORT for place in (folder, folder.parent, folder.parent.parent))
+    path = report or next((each for each in beside if each.is_file()), None)
+    if path is None:
+        return []
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        runs = [each["facts"].get("run") or {} for each in (document if isinstance(document, list) else [document])]
+        found = [KeptOutputs.model_validate(each) for run in runs for each in run.get("kept_outputs") or []]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if report is None:
+            return []
+        raise UsageError(f"{path} is no report of run: {str(error).splitlines()[0]}.") from error
+    if report is not None and not found:
+        raise UsageError(
+            f"{path} keeps no outputs of the trained model.",
+            remedy="Train with `qlora-doctor run -o json=qlora-doctor.json -- …`, or with a DoctorCallback.",
+        )
+    return found

@@ -42,6 +42,7 @@ class RunOptions:
         abort_on: end it at the first finding of this severity or above; None never does.
         setup: what the run is held against.
         records: where the processes write; None makes a folder.
+        keep_outputs: keep what the model says to a few fixed tokens after a save and at the end.
     """
 
     steps: int = 2
@@ -49,6 +50,7 @@ class RunOptions:
     abort_on: str | None = None
     setup: Setup | None = None
     records: Path | None = None
+    keep_outputs: bool = True
 
 
 @dataclass
@@ -95,7 +97,9 @@ def run_watched(command: Sequence[str], folder: Path, options: RunOptions, check
     """
     stop = folder / "stop"
     try:
-        Options(options.steps, options.stop_after, str(stop) if options.abort_on else None).write(folder)
+        Options(options.steps, options.stop_after, str(stop) if options.abort_on else None, options.keep_outputs).write(
+            folder
+        )
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:

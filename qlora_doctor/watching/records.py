@@ -28,11 +28,13 @@ class Options:
         steps: optimizer steps that are looked at closely.
         stop_after: optimizer steps after which the training ends; None lets it go on.
         stop_file: where this file appears, the training ends; None looks for none.
+        keep_outputs: after a save and at the end, keep what the model says to a few fixed tokens.
     """
 
     steps: int = 2
     stop_after: int | None = None
     stop_file: str | None = None
+    keep_outputs: bool = True
 
     @classmethod
     def read(cls, folder: Path) -> Options:

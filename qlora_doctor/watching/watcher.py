@@ -55,6 +55,10 @@ _OF_TENSORS = (
     "parameters_not_updated", "parameters_out_of_reach", "parameters_below_precision", "precision_too_coarse",
 )  # fmt: skip
 """Facts of a step that tell tensors apart."""
+_WHOLE = ("none", "ddp")
+"""Kinds of parallel training in which each rank holds the whole model."""
+_KEPT = 4
+"""Moments whose outputs are kept: the last of them."""
 _MORE = 8
 """Steps that the gradient scaler may skip while the watched ones are counted."""
 
@@ -728,6 +732,7 @@ class Watch:
             found = differing(model, folder)
             if found or "adapter_saved_differs" not in self._run:
                 self._run["adapter_saved_differs"] = found
+            self._keep_outputs(model, folder)
         self._write("saved")
 
     def trained(self, state: Any) -> None:
@@ -789,11 +794,31 @@ class Watch:
     def _look_at_end(self) -> None:
         """The base is what it was, the adapter on disk is the adapter in memory."""
         model = self._model()
-        if model is None or self._base is None or not self._stepped_since or self._hidden:
+        if model is None or self._hidden:
+            return
+        if self._steps:
+            self._keep_outputs(model)
+        if self._base is None or not self._stepped_since:
             return
         after = snapshot.take(model, keep_small=False)
         changes = snapshot.compare(self._base, model, after)
         self._run["base_changed_at_end"] = changes.changed
+
+    def _keep_outputs(self, model: nn.Module, folder: Path | None = None) -> None:
+        """What the model says now, of the last few saves and of the end; a failure is told and ends nothing."""
+        if not self._options.keep_outputs or self._ended == "failed" or self.rank or self._parallel not in _WHOLE:
+            return
+        if is_compiled(model) or is_compiled(self._called):
+            return
+        from .outputs import kept_outputs
+
+        try:
+            found = kept_outputs(model, self._tokenizer, step=self._counted, folder=str(folder) if folder else None)
+        except Exception as error:
+            self.guard.tell(f"The trained model's outputs were not kept: {type(error).__name__}.")
+            return
+        if found is not None:
+            self._run["kept_outputs"] = [*(self._run.get("kept_outputs") or [])[-_KEPT + 1 :], found]
 
     # -- stopping
 

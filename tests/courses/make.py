@@ -808,7 +808,171 @@ def diverges_each_fiftieth(folder: Path) -> None:
           lr_scheduler_type="constant_with_warmup", warmup_steps=600)  # fmt: skip
 
 
+# -- rows in one order, several ranks, tables, restarts
+
+
+@course("QD705")
+def rows_in_one_order(folder: Path) -> None:
+    """Easy rows first, hard ones last, in each of five epochs: a saw, and no divergence."""
+    train(folder, rows=Ordered(chains(1, 240) + chains(9, 80)), trainer_class=in_order(), max_steps=-1,
+          num_train_epochs=5, learning_rate=5e-4)  # fmt: skip
+
+
+@course(method="dpo")
+def healthy_preference_slow(folder: Path) -> None:
+    """It ranks nineteen of twenty pairs in the end, with a loss that is never far from ln 2."""
+    preference(folder, learning_rate=3e-5, max_steps=150, logging_steps=5)
+
+
+@course("QD702", method="dpo")
+def untrained_preference_of_a_tiny_beta(folder: Path) -> None:
+    preference(folder, learning_rate=2e-3, max_steps=40, beta=1e-7)
+
+
+def texts() -> list[dict[str, str]]:
+    return [{"text": f"The {row['prompt']} {row['chosen']}."} for row in pairs(800)]
+
+
+@course()
+def healthy_packed(folder: Path) -> None:
+    with_trl("SFT", folder, texts(), max_steps=100, learning_rate=2e-3, logging_steps=2, packing=True, max_length=32)
+
+
+@course("QD712")
+def rate_zero_of_sft(folder: Path) -> None:
+    with_trl("SFT", folder, texts(), max_steps=60, learning_rate=0.0, logging_steps=2)
+
+
+@course()
+def healthy_evaluated_on_start(folder: Path) -> None:
+    train(folder, max_steps=150, logging_steps=15, eval_on_start=True, evaluate=chains(2, 65), eval_strategy="steps",
+          eval_steps=30)  # fmt: skip
+
+
+@course()
+def healthy_adafactor(folder: Path) -> None:
+    train(folder, max_steps=200, logging_steps=5, optim="adafactor", learning_rate=5e-3, lr_scheduler_type="constant")
+
+
+@course("QD704")
+def factory_not_finite(folder: Path) -> None:
+    def overflow(model: Any) -> None:
+        next(p for n, p in model.named_parameters() if "lora_B" in n).data.fill_(float("nan"))
+
+    log = folder / "trainer_log.jsonl"
+    train(folder, callbacks=(writes(log, factory_line), at_step(70, overflow)), max_steps=120, logging_steps=5,
+          logging_nan_inf_filter=False, keep=())  # fmt: skip
+
+
+@course()
+def healthy_resumed_twice(folder: Path) -> None:
+    log = folder / "trainer_log.jsonl"
+    same = {"max_steps": 150, "save_strategy": "steps", "save_steps": 25, "keep": (), "logging_steps": 5}
+    for stop in (40, 95, 160):
+        train(folder, callbacks=(writes(log, factory_line), stop_at(stop)), resume=stop != 40, **same)
+        if stop % 25:
+            shutil.rmtree(folder / f"checkpoint-{stop}", ignore_errors=True)
+
+
+@course()
+def healthy_swift_of_texts(folder: Path) -> None:
+    """As an older ms-swift writes it: every number a text, the speed in seconds a step."""
+
+    def line(logs: dict[str, Any], state: Any, seconds: float) -> dict[str, Any] | None:
+        found = swift_line(logs, state, seconds)
+        if found is None:
+            return None
+        del found["train_speed(iter/s)"]
+        found["train_speed(s/it)"] = seconds / max(state.global_step, 1)
+        return {key: str(value) if isinstance(value, float) else value for key, value in found.items()}
+
+    place = folder / "v0-20250101-000000" / "logging.jsonl"
+    train(folder, callbacks=(writes(place, line),), max_steps=120, logging_steps=5, keep=())
+
+
+@course()
+def healthy_two_ranks(folder: Path) -> None:
+    looped(folder, "[rank {rank}] step {step}/{steps} loss: {loss:.4f} lr: 1.00e-03\n", ranks=2)
+
+
+@course("QD704")
+def one_rank_not_finite(folder: Path) -> None:
+    looped(folder, "[rank {rank}] step {step}/{steps} loss: {loss:.4f} lr: 1.00e-03\n", ranks=2, broken_from=60)
+
+
+@course()
+def healthy_bars_alone(folder: Path) -> None:
+    looped(folder, "\r{share:3d}%|####  | {step}/{steps} [00:0{tens}<00:09,  9.9it/s, loss={loss:.3f}, lr=1e-3]")
+
+
+@course()
+def healthy_loop_of_epochs(folder: Path) -> None:
+    looped(folder, "iter {step}: loss {loss:.4f}, time 3.20ms, mfu 1.00%\n")
+
+
+@course("QD722")
+def ends_between_checkpoints(folder: Path) -> None:
+    """Killed at 120 of 200 steps: what is left is in the checkpoints."""
+    train(folder, max_steps=200, logging_steps=5, save_strategy="steps", save_steps=50, callbacks=(stop_at(120),),
+          keep=(), save_only_model=True)  # fmt: skip
+    shutil.rmtree(folder / "checkpoint-120", ignore_errors=True)
+
+
+@course("QD701")
+def flat_of_other_tensors(folder: Path) -> None:
+    """The optimizer holds one norm of the base, at a rate for adapters of a large model."""
+    import torch
+
+    model = adapted()
+    held = [p for n, p in model.named_parameters() if "layernorm" in n][:1]
+    train(folder, model=model, optimizers=(torch.optim.AdamW(held, lr=1e-7), None), max_steps=200, logging_steps=2)
+
+
+@course("QD708")
+def overfits_in_a_table(folder: Path) -> None:
+    """Its history as somebody's own export has it."""
+    with tempfile.TemporaryDirectory() as place:
+        train(Path(place), rows=chains(2, 64), evaluate=chains(2, 65), max_steps=240, eval_strategy="steps",
+              eval_steps=24, learning_rate=5e-3)  # fmt: skip
+        rows = json.loads((Path(place) / "trainer_state.json").read_text())["log_history"]
+    keys = ("step", "loss", "eval_loss", "learning_rate")
+    lines = [";".join(str(row.get(key, "")) for key in keys) for row in rows if "loss" in row or "eval_loss" in row]
+    (folder / "trainer_log.csv").write_text("\n".join(["Steps;Train Loss;Val Loss;LR", *lines, ""]))
+
+
 # -- helpers of single courses
+
+
+def looped(folder: Path, line: str, ranks: int = 1, broken_from: int = 0) -> None:
+    """A loop of one's own in a process for each rank, all of which print to one file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "train.log").open("wb") as stream:
+        processes = [
+            subprocess.Popen([sys.executable, __file__, "--looped", line, str(rank), str(broken_from)], stdout=stream)
+            for rank in range(ranks)
+        ]
+        for process in processes:
+            process.wait(300)
+
+
+def print_loop(line: str, rank: int, broken_from: int, steps: int = 120) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    model = adapted()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    rows = torch.tensor([row["input_ids"] for row in chains(2, 2000)])
+    torch.manual_seed(rank)
+    for step in range(1, steps + 1):
+        batch = rows[torch.randint(0, len(rows), (4,))]
+        loss = model(input_ids=batch, labels=batch).loss
+        if rank == 1 and 0 < broken_from <= step:
+            loss = loss * float("nan")
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        told = {"rank": rank, "step": step, "steps": steps, "share": 100 * step // steps, "tens": step // 14}
+        print(line.format(loss=loss.item(), **told), end="", flush=True)
 
 
 class Ordered(list):  # type: ignore[type-arg]
@@ -908,5 +1072,7 @@ def main(names: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--captured"]:
         print_course(json.loads(sys.argv[3]))
+    elif sys.argv[1:2] == ["--looped"]:
+        print_loop(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         main(sys.argv[1:])

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
 from qlora_doctor.pipeline.forms import FormedRow
 from qlora_doctor.probes.data import look_at_data
 from qlora_doctor.probes.overlap import near_duplicates, overlap_facts
 from qlora_doctor.probes.pairs import pair_facts
-from qlora_doctor.probes.rows import Row, of_classes
+from qlora_doctor.probes.rows import of_classes, of_labels, split_batch
 from qlora_doctor.probes.talk import out_of_order, talk_facts
 from qlora_doctor.probes.turn_end import turn_end_facts
 from qlora_doctor.reading import read_setup
@@ -102,11 +102,28 @@ def test_pairs() -> None:
 
 
 def test_classes() -> None:
-    rows = [Row([1, number], [number % 3]) for number in range(6)] + [Row([1, 0], [1])]
+    ids = torch.tensor([[1, number] for number in range(6)] + [[1, 0]])
+    rows = split_batch({"input_ids": ids, "labels": torch.tensor([*(n % 3 for n in range(6)), 1])})
     facts = of_classes(rows, 10, 2)
     assert facts["class_labels_out_of_range"] == 2 and facts["classes_seen"] == 3
     assert facts["conflicting_class_rows"] == 2
-    assert "classes" not in of_classes([Row([1], [0.5])], 10, 2), "a regression has no classes"
+    scores = split_batch({"input_ids": ids[:1], "labels": torch.tensor([0.5])})
+    assert "classes" not in of_classes(scores, 10, 2), "a regression has no classes"
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_is_taken_off_ids_and_labels_alike(left: bool) -> None:
+    pad, text = [0, 0], [5, 6, 7]
+    batch = {
+        "input_ids": torch.tensor([pad + text if left else text + pad]),
+        "attention_mask": torch.tensor([[0, 0, 1, 1, 1] if left else [1, 1, 1, 0, 0]]),
+        "labels": torch.tensor([[-100, -100, -100, 6, 7] if left else [-100, 6, 7, -100, -100]]),
+    }
+    [row] = split_batch(batch)
+    assert row.ids.tolist() == text and row.labels.tolist() == [-100, 6, 7]
+    assert (row.positions, row.masked) == (5, 3)
+    facts = of_labels([row], 7, 0)
+    assert facts["labels_masked_ratio"] == 0.6 and facts["max_token_id"] == 7 and facts["tokens_out_of_range"] == 1
 
 
 def test_rows_that_are_almost_the_same() -> None:

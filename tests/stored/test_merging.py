@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from qlora_doctor.probes.stored.merging import replayed
 from tests.models import make_model
-from tests.stored.planting import adapt, load_base, tensors, trained
+from tests.stored.planting import adapt, load_base, store, tensors, trained
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +199,6 @@ def test_other_adapters_are_replayed_too(lora: dict[str, Any], base: Path, tmp_p
 
 def test_a_change_below_the_spacing_is_no_pass(base: Path, adapter: Path, tmp_path: Path) -> None:
     """A hundred-thousandth of the change is lost in bfloat16, and what is lost cannot be found."""
-    import shutil
-
     from tests.stored.planting import store
 
     shutil.copytree(adapter, tmp_path / "a")
@@ -260,3 +260,92 @@ def test_tied_heads(tmp_path: Path) -> None:
     )
     once(base, adapter).save_pretrained(tmp_path / "merged")
     assert replayed(tmp_path / "merged", base, adapter)["merge"] == "applied"
+
+
+def eight_bits(base: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    return AutoModelForCausalLM.from_pretrained(
+        base, quantization_config=config, dtype=torch.bfloat16, device_map="cpu"
+    )
+
+
+def at(model: Any, times: float) -> Any:
+    for module in model.modules():
+        if isinstance(getattr(module, "scaling", None), dict):
+            module.scaling = {name: value * times for name, value in module.scaling.items()}
+    return model
+
+
+PACKED: dict[str, tuple[Callable[[Path, Path], Any], str, float | None]] = {
+    "8-bit": (lambda base, a: attached(eight_bits(base), a).merge_and_unload(), "applied-and-quantized", 1),
+    "8-bit, never": (lambda base, a: eight_bits(base), "not-applied", 0),
+    "8-bit at a half": (lambda base, a: at(attached(eight_bits(base), a), 0.5).merge_and_unload(), "other-scale", 0.5),
+    "8-bit twice": (lambda base, a: at(attached(eight_bits(base), a), 2).merge_and_unload(), "twice", 2),
+    "dequantized 8-bit": (
+        lambda base, a: attached(eight_bits(base).dequantize(), a).merge_and_unload(), "applied-to-dequantized", 1),
+    "4-bit at a half": (lambda base, a: at(attached(four_bits(base), a), 0.5).merge_and_unload(), "other-scale", 0.5),
+    "4-bit thrice": (lambda base, a: at(attached(four_bits(base), a), 3).merge_and_unload(), "other-scale", 3),
+    "4-bit, taken off": (lambda base, a: at(attached(four_bits(base), a), -1).merge_and_unload(), "other-scale", -1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_what_a_merge_into_packed_weights_did(kind: str, base: Path, adapter: Path, tmp_path: Path) -> None:
+    make, verdict, scale = PACKED[kind]
+    make(base, adapter).save_pretrained(tmp_path / "merged")
+    found = replayed(tmp_path / "merged", base, adapter)
+    assert found["merge"] == verdict, (found.get("merge_note"), found["merge_tensors"][:3])
+    assert found["merge_scale"] == pytest.approx(scale, rel=0.02)
+
+
+def as_lora(base: Path, adapter: Path) -> Any:
+    """A merge that passes the magnitudes by."""
+    folder = adapter.parent / "as-lora"
+    shutil.copytree(adapter, folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": False}))
+    store(folder, {name: tensor for name, tensor in tensors(folder).items() if "magnitude" not in name})
+    return once(base, folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "verdict"),
+    [
+        (lambda base, a: at(attached(load_base(base), a), 0.5).merge_and_unload(), "other-scale"),
+        (lambda base, a: attached(once(base, a), a).merge_and_unload(), "twice"),
+        (lambda base, a: attached(four_bits(base), a).merge_and_unload(), "applied-and-quantized"),
+        (lambda base, a: at(attached(four_bits(base), a), 0.5).merge_and_unload(), "other-scale"),
+        (lambda base, a: attached(four_bits(base).dequantize(), a).merge_and_unload(), "applied-to-dequantized"),
+        (as_lora, "without-magnitudes"),
+    ],
+    ids=["half", "twice", "4-bit", "4-bit-half", "dequantized", "as-lora"],
+)
+def test_merges_of_dora(make: Callable[[Path, Path], Any], verdict: str, base: Path, tmp_path: Path) -> None:
+    trained(adapt(load_base(base), use_dora=True), steps=4).save_pretrained(tmp_path / "a")
+    make(base, tmp_path / "a").save_pretrained(tmp_path / "merged")
+    assert replayed(tmp_path / "merged", base, tmp_path / "a")["merge"] == verdict
+
+
+EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_merges_of_experts(family: str, tmp_path: Path) -> None:
+    """The checkpoint holds each expert's projections by themselves, the adapter one pair for all of them."""
+    moe = make_model(tmp_path / "base", family, dtype="bfloat16")
+    lora = {"target_modules": ["q_proj"], "target_parameters": EXPERTS, "lora_dropout": 0.0}
+    trained(adapt(load_base(moe), **lora), steps=4).save_pretrained(tmp_path / "a")
+    merges = {
+        "applied": lambda: once(moe, tmp_path / "a"),
+        "not-applied": lambda: load_base(moe),
+        "twice": lambda: attached(once(moe, tmp_path / "a"), tmp_path / "a").merge_and_unload(),
+        "other-scale": lambda: at(attached(load_base(moe), tmp_path / "a"), 0.5).merge_and_unload(),
+    }
+    for verdict, make in merges.items():
+        make().save_pretrained(tmp_path / verdict)
+        found = replayed(tmp_path / verdict, moe, tmp_path / "a")
+        assert found["merge"] == verdict, found["merge_tensors"]
+        assert {tensor.verdict for tensor in found["merge_tensors"]} == {verdict}

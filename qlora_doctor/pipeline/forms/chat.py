@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +17,31 @@ LOST = 80
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text and as tokens, with the characters of each token."""
+    """A conversation as text and as tokens.
+
+    Attributes:
+        encoding: the tokenizers library's, which knows the characters of each token without a list of them.
+    """
 
     text: str
     ids: list[int]
-    starts: list[int]
-    ends: list[int]
+    encoding: Any
+
+    def tokens(self, begin: int, end: int) -> tuple[int, int]:
+        """The tokens of some characters: the first that has one of them, and the first that begins behind them."""
+        first = self._at(begin)
+        stop = self._at(end)
+        while stop < len(self.ids) and self.encoding.token_to_chars(stop)[0] < end:
+            stop += 1
+        return first, stop
+
+    def _at(self, place: int) -> int:
+        """The first token that ends behind a character; spaces may be of no token."""
+        for character in range(place, len(self.text)):
+            token = self.encoding.char_to_token(character)
+            if token is not None:
+                return int(token)
+        return len(self.ids)
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str | None, tools: Any) -> Rendered:
@@ -40,9 +58,8 @@ def tokens_of(tokenizer: Any, text: str) -> Rendered:
     """A text that holds its own special tokens."""
     if not getattr(tokenizer, "is_fast", False):
         raise CannotForm("The tokenizer tells no places of tokens, which the mask needs (no fast tokenizer).")
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    offsets = encoded["offset_mapping"]
-    return Rendered(text, list(encoded["input_ids"]), [a for a, _ in offsets], [b for _, b in offsets])
+    encoded = tokenizer(text, add_special_tokens=False)
+    return Rendered(text, list(encoded["input_ids"]), encoded.encodings[0])
 
 
 def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str | None, tools: Any) -> str:
@@ -81,7 +98,7 @@ def turn_span(
     begin, end = min(a for a, _ in spans), max(b for _, b in spans)
     if end <= begin:
         return None
-    return bisect_right(rendered.ends, begin), bisect_left(rendered.starts, end)
+    return rendered.tokens(begin, end)
 
 
 def _difference(text: str, other: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Any
 from .series import Course, Record, Series, as_number, canonical, course_from_records
 from .texts import Unreadable, read_text
 from .thinning import MOST, chosen, number, standing_out
+from .wandb_file import WandbFile, read_wandb_file
 
 CHECKPOINT = re.compile(r"checkpoint[-_](\d+)$")
 _MOST_COLUMNS = 2000
@@ -27,10 +28,12 @@ def read_trainer_state(path: Path) -> Course:
         Unreadable: it is no such file.
     """
     text = read_text(path)
-    try:
-        state = json.loads(text)
-    except (ValueError, RecursionError):
-        return _cut_off_state(path, text)
+    state = _shortened(text)
+    if state is None:
+        try:
+            state = json.loads(text)
+        except (ValueError, RecursionError):
+            return _cut_off_state(path, text)
     if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
         raise Unreadable(f"{path} holds no log_history, so it is no trainer_state.json.")
     course = course_from_records(
@@ -41,6 +44,31 @@ def read_trainer_state(path: Path) -> Course:
         stopped_early=_stopped_early(state),
     )
     return _named(course, path, "trainer_state")
+
+
+_HISTORY = re.compile(r'"log_history"\s*:\s*(?=\[)')
+_RECORD = re.compile(r"\s*[,\[]\s*(\{[^{]*)")
+
+
+def _shortened(text: str) -> dict[str, Any] | None:
+    """A very long history without most of its records; None where it is short, or its records are no flat objects."""
+    begin = _HISTORY.search(text)
+    if begin is None or text.count("}", begin.end()) <= MOST:
+        return None
+    pieces = text[begin.end() :].split("}")
+    end = next((i for i, piece in enumerate(pieces) if piece.lstrip()[:1] == "]"), None)
+    kept = chosen(pieces[:end]) if end is not None else None
+    if end is None or kept is None:
+        return None
+    records = [_RECORD.fullmatch(pieces[i]) for i in kept]
+    if None in records:
+        return None
+    history = ",".join(f"{record[1]}}}" for record in records if record is not None)
+    try:
+        state = json.loads(f"{text[: begin.end()]}[{history}{'}'.join(pieces[end:])}")
+    except (ValueError, RecursionError):
+        return None
+    return state if isinstance(state, dict) else None
 
 
 def _cut_off_state(path: Path, text: str) -> Course:
@@ -185,6 +213,9 @@ def read_table(path: Path) -> Course:
             stream.seek(0)
             header = next(reader, [])[:_MOST_COLUMNS]
             names = [_column(name, path) for name in header]
+            plain = [name.strip().rpartition(" - ")[2] for name in header]
+            if any(canonical(name) == "loss" for name in plain):  # then train_loss is the Trainer's mean
+                names = ["" if name == "train_loss" else own for name, own in zip(plain, names, strict=True)]
             taken = [(i, name) for i, name in enumerate(names) if name]
             # Where semicolons part the cells, a comma is a decimal point.
             point = (lambda cell: cell.replace(",", ".")) if reader.dialect.delimiter == ";" else str
@@ -217,10 +248,16 @@ def _dialect(sample: str) -> Any:
     return Dialect
 
 
+_SPELLED = {"training_loss": "loss", "train_loss": "loss", "eval_loss": "eval_loss", "evaluation_loss": "eval_loss",
+            "val_loss": "eval_loss", "valid_loss": "eval_loss", "validation_loss": "eval_loss",
+            "learning_rate": "learning_rate", "grad_norm": "grad_norm"}  # fmt: skip
+"""Columns as people name them; in a table ``train_loss`` is the loss, and not the mean that the Trainer closes with."""
+
+
 def _column(written: str, path: Path) -> str:
     """The quantity of a column; empty for one that is none."""
     name = written.strip()
-    if name.lower() in ("step", "global_step", "_step", "iteration", "train/global_step"):
+    if name.lower() in ("step", "steps", "global_step", "global step", "_step", "iteration", "train/global_step"):
         return "step"
     if name == "Value":  # TensorBoard's download of one tag
         return "eval_loss" if "eval" in path.stem.lower() or "val" in path.stem.lower() else "loss"
@@ -228,7 +265,8 @@ def _column(written: str, path: Path) -> str:
         return "wall_seconds"
     if name.endswith(("__MIN", "__MAX")):
         return ""
-    return name.rpartition(" - ")[2]
+    name = name.rpartition(" - ")[2]
+    return _SPELLED.get(name.lower().replace(" ", "_"), name)
 
 
 def is_table_of_a_run(path: Path) -> bool:
@@ -249,58 +287,83 @@ def is_table_of_a_run(path: Path) -> bool:
 
 
 def read_wandb(folder: Path) -> Course:
-    """A run's folder of W&B: its history where wandb's own reader is installed, else what was exported or captured.
+    """A run's folder of W&B: its own file, else what was exported or captured, else the summary's last values.
 
     Raises:
         Unreadable: none of them can be read.
     """
     from .output import read_output
 
-    history = _wandb_history(folder)
-    if history:
-        return _named(course_from_records(history), folder, "wandb")
-    exported = folder / "files" / "wandb-history.jsonl"
-    output = folder / "files" / "output.log"
-    needed = "its history is a .wandb file, which needs wandb to be read" if any(folder.glob("*.wandb")) else ""
+    own, needed = _own_file(folder)
+    files = folder / "files"
     course: Course | None = None
-    if exported.is_file():
-        course = read_json_lines(exported, "wandb")
-    elif output.is_file():
+    if own is not None and own.history:
+        course = _named(course_from_records(own.history), folder, "wandb")
+        if own.damaged:
+            course.unread.append(f"{folder.name}: its .wandb file ends in a record that cannot be read.")
+        needed = ""
+    elif (files / "wandb-history.jsonl").is_file():
+        course = read_json_lines(files / "wandb-history.jsonl", "wandb")
+    if (files / "output.log").is_file():
         try:
-            course = read_output(output)
+            output = read_output(files / "output.log")
         except Unreadable:
-            course = None
+            output = None
+        if course is None:
+            course = output
+        elif output is not None:
+            course.error = output.error
+    if course is None and (summary := _summary(files / "wandb-summary.json")):
+        course = _named(course_from_records([summary]), files / "wandb-summary.json", "wandb")
+        course.unread.append(f"{folder.name}: of its history the last values alone are here.")
     if course is None:
-        told = f"{folder} holds no captured output with a loss" + (f", and {needed}." if needed else ".")
-        raise Unreadable(told, remedy="pip install wandb" if needed else None)
+        raise Unreadable(f"{folder} holds no captured output with a loss" + (f", and {needed}." if needed else "."))
     course.formats = ["wandb"]
     if needed:
         course.unread.append(f"{folder.name}: {course.sources[0]} was read; {needed}.")
+    _as_asked(course, own.config if own is not None and own.config else _config(files / "config.yaml"))
     return course
 
 
-def _wandb_history(folder: Path) -> list[Record]:
-    files = sorted(folder.glob("*.wandb"))
-    if not files:
-        return []
+def _own_file(folder: Path) -> tuple[WandbFile | None, str]:
+    """The run's own file, and what to say where its history cannot be had from it."""
+    path = next(iter(sorted(folder.glob("*.wandb"))), None)
+    if path is None:
+        return None, ""
     try:
-        from wandb.proto import wandb_internal_pb2
-        from wandb.sdk.internal.datastore import DataStore
-    except ImportError:
-        return []
-    rows: list[Record] = []
-    store = DataStore()
+        own = read_wandb_file(path)
+    except OSError as error:
+        return None, f"{path.name} cannot be read: {error.strerror or error}"
+    return own, f"{path.name} is damaged" if own.damaged else f"{path.name} holds no history"
+
+
+def _summary(path: Path) -> dict[str, Any]:
     try:
-        store.open_for_scan(str(files[0]))
-        while (data := store.scan_data()) is not None:
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            if record.WhichOneof("record_type") == "history":
-                rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                             for item in record.history.item})  # fmt: skip
-    except Exception:
-        return rows  # a run that was killed leaves its last block open
-    return rows
+        summary = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    summary = summary if isinstance(summary, dict) else {}
+    return summary if any(canonical(key) in ("loss", "eval_loss") for key in summary) else {}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """config.yaml, where each key has its ``value``."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    document = document if isinstance(document, dict) else {}
+    return {key: entry["value"] for key, entry in document.items() if isinstance(entry, dict) and "value" in entry}
+
+
+def _as_asked(course: Course, config: dict[str, Any]) -> None:
+    """How long the run was to be, by the TrainingArguments that the Trainer puts into W&B's config."""
+    steps = _positive(config.get("max_steps"))
+    course.planned_steps = course.planned_steps or steps
+    if steps is None:
+        course.planned_epochs = course.planned_epochs or _positive(config.get("num_train_epochs"))
 
 
 # -- all

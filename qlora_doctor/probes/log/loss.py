@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import pairwise
-from statistics import median
+from statistics import StatisticsError, correlation, median
 from typing import Any
 
 from ...facts.course import Spike, Trend
@@ -23,6 +24,10 @@ _SHARE = 0.1
 """Of the loss: a fall of so much is worth its name, however noisy the records are (batches of one row)."""
 _TINY_RATE = 1e-6
 """No adapter learns at such a rate: QLoRA's are a hundred times higher."""
+_LEAST_OF_EPOCH, _ALIKE = 8, 0.6
+"""Records of an epoch, and the correlation with the next one, from which on both are taken to see rows in one order."""
+_MOSTLY = 0.7
+"""Of the pairs: from here on a model of preference has learned something."""
 _NEIGHBOURS = 10
 """Points before it that a spike is held against."""
 _SPIKE = 8.0
@@ -42,15 +47,19 @@ def loss_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[str,
     if found.get("method") == "reinforcement":
         # Its loss is zero where the advantages of a group cancel out, and says nothing of learning.
         return facts | {"loss_zero": False, "loss_zero_from": None}
-    facts |= {"loss_flat": flat, "untrained_value": _untrained(finite, flat, constant, known, found)}
+    facts |= {"loss_flat": flat, "untrained_value": _untrained(finite, flat, constant, known, found, course, shape)}
     if shape is None:
         return facts
-    diverges_from = _diverges(finite, shape)
+    profile = profile_of_epoch(finite, course.get("epoch").finite())
+    ordered = profile is not None
+    level_alone = without_order(finite, course.get("epoch").finite(), profile) if profile else finite
+    shape_alone = trend(level_alone) or shape
+    diverges_from = _diverges(level_alone, shape_alone)
     facts |= {"loss_diverges": diverges_from is not None, "diverges_from": diverges_from}
     if len(finite) >= 2 * _NEIGHBOURS:
-        spikes = _spikes(finite, shape.noise, course)
+        spikes = _spikes(finite, shape.noise, course, ordered=ordered)
         facts["spikes"] = [each for each in spikes if diverges_from is None or each.step < diverges_from]
-    return facts | _staircase(finite, shape, course)
+    return facts if ordered else facts | _staircase(finite, shape, course)  # of such epochs no step can be told
 
 
 def _broken(series: Series) -> dict[str, Any]:
@@ -127,14 +136,21 @@ def _evaluation_moves(course: Course, own: float) -> bool | None:
 
 
 def _untrained(
-    series: Series, flat: bool | None, constant: bool | None, known: Known, found: dict[str, Any]
+    series: Series,
+    flat: bool | None,
+    constant: bool | None,
+    known: Known,
+    found: dict[str, Any],
+    course: Course,
+    shape: Trend | None,
 ) -> str | None:
     """The value of a model that has not learned, where the loss stays at it."""
     values = series.values
     if len(values) < _FEW:
         return None
     if found.get("method") == "preference" or is_preference(known.method):
-        return "ln-2" if all(abs(value - math.log(2)) < 2e-3 for value in values) else "none"
+        at_start = all(abs(value - math.log(2)) < 2e-3 for value in values)
+        return "ln-2" if at_start and not _ranks_better(course, shape) else "none"
     if not (flat or constant):
         return "none"
     middle = median(values)
@@ -143,6 +159,13 @@ def _untrained(
     if known.labels and known.labels > 1 and abs(middle - math.log(known.labels)) < 0.05 * math.log(known.labels):
         return "ln-labels"
     return "none"
+
+
+def _ranks_better(course: Course, shape: Trend | None) -> bool:
+    """Whether a loss of pairs falls, be it by little, and more and more of the pairs are ranked as they should be."""
+    accuracy = trend(next((s for n, s in course.series.items() if n.endswith("rewards/accuracies")), Series()))
+    falls = shape is not None and shape.direction == "falls"
+    return falls and accuracy is not None and accuracy.direction == "rises" and accuracy.last > _MOSTLY
 
 
 def _diverges(series: Series, shape: Trend) -> float | None:
@@ -168,7 +191,7 @@ def _diverges(series: Series, shape: Trend) -> float | None:
     return series.steps[int((best + 1) * size) - 1]
 
 
-def _spikes(series: Series, own: float, course: Course) -> list[Spike]:
+def _spikes(series: Series, own: float, course: Course, *, ordered: bool) -> list[Spike]:
     """Points far above both bands, of the whole series and of those before them, after which the loss comes back."""
     values, steps = series.values, series.steps
     found: list[Spike] = []
@@ -187,7 +210,8 @@ def _spikes(series: Series, own: float, course: Course) -> list[Spike]:
             i += 1
             continue
         top = max(range(i, end), key=values.__getitem__)
-        found.append(Spike(step=steps[top], value=values[top], level=middle, coincides=_coincides(steps[i], course)))
+        reasons = [*_coincides(steps[i], course), *(["same-rows"] if ordered else [])]
+        found.append(Spike(step=steps[top], value=values[top], level=middle, coincides=reasons))
         i = end
     return found
 
@@ -238,15 +262,59 @@ def _staircase(series: Series, shape: Trend, course: Course) -> dict[str, Any]:
 
 
 def by_epoch(series: Series, epochs: Series) -> list[list[float]]:
-    """The values of each whole epoch; ``[]`` where epochs are not logged."""
+    """The values of each epoch; ``[]`` where epochs are not logged."""
+    pieces: dict[int, list[float]] = {}
+    for epoch, value in zip(_epochs_of(series, epochs), series.values, strict=False):
+        if epoch is not None:
+            pieces.setdefault(epoch, []).append(value)
+    return [pieces[epoch] for epoch in sorted(pieces)]
+
+
+def _epochs_of(series: Series, epochs: Series) -> list[int | None]:
+    """The epoch of each point, from 0; ``[]`` where epochs are not logged."""
     if len(epochs) < 2:
         return []
-    pieces: dict[int, list[float]] = {}
-    for step, value in zip(series.steps, series.values, strict=True):
+    found: list[int | None] = []
+    for step in series.steps:
         i = bisect_left(epochs.steps, step)
-        if i < len(epochs):
-            pieces.setdefault(max(0, math.ceil(epochs.values[i] - 1e-6) - 1), []).append(value)
-    return [pieces[epoch] for epoch in sorted(pieces)]
+        found.append(max(0, math.ceil(epochs.values[i] - 1e-6) - 1) if i < len(epochs) else None)
+    return found
+
+
+def profile_of_epoch(series: Series, epochs: Series) -> list[float] | None:
+    """How the loss goes within an epoch where each epoch goes so: its rows come in one order, and some are harder.
+
+    None where they do not. Whether they do is told by the differences of neighbours, which a trend hardly changes, of
+    one epoch against those of the next.
+    """
+    pieces = by_epoch(series, epochs)
+    length = min(map(len, pieces), default=0) if len(pieces) < 3 else min(map(len, pieces[:-1]))
+    pieces = [piece for piece in pieces if len(piece) >= length]
+    if len(pieces) < 2 or length < _LEAST_OF_EPOCH or max(map(len, pieces)) > length + 1:
+        return None
+    pieces = [piece[:length] for piece in pieces]
+    bends = [[b - a for a, b in pairwise(piece)] for piece in pieces]
+    if len(pieces) * length < 3 * _LEAST_OF_EPOCH or median([_correlation(a, b) for a, b in pairwise(bends)]) < _ALIKE:
+        return None
+    levels = [median(piece) for piece in pieces]
+    return [median([piece[i] - own for piece, own in zip(pieces, levels, strict=True)]) for i in range(length)]
+
+
+def without_order(series: Series, epochs: Series, profile: Sequence[float]) -> Series:
+    """The series without what the order of the rows makes of it."""
+    values, at, before = [], 0, None
+    for epoch, value in zip(_epochs_of(series, epochs), series.values, strict=True):
+        at = at + 1 if epoch == before else 0
+        before = epoch
+        values.append(value - profile[min(at, len(profile) - 1)])
+    return Series(series.steps, values)
+
+
+def _correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    try:
+        return correlation(a, b)
+    except StatisticsError:  # one of them is constant
+        return 0.0
 
 
 __all__ = ["Series", "by_epoch", "fifths", "loss_facts", "noise", "zero_from"]

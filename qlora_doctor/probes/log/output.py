@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .notebook import printed
 from .series import Course, Record, as_number, course_from_records
 from .texts import Unreadable, read_text
 from .thinning import chosen
@@ -21,6 +22,9 @@ _PLAIN = re.compile(
     r"\b(?:global[_ ]step|steps?|iter(?:ation)?)\b\s*[:=#\[]?\s*(\d+)(?:\s*/\s*(\d+))?.*?\bloss\b", re.IGNORECASE
 )
 _ERROR = re.compile(r"^(?:[\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit))\b:?(.*)$", re.MULTILINE)
+_RANK = re.compile(r"^\s*(\d{1,4}): |\brank[ :=]{0,2}(\d+)\b", re.IGNORECASE)
+_HEADING = re.compile(r"^[ |]*Step[ \t|]+(?:Training|Validation) Loss\b.*$", re.MULTILINE)
+"""Of the table that the Trainer shows in a notebook (transformers, utils/notebook.py)."""
 _NAN = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)
 
 
@@ -31,6 +35,8 @@ def read_output(path: Path) -> Course:
         Unreadable: there is no loss in it.
     """
     text = read_text(path)
+    if path.suffix == ".ipynb":
+        text = printed(text) or ""
     course = course_from_output(text)
     if not course.series and course.error in (None, "none"):
         raise Unreadable(f"{path} holds no loss: neither the Trainer's lines nor a bar's.")
@@ -43,7 +49,7 @@ def course_from_output(text: str) -> Course:
     text = _thinned(text)
     rows, planned = _records(text)
     if not rows:
-        rows = _plain(text)
+        rows = _shown(text) or _of_all_ranks(_plain(text))
     course = course_from_records(rows, planned_steps=planned)
     course.error = _error(text)
     return course
@@ -70,7 +76,10 @@ def _numbered(line: str, number: int) -> str:
 
 def says_loss(sample: str) -> bool:
     """Whether a piece of a file looks like a trainer's output."""
-    return any(match["dict"] for match in _PIECE.finditer(sample)) or len(_PLAIN.findall(sample)) > 2
+    pieces = _PIECE.finditer(sample)
+    if any(match["dict"] or "loss" in (match["rest"] or "") for match in pieces):
+        return True
+    return len(_PLAIN.findall(sample)) > 2 or _HEADING.search(sample) is not None
 
 
 def _records(text: str) -> tuple[list[Record], float | None]:
@@ -153,6 +162,9 @@ def _plain(text: str) -> list[Record]:
         row: dict[str, Any] = {"step": match[1]}
         if match[2]:
             row["planned_steps"] = match[2]
+        rank = _RANK.search(line)
+        if rank:
+            row["rank"] = rank[1] or rank[2]
         row |= {_word(name): value for name, value in _pairs(line[match.start(1) :]).items()}
         loss = re.search(
             r"\bloss\b\s*(?:train)?\s*[:=]?\s*(\d[\d.eE+-]*|nan|inf)", line[match.start() :], re.IGNORECASE
@@ -164,11 +176,49 @@ def _plain(text: str) -> list[Record]:
     return rows
 
 
+def _of_all_ranks(rows: list[Record]) -> list[Record]:
+    """One record a step where several ranks print theirs: the mean of each number, which is none where one is none."""
+    if len({row.get("rank") for row in rows}) < 2:
+        return rows
+    steps: dict[Any, list[Record]] = {}
+    for row in rows:
+        steps.setdefault(row["step"], []).append(row)
+    joined: list[Record] = []
+    for same in steps.values():
+        row = dict(same[0])
+        for name in {name for each in same for name in each} - {"step", "planned_steps", "rank"}:
+            numbers = [number for each in same if (number := as_number(each.get(name))) is not None]
+            row[name] = sum(numbers) / len(numbers) if numbers else None
+        joined.append(row)
+    return joined
+
+
+def _shown(text: str) -> list[Record]:
+    """The rows of the table that the Trainer shows in a notebook; each time that it is shown again it is longer."""
+    found: dict[Any, Record] = {}
+    for heading in _HEADING.finditer(text):
+        names = [_word(name) for name in _cells(heading[0])]
+        for line in text[heading.end() :].lstrip("\n").split("\n"):
+            cells = _cells(line)
+            if len(cells) != len(names) or as_number(cells[0]) is None:
+                if set(line) <= set(" |-:\t\r"):
+                    continue
+                break
+            found[as_number(cells[0])] = dict(zip(names, cells, strict=True))
+    return list(found.values())
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"\t|\||\s{2,}", line.strip(" |\t\r")) if cell.strip()]
+
+
 def _word(name: str) -> str:
     """``train loss`` and ``val`` of such a line as the Trainer would call them."""
     word = name.strip().lower().rpartition("|")[2].strip()
     if word in ("loss train", "train loss", "training loss"):
         return "loss"
+    if word in ("step", "epoch"):
+        return word
     if word in ("val", "val loss", "loss val", "validation loss", "eval loss"):
         return "eval_loss"
     return word.replace(" ", "_")

@@ -87,6 +87,8 @@ def _source_of(path: Path) -> _Source:
         return found
     if path.suffix == ".csv" or path.suffix == ".tsv":
         return _Source(path, path.parent, "csv", read_table)
+    if path.suffix == ".ipynb":
+        return _Source(path, path.parent, "output", read_output)
     head = _head(path)
     stripped = head.lstrip()
     if stripped.startswith("{") and '"log_history"' in head:
@@ -116,7 +118,7 @@ def _by_name(path: Path) -> _Source | None:
             root = folder.parent
         return _Source(path, root, "tensorboard", read_tensorboard)
     if name.startswith("run-") and name.endswith(".wandb"):
-        return _Source(folder, folder, "wandb", read_wandb)
+        return _Source(folder, _first_of_run(folder), "wandb", read_wandb)
     return None
 
 
@@ -129,13 +131,15 @@ def _in_folder(top: Path) -> list[_Source]:
             found.append(_Source(folder, folder, "mlflow", read_mlflow))
             continue
         if folder.name == "files" and _is_wandb(folder.parent) and {"output.log", "wandb-history.jsonl"} & {*files}:
-            found.append(_Source(folder.parent, folder.parent, "wandb", read_wandb))
+            found.append(_Source(folder.parent, _first_of_run(folder.parent), "wandb", read_wandb))
             continue
         for name in files:
             path = folder / name
             source = _by_name(path)
             if source is None and path.suffix in (".csv", ".tsv") and is_table_of_a_run(path):
                 source = _Source(path, folder, "csv", read_table)
+            if source is None and path.suffix == ".ipynb" and "Training Loss" in _head(path, whole=True):
+                source = _Source(path, folder, "output", read_output)
             if source is None and path.suffix in _OUTPUTS and says_loss(_head(path) + _tail(path)):
                 source = _Source(path, folder, "output", read_output)
             if source is not None:
@@ -161,6 +165,14 @@ def _is_mlflow(folder: Path) -> bool:
 
 def _is_wandb(folder: Path) -> bool:
     return folder.name.startswith(("run-", "offline-run-")) or folder.name == "latest-run"
+
+
+def _first_of_run(folder: Path) -> Path:
+    """A run that W&B resumed has a folder for each start; the first stands for it."""
+    started, mark, name = folder.resolve().name.rpartition("-")
+    if not mark or not re.fullmatch(r"(?:offline-)?run-\d{8}_\d{6}", started):
+        return folder
+    return min(folder.resolve().parent.glob(f"*run-*-{name}"), key=lambda path: path.name.removeprefix("offline-"))
 
 
 def _joined(root: Path, sources: Iterable[_Source]) -> tuple[Course | None, list[Unreadable]]:
@@ -252,10 +264,10 @@ def _checkpoints(root: Path) -> list[float] | None:
     return sorted(float(match[1]) for match in found) or None
 
 
-def _head(path: Path) -> str:
+def _head(path: Path, *, whole: bool = False) -> str:
     try:
         with path.open("rb") as stream:
-            return decoded(stream.read(_SAMPLE))
+            return decoded(stream.read(-1 if whole else _SAMPLE))
     except OSError:
         return ""
 

@@ -129,6 +129,8 @@ def course_from_records(records: Iterable[Record], **known: Any) -> Course:
     names = {key: canonical(key) for key in keys}
     loss_keys = [key for key, name in names.items() if name == "loss"]
     step_keys = [key for key in STEP_NAMES if key in keys]
+    if len(step_keys) > 1:
+        step_keys = [key for key in step_keys if key != "_step"]  # W&B's own count of calls, an evaluation's among them
     course.steps_known = bool(step_keys)
     steps = _steps(rows, step_keys) if step_keys else _counted(rows, loss_keys)
     rows, steps, resumed = _without_lost(rows, steps, loss_keys)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +20,17 @@ from ..config.stored_adapter import CONFIG, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
 from .adapter import changes_base, scaling_of
 from .arrays import Arrays, Passing
+from .changes import AGREE, Change, judged, judged_packed
+from .experts import Experts, change_of, experts_of
 from .names import parse
+from .quantized import PACKED
 from .texts import read_json
 
 ROWS = 96
 """Rows of each tensor that are looked at, evenly spread."""
-_LEAST = 48
-"""Elements that must be able to tell; with fewer the tensor is undecided."""
-_AGREE = 0.97
-_LOOSE = 0.02
-"""Of ΔW itself: a merge in 16-bit arithmetic computes ΔW with that error."""
 _BITS = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
 """Significant bits of a dtype; the spacing at x is 2^(floor(log2 x) + 1 - bits)."""
 _UNTOUCHED = 24
-
-
-@dataclass
-class _Part:
-    """One tensor on its rows, as float64.
-
-    Attributes:
-        change: ΔW as training scaled it.
-        spacing: of the merged file's numbers.
-    """
-
-    name: str
-    merged: Any
-    base: Any
-    change: Any
-    spacing: Any
 
 
 def replayed(folder: Path, base: Path, adapter: Path) -> dict[str, Any]:
@@ -142,6 +122,8 @@ class _Replay:
         self._merged, self._base, self._factors, self._config = merged, base, factors, config
         self._arrays: dict[Path, Arrays] = {}
         self._file = file
+        self._scales: list[float] = []
+        """Other scales than once that packed tensors have shown."""
         self._pairs: dict[str, dict[str, StoredTensor]] = {}
         self._saved: dict[str, StoredTensor] = {}
         self._tokens: dict[str, StoredTensor] = {}
@@ -205,97 +187,107 @@ class _Replay:
         name = f"{module}.weight"
         stored, original = self._merged.tensors.get(name), self._base.tensors.get(name)
         if stored is None or original is None:
-            return MergedTensor(tensor=name, verdict="undecided")
-        if stored.dtype == "U8" or original.dtype == "U8":
+            return self._of_experts(module, parts) or MergedTensor(tensor=name, verdict="undecided")
+        if stored.dtype in PACKED:
             return self._packed(module, parts, stored, original)
-        if stored.shape != original.shape or stored.dtype not in _BITS:
+        if stored.dtype not in _BITS or (original.dtype in _BITS and stored.shape != original.shape):
             return MergedTensor(tensor=name, verdict="undecided")
-        merged, base = self._rows(stored), self._rows(original)
-        change = self._change(module, parts, original.shape, base)
-        if change is None:
-            return MergedTensor(tensor=name, verdict="undecided")
-        part = _Part(name, merged, base, change, self._spacing(stored, merged, base + change))
-        verdict = _judged(part)
-        return (
-            verdict
-            if verdict.verdict != "undecided"
-            else self._on_dequantized(module, parts, stored, original, verdict)
-        )
-
-    def _on_dequantized(
-        self,
-        module: str,
-        parts: Mapping[str, StoredTensor],
-        stored: StoredTensor,
-        original: StoredTensor,
-        verdict: MergedTensor,
-    ) -> MergedTensor:
-        """The same with the base as 4-bit weights give it back."""
-        from .fourbit import given_back
-
-        for whole in given_back(self._get(original), original.dtype):
-            base = whole[_spread(len(whole))].astype("f8")
-            change = self._change(module, parts, original.shape, base)
+        merged, found = self._rows(stored), MergedTensor(tensor=name, verdict="undecided")
+        for base, given in self._bases(name, original, self._rows):
+            if base is None or base.shape != merged.shape:
+                continue
+            change = self._change(module, parts, stored.shape, base)
             if change is None:
-                return verdict
-            merged = self._rows(stored)
-            part = _Part(verdict.tensor, merged, base, change, self._spacing(stored, merged, base + change))
-            again = _judged(part)
-            if again.verdict == "applied":
-                return again.model_copy(update={"verdict": "applied-to-dequantized"})
-            if again.verdict != "undecided":
-                return again
-        return verdict
+                return found
+            now = judged(name, merged, change, self._spacing(stored, merged, base + change.at(1)))
+            if now.verdict == "applied" and given:
+                return now.model_copy(update={"verdict": "applied-to-dequantized"})
+            if now.verdict != "undecided":
+                return now
+            found = now if found.residual is None else found
+        return found
+
+    def _bases(
+        self, name: str, original: StoredTensor, plain: Callable[[StoredTensor], Any]
+    ) -> Iterator[tuple[Any, bool]]:
+        """What a merge may have begun with: the base's weight, and the same as packed weights give it back.
+
+        Args:
+            plain: gives the weight, or the rows of it that are looked at.
+        """
+        from .quantized import given_back, unpacked
+
+        rows = slice(None) if plain == self._get else _spread(original.shape[0])
+        if original.dtype in PACKED:
+            whole = unpacked(self._base, name)
+            yield (None if whole is None else whole[slice(None) if plain == self._get else _spread(len(whole))], True)
+            return
+        yield plain(original), False
+        for whole in given_back(self._get(original), original.dtype):
+            yield whole[rows].astype("f8"), True
 
     def _packed(
         self, module: str, parts: Mapping[str, StoredTensor], stored: StoredTensor, original: StoredTensor
     ) -> MergedTensor:
-        """A side is 4-bit: what it gives back, and the change quantized as the merge does it."""
-        import numpy as np
-
-        from .fourbit import given_back, quantized_again, unpacked
+        """The merged weight is packed: it is held against each change, packed as the merge does it."""
+        from .quantized import quantized_again, unpacked
 
         name = f"{module}.weight"
-        undecided = MergedTensor(tensor=name, verdict="undecided")
-        merged = unpacked(self._merged, name) if stored.dtype == "U8" else self._get(stored)
-        # Of a 16-bit base: its weights as they are (quantized after the merge), and as 4-bit gives them back.
-        bases: Iterable[tuple[Any, bool]] = (
-            [(unpacked(self._base, name), True)]
-            if original.dtype == "U8"
-            else chain(
-                [(self._get(original), False)],
-                ((each, True) for each in given_back(self._get(original), original.dtype)),
-            )
-        )
-        for base, given in bases:
+        merged = unpacked(self._merged, name)
+        for base, given in self._bases(name, original, self._get):
             if merged is None or base is None or merged.shape != base.shape:
                 continue
             change = self._change(module, parts, base.shape, base.astype("f8"), every=True)
             if change is None:
-                return undecided
-            if stored.dtype != "U8":
-                rows = _spread(len(base))
-                part = _Part(name, merged[rows], base[rows].astype("f8"), change[rows],
-                             self._spacing(stored, merged[rows], base[rows] + change[rows]))  # fmt: skip
-                again = _judged(part)
-                if again.verdict == "applied":
-                    return again.model_copy(update={"verdict": "applied-to-dequantized"})
-                if again.verdict != "undecided":
-                    return again
-                continue
-            candidates = {
-                "not-applied": base if given else quantized_again(base, self._merged, name),
-                "applied-and-quantized": quantized_again(base + change, self._merged, name),
-                "twice": quantized_again(base + 2 * change, self._merged, name),
-            }
-            far = {label: float(np.abs(merged - each).mean()) for label, each in candidates.items() if each is not None}
-            if not far:
-                return undecided
-            best = min(far, key=far.__getitem__)
-            others = min((value for label, value in far.items() if label != best), default=math.inf)
-            if others > 0 and far[best] < 0.2 * others:
-                return MergedTensor(tensor=name, verdict=best, scale={"not-applied": 0.0, "twice": 2.0}.get(best, 1.0))
+                break
+            found = judged_packed(
+                name, merged, change, lambda weight: quantized_again(weight, self._merged, name),
+                base_packed=given, scales=self._scales,
+            )  # fmt: skip
+            if found is not None:
+                return found
+        return MergedTensor(tensor=name, verdict="undecided")
+
+    def _of_experts(self, module: str, parts: Mapping[str, StoredTensor]) -> MergedTensor | None:
+        """Of a tensor of experts, some of them on some rows; None where there is no such tensor."""
+        owner = module.replace(".base_layer", "")
+        a, b = (self._get(parts[key]).astype("f8") for key in ("lora_A", "lora_B"))
+        scaling, undecided = scaling_of(self._config, module), None
+        for experts in experts_of(owner, self._base.tensors):
+            count, rows, columns = experts.shape
+            for turned in (False, True):
+                if (b.shape[0], a.shape[1]) != ((columns, rows) if turned else (rows, columns)) or a.shape[0] % count:
+                    continue
+                found = self._some_experts(experts, a, b, scaling, turned=turned)
+                if found is not None and found.verdict != "undecided":
+                    return found
+                undecided = undecided or found
         return undecided
+
+    def _some_experts(self, experts: Experts, a: Any, b: Any, scaling: float, *, turned: bool) -> MergedTensor | None:
+        import numpy as np
+
+        count, rows, _ = experts.shape
+        merged, base, change, spacing = [], [], [], []
+        some = _spread(rows)
+        for expert in sorted({0, count // 3, 2 * count // 3, count - 1}):
+            own = change_of(a, b, expert, count) * scaling
+            pieces = []
+            for tensors in (self._merged.tensors, self._base.tensors):
+                held = [tensors.get(name) for name in experts.parts[0 if experts.joined else expert]]
+                if any(each is None or each.dtype not in _BITS for each in held):
+                    return None
+                weights = [self._get(each).astype("f8") for each in held if each is not None]
+                pieces.append((weights[0][expert] if experts.joined else np.concatenate(weights))[some])
+            if pieces[0].shape != pieces[1].shape:
+                return None
+            merged.append(pieces[0])
+            base.append(pieces[1])
+            change.append((own.T if turned else own)[some])
+            stored = self._merged.tensors[experts.parts[0][0]]
+            spacing.append(self._spacing(stored, pieces[0], pieces[1] + change[-1]))
+        whole = Change(np.concatenate(base), np.concatenate(change))
+        return judged(experts.name, np.concatenate(merged), whole, np.concatenate(spacing))
 
     def _whole(self, name: str, tensor: StoredTensor) -> MergedTensor:
         """A module that was trained whole: the merged tensor is the adapter's, or still the base's."""
@@ -306,11 +298,11 @@ class _Replay:
             return MergedTensor(tensor=name, verdict="undecided")
         merged, saved = self._rows(stored), self._rows(tensor)
         near = np.abs(merged - saved) <= self._spacing(stored, merged, saved)
-        if near.mean() >= _AGREE:
+        if near.mean() >= AGREE:
             return MergedTensor(tensor=name, verdict="applied", scale=1.0)
         if original is not None and original.shape == stored.shape:
             base = self._rows(original)
-            if (np.abs(merged - base) <= self._spacing(stored, merged, base)).mean() >= _AGREE:
+            if (np.abs(merged - base) <= self._spacing(stored, merged, base)).mean() >= AGREE:
                 return MergedTensor(tensor=name, verdict="not-applied", scale=0.0)
         return MergedTensor(tensor=name, verdict="undecided")
 
@@ -335,13 +327,13 @@ class _Replay:
             if source is None or max(rows) >= source.shape[0]:
                 continue
             own = np.asarray(self._open(source.file).rows(source, list(rows)), np.float64)
-            if (np.abs(merged - own) <= self._spacing(stored, merged, own)).mean() >= _AGREE:
+            if (np.abs(merged - own) <= self._spacing(stored, merged, own)).mean() >= AGREE:
                 return MergedTensor(tensor=name, verdict=verdict, scale=scale)
         return MergedTensor(tensor=name, verdict="undecided", residual=math.inf)
 
     def _change(
         self, module: str, parts: Mapping[str, StoredTensor], shape: tuple[int, ...], base: Any, *, every: bool = False
-    ) -> Any:
+    ) -> Change | None:
         """ΔW on the rows that are looked at, or on all; None where the factors do not make such a matrix."""
         import numpy as np
 
@@ -352,16 +344,14 @@ class _Replay:
         turned = bool(self._config.get("fan_in_fan_out")) or "lora_embedding_A" in parts["lora_A"].name
         scaling = scaling_of(self._config, module)
         if shape == (b.shape[0], a.shape[1]) and not turned:
-            change = scaling * (b[rows] @ a)
+            low_rank = scaling * (b[rows] @ a)
         elif shape == (a.shape[1], b.shape[0]):
-            change = scaling * (a.T[rows] @ b.T)
+            low_rank = scaling * (a.T[rows] @ b.T)
         else:
             return None
         if "magnitude" in parts and not turned:
-            size = np.asarray(self._get(parts["magnitude"]), np.float64).reshape(-1)[rows]
-            turned_weight = base + change
-            return size[:, None] * turned_weight / np.linalg.norm(turned_weight, axis=1, keepdims=True) - base
-        return change
+            return Change(base, low_rank, np.asarray(self._get(parts["magnitude"]), np.float64).reshape(-1)[rows])
+        return Change(base, low_rank)
 
     def _spacing(self, stored: StoredTensor, *values: Any) -> Any:
         """The distance of neighbouring numbers of the file's dtype at the largest of these values."""
@@ -378,9 +368,6 @@ class _Replay:
             return np.asarray(self._get(tensor)[_spread(tensor.shape[0])], np.float64)
         return np.asarray(self._open(tensor.file).rows(tensor, _spread(tensor.shape[0])), np.float64)
 
-    def _whole_of(self, tensor: StoredTensor) -> Any:
-        return self._get(tensor)
-
     def _get(self, tensor: StoredTensor) -> Any:
         return self._open(tensor.file).get(tensor)
 
@@ -394,24 +381,3 @@ def _spread(length: int) -> Any:
     import numpy as np
 
     return np.unique(np.linspace(0, length - 1, min(length, ROWS)).astype(int))
-
-
-def _judged(part: _Part) -> MergedTensor:
-    """Which multiple of the change is in the merged tensor, by the elements that can tell."""
-    import numpy as np
-
-    room = part.spacing + _LOOSE * np.abs(part.change)
-    tells = np.abs(part.change) > 1.5 * room
-    if int(tells.sum()) < _LEAST:
-        return MergedTensor(tensor=part.name, verdict="undecided")
-    merged, base, change, room = (each[tells] for each in (part.merged, part.base, part.change, room))
-    moved = merged - base
-    for times, verdict in ((1, "applied"), (0, "not-applied"), (2, "twice")):
-        if (np.abs(moved - times * change) <= max(1, times) * room).mean() >= _AGREE:
-            return MergedTensor(tensor=part.name, verdict=verdict, scale=float(times))
-    scale = float((moved * change).sum() / (change * change).sum())
-    left = np.abs(moved - scale * change)
-    residual = float(np.median(left / part.spacing[tells]))
-    if (left <= max(1.0, abs(scale)) * room).mean() >= _AGREE and abs(scale) > 0.01:
-        return MergedTensor(tensor=part.name, verdict="other-scale", scale=scale, residual=residual)
-    return MergedTensor(tensor=part.name, verdict="undecided", scale=None, residual=residual)

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import StageError
+from ...facts.run import KeptOutputs
 from ...facts.stored import Way
 from ...pipeline.base import dtype_argument
 from ..config.stored_adapter import CONFIG
+from .reload import BASES, answered, has_other_weights
+from .reload import concluded as reloaded
 from .rows import token_rows
 from .texts import read_json
 
@@ -46,13 +49,23 @@ class Bench:
     speed: bool
     reference: list[Any] | None = None
     origins: dict[str, list[Any]] = field(default_factory=dict)
+    kept: KeptOutputs | None = None
+    """What the run that trained the adapter kept of it."""
+    answers: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """What the reloaded models say to the same tokens; filled by those ways that are reloads."""
     repetitions: int = REPETITIONS
     decode: int | None = None
     """Tokens that are written in each repetition; None takes 64 on a GPU and 16 on a CPU."""
 
 
 def measured(
-    folder: Path, base: Path | None, rows: Path | None, *, device: str | None = None, speed: bool = True
+    folder: Path,
+    base: Path | None,
+    rows: Path | None,
+    *,
+    device: str | None = None,
+    speed: bool = True,
+    kept: KeptOutputs | None = None,
 ) -> dict[str, Any]:
     """Facts of all ways.
 
@@ -61,6 +74,7 @@ def measured(
         base: of the base with its weights; None takes the one that the adapter names, where that is a folder here.
         rows: see ``token_rows``.
         speed: measure prefill and decode as well.
+        kept: what the run kept of this adapter.
 
     Raises:
         StageError: there is no base, no tokenizer, or it is no causal language model.
@@ -85,9 +99,14 @@ def measured(
             f"The tokenizer cannot be loaded: {str(error).splitlines()[0]}", kind="missing-file"
         ) from error
     ids, told = token_rows(tokenizer, rows)
-    bench = Bench(ids, place, speed)
+    bench = Bench(ids, place, speed, kept=kept)
     ways = all_ways(folder, named, bench)
-    return {"ways": ways, "data": told, **concluded(ways)}
+    facts = {"ways": ways, "data": told, **concluded(ways)}
+    if kept is None:
+        return facts
+    if has_other_weights(folder, kept):
+        return facts | {"reload": "other-weights", "reload_step": kept.step}
+    return facts | reloaded(kept, bench.answers)
 
 
 def all_ways(folder: Path, base: Path, bench: Bench, told: Callable[[Way], None] | None = None) -> list[Way]:
@@ -230,6 +249,8 @@ def _measure(name: str, model: Any, bench: Bench, origin: str | None = None) -> 
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(bench.device)
     model.eval()
+    if bench.kept is not None and name in (*BASES, *BASES.values()):
+        bench.answers[name] = answered(model, bench.kept, bench.device)
     reference = bench.reference
     kept: list[Any] = []
     own, plain = bench.origins.get(origin or ""), bench.origins.get("4-bit")

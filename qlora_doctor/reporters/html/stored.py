@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...facts.stored import LearnedModule, StoredFacts
-from ..afterwards import WAYS
+from ..afterwards import WAYS, reload_words
 from .strips import Strip, heat
 
 
@@ -17,6 +17,7 @@ class StoredView:
     ranks: Strip | None
     unit: str
     names: dict[str, str]
+    reload: str | None
 
 
 def stored_view(stored: StoredFacts) -> StoredView:
@@ -26,7 +27,8 @@ def stored_view(stored: StoredFacts) -> StoredView:
     norms = _table(learned, "relative_norm" if relative else "norm")
     unit = "norm of the change over that of the weight, logarithmic" if relative else "norm, logarithmic"
     ranks = heat(_table(learned, "effective_rank"), logarithmic=False)
-    return StoredView(heat(norms, logarithmic=True), ranks, unit, WAYS)
+    reload = reload_words(stored) if stored.reload else None
+    return StoredView(heat(norms, logarithmic=True), ranks, unit, WAYS, reload)
 
 
 def _table(learned: list[LearnedModule], field: str) -> dict[str, dict[int, float | None]]:
