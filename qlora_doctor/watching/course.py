@@ -192,12 +192,13 @@ class Standing:
         """
         found: dict[str, Any] = {}
         frozen = [name for name, ref in self._parameters if (p := ref()) is not None and not p.requires_grad]
-        if frozen:
+        off = self._used and self._switched_off()
+        if off:  # PEFT freezes what it switches off
+            found["switched_off"] = True
+        elif frozen and "switched_off" not in self._told:
             found["frozen"] = frozen
         if self._trained and not self._trains():
             found["evaluation"] = True
-        if self._used and self._switched_off():
-            found["switched_off"] = True
         new = {name: value for name, value in found.items() if name not in self._told}
         self._told.update(new)
         return new
