@@ -64,7 +64,9 @@ def _why_undecided(setup: Setup, path: str, model_kind: str | None) -> str | Non
 
 _TAKES_HUB_IDS = ("native", "python", "trl", "alignment-handbook", "axolotl", "llamafactory")
 """Dialects whose model goes to from_pretrained as it is written; others have short names of their own."""
-_OF_NO_OWNER = re.compile(r"(?:distil)?(?:gpt2|bert|roberta|gpt|xlm?|xlnet|t5|albert|camembert|ctrl|transfo-xl|openai-gpt)\b")
+_OF_NO_OWNER = re.compile(
+    r"(?:distil)?(?:gpt2|bert|roberta|gpt|xlm?|xlnet|t5|albert|camembert|ctrl|transfo-xl|openai-gpt)\b"
+)
 """Names of the hub's first days, when a model needed no owner; they still lead to it."""
 
 
