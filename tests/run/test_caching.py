@@ -23,6 +23,7 @@ from qlora_doctor.reading import read_setup
 from qlora_doctor.run.cache import Kept, Store, Surroundings, cache_folder, stage_keys, store
 from qlora_doctor.run.checking import run_check
 from qlora_doctor.run.session import CheckOptions
+from qlora_doctor.setup.setup import Asked
 
 HERE = Path(__file__).resolve()
 STAGES = ("structure", "memory", "data", "load", "step")
@@ -115,6 +116,30 @@ def test_a_template_that_a_value_names_is_a_part_of_the_key(write: Callable[...,
     before = keys(path)
     (tmp_path / "template.jinja").write_text("two")
     assert "data" in changed(before, keys(path))
+
+
+def test_what_a_script_gives_the_libraries_is_a_part_of_the_key(tmp_path: Path, tiny_llama: Path) -> None:
+    """Two scripts of which one calls LoraConfig with a name that it has not: their structures are the same."""
+    made = {}
+    for name in ("alpha", "lora_alpha"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(
+            textwrap.dedent(f"""\
+                from peft import LoraConfig, get_peft_model
+                from transformers import AutoModelForCausalLM
+                model = AutoModelForCausalLM.from_pretrained("{tiny_llama}")
+                model = get_peft_model(model, LoraConfig(r=8, {name}=32))
+            """)
+        )
+        made[name] = keys(path)["structure"]
+    assert made["alpha"] != made["lora_alpha"]
+
+
+def test_what_the_projects_versions_decide_is_a_part_of_the_key(write: Callable[..., Path]) -> None:
+    setup, around = read_setup(write()), Surroundings(environment=None, stages=STAGES, offline=True)
+    asked = {"trl": Asked(exact="0.12.0", by="requirements.txt")}
+    before, after = (stage_keys(each, around) for each in (setup, setup.model_copy(update={"versions": asked})))
+    assert changed(before, after) == set(STAGES)
 
 
 def test_what_is_asked_for_is_a_part_of_the_key(write: Callable[..., Path]) -> None:

@@ -184,8 +184,12 @@ def _common(setup: Setup, sections: dict[str, Any], around: Surroundings) -> dic
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "offline": around.offline,
         "trust_remote_code": around.trust_remote_code,
-        # Only the native dialect stands for 4-bit where it is silent; a null that was written is no silence.
-        "native": setup.dialect == "native",
+        # A silent value is what the reader's dialect and the versions that the project asks for make of it.
+        "reader": [setup.dialect, setup.dialect_version, setup.stored_keys],
+        "versions": {name: asked.model_dump(mode="json", exclude={"by"}) for name, asked in setup.versions.items()},
+        # Imports and calls of a script are tried with the libraries, with the values that it gives.
+        "uses": [use.model_dump(mode="json") for use in setup.uses],
+        "told": setup.uses and [setup.unknown_keys, setup.removed_keys, setup.remarks],
         "origins": sorted(
             (path, origin.source)
             for path, origin in setup.origins.items()
