@@ -187,7 +187,7 @@ def _fit_to_cpu(chosen: dict[str, Any], notes: list[str]) -> None:
         notes.append("training.fp16 was left out: mixed precision in float16 needs a GPU.")
     optimizer = str(chosen.get("optim", ""))
     if any(sign in optimizer for sign in ("paged", "8bit", "bnb", "apex", "ademamix")):
-        settings = {name: chosen[name] for name in ("learning_rate", "optim_args") if name in chosen}
+        settings: dict[str, Any] = {n: chosen[n] for n in ("learning_rate", "optim_args") if n in chosen}
         unpaged = optimizer.removeprefix("paged_")
         chosen["optim"] = next((each for each in (optimizer, unpaged) if _runs_on_cpu(each, settings)), STAND_IN)
         if chosen["optim"] == STAND_IN:

@@ -114,7 +114,7 @@ def _largest(optimizer: Any, parameter: nn.Parameter, update: torch.Tensor) -> t
     epsilon outweighs a small one; RMSprop's begins at ``1 / sqrt(1 - alpha)`` of the rate; a sign's is the rate.
     """
     kind = type(optimizer).__name__
-    group = next((g for g in optimizer.param_groups if any(p is parameter for p in g["params"])), {})
+    group: dict[str, Any] = next((g for g in optimizer.param_groups if any(p is parameter for p in g["params"])), {})
     if "RMSprop" in kind:
         alpha = float(group.get("alpha") or (group.get("betas") or (0.99,))[0])
         limit = 1 / math.sqrt(max(1 - alpha, 1e-6))
