@@ -124,8 +124,13 @@ class StepFacts(Fact):
     parameters_below_precision: list[str] | None = None
     """Of these, the ones whose updates are smaller than what changes a value of theirs (half the spacing of their
     dtype at that value)."""
+    parameters_too_coarse: list[str] | None = None
+    """Of these, the ones of 16 bits that no update at this rate changes: the largest that the optimizer makes of any
+    gradient that lasts is smaller than what changes a value. They never move."""
     precision_too_coarse: list[str] | None = None
-    """Dtypes of 16 bits of such tensors, where nothing lets their updates grow: they never move."""
+    """Their dtypes."""
+    too_coarse_share: float | None = None
+    """That largest update, as a share of what changes a value."""
     parameters_updated_late: list[str] | None = None
     """Of these, the ones that a later call of the optimizer changes: it does not step in every call."""
     update_share: float | None = None

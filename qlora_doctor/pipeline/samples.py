@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import StageError
-from ..setup.paths import resolve
+from ..setup.paths import resolve, train_data
 from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .failures import first_sentence
@@ -89,7 +89,7 @@ def sample_rows(setup: Setup, rows: int) -> Samples:
     first = _first_rows(setup, rows)  # the datasets library tells what it cannot read
     if len(first) < rows:
         return _samples(setup, first)
-    path = resolve(setup, setup.data.train)
+    path = resolve(setup, train_data(setup)[0])
     if path is None:
         return _samples(setup, first)
     if any(file.suffix.lower() in (".csv", ".tsv") for file in files_below(path)):
@@ -124,7 +124,7 @@ def _first_rows(setup: Setup, rows: int) -> list[dict[str, Any]]:
     level = quiet.get_verbosity()
     quiet.set_verbosity_error()
     try:
-        found = list(itertools.islice(_open(name, setup), rows))
+        found = list(itertools.islice(_open(setup), rows))
     except StageError:
         raise
     except StopIteration:  # the datasets library's answer to a JSON file without a row
@@ -253,10 +253,11 @@ def _is_offline() -> bool:
     return bool(datasets.config.HF_HUB_OFFLINE or huggingface_hub.constants.HF_HUB_OFFLINE)
 
 
-def _open(name: str, setup: Setup) -> Any:
+def _open(setup: Setup) -> Any:
     """An iterable of rows."""
     from datasets import load_dataset, load_from_disk
 
+    name, subset, _ = train_data(setup)
     path = resolve(setup, name)
     if path is None:
         if Path(name).suffix.lower() in BUILDERS or name.startswith((".", "/", "~")):
@@ -267,7 +268,7 @@ def _open(name: str, setup: Setup) -> Any:
                 place=setup.place("data.train"),
             )
         # Offline from the cache alone; otherwise a few hundred rows come over the network, and not the whole set.
-        return load_dataset(name, split="train", streaming=not _is_offline())
+        return load_dataset(name, subset, split="train", streaming=not _is_offline())
     if path.is_dir():
         if (path / "state.json").is_file():
             return load_from_disk(str(path))

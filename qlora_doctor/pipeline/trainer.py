@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import warnings
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ _REPLACED = {
     "warmup_steps",
     "dataloader_num_workers",
 }
+STAND_IN = "adamw_torch"
+"""Steps for an optimizer that does not run on the CPU; of its updates nothing can be said."""
 # One process on one device: what spreads or compiles the model is left out, and told.
 _LEFT_OUT = ("fsdp", "fsdp_config", "deepspeed", "ddp_find_unused_parameters", "torch_compile")
 _FOR_DATA = {"max_length", "dataset_text_field", "completion_only_loss"}
@@ -91,6 +94,7 @@ def make_trainer(
         trainer.data_collator = batches.behind(trainer.data_collator)
     _silence(trainer)
     trainer.temporary_folder = folder
+    trainer.optimizer_stands_in = arguments.get("optim") == STAND_IN and setup.training.optim not in (None, STAND_IN)
     return trainer
 
 
@@ -178,10 +182,32 @@ def _of_a_probe(device: torch.device) -> dict[str, Any]:
 
 
 def _fit_to_cpu(chosen: dict[str, Any], notes: list[str]) -> None:
-    """The CPU has no fp16 training, and no optimizer in CUDA's paged memory."""
+    """The CPU has no fp16 training, and not every optimizer runs on it."""
     if chosen.pop("fp16", False):
         notes.append("training.fp16 was left out: mixed precision in float16 needs a GPU.")
     optimizer = str(chosen.get("optim", ""))
     if any(sign in optimizer for sign in ("paged", "8bit", "bnb", "apex", "ademamix")):
-        chosen["optim"] = "adamw_torch"
-        notes.append(f"training.optim {optimizer!r} was replaced by adamw_torch: it needs a GPU.")
+        settings: dict[str, Any] = {n: chosen[n] for n in ("learning_rate", "optim_args") if n in chosen}
+        unpaged = optimizer.removeprefix("paged_")
+        chosen["optim"] = next((each for each in (optimizer, unpaged) if _runs_on_cpu(each, settings)), STAND_IN)
+        if chosen["optim"] == STAND_IN:
+            notes.append(f"training.optim {optimizer!r} was replaced by {STAND_IN}: it needs a GPU.")
+        elif chosen["optim"] != optimizer:
+            notes.append(f"training.optim {optimizer!r} was stepped without its paged memory, which needs a GPU.")
+
+
+def _runs_on_cpu(name: str, settings: dict[str, Any]) -> bool:
+    """Whether an optimizer as the Trainer makes it can step on the CPU: bitsandbytes' newer ones do, most of them."""
+    from transformers import Trainer, TrainingArguments
+
+    with tempfile.TemporaryDirectory(prefix="qlora-doctor-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            args = TrainingArguments(output_dir=folder, optim=name, use_cpu=True, report_to=[], **settings)
+            made, values = Trainer.get_optimizer_cls_and_kwargs(args)
+            weight = torch.nn.Parameter(torch.ones(512, 256))  # large enough for 8 bits and for paged memory
+            weight.grad = torch.ones_like(weight)
+            made([weight], **values).step()
+        except Exception:  # whatever it is: on this machine it cannot be stepped
+            return False
+    return True

@@ -308,8 +308,11 @@ def _statistics(module: nn.Module, parameter: Any) -> Iterator[tuple[str, torch.
     state = quant_state_of(parameter, module)
     if state is not None:
         yield from _state_tensors(state, "")
-    for name in ("SCB", "CB"):  # 8-bit weights; CB is the weight itself until its first use
+    # An 8-bit layer's first forward hands its scales on to its own state (Linear8bitLt.init_8bit_state);
+    # CB is the weight itself.
+    for name in ("SCB", "CB"):
         value = getattr(parameter, name, None)
+        value = getattr(getattr(module, "state", None), name, None) if value is None else value
         if isinstance(value, torch.Tensor) and value is not parameter and value.data_ptr() != parameter.data_ptr():
             yield name, value
 

@@ -10,6 +10,21 @@ from .setup import Setup
 _FOLDERS_ONLY = {"litgpt", "torchtune"}
 """Dialects whose model is a folder, whatever it looks like."""
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?\Z", re.ASCII)
+_OF_SWIFT = re.compile(
+    r"(?:(?:HF|MS|hf|ms)::)?(?P<name>.+?)(?::(?P<subset>[^:/\\#]+))?(?:#(?P<rows>\d+))?\Z", re.DOTALL
+)
+
+
+def train_data(setup: Setup) -> tuple[str, str | None, int | None]:
+    """What ``data.train`` names: a path or id, a subset, and the rows that are taken of it.
+
+    ms-swift writes all three into one word, ``HF::id:subset#500`` (DatasetSyntax in swift/llm/dataset/loader.py).
+    """
+    written = setup.data.train or ""
+    found = _OF_SWIFT.match(written) if str(setup.dialect).removeprefix("shell-") == "ms-swift" else None
+    if found is None or resolve(setup, written) is not None:
+        return written, None, None
+    return found["name"], found["subset"], int(found["rows"]) if found["rows"] else None
 
 
 def resolve(setup: Setup, written: str | None) -> Path | None:

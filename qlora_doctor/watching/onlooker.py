@@ -214,7 +214,7 @@ class Onlooker(Observer):
             parameters_updated_late=[],
             update_share=found.share,
             steps_to_update=found.steps,
-            precision_too_coarse=self._too_coarse(found.below_precision, found.steps),
+            **self._too_coarse(found),
         )
 
     # -- the loss by the logits

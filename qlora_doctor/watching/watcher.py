@@ -52,7 +52,8 @@ _LOW_RATE = 0.5
 _OF_TENSORS = (
     "changed_base_tensors", "cast_base_tensors", "recomputed_buffers", "parameters_without_gradient",
     "parameters_zero_gradient", "parameters_cut_off", "branches_without_gradient", "gradients_sound",
-    "parameters_not_updated", "parameters_out_of_reach", "parameters_below_precision", "precision_too_coarse",
+    "parameters_not_updated", "parameters_out_of_reach", "parameters_below_precision", "parameters_too_coarse",
+    "precision_too_coarse", "too_coarse_share",
 )  # fmt: skip
 """Facts of a step that tell tensors apart."""
 _WHOLE = ("none", "ddp")
@@ -958,14 +959,18 @@ class Watch:
             changes.update(dict.fromkeys(unknown))
         if self._run.get("gradients_gone"):  # what never reaches the optimizer says nothing of it
             changes.update(
-                dict.fromkeys(("parameters_out_of_reach", "parameters_below_precision", "precision_too_coarse"))
-            )
+                dict.fromkeys(
+                    ("parameters_out_of_reach", "parameters_below_precision", "parameters_too_coarse",
+                     "precision_too_coarse", "too_coarse_share")
+                )
+            )  # fmt: skip
         self._rates_low()
         if self._run.get("rates_during_warmup") and seen.trainable_dtypes != ["float32"]:
             changes.update(
                 dict.fromkeys(
                     ("parameters_not_updated", "parameters_out_of_reach", "parameters_below_precision",
-                     "precision_too_coarse", "lost_update_ratio", "update_share", "steps_to_update")
+                     "parameters_too_coarse", "precision_too_coarse", "too_coarse_share", "lost_update_ratio",
+                     "update_share", "steps_to_update")
                 )
             )  # fmt: skip
         return seen.model_copy(update=changes)

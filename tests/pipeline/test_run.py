@@ -12,6 +12,7 @@ pytest.importorskip("bitsandbytes")
 
 from qlora_doctor import pipeline  # noqa: E402
 from qlora_doctor.core.errors import StageError  # noqa: E402
+from qlora_doctor.pipeline import trainer as trainer_module  # noqa: E402
 from qlora_doctor.setup.setup import Data, Lora, Model, Quantization, Setup, Training  # noqa: E402
 from tests.models import HEALTHY, make_data  # noqa: E402
 
@@ -82,11 +83,22 @@ def test_trl_takes_synthetic_tokens(tiny_llama: Path) -> None:
     assert len(losses(trainer)) == 2
 
 
-def test_what_a_cpu_cannot_do_is_left_out_and_told(tiny_llama: Path) -> None:
+def test_what_a_cpu_cannot_do_is_left_out_and_told(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "_runs_on_cpu", lambda name, settings: name == "adamw_torch")
     setup = setup_for(tiny_llama, bf16=False, fp16=True, optim="paged_adamw_32bit", torch_compile=True)
     _, _, trainer, notes = train(setup)
-    assert trainer.args.optim == "adamw_torch"  # type: ignore[attr-defined]
+    assert trainer.args.optim == "adamw_torch" and trainer.optimizer_stands_in  # type: ignore[attr-defined]
     assert [note.split(" ")[0] for note in notes] == ["training.torch_compile", "training.fp16", "training.optim"]
+
+
+@pytest.mark.parametrize("optim", ["lion_8bit", "paged_ademamix_8bit"])
+def test_the_setups_own_optimizer_steps_where_it_can(tiny_llama: Path, optim: str) -> None:
+    _, _, trainer, notes = train(setup_for(tiny_llama, optim=optim))
+    chosen = trainer.args.optim  # type: ignore[attr-defined]
+    assert bool(notes) == (chosen != optim)
+    assert trainer.optimizer_stands_in == (chosen == "adamw_torch")  # type: ignore[attr-defined]
+    if trainer_module._runs_on_cpu("lion_8bit", {}) and trainer_module._runs_on_cpu("ademamix_8bit", {}):
+        assert chosen == {"lion_8bit": "lion_8bit", "paged_ademamix_8bit": "ademamix_8bit"}[optim]
 
 
 def test_trainer_saves_and_reports_nothing(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

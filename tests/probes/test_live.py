@@ -275,6 +275,37 @@ def test_a_base_that_is_not_in_4bit_is_said(tiny_llama: Any, batch: dict[str, An
         assert "held in bfloat16" in report.findings[0].message
 
 
+def test_a_base_that_is_half_in_4bit_is_told(qlora: Any) -> None:
+    """Layers converted by hand, half of them, and no config that asks for 4-bit."""
+    import qlora_doctor
+
+    model = qlora()
+    assert qlora_doctor.examine(model).findings == []
+    for name, module in list(model.named_modules()):
+        if ".layers.1." in name and type(module).__name__ == "Linear4bit" and not hasattr(module, "base_layer"):
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(
+                parent, name.rpartition(".")[2], torch.nn.Linear(module.in_features, module.out_features, bias=False)
+            )
+    del model.config.quantization_config
+    told = {f.rule: f.message for f in qlora_doctor.examine(model).findings}
+    assert told["QD203"].startswith("Only 50% of the linear weights")
+
+
+def test_the_first_forward_of_an_8bit_base_changes_nothing(tiny_llama: Any, batch: dict[str, Any]) -> None:
+    """It hands each weight's scales on to the layer's own state."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    import qlora_doctor
+
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama, quantization_config=config, device_map={"": "cpu"})
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    report = qlora_doctor.examine(model, adamw(model), batch)
+    assert report.facts.step.changed_base_tensors == [] and "QD401" not in {f.rule for f in report.findings}
+
+
 @pytest.mark.parametrize("kind", ["8-bit", "another package"])
 def test_a_base_of_another_quantization_is_no_unquantized_one(tiny_llama: Any, kind: str) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig

@@ -158,6 +158,21 @@ def test_dora_in_bfloat16_names_its_cause(qlora: Build) -> None:
     assert all("magnitude" in name for name in report.facts.step.parameters_below_precision)
 
 
+def test_updates_that_epsilon_holds_down_may_grow(qlora: Build) -> None:
+    """lora_A in bfloat16 stays as it is while its gradients are far below epsilon, and moves once they are not."""
+    model = qlora()
+    for parameter in trained(model):
+        parameter.data = parameter.data.to(torch.bfloat16)
+    step = examine(model, torch.optim.AdamW(trained(model), lr=1e-3, eps=1.0)).facts.step
+    assert step.parameters_below_precision and step.parameters_too_coarse == step.precision_too_coarse == []
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-3, eps=1.0)
+    before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    for parameter in trained(model):
+        parameter.grad = torch.full_like(parameter, 10.0)
+    optimizer.step()
+    assert not any(torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
+
+
 def test_an_optimizer_that_runs_the_forward_itself_is_left_alone(qlora: Build) -> None:
     model = qlora()
     report = examine(model, torch.optim.LBFGS(trained(model)))

@@ -93,6 +93,13 @@ def test_healthy_variants(tiny_llama: Path, changes: dict[str, Any]) -> None:
     assert_healthy(facts)
 
 
+def test_nothing_is_said_of_updates_by_another_optimizer(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qlora_doctor.pipeline.trainer._runs_on_cpu", lambda name, settings: False)
+    facts = look(make_setup(tiny_llama, optim="lion_8bit")).facts
+    assert facts.optimizer is not None and facts.optimizer.name is None and facts.optimizer.missing_parameters == []
+    assert facts.lost_update_ratio is facts.parameters_not_updated is facts.parameters_out_of_reach is None
+
+
 def test_dora_starts_as_identity_but_for_rounding(tiny_llama: Path) -> None:
     facts = look(make_setup(tiny_llama, lora={"use_dora": True})).facts
     assert facts.adapter_identity and facts.adapter_effective and facts.changed_base_tensors == []

@@ -14,7 +14,7 @@ from typing import Any
 from ...facts.config import Remark
 from ...facts.schedule import ResumeFacts, ScheduleFacts
 from ...setup.own_loops import OPTIONS_OF_ITS_OWN
-from ...setup.paths import resolve
+from ...setup.paths import resolve, train_data
 from ...setup.resolved import Taken
 from ...setup.setup import Setup
 from .text import text_of
@@ -100,9 +100,10 @@ def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
     written = setup.data.train
     if written is None or setup.dialect not in _COUNTED or known["packing"] is not False:
         return None
-    path = resolve(setup, written)
-    if path is None:
-        return None
+    name, _, taken = train_data(setup)
+    path = resolve(setup, name)
+    if path is None or taken is not None:
+        return taken
     from .rows import count_rows  # lazy: most data is not in a file here
 
     return count_rows(path)

@@ -151,6 +151,7 @@ def _train(
     trainer = make_trainer(setup, model, batches, base.device, steps=steps, callbacks=[callback], notes=base.notes)
     refuse_to_train_on_nothing(trainer, batches, setup)
     callback.trainer = trainer
+    observer.optimizer_stands_in = trainer.optimizer_stands_in
     observer.known["data"] = batches.source
     observer.batches.tokenizer = batches.tokenizer
     observer.batches.config = getattr(model, "config", None)

@@ -30,7 +30,7 @@ from .branches import Calls, IntegerInputs, branches_without_gradient, left_out_
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
 from .gates import behind_closed_gates
 from .optimizer import learning_rates, optimizer_facts, state_bytes, unwrapped
-from .reach import what_holds_back
+from .reach import HeldBack, what_holds_back
 from .trainer_loss import TrainerLoss
 from .updates import UpdateWatch
 
@@ -67,6 +67,9 @@ class Observer:
     """Takes in what the model is given in each training forward."""
     own_loss: TrainerLoss | None = None
     """The trainer's loss, where it is another than the model's."""
+
+    optimizer_stands_in: bool = False
+    """Whether another optimizer than the setup's steps: which tensors it moves says nothing of the setup's."""
 
     def follow_loss(self, trainer: Any, *, compares: bool) -> None:
         """Take the loss from what the trainer computes of a batch, not from what the model answers.
@@ -167,7 +170,7 @@ class Observer:
         """
         with self.timeline.pause(), self._apart():
             self.gradients.end_step(scale, self._by_design, skipped)
-            if self._updates is not None and not skipped:
+            if self._updates is not None and not skipped and not self.optimizer_stands_in:
                 self.known["lost_update_ratio"] = self._updates.lost_ratio()
                 self._unmoved = self._updates.unmoved(self.gradients.steps[-1].norms)
             self._updates = None
@@ -230,7 +233,10 @@ class Observer:
         )
         optimizer = self.known.get("optimizer")
         if optimizer is not None and self.optimizer_bytes:
-            self.known["optimizer"] = optimizer.model_copy(update={"state_bytes": self.optimizer_bytes[-1]})
+            update: dict[str, Any] = {"state_bytes": self.optimizer_bytes[-1]}
+            if self.optimizer_stands_in:
+                update = {"name": None, "state_bytes": None}
+            self.known["optimizer"] = optimizer.model_copy(update=update)
         with self._apart():
             self.trainable_after = self._fingerprint_trainable()
         self._moved = {n for n, old in self._trainable_before.items() if self.trainable_after.get(n) != old}
@@ -334,7 +340,7 @@ class Observer:
     def _judge_unmoved(self) -> None:
         """Last of all, for it steps again: what holds back the tensors with a gradient that no step changed."""
         steps = self.gradients.steps
-        if self.optimizer is None or not steps or self._idle(steps):
+        if self.optimizer is None or not steps or self._idle(steps) or self.optimizer_stands_in:
             return
         inner = unwrapped(self.optimizer)
         held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
@@ -354,16 +360,15 @@ class Observer:
             parameters_updated_late=found.late,
             update_share=found.share,
             steps_to_update=found.calls if found.late and not found.below_precision else found.steps,
-            precision_too_coarse=self._too_coarse(found.below_precision, found.steps),
+            **self._too_coarse(found),
         )
 
-    def _too_coarse(self, names: list[str], steps: int | None) -> list[str]:
-        """16-bit dtypes of tensors whose updates are rounded away, where these do not grow: Adam's are as large as the
-        rate, whatever the gradient is."""
-        if steps is not None:
-            return []
-        kinds = {self.parameters[name].dtype for name in names if self.parameters[name].element_size() == 2}
-        return sorted(str(kind).removeprefix("torch.") for kind in kinds)
+    def _too_coarse(self, found: HeldBack) -> dict[str, Any]:
+        """16-bit tensors, and their dtypes, that no update at this rate changes."""
+        names = [name for name in found.stuck if self.parameters[name].element_size() == 2]
+        kinds = sorted({_dtype(self.parameters[name]) for name in names})
+        share = found.stuck_share if names else None
+        return {"parameters_too_coarse": names, "precision_too_coarse": kinds, "too_coarse_share": share}
 
     # -- conclusions
 
@@ -408,7 +413,7 @@ class Observer:
             "gradients": found.columns,
             "skipped_steps": skipped,
         }
-        if "changed_base_tensors" in self.known and not self._idle(steps):
+        if "changed_base_tensors" in self.known and not self._idle(steps) and not self.optimizer_stands_in:
             still = [name for name in self.parameters if name not in self._moved]
             facts["parameters_not_updated"] = [n for n in still if not _zero_by_design(n, steps)]
         return facts

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+_GROWS = 100.0
+"""Times that an update may grow, where it follows its gradient (SGD's), before it is called too small for good."""
 CALLS = 16
 """Calls of the optimizer that a tensor at zero gets to move; what accumulates steps in every second to eighth."""
 
@@ -28,8 +30,10 @@ class HeldBack:
         out_of_reach: the optimizer holds them and leaves them as they are, even at zero.
         below_precision: it updates them by less than what changes a value.
         late: it updates them by enough, in a later call than those that were seen.
+        stuck: of those below precision, the ones that no update at this rate changes: see ``_largest``.
         share: largest update of those below precision, as a share of what would change a value; None where the size of
-            an update depends on the value (Adafactor).
+            an update depends on the value (Adafactor, LAMB, LARS).
+        stuck_share: the same of those that are stuck, for the largest update that the optimizer makes.
         calls: of the optimizer until the late ones have changed.
         steps: about as many until all of those below precision have begun to change; None where they do not while
             their gradients stay as large as they are.
@@ -38,7 +42,9 @@ class HeldBack:
     out_of_reach: list[str] = field(default_factory=list)
     below_precision: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
     share: float | None = None
+    stuck_share: float | None = None
     calls: int | None = None
     steps: int | None = None
 
@@ -75,20 +81,48 @@ def what_holds_back(
     shares = {name: _share(kept[name], update) for name, update in updates.items()}
     below = [name for name in names if name in shares and shares[name] < 1.0]
     late = [name for name in names if name in shares and shares[name] >= 1.0]
-    relative = any("scale_parameter" in g for g in optimizer.param_groups) or "Adafactor" in type(optimizer).__name__
-    by_gradient = "SGD" in type(optimizer).__name__ and set(below) <= growing and not relative
+    kind = type(optimizer).__name__
+    relative = any("scale_parameter" in g for g in optimizer.param_groups) or any(
+        name in kind for name in ("Adafactor", "LAMB", "LARS")
+    )
+    by_gradient = "SGD" in kind and set(below) <= growing and not relative
     # A momentum of 0.9 lets the updates of an even gradient add up to ten times one of them.
     piled_up = 1 / (1 - max((float(g.get("momentum") or 0) for g in optimizer.param_groups), default=0.0))
     pace = {name: shares[name] * piled_up / max(taken - 1, 1) for name in below if by_gradient}
     steps = [1 + math.ceil(1 / share) for share in pace.values() if share > 0]
+    found = steps if len(steps) == len(below) else []
+    limits: dict[str, float] = {}
+    for name in below if not found and not relative else ():
+        limits[name] = _share(kept[name], _largest(optimizer, parameters[name], updates[name]))
+    stuck = {name: limit for name, limit in limits.items() if limit < 1.0}
     return HeldBack(
         out_of_reach=[name for name in names if name not in updates],
         below_precision=below,
         late=late,
+        stuck=list(stuck),
         share=max((shares[name] for name in below), default=None) if not relative else None,
+        stuck_share=max(stuck.values(), default=None),
         calls=taken + calls if late else None,
-        steps=max(steps) if steps and len(steps) == len(below) else None,
+        steps=max(found, default=None),
     )
+
+
+def _largest(optimizer: Any, parameter: nn.Parameter, update: torch.Tensor) -> torch.Tensor:
+    """The largest update that a parameter gets while the rate stays, where the measured one may yet grow.
+
+    Adam's approaches the rate under an even gradient (Kingma and Ba 2015, section 2.1) and is far below it while
+    epsilon outweighs a small one; RMSprop's begins at ``1 / sqrt(1 - alpha)`` of the rate; a sign's is the rate.
+    """
+    kind = type(optimizer).__name__
+    group: dict[str, Any] = next((g for g in optimizer.param_groups if any(p is parameter for p in g["params"])), {})
+    if "RMSprop" in kind:
+        alpha = float(group.get("alpha") or (group.get("betas") or (0.99,))[0])
+        limit = 1 / math.sqrt(max(1 - alpha, 1e-6))
+    elif any(name in kind for name in ("Adam", "Lion", "Sign", "Adagrad")):
+        limit = 1.0
+    else:
+        return update * _GROWS
+    return update.abs().clamp_min(limit * float(group.get("lr") or 0.0))
 
 
 def _from_zero(
