@@ -9,7 +9,7 @@ from ..facts import Facts, MemoryFacts
 from ..facts.memory import Saving as SavingFact
 from ..setup.resolved import Taken
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
-from . import Progress
+from . import UNFINISHED, Progress, Tell, tell_nobody
 
 if TYPE_CHECKING:
     from ..facts.environment import Gpu
@@ -62,12 +62,15 @@ def look_at_memory(
     setup: Setup,
     facts: Facts,
     progress: Progress,
+    tell: Tell = tell_nobody,
     *,
     offline: bool = True,
     architecture: Any = None,
     with_savings: bool = True,
 ) -> MemoryFacts:
     """Predict the peak of the run and hold it against the card.
+
+    The prediction is told as soon as it is known, where savings are still to be worked out.
 
     Where the kind of run is not modelled, or a step cannot be traced, the facts say why, and what is certain all the
     same.
@@ -110,9 +113,22 @@ def look_at_memory(
     prediction.assumptions += assumed_of_evaluation(facts)
     held |= described(prediction, subject.outline, card)
     held["margin_ratio"] = prediction.margin
-    if with_savings:
-        held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
+    if with_savings and _is_full(prediction, held.get("predicted_ratio"), facts):
+        tell(unfinished(held, prediction))
+        held |= _savings(setup, machine, prediction, facts, progress, offline=offline, architecture=architecture)
+    elif with_savings:
+        prediction.assumptions.append(
+            f"What changes would save is worked out only for a peak above {FULL:.0%} of the card or above the budget."
+        )
     return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
+
+
+def unfinished(held: dict[str, Any], prediction: Prediction) -> MemoryFacts:
+    """What is known of a setup before the changes of it are looked at, and that this is not all."""
+    picture = prediction.picture()
+    assumptions = [*(picture.assumptions or []), UNFINISHED]
+    told = {"margin_ratio": prediction.margin, "predicted": picture.model_copy(update={"assumptions": assumptions})}
+    return MemoryFacts.model_validate(held | told)
 
 
 def sequence_of(setup: Setup) -> int:
@@ -246,15 +262,10 @@ def assumed_of_evaluation(facts: Facts) -> list[str]:
 
 
 def _savings(
-    setup: Setup, machine: Machine, prediction: Prediction, held: dict[str, Any], facts: Facts, progress: Progress,
+    setup: Setup, machine: Machine, prediction: Prediction, facts: Facts, progress: Progress,
     *, offline: bool, architecture: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """What changes would save where the card is nearly full or the budget is exceeded."""
-    if not _is_full(prediction, held.get("predicted_ratio"), facts):
-        prediction.assumptions.append(
-            f"What changes would save is worked out only for a peak above {FULL:.0%} of the card or above the budget."
-        )
-        return {}
     from .savings import savings
 
     progress("predicting what changes would save")
