@@ -42,9 +42,13 @@ def look_at_cure(
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
     from ..pipeline import load_config
+    from .traced_once import TracedOnce
 
     architecture = architecture or load_config(setup, offline=offline)
-    memory = look_at_memory(setup, facts, progress, offline=offline, architecture=architecture, with_savings=False)
+    known = TracedOnce(setup, architecture, offline=offline)
+    memory = look_at_memory(
+        setup, facts, progress, offline=offline, architecture=architecture, known=known, with_savings=False
+    )
     if memory.predicted is None:
         return memory
     card = target_card(setup, facts)
@@ -57,6 +61,8 @@ def look_at_cure(
         architecture=architecture,
         offline=offline,
         progress=progress,
+        floor=memory.certain_bytes,
+        known=known,
     )
     if search is None or search.room.holds(memory.predicted, memory.margin_ratio or 0.0):
         return memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..core.numbers import size
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import Saving as SavingFact
 from ..setup.resolved import Taken
@@ -14,9 +15,11 @@ from . import UNFINISHED, Progress, Tell, tell_nobody
 if TYPE_CHECKING:
     from ..facts.environment import Gpu
     from ..setup.setup import Setup
+    from .cure import Room
     from .kept import Outline
     from .machine import Machine
     from .predict import Prediction, Saving
+    from .traced_once import TracedOnce
 
 
 FULL = 0.8
@@ -66,6 +69,7 @@ def look_at_memory(
     *,
     offline: bool = True,
     architecture: Any = None,
+    known: TracedOnce | None = None,
     with_savings: bool = True,
 ) -> MemoryFacts:
     """Predict the peak of the run and hold it against the card.
@@ -78,9 +82,10 @@ def look_at_memory(
     Raises:
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
-    from .predict import PredictionError, certain_bytes, predict
+    from .predict import PredictionError, certain_bytes, lasting_bytes, saved_bytes
     from .scope import unmodelled, unmodelled_model
     from .subject import subject_of_setup
+    from .traced_once import TracedOnce
 
     card, unknown = _card_or_reason(setup, facts)
     machine = machine_for(setup, card)
@@ -92,9 +97,12 @@ def look_at_memory(
     if reason is not None:
         certain = None if is_sharded(setup) else certain_bytes(subject.model)
         return MemoryFacts.model_validate(held | {"prediction_failure": reason, "certain_bytes": certain})
-    evaluation_batch = evaluation_batch_of(facts)
+    known = known or TracedOnce(setup, architecture, offline=offline)
+    floor = None if is_sharded(setup) else lasting_bytes(subject.model)
+    saving = saving_of(setup)
     try:
-        prediction = predict(subject, machine, evaluation_batch=evaluation_batch, saving=saving_of(setup))
+        tapes = known.tapes(setup, machine, evaluation_batch_of(facts), subject)
+        prediction = tapes.prediction(machine, None if saving is None else saved_bytes(subject, saving))
     except PredictionError as error:
         failed = {
             "prediction_failure": error.message,
@@ -113,9 +121,14 @@ def look_at_memory(
     prediction.assumptions += assumed_of_evaluation(facts)
     held |= described(prediction, subject.outline, card)
     held["margin_ratio"] = prediction.margin
-    if with_savings and _is_full(prediction, held.get("predicted_ratio"), facts):
+    if room_for(facts, card).is_below(floor):
+        held["certain_bytes"] = floor
+        prediction.assumptions.append(
+            f"The base alone takes {size(floor)} or more, with any change of the training; no change was looked at."
+        )
+    elif with_savings and _is_full(prediction, held.get("predicted_ratio"), facts):
         tell(unfinished(held, prediction))
-        held |= _savings(setup, machine, prediction, facts, progress, offline=offline, architecture=architecture)
+        held |= _savings(setup, machine, prediction, facts, progress, known, offline=offline, architecture=architecture)
     elif with_savings:
         prediction.assumptions.append(
             f"What changes would save is worked out only for a peak above {FULL:.0%} of the card or above the budget."
@@ -129,6 +142,15 @@ def unfinished(held: dict[str, Any], prediction: Prediction) -> MemoryFacts:
     assumptions = [*(picture.assumptions or []), UNFINISHED]
     told = {"margin_ratio": prediction.margin, "predicted": picture.model_copy(update={"assumptions": assumptions})}
     return MemoryFacts.model_validate(held | told)
+
+
+def room_for(facts: Facts, card: Card | None) -> Room:
+    """What the run may take: the card and the budget."""
+    from .cure import Room
+    from .plan import capacity
+
+    budget = facts.config.budget_peak_memory_bytes if facts.config is not None else None
+    return Room(None if card is None else capacity(card), budget)
 
 
 def sequence_of(setup: Setup) -> int:
@@ -263,13 +285,16 @@ def assumed_of_evaluation(facts: Facts) -> list[str]:
 
 def _savings(
     setup: Setup, machine: Machine, prediction: Prediction, facts: Facts, progress: Progress,
-    *, offline: bool, architecture: Any,
+    known: TracedOnce, *, offline: bool, architecture: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """What changes would save where the card is nearly full or the budget is exceeded."""
     from .savings import savings
 
     progress("predicting what changes would save")
-    found = savings(setup, machine, prediction, evaluation_batch_of(facts), architecture=architecture, offline=offline)
+    evaluation_batch = evaluation_batch_of(facts)
+    found = savings(
+        setup, machine, prediction, evaluation_batch, architecture=architecture, offline=offline, known=known
+    )
     told: dict[str, Any] = {
         "savings": [
             SavingFact(
@@ -285,11 +310,17 @@ def _savings(
     for each in found:
         if each.pointer == "/training/gradient_checkpointing":
             told["with_checkpointing_bytes"] = each.peak_allocated_bytes
-    return told | _cures(setup, prediction, facts, progress, architecture, offline)
+    return told | _cures(setup, prediction, facts, progress, architecture, offline, known)
 
 
 def _cures(
-    setup: Setup, prediction: Prediction, facts: Facts, progress: Progress, architecture: Any, offline: bool
+    setup: Setup,
+    prediction: Prediction,
+    facts: Facts,
+    progress: Progress,
+    architecture: Any,
+    offline: bool,
+    known: TracedOnce,
 ) -> dict[str, Any]:
     """Combinations of changes with which a run fits that does not, and that leave what is learned as it is."""
     from .levers import levers_of
@@ -305,6 +336,7 @@ def _cures(
         architecture=architecture,
         offline=offline,
         progress=progress,
+        known=known,
     )
     if search is None or search.room.holds(prediction, margin=0.0):
         return {}

@@ -62,6 +62,9 @@ def headline(report: Report, fixed: Sequence[str] = ()) -> str:
     if memory.cures is None:
         return f"It fits: {needs}{of}." + ("" if fixed else " There is nothing to cure.")
     cure = memory.cure
+    if cure is None and memory.certain_bytes is not None:
+        least = words.size(memory.certain_bytes)
+        return f"It needs {needs}{of}; the base alone takes {least} or more, with any change of the training."
     if cure is None:
         return f"It needs {needs}{of}, and no combination of changes that was predicted fits."
     then = words.size(cure.peak_reserved_bytes)
