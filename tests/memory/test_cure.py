@@ -10,11 +10,13 @@ import pytest
 from qlora_doctor.facts import Facts
 from qlora_doctor.memory.cure_stage import all_levers, look_at_cure
 from qlora_doctor.memory.levers import Lever, Operation, applied, combinations, levers_of, smaller_base
+from qlora_doctor.memory.machine import Machine
 from qlora_doctor.memory.predict import lasting_bytes, predict, traced
 from qlora_doctor.memory.savings import changed
 from qlora_doctor.memory.searching import search_for
 from qlora_doctor.memory.stage import machine_for
-from qlora_doctor.memory.subject import subject_of_setup
+from qlora_doctor.memory.subject import Subject, subject_of_setup
+from qlora_doctor.memory.tape import Tape
 from qlora_doctor.setup.setup import Hardware, Lora, Model, Setup, Training
 from qlora_doctor.tables.cards import card_for_memory, parse_memory
 from qlora_doctor.worker.job import CureRequest
@@ -59,8 +61,13 @@ def test_nothing_is_traced_where_the_base_alone_is_too_large(folder: Path, monke
     from qlora_doctor.memory import traced_once
     from qlora_doctor.memory.stage import look_at_memory
 
-    traces = []
-    monkeypatch.setattr(traced_once, "traced", lambda *given: traces.append(given) or traced(*given))
+    traces: list[object] = []
+
+    def counted(subject: Subject, machine: Machine) -> Tape:
+        traces.append(subject)
+        return traced(subject, machine)
+
+    monkeypatch.setattr(traced_once, "traced", counted)
     setup = setup_for(folder, "1MiB")
     base = subject_of_setup(setup).model
     floor = lasting_bytes(base)
@@ -69,7 +76,7 @@ def test_nothing_is_traced_where_the_base_alone_is_too_large(folder: Path, monke
     assert floor == frozen == lasting_bytes(prepared) < sum(p.nbytes for p in prepared.parameters())
     seen = look_at_memory(setup, Facts(), lambda text: None)
     assert seen.predicted is not None and seen.savings is None and seen.cures is None and len(traces) == 1
-    assert seen.certain_bytes == floor <= seen.predicted.peak_allocated_bytes
+    assert seen.certain_bytes == floor <= (seen.predicted.peak_allocated_bytes or 0)
     assert "The base alone takes" in (seen.predicted.assumptions or [""])[-1]
     cured = look(setup)
     assert cured.cures == [] and cured.cure is None and len(traces) == 2  # type: ignore[attr-defined]
