@@ -77,6 +77,11 @@ def variants() -> dict[str, tuple[str, str, Change]]:
     add("causal", ["qwen2", "qwen3", "mistral", "starcoder2", "gemma3_text"], "window",
         {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0})  # fmt: skip
     add("causal", ["llama", "qwen3", "gemma2", "gpt2", "phi3"], "odd-vocabulary", {"vocab_size": 517})
+    # Heads larger than the embeddings' own vocabulary, and embeddings larger than the head.
+    add("image", ["idefics"], "larger-head", {"additional_vocab_size": 8})
+    add("image", ["mllama"], "larger-embeddings", {"TEXT": {"vocab_size": 517}})
+    add("causal", ["moshi"], "larger-embeddings", {"vocab_size": 517})
+    add("causal", ["gemma3n_text"], "smaller-per-layer", {"vocab_size_per_layer_input": 256})
     add("causal", MIXTURES, "one-expert", {
         "num_experts": 1, "num_local_experts": 1, "n_routed_experts": 1, "moe_num_experts": 1, "num_experts_per_tok": 1,
         "moe_k": 1, "n_group": 1, "topk_group": 1,

@@ -60,6 +60,10 @@ class Lines(Told):
         if time.monotonic() - self._last >= _PATIENCE:
             self._say(f"still {describe(text, done, total, unit)}")
 
+    def on_known(self, text: str) -> None:
+        """Say it at once: what follows may take minutes, or be ended."""
+        self._say(one_line(text))
+
     def on_stage(self, record: StageRecord) -> None:
         """Say how it ended; what was not asked for goes without saying."""
         if record.status != "skipped" or record.requested:
@@ -106,6 +110,12 @@ class Spinner(Told):
     def on_progress(self, text: str, done: int | None, total: int | None, unit: str | None) -> None:
         """Show how far it is."""
         self._what = describe(text, done, total, unit)
+
+    def on_known(self, text: str) -> None:
+        """Say it above the spinner."""
+        self._live.stop()
+        click.echo(one_line(text), err=True)
+        self._live.start()
 
     def on_stage(self, record: StageRecord) -> None:
         """Stop; the document tells how it ended."""

@@ -118,6 +118,8 @@ def _exit_code(cured: Cured) -> int:
     memory = cured.memory
     if memory is None or memory.predicted is None:
         return 3
+    if any(stage.name == "memory" and stage.status != "done" for stage in cured.first.stages):
+        return 3
     if memory.cures is None:
         return 0
     return 0 if memory.cure is not None and (cured.last is None or not cured.last.summary.error) else 1

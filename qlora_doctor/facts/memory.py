@@ -152,7 +152,8 @@ class MemoryFacts(Fact):
     refusal: str | None = None
     """The exception that the model's own code raises for the batch that its trainer makes; the run would stop at it."""
     certain_bytes: int | None = None
-    """A lower bound of the peak: base and adapter as loaded. None where a card may hold only a part of them."""
+    """A lower bound of the peak: base and adapter as loaded; beside a prediction what the base alone takes with any
+    change of the training, where that is more than there is room for. None where a card may hold only a part."""
     card: str | None = None
     card_bytes: int | None = None
     """Memory of the card that a process can use: total less the CUDA context."""

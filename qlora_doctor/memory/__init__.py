@@ -24,7 +24,21 @@ lever
     A change of the setup by which it needs less memory, with what it costs in time.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from ..facts import MemoryFacts
 
 Progress = Callable[[str], None]
 """Takes one sentence about what is done now."""
+Tell: TypeAlias = "Callable[[MemoryFacts], None]"
+"""Takes the prediction of the setup as it is, before what changes would save is worked out."""
+UNFINISHED = "What changes would save was not worked out: the check ended before."
+"""Stands among the assumptions of a prediction that was told early, until the whole of it takes its place."""
+
+
+def tell_nobody(facts: MemoryFacts) -> None:
+    """Where nobody waits."""

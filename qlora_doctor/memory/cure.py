@@ -14,11 +14,12 @@ from ..facts.memory import Change, Cure
 from . import Progress
 from .levers import Combination, Lever, Prefer, applied, combinations, speed_of
 from .machine import Machine
-from .predict import Prediction, PredictionError, predict, prediction_of
+from .predict import Prediction, PredictionError, prediction_of
 from .replay import replay
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
+    from .traced_once import TracedOnce
 
 MOST_ESTIMATES = 48
 """Combinations that are looked at, at small depths."""
@@ -60,6 +61,10 @@ class Room:
     reserved: int | None = None
     allocated: int | None = None
 
+    def is_below(self, floor: int | None) -> bool:
+        """Whether what is needed at the least is more than this."""
+        return floor is not None and any(each is not None and floor > each for each in (self.reserved, self.allocated))
+
     def holds(self, prediction: Predicted, margin: float) -> bool:
         """Whether it fits with this error band."""
         reserved, allocated = prediction.peak_reserved_bytes, prediction.peak_allocated_bytes
@@ -77,6 +82,8 @@ class Search:
         machine_of: the machine of a changed setup: the allocator's settings are among the changes.
         evaluation_batch_of: samples of its evaluation batch.
         room: what it may take.
+        floor: bytes that no change of the training takes away (``predict.lasting_bytes``), where that is known.
+        known: what was traced before; takes what is traced here.
         tried: every combination that was predicted in full.
     """
 
@@ -87,6 +94,8 @@ class Search:
     architecture: Any
     offline: bool = True
     told: Progress = lambda text: None
+    floor: int | None = None
+    known: TracedOnce | None = None
     tried: dict[tuple[str, ...], Cure] = field(default_factory=dict)
 
     def found(self, levers: Sequence[Lever], prefer: Prefer, *, alone: bool = False) -> Cure | None:
@@ -103,7 +112,7 @@ class Search:
                 self.predicted((lever,))
         estimate: Callable[[Combination], float] | None = None  # traces of its own: made where they are asked for
         estimates = 0
-        for combination in combinations(levers, prefer):
+        for combination in filter(self.may_fit, combinations(levers, prefer)):
             if estimates >= MOST_ESTIMATES or len(self.tried) >= MOST_PREDICTIONS + (len(levers) if alone else 0):
                 break
             cure = self.tried.get(_key(combination))
@@ -116,6 +125,10 @@ class Search:
             if cure is not None and cure.fits:
                 return cure
         return self._most_of_all(levers)
+
+    def may_fit(self, combination: Combination) -> bool:
+        """Whether it is not certain that the base alone is more than there is room for."""
+        return not self.room.is_below(self.floor) or any(lever.kind == "base" for lever in combination)
 
     def _most_of_all(self, levers: Sequence[Lever]) -> Cure | None:
         """All levers at once, the last of each kind; then without those that it fits without."""
@@ -132,7 +145,9 @@ class Search:
         return cure
 
     def predicted(self, combination: Combination) -> Cure | None:
-        """The setup with these changes; None where it cannot be predicted."""
+        """The setup with these changes; None where it cannot be predicted, or is certain not to fit."""
+        if not self.may_fit(combination):
+            return None
         key = _key(combination)
         if key not in self.tried:
             self.told(f"predicting {', '.join(lever.change for lever in combination)}")
@@ -151,25 +166,27 @@ class Search:
             StageError: its model cannot be built.
         """
         from .shipped import shipped_tape
-        from .subject import subject_of_setup
 
         machine, evaluation_batch = self.machine_of(setup), self.evaluation_batch_of(setup)
         known = shipped_tape(setup, machine) if evaluation_batch is None else None
         if known is not None:
             outline, tape = known
             return prediction_of(outline, machine, replay(tape, machine))
-        architecture = self.architecture
-        if setup.model.name_or_path != self.setup.model.name_or_path:
-            architecture = None
-        subject = subject_of_setup(setup, architecture=architecture, offline=self.offline)
-        return predict(subject, machine, evaluation_batch=evaluation_batch)
+        return self._known().prediction(setup, machine, evaluation_batch)
+
+    def _known(self) -> TracedOnce:
+        if self.known is None:
+            from .traced_once import TracedOnce
+
+            self.known = TracedOnce(self.setup, self.architecture, offline=self.offline)
+        return self.known
 
     def _estimates(self) -> Callable[[Combination], float]:
         """How full the room would be with a combination, by small depths; 0 where that cannot be told."""
         from .savings import TOLERANCE, peak_by_depth
 
         whole = self.prediction(self.setup)
-        by_depth = peak_by_depth(self.architecture, self.machine_of(self.setup), self.offline)
+        by_depth = peak_by_depth(self.architecture, self.machine_of(self.setup), self.offline, self._known())
         beyond = whole.step_reserved_bytes / whole.step_allocated_bytes
         try:
             here = by_depth(self.setup)

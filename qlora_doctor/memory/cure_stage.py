@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..facts import Facts, MemoryFacts
-from . import Progress
+from . import UNFINISHED, Progress, Tell, tell_nobody
 from .levers import Lever, Prefer, altering_levers, levers_of
 from .searching import in_order, named, search_for
 from .stage import evaluation_batch_of, look_at_memory, machine_for, sequence_of, target_card
@@ -33,17 +33,22 @@ def all_levers(setup: Setup, facts: Facts) -> tuple[list[Lever], list[Lever]]:
 
 
 def look_at_cure(
-    setup: Setup, facts: Facts, request: Request, progress: Progress, *, offline: bool = True, architecture: Any = None
-) -> MemoryFacts:
+    setup: Setup, facts: Facts, request: Request, progress: Progress, tell: Tell = tell_nobody,
+    *, offline: bool = True, architecture: Any = None,
+) -> MemoryFacts:  # fmt: skip
     """The prediction of the setup as it is, and where that does not fit, the changes with which it does.
 
     Raises:
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
     from ..pipeline import load_config
+    from .traced_once import TracedOnce
 
     architecture = architecture or load_config(setup, offline=offline)
-    memory = look_at_memory(setup, facts, progress, offline=offline, architecture=architecture, with_savings=False)
+    known = TracedOnce(setup, architecture, offline=offline)
+    memory = look_at_memory(
+        setup, facts, progress, offline=offline, architecture=architecture, known=known, with_savings=False
+    )
     if memory.predicted is None:
         return memory
     card = target_card(setup, facts)
@@ -56,9 +61,13 @@ def look_at_cure(
         architecture=architecture,
         offline=offline,
         progress=progress,
+        floor=memory.certain_bytes,
+        known=known,
     )
     if search is None or search.room.holds(memory.predicted, memory.margin_ratio or 0.0):
         return memory
+    assumptions = [*(memory.predicted.assumptions or []), UNFINISHED]
+    tell(memory.model_copy(update={"predicted": memory.predicted.model_copy(update={"assumptions": assumptions})}))
     allowed, altering = all_levers(setup, facts)
     levers = [lever for lever in allowed if lever.change in request.levers]
     more = [lever for lever in altering if lever.change in request.levers]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import CardPlan, Cure, PlanCell, PlanPoint, SufficientCard
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, parse_memory
-from . import Progress
+from . import Progress, Tell, tell_nobody
 from .kept import NotKept, Outline, Traces
 from .plan import LENGTH_STEP
 
@@ -79,8 +79,9 @@ def recalled_plan(setup: Setup, facts: Facts, request: Request) -> MemoryFacts |
 
 
 def look_at_plan(
-    setup: Setup, facts: Facts, request: Request, progress: Progress, *, offline: bool = True, architecture: Any = None
-) -> MemoryFacts:
+    setup: Setup, facts: Facts, request: Request, progress: Progress, tell: Tell = tell_nobody,
+    *, offline: bool = True, architecture: Any = None,
+) -> MemoryFacts:  # fmt: skip
     """The tables, and the prediction of the batch and length that are asked about on the first card.
 
     Where the step cannot be traced the facts say why, and what is certain all the same. What was traced is written to
@@ -109,7 +110,7 @@ def look_at_plan(
     traces = Traces.read(kept)
     traces.outline = subject.outline
     try:
-        found = _look(setup, facts, request, progress, traces, make)
+        found = _look(setup, facts, request, progress, traces, make, tell)
     except PredictionError as error:
         return MemoryFacts(prediction_failure=error.message, refusal=error.refusal, certain_bytes=error.certain_bytes)
     if kept is not None:
@@ -119,8 +120,9 @@ def look_at_plan(
 
 
 def _look(
-    setup: Setup, facts: Facts, request: Request, progress: Progress, traces: Traces, make: Callable[[], Any] | None
-) -> MemoryFacts:
+    setup: Setup, facts: Facts, request: Request, progress: Progress, traces: Traces, make: Callable[[], Any] | None,
+    tell: Tell = tell_nobody,
+) -> MemoryFacts:  # fmt: skip
     from .plan import BATCHES, Planner, lengths_for
     from .stage import (
         STAND_IN,
@@ -131,6 +133,7 @@ def _look(
         evaluation_batch_of,
         machine_for,
         target_card,
+        unfinished,
     )
 
     cards: list[Card | None] = [card_named(name) for name in request.cards] or [target_card(setup, facts)]
@@ -149,6 +152,7 @@ def _look(
         traces,
     )
     prediction = planner.prediction(machines[0], *own)
+    tell(unfinished(described(prediction, outline, cards[0]), prediction))
     of_table = planner.traces
     plans = [
         _card_plan(planner, machine, card, own, outline.limit) for machine, card in zip(machines, cards, strict=True)

@@ -255,6 +255,17 @@ def certain_bytes(model: object) -> int:
     return sum(seen.values())
 
 
+def lasting_bytes(model: object) -> int:
+    """Bytes of the frozen base that no change of the training takes away, at the least: packed weights without their
+    statistics, and what is in float32 as if it were in 16 bits, since a preparation may have cast it."""
+    seen: dict[int, int] = {}
+    for tensor in model.parameters():  # type: ignore[attr-defined]
+        if not tensor.requires_grad:
+            storage = tensor.untyped_storage()
+            seen[storage._cdata] = storage.nbytes() // (2 if tensor.element_size() == 4 else 1)
+    return sum(seen.values())
+
+
 def prediction_of(outline: Outline, machine: Machine, run: Replayed) -> Prediction:
     """The prediction that a replay of a subject's tape comes to; the outline's batch and sequence are the tape's."""
     versions = dict(outline.versions or installed_versions())

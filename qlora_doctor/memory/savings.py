@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from ..setup.resolved import Taken
 from .machine import Machine
 from .moments import moments
-from .predict import Prediction, PredictionError, predict, traced
+from .predict import Prediction, PredictionError, traced
 from .subject import subject_of_setup
+from .traced_once import TracedOnce
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -55,15 +56,19 @@ def savings(
     *,
     architecture: Any = None,
     offline: bool = True,
+    known: TracedOnce | None = None,
 ) -> list[Saving]:
     """Every change that would lower the peak of ``prediction``'s run, the largest saving first.
+
+    ``known`` holds what was traced before, and takes what is traced in full here.
 
     A change that cannot be predicted is left out, as is one of the step where something else is the run's peak.
     """
     from ..pipeline import load_config
 
     architecture = architecture or load_config(setup, offline=offline)
-    peak = peak_by_depth(architecture, machine, offline)
+    known = known or TracedOnce(setup, architecture, offline=offline)
+    peak = peak_by_depth(architecture, machine, offline, known)
     step = prediction.step_allocated_bytes
     others = max((peak for part, (peak, _) in prediction.run.items() if part != "step"), default=0)
     try:
@@ -73,7 +78,7 @@ def savings(
         exact = False
     if not exact:
         here = step
-        peak = _peak_in_full(architecture, machine, offline)
+        peak = _peak_in_full(known, machine)
     found = []
     for change, pointer, value in changes(setup, prediction, architecture.config):
         try:
@@ -82,23 +87,21 @@ def savings(
             continue
         then = max(step - (here - there), others)
         if pointer in OF_THE_LOAD and then == others:
-            subject = subject_of_setup(changed(setup, pointer, value), architecture=architecture, offline=offline)
-            then = predict(subject, machine, evaluation_batch=evaluation_batch).peak_allocated_bytes
+            then = known.prediction(changed(setup, pointer, value), machine, evaluation_batch).peak_allocated_bytes
         if then < prediction.peak_allocated_bytes:
             found.append(Saving(change, pointer, value, then, prediction.peak_allocated_bytes - then))
-    found += _of_evaluation(setup, machine, prediction, evaluation_batch, architecture, offline)
+    found += _of_evaluation(setup, machine, prediction, evaluation_batch, known)
     return sorted(found, key=lambda saving: -saving.saved_bytes)
 
 
 def _of_evaluation(
-    setup: Setup, machine: Machine, prediction: Prediction, batch: int | None, architecture: Any, offline: bool
+    setup: Setup, machine: Machine, prediction: Prediction, batch: int | None, known: TracedOnce
 ) -> Iterator[Saving]:
     """What an evaluation with the batch of training would save, where evaluation is the peak of the run."""
     peak = prediction.peak_allocated_bytes
     if batch is None or batch <= prediction.batch or prediction.run["evaluation"][0] < peak:
         return
-    subject = subject_of_setup(setup, architecture=architecture, offline=offline)
-    then = predict(subject, machine, evaluation_batch=prediction.batch).peak_allocated_bytes
+    then = known.prediction(setup, machine, prediction.batch).peak_allocated_bytes
     if then < peak:
         change = f"evaluation batch {prediction.batch} instead of {batch}"
         yield Saving(change, "/training/per_device_eval_batch_size", prediction.batch, then, peak - then)
@@ -137,15 +140,14 @@ def changed(setup: Setup, pointer: str, value: Any) -> Setup:
     return setup.model_copy(update={section: part})
 
 
-def _peak_in_full(architecture: Any, machine: Machine, offline: bool) -> Callable[[Setup], int]:
+def _peak_in_full(known: TracedOnce, machine: Machine) -> Callable[[Setup], int]:
     def peak(setup: Setup) -> int:
-        subject = subject_of_setup(setup, architecture=architecture, offline=offline)
-        return predict(subject, machine).step_allocated_bytes
+        return known.prediction(setup, machine).step_allocated_bytes
 
     return peak
 
 
-def peak_by_depth(architecture: Any, machine: Machine, offline: bool) -> Callable[[Setup], int]:
+def peak_by_depth(architecture: Any, machine: Machine, offline: bool, known: TracedOnce) -> Callable[[Setup], int]:
     """The peak at full depth, from two traces of a stack of few layers."""
     depth = int(architecture.config.get_text_config().num_hidden_layers)
     period = _period(architecture.config.get_text_config())
@@ -153,7 +155,7 @@ def peak_by_depth(architecture: Any, machine: Machine, offline: bool) -> Callabl
 
     def peak(setup: Setup) -> int:
         if depth <= more:
-            return _peak_in_full(architecture, machine, offline)(setup)
+            return _peak_in_full(known, machine)(setup)
         low, high = (
             moments(traced(subject_of_setup(setup, architecture=shallow, offline=offline), machine), machine)
             for shallow in (_of_depth(architecture, few), _of_depth(architecture, more))

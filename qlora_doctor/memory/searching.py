@@ -13,6 +13,7 @@ from .machine import Machine
 if TYPE_CHECKING:
     from ..setup.setup import Setup
     from ..tables.cards import Card
+    from .traced_once import TracedOnce
 
 
 def search_for(
@@ -26,6 +27,8 @@ def search_for(
     offline: bool,
     progress: Callable[[str], None],
     shipped: bool = False,
+    floor: int | None = None,
+    known: TracedOnce | None = None,
 ) -> Search | None:
     """The search for what fits a card or the budget; None where there is neither.
 
@@ -33,6 +36,7 @@ def search_for(
         machine_of: the machine of a setup on the card (``stage.machine_for``).
         evaluation_batch: of the setup as it is; None where it evaluates nothing.
         architecture: that of the setup; None loads it.
+        floor, known: see :class:`.cure.Search`.
         shipped: look among the setups whose traces come with the package, without torch.
     """
     from .plan import capacity
@@ -53,7 +57,9 @@ def search_for(
     from ..pipeline import load_config
 
     architecture = architecture or load_config(setup, offline=offline)
-    return Search(setup, lambda changed: machine_of(changed, card), evaluates, room, architecture, offline, progress)
+    return Search(
+        setup, lambda changed: machine_of(changed, card), evaluates, room, architecture, offline, progress, floor, known
+    )
 
 
 def in_order(cures: Iterable[Cure], chosen: Cure | None) -> list[Cure]:

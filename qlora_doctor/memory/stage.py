@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..core.numbers import size
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import Saving as SavingFact
 from ..setup.resolved import Taken
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
-from . import Progress
+from . import UNFINISHED, Progress, Tell, tell_nobody
 
 if TYPE_CHECKING:
     from ..facts.environment import Gpu
     from ..setup.setup import Setup
+    from .cure import Room
     from .kept import Outline
     from .machine import Machine
     from .predict import Prediction, Saving
+    from .traced_once import TracedOnce
 
 
 FULL = 0.8
@@ -62,12 +65,16 @@ def look_at_memory(
     setup: Setup,
     facts: Facts,
     progress: Progress,
+    tell: Tell = tell_nobody,
     *,
     offline: bool = True,
     architecture: Any = None,
+    known: TracedOnce | None = None,
     with_savings: bool = True,
 ) -> MemoryFacts:
     """Predict the peak of the run and hold it against the card.
+
+    The prediction is told as soon as it is known, where savings are still to be worked out.
 
     Where the kind of run is not modelled, or a step cannot be traced, the facts say why, and what is certain all the
     same.
@@ -75,9 +82,10 @@ def look_at_memory(
     Raises:
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
-    from .predict import PredictionError, certain_bytes, predict
+    from .predict import PredictionError, certain_bytes, lasting_bytes, saved_bytes
     from .scope import unmodelled, unmodelled_model
     from .subject import subject_of_setup
+    from .traced_once import TracedOnce
 
     card, unknown = _card_or_reason(setup, facts)
     machine = machine_for(setup, card)
@@ -89,9 +97,12 @@ def look_at_memory(
     if reason is not None:
         certain = None if is_sharded(setup) else certain_bytes(subject.model)
         return MemoryFacts.model_validate(held | {"prediction_failure": reason, "certain_bytes": certain})
-    evaluation_batch = evaluation_batch_of(facts)
+    known = known or TracedOnce(setup, architecture, offline=offline)
+    floor = None if is_sharded(setup) else lasting_bytes(subject.model)
+    saving = saving_of(setup)
     try:
-        prediction = predict(subject, machine, evaluation_batch=evaluation_batch, saving=saving_of(setup))
+        tapes = known.tapes(setup, machine, evaluation_batch_of(facts), subject)
+        prediction = tapes.prediction(machine, None if saving is None else saved_bytes(subject, saving))
     except PredictionError as error:
         failed = {
             "prediction_failure": error.message,
@@ -110,9 +121,36 @@ def look_at_memory(
     prediction.assumptions += assumed_of_evaluation(facts)
     held |= described(prediction, subject.outline, card)
     held["margin_ratio"] = prediction.margin
-    if with_savings:
-        held |= _savings(setup, machine, prediction, held, facts, progress, offline=offline, architecture=architecture)
+    if room_for(facts, card).is_below(floor):
+        held["certain_bytes"] = floor
+        prediction.assumptions.append(
+            f"The base alone takes {size(floor)} or more, with any change of the training; no change was looked at."
+        )
+    elif with_savings and _is_full(prediction, held.get("predicted_ratio"), facts):
+        tell(unfinished(held, prediction))
+        held |= _savings(setup, machine, prediction, facts, progress, known, offline=offline, architecture=architecture)
+    elif with_savings:
+        prediction.assumptions.append(
+            f"What changes would save is worked out only for a peak above {FULL:.0%} of the card or above the budget."
+        )
     return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
+
+
+def unfinished(held: dict[str, Any], prediction: Prediction) -> MemoryFacts:
+    """What is known of a setup before the changes of it are looked at, and that this is not all."""
+    picture = prediction.picture()
+    assumptions = [*(picture.assumptions or []), UNFINISHED]
+    told = {"margin_ratio": prediction.margin, "predicted": picture.model_copy(update={"assumptions": assumptions})}
+    return MemoryFacts.model_validate(held | told)
+
+
+def room_for(facts: Facts, card: Card | None) -> Room:
+    """What the run may take: the card and the budget."""
+    from .cure import Room
+    from .plan import capacity
+
+    budget = facts.config.budget_peak_memory_bytes if facts.config is not None else None
+    return Room(None if card is None else capacity(card), budget)
 
 
 def sequence_of(setup: Setup) -> int:
@@ -246,19 +284,17 @@ def assumed_of_evaluation(facts: Facts) -> list[str]:
 
 
 def _savings(
-    setup: Setup, machine: Machine, prediction: Prediction, held: dict[str, Any], facts: Facts, progress: Progress,
-    *, offline: bool, architecture: Any,
+    setup: Setup, machine: Machine, prediction: Prediction, facts: Facts, progress: Progress,
+    known: TracedOnce, *, offline: bool, architecture: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """What changes would save where the card is nearly full or the budget is exceeded."""
-    if not _is_full(prediction, held.get("predicted_ratio"), facts):
-        prediction.assumptions.append(
-            f"What changes would save is worked out only for a peak above {FULL:.0%} of the card or above the budget."
-        )
-        return {}
     from .savings import savings
 
     progress("predicting what changes would save")
-    found = savings(setup, machine, prediction, evaluation_batch_of(facts), architecture=architecture, offline=offline)
+    evaluation_batch = evaluation_batch_of(facts)
+    found = savings(
+        setup, machine, prediction, evaluation_batch, architecture=architecture, offline=offline, known=known
+    )
     told: dict[str, Any] = {
         "savings": [
             SavingFact(
@@ -274,11 +310,17 @@ def _savings(
     for each in found:
         if each.pointer == "/training/gradient_checkpointing":
             told["with_checkpointing_bytes"] = each.peak_allocated_bytes
-    return told | _cures(setup, prediction, facts, progress, architecture, offline)
+    return told | _cures(setup, prediction, facts, progress, architecture, offline, known)
 
 
 def _cures(
-    setup: Setup, prediction: Prediction, facts: Facts, progress: Progress, architecture: Any, offline: bool
+    setup: Setup,
+    prediction: Prediction,
+    facts: Facts,
+    progress: Progress,
+    architecture: Any,
+    offline: bool,
+    known: TracedOnce,
 ) -> dict[str, Any]:
     """Combinations of changes with which a run fits that does not, and that leave what is learned as it is."""
     from .levers import levers_of
@@ -294,6 +336,7 @@ def _cures(
         architecture=architecture,
         offline=offline,
         progress=progress,
+        known=known,
     )
     if search is None or search.room.holds(prediction, margin=0.0):
         return {}

@@ -57,14 +57,27 @@ def headline(report: Report, fixed: Sequence[str] = ()) -> str:
     if memory.card_bytes is None and memory.cures is None:
         return f"It needs {needs}; no card is named, so nothing is held against it. Name one with --gpu."
     of = f" of {words.size(memory.card_bytes)} on {words.one_line(memory.card or '')}" if memory.card_bytes else ""
+    if (why := unfinished(report)) is not None:
+        return f"It needs {needs}{of}; changes with which it fits were looked for, and not to the end: {why}"
     if memory.cures is None:
         return f"It fits: {needs}{of}." + ("" if fixed else " There is nothing to cure.")
     cure = memory.cure
+    if cure is None and memory.certain_bytes is not None:
+        least = words.size(memory.certain_bytes)
+        return f"It needs {needs}{of}; the base alone takes {least} or more, with any change of the training."
     if cure is None:
         return f"It needs {needs}{of}, and no combination of changes that was predicted fits."
     then = words.size(cure.peak_reserved_bytes)
     learned = f" It changes what is learned: {cure.alters_note}." if cure.alters else ""
     return f"{changes(cure)[:1].upper()}{changes(cure)[1:]}: {then} in place of {needs}{of}.{learned}"
+
+
+def unfinished(report: Report) -> str | None:
+    """Why the search was ended before its end; None where it was not."""
+    record = next((each for each in report.stages if each.name == "memory"), None)
+    if record is None or record.status == "done":
+        return None
+    return words.one_line(record.reason or "stage memory did not end.")
 
 
 def cure_table(found: Sequence[Any], width: int) -> str:

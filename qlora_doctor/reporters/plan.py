@@ -159,6 +159,9 @@ def _how(memory: MemoryFacts, width: int) -> str:
 def _failure(report: Report, memory: MemoryFacts | None, width: int) -> str:
     record = next((record for record in report.stages if record.name == "memory"), None)
     lines = [f"No plan: {words.one_line((record.reason if record else None) or 'stage memory did not run.')}"]
+    if memory is not None and memory.predicted is not None:
+        of = f" of {words.size(memory.card_bytes)}" if memory.card_bytes else ""
+        lines.append(f"The setup itself is predicted to need {words.size(memory.predicted.peak_reserved_bytes)}{of}.")
     if memory is not None and memory.certain_bytes is not None:
         lines.append(f"At least {words.size(memory.certain_bytes)} are needed, for base and adapter alone.")
     if record is not None and record.remedy:

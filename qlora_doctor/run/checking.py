@@ -368,8 +368,11 @@ def predict(
         cure=cure,
         debug=options.debug,
     )
-    for event in events:
-        session.take([event])
+    try:
+        for event in events:
+            session.take([event])
+    except KeyboardInterrupt:  # as in a check: what is known by now is told
+        session.interrupt(["memory"])
 
 
 def missing_packages(stage: str, facts: Facts) -> list[str]:

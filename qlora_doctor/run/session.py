@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..engine.suppression import Suppression
     from ..facts.environment import EnvironmentFacts
     from ..setup.setup import Setup
-    from ..worker.events import Event
+    from ..worker.events import Event, Progress
 
 INTERRUPTED = "The check was interrupted."
 """Reason of the stages that Ctrl-C left open; the exit code is then 3."""
@@ -104,6 +104,9 @@ class Observer:
     def on_progress(self, text: str, done: int | None, total: int | None, unit: str | None) -> None:
         """Something moved within a stage."""
 
+    def on_known(self, text: str) -> None:
+        """A stage that goes on has a result."""
+
     def on_findings(self, findings: Sequence[Finding]) -> None:
         """Findings that became known since the last call."""
 
@@ -139,7 +142,7 @@ class Session:
         """Fold in what a worker tells, or what was known before; judged once, after all of it."""
         handlers: dict[str, Callable[[Any], None]] = {
             "start": lambda e: self.observer.on_stage_start(e.name),
-            "progress": lambda e: self.observer.on_progress(e.text, e.done, e.total, e.unit),
+            "progress": self._tell_progress,
             "facts": lambda e: self._learn(e.subject, e.value),
             "end": lambda e: self.record(e.record),
         }
@@ -147,6 +150,12 @@ class Session:
             handlers[event.kind](event)
         if any(event.kind == "end" for event in events):
             self.judge()
+
+    def _tell_progress(self, event: Progress) -> None:
+        if event.known:
+            self.observer.on_known(event.text)
+        else:
+            self.observer.on_progress(event.text, event.done, event.total, event.unit)
 
     def _learn(self, subject: str, value: Any) -> None:
         if not self.options.rows and subject in _OF_ROWS:

@@ -33,6 +33,8 @@ class Progress(_Event):
     done: int | None = None
     total: int | None = None
     unit: str | None = None
+    known: bool = False
+    """True where it tells a result before the stage has ended, which is shown however soon it comes."""
     waits: bool = False
     """True where nothing moves until another job ends; until the next event, time does not count."""
 

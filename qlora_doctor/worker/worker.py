@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import StageError
+from ..core.numbers import size
 from ..core.report import StageRecord
 from ..facts import Facts
 from .events import End, Event, Finished, Learned, Progress, Start, encode
@@ -73,6 +74,13 @@ class Run:
     def progress(self, text: str, done: int | None = None, total: int | None = None, unit: str | None = None) -> None:
         self.send(Progress(text=text, done=done, total=total, unit=unit))
 
+    def tell_base(self, facts: Any) -> None:
+        """The prediction of the setup as it is, while what changes would save is still being worked out."""
+        self.learn("memory", facts)
+        of = f" of {size(facts.card_bytes)} on {facts.card}" if facts.card_bytes else ""
+        peak = size(facts.predicted.peak_reserved_bytes)
+        self.send(Progress(text=f"predicted peak {peak} reserved{of}", known=True))
+
     def asked_for(self, stage: str) -> bool:
         return stage in (self.job.requested or ())
 
@@ -116,15 +124,15 @@ def memory(run: Run) -> None:
     if run.job.plan is not None:
         from ..memory.plan_stage import look_at_plan
 
-        facts = look_at_plan(run.setup, run.facts, run.job.plan, run.progress, offline=run.job.offline)
+        facts = look_at_plan(run.setup, run.facts, run.job.plan, run.progress, run.tell_base, offline=run.job.offline)
     elif run.job.cure is not None:
         from ..memory.cure_stage import look_at_cure
 
-        facts = look_at_cure(run.setup, run.facts, run.job.cure, run.progress, offline=run.job.offline)
+        facts = look_at_cure(run.setup, run.facts, run.job.cure, run.progress, run.tell_base, offline=run.job.offline)
     else:
         from ..memory.stage import look_at_memory
 
-        facts = look_at_memory(run.setup, run.facts, run.progress, offline=run.job.offline)
+        facts = look_at_memory(run.setup, run.facts, run.progress, run.tell_base, offline=run.job.offline)
     run.learn("memory", facts)
     if facts.prediction_failure is not None and facts.predicted is None:
         if facts.refusal is not None:

@@ -274,6 +274,35 @@ def test_ctrl_c_keeps_what_is_known(
     assert stages["load"]["reason"] == "The check was interrupted." and report["exit_code"] == 3
 
 
+def _interrupted_savings(*arguments: Any, **options: Any) -> Iterator[events.Event]:
+    from qlora_doctor.facts import MemoryFacts
+
+    yield events.Start(name="memory")
+    peak = {"peak_allocated_bytes": 2**35, "peak_reserved_bytes": 2**35}
+    known = {"card": "RTX 4090", "card_bytes": 2**34, "predicted_ratio": 2.0, "margin_ratio": 0.1}
+    yield events.Learned(subject="memory", value=MemoryFacts.model_validate({"predicted": peak} | known))
+    yield events.Progress(text="predicted peak 32 GiB reserved", known=True)
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_keeps_the_prediction(
+    check: Callable[..., Result], configs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(qlora_doctor.worker.runner, "run_stages", _interrupted_savings)
+    result = check(configs["clean"], "-o", f"json={tmp_path}/r.json", stage="memory")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert "predicted peak 32 GiB reserved" in result.stderr.splitlines()
+    assert report["facts"]["memory"]["predicted"]["peak_reserved_bytes"] == 2**35
+    assert report["facts"]["memory"]["savings"] is None and report["exit_code"] == 3
+    assert "QD503" in {finding["rule"] for finding in report["findings"]}
+    for command in ("plan", "cure"):
+        asked = ["--gpu", "rtx-4090", *(["--no-cache"] if command == "plan" else [])]
+        ended = CliRunner().invoke(main, [command, str(configs["clean"]), *asked])
+        assert ended.exit_code == 3 and "32 GiB" in ended.stdout, ended.output
+        assert "interrupted" in ended.stdout and "fits: " not in ended.stdout
+
+
 def _broken(*arguments: Any) -> Any:
     raise ZeroDivisionError("something\nof ours")
 

@@ -39,6 +39,33 @@ def memory_of(given: dict[str, Any]) -> MemoryFacts:
     return look_at_memory(setup, facts, lambda *_: None)
 
 
+def test_the_prediction_is_told_before_savings_are_worked_out(
+    model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qlora_doctor.memory import UNFINISHED, savings
+    from qlora_doctor.memory import stage as module
+
+    setup = Setup.model_validate(config(model_folder("llama")) | {"hardware": {"memory": "1GiB"}})
+    monkeypatch.setattr(module, "FULL", 0.0)
+    told: list[MemoryFacts] = []
+    whole = look_at_memory(setup, Facts(config=conclude(setup, None)), lambda *_: None, told.append)
+    (base,) = told
+    assert base.predicted is not None and whole.predicted is not None and whole.savings
+    assert base.predicted.peak_reserved_bytes == whole.predicted.peak_reserved_bytes
+    assert base.savings is None and base.predicted_ratio == whole.predicted_ratio
+    assert UNFINISHED in (base.predicted.assumptions or [])
+    assert UNFINISHED not in (whole.predicted.assumptions or [])
+    assert base.model_copy(update={"savings": whole.savings, "predicted": whole.predicted}) == whole
+
+    def ends(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(savings, "savings", ends)
+    with pytest.raises(KeyboardInterrupt):
+        look_at_memory(setup, Facts(config=conclude(setup, None)), lambda *_: None, told.append)
+    assert told[1] == base
+
+
 def test_an_evaluation_is_played_after_the_steps() -> None:
     step = predict(subject(), RTX_4090)
     run = predict(subject(), RTX_4090, evaluation_batch=64)

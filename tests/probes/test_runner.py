@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qlora_doctor.core.report import StageRecord
-from qlora_doctor.facts import AdapterFacts, Facts, LoadFacts, ModelFacts
+from qlora_doctor.facts import AdapterFacts, Facts, LoadFacts, MemoryFacts, ModelFacts
 from qlora_doctor.worker import process as module
 from qlora_doctor.worker.events import End, Event, Learned, Progress, Start, decode, encode
 from qlora_doctor.worker.runner import run_stages
@@ -193,6 +193,26 @@ def test_hanging_child(child_runs: object, tmp_path: Path) -> None:
     assert record.remedy is not None and "--timeout" in record.remedy
     load = learned(events)["load"]
     assert isinstance(load, LoadFacts) and load.failure is not None and load.failure.kind == "timeout"
+
+
+def test_a_prediction_outlives_the_search_for_savings(child_runs: object) -> None:
+    child_runs(
+        """
+        import time
+        from qlora_doctor.facts import MemoryFacts
+        peak = {"peak_allocated_bytes": 1, "peak_reserved_bytes": 2**30}
+        run.tell_base(MemoryFacts(predicted=peak, card="L4", card_bytes=2**34))
+        run.progress("Predicting what changes would save")
+        time.sleep(600)
+        """,
+        "memory",
+    )  # type: ignore[operator]
+    events = run("memory", timeout=6)
+    told = [event.text for event in events if isinstance(event, Progress) and event.known]
+    assert told == ["predicted peak 1 GiB reserved of 16 GiB on L4"]
+    memory, record = learned(events)["memory"], records(events)["memory"]
+    assert isinstance(memory, MemoryFacts) and memory.predicted is not None and memory.savings is None
+    assert record.status == "failed" and "predicting what changes would save" in (record.reason or "")
 
 
 def test_hanging_structure_says_so_of_the_model(child_runs: object) -> None:
