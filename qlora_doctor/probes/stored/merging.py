@@ -16,7 +16,7 @@ from typing import Any
 
 from ...core.errors import StageError
 from ...facts.stored import MergedTensor
-from ..config.stored_adapter import CONFIG, WEIGHTS
+from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
 from .adapter import changes_base, scaling_of
 from .arrays import Arrays, Passing
@@ -44,6 +44,8 @@ def replayed(folder: Path, base: Path, adapter: Path) -> dict[str, Any]:
     config, why = read_json(adapter / CONFIG)
     if config is None:
         return _undecided(why)
+    if (adapter / PICKLED).is_file() and not (adapter / WEIGHTS).exists():
+        return _undecided(f"the adapter's {PICKLED} is a pickle, and pickles are not opened here")
     try:
         merged, original = read_checkpoint(folder), read_checkpoint(base)
         factors = read_header(adapter / WEIGHTS)
