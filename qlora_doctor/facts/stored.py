@@ -118,6 +118,8 @@ class StoredFacts(Fact):
     halves: list[str] | None = None
     """Modules that have one of the two matrices alone."""
     nonfinite: list[str] | None = None
+    integer_tensors: list[str] | None = None
+    """Tensors of LoRA that are stored as integers: PEFT reads these as if they were the values themselves."""
     misfits: list[OtherShape] | None = None
     """Against rank and patterns of the config, and where they are known against the base's dimensions."""
     modules: int | None = None

@@ -55,13 +55,17 @@ def stored_lines(stored: StoredFacts) -> list[str]:
     elif stored.kind == "adapter" and stored.peft_type not in (None, "LORA"):
         kind = words.one_line(stored.peft_type or "")
         lines.append(f"{kind} and not LoRA: of it files, names and finite numbers are checked, not what it learned")
+    elif stored.kind == "merged" and stored.tensors:
+        kinds = ", ".join(stored.dtypes or {})
+        parts = ["whole model", f"{words.plural(stored.tensors, 'tensor')} in {words.one_line(kinds)}"]
+        lines.append(" · ".join([*parts, words.size(stored.bytes)]))
     if stored.base:
         lines.append(f"base: {words.one_line(stored.base)}")
     if stored.servers:
         lines.append(f"serving: {'; '.join(words.one_line(server_words(each)) for each in stored.servers)}")
     if stored.merge and stored.merge != "undecided":
         scale = f", at {words.number(stored.merge_scale)} times its scaling" if stored.merge_scale is not None else ""
-        lines.append(f"merge: {stored.merge}{scale}")
+        lines.append(f"merge: {stored.merge.replace('-', ' ')}{scale}")
     if stored.reload:
         lines.append(f"reload: {reload_words(stored)}")
     return lines + way_lines(stored)

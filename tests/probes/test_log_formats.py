@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qlora_doctor.probes.log import read_runs
+from qlora_doctor.probes.log.output import course_from_output
 from qlora_doctor.probes.log.texts import Unreadable
 
 LINES = [
@@ -216,3 +217,17 @@ def test_the_trainers_mean_is_no_loss_beside_the_loss(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text("Step,run - train/loss,run - train_loss\n1,2.5,\n2,2.25,\n2,,2.4\n")
     (run,) = read_runs([tmp_path])
     assert run.get("loss").values == [2.5, 2.25]
+
+
+@pytest.mark.parametrize(
+    "bar", ["Loading weights: 100%|##| 21/21 [00:00<00:00, 9.1it/s]", "100%|##| 21/21 [00:01<00:00, 9.1it/s]"]
+)
+def test_a_bar_that_stands_still_does_not_number_the_records(bar: str) -> None:
+    """transformers shows a bar while it loads; with disable_tqdm no other one follows."""
+    lines = [
+        f"{{'loss': '{6 - 0.1 * i:.3f}', 'grad_norm': '0.9', 'learning_rate': '0.001', 'epoch': '{i / 10}'}}"
+        for i in range(20)
+    ]
+    course = course_from_output("\n".join([bar, *lines]))
+    assert course.planned_steps is None
+    assert len(course.get("loss").steps) == 20

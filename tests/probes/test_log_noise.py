@@ -56,6 +56,14 @@ def test_a_fall_is_not_called_flat() -> None:
         assert flat[0.0] >= {20: 0, 50: 10, 100: 30, 400: 34}[length]
 
 
+def test_a_gradient_that_moves_nothing_is_evidence_of_a_flat_loss() -> None:
+    """Forty records alone leave the question open; a norm that is lost in Adam's epsilon closes it."""
+    for norm, flat in ((0.3, None), (3e-10, True)):
+        draw = random.Random(3)
+        records = [{"step": i, "loss": 6.22 + draw.gauss(0, 0.01), "grad_norm": norm} for i in range(40)]
+        assert course_facts(course_from_records(records)).loss_flat is flat
+
+
 def is_flat(length: int, fall: float, seed: int) -> bool:
     """Whether a loss that falls by so many standard deviations of a point is called flat."""
     draw = random.Random(seed)

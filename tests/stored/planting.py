@@ -162,6 +162,13 @@ def of_a_larger_base(folder: Path) -> None:
     configured(base_model_name_or_path=str(base))(folder)
 
 
+def of_another_family(folder: Path) -> None:
+    base = folder.parent / "other"
+    base.mkdir(exist_ok=True)
+    (base / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 64, "n_layer": LAYERS}))
+    configured(base_model_name_or_path=str(base))(folder)
+
+
 def of_a_shorter_base(folder: Path) -> None:
     of_a_larger_base(folder)
     base = folder.parent / "larger"
@@ -225,6 +232,8 @@ FAULTS: dict[str, tuple[str, Fault]] = {
         ),
     ),
     "layer-missing": ("QD380", changed(lambda n: "layers.4." in n, lambda t: None)),
+    "second-half-missing": ("QD380", changed(lambda n: int(n.split("layers.")[1][0]) >= LAYERS // 2, lambda t: None)),
+    "first-half-missing": ("QD380", changed(lambda n: int(n.split("layers.")[1][0]) < LAYERS // 2, lambda t: None)),
     "magnitudes-lost": ("QD381", configured(use_dora=True)),
     "magnitudes-unasked": ("QD381", with_magnitudes),
     "head-not-stored": ("QD382", configured(modules_to_save=["lm_head"])),
@@ -262,6 +271,8 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "base-beside-the-script": ("QD763", configured(base_model_name_or_path="../models/of-the-script")),
     "twice-by-two-names": ("QD372", twice_by_two_names),
     "a-pointer-of-git": ("QD371", written("adapter_model.safetensors", "version https://git-lfs.github.com/spec/v1\n")),
+    "as-integers": ("QD764", changed(lambda n: True, lambda t: (t * 64).round().char())),
+    "base-of-another-family": ("QD396", of_another_family),
 }
 """By name: the rule that speaks of it, and what happens to the folder."""
 

@@ -301,6 +301,13 @@ def test_what_a_merge_into_packed_weights_did(kind: str, base: Path, adapter: Pa
     assert found["merge_scale"] == pytest.approx(scale, rel=0.02)
 
 
+@pytest.mark.parametrize("lora", [{"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj", "lm_head"]}])
+def test_a_head_stays_as_it_is_beside_packed_weights(lora: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    trained(adapt(load_base(base), **lora)).save_pretrained(tmp_path / "adapter")
+    attached(four_bits(base), tmp_path / "adapter").merge_and_unload().save_pretrained(tmp_path / "merged")
+    assert replayed(tmp_path / "merged", base, tmp_path / "adapter")["merge"] == "applied-and-quantized"
+
+
 def as_lora(base: Path, adapter: Path) -> Any:
     """A merge that passes the magnitudes by."""
     folder = adapter.parent / "as-lora"

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from qlora_doctor.core.errors import StageError
 from qlora_doctor.engine import Rule, judge, load_rules
 from qlora_doctor.facts import Facts
 from qlora_doctor.facts.stored import StoredFacts
 from qlora_doctor.probes.stored import stored_facts
+from qlora_doctor.probes.stored.merging import replayed
+from qlora_doctor.probes.stored.ways import measured
 from qlora_doctor.reporters.afterwards import stored_lines
 from tests.models import make_model
 from tests.stored.planting import FAULTS, LAYERS, adapt, changed, load_base, plant, trained
@@ -51,11 +54,27 @@ def test_a_fault_is_named(name: str, sound: Path, tmp_path: Path) -> None:
     assert told(stored_facts(plant(sound, tmp_path, fault))) == [rule]
 
 
-def test_nothing_is_unpickled(sound: Path, tmp_path: Path) -> None:
+def test_nothing_is_unpickled(sound: Path, base: Path, tmp_path: Path) -> None:
     folder = plant(sound, tmp_path, FAULTS["pickled"][1])
     (folder / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
     stored_facts(folder)
+    with pytest.raises(StageError, match="is a pickle"):
+        measured(folder, base, None, device="cpu")
+    assert replayed(base, base, folder)["merge"] == "undecided"
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickled_base_is_not_loaded(sound: Path, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    shutil.copy(base / "config.json", tmp_path / "base")
+    (tmp_path / "base" / "pytorch_model.bin").write_bytes(b"no pickle")
+    with pytest.raises(StageError) as failed:
+        measured(sound, tmp_path / "base", None, device="cpu")
+    assert failed.value.kind == "pickle-only"
+
+
+def test_a_pointer_of_git_is_told_from_damage(sound: Path, tmp_path: Path) -> None:
+    assert "git lfs pull" in str(stored_facts(plant(sound, tmp_path, FAULTS["a-pointer-of-git"][1])).weights_failure)
 
 
 HEALTHY: dict[str, dict[str, Any]] = {
@@ -77,6 +96,7 @@ HEALTHY: dict[str, dict[str, Any]] = {
     "bias-of-b": {"lora_bias": True},
     "rank-one": {"r": 1},
     "one-module": {"target_modules": ["model.layers.3.self_attn.q_proj"]},
+    "last-layers-by-name": {"target_modules": [f"model.layers.{n}.self_attn.v_proj" for n in (LAYERS - 2, LAYERS - 1)]},
     "norms-saved": {"target_modules": ["q_proj"], "modules_to_save": ["input_layernorm"]},
     "orthogonal": {"init_lora_weights": "orthogonal"},
     "layers-replicated": {"layer_replication": [[0, 4], [2, 6]]},

@@ -20,6 +20,7 @@ _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, 
 _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "consolidated*.bin")
 _AGAIN = "Download or copy the file again."
+_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,11 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
+            start = stream.read(8)
+            if start == _POINTER[:8] and stream.read(len(_POINTER) - 8) == _POINTER[8:]:
+                message = f"{file.name} is a pointer of Git LFS and not the file itself: `git lfs pull` fetches that."
+                raise StageError(message, kind="corrupt", remedy=_AGAIN)
+            length = int.from_bytes(start, "little")
             if size >= 8 and length > _HEADER_LIMIT:
                 raise _corrupt(file, "its header has an impossible length")
             if size < 8 or 8 + length > size:

@@ -24,6 +24,8 @@ _SHARE = 0.1
 """Of the loss: a fall of so much is worth its name, however noisy the records are (batches of one row)."""
 _TINY_RATE = 1e-6
 """No adapter learns at such a rate: QLoRA's are a hundred times higher."""
+_TINY_NORM = 1e-7
+"""A gradient of so small a norm is lost in Adam's epsilon (1e-8 for each number), and moves nothing without it."""
 _LEAST_OF_EPOCH, _ALIKE = 8, 0.6
 """Records of an epoch, and the correlation with the next one, from which on both are taken to see rows in one order."""
 _MOSTLY = 0.7
@@ -93,8 +95,8 @@ def _flat(series: Series, shape: Trend | None, course: Course) -> tuple[bool | N
 
     Flat is what excludes a fall that would be worth its name: the slope of Theil and Sen over the whole run is within
     twice its standard error of zero, and a fall of 1.25 standard deviations of a point, or of a tenth of the loss where
-    that is less, is out of the question; of 2.5 standard deviations, where the rate or an evaluation that does not move
-    says the same.
+    that is less, is out of the question; of 2.5 standard deviations, where the rate, the gradient or an evaluation that
+    does not move says the same.
     """
     values = series.values
     if len(values) < 5 or shape is None:
@@ -107,7 +109,8 @@ def _flat(series: Series, shape: Trend | None, course: Course) -> tuple[bool | N
     if moved:
         return False, False
     rates = course.get("learning_rate").finite().values
-    certain = moved is False or (rates and max(rates) < _TINY_RATE)
+    norms = course.get("grad_norm").finite().values
+    certain = moved is False or (rates and max(rates) < _TINY_RATE) or (norms and max(norms) < _TINY_NORM)
     worth = _SURE * shape.noise if certain else min(_WORTH * shape.noise, _SHARE * abs(level(values)))
     thin = blocks(values, 100)
     total = sen_slope(thin) * (len(thin) - 1)

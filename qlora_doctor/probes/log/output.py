@@ -25,6 +25,9 @@ _ERROR = re.compile(r"^(?:[\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit))
 _RANK = re.compile(r"^\s*(\d{1,4}): |\brank[ :=]{0,2}(\d+)\b", re.IGNORECASE)
 _HEADING = re.compile(r"^[ |]*Step[ \t|]+(?:Training|Validation) Loss\b.*$", re.MULTILINE)
 """Of the table that the Trainer shows in a notebook (transformers, utils/notebook.py)."""
+_OTHER_WORK = ("Loading", "Writing", "Saving", "Map", "Filter", "Tokenizing", "Packing", "Truncating", "Adding",
+               "Applying", "Converting", "Generating", "Fetching", "Download")  # fmt: skip
+"""What the bars of transformers, datasets, trl and huggingface_hub begin with when they do not train."""
 _NAN = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)
 
 
@@ -90,9 +93,12 @@ def _records(text: str) -> tuple[list[Record], float | None]:
     bar: dict[int, tuple[int, int, str]] = {}
     last: tuple[int, int, str] | None = None
     totals: Counter[int] = Counter()
+    stands: dict[int, set[int]] = {}
     snapshots: list[dict[int, tuple[int, int, str]]] = []
     for match in _PIECE.finditer(text):
         if match["dict"] is None:
+            if _is_of_other_work(text, match.start()):
+                continue
             last = int(match["done"]), int(match["total"]), match["clock"]
             bar[last[1]] = last
             if "=" in match["rest"]:
@@ -104,10 +110,14 @@ def _records(text: str) -> tuple[list[Record], float | None]:
             snapshots.append(dict(bar) if len(bar) > 1 else bar.copy())
             if "'loss'" in match["dict"] or '"loss"' in match["dict"]:
                 totals[last[1]] += 1
+                stands.setdefault(last[1], set()).add(last[0])
     rows = _parsed(dicts)
     if not rows:
         return [{"step": done, "planned_steps": total, "elapsed_time": clock, **_pairs(rest)}
                 for done, total, clock, rest in bars if "loss" in rest], (bars[-1][1] if bars else None)  # fmt: skip
+    for total, seen_at in stands.items():
+        if totals[total] > 2 and len(seen_at) == 1:
+            del totals[total]  # a bar that does not move from record to record is not the training's
     if not totals:
         return [row for row in rows if row is not None], None
     planned = totals.most_common(1)[0][0]
@@ -126,6 +136,12 @@ def _records(text: str) -> tuple[list[Record], float | None]:
             row.setdefault("step", 0)
         found.append(row)
     return found, float(planned)
+
+
+def _is_of_other_work(text: str, at: int) -> bool:
+    """Whether the bar at this place is one of loading, saving or preparing, by what stands before it in its line."""
+    before = text[max(0, at - 200) : at].replace("\r", "\n")
+    return before[before.rfind("\n") + 1 :].lstrip().startswith(_OTHER_WORK)
 
 
 def _parsed(dicts: list[str]) -> list[dict[str, Any] | None]:

@@ -12,7 +12,7 @@ from typing import Any
 from ...facts.stored import OtherShape
 from ..load.checkpoint import StoredTensor
 from .arrays import FLOATS, Passing
-from .dimensions import expected_dimensions
+from .dimensions import expected_dimensions, has_like_layers, modules_of_another_kind
 from .learned import Factor, factor, learned_facts, learned_module
 from .names import Name, foreign_prefixes, parse, place, stack
 
@@ -20,6 +20,7 @@ _WORDS = {"all-linear"}
 _INITS = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Values of init_lora_weights with which PEFT changes the base's weights (peft 0.21, tuners/lora/layer.py); a save with
 path_initial_model_for_weight_conversion writes true in their place. The others leave the base as it is."""
+_INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
 _HEADS = {
     "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",),
 }  # fmt: skip
@@ -68,6 +69,7 @@ def adapter_facts(
     }
     if found["empty_tensors"]:
         return found  # shapes, halves and norms would only say the same once more
+    base = None if config.get("layer_replication") else base  # its layers are not the model's
     names = {name: parse(name) for name in tensors}
     pairs: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
     for name, parts in names.items():
@@ -79,18 +81,17 @@ def adapter_facts(
         "unknown_tensors": [name for name, parts in names.items() if parts is None],
         "named_after_adapter": any(re.search(r"\.lora_[AB]\.(?!weight$|bias$)", name) for name in tensors),
         "halves": [module for module in modules if not {"lora_A", "lora_B"} <= pairs[module].keys()],
+        "integer_tensors": [t.name for parts in pairs.values() for t in parts.values() if t.dtype in _INTEGERS],
         "modules": len(modules),
     }
     ranks = [parts["lora_A"].shape[0] for parts in pairs.values() if "lora_A" in parts and parts["lora_A"].shape]
     found["rank"] = max(ranks, default=None)
     found |= _numbers(config, pairs, tensors, file)
     if config:
-        found |= _against_config(config, modules, pairs, names)
-    found["misfits"] = (
-        [*_rank_misfits(config, pairs), *_base_misfits(pairs, None if config.get("layer_replication") else base)]
-        if config or base
-        else None
-    )
+        found |= _against_config(config, modules, pairs, names, base or {})
+    if base and (strange := modules_of_another_kind(modules, base)):
+        found["modules_not_in_base"] = strange
+    found["misfits"] = [*_rank_misfits(config, pairs), *_base_misfits(pairs, base)] if config or base else None
     return found
 
 
@@ -182,7 +183,7 @@ def _numbers(
         if len(parts) == 2
     ]
     scalings = {each.scaling for each in learned}
-    facts = {"nonfinite": bad, "scaling": scalings.pop() if len(scalings) == 1 else None}
+    facts = {"nonfinite": bad, "scaling": scalings.pop() if config and len(scalings) == 1 else None}
     return facts | learned_facts([] if bad else learned)
 
 
@@ -205,6 +206,7 @@ def _against_config(
     modules: list[str],
     pairs: Mapping[str, Mapping[str, StoredTensor]],
     names: Mapping[str, Name | None],
+    base: Mapping[str, Any],
 ) -> dict[str, Any]:
     targets = config.get("target_modules")
     wanted = [each for each in targets if isinstance(each, str)] if isinstance(targets, list) else None
@@ -216,7 +218,7 @@ def _against_config(
     return {
         "targets_without_tensors": None if wanted is None else _idle(wanted, modules, config),
         "tensors_without_target": _untargeted(config, wanted, [m for m in modules if not _of_parameter(m, config)]),
-        "layers_without_tensors": _gaps(config, modules),
+        "layers_without_tensors": _gaps(config, modules, base),
         "magnitude": "missing"
         if dora and magnitudes < len(modules)
         else "unasked"
@@ -316,8 +318,8 @@ def _saved_by(module: str, asked: list[str], config: Mapping[str, Any], modules:
     return bool(config.get("trainable_token_indices")) or module in modules
 
 
-def _gaps(config: Mapping[str, Any], modules: list[str]) -> list[int]:
-    """Layers inside of the range of a projection that do not have it, where the config does not choose layers.
+def _gaps(config: Mapping[str, Any], modules: list[str], base: Mapping[str, Any]) -> list[int]:
+    """Layers that lack a projection which the others have, where the config does not choose layers.
 
     A model may have another kind of block in some layers: what stands in its place is its design.
     """
@@ -325,14 +327,32 @@ def _gaps(config: Mapping[str, Any], modules: list[str]) -> list[int]:
         return []
     if isinstance(config.get("target_modules"), str) and config["target_modules"] not in _WORDS:
         return []
-    if config.get("exclude_modules"):
+    if config.get("exclude_modules") or _names_layers(config["target_modules"]):
         return []
     stacks: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
     for module in modules:
         layer, projection = place(module)
         if layer is not None:
             stacks[stack(module)][projection].add(layer)
+    if len(stacks) == 1 and (ends := _ends(next(iter(stacks.values())), base)):
+        return ends
     return sorted({layer for projections in stacks.values() for layer in _gaps_of(projections)})
+
+
+def _names_layers(targets: Any) -> bool:
+    """Whether target_modules chooses layers by whole names, as LLaMA-Factory's expanded blocks are named."""
+    return isinstance(targets, list) and any(re.search(r"\.\d+\.", str(each)) for each in targets)
+
+
+def _ends(projections: Mapping[str, set[int]], base: Mapping[str, Any]) -> list[int]:
+    """Layers before and after a run of whole ones, of a base of which all layers are alike: a stage of a pipeline."""
+    count = base.get("num_hidden_layers")
+    run = set.union(*projections.values())
+    if not isinstance(count, int) or not has_like_layers(base) or any(held != run for held in projections.values()):
+        return []
+    if len(run) != max(run) - min(run) + 1 or max(run) >= count:
+        return []
+    return [layer for layer in range(count) if layer not in run]
 
 
 def _gaps_of(projections: Mapping[str, set[int]]) -> set[int]:

@@ -16,6 +16,7 @@ from .texts import read_json
 from .tokens import token_facts
 from .whole import whole_facts
 
+_SERVABLE = ("whole", "pickled")
 _SHOWN = (".json", ".safetensors", ".bin", ".model", ".jinja", ".pt", ".md")
 
 
@@ -87,7 +88,7 @@ def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:
     replicated = (config or {}).get("layer_replication")  # layers that the base's checkpoint does not have
     if tensors and found["weights"] == "whole" and not replicated:
         found |= held_against_base(found, tensors, _base_checkpoint(base, config), weigh=base is not None)
-    found["servers"] = servers(config, found) if config is not None else None
+    found["servers"] = servers(config, found) if config is not None and found["weights"] in _SERVABLE else None
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...core.errors import StageError
 from ...facts.stored import MergedTensor
-from ..config.stored_adapter import CONFIG, WEIGHTS
+from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
 from .adapter import changes_base, scaling_of
 from .arrays import Arrays, Passing
@@ -31,6 +31,7 @@ ROWS = 96
 _BITS = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
 """Significant bits of a dtype; the spacing at x is 2^(floor(log2 x) + 1 - bits)."""
 _UNTOUCHED = 24
+_APPLIED = ("applied", "applied-to-dequantized", "applied-and-quantized")
 
 
 def replayed(folder: Path, base: Path, adapter: Path) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def replayed(folder: Path, base: Path, adapter: Path) -> dict[str, Any]:
     config, why = read_json(adapter / CONFIG)
     if config is None:
         return _undecided(why)
+    if (adapter / PICKLED).is_file() and not (adapter / WEIGHTS).exists():
+        return _undecided(f"the adapter's {PICKLED} is a pickle, and pickles are not opened here")
     try:
         merged, original = read_checkpoint(folder), read_checkpoint(base)
         factors = read_header(adapter / WEIGHTS)
@@ -90,6 +93,11 @@ def _together(tensors: list[MergedTensor]) -> dict[str, Any]:
         return {**found, "merge": next(iter(counts))} | ({"merge_note": _why(tensors)} if counts["undecided"] else {})
     known = {verdict: count for verdict, count in counts.items() if verdict != "undecided"}
     told = ", ".join(f"{count} of {len(tensors)} {verdict}" for verdict, count in counts.most_common())
+    if all(verdict.startswith("applied") for verdict in known):
+        # bitsandbytes packs linear layers alone: heads, embeddings and experts stand in 16-bit beside them.
+        known = {max(known, key=_APPLIED.index): sum(known.values())}
+        if "undecided" not in counts:
+            return {**found, "merge": next(iter(known)), "merge_note": told}
     if len(known) == 1:
         verdict = next(iter(known))
         # What is wrong in the tensors that can be told is wrong; what is right there is no proof for the others.

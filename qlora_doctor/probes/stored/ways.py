@@ -20,7 +20,8 @@ from ...core.errors import StageError
 from ...facts.run import KeptOutputs
 from ...facts.stored import Way
 from ...pipeline.base import dtype_argument
-from ..config.stored_adapter import CONFIG
+from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
+from ..load.checkpoint import read_checkpoint
 from .reload import BASES, answered, has_other_weights
 from .reload import concluded as reloaded
 from .rows import token_rows
@@ -77,7 +78,7 @@ def measured(
         kept: what the run kept of this adapter.
 
     Raises:
-        StageError: there is no base, no tokenizer, or it is no causal language model.
+        StageError: there is no base, no tokenizer, it is no causal language model, or weights are a pickle.
     """
     import torch
     from transformers import AutoTokenizer
@@ -90,6 +91,9 @@ def measured(
     named = base or Path(str(config.get("base_model_name_or_path") or ""))
     if not (named / "config.json").is_file():
         raise StageError("The base's folder is not known.", kind="missing-file", remedy="Give it with --base.")
+    if (folder / PICKLED).exists() and not (folder / WEIGHTS).exists():  # PEFT would open it
+        raise StageError(f"{PICKLED} is a pickle, and pickles are not opened here.", kind="pickle-only")
+    read_checkpoint(named)  # transformers would open the base's pickle
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         has_own = (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file()
