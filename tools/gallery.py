@@ -96,7 +96,8 @@ AFTER = {"run-that-overfits": "course", "adapter": "stored"}
 def after_the_run(name: str) -> Report:
     """The recorded facts of a run's log, or of a stored adapter, under today's rules."""
     from qlora_doctor.run.checking import rules_of
-    from qlora_doctor.run.session import Observer, Session
+    from qlora_doctor.run.observer import Observer
+    from qlora_doctor.run.session import Session
 
     recorded = Report.model_validate_json((GALLERY / "facts" / f"{name}.json").read_text(encoding="utf-8"))
     options = CheckOptions()

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import ConfigError
-from ._progress import observer
 from ._terminal import one_line, show_error, wants_color
 
 if TYPE_CHECKING:
     from ..core.report import Report
     from ..run.fixing import Fixed
     from ..run.session import CheckOptions
+    from ._progress import Told
 
 
 def fix_all(
@@ -24,6 +24,7 @@ def fix_all(
     options: Sequence[CheckOptions | ConfigError],
     common: CheckOptions,
     given: dict[str, Any],
+    watcher: Told,
 ) -> list[Report]:
     """The reports of all configs: with --fix of what remains, with --diff of the files as they stand.
 
@@ -42,25 +43,25 @@ def fix_all(
     reports = []
     for source, option in zip(sources, options, strict=True):
         assert source is not None
-        watcher = observer(None, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
+        watcher.on_part(f"fixing {source}")
         try:
             if isinstance(option, ConfigError):
                 raise option
             fixed = fix(source, option, unsafe=given["unsafe_fixes"], observer=watcher)
         except ConfigError as error:
-            show_error(error, no_color=given["no_color"])
+            with watcher.room():
+                show_error(error, no_color=given["no_color"])
             reports.append(unread(source, error, common))
             continue
-        finally:
-            watcher.close()
-        if given["diff"]:
-            click.echo(fixed.diff, nl=False)
-        else:
-            fixed.write()
-            if given["format"] == "text":
-                click.echo(text.render(fixed.last, color=color), nl=False, color=color)
-        if not given["quiet"]:
-            click.echo(_told(fixed, given), err=True)
+        with watcher.room():
+            if given["diff"]:
+                click.echo(fixed.diff, nl=False)
+            else:
+                fixed.write()
+                if given["format"] == "text":
+                    click.echo(text.render(fixed.last, color=color), nl=False, color=color)
+            if not given["quiet"]:
+                click.echo(_told(fixed, given), err=True)
         reports.append(fixed.first if given["diff"] else fixed.last)
     return reports
 

@@ -16,6 +16,7 @@ from ._terminal import one_line
 
 if TYPE_CHECKING:
     from ..reading.walk import Walk
+    from ._progress import Told
 
 _MOST_NAMED = 3
 
@@ -33,7 +34,7 @@ class Found:
     left_out: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def with_folders(configs: Sequence[Path], given: Mapping[str, Any]) -> Found:
+def with_folders(configs: Sequence[Path], given: Mapping[str, Any], watcher: Told) -> Found:
     """The files to check. What is passed over in a folder is counted on stderr.
 
     Raises:
@@ -45,7 +46,7 @@ def with_folders(configs: Sequence[Path], given: Mapping[str, Any]) -> Found:
     found = Found()
     for path in configs:
         if path.is_dir() and file_of(path) == path:
-            walk = _configs_in(path, given)
+            walk = _configs_in(path, given, watcher)
             found.configs += [file for file in walk.configs if file not in found.configs and file not in configs]
             found.left_out += [each for each in walk.left_out if each[0] not in configs]
         else:
@@ -53,7 +54,7 @@ def with_folders(configs: Sequence[Path], given: Mapping[str, Any]) -> Found:
     return found
 
 
-def _configs_in(folder: Path, given: Mapping[str, Any]) -> Walk:
+def _configs_in(folder: Path, given: Mapping[str, Any], watcher: Told) -> Walk:
     from ..reading.walk import find_configs
 
     settings = found_settings(folder / "any", given)  # those that hold for a file of this folder
@@ -70,7 +71,8 @@ def _configs_in(folder: Path, given: Mapping[str, Any]) -> Walk:
             remedy="Name a file itself to hear what it lacks; --dialect says which dialect a file is in.",
         )
     if walk.unreadable or ((walk.passed_over or walk.left_out) and not given["quiet"]):
-        click.echo(f"{one_line(str(folder))}: {len(walk.configs)} to check; {_passed_over(walk)}.", err=True)
+        with watcher.room():
+            click.echo(f"{one_line(str(folder))}: {len(walk.configs)} to check; {_passed_over(walk)}.", err=True)
     return walk
 
 

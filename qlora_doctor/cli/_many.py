@@ -11,27 +11,29 @@ import click
 
 from ..core.errors import ConfigError, DoctorError
 from ..core.report import Finding, Report
-from ..run.session import Observer
+from ..run.observer import Observer
 from ._stream import TextStream
-from ._terminal import is_terminal, one_line, show_error, wants_color, width
+from ._terminal import one_line, show_error, wants_color
 
 if TYPE_CHECKING:
     from ..run.many import Result
     from ..run.session import CheckOptions
     from ..setup.setup import Setup
+    from ._progress import Told
 
 
 def check_all(
-    sources: Sequence[Path], options: Sequence[CheckOptions | ConfigError], given: dict[str, Any]
+    sources: Sequence[Path], options: Sequence[CheckOptions | ConfigError], given: dict[str, Any], watcher: Told
 ) -> dict[int, Report | DoctorError]:
     """Check configs and write the text document, where that is the format; results by the number of their source.
 
     Args:
         options: of each config, or why its settings cannot be read.
+        watcher: shows which have ended.
     """
     from ..run.many import check_many
 
-    desk = _Documents(sources, given)
+    desk = _Documents(sources, given, watcher)
     entries = list(zip(sources, options, desk.observers, strict=True))
     try:
         return check_many(entries, jobs=given["jobs"], finished=desk.finished)
@@ -42,7 +44,8 @@ def check_all(
 class _Held(Observer):
     """Keeps one config's part of the document until it is its turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, watcher: Told) -> None:
+        self._watcher = watcher
         self._document: TextStream | None = None
         self._setup: Setup | None = None
         self._findings: list[Finding] = []
@@ -58,47 +61,50 @@ class _Held(Observer):
         """Keep it, or pass it on."""
         self._setup = setup
         if self._document is not None:
-            self._document.on_setup(setup)
+            with self._watcher.room():
+                self._document.on_setup(setup)
 
     def on_findings(self, findings: Sequence[Finding]) -> None:
         """Keep them, or pass them on."""
         self._findings += findings
         if self._document is not None:
-            self._document.on_findings(findings)
+            with self._watcher.room():
+                self._document.on_findings(findings)
 
     def on_trouble(self, text: str) -> None:
         """Not a part of the document."""
-        click.echo(f"note: {one_line(text)}", err=True)
+        with self._watcher.room():
+            click.echo(f"note: {one_line(text)}", err=True)
 
 
 class _Documents:
     """Writes documents in the order of the configs, and progress as it comes."""
 
-    def __init__(self, sources: Sequence[Path], given: dict[str, Any]) -> None:
-        self.observers = [_Held() for _ in sources]
-        self._sources, self._given = sources, given
+    def __init__(self, sources: Sequence[Path], given: dict[str, Any], watcher: Told) -> None:
+        self.observers = [_Held(watcher) for _ in sources]
+        self._sources, self._given, self._watcher = sources, given, watcher
         self._results: dict[int, Result] = {}
         self._head = -1
         self._document: TextStream | None = None
-        self._line = not given["quiet"] and is_terminal(sys.stderr)
         self._open_next()
 
     def finished(self, number: int, result: Result) -> None:
         """A config has its result."""
         self._results[number] = result
         self._tell_progress(number, result)
-        while self._head in self._results:
-            self._write(self._head, self._results[self._head])
-            self._open_next()
+        with self._watcher.room():
+            while self._head in self._results:
+                self._write(self._head, self._results[self._head])
+                self._open_next()
 
     def close(self) -> None:
-        """Write what came to an end behind one that did not, and clear the line of progress."""
-        for number in sorted(self._results):
-            if number >= self._head:
-                self._head = number
-                self._open()
-                self._write(number, self._results[number])
-        self._clear()
+        """Write what came to an end behind one that did not."""
+        with self._watcher.room():
+            for number in sorted(self._results):
+                if number >= self._head:
+                    self._head = number
+                    self._open()
+                    self._write(number, self._results[number])
 
     def _open_next(self) -> None:
         self._head += 1
@@ -107,12 +113,10 @@ class _Documents:
     def _open(self) -> None:
         if self._given["format"] != "text" or self._head >= len(self.observers):
             return
-        self._clear()
         self._document = TextStream(color=wants_color(sys.stdout, self._given["no_color"]))
         self.observers[self._head].write_to(self._document)
 
     def _write(self, number: int, result: Result) -> None:
-        self._clear()
         if isinstance(result, DoctorError):
             show_error(result, no_color=self._given["no_color"])
         elif self._document is not None:
@@ -120,18 +124,8 @@ class _Documents:
             click.echo()
 
     def _tell_progress(self, number: int, result: Result) -> None:
-        if self._given["quiet"]:
-            return
         count = f"[{len(self._results)}/{len(self._sources)}]"
-        name = one_line(str(self._sources[number]), 200)
-        if self._line:
-            click.echo(f"\r\x1b[K{count} {name}"[: width()], err=True, nl=False)
-        else:
-            click.echo(f"{count} {name}: {_told(result)}", err=True)
-
-    def _clear(self) -> None:
-        if self._line:
-            click.echo("\r\x1b[K", err=True, nl=False)
+        self._watcher.on_end_of(f"{count} {one_line(str(self._sources[number]), 200)}", _told(result))
 
 
 def _told(result: Result) -> str:

@@ -1,64 +1,131 @@
-"""Progress on stderr: a spinner for a person, plain lines for a log."""
+"""Progress on stderr: one line that moves for a person, plain lines for a log; begun before anything heavy is read."""
 
 from __future__ import annotations
 
+import shutil
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.report import Finding, StageRecord
-from ..run.session import Observer
+from ..run.observer import Observer
 from ._terminal import is_terminal, one_line
 
 if TYPE_CHECKING:
+    from ..core.report import Finding, StageRecord
     from ..setup.setup import Setup
     from ._stream import TextStream
 
-_PATIENCE = 10.0
-"""Seconds after which a stage says that it is still at work."""
+PATIENCE = 10.0
+"""Seconds of silence after which a log is told that the command is still at work."""
 
 
 class Told(Observer):
-    """Hands what becomes known to the document; shows nothing else."""
+    """Hands what becomes known to ``document``, where there is one; shows nothing else."""
 
-    def __init__(self, document: TextStream | None = None) -> None:
-        self._document = document
+    def __init__(self) -> None:
+        self.document: TextStream | None = None
 
     def on_setup(self, setup: Setup) -> None:
         """Pass it on."""
-        if self._document is not None:
-            self._document.on_setup(setup)
+        if self.document is not None:
+            self.document.on_setup(setup)
 
     def on_findings(self, findings: Sequence[Finding]) -> None:
         """Pass them on."""
-        if self._document is not None:
-            self._document.on_findings(findings)
+        if self.document is not None:
+            self.document.on_findings(findings)
 
-    def on_trouble(self, text: str) -> None:
-        """Say it, where anything but the document is said."""
+    def on_end_of(self, text: str, how: str) -> None:
+        """One of several has ended: which, and how."""
+
+    def room(self) -> AbstractContextManager[Any]:
+        """Nothing moves on the screen within; for what others write there."""
+        return nullcontext()
 
     def close(self) -> None:
-        """Nothing is left on the screen."""
+        """The work is over: nothing is left on the screen."""
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-class Lines(Told):
-    """Plain lines, for a log: each stage once, and a word every ten seconds where one takes long."""
+class _Alive(Told):
+    """Has a pulse: what is under way, and since when, is shown again while nothing new is heard.
 
-    def __init__(self, document: TextStream | None = None) -> None:
-        super().__init__(document)
-        self._last = time.monotonic()
+    Args:
+        text: what is under way before the first stage.
+        every: seconds between two beats.
+        clock: tells the time, in seconds.
+    """
+
+    def __init__(self, text: str, every: float, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._stage, self._what, self._clock = "", text, clock
+        self._since = clock()
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._every = every
+        self._pulse = threading.Thread(target=self._run, daemon=True, name="progress")
+
+    def beat(self) -> None:
+        """Show that the work goes on."""
+        raise NotImplementedError
+
+    def on_part(self, text: str) -> None:
+        """Show it."""
+        self._begin("", text)
 
     def on_stage_start(self, name: str) -> None:
-        """Say that it begins."""
-        self._say(f"{name} …")
+        """Show it."""
+        self._begin(name, "")
 
     def on_progress(self, text: str, done: int | None, total: int | None, unit: str | None) -> None:
-        """Say how far it is, not more often than a reader of logs wants."""
-        if time.monotonic() - self._last >= _PATIENCE:
-            self._say(f"still {describe(text, done, total, unit)}")
+        """Note how far it is."""
+        with self._lock:
+            self._what = describe(text, done, total, unit)
+
+    def close(self) -> None:
+        """Stop."""
+        self._ended.set()
+        if self._pulse.is_alive():
+            self._pulse.join()
+
+    def _begin(self, stage: str, what: str) -> None:
+        with self._lock:
+            self._stage, self._what, self._since = stage, one_line(what, 120), self._clock()
+
+    def _doing(self) -> str:
+        return ": ".join(part for part in (self._stage, self._what) if part) or "at work"
+
+    def _waited(self) -> str:
+        return f"{self._clock() - self._since:.0f} s"
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._every):
+            self.beat()
+
+
+class Lines(_Alive):
+    """Plain lines, for a log: each part and stage once, and a word every ten seconds where one takes long."""
+
+    def __init__(self, text: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(text, 1.0, clock)
+        self._say(f"{self._doing()} …")
+        self._pulse.start()
+
+    def beat(self) -> None:
+        """Say that it goes on, not more often than a reader of logs wants."""
+        with self._lock:
+            if self._clock() - self._last >= PATIENCE:
+                self._say(f"still {self._doing()} ({self._waited()})")
 
     def on_known(self, text: str) -> None:
         """Say it at once: what follows may take minutes, or be ended."""
@@ -76,76 +143,88 @@ class Lines(Told):
         """Say it."""
         self._say(f"note: {one_line(text)}")
 
+    def on_end_of(self, text: str, how: str) -> None:
+        """Say it."""
+        self._say(f"{one_line(text)}: {how}")
+
+    def _begin(self, stage: str, what: str) -> None:
+        super()._begin(stage, what)
+        self._say(f"{self._doing()} …")
+
     def _say(self, line: str) -> None:
-        self._last = time.monotonic()
-        click.echo(line, err=True)
+        with self._lock:
+            self._last = self._clock()
+            click.echo(line, err=True)
 
 
-class Spinner(Told):
+class Moving(_Alive):
     """One line that moves, and goes when there is something to read."""
 
-    def __init__(self, document: TextStream | None = None, *, color: bool = True) -> None:
-        super().__init__(document)
-        from rich.console import Console  # lazy: half of the start-up of a check that shows no spinner
-        from rich.live import Live
-        from rich.spinner import Spinner as Dots
+    def __init__(self, text: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(text, 0.125, clock)
+        unicode = (sys.stderr.encoding or "").lower().startswith("utf")
+        self._frames, self._frame = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏" if unicode else "|/-\\", 0
+        self.beat()
+        self._pulse.start()
 
-        self._stage = self._what = ""
-        self._since = time.monotonic()
-        self._dots = Dots("dots")
-        console = Console(stderr=True, no_color=not color, highlight=False)
-        self._live = Live(get_renderable=self._line, console=console, transient=True, refresh_per_second=8)
-
-    def _line(self) -> Any:
-        waited = time.monotonic() - self._since
-        still = f" · still at it, {waited:.0f} s" if waited > _PATIENCE else ""
-        self._dots.update(text=_plain(f"{self._stage}{': ' + self._what if self._what else ''}{still}"))
-        return self._dots
-
-    def on_stage_start(self, name: str) -> None:
-        """Spin for it."""
-        self._stage, self._what, self._since = name, "", time.monotonic()
-        self._live.start()
-
-    def on_progress(self, text: str, done: int | None, total: int | None, unit: str | None) -> None:
-        """Show how far it is."""
-        self._what = describe(text, done, total, unit)
+    def beat(self) -> None:
+        """Draw the line again, its end cut off where the screen ends."""
+        with self._lock:
+            self._frame = (self._frame + 1) % len(self._frames)
+            line = f"{self._frames[self._frame]} {self._doing()} · {self._waited()}"
+            line = line[: shutil.get_terminal_size().columns - 1]
+            # Without wrapping, for characters that are two columns wide.
+            click.echo(f"\r\x1b[K\x1b[?7l{line}\x1b[?7h\r", nl=False, err=True, color=True)
 
     def on_known(self, text: str) -> None:
-        """Say it above the spinner."""
-        self._live.stop()
-        click.echo(one_line(text), err=True)
-        self._live.start()
+        """Say it above the line."""
+        with self.room():
+            click.echo(one_line(text), err=True)
 
-    def on_stage(self, record: StageRecord) -> None:
-        """Stop; the document tells how it ended."""
-        self._live.stop()
+    def on_setup(self, setup: Setup) -> None:
+        """Make room for it."""
+        with self.room():
+            super().on_setup(setup)
 
     def on_findings(self, findings: Sequence[Finding]) -> None:
         """Make room for them."""
-        running = self._live.is_started
-        self._live.stop()
-        super().on_findings(findings)
-        if running:
-            self._live.start()
+        with self.room():
+            super().on_findings(findings)
 
     def on_trouble(self, text: str) -> None:
-        """Say it above the spinner."""
-        self._live.stop()
-        click.echo(f"note: {one_line(text)}", err=True)
+        """Say it above the line."""
+        with self.room():
+            click.echo(f"note: {one_line(text)}", err=True)
+
+    def on_end_of(self, text: str, how: str) -> None:
+        """Show it."""
+        self._begin("", text)
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """The line is gone within."""
+        with self._lock:
+            click.echo("\r\x1b[K", nl=False, err=True, color=True)
+            yield
 
     def close(self) -> None:
         """Leave the screen as it was."""
-        self._live.stop()
+        if not self._ended.is_set():
+            super().close()
+            with self.room():
+                pass
+
+    def _begin(self, stage: str, what: str) -> None:
+        with self._lock:
+            super()._begin(stage, what)
+            self.beat()
 
 
-def observer(document: TextStream | None, *, quiet: bool, color: bool) -> Told:
-    """The observer that fits where stderr goes."""
+def progress(text: str, *, quiet: bool) -> Told:
+    """What fits where stderr goes; ``text``, what is under way, stands there at once."""
     if quiet:
-        return Told(document)
-    if is_terminal(sys.stderr):
-        return Spinner(document, color=color)
-    return Lines(document)
+        return Told()
+    return Moving(text) if is_terminal(sys.stderr) else Lines(text)
 
 
 def describe(text: str, done: int | None, total: int | None, unit: str | None) -> str:
@@ -158,9 +237,3 @@ def describe(text: str, done: int | None, total: int | None, unit: str | None) -
     else:
         amount = f"{done:,}" + (f" of {total:,}" if total else "") + (f" {unit}" if unit else "")
     return f"{text} {amount}".strip()
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text, no_wrap=True, overflow="ellipsis")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from ..core.errors import DoctorError
-from ..core.place import Place
+
+if TYPE_CHECKING:
+    from ..core.place import Place
 
 
 def wants_color(stream: TextIO, no_color: bool = False) -> bool:

@@ -26,6 +26,7 @@ from ._options import (
     settings,
     talking,
 )
+from ._progress import Told, progress
 
 if TYPE_CHECKING:
     from ..core.report import Report
@@ -123,6 +124,17 @@ def command(**given: Any) -> int:
     invalid config, 3 a stage that was asked for could not be completed, or the config does not tell all
     that decides the run (model, 4 bits, rank, rate, batch; --fail-on error lets that pass).
     """
+    with progress(_first_words(given), quiet=given["quiet"] or given["explain_selection"]) as watcher:
+        return _check(given, watcher)
+
+
+def _first_words(given: dict[str, Any]) -> str:
+    """What is under way before it is known what the arguments stand for."""
+    named = [*given["configs"], *([given["facts"]] if given["facts"] else [])]
+    return f"reading {named[0] if len(named) == 1 else 'configs'}"
+
+
+def _check(given: dict[str, Any], watcher: Told) -> int:
     from ..reporters import FORMATS, TOGETHER
     from ._baseline import KnownFindings
     from ._folders import with_folders
@@ -130,7 +142,7 @@ def command(**given: Any) -> int:
     from ._settings import explain_selection
 
     alone = given["facts"] or given["explain_selection"]
-    found = with_folders(given["configs"], given)
+    found = with_folders(given["configs"], given, watcher)
     sources: Sequence[Path | None] = found.configs or ((None,) if alone else ())
     if not sources:
         raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
@@ -152,9 +164,10 @@ def command(**given: Any) -> int:
     if given["fix"] or given["diff"]:
         from ._fixes import fix_all
 
-        reports = fix_all(sources, options, common, given)
+        reports = fix_all(sources, options, common, given, watcher)
     else:
-        reports = _check_all(sources, options, common, {**given, "left_out": found.left_out})
+        reports = _check_all(sources, options, common, {**given, "left_out": found.left_out}, watcher)
+    watcher.close()
     if given["format"] != "text" and not given["diff"]:
         _print_document(reports, given["format"])
     if "github" in (given["format"], *(output.format for output in outputs)):
@@ -226,19 +239,21 @@ def _check_all(
     options: Sequence[CheckOptions | ConfigError],
     common: CheckOptions,
     given: dict[str, Any],
+    watcher: Told,
 ) -> list[Report]:
     """The reports of all configs that were begun, in their order."""
     if len(sources) == 1:
         if isinstance(options[0], ConfigError):
             raise options[0]
-        return [_check_one(sources[0], options[0], given)]
+        return [_check_one(sources[0], options[0], given, watcher)]
     from ..core.report import Report
     from ..reporters import overview
     from ..run.checking import unread
     from ._many import check_all
     from ._terminal import wants_color
 
-    results = check_all([source for source in sources if source is not None], options, given)
+    results = check_all([source for source in sources if source is not None], options, given, watcher)
+    watcher.close()
     reports = []
     for number, result in sorted(results.items()):
         if isinstance(result, Report):
@@ -256,16 +271,15 @@ def _check_all(
     return reports
 
 
-def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]) -> Report:
+def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any], watcher: Told) -> Report:
     """One config through all stages; a config that cannot be read is a report too, with exit code 2."""
     from ..run.checking import run_check, unread
-    from ._progress import observer
     from ._stream import TextStream
     from ._terminal import show_error, wants_color
 
     color = wants_color(sys.stdout, given["no_color"])
     stream = TextStream(color=color, verbose=given["verbose"]) if given["format"] == "text" else None
-    watcher = observer(stream, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
+    watcher.document = stream
     try:
         report = run_check(source, options, watcher)
     except ConfigError as error:

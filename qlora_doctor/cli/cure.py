@@ -11,6 +11,7 @@ import click
 from ..core.errors import UsageError
 from ._help import examples
 from ._options import listed, offline, talking
+from ._progress import Told, progress
 
 if TYPE_CHECKING:
     from ..run.curing import Cured
@@ -54,9 +55,13 @@ def command(**given: Any) -> int:
     Exit codes: 0 it fits, as it is or with the cure, 1 no cure was found, or errors are left in the cured config,
     2 usage, unreadable or invalid config, 3 its peak cannot be predicted.
     """
+    with progress(f"reading {given['config']}", quiet=given["quiet"]) as watcher:
+        return _cure(given, watcher)
+
+
+def _cure(given: dict[str, Any], watcher: Told) -> int:
     from ..run.curing import CureOptions, cure
-    from ._progress import observer
-    from ._terminal import wants_color, width
+    from ._terminal import width
 
     if given["fix"] and given["output"] is not None:
         raise UsageError("--fix writes into the config, -o into another file; give one of them.")
@@ -72,11 +77,8 @@ def command(**given: Any) -> int:
         debug=given["debug"],
         command=" ".join(["qlora-doctor", *sys.argv[1:]]),
     )
-    watcher = observer(None, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
-    try:
-        cured = cure(given["config"], options, watcher)
-    finally:
-        watcher.close()
+    cured = cure(given["config"], options, watcher)
+    watcher.close()
     if given["format"] == "json":
         click.echo((cured.last or cured.first).model_copy(update={"facts": cured.first.facts}).model_dump_json())
     else:

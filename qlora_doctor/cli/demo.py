@@ -84,17 +84,14 @@ class _Show:
         """The predicted peak of a real model on a card that is not here, and the closest setup that fits."""
         from ..reporters import cure as document
         from ..run.curing import CureOptions, cure
-        from ._progress import observer
-        from ._terminal import wants_color, width
+        from ._progress import progress
+        from ._terminal import width
 
         self._title("2 · A peak predicted, and its cure", f"qlora-doctor cure {self.made.large}")
         self._say("Llama-3.1-8B, four samples of 4,096 tokens, on an RTX 4090. No GPU, no weights, no network:\n")
-        watcher = observer(None, quiet=self.quiet, color=wants_color(sys.stderr, self.no_color))
         line = f"qlora-doctor cure {self.made.large}"
-        try:
+        with progress(f"reading {self.made.large}", quiet=self.quiet) as watcher:
             cured = cure(self.made.large, CureOptions(offline=True, debug=self.debug, command=line), watcher)
-        finally:
-            watcher.close()
         text = document.render(
             cured.first, fixed=cured.fixed, diff=cured.diff, beside=cured.beside, last=cured.last, width=width() - 2
         )
@@ -119,16 +116,12 @@ class _Show:
     def _check(self, config: Path) -> Report:
         from ..run.checking import run_check
         from ..run.session import CheckOptions
-        from ._progress import observer
-        from ._terminal import wants_color
+        from ._progress import progress
 
-        watcher = observer(None, quiet=self.quiet, color=wants_color(sys.stderr, self.no_color))
         line = f"qlora-doctor check {config}"
         options = CheckOptions(device=self.device, offline=True, debug=self.debug, command=line)
-        try:
+        with progress(f"reading {config}", quiet=self.quiet) as watcher:
             return run_check(config, options, watcher)
-        finally:
-            watcher.close()
 
     def _write(self, report: Report, beside: Path, *, document: bool = False) -> None:
         from ..reporters import render

@@ -12,6 +12,7 @@ import click
 from ..core.errors import UsageError
 from ._help import examples
 from ._options import offline, outputs, talking
+from ._progress import Told, progress
 
 FORMATS = ("text", "json", "html")
 OUTPUTS = (*FORMATS, "card", "badge")
@@ -93,18 +94,21 @@ def command(**given: Any) -> int:
     Exit codes: 0 the table was made, 2 usage, unreadable or invalid config,
     3 it could not be made (a package is missing, the model cannot be built or traced).
     """
-    from ..run.planning import PlanOptions, run_plan
-    from ._outputs import check_format, parse_outputs
-    from ._progress import observer
-    from ._terminal import wants_color
-
-    outputs = parse_outputs(given["outputs"], 1)
-    for output in outputs:
-        check_format(output.format, OUTPUTS)
     if (given["config"] is None) == (given["model"] is None):
         raise UsageError(
             "plan takes a config, or --model.", remedy="qlora-doctor plan --model Qwen/Qwen2.5-7B --gpu l4"
         )
+    with progress(f"planning {given['config'] or given['model']}", quiet=given["quiet"]) as watcher:
+        return _answer(given, watcher)
+
+
+def _answer(given: dict[str, Any], watcher: Told) -> int:
+    from ..run.planning import PlanOptions, run_plan
+    from ._outputs import check_format, parse_outputs
+
+    outputs = parse_outputs(given["outputs"], 1)
+    for output in outputs:
+        check_format(output.format, OUTPUTS)
     rank = (("lora.r", given["rank"]),) if given["rank"] is not None else ()
     options = PlanOptions(
         values=(*rank, *given["values"]),
@@ -120,11 +124,8 @@ def command(**given: Any) -> int:
         command=" ".join(["qlora-doctor", *sys.argv[1:]]),
     )
     _must_be_sizes(given["memories"])
-    watcher = observer(None, quiet=given["quiet"], color=wants_color(sys.stderr, given["no_color"]))
-    try:
-        report = run_plan(_source(given), options, watcher)
-    finally:
-        watcher.close()
+    report = run_plan(_source(given), options, watcher)
+    watcher.close()
     _print(report, given["format"], no_color=given["no_color"])
     for output in outputs:
         _write(report, output)

@@ -138,7 +138,7 @@ class Analyst:
 
     def _report(self, path: Path, setup: Setup) -> Report:
         from ..run.checking import open_session, rules_of, work_of
-        from ..run.session import Observer
+        from ..run.observer import Observer
 
         options = replace(self.options_of(path), stages=("config",))
         if options.rules not in self._rules:

@@ -13,7 +13,8 @@ from ..core.errors import DoctorError, UsageError
 from ..core.report import AFTERWARDS, STAGES, Report, StageRecord
 from ..core.text import cleaned
 from ..facts import Facts
-from .session import REAL_STAGES, CheckOptions, Observer, Session
+from .observer import Observer
+from .session import REAL_STAGES, CheckOptions, Session
 
 if TYPE_CHECKING:
     from ..engine import Rule

@@ -13,7 +13,8 @@ from ..core.errors import UsageError
 from ..core.report import Report, StageRecord
 from ..facts import Facts
 from ..facts.course import CourseFacts, OtherRun
-from .session import CheckOptions, Observer, Session
+from .observer import Observer
+from .session import CheckOptions, Session
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup

@@ -20,7 +20,8 @@ from ..writing.patch import CannotEdit, NoEditor
 from ..writing.remedy import unified
 from .checking import conclude_config, missing_packages, open_session, predict, run_check
 from .fixing import fix
-from .session import CheckOptions, Observer
+from .observer import Observer
+from .session import CheckOptions
 
 if TYPE_CHECKING:
     from ..facts.memory import MemoryFacts
@@ -102,7 +103,7 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
         command=options.command,
         fail_on="never",
     )
-    fixed = fix(path, how)
+    fixed = fix(path, how, observer=observer)
     before, text = fixed.before, fixed.after
     session = open_session(_reread(path, text, options), replace(how, stages=("memory",)), observer)
     assert session.setup is not None
@@ -130,7 +131,8 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
         again = lever.applied(again) if after == text or lever.kind == "segments" else again
     if options.card is not None:
         again = meant_for(again, options.card)
-    last = run_check(again, replace(how, stages=("structure", "memory"), fail_on="error"))
+    observer.on_part("checking the cured setup")
+    last = run_check(again, replace(how, stages=("structure", "memory"), fail_on="error"), observer)
     return Cured(path, before, after, fixed.rules, first, last, beside)
 
 

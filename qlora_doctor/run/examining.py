@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.report import Report, StageRecord
-from .session import CheckOptions, Observer, Session
+from .observer import Observer
+from .session import CheckOptions, Session
 
 
 def examine(

@@ -16,7 +16,8 @@ from ..writing.edit import apply_patch
 from ..writing.patch import CannotEdit
 from ..writing.remedy import unified
 from .checking import run_check
-from .session import CheckOptions, Observer
+from .observer import Observer
+from .session import CheckOptions
 
 MOST_ROUNDS = 10
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ..core.errors import ConfigError, DoctorError, Fault, UsageError
 from ..core.report import STAGES, Report
 from .checking import open_session, rules_of, store_of, tell_trouble, work_of
-from .session import CheckOptions, Observer
+from .observer import Observer
+from .session import CheckOptions
 
 if TYPE_CHECKING:
     from ..engine import Rule

@@ -15,7 +15,8 @@ from ..worker.events import End, Learned
 from ..worker.job import PlanRequest
 from .cache import Surroundings, trace_key
 from .checking import conclude_config, missing_packages, open_session, predict, results_folder
-from .session import CheckOptions, Observer
+from .observer import Observer
+from .session import CheckOptions
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -87,6 +88,7 @@ def run_plan(source: Path | Setup, options: PlanOptions, observer: Observer | No
         request = request.model_copy(update={"kept": str(folder / f"{trace_key(setup, around)}.traces")})
     missing = missing_packages("memory", session.facts)
     if (options.cache or missing) and not options.trust_remote_code:
+        session.begin("memory")
         recalled = recalled_plan(setup, session.facts, request)
         if recalled is not None:
             record = StageRecord(name="memory", status="done", cached=True)

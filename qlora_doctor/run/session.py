@@ -17,6 +17,7 @@ from ..core.place import Place
 from ..core.report import ALL_STAGES, STAGES, FailOn, Finding, Remediation, Report, RuleOutcome, StageRecord, Tool
 from ..core.text import cleaned
 from ..facts import Facts
+from .observer import Observer
 
 if TYPE_CHECKING:
     from ..engine import Rule, Selection
@@ -89,31 +90,6 @@ class CheckOptions:
     script_memory: int | None = None
 
 
-class Observer:
-    """Told what happens while it happens; does nothing. Subclass it to show progress."""
-
-    def on_setup(self, setup: Setup) -> None:
-        """The config was read."""
-
-    def on_stage(self, record: StageRecord) -> None:
-        """A stage ended."""
-
-    def on_stage_start(self, name: str) -> None:
-        """A stage begins."""
-
-    def on_progress(self, text: str, done: int | None, total: int | None, unit: str | None) -> None:
-        """Something moved within a stage."""
-
-    def on_known(self, text: str) -> None:
-        """A stage that goes on has a result."""
-
-    def on_findings(self, findings: Sequence[Finding]) -> None:
-        """Findings that became known since the last call."""
-
-    def on_trouble(self, text: str) -> None:
-        """Something of the tool's own that costs time and no result."""
-
-
 @dataclass
 class Session:
     """What is known so far of one setup."""
@@ -136,12 +112,13 @@ class Session:
     """What is known of this machine; None where nobody has looked yet."""
     interrupted: bool = False
     _told: set[str] = field(default_factory=set)
+    _begun: str | None = None
     _remedies: dict[tuple[str, str | None], Remediation] = field(default_factory=dict)
 
     def take(self, events: Sequence[Event]) -> None:
         """Fold in what a worker tells, or what was known before; judged once, after all of it."""
         handlers: dict[str, Callable[[Any], None]] = {
-            "start": lambda e: self.observer.on_stage_start(e.name),
+            "start": lambda e: self.begin(e.name),
             "progress": self._tell_progress,
             "facts": lambda e: self._learn(e.subject, e.value),
             "end": lambda e: self.record(e.record),
@@ -172,6 +149,12 @@ class Session:
             memory = memory.model_copy(update={"margin_ratio": margin})
             self.facts = self.facts.model_copy(update={"memory": memory})
 
+    def begin(self, name: str) -> None:
+        """A stage begins; told once, also where what is known already is looked through before a worker begins it."""
+        if name != self._begun:
+            self._begun = name
+            self.observer.on_stage_start(name)
+
     def interrupt(self, stages: Sequence[str]) -> None:
         """Ctrl-C came while these were open."""
         self.interrupted = True
@@ -186,7 +169,7 @@ class Session:
     def record(self, record: StageRecord) -> None:
         """Note how a stage ended; judging is the caller's."""
         record = cleaned(record).model_copy(update={"requested": record.name in (self.options.stages or ())})
-        self.stages[record.name] = record
+        self.stages[record.name], self._begun = record, None
         self.observer.on_stage(record)
 
     def judge(self) -> None:

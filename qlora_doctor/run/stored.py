@@ -12,7 +12,8 @@ from ..core.report import Report, StageRecord
 from ..facts import Facts
 from ..facts.run import KeptOutputs
 from .courses import REPORT
-from .session import CheckOptions, Observer, Session
+from .observer import Observer
+from .session import CheckOptions, Session
 
 
 def judge_stored(

