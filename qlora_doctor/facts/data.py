@@ -76,6 +76,24 @@ class DataFacts(Fact):
     """Pairs of a preference whose chosen answer is the rejected one."""
     desirable_ratio: float | None = None
     """Share of unpaired answers that are labelled as good."""
+    reward_functions: list[str] | None = None
+    """Reward functions that were called, each with its place; None where none was."""
+    reward_completions: int | None = None
+    """Made-up completions that they were given."""
+    reward_raises: str | None = None
+    """The functions that raise whatever they are given, and what; ``none`` where they return. So the next ones."""
+    reward_raises_on: str | None = None
+    """Those that raise on some completions."""
+    reward_counts: str | None = None
+    """Those that return another number of rewards than there are completions."""
+    reward_unusable: str | None = None
+    """Those that return something else than finite numbers."""
+    reward_unscored: str | None = None
+    """Those that return None for every completion, where no other function gives a reward."""
+    reward_spread: float | None = None
+    """The widest distance between the rewards, weighted and added up, of two completions of one prompt."""
+    reward_sample: float | None = None
+    """That sum for the first completion."""
     chat_template: bool | None = None
     rendered_by: str | None = None
     """Whose rules formed the rows where the trainer's own code is not here: ``qlora-doctor after axolotl's

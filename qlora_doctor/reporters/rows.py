@@ -33,8 +33,12 @@ def render(report: Report, *, rows: int, color: bool) -> str:
         for row in shown:
             lines += [_title(row), _text(row.segments, color), ""]
     elif data.failure is None:
-        lines += ["", "The rows are not shown: the model's tokenizer is not on this machine."]
+        why = "they are prompts, whose answers the model writes" if data.reward_functions else _NO_TOKENIZER
+        lines += ["", f"The rows are not shown: {why}."]
     return "\n".join(lines).rstrip() + "\n"
+
+
+_NO_TOKENIZER = "the model's tokenizer is not on this machine"
 
 
 def _head(data: DataFacts) -> list[str]:
@@ -44,7 +48,9 @@ def _head(data: DataFacts) -> list[str]:
         f"{words.one_line(data.source or 'data')} · {words.one_line(data.format or 'unknown form')} · {total}{seen}"
     ]
     if data.rendered_by:
-        head.append(f"rendered by {words.one_line(data.rendered_by)}: details may differ from the trainer's own")
+        own = data.rendered_by.startswith("the script itself")  # --run-data: its own loader made them
+        differ = "" if own else ": details may differ from the trainer's own"
+        head.append(f"rendered by {words.one_line(data.rendered_by)}{differ}")
     for each in data.sets or ():
         if each.not_followed:
             head.append(f"not looked at: {words.one_line(each.name or '?')}: {words.one_line(each.not_followed)}")

@@ -180,7 +180,27 @@ class _Run:
         except Exception as error:
             traceback.print_exc()
             self._end(reason=f"The batches that were drawn could not be looked at: {_sentence(error)}")
+        if getattr(self.trainer, "reward_funcs", None):
+            self._write(data=data, batch=batch)  # stands where a reward function does not come back
+            data = data.model_copy(update=self._rewards())
         self._end(data=data, batch=batch)
+
+    def _rewards(self) -> dict[str, Any]:
+        from .rewarding import reward_facts
+
+        rows = [row for batch in self.drawn.batches for row in _rows_of(batch)]
+        try:
+            return reward_facts(
+                self.trainer,
+                rows,
+                self.drawn.tokenizer,
+                self.noted.named,
+                lambda error: f"{_sentence(error)}{self._where(error)}",
+                self.asked,
+            )
+        except Exception:  # another trl's trainer: nothing is known then
+            traceback.print_exc()
+            return {}
 
     def _failed(self, error: BaseException) -> None:
         traceback.print_exc()
@@ -217,9 +237,12 @@ class _Run:
             found = f" ({self.noted.place(error.filename, error.lineno or 1)})"
         return found or ""
 
-    def _end(self, **known: Any) -> None:
+    def _write(self, **known: Any) -> None:
         outcome = Outcome(asked_network=tuple(self.asked), **known)
         write_whole(self.folder / f"outcome-{os.getpid()}.json", outcome.model_dump_json().encode())
+
+    def _end(self, **known: Any) -> None:
+        self._write(**known)
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -257,6 +280,12 @@ def _has_no_weights(module: Any) -> bool:
         return False
     first = next(iter(module.parameters()), None)
     return first is not None and first.is_meta
+
+
+def _rows_of(batch: Mapping[str, Any]) -> list[Any]:
+    """Rows of a batch that is a list of them, as the trainers take it that let the model write."""
+    rows = batch.get("rows")
+    return rows if isinstance(rows, list) else []
 
 
 def _copied(value: Any) -> Any:
