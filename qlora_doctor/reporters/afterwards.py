@@ -36,6 +36,8 @@ def course_lines(course: CourseFacts) -> list[str]:
     if course.best_eval_loss is not None:
         parts.append(f"best evaluation {words.number(course.best_eval_loss)} at step {course.best_eval_step or 0:,.0f}")
     lines = [" · ".join(parts)] if parts else []
+    if course.steps_known is False and course.loss is not None:
+        lines.append("the log names no steps: a step here is the number of a record")
     return lines + [f"not read: {words.one_line(each)}" for each in course.unread]
 
 

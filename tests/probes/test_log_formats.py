@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.probes.log import read_runs
+from qlora_doctor.probes.log import course_facts, read_runs
 from qlora_doctor.probes.log.output import course_from_output
 from qlora_doctor.probes.log.texts import Unreadable
+from qlora_doctor.reporters.afterwards import course_lines
 
 LINES = [
     f"{{'loss': {2 - i / 100:.3f}, 'grad_norm': 1.0, 'learning_rate': 0.0001, 'epoch': {i / 50}}}" for i in range(60)
@@ -231,3 +232,4 @@ def test_a_bar_that_stands_still_does_not_number_the_records(bar: str) -> None:
     course = course_from_output("\n".join([bar, *lines]))
     assert course.planned_steps is None
     assert len(course.get("loss").steps) == 20
+    assert "the log names no steps: a step here is the number of a record" in course_lines(course_facts(course))
