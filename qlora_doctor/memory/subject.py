@@ -107,15 +107,19 @@ def subject_of_setup(
     """The subject of a setup, built by the pipeline; ``batch`` and ``sequence`` stand in for the setup's own.
 
     Raises:
-        StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
+        StageError: the model cannot be built, or PEFT refuses the adapter; see ``qlora_doctor.pipeline``.
     """
     from ..pipeline import attach, build_base, prepare
+    from ..pipeline.failures import as_stage_error
     from ..pipeline.preparing import is_prepared
 
     base = build_base(setup, "meta", architecture=architecture, offline=offline)
     prepared = is_prepared(setup, base.model)
     prepare(base, setup)
-    model = attach(base, setup)
+    try:
+        model = attach(base, setup)
+    except Exception as error:  # PEFT's own words for an adapter that does not fit, of whatever class
+        raise as_stage_error(error, "attaching the adapter") from error
     step, assumptions = _step_options(setup, model)
     step = replace(step, batch=batch or step.batch, sequence=sequence or step.sequence)
     if step.checkpointing:
