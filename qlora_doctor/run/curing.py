@@ -173,10 +173,10 @@ def _written(setup: Setup, text: str, levers: list[Lever]) -> tuple[str, tuple[s
 
     beside = ("PYTORCH_ALLOC_CONF=expandable_segments:True",) if any(each.kind == "segments" for each in levers) else ()
     operations = _operations(setup, levers)
-    document = setup._document
-    if operations is None or document is None:
+    if operations is None:
         raise UsageError("The changes cannot be written into this file together.")
-    return apply_patch(text, document.format, operations) if operations else text, beside
+    document = setup._document
+    return apply_patch(text, document.format, operations) if operations and document is not None else text, beside
 
 
 def _reread(path: Path, text: str, options: CureOptions) -> Setup:

@@ -55,6 +55,34 @@ def test_keys_that_are_kept_are_not_in_the_diff(config: Path) -> None:
     assert "per_device_train_batch_size" not in result.stdout and result.exit_code in (0, 1)
 
 
+def test_the_cure_of_a_script_is_shown_and_not_written(folder: Path, tmp_path: Path) -> None:
+    script, cured = tmp_path / "train.py", tmp_path / "cured.py"
+    script.write_text(
+        f"""\
+import torch
+from datasets import load_dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from trl import SFTConfig, SFTTrainer
+
+bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
+model = AutoModelForCausalLM.from_pretrained("{folder}", quantization_config=bits, dtype=torch.bfloat16)
+args = SFTConfig(
+    output_dir="out", per_device_train_batch_size=16, gradient_accumulation_steps=1, max_length=256, bf16=True,
+    optim="adamw_torch", gradient_checkpointing=False, learning_rate=2e-4,
+)
+lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+SFTTrainer(model=model, args=args, peft_config=lora, train_dataset=load_dataset("x/y", split="train")).train()
+""",
+        encoding="utf-8",
+    )
+    result = run("cure", script, "--gpu", "600MiB", "--offline")
+    assert result.exit_code == 0, result.output
+    assert "Checked again: no error" in result.stdout
+    result = run("cure", script, "--gpu", "600MiB", "--offline", "-o", cured)
+    assert result.exit_code == 2 and "only shown" in result.stderr and not cured.exists()
+
+
 def test_usage_of_cure(config: Path) -> None:
     assert run("cure", config, "--gpu", "rtx-4091").exit_code == 2
     assert run("cure", config, "--fix", "-o", "x.yml").exit_code == 2
