@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.report import Report
+from ..facts.memory import Cure
 from . import _words as words
 from ._answer import changes
-
-if TYPE_CHECKING:
-    from ..facts.memory import Cure
 
 MOST = 14
 """Rows of the table at most."""
