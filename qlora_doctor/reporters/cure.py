@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.report import Report
-from ..facts.memory import Cure
 from . import _words as words
 from ._answer import changes
+
+if TYPE_CHECKING:
+    from ..facts.memory import Cure
 
 MOST = 14
 """Rows of the table at most."""
@@ -80,6 +82,8 @@ def unfinished(report: Report) -> str | None:
 
 def cure_table(found: Sequence[Any], width: int) -> str:
     """A row for each combination that was predicted, the cure first; as facts, or as evidence holds them."""
+    from ..facts.memory import Cure  # lazy: a check of a config alone needs no facts of memory
+
     cures = [each if isinstance(each, Cure) else Cure.model_validate(each) for each in found[:MOST]]
     column = min(max((len(changes(cure)) for cure in cures), default=0), max(24, width - 40))
     head = f"{'change':<{column}}  {'peak':>9}  fits  {'time':>5}  learns otherwise"
