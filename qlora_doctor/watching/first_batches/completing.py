@@ -205,7 +205,7 @@ def _is_in(members: Any, letter: str) -> bool:
 
 def _is_member(op: str, value: Any, letter: str) -> bool:
     if op == "LITERAL":
-        return ord(letter) == value
+        return bool(ord(letter) == value)
     if op == "RANGE":
         return bool(value[0] <= ord(letter) <= value[1])
     kind: str = str(value).removeprefix("CATEGORY_")
