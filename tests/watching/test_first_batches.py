@@ -185,3 +185,29 @@ def test_pairs_are_no_conflict(tmp_path: Path) -> None:
     data, facts = facts_of_drawn(Drawn(batches=[batch], dataset=rows), Noted(str(tmp_path / "dpo.py")))
     assert data.identical_pairs == 1 and data.conflicting_rows is None
     assert facts is not None and facts.trained_tokens == 2
+
+
+@pytest.mark.slow
+def test_a_filter_that_leaves_no_row_is_named(tiny_llama: Path, tmp_path: Path) -> None:
+    code = HEAD.format(model=str(tiny_llama)) + TRAINER.replace("LABELS", "torch.tensor(labels)")
+    outcome = drawn_of(tmp_path, code.replace("data = data.map", "data = data.filter(lambda row: False).map"))
+    assert outcome.data is not None and outcome.data.rows == 0, outcome.reason
+    assert outcome.data.left_out_reasons == ["The filter a lambda (train.py:25) keeps none of the 20 rows it is given."]
+
+
+def test_rows_that_end_at_a_limit_are_cut_and_no_copies(tiny_llama: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    ids = torch.full((40, 8), 5)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+
+    def data_of(last: int, **given: Any) -> Any:
+        ids[:, -1] = batch["labels"][:, -1] = last
+        return facts_of_drawn(Drawn(batches=[batch], tokenizer=tokenizer, **given), Noted(str(tmp_path / "a.py")))[0]
+
+    cut = data_of(5, limit=8)
+    assert (cut.truncated_ratio, cut.limit, cut.duplicate_rows) == (1.0, 8, None)
+    assert data_of(tokenizer.eos_token_id, limit=8).truncated_ratio == 0.0
+    for limit in (None, 16):
+        assert data_of(5, limit=limit).truncated_ratio is None

@@ -119,6 +119,8 @@ class _Run:
             drawn.dataset = getattr(loader, "dataset", trainer.train_dataset)
             drawn.evaluated = trainer.eval_dataset
             drawn.shifts = not _own_loss(trainer)
+            packs = getattr(trainer.args, "packing", False)
+            drawn.limit = None if packs else getattr(trainer.args, "max_length", None)
             draw(loader, drawn)
             drawn.collator = _inside(drawn.collator)
         except BaseException as error:
@@ -174,6 +176,7 @@ class _Run:
         from .drawing import facts_of_drawn
 
         if not self.drawn.batches:
+            self._end_if_empty(None)
             self._end(reason="The training's loader gives no batch: its data set is empty.")
         try:
             data, batch = facts_of_drawn(self.drawn, self.noted)
@@ -204,6 +207,7 @@ class _Run:
 
     def _failed(self, error: BaseException) -> None:
         traceback.print_exc()
+        self._end_if_empty(error)
         if isinstance(error, NetworkClosed) or (self.asked and _from_network(error)):
             self._end(
                 reason=f"The script asks for the network ({', '.join(self.asked[:3])}){self._where(error)}, which "
@@ -218,6 +222,15 @@ class _Run:
             )
         what = "drawing the first batches" if self.drawing else "before its training"
         self._end(reason=f"The script ended {what}{self._where(error)}: {_sentence(error)}")
+
+    def _end_if_empty(self, error: BaseException | None) -> None:
+        """End with a finding where the data set that is to be trained on has no row."""
+        if self.noted.emptied is None or not (_has_no_rows(self.trainer) or _is_of_no_rows(error)):
+            return
+        from ...facts import DataFacts
+
+        source = Path(self.request.script).name
+        self._end(data=DataFacts(source=source, rows=0, rows_seen=0, left_out_reasons=[self.noted.emptied]))
 
     def _where(self, error: BaseException) -> str:
         """The innermost place of the user's own code, with its function."""
@@ -280,6 +293,22 @@ def _has_no_weights(module: Any) -> bool:
         return False
     first = next(iter(module.parameters()), None)
     return first is not None and first.is_meta
+
+
+def _has_no_rows(trainer: Any) -> bool:
+    data: Any = getattr(trainer, "train_dataset", None)
+    return data is not None and hasattr(data, "__len__") and len(data) == 0
+
+
+def _is_of_no_rows(error: BaseException | None) -> bool:
+    """Whether an exception came where a function was given a data set to train on that has no row."""
+    trace = error.__traceback__ if error is not None else None
+    while trace is not None:
+        given: Any = trace.tb_frame.f_locals.get("train_dataset")
+        if given is not None and hasattr(given, "__len__") and len(given) == 0:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _rows_of(batch: Mapping[str, Any]) -> list[Any]:

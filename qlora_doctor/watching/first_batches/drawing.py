@@ -36,6 +36,7 @@ class Drawn:
         dataset: what the loader reads, before its collator; None where that is not known.
         evaluated: the data set that is evaluated on.
         collator: makes a batch of rows.
+        limit: at which the trainer itself cuts a row; None where it cuts none, or packs what is left over.
         shifts: False where the script computes its loss by itself, so that labels may stand anywhere.
     """
 
@@ -46,6 +47,7 @@ class Drawn:
     dataset: Any = None
     evaluated: Any = None
     collator: Any = None
+    limit: int | None = None
     shifts: bool = True
 
     @property
@@ -103,6 +105,10 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
         known.update(of_classes(rows, known["vocab_rows"], _classes(drawn.config)))
     elif rows:
         known.update(_of_rows(rows, drawn, known["vocab_rows"]))
+        known.update(_cut(rows, drawn, noted))
+        if known.get("truncated_ratio", 0.0) > 0.1:  # beginnings that are the same are no copies
+            for name in ("duplicate_rows", "conflicting_rows"):
+                known.pop(name, None)
     if compared:  # two answers to a prompt are what such a method compares
         for name in ("duplicate_rows", "conflicting_rows", "eos_supervised_ratio"):
             known.pop(name, None)
@@ -172,6 +178,17 @@ def _of_rows(rows: Sequence[Row], drawn: Drawn, vocabulary: int | None) -> dict[
     known["empty_answers"] = sum(any(n != IGNORED for n in row.labels) and not each.answer.strip()
                                  for row, each in zip(rows, formed, strict=True))  # fmt: skip
     return known
+
+
+def _cut(rows: Sequence[Row], drawn: Drawn, noted: Noted) -> dict[str, Any]:
+    """The share of rows that end at a limit, and not in the end token; nothing where no limit is reached."""
+    longest = max(len(row.ids) for row in rows)
+    limits = noted.limits | ({drawn.limit} if drawn.limit is not None else set())
+    if longest not in limits or drawn.tokenizer is None:
+        return {}
+    end = drawn.tokenizer.eos_token_id
+    cut = sum(len(row.ids) == longest and int(row.ids[-1]) != end for row in rows)
+    return {"truncated_ratio": cut / len(rows), "limit": longest}
 
 
 def _formed(row: Row, tokenizer: Any) -> FormedRow:

@@ -26,6 +26,8 @@ class Noted:
         makers: column → the function that wrote it last, in words.
         loaders: that were iterated, the last one last.
         sampled: True where the script was given a part of a large data set.
+        limits: lengths at which the tokenizer was told to cut.
+        emptied: the filter that left no row last, in words.
     """
 
     script: str
@@ -33,6 +35,8 @@ class Noted:
     makers: dict[str, str] = field(default_factory=dict)
     loaders: list[Any] = field(default_factory=list)
     sampled: bool = False
+    limits: set[int] = field(default_factory=set)
+    emptied: str | None = None
 
     def place(self, file: str, line: int) -> str:
         """A place of the user's code in words."""
@@ -83,6 +87,7 @@ def _code(function: Any) -> Any:
 def take_notes(noted: Noted) -> None:
     """Put the notes' hooks on ``datasets`` and on torch's DataLoader, for good."""
     _note_loaders(noted)
+    _note_limits(noted)
     try:
         import datasets
     except ImportError:
@@ -111,6 +116,20 @@ def _note_loaders(noted: Noted) -> None:
     DataLoader.__iter__ = begin
 
 
+def _note_limits(noted: Noted) -> None:
+    from transformers import PreTrainedTokenizerBase
+
+    plain = PreTrainedTokenizerBase.__call__
+
+    @functools.wraps(plain)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("truncation") not in (None, False, "do_not_truncate"):
+            noted.limits.add(kwargs.get("max_length") or self.model_max_length)
+        return plain(self, *args, **kwargs)
+
+    PreTrainedTokenizerBase.__call__ = call
+
+
 def _bounded(plain: Callable[..., Any], noted: Noted) -> Callable[..., Any]:
     """A large data set is handed over as a sample of its rows, in their order."""
     import datasets
@@ -136,6 +155,8 @@ def _mapped(plain: Callable[..., Any], noted: Noted) -> Callable[..., Any]:
     def apply(self: Any, function: Any = None, *args: Any, **kwargs: Any) -> Any:
         kwargs["num_proc"] = None
         made = plain(self, function, *args, **kwargs)
+        if plain.__name__ == "filter" and len(self) and not len(made):
+            noted.emptied = f"The filter {noted.named(function)} keeps none of the {len(self)} rows it is given."
         if noted.is_own(function):
             told = noted.named(function)
             for column in _written(self, made):
