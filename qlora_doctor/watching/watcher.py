@@ -313,7 +313,22 @@ class Watch:
         if self._writer is None and self._trainer() is None and not self._counted_forward:
             self._found = objects()
             self._take_schedulers()
+        if not self._counted_forward and self._trainer() is None:
+            self._loop_data()
         self._counted_forward = True
+
+    def _loop_data(self) -> None:
+        """The order of a loop's rows, and what it will be evaluated on: its loaders by what is being gone through."""
+        from .dataset import evaluated_share, going, sorted_rows
+
+        loaders = self._found["DataLoader"]
+        training = going(loaders, self._found["_BaseDataLoaderIter"])
+        if len({id(each.dataset) for each in training}) != 1:
+            return
+        self._run["rows_sorted"] = sorted_rows(training)
+        others = accumulating.evaluating([each for each in loaders if not any(each is one for one in training)])
+        shares = [evaluated_share(training[0].dataset, each.dataset) for each in others]
+        self._run["evaluates_training_rows"] = max((share for share in shares if share is not None), default=None)
 
     def _hand_made_masks(self, loader: Any) -> None:
         """Labels of the tokenized data set, of which a collator may make others."""
@@ -331,7 +346,7 @@ class Watch:
             ]
             self._run["evaluates_training_rows"] = max(shares, default=None)
         self._mask_by_hand = masked_by_hand(loaders)
-        # Of a loop's loaders any may be the one of the evaluation, which is in order by right.
+        # Of a loop's loaders any may be the one of the evaluation, which is in order by right: see _loop_data.
         self._run["rows_sorted"] = sorted_rows(loaders) if trainer is not None or len(loaders) == 1 else None
         self._rewrites_labels = rewrites_labels(loaders)
 
