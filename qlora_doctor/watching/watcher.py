@@ -185,7 +185,7 @@ class Watch:
             register_optimizer_step_pre_hook(self.guard(self._optimizer_begins)),
             register_optimizer_step_post_hook(self.guard(self._optimizer_stepped)),
         ]
-        self._backward = BackwardWatch(self.guard(self._backward_begins))
+        self._backward = BackwardWatch(self._backward_begins, self.guard)
         if trainer is not None:
             self._loss = LossWatch(trainer, self._inputs_given, self.guard)
         self._take_schedulers()
@@ -376,6 +376,7 @@ class Watch:
         with self.work.on("before a step"):
             self._look_again()
             self._scale = self._scale_now()
+            self._scaler_states = getattr(self._scaler(), "_per_optimizer_states", None)
             self._onlooker.step_begin(last=self._steps + 1 == self._options.steps)
             self._in_step = True
 
@@ -543,9 +544,18 @@ class Watch:
         return float(scaler.get_scale()) if scaler is not None else 1.0
 
     def _scaler_skipped(self) -> bool:
-        """Whether the scaler left out the step under way: it then takes a smaller scale, and no optimizer steps."""
+        """Whether the scaler left out the step under way: it was updated, and no optimizer has stepped.
+
+        torch.amp's makes its states anew with each update; of another one, the scale falls.
+        """
         scaler = self._scaler()
-        return scaler is not None and float(scaler.get_scale()) < self._scale
+        if scaler is None:
+            return False
+        states = self._scaler_states
+        if states is not None:
+            ours = not self._optimizers or any(id(unwrapped_optimizer(each)) in states for each in self._optimizers)
+            return ours and getattr(scaler, "_per_optimizer_states", None) is not states
+        return float(scaler.get_scale()) < self._scale
 
     # -- after the watched steps
 
@@ -830,7 +840,8 @@ class Watch:
         try:
             found = kept_outputs(model, self._tokenizer, step=self._counted, folder=str(folder) if folder else None)
         except Exception as error:
-            self.guard.tell(f"The trained model's outputs were not kept: {type(error).__name__}.")
+            what = " ".join(str(error).split())[:200]
+            self.guard.tell(f"The trained model's outputs were not kept: {type(error).__name__}: {what}.")
             return
         if found is not None:
             self._run["kept_outputs"] = [*(self._run.get("kept_outputs") or [])[-_KEPT + 1 :], found]
@@ -941,6 +952,7 @@ class Watch:
     _hidden = False
     """Sharding has put the tensors of many modules into one."""
     _scale = 1.0
+    _scaler_states: Any = None
     _failure = NO_FAILURE
     _saved_at: int | None = None
     _digests: list[str] | None = None

@@ -95,12 +95,13 @@ def test_checkpointing_that_the_loop_switches_off(tiny_llama: Path) -> None:
     assert found(report, "warning") == {"QD741"}, told(report)
 
 
-def test_a_scaler_that_lets_no_step_through(tiny_llama: Path) -> None:
+@pytest.mark.parametrize("backoff", [0.999, 1.0 - 1e-9], ids=["falls", "stays"])
+def test_a_scaler_that_lets_no_step_through(tiny_llama: Path, backoff: float) -> None:
     import qlora_doctor
 
     model = adapted(tiny_llama)
     optimizer = adamw(model)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=0.999)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=backoff)
     model.train()
     with qlora_doctor.watch(model, optimizer, quiet=True) as seen:
         for batch in batches(12):
