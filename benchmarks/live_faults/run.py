@@ -1,4 +1,5 @@
-"""Each planted fault really run under ``run -- python script.py``, beside its healthy twin: what is said of each.
+"""Each planted fault really run under ``run -- python script.py``, beside its healthy twin: what is said of each. And
+trainings that are healthy in other ways.
 
     .venv/bin/python benchmarks/live_faults/run.py [--only WORD] [--out benchmarks/results/live_faults.json]
 
@@ -18,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from scripts import FAULTS, KINDS  # noqa: E402
+from scripts import FAULTS, HEALTHY, KINDS, replaced  # noqa: E402
 
 
 def looked_at(folder: Path, kind: str, script: str) -> dict[str, Any]:
@@ -70,6 +71,13 @@ def main() -> None:
             if any(word in f"{kind}: healthy" for word in wanted):
                 twins[script] = looked_at(folder, kind, script)
                 print(kind, "healthy", twins[script]["rules"], twins[script]["exit"], twins[script]["told"], flush=True)
+        for name, (kind, changes) in HEALTHY.items():
+            if any(word in f"{kind}: variant: {name}" for word in wanted):
+                script = replaced(KINDS[kind], changes)
+                twins[script] = seen = looked_at(folder, kind, script)
+                print(
+                    kind, name, seen["rules"], seen["exit"], seen["steps"], seen["troubles"], seen["told"], flush=True
+                )
         for fault in FAULTS:
             if not any(word in f"{fault.kind}: {fault.name}" for word in wanted):
                 continue
@@ -89,8 +97,8 @@ def main() -> None:
             )
             print(*words, seen["rules"], seen["exit"], seen["troubles"], "" if told else seen["told"], flush=True)
     loud = [twin["rules"] for twin in twins.values() if twin["rules"]]
-    result = {"faults": len(rows), "told": sum(row["told"] for row in rows), "twins": len(twins)}
-    result |= {"twins_silent": len(twins) - len(loud), "rows": rows}
+    result = {"faults": len(rows), "told": sum(row["told"] for row in rows), "healthy": len(twins)}
+    result |= {"healthy_silent": len(twins) - len(loud), "rows": rows}
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({name: value for name, value in result.items() if name != "rows"}))

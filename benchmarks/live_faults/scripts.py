@@ -236,6 +236,25 @@ def _compute_loss(body: str) -> list[tuple[str, str]]:
     return [("trainer = Trainer(", code + "trainer = Own(")]
 
 
+HEALTHY: dict[str, tuple[str, Sequence[tuple[str, str]]]] = {
+    "batches of one, and no accumulation": ("loop", [("batch_size=2, shuffle", "batch_size=1, shuffle"), ("accumulation_steps = 2", "accumulation_steps = 1")]),
+    "one update and no more": ("loop", [("range(2)", "range(1)"), ("if number == 20", "if number == 2"), ("optimizer, 2, 20", "optimizer, 0, 10")]),
+    "bfloat16 autocast": ("loop", [("        loss = model(**batch).loss / acc", "        with torch.autocast('cpu', dtype=torch.bfloat16):\n            loss = model(**batch).loss / acc")]),
+    "rows padded on the left, with their mask": ("loop", [('AutoTokenizer.from_pretrained("base")\n', 'AutoTokenizer.from_pretrained("base", padding_side="left")\n')]),
+    "workers of the loader": ("loop", [("shuffle=True, collate_fn", "shuffle=True, num_workers=2, collate_fn")]),
+    "evaluation rows sorted by length": ("loop", [("texts[-16:]\n", "sorted(texts[-16:], key=len)\n")]),
+    "an evaluation before the training": ("loop", [("for epoch in", "model.eval()\nwith torch.no_grad():\n    for batch in evaluation:\n        model(**batch)\nfor epoch in")]),
+    "one length, and no padding": ("accelerate", [('padding=True, truncation=True, max_length=64', 'padding="max_length", truncation=True, max_length=16')]),
+    "an evaluation with every step": ("trainer", [("eval_steps=6", "eval_steps=1")]),
+    "a resume": ("trainer", [(_TRAIN, "trainer.train()\narguments.max_steps = 16\ntrainer.train(resume_from_checkpoint='out/checkpoint-12')\n")]),
+    "batches of one": ("trainer", [("per_device_train_batch_size=2", "per_device_train_batch_size=1")]),
+    "packed rows": ("sft", [("bf16=True, save", "bf16=True, packing=True, packing_strategy='wrapped', save")]),
+    "no accumulation, and a loss of all tokens": ("sft", [("gradient_accumulation_steps=2", "gradient_accumulation_steps=1, completion_only_loss=False")]),
+    "batches of one pair": ("dpo", [("per_device_train_batch_size=2", "per_device_train_batch_size=1")]),
+    "accumulation by hand": ("ranks", [("        parallel(**batch).loss.backward()\n", "        if number % 2:\n            with parallel.no_sync():\n                (parallel(**batch).loss / 2).backward()\n            continue\n        (parallel(**batch).loss / 2).backward()\n")]),
+}  # fmt: skip
+"""Healthy in another way: the kind of the script, and what is replaced in it."""
+
 FAULTS = [
     # -- a loop of one's own
     Fault("the evaluation leaves its mode on", "loop",

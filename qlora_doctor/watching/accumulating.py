@@ -1,15 +1,17 @@
-"""The accumulation that a loop of one's own means to do, as its own names and accelerate's state say it."""
+"""What a loop of one's own means by the names of its variables: its accumulation, and what it evaluates on."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 _NAME = re.compile(r"(^|_)(ga|grad_?acc\w*|accum\w*|gradient_accumulation\w*)(_|$)", re.IGNORECASE)
 """How scripts name it: GRAD_ACCUM, accumulation_steps, gradient_accumulation_steps."""
+_EVALUATED = re.compile(r"^(?!.*train)(.*_)?(eval|val|test|dev|held|hold_?out)", re.IGNORECASE)
+"""How they name a loader of rows that are held out; one of training rows, by its name, is evaluated on by intent."""
 _FIELD = "gradient_accumulation_steps"
 _LIBRARIES = (
     "torch",
@@ -35,20 +37,36 @@ def asked_for() -> int | None:
     steps = getattr(state.get("plugin_kwargs"), "get", lambda *_: None)("num_steps")
     if isinstance(steps, int) and steps > 1:
         return steps
-    frame = _own_frame()
+    frame = next(_own_frames(), None)
     if frame is None:
         return None
     found = {number for names in (frame.f_locals, frame.f_globals) for number in _numbers(names)}
     return found.pop() if len(found) == 1 else None
 
 
-def _own_frame() -> FrameType | None:
+def evaluating(loaders: Sequence[Any]) -> list[Any]:
+    """Those of some loaders that a variable of the code under way, or a field of an object in one, names as such."""
+    known = {id(loader): loader for loader in loaders}
+    found: dict[int, Any] = {}
+    for frame in _own_frames():
+        for names in (frame.f_locals, frame.f_globals):
+            for name, value in list(names.items()):
+                held = getattr(value, "__dict__", {}) if name in ("self", "trainer") else {name: value}
+                found |= {
+                    id(each): known[id(each)]
+                    for inner, each in list(held.items())
+                    if id(each) in known and _EVALUATED.match(inner)
+                }
+    return list(found.values())
+
+
+def _own_frames() -> Iterator[FrameType]:
+    """Frames of code that is no library's, the nearest first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _LIBRARIES:
-            return frame
+            yield frame
         frame = frame.f_back
-    return None
 
 
 def _numbers(names: Mapping[str, Any]) -> Iterator[int]:

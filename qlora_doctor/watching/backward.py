@@ -7,19 +7,21 @@ from typing import Any
 
 import torch
 
+from .guarding import Guard
+
 
 class BackwardWatch:
     """Wraps ``torch.autograd.backward``; reentrant checkpointing calls it again within, which does not count.
 
     Args:
-        before: called before each backward; it never raises.
+        before: called before each backward.
+        guard: wraps what runs within the backward.
     """
 
-    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, before: Callable[[], None], guard: Guard) -> None:
         import wrapt
 
-        self._before = before
-
+        self._before, self._note = guard(before), guard(self._noted)
         self._depth = 0
         self._losses: list[torch.Tensor] = []
         self._plain = torch.autograd.backward
@@ -47,7 +49,7 @@ class BackwardWatch:
         finally:
             self._depth -= 1
 
-    def _note(self, tensors: Any) -> None:
+    def _noted(self, tensors: Any) -> None:
         given = tensors if isinstance(tensors, torch.Tensor) else None
         if given is None and isinstance(tensors, (tuple, list)) and len(tensors) == 1:
             given = tensors[0]

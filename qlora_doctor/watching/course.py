@@ -163,7 +163,10 @@ class LoopCourse:
         known, names, values, event = self._pending
         self._pending = None
         if event is not None:
-            event.synchronize()  # long past, but for the last one
+            try:
+                event.synchronize()  # long past, but for the last one
+            except RuntimeError:  # the device failed, which ends the run: its own error tells of it
+                return
         self._record({**known, **dict(zip(names, values.tolist(), strict=True))})
 
 

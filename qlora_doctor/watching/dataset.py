@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
 
 _ROWS = 16
 _COMPARED, _LOOKED_THROUGH = 64, 20_000
@@ -79,16 +81,55 @@ def evaluated_share(trained: Any, evaluated: Any) -> float | None:
 
 def _keys(dataset: Any, most: int) -> list[Any]:
     """Rows as what can be compared; nothing where reading them could run code of the user's."""
-    if isinstance(dataset, list | tuple) and dataset and isinstance(dataset[0], str):
-        return list(dataset[:most])
-    if not _is_plain(dataset):
+    rows, places = _held(dataset)
+    places = places[:most]
+    if isinstance(rows, list | tuple):
+        keys = [_key(rows[place]) for place in places]
+        return [] if None in keys else keys
+    if not _is_plain(rows):
         return []
-    column = next((name for name in ("input_ids", "text", "prompt", "messages") if name in dataset.column_names), None)
-    columns = [name for name in (column, "completion", "chosen") if name and name in dataset.column_names]
-    if column is None or _formatted(dataset):
+    column = next((name for name in ("input_ids", "text", "prompt", "messages") if name in rows.column_names), None)
+    columns = [name for name in (column, "completion", "chosen") if name and name in rows.column_names]
+    if column is None or _formatted(rows):
         return []
-    rows = dataset.with_format(None)[:most]
-    return [str(values) for values in zip(*(rows[name] for name in columns), strict=True)]
+    found = rows.with_format(None)[places]
+    return [str(values) for values in zip(*(found[name] for name in columns), strict=True)]
+
+
+def _key(row: Any) -> Any:
+    """What a row of text or of tokens is compared by; None for any other."""
+    if isinstance(row, Mapping):
+        name = next((name for name in ("input_ids", "text", "prompt", "messages") if name in row), None)
+        keys = tuple(_key(row[each]) for each in (name, "completion", "chosen") if each is not None and each in row)
+        return None if None in keys or not keys else keys
+    if isinstance(row, torch.Tensor):
+        return tuple(row.flatten().tolist()) if row.device.type == "cpu" else None
+    if isinstance(row, list | tuple) and row:
+        if isinstance(row[0], torch.Tensor):  # ids, mask and labels
+            return _key(row[0])
+        return tuple(row) if all(isinstance(each, int) for each in row) else str(row)
+    return row if isinstance(row, str) and row else None
+
+
+def _held(dataset: Any) -> tuple[Any, Sequence[int]]:
+    """The list or ``datasets.Dataset`` that holds the rows of a data set, and the places of its rows there.
+
+    Seen through torch's Subset, and through a class of one's own that keeps its rows in a field of the same length.
+    """
+    try:
+        count = len(dataset)
+    except Exception:  # one that streams, or has a length of its own making
+        return None, ()
+    if isinstance(dataset, list | tuple) or _is_plain(dataset):
+        return dataset, range(count)
+    if type(dataset).__name__ == "Subset" and type(dataset).__module__ == "torch.utils.data.dataset":
+        rows, places = _held(dataset.dataset)
+        return rows, [places[int(index)] for index in dataset.indices] if rows is not None else ()
+    fields = vars(dataset).values() if hasattr(dataset, "__dict__") else ()
+    for each in fields:
+        if (isinstance(each, list | tuple) or _is_plain(each)) and len(each) == count:
+            return each, range(count)
+    return None, ()
 
 
 def _is_plain(dataset: Any) -> bool:
@@ -128,14 +169,23 @@ def sorted_rows(loaders: Sequence[Any]) -> bool | None:
 
 def _lengths(dataset: Any) -> list[int]:
     """Lengths of rows from all over the data set, in its order."""
-    try:
-        count = len(dataset)
-    except TypeError:
+    rows, places = _held(dataset)
+    chosen = [places[len(places) * number // _SORTED] for number in range(_SORTED)] if len(places) >= _SORTED else []
+    if isinstance(rows, list | tuple) and chosen:
+        return [length for place in chosen if (length := _length(rows[place])) is not None]
+    if not chosen or not _is_plain(rows) or _formatted(rows):
         return []
-    places = [count * number // _SORTED for number in range(_SORTED)] if count >= _SORTED else []
-    if isinstance(dataset, list | tuple) and places and isinstance(dataset[0], str):
-        return [len(dataset[place]) for place in places]
-    if not places or not _is_plain(dataset) or _formatted(dataset):
-        return []
-    column = next((name for name in ("input_ids", "text") if name in dataset.column_names), None)
-    return [] if column is None else [len(value) for value in dataset.with_format(None)[places][column]]
+    column = next((name for name in ("input_ids", "text") if name in rows.column_names), None)
+    return [] if column is None else [len(value) for value in rows.with_format(None)[chosen][column]]
+
+
+def _length(row: Any) -> int | None:
+    if isinstance(row, Mapping):
+        row = next((row[name] for name in ("input_ids", "text") if name in row), None)
+    return len(row) if isinstance(row, str | list) or (isinstance(row, torch.Tensor) and row.dim() == 1) else None
+
+
+def going(loaders: Sequence[Any], iterators: Sequence[Any]) -> list[Any]:
+    """The loaders that are being gone through."""
+    samplers = {id(getattr(each, "_index_sampler", None)) for each in iterators}
+    return [each for each in loaders if id(getattr(each, "_index_sampler", None)) in samplers]

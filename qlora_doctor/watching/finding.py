@@ -15,6 +15,7 @@ _WANTED = {
     "Optimizer": "torch.optim.optimizer",
     "LRScheduler": "torch.optim.lr_scheduler",
     "DataLoader": "torch.utils.data.dataloader",
+    "_BaseDataLoaderIter": "torch.utils.data.dataloader",
     "GradScaler": "torch.amp.grad_scaler",
 }
 """Class and the module that defines it."""

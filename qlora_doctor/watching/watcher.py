@@ -186,7 +186,7 @@ class Watch:
             register_optimizer_step_pre_hook(self.guard(self._optimizer_begins)),
             register_optimizer_step_post_hook(self.guard(self._optimizer_stepped)),
         ]
-        self._backward = BackwardWatch(self.guard(self._backward_begins))
+        self._backward = BackwardWatch(self._backward_begins, self.guard)
         if trainer is not None:
             self._loss = LossWatch(trainer, self._inputs_given, self.guard)
         self._take_schedulers()
@@ -314,7 +314,22 @@ class Watch:
         if self._writer is None and self._trainer() is None and not self._counted_forward:
             self._found = objects()
             self._take_schedulers()
+        if not self._counted_forward and self._trainer() is None:
+            self._loop_data()
         self._counted_forward = True
+
+    def _loop_data(self) -> None:
+        """The order of a loop's rows, and what it will be evaluated on: its loaders by what is being gone through."""
+        from .dataset import evaluated_share, going, sorted_rows
+
+        loaders = self._found["DataLoader"]
+        training = going(loaders, self._found["_BaseDataLoaderIter"])
+        if len({id(each.dataset) for each in training}) != 1:
+            return
+        self._run["rows_sorted"] = sorted_rows(training)
+        others = accumulating.evaluating([each for each in loaders if not any(each is one for one in training)])
+        shares = [evaluated_share(training[0].dataset, each.dataset) for each in others]
+        self._run["evaluates_training_rows"] = max((share for share in shares if share is not None), default=None)
 
     def _hand_made_masks(self, loader: Any) -> None:
         """Labels of the tokenized data set, of which a collator may make others."""
@@ -332,7 +347,7 @@ class Watch:
             ]
             self._run["evaluates_training_rows"] = max(shares, default=None)
         self._mask_by_hand = masked_by_hand(loaders)
-        # Of a loop's loaders any may be the one of the evaluation, which is in order by right.
+        # Of a loop's loaders any may be the one of the evaluation, which is in order by right: see _loop_data.
         self._run["rows_sorted"] = sorted_rows(loaders) if trainer is not None or len(loaders) == 1 else None
         self._rewrites_labels = rewrites_labels(loaders)
 
@@ -362,6 +377,7 @@ class Watch:
         with self.work.on("before a step"):
             self._look_again()
             self._scale = self._scale_now()
+            self._scaler_states = getattr(self._scaler(), "_per_optimizer_states", None)
             self._onlooker.step_begin(last=self._steps + 1 == self._options.steps)
             self._in_step = True
 
@@ -529,9 +545,18 @@ class Watch:
         return float(scaler.get_scale()) if scaler is not None else 1.0
 
     def _scaler_skipped(self) -> bool:
-        """Whether the scaler left out the step under way: it then takes a smaller scale, and no optimizer steps."""
+        """Whether the scaler left out the step under way: it was updated, and no optimizer has stepped.
+
+        torch.amp's makes its states anew with each update; of another one, the scale falls.
+        """
         scaler = self._scaler()
-        return scaler is not None and float(scaler.get_scale()) < self._scale
+        if scaler is None:
+            return False
+        states = self._scaler_states
+        if states is not None:
+            ours = not self._optimizers or any(id(unwrapped_optimizer(each)) in states for each in self._optimizers)
+            return ours and getattr(scaler, "_per_optimizer_states", None) is not states
+        return float(scaler.get_scale()) < self._scale
 
     # -- after the watched steps
 
@@ -816,7 +841,8 @@ class Watch:
         try:
             found = kept_outputs(model, self._tokenizer, step=self._counted, folder=str(folder) if folder else None)
         except Exception as error:
-            self.guard.tell(f"The trained model's outputs were not kept: {type(error).__name__}.")
+            what = " ".join(str(error).split())[:200]
+            self.guard.tell(f"The trained model's outputs were not kept: {type(error).__name__}: {what}.")
             return
         if found is not None:
             self._run["kept_outputs"] = [*(self._run.get("kept_outputs") or [])[-_KEPT + 1 :], found]
@@ -927,6 +953,7 @@ class Watch:
     _hidden = False
     """Sharding has put the tensors of many modules into one."""
     _scale = 1.0
+    _scaler_states: Any = None
     _failure = NO_FAILURE
     _saved_at: int | None = None
     _digests: list[str] | None = None

@@ -95,12 +95,13 @@ def test_checkpointing_that_the_loop_switches_off(tiny_llama: Path) -> None:
     assert found(report, "warning") == {"QD741"}, told(report)
 
 
-def test_a_scaler_that_lets_no_step_through(tiny_llama: Path) -> None:
+@pytest.mark.parametrize("backoff", [0.999, 1.0 - 1e-9], ids=["falls", "stays"])
+def test_a_scaler_that_lets_no_step_through(tiny_llama: Path, backoff: float) -> None:
     import qlora_doctor
 
     model = adapted(tiny_llama)
     optimizer = adamw(model)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=0.999)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=backoff)
     model.train()
     with qlora_doctor.watch(model, optimizer, quiet=True) as seen:
         for batch in batches(12):
@@ -126,6 +127,69 @@ def test_rows_that_are_evaluated_on() -> None:
     assert evaluated_share(parts["train"], parts["test"]) == 0.0
     assert evaluated_share(rows, None) is None
     assert evaluated_share(rows, torch.utils.data.TensorDataset(torch.zeros(3))) is None
+
+
+class Rows(torch.utils.data.Dataset[Any]):
+    """A data set as scripts write it."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.columns = ["input_ids"]
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError("code of the user's is not run")
+
+
+def test_rows_of_data_sets_of_ones_own() -> None:
+    rows = [{"input_ids": torch.arange(number, number + 5)} for number in range(40)]
+    assert evaluated_share(Rows(rows), Rows(rows[:8])) == 1.0
+    assert evaluated_share(Rows(rows[8:]), Rows(rows[:8])) == 0.0
+    part, other = torch.utils.data.random_split(rows, [30, 10])  # type: ignore[arg-type]
+    assert evaluated_share(part, other) == 0.0
+    assert evaluated_share(rows, other) == 1.0
+    assert evaluated_share([list(range(5)), list(range(9))], [list(range(9))]) == 1.0
+    assert evaluated_share(Rows([object()] * 4), Rows([object()] * 4)) is None
+
+
+@pytest.mark.parametrize("field", [False, True])
+@pytest.mark.parametrize(
+    ("held_out", "name", "share"),
+    [(False, "val_loader", 1.0), (True, "val_loader", 0.0), (False, "lengths", None), (False, "train_eval", None)],
+)
+def test_loaders_of_a_loop(tiny_llama: Path, held_out: bool, name: str, share: float | None, field: bool) -> None:
+    """What is gone through trains; what a name says to be held out is held against it."""
+    import types
+
+    import qlora_doctor
+
+    rows = [{name: value[0] for name, value in batch.items()} for batch in batches(128, rows=1)]
+    rows = [{name: value[: 4 + at // 10] for name, value in row.items()} for at, row in enumerate(rows)]
+    loader = torch.utils.data.DataLoader(rows[:112], batch_size=1)  # type: ignore[arg-type]
+    other = torch.utils.data.DataLoader(rows[112:] if held_out else rows[:16], batch_size=1)  # type: ignore[arg-type]
+    model = adapted(tiny_llama)
+    optimizer = adamw(model)
+    source = (
+        "for number, batch in enumerate(loader):\n"
+        "    model(**batch).loss.backward()\n"
+        "    optimizer.step()\n"
+        "    optimizer.zero_grad()\n"
+        "    if number == 3:\n"
+        "        break\n"
+    )
+    names = {"__name__": "__main__", "model": model, "optimizer": optimizer, "loader": loader}
+    names |= {"self": types.SimpleNamespace(**{name: other})} if field else {name: other}
+    model.train()
+    with qlora_doctor.watch(model, optimizer, quiet=True) as seen:
+        exec(source, names)
+    report = seen.report
+    assert report is not None and report.facts.run is not None
+    assert report.facts.run.evaluates_training_rows == share
+    assert report.facts.run.rows_sorted is True
+    expected = {"QD457", "QD738"} if share == 1.0 else {"QD457"}
+    assert found(report, "warning") & {"QD457", "QD738"} == expected
 
 
 def test_rows_that_are_sorted() -> None:

@@ -13,7 +13,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks
 
 import qlora_doctor
 from tests.faults.planting import found, told
-from tests.watching.loops import adamw, adapted, batches, hooks_on, train, watched
+from tests.watching.loops import adamw, adapted, batches, hooks_on, train, trainable, watched
 
 
 def state_of_chance() -> tuple[Any, ...]:
@@ -118,6 +118,16 @@ PLACES = [
     "qlora_doctor.probes.step.forward.ForwardWatch._end",
     "qlora_doctor.probes.step.forward.ForwardWatch._layer_begins",
     "qlora_doctor.probes.observing.snapshot.compare",
+    "qlora_doctor.watching.watcher.Watch._backward_begins",
+    "qlora_doctor.watching.watcher.Watch._loop_data",
+    "qlora_doctor.watching.watcher.Watch._follow_on",
+    "qlora_doctor.watching.watcher.Watch._loop_recorded",
+    "qlora_doctor.watching.watcher.Watch._look_at_end",
+    "qlora_doctor.watching.backward.BackwardWatch._noted",
+    "qlora_doctor.watching.course.LoopCourse._after_backward",
+    "qlora_doctor.watching.course.LoopCourse._take",
+    "qlora_doctor.watching.course.Standing.changes",
+    "qlora_doctor.watching.outputs.kept_outputs",
 ]
 
 
@@ -129,12 +139,14 @@ def test_a_failure_inside_leaves_the_training_alone(
     expected = train(alone, adamw(alone))
     model = adapted(tiny_llama)
     optimizer = adamw(model)
-    before = hooks_on(model)
+    before, plain = hooks_on(model), torch.autograd.backward
     monkeypatch.setattr(place, planted)
     with qlora_doctor.watch(model, optimizer, quiet=True) as seen:
         losses = train(model, optimizer)
     assert losses == expected
+    assert all(torch.equal(a, b) for a, b in zip(trainable(alone), trainable(model), strict=True))
     assert hooks_on(model) == before and not _global_optimizer_post_hooks
+    assert torch.autograd.backward is plain and not optimizer._optimizer_step_pre_hooks
     assert "planted in the doctor" in capsys.readouterr().err
     assert seen.report is None or not [o for o in seen.report.rules if o.rule == "QD748" and o.status == "pass"]
 
