@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -40,20 +40,33 @@ def left_over(parameters: Mapping[str, nn.Parameter], held: set[int]) -> float:
     return total_norm(each.grad for each in parameters.values() if id(each) in held) or 0.0
 
 
-def cleared(parameters: Mapping[str, nn.Parameter], came: Iterable[str], held: set[int]) -> bool:
+def cleared(
+    parameters: Mapping[str, nn.Parameter],
+    came: Iterable[str],
+    held: set[int],
+    norms: Callable[[], Mapping[str, float]],
+) -> bool:
     """Whether a gradient that an earlier micro-batch of the step gave is gone before the next one.
 
-    One tensor tells, of those whose gradient is not zero while lora_B is.
+    One tensor tells, of those whose gradient is not zero while lora_B is. Where it has none, those tell whose gradient
+    was not zero as it came: one that backward itself leaves at zero was not cleared.
 
     Args:
         came: names of the tensors that autograd gave a gradient.
         held: ids of the tensors that the optimizer holds.
+        norms: gives the norm of each of their gradients as it came.
     """
     names = [name for name in came if id(parameters[name]) in held]
     name = next((each for each in names if "lora_A" not in each), None)
-    if name is None:
+    if name is None or not _gone(parameters[name]):
         return False
-    gradient = parameters[name].grad
+    before = norms()
+    had = [each for each in names if before.get(each, 0.0) > 0]
+    return bool(had) and all(_gone(parameters[each]) for each in had)
+
+
+def _gone(parameter: nn.Parameter) -> bool:
+    gradient = parameter.grad
     return gradient is None or not bool(torch.count_nonzero(gradient))
 
 

@@ -406,7 +406,10 @@ class Watch:
             return
         if not first:
             held = self._held() or _ids(onlooker)
-            self._cleared.append(stepping.cleared(onlooker.parameters, onlooker.gradients.fired, held))
+            gradients = onlooker.gradients
+            self._cleared.append(
+                stepping.cleared(onlooker.parameters, gradients.fired, held, lambda: gradients.norms_now(self._scale))
+            )
             # Once is a step that a loop left out, for a loss that was none as an example.
             self._run["cleared_within"] = len(self._cleared) > 1 and all(self._cleared)
         elif self._steps:

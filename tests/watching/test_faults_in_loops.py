@@ -131,6 +131,16 @@ def test_micro_batches_are_summed(tiny_llama: Path) -> None:
     only(watched(model, adamw(model), accumulate=4, divide=1), "QD742", "error")
 
 
+def test_gradients_that_come_as_zero_are_not_cleared(tiny_llama: Path) -> None:
+    """The first tensor gets no gradient in the first place, the others keep theirs: none is cleared within a step."""
+    model = adapted(tiny_llama)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "q_proj" in name:
+            parameter.register_hook(torch.zeros_like)
+    rules = found(watched(model, adamw(model), accumulate=2), "warning")
+    assert "QD406" in rules and "QD456" not in rules
+
+
 def test_micro_batches_are_divided_twice(tiny_llama: Path) -> None:
     model = adapted(tiny_llama)
     only(watched(model, adamw(model), accumulate=4, divide=16), "QD743", "warning")
