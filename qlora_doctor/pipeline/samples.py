@@ -163,9 +163,9 @@ def _samples(setup: Setup, found: list[dict[str, Any]]) -> Samples:
             remedy="Set data.format and data.text_field to what the file holds.",
             place=setup.place("data"),
         )
-    _refuse_rows_without(found, _COLUMNS.get(kind, (text_field,)), setup)
     if kind == "unpaired-preference":
         _refuse_other_than_true_and_false(found, setup)
+    _refuse_rows_without(found, _COLUMNS.get(kind, (text_field,)), setup)
     return Samples(found, columns, kind, text_field, name)
 
 

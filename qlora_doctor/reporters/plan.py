@@ -90,7 +90,7 @@ def _card(plan: CardPlan, color: bool, width: int) -> str:
     emulated = " · no bfloat16 in hardware" if plan.bf16 is False else ""
     lines = [_ink("strong", f"{words.one_line(plan.card)}{held}{emulated}", color), *_table(plan, color, width)]
     if plan.card_bytes:
-        lines.append(_wrap(_frontier(plan), width))
+        lines += [_wrap(line, width) for line in _frontier(plan).splitlines()]
     return "\n".join(lines)
 
 

@@ -47,18 +47,19 @@ sys.__stdout__.write("\\n" + json.dumps(kept))
     ids=" ".join,
 )
 def test_something_is_told_before_anything_heavy_is_imported(
-    tmp_path: Path, arguments: list[str], terminal: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], terminal: bool
 ) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("model: Qwen/Qwen2.5-0.5B\nlora: {r: 16}\n")
-    command = [str(config) if argument == "CONFIG" else argument for argument in arguments]
+    monkeypatch.chdir(tmp_path)
+    command = [config.name if argument == "CONFIG" else argument for argument in arguments]
     script = _AT_THE_FIRST_BYTE.replace("ARGUMENTS", repr(command)).replace("TTY", str(terminal))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     document, _, last = done.stdout.rpartition("\n")
     told = json.loads(last)
     assert told["modules"] == [] and told["code"] in (0, 1, 2)
     first = told["text"].replace("\r", "\n").strip().splitlines()[0]
-    assert ("planning Qwen/Qwen2.5-0.5B" if arguments[0] == "plan" else f"reading {config}") in first
+    assert ("planning Qwen/Qwen2.5-0.5B" if arguments[0] == "plan" else "reading c.yaml") in first
     if "json" in arguments:
         json.loads(document)
     if terminal:

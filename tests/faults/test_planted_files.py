@@ -250,7 +250,7 @@ FAULTS = [
     Fault("QD429", "info", "axolotl", "", "activation_offloading: hidden_states\n"),
     # arguments of a script that no version has, that are gone since, that a class took before its config did
     Fault("QD102", "warning", "python", "bnb_4bit_use_double_quant=", "bnb_4bit_double_quant="),
-    Fault("QD102", "warning", "python", "r=16, lora_alpha", "rank=16, lora_alpha"),
+    Fault("QD148", "error", "python", "r=16, lora_alpha", "rank=16, lora_alpha"),
     Fault("QD105", "error", "python", "bf16=True", 'bf16=True, evaluation_strategy="no"'),
     Fault("QD105", "error", "python", "processing_class=", "tokenizer="),
     Fault("QD105", "error", "python", "args=args,", "args=args, packing=True,"),

@@ -7,6 +7,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,7 +151,10 @@ def _call(trainer: Any, function: Any, pairs: Sequence[tuple[Mapping[str, Any], 
     finally:
         trainer.reward_funcs, trainer.reward_processing_classes, trainer.reward_func_names = own
     made = function(**arguments)
-    return asyncio.run(_awaited(made)) if inspect.isawaitable(made) else made
+    if not inspect.isawaitable(made):
+        return made
+    with ThreadPoolExecutor(1) as thread:  # this one may have a loop that runs
+        return thread.submit(asyncio.run, _awaited(made)).result()
 
 
 async def _awaited(made: Any) -> Any:
