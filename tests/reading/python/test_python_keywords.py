@@ -181,7 +181,7 @@ def test_unsloth_script(tmp_path: Path) -> None:
 
 
 def test_a_pin_of_one_library_leaves_of_another_what_goes_with_it(tmp_path: Path) -> None:
-    """TRL's versions that run with transformers 4.44 take both keys; the installed one, which runs with 4.56, neither."""
+    """The TRL that runs with transformers 4.44 takes both keys; the installed one, which runs with 4.56, neither."""
     text = f"# pip install transformers==4.44.0\n{HEAD}SFTConfig(evaluation_strategy='no')\n{WRONG}\n"
     assert told(read(tmp_path, text)) == ({}, {})
     assert told(read(tmp_path, text.replace("SFTConfig(eval", "TrainingArguments(eval"))) == ({}, {})
