@@ -66,7 +66,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
 bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
-model = AutoModelForCausalLM.from_pretrained("{folder}", quantization_config=bits, dtype=torch.bfloat16)
+model = AutoModelForCausalLM.from_pretrained("{folder}", quantization_config=bits)
 args = SFTConfig(
     output_dir="out", per_device_train_batch_size=16, gradient_accumulation_steps=1, max_length=256, bf16=True,
     optim="adamw_torch", gradient_checkpointing=False, learning_rate=2e-4,

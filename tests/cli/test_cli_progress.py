@@ -104,7 +104,9 @@ def _invoke(*arguments: str) -> Result:
 def test_a_plan_from_shipped_traces_tells_its_stage_once_and_before_it_ends() -> None:
     told = _invoke("plan", "--model", "Qwen/Qwen2.5-0.5B", "--gpu", "t4", "--batch", "1", "--sequence", "512")
     assert told.exit_code == 0
-    assert [line.partition(" (")[0] for line in told.stderr.splitlines()] == [
+    lines = [line.partition(" (")[0] for line in told.stderr.splitlines()]
+    # Where other versions are installed than were traced, the model is traced here, which tells more.
+    assert [line for line in lines if line.endswith((" …", " done"))] == [
         "planning Qwen/Qwen2.5-0.5B …", "config …", "config done", "memory …", "memory done",
     ]  # fmt: skip
     assert _invoke("plan", "--model", "Qwen/Qwen2.5-0.5B", "--gpu", "t4", "--batch", "1", "-q").stderr == ""

@@ -174,5 +174,5 @@ def test_a_failure_is_told_and_ends_nothing(base: Path, monkeypatch: pytest.Monk
             optimizer.zero_grad()
     run = watched.report.facts.run if watched.report else None
     assert run is not None and run.ended == "well" and run.kept_outputs is None
-    assert run.troubles == ["The trained model's outputs were not kept: OutOfMemoryError."]
+    assert run.troubles == ["The trained model's outputs were not kept: OutOfMemoryError: CUDA out of memory."]
     assert run.base_changed_at_end == []
