@@ -96,7 +96,7 @@ def _not_taken(script: TrainingScript) -> Iterator[tuple[str, str, ast.Call, ast
 
 def imports_unsloth(source: Source) -> bool:
     """True where the script imports Unsloth, which replaces classes of the libraries."""
-    for node in ast.walk(source.tree) if "unsloth" in source.code else ():
+    for node in source.nodes if "unsloth" in source.code else ():
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
             names = [node.module]
@@ -111,7 +111,7 @@ def looks_first(source: Source) -> bool:
         return True
     if "version" not in source.code.lower():
         return False
-    compared = (node for node in ast.walk(source.tree) if isinstance(node, ast.Compare))
+    compared = (node for node in source.nodes if isinstance(node, ast.Compare))
     return any(_is_version(inner) for node in compared for inner in ast.walk(node))
 
 
@@ -128,7 +128,7 @@ def guarded_calls(source: Source) -> set[int]:
     functions: set[str] = set()
     if not any(word in source.code for word in ("except", *_EXPECTS)):
         return found
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Try):
             caught = [ast.unparse(each.type) if each.type is not None else "Exception" for each in node.handlers]
             if any(re.search(r"\b(Base)?Exception\b|\bTypeError\b", each) for each in caught):
@@ -138,7 +138,7 @@ def guarded_calls(source: Source) -> set[int]:
                     functions |= {call.func.id for call in calls if isinstance(call.func, ast.Name)}
         elif isinstance(node, ast.With) and any(_expects(item.context_expr) for item in node.items):
             found |= {id(call) for call in _calls(node.body)}
-    for node in ast.walk(source.tree) if functions else ():
+    for node in source.nodes if functions else ():
         if isinstance(node, ast.FunctionDef) and node.name in functions:
             found |= {id(call) for call in _calls(node.body)}
     return found

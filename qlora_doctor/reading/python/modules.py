@@ -53,7 +53,7 @@ class Modules(Machine):
         if source is None:
             return
         self.sources.append(source)
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             node.source = source  # type: ignore[attr-defined]
         scope = Scope(module.names, file=path)
         scope.names |= {"__name__": Known(data=module.dotted), "__file__": Known(data=str(path))}

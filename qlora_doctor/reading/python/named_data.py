@@ -59,7 +59,7 @@ def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
 def _template(script: TrainingScript, builder: SetupBuilder) -> str | None:
     """The template that Unsloth's get_chat_template is asked for; None where it is not asked for one that is known."""
     known = {id(call.node): call for call, _ in script.seen.calls}
-    for node in ast.walk(builder.source.tree):
+    for node in builder.source.nodes:
         if isinstance(node, ast.Call) and _last(node.func) == "get_chat_template":
             name = _argument(node, known.get(id(node)), "chat_template", 1) or _constant(node, builder.source.tree)
             if name is not None:
@@ -149,7 +149,7 @@ def _texts(node: ast.Call, call: Made | None, name: str) -> list[str]:
 def _transforms(builder: SetupBuilder) -> list[str]:
     """What is done to samples, with its line: ``map (line 12)``."""
     found = []
-    for node in ast.walk(builder.source.tree):
+    for node in builder.source.nodes:
         if isinstance(node, ast.Call) and _last(node.func) in _TRANSFORMS and _is_of_data(node):
             found.append((node.lineno, _last(node.func)))
     lines = builder.source.lines

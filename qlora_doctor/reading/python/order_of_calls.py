@@ -188,7 +188,7 @@ def _reloaded_elsewhere(script: TrainingScript, builder: SetupBuilder) -> None:
         return
     saved: set[str] = set()
     for source in script.sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             called = node.func if isinstance(node, ast.Call) else None
             if not isinstance(node, ast.Call) or not isinstance(called, ast.Attribute):
                 continue
@@ -215,12 +215,12 @@ def _from_config(script: TrainingScript, builder: SetupBuilder) -> None:
     called_as = [
         ast.unparse(node.func)
         for source in script.sources
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     ]
     loads = any(each.endswith(".from_pretrained") and "Model" in each for each in called_as)
     for source in script.sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             called = node.func if isinstance(node, ast.Call) else None
             if isinstance(called, ast.Attribute) and called.attr in ("from_config", "_from_config") and not loads:
                 if not ast.unparse(called.value).startswith("AutoModel") or "load_state_dict" in source.code:
@@ -239,7 +239,7 @@ def _from_config(script: TrainingScript, builder: SetupBuilder) -> None:
 
 def _loops(script: TrainingScript, builder: SetupBuilder) -> None:
     for source in script.sources:
-        for outer in ast.walk(source.tree):
+        for outer in source.nodes:
             if not isinstance(outer, ast.For):
                 continue
             inner = [node for node in ast.walk(outer) if isinstance(node, ast.For) and node is not outer]

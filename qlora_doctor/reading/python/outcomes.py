@@ -192,9 +192,7 @@ def _gradients_off(script: TrainingScript, builder: SetupBuilder) -> None:
     """``torch.set_grad_enabled(False)`` as a statement, and nothing that turns gradients on before the training."""
     if script.trainer is None or not script.seen.runs:
         return
-    statements = {
-        id(node.value) for source in script.sources for node in ast.walk(source.tree) if isinstance(node, ast.Expr)
-    }
+    statements = {id(node.value) for source in script.sources for node in source.nodes if isinstance(node, ast.Expr)}
     before = [each for each in script.seen.gradients if each[3] == 0 and id(each[1]) in statements]
     if not before or not all(sure for _, _, sure, _ in before) or before[-1][0]:
         return
@@ -208,7 +206,7 @@ def _loop_order(script: TrainingScript, builder: SetupBuilder) -> None:
     if script.trainer is not None:
         return
     for source in script.sources:
-        for loop in ast.walk(source.tree):
+        for loop in source.nodes:
             if not isinstance(loop, ast.For | ast.AsyncFor | ast.While) or _has_inner_loop_with_backward(loop):
                 continue
             order = list(_called(loop.body))

@@ -37,7 +37,7 @@ def note_own_functions(script: TrainingScript, builder: SetupBuilder) -> None:
 def _callbacks(script: TrainingScript, builder: SetupBuilder) -> None:
     """Every event comes with the model, the optimizer and more, by keyword."""
     for source in script.sources:
-        for owner in ast.walk(source.tree):
+        for owner in source.nodes:
             if not isinstance(owner, ast.ClassDef) or len(owner.bases) != 1:
                 continue
             if not ast.unparse(owner.bases[0]).endswith("TrainerCallback") or f"{owner.name}(" not in source.code:

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,11 @@ class Source:
     text: str
     skipped: list[int]
     written: str
+
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All nodes of the tree, as ``ast.walk`` gives them; many ask, and the walk costs more than parsing."""
+        return tuple(ast.walk(self.tree))
 
     def place(self, node: ast.AST | None) -> Place | None:
         """Where a node begins; one of another file says so itself."""

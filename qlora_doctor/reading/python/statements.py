@@ -44,7 +44,7 @@ def _unfollowed_mode(script: TrainingScript) -> tuple[str, ast.AST] | None:
     if any(step.kind == "change" and step.call.maker == "mode" for step in script.steps):
         return None
     for source in script.sources:
-        for node in ast.walk(source.tree) if ".train(" in source.code else ():
+        for node in source.nodes if ".train(" in source.code else ():
             called = node.func if isinstance(node, ast.Call) else None
             if isinstance(called, ast.Attribute) and called.attr == "train" and _names_a_model(called.value):
                 note = f"Whether {ast.unparse(called)[:60]}() is of the model that is trained is not followed."

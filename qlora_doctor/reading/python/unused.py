@@ -26,7 +26,7 @@ def note_unused(script: TrainingScript, builder: SetupBuilder) -> None:
 
 def _uncalled(script: TrainingScript, builder: SetupBuilder) -> None:
     for source in script.sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             named = node.value if isinstance(node, ast.Expr) else None
             if isinstance(named, ast.Attribute) and named.attr in _CALLED:
                 text = ast.unparse(named)[:80]
@@ -51,7 +51,7 @@ def _quantization(script: TrainingScript, builder: SetupBuilder) -> None:
 
 def _says(source: Source, names: tuple[str, ...]) -> bool:
     """True where a call other than BitsAndBytesConfig's own is given one of these, or anything sets it."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Call) and not ast.unparse(node.func).endswith("BitsAndBytesConfig"):
             if any(keyword.arg in names for keyword in node.keywords):
                 return True
@@ -83,13 +83,13 @@ def _never_read(script: TrainingScript, makers: tuple[str, ...]) -> Iterator[tup
     read = {
         node.id
         for source in script.sources
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
     if read & {"globals", "locals", "vars", "eval", "exec"}:
         return
     for source in script.sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if not isinstance(node, ast.Assign) or len(node.targets) != 1 or not isinstance(node.value, ast.Call):
                 continue
             target, call = node.targets[0], node.value
