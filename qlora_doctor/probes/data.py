@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.errors import StageError
+from ..core.uncollected import uncollected
 from ..facts import BatchFacts, DataFacts
 from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ..pipeline.architecture import context_length
@@ -65,21 +64,8 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
     Raises:
         NotFollowedForm: the trainer forms samples in a way that is not followed, or they are not on this machine.
     """
-    with _without_collecting():
+    with uncollected():
         return _seen(setup, progress, offline)
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Without Python's search for cycles: rows and their tokens are many objects and no cycles, and the search through
-    them took a fifth of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:

@@ -17,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.uncollected import uncollected
 from .guarding import StopTraining, say
 from .records import Options, Writer, rank_of
-from .working import uncollected
 
 if TYPE_CHECKING:
     from .watcher import Watch

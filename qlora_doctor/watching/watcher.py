@@ -192,7 +192,7 @@ class Watch:
         self._take_schedulers()
         self._know_resumed()
         self._know_adapters(model)
-        self._hand_made_masks(loader)
+        self._rows(loader)
         self._write("watching")
 
     def _static(self, model: nn.Module, arguments: Any) -> None:
@@ -292,7 +292,7 @@ class Watch:
         """Whether what trains is sound, and the adapter that was loaded the one that is there."""
         self._run["nonfinite_trainable"] = nonfinite_among(trainable_parameters(model))
         self._run |= adapters.roles(model, set())
-        if self._parallel in ("none", "ddp"):
+        if self._parallel in _WHOLE:
             self._run |= adapters.overwritten(model, self.loads)
 
     def _one_tokenizer(self, model: nn.Module) -> Any:
@@ -315,12 +315,18 @@ class Watch:
             self._found = objects()
             self._take_schedulers()
         if not self._counted_forward and self._trainer() is None:
-            self._loop_data()
+            self._rows_of_a_loop()
         self._counted_forward = True
 
-    def _loop_data(self) -> None:
+    def _rows_of_a_trainer(self, trainer: Any) -> None:
+        """What the trainer evaluates on, held against what it trains on."""
+        evaluated = getattr(trainer, "eval_dataset", None)
+        sets = list(evaluated.values()) if isinstance(evaluated, dict) else [evaluated]  # by name, or one
+        self._know_evaluated(getattr(trainer, "train_dataset", None), sets)
+
+    def _rows_of_a_loop(self) -> None:
         """The order of a loop's rows, and what it will be evaluated on: its loaders by what is being gone through."""
-        from .dataset import evaluated_share, going, sorted_rows
+        from .dataset import going, sorted_rows
 
         loaders = self._found["DataLoader"]
         training = going(loaders, self._found["_BaseDataLoaderIter"])
@@ -328,26 +334,24 @@ class Watch:
             return
         self._run["rows_sorted"] = sorted_rows(training)
         others = accumulating.evaluating([each for each in loaders if not any(each is one for one in training)])
-        shares = [evaluated_share(training[0].dataset, each.dataset) for each in others]
-        self._run["evaluates_training_rows"] = max((share for share in shares if share is not None), default=None)
+        self._know_evaluated(training[0].dataset, [each.dataset for each in others])
 
-    def _hand_made_masks(self, loader: Any) -> None:
-        """Labels of the tokenized data set, of which a collator may make others."""
-        from .dataset import evaluated_share, masked_by_hand, rewrites_labels, sorted_rows
+    def _know_evaluated(self, trained: Any, evaluated: Sequence[Any]) -> None:
+        from .dataset import evaluated_share
+
+        shares = [share for each in evaluated if (share := evaluated_share(trained, each)) is not None]
+        self._run["evaluates_training_rows"] = max(shares, default=None)
+
+    def _rows(self, loader: Any) -> None:
+        """What shows before the first step: the rows, their order, and what a collator makes of their labels."""
+        from .dataset import masked_by_hand, rewrites_labels, sorted_rows
 
         loaders = [loader] if loader is not None else self._found["DataLoader"]
         trainer = self._trainer()
         if trainer is not None:
-            evaluated = getattr(trainer, "eval_dataset", None)
-            several = isinstance(evaluated, dict)  # data sets by name
-            shares = [
-                share
-                for each in (evaluated.values() if several and evaluated else [evaluated])
-                if (share := evaluated_share(getattr(trainer, "train_dataset", None), each)) is not None
-            ]
-            self._run["evaluates_training_rows"] = max(shares, default=None)
+            self._rows_of_a_trainer(trainer)
         self._mask_by_hand = masked_by_hand(loaders)
-        # Of a loop's loaders any may be the one of the evaluation, which is in order by right: see _loop_data.
+        # Of a loop's loaders any may be the one of the evaluation, which is in order by right: see _rows_of_a_loop.
         self._run["rows_sorted"] = sorted_rows(loaders) if trainer is not None or len(loaders) == 1 else None
         self._rewrites_labels = rewrites_labels(loaders)
 
@@ -402,7 +406,7 @@ class Watch:
             return
         self._accumulation.append(accumulating.asked_for() if self._run.get("kind") == "loop" else None)
         first, self._began_backward = not self._began_backward, True
-        if self._parallel not in ("none", "ddp"):
+        if self._parallel not in _WHOLE:
             return
         if not first:
             held = self._held() or _ids(onlooker)
@@ -424,7 +428,7 @@ class Watch:
         """Gradients between backward and the step; of sharded ones a process sees its part alone."""
         onlooker = self._onlooker
         assert onlooker is not None
-        if self._parallel not in ("none", "ddp"):
+        if self._parallel not in _WHOLE:
             return
         held = self._held()
         came = onlooker.gradients.norms_now(self._scale)
@@ -595,7 +599,7 @@ class Watch:
             optimizer,
             scaler=self._scaler(),
             micro_batches=self._onlooker.micro_batches[-1] if self._onlooker is not None else 1,
-            norms=self._parallel in ("none", "ddp"),
+            norms=self._parallel in _WHOLE,
             done=self._steps,
             record=self._loop_recorded,
             noticed=self._noticed,
@@ -747,7 +751,7 @@ class Watch:
 
     def model_saved(self, model: Any, folder: Any) -> None:
         """A model was saved to a folder; one that is not the one that trains is none of ours."""
-        if model is self._model() and self._parallel in ("none", "ddp") and self.rank == 0:
+        if model is self._model() and self._parallel in _WHOLE and self.rank == 0:
             self.guard(self._compare_saved)(model, Path(folder))
 
     def _compare_saved(self, model: nn.Module, folder: Path) -> None:

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """For a block, Python does not look for garbage by itself.
-
-    What the tool imports and makes is enough to set a collection off, which walks every object of the process: a
-    quarter of a second with torch and transformers, more than the work itself.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
+from ..core.uncollected import uncollected
 
 
 class Work:

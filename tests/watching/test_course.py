@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from qlora_doctor.core.uncollected import uncollected
 from qlora_doctor.watching import course
 from qlora_doctor.watching.dataset import evaluated_share, sorted_rows
-from qlora_doctor.watching.working import Work, uncollected
+from qlora_doctor.watching.working import Work
 from tests.faults.planting import found, told
 from tests.watching.loops import adamw, adapted, batches, train, watched
 
