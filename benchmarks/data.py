@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000)
     asked = parser.parse_args()
     from qlora_doctor.pipeline.forms import files
-    from qlora_doctor.probes import data
+    from qlora_doctor.probes.data import look as data
     from qlora_doctor.reading import read_setup
 
     result: dict[str, Any] = {"rows": asked.rows, "tokens": asked.tokens, "limit": LIMIT, "seconds": {}}

@@ -143,7 +143,7 @@ def memory(run: Run) -> None:
 def data(run: Run) -> None:
     from ..pipeline.forms import NotFollowedForm, is_followed
     from ..pipeline.forms.script import way_of
-    from ..probes.data import see_data
+    from ..probes.data.look import see_data
     from ..setup.named import not_looked_at, why_not_looked_at
 
     if run.job.run_data is not None:

@@ -18,7 +18,7 @@ from qlora_doctor.core.errors import StageError  # noqa: E402
 from qlora_doctor.pipeline import attach, load_config, load_tokenizer, make_batches, make_trainer  # noqa: E402
 from qlora_doctor.pipeline.classes import loader_of  # noqa: E402
 from qlora_doctor.pipeline.inputs import inputs_for, token_rows  # noqa: E402
-from qlora_doctor.probes.data import look_at_data  # noqa: E402
+from qlora_doctor.probes.data.look import look_at_data  # noqa: E402
 from qlora_doctor.probes.load.look import look_at_load  # noqa: E402
 from qlora_doctor.probes.step.look import StepSeen, look_at_step  # noqa: E402
 from qlora_doctor.setup.setup import Data, Lora, Model, Setup, Training  # noqa: E402

@@ -14,7 +14,7 @@ pytest.importorskip("datasets")
 from qlora_doctor.pipeline.forms.compared import form_compared
 from qlora_doctor.pipeline.forms.kinds import CannotForm
 from qlora_doctor.probes.config.template import template_facts
-from qlora_doctor.probes.data import look_at_data
+from qlora_doctor.probes.data.look import look_at_data
 from qlora_doctor.reading import read_setup
 from qlora_doctor.setup.setup import Setup
 from tests.probes.conftest import silent

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
 from qlora_doctor.facts import DataFacts
-from qlora_doctor.probes.data import look_at_data
+from qlora_doctor.probes.data.look import look_at_data
 from qlora_doctor.setup.setup import Data, Setup
 from tests.models import make_data
 from tests.probes.conftest import make_setup, silent

@@ -13,7 +13,7 @@ pytest.importorskip("datasets")
 
 from qlora_doctor.facts import DataFacts
 from qlora_doctor.pipeline.samples import read_samples
-from qlora_doctor.probes.data import look_at_data
+from qlora_doctor.probes.data.look import look_at_data
 from qlora_doctor.setup.setup import Data, Setup
 from tests.probes.conftest import make_setup, silent
 

@@ -15,7 +15,7 @@ from qlora_doctor.pipeline.forms import NotFollowedForm, axolotl, follow, llamaf
 from qlora_doctor.pipeline.forms.files import read_files, slice_of
 from qlora_doctor.pipeline.forms.kinds import FormedRow, FormedSet
 from qlora_doctor.pipeline.forms.plain import NotPlain, Plain
-from qlora_doctor.probes.data import DataSeen, see_data
+from qlora_doctor.probes.data.look import DataSeen, see_data
 from qlora_doctor.reading import read_setup
 from qlora_doctor.setup.setup import NamedData, Setup
 from tests.models import make_data

@@ -14,12 +14,12 @@ pytest.importorskip("datasets")
 import torch
 
 from qlora_doctor.pipeline.forms import FormedRow
-from qlora_doctor.probes.data import look_at_data
-from qlora_doctor.probes.overlap import near_duplicates, overlap_facts
-from qlora_doctor.probes.pairs import pair_facts
-from qlora_doctor.probes.rows import of_classes, of_labels, split_batch
-from qlora_doctor.probes.talk import out_of_order, talk_facts
-from qlora_doctor.probes.turn_end import turn_end_facts
+from qlora_doctor.probes.data.look import look_at_data
+from qlora_doctor.probes.data.overlap import near_duplicates, overlap_facts
+from qlora_doctor.probes.data.pairs import pair_facts
+from qlora_doctor.probes.data.rows import of_classes, of_labels, split_batch
+from qlora_doctor.probes.data.talk import out_of_order, talk_facts
+from qlora_doctor.probes.data.turn_end import turn_end_facts
 from qlora_doctor.reading import read_setup
 from tests.probes.conftest import silent
 
@@ -222,7 +222,7 @@ def test_a_set_in_the_hubs_cache_is_looked_at_without_the_network(
 
 
 def test_prose_that_speaks_of_the_marks_is_no_call() -> None:
-    from qlora_doctor.probes.talk import _calls
+    from qlora_doctor.probes.data.talk import _calls
 
     prose = "Calls stand between <tool_call> and </tool_call>."
     broken = '<tool_call>{"name": "weather", </tool_call>'

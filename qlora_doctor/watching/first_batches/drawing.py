@@ -13,10 +13,10 @@ import torch
 from ...facts import BatchFacts, DataFacts
 from ...pipeline.forms.kinds import FormedRow
 from ...probes.batch import BatchLook
-from ...probes.formed import repeated, without_repeats
-from ...probes.pairs import pair_facts
-from ...probes.rows import IGNORED, Row, of_classes, of_labels, of_texts, split_batch
-from ...probes.showing import Shown, histogram, rows_shown
+from ...probes.data.formed import repeated, without_repeats
+from ...probes.data.pairs import pair_facts
+from ...probes.data.rows import IGNORED, Row, of_classes, of_labels, of_texts, split_batch
+from ...probes.data.showing import Shown, histogram, rows_shown
 from .noting import Noted
 from .request import ROWS
 from .stand_ins import OLD_VOCABULARY

@@ -9,23 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..core.errors import StageError
-from ..core.uncollected import uncollected
-from ..facts import BatchFacts, DataFacts
-from ..pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
-from ..pipeline.architecture import context_length
-from ..pipeline.batches import render, rows_of_a_batch, rows_of_a_step
-from ..pipeline.changes import change_tokenizer
-from ..pipeline.forms import NotFollowedForm, follow, is_followed, read_named
-from ..pipeline.forms.chat import chat_text, lost_content
-from ..pipeline.forms.compared import compares, form_compared
-from ..pipeline.forms.kinds import CannotForm, FormedRow
-from ..pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
-from ..pipeline.samples import COMPARED, Samples, sample_rows
-from ..setup.resolved import Taken
-from ..setup.setup import NamedData, Origin, Setup
-from .batch import BatchLook
-from .failures import explain
+from ...core.errors import StageError
+from ...core.uncollected import uncollected
+from ...facts import BatchFacts, DataFacts
+from ...pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
+from ...pipeline.architecture import context_length
+from ...pipeline.batches import render, rows_of_a_batch, rows_of_a_step
+from ...pipeline.changes import change_tokenizer
+from ...pipeline.forms import NotFollowedForm, follow, is_followed, read_named
+from ...pipeline.forms.chat import chat_text, lost_content
+from ...pipeline.forms.compared import compares, form_compared
+from ...pipeline.forms.kinds import CannotForm, FormedRow
+from ...pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
+from ...pipeline.samples import COMPARED, Samples, sample_rows
+from ...setup.resolved import Taken
+from ...setup.setup import NamedData, Origin, Setup
+from ..batch import BatchLook
+from ..failures import explain
 from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, repeated, without_repeats
 from .overlap import overlap_of
 from .pairs import pair_facts

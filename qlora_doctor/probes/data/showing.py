@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..facts.data import RowFacts, SegmentFacts
+from ...facts.data import RowFacts, SegmentFacts
 
 IGNORED = -100
 MOST_ROWS = 12

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..core.errors import StageError
-from ..pipeline.forms import NotFollowedForm, read_named
-from ..setup.setup import NamedData, Setup
+from ...core.errors import StageError
+from ...pipeline.forms import NotFollowedForm, read_named
+from ...setup.setup import NamedData, Setup
 from .formed import normalized
 
 EVALUATION_ROWS = 256

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..pipeline.forms import FormedRow
+from ...pipeline.forms import FormedRow
 
 _ROLES = {
     "human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatbot": "assistant",

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..facts import BatchFacts
-from ..facts.data import DataSetFacts
-from ..pipeline.forms import MASKED, Followed, FormedRow, FormedSet, dropped_by_reason
-from .batch import BatchLook
+from ...facts import BatchFacts
+from ...facts.data import DataSetFacts
+from ...pipeline.forms import MASKED, Followed, FormedRow, FormedSet, dropped_by_reason
+from ..batch import BatchLook
 from .rows import of_ids
 from .showing import Shown, histogram, rows_shown
 from .talk import talk_facts

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..pipeline.forms.chat import chat_text
-from ..pipeline.forms.kinds import CannotForm
+from ...pipeline.forms.chat import chat_text
+from ...pipeline.forms.kinds import CannotForm
 
 _ASKED, _ANSWERED = "zz a question zz", "zz an answer zz"
 
