@@ -522,7 +522,7 @@ class Watch:
         self._rank_loss |= {"trained_tokens": onlooker.counted_tokens or None}
         if onlooker.counted_tokens:
             self._run["tokens_per_update"] = onlooker.counted_tokens * self._world
-        self._losses = [*getattr(self, "_losses", []), backward]
+        self._losses = [*self._losses, backward]
 
     def _know_accumulation(self) -> None:
         """A loop that means to accumulate, by its own names, and steps with every micro-batch."""
@@ -609,8 +609,12 @@ class Watch:
     def _learns(self) -> bool:
         """Whether the last watched step had a loss and gradients: what follows one that had none is its consequence."""
         steps = self._onlooker.gradients.steps if self._onlooker is not None else []
-        losses = getattr(self, "_losses", [])
-        return bool(losses) and _number(losses[-1]) is not None and bool(steps) and any(steps[-1].norms.values())
+        return (
+            bool(self._losses)
+            and _number(self._losses[-1]) is not None
+            and bool(steps)
+            and any(steps[-1].norms.values())
+        )
 
     def _loop_recorded(self, record: dict[str, Any]) -> None:
         numbers = {name: value for name, value in record.items() if name not in ("step", "time")}
@@ -662,8 +666,8 @@ class Watch:
 
     def _rates_low(self) -> None:
         """Whether the watched steps ran at a fraction of the rate that the run is for."""
-        rates = [rate for rate in getattr(self, "_rates_now", []) if rate is not None]
-        peak = self._run.get("learning_rate_asked") or getattr(self, "_peak", None)
+        rates = [rate for rate in self._rates_now if rate is not None]
+        peak = self._run.get("learning_rate_asked")
         self._run["rates_during_warmup"] = None
         if rates and peak:
             self._run["rates_during_warmup"] = max(rates) < _LOW_RATE * peak
@@ -929,10 +933,10 @@ class Watch:
             device=self.facts.load.device if self.facts.load else None,
             steps=self._counted,
             batches=list(onlooker.batches.digests) if onlooker is not None else self._digests,
-            trainable=getattr(self, "_trainable_digest", None),
+            trainable=self._trainable_digest,
             peak_allocated_bytes=measured.peak_allocated_bytes if measured else None,
             peak_reserved_bytes=measured.peak_reserved_bytes if measured else None,
-            loss=_number(self._losses[-1]) if getattr(self, "_losses", None) else None,
+            loss=_number(self._losses[-1]) if self._losses else None,
             ended=self._ended,
             **self._rank_loss,
         )
@@ -964,7 +968,12 @@ class Watch:
     _failure = NO_FAILURE
     _saved_at: int | None = None
     _digests: list[str] | None = None
-    _losses: list[float | None]
+    _losses: Sequence[Any] = ()
+    """Of each watched step, as it was made."""
+    _rates_now: Sequence[float | None] = ()
+    _trainable_digest: str | None = None
+    _mask_by_hand: float | None = None
+    _rewrites_labels = False
 
     def _step_facts(self, onlooker: Onlooker) -> Any:
         seen = onlooker.facts()
@@ -977,7 +986,7 @@ class Watch:
         }
         self._run["telling_warnings"] = telling(self._heard.heard)
         self._count_labels(onlooker, changes)
-        losses = [_number(value) for value in getattr(self, "_losses", [])]
+        losses = [_number(value) for value in self._losses]
         if seen.losses is None and any(value is not None for value in losses):
             changes["losses"] = losses
             changes["loss_finite"] = all(value is not None for value in losses)
@@ -1023,11 +1032,11 @@ class Watch:
 
     def _batch_facts(self, onlooker: Onlooker) -> Any:
         found = onlooker.batches.facts()
-        by_hand = getattr(self, "_mask_by_hand", None)
+        by_hand = self._mask_by_hand
         discarded = None
         if by_hand is not None and found is not None and found.trained_ratio is not None:
             discarded = by_hand > 0 and found.trained_ratio >= 0.999
-        elif by_hand and getattr(self, "_rewrites_labels", False):  # no batch came: it may fail for that very reason
+        elif by_hand and self._rewrites_labels:  # no batch came: it may fail for that very reason
             discarded = True
         if found is None:
             return BatchFacts(mask_by_hand_ratio=by_hand, mask_discarded=True) if discarded else None
@@ -1058,7 +1067,7 @@ class Watch:
         )
         self._run |= precision_facts(self._arguments, seen.autocast_dtype, seen.dtypes)
         if self._run.get("nonfinite_layer") is None and any(
-            loss is not None and not math.isfinite(loss) for loss in getattr(self, "_losses", [])
+            loss is not None and not math.isfinite(loss) for loss in self._losses
         ):
             place = onlooker.forwards.first_nonfinite_layer()
             names = layer_names(onlooker.model, onlooker.forwards.layers)

@@ -119,7 +119,7 @@ PLACES = [
     "qlora_doctor.probes.step.forward.ForwardWatch._layer_begins",
     "qlora_doctor.probes.observing.snapshot.compare",
     "qlora_doctor.watching.watcher.Watch._backward_begins",
-    "qlora_doctor.watching.watcher.Watch._loop_data",
+    "qlora_doctor.watching.watcher.Watch._rows_of_a_loop",
     "qlora_doctor.watching.watcher.Watch._follow_on",
     "qlora_doctor.watching.watcher.Watch._loop_recorded",
     "qlora_doctor.watching.watcher.Watch._look_at_end",
