@@ -161,7 +161,11 @@ def _look(
         (table, fact.model_copy(update={"cure": _cure(setup, facts, planner, card, fact, progress)}))
         for card, (table, fact) in zip(cards, plans, strict=True)
     ]
-    prediction.assumptions += [*allocator_assumptions(setup), *assumed_of_cards(setup), *assumed_of_evaluation(facts)]
+    prediction.assumptions += [
+        *allocator_assumptions(setup),
+        *assumed_of_cards(setup, facts),
+        *assumed_of_evaluation(facts),
+    ]
     if cards[0] is None:
         prediction.assumptions.append(
             f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."

@@ -129,7 +129,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield from _generating(setup, facts)
     if training.padding_free and Taken(setup).trainer == "trl" and not training.packing:
         yield "padding_free batches"
-    yield from _spread(setup)
+    yield from _spread(setup, facts)
     told = training.extra
     for name, what in _MORE.items():
         if _on(told.get(name)):
@@ -175,7 +175,7 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
     options = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
     return (
         config.distributed == "fsdp2"
-        and Taken(setup)["hardware.count"] > 1
+        and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
         and bool(config.gradient_checkpointing)
         and config.use_reentrant is False
         and config.evaluates is False
@@ -187,7 +187,15 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
     )
 
 
-def _spread(setup: Setup) -> Iterator[str]:
+def seen_cards(setup: Setup, facts: Facts) -> int | None:
+    """Cards of this machine that one process would see, where the run is meant for them and nothing says how many."""
+    environment, hardware = facts.environment, setup.hardware
+    if environment is None or hardware.count is not None or hardware.gpu is not None or hardware.memory is not None:
+        return None
+    return len(environment.gpus or ())
+
+
+def _spread(setup: Setup, facts: Facts) -> Iterator[str]:
     """A model that is spread over several devices by its device map."""
     device_map = setup.model.device_map
     devices = {str(place) for place in device_map.values()} if isinstance(device_map, dict) else set()
@@ -196,7 +204,7 @@ def _spread(setup: Setup) -> Iterator[str]:
     elif (
         isinstance(device_map, str)
         and device_map in ("auto", "balanced", "balanced_low_0", "sequential")
-        and Taken(setup)["hardware.count"] > 1
+        and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
     ):
         yield f"device_map {device_map!r} over several cards"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.numbers import size
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import Saving as SavingFact
+from ..setup.own_loops import OWN_LOOPS
 from ..setup.resolved import Taken
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
 from . import UNFINISHED, Progress, Tell, tell_nobody
@@ -117,7 +118,7 @@ def look_at_memory(
             f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."
         )
     prediction.assumptions += allocator_assumptions(setup)
-    prediction.assumptions += assumed_of_cards(setup)
+    prediction.assumptions += assumed_of_cards(setup, facts)
     prediction.assumptions += assumed_of_evaluation(facts)
     held |= described(prediction, subject.outline, card)
     held["margin_ratio"] = prediction.margin
@@ -246,9 +247,16 @@ def is_sharded(setup: Setup) -> bool:
     return bool(setup.training.fsdp or setup.training.deepspeed) or isinstance(setup.model.device_map, dict)
 
 
-def assumed_of_cards(setup: Setup) -> list[str]:
+def assumed_of_cards(setup: Setup, facts: Facts) -> list[str]:
     """How several cards share the work; one sentence."""
-    count = Taken(setup)["hardware.count"]
+    from .scope import seen_cards
+
+    count, seen = Taken(setup)["hardware.count"], seen_cards(setup, facts)
+    if seen is not None and seen > 1 and setup.dialect not in OWN_LOOPS:
+        return [
+            f"Each process sees one card. Without a launcher the {seen} cards of this machine are used by DataParallel, "
+            "which is not modelled; CUDA_VISIBLE_DEVICES=0 shows one."
+        ]
     if count < 2:
         return []
     if setup.training.fsdp:

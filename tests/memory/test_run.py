@@ -11,14 +11,15 @@ import pytest
 
 import qlora_doctor
 from qlora_doctor.facts import Facts, MemoryFacts
+from qlora_doctor.facts.environment import EnvironmentFacts, Gpu, Packages
 from qlora_doctor.facts.memory import MemoryPicture
 from qlora_doctor.memory.predict import predict
 from qlora_doctor.memory.scope import unmodelled, unmodelled_model
-from qlora_doctor.memory.stage import look_at_memory
+from qlora_doctor.memory.stage import assumed_of_cards, look_at_memory
 from qlora_doctor.memory.step import takes_loss_arguments
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reporters._needed import needed
-from qlora_doctor.setup.setup import Lora, Model, Origin, Quantization, Setup, Training
+from qlora_doctor.setup.setup import Hardware, Lora, Model, Origin, Quantization, Setup, Training
 from tests.memory.cases import LLAMA, RTX_4090, subject
 
 
@@ -168,6 +169,26 @@ def test_kernels_and_loops_of_others() -> None:
         reason = unmodelled(setup, Facts())
         assert reason is not None and word in reason
     assert unmodelled(Setup(training=Training(method="sft", neftune_noise_alpha=5)), Facts()) is None
+
+
+def test_of_several_visible_cards_the_figure_is_that_of_one_and_says_so() -> None:
+    def here(cards: int) -> Facts:
+        gpus = [Gpu(index=index, name="NVIDIA H200", memory_bytes=150 << 30) for index in range(cards)]
+        return Facts(
+            environment=EnvironmentFacts(
+                tool_version="0", python="3.11", platform="Linux", packages=Packages(), gpus=gpus
+            )
+        )
+
+    setup = Setup()
+    assert assumed_of_cards(setup, here(1)) == [] == assumed_of_cards(setup, Facts())
+    assert "DataParallel" in assumed_of_cards(setup, here(2))[0]
+    told = Setup(hardware=Hardware(count=1))
+    meant = Setup(hardware=Hardware(gpu="rtx-4090"))
+    assert assumed_of_cards(told, here(2)) == [] == assumed_of_cards(meant, here(2))
+    spread = Setup(model=Model(device_map="auto"))
+    assert unmodelled(spread, here(1)) is None and unmodelled(spread, Facts()) is None
+    assert "several cards" in (unmodelled(spread, here(2)) or "")
 
 
 def test_a_batch_that_something_else_decides_leaves_no_figure() -> None:
