@@ -254,7 +254,7 @@ def assumed_of_cards(setup: Setup, facts: Facts) -> list[str]:
     count, seen = Taken(setup)["hardware.count"], seen_cards(setup, facts)
     if seen is not None and seen > 1 and setup.dialect not in OWN_LOOPS:
         return [
-            f"Each process sees one card. Without a launcher the {seen} cards of this machine are used by DataParallel, "
+            f"Each process sees one card. Without a launcher the {seen} cards of this machine work by DataParallel, "
             "which is not modelled; CUDA_VISIBLE_DEVICES=0 shows one."
         ]
     if count < 2:
