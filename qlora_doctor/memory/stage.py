@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ..core.numbers import size
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import Saving as SavingFact
-from ..setup.own_loops import OWN_LOOPS
 from ..setup.resolved import Taken
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
 from . import UNFINISHED, Progress, Tell, tell_nobody
@@ -252,7 +251,7 @@ def assumed_of_cards(setup: Setup, facts: Facts) -> list[str]:
     from .scope import seen_cards
 
     count, seen = Taken(setup)["hardware.count"], seen_cards(setup, facts)
-    if seen is not None and seen > 1 and setup.dialect not in OWN_LOOPS:
+    if seen is not None and seen > 1 and setup.traits.own_loop is None:
         return [
             f"Each process sees one card. Without a launcher the {seen} cards of this machine work by DataParallel, "
             "which is not modelled; CUDA_VISIBLE_DEVICES=0 shows one."

@@ -241,7 +241,7 @@ class Session:
         # fact that there is, would be a tenth of the time that a config check takes.
         report = Report.model_construct(
             tool=cleaned(Tool.model_construct(version=__version__, created=now(), command=self.options.command)),
-            setup=cleaned(as_json(self.setup)) if self.setup else None,
+            setup=_shown(self.setup) if self.setup else None,
             stages=records,
             facts=self.facts,
             findings=self.findings,
@@ -252,6 +252,13 @@ class Session:
             exit_code=3 if self.interrupted else exit_code(self.findings, records, fail_on, summary.read),
         )
         return report if self.setup is None else report.with_lines(self.setup.lines)
+
+
+def _shown(setup: Setup) -> dict[str, Any]:
+    """The setup as a report holds it: what was understood of the config, not what its trainer is like."""
+    shown: dict[str, Any] = cleaned(as_json(setup))
+    del shown["traits"]
+    return shown
 
 
 def _why_idle(suppression: Suppression) -> str:

@@ -98,8 +98,11 @@ class Resolved:
     @property
     def prepared_by_trainer(self) -> bool:
         """Whether it is for TRL's trainer to prepare a quantized base: it gets one to which it attaches the adapter."""
-        hands_over = self.setup.dialect in ("python", "trl", "alignment-handbook")
-        return hands_over and self.trainer == "trl" and self.is_silent("training.prepare_for_kbit_training")
+        return (
+            self.setup.traits.hands_base_to_trl
+            and self.trainer == "trl"
+            and self.is_silent("training.prepare_for_kbit_training")
+        )
 
     @property
     def cuts_nothing(self) -> bool:

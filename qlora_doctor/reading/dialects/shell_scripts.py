@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .llamafactory import HF_ARGUMENTS
@@ -162,7 +163,7 @@ def recognise(script: str, keys: Collection[str]) -> tuple[str, float, Callable[
 
 def _read_qlora(document: Document) -> Setup:
     """qlora.py quantizes where ``--bits`` is 4, its default, and targets every linear layer but the head."""
-    reading = Reading(document, "qlora-artidoro", "artidoro/qlora", typed=False)
+    reading = Reading(document, "qlora-artidoro", "artidoro/qlora", traits=Traits(lists_linear=True), typed=False)
     reading.take(_QLORA)
     full = reading.get("full_finetune", False)
     bits = reading.get("bits", 4)

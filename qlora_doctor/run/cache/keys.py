@@ -141,7 +141,7 @@ def _structure(setup: Setup, sections: dict[str, Any]) -> dict[str, Any]:
         lora["lora_dropout"] = _kind_of_number(lora["lora_dropout"])
     prepared = {name: value for name, value in sections["training"].items() if name in _PREPARED_WITH}
     # Which layers all-linear stands for, and whether experts take a dropout, is the trainer's.
-    whose = setup.dialect if setup.lora.target_modules == "all-linear" or setup.dialect == "axolotl" else ""
+    whose = setup.dialect if setup.lora.target_modules == "all-linear" or not setup.traits.drops_on_experts else ""
     return {"quantization": sections["quantization"], "lora": lora, "training": prepared, "whose": whose}
 
 
