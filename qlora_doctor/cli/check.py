@@ -128,19 +128,20 @@ def command(**given: Any) -> int:
     invalid config, 3 a stage that was asked for could not be completed, or the config does not tell all
     that decides the run (model, 4 bits, rank, rate, batch; --fail-on error lets that pass).
     """
-    from ..reporters import TOGETHER
-    from ..run.cache import cache_folder
-    from ..run.outputs import append_summary
-    from ._baseline import KnownFindings
-    from ._fixes import Fixing, fix_all
-    from ._folders import with_folders
-    from ._settings import Judging, explain_selection
     from ._shown import Shown
 
     configs, facts, shown = given["configs"], given["facts"], of(Shown, given)
     named = [*configs, *([facts] if facts else [])]  # what is under way before it is known what these stand for
     first = f"reading {named[0] if len(named) == 1 else 'configs'}"
     with progress(first, quiet=shown.quiet or given["explain_selection"]) as watcher:
+        from ..reporters import TOGETHER
+        from ..run.cache import cache_folder
+        from ..run.outputs import append_summary
+        from ._baseline import KnownFindings
+        from ._fixes import Fixing, fix_all
+        from ._folders import with_folders
+        from ._settings import Judging, explain_selection
+
         judging = of(Judging, given)
         found = with_folders(configs, given["exclude"], given["dialect"], judging, shown, watcher)
         alone = facts or given["explain_selection"]

@@ -55,15 +55,14 @@ def command(**given: Any) -> int:
     Exit codes: 0 it fits, as it is or with the cure, 1 no cure was found, or errors are left in the cured config,
     2 usage, unreadable or invalid config, 3 its peak cannot be predicted.
     """
-    from ..run.curing import cure
-    from ..run.session import CheckOptions
-    from ._terminal import width
-
     if given["fix"] and given["output"] is not None:
         raise UsageError("--fix writes into the config, -o into another file; give one of them.")
-    options = of(CheckOptions, {**given, "command": command_line()})
-    prefer: Prefer = given["prefer"] or "closest"
     with progress(f"reading {given['config']}", quiet=given["quiet"]) as watcher:
+        from ..run.curing import cure
+        from ..run.session import CheckOptions
+
+        options = of(CheckOptions, {**given, "command": command_line()})
+        prefer: Prefer = given["prefer"] or "closest"
         cured = cure(
             given["config"], options, keep=given["keep"], prefer=prefer, alters=given["alter"], observer=watcher
         )
@@ -71,6 +70,7 @@ def command(**given: Any) -> int:
         click.echo((cured.last or cured.first).model_copy(update={"facts": cured.first.facts}).model_dump_json())
     else:
         from ..reporters import cure as document
+        from ._terminal import width
 
         shown = document.render(
             cured.first, fixed=cured.fixed, diff=cured.diff, beside=cured.beside, last=cured.last, width=width()

@@ -12,7 +12,7 @@ import click
 from ..core.errors import UsageError
 from ._help import examples
 from ._options import command_line, of, offline, outputs, talking
-from ._progress import progress
+from ._progress import Told, progress
 
 if TYPE_CHECKING:
     from ..core.report import Report
@@ -104,28 +104,33 @@ def command(**given: Any) -> int:
         raise UsageError(
             "plan takes a config, or --model.", remedy="qlora-doctor plan --model Qwen/Qwen2.5-7B --gpu l4"
         )
-    from ..run.planning import run_plan
-    from ..run.session import CheckOptions
-    from ..worker.job import PlanRequest
     from ._shown import Shown
 
     shown = of(Shown, given)
-    outputs = shown.parsed(formats=OUTPUTS)
-    rank = (("lora.r", given["rank"]),) if given["rank"] is not None else ()
-    asked = PlanRequest(
-        cards=(*given["gpus"], *given["memories"]), batches=given["batches"], sequences=given["sequences"]
-    )
-    options = of(CheckOptions, {**given, "cache": not given["no_cache"], "command": command_line()})
-    _must_be_sizes(given["memories"])
     with progress(f"planning {given['config'] or given['model']}", quiet=shown.quiet) as watcher:
-        source = given["config"] or _setup_of(given["model"], given["gpus"])
-        report = run_plan(source, asked, options, values=(*rank, *given["values"]), observer=watcher)
+        outputs = shown.parsed(formats=OUTPUTS)
+        report = _planned(given, watcher)
     _print(report, shown)
     for output in outputs:
         _write(report, output)
         shown.note(f"wrote {output.path}")
     made = report.facts.memory is not None and bool(report.facts.memory.plans)
     return 0 if made else 3
+
+
+def _planned(given: dict[str, Any], watcher: Told) -> Report:
+    from ..run.planning import run_plan
+    from ..run.session import CheckOptions
+    from ..worker.job import PlanRequest
+
+    _must_be_sizes(given["memories"])
+    rank = (("lora.r", given["rank"]),) if given["rank"] is not None else ()
+    asked = PlanRequest(
+        cards=(*given["gpus"], *given["memories"]), batches=given["batches"], sequences=given["sequences"]
+    )
+    options = of(CheckOptions, {**given, "cache": not given["no_cache"], "command": command_line()})
+    source = given["config"] or _setup_of(given["model"], given["gpus"])
+    return run_plan(source, asked, options, values=(*rank, *given["values"]), observer=watcher)
 
 
 def _setup_of(model: str, cards: Sequence[str]) -> Setup:
