@@ -192,7 +192,10 @@ def _checkpointing(resolved: Resolved) -> bool | None:
 def _prepared(resolved: Resolved) -> bool | None:
     if not resolved.prepared_by_trainer or resolved.quantized is False:
         return resolved.quantized
-    return defaults.prepares(resolved.method, resolved.libraries)
+    prepares = defaults.prepares(resolved.method, resolved.libraries)
+    # TRL before 0.26 left a base alone whose shards begin on the CPU or on meta ("is_sharded_qlora").
+    sharded = resolved.setup.training.fsdp or resolved.setup.training.deepspeed
+    return None if prepares and sharded else prepares
 
 
 def _learning_rate(resolved: Resolved) -> float | None:

@@ -130,6 +130,8 @@ WRITINGS: dict[str, Writing] = {
 }
 """Where several keys, or words of its own, bring a value about."""
 _BACKENDS = {"bnb": "bitsandbytes", "bitsandbytes": "bitsandbytes", "hqq": "hqq", "eetq": "eetq", "gptq": "gptq"}
+_PACKAGES = ("llamafactory", "llmtuner")
+"""LLaMA-Factory's own, the second up to 0.7."""
 _BOARD = {
     "model_name": "model_name_or_path",
     "model_path": "model_name_or_path",
@@ -142,8 +144,20 @@ _BOARD = {
 
 
 def recognise(document: Document) -> float:
-    """``finetuning_type``, or a stage with a model and a template, or the board's ``top.`` and ``train.``."""
-    data = document.data
+    """``finetuning_type``, or a stage with a model and a template, or the board's ``top.`` and ``train.``.
+
+    A project that declares those keys in classes of its own reads its files itself, with its own other keys.
+    """
+    sure = _by_keys(document.data)
+    if sure > 0 and document.path is not None:
+        from ..script_fields import declared_by
+
+        if declared_by(document.path, "finetuning_type", _PACKAGES) is not None:
+            return 0.0
+    return sure
+
+
+def _by_keys(data: Any) -> float:
     if not isinstance(data, dict):
         return 0.0
     if sum(isinstance(key, str) and key.startswith(("top.", "train.")) for key in data) >= 2:
