@@ -14,13 +14,14 @@ from ..pipeline.batches import synthetic_labels
 from .as_on_cuda import as_on_cuda
 from .autocast import Autocast
 from .first_gradient import learn_counts
+from .flat_sharded import FlatSharded
 from .images import Pictures
 from .liger import Kernels, put_into, rotating
 from .load import LoadOptions, write_load
 from .machine import Machine
 from .operators import register_bitsandbytes
 from .optimizers import Optimizer
-from .sharded import Sharded
+from .sharded import Sharded, Sharding
 from .tape import Tape
 from .trace import Recorder
 from .trl_step import has_fused_head, prepare_for_sft, sft_loss, without_triton
@@ -46,7 +47,8 @@ class StepOptions:
     data_parallel: bool = False
     """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
     sharded_over: int | None = None
-    """Ranks that FSDP 2 shards the model over."""
+    """Ranks that FSDP shards the model over."""
+    fsdp_version: int = 2
     liger: Kernels | None = None
     """Liger's kernels in the model."""
     pictures: Pictures | None = None
@@ -112,10 +114,7 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         add_noise(model, options.neftune_alpha)
     if options.data_parallel:
         recorder.keep(gradient_buckets(recorder, parameters))
-    sharded = None
-    if options.sharded_over:
-        reads_head = options.trainer == "trl" and has_fused_head()
-        sharded = Sharded(recorder, model, options.sharded_over, reads_head)
+    sharded = _sharding(recorder, model, options)
     tape.step_start = len(tape.events)
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
@@ -155,6 +154,17 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         parameter.grad = None
     del kept, waiting
     recorder.keep([optimizer, sharded])
+
+
+def _sharding(recorder: Recorder, model: Any, options: StepOptions) -> Sharding | None:
+    """The model sharded, where it is."""
+    if not options.sharded_over:
+        return None
+    if options.fsdp_version == 1:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+        return FlatSharded(recorder, model, options.sharded_over, dtype)
+    reads_head = options.trainer == "trl" and has_fused_head()
+    return Sharded(recorder, model, options.sharded_over, reads_head)
 
 
 def add_noise(model: Any, alpha: float) -> None:

@@ -191,6 +191,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         neftune_alpha=training.neftune_noise_alpha,
         data_parallel=ranks > 1 and not training.fsdp,
         sharded_over=ranks if training.fsdp else None,
+        fsdp_version=1 if values.fsdp_version(training.fsdp_config or {}) == 1 else 2,
         liger=kernels,
         pictures=pictures,
     )

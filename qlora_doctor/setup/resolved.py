@@ -101,6 +101,10 @@ class Resolved:
         hands_over = self.setup.dialect in ("python", "trl", "alignment-handbook")
         return hands_over and self.trainer == "trl" and self.is_silent("training.prepare_for_kbit_training")
 
+    def fsdp_version(self, settings: dict[str, Any]) -> Any:
+        """Which FSDP ``settings`` (``fsdp_config``) ask for; None where it depends on a version that is not known."""
+        return settings.get("version", settings.get("fsdp_version", defaults.fsdp_version(self.libraries)))
+
     @property
     def cuts_nothing(self) -> bool:
         """Whether ``max_length`` is written down as null, which is no default."""

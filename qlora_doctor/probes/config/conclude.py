@@ -414,8 +414,7 @@ def _sharding(values: Resolved) -> str | None:
         settings = _fsdp_settings(values)
         if settings is None:
             return None
-        default = defaults.fsdp_version(values.libraries)
-        version = settings.get("version", settings.get("fsdp_version", default))
+        version = values.fsdp_version(settings)
         return None if version is None else f"fsdp{version}"
     return "none"
 
