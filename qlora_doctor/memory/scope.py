@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..setup.distribution import deepspeed_settings, zero_settings
 from ..setup.own_loops import OWN_LOOPS
 from ..setup.resolved import Taken
 
@@ -123,7 +124,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     distributed = config.distributed if config is not None else None
     if training.fsdp and not shards_plainly(setup, facts):
         yield {"fsdp1": "FSDP 1", "fsdp2": "FSDP 2"}.get(distributed or "", "FSDP")
-    if training.deepspeed:
+    if training.deepspeed and not _is_plain_zero(setup, facts):
         yield {"zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
     if training.method in ("grpo", "rloo"):
         yield from _generating(setup, facts)
@@ -197,6 +198,25 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
         and not options.get("cpu_offload")
         and "offload" not in str(training.fsdp)
         and options.get("reshard_after_forward", True) in (True, "FULL_SHARD", "full_shard")
+    )
+
+
+def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
+    """Whether a run's optimizer is divided by ZeRO-2 over known ranks as it is modelled: in bfloat16, by transformers'
+    Trainer or trl's for supervised fine-tuning, without evaluation or offloading."""
+    config, settings = facts.config, zero_settings(setup)
+    whole = deepspeed_settings(setup)
+    if config is None or whole is None or config.distributed != "zero2":
+        return False
+    return (
+        setup.training.method in (None, "sft", "pretrain")
+        and bool(Taken(setup)["training.bf16"])
+        and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
+        and config.evaluates is False
+        and settings.get("contiguous_gradients", True) is True
+        and isinstance(settings.get("reduce_bucket_size", 0), (int, float, str))
+        and not any(str(name).startswith("offload") and value for name, value in settings.items())
+        and "optimizer" not in whole
     )
 
 

@@ -14,17 +14,19 @@ from ..pipeline.batches import synthetic_labels
 from .as_on_cuda import as_on_cuda
 from .autocast import Autocast
 from .first_gradient import learn_counts
-from .flat_sharded import FlatSharded
+from .fsdp1 import ShardedFlat
+from .fsdp2 import ShardedByTensor
 from .images import Pictures
 from .liger import Kernels, put_into, rotating
 from .load import LoadOptions, write_load
 from .machine import Machine
 from .operators import register_bitsandbytes
 from .optimizers import Optimizer
-from .sharded import Sharded, Sharding
+from .sharding import Sharding
 from .tape import Tape
 from .trace import Recorder
 from .trl_step import has_fused_head, prepare_for_sft, sft_loss, without_triton
+from .zero import Zero2, ZeroOptions
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ class StepOptions:
     neftune_alpha: float | None = None
     data_parallel: bool = False
     """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
-    sharded_over: int | None = None
-    """Ranks that FSDP shards the model over."""
-    fsdp_version: int = 2
+    engine: str | ZeroOptions | None = None
+    """What divides the model, or its optimizer, over the ranks: ``fsdp1``, ``fsdp2``, or ZeRO-2 by its options."""
+    ranks: int = 1
+    """Ranks of the engine."""
     liger: Kernels | None = None
     """Liger's kernels in the model."""
     pictures: Pictures | None = None
@@ -114,11 +117,14 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         add_noise(model, options.neftune_alpha)
     if options.data_parallel:
         recorder.keep(gradient_buckets(recorder, parameters))
-    sharded = _sharding(recorder, model, options)
+    divided = _divided(recorder, model, options)
     tape.step_start = len(tape.events)
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
-    forward = prepared_forward(model, options.precision)
+    if divided is not None:
+        divided.start(optimizer)
+    # DeepSpeed's engine casts the model and has no autocast.
+    forward = prepared_forward(model, "no" if isinstance(options.engine, ZeroOptions) else options.precision)
     if options.gradient_accumulation_steps < 1:
         raise ValueError(f"gradient_accumulation_steps is {options.gradient_accumulation_steps}, below 1")
     batches = [batch_of(recorder, model, options, program) for _ in range(options.gradient_accumulation_steps)]
@@ -132,12 +138,12 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         del inputs
         tape.phase("backward")
         recorder.in_backward = True
-        if sharded is not None:
-            sharded.syncs = not batches
+        if divided is not None:
+            divided.syncs = not batches
         loss.backward()
         recorder.in_backward = False
-        if sharded is not None:
-            sharded.after_backward()
+        if divided is not None:
+            divided.after_backward()
         for parameter in parameters:
             if parameter.grad is not None:
                 recorder.recategorise(parameter.grad, "gradients")
@@ -145,26 +151,28 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         del loss
     tape.phase("optimizer")
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    if sharded is not None:
-        with_gradient = sharded.trained()
+    if divided is not None:
+        with_gradient = divided.trained()
     _clip(with_gradient, options.max_grad_norm)
     optimizer.step(with_gradient)
     model.zero_grad(set_to_none=True)
     for parameter in with_gradient:
         parameter.grad = None
     del kept, waiting
-    recorder.keep([optimizer, sharded])
+    recorder.keep([optimizer, divided])
 
 
-def _sharding(recorder: Recorder, model: Any, options: StepOptions) -> Sharding | None:
-    """The model sharded, where it is."""
-    if not options.sharded_over:
+def _divided(recorder: Recorder, model: Any, options: StepOptions) -> Sharding | None:
+    """The model divided over ranks, where it is."""
+    if options.engine is None:
         return None
-    if options.fsdp_version == 1:
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
-        return FlatSharded(recorder, model, options.sharded_over, dtype)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+    if isinstance(options.engine, ZeroOptions):
+        return Zero2(recorder, model, options.ranks, dtype or torch.float32, options.engine)
+    if options.engine == "fsdp1":
+        return ShardedFlat(recorder, model, options.ranks, dtype)
     reads_head = options.trainer == "trl" and has_fused_head()
-    return Sharded(recorder, model, options.sharded_over, reads_head)
+    return ShardedByTensor(recorder, model, options.ranks, reads_head)
 
 
 def add_noise(model: Any, alpha: float) -> None:

@@ -15,10 +15,10 @@ LARGER = LLAMA | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_la
 GIVEN: dict[str, Any] = {"prepare_for_kbit_training": False, "lora_dropout": 0.0, "batch": 1, "sequence": 64}
 
 
-def predicted(ranks: int | None, **options: Any) -> Prediction:
+def predicted(ranks: int | None, engine: str = "fsdp2", **options: Any) -> Prediction:
     """The small model's prediction on one rank of several, with bfloat16 storage as FSDP 2 needs it."""
     one = subject(LARGER, **GIVEN, **options)
-    return predict(replace(one, step=replace(one.step, sharded_over=ranks)), H200)
+    return predict(replace(one, step=replace(one.step, engine=ranks and engine, ranks=ranks or 1)), H200)
 
 
 def test_what_stays_is_divided_by_the_ranks() -> None:

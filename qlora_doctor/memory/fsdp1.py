@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .sharded import GATHERING, Sharding, decoder_layers
+from .sharding import GATHERING, Sharding, decoder_layers
 from .trace import Recorder
 
 
-class FlatSharded(Sharding):
+class ShardedFlat(Sharding):
     """FSDP 1."""
 
     def __init__(self, recorder: Recorder, model: Any, world: int, dtype: torch.dtype | None) -> None:
