@@ -174,15 +174,18 @@ SHARDED: list[dict[str, Any]] = [
     {"model": "llama3-8b", "bs": 1, "seq": 2048, "fsdp": 1, "trainer": "trl"},
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "zero": 2},
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "zero": 3},
-    {"model": "llama3.2-1b", "method": "dpo", "bs": 1, "seq": 1024, "fsdp": 1},
     {"model": "qwen2.5-1.5b", "bs": 1, "seq": 2048, "fsdp": 1, "adapter32": True, "accum": 2},
     {"model": "llama3-8b/8", "bs": 1, "seq": 2048, "zero": 2, "trainer": "trl"},
     {"model": "llama3-8b/8", "bs": 1, "seq": 2048, "zero": 3, "trainer": "trl"},
     {"model": "llama3.2-1b", "bs": 1, "seq": 1024, "fsdp": 1, "eval": 2, "eval_rows": 8},
     {"model": "llama3.2-1b", "bs": 1, "seq": 1024, "fsdp": 2, "eval": 2, "eval_rows": 8},
+    {"model": "llama3.2-1b", "bs": 1, "seq": 1024, "zero": 2, "eval": 2, "eval_rows": 8},
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "zero": 2, "accum": 2, "gc": False},
+    {"model": "qwen2.5-1.5b", "bs": 2, "seq": 1024, "zero": 2, "trainer": "trl",
+     "zero_config": {"overlap_comm": True, "reduce_bucket_size": "auto"}},
     {"model": "llama3-8b/8", "bs": 1, "seq": 1024, "fsdp": 1, "fsdp_config": {"backward_prefetch": "BACKWARD_PRE"}},
     {"model": "qwen2.5-1.5b", "bs": 2, "seq": 1024, "fsdp": 2, "trainer": "trl", "adapter32": True},
+    {"model": "llama3.2-1b", "method": "dpo", "bs": 1, "seq": 1024, "zero": 2},
 ]  # fmt: skip
 """More on two cards: FSDP 1, ZeRO-2 and ZeRO-3 (with deepspeed), evaluations in between."""
 METHOD = (
@@ -331,7 +334,9 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
         r=case.get("r", 16), lora_alpha=32, lora_dropout=case.get("dropout", 0.05),
         target_modules=case.get("targets", "all-linear"), task_type=task,
     )  # fmt: skip
-    model = get_peft_model(model, lora, **({} if case.get("adapter32", not fsdp) else {"autocast_adapter_dtype": False}))
+    model = get_peft_model(
+        model, lora, **({} if case.get("adapter32", not fsdp) else {"autocast_adapter_dtype": False})
+    )
     return model, config
 
 

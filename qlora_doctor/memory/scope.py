@@ -193,7 +193,6 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
         and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
         and bool(config.gradient_checkpointing)
         and config.use_reentrant is False
-        and config.evaluates is False
         and not options.get("offload_params")
         and not options.get("cpu_offload")
         and "offload" not in str(training.fsdp)
@@ -212,7 +211,6 @@ def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
         setup.training.method in (None, "sft", "pretrain")
         and bool(Taken(setup)["training.bf16"])
         and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
-        and config.evaluates is False
         and settings.get("contiguous_gradients", True) is True
         and isinstance(settings.get("reduce_bucket_size", 0), (int, float, str))
         and not any(str(name).startswith("offload") and value for name, value in settings.items())

@@ -6,6 +6,7 @@ One process stands for each rank, as all hold the same amounts.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -33,6 +34,10 @@ class Sharding:
         self.shards: dict[int, nn.Parameter] = {}
         self.syncs = True
         self._in_backward: int | None = None
+
+    def play_on(self, recorder: Recorder) -> None:
+        """From here on another tape is written, of an evaluation after the step."""
+        self.recorder, self.tape = recorder, recorder.tape
 
     def trained(self) -> list[nn.Parameter]:
         """What the optimizer steps: this rank's shards that have a gradient; the whole gradients are gone."""
@@ -105,3 +110,7 @@ def decoder_layers(model: Any) -> list[nn.Module]:
     """The modules that FSDP takes as a unit each: those that a device map must not split either."""
     names = set(getattr(model, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__ in names]
+
+
+DIVIDED: WeakKeyDictionary[nn.Module, Sharding] = WeakKeyDictionary()
+"""What divides a model whose step was traced: its hooks stay, and an evaluation of the model goes through them."""

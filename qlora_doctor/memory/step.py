@@ -22,7 +22,7 @@ from .load import LoadOptions, write_load
 from .machine import Machine
 from .operators import register_bitsandbytes
 from .optimizers import Optimizer
-from .sharding import Sharding
+from .sharding import DIVIDED, Sharding
 from .tape import Tape
 from .trace import Recorder
 from .trl_step import has_fused_head, prepare_for_sft, sft_loss, without_triton
@@ -117,14 +117,13 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         add_noise(model, options.neftune_alpha)
     if options.data_parallel:
         recorder.keep(gradient_buckets(recorder, parameters))
-    divided = _divided(recorder, model, options)
+    divided = divided_over_ranks(recorder, model, options)
     tape.step_start = len(tape.events)
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
     if divided is not None:
         divided.start(optimizer)
-    # DeepSpeed's engine casts the model and has no autocast.
-    forward = prepared_forward(model, "no" if isinstance(options.engine, ZeroOptions) else options.precision)
+    forward = prepared_forward(model, options)
     if options.gradient_accumulation_steps < 1:
         raise ValueError(f"gradient_accumulation_steps is {options.gradient_accumulation_steps}, below 1")
     batches = [batch_of(recorder, model, options, program) for _ in range(options.gradient_accumulation_steps)]
@@ -162,10 +161,18 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
     recorder.keep([optimizer, divided])
 
 
-def _divided(recorder: Recorder, model: Any, options: StepOptions) -> Sharding | None:
-    """The model divided over ranks, where it is."""
+def divided_over_ranks(recorder: Recorder, model: Any, options: StepOptions) -> Sharding | None:
+    """The model divided over ranks, where it is; of one that is, the tape changes."""
     if options.engine is None:
         return None
+    if model in DIVIDED:
+        DIVIDED[model].play_on(recorder)
+    else:
+        DIVIDED[model] = _engine(recorder, model, options)
+    return DIVIDED[model]
+
+
+def _engine(recorder: Recorder, model: Any, options: StepOptions) -> Sharding:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
     if isinstance(options.engine, ZeroOptions):
         return Zero2(recorder, model, options.ranks, dtype or torch.float32, options.engine)
@@ -207,9 +214,13 @@ def gradient_buckets(recorder: Recorder, parameters: list[torch.nn.Parameter]) -
     return buckets
 
 
-def prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
-    """accelerate's ``prepare_model``: autocast inside, 16-bit outputs turned to float32 outside."""
-    if precision == "no":
+def prepared_forward(model: Any, options: StepOptions) -> Callable[..., Any]:
+    """accelerate's ``prepare_model``: autocast inside, 16-bit outputs turned to float32 outside.
+
+    DeepSpeed's engine casts the model instead.
+    """
+    precision = options.precision
+    if precision == "no" or isinstance(options.engine, ZeroOptions):
         return model.forward  # type: ignore[no-any-return]
     from accelerate.utils.operations import convert_outputs_to_fp32
 
