@@ -71,7 +71,7 @@ class ShardedFlat(Sharding):
 
     def _flatten(self, parameters: list[nn.Parameter]) -> int:
         """Copy a unit's parameters into one tensor, keep this rank's part; returns the bytes of the whole."""
-        size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+        size: int = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
         if not size:
             return 0
         flat, part = self._alloc(size), self._alloc(-(-size // self.world))
