@@ -172,7 +172,7 @@ def saved_bytes(subject: Subject, saving: Saving) -> list[int]:
     sizes = [p.numel() * p.element_size() for p in subject.model.parameters() if p.requires_grad]
     if saving.loads_best:
         return sizes
-    return [max(sizes, default=0)] if sizes and subject.step.sharded_over else []
+    return [max(sizes, default=0)] if sizes and subject.step.engine in ("fsdp1", "fsdp2") else []
 
 
 def traced(subject: Subject, machine: Machine) -> Tape:

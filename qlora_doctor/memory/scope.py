@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..setup.distribution import deepspeed_settings, zero_settings
 from ..setup.resolved import Taken
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     distributed = config.distributed if config is not None else None
     if training.fsdp and not shards_plainly(setup, facts):
         yield {"fsdp1": "FSDP 1", "fsdp2": "FSDP 2"}.get(distributed or "", "FSDP")
-    if training.deepspeed:
+    if training.deepspeed and not _is_plain_zero(setup, facts):
         yield {"zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
     if training.method in ("grpo", "rloo"):
         yield from _generating(setup, facts)
@@ -161,26 +162,56 @@ def _liger(setup: Setup) -> Iterator[str]:
 
 
 def shards_plainly(setup: Setup, facts: Facts) -> bool:
-    """Whether a run is sharded by FSDP 2 over known ranks as it is modelled: by transformers' Trainer or trl's for
-    supervised fine-tuning and DPO, with non-reentrant checkpointing, without evaluation or offloading.
+    """Whether a run is sharded by FSDP over known ranks as it is modelled: by transformers' Trainer or trl's for
+    supervised fine-tuning (FSDP 2: and DPO), with non-reentrant checkpointing, without evaluation or offloading; FSDP 1
+    with packed weights stored as floats, which it needs, and without prefetching.
 
-    Where packed weights stay whole (uint8) beside embeddings and a head of their own, see :func:`unmodelled_model`.
+    Where FSDP 2 leaves packed weights whole (uint8) beside embeddings and a head of their own, see
+    :func:`unmodelled_model`.
     """
-    config, settings = facts.config, setup.training.fsdp_config
+    config, settings, training = facts.config, setup.training.fsdp_config, setup.training
     if config is None or not isinstance(settings, dict):
         return False
     options = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
+    if config.distributed == "fsdp1":
+        prefetch = str(options.get("backward_prefetch") or "NO_PREFETCH").upper()
+        alike = (
+            training.method in (None, "sft", "pretrain")
+            and setup.quantization.bnb_4bit_quant_storage in ("bfloat16", "float16", "float32")
+            and prefetch == "NO_PREFETCH"
+            and not _on(options.get("forward_prefetch"))
+            and not _on(options.get("min_num_params"))
+            and "full_shard" in str(training.fsdp)
+        )
+    else:
+        alike = config.distributed == "fsdp2" and training.method in (None, "sft", "pretrain", "dpo")
     return (
-        config.distributed == "fsdp2"
+        alike
         and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
         and bool(config.gradient_checkpointing)
         and config.use_reentrant is False
-        and config.evaluates is False
-        and setup.training.method in (None, "sft", "pretrain", "dpo")
         and not options.get("offload_params")
         and not options.get("cpu_offload")
-        and "offload" not in str(setup.training.fsdp)
-        and options.get("reshard_after_forward", True) is True
+        and "offload" not in str(training.fsdp)
+        and options.get("reshard_after_forward", True) in (True, "FULL_SHARD", "full_shard")
+    )
+
+
+def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
+    """Whether a run's optimizer is divided by ZeRO-2 over known ranks as it is modelled: in bfloat16, by transformers'
+    Trainer or trl's for supervised fine-tuning, without evaluation or offloading."""
+    config, settings = facts.config, zero_settings(setup)
+    whole = deepspeed_settings(setup)
+    if config is None or whole is None or config.distributed != "zero2":
+        return False
+    return (
+        setup.training.method in (None, "sft", "pretrain")
+        and bool(Taken(setup)["training.bf16"])
+        and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
+        and settings.get("contiguous_gradients", True) is True
+        and isinstance(settings.get("reduce_bucket_size", 0), (int, float, str))
+        and not any(str(name).startswith("offload") and value for name, value in settings.items())
+        and "optimizer" not in whole
     )
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
 from .kept import Outline
 from .liger import VERSION, Kernels
 from .load import LoadOptions
 from .step import Program, StepOptions
 from .trl_step import has_fused_head
+from .zero import ZeroOptions
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -66,7 +68,7 @@ class Subject:
             yield "images"
         if step.data_parallel:
             yield "data parallel"
-        if step.sharded_over:
+        if step.engine is not None:
             yield "sharded"
         if getattr(self.program, "generates", False):
             yield "generation"
@@ -189,12 +191,21 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         checkpointing=bool(values.trainer_checkpoints),
         flash=flash,
         neftune_alpha=training.neftune_noise_alpha,
-        data_parallel=ranks > 1 and not training.fsdp,
-        sharded_over=ranks if training.fsdp else None,
+        data_parallel=ranks > 1 and not training.fsdp and not training.deepspeed,
+        engine=_engine(values),
+        ranks=ranks,
         liger=kernels,
         pictures=pictures,
     )
     return step, assumptions
+
+
+def _engine(values: Taken) -> str | ZeroOptions | None:
+    """What divides the run over its ranks; which engines are modelled is said in :mod:`.scope`."""
+    setup = values.setup
+    if setup.training.fsdp:
+        return "fsdp1" if values.fsdp_version(fsdp_settings(setup) or {}) == 1 else "fsdp2"
+    return ZeroOptions.of(zero_settings(setup)) if setup.training.deepspeed else None
 
 
 def _pictures(setup: Setup, model: Any) -> Pictures | None:

@@ -104,6 +104,10 @@ class Resolved:
             and self.is_silent("training.prepare_for_kbit_training")
         )
 
+    def fsdp_version(self, settings: dict[str, Any]) -> Any:
+        """Which FSDP ``settings`` (``fsdp_config``) ask for; None where it depends on a version that is not known."""
+        return settings.get("version", settings.get("fsdp_version", defaults.fsdp_version(self.libraries)))
+
     @property
     def cuts_nothing(self) -> bool:
         """Whether ``max_length`` is written down as null, which is no default."""
