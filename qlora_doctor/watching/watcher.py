@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -33,7 +34,7 @@ from ..probes.step.picture import breakdown
 from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
-from ..probes.tensors import layer_names, listed, parameters_of, trainable_parameters
+from ..probes.tensors import every_module, layer_names, listed, parameters_of, trainable_parameters
 from . import accumulating, adapters, stepping
 from .arguments import against_arguments, arguments_config, asked, plain_arguments, precision_facts
 from .backward import BackwardWatch
@@ -902,7 +903,9 @@ class Watch:
     # -- writing
 
     def _write(self, state: str) -> None:
-        self.facts = self.facts.model_copy(update=self._known())
+        model = self._model()
+        with listed(model) if model is not None else contextlib.nullcontext():
+            self.facts = self.facts.model_copy(update=self._known())
         self._learn(self.facts)
         if self._writer is not None:
             self._writer.state(
@@ -1047,13 +1050,13 @@ class Watch:
         if not seen.micro_batches:
             return
         known = onlooker.known
-        dropouts = [m for m in onlooker.model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+        dropouts = [m for m in every_module(onlooker.model) if isinstance(m, nn.Dropout) and m.p > 0]
         active = None
         if known.get("gradient_checkpointing") is not None and seen.layer_forwards and onlooker.gradients.steps:
             active = seen.layer_recomputations > 0
         asked_for = known.get("gradient_checkpointing")
         # transformers leaves the function where it was when checkpointing is switched off again.
-        left = any("_gradient_checkpointing_func" in vars(module) for module in onlooker.model.modules())
+        left = any("_gradient_checkpointing_func" in vars(module) for module in every_module(onlooker.model))
         if getattr(self._arguments, "gradient_checkpointing", False) or left:
             asked_for = True
             active = seen.layer_recomputations > 0 if seen.layer_forwards and onlooker.gradients.steps else None
@@ -1098,9 +1101,9 @@ def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str
     names = {type(each).__name__ for each in (called, getattr(trainer, "model_wrapped", None)) if each is not None}
     if "DeepSpeedEngine" in names or getattr(trainer, "is_deepspeed_enabled", False):
         return "deepspeed"
-    if any(type(part).__name__ == "FullyShardedDataParallel" for part in model.modules()):
+    if any(type(part).__name__ == "FullyShardedDataParallel" for part in every_module(model)):
         return "fsdp"
-    if any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in model.parameters()):
+    if any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for _, p in parameters_of(model)):
         return "fsdp2"
     if "FullyShardedDataParallel" in names or getattr(trainer, "is_fsdp_enabled", False):
         return "fsdp"
