@@ -17,7 +17,7 @@ from ..probes.step.optimizer import unwrapped as unwrapped_optimizer
 from ..probes.structure.adapter import adapter_facts
 from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
-from ..probes.tensors import trainable_parameters
+from ..probes.tensors import every_module, parameters_of, trainable_parameters
 from . import adapters
 from .arguments import arguments_config, asked
 from .training import Training, device_of
@@ -91,9 +91,9 @@ def parallel_of(trainer: Any, called: nn.Module | None, model: nn.Module) -> str
     names = {type(each).__name__ for each in (called, getattr(trainer, "model_wrapped", None)) if each is not None}
     if "DeepSpeedEngine" in names or getattr(trainer, "is_deepspeed_enabled", False):
         return "deepspeed"
-    if any(type(part).__name__ == "FullyShardedDataParallel" for part in model.modules()):
+    if any(type(part).__name__ == "FullyShardedDataParallel" for part in every_module(model)):
         return "fsdp"
-    if any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in model.parameters()):
+    if any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for _, p in parameters_of(model)):
         return "fsdp2"
     if "FullyShardedDataParallel" in names or getattr(trainer, "is_fsdp_enabled", False):
         return "fsdp"

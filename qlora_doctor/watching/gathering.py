@@ -16,7 +16,7 @@ from ..facts.memory import MemoryPicture
 from ..facts.run import RankFacts
 from ..probes.observing.timeline import StepPeak
 from ..probes.step.picture import breakdown
-from ..probes.tensors import layer_names
+from ..probes.tensors import every_module, layer_names
 from .arguments import precision_facts
 from .onlooker import Onlooker
 from .rows import Rows
@@ -139,13 +139,13 @@ def _forward_facts(training: Training, onlooker: Onlooker, scaler: Scaler) -> No
     if not seen.micro_batches:
         return
     known = onlooker.known
-    dropouts = [m for m in onlooker.model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    dropouts = [m for m in every_module(onlooker.model) if isinstance(m, nn.Dropout) and m.p > 0]
     active = None
     if known.get("gradient_checkpointing") is not None and seen.layer_forwards and onlooker.gradients.steps:
         active = seen.layer_recomputations > 0
     asked_for = known.get("gradient_checkpointing")
     # transformers leaves the function where it was when checkpointing is switched off again.
-    left = any("_gradient_checkpointing_func" in vars(module) for module in onlooker.model.modules())
+    left = any("_gradient_checkpointing_func" in vars(module) for module in every_module(onlooker.model))
     if getattr(training.arguments, "gradient_checkpointing", False) or left:
         asked_for = True
         active = seen.layer_recomputations > 0 if seen.layer_forwards and onlooker.gradients.steps else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -523,7 +524,9 @@ class Watch:
 
     def _write(self, state: str) -> None:
         training = self._training
-        known = known_facts(training, self._rows, self._scaler)
+        model = training.model()
+        with listed(model) if model is not None else contextlib.nullcontext():
+            known = known_facts(training, self._rows, self._scaler)
         training.facts = training.facts.model_copy(update=known)
         self._learn(training.facts)
         if self._writer is not None:

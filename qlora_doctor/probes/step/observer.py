@@ -24,7 +24,7 @@ from ..observing.fingerprint import fingerprints
 from ..observing.timeline import Timeline
 from ..structure.bypass import bypassed_modules
 from ..structure.inventory import Inventory
-from ..tensors import trainable_parameters, zero_tensors
+from ..tensors import every_module, trainable_parameters, zero_tensors
 from . import comparing, gradients
 from .branches import Calls, IntegerInputs, branches_without_gradient, left_out_at_random, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
@@ -501,7 +501,7 @@ def _trained_biases(model: nn.Module, parameters: dict[str, nn.Parameter]) -> se
 
 def _checkpointing(model: nn.Module) -> dict[str, Any]:
     """Whether gradient checkpointing is on, and its form, as found on the model's modules."""
-    active = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    active = [m for m in every_module(model) if getattr(m, "gradient_checkpointing", False)]
     function = next((f for m in active if (f := getattr(m, "_gradient_checkpointing_func", None)) is not None), None)
     if function is None:
         return {"gradient_checkpointing": bool(active)}
