@@ -30,8 +30,10 @@ from ._options import device, document, fail_on, judging, outputs, talking
 @click.option("--rows", type=click.Path(path_type=Path), metavar="FILE",
               help="Text to measure on, a row a line, or JSON lines. Default: a small built-in set.")  # fmt: skip
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE",
-              help="The JSON report of the run that trained it: --load then says whether the reload gives the outputs "
-                   "of training. Default: qlora-doctor.json beside the adapter.")  # fmt: skip
+              help="The JSON report of the run that trained it: its tokenizer is compared, and with --load "
+                   "what it said. Default: qlora-doctor.json beside the adapter.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
+              help="The config that the run was started with: base and tokenizer are held against it.")  # fmt: skip
 @device()
 @judging("QD37")
 @fail_on()
@@ -56,7 +58,7 @@ def command(**given: Any) -> int:
     check_format(given["format"], FORMATS)
     outputs = parse_outputs(given["outputs"], 1)
     options = CheckOptions(command=" ".join(["qlora-doctor", *sys.argv[1:]]), device=given["device"])
-    options = with_settings(options, found_settings(None, given), given)
+    options = with_settings(options, found_settings(given["config"], given), given)
     report = judge_stored(
         given["folder"],
         options,
@@ -65,6 +67,7 @@ def command(**given: Any) -> int:
         load=given["load"],
         rows=given["rows"],
         run_report=given["report"],
+        config=given["config"],
     )
     if given["format"] == "text":
         color = wants_color(sys.stdout, given["no_color"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -42,6 +43,7 @@ from .finding import is_compiled, objects, unwrapped
 from .guarding import Guard, StopTraining
 from .losses import LossWatch
 from .onlooker import Clock, Onlooker
+from .outputs import kept_outputs, training_tokenizer
 from .records import Options, Writer
 from .scaling import scale_facts, scaler_facts
 from .warned import telling
@@ -165,6 +167,8 @@ class Watch:
         self._parallel = parallel_of(trainer, self._called, model)
         self._static(model, arguments)
         self._know_trainer(trainer, arguments, state)
+        with contextlib.suppress(Exception):  # a tokenizer may be anything
+            self._run["tokenizer"] = training_tokenizer(model, self._tokenizer)
         look = BatchLook(self._tokenizer, _text_config(model))
         self._onlooker = Onlooker(
             model,
@@ -847,8 +851,6 @@ class Watch:
             return
         if is_compiled(model) or is_compiled(self._called):
             return
-        from .outputs import kept_outputs
-
         try:
             found = kept_outputs(model, self._tokenizer, step=self._counted, folder=str(folder) if folder else None)
         except Exception as error:

@@ -188,7 +188,7 @@ def _plain(text: str) -> list[Record]:
     for pattern in (_PLAIN, _PIECES, _EPOCH, None):
         found = [(line, losses, pattern.search(line) if pattern else None) for line, losses in lines]
         if not pattern or any(match is not None for *_, match in found):
-            rows = [
+            rows: list[Record] = [
                 {**_row_of(line, match, counts=pattern is not _EPOCH), **losses}
                 for line, losses, match in found
                 if not pattern or match is not None or "loss" not in losses

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...facts.stored import OtherShape
 from ..load.checkpoint import StoredTensor
-from .arrays import FLOATS, Passing
+from .arrays import EIGHT_BIT, FLOATS, Passing
 from .dimensions import expected_dimensions, has_like_layers, modules_of_another_kind
 from .learned import Factor, factor, learned_facts, learned_module
 from .names import Name, foreign_prefixes, parse, place, stack
@@ -163,6 +163,8 @@ def _numbers(
         for part in ("lora_A", "lora_B")
     }
     bad: list[str] = []
+    small: list[str] = []
+    lost = elements = 0
     factors: dict[str, dict[str, Factor]] = defaultdict(dict)
     with Passing(file) as passing:
         for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
@@ -172,6 +174,10 @@ def _numbers(
                 continue
             module, part = halves[name]
             values = passing.values(tensor)
+            if tensor.dtype in EIGHT_BIT:
+                small.append(name)
+                lost += int((values == 0).sum())
+                elements += tensor.elements
             found = factor(values if part == "lora_A" else values.reshape(values.shape[0], -1).T)
             if found is None:
                 bad.append(name)
@@ -183,7 +189,12 @@ def _numbers(
         if len(parts) == 2
     ]
     scalings = {each.scaling for each in learned}
-    facts = {"nonfinite": bad, "scaling": scalings.pop() if config and len(scalings) == 1 else None}
+    facts = {
+        "nonfinite": bad,
+        "eight_bit_tensors": small,
+        "eight_bit_zero_ratio": lost / elements if elements else None,
+        "scaling": scalings.pop() if config and len(scalings) == 1 else None,
+    }
     return facts | learned_facts([] if bad else learned)
 
 
@@ -193,7 +204,7 @@ def _makes_a_change(parts: Mapping[str, StoredTensor]) -> bool:
         return False
     a, b = parts["lora_A"], parts["lora_B"]
     shapes = len(a.shape) > 1 and len(b.shape) > 1 and a.shape[0] == b.shape[1] and a.elements > 0 < b.elements
-    return shapes and a.dtype in FLOATS and b.dtype in FLOATS
+    return shapes and all(each.dtype in FLOATS or each.dtype in EIGHT_BIT for each in (a, b))
 
 
 def _nonfinite(tensors: Mapping[str, StoredTensor], file: Path) -> list[str]:

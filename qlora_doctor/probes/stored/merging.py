@@ -34,14 +34,16 @@ _UNTOUCHED = 24
 _APPLIED = ("applied", "applied-to-dequantized", "applied-and-quantized")
 
 
-def replayed(folder: Path, base: Path, adapter: Path) -> dict[str, Any]:
+def replayed(folder: Path, base: Path | None, adapter: Path) -> dict[str, Any]:
     """Facts of a merge: how each adapted tensor came about, and what they say together.
 
     Args:
         folder: the merged model.
-        base: the folder of the base.
+        base: the folder of the base; without one nothing can be replayed.
         adapter: the folder of the adapter.
     """
+    if base is None:
+        return _undecided("the base is not here: give its folder with --base")
     config, why = read_json(adapter / CONFIG)
     if config is None:
         return _undecided(why)
