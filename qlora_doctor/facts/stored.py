@@ -142,6 +142,8 @@ class StoredFacts(Fact):
     """Names in modules_to_save of which nothing is stored."""
     task_head_missing: bool | None = None
     """True where it is the head of task_type that is missing, which PEFT names by itself."""
+    parts_missing: list[str] | None = None
+    """What else the config says was trained and is not stored: rows of tokens, biases."""
     saved_unasked: list[str] | None = None
     """Whole modules that are stored and that modules_to_save does not name."""
     base_tensors: int | None = None
@@ -187,6 +189,8 @@ class StoredFacts(Fact):
     """Median share of the rank that is used."""
     outliers: list[str] | None = None
     """Modules whose ΔW is far beyond those of the same projection in other layers."""
+    modules_beyond_weights: list[str] | None = None
+    """Modules whose ΔW has a root mean square above one: larger than any weight of a trained model."""
     carrying_layers: list[int] | None = None
     """The fewest layers that hold half of the squared norm of all ΔW."""
 

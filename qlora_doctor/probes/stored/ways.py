@@ -133,13 +133,19 @@ def all_ways(
     ways: dict[str, Way] = {}
     for courses in (*made.chains(), *made.stored(merged)):
         model: Any = None
+        failure: str | None = None
         for name, build, origin in courses:
-            try:
-                model = build(model)
-                ways[name] = _measure(name, model, bench, origin)
-            except Exception as error:  # a way that this base or machine refuses does not end the others
-                first = str(error).splitlines()[0] if str(error) else ""
-                ways[name] = Way(way=name, failure=f"{type(error).__name__}: {first}")
+            if failure is None:
+                try:
+                    model = build(model)
+                    ways[name] = _measure(name, model, bench, origin)
+                except StageError as error:
+                    failure = error.message
+                except Exception as error:  # a way that this base or machine refuses does not end the others
+                    first = str(error).splitlines()[0] if str(error) else ""
+                    failure = f"{type(error).__name__}: {first}"
+            if failure is not None:  # what comes of it fails with it
+                ways[name] = Way(way=name, failure=failure)
             _free()
             if told is not None:
                 told(ways[name])
@@ -175,6 +181,7 @@ class _Made:
         import torch
 
         config = read_json(base / "config.json")[0] or {}
+        self._stored_packed = isinstance(config.get("quantization_config"), dict)
         written = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
         self._dtype = {"float16": torch.float16, "float32": torch.float32}.get(written, torch.bfloat16)
         self._folder, self._base, self._device = folder, base, device
@@ -195,12 +202,14 @@ class _Made:
                     lambda _: self._attached(self._four_bit().dequantize()).merge_and_unload(),
                     "4-bit",
                 ),
+                # Of a base that is stored in 4-bit there are no other 16-bit weights.
+                *((("merged-quantized-anew", self._quantized, "4-bit"),) if self._stored_packed else ()),
             ),
             (
                 ("base-16bit", lambda _: self._load(), None),
                 ("adapter-on-16bit", self._attached, "16-bit"),
                 ("merged-16bit", lambda model: model.merge_and_unload(), "16-bit"),
-                ("merged-quantized-anew", self._quantized, "4-bit"),
+                *(() if self._stored_packed else (("merged-quantized-anew", self._quantized, "4-bit"),)),
             ),
         )
 
@@ -254,6 +263,8 @@ class _Made:
     def _load(self, folder: Path | None = None, *, as_stored: bool = False, **arguments: Any) -> Any:
         from transformers import AutoModelForCausalLM
 
+        if self._stored_packed and folder is None and not arguments:
+            raise StageError("the base is stored quantized, so that its 16-bit weights are not here")
         dtype = "auto" if as_stored else self._dtype
         model = AutoModelForCausalLM.from_pretrained(
             str(folder or self._base), **{dtype_argument(): dtype}, device_map={"": str(self._device)}, **arguments
