@@ -29,8 +29,10 @@ from ._options import command_line, device, document, fail_on, judging, of, outp
 @click.option("--rows", type=click.Path(path_type=Path), metavar="FILE",
               help="Text to measure on, a row a line, or JSON lines. Default: a small built-in set.")  # fmt: skip
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE",
-              help="The JSON report of the run that trained it: --load then says whether the reload gives the outputs "
-                   "of training. Default: qlora-doctor.json beside the adapter.")  # fmt: skip
+              help="The JSON report of the run that trained it: its tokenizer is compared, and with --load "
+                   "what it said. Default: qlora-doctor.json beside the adapter.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
+              help="The config that the run was started with: base and tokenizer are held against it.")  # fmt: skip
 @device()
 @judging("QD37")
 @fail_on()
@@ -55,12 +57,13 @@ def command(**given: Any) -> int:
     options = CheckOptions(command=command_line(), device=given["device"])
     report = judge_stored(
         given["folder"],
-        with_settings(options, of(Judging, given), None),
+        with_settings(options, of(Judging, given), given["config"]),
         base=given["base"],
         adapter=given["adapter"],
         load=given["load"],
         rows=given["rows"],
         run_report=given["report"],
+        config=given["config"],
     )
     shown.print([report])
     shown.write(outputs, [report])

@@ -32,6 +32,7 @@ from .gathering import bytes_by_part, digest, known_facts, memory_now
 from .guarding import Guard
 from .onlooker import Clock, Onlooker
 from .optimizers import Together, belongs, know_optimizer, steps_taken
+from .outputs import training_tokenizer
 from .records import Options, Writer
 from .rows import Rows, passes_in_one_order
 from .scaler import Scaler
@@ -150,6 +151,8 @@ class Watch:
         training.parallel = parallel_of(trainer, training.called, model)
         know_model(training, model)
         know_trainer(training, state)
+        with contextlib.suppress(Exception):  # a tokenizer may be anything
+            training.run["tokenizer"] = training_tokenizer(model, training.tokenizer)
         self._put_on(model)
         self._schedules.take()
         self._schedules.know_resumed()

@@ -19,7 +19,7 @@ def template_facts(setup: Setup) -> dict[str, Any]:
 
     Nothing where the template is not named, not known, or the vocabulary of the model cannot be told.
     """
-    written = _written(setup)
+    written = written_template(setup)
     if written is not None:
         return _of_text(setup, written)
     traits = setup.traits
@@ -48,7 +48,7 @@ def template_facts(setup: Setup) -> dict[str, Any]:
     return known
 
 
-def _written(setup: Setup) -> str | None:
+def written_template(setup: Setup) -> str | None:
     """A template that is given as text, by the config or by a script; None where there is none."""
     text = setup.data.chat_template
     for change in setup.changes:
