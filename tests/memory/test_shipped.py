@@ -65,6 +65,15 @@ def test_answers_where_torch_is_not_installed(arguments: tuple[str, ...], answer
         assert "Fits: batch 1 × " in ended.stdout and ", or batch 4 × 4,096 with " in ended.stdout
 
 
+def test_a_table_says_where_what_comes_with_the_package_ends() -> None:
+    """The model has positions for more tokens than its tapes reach: no reason to ask for torch."""
+    arguments = "--model meta-llama/Llama-3.2-1B --gpu h100 --batch 1,2 --sequence 1024,2048"
+    ended = plan(*arguments.split())
+    assert ended.returncode == 0, ended.stderr
+    assert "or batch 1 × 16,384 at least." in ended.stdout
+    assert "Longest sequence at batch 1: at least 16,384 tokens." in ended.stdout
+
+
 def test_what_does_not_come_with_the_package_asks_for_torch() -> None:
     ended = plan("--model", "google/gemma-2-27b", "--gpu", "rtx-4090", "--batch", "1", "--sequence", "512")
     assert ended.returncode == 3
