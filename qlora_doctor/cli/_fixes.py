@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import ConfigError
-from ._terminal import one_line, show_error, wants_color
+from ._terminal import one_line, show, show_error, wants_color, width
 
 if TYPE_CHECKING:
     from ..core.report import Report
@@ -59,9 +59,9 @@ def fix_all(
             else:
                 fixed.write()
                 if given["format"] == "text":
-                    click.echo(text.render(fixed.last, color=color), nl=False, color=color)
+                    show(text.render(fixed.last, color=color, width=width()), color=color)
             if not given["quiet"]:
-                click.echo(_told(fixed, given), err=True)
+                show(_told(fixed, given), err=True)
         reports.append(fixed.first if given["diff"] else fixed.last)
     return reports
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 
 from ..core.errors import UsageError
 from ..reporters.overview import told_reasons
 from ._settings import found_settings
-from ._terminal import one_line
+from ._terminal import one_line, show
 
 if TYPE_CHECKING:
     from ..reading.walk import Walk
@@ -72,7 +71,7 @@ def _configs_in(folder: Path, given: Mapping[str, Any], watcher: Told) -> Walk:
         )
     if walk.unreadable or ((walk.passed_over or walk.left_out) and not given["quiet"]):
         with watcher.room():
-            click.echo(f"{one_line(str(folder))}: {len(walk.configs)} to check; {_passed_over(walk)}.", err=True)
+            show(f"{one_line(str(folder))}: {len(walk.configs)} to check; {_passed_over(walk)}.", err=True)
     return walk
 
 

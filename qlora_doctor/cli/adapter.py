@@ -43,7 +43,6 @@ def command(**given: Any) -> int:
 
     DIR is an adapter's folder, a checkpoint of a run, or a merged model. Its files are read and nothing in them is run.
 
-    \b
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, 3 --load could not be completed.
     """
     from ..reporters import FORMATS, render, text
@@ -51,7 +50,7 @@ def command(**given: Any) -> int:
     from ..run.stored import judge_stored
     from ._outputs import check_format, parse_outputs, write_outputs
     from ._settings import found_settings, with_settings
-    from ._terminal import wants_color, width
+    from ._terminal import show, wants_color, width
 
     check_format(given["format"], FORMATS)
     outputs = parse_outputs(given["outputs"], 1)
@@ -68,7 +67,7 @@ def command(**given: Any) -> int:
     )
     if given["format"] == "text":
         color = wants_color(sys.stdout, given["no_color"])
-        click.echo(text.render(report, color=color, width=width()), nl=False, color=color)
+        show(text.render(report, color=color, width=width()), color=color)
     else:
         click.echo(render(report, given["format"]), nl=False)
     for path in write_outputs(outputs, [report]):

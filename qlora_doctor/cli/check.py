@@ -119,7 +119,6 @@ def command(**given: Any) -> int:
     CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant; - is
     standard input.
 
-    \b
     Exit codes: 0 clean, 1 findings at or above --fail-on (by default errors), 2 usage, unreadable or
     invalid config, 3 a stage that was asked for could not be completed, or the config does not tell all
     that decides the run (model, 4 bits, rank, rate, batch; --fail-on error lets that pass).
@@ -250,7 +249,7 @@ def _check_all(
     from ..reporters import overview
     from ..run.checking import unread
     from ._many import check_all
-    from ._terminal import wants_color
+    from ._terminal import show, wants_color
 
     results = check_all([source for source in sources if source is not None], options, given, watcher)
     watcher.close()
@@ -267,7 +266,7 @@ def _check_all(
     if given["format"] == "text":
         color = wants_color(sys.stdout, given["no_color"])
         table = overview.render(reports, color=color, not_begun=len(sources) - len(reports), left_out=given["left_out"])
-        click.echo(table, nl=False, color=color)
+        show(table, color=color)
     return reports
 
 

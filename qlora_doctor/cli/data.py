@@ -37,14 +37,13 @@ def command(**given: Any) -> int:
     The samples are read, rendered, masked and cut as the config's trainer does; whose rules were followed is told where
     the trainer itself is not here. Findings about the data go to stderr.
 
-    \b
     Exit codes: 0 clean, 1 errors in the data, 2 usage or unreadable config, 3 the data could not be looked at.
     """
     from ..reporters import FORMATS, render, rows
     from ..run.checking import run_check
     from ..run.session import CheckOptions
     from ._outputs import check_format, parse_outputs, write_outputs
-    from ._terminal import one_line, wants_color
+    from ._terminal import one_line, show, wants_color
 
     check_format(given["format"], FORMATS)
     outputs = parse_outputs(given["outputs"], 1)
@@ -58,13 +57,13 @@ def command(**given: Any) -> int:
     report = run_check(given["config"], options)
     if given["format"] == "text":
         color = wants_color(sys.stdout, given["no_color"])
-        click.echo(rows.render(report, rows=given["rows"], color=color), nl=False, color=color)
+        show(rows.render(report, rows=given["rows"], color=color), color=color)
     else:
         click.echo(render(report, given["format"]), nl=False)
     about = [each for each in report.findings if each.rule.startswith("QD6")]
     if not given["quiet"]:
         for each in about:
-            click.echo(f"{each.severity}[{each.rule}] {one_line(each.message)}", err=True)
+            show(f"{each.severity}[{each.rule}] {one_line(each.message)}", err=True)
     for path in write_outputs(outputs, [report]):
         if not given["quiet"]:
             click.echo(f"wrote {path}", err=True)

@@ -37,7 +37,6 @@ def command(**given: Any) -> int:
     PATH is a trainer_state.json, trainer_log.jsonl or logging.jsonl, a TensorBoard, W&B or MLflow folder, a CSV, a
     captured output, or a folder that holds such; several runs are laid over one another.
 
-    \b
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, or no log that can be read.
     """
     from ..reporters import FORMATS, render, text
@@ -45,7 +44,7 @@ def command(**given: Any) -> int:
     from ..run.session import CheckOptions
     from ._outputs import check_format, parse_outputs, write_outputs
     from ._settings import found_settings, with_settings
-    from ._terminal import wants_color, width
+    from ._terminal import show, wants_color, width
 
     check_format(given["format"], FORMATS)
     options = CheckOptions(command=" ".join(["qlora-doctor", *sys.argv[1:]]))
@@ -54,7 +53,7 @@ def command(**given: Any) -> int:
     if given["format"] == "text":
         color = wants_color(sys.stdout, given["no_color"])
         documents = [text.render(report, color=color, width=width()) for report in reports]
-        click.echo("\n".join(documents), nl=False, color=color)
+        show("\n".join(documents), color=color)
     else:
         click.echo(render(reports if len(reports) > 1 else reports[0], given["format"]), nl=False)
     for path in write_outputs(parse_outputs(given["outputs"], len(reports)), reports):

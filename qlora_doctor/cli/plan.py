@@ -90,7 +90,6 @@ def command(**given: Any) -> int:
 
     Needs no GPU, no weights and, for well-known models, no network.
 
-    \b
     Exit codes: 0 the table was made, 2 usage, unreadable or invalid config,
     3 it could not be made (a package is missing, the model cannot be built or traced).
     """
@@ -159,13 +158,13 @@ def _must_be_sizes(memories: tuple[str, ...]) -> None:
 
 
 def _print(report: Any, format: str, *, no_color: bool) -> None:
-    from ._terminal import wants_color, width
+    from ._terminal import show, wants_color, width
 
     if format == "text":
         from ..reporters import plan
 
         color = wants_color(sys.stdout, no_color)
-        click.echo(plan.render(report, color=color, width=width()), nl=False, color=color)
+        show(plan.render(report, color=color, width=width()), color=color)
         return
     from ..reporters import render
 

@@ -55,11 +55,11 @@ def command(result: Path | None, follow: bool, format: str | None, outputs: tupl
         click.echo(f"wrote {path}", err=True)
     if format == "text":
         from ..reporters import text
-        from ._terminal import wants_color, width
+        from ._terminal import show, wants_color, width
 
         color = wants_color(sys.stdout, no_color)
         documents = [text.render(report, color=color, width=width()) for report in reports]
-        click.echo("\n".join(documents), nl=False, color=color)
+        show("\n".join(documents), color=color)
     elif format is not None:
         click.echo(render(reports if len(reports) > 1 else reports[0], format), nl=False)
 
