@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from ..core.errors import UsageError
 from ..reporters.overview import told_reasons
 from ._settings import found_settings

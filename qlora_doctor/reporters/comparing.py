@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Set
 from typing import Any, Literal
 
+from pydantic import Field
+
 from ..core.report import Finding, Report, Severity
 from ..facts import Fact
 from ..facts.config import HeldBudget
@@ -62,7 +64,7 @@ class Comparison(Fact):
     facts: list[Change]
     new: list[Found]
     gone: list[Found]
-    unchanged: list[Found] = []
+    unchanged: list[Found] = Field(default_factory=list)
     """Findings of both sides, as the later one has them."""
     memory_source: Literal["predicted", "measured"] | None = None
     memory: list[Part]

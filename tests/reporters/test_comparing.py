@@ -90,8 +90,8 @@ def test_every_format_tells_the_same(format: str) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 100])
-@pytest.mark.parametrize("before", [name for name in fixtures.ALL])
-@pytest.mark.parametrize("after", [name for name in fixtures.ALL])
+@pytest.mark.parametrize("before", list(fixtures.ALL))
+@pytest.mark.parametrize("after", list(fixtures.ALL))
 def test_in_short_is_20_lines_at_most(before: str, after: str, width: int) -> None:
     lines = in_short(compare(fixtures.ALL[before](), fixtures.ALL[after]()), width).splitlines()
     assert len(lines) <= 20 and lines[-1].startswith("verdict: ")
