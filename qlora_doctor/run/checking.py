@@ -197,7 +197,7 @@ def _runnable(session: Session) -> list[str]:
     runnable = []
     undecided = _undecided(session.setup)
     for name in REAL_STAGES:
-        if not _wanted(name, session.options.stages):
+        if not _wanted(name, session.options):
             session.skip(name, "Not asked for.", f"--stage {name}")
         elif name == "data" and runs_script(session):
             runnable.append(name)
@@ -314,6 +314,7 @@ def _do(session: Session, work: Work) -> None:
         store.close()
         return
     session.judge()
+    from ..worker.job import CureRequest
     from ..worker.runner import run_stages
 
     options = session.options
@@ -327,6 +328,7 @@ def _do(session: Session, work: Work) -> None:
         requested=options.stages,
         facts=session.facts,
         ended=work.ended,
+        cure=None if options.savings else CureRequest(),
         debug=options.debug,
         run_data=work.around.run_data,
     )
@@ -345,8 +347,11 @@ def tell_trouble(store: Store, session: Session) -> None:
         session.observer.on_trouble(f"Results are not kept: {store.trouble}")
 
 
-def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:
+def _wanted(name: str, options: CheckOptions) -> bool:
     """A step needs a loaded base: who asks for the one gets the other."""
+    asked = options.stages
+    if name in options.left_out:
+        return False
     return asked is None or name in asked or (name == "load" and "step" in asked)
 
 

@@ -46,6 +46,7 @@ class CheckOptions:
 
     Attributes:
         stages: stages asked for by name; None runs every stage that this machine can run.
+        left_out: stages that are not run all the same.
         card: the card that the run is meant for, in place of the config's own.
         device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where there is one.
         timeout: seconds that the real stages may take together; None is no limit.
@@ -57,6 +58,7 @@ class CheckOptions:
         margin: error band to hold predicted memory with, as a share; None is the prediction's own.
         cache: take results from, and leave them in, the cache; without it nothing outlives the check.
         docs: address of the docs site that findings link to; None takes ``QLORA_DOCTOR_DOCS``, or links to nothing.
+        savings: work out what changes would save, where memory is short.
         rows: keep text of the training data in the facts, so that reports show rows.
         run_data: run a script up to its training and look at its own first batches; other configs are read as ever.
         script_arguments: of that script's command line.
@@ -65,6 +67,7 @@ class CheckOptions:
     """
 
     stages: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
     card: str | None = None
     device: str | None = None
     timeout: float | None = None
@@ -83,6 +86,7 @@ class CheckOptions:
     cache_folder: Path | None = None
     command: str | None = None
     docs: str | None = None
+    savings: bool = True
     rows: bool = True
     run_data: bool = False
     script_arguments: tuple[str, ...] = ()
