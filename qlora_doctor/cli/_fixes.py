@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..core.errors import ConfigError, UsageError
-from ._terminal import one_line, show_error
+from ._terminal import one_line, show, show_error, width
 
 if TYPE_CHECKING:
     from ..core.report import Report
@@ -91,7 +91,7 @@ def fix_all(
             else:
                 fixed.write()
                 if shown.format == "text":
-                    click.echo(text.render(fixed.last, color=color), nl=False, color=color)
+                    show(text.render(fixed.last, color=color, width=width()), color=color)
             shown.note(_told(fixed, fixing))
         reports.append(fixed.first if fixing.diff else fixed.last)
     return reports

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from ..core.errors import UsageError
 from ..reporters.overview import told_reasons
 from ._settings import found_settings
-from ._terminal import one_line
+from ._terminal import one_line, show
 
 if TYPE_CHECKING:
     from ..reading.walk import Walk
@@ -85,7 +83,7 @@ def _walk(folder: Path, exclude: Sequence[str], dialect: str | None, settings: S
 def _tell(folder: Path, walk: Walk, shown: Shown, watcher: Told) -> None:
     if walk.unreadable or ((walk.passed_over or walk.left_out) and not shown.quiet):
         with watcher.room():
-            click.echo(f"{one_line(str(folder))}: {len(walk.configs)} to check; {_passed_over(walk)}.", err=True)
+            show(f"{one_line(str(folder))}: {len(walk.configs)} to check; {_passed_over(walk)}.", err=True)
 
 
 def _passed_over(walk: Walk) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from ._terminal import wants_color, width
+from ._terminal import show, wants_color, width
 
 if TYPE_CHECKING:
     from ..core.report import Report
@@ -60,10 +60,10 @@ class Shown:
 
         color = self.color(sys.stderr if err else None)
         if self.format == "text":
-            document = "\n".join(text.render(report, color=color, width=width()) for report in reports)
-        else:
-            document = render(reports if len(reports) > 1 else reports[0], self.format)
-        click.echo(document, nl=not document.endswith("\n"), err=err, color=color)
+            show("\n".join(text.render(report, color=color, width=width()) for report in reports), color=color, err=err)
+            return
+        document = render(reports if len(reports) > 1 else reports[0], self.format)
+        click.echo(document, nl=not document.endswith("\n"), err=err)
 
     def write(self, outputs: Sequence[Output], reports: Sequence[Report]) -> None:
         """The documents of ``-o``.
@@ -79,4 +79,4 @@ class Shown:
     def note(self, line: str) -> None:
         """A line on stderr, unless nothing is to be said there."""
         if not self.quiet:
-            click.echo(line, err=True)
+            show(line, err=True)

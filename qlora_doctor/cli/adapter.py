@@ -44,7 +44,6 @@ def command(**given: Any) -> int:
 
     DIR is an adapter's folder, a checkpoint of a run, or a merged model. Its files are read and nothing in them is run.
 
-    \b
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, 3 --load could not be completed.
     """
     from ..run.session import CheckOptions

@@ -123,7 +123,6 @@ def command(**given: Any) -> int:
     CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant; - is
     standard input.
 
-    \b
     Exit codes: 0 clean, 1 findings at or above --fail-on (by default errors), 2 usage, unreadable or
     invalid config, 3 a stage that was asked for could not be completed, or the config does not tell all
     that decides the run (model, 4 bits, rank, rate, batch; --fail-on error lets that pass).
@@ -226,6 +225,7 @@ def _check_all(
     from ..reporters import overview
     from ..run.checking import unread
     from ._many import check_all
+    from ._terminal import show
 
     results = check_all(found.configs, options, jobs, shown, watcher)
     watcher.close()
@@ -242,7 +242,7 @@ def _check_all(
     if shown.format == "text":
         color, left = shown.color(), len(found.configs) - len(reports)
         table = overview.render(reports, color=color, not_begun=left, left_out=found.left_out)
-        click.echo(table, nl=False, color=color)
+        show(table, color=color)
     return reports
 
 

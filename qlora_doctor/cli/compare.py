@@ -36,6 +36,7 @@ _STAGES = ("config", "structure", "memory")
 @offline()
 @click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
               help="Format on stdout: text, json, markdown, html.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="All that changed, in tables; by default 20 lines of what matters.")
 @outputs("Write a document to a file.")
 def command(
     sides: tuple[Path, ...],
@@ -44,17 +45,18 @@ def command(
     settings: Path | None,
     offline: bool,
     format: str,
+    verbose: bool,
     outputs: tuple[str, ...],
 ) -> int:
     """Show what changed between two reports: setup, facts, findings, and memory by part.
 
-    \b
     Exit codes: 0 no regression, 1 a broken budget or a new error, 2 usage.
     """
     from ..reporters.comparing import compare
-    from ..reporters.comparison import FORMATS, render
+    from ..reporters.comparison import FORMATS, in_full, in_short, render
     from ..run.outputs import write_file
     from ._shown import Shown
+    from ._terminal import show, width
 
     files = Shown(format=format, outputs=outputs).parsed(formats=FORMATS)
     if against is not None:
@@ -69,7 +71,10 @@ def command(
     else:
         raise UsageError("compare takes two JSON reports.", remedy="qlora-doctor check config.yaml -o json=after.json")
     comparison = compare(before, after, names)
-    click.echo(render(comparison, format), nl=False)
+    if format == "text":
+        show(in_full(comparison) if verbose else in_short(comparison, width()))
+    else:
+        click.echo(render(comparison, format), nl=False)
     for output in files:
         write_file(Path(output.path), render(comparison, output.format))
     return int(bool(comparison.regressions))

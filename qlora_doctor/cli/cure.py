@@ -51,7 +51,6 @@ def command(**given: Any) -> int:
 
     What is learned stays as it is where that is possible. Nothing is written without -o or --fix.
 
-    \b
     Exit codes: 0 it fits, as it is or with the cure, 1 no cure was found, or errors are left in the cured config,
     2 usage, unreadable or invalid config, 3 its peak cannot be predicted.
     """

@@ -36,14 +36,13 @@ def command(**given: Any) -> int:
     The samples are read, rendered, masked and cut as the config's trainer does; whose rules were followed is told where
     the trainer itself is not here. Findings about the data go to stderr.
 
-    \b
     Exit codes: 0 clean, 1 errors in the data, 2 usage or unreadable config, 3 the data could not be looked at.
     """
     from ..reporters import rows
     from ..run.checking import run_check
     from ..run.session import CheckOptions
     from ._shown import Shown
-    from ._terminal import one_line
+    from ._terminal import one_line, show
 
     shown = of(Shown, given)
     outputs = shown.parsed()
@@ -52,7 +51,7 @@ def command(**given: Any) -> int:
     report = run_check(given["config"], options)
     if shown.format == "text":
         color = shown.color()
-        click.echo(rows.render(report, rows=given["rows"], color=color), nl=False, color=color)
+        show(rows.render(report, rows=given["rows"], color=color), color=color)
     else:
         shown.print([report])
     about = [each for each in report.findings if each.rule.startswith("QD6")]

@@ -35,7 +35,6 @@ def command(folder: Path, device: str | None, quiet: bool, no_color: bool, debug
     """Show what this tool does, on a small model made in FOLDER (demo/): a silent failure found, a peak of memory
     predicted and cured, a healthy and a broken setup checked end to end. No network, no GPU.
 
-    \b
     Exit codes: 0 each part came out as it should, 1 otherwise.
     """
     missing = [name for name in _NEEDS if not _installed(name)]

@@ -36,7 +36,6 @@ def command(**given: Any) -> int:
     PATH is a trainer_state.json, trainer_log.jsonl or logging.jsonl, a TensorBoard, W&B or MLflow folder, a CSV, a
     captured output, or a folder that holds such; several runs are laid over one another.
 
-    \b
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, or no log that can be read.
     """
     from ..run.courses import judge_logs

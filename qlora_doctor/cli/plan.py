@@ -96,7 +96,6 @@ def command(**given: Any) -> int:
 
     Needs no GPU, no weights and, for well-known models, no network.
 
-    \b
     Exit codes: 0 the table was made, 2 usage, unreadable or invalid config,
     3 it could not be made (a package is missing, the model cannot be built or traced).
     """
@@ -159,10 +158,10 @@ def _print(report: Report, shown: Shown) -> None:
         shown.print([report])
         return
     from ..reporters import plan
-    from ._terminal import width
+    from ._terminal import show, width
 
     color = shown.color()
-    click.echo(plan.render(report, color=color, width=width()), nl=False, color=color)
+    show(plan.render(report, color=color, width=width()), color=color)
 
 
 def _write(report: Report, output: Output) -> None:

@@ -60,7 +60,6 @@ def command(command: tuple[str, ...], **given: Any) -> int:
 
     The command's output, input, signals and exit code are its own. The report goes to stderr when it has ended.
 
-    \b
     Exit codes: the command's own. With --stop-after and --abort-on those of check: 0 clean, 1 findings at or
     above --fail-on, 3 the command failed, or nothing could be watched.
     """

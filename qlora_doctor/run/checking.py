@@ -195,7 +195,7 @@ def _runnable(session: Session) -> list[str]:
     runnable = []
     undecided = _undecided(session.setup)
     for name in REAL_STAGES:
-        if not _wanted(name, session.options.stages):
+        if not _wanted(name, session.options):
             session.skip(name, "Not asked for.", f"--stage {name}")
         elif name == "data" and runs_script(session):
             runnable.append(name)
@@ -312,9 +312,11 @@ def _do(session: Session, work: Work) -> None:
         store.close()
         return
     session.judge()
+    from ..worker.job import CureRequest
     from ..worker.runner import run_stages
 
-    events = run_stages(work.job())
+    job = work.job() if session.options.savings else work.job().model_copy(update={"cure": CureRequest()})
+    events = run_stages(job)
     try:
         for event in events:
             work.take(event, store)
@@ -330,8 +332,11 @@ def tell_trouble(store: Store, session: Session) -> None:
         session.observer.on_trouble(f"Results are not kept: {store.trouble}")
 
 
-def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:
+def _wanted(name: str, options: CheckOptions) -> bool:
     """A step needs a loaded base: who asks for the one gets the other."""
+    asked = options.stages
+    if name in options.left_out:
+        return False
     return asked is None or name in asked or (name == "load" and "step" in asked)
 
 

@@ -46,6 +46,7 @@ class CheckOptions(RunOptions):
     """How to check: how stages are run, and what their facts are judged by.
 
     Attributes:
+        left_out: stages that are not run all the same.
         card: the card that the run is meant for, in place of the config's own.
         fail_on: the least of findings that makes the exit code 1; from ``unknown`` on, a run not all known makes it 3.
         facts: a recorded report or facts document to judge instead of looking.
@@ -54,6 +55,7 @@ class CheckOptions(RunOptions):
         margin: error band to hold predicted memory with, as a share; None is the prediction's own.
         cache: take results from, and leave them in, the cache; without it nothing outlives the check.
         docs: address of the docs site that findings link to; None takes ``QLORA_DOCTOR_DOCS``, or links to nothing.
+        savings: work out what changes would save, where memory is short.
         rows: keep text of the training data in the facts, so that reports show rows.
         run_data: run a script up to its training and look at its own first batches; other configs are read as ever.
         script_arguments: of that script's command line.
@@ -61,6 +63,7 @@ class CheckOptions(RunOptions):
         cache_folder: where; None takes the user's cache folder, or what QLORA_DOCTOR_CACHE names.
     """
 
+    left_out: tuple[str, ...] = ()
     card: str | None = None
     selection: Selection | None = None
     fail_on: FailOn = "unknown"
@@ -74,6 +77,7 @@ class CheckOptions(RunOptions):
     cache_folder: Path | None = None
     command: str | None = None
     docs: str | None = None
+    savings: bool = True
     rows: bool = True
     run_data: bool = False
     script_arguments: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.report import StageRecord
 from ..facts import Facts
@@ -63,13 +63,13 @@ class Job(BaseModel):
         turns: folder of the locks that keep two jobs from working on one device; None where nobody else works.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # most answers start no child
 
     number: int = 0
     setup: Setup
     stages: tuple[str, ...]
     options: RunOptions = RunOptions()
-    facts: Facts = Facts()
+    facts: Facts = Field(default_factory=Facts)
     ended: tuple[StageRecord, ...] = ()
     plan: PlanRequest | None = None
     cure: CureRequest | None = None
