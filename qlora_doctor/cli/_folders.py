@@ -75,7 +75,7 @@ def _walk(folder: Path, exclude: Sequence[str], dialect: str | None, settings: S
         what = f"the configs that it knows ({dialect})" if dialect else "a config that is known here"
         raise UsageError(
             f"{folder} holds no file that is {what}: {_passed_over(walk)}.",
-            remedy="Name a file itself to hear what it lacks; --dialect says which dialect a file is in.",
+            remedy="Name a file itself to see what it lacks; --dialect says which dialect a file is in.",
         )
     return walk
 

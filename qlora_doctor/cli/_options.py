@@ -133,7 +133,7 @@ def talking(
     """``--quiet``, ``--no-color``, ``--debug``; ``libraries`` where their own output can be shown."""
     return together(
         click.option("--quiet", "-q", is_flag=True, help=quiet),
-        click.option("--no-color", is_flag=True, help=f"{color}; NO_COLOR and FORCE_COLOR are heard as well."),
+        click.option("--no-color", is_flag=True, help=f"{color}; NO_COLOR and FORCE_COLOR work as well."),
         click.option("--debug", is_flag=True,
                      help=f"Show tracebacks{' and what libraries print' if libraries else ''}."),
     )  # fmt: skip

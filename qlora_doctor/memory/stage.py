@@ -218,7 +218,7 @@ def allocator_assumptions(setup: Setup) -> list[str]:
     said = []
     by_trainer = setup.hardware.expandable_segments and not settings and not _says_itself(setup)
     if by_trainer:
-        said.append(f"The allocator has expandable_segments:True, which {setup.dialect_version} tells it.")
+        said.append(f"The allocator has expandable_segments:True, which {setup.dialect_version} sets.")
     if by_trainer and machine_for(setup, None).torch < (2, 9):
         said.append("With this torch it also sets roundup_power2_divisions:16, which is not part of the prediction.")
     if not _says_itself(setup) and "expandable_segments" in settings:

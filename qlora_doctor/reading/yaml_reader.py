@@ -1,7 +1,7 @@
 """YAML text → plain data, in one pass over PyYAML's events.
 
 PyYAML's own loaders build a node graph by recursion in C: a few thousand open brackets end the process, aliases may
-unfold to any size, and a repeated key is dropped without a word. Events come from a state machine that does none of
+unfold to any size, and a repeated key is dropped silently. Events come from a state machine that does none of
 that, so the data is built from them here; what a scalar means (YAML 1.1) is still decided by PyYAML's own resolver and
 constructor, because that is what the trainers read with.
 """

@@ -95,7 +95,7 @@ def fit_of(report: Report) -> Fit | None:
 def _known_fit(report: Report) -> Fit:
     fit = fit_of(report)
     if fit is None:
-        raise UsageError("There is no peak to draw: stage memory did not tell one.", remedy="--stage memory")
+        raise UsageError("There is no peak to draw: stage memory found none.", remedy="--stage memory")
     return fit
 
 

@@ -61,7 +61,7 @@ def in_short(comparison: Comparison, width: int = 100) -> str:
         told = (f"{path} {before} → {after}" for path, before, after in _changed(comparison.versions, words.literal))
         lines.append(f"packages: {', '.join(told)}")
     if comparison.facts:
-        lines.append(f"{words.plural(len(comparison.facts), 'fact')} changed; -v tells them and all above in full")
+        lines.append(f"{words.plural(len(comparison.facts), 'fact')} changed; -v shows them and all above in full")
     if comparison.not_seen:
         lines.append(f"not compared: {words.one_line(' '.join(comparison.not_seen))}")
     return "\n".join([*(_cut(line, width) for line in lines), f"verdict: {verdict(comparison)}"]) + "\n"

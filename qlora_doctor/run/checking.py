@@ -255,7 +255,7 @@ def _undecided(setup: Setup | None) -> str | None:
     adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")
     for path in ("model.name_or_path", "quantization.load_in_4bit", *adapter):
         if setup.is_unknown(path):
-            return f"The script does not tell {path}: {setup.origins[path].note}"
+            return f"The script does not say {path}: {setup.origins[path].note}"
     other = next((each for each in setup.not_followed if each.kind in _ANOTHER_MODEL), None)
     return None if other is None else _in_words(other)
 
@@ -280,7 +280,7 @@ def _another_run(setup: Setup | None, stage: str) -> str | None:
             return _in_words(other)
     batch = "training.per_device_train_batch_size"
     if stage == "memory" and setup.is_unknown(batch):
-        return f"The script does not tell {batch}: {setup.origins[batch].note}"
+        return f"The script does not say {batch}: {setup.origins[batch].note}"
     return None
 
 

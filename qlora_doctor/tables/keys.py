@@ -59,7 +59,7 @@ class KeyList:
 
     def verdict(self, key: str) -> str:
         """What the trainer does with a key that it does not know."""
-        does = "stops with an error at it" if self.refuses else "ignores it without a word"
+        does = "stops with an error at it" if self.refuses else "ignores it without a warning"
         return f"{self.reader} {self.version} does not know {key} and {does}."
 
 

@@ -1,4 +1,4 @@
-"""Adapters as people really save them: the wrong ways named, the right ones without a word."""
+"""Adapters as people really save them: the wrong ways named, the right ones with no finding."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template:
 def tokens_of(tokenizer: Any, text: str) -> Rendered:
     """A text that holds its own special tokens."""
     if not getattr(tokenizer, "is_fast", False):
-        raise CannotForm("The tokenizer tells no places of tokens, which the mask needs (no fast tokenizer).")
+        raise CannotForm("The tokenizer gives no positions of tokens, which the mask needs (no fast tokenizer).")
     encoded = tokenizer(text, add_special_tokens=False)
     return Rendered(text, list(encoded["input_ids"]), encoded.encodings[0])
 

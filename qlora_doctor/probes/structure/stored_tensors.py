@@ -1,7 +1,7 @@
 """Do the tensors of a stored adapter go into this base? PEFT's own loading decides, on the meta device.
 
 ``set_peft_model_state_dict`` (peft 0.21, utils/save_and_load.py) renames what the file holds and hands it to torch's
-``load_state_dict(strict=False)``: another shape raises, a tensor without a place is dropped without a word, and of what
+``load_state_dict(strict=False)``: another shape raises, a tensor without a place is dropped silently, and of what
 the file lacks ``PeftModel.from_pretrained`` warns. Its header gives names and shapes; no data is read.
 """
 

@@ -333,7 +333,7 @@ def _best_metric(script: TrainingScript, builder: SetupBuilder) -> None:
     if metric.removeprefix("eval_") in _EVALUATED or several:
         return
     note = (
-        f"transformers stops at the first evaluation: metric_for_best_model is {metric}, which nobody computes; the "
+        f"transformers stops at the first evaluation: metric_for_best_model is {metric}, which nothing computes; the "
         "trainer is given no compute_metrics, and without it only the loss is measured."
     )
     builder.refused("best-model-metric", note, "training.load_best_model_at_end", "best-model")
