@@ -58,7 +58,7 @@ class Told(Observer):
 
 
 class _Alive(Told):
-    """Has a pulse: what is under way, and since when, is shown again while nothing new is heard.
+    """Has a pulse: what is under way, and since when, is shown again while nothing new is taken.
 
     Args:
         text: what is under way before the first stage.

@@ -29,7 +29,7 @@ class Judging:
         severity: of a rule, in place of its page's.
         profile, fail_on: None leaves them to the settings.
         settings: a file in place of the nearest one.
-        rules: folders with pages of one's own.
+        rules: folders with pages of the user's own.
     """
 
     select: tuple[str, ...] = ()

@@ -33,8 +33,8 @@ from ._options import command_line, of, offline, outputs, running, talking
 def command(**given: Any) -> int:
     """Show rows of the data as the model sees them: decoded, with what is trained, masked, special and cut off.
 
-    The samples are read, rendered, masked and cut as the config's trainer does; whose rules were followed is told where
-    the trainer itself is not here. Findings about the data go to stderr.
+    The samples are read, rendered, masked and cut as the config's trainer does it. Where that trainer is not installed,
+    the report says whose rules were followed instead. Findings about the data go to stderr.
 
     Exit codes: 0 clean, 1 errors in the data, 2 usage or unreadable config, 3 the data could not be looked at.
     """

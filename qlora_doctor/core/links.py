@@ -1,6 +1,6 @@
 """Where this project lives: the one place that names it, and the addresses that follow from it.
 
-Both are unset until the project has a home. ``QLORA_DOCTOR_DOCS`` names the docs site of an installation of one's own.
+Both are unset until the project has a home. ``QLORA_DOCTOR_DOCS`` names an installation's own docs site.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Finding(Fact):
     remediation: Remediation | None = None
     fingerprint: str
     url: str | None = None
-    """The rule's page on the docs site; None where no site is set, and for rules of one's own."""
+    """The rule's page on the docs site; None where no site is set, and for rules of the user's own."""
     suppressed: str | None = None
     """Why this finding does not count, where it was suppressed."""
 

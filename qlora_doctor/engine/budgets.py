@@ -1,7 +1,7 @@
 """Budgets: the largest or least value that a team allows a fact, as Lighthouse CI's assertions.
 
 A fact is named by its dotted path, ``memory.predicted.peak_allocated_bytes``. A list of numbers, such as the times of
-steps, counts by its median; any other list by its length. What is held is told by the rules QD520 and QD521.
+steps, counts by its median; any other list by its length. What is held is reported by the rules QD520 and QD521.
 """
 
 from __future__ import annotations

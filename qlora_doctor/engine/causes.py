@@ -18,7 +18,7 @@ _COMMANDS = {"run": "`qlora-doctor run -- COMMAND`", "course": "`qlora-doctor lo
 def likely_causes(rule: Rule) -> list[Cause]:
     """The causes that a rule's page names, the likeliest first.
 
-    Where the page names none, what the rule finds is the cause: it is told as in the page's own example, and what to
+    Where the page names none, what the rule finds is the cause: it is reported as in the page's example, and what to
     look at is the command that looks for it.
     """
     if rule.causes:

@@ -91,7 +91,7 @@ class Rule(_Strict):
     """A page: its front matter as fields, its body read when somebody asks; evaluating it is ``judge``'s business."""
 
     id: Annotated[str, Field(pattern=r"^[A-Z]{2,8}\d{3}$")]
-    """``QD`` and three digits; a pack of one's own has letters of its own."""
+    """``QD`` and three digits; a pack of the user's own has letters of its own."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     title: Line
     severity: Severity

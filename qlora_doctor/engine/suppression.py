@@ -64,7 +64,7 @@ def names_rule(pattern: str, rule: str, name: str) -> bool:
 
 
 def items_of(finding: Finding) -> frozenset[str]:
-    """The keys, targets and modules that a finding names: a rule tells of them all at once, at the place of the first.
+    """The keys, targets and modules that a finding names: a rule reports them all at once, at the place of the first.
 
     Only names that the config and the model's structure give, which are the same from run to run.
     """

@@ -60,9 +60,9 @@ class AdapterFacts(Fact):
     stored_misfits: list[StoredMisfit] | None = None
     """Those of another shape than the adapter has on this base; PEFT stops at them. ``[]`` for a new adapter."""
     stored_unread: list[str] | None = None
-    """Those that no module of the base takes; PEFT does not read them and gives no warning. ``[]`` for a new adapter."""
+    """Those that no module of the base takes; PEFT skips them and gives no warning. ``[]`` for a new adapter."""
     stored_missing: list[str] | None = None
-    """Parts of the adapter that the file lacks, which start anew; PEFT warns. ``[]`` for a new adapter."""
+    """Parts of the adapter that the file lacks, which start again; PEFT warns. ``[]`` for a new adapter."""
 
     stored_damage: str | None = None
     """Why the file of the adapter cannot be read, as a sentence; ``none`` where it can, or where nothing is stored."""

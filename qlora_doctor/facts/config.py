@@ -103,7 +103,7 @@ class ConfigFacts(Fact):
     decided_by: list[str] | None = None
     """Canonical paths of what decides this run: model, 4 bits, rank, rate and batch, as far as the run has them."""
     undecided: list[Undecided] | None = None
-    """Those of them that the config does not tell, or tells of a folder that is not here."""
+    """Those of them that the config does not say, or for which it names a folder that is not here."""
 
     # -- model
     model: str | None = None

@@ -123,7 +123,7 @@ class DataFacts(Fact):
     answer_columns_unread: list[str] | None = None
     """Columns that nothing reads although their name says that they hold an answer."""
     rows_ending_in_prompt: int | None = None
-    """Texts that end in the head of an answer, as a prompt for generation does; None where no template tells it."""
+    """Texts that end in the head of an answer, as a prompt for generation does; None where no template says it."""
     empty_answers: int | None = None
     duplicate_rows: int | None = None
     """Rows whose text stands in the rows that were seen already."""
@@ -160,7 +160,7 @@ class DataFacts(Fact):
     stops_at: str | None = None
     """The tokenizer's end token."""
     new_tokens: int | None = None
-    """Tokens of the rows that were added to the vocabulary and whose embeddings were made anew."""
+    """Tokens of the rows that were added to the vocabulary and whose embeddings were made again."""
     new_tokens_trained: bool | None = None
     """Whether anything trains those embeddings."""
     classifier_pad: str | None = None
@@ -169,7 +169,7 @@ class DataFacts(Fact):
     pairs_of_two_prompts: int | None = None
     """Pairs whose two answers stand behind different questions."""
     classes: int | None = None
-    """Classes that the model tells apart."""
+    """Classes that the model distinguishes."""
     classes_seen: int | None = None
     class_labels_out_of_range: int | None = None
     largest_class_ratio: float | None = None

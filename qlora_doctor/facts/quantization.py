@@ -4,7 +4,7 @@ from .base import Fact
 
 
 class LinearLeftOut(Fact):
-    """A linear layer that stays out of 4-bit; layers of the same kind are told once."""
+    """A linear layer that stays out of 4-bit; layers of the same kind are reported once."""
 
     name: str
     """Name with the layer's number as ``*``."""

@@ -62,7 +62,7 @@ class RunFailure(Fact):
     idle_bytes: int | None = None
     """What it had reserved and not allocated: memory in pieces that are too small."""
     card_bytes: int | None = None
-    """The card's whole memory, as the error tells it."""
+    """The card's whole memory, as the error says it."""
 
 
 class Difference(Fact):
@@ -106,7 +106,7 @@ class KeptOutputs(Fact):
     loss: float
     """Mean loss of the given tokens."""
     adapter_norm: float | None = None
-    """Norm of all lora_A and lora_B together, by which a file of another moment is told apart."""
+    """Norm of all lora_A and lora_B together, by which a file of another moment is distinguished."""
 
 
 class RunFacts(Fact):
@@ -285,7 +285,7 @@ class RunFacts(Fact):
     """True where the watched steps had less than half the rate that was asked for."""
 
     resumed_step: int | None = None
-    """Optimizer steps that the training began with, as its trainer says; 0 where it began anew."""
+    """Optimizer steps that the training began with, as its trainer says; 0 where it began again."""
     resumed_done: bool | None = None
     """True where a resumed training had no step left to do."""
     resumed_without_optimizer: bool | None = None

@@ -7,7 +7,7 @@ class ResumeFacts(Fact):
     """The checkpoint that a run goes on from, as its own files record it."""
 
     checkpoint: str
-    """Its folder; ``none`` where a run begins anew."""
+    """Its folder; ``none`` where a run begins again."""
     updates_done: int | None = None
     """``global_step`` of its trainer_state.json."""
     updates_left: int | None = None

@@ -78,7 +78,7 @@ class StepFacts(Fact):
     cast_base_tensors: list[CastTensor] | None = None
     """Told as what it is: bitsandbytes casts a layer's bias in place in its first forward."""
     recomputed_buffers: list[str] | None = None
-    """Buffers that no checkpoint holds (rotary frequencies) and that the model computed anew."""
+    """Buffers that no checkpoint holds (rotary frequencies) and that the model computed again."""
 
     loss_before: float | None = None
     """Loss of the first batch before any update."""

@@ -54,7 +54,7 @@ class Way(Fact):
 
     way: str
     """``adapter-on-4bit``, ``adapter-on-16bit``, ``merged-16bit``, ``merged-dequantized``, ``merged-4bit``,
-    ``merged-quantized-anew``, ``merged-as-stored`` (the merged model that was looked at), ``base``."""
+    ``merged-quantized-again``, ``merged-as-stored`` (the merged model that was looked at), ``base``."""
     divergence: float | None = None
     """Mean Kullback-Leibler divergence per token from the reference, in nats."""
     agreement_ratio: float | None = None
@@ -165,10 +165,10 @@ class StoredFacts(Fact):
     base_revision: str | None = None
     """Of the base, as adapter_config.json records it."""
     base_commit: str | None = None
-    """Of the base that is at hand, where its folder tells it."""
+    """Of the base that is at hand, where its folder says it."""
     base_differences: list[str] | None = None
     """In what the base at hand, or that of the config, is not the one of the training, one sentence each; None where
-    neither side tells anything."""
+    neither side says anything."""
     rank: int | None = None
     """The largest of the stored ranks."""
     scaling: float | None = None
@@ -207,7 +207,7 @@ class StoredFacts(Fact):
     training_source: str | None = None
     """What told of the tokenizer of the training: a report, a checkpoint, an adapter's folder, or the config."""
     training_differences: list[str] | None = None
-    """In what the folder's tokenizer is not that of the training, one sentence each; None where nothing tells of it."""
+    """In what the folder's tokenizer is not that of the training, one sentence each; None where nothing says it."""
     stops_missing: list[str] | None = None
     """Tokens that the training ended answers with and at which generation does not stop, one sentence each; None where
     one side is not known."""

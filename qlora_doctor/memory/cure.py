@@ -188,7 +188,7 @@ class Search:
         return self.known
 
     def _estimates(self) -> Callable[[Combination], float]:
-        """How full the room would be with a combination, by small depths; 0 where that cannot be told."""
+        """How full the room would be with a combination, by small depths; 0 where that cannot be known."""
         from .savings import TOLERANCE, peak_by_depth
 
         whole = self.prediction(self.setup)

@@ -2,7 +2,7 @@
 
 A stack of equal layers repeats itself in each phase of a run, so a tape of few layers and the places where a further
 layer adds its events tell the tape of any depth. Storages are named by what does not depend on depth: one that appears
-is the next, one that goes is told by its distance from the newest, or from the last that went of the same phase.
+is the next, one that goes is reported by its distance from the newest, or from the last that went of the same phase.
 The state of an optimizer follows from the adapter's tensors, so a tape holds these and serves every optimizer of
 :data:`STATES`; a tape is of two micro-batches, and those that wait while more are accumulated are added.
 :mod:`.folding` makes them, and this module, which needs no torch, unfolds them.

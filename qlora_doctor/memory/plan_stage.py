@@ -270,7 +270,7 @@ def _points(
 ) -> dict[str, PlanPoint | None]:
     """The ends of what fits around the batch and length that is asked about.
 
-    Where one cell is asked about and fits, its one trace has answered, and the largest batch is told only as far as
+    Where one cell is asked about and fits, its one trace has answered, and the largest batch is reported only as far as
     traces that are there tell it.
     """
     batch, sequence = own

@@ -53,7 +53,7 @@ class ScalableTape:
     """A tape whose sizes are worked out for any batch and sequence.
 
     ``forms`` and ``factors`` hold, for each storage, the product its bytes grow with and the constant; the kernels'
-    arguments likewise.
+    arguments also.
     """
 
     tape: Tape

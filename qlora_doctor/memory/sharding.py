@@ -51,7 +51,7 @@ class Sharding:
         raise NotImplementedError
 
     def _before_layer(self, place: int) -> None:
-        """Layer ``place`` is about to run, forward or anew in the backward pass."""
+        """Layer ``place`` is about to run, forward or again in the backward pass."""
         raise NotImplementedError
 
     def _after_layer(self, place: int) -> None:

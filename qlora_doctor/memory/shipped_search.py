@@ -63,7 +63,7 @@ class ShippedSearch(Search):
         return shipped, batch, sequence
 
     def _estimates(self) -> Callable[[Combination], float]:
-        """How full the room is at the least, by rounded sums; beyond all bounds where nothing tells it."""
+        """How full the room is at the least, by rounded sums; beyond all bounds where nothing says it."""
         known: dict[str, float] = {}  # segments change no sum
 
         def estimate(combination: Combination) -> float:

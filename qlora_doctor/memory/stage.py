@@ -74,7 +74,7 @@ def look_at_memory(
 ) -> MemoryFacts:
     """Predict the peak of the run and hold it against the card.
 
-    The prediction is told as soon as it is known, where savings are still to be worked out.
+    The prediction is reported as soon as it is known, where savings are still to be worked out.
 
     Where the kind of run is not modelled, or a step cannot be traced, the facts say why, and what is certain all the
     same.
@@ -187,7 +187,7 @@ def room_for(facts: Facts, card: Card | None) -> Room:
 
 
 def sequence_of(setup: Setup) -> int:
-    """Tokens of a full sample as far as the config alone tells."""
+    """Tokens of a full sample as far as the config alone says."""
     from ..setup.resolved import Resolved
 
     return int(Resolved(setup)["training.max_length"] or 512)

@@ -187,7 +187,7 @@ class TapesBySize:
         return most_in_use(self.at(batch, sequence), self._machine)
 
     def cell(self, batch: int, sequence: int) -> tuple[Tape, bool]:
-        """The tape of one batch and sequence, and whether it is a trace of its own: one where none tells it yet."""
+        """The tape of one batch and sequence, and whether it is a trace of its own: one where none says it yet."""
         known = self._tracer.known(self._machine)
         if (batch, sequence) in known:
             return known[batch, sequence], True

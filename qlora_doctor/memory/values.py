@@ -1,6 +1,6 @@
 """The values of small integer tensors beside their meta twins.
 
-Modeling code reads some: is every token attended to, do positions start anew, which expert got which token. Masks,
+Modeling code reads some: is every token attended to, do positions start again, which expert got which token. Masks,
 positions and ids are small and their values are known, so their operators run on the CPU as well, and a branch gets the
 answer that a real batch would give.
 """

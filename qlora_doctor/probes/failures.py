@@ -8,7 +8,7 @@ from typing import Any
 from ..core.errors import StageError
 from ..facts.load import LoadFailure
 
-# Beyond what the pipeline tells apart: what a step can end with.
+# Beyond what the pipeline distinguishes: what a step can end with.
 _SIGNS: tuple[tuple[str, str], ...] = (
     ("no-gradient", r"does not require grad and does not have a grad_fn|None of the inputs have requires_grad"),
     ("float16-gradients", r"Attempting to unscale FP16 gradients"),

@@ -44,7 +44,7 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Fit:
-    """What a report tells of memory and a card; bytes.
+    """What a report says of memory and a card; bytes.
 
     Attributes:
         level: ``yes``, ``barely`` (within the error band), ``no``, or ``free`` where no card is meant.
@@ -103,7 +103,7 @@ def render(report: Report) -> str:
     """The card as SVG.
 
     Raises:
-        UsageError: the report tells no peak.
+        UsageError: the report says no peak.
     """
     fit = _known_fit(report)
     return drawn(report, fit)
@@ -243,7 +243,7 @@ def render_badge(report: Report) -> str:
     """A badge for a README: the card's name, and whether it fits.
 
     Raises:
-        UsageError: the report tells no peak.
+        UsageError: the report says no peak.
     """
     fit = _known_fit(report)
     label = fit.card or "peak"

@@ -1,7 +1,7 @@
 """JUnit XML as Jenkins and GitLab read it: one suite per setup, one case per rule.
 
 A case fails where the exit code says so: at or above ``fail_on``; a graver word than the tool's own would turn a
-pipeline red that passed. What counts for less is told in the case's output.
+pipeline red that passed. What counts for less is reported in the case's output.
 """
 
 from __future__ import annotations

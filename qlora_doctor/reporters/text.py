@@ -49,7 +49,7 @@ def render(report: Report, *, color: bool = False, width: int = 100, verbose: bo
     blocks = [_folded(" · ".join([_header(report, ink), *([dialect(setup)] if setup.get("dialect") else [])]), width)]
     if report.facts.stored is not None and (told := stored_lines(report.facts.stored)):
         blocks.append("\n".join(f"  {line}".rstrip() for line in told))
-    # A log's own report; a check that watched a run tells its course by findings.
+    # A log's own report; a check that watched a run shows its course by findings.
     of_a_log = report.setup is None or not setup.get("dialect")
     if of_a_log and report.facts.course is not None and (told := course_lines(report.facts.course)):
         blocks.append("\n".join(f"  {line}" for line in told))

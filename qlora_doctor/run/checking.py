@@ -149,7 +149,7 @@ def _in_comments(setup: Setup) -> list[Suppression]:
 
 
 def conclude_config(session: Session) -> None:
-    """Stage config: what the file alone tells, and what is installed here."""
+    """Stage config: what the file alone says, and what is installed here."""
     from ..probes.config.conclude import conclude
     from ..probes.environment import look_at_environment
 
@@ -164,7 +164,7 @@ def conclude_config(session: Session) -> None:
 
 
 def work_of(session: Session, number: int = 0) -> Work | None:
-    """Conclude what the config alone tells; what is left to do for the stages on a built model, None where nothing is.
+    """Conclude what the config alone says; what is left to do for the stages on a built model, None where nothing is.
 
     Judged is what stands when there is nothing to do; else that is for the caller, when something more may be known.
     """

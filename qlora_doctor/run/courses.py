@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..setup.setup import Setup
 
 REPORT = "qlora-doctor.json"
-"""A report of ``check`` that lies beside a log under this name is heard."""
+"""A report of ``check`` that lies beside a log under this name is taken."""
 _DRAWN_OF_OTHERS = ("loss", "eval_loss", "learning_rate", "grad_norm")
 
 

@@ -143,7 +143,7 @@ def gather(works: Iterable[Work], store: Store, open_pool: Callable[[], Pool]) -
             _begin(pool, waiting, running)
             if any(work.fault for work in waiting):
                 continue
-            # While there are setups to be read, only what has already happened is heard.
+            # While there are setups to be read, only what has already happened is taken.
             event = pool.next(0 if more else None)
             if event is None:
                 continue

@@ -115,7 +115,7 @@ def watch(
     keep_outputs: bool = True,
     **options: Any,
 ) -> Iterator[Watched]:
-    """Watch a training loop of one's own: ``with watch(model, optimizer):`` around it.
+    """Watch a training loop of the user's own: ``with watch(model, optimizer):`` around it.
 
     Args:
         model: a (PEFT) model, before its first step.

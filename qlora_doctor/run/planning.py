@@ -44,7 +44,7 @@ def run_plan(
         options: how to read the config and run stage memory; its stages are not asked for.
         values: canonical paths and what is to stand there in place of the config's own.
 
-    The report holds what the config alone tells and stage memory; ``facts.memory.plans`` are the tables. Where the step
+    The report holds what the config alone says and stage memory; ``facts.memory.plans`` are the tables. Where the step
     cannot be traced, stage memory says why and the report's exit code is 3.
 
     Raises:

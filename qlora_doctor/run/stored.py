@@ -116,7 +116,7 @@ def judge_stored(
 
 
 def _runs(report: Path | None, folder: Path) -> list[RunFacts]:
-    """The runs that a report tells of; none where it is not here.
+    """The runs that a report describes; none where it is not here.
 
     Raises:
         UsageError: a report that is named cannot be read.

@@ -21,7 +21,7 @@ class Traits:
         more_optimizers: optimizers that it knows besides; it has schedules of its own then.
         liger_of_transformers: ``use_liger_kernel`` is transformers' own.
         hands_base_to_trl: it leaves it to TRL's trainer to prepare a quantized base.
-        heeds_launcher: it heeds what accelerate's launcher sets.
+        heeds_launcher: it respects what accelerate's launcher sets.
         searches_unused: DistributedDataParallel searches for unused parameters where nothing is written.
         warmup_ratio: share of the run that it warms up for where neither a share nor steps are written.
         rl_by_trl: it trains by preferences with TRL's trainers, whatever it trains examples with.

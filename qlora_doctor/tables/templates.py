@@ -61,7 +61,7 @@ _VOCABULARIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 """By name of a model: what its family is called, and the control tokens of chat templates that its vocabulary has.
 
-A name that fits two rows is of the first; a family without a name is one whose vocabulary its maker chose anew.
+A name that fits two rows is of the first; a family without a name is one whose vocabulary its maker chose again.
 """
 _OF_A_PATH = re.compile(
     r"(?:meta-)?(?:code|tiny)?(?:llama|qwen|gemma|phi|mistral|mixtral|yi|glm|smollm|internlm)[\w.-]*\Z"

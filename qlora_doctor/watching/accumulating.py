@@ -1,4 +1,4 @@
-"""What a loop of one's own means by the names of its variables: its accumulation, and what it evaluates on."""
+"""What a loop of the user's own means by the names of its variables: its accumulation, and what it evaluates on."""
 
 from __future__ import annotations
 

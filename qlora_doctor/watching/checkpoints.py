@@ -37,7 +37,7 @@ class Checkpoints:
         return True
 
     def keep_outputs(self, model: nn.Module, folder: Path | None = None) -> None:
-        """What the model says now, of the last few saves and of the end; a failure is told and ends nothing."""
+        """What the model says now, of the last few saves and of the end; a failure is reported and ends nothing."""
         training = self._training
         if not training.options.keep_outputs or training.ended == "failed" or training.rank or not training.whole:
             return

@@ -1,4 +1,4 @@
-"""The course of a loop of one's own after its watched steps: what a trainer would have logged.
+"""The course of a loop of the user's own after its watched steps: what a trainer would have logged.
 
 Nothing is on the model. Two things stay: a hook of the optimizer's own, and a thin function around
 ``torch.autograd.backward``. Together they may take half a percent of the run's time: where a step is too short for
@@ -165,7 +165,7 @@ class LoopCourse:
         if event is not None:
             try:
                 event.synchronize()  # long past, but for the last one
-            except RuntimeError:  # the device failed, which ends the run: its own error tells of it
+            except RuntimeError:  # the device failed, which ends the run: its own error reports it
                 return
         self._record({**known, **dict(zip(names, values.tolist(), strict=True))})
 

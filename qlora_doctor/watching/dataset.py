@@ -114,7 +114,7 @@ def _key(row: Any) -> Any:
 def _held(dataset: Any) -> tuple[Any, Sequence[int]]:
     """The list or ``datasets.Dataset`` that holds the rows of a data set, and the places of its rows there.
 
-    Seen through torch's Subset, and through a class of one's own that keeps its rows in a field of the same length.
+    Seen through torch's Subset, and through the user's own class that keeps its rows in a field of the same length.
     """
     try:
         count = len(dataset)
@@ -142,7 +142,7 @@ def _formatted(dataset: Any) -> bool:
 
 
 def sorted_rows(loaders: Sequence[Any]) -> bool | None:
-    """Whether a loader takes its rows in their own order, and that goes by their length; None where none can be told.
+    """Whether a loader takes its rows in their own order, and that goes by their length; None where none can be known.
 
     A rank's share of rows in their own order is one too.
     """

@@ -31,7 +31,7 @@ def know_model(training: Training, model: nn.Module) -> None:
     training.hidden = sharding_of(model).look is not None
     device = str(device_of(model))
     known: dict[str, Any] = {"config": config, "environment": look_at_environment(), "model": model_facts(model)}
-    if training.hidden:  # tensors of many modules in one: nothing of them can be told apart
+    if training.hidden:  # tensors of many modules in one: nothing of them can be distinguished
         training.facts = Facts(**known, load=LoadFacts(device=device, failure=NO_FAILURE))
         return
     load = LoadFacts(
@@ -77,7 +77,7 @@ def know_adapters(training: Training, model: nn.Module) -> None:
 
 
 def one_tokenizer(training: Training, model: nn.Module) -> Any:
-    """The tokenizer of a loop of one's own: the only one that there is, or the one of the model's name."""
+    """The tokenizer of a loop of the user's own: the only one that there is, or the one of the model's name."""
     every = training.found["PreTrainedTokenizerBase"]
     if len(every) == 1:
         return every[0]

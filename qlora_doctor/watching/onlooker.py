@@ -310,7 +310,7 @@ def _second(optimizer: Any, copies: dict[int, nn.Parameter]) -> Any | None:
     kinds = {type(each) for each in getattr(optimizer, "inner", [optimizer])}
     try:
         return kinds.pop()(groups) if len(kinds) == 1 else None
-    except Exception:  # a class of one's own may want arguments that only its maker knows
+    except Exception:  # a class of the user's own may want arguments that only its maker knows
         return None
 
 

@@ -97,7 +97,7 @@ def _quietly(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode while it lasts, with the random state kept.
 
     bitsandbytes' layers stay in their mode: they hold no dropout, and on a CPU a forward in evaluation mode packs their
-    weights anew for good (bitsandbytes 0.50, nn/modules.py: Linear4bit.forward).
+    weights again for good (bitsandbytes 0.50, nn/modules.py: Linear4bit.forward).
     """
     changed = [
         module

@@ -55,7 +55,7 @@ class Options:
 
 @dataclass
 class Writer:
-    """Writes what one training of this process gives. Never raises: what could not be written is told once.
+    """Writes what one training of this process gives. Never raises: what could not be written is reported once.
 
     Args:
         folder: of the run.

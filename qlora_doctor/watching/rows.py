@@ -15,7 +15,7 @@ class Rows:
 
     Attributes:
         masked_by_hand: share of the labels that the rows leave out themselves; None is unknown.
-        rewrites_labels: the collator makes the labels anew.
+        rewrites_labels: the collator makes the labels again.
     """
 
     def __init__(self, training: Training) -> None:

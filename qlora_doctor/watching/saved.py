@@ -19,7 +19,7 @@ def differing(model: nn.Module, folder: Path, adapter: str | None = None) -> lis
     Args:
         adapter: its name; None is the first one of the model.
 
-    None where it cannot be told: no such file, no PEFT model, or a form that this does not read.
+    None where it cannot be known: no such file, no PEFT model, or a form that this does not read.
     """
     path = folder / _FILE
     if not path.is_file() or not hasattr(model, "peft_config"):

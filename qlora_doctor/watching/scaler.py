@@ -33,7 +33,7 @@ class Scaler:
     def skipped(self) -> bool:
         """Whether the scaler left out the step under way: it was updated, and no optimizer has stepped.
 
-        torch.amp's makes its states anew with each update; of another one, the scale falls.
+        torch.amp's makes its states again with each update; of another one, the scale falls.
         """
         scaler = self.there()
         if scaler is None:

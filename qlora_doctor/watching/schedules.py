@@ -48,7 +48,7 @@ class Schedules:
         run["resumed_without_schedule"] = bool(done and counts) and max(counts) <= 1
 
     def know_continued(self) -> None:
-        """A loop of one's own that goes on: its optimizer has stepped before, or its schedule has."""
+        """A loop of the user's own that goes on: its optimizer has stepped before, or its schedule has."""
         training, run = self._training, self._training.run
         if run.get("resumed_step") is not None:
             return

@@ -80,7 +80,7 @@ class Station:
         self._unwrap = unwrap
 
     def wait_for_trainer(self, module: Any) -> None:
-        """Give every Trainer that is built the callback that tells of its training."""
+        """Give every Trainer that is built the callback that reports its training."""
         import wrapt
 
         wrapt.wrap_function_wrapper(module, "Trainer.__init__", self._trainer_built)

@@ -14,7 +14,7 @@ from .training import Training
 
 
 class Stopping:
-    """Ends a loop of one's own by an exception that is no failure; a trainer is asked, and ends by itself."""
+    """Ends a loop of the user's own by an exception that is no failure; a trainer is asked, and ends by itself."""
 
     def __init__(self, training: Training) -> None:
         self._training = training

@@ -499,7 +499,7 @@ class Watch:
             training.failure = LoadFailure(kind=failure.kind, message=failure.message, phase=failure.phase)
 
     def _count_at_end(self) -> None:
-        """Steps of a loop of one's own, by what its optimizer has counted; and whether its epochs had an order each."""
+        """Steps of the user's own loop, as its optimizer counted them; and whether its epochs had an order each."""
         training = self._training
         if not training.is_loop:
             return

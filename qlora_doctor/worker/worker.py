@@ -67,7 +67,7 @@ class Run:
         return setup.model_copy(update={"model": setup.model.model_copy(update=allowed)})
 
     def learn(self, subject: str, value: Any) -> None:
-        """Facts are told as soon as they are known."""
+        """Facts are reported as soon as they are known."""
         self.facts = self.facts.model_copy(update={subject: value})
         self.send(Learned(subject=subject, value=value))
 

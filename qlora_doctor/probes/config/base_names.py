@@ -1,7 +1,7 @@
 """Whether two names of a base mean different models; None wherever that cannot be known from names and folders.
 
 One model has many names: the hub's id in any letter case, a mirror's id, a local folder, the place in a cache, a
-quantized copy. A difference is told only where something decides it: other dimensions, two well-known models, another
+quantized copy. A difference is reported only where something decides it: other dimensions, two known models, another
 number of parameters, another family, the instruct version of the same name, or other weights in two folders here.
 """
 

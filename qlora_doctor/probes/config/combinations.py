@@ -1,6 +1,6 @@
 """Values that are right alone and not together: what transformers and PEFT refuse, whatever the dialect.
 
-A refusal of the dialect's own trainer is told by its reader; these are those of the libraries below it, read from
+A refusal of the dialect's own trainer is reported by its reader; these are those of the libraries below it, read from
 utils/quantization_config.py, training_args.py and trainer.py of transformers and tuners/lora/config.py of PEFT.
 """
 

@@ -1,4 +1,4 @@
-"""How many rows a data file has, where that can be told at once without a library."""
+"""How many rows a data file has, where that can be known at once without a library."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def splits_overlap(setup: Setup) -> str | None:
 
 
 def _overlap(one: NamedData, other: NamedData) -> str | None:
-    """In words; "" where they have no row in common, None where that cannot be told."""
+    """In words; "" where they have no row in common, None where that cannot be known."""
     first, second = _part(one.split), _part(other.split)
     if first is None or second is None:
         return None

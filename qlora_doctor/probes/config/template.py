@@ -17,7 +17,7 @@ _MOST_READ = 64 << 20
 def template_facts(setup: Setup) -> dict[str, Any]:
     """Name of the template, family of the model, and marks of the first that the second has no token for.
 
-    Nothing where the template is not named, not known, or the vocabulary of the model cannot be told.
+    Nothing where the template is not named, not known, or the vocabulary of the model cannot be known.
     """
     written = written_template(setup)
     if written is not None:

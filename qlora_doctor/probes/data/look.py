@@ -139,8 +139,8 @@ def _has_tokenizer(setup: Setup, offline: bool) -> bool:
 def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> DataSeen:
     """A script's samples without the model's tokenizer: bytes stand in for tokens.
 
-    Which labels are masked, moved or made anew does not depend on where tokens end; lengths and shares do, and are left
-    out.
+    Which labels are masked, moved or made again does not depend on where tokens end; lengths and shares do, and are
+    left out.
 
     Raises:
         NotFollowedForm: nothing is tokenized before the trainer, so that the mask is the trainer's own.
@@ -599,7 +599,7 @@ def _limit(setup: Setup, architecture: Architecture) -> int | None:
 
 
 def _classes(setup: Setup, architecture: Architecture) -> int | None:
-    """Classes that the model tells apart; None of a regression, and where their number is unknown."""
+    """Classes that the model distinguishes; None of a regression, and where their number is unknown."""
     config = architecture.config
     if setup.is_unknown("model.num_labels"):
         return None

@@ -87,7 +87,7 @@ def of_classes(rows: Sequence[Row], vocabulary: int | None, classes: int | None 
     """A classifier's rows: what it reads are tokens, what it learns is a class.
 
     Args:
-        classes: that the model tells apart; None where that is not known, or the labels are no classes.
+        classes: that the model distinguishes; None where that is not known, or the labels are no classes.
     """
     facts = of_ids([row.ids for row in rows], vocabulary)
     labels = [row.labels[0].item() for row in rows if len(row.labels) == 1]

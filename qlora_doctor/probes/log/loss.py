@@ -61,7 +61,7 @@ def loss_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[str,
     if len(finite) >= 2 * _NEIGHBOURS:
         spikes = _spikes(finite, shape.noise, course, ordered=ordered)
         facts["spikes"] = [each for each in spikes if diverges_from is None or each.step < diverges_from]
-    return facts if ordered else facts | _staircase(finite, shape, course)  # of such epochs no step can be told
+    return facts if ordered else facts | _staircase(finite, shape, course)  # of such epochs no step can be known
 
 
 def _broken(series: Series, gradient: Series) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def _loss_of_a_loop(rows: list[Record], keys: Iterable[str], names: dict[str, st
 
 
 def _through_epochs(rows: list[Record], steps: list[float]) -> list[float] | None:
-    """The steps of a loop that counts them anew in each epoch, counted on; None where none goes back so.
+    """The steps of a loop that counts them again in each epoch, counted on; None where none goes back so.
 
     Of a run that was resumed the epoch goes back as well.
     """

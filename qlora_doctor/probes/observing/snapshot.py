@@ -105,7 +105,7 @@ def _repacked(model: nn.Module) -> tuple[str, ...]:
     """Beginnings of the names of what bitsandbytes holds in another form since an evaluation on a CPU with AVX-512.
 
     ``Linear4bit.forward`` repacks a weight in place for inference. When the layer trains again it unpacks the weight,
-    bit for bit, and makes its statistics anew ("best-effort", bitsandbytes/functional.py).
+    bit for bit, and makes its statistics again ("best-effort", bitsandbytes/functional.py).
     """
     found = []
     for name, module in four_bit_layers(model):

@@ -63,7 +63,7 @@ class Timeline:
         return self._now()
 
     def begin(self, phase: str) -> None:
-        """A phase outside the steps (load, prepare) or the first one of a step begins; counters start anew."""
+        """A phase outside the steps (load, prepare) or the first one of a step begins; counters start again."""
         self._reset()
         self.phase = phase
         self._started = time.perf_counter()

@@ -3,7 +3,7 @@
 A branch is the largest part of the model below which no tensor got a gradient. That it has none is no fault where the
 model is made so: the layers after the one whose output is read (LLaVA's ``vision_feature_layer``), a branch for images
 in a batch that brings none, an expert that no token chose, a layer that LayerDrop left out. Where it is a fault, what
-cuts the graph is told as far as it was seen: reentrant checkpointing, or a value cast to a packed weight's dtype.
+cuts the graph is reported as far as it was seen: reentrant checkpointing, or a value cast to a packed weight's dtype.
 """
 
 from __future__ import annotations

@@ -430,7 +430,7 @@ def _base_misfits(pairs: Mapping[str, Mapping[str, StoredTensor]], base: Mapping
     found = []
     for module, parts in pairs.items():
         sizes = expected_dimensions(module, base) if base else None
-        sizes = sizes if sizes != (0, 0) else None  # there is no such layer, which is told by itself
+        sizes = sizes if sizes != (0, 0) else None  # there is no such layer, which is reported by itself
         for part, axis, wanted in (("lora_A", 1, sizes and sizes[0]), ("lora_B", 0, sizes and sizes[1])):
             tensor = parts.get(part)
             if wanted is None or tensor is None or len(tensor.shape) != 2 or tensor.shape[axis] == wanted:

@@ -31,7 +31,7 @@ def base_folder(given: Path | None, config: Mapping[str, Any] | None) -> Path | 
 
 
 def commit_of(folder: Path | None) -> str | None:
-    """The commit that a folder of a base holds; None where nothing tells it."""
+    """The commit that a folder of a base holds; None where nothing says it."""
     if folder is None:
         return None
     resolved = folder.resolve()

@@ -102,7 +102,7 @@ class OtherScales:
 def judged_packed(
     name: str, merged: Any, change: Change, pack: Callable[[Any], Any], *, base_packed: bool, scales: OtherScales
 ) -> MergedTensor:
-    """Which change is in a merged tensor of packed numbers, by packing each anew.
+    """Which change is in a merged tensor of packed numbers, by packing each again.
 
     Args:
         merged: as the packed weight gives it back.
@@ -135,7 +135,7 @@ def judged_packed(
         return MergedTensor(tensor=name, verdict="other-scale", scale=found)
     if others > 0 and distances[best] < _NEAR * others:
         return _packed_verdict(name, best)
-    lost = others - distances[best] < 1e-9  # what packs alike cannot be told apart
+    lost = others - distances[best] < 1e-9  # what packs alike cannot be distinguished
     return MergedTensor(tensor=name, verdict="undecided", residual=None if lost else distances[best] / others)
 
 

@@ -102,7 +102,7 @@ def _together(tensors: list[MergedTensor]) -> dict[str, Any]:
             return {**found, "merge": next(iter(known)), "merge_note": told}
     if len(known) == 1:
         verdict = next(iter(known))
-        # What is wrong in the tensors that can be told is wrong; what is right there is no proof for the others.
+        # What is wrong in the tensors that can be compared is wrong; what is right there is no proof for the others.
         right = verdict.startswith("applied")
         return {**found, "merge": "undecided" if right else verdict, "merge_note": told}
     return {**found, "merge": "partly", "merge_note": told}

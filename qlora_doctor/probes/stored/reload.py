@@ -40,7 +40,7 @@ def kept_of(folder: Path, kept: Sequence[KeptOutputs]) -> KeptOutputs | None:
 
 
 def has_other_weights(folder: Path, kept: KeptOutputs) -> bool | None:
-    """Whether the file holds other matrices than the adapter had; None where that cannot be told."""
+    """Whether the file holds other matrices than the adapter had; None where that cannot be known."""
     if kept.adapter_norm is None or not (folder / WEIGHTS).is_file():
         return None
     try:

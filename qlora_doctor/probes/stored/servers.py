@@ -26,7 +26,7 @@ def servers(config: Mapping[str, Any], found: Mapping[str, Any]) -> list[Server]
 def _vllm(config: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
     """vllm/lora: peft_helper.py (_validate_features, validate_legal), utils.py (parse_fine_tuned_lora_name).
 
-    What only its newest versions take is told as a need; read in versions up to the autumn of 2026.
+    What only its newest versions take is reported as a need; read in versions up to the autumn of 2026.
     """
     refused = []
     if config.get("use_dora"):

@@ -1,4 +1,4 @@
-"""The tokenizer of the training itself, from what tells of it: a report, an adapter, a checkpoint, a config."""
+"""The tokenizer of the training itself, from what holds it: a report, an adapter, a checkpoint, a config."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def trained_by(setup: Setup) -> Trained:
 
 
 def differences(trained: Trained, folder: Path, base: Path | None) -> list[str] | None:
-    """In what the folder's tokenizer is not that of the training; None where that cannot be told.
+    """In what the folder's tokenizer is not that of the training; None where that cannot be known.
 
     A folder without a tokenizer is served with the base's.
     """

@@ -1,6 +1,6 @@
 """The ways to serve an adapter, loaded for real and measured side by side on the same tokens.
 
-The reference is the adapter on the 4-bit base that QLoRA trained it on. What a way keeps is told apart from what its
+The reference is the adapter on the 4-bit base that QLoRA trained it on. What a way keeps is distinguished from what its
 base does otherwise: the change of the log-probabilities from the way's own base without the adapter, projected on the
 change that the adapter makes on the 4-bit base. One is all of it, nothing is left at zero.
 """
@@ -194,7 +194,7 @@ class _Made:
                 ("adapter-on-4bit", lambda _: self._attached(self._four_bit()), None),
                 ("base", lambda model: model.unload(), None),
             ),
-            # Loaded anew: on a CPU bitsandbytes packs the weights otherwise in the first forward, and rounds absmax.
+            # Loaded again: on a CPU bitsandbytes packs the weights otherwise in the first forward, and rounds absmax.
             (("merged-4bit", lambda _: self._attached(self._four_bit()).merge_and_unload(), "4-bit"),),
             (
                 (

@@ -34,7 +34,7 @@ def class_misfit(seen: Inventory, architecture: Architecture) -> ClassMisfit | N
     try:
         with torch.device("meta"):
             model = own._from_config(copy.deepcopy(architecture.config))
-    except Exception:  # what the own class cannot be built from tells nothing about the named one
+    except Exception:  # what the own class cannot be built from says nothing about the named one
         return None
     has = _shapes(seen.base, {name: tuple(_shape(p, module)) for name, p, module in seen.parameters()})
     stored = _shapes(model, {name: tuple(p.shape) for name, p in model.named_parameters()})

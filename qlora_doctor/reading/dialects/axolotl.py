@@ -261,7 +261,7 @@ _OLDEST = "0.18"
 
 
 def _only_known_plugins(reading: Reading) -> bool:
-    """A plugin of one's own may read keys that no list has."""
+    """A plugin of the user's own may read keys that no list has."""
     plugins = reading.get("plugins", [])
     plugins = plugins if isinstance(plugins, list) else [plugins]
     return all(str(plugin).removeprefix("axolotl.integrations.").split(".")[0] in _PLUGINS for plugin in plugins)

@@ -1,7 +1,7 @@
 """Which keys of a dialect name samples, and what stands beside them: one table for all dialects.
 
 A config names its data also where these cannot be looked at from here, since its trainer forms the samples by templates
-of its own. What is named, and what of it is not followed, is told in the file's own keys.
+of its own. What is named, and what of it is not followed, is reported in the file's own keys.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ _SUMS = re.compile(r"reduction\s*=\s*['\"](?:sum|none)['\"]|\.sum\(")
 
 
 def loss_fault(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
-    """What is wrong with a Trainer's own compute_loss; None where nothing is, or that cannot be told.
+    """What is wrong with a Trainer's own compute_loss; None where nothing is, or that cannot be known.
 
     ``loss-takes-no-count``: it has no argument for the count of tokens that transformers hands over since 4.46, and
     stops. ``loss-ignores-count``: it returns a mean although transformers then does not divide by the accumulation

@@ -283,7 +283,7 @@ class Changes(Arguments):
             if not is_itself:
                 return False
             if over == PARAMETERS:
-                return self._cast_of(value) is not None  # a name that is bound anew changes no parameter
+                return self._cast_of(value) is not None  # a name that is bound again changes no parameter
             return self._module_cast(model, over, name, value, node, listed)
         if isinstance(node, ast.Expr):
             return self._module_cast(model, over, name, node.value, node, listed)

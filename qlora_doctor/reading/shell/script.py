@@ -80,7 +80,7 @@ class Script:
 
 @lru_cache(maxsize=4)
 def read_script(text: str) -> Script:
-    """The commands of a script, as far as they can be told without running it. Never fails."""
+    """The commands of a script, as far as they can be known without running it. Never fails."""
     scanner = Scanner(text)
     interpreter = _Interpreter(text, list(events(scanner)))
     return Script(text, list(interpreter.commands()), scanner.comments, interpreter.texts)

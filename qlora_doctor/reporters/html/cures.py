@@ -11,7 +11,7 @@ from ...facts.memory import Cure
 LEFT, RIGHT, TOP, BOTTOM = 19.0, 97.0, 8.0, 80.0
 """The plot within its picture, in percent."""
 MOST = 20
-"""Changes in the picture at most; the table tells all."""
+"""Changes in the picture at most; the table says all."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ PARTS = {
     "fragmentation": "Fragmentation",
 }
 REST = ("gradients", "activations", "logits_and_loss", "dequantized_weights", "workspaces", "fragmentation")
-"""Parts that a measurement cannot tell apart: what is in use beside counted tensors, all under ``activations``."""
+"""Parts that a measurement cannot distinguish: what is in use beside counted tensors, all under ``activations``."""
 NEAR = 0.4
 """Share of the card below which the parts have a scale of their own: they would be slivers on the card's."""
 

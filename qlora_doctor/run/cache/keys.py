@@ -62,7 +62,7 @@ _VARIABLES = (
     "PYTORCH_ALLOC_CONF",
     "BNB_CUDA_VERSION",
 )
-"""Environment variables that the libraries heed."""
+"""Environment variables that the libraries respect."""
 
 
 def stage_keys(

@@ -127,7 +127,7 @@ class _Run:
             self._failed(error)
         self._finish()
 
-    # -- a loop of one's own
+    # -- a loop of the user's own
 
     def _wait_for_loop(self) -> None:
         from torch import nn

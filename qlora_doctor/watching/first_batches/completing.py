@@ -1,4 +1,4 @@
-"""Made-up completions that reward functions of many kinds tell apart.
+"""Made-up completions that reward functions of many kinds distinguish.
 
 Of a row's own columns, in the forms that answers are asked for in: bare, in tags, boxed, behind a mark, as JSON and as
 code; and in the form of each pattern and mark that stands in the functions themselves.

@@ -233,7 +233,7 @@ def _token_labels(row: Mapping[str, Any]) -> bool:
 
 
 def _labels_by(rows: Sequence[Mapping[str, Any]], drawn: Drawn, noted: Noted) -> tuple[str | None, bool | None]:
-    """(whose the labels are, whether the collator made others than the data set's); None where that cannot be told.
+    """(whose the labels are, whether the collator made others than the data set's); None where that cannot be known.
 
     Held against each other are the first rows of the data set and what the collator makes of them.
     """

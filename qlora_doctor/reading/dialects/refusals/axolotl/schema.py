@@ -49,7 +49,7 @@ def _list(schema: Shapes, names: frozenset[str]) -> KeyList:
 
 
 def _is_unknown(reading: Reading, kind: str, schema: Shapes) -> bool:
-    """True where a type names nothing of axolotl's; a module of one's own may be named with dots."""
+    """True where a type names nothing of axolotl's; a module of the user's own may be named with dots."""
     method = reading.get("rl")
     if kind.startswith(("bradley_terry", "sharegpt", "ebft")) or reading.get("skip_prepare_dataset"):
         return False
