@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +19,9 @@ DOCUMENTS = "text, json, html, sarif, github, gitlab, junit, markdown"
 
 
 def of(kind: type[Fields], given: Mapping[str, Any]) -> Fields:
-    """Those options of a command that are fields of a dataclass, as one value of it."""
-    return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})  # type: ignore[arg-type]
+    """Those options of a command that are fields of a named tuple or a dataclass, as one value of it."""
+    names = getattr(kind, "_fields", None) or getattr(kind, "__dataclass_fields__", {})
+    return kind(**{name: given[name] for name in names if name in given})
 
 
 def command_line() -> str:

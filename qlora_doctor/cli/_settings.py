@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from ..run.session import CheckOptions
 
 
-@dataclass(frozen=True)
-class Judging:
+class Judging(NamedTuple):
     """Which rules judge, how severely, and by which settings, as the command line says.
 
     Attributes:
@@ -34,7 +34,7 @@ class Judging:
 
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    severity: Mapping[str, Severity] = field(default_factory=dict)
+    severity: Mapping[str, Severity] = MappingProxyType({})
     profile: Profile | None = None
     fail_on: FailOn | None = None
     settings: Path | None = None

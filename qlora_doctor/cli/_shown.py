@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import click
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from ..run.outputs import Output
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(NamedTuple):
     """How reports are shown.
 
     Attributes:

@@ -41,7 +41,7 @@ _OF_ROWS: dict[str, dict[str, Any]] = {
 """Facts that hold text of the training data, and what stands in their place where it is to stay out of reports."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class CheckOptions(RunOptions):
     """How to check: how stages are run, and what their facts are judged by.
 

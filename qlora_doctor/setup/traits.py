@@ -5,11 +5,10 @@ Each dialect's module says its own; a Setup carries them, so that nobody below a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Traits:
+class Traits(NamedTuple):
     """Of one trainer; the defaults are those of a trainer that is not known better.
 
     Attributes:

@@ -9,7 +9,6 @@ after them, with a ``dataset_mixture``, for trl 0.19.1, and imports ``setup_chat
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 from ...setup.setup import Asked, Setup
@@ -32,7 +31,7 @@ TRAITS = Traits(
     data_key="dataset_name",
     counts_rows=True,
 )
-_HANDBOOK = replace(TRAITS, liger_of_transformers=False, data_key="dataset_mixer", counts_rows=False)
+_HANDBOOK = TRAITS._replace(liger_of_transformers=False, data_key="dataset_mixer", counts_rows=False)
 
 IMPLIED_BY_FORM = frozenset({"use_peft"})
 """Keys that say what another dialect says by being what it is; a conversion does not carry them."""
