@@ -166,8 +166,8 @@ def _liger(setup: Setup) -> Iterator[str]:
 
 def shards_plainly(setup: Setup, facts: Facts) -> bool:
     """Whether a run is sharded by FSDP over known ranks as it is modelled: by transformers' Trainer or trl's for
-    supervised fine-tuning (FSDP 2: and DPO), with non-reentrant checkpointing, without evaluation or offloading; FSDP 1
-    with packed weights stored as floats, which it needs, and without prefetching.
+    supervised fine-tuning (FSDP 2: and DPO), with non-reentrant checkpointing, without offloading; FSDP 1 with packed
+    weights stored as floats, which it needs, and without prefetching in the forward pass.
 
     Where FSDP 2 leaves packed weights whole (uint8) beside embeddings and a head of their own, see
     :func:`unmodelled_model`.
@@ -177,11 +177,9 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
         return False
     options = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
     if config.distributed == "fsdp1":
-        prefetch = str(options.get("backward_prefetch") or "NO_PREFETCH").upper()
         alike = (
             training.method in (None, "sft", "pretrain")
             and setup.quantization.bnb_4bit_quant_storage in ("bfloat16", "float16", "float32")
-            and prefetch == "NO_PREFETCH"
             and not _on(options.get("forward_prefetch"))
             and not _on(options.get("min_num_params"))
             and "full_shard" in str(training.fsdp)
@@ -202,15 +200,17 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
 
 def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
     """Whether a run's optimizer is divided by ZeRO-2 over known ranks as it is modelled: in bfloat16, by transformers'
-    Trainer or trl's for supervised fine-tuning, without evaluation or offloading."""
+    Trainer or trl's for supervised fine-tuning and DPO, with non-reentrant checkpointing, without offloading."""
     config, settings = facts.config, zero_settings(setup)
     whole = deepspeed_settings(setup)
     if config is None or whole is None or config.distributed != "zero2":
         return False
     return (
-        setup.training.method in (None, "sft", "pretrain")
+        setup.training.method in (None, "sft", "pretrain", "dpo")
         and bool(Taken(setup)["training.bf16"])
         and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
+        and bool(config.gradient_checkpointing)
+        and config.use_reentrant is False
         and settings.get("contiguous_gradients", True) is True
         and isinstance(settings.get("reduce_bucket_size", 0), (int, float, str))
         and not any(str(name).startswith("offload") and value for name, value in settings.items())

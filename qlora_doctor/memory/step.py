@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -14,7 +14,7 @@ from ..pipeline.batches import synthetic_labels
 from .as_on_cuda import as_on_cuda
 from .autocast import Autocast
 from .first_gradient import learn_counts
-from .fsdp1 import ShardedFlat
+from .fsdp1 import FlatOptions, ShardedFlat
 from .fsdp2 import ShardedByTensor
 from .images import Pictures
 from .liger import Kernels, put_into, rotating
@@ -48,8 +48,8 @@ class StepOptions:
     neftune_alpha: float | None = None
     data_parallel: bool = False
     """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
-    engine: str | ZeroOptions | None = None
-    """What divides the model, or its optimizer, over the ranks: ``fsdp1``, ``fsdp2``, or ZeRO-2 by its options."""
+    engine: Literal["fsdp2"] | FlatOptions | ZeroOptions | None = None
+    """What divides the model, or its optimizer, over the ranks: FSDP 2, or FSDP 1 or ZeRO-2 by their options."""
     ranks: int = 1
     """Ranks of the engine."""
     liger: Kernels | None = None
@@ -139,6 +139,7 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         recorder.in_backward = True
         if divided is not None:
             divided.syncs = not batches
+            divided.before_backward()
         loss.backward()
         recorder.in_backward = False
         if divided is not None:
@@ -176,8 +177,8 @@ def _engine(recorder: Recorder, model: Any, options: StepOptions) -> Sharding:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
     if isinstance(options.engine, ZeroOptions):
         return Zero2(recorder, model, options.ranks, dtype or torch.float32, options.engine)
-    if options.engine == "fsdp1":
-        return ShardedFlat(recorder, model, options.ranks, dtype)
+    if isinstance(options.engine, FlatOptions):
+        return ShardedFlat(recorder, model, options.ranks, dtype, options.engine)
     reads_head = options.trainer == "trl" and has_fused_head()
     return ShardedByTensor(recorder, model, options.ranks, reads_head)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
+from .fsdp1 import FlatOptions
 from .kept import Outline
 from .liger import VERSION, Kernels
 from .load import LoadOptions
@@ -200,11 +201,12 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     return step, assumptions
 
 
-def _engine(values: Taken) -> str | ZeroOptions | None:
+def _engine(values: Taken) -> Literal["fsdp2"] | FlatOptions | ZeroOptions | None:
     """What divides the run over its ranks; which engines are modelled is said in :mod:`.scope`."""
     setup = values.setup
     if setup.training.fsdp:
-        return "fsdp1" if values.fsdp_version(fsdp_settings(setup) or {}) == 1 else "fsdp2"
+        settings = fsdp_settings(setup) or {}
+        return FlatOptions.of(settings) if values.fsdp_version(settings) == 1 else "fsdp2"
     return ZeroOptions.of(zero_settings(setup)) if setup.training.deepspeed else None
 
 
