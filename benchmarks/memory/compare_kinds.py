@@ -218,13 +218,11 @@ def coming(case: dict[str, Any]) -> Iterator[None]:
 def in_this_process() -> Iterator[None]:
     """Within, stages do not run in a process of their own."""
     from qlora_doctor.worker import runner
-    from qlora_doctor.worker.job import Job
     from qlora_doctor.worker.worker import run_job
 
-    def here(setup: Any, stages: Any, **options: Any) -> Iterator[Any]:
-        fields = {name: options[name] for name in ("device", "offline", "requested", "facts", "ended")}
+    def here(job: Any) -> Iterator[Any]:
         events: list[Any] = []
-        run_job(Job(setup=setup, stages=tuple(stages), **fields), events.append)
+        run_job(job, events.append)
         yield from events
 
     with patch.object(runner, "run_stages", here):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..setup.distribution import deepspeed_settings, zero_settings
-from ..setup.own_loops import OWN_LOOPS
 from ..setup.resolved import Taken
 
 if TYPE_CHECKING:
@@ -90,8 +89,6 @@ def _images(model: Any, setup: Setup) -> str | None:
     return None
 
 
-_LIGER_BY_TRANSFORMERS = ("native", "python", "shell", "trl", "custom")
-"""Dialects whose ``use_liger_kernel`` is transformers' own."""
 _HEADS = {
     "ForQuestionAnswering": "batches that mark an answer's first and last token",
     "ForMultipleChoice": "batches of several choices a sample",
@@ -103,8 +100,8 @@ _TOWERS = {"vision_config": "images", "audio_config": "audio", "speech_config": 
 def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     """What changes the peak and is not modelled, as the subject of a sentence."""
     training, config = setup.training, facts.config
-    if setup.dialect in OWN_LOOPS:
-        yield f"{OWN_LOOPS[setup.dialect]}'s own training loop"
+    if setup.traits.own_loop is not None:
+        yield f"{setup.traits.own_loop}'s own training loop"
     for kernels in training.kernels or ():
         yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
     if any(remark["kind"] == "kernels-by-default" for remark in setup.remarks):
@@ -152,7 +149,7 @@ def _liger(setup: Setup) -> Iterator[str]:
     """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
     training = setup.training
     told = training.extra.get("liger_kernel_config")
-    if setup.dialect not in _LIGER_BY_TRANSFORMERS:
+    if not setup.traits.liger_of_transformers:
         yield f"the Liger kernels as {setup.dialect} applies them"
     elif training.method not in (None, "sft", "pretrain"):
         yield f"the Liger kernels in the method {training.method}"

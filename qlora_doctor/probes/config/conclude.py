@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from ...core.versions import version_tuple
 from ...facts.config import ConfigFacts, NotFollowed, Remark, UnknownKey, Versions
 from ...facts.environment import EnvironmentFacts, Packages
 from ...facts.schedule import ScheduleFacts
@@ -126,13 +127,24 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
         **template_facts(setup),
         splits_overlap=splits_overlap(setup),
         stale_prepared=stale_prepared(setup),
-        **_statements(setup),
+        **_statements(setup, libraries),
         idle_four_bit_options=_idle_options(setup, quantization["four_bit"]),
     )
 
 
-def _statements(setup: Setup) -> dict[str, Any]:
+_OF_COUNTS = {"loss-takes-no-count", "loss-ignores-count"}
+
+
+def _hands_over_counts(setup: Setup, libraries: Libraries) -> bool:
+    """Whether every transformers that the run may have hands a count of tokens to compute_loss: from 4.46 on."""
+    asked = setup.versions.get("transformers")
+    lowest = libraries.transformers if asked is None else version_tuple(asked.exact or asked.at_least)
+    return lowest >= (4, 46) if lowest is not None else asked is None
+
+
+def _statements(setup: Setup, libraries: Libraries) -> dict[str, Any]:
     """What a script does that is not followed, and in which mode its own loop trains."""
+    left_out = set() if _hands_over_counts(setup, libraries) else _OF_COUNTS
     told = [
         NotFollowed(
             kind=each.kind,
@@ -142,6 +154,7 @@ def _statements(setup: Setup) -> dict[str, Any]:
             cell=each.place.cell if each.place is not None else None,
         )
         for each in setup.not_followed
+        if each.kind not in left_out
     ]
     kinds = {each.kind for each in told}
     modes = [change.value for change in setup.changes if change.kind == "mode"]

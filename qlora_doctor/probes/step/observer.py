@@ -24,7 +24,7 @@ from ..observing.fingerprint import fingerprints
 from ..observing.timeline import Timeline
 from ..structure.bypass import bypassed_modules
 from ..structure.inventory import Inventory
-from ..tensors import trainable_parameters, zero_tensors
+from ..tensors import every_module, trainable_parameters, zero_tensors
 from . import comparing, gradients
 from .branches import Calls, IntegerInputs, branches_without_gradient, left_out_at_random, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
@@ -102,6 +102,8 @@ class Observer:
         self.forwards = self._forward_watch()
         self.optimizer = optimizer
         self._step = step
+        # What earlier batches left in its momentum may point anywhere.
+        self._has_past = optimizer is not None and bool(getattr(unwrapped(optimizer), "state", None))
         self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
         self._unmoved: dict[str, torch.Tensor] = {}
         self._calls: Calls | None = None
@@ -159,6 +161,9 @@ class Observer:
 
     def before_optimizer(self) -> None:
         """Gradients are complete; the optimizer is about to step."""
+        if self._updates is not None and not self._has_past and not self.optimizer_stands_in:
+            with self.timeline.pause(), self._apart():
+                self._updates.hold_gradients()
         self.timeline.enter("optimizer")
 
     def after_optimizer(self, *, scale: float = 1.0, skipped: bool = False) -> None:
@@ -172,6 +177,7 @@ class Observer:
             self.gradients.end_step(scale, self._by_design, skipped)
             if self._updates is not None and not skipped and not self.optimizer_stands_in:
                 self.known["lost_update_ratio"] = self._updates.lost_ratio()
+                self.known["update_along_gradient"] = self._updates.along_gradient()
                 self._unmoved = self._updates.unmoved(self.gradients.steps[-1].norms)
             self._updates = None
             if self.optimizer is not None:
@@ -495,7 +501,7 @@ def _trained_biases(model: nn.Module, parameters: dict[str, nn.Parameter]) -> se
 
 def _checkpointing(model: nn.Module) -> dict[str, Any]:
     """Whether gradient checkpointing is on, and its form, as found on the model's modules."""
-    active = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    active = [m for m in every_module(model) if getattr(m, "gradient_checkpointing", False)]
     function = next((f for m in active if (f := getattr(m, "_gradient_checkpointing_func", None)) is not None), None)
     if function is None:
         return {"gradient_checkpointing": bool(active)}
