@@ -93,4 +93,4 @@ def test_axolotls_lora_plus_drops_the_decay(ratio: int | None, decay: float, dro
               "micro_batch_size": 1, "weight_decay": decay, "loraplus_lr_ratio": ratio}  # fmt: skip
     (tmp_path / "q.yml").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     found = conclude(read_setup(tmp_path / "q.yml"), None).remark_notes or []
-    assert any(each.kind == "weight-decay-dropped" for each in found) is dropped
+    assert any(each.kind == "optimizer-arguments-dropped" for each in found) is dropped
