@@ -307,7 +307,7 @@ class ConfigFacts(Fact):
     (LLaMA-Factory), ``zero3-with-plain-checkpointing``, ``slower-offloading``, ``fixed-tokens-not-trained``,
     ``kernels-by-default``, ``torch-too-old`` and ``optimizer-arguments-dropped``, ``held-out-unused`` (rows are held
     out of training and never evaluated), ``best-model-dropped`` (axolotl does not do what it asks
-    for), ``reference-given`` (a script hands its trainer a reference model or names a reference adapter), and of scripts
+    for), ``reference-given`` (a script hands its trainer a reference model or names a reference adapter), of scripts
     ``adapter-never-active``, ``optimizer-before-adapter``, ``gradients-cleared-early``, ``optimizer-never-steps``,
     ``gradients-off``, ``initialisation-not-made``, ``layers-of-another-class``, ``base-saved`` (for the adapter),
     ``merged-into-4bit``, ``tokenizer-of-another-model``, ``quantization-not-passed``, ``base-of-random-weights``,

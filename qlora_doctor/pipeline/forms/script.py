@@ -66,10 +66,13 @@ def hands_over_rows(setup: Setup) -> bool:
         return False
 
 
-def scripted(named: NamedData, rows: list[dict[str, Any]], tokenizer: Any, *, newest_trl: bool = False) -> Scripted:
+def scripted(
+    named: NamedData, rows: list[dict[str, Any]], tokenizer: Any, *, newest_trl: bool = False, whole: bool = False
+) -> Scripted:
     """Take rows along the way that the script sends them.
 
     Args:
+        whole: these are all rows that there are.
         newest_trl: TRL is of a version that hands a formatting function one row and takes a text.
 
     Raises:
@@ -97,6 +100,8 @@ def scripted(named: NamedData, rows: list[dict[str, Any]], tokenizer: Any, *, ne
         ) from why
     except NotPlain as why:
         raise NotFollowedForm(f"The script forms the samples by code that is not followed: {why}") from why
+    if not rows and whole:
+        raise StageError("The script's filters keep none of the rows of its data.", remedy="Look at their conditions.")
     if not rows:
         raise NotFollowedForm("The script keeps none of the rows that were looked at.")
     return Scripted(rows, _collator(way, tokenizer, rows), way.get("trainer"))
