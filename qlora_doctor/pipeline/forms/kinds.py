@@ -121,3 +121,8 @@ class CannotForm(Exception):
 
 class NotFollowedForm(Exception):
     """Why a form is not followed here."""
+
+
+def lacks(error: Exception) -> str:
+    """What a row does not have, in words, where a form reads it."""
+    return f"there is no {error} in it" if isinstance(error, KeyError) else str(error)
