@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...setup.setup import NamedData
-from .chat import lost_content, render_chat, turn_span
-from .kinds import IGNORED, CannotForm, FormedRow, FormedSet, NotFollowedForm, lacks
+from .chat import chat_text, lost_content, render_chat
+from .kinds import IGNORED, CannotForm, FormedRow, FormedSet, NotFollowedForm, lacks, places
 
 _COMPLETIONS = "text_completions_only_with_padding"
 _TRAINERS = ("TRL_SFT", "HF", "OUMI", "None")
@@ -127,7 +127,6 @@ def _row(
     number: int | None, row: Mapping[str, Any], messages: list[dict[str, Any]], tokenizer: Any, target: str | None
 ) -> FormedRow:
     answers = [index for index, turn in enumerate(messages) if turn["role"] == "assistant"]
-    trained = set(answers[-1:] if target == "final_assistant_turn" else answers)
     told = [str(turn.get("content") or turn.get("tool_calls") or "") for turn in messages]
     answer = "\n".join(told[index] for index in answers)
     formed = FormedRow(
@@ -140,8 +139,45 @@ def _row(
     rendered = render_chat(tokenizer, messages, None, row.get("tools"))
     formed.ids, formed.lost = rendered.ids, lost_content(rendered.text, messages)
     formed.labels = list(rendered.ids) if target is None else [IGNORED] * len(rendered.ids)
-    for index in trained if target is not None else ():
-        span = turn_span(tokenizer, rendered, messages, index, None, row.get("tools"))
-        if span is not None:  # the mark that ends the turn is trained with it
-            formed.labels[span[0] : span[1] + 1] = rendered.ids[span[0] : span[1] + 1]
+    for start, end in _spans(rendered.ids, target, *_marks(tokenizer)) if target is not None else ():
+        formed.labels[start:end] = rendered.ids[start:end]
     return formed
+
+
+_PROBE = ("<<__U__>>", "<<__A__>>")
+"""Texts that are looked for in a rendered conversation, so that what stands between them is known."""
+
+
+def _marks(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens before an answer and those behind it, as oumi finds them in a template (``builders/collators.py``):
+    the end is what follows an answer in the midst of a talk and at its end alike.
+
+    Raises:
+        NotFollowedForm: they do not show.
+    """
+    user, answer = _PROBE
+    turns = [{"role": role, "content": text} for role, text in (("user", user), ("assistant", answer))] * 2
+    parts = chat_text(tokenizer, turns, None, None).replace(user, answer).split(answer)
+    if len(parts) != 5:
+        raise NotFollowedForm("The template changes what the messages hold.")
+    head, between, after = parts[1], parts[2], parts[4]
+    encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False))  # noqa: E731
+    first, second, opening = encode(after), encode(between), encode(head)
+    same = next(
+        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(map(len, (first, second)))
+    )
+    end = first[:same] or second[:1]
+    opening = opening[len(end) :] if opening[: len(end)] == end else opening
+    begin = encode(tokenizer.decode(opening).partition("<think>")[0].rstrip("\n"))
+    if not begin or not end:
+        raise NotFollowedForm("The template has no marks before and behind an answer.")
+    return begin, end
+
+
+def _spans(ids: list[int], target: str, begin: list[int], end: list[int]) -> list[tuple[int, int]]:
+    """What is trained: from each mark to the end of its turn, or from the last one to the end of all."""
+    starts = [place + len(begin) for place in places(ids, begin)]
+    if target == "final_assistant_turn":
+        return [(starts[-1], len(ids))] if starts else []
+    ends = [place + len(end) for place in places(ids, end)]
+    return [(start, next((stop for stop in ends if stop >= start + len(end)), len(ids))) for start in starts]

@@ -11,7 +11,7 @@ from typing import Any
 from ...core.errors import StageError
 from ...setup.setup import NamedData, Setup
 from ..failures import first_sentence
-from .kinds import NotFollowedForm
+from .kinds import NotFollowedForm, places
 from .plain import NotPlain, Plain, Raises
 
 _IDS = ("input_ids", "attention_mask", "labels", "token_type_ids", "position_ids")
@@ -258,13 +258,13 @@ def responses_only(parts: dict[str, str], tokenizer: Any) -> Any:
             batch = collator(rows)
             labels = batch["labels"].clone()
             for row, label in zip(batch["input_ids"].tolist(), labels, strict=True):
-                starts = _places(row, answers)
+                starts = places(row, answers)
                 if not starts and parts["response_part"] in tokenizer.decode(row):
                     raise NotFollowedForm("The response marker is cut into other tokens inside the rows.")
                 kept = [False] * len(row)
                 for start in starts:
                     first = start + len(answers)
-                    stop = next((place for place in _places(row, asks) if place >= first), len(row))
+                    stop = next((place for place in places(row, asks) if place >= first), len(row))
                     kept[first:stop] = [True] * (stop - first)
                 for place, yes in enumerate(kept):
                     if not yes:
@@ -274,10 +274,6 @@ def responses_only(parts: dict[str, str], tokenizer: Any) -> Any:
         return collate
 
     return wrap
-
-
-def _places(row: list[int], part: list[int]) -> list[int]:
-    return [start for start in range(len(row) - len(part) + 1) if part and row[start : start + len(part)] == part]
 
 
 def byte_tokenizer() -> Any:
