@@ -49,10 +49,6 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     for end, what in _HEADS.items():
         if name.endswith(end):
             return f"The prediction does not cover {what}."
-    if any(part.endswith("relative_attention_bias") for part, _ in base.named_modules()):
-        return (
-            "The prediction does not cover attention with a learned bias, whose kernels differ from version to version."
-        )
     whole = setup.quantization.bnb_4bit_quant_storage in (None, "uint8")
     if setup.training.fsdp and whole and not getattr(base.config.get_text_config(), "tie_word_embeddings", False):
         return (

@@ -256,17 +256,17 @@ def test_a_padding_token_that_is_missing_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
 def test_an_encoder_and_a_decoder(architecture: str, tmp_path: Path) -> None:
-    """BART is predicted as measured; what T5's learned bias takes differs from one transformers to the next."""
+    """Both within 0.5% of what an H200 was asked for, see benchmarks/memory."""
     shapes = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4, "vocab_size": 1003}
     shapes |= {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     shapes |= {"encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "max_position_embeddings": 256}
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": architecture, **shapes}), encoding="utf-8")
+    shapes |= {"model_type": architecture, "decoder_start_token_id": 0}
+    (tmp_path / "config.json").write_text(json.dumps(shapes), encoding="utf-8")
     given = config(tmp_path)
     given["model"] |= {"task": "seq2seq-lm"}
     given["lora"]["task_type"] = "SEQ_2_SEQ_LM"
     memory = memory_of(given)
-    assert (memory.predicted is None) == (architecture == "t5")
-    assert architecture == "bart" or "learned bias" in str(memory.prediction_failure)
+    assert memory.prediction_failure is None and memory.predicted is not None
 
 
 def test_settings_that_are_silent_stay_predicted() -> None:
