@@ -177,7 +177,7 @@ FURTHER: list[dict[str, Any]] = [
     {"model": "flan-t5-large", "method": "s2s", "bs": 2, "seq": 512, "gc": False, "contiguous_bias": True},
     {"model": "qwen2.5-vl-3b", "method": "vlm", "bs": 2, "seq": 1024, "grid": [32, 32], "trainer": "trl"},
     {"model": "llama3-8b", "bs": 2, "seq": 2048, "trainer": "trl", "extra": {"activation_offloading": True}},
-    {"model": "bart-large", "method": "s2s", "bs": 4, "seq": 512, "eval": 8, "eval_rows": 16, "generate": 64,
+    {"model": "bart-large", "method": "s2s", "bs": 4, "seq": 512, "eval": 8, "eval_rows": 16, "generate": 64, "metrics": True,
      "extra": {"generation_max_length": 64, "generation_num_beams": 1}},
     {"model": "llava-v1.6-mistral-7b", "method": "tiles", "bs": 1, "seq": 3072, "image": [672, 672]},
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "eval": 4, "eval_rows": 12, "metrics": True, "argmax": True},

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo"})
 """Methods whose step is traced."""
 _MORE = {
-    "activation_offloading": "activations that are moved to host memory (activation_offloading)",
     "predict_with_generate": "an evaluation that generates (predict_with_generate)",
     "context_parallel_size": "context parallelism",
     "sequence_parallel_size": "sequence parallelism",
@@ -85,8 +84,8 @@ def _images(model: Any, setup: Setup) -> str | None:
     return None
 
 
-_LIGER_BY_TRANSFORMERS = ("native", "python", "shell", "trl", "custom")
-"""Dialects whose ``use_liger_kernel`` is transformers' own."""
+_BY_TRANSFORMERS = ("native", "python", "shell", "trl", "custom")
+"""Dialects whose ``use_liger_kernel`` and ``activation_offloading`` are transformers' and trl's own."""
 _HEADS = {
     "ForQuestionAnswering": "batches that mark an answer's first and last token",
     "ForMultipleChoice": "batches of several choices a sample",
@@ -127,6 +126,8 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield "padding_free batches"
     yield from _spread(setup, facts)
     told = training.extra
+    if told.get("activation_offloading") and not offloads_plainly(setup):
+        yield "activations that are moved to host memory (activation_offloading)"
     for name, what in _MORE.items():
         if _on(told.get(name)):
             yield what
@@ -147,7 +148,7 @@ def _liger(setup: Setup) -> Iterator[str]:
     """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
     training = setup.training
     told = training.extra.get("liger_kernel_config")
-    if setup.dialect not in _LIGER_BY_TRANSFORMERS:
+    if setup.dialect not in _BY_TRANSFORMERS:
         yield f"the Liger kernels as {setup.dialect} applies them"
     elif training.method not in (None, "sft", "pretrain"):
         yield f"the Liger kernels in the method {training.method}"
@@ -180,6 +181,17 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
         and not options.get("cpu_offload")
         and "offload" not in str(setup.training.fsdp)
         and options.get("reshard_after_forward", True) is True
+    )
+
+
+def offloads_plainly(setup: Setup) -> bool:
+    """Whether activations go to the host as trl's own trainers move them, in a model that is not sharded."""
+    training = setup.training
+    return (
+        Taken(setup).trainer == "trl"
+        and setup.dialect in _BY_TRANSFORMERS
+        and training.method in (None, "sft", "dpo", "kto", "reward")
+        and not training.fsdp
     )
 
 

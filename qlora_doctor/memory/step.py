@@ -18,6 +18,7 @@ from .images import Pictures
 from .liger import Kernels, put_into, rotating
 from .load import LoadOptions, write_load
 from .machine import Machine
+from .offloading import Offloading
 from .operators import register_bitsandbytes
 from .optimizers import Optimizer
 from .sharded import Sharded
@@ -47,6 +48,8 @@ class StepOptions:
     """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
     sharded_over: int | None = None
     """Ranks that FSDP 2 shards the model over."""
+    offloads_activations: bool = False
+    """Whether trl moves what the forward pass saves to the host (``activation_offloading``)."""
     liger: Kernels | None = None
     """Liger's kernels in the model."""
     pictures: Pictures | None = None
@@ -126,17 +129,19 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
     # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.
     waiting, batches = batches[2:], batches[:2]
     items = torch.zeros((), dtype=torch.int64, device="meta")
+    offloading = Offloading(recorder, model) if options.offloads_activations else nullcontext
     while batches:
         inputs = batches.pop(0)
         tape.phase("forward")
-        loss = loss_of(model, forward, inputs, items, options, program)
-        del inputs
-        tape.phase("backward")
-        recorder.in_backward = True
-        if sharded is not None:
-            sharded.syncs = not batches
-        loss.backward()
-        recorder.in_backward = False
+        with offloading():
+            loss = loss_of(model, forward, inputs, items, options, program)
+            del inputs
+            tape.phase("backward")
+            recorder.in_backward = True
+            if sharded is not None:
+                sharded.syncs = not batches
+            loss.backward()
+            recorder.in_backward = False
         if sharded is not None:
             sharded.after_backward()
         for parameter in parameters:

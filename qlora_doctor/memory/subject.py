@@ -64,6 +64,8 @@ class Subject:
             yield "liger"
         if step.pictures is not None:
             yield "images"
+        if step.offloads_activations:
+            yield "offloading"
         if step.data_parallel:
             yield "data parallel"
         if step.sharded_over:
@@ -191,6 +193,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         neftune_alpha=training.neftune_noise_alpha,
         data_parallel=ranks > 1 and not training.fsdp,
         sharded_over=ranks if training.fsdp else None,
+        offloads_activations=values.trainer == "trl" and bool(training.extra.get("activation_offloading")),
         liger=kernels,
         pictures=pictures,
     )

@@ -140,7 +140,7 @@ NOT_MODELLED = {
     "compile": ({"torch_compile": True}, "torch.compile"),
     "fsdp": ({"fsdp": "full_shard auto_wrap", "fsdp_config": {"fsdp_version": 1}}, "FSDP 1"),
     "deepspeed": ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO-3"),
-    "offloading": ({"extra": {"activation_offloading": True}, "trainer": "trl"}, "host memory"),
+    "offloading": ({"extra": {"activation_offloading": True}, "trainer": "transformers"}, "host memory"),
     "generation": ({"extra": {"predict_with_generate": True}}, "generates"),
 }
 
