@@ -121,6 +121,10 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     model: dict[str, Any] = {"name_or_path": str(folder), "attn_implementation": case.get("attn", "sdpa")}
     if method in ("cls", "reward"):
         model |= {"task": "sequence-classification", "num_labels": case.get("labels", 1 if method == "reward" else 3)}
+    if case.get("generate"):
+        training["predict_with_generate"] = True
+    if case.get("metrics") and not case.get("argmax"):
+        training["compute_metrics"] = True
     if method == "s2s":
         model |= {"task": "seq2seq-lm"}
     storage = "bfloat16" if fsdp and case.get("bf16_storage", True) else "uint8"
@@ -141,6 +145,8 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     if case.get("grid"):
         patch = 14
         config["data"] = {"image_size": [patch * side for side in case["grid"]]}
+    if method == "tiles":
+        config["data"] = {"image_size": case["image"]}
     if fsdp:
         config["lora"]["autocast_adapter_dtype"] = False
     return config

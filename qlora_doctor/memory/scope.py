@@ -74,9 +74,9 @@ def _images(model: Any, setup: Setup) -> str | None:
     from .images import NoPictures, pictures_of
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if Taken(setup).trainer == "trl" or setup.training.method not in (None, "sft", "pretrain"):
-        of = type(base).__name__
-        return f"The prediction does not cover images in trl's batches, which the peak of {of} depends on."
+    if setup.training.method not in (None, "sft", "pretrain"):
+        of, method = type(base).__name__, setup.training.method
+        return f"The prediction does not cover images in the batches of {method}, which the peak of {of} depends on."
     try:
         pictures_of(model, setup)
     except NoPictures as error:
