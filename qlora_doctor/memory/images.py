@@ -1,7 +1,8 @@
 """Images in a batch: how many placeholders and pixels a sample's picture comes to, asked of the model itself.
 
 Models that take pictures of one size say it in their config (Gemma 3, LLaVA); for those that take any size (Qwen-VL,
-Pixtral) or cut them into tiles of one (LLaVA-Next) the setup has to, by ``data.image_size``. Nothing else of a picture matters for memory.
+Pixtral) or cut them into tiles of one (LLaVA-Next) the setup has to, by ``data.image_size``. Nothing else of a picture
+matters for memory.
 """
 
 from __future__ import annotations

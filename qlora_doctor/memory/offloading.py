@@ -100,7 +100,7 @@ class _Torch:
 
     def empty(self, count: int, *, dtype: torch.dtype, **options: Any) -> _OnHost:
         """Room for a whole storage on the host."""
-        return _OnHost(SimpleNamespace(shape=(count,), stride=lambda: (1,), dtype=dtype), self.device)  # type: ignore[arg-type]
+        return _OnHost(SimpleNamespace(shape=(count,), stride=lambda: (1,), dtype=dtype), self.device)
 
 
 class Offloading:

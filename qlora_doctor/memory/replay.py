@@ -216,7 +216,7 @@ class _Run:
             self.allocator.empty_cache()
 
     def play(self, start: int, end: int, step: int, skip: frozenset[int]) -> None:
-        """Events ``start`` to ``end``, without the storages in ``skip``; the cache is emptied where the tape says so."""
+        """Events ``start`` to ``end``, without the storages in ``skip``, and the cache emptied where the tape says."""
         for place in self.tape.emptied:
             if start < place < end:
                 self._play_between(start, place, step, skip)
