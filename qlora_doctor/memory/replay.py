@@ -212,13 +212,11 @@ class _Run:
     def load(self) -> None:
         """All that comes before the first step."""
         self.play(0, self.tape.step_start, -1, frozenset())
-        if self.tape.step_start in self.tape.emptied:
-            self.allocator.empty_cache()
 
     def play(self, start: int, end: int, step: int, skip: frozenset[int]) -> None:
         """Events ``start`` to ``end``, without the storages in ``skip``, and the cache emptied where the tape says."""
         for place in self.tape.emptied:
-            if start < place < end:
+            if start < place <= end:
                 self._play_between(start, place, step, skip)
                 self.allocator.empty_cache()
                 start = place

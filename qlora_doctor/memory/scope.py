@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..setup.own_loops import OWN_LOOPS
 from ..setup.resolved import Taken
+from .kept_outputs import kept_outputs_of
 
 if TYPE_CHECKING:
     from ..facts import Facts
@@ -106,7 +107,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     if training.method not in METHODS:
         yield f"the method {training.method}"
     if training.compute_metrics and config is not None and config.evaluates is not False:
-        yield "evaluations that keep all logits for compute_metrics"
+        yield from _kept(setup)
     if setup.quantization.backend not in (None, "bitsandbytes"):
         yield f"a base quantized by {setup.quantization.backend}"
     elif setup.quantization.load_in_8bit:
@@ -131,6 +132,19 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     for name, what in _MORE.items():
         if _on(told.get(name)):
             yield what
+
+
+def _kept(setup: Setup) -> Iterator[str]:
+    """What evaluations with compute_metrics keep, as far as it is not modelled."""
+    training = setup.training
+    if training.extra.get("predict_with_generate"):
+        return  # told of by its own name
+    if training.method not in (None, "sft", "pretrain") or training.use_liger_kernel:
+        yield "evaluations that keep all outputs for compute_metrics, of such a kind"
+        return
+    kept = kept_outputs_of(setup)
+    if kept is None or (kept.rows is None and kept.accumulated is None):
+        yield "evaluations that keep all logits for compute_metrics, of rows that are not counted here"
 
 
 def _generating(setup: Setup, facts: Facts) -> Iterator[str]:

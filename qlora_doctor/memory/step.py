@@ -15,6 +15,7 @@ from .as_on_cuda import as_on_cuda
 from .autocast import Autocast
 from .first_gradient import learn_counts
 from .images import Pictures
+from .kept_outputs import KeptOutputs
 from .liger import Kernels, put_into, rotating
 from .load import LoadOptions, write_load
 from .machine import Machine
@@ -54,6 +55,8 @@ class StepOptions:
     """Liger's kernels in the model."""
     pictures: Pictures | None = None
     """Images in the batches."""
+    kept: KeptOutputs | None = None
+    """What evaluations keep beside their loss."""
 
 
 class Program(Protocol):

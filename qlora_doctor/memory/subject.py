@@ -10,6 +10,7 @@ import torch
 
 from ..setup.resolved import Taken
 from .kept import Outline
+from .kept_outputs import kept_outputs_of
 from .liger import VERSION, Kernels
 from .load import LoadOptions
 from .step import Program, StepOptions
@@ -196,6 +197,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         offloads_activations=values.trainer == "trl" and bool(training.extra.get("activation_offloading")),
         liger=kernels,
         pictures=pictures,
+        kept=kept_outputs_of(setup),
     )
     return step, assumptions
 

@@ -104,7 +104,7 @@ def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
     path = resolve(setup, name)
     if path is None or taken is not None:
         return taken
-    from .rows import count_rows  # lazy: most data is not in a file here
+    from ...core.rows import count_rows  # lazy: most data is not in a file here
 
     return count_rows(path)
 
