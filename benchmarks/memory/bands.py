@@ -19,7 +19,8 @@ KINDS = {
     "data parallel": ("ddp",),
     "generation": ("grpo", "rloo"),
     "liger": ("liger",),
-    "images": ("vlm",),
+    "offloading": ("activation_offloading",),
+    "images": ("vlm", "tiles"),
     "evaluation": ("eval=",),
     "preference and reward": ("dpo", "kto", "reward", "orpo", "cpo", "simpo"),
 }

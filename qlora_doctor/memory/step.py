@@ -17,9 +17,11 @@ from .first_gradient import learn_counts
 from .fsdp1 import FlatOptions, ShardedFlat
 from .fsdp2 import ShardedByTensor
 from .images import Pictures
+from .kept_outputs import KeptOutputs
 from .liger import Kernels, put_into, rotating
 from .load import LoadOptions, write_load
 from .machine import Machine
+from .offloading import Offloading
 from .operators import register_bitsandbytes
 from .optimizers import Optimizer
 from .sharding import DIVIDED, Sharding
@@ -52,10 +54,14 @@ class StepOptions:
     """What divides the model, or its optimizer, over the ranks: FSDP 2, or FSDP 1 or ZeRO-2 by their options."""
     ranks: int = 1
     """Ranks of the engine."""
+    offloads_activations: bool = False
+    """Whether trl moves what the forward pass saves to the host (``activation_offloading``)."""
     liger: Kernels | None = None
     """Liger's kernels in the model."""
     pictures: Pictures | None = None
     """Images in the batches."""
+    kept: KeptOutputs | None = None
+    """What evaluations keep beside their loss."""
 
 
 class Program(Protocol):
@@ -130,18 +136,20 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
     # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.
     waiting, batches = batches[2:], batches[:2]
     items = torch.zeros((), dtype=torch.int64, device="meta")
+    offloading = Offloading(recorder, model) if options.offloads_activations else nullcontext
     while batches:
         inputs = batches.pop(0)
         tape.phase("forward")
-        loss = loss_of(model, forward, inputs, items, options, program)
-        del inputs
-        tape.phase("backward")
-        recorder.in_backward = True
-        if divided is not None:
-            divided.syncs = not batches
-            divided.before_backward()
-        loss.backward()
-        recorder.in_backward = False
+        with offloading():
+            loss = loss_of(model, forward, inputs, items, options, program)
+            del inputs
+            tape.phase("backward")
+            recorder.in_backward = True
+            if divided is not None:
+                divided.syncs = not batches
+                divided.before_backward()
+            loss.backward()
+            recorder.in_backward = False
         if divided is not None:
             divided.after_backward()
         for parameter in parameters:

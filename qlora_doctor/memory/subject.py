@@ -12,6 +12,7 @@ from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
 from .fsdp1 import FlatOptions
 from .kept import Outline
+from .kept_outputs import kept_outputs_of
 from .liger import VERSION, Kernels
 from .load import LoadOptions
 from .step import Program, StepOptions
@@ -67,6 +68,8 @@ class Subject:
             yield "liger"
         if step.pictures is not None:
             yield "images"
+        if step.offloads_activations:
+            yield "offloading"
         if step.data_parallel:
             yield "data parallel"
         if step.engine is not None:
@@ -195,8 +198,10 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         data_parallel=ranks > 1 and not training.fsdp and not training.deepspeed,
         engine=_engine(values),
         ranks=ranks,
+        offloads_activations=values.trainer == "trl" and bool(training.extra.get("activation_offloading")),
         liger=kernels,
         pictures=pictures,
+        kept=kept_outputs_of(setup),
     )
     return step, assumptions
 

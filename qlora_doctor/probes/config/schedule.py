@@ -109,7 +109,7 @@ def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
     path = resolve(setup, name)
     if path is None or taken is not None:
         return taken
-    from .rows import count_rows  # lazy: most data is not in a file here
+    from ...core.rows import count_rows  # lazy: most data is not in a file here
 
     return count_rows(path)
 
@@ -145,7 +145,7 @@ def _rows_of(setup: Setup, named: NamedData) -> int | None:
     paths = [resolve(setup, each) for each in written]
     if not plain or not paths:
         return None
-    from .rows import count_rows, longest_line  # lazy: most data is not in a file here
+    from ...core.rows import count_rows, longest_line  # lazy: most data is not in a file here
 
     if dialect == "axolotl" and kind == "completion":  # which divides a text of more tokens than that
         lines, most_tokens = [longest_line(path) for path in paths], named.settings.get("sequence_len", 512)
