@@ -125,6 +125,12 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     model: dict[str, Any] = {"name_or_path": str(folder), "attn_implementation": case.get("attn", "sdpa")}
     if method in ("cls", "reward"):
         model |= {"task": "sequence-classification", "num_labels": case.get("labels", 1 if method == "reward" else 3)}
+    if case.get("generate"):
+        training["predict_with_generate"] = True
+    if case.get("metrics") and not case.get("argmax"):
+        training["compute_metrics"] = True
+        rows = folder.parent / "evaluation.jsonl"
+        rows.write_text('{"text": "w1"}\n' * case.get("eval_rows", 16), encoding="utf-8")
     if method == "s2s":
         model |= {"task": "seq2seq-lm"}
     as_floats = case.get("bf16_storage", bool(fsdp or case.get("zero") == 3))
@@ -146,6 +152,10 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     if case.get("grid"):
         patch = 14
         config["data"] = {"image_size": [patch * side for side in case["grid"]]}
+    if training.get("compute_metrics"):
+        config["data"] = {"eval": str(folder.parent / "evaluation.jsonl")}
+    if method == "tiles":
+        config["data"] = {"image_size": case["image"]}
     if fsdp:
         config["lora"]["autocast_adapter_dtype"] = case.get("adapter32", False)
     return config
@@ -172,9 +182,6 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
         measured=(max(p[0] for p in peaks), max(p[1] for p in [*peaks, *evals])),
         measured_evaluation=(max(e[0] for e in evals), max(e[1] for e in evals)) if evals else None,
     )
-    if case.get("metrics") and not case.get("extra", {}).get("eval_accumulation_steps"):
-        row.reason = "No config tells that compute_metrics keeps the logits of all evaluation batches on the card."
-        return row
     began = time.perf_counter()
     with in_this_process(), coming(case):
         report = qlora_doctor.check(path, stages=["memory"], cache=False, offline=True)

@@ -8,6 +8,7 @@ accelerate keeps the parts that are trained in float32; they are gathered in the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,13 +18,32 @@ from .sharding import GATHERING, Sharding, decoder_layers
 from .trace import Recorder
 
 
+@dataclass(frozen=True)
+class FlatOptions:
+    """What of ``fsdp_config`` decides the memory.
+
+    Attributes:
+        prefetches: ``backward_prefetch`` of BACKWARD_PRE: the backward pass begins by gathering the last layer.
+    """
+
+    prefetches: bool = False
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> FlatOptions:
+        """Those of a ``fsdp_config``."""
+        told = settings.get("backward_prefetch", settings.get("fsdp_backward_prefetch"))
+        return cls(str(told).upper() == "BACKWARD_PRE")
+
+
 class ShardedFlat(Sharding):
     """FSDP 1."""
 
-    def __init__(self, recorder: Recorder, model: Any, world: int, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, recorder: Recorder, model: Any, world: int, dtype: torch.dtype | None, options: FlatOptions
+    ) -> None:
         """``dtype``: what mixed precision gathers trained parameters in; None where there is none."""
         super().__init__(recorder, world)
-        self._dtype = dtype
+        self._dtype, self._options = dtype, options
         self._taken: set[int] = set()
         base = model.get_base_model()
         layers = decoder_layers(base)
@@ -39,6 +59,10 @@ class ShardedFlat(Sharding):
         self._leaving: int | None = None
         base.register_forward_pre_hook(lambda *_: self._gather_root())
         self._hook(layers)
+
+    def before_backward(self) -> None:
+        if self._options.prefetches and self._sizes:
+            self._gather(len(self._sizes) - 1)
 
     def after_backward(self) -> None:
         self._finish_layer()

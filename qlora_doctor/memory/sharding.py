@@ -46,6 +46,9 @@ class Sharding:
     def start(self, optimizer: Optimizer) -> None:
         """What the engine does with the optimizer before the first step."""
 
+    def before_backward(self) -> None:
+        """What is gathered before the loss's own backward pass."""
+
     def after_backward(self) -> None:
         """What is left to scatter and to release once the backward pass has come to its end."""
         raise NotImplementedError

@@ -165,7 +165,7 @@ def _told(
         )
     prediction.assumptions += allocator_assumptions(setup)
     prediction.assumptions += assumed_of_cards(setup, facts)
-    prediction.assumptions += assumed_of_evaluation(facts)
+    prediction.assumptions += assumed_of_evaluation(setup, facts)
     return described(prediction, outline, card) | {"margin_ratio": prediction.margin}
 
 
@@ -314,9 +314,15 @@ def evaluation_batch_of(facts: Facts) -> int | None:
     return config.eval_batch if config is not None and config.evaluates else None
 
 
-def assumed_of_evaluation(facts: Facts) -> list[str]:
+def assumed_of_evaluation(setup: Setup, facts: Facts) -> list[str]:
     """What is taken as given of evaluation; one sentence each."""
-    if evaluation_batch_of(facts) is not None:
+    from .kept_outputs import kept_outputs_of
+
+    batch, kept = evaluation_batch_of(facts), kept_outputs_of(setup)
+    if batch is not None and kept is not None:
+        at_once = kept.batches(batch)
+        return [f"An evaluation keeps the outputs of {at_once:,} batches of {batch} at a time, for compute_metrics."]
+    if batch is not None:
         return ["An evaluation keeps its loss alone, as without compute_metrics, on samples as long as in training."]
     if facts.config is not None and facts.config.evaluates is None:
         return ["Whether training is interrupted by evaluations is not known; none is part of the prediction."]

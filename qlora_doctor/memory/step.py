@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -14,12 +14,14 @@ from ..pipeline.batches import synthetic_labels
 from .as_on_cuda import as_on_cuda
 from .autocast import Autocast
 from .first_gradient import learn_counts
-from .fsdp1 import ShardedFlat
+from .fsdp1 import FlatOptions, ShardedFlat
 from .fsdp2 import ShardedByTensor
 from .images import Pictures
+from .kept_outputs import KeptOutputs
 from .liger import Kernels, put_into, rotating
 from .load import LoadOptions, write_load
 from .machine import Machine
+from .offloading import Offloading
 from .operators import register_bitsandbytes
 from .optimizers import Optimizer
 from .sharding import DIVIDED, Sharding
@@ -48,14 +50,18 @@ class StepOptions:
     neftune_alpha: float | None = None
     data_parallel: bool = False
     """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
-    engine: str | ZeroOptions | None = None
-    """What divides the model, or its optimizer, over the ranks: ``fsdp1``, ``fsdp2``, or ZeRO-2 by its options."""
+    engine: Literal["fsdp2"] | FlatOptions | ZeroOptions | None = None
+    """What divides the model, or its optimizer, over the ranks: FSDP 2, or FSDP 1 or ZeRO-2 by their options."""
     ranks: int = 1
     """Ranks of the engine."""
+    offloads_activations: bool = False
+    """Whether trl moves what the forward pass saves to the host (``activation_offloading``)."""
     liger: Kernels | None = None
     """Liger's kernels in the model."""
     pictures: Pictures | None = None
     """Images in the batches."""
+    kept: KeptOutputs | None = None
+    """What evaluations keep beside their loss."""
 
 
 class Program(Protocol):
@@ -130,17 +136,20 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
     # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.
     waiting, batches = batches[2:], batches[:2]
     items = torch.zeros((), dtype=torch.int64, device="meta")
+    offloading = Offloading(recorder, model) if options.offloads_activations else nullcontext
     while batches:
         inputs = batches.pop(0)
         tape.phase("forward")
-        loss = loss_of(model, forward, inputs, items, options, program)
-        del inputs
-        tape.phase("backward")
-        recorder.in_backward = True
-        if divided is not None:
-            divided.syncs = not batches
-        loss.backward()
-        recorder.in_backward = False
+        with offloading():
+            loss = loss_of(model, forward, inputs, items, options, program)
+            del inputs
+            tape.phase("backward")
+            recorder.in_backward = True
+            if divided is not None:
+                divided.syncs = not batches
+                divided.before_backward()
+            loss.backward()
+            recorder.in_backward = False
         if divided is not None:
             divided.after_backward()
         for parameter in parameters:
@@ -176,8 +185,8 @@ def _engine(recorder: Recorder, model: Any, options: StepOptions) -> Sharding:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
     if isinstance(options.engine, ZeroOptions):
         return Zero2(recorder, model, options.ranks, dtype or torch.float32, options.engine)
-    if options.engine == "fsdp1":
-        return ShardedFlat(recorder, model, options.ranks, dtype)
+    if isinstance(options.engine, FlatOptions):
+        return ShardedFlat(recorder, model, options.ranks, dtype, options.engine)
     reads_head = options.trainer == "trl" and has_fused_head()
     return ShardedByTensor(recorder, model, options.ranks, reads_head)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
+from .fsdp1 import FlatOptions
 from .kept import Outline
+from .kept_outputs import kept_outputs_of
 from .liger import VERSION, Kernels
 from .load import LoadOptions
 from .step import Program, StepOptions
@@ -66,6 +68,8 @@ class Subject:
             yield "liger"
         if step.pictures is not None:
             yield "images"
+        if step.offloads_activations:
+            yield "offloading"
         if step.data_parallel:
             yield "data parallel"
         if step.engine is not None:
@@ -194,17 +198,20 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         data_parallel=ranks > 1 and not training.fsdp and not training.deepspeed,
         engine=_engine(values),
         ranks=ranks,
+        offloads_activations=values.trainer == "trl" and bool(training.extra.get("activation_offloading")),
         liger=kernels,
         pictures=pictures,
+        kept=kept_outputs_of(setup),
     )
     return step, assumptions
 
 
-def _engine(values: Taken) -> str | ZeroOptions | None:
+def _engine(values: Taken) -> Literal["fsdp2"] | FlatOptions | ZeroOptions | None:
     """What divides the run over its ranks; which engines are modelled is said in :mod:`.scope`."""
     setup = values.setup
     if setup.training.fsdp:
-        return "fsdp1" if values.fsdp_version(fsdp_settings(setup) or {}) == 1 else "fsdp2"
+        settings = fsdp_settings(setup) or {}
+        return FlatOptions.of(settings) if values.fsdp_version(settings) == 1 else "fsdp2"
     return ZeroOptions.of(zero_settings(setup)) if setup.training.deepspeed else None
 
 

@@ -76,8 +76,8 @@ class Zero2(Sharding):
             min(self._count, self._bucket_size // self._dtype.itemsize), dtype=self._dtype, device="meta"
         )
         self._book(whole, "gradients")
-        if not self._reduced:
-            self._reduced.append(self._of_this_rank(self._dtype))
+        # Those of later batches are added to the first and go with the next.
+        self._reduced = [*self._reduced[:1], self._of_this_rank(self._dtype)]
         del whole
         self._free("_bucket")
 

@@ -193,8 +193,9 @@ def work_of(session: Session, number: int = 0) -> Work | None:
 def _runnable(session: Session) -> list[str]:
     """The stages on a built model that were asked for and can be served; the others are skipped."""
     runnable = []
-    undecided = _undecided(session.setup)
+    setup = session.setup
     for name in REAL_STAGES:
+        undecided = _undecided(setup, name)
         if not _wanted(name, session.options):
             session.skip(name, "Not asked for.", f"--stage {name}")
         elif name == "data" and runs_script(session):
@@ -246,17 +247,22 @@ def run_data_of(session: Session) -> RunData | None:
     )
 
 
-def _undecided(setup: Setup | None) -> str | None:
-    """Why the model of a script cannot be built: what it is built from is decided while the script runs."""
+def _undecided(setup: Setup | None, stage: str) -> str | None:
+    """Why the model of a script cannot be built: what it is built from is decided while the script runs.
+
+    Stage ``data`` builds none; what it needs is the model's name, for the tokenizer.
+    """
     if setup is not None and setup.dialect == "accelerate-config":
         return "An Accelerate config names no model: it says how a run is launched."
     if setup is None or setup.dialect != "python":
         return None  # where a config is silent, its trainer has a default
     adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")
-    for path in ("model.name_or_path", "quantization.load_in_4bit", *adapter):
+    of_the_model = ("quantization.load_in_4bit", *adapter) if stage != "data" else ()
+    for path in ("model.name_or_path", *of_the_model):
         if setup.is_unknown(path):
             return f"The script does not say {path}: {setup.origins[path].note}"
-    other = next((each for each in setup.not_followed if each.kind in _ANOTHER_MODEL), None)
+    kinds = _ANOTHER_MODEL if stage != "data" else {"resize"}
+    other = next((each for each in setup.not_followed if each.kind in kinds), None)
     return None if other is None else _in_words(other)
 
 

@@ -280,8 +280,8 @@ class Change(_Section):
         if_none: only where this field of the tokenizer is None.
         over: ``model``, ``parameters`` or ``modules``: what is cast or switched.
         tests: all of these hold of what is changed, each as words: ``requires_grad``; ``named`` and any of the words
-            behind it; ``dtype`` and its name; ``ndim`` and a number; ``instance`` and names of classes; ``has`` and an
-            attribute; ``floating``; a leading ``not`` turns it.
+            behind it; ``under`` and the path of a part; ``dtype`` and its name; ``ndim`` and a number; ``instance`` and
+            names of classes; ``has`` and an attribute; ``floating``; a leading ``not`` turns it.
     """
 
     kind: str

@@ -188,6 +188,8 @@ def _run_script(run: Run) -> None:
     run.learn("data", outcome.data)
     if outcome.batch is not None:
         run.learn("batch", outcome.batch)
+    if outcome.data.failure is not None:
+        raise StageError(outcome.data.failure, remedy=outcome.remedy)
 
 
 def load(run: Run) -> None:

@@ -63,6 +63,8 @@ def _beta(method: str, libraries: Libraries) -> float | None:
 
 def _continues(setup: Setup) -> bool | None:
     if setup.model.adapter is None:
+        if setup.is_unknown("model.adapter") and setup.model.adapter_is_trainable:
+            return True  # which one is not known; that it trains on is
         return None if setup.is_unknown("model.adapter") else False
     return setup.model.adapter_is_trainable
 

@@ -246,7 +246,7 @@ class Observer:
         with self._apart():
             self.trainable_after = self._fingerprint_trainable()
         self._moved = {n for n, old in self._trainable_before.items() if self.trainable_after.get(n) != old}
-        if self._first is not None:
+        if self._first is not None and not self._effect_is_known():
             self.progress("Comparing before and after")
             self._compared_after = self._compare(self._first)
             if self.own_loss is not None:
@@ -328,6 +328,10 @@ class Observer:
             with contextlib.suppress(Exception):
                 compared.on_off = comparing.adapter_on_off(self.model, batch)
         return compared
+
+    def _effect_is_known(self) -> bool:
+        """Whether no forward is needed to say that the trained adapter reaches the output; never here."""
+        return False
 
     def _judge_effect(self) -> None:
         """The trained adapter changes the logits; where it does not seem to, a large change of it has to."""

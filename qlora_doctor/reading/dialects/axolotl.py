@@ -484,7 +484,8 @@ def _intervals(reading: Reading) -> None:
         note = "axolotl drops it without rows to evaluate and save_steps that are a multiple of eval_steps."
         note = "axolotl drops it with rl." if compares else note
         reading.remark("best-model-dropped", "load_best_model_at_end", note)
-    silent = every is None and not reading.has("eval_strategy") and not reading.has("evaluation_strategy")
+    asked_for = reading.get("eval_strategy") or reading.get("evaluation_strategy")
+    silent = every is None and asked_for in (None, "no", False)  # YAML 1.1 reads a bare ``no`` as false
     size = reading.get("val_set_size")
     if size and silent:
         note = (

@@ -122,12 +122,14 @@ def read(document: Document) -> Setup:
     """
     from ..pins import asked_of
     from ..python.keywords import asked_versions, check_keywords
+    from ..python.lost import note_lost
     from ..python.named_data import name_data
     from ..python.order_of_calls import note_order
     from ..python.outcomes import note_outcomes
     from ..python.own_functions import note_own_functions
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.setup_builder import SetupBuilder
+    from ..python.slips_in_loops import note_loops
     from ..python.source import read_source
     from ..python.statements import read_statements
     from ..python.training import by_card, order_of, read_training
@@ -152,6 +154,8 @@ def read(document: Document) -> Setup:
         note_order(script, builder)
         note_own_functions(script, builder)
         note_unused(script, builder)
+        note_lost(script, builder)
+        note_loops(script, builder)
         by_card(builder)
         check_keywords(script, builder)
         note_uses(script, builder)
