@@ -15,7 +15,7 @@ Fields = TypeVar("Fields")
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
 DOCUMENTS = "text, json, html, sarif, github, gitlab, junit, markdown"
-"""The formats of a report that every judging command writes."""
+"""The formats of a report that every judging command writes, by the names that its help lists."""
 
 
 def of(kind: type[Fields], given: Mapping[str, Any]) -> Fields:

@@ -34,6 +34,9 @@ class Traits(NamedTuple):
         subset_in_name: the name of a data set may hold a subset and a number of rows, ``HF::id:subset#500``.
         data_key: the key under which its user names data; None where there is none.
         counts_rows: ``data.train`` is the whole of the training data, row for row.
+        packs_apart: how it keeps samples in one row apart: ``attention``, by position ids that the attention reads, or
+            ``trainer``, by itself; None where TRL's version decides, or nothing is known.
+        own_templates: it forms turns by templates of its own, never by the tokenizer's.
         prepared_key: the key of a folder with data that it has prepared before.
         templates: whose names of chat templates it takes.
         token_keys: keys that add tokens of the user's own choice.
@@ -63,6 +66,8 @@ class Traits(NamedTuple):
     subset_in_name: bool = False
     data_key: str | None = None
     counts_rows: bool = False
+    packs_apart: str | None = None
+    own_templates: bool = False
     prepared_key: str | None = None
     templates: str | None = None
     token_keys: tuple[str, ...] = ()

@@ -219,9 +219,9 @@ def _samples_mix(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -
         return "none" if flat is False else None
     attention = facts["attn_implementation"]
     varlen = str(attention).startswith(_VARLEN)
-    if setup.dialect == "axolotl":
+    if setup.traits.packs_apart == "attention":
         return "none" if varlen or attention in ("sdpa", "eager") else _ONE_ATTENTION
-    if setup.dialect == "llamafactory":
+    if setup.traits.packs_apart == "trainer":
         joined = any(remark["kind"] == "packing-joins-samples" for remark in setup.remarks)
         return "trainer" if joined else "none"
     if facts["trainer"] != "trl" or not setup.traits.as_written:

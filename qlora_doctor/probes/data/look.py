@@ -207,7 +207,7 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
         if setup.training.method == "pretrain":
             known.pop("eos_supervised_ratio", None)
         known.update(overlap_of(setup))
-        if named.settings.get("chat_template") in (None, "tokenizer_default") and setup.dialect != "llamafactory":
+        if named.settings.get("chat_template") in (None, "tokenizer_default") and not setup.traits.own_templates:
             folder = architecture.folder if architecture is not None else None
             known.update(turn_end_facts(tokenizer, folder) if known.get("roles") is not None else {})
         batch = None

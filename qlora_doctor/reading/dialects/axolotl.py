@@ -38,6 +38,7 @@ TRAITS = Traits(
     prepared_key="dataset_prepared_path",
     templates="axolotl",
     token_keys=("tokens", "special_tokens", "added_tokens_overrides"),
+    packs_apart="attention",
 )
 
 IMPLIED_BY_FORM = frozenset({"adapter", "strict", "datasets"})

@@ -30,6 +30,8 @@ TRAITS = Traits(
     templates="llamafactory",
     token_keys=("add_tokens", "add_special_tokens", "new_special_tokens"),
     adds_template_tokens=True,
+    packs_apart="trainer",
+    own_templates=True,
 )
 
 IMPLIED_BY_FORM = frozenset({"finetuning_type", "do_train", "stage"})
