@@ -130,53 +130,58 @@ def command(**given: Any) -> int:
     """
     from ._shown import Shown
 
-    configs, facts, shown = given["configs"], given["facts"], of(Shown, given)
-    named = [*configs, *([facts] if facts else [])]  # what is under way before it is known what these stand for
+    shown = of(Shown, given)
+    # What is under way before it is known what these stand for.
+    named = [*given["configs"], *([given["facts"]] if given["facts"] else [])]
     first = f"reading {named[0] if len(named) == 1 else 'configs'}"
     with progress(first, quiet=shown.quiet or given["explain_selection"]) as watcher:
-        from ..reporters import TOGETHER
-        from ..run.cache import cache_folder
-        from ..run.outputs import append_summary
-        from ._baseline import KnownFindings
-        from ._fixes import Fixing, fix_all
-        from ._folders import with_folders
-        from ._settings import Judging, explain_selection
+        return _check(given, shown, watcher)
 
-        judging = of(Judging, given)
-        found = with_folders(configs, given["exclude"], given["dialect"], judging, shown, watcher)
-        alone = facts or given["explain_selection"]
-        sources: Sequence[Path | None] = found.configs or ((None,) if alone else ())
-        if not sources:
-            raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
-        if given["explain_selection"]:
-            explain_selection(sources[0], judging, None if given["no_cache"] else given["cache_dir"] or cache_folder())
-            return 0
-        if facts is not None and not facts.exists():
-            raise UsageError(f"{facts} does not exist.")
-        if facts is not None and len(sources) > 1:
-            raise UsageError("--facts holds one machine's facts, and several configs are given.")
-        fixing = of(Fixing, given)
-        fixing.check(configs, facts)
-        outputs = shown.parsed(len(sources))
-        known = KnownFindings(given["baseline"], write=given["write_baseline"], prune=given["prune_baseline"])
-        common = _options(given, known.suppressions())
-        options = [_options_of(source, common, judging) for source in sources]
-        if shown.format not in TOGETHER and len(sources) > 1:
-            raise UsageError(f"One {shown.format} document holds one report.", remedy=f"-o {shown.format}=r-{{name}}")
-        if fixing.fix or fixing.diff:
-            reports = fix_all(sources, options, common, fixing, shown, watcher)
-        elif len(sources) == 1:
-            reports = [_check_one(sources[0], options[0], shown, watcher)]
-        else:
-            reports = _check_all(found, options, common, given["jobs"], shown, watcher)
-        watcher.close()
-        if shown.format != "text" and not fixing.diff:
-            shown.print(reports)
-        if "github" in (shown.format, *(output.format for output in outputs)):
-            append_summary(reports)
-        shown.write(outputs, reports)
-        known.end(reports, quiet=shown.quiet)
-        return known.exit_code(reports) if len(reports) == len(sources) else 3  # interrupted before the others began
+
+def _check(given: dict[str, Any], shown: Shown, watcher: Told) -> int:
+    from ..reporters import TOGETHER
+    from ..run.cache import cache_folder
+    from ..run.outputs import append_summary
+    from ._baseline import KnownFindings
+    from ._fixes import Fixing, fix_all
+    from ._folders import with_folders
+    from ._settings import Judging, explain_selection
+
+    configs, facts, judging = given["configs"], given["facts"], of(Judging, given)
+    found = with_folders(configs, given["exclude"], given["dialect"], judging, shown, watcher)
+    alone = facts or given["explain_selection"]
+    sources: Sequence[Path | None] = found.configs or ((None,) if alone else ())
+    if not sources:
+        raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
+    if given["explain_selection"]:
+        explain_selection(sources[0], judging, None if given["no_cache"] else given["cache_dir"] or cache_folder())
+        return 0
+    if facts is not None and not facts.exists():
+        raise UsageError(f"{facts} does not exist.")
+    if facts is not None and len(sources) > 1:
+        raise UsageError("--facts holds one machine's facts, and several configs are given.")
+    fixing = of(Fixing, given)
+    fixing.check(configs, facts)
+    outputs = shown.parsed(len(sources))
+    known = KnownFindings(given["baseline"], write=given["write_baseline"], prune=given["prune_baseline"])
+    common = _options(given, known.suppressions())
+    options = [_options_of(source, common, judging) for source in sources]
+    if shown.format not in TOGETHER and len(sources) > 1:
+        raise UsageError(f"One {shown.format} document holds one report.", remedy=f"-o {shown.format}=r-{{name}}")
+    if fixing.fix or fixing.diff:
+        reports = fix_all(sources, options, common, fixing, shown, watcher)
+    elif len(sources) == 1:
+        reports = [_check_one(sources[0], options[0], shown, watcher)]
+    else:
+        reports = _check_all(found, options, common, given["jobs"], shown, watcher)
+    watcher.close()
+    if shown.format != "text" and not fixing.diff:
+        shown.print(reports)
+    if "github" in (shown.format, *(output.format for output in outputs)):
+        append_summary(reports)
+    shown.write(outputs, reports)
+    known.end(reports, quiet=shown.quiet)
+    return known.exit_code(reports) if len(reports) == len(sources) else 3  # interrupted before the others began
 
 
 def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> CheckOptions:

@@ -106,11 +106,7 @@ def cure(
     request = CureRequest(levers=tuple(levers), prefer=prefer, alters=alters)
     known = settled(session.setup, session.facts.config)
     if not _recall(session, lambda: recalled_cure(known, session.facts, request)):
-        if missing:
-            raise StageError(
-                f"A prediction needs {', '.join(missing)}, not installed here.",
-                remedy="pip install 'qlora-doctor[probe]'",
-            )
+        _must_be_installed(missing)
         predict(session, known, cure=request)
     first = session.report()
     memory = session.facts.memory
@@ -127,6 +123,12 @@ def cure(
     how = replace(how, stages=None, left_out=("data",), fail_on="error", cache=False, savings=False)
     last = _checked_lightly(again, how, observer) if missing else run_check(again, how, observer)
     return Cured(path, before, after, fixed.rules, first, last, beside)
+
+
+def _must_be_installed(missing: Sequence[str]) -> None:
+    if missing:
+        what = f"A prediction needs {', '.join(missing)}, not installed here."
+        raise StageError(what, remedy="pip install 'qlora-doctor[probe]'")
 
 
 def _recall(session: Session, recalled: Callable[[], MemoryFacts | None]) -> bool:
