@@ -33,7 +33,6 @@ _QLORA: Table = {
     "dataset": ("data.train", text),
 }
 _QLORA_DEFAULTS: dict[str, Any] = {
-    "model.name_or_path": "EleutherAI/pythia-12b",
     "lora.r": 64,
     "lora.lora_alpha": 16,
     "lora.lora_dropout": 0.0,

@@ -112,4 +112,63 @@ SILENT: dict[str, tuple[str, str]] = {
     ),
     "bnb-config": ("bnb.json", '{"load_in_4bit": true}\n'),
     "peft-adapter": ("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": "x/y"}\n'),
+    # What the files above have to say to be themselves, left out where the dialect still takes it for its own.
+    "axolotl-gradient-accumulation": (
+        "axolotl.yml",
+        "base_model: meta-llama/Llama-3.1-8B\nadapter: qlora\nload_in_4bit: true\nlora_r: 16\n"
+        "datasets:\n  - path: tatsu-lab/alpaca\n    type: alpaca\ngradient_accumulation_steps: 2\n",
+    ),
+    "llamafactory-stage": (
+        "llama.yaml",
+        "model_name_or_path: meta-llama/Meta-Llama-3-8B\ndo_train: true\nfinetuning_type: lora\n"
+        "quantization_bit: 4\ndataset: identity\ntemplate: llama3\n",
+    ),
+    "llamafactory-v1-lora": (
+        "v1.yaml",
+        "model: Qwen/Qwen3-0.6B\ntrain_dataset: data/v1_sft_demo.yaml\npeft_config:\n  name: lora\n",
+    ),
+    "trl-lora": ("sft.yaml", "model_name_or_path: Qwen/Qwen2-0.5B\ndataset_name: trl-lib/Capybara\nuse_peft: true\n"),
+    "litgpt-rank": (
+        "litgpt.yaml",
+        "checkpoint_dir: checkpoints/meta-llama/Llama-2-7b-hf\nquantize: bnb.nf4\nlora_alpha: 16\ntrain: {}\n",
+    ),
+    "litgpt-lora": (
+        "litgpt.yaml",
+        "checkpoint_dir: checkpoints/meta-llama/Llama-2-7b-hf\nlora_r: 8\nlora_alpha: 16\ntrain:\n  epochs: 1\n",
+    ),
+    "oumi-precision": (
+        "oumi.yaml",
+        'model:\n  model_name: "meta-llama/Llama-3.1-8B"\ntraining:\n  trainer_type: TRL_SFT\n  use_peft: True\n'
+        "  mixed_precision_dtype: NONE\npeft:\n  q_lora: True\n",
+    ),
+    "autotrain-evaluated": (
+        "autotrain.yml",
+        "task: llm-sft\nbase_model: meta-llama/Meta-Llama-3-8B\nproject_name: p\n"
+        "data:\n  path: timdettmers/openassistant-guanaco\n  valid_split: test\n"
+        "params:\n  peft: true\n  quantization: int4\n",
+    ),
+    "unsloth-studio-rank": (
+        "unsloth.yaml",
+        "model: unsloth/Llama-3.2-1B\ntraining: {gradient_checkpointing: unsloth, random_seed: 1}\nlora:\n  lora_alpha: 16\n",
+    ),
+    "llm-finetuning-toolkit-rank": (
+        "llmtune.yml",
+        'data:\n  path: "x.json"\n  prompt_stub: "y"\nmodel:\n  hf_model_ckpt: "NousResearch/Llama-2-7b-hf"\n'
+        "  quantize: true\n  bitsandbytes:\n    load_in_4bit: true\nlora:\n  lora_alpha: 32\n",
+    ),
+    "qlora-pipe-lora": (
+        "pipe.toml",
+        "model = '/data/llama'\noutput_dir = '/data/out'\nlora_rank = 64\npipeline_stages = 1\n\n"
+        "[optimizer]\ntype = 'adamw_kahan'\nlr = 5e-6\n",
+    ),
+    "shell-qlora-artidoro": ("a.sh", "python qlora.py --model_name_or_path x/y --lora_r 64 --bits 4\n"),
+    "shell-peft-sft-unquantized": ("a.sh", "python train.py --model_name_or_path x/y --use_peft_lora True\n"),
+    "shell-peft-sft": (
+        "a.sh",
+        "python train.py --model_name_or_path x/y --use_4bit_quantization True --use_peft_lora True\n",
+    ),
+    "shell-fsdp-qlora": (
+        "a.sh",
+        "python train.py --train_type qlora --log_to stdout --precision bf16\n",
+    ),
 }
