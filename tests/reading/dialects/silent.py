@@ -149,7 +149,7 @@ SILENT: dict[str, tuple[str, str]] = {
     ),
     "unsloth-studio-rank": (
         "unsloth.yaml",
-        "model: unsloth/Llama-3.2-1B\ntraining: {gradient_checkpointing: unsloth, random_seed: 1}\nlora:\n  lora_alpha: 16\n",
+        "model: x/y\ntraining: {gradient_checkpointing: unsloth, random_seed: 1}\nlora: {lora_alpha: 16}\n",
     ),
     "llm-finetuning-toolkit-rank": (
         "llmtune.yml",
@@ -161,7 +161,7 @@ SILENT: dict[str, tuple[str, str]] = {
         "model = '/data/llama'\noutput_dir = '/data/out'\nlora_rank = 64\npipeline_stages = 1\n\n"
         "[optimizer]\ntype = 'adamw_kahan'\nlr = 5e-6\n",
     ),
-    "shell-qlora-artidoro": ("a.sh", "python qlora.py --model_name_or_path x/y --lora_r 64 --bits 4\n"),
+    "shell-qlora-artidoro": ("a.sh", "python qlora.py --model_name_or_path x/y --bits 4\n"),
     "shell-peft-sft-unquantized": ("a.sh", "python train.py --model_name_or_path x/y --use_peft_lora True\n"),
     "shell-peft-sft": (
         "a.sh",
