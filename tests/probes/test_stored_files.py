@@ -125,7 +125,7 @@ PICKLES: dict[str, tuple[Callable[[dict[str, Any]], Any], int | None, str, list[
     "cut short": (lambda tensors: tensors, 5_000, "truncated", []),
     "objects": (lambda tensors: {**tensors, "x": Thing()}, None, "more than tensors", []),
     "no numbers": (
-        lambda tensors: {name: value * float("nan") if "q_proj.lora_B" in name else value for name, value in tensors.items()},
+        lambda tensors: {n: t * float("nan") if "q_proj.lora_B" in n else t for n, t in tensors.items()},
         None,
         "none",
         [f"model.layers.{layer}.self_attn.q_proj.lora_B.weight" for layer in (0, 1)],
