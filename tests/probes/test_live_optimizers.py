@@ -258,7 +258,7 @@ def test_an_optimizer_with_a_past_is_not_judged_by_its_momentum(qlora: Build) ->
 
 
 def test_a_lora_a_that_is_too_coarse_beside_a_lora_b_that_moves(qlora: Build) -> None:
-    """TRL's own rate for preferences, and its adapter in bfloat16: lora_A stays as it was drawn, and the model learns."""
+    """TRL's rate for preferences, and its adapter in bfloat16: lora_A stays as it was drawn, and the model learns."""
     model = qlora()
     for parameter in trained(model):
         parameter.data = parameter.data.to(torch.bfloat16)

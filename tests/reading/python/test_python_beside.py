@@ -696,7 +696,8 @@ if __name__ == "__main__":
     fire.Fire(train)
 """
 STARTED = """\
-python train.py --base_model=my/model --learning-rate 1e-4 --lora_r 16 --lora_target_modules '["q_proj","k_proj"]' --whole
+python train.py --base_model=my/model --learning-rate 1e-4 --lora_r 16 \\
+  --lora_target_modules '["q_proj","k_proj"]' --whole
 """
 
 
