@@ -14,6 +14,12 @@ _CONDITION = re.compile(r"(\w+)(?: (<|<=|>=) (\d+(?:\.\d+)*))?\Z")
 _COMPARED: dict[str, Callable[[Any, Any], bool]] = {"<": operator.lt, "<=": operator.le, ">=": operator.ge}
 _UNRELEASED = re.compile(r"\d(?:a|b|rc|\.?dev)\d*")
 _ALL = " and "
+NO_TF32 = "capability < 8"
+TF32_REFUSED = (
+    "tf32-on-older-card",
+    "transformers stops: tf32 needs a card of compute capability 8.0 (Ampere) or later, and this one is older.",
+)
+"""Kind and note of a switch that TrainingArguments refuse on the cards of ``NO_TF32``."""
 
 
 def is_so(condition: str, environment: EnvironmentFacts | None, card: Mapping[str, Any]) -> bool | None:

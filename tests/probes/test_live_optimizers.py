@@ -255,3 +255,13 @@ def test_an_optimizer_with_a_past_is_not_judged_by_its_momentum(qlora: Build) ->
     optimizer.zero_grad()
     report = examine(model, optimizer)
     assert report.facts.step.update_along_gradient is None and "QD176" not in rules(report)
+
+
+def test_a_lora_a_that_is_too_coarse_beside_a_lora_b_that_moves(qlora: Build) -> None:
+    """TRL's rate for preferences, and its adapter in bfloat16: lora_A stays as it was drawn, and the model learns."""
+    model = qlora()
+    for parameter in trained(model):
+        parameter.data = parameter.data.to(torch.bfloat16)
+    report = examine(model, torch.optim.AdamW(trained(model), lr=1e-6, weight_decay=0.0))
+    assert report.facts.step.parameters_below_precision and report.facts.step.parameters_too_coarse == []
+    assert "QD455" not in rules(report)

@@ -114,3 +114,43 @@ def test_names_that_peft_did_not_write(stored: Callable[[Change], Path], tiny_ll
     rename, words = FOREIGN[kind]
     seen = facts(stored(lambda tensors: {rename(name): each for name, each in tensors.items()}), tiny_llama, how)
     assert seen.stored_unread and seen.stored_foreign == words
+
+
+class Thing:
+    """An object in a pickle."""
+
+
+PICKLES: dict[str, tuple[Callable[[dict[str, Any]], Any], int | None, str, list[str]]] = {
+    "sound": (lambda tensors: tensors, None, "none", []),
+    "cut short": (lambda tensors: tensors, 5_000, "truncated", []),
+    "objects": (lambda tensors: {**tensors, "x": Thing()}, None, "more than tensors", []),
+    "no numbers": (
+        lambda tensors: {n: t * float("nan") if "q_proj.lora_B" in n else t for n, t in tensors.items()},
+        None,
+        "none",
+        [f"model.layers.{layer}.self_attn.q_proj.lora_B.weight" for layer in (0, 1)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_a_file_of_torchs_own(stored: Callable[[Change], Path], tiny_llama: Path, kind: str) -> None:
+    change, length, damage, nonfinite = PICKLES[kind]
+    file = stored(lambda tensors: tensors)
+    tensors = {name: value.clone() for name, value in load_file(file).items()}
+    file.unlink()
+    pickled = file.with_name("adapter_model.bin")
+    torch.save(change(tensors), pickled)
+    pickled.write_bytes(pickled.read_bytes()[:length])
+    seen = facts(pickled, tiny_llama, "bare")
+    assert damage in seen.stored_damage and (seen.stored_nonfinite or []) == nonfinite
+    assert seen.stored_unread == ([] if kind in ("sound", "no numbers") else None)
+
+
+def test_names_of_another_wrapper_in_a_file_of_torchs_own(stored: Callable[[Change], Path], tiny_llama: Path) -> None:
+    file = stored(lambda tensors: tensors)
+    tensors = {f"module.{name}": value.clone() for name, value in load_file(file).items()}
+    file.unlink()
+    torch.save(tensors, file.with_name("adapter_model.bin"))
+    seen = facts(file, tiny_llama, "bare")
+    assert seen.stored_foreign == "begin with module." and len(seen.stored_unread) == len(tensors)

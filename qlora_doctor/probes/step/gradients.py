@@ -116,12 +116,12 @@ class GradientWatch:
 
 def lora_a_without_effect(parameters: Mapping[str, nn.Parameter]) -> set[str]:
     """Names of lora_A matrices whose lora_B is exactly zero at this moment."""
-    seconds = {name: p for name, p in parameters.items() if _partner(name) in parameters}
+    seconds = {name: p for name, p in parameters.items() if partner(name) in parameters}
     zero = zero_tensors({name: p.detach() for name, p in seconds.items()})
-    return {_partner(name) for name in zero}
+    return {partner(name) for name in zero}
 
 
-def _partner(name: str) -> str:
+def partner(name: str) -> str:
     """The lora_A (or lora_embedding_A) that belongs to a lora_B; the name itself stays what it was elsewhere."""
     if ".lora_B." in name:
         return name.replace(".lora_B.", ".lora_A.")
@@ -157,7 +157,7 @@ def conclude(names: list[str], steps: list[StepGradients]) -> GradientFacts:
     missing = [name for name in names if not any(name in step.norms for step in counted)]
     zero = [name for name in names if _is_zero(name, counted)]
     largest = {name: max((step.largest.get(name, 0.0) for step in counted), default=0.0) for name in names}
-    vanishing = {_partner(name) for name, most in largest.items() if 0.0 < most < VANISHES}
+    vanishing = {partner(name) for name, most in largest.items() if 0.0 < most < VANISHES}
     zero = [name for name in zero if name not in vanishing]
     nonfinite = [name for name in names if any(not math.isfinite(s.largest.get(name, 0.0)) for s in counted)]
     last = counted[-1].norms if counted else {}

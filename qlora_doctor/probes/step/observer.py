@@ -374,8 +374,12 @@ class Observer:
         )
 
     def _too_coarse(self, found: HeldBack) -> dict[str, Any]:
-        """16-bit tensors, and their dtypes, that no update at this rate changes."""
-        names = [name for name in found.stuck if self.parameters[name].element_size() == 2]
+        """16-bit tensors, and their dtypes, that no update at this rate changes, and that no other trains in place of.
+
+        A lora_A that stays as it was drawn while its lora_B moves is LoRA still (Zhang et al. 2023, LoRA-FA).
+        """
+        beside = {gradients.partner(name) for name in self._moved}
+        names = [n for n in found.stuck if self.parameters[n].element_size() == 2 and n not in beside]
         kinds = sorted({_dtype(self.parameters[name]) for name in names})
         share = found.stuck_share if names else None
         return {"parameters_too_coarse": names, "precision_too_coarse": kinds, "too_coarse_share": share}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from ...facts.adapter import StoredMisfit
 from ...pipeline.adapter import adapter_folder
 from ...setup.setup import Setup
 from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
-from ..load.checkpoint import Checkpoint, StoredTensor, read_header
+from ..load.checkpoint import Checkpoint, read_header
+from ..load.loaded import has_nonfinite
 from ..load.quantization_error import nonfinite_in
 from ..stored.names import WRAPPERS
 from .inventory import Inventory
@@ -85,7 +87,7 @@ class StoredFit:
 def stored_file_facts(setup: Setup, progress: Callable[..., None] = lambda *_: None) -> dict[str, Any]:
     """What the file of a stored adapter shows by itself, whatever base it goes into: damage, and values that are none.
 
-    Fields of AdapterFacts; ``{}`` where there is a stored adapter and its file cannot be found or is a pickle.
+    Fields of AdapterFacts; ``{}`` where there is a stored adapter and its file cannot be found.
     """
     if setup.model.adapter is None and setup.dialect != "peft-adapter":
         return {"stored_damage": "none", "stored_nonfinite": []}
@@ -95,13 +97,23 @@ def stored_file_facts(setup: Setup, progress: Callable[..., None] = lambda *_: N
         return {}
     if file is None:
         return _without_weights(setup)
+    if file.name == PICKLED and file.stat().st_size > _LARGEST:
+        return {}
     try:
-        stored = read_header(file)
+        values = _unpickled(file) if file.name == PICKLED else None
+        stored = read_header(file) if values is None else {}
+    except UnpicklingError:
+        return {
+            "stored_damage": f"{file.name} holds more than tensors, and PEFT, which runs no code of it, refuses that."
+        }
     except StageError as error:
         return {"stored_damage": error.message}
     if file.stat().st_size > _LARGEST:
         return {"stored_damage": "none"}
-    bad = nonfinite_in(Checkpoint(file.parent, [file], stored), progress)
+    if values is not None:
+        bad = [name for name, tensor in values.items() if tensor.is_floating_point() and has_nonfinite(tensor)]
+    else:
+        bad = nonfinite_in(Checkpoint(file.parent, [file], stored), progress)
     return {"stored_damage": "none", "stored_nonfinite": [_shown(name) for name in bad]}
 
 
@@ -110,8 +122,6 @@ def _without_weights(setup: Setup) -> dict[str, Any]:
     if setup.model.adapter is None:
         return {}
     folder = adapter_folder(setup)
-    if (folder / PICKLED).is_file():
-        return {}
     return {"stored_damage": f"{folder} holds no adapter weights ({WEIGHTS})."}
 
 
@@ -132,10 +142,10 @@ def stored_fit(model: Any, setup: Setup, base: Inventory) -> StoredFit:
     if file is None or not is_lora or getattr(model.get_base_model(), "_checkpoint_conversion_mapping", None):
         return StoredFit()
     try:
-        stored = read_header(file)
-    except StageError:
+        stored = _shapes(file)
+    except (StageError, UnpicklingError):
         return StoredFit()
-    if any(tensor.dtype not in _DTYPES for tensor in stored.values()):
+    if stored is None:
         return StoredFit()
     fit = _load(model, stored)
     if fit.unread:
@@ -160,13 +170,42 @@ def _weights(setup: Setup) -> Path | None:
         return None
     else:
         folder = Path(setup.file).parent
-    file = folder / WEIGHTS
-    return file if file.is_file() else None
+    return next((folder / name for name in (WEIGHTS, PICKLED) if (folder / name).is_file()), None)
 
 
-def _foreign(model: Any, stored: dict[str, StoredTensor]) -> str:
+def _shapes(file: Path) -> dict[str, torch.Tensor] | None:
+    """The file's tensors on the meta device; None where one is of a kind that torch has no dtype for."""
+    if file.name == PICKLED:
+        return _unpickled(file, "meta")
+    stored = read_header(file)
+    if any(tensor.dtype not in _DTYPES for tensor in stored.values()):
+        return None
+    return {
+        name: torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype], device="meta") for name, tensor in stored.items()
+    }
+
+
+def _unpickled(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """The tensors of an adapter_model.bin, read as PEFT reads it: with ``weights_only``, which runs no code.
+
+    Raises:
+        UnpicklingError: it holds more than tensors.
+        StageError: kind ``truncated``: torch cannot read it.
+    """
+    try:
+        held = torch.load(file, map_location=device, weights_only=True)
+    except UnpicklingError:
+        raise
+    except Exception as error:
+        size = f"{file.stat().st_size:,}"
+        raise StageError(f"{file.name} is truncated or no file of torch's ({size} bytes).", kind="truncated") from error
+    tensors = held if isinstance(held, dict) else {}
+    return {str(name): tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _foreign(model: Any, stored: dict[str, torch.Tensor]) -> str:
     """What keeps the names from fitting, tried by PEFT's own loading under the names that they would have else."""
-    attempts: list[tuple[str, dict[str, StoredTensor]]] = []
+    attempts: list[tuple[str, dict[str, torch.Tensor]]] = []
     wrapped = sorted({part for name in stored for part in name.split(".") if f"{part}." in WRAPPERS})
     plain = {".".join(p for p in name.split(".") if f"{p}." not in WRAPPERS): tensor for name, tensor in stored.items()}
     if wrapped and len(plain) == len(stored):
@@ -184,12 +223,10 @@ def _foreign(model: Any, stored: dict[str, StoredTensor]) -> str:
     return "none"
 
 
-def _load(model: Any, stored: dict[str, StoredTensor]) -> StoredFit:
+def _load(model: Any, stored: dict[str, torch.Tensor]) -> StoredFit:
     from peft.utils.save_and_load import set_peft_model_state_dict
 
-    state = {
-        name: torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype], device="meta") for name, tensor in stored.items()
-    }
+    state = dict(stored)
     fit = StoredFit(tensors=len(stored), misfits=[])
     try:
         with _without_quant_state(model):

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...setup.setup import Asked, Setup
 from ...setup.traits import Traits
+from ...tables.conditions import NO_TF32, TF32_REFUSED
 from ...tables.keys import key_list
 from ..document import STDIN, Document
 from .fields import Reading, Table, Writing
@@ -165,6 +166,8 @@ def read(document: Document) -> Setup:
         reading.default("training.optim", "rmsprop", "default of the handbook's DPOConfig")
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "TRL's argument parser turns such texts into numbers.")
+    if reading.get("tf32") is True:
+        reading.refused(TF32_REFUSED[0], "tf32", TF32_REFUSED[1], machine=NO_TF32)
     reading.check_keys(known, also=_handbook_keys() if is_handbook else ())
     reading.judge_by_project(known, handbook)
     return reading.setup().model_copy(update={"versions": handbook})

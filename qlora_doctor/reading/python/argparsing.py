@@ -20,6 +20,17 @@ _MANY_WORDS = 4
 """Words of a command line from which on no script counts them."""
 
 
+def _literal(text: str, node: ast.AST) -> Value:
+    """A word as the Python literal that it is: fire reads ``'["q_proj"]'`` as a list, and what is none as a text."""
+    try:
+        data = ast.literal_eval(text) if text[:1] in "[(\"'" else None
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        data = None
+    if isinstance(data, list | tuple):
+        return Listing(node, items=[Known(node, data=each) for each in data])
+    return Known(node, data=data) if isinstance(data, str) else natural(text, node)
+
+
 class Argparse(Expressions):
     """The part of the machine that knows argparse, and how the script is started."""
 
@@ -133,6 +144,33 @@ class Argparse(Expressions):
             if value is not None:
                 attributes[dest] = value
         return Thing(node, attributes=attributes, exact=parser.exact)
+
+    def started(self, function: Function) -> Value:
+        """``fire.Fire(function)``, ``typer.run(function)``: the command line sets its parameters, by their names."""
+        assert function.body is not None
+        parameters = function.body.args
+        plain = [*parameters.posonlyargs, *parameters.args]
+        defaults: dict[str, ast.expr | None] = {arg.arg: None for arg in (*plain, *parameters.kwonlyargs)}
+        defaults |= {
+            arg.arg: default for arg, default in zip(reversed(plain), reversed(parameters.defaults), strict=False)
+        }
+        defaults |= {a.arg: d for a, d in zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)}
+        options = [
+            Option(name, tuple(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))), "one", _literal)
+            for name in defaults
+        ]
+        all_given = [parse(start, options) for start in self.starts]
+        self.tick(sum(len(start.words) for start in self.starts) + len(options))
+        named: dict[str, Value] = dict(function.options)
+        before, self.scope = self.scope, function.scope or self.module
+        for name, written in defaults.items():
+            if name in named:
+                continue
+            default = given(self.evaluate(written), f"default of the script's argument --{name}") if written else None
+            value = merged_value(name, default, all_given, [start.file for start in self.starts]) if all_given else None
+            named[name] = value or default or Unknown(function.body, why=f"The command line decides on --{name}.")
+        self.scope = before
+        return self.call_function(function, [], named, False)
 
     def _given_words(self, words: Value, node: ast.AST) -> list[Start]:
         """A list that the script itself passes as its command line."""

@@ -61,6 +61,8 @@ _OTHERS = {
     "functools", "itertools", "re", "copy", "pprint", "shutil",
 }  # fmt: skip
 """Further names that are known to change no model that is handed to them."""
+_STARTERS = {"fire.Fire", "typer.run"}
+"""Hand the command line to a function, by the names of its parameters."""
 _PLAIN_DATA = {"load_dataset", "load_from_disk", "Dataset"}
 
 
@@ -284,6 +286,8 @@ class Library(Changes):
             found = self._known_call(callee, node, positional, named, rest)
             if found is not None:
                 return found
+        if callee.dotted in _STARTERS and positional and isinstance(positional[0], Function):
+            return self.started(positional[0])
         if last in ("Fire", "run") and positional and isinstance(positional[0], Function):
             return self.call_function(positional[0], [], {}, False)
         if last in ("cli", "parse") and positional and isinstance(positional[0], Class):

@@ -79,6 +79,9 @@ def read_load(script: TrainingScript, builder: SetupBuilder) -> None:
         return
     builder.head("model", load.node)
     _read_name(load, builder)
+    if script.unfolded is not None:
+        note = "The folder holds an adapter, of which this is the base."
+        builder.put("model.name_or_path", script.unfolded, load.node, note)
     for name, (path, convert) in _LOAD.items():
         if not builder.knows(path):
             builder.take(path, load.arguments.get(name), place_of(load, name), convert)
@@ -134,7 +137,8 @@ def _read_adapter_folder(script: TrainingScript, builder: SetupBuilder) -> None:
     for step in [script.continued] if script.continued is not None else []:
         folder = argument(step.call, "model_id", 1)
         if step.call.maker == "load_adapter":
-            folder = argument(step.call, "model_id", 0) or argument(step.call, "peft_model_id", 0)
+            folder = argument(step.call, "pretrained_model_name_or_path", 0) if script.unfolded else None
+            folder = folder or argument(step.call, "model_id", 0) or argument(step.call, "peft_model_id", 0)
         trainable = step.call.arguments.get("is_trainable")
         if folder is None or not step.sure:
             why = "Whether an adapter is loaded is decided while the script runs."

@@ -184,10 +184,27 @@ class SetupBuilder:
         if key is not None and node is not None:
             self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
 
-    def refused(self, kind: str, note: str, key: str, about: str = "trainer") -> None:
-        """A combination at which the library itself stops; ``about`` is one of the subjects of ``facts.Remark``."""
-        told = {"kind": kind, "effect": "refused", "key": key, "note": note, "about": about, "machine": None}
+    def refused(
+        self,
+        kind: str,
+        note: str,
+        key: str,
+        about: str = "trainer",
+        *,
+        machine: str | None = None,
+        node: ast.AST | None = None,
+    ) -> None:
+        """A combination at which the library itself stops.
+
+        Args:
+            about: one of the subjects of ``facts.Remark``.
+            machine: where it is so on some machines only, a condition of ``tables.conditions``.
+            node: where the script says it, for a key that is no value of the Setup.
+        """
+        told = {"kind": kind, "effect": "refused", "key": key, "note": note, "about": about, "machine": machine}
         self._remarks.append(told)
+        if node is not None:
+            self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
 
     def not_taken(
         self, key: str, node: ast.AST, *, removed: bool, closest: str | None, note: str, machine: str | None

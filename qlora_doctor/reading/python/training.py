@@ -7,6 +7,7 @@ import re
 from ...setup.defaults import TRL
 from ...setup.resolved import Resolved
 from ...setup.setup import Setup
+from ...tables.conditions import NO_TF32, TF32_REFUSED
 from ..dialects.values import switch
 from .hf_calls import ADAPTED, RESUMED
 from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
@@ -89,6 +90,8 @@ def _take_arguments(arguments: Made, builder: SetupBuilder) -> None:
                 builder.take(path, value, place_of(arguments, given), convert)
         elif name in NUMERICS:
             builder.extra("training", str(name), value)
+        elif name == "tf32" and isinstance(value, Known) and value.data is True:
+            builder.refused(*TF32_REFUSED, "training.tf32", machine=NO_TF32, node=place_of(arguments, name))
 
 
 def _read_trainers_own(script: TrainingScript, builder: SetupBuilder) -> None:

@@ -6,6 +6,9 @@ import ast
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ...core.files import json_mapping
+from ...setup.paths import resolve
+from ...setup.setup import Setup
 from .arguments import TRAINING_CLASSES
 from .hf_calls import MODEL_CONFIG, Library
 from .neighbours import Neighbours
@@ -32,6 +35,8 @@ class TrainingScript:
         runs: how many different trainings the script has.
         whole: the script was understood from the load of the model to its training, so that what is absent is absent.
         folders: the script's folder and those above it, up to the project's.
+        unfolded: the base of the adapter's folder that from_pretrained is given in place of a model's: transformers
+            loads that base, and the adapter into it, for inference.
         sources: the script, and the modules beside it that were followed.
     """
 
@@ -42,6 +47,7 @@ class TrainingScript:
     whole: bool = True
     sources: list[Source] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    unfolded: str | None = None
 
     @property
     def is_unsloth(self) -> bool:
@@ -116,7 +122,8 @@ class TrainingScript:
 
     @property
     def _active(self) -> tuple[Step | None, bool]:
-        found: Step | None = None
+        load = self.model.load if self.model is not None and self.unfolded is not None else None
+        found = Step("load-adapter", replace(load, maker="load_adapter")) if load is not None else None
         thawed = False
         adapters: dict[object, Step] = {}
         for step in self.steps:
@@ -198,7 +205,22 @@ def follow_script(source: Source) -> TrainingScript:
         and script.model.load is not None
         and script.model.touched is None
     )
+    script.unfolded = _base_of_folder(script, source)
     return script
+
+
+def _base_of_folder(script: TrainingScript, source: Source) -> str | None:
+    load = script.model.load if script.model is not None else None
+    if load is None or not load.maker.startswith("AutoModel") or script.adapter() is not None:
+        return None  # a new adapter would take the place of the stored one
+    name = argument(load, "pretrained_model_name_or_path", 0)
+    if not isinstance(name, Known) or not isinstance(name.data, str):
+        return None
+    folder = resolve(Setup(file=source.file), name.data)
+    if folder is None or (folder / "config.json").is_file():
+        return None
+    base = (json_mapping(folder / "adapter_config.json", 16 << 20) or {}).get("base_model_name_or_path")
+    return base if isinstance(base, str) and base else None
 
 
 def _has_trainer(seen: Seen) -> bool:

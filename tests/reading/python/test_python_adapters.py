@@ -64,7 +64,9 @@ model.set_adapter("second")
 
 def read(tmp_path: Path, middle: str) -> Setup:
     (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4}))
+    (tmp_path / "adapter" / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 4, "base_model_name_or_path": "my/base"})
+    )
     (tmp_path / "train.py").write_text(START + middle + END)
     return read_setup(tmp_path / "train.py")
 
@@ -118,3 +120,25 @@ else:
     model = get_peft_model(base, new)
 """
     assert read(tmp_path, middle).is_unknown("model.adapter")
+
+
+FOLDER = 'base = AutoModelForCausalLM.from_pretrained("adapter", quantization_config=bits)\n'
+
+
+@pytest.mark.parametrize(
+    ("middle", "trainable"),
+    [
+        ('model = PeftModel.from_pretrained(base, "adapter", is_trainable=True)\n', True),
+        ("model = base\n", False),
+    ],
+)
+def test_an_adapters_folder_in_the_place_of_a_model_is_loaded_into_its_base(
+    tmp_path: Path, middle: str, trainable: bool
+) -> None:
+    setup = read(tmp_path, FOLDER + middle)
+    assert setup.model.name_or_path == "my/base"
+    assert (setup.model.adapter, setup.model.adapter_is_trainable) == ("adapter", trainable)
+
+
+def test_a_new_adapter_on_an_adapters_folder_is_still_told(tmp_path: Path) -> None:
+    assert read(tmp_path, FOLDER + "model = get_peft_model(base, new)\n").model.name_or_path == "adapter"

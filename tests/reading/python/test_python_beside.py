@@ -675,3 +675,42 @@ def test_a_script_that_counts_its_words(start: str, rank: int, rate: float | Non
              "run.json": '{"model": "a/b", "rank": 32, "learning_rate": 1e-4, "output_dir": "o"}'}  # fmt: skip
     setup = read_setup(written(tmp_path, files))
     assert (setup.model.name_or_path, setup.lora.r, setup.training.learning_rate) == ("a/b", rank, rate)
+
+
+FIRE = """\
+from typing import List
+import fire
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+def train(base_model: str = "", micro_batch_size: int = 4, learning_rate: float = 3e-4, lora_r: int = 8,
+          lora_target_modules: List[str] = ["q_proj", "v_proj"], whole: bool = False):
+    assert base_model, "Please specify a --base_model"
+    model = AutoModelForCausalLM.from_pretrained(base_model)
+    model = get_peft_model(model, LoraConfig(r=lora_r, target_modules=lora_target_modules, task_type="CAUSAL_LM"))
+    args = TrainingArguments("out", per_device_train_batch_size=micro_batch_size, learning_rate=learning_rate,
+                             group_by_length=whole)
+    Trainer(model=model, args=args, train_dataset=rows).train()
+
+if __name__ == "__main__":
+    fire.Fire(train)
+"""
+STARTED = """\
+python train.py --base_model=my/model --learning-rate 1e-4 --lora_r 16 \\
+  --lora_target_modules '["q_proj","k_proj"]' --whole
+"""
+
+
+@pytest.mark.parametrize(("module", "call"), [("fire", "fire.Fire(train)"), ("typer", "typer.run(train)")])
+def test_the_command_line_sets_the_parameters_of_a_function(tmp_path: Path, module: str, call: str) -> None:
+    text = FIRE.replace("import fire", f"import {module}").replace("fire.Fire(train)", call)
+    setup = read_setup(written(tmp_path / "a", {"train.py": text, "run.sh": STARTED, "setup.py": ""}))
+    assert (setup.model.name_or_path, setup.lora.r, setup.training.learning_rate) == ("my/model", 16, 1e-4)
+    assert setup.lora.target_modules == ["q_proj", "k_proj"] and setup.training.group_by_length is True
+    assert setup.training.per_device_train_batch_size == 4
+    assert setup.origins["training.per_device_train_batch_size"].note == (
+        "default of the script's argument --micro_batch_size"
+    )
+    again = {"train.py": text, "run.sh": STARTED, "other.sh": STARTED.replace("1e-4", "3e-5"), "setup.py": ""}
+    setup = read_setup(written(tmp_path / "b", again))
+    assert setup.is_unknown("training.learning_rate") and setup.lora.r == 16
