@@ -101,7 +101,8 @@ def rule_index() -> str:
         group = [rule for rule in rules() if rule.id.startswith(prefix)]
         if not group:
             continue
-        lines += ["", f"## {prefix}xx: {title}", "", "| | rule | severity | stage | passes where |", "|---|---|---|---|---|"]
+        lines += ["", f"## {prefix}xx: {title}", ""]
+        lines += ["| | rule | severity | stage | passes where |", "|---|---|---|---|---|"]
         lines += [
             f"| [{rule.id}]({rule.id}.md) | {rule.name} | {severity(rule.severity)} | {rule.stage} "
             f"| {cell(rule.title)} |"
