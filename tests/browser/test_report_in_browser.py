@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -287,6 +288,13 @@ def test_paper_shows_what_the_screen_folds(visit: Callable[..., Any]) -> None:
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("#QD112").get_attribute("open") is None
     assert len(page.pdf()) > 50_000
+
+
+@pytest.mark.parametrize("name", ["healthy", "large"])
+def test_a_report_of_a_sound_setup_is_six_sheets_at_most(visit: Callable[..., Any], name: str) -> None:
+    sheet = dict.fromkeys(("top", "bottom", "left", "right"), "10mm")
+    pages = re.findall(rb"/Type\s*/Page\b", visit(name).pdf(format="A4", margin=sheet))
+    assert 1 <= len(pages) <= 6
 
 
 def test_dark_and_light_are_different_pages_of_the_same_words(visit: Callable[..., Any]) -> None:
