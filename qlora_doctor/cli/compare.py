@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -54,11 +54,11 @@ def command(
     """
     from ..reporters.comparing import compare
     from ..reporters.comparison import FORMATS, in_full, in_short, render
-    from ._outputs import check_format, output_pairs, write_file
+    from ..run.outputs import write_file
+    from ._shown import Shown
     from ._terminal import show, width
 
-    check_format(format, FORMATS)
-    files = output_pairs(outputs, FORMATS)
+    files = Shown(format=format, outputs=outputs).parsed(formats=FORMATS)
     if against is not None:
         if len(sides) != 1:
             raise UsageError("--against takes one config.", remedy="qlora-doctor compare --against main config.yaml")
@@ -75,8 +75,8 @@ def command(
         show(in_full(comparison) if verbose else in_short(comparison, width()))
     else:
         click.echo(render(comparison, format), nl=False)
-    for each, path in files:
-        write_file(path, render(comparison, each))
+    for output in files:
+        write_file(Path(output.path), render(comparison, output.format))
     return int(bool(comparison.regressions))
 
 
@@ -100,18 +100,9 @@ def _at_revision(
     from ..reading import read_setup
     from ..run.checking import run_check
     from ..run.session import CheckOptions
-    from ._settings import found_settings, with_settings
+    from ._settings import Judging, with_settings
 
-    given: dict[str, Any] = {
-        "settings": settings,
-        "select": (),
-        "ignore": (),
-        "severity": {},
-        "profile": None,
-        "fail_on": None,
-    }
-    options = CheckOptions(stages=stages, offline=offline)
-    options = with_settings(options, found_settings(config, given), given)
+    options = with_settings(CheckOptions(stages=stages, offline=offline), Judging(settings=settings), config)
     with tempfile.TemporaryDirectory() as folder:
         old = Path(folder) / config.name
         old.write_bytes(_content(config, revision))

@@ -30,8 +30,8 @@ def command(file: Path, target: str, output: Path | None, force: bool, dialect: 
     What could not be carried over is said on stderr, one line each: key, value, why.
     """
     from ..reading import read_setup
+    from ..run.outputs import write_file
     from ..writing.convert import convert
-    from ._outputs import write_file
     from ._terminal import one_line, show
 
     if output is not None and output.exists() and not force:

@@ -164,7 +164,7 @@ def _look(
     prediction.assumptions += [
         *allocator_assumptions(setup),
         *assumed_of_cards(setup, facts),
-        *assumed_of_evaluation(facts),
+        *assumed_of_evaluation(setup, facts),
     ]
     if cards[0] is None:
         prediction.assumptions.append(

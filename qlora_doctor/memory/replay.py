@@ -243,15 +243,18 @@ class _Run:
 
     def load(self) -> None:
         """All that comes before the first step."""
-        start = 0
-        for place in self.tape.emptied:
-            self.play(start, place, -1, frozenset())
-            self.allocator.empty_cache()
-            start = place
-        self.play(start, self.tape.step_start, -1, frozenset())
+        self.play(0, self.tape.step_start, -1, frozenset())
 
     def play(self, start: int, end: int, step: int, skip: frozenset[int]) -> None:
-        """Events ``start`` to ``end``, without the storages in ``skip``."""
+        """Events ``start`` to ``end``, without the storages in ``skip``, and the cache emptied where the tape says."""
+        for place in self.tape.emptied:
+            if start < place <= end:
+                self._play_between(start, place, step, skip)
+                self.allocator.empty_cache()
+                start = place
+        self._play_between(start, end, step, skip)
+
+    def _play_between(self, start: int, end: int, step: int, skip: frozenset[int]) -> None:
         if not self.watched:
             self._play_on(start, end, skip)
             return

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ..core.numbers import size
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import Saving as SavingFact
-from ..setup.own_loops import OWN_LOOPS
 from ..setup.resolved import Taken
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
 from . import UNFINISHED, Progress, Tell, tell_nobody
@@ -166,7 +165,7 @@ def _told(
         )
     prediction.assumptions += allocator_assumptions(setup)
     prediction.assumptions += assumed_of_cards(setup, facts)
-    prediction.assumptions += assumed_of_evaluation(facts)
+    prediction.assumptions += assumed_of_evaluation(setup, facts)
     return described(prediction, outline, card) | {"margin_ratio": prediction.margin}
 
 
@@ -285,7 +284,7 @@ def assumed_of_cards(setup: Setup, facts: Facts) -> list[str]:
     from .scope import seen_cards
 
     count, seen = Taken(setup)["hardware.count"], seen_cards(setup, facts)
-    if seen is not None and seen > 1 and setup.dialect not in OWN_LOOPS:
+    if seen is not None and seen > 1 and setup.traits.own_loop is None:
         return [
             f"Each process sees one card. Without a launcher the {seen} cards of this machine work by DataParallel, "
             "which is not modelled; CUDA_VISIBLE_DEVICES=0 shows one."
@@ -315,9 +314,15 @@ def evaluation_batch_of(facts: Facts) -> int | None:
     return config.eval_batch if config is not None and config.evaluates else None
 
 
-def assumed_of_evaluation(facts: Facts) -> list[str]:
+def assumed_of_evaluation(setup: Setup, facts: Facts) -> list[str]:
     """What is taken as given of evaluation; one sentence each."""
-    if evaluation_batch_of(facts) is not None:
+    from .kept_outputs import kept_outputs_of
+
+    batch, kept = evaluation_batch_of(facts), kept_outputs_of(setup)
+    if batch is not None and kept is not None:
+        at_once = kept.batches(batch)
+        return [f"An evaluation keeps the outputs of {at_once:,} batches of {batch} at a time, for compute_metrics."]
+    if batch is not None:
         return ["An evaluation keeps its loss alone, as without compute_metrics, on samples as long as in training."]
     if facts.config is not None and facts.config.evaluates is None:
         return ["Whether training is interrupted by evaluations is not known; none is part of the prediction."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,29 +33,6 @@ if TYPE_CHECKING:
     from ..memory.levers import Prefer
     from ..setup.setup import Setup
     from .session import Session
-
-
-@dataclass(frozen=True)
-class CureOptions:
-    """How to look for a cure.
-
-    Attributes:
-        card: the card to fit; None takes the one that the config names or that is here.
-        keep: keys that stay as they are, by their canonical path, its last part, or their name in the file.
-        prefer: which of several cures is taken.
-        alters: changes of what is learned count as any other.
-    """
-
-    card: str | None = None
-    keep: tuple[str, ...] = ()
-    prefer: Prefer = "closest"
-    alters: bool = False
-    timeout: float | None = None
-    offline: bool = False
-    trust_remote_code: bool = False
-    dialect: str | None = None
-    debug: bool = False
-    command: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +67,23 @@ class Cured:
         return unified(self.path.as_posix().lstrip("/"), self.before, self.after) or ""
 
 
-def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> Cured:
+def cure(
+    path: Path,
+    options: CheckOptions,
+    *,
+    keep: Sequence[str] = (),
+    prefer: Prefer = "closest",
+    alters: bool = False,
+    observer: Observer | None = None,
+) -> Cured:
     """Look for the closest setup that fits; nothing is written.
+
+    Args:
+        path: the config file.
+        options: how to read it and run the stages; its card is the one to fit.
+        keep: keys that stay as they are, by their canonical path, its last part, or their name in the file.
+        prefer: which of several cures is taken.
+        alters: changes of what is learned count as any other.
 
     Raises:
         ConfigError: the config cannot be read or is invalid.
@@ -98,16 +91,7 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
         StageError: a package that it needs is missing.
     """
     observer = observer or Observer()
-    how = CheckOptions(
-        stages=("config",),
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        dialect=options.dialect,
-        timeout=options.timeout,
-        debug=options.debug,
-        command=options.command,
-        fail_on="never",
-    )
+    how = replace(options, stages=("config",), card=None, fail_on="never")
     fixed = fix(path, how, observer=observer)
     before, text = fixed.before, fixed.after
     session = open_session(_reread(path, text, options), replace(how, stages=("memory",)), observer)
@@ -118,8 +102,8 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
     conclude_config(session)
     assert session.facts.config is not None
     missing = missing_packages("memory", session.facts)
-    levers = _sayable(setup, session.setup, session.facts, options.keep)
-    request = CureRequest(levers=tuple(levers), prefer=options.prefer, alters=options.alters)
+    levers = _sayable(setup, session.setup, session.facts, keep)
+    request = CureRequest(levers=tuple(levers), prefer=prefer, alters=alters)
     known = settled(session.setup, session.facts.config)
     if not _recall(session, lambda: recalled_cure(known, session.facts, request)):
         if missing:
@@ -172,7 +156,7 @@ def _checked_lightly(setup: Setup, how: CheckOptions, observer: Observer) -> Rep
     return session.report()
 
 
-def _sayable(setup: Setup, meant: Setup, facts: object, keep: tuple[str, ...]) -> dict[str, Lever]:
+def _sayable(setup: Setup, meant: Setup, facts: object, keep: Sequence[str]) -> dict[str, Lever]:
     """The changes that the user's own file can say and that touch no key to be kept, by their words."""
     kept = {name.strip().casefold() for name in keep}
     found: dict[str, Lever] = {}
@@ -215,7 +199,7 @@ def _written(setup: Setup, text: str, levers: list[Lever]) -> tuple[str, tuple[s
     return apply_patch(text, document.format, operations) if operations and document is not None else text, beside
 
 
-def _reread(path: Path, text: str, options: CureOptions) -> Setup:
+def _reread(path: Path, text: str, options: CheckOptions) -> Setup:
     from ..reading import read_setup
 
     setup = read_setup(path, dialect=options.dialect)
