@@ -290,10 +290,9 @@ def test_paper_shows_what_the_screen_folds(visit: Callable[..., Any]) -> None:
     assert len(page.pdf()) > 50_000
 
 
-@pytest.mark.parametrize("name", ["healthy", "large"])
-def test_a_report_of_a_sound_setup_is_six_sheets_at_most(visit: Callable[..., Any], name: str) -> None:
+def test_a_report_without_findings_is_six_sheets_at_most(visit: Callable[..., Any]) -> None:
     sheet = dict.fromkeys(("top", "bottom", "left", "right"), "10mm")
-    pages = re.findall(rb"/Type\s*/Page\b", visit(name).pdf(format="A4", margin=sheet))
+    pages = re.findall(rb"/Type\s*/Page\b", visit("healthy").pdf(format="A4", margin=sheet))
     assert 1 <= len(pages) <= 6
 
 
