@@ -195,7 +195,7 @@ def held(variant: Variant, place: int) -> bool:
     from qlora_doctor.memory.replay import replay_peaks
     from qlora_doctor.memory.subject import subject_of_setup
 
-    cells = [("rtx-4090", 1, 2048, 16), ("h100", 4, 1024, 32), ("t4", 2, 512, 8), ("a100-80gb", 3, 4096, 64)]
+    cells = [("rtx-4090", 1, 2048, 16), ("h100", 4, 1024, 32), ("t4", 2, 501, 8), ("a100-80gb", 3, 4096, 64)]
     card, batch, sequence, rank = cells[place % len(cells)]
     setup = with_value(setup_of(variant, card), "lora.r", rank)
     shipped = shipped_for(setup)

@@ -68,7 +68,7 @@
       link.href = `../rules/${match.rule.id}/`;
       link.textContent = `${match.rule.id} ${match.rule.name}`;
       const title = document.createElement("span");
-      title.textContent = ` ${match.rule.title}`;
+      title.textContent = ` passes where: ${match.rule.title}`;
       const other = document.createElement("small");
       other.textContent = `as others put it: ${match.symptom}`;
       item.append(link, title, other);

@@ -102,11 +102,12 @@ def _told(fixed: Fixed, fixing: Fixing) -> str:
     what = f"{verb} {count} finding{'s' * (count != 1)}" if count else f"{verb} nothing"
     rules = f" ({', '.join(dict.fromkeys(fixed.rules))})" if count else ""
     line = f"{one_line(str(fixed.path))}: {what}{rules}"
-    if not count and (left := [f.rule for f in fixed.last.findings if f.suppressed is None and f.severity != "info"]):
+    held = list(dict.fromkeys(finding.rule for finding in fixed.held_back))
+    left = [f.rule for f in fixed.last.findings if f.suppressed is None and f.severity != "info" and f.rule not in held]
+    if not count and left:
         line += f"; no fix that can be written for {', '.join(dict.fromkeys(left))}: `explain` says what to do by hand"
-    held = [finding.rule for finding in fixed.held_back]
     if held and not fixing.unsafe_fixes:
-        line += f"; --unsafe-fixes would fix {len(held)} more ({', '.join(dict.fromkeys(held))})"
+        line += f"; --unsafe-fixes would fix {len(fixed.held_back)} more ({', '.join(held)})"
     if not fixed.settled:
         line += "; fixes undo each other, so look at the rest by hand"
     return line

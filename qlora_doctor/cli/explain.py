@@ -126,7 +126,7 @@ def _markdown(rule: Rule) -> str:
     lines = [
         f"# {rule.id} {rule.name}",
         "",
-        f"**{rule.title}** · {rule.severity} · {rule.confidence} confidence · stage {rule.stage} · "
+        f"**Passes where:** {rule.title} · {rule.severity} · {rule.confidence} confidence · stage {rule.stage} · "
         f"profile {rule.profile} · since {rule.since}",
     ]
     lines += ["", "## What people see", "", *(f"- {symptom}" for symptom in rule.symptoms)]
@@ -179,7 +179,7 @@ def _search(symptom: str, format: str) -> None:
         show("No rule's page speaks of that. `qlora-doctor rules` lists them all.")
         return
     for match in matches:
-        show(f"{match.rule.id} {match.rule.name} ({match.rule.severity}): {match.rule.title}")
+        show(f"{match.rule.id} {match.rule.name} ({match.rule.severity})")
         show(f"      as others put it: {match.symptom}")
         for line in _causes(match.rule):
             show(f"      {line}")

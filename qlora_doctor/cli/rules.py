@@ -65,7 +65,8 @@ def command(
         longest = max((len(rule.name) for rule in rules), default=0)
         for rule in rules:
             show(f"{rule.id}  {rule.severity:<7}  {rule.stage:<9}  {rule.name:<{longest}}  {rule.title}")
-        show(f"\n{len(rules)} rules. `qlora-doctor explain ID` shows a rule's page.")
+        last = "The last column is what holds where a rule passes. " if rules else ""
+        show(f"\n{len(rules)} rules. {last}`qlora-doctor explain ID` shows a rule's page.")
     return 0
 
 

@@ -96,6 +96,7 @@ def lint_rule(
     """
     try:
         rule.check()
+        healthy = merge_patch(healthy, rule.healthy)
         found = [*_metadata(rule, catalogue), *_body(rule), *_health(rule, healthy)]
         for number, example in enumerate(rule.examples, start=1):
             found += [f"Example {number}: {text}" for text in _example(rule, example, healthy, rules)]
@@ -169,10 +170,14 @@ def _body(rule: Rule) -> list[str]:
 
 
 def _health(rule: Rule, healthy: dict[str, Any]) -> list[str]:
-    outcome = _judged(healthy, [rule]).outcomes[0]
+    try:
+        outcome = _judged(healthy, [rule]).outcomes[0]
+    except ValidationError as error:
+        return [f"The healthy patch makes no facts document: {' '.join(str(error).split())}"]
     if outcome.status == "pass":
         return []
-    return [f"On the healthy facts it comes out as {outcome.status}, not pass. {outcome.reason or ''}".strip()]
+    told = f"On the healthy facts it comes out as {outcome.status}, not pass. {outcome.reason or ''}".strip()
+    return [f"{told} A rule that is stricter than they are has a `healthy` patch on its page."]
 
 
 def _judged(facts: dict[str, Any], rules: Sequence[Rule]) -> Judgement:

@@ -106,6 +106,8 @@ class Rule(_Strict):
     locate: Annotated[str, Field(pattern=r"^(/.+)?$")] = ""
     evidence: list[Line] = []
     params: dict[str, Param] = {}
+    healthy: dict[str, Any] = {}
+    """A merge patch over the healthy facts, for a rule that is stricter than they are; examples are patches on top."""
     causes: list[PossibleCause] = []
     """The likeliest first."""
     fix: Fix | None = None

@@ -120,6 +120,25 @@ class SufficientCard(Fact):
     """Predicted peak reserved as a share of the card."""
 
 
+class HeldTensors(Fact):
+    """Tensors of one kind that are in use at the highest moment of a phase."""
+
+    phase: str
+    part: str
+    """As in ``breakdown``."""
+    module: str | None = None
+    """The module that made them, or the parameter that they are; numbers of layers and experts as ``*``. None where it
+    is not known, or where many kinds that are little are counted together."""
+    operator: str | None = None
+    """ATen's name; None for a parameter, a buffer or a statistic of one."""
+    shape: list[int] | None = None
+    """As laid out on the device: a 4-bit weight is a column of bytes."""
+    dtype: str | None = None
+    count: int
+    bytes: int
+    """Of all of them together, as asked for."""
+
+
 class MemoryPicture(Fact):
     """One account of a peak, predicted or measured, in the terms of torch.cuda's counters."""
 
@@ -135,6 +154,9 @@ class MemoryPicture(Fact):
     step_phases: list[PhasePeak] | None = None
     """The phases within load and step: ``load``, ``prepare``, ``adapter``, ``forward``, ``backward``, ``optimizer``."""
     timeline: list[TimelinePoint] | None = None
+    tensors: list[HeldTensors] | None = None
+    """What is in use at the highest moment of each of the phases within load and step, by part and module; the largest
+    kinds. None where the prediction follows from traces that were kept."""
     device: str | None = None
     batch: int | None = None
     sequence: int | None = None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..facts import Facts, MemoryFacts
 from . import UNFINISHED, Progress, Tell, tell_nobody
-from .levers import Lever, Prefer, altering_levers, levers_of
+from .levers import Combination, Lever, Prefer, altering_levers, levers_of, shorter
 from .searching import in_order, named, search_for
 from .stage import evaluation_batch_of, look_at_memory, machine_for, recalled_memory, sequence_of, target_card
 
@@ -103,7 +103,7 @@ def look_at_cure(
     more = [lever for lever in altering if lever.change in request.levers]
     chosen = search.found(levers, request.prefer, alone=True)
     if more and (chosen is None or request.alters):
-        chosen = _with_altering(search, levers, more, request) or chosen
+        chosen = _with_altering(search, levers, more, request, sequence_of(setup)) or chosen
     return memory.model_copy(
         update={
             "cure": chosen,
@@ -113,17 +113,61 @@ def look_at_cure(
     )
 
 
-def _with_altering(search: Search, levers: list[Lever], altering: list[Lever], request: Request) -> Cure | None:
+def _with_altering(
+    search: Search, levers: list[Lever], altering: list[Lever], request: Request, sequence: int
+) -> Cure | None:
     """The mildest altering change that helps: as any other where it is asked for, else beside all others.
 
-    All others are made first, since each saves the more of what is learned.
+    All others are made first, since each saves the more of what is learned; those that it fits without are then taken
+    back. Where no altering change is enough, all but another base are made at once, and that last.
     """
     if request.alters:
         found: Cure | None = search.found([*levers, *altering], request.prefer)
         return found
     every = tuple({lever.kind: lever for lever in levers}.values())
-    for lever in altering:
-        cure: Cure | None = search.predicted((*every, lever))
-        if cure is not None and cure.fits:
-            return cure
-    return None
+    whole = next(((*every, lever) for lever in altering if _fits(search, (*every, lever))), None)
+    if whole is None:
+        strongest = {lever.kind: lever for lever in altering}
+        whole = (*every, *(lever for kind, lever in strongest.items() if kind != "base"))
+        if not _fits(search, whole):
+            whole = (*every, *strongest.values())
+            if "base" not in strongest or not _fits(search, whole):
+                return None
+        whole = _without_needless(search, whole, [lever for lever in whole if lever.alters])
+    whole = _longest(search, whole, [lever for lever in altering if lever.kind == "length"], sequence)
+    return search.predicted(_without_needless(search, whole, list(every)))
+
+
+def _fits(search: Search, combination: Combination) -> bool:
+    cure = search.predicted(combination)
+    return cure is not None and bool(cure.fits)
+
+
+def _without_needless(search: Search, whole: Combination, maybe: list[Lever]) -> Combination:
+    """Those of the changes that it does not fit without, the costliest looked at first."""
+    for lever in sorted(maybe, key=lambda each: (-each.speed, not each.rounds)):
+        less = tuple(each for each in whole if each is not lever)
+        if less and _fits(search, less):
+            whole = less
+    return whole
+
+
+def _longest(search: Search, whole: Combination, lengths: list[Lever], sequence: int) -> Combination:
+    """The same with the longest samples that fit, in steps of 64 tokens between the length that fits and the next."""
+    lever = next((each for each in whole if each.kind == "length"), None)
+    if lever is None:
+        return whole
+    others = tuple(each for each in whole if each is not lever)
+    tokens = [each.operations[0].value for each in lengths]
+    low = lever.operations[0].value
+    high = min((each for each in (sequence, *tokens) if each > low), default=sequence)
+    while high - low > 64:
+        middle = shorter(sequence, (low + high) // 128 * 64)
+        length = middle.operations[0].value
+        if length in (low, high):
+            break
+        if _fits(search, (*others, middle)):
+            low, lever = length, middle
+        else:
+            high = length
+    return (*others, lever)

@@ -167,14 +167,7 @@ def _altering(setup: Setup, resolved: Resolved, sequence: int) -> Iterator[Lever
     for eighths in (7, 6, 5, 4, 3, 2, 1):
         length = sequence * eighths // 8 // 64 * 64
         if length >= SHORTEST:
-            yield Lever(
-                "length",
-                f"samples of at most {length:,} tokens instead of {sequence:,}",
-                (Operation("training.max_length", length),),
-                eighths / 8,
-                "shorter samples",
-                alters="longer samples are cut",
-            )
+            yield shorter(sequence, length)
     rank = resolved["lora.r"]
     if isinstance(rank, int) and rank > 8:
         yield Lever(
@@ -197,6 +190,18 @@ def _altering(setup: Setup, resolved: Resolved, sequence: int) -> Iterator[Lever
         yield Lever(
             "base", f"{smaller} as the base", (Operation("model.name_or_path", smaller),), 0.6, alters="another model"
         )
+
+
+def shorter(sequence: int, length: int) -> Lever:
+    """Samples cut at fewer tokens."""
+    return Lever(
+        "length",
+        f"samples of at most {length:,} tokens instead of {sequence:,}",
+        (Operation("training.max_length", length),),
+        length / sequence,
+        "shorter samples",
+        alters="longer samples are cut",
+    )
 
 
 def smaller_base(name: str | None) -> str | None:

@@ -45,7 +45,8 @@ class Optimizer:
         with torch.no_grad():
             for parameter in parameters:
                 if parameter not in self.state:
-                    self.state[parameter] = self._init(self, parameter)
+                    with self.recorder.on_behalf_of(parameter):
+                        self.state[parameter] = self._init(self, parameter)
             self._update(self, parameters)
         self.recorder.category = None
 

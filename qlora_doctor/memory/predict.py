@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..facts.memory import MemoryPicture, PhasePeak, TimelinePoint
+from ..facts.memory import HeldTensors, MemoryPicture, PhasePeak, TimelinePoint
 from .kept import Outline
 from .machine import PACKAGES, Machine, installed_versions
-from .replay import Replayed, replay
+from .replay import Held, Replayed, replay
 from .tape import Tape
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Prediction:
     versions: the package versions the prediction is for.
     assumptions: what was taken as given; one sentence each.
     kinds: of run beyond plain fine-tuning on one card; see :data:`MARGINS`.
+    held: what is in use at the highest moment of each phase (``replay.Replayed.held``).
     """
 
     peak_allocated_bytes: int
@@ -101,6 +102,7 @@ class Prediction:
     assumptions: list[str] = field(default_factory=list)
     after_bytes: int = 0
     kinds: tuple[str, ...] = ()
+    held: list[Held] = field(default_factory=list)
 
     @property
     def step_allocated_bytes(self) -> int:
@@ -130,12 +132,27 @@ class Prediction:
                 TimelinePoint(at=place / max(1, len(self.timeline) - 1), allocated_bytes=allocated, phase=phase)
                 for place, (allocated, phase) in enumerate(self.timeline)
             ],
+            tensors=[_tensors(each) for each in self.held] or None,
             device=self.device,
             batch=self.batch,
             sequence=self.sequence,
             versions=self.versions,
             assumptions=self.assumptions,
         )
+
+
+def _tensors(held: Held) -> HeldTensors:
+    owner = held.owner
+    return HeldTensors(
+        phase=held.phase,
+        part=held.part,
+        module=owner.module or None if owner else None,
+        operator=owner.operator or None if owner else None,
+        shape=list(owner.shape) if owner else None,
+        dtype=owner.dtype if owner else None,
+        count=held.number,
+        bytes=held.bytes,
+    )
 
 
 def _peaks(named: dict[str, tuple[int, int]]) -> list[PhasePeak]:
@@ -302,6 +319,7 @@ def prediction_of(outline: Outline, machine: Machine, run: Replayed) -> Predicti
         assumptions=assumptions,
         after_bytes=run.after,
         kinds=outline.kinds,
+        held=run.held,
     )
 
 

@@ -6,16 +6,35 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 from .allocator import Block, CachingAllocator, round_size
 from .machine import Machine
 from .scratch import SCRATCH_CATEGORY, scratch_bytes
-from .tape import ALLOC, CATEGORIES, FREE, OPEN, Kernel, Tape
+from .tape import ALLOC, CATEGORIES, FREE, OPEN, Kernel, Owner, Tape
 
 TIMELINE_POINTS = 300
 """Points of a timeline at most."""
 LOOKED = 2048
 """Events after which a replay that may end early looks whether it may."""
+
+
+MOST_HELD = 20
+"""Kinds of storages that are told of a phase; the others are counted together."""
+
+
+BRIEF = ("prepare", "adapter")
+"""Phases in which nothing is at its highest: what they hold is what the load has left."""
+
+
+class Held(NamedTuple):
+    """Storages of one kind that are in use at one moment; ``owner`` is None for what is not known or is little."""
+
+    phase: str
+    part: str
+    owner: Owner | None
+    number: int
+    bytes: int
 
 
 @dataclass
@@ -36,6 +55,8 @@ class Replayed:
     phases: (peak allocated, peak reserved) by phase, over the load and all steps.
     timeline: (allocated, phase) over the load, two steps and an evaluation, the highest of each stretch.
     after: allocated after the last step.
+    held: what is in use at the highest moment of each phase, by part and owner, the most bytes first; empty where the
+        tape knows no owners.
     """
 
     loaded: int
@@ -48,6 +69,7 @@ class Replayed:
     phases: dict[str, tuple[int, int]]
     timeline: list[tuple[int, str]]
     after: int
+    held: list[Held] = field(default_factory=list)
 
     @property
     def peak_allocated(self) -> int:
@@ -130,6 +152,11 @@ def replay(
         phases=run.phase_peaks,
         timeline=_timeline(run.course, run.stretches),
         after=after,
+        held=[
+            each for phase, peak in run.phase_best.items() if phase not in BRIEF for each in _held(run, peak, survivors)
+        ]
+        if tape.owners
+        else [],
     )
 
 
@@ -196,6 +223,8 @@ class _Run:
     """Scratch memory of the last kernel, where a stretch may end within it."""
     best: _Peak = field(default_factory=_Peak)
     best_of_load: _Peak = field(default_factory=_Peak)
+    phase_best: dict[str, _Peak] = field(default_factory=dict)
+    """The highest moment of each phase."""
     phase_peaks: dict[str, tuple[int, int]] = field(default_factory=dict)
     course: list[int] = field(default_factory=list)
     stretches: list[tuple[int, str]] = field(default_factory=list)
@@ -294,6 +323,8 @@ class _Run:
             self.best = _Peak(high, name, step, moment)
         if step < 0 and high > self.best_of_load.allocated:
             self.best_of_load = _Peak(high, name, 0, moment)
+        if name not in self.phase_best or high > self.phase_best[name].allocated:
+            self.phase_best[name] = _Peak(high, name, max(step, 0), moment)
         before = self.phase_peaks.get(name, (0, 0))
         self.phase_peaks[name] = (max(before[0], high), max(before[1], allocator.peak_reserved))
 
@@ -311,6 +342,18 @@ def _breakdown(
     ``before`` is in use by parts that the tape from ``start`` on, without the storages in ``skip``, knows nothing of.
     """
     tape = run.tape
+    alive, kernel = _alive(tape, peak, survivors, start)
+    parts = dict.fromkeys(CATEGORIES, 0) | (before or {})
+    for index in alive - skip:
+        parts[tape.categories[index]] += run.sizes[index]
+    if kernel is not None:
+        parts[SCRATCH_CATEGORY.get(tape.kernels[kernel].rule, "workspaces")] += sum(run.scratch[kernel])
+    parts["fragmentation"] = peak.allocated - sum(parts.values())
+    return parts
+
+
+def _alive(tape: Tape, peak: _Peak, survivors: frozenset[int], start: int = 0) -> tuple[set[int], int | None]:
+    """The storages that are in use at a moment, and the kernel that runs."""
     alive: set[int] = set(survivors if peak.step else ())
     kernel: int | None = None
     for place, event in enumerate(tape.events[start : peak.place + 1], start):
@@ -323,13 +366,24 @@ def _breakdown(
             kernel = index
         elif kind != FREE:
             kernel = None
-    parts = dict.fromkeys(CATEGORIES, 0) | (before or {})
-    for index in alive - skip:
-        parts[tape.categories[index]] += run.sizes[index]
-    if kernel is not None:
-        parts[SCRATCH_CATEGORY.get(tape.kernels[kernel].rule, "workspaces")] += sum(run.scratch[kernel])
-    parts["fragmentation"] = peak.allocated - sum(parts.values())
-    return parts
+    return alive, kernel
+
+
+def _held(run: _Run, peak: _Peak, survivors: frozenset[int]) -> list[Held]:
+    """What is in use at a moment, by part and owner."""
+    tape = run.tape
+    kinds: dict[tuple[str, Owner | None], tuple[int, int]] = {}
+    for index in _alive(tape, peak, survivors)[0]:
+        kind = tape.categories[index], tape.owners.get(index)
+        count, size = kinds.get(kind, (0, 0))
+        kinds[kind] = count + 1, size + run.sizes[index]
+    found = [Held(peak.phase, part, owner, count, size) for (part, owner), (count, size) in kinds.items() if size]
+    found.sort(key=lambda each: -each.bytes)
+    rest: dict[str, Held] = {}
+    for each in found[MOST_HELD:]:
+        before = rest.get(each.part, Held(each.phase, each.part, None, 0, 0))
+        rest[each.part] = before._replace(number=before.number + each.number, bytes=before.bytes + each.bytes)
+    return [*found[:MOST_HELD], *rest.values()]
 
 
 def _sizes_at_rest(tape: Tape, run: _Run, survivors: frozenset[int]) -> dict[str, int]:

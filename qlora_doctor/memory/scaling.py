@@ -75,7 +75,7 @@ class ScalableTape:
             Kernel(kernel.rule, tuple(products[form] * factor for form, factor in forms))
             for kernel, forms in zip(self.tape.kernels, self.kernel_forms, strict=True)
         ]
-        return replace(self.tape, sizes=sizes, kernels=kernels)
+        return replace(self.tape, sizes=sizes, kernels=kernels, owners={})  # their shapes are those of the traces
 
 
 def same_course(one: Tape, other: Tape) -> bool:

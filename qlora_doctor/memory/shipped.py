@@ -19,7 +19,6 @@ from .families import SMALL_MEMORY_HEAD
 from .folded import STATES, Folded
 from .kept import Outline
 from .moments import most_in_use
-from .scaling import ALIGNED
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -197,7 +196,7 @@ def shipped_tape(setup: Setup, machine: Machine) -> tuple[Outline, Tape] | None:
     """
     shipped = shipped_for(setup)
     batch, sequence = setup.training.per_device_train_batch_size, setup.training.max_length
-    if shipped is None or not batch or not sequence or sequence % ALIGNED:
+    if shipped is None or not batch or not sequence:
         return None
     found = shipped.scalable(machine.kind(shipped.outline.head > SMALL_MEMORY_HEAD), batch == 1, sequence)
     outline = replace(shipped.outline, batch=batch, sequence=sequence)

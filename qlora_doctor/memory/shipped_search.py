@@ -11,7 +11,6 @@ from .kept import NotKept
 from .levers import Combination, Lever, Operation, applied
 from .predict import MARGIN
 from .replay import replay_peaks
-from .scaling import ALIGNED
 from .shipped import Shipped, shipped_for, shipped_tape
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class ShippedSearch(Search):
         """The tapes of a setup, its batch and its length."""
         shipped = shipped_for(setup)
         batch, sequence = setup.training.per_device_train_batch_size, setup.training.max_length
-        if shipped is None or not batch or not sequence or sequence % ALIGNED:
+        if shipped is None or not batch or not sequence:
             raise NotKept("its traces do not come with the package")
         if self.evaluation_batch_of(setup) is not None:
             raise NotKept("evaluations do not come with the package")

@@ -24,6 +24,7 @@ from .machine import Machine
 from .offloading import Offloading
 from .operators import register_bitsandbytes
 from .optimizers import Optimizer
+from .owners import Owners
 from .sharding import DIVIDED, Sharding
 from .tape import Tape
 from .trace import Recorder
@@ -96,11 +97,13 @@ def trace_steps(
     learn_counts()
     tape = Tape()
     recorder = Recorder(tape, vocabulary=vocabulary_of(model))
+    recorder.owners = Owners(model, tape.owners)
     write_load(recorder, model, load or LoadOptions())
     with (
         as_on_cuda(machine, options.flash),
         without_triton() if options.trainer == "trl" else nullcontext(),
         rotating(model, options.liger),
+        recorder.owners.watching(),
         recorder,
     ):
         _run_step(model, options, recorder, program)
@@ -118,6 +121,8 @@ def vocabulary_of(model: Any) -> int:
 def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Program | None) -> None:
     tape = recorder.tape
     make_ready(recorder, model, options, program)
+    if recorder.owners is not None:
+        recorder.owners.learn(model, recorder.index_of)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if options.neftune_alpha:
         add_noise(model, options.neftune_alpha)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 ALLOC, FREE, OPEN, CLOSE = range(4)
 """A storage appears, a storage goes; a kernel that takes scratch memory of its own begins, ends."""
@@ -38,6 +39,15 @@ class Kernel:
     shape: tuple[int, ...]
 
 
+class Owner(NamedTuple):
+    """Whose a storage is: module (layers as ``*``), operator (empty for what is a parameter's), shape, type."""
+
+    module: str
+    operator: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
 @dataclass
 class Tape:
     """Events, the bytes and the category of every storage, the kernels, and where each phase begins.
@@ -59,6 +69,8 @@ class Tape:
     """Positions in ``events`` before which the cache is emptied."""
     streams: dict[int, int] = field(default_factory=dict)
     """Storages that another stream than the main one (0) asked for: their blocks come from pools of its own."""
+    owners: dict[int, Owner] = field(default_factory=dict)
+    """Whose storages are, as far as that is known; tapes that are kept leave it out."""
 
     def alloc(self, size: int, category: str, stream: int = 0) -> int:
         """A storage of ``size`` bytes appears; returns its index."""

@@ -95,7 +95,7 @@ class Tracer:
     def shipped(self, machine: Machine, batch: int, sequence: int) -> Tape | None:
         """The tape as those that come with the package tell it; None where they do not."""
         shipped = self.traces.shipped
-        if shipped is None or sequence % ALIGNED:
+        if shipped is None:
             return None
         kind = machine.kind(self.outline.head > SMALL_MEMORY_HEAD)
         found = shipped.scalable(kind, batch == 1, sequence)
@@ -160,7 +160,7 @@ class TapesBySize:
         self._lengths = sorted({length for length in sequences if length % ALIGNED == 0})
         self._pieces: dict[bool, list[Piece]] = {}
         self._single: dict[tuple[bool, int], Piece] = {}
-        if any(length % ALIGNED for length in sequences):
+        if tracer.traces.shipped is None and any(length % ALIGNED for length in sequences):
             self.notes.append(f"Lengths that are no multiple of {ALIGNED} are padded on the way and were traced apart.")
 
     def at(self, batch: int, sequence: int) -> Tape:
@@ -180,7 +180,7 @@ class TapesBySize:
     def most_in_use(self, batch: int, sequence: int) -> int:
         """As :func:`.moments.most_in_use`; where the tapes come with the package a little less at times, and fast."""
         shipped = self._tracer.traces.shipped
-        if shipped is not None and sequence % ALIGNED == 0:
+        if shipped is not None:
             found = shipped.most_in_use(self._machine, batch, sequence)
             if found is not None:
                 return found

@@ -8,12 +8,14 @@ tensors in the same way on every device.
 from __future__ import annotations
 
 import weakref
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .operators import PLAYED
+from .owners import Owners
 from .tape import ALLOC, FREE, Tape
 from .values import Values
 
@@ -47,6 +49,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         real batch.
     category: the part of the breakdown new storages belong to; None where it follows from the operator.
     in_backward: whether autograd's device thread, and not the main thread, would be running now.
+    owners: notes whose each storage is; None where nobody asks.
     """
 
     def __init__(self, tape: Tape, vocabulary: int = 0) -> None:
@@ -56,6 +59,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.category: str | None = None
         self.in_backward = False
         self.values = Values()
+        self.owners: Owners | None = None
+        self._operator = ""
         self._live: dict[int, _Storage] = {}
         self._threads_with_blas: set[bool] = set()
         self._kept: list[object] = []
@@ -73,7 +78,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         """Count a storage that exists already (a parameter of a model that was built before)."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._live and storage.nbytes():
-            self._watch(storage, self.tape.alloc(storage.nbytes(), category))
+            index = self.tape.alloc(storage.nbytes(), category)
+            self._watch(storage, index)
+            if self.owners is not None:
+                self.owners.note_known(index, tensor)
 
     def index_of(self, tensor: torch.Tensor) -> int | None:
         """The tape's index of a tensor's storage."""
@@ -112,12 +120,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         tape.categories.append(category)
         tape.events.append(index << 2 | ALLOC)
         self._watch(storage, index)
+        if self.owners is not None:
+            self.owners.note(index, out, self._operator)
 
     def see_all(self, out: Any) -> None:
         """Count every tensor among an operator's results."""
         for item in out:
             if isinstance(item, torch.Tensor):
                 self.see(item)
+
+    def on_behalf_of(self, tensor: torch.Tensor) -> AbstractContextManager[None]:
+        """Within, what is made is a parameter's."""
+        return nullcontext() if self.owners is None else self.owners.on_behalf_of(tensor)
 
     def keep(self, owner: object) -> None:
         """Hold something that outlives the step, so that its end is not taken for a free."""
@@ -142,6 +156,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         play = PLAYED.get(func)
+        self._operator = func.overloadpacket.__name__
         out = func(*args, **kwargs) if play is None else play(self, func, args, kwargs)
         if isinstance(out, torch.Tensor):
             self.see(out)

@@ -78,7 +78,7 @@ def _rule(outcome: RuleOutcome, url: str | None) -> dict[str, Any]:
     rule: dict[str, Any] = {
         "id": words.one_line(outcome.rule),
         "name": _short(outcome.name, 255),
-        "shortDescription": {"text": _short(title)},
+        "shortDescription": {"text": _short(f"{_worded(outcome.name)}. Passes where: {title}")},
         "fullDescription": {"text": _short(about)},
         "help": {"text": page.markdown or about},
         "properties": {"tags": ["qlora", f"stage-{outcome.stage}", *page.tags]},
@@ -94,6 +94,11 @@ def _rule(outcome: RuleOutcome, url: str | None) -> dict[str, Any]:
         rule["properties"]["precision"] = _PRECISION[page.confidence]
     rule["properties"]["tags"] = list(dict.fromkeys(rule["properties"]["tags"]))
     return rule
+
+
+def _worded(name: str) -> str:
+    """A name as words: an alert has the description of its rule for a title, and that of one that passes is none."""
+    return name.replace("-", " ").capitalize()
 
 
 def _result(report: Report, found: Finding, index: dict[str, int]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ..core.errors import StageError, UsageError
 from ..core.report import PatchOperation, Report, StageRecord
 from ..memory.cure_stage import all_levers, recalled_cure
-from ..memory.levers import Lever
-from ..memory.stage import recalled_memory
+from ..memory.levers import Lever, shorter
+from ..memory.stage import recalled_memory, sequence_of
 from ..probes.config.settle import settled
 from ..reading.dialects import dialect_named
 from ..reading.document import document_of
@@ -29,7 +29,7 @@ from .session import CheckOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..facts.memory import MemoryFacts
+    from ..facts.memory import Change, MemoryFacts
     from ..memory.levers import Prefer
     from ..setup.setup import Setup
     from .session import Session
@@ -112,7 +112,8 @@ def cure(
     memory = session.facts.memory
     if memory is None or memory.cure is None:
         return Cured(path, before, text, fixed.rules, first, None)
-    chosen = [levers[name] for name in dict.fromkeys(each.change for each in memory.cure.changes)]
+    chosen = [levers.get(each.change) or _length(setup, each) for each in memory.cure.changes]
+    chosen = list({lever.change: lever for lever in chosen}.values())
     after, beside = _written(setup, text, chosen)
     again = _reread(path, after, options)
     for lever in chosen:  # what the file cannot say is made beside it
@@ -129,6 +130,11 @@ def _must_be_installed(missing: Sequence[str]) -> None:
     if missing:
         what = f"A prediction needs {', '.join(missing)}, not installed here."
         raise StageError(what, remedy="pip install 'qlora-doctor[probe]'")
+
+
+def _length(setup: Setup, change: Change) -> Lever:
+    """A length that was found between those that are offered."""
+    return shorter(sequence_of(setup), int(change.value or 0))
 
 
 def _recall(session: Session, recalled: Callable[[], MemoryFacts | None]) -> bool:

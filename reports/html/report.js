@@ -155,15 +155,13 @@
       pick.setAttribute("aria-valuetext", told.textContent);
     };
     pick.addEventListener("input", show);
-    addEventListener("beforeprint", () => rows.forEach((row) => { row.hidden = false; }));
-    addEventListener("afterprint", show);
     show();
   });
 
-  // Paper cannot be clicked.
+  // Paper cannot be clicked: findings unfold; lists of what passed, and tables of what is drawn, stay on the screen.
   let closed = [];
   addEventListener("beforeprint", () => {
-    closed = all("details:not([open])");
+    closed = all(".finding:not([open]), .finding details:not([open])");
     closed.forEach((element) => { element.open = true; });
   });
   addEventListener("afterprint", () => closed.forEach((element) => { element.open = false; }));

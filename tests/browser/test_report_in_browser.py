@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -257,6 +258,25 @@ def test_pointing_at_the_curve_reads_phase_and_size(visit: Callable[..., Any]) -
     assert figure.locator(".readout").inner_text() == "Point at the curve to read it."
 
 
+def test_memory_is_zoomed_down_to_tensors(visit: Callable[..., Any]) -> None:
+    page = visit("large")
+    figure = page.locator(".zoom")
+    predicted = fixtures.large().facts.memory.predicted  # type: ignore[union-attr]
+    assert predicted is not None and predicted.tensors is not None
+    assert figure.locator(".zoom-phases [aria-pressed=true]").inner_text().startswith("backward ")
+    figure.get_by_role("button", name="forward").click()
+    figure.get_by_role("button", name="Base, packed 4-bit").click()
+    figure.get_by_role("button", name="layers.*.mlp:").click()
+    weight = next(each for each in predicted.tensors if each.phase == "forward" and each.part == "base_4bit")
+    box = figure.locator(".zoom-rows > div").last.locator("button")
+    assert box.count() == 1 and box.inner_text() == "stored, 29360128 × 1, uint8"
+    box.click()
+    told = figure.locator(".readout").inner_text()
+    assert told == f"stored, 29360128 × 1, uint8: {weight.bytes / 2**30:#.3g} GiB in 32 tensors"
+    figure.locator(".zoom-path button").first.click()
+    assert figure.locator(".zoom-rows > div").count() == 4
+
+
 def test_paper_shows_what_the_screen_folds(visit: Callable[..., Any]) -> None:
     page = visit("broken", color_scheme="dark")
     page.emulate_media(media="print")
@@ -268,6 +288,12 @@ def test_paper_shows_what_the_screen_folds(visit: Callable[..., Any]) -> None:
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("#QD112").get_attribute("open") is None
     assert len(page.pdf()) > 50_000
+
+
+def test_a_report_without_findings_is_six_sheets_at_most(visit: Callable[..., Any]) -> None:
+    sheet = dict.fromkeys(("top", "bottom", "left", "right"), "10mm")
+    pages = re.findall(rb"/Type\s*/Page\b", visit("healthy").pdf(format="A4", margin=sheet))
+    assert 1 <= len(pages) <= 6
 
 
 def test_dark_and_light_are_different_pages_of_the_same_words(visit: Callable[..., Any]) -> None:

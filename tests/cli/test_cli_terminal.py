@@ -62,6 +62,17 @@ def test_a_fix_that_does_nothing_says_why(tmp_path: Path) -> None:
     assert "fixed nothing; no fix that can be written for QD121" in result.stderr
 
 
+def test_fix_says_of_what_is_held_back_only_that(tmp_path: Path) -> None:
+    config = tmp_path / "axolotl.yml"
+    config.write_text(
+        "base_model: meta-llama/Llama-3.1-8B\nload_in_4bit: true\nadapter: qlora\nlora_r: 16\nlora_alpha: 32\n"
+        "lora_target_linear: true\nsequence_len: 512\nmicro_batch_size: 1\nnum_epochs: 1\nbf16: true\n"
+        "optimizer: paged_adamw_8bit\nlearning_rate: 0.00002\ndatasets: [{path: x/y, type: alpaca}]\n"
+    )
+    result = CliRunner().invoke(main, ["check", str(config), "--fix", "--stage", "config"])
+    assert "fixed nothing; --unsafe-fixes would fix 1 more (QD120)" in result.stderr
+
+
 def test_findings_print_as_lines(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(CONFIG)

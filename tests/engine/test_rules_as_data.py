@@ -151,6 +151,8 @@ def test_sound_page_has_no_problem(tmp_path: Path) -> None:
         (front(message='"Rank { { is }} large."'), BODY, "placeholder"),
         (front(when="config.lora_r > 8"), BODY, "healthy"),
         (front(when="config.budget_step_seconds > 8"), BODY, "skipped"),
+        (front(healthy="{config: {lora_r: 400}}"), BODY, "healthy"),
+        (front(healthy="{config: {lora_rank: 8}}"), BODY, "no facts document"),
         (front(when="config.lora_r > 1024"), BODY, "not fail"),
         (front(when="config.lora_r > 256 " + "and config.lora_r > 256 " * 14), BODY, "longer"),
         (front(evidence="[config.method_x]"), BODY, "method_x"),
@@ -165,6 +167,11 @@ def test_sound_page_has_no_problem(tmp_path: Path) -> None:
 )
 def test_lint_finds(tmp_path: Path, front_matter: str, body: str, why: str) -> None:
     assert why in lint(tmp_path, front_matter, body)
+
+
+def test_a_rule_that_is_stricter_than_the_healthy_facts_patches_them(tmp_path: Path) -> None:
+    strict = front(when="config.lora_r > 8", healthy="{config: {lora_r: 4}}")
+    assert lint(tmp_path, strict, BODY) == ""
 
 
 def test_lint_finds_a_second_rule_that_tells_the_same_fault(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from qlora_doctor.core.report import (
 from qlora_doctor.facts import AdapterFacts, Facts
 from qlora_doctor.facts.adapter import ProjectionCoverage, TrainableGroup, UnmatchedTarget
 from qlora_doctor.facts.load import LoadFailure, QuantizationError
-from qlora_doctor.facts.memory import Saving
+from qlora_doctor.facts.memory import HeldTensors, Saving
 from qlora_doctor.facts.quantization import LinearLeftOut
 from qlora_doctor.facts.step import CastTensor, GradientColumn
 from tests.reporters.parts import (
@@ -472,7 +472,15 @@ def hostile() -> Report:
             update={
                 "card": bad,
                 "predicted": picture().model_copy(
-                    update={"breakdown": {bad: GIB, LONG: 2 * GIB}, "assumptions": [bad]}
+                    update={
+                        "breakdown": {bad: GIB, LONG: 2 * GIB},
+                        "assumptions": [bad],
+                        "tensors": [
+                            HeldTensors(
+                                phase=bad, part=bad, module=bad, operator=bad, shape=[1], dtype=bad, count=1, bytes=GIB
+                            )
+                        ],
+                    }
                 ),
                 "savings": [Saving(change=bad, pointer=bad, value=bad, peak_allocated_bytes=1, saved_bytes=1)],
             }

@@ -21,7 +21,7 @@ from qlora_doctor.facts import (
 from qlora_doctor.facts.adapter import ProjectionCoverage, TrainableGroup
 from qlora_doctor.facts.environment import Gpu, Packages
 from qlora_doctor.facts.load import LoadFailure, ModuleClass, QuantizationError
-from qlora_doctor.facts.memory import MemoryPicture, PhasePeak, PlanCell, Saving, TimelinePoint
+from qlora_doctor.facts.memory import HeldTensors, MemoryPicture, PhasePeak, PlanCell, Saving, TimelinePoint
 from qlora_doctor.facts.step import GradientColumn, OptimizerFacts
 
 GIB = 2**30
@@ -257,6 +257,23 @@ def timeline(base: int, peak: int, points: int = 600) -> list[TimelinePoint]:
     return [at(i / (points - 1)) for i in range(points)]
 
 
+def tensors(scale: float = 1.0) -> list[HeldTensors]:
+    """What two phases hold."""
+    rows = [
+        ("base_4bit", "model.layers.*.mlp.down_proj.weight", None, [29360128, 1], "uint8", 32, 940),
+        ("base_4bit", "model.layers.*.self_attn.q_proj.weight", None, [8388608, 1], "uint8", 32, 268),
+        ("base_32bit", "model.embed_tokens.weight", None, [128256, 4096], "float32", 1, 2101),
+        ("activations", "model.layers.*.mlp.act_fn", "silu", [1, 1024, 14336], "bfloat16", 1, 29),
+        ("activations", None, None, None, None, 12, 3),
+    ]
+    return [
+        HeldTensors(phase=phase, part=part, module=module, operator=operator, shape=shape, dtype=dtype, count=count,
+                    bytes=int(size * MIB * scale * share))
+        for phase, share in (("forward", 0.5), ("backward", 1.0))
+        for part, module, operator, shape, dtype, count, size in rows
+    ]  # fmt: skip
+
+
 def picture(scale: float = 1.0, measured: bool = False, points: int = 600) -> MemoryPicture:
     """The peak of a 7B in 4-bit; ``scale`` stretches every part."""
     jitter = 1.012 if measured else 1.0
@@ -286,6 +303,7 @@ def picture(scale: float = 1.0, measured: bool = False, points: int = 600) -> Me
             for p, f in phases
         ],
         timeline=timeline(base, peak, points),
+        tensors=None if measured else tensors(scale),
         device="NVIDIA GeForce RTX 4090",
         batch=2,
         sequence=1024,

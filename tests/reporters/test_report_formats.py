@@ -116,7 +116,10 @@ def test_paths_start_at_the_repository(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_rule_of_a_foreign_pack_has_its_title() -> None:
     outcome = RuleOutcome(rule="QD888", name="our-rank", title="The rank is at most 64", status="pass", stage="config")
     run = sarif(fixtures.healthy().model_copy(update={"rules": [outcome]}))
-    assert run["tool"]["driver"]["rules"][0]["shortDescription"]["text"] == "The rank is at most 64"
+    assert (
+        run["tool"]["driver"]["rules"][0]["shortDescription"]["text"]
+        == "Our rank. Passes where: The rank is at most 64"
+    )
     assert "The rank is at most 64" in render(fixtures.healthy().model_copy(update={"rules": [outcome]}), "html")
 
 

@@ -101,7 +101,8 @@ def rule_index() -> str:
         group = [rule for rule in rules() if rule.id.startswith(prefix)]
         if not group:
             continue
-        lines += ["", f"## {prefix}xx: {title}", "", "| | rule | severity | stage | |", "|---|---|---|---|---|"]
+        lines += ["", f"## {prefix}xx: {title}", ""]
+        lines += ["| | rule | severity | stage | passes where |", "|---|---|---|---|---|"]
         lines += [
             f"| [{rule.id}]({rule.id}.md) | {rule.name} | {severity(rule.severity)} | {rule.stage} "
             f"| {cell(rule.title)} |"
@@ -126,7 +127,7 @@ def rule_page(rule: Rule) -> str:
         f"{severity(rule.severity)} · {rule.confidence} confidence · stage `{rule.stage}` · profile `{rule.profile}` · "
         f"since {rule.since}"
     )
-    lines = [f"# {rule.id} {rule.name}", "", f"**{cell(rule.title)}**", "", head]
+    lines = [f"# {rule.id} {rule.name}", "", f"**Passes where:** {cell(rule.title)}", "", head]
     lines += ["", "What people see:", "", *(f"- {cell(symptom)}" for symptom in rule.symptoms)]
     for heading in ("What it checks", "Why it matters", "How to fix", "When to ignore"):
         if body := rule.sections.get(heading, "").strip():

@@ -5,6 +5,7 @@ Defaults are those of NeMo AutoModel 0.5: components/_peft/lora.py, components/q
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -128,14 +129,21 @@ def read(document: Document) -> Setup:
 
 
 def _patterns(reading: Reading) -> None:
-    """Targets are wildcards over full names (``*_proj``), a list or a comma list."""
+    """Targets are wildcards over full names (``*_proj``), a list or a comma list; PEFT takes them as one expression.
+
+    Source: ``nemo_automodel/components/_peft/module_matcher.py`` (``wildcard_match``, or the module's own name).
+    """
     patterns = (
         name_list(reading.get("peft.target_modules"))
         if isinstance(reading.get("peft.target_modules"), list)
         else [part.strip() for part in str(reading.get("peft.target_modules")).split(",")]
     )
-    note = "Wildcards over full names of modules."
-    reading.put("lora.target_modules", patterns, "peft.target_modules", note)
+    if not any("*" in each for each in patterns):
+        reading.put("lora.target_modules", patterns, "peft.target_modules")
+        return
+    names = (re.escape(each).replace(r"\*", ".*") if "*" in each else rf"(.*\.)?{re.escape(each)}" for each in patterns)
+    note = f"Wildcards over full names of modules: {', '.join(patterns)}."
+    reading.put("lora.target_modules", "|".join(names), "peft.target_modules", note)
 
 
 def _batches(reading: Reading) -> None:

@@ -38,7 +38,9 @@ from .strips import coverage_groups, coverage_strip, error_strip, gradient_strip
 
 def render(report: Report, *, index: str | None = None) -> str:
     """The whole page; ``index`` is the relative address of a page that lists this report among others."""
-    script, style = _script(), _stylesheet()
+    memory = report.facts.memory
+    zooms = memory is not None and memory.predicted is not None and bool(memory.predicted.tensors)
+    script, style = _script(zooms), _stylesheet(zooms)
     name, file = subject(report)
     return _environment().get_template("report.html.j2").render(
         report=report,
@@ -75,16 +77,22 @@ def page(template: str, **parts: Any) -> str:
 
 
 @cache
-def _script() -> str:
-    """The script without indentation and lines of comment; it has no text over several lines."""
-    lines = [line.strip() for line in _asset("report.js").splitlines()]
+def _script(zooms: bool) -> str:
+    """The script without indentation and lines of comment; it has no text over several lines.
+
+    Args:
+        zooms: with what draws the tensors in use, which other pages need not carry.
+    """
+    files = ("report.js", "zoom.js") if zooms else ("report.js",)
+    lines = [line.strip() for name in files for line in _asset(name).splitlines()]
     return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 @cache
-def _stylesheet() -> str:
+def _stylesheet(zooms: bool = False) -> str:
     """The style without its comments and layout, which every page of a folder would carry along."""
-    text = re.sub(r"/\*.*?\*/", "", _asset("report.css"), flags=re.DOTALL)
+    whole = _asset("report.css") + (_asset("zoom.css") if zooms else "")
+    text = re.sub(r"/\*.*?\*/", "", whole, flags=re.DOTALL)
     tight = re.sub(r"\s*([{};,>])\s*", r"\1", text)
     return re.sub(r";}", "}", re.sub(r"(?<=[a-z-]): (?=[^{}]*})", ":", tight)).strip()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...facts.memory import MemoryFacts, MemoryPicture, Saving
 from .._needed import needed
 from .plan import PlanView, plan_views
+from .tensors import Row, tensor_rows
 from .timeline import Timeline, phase_name, timeline
 
 PARTS = {
@@ -98,6 +99,7 @@ class MemoryView:
     zoom: float | None
     ticks: tuple[tuple[float, str], ...]
     parts: tuple[Part, ...]
+    tensors: tuple[Row, ...]
     timelines: tuple[Timeline, ...]
     timeline_top: int
     timeline_card: float | None
@@ -131,6 +133,7 @@ def memory_view(memory: MemoryFacts) -> MemoryView:
         zoom=scale / card * 100 if zoomed and card else None,
         ticks=_ticks(scale, shown),
         parts=_parts(memory),
+        tensors=_tensors(memory),
         timelines=tuple(timeline(n, line, height, over_time=n == "Measured") for n, line in reversed(lines)),
         timeline_top=height,
         timeline_card=(1 - card / height) * 100 if with_card and card else None,
@@ -155,6 +158,12 @@ def _bar(label: str, picture: MemoryPicture, scale: float, card: int | None) -> 
     over = (card / scale * 100, (end - card) / scale * 100) if card is not None and end > card else None
     reserved = picture.peak_reserved_bytes / scale * 100 if picture.peak_reserved_bytes else None
     return Bar(label, picture, tuple(segments), (picture.peak_allocated_bytes or 0) / scale * 100, reserved, over)
+
+
+def _tensors(memory: MemoryFacts) -> tuple[Row, ...]:
+    held = (memory.predicted.tensors if memory.predicted else None) or []
+    parts = {each.part for each in held}
+    return tensor_rows(held, {part: _kind(part) for part in parts}, {part: _label(part) for part in parts})
 
 
 def _kind(key: str) -> str:
