@@ -31,7 +31,8 @@ MARGINS = {
 """The same where a run is of such a kind, the widest of those it is of: what was measured above the predictions of
 what is reserved (benchmarks/memory/bands.py). Most of it comes of models that reached the card in another way than by
 from_pretrained: 11.3% after an evaluation, 4.2% with Liger's kernels, 8.0% where answers are generated, 6.0% under
-DistributedDataParallel, 8.7% where activations go to the host. Of the way that is predicted it is 8.1% under FSDP 2 and 0.8% in seven runs of other kinds."""
+DistributedDataParallel, 8.7% where activations go to the host. Of the way that is predicted it is 8.1% under FSDP 2 and
+0.8% in seven runs of other kinds."""
 
 
 @dataclass(frozen=True)
