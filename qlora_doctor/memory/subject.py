@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..setup.resolved import Taken
+from .generated_evaluation import generated_tokens
 from .kept import Outline
 from .kept_outputs import kept_outputs_of
 from .liger import VERSION, Kernels
@@ -198,6 +199,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         liger=kernels,
         pictures=pictures,
         kept=kept_outputs_of(setup),
+        evaluation_tokens=generated_tokens(model, setup),
     )
     return step, assumptions
 
