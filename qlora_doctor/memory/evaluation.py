@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .as_on_cuda import as_on_cuda
+from .generated_evaluation import generate
 from .kept_outputs import keep
 from .liger import rotating
 from .load import write_load
@@ -61,6 +62,8 @@ def trace_evaluation(subject: Subject, machine: Machine, batch: int, *, made_rea
         items = torch.zeros((), dtype=torch.int64, device="meta")
         inputs = batch_of(recorder, model, options, subject.program)
         tape.phase("evaluation")
+        if options.evaluation_tokens is not None:
+            generate(model, recorder, inputs, options.evaluation_tokens)
         if options.kept is None:
             loss_of(model, forward, inputs, items, options, subject.program)
         else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..setup.distribution import deepspeed_settings, zero_settings
 from ..setup.resolved import Taken
+from .generated_evaluation import unmodelled_generation
 from .kept_outputs import kept_outputs_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo"})
 """Methods whose step is traced."""
 _MORE = {
-    "predict_with_generate": "an evaluation that generates (predict_with_generate)",
     "context_parallel_size": "context parallelism",
     "sequence_parallel_size": "sequence parallelism",
     "tensor_parallel_size": "tensor parallelism",
@@ -55,6 +55,9 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
             "The prediction does not cover FSDP 2 with 4-bit weights stored as integers beside a head that is not "
             "tied: what is reserved was 11% too high."
         )
+    left_out = unmodelled_generation(model, setup)
+    if left_out is not None:
+        return f"The prediction does not cover {left_out}, which the peak depends on."
     if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
         return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
@@ -136,7 +139,7 @@ def _kept(setup: Setup) -> Iterator[str]:
     """What evaluations with compute_metrics keep, as far as it is not modelled."""
     training = setup.training
     if training.extra.get("predict_with_generate"):
-        return  # told of by its own name
+        return  # the answers are what is kept, a few whole numbers
     if training.method not in (None, "sft", "pretrain") or training.use_liger_kernel:
         yield "evaluations that keep all outputs for compute_metrics, of such a kind"
         return

@@ -63,6 +63,8 @@ class StepOptions:
     """Images in the batches."""
     kept: KeptOutputs | None = None
     """What evaluations keep beside their loss."""
+    evaluation_tokens: int | None = None
+    """Tokens of the answers that evaluations write."""
 
 
 class Program(Protocol):

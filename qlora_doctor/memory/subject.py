@@ -11,6 +11,7 @@ import torch
 from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
 from .fsdp1 import FlatOptions
+from .generated_evaluation import generated_tokens
 from .kept import Outline
 from .kept_outputs import kept_outputs_of
 from .liger import VERSION, Kernels
@@ -202,6 +203,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         liger=kernels,
         pictures=pictures,
         kept=kept_outputs_of(setup),
+        evaluation_tokens=generated_tokens(model, setup),
     )
     return step, assumptions
 

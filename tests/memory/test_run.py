@@ -180,7 +180,10 @@ NOT_MODELLED = {
     "fsdp": ({"fsdp": "full_shard auto_wrap", "fsdp_config": {"fsdp_version": 1}}, "FSDP 1"),
     "deepspeed": ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO-3"),
     "offloading": ({"extra": {"activation_offloading": True}, "trainer": "transformers"}, "host memory"),
-    "generation": ({"extra": {"predict_with_generate": True}}, "generates"),
+    "generation": (
+        {"extra": {"predict_with_generate": True}, "eval_strategy": "epoch", "compute_metrics": True},
+        "generates",
+    ),
 }
 
 
@@ -293,19 +296,43 @@ def test_a_padding_token_that_is_missing_is_an_error(tmp_path: Path) -> None:
     assert memory_of(given).predicted is not None
 
 
-@pytest.mark.parametrize("architecture", ["t5", "bart"])
-def test_an_encoder_and_a_decoder(architecture: str, tmp_path: Path) -> None:
-    """Both within 0.5% of what an H200 was asked for, see benchmarks/memory."""
+def encoder_and_decoder(architecture: str, folder: Path, **training: Any) -> dict[str, Any]:
+    """A native config of a small T5 or BART."""
     shapes = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4, "vocab_size": 1003}
     shapes |= {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     shapes |= {"encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "max_position_embeddings": 256}
     shapes |= {"model_type": architecture, "decoder_start_token_id": 0}
-    (tmp_path / "config.json").write_text(json.dumps(shapes), encoding="utf-8")
-    given = config(tmp_path)
+    (folder / "config.json").write_text(json.dumps(shapes), encoding="utf-8")
+    given = config(folder, **training)
     given["model"] |= {"task": "seq2seq-lm"}
     given["lora"]["task_type"] = "SEQ_2_SEQ_LM"
-    memory = memory_of(given)
+    return given
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_an_encoder_and_a_decoder(architecture: str, tmp_path: Path) -> None:
+    """Both within 0.5% of what an H200 was asked for, see benchmarks/memory."""
+    memory = memory_of(encoder_and_decoder(architecture, tmp_path))
     assert memory.prediction_failure is None and memory.predicted is not None
+
+
+def test_an_evaluation_that_generates(tmp_path: Path) -> None:
+    """Answers need the keys and values of all their tokens; without compute_metrics none is written."""
+    evaluated = {"eval_strategy": "epoch", "per_device_eval_batch_size": 2}
+
+    def peak(length: int, **training: Any) -> int:
+        extra = {"predict_with_generate": True, "generation_max_length": length}
+        given = encoder_and_decoder("bart", tmp_path, **evaluated, **training, extra=extra)
+        phases = memory_of(given).predicted.phases or ()  # type: ignore[union-attr]
+        return next(phase.peak_allocated_bytes for phase in phases if phase.phase == "evaluation")
+
+    short, long = peak(8, compute_metrics=True), peak(4000, compute_metrics=True)
+    # Two layers, keys and values, two samples of 64 float32 numbers a token.
+    assert long - short > 0.9 * 2 * 2 * 2 * 64 * 4 * (4000 - 128)
+    assert peak(8) == peak(4000) <= short
+    beams = {"predict_with_generate": True, "generation_num_beams": 4}
+    told = encoder_and_decoder("bart", tmp_path, **evaluated, compute_metrics=True, extra=beams)
+    assert "4 beams" in str(memory_of(told).prediction_failure)
 
 
 def test_settings_that_are_silent_stay_predicted() -> None:
