@@ -139,6 +139,7 @@ def of_texts(rows: Sequence[Row], limit: int | None, tokenizer: Any) -> dict[str
     if not lengths:
         return {}
     facts: dict[str, Any] = {
+        "tokens_min": min(lengths),
         "tokens_mean": statistics.fmean(lengths),
         "tokens_median": int(statistics.median(lengths)),
         "tokens_max": max(lengths),
