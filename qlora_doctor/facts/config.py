@@ -311,8 +311,9 @@ class ConfigFacts(Fact):
     ``adapter-never-active``, ``optimizer-before-adapter``, ``gradients-cleared-early``, ``optimizer-never-steps``,
     ``gradients-off``, ``initialisation-not-made``, ``layers-of-another-class``, ``base-saved`` (for the adapter),
     ``merged-into-4bit``, ``tokenizer-of-another-model``, ``quantization-not-passed``, ``base-of-random-weights``,
-    ``method-not-called``, ``adapter-saved-below``, ``data-step-not-kept``,
-    ``gradients-clipped-late`` and ``schedule-of-one-epoch``.
+    ``method-not-called``, ``adapter-saved-below``, ``data-step-not-kept``, ``gradients-clipped-late``,
+    ``schedule-of-one-epoch``, ``merge-not-kept``, ``resume-not-passed``, ``tokenizer-not-passed``,
+    ``labels-not-found``, ``optimizer-made-anew``, ``left-in-eval-mode`` and ``loss-kept-with-graph``.
     """
     not_followed: list[NotFollowed] | None = None
     """What a script does besides that changes the training; ``[]`` of a config."""

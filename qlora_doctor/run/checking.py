@@ -173,23 +173,21 @@ def work_of(session: Session, number: int = 0) -> Work | None:
     if not runnable:
         session.judge()
         return None
-    from .cache import Surroundings
     from .gathering import Work
 
     assert session.setup is not None and session.facts.config is not None
     from ..probes.config.settle import settled
 
-    options = session.options
-    around = Surroundings(
-        environment=session.facts.environment,
-        stages=tuple(runnable),
-        requested=options.stages,
-        device=options.device,
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        run_data=run_data_of(session),
+    return Work(
+        number,
+        settled(session.setup, session.facts.config),
+        tuple(runnable),
+        session.options,
+        session.facts.environment,
+        lambda: session.facts,
+        session.take,
+        run_data_of(session),
     )
-    return Work(number, settled(session.setup, session.facts.config), around, lambda: session.facts, session.take)
 
 
 def _runnable(session: Session) -> list[str]:
@@ -198,7 +196,7 @@ def _runnable(session: Session) -> list[str]:
     setup = session.setup
     for name in REAL_STAGES:
         undecided = _undecided(setup, name)
-        if not _wanted(name, session.options.stages):
+        if not _wanted(name, session.options):
             session.skip(name, "Not asked for.", f"--stage {name}")
         elif name == "data" and runs_script(session):
             runnable.append(name)
@@ -320,22 +318,11 @@ def _do(session: Session, work: Work) -> None:
         store.close()
         return
     session.judge()
+    from ..worker.job import CureRequest
     from ..worker.runner import run_stages
 
-    options = session.options
-    events = run_stages(
-        work.setup,
-        list(work.left),
-        device=options.device,
-        timeout=options.timeout,
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        requested=options.stages,
-        facts=session.facts,
-        ended=work.ended,
-        debug=options.debug,
-        run_data=work.around.run_data,
-    )
+    job = work.job() if session.options.savings else work.job().model_copy(update={"cure": CureRequest()})
+    events = run_stages(job)
     try:
         for event in events:
             work.take(event, store)
@@ -351,8 +338,11 @@ def tell_trouble(store: Store, session: Session) -> None:
         session.observer.on_trouble(f"Results are not kept: {store.trouble}")
 
 
-def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:
+def _wanted(name: str, options: CheckOptions) -> bool:
     """A step needs a loaded base: who asks for the one gets the other."""
+    asked = options.stages
+    if name in options.left_out:
+        return False
     return asked is None or name in asked or (name == "load" and "step" in asked)
 
 
@@ -360,21 +350,11 @@ def predict(
     session: Session, setup: Setup, *, plan: PlanRequest | None = None, cure: CureRequest | None = None
 ) -> None:
     """Run stage memory in a child process, with a table or a search that is asked for, and take what it tells."""
+    from ..worker.job import Job
     from ..worker.runner import run_stages
 
-    options = session.options
-    events = run_stages(
-        setup,
-        ["memory"],
-        timeout=options.timeout,
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        requested=("memory",),
-        facts=session.facts,
-        plan=plan,
-        cure=cure,
-        debug=options.debug,
-    )
+    job = Job(setup=setup, stages=("memory",), options=session.options, facts=session.facts, plan=plan, cure=cure)
+    events = run_stages(job)
     try:
         for event in events:
             session.take([event])

@@ -161,7 +161,10 @@ def _marks(tokenizer: Any) -> tuple[list[int], list[int]]:
     if len(parts) != 5:
         raise NotFollowedForm("The template changes what the messages hold.")
     head, between, after = parts[1], parts[2], parts[4]
-    encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False))  # noqa: E731
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
     first, second, opening = encode(after), encode(between), encode(head)
     same = next(
         (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(map(len, (first, second)))

@@ -78,9 +78,9 @@ def _reference(
         return None
     if any(remark["kind"] == "reference-given" for remark in setup.remarks):
         return "second-model"
-    if setup.dialect == "llamafactory":
+    if setup.traits.reference_is_base:
         return "base"  # it switches the adapter off, whatever was in it
-    if setup.training.trainer not in ("trl", None) and setup.dialect != "axolotl":
+    if setup.training.trainer not in ("trl", None) and not setup.traits.rl_by_trl:
         return None
     if continues is False:
         return "base"
@@ -112,7 +112,7 @@ def _merges(setup: Setup, method: str, get: Callable[..., Any], known: Mapping[s
     if (
         uses is None
         or known["four_bit"] is None
-        or (setup.training.trainer not in ("trl", None) and setup.dialect != "axolotl")
+        or (setup.training.trainer not in ("trl", None) and not setup.traits.rl_by_trl)
     ):
         return None
     return bool(known["four_bit"]) and known["quantization_backend"] == "bitsandbytes"

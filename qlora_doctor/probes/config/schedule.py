@@ -13,7 +13,6 @@ from typing import Any
 
 from ...facts.config import Remark
 from ...facts.schedule import ResumeFacts, ScheduleFacts
-from ...setup.own_loops import OPTIONS_OF_ITS_OWN
 from ...setup.paths import resolve, train_data
 from ...setup.resolved import Taken
 from ...setup.setup import NamedData, Setup
@@ -25,8 +24,6 @@ GROUPED = ("grpo", "rloo")
 """Methods that compare several answers to one prompt."""
 _PLAIN = ("sft", "pretrain", "pt", "dpo", "kto", "orpo", "cpo", "simpo", "ipo", "reward", "rm")
 """Methods of which each row is one sample."""
-_COUNTED = ("native", "python", "notebook", "trl")
-"""Dialects whose ``data.train`` is the whole of the training data, row for row."""
 _LAUNCHED = r"(?i)local_rank|world_size|accelerat|PartialState|torchrun|deepspeed|fsdp"
 _WARMS_UP = ("linear", "cosine", "polynomial", "constant_with_warmup", "inverse_sqrt", "cosine_with_restarts",
              "cosine_with_min_lr", "warmup_stable_decay")  # fmt: skip
@@ -40,7 +37,7 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
         get: as ``Get``.
         known: the facts of the config that are known already.
     """
-    if setup.dialect in OPTIONS_OF_ITS_OWN:
+    if setup.traits.own_options:
         return None
     batch, accumulation, ranks = known["batch"], known["gradient_accumulation"], _ranks(setup, known)
     of_a_rank = batch * accumulation if batch is not None and accumulation is not None else None
@@ -106,13 +103,13 @@ def _runs_alone(setup: Setup, known: Mapping[str, Any]) -> bool:
 def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
     """Rows of a local file that is all the data; packing and what a script does with rows make it unknown."""
     written = setup.data.train
-    if written is None or setup.dialect not in _COUNTED or known["packing"] is not False:
+    if written is None or not setup.traits.counts_rows or known["packing"] is not False:
         return None
     name, _, taken = train_data(setup)
     path = resolve(setup, name)
     if path is None or taken is not None:
         return taken
-    from .rows import count_rows  # lazy: most data is not in a file here
+    from ...core.rows import count_rows  # lazy: most data is not in a file here
 
     return count_rows(path)
 
@@ -148,7 +145,7 @@ def _rows_of(setup: Setup, named: NamedData) -> int | None:
     paths = [resolve(setup, each) for each in written]
     if not plain or not paths:
         return None
-    from .rows import count_rows, longest_line  # lazy: most data is not in a file here
+    from ...core.rows import count_rows, longest_line  # lazy: most data is not in a file here
 
     if dialect == "axolotl" and kind == "completion":  # which divides a text of more tokens than that
         lines, most_tokens = [longest_line(path) for path in paths], named.settings.get("sequence_len", 512)
@@ -201,8 +198,8 @@ def _warmup(setup: Setup, get: Get, updates: int | None) -> int | None:
         share = 0.0  # whatever it is: the number of steps counts
     if steps is None or share is None:
         return None
-    if setup.dialect == "axolotl" and setup.training.warmup_steps is None and setup.training.warmup_ratio is None:
-        share = 0.03  # and 100 updates at most
+    if setup.training.warmup_steps is None and setup.training.warmup_ratio is None:
+        share = share or setup.traits.warmup_ratio
     if steps >= 1:
         return int(steps)
     share = steps or share
@@ -327,7 +324,7 @@ def _refused_best_model(setup: Setup) -> Iterator[Remark]:
 def _refused_batch_of_one(setup: Setup) -> Iterator[Remark]:
     """trl's KTO estimates its KL term over the other rows of a batch (kto_trainer.py)."""
     training = setup.training
-    plain = training.trainer == "trl" and training.method == "kto" and setup.dialect in ("python", "trl", "native")
+    plain = training.trainer == "trl" and training.method == "kto" and setup.traits.as_written
     if plain and training.loss_type in (None, "kto") and training.per_device_train_batch_size == 1:
         note = "TRL stops: KTO needs a per_device_train_batch_size above 1, whatever the accumulation."
         key = "training.per_device_train_batch_size"
@@ -336,7 +333,7 @@ def _refused_batch_of_one(setup: Setup) -> Iterator[Remark]:
 
 def _refused_generations(setup: Setup, schedule: ScheduleFacts) -> Iterator[Remark]:
     count, batch, training = schedule.generations, schedule.generation_batch, setup.training
-    if training.trainer not in ("trl", None) or setup.dialect == "ms-swift":  # which counts by itself
+    if training.trainer not in ("trl", None) or setup.traits.counts_generations:
         return
     key = "training.num_generations"
     if training.generation_batch_size and training.steps_per_generation:

@@ -144,6 +144,9 @@ def _read_adapter_folder(script: TrainingScript, builder: SetupBuilder) -> None:
         written = builder.value("model.adapter")
         if "subfolder" in step.call.arguments or resolve(Setup(file=builder.source.file), written) is None:
             builder.unknown("model.adapter", f"{written or 'It'} is no adapter's folder here.", step.call.node)
+        if script.thawed:
+            builder.put("model.adapter_is_trainable", True, step.call.node)
+            return
         builder.take("model.adapter_is_trainable", trainable, step.call.node)
         if trainable is None and step.call.exact:
             builder.default("model.adapter_is_trainable", False, "PeftModel.from_pretrained loads for inference.")

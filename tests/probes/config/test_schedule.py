@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from qlora_doctor import check
+from qlora_doctor.core.rows import count_rows
 from qlora_doctor.facts.schedule import ResumeFacts, ScheduleFacts
 from qlora_doctor.probes.config.resume import recorded_arguments
-from qlora_doctor.probes.config.rows import count_rows
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
 SCRIPT = """
