@@ -34,6 +34,7 @@ class Traits:
         folders_only: its model is a folder, whatever the name looks like.
         subset_in_name: the name of a data set may hold a subset and a number of rows, ``HF::id:subset#500``.
         data_key: the key under which its user names data; None where there is none.
+        row_is_sample: it makes one sample of a row at the most, also where it packs.
         counts_rows: ``data.train`` is the whole of the training data, row for row.
         prepared_key: the key of a folder with data that it has prepared before.
         templates: whose names of chat templates it takes.
@@ -63,6 +64,7 @@ class Traits:
     folders_only: bool = False
     subset_in_name: bool = False
     data_key: str | None = None
+    row_is_sample: bool = False
     counts_rows: bool = False
     prepared_key: str | None = None
     templates: str | None = None
