@@ -139,6 +139,7 @@ def _of_tokens(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         "tokens_max": max(lengths),
         "truncated_ratio": sum(row.dropped is None and row.length > len(row.ids) for row in formed) / len(formed),
         "rows_fully_masked": masked_rows,
+        "cut_end_rows": sum(row.loses for row in trained) if not followed.packing else None,
         **of_ids([row.ids for row in formed], vocabulary),
         "trained_ratio": counted / kept if kept else None,
         "labels_masked_ratio": 1.0 - counted / kept if kept else 1.0 if masked_rows == len(rows) else None,
@@ -155,7 +156,8 @@ def _of_tokens(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
     known["lengths"], known["lengths_bin"] = histogram(lengths)
     names = [each.name for each in followed.sets]
     shown = [
-        Shown(row.ids, row.labels, row.length, (), row.dropped, row.number, names[row.set_number]) for row in formed
+        Shown(row.ids, row.labels, row.length, row.cut, row.dropped, row.number, names[row.set_number])
+        for row in formed
     ]
     known["shown"] = rows_shown(shown, tokenizer)
     if limit is not None:

@@ -335,6 +335,7 @@ def _shown(
             row.ids[limit:] if limit else (),
             number=number,
             decoded=decodes,
+            padding=_padding(row, limit),
         )
         for number, row in enumerate(in_full)
     ]
@@ -349,6 +350,14 @@ def _shown(
         "trained_ratio": min(1.0, counted / tokens) if tokens and not decodes else None,
         "cut_end_rows": lost if not setup.training.packing else None,
     }
+
+
+def _padding(row: Row, limit: int | None) -> tuple[int, int]:
+    """Padding of a row in its batch, which is no longer than the limit."""
+    count, trained = row.padding
+    if limit is not None:
+        count = max(0, min(row.positions, limit) - min(len(row.ids), limit))
+    return count, min(count, trained)
 
 
 def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokenizer: Any) -> dict[str, Any]:

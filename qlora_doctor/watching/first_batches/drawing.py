@@ -174,7 +174,9 @@ def _of_rows(rows: Sequence[Row], drawn: Drawn, vocabulary: int | None) -> dict[
     known |= {"lengths": lengths, "lengths_bin": width, "trained_ratio": min(1.0, counted / tokens) if tokens else None}
     if drawn.tokenizer is None:
         return known
-    known["shown"] = rows_shown([Shown(row.ids, row.labels, len(row.ids)) for row in rows], drawn.tokenizer)
+    known["shown"] = rows_shown(
+        [Shown(row.ids, row.labels, len(row.ids), padding=row.padding) for row in rows], drawn.tokenizer
+    )
     formed = [_formed(row, drawn.tokenizer) for row in rows]
     known.update(facts_of_texts(formed))
     known["empty_answers"] = sum(any(n != IGNORED for n in row.labels) and not each.answer.strip()
