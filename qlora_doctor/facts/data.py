@@ -129,6 +129,11 @@ class DataFacts(Fact):
     """Rows whose text stands in the rows that were seen already."""
     conflicting_rows: int | None = None
     """Rows whose prompt stands in another row with another answer."""
+    garbled_rows: int | None = None
+    """Rows with letters that were read in another encoding than they were written in."""
+    evaluation_columns_missing: list[str] | None = None
+    """Columns that the trainer reads and the evaluation data does not have."""
+    tokens_min: int | None = None
     conversations_as_text: int | None = None
     """Rows whose prompt or answer is a list of messages as JSON text."""
     content_lost_rows: int | None = None

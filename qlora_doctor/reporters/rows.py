@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from ..core.report import Report
 from ..facts.data import DataFacts, RowFacts, SegmentFacts
 from . import _words as words
 
-_COLORS = {"trained": "\033[32m", "masked": "\033[2m", "padding": "\033[2m", "cut": "\033[9;31m"}
+_COLORS = {"trained": "\033[32m", "masked": "\033[2m", "padding": "\033[2;34m", "cut": "\033[9;31m"}
 _SPECIAL, _OFF = "\033[7m", "\033[0m"
-_MARKS = {"trained": ("‹", "›"), "cut": ("✂{", "}")}
+_MARKS = {"trained": ("‹", "›"), "cut": ("✂{", "}"), "padding": ("░{", "}")}
 _BAR = 40
 
 
@@ -29,7 +30,7 @@ def render(report: Report, *, rows: int, color: bool) -> str:
     lines = [*_head(data), "", *_lengths(data)]
     shown = list(data.shown or [])[:rows]
     if shown:
-        lines += ["", _legend(color), ""]
+        lines += ["", _legend(color, any(part.kind == "padding" for row in shown for part in row.segments)), ""]
         for row in shown:
             lines += [_title(row), _text(row.segments, color), ""]
     elif data.failure is None:
@@ -88,10 +89,12 @@ def _lengths(data: DataFacts) -> list[str]:
     return lines
 
 
-def _legend(color: bool) -> str:
+def _legend(color: bool, pads: bool) -> str:
+    kinds = ["trained", "masked", *(["padding"] if pads else [])]
     if not color:
-        return "‹trained›  masked  [special]  ✂{cut off}"
-    parts = [f"{_COLORS[kind]}{name}{_OFF}" for kind, name in (("trained", "trained"), ("masked", "masked"))]
+        marked = [f"{opens}{name}{closes}" for name in kinds for opens, closes in [_MARKS.get(name, ("", ""))]]
+        return "  ".join([*marked, "[special]", "✂{cut off}"])
+    parts = [f"{_COLORS[name]}{name}{_OFF}" for name in kinds]
     return "  ".join([*parts, f"{_SPECIAL}special{_OFF}", f"{_COLORS['cut']}cut off{_OFF}"])
 
 
@@ -103,14 +106,19 @@ def _title(row: RowFacts) -> str:
 
 
 def _text(segments: Sequence[SegmentFacts], color: bool) -> str:
+    """Segments one behind the other; without colour one pair of marks around all neighbours of a kind."""
+    if not color:
+        return "".join(_marked(kind, list(part)) for kind, part in groupby(segments, key=lambda each: each.kind))
     parts = []
     for each in segments:
-        text = words.visible(each.text)
-        if color:
-            begin = _COLORS[each.kind] + (_SPECIAL if each.special else "")
-            # Each line by itself, so that a pager or a log does not carry a colour on.
-            parts.append("\n".join(f"{begin}{line}{_OFF}" if line else "" for line in text.split("\n")))
-            continue
-        opens, closes = _MARKS.get(each.kind, ("", ""))
-        parts.append(f"{opens}[{text}]{closes}" if each.special else f"{opens}{text}{closes}")
+        begin = _COLORS[each.kind] + (_SPECIAL if each.special else "")
+        # Each line by itself, so that a pager or a log does not carry a colour on.
+        lines = words.visible(each.text).split("\n")
+        parts.append("\n".join(f"{begin}{line}{_OFF}" if line else "" for line in lines))
     return "".join(parts)
+
+
+def _marked(kind: str, segments: Sequence[SegmentFacts]) -> str:
+    opens, closes = _MARKS.get(kind, ("", ""))
+    inner = (f"[{text}]" if each.special else text for each in segments for text in [words.visible(each.text)])
+    return f"{opens}{''.join(inner)}{closes}"

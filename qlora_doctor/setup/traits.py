@@ -33,6 +33,7 @@ class Traits(NamedTuple):
         folders_only: its model is a folder, whatever the name looks like.
         subset_in_name: the name of a data set may hold a subset and a number of rows, ``HF::id:subset#500``.
         data_key: the key under which its user names data; None where there is none.
+        row_is_sample: it makes one sample of a row at the most, also where it packs.
         counts_rows: ``data.train`` is the whole of the training data, row for row.
         packs_apart: how it keeps samples in one row apart: ``attention``, by position ids that the attention reads, or
             ``trainer``, by itself; None where TRL's version decides, or nothing is known.
@@ -65,6 +66,7 @@ class Traits(NamedTuple):
     folders_only: bool = False
     subset_in_name: bool = False
     data_key: str | None = None
+    row_is_sample: bool = False
     counts_rows: bool = False
     packs_apart: str | None = None
     own_templates: bool = False

@@ -39,12 +39,12 @@ def test_rows_with_marks(show: Callable[..., Result]) -> None:
     shown = show("--rows", "3", "--no-color")
     assert shown.exit_code == 0, shown.output
     text = shown.stdout
-    assert "‹trained›  masked  [special]  ✂{cut off}" in text and "\x1b" not in text
+    assert "‹trained›  masked  ░{padding}  [special]  ✂{cut off}" in text and "\x1b" not in text
     assert "Say 7:‹ base 7 layer" in text and "✂{ layer" in text and text.count("──  ") == 0
     assert [line.split(" · ")[0] for line in text.splitlines() if line.startswith("──")] == [
         "── shortest", "── median", "── longest",
     ]  # fmt: skip
-    assert "‹[<|im_end|>]›" in text and "a row ends here" in text
+    assert "[<|im_end|>]›" in text and "a row ends here" in text
 
 
 def test_rows_in_colours(show: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,9 @@ PLANTED: dict[str, Callable[[Rows], Rows]] = {
     "QD658": lambda rows: rows[:20] + rows[:20],
     "QD659": lambda rows: [{**row, "prompt": rows[0]["prompt"]} for row in rows],
     "QD660": lambda rows: [{**row, "completion": ""} if n < 5 else row for n, row in enumerate(rows)],
+    "QD655": lambda rows: [{**row, "reasoning": f"Because of {n * n}."} for n, row in enumerate(rows)],
+    "QD681": lambda rows: [{**row, "completion": f"It isn\u00e2\u20ac\u2122t {n}."} for n, row in enumerate(rows)],
+    "QD683": lambda rows: [{"prompt": f"{n:02d} " + "a " * 40, "completion": f"{n:02d}"} for n in range(2 * len(rows))],
 }
 
 
@@ -60,6 +63,28 @@ def test_evaluation_rows_in_training(tiny_llama: Path, tmp_path: Path, monkeypat
     apart = trl_config(tmp_path, tiny_llama, rows[10:], eval=held_out(tmp_path, rows[:10]))
     report = check_here(apart, monkeypatch, stages=STAGES)
     assert not found(report, "info"), told(report)
+
+
+def test_evaluation_rows_of_another_form(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    other = [{"question": "Sing.", "answer": f"La {n}."} for n in range(10)]
+    path = trl_config(tmp_path, tiny_llama, pairs(), eval=held_out(tmp_path, other))
+    assert "QD682" in found(check_here(path, monkeypatch, stages=STAGES), "error")
+    talks = [{"messages": [{"role": "user", "content": "Sing."}, {"role": "assistant", "content": f"La {n}."}]}
+             for n in range(10)]  # fmt: skip
+    path = trl_config(tmp_path, tiny_llama, pairs(), eval=held_out(tmp_path, talks))
+    assert "QD682" not in found(check_here(path, monkeypatch, stages=STAGES), "error")
+
+
+def test_columns_that_the_text_repeats_are_read(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alpaca's own file has the text beside its parts."""
+    pytest.importorskip("trl")
+    rows = [{"instruction": f"Say {n}.", "output": f"It is {n}.", "text": f"### Say {n}. ### It is {n}."}
+            for n in range(20)]  # fmt: skip
+    report = check_here(trl_config(tmp_path, tiny_llama, rows, format="text"), monkeypatch, stages=STAGES)
+    assert "QD655" not in found(report, "info"), told(report)
 
 
 def test_reasoning_that_the_template_drops(

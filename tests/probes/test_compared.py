@@ -132,3 +132,53 @@ def test_a_type_names_the_template_of_its_marks(tmp_path: Path) -> None:
     assert not template_facts(axolotl(tmp_path, "Qwen/Qwen2.5-7B-Instruct", [row], "chatml.intel", "dpo"))[
         "template_foreign_marks"
     ]
+
+
+SWIFT = (
+    "swift rlhf --rlhf_type {method} --model {model} --tuner_type lora --quant_method bnb --quant_bits 4 "
+    "--dataset rows.jsonl --per_device_train_batch_size 1 --learning_rate 1e-5 --max_length 512 {more}\n"
+)
+TALK = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "identical", "failure"),
+    [
+        ("dpo", {"messages": TALK, "rejected_response": "There."}, 0, None),
+        ("dpo", {"messages": TALK, "rejected_response": "Here."}, 4, None),
+        ("orpo", {"messages": TALK, "rejected_messages": TALK}, 4, None),
+        ("dpo", {"messages": TALK}, None, "takes rejected_response"),
+        ("kto", {"messages": TALK}, None, "takes a label"),
+        ("kto", {"messages": TALK, "label": True}, None, None),
+    ],
+)
+def test_pairs_of_swift(
+    method: str, row: dict[str, Any], identical: int | None, failure: str | None, tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for _ in range(4)))
+    (tmp_path / "train.sh").write_text(SWIFT.format(method=method, model=tiny_llama, more=""))
+    data = look_at_data(read_setup(tmp_path / "train.sh"), silent)
+    assert (data.failure is None) == (failure is None) and (failure is None or failure in str(data.failure))
+    assert data.identical_pairs == identical
+
+
+def test_swift_has_betas_of_its_own(tmp_path: Path) -> None:
+    for method, more, beta in (("dpo", "", 0.1), ("grpo", "", 0.04), ("simpo", "", 2.0), ("dpo", "--beta 0.3", 0.3)):
+        (tmp_path / "train.sh").write_text(SWIFT.format(method=method, model="a/b", more=more))
+        assert read_setup(tmp_path / "train.sh").training.beta == beta
+
+
+def test_pairs_of_autotrain(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    rows = [{"q": f"{n}?", "good": f"{n}.", "bad": f"{n}." if n < 2 else "No."} for n in range(6)]
+    (tmp_path / "mine" / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    columns = {"prompt_text_column": "q", "text_column": "good", "rejected_text_column": "bad"}
+    config = {"task": "llm-orpo", "base_model": str(tiny_llama), "project_name": "x",
+              "data": {"path": "mine", "train_split": "train", "column_mapping": columns},
+              "params": {"peft": True, "quantization": "int4"}}  # fmt: skip
+    (tmp_path / "a.yml").write_text(json.dumps(config))
+    assert look_at_data(read_setup(tmp_path / "a.yml"), silent).identical_pairs == 2
+    config["data"]["column_mapping"] = {**columns, "text_column": "best"}  # type: ignore[index]
+    (tmp_path / "a.yml").write_text(json.dumps(config))
+    failure = look_at_data(read_setup(tmp_path / "a.yml"), silent).failure
+    assert failure is not None and "AutoTrain reads chosen, as 'best'" in failure

@@ -404,3 +404,37 @@ def test_kinds_of_files(tmp_path: Path, name: str) -> None:
     read = read_files([Path(path)], 10)
     assert read.total == 30 and len(read.rows) == 10 and read.columns == ["a", "b"]
     assert all(row["a"] == f"text {number}" for number, row in read.rows)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_data_of_the_hub_is_streamed_where_the_network_may_be_used(
+    offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an endless set no more rows are taken than are looked at."""
+    import datasets
+
+    asked: dict[str, Any] = {}
+    taken = 0
+
+    def endless() -> Any:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield chats(1)[0]
+
+    def load(*names: Any, **options: Any) -> Any:
+        asked.update(options)
+        if not options["streaming"]:
+            raise ConnectionError("not in the cache")
+        return endless()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    config = {"base_model": "a/b", "adapter": "qlora", "load_in_4bit": True, "lora_r": 8, "micro_batch_size": 1,
+              "datasets": [{"path": "someone/chats", "type": "chat_template"}]}  # fmt: skip
+    setup = setup_of(tmp_path, "qlora.yml", config)
+    if offline:
+        with pytest.raises(NotFollowedForm, match="is not in the hub's cache"):
+            follow(setup, None, 64, offline=True)
+        return
+    followed = follow(setup, None, 64, offline=False)
+    assert followed is not None and len(followed.rows) == 64 == taken and asked["streaming"] is True

@@ -180,6 +180,7 @@ def _finish(row: FormedRow, limit: int | None, long_rows: str, trainer: _Trainer
         if long_rows == "drop":
             row.dropped = LONG
             return
+        row.cut, row.loses = row.ids[limit:], any(label != IGNORED for label in row.labels[limit:])
         row.ids, row.labels = row.ids[:limit], row.labels[:limit]
     if row.ids and len(row.ids) < int(settings.get("min_sample_len") or 0):
         row.dropped = SHORT

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...setup.setup import NamedData, Setup
+from . import autotrain
 from .chat import chat_text
 from .kinds import CannotForm, NotFollowedForm
 
@@ -55,6 +56,10 @@ def compares(setup: Setup) -> bool:
         return False
     if dialect == "axolotl":
         return str(named.settings.get("rl")) in PAIRS | UNPAIRED
+    if dialect == "ms-swift":
+        return str(named.settings.get("rlhf_type")) in (*PAIRS, *UNPAIRED, "cpo", "rm")
+    if dialect == "autotrain":
+        return autotrain.settings_of(named)["kind"] in ("dpo", "orpo", "reward")
     return dialect == "llamafactory" and str(named.settings.get("stage")) in ("dpo", "rm", "kto")
 
 
@@ -67,8 +72,13 @@ def form_compared(
         NotFollowedForm: the form is not followed here.
         CannotForm: the trainer stops at a row.
     """
-    if setup.dialect.removeprefix("shell-") == "axolotl":
+    dialect = setup.dialect.removeprefix("shell-")
+    if dialect == "axolotl":
         return _axolotl(named, rows, columns, tokenizer)
+    if dialect == "ms-swift":
+        return _swift(named, rows)
+    if dialect == "autotrain":
+        return _autotrain(named, rows, columns)
     return _llamafactory(named, rows, columns)
 
 
@@ -279,6 +289,57 @@ def _llamafactory(named: NamedData, rows: list[dict[str, Any]], columns: list[st
             _left(made, "no truth value in kto_tag")
             continue
         made.rows.append({"prompt": asked, "completion": answer, "label": label})
+    return made
+
+
+# -- ms-swift
+
+
+def _swift(named: NamedData, rows: list[dict[str, Any]]) -> Compared:
+    """The conversation's last answer is the better one (swift/llm/template/template_inputs.py)."""
+    method, form = str(named.settings["rlhf_type"]), "messages"
+    made = Compared([], f"qlora-doctor after ms-swift's {form}", form, read={"messages"})
+    most = named.settings.get("max_length")
+    made.limit, made.drops = (most if isinstance(most, int) else None), True
+    for number, row in enumerate(rows):
+        turns = row.get("messages")
+        if not isinstance(turns, list) or not turns or not all(isinstance(turn, Mapping) for turn in turns):
+            raise CannotForm(f"Row {number + 1}: {method} takes messages; there are {', '.join(row)}.")
+        asked = "\n".join(str(turn.get("content")) for turn in turns[:-1])
+        answer = str(turns[-1].get("content"))
+        if method in UNPAIRED:
+            made.read.add("label")
+            if row.get("label") is None:
+                raise CannotForm(f"Row {number + 1}: {method} takes a label; there are {', '.join(row)}.")
+            made.rows.append({"prompt": asked, "completion": answer, "label": bool(row["label"])})
+            continue
+        other = row.get("rejected_response", row.get("rejected_messages"))
+        made.read |= {"rejected_response", "rejected_messages"}
+        if isinstance(other, list) and other and isinstance(other[-1], Mapping):
+            other = other[-1].get("content")
+        if not isinstance(other, str):
+            raise CannotForm(
+                f"Row {number + 1}: {method} takes rejected_response or rejected_messages; there are {', '.join(row)}."
+            )
+        made.rows.append({"prompt": asked, "chosen": answer, "rejected": other})
+    return made
+
+
+# -- AutoTrain
+
+
+def _autotrain(named: NamedData, rows: list[dict[str, Any]], columns: list[str]) -> Compared:
+    """Columns renamed to what TRL's trainers take (``process_input_data``)."""
+    settings = autotrain.settings_of(named)
+    names = {"chosen": settings.get("text_column"), "rejected": settings.get("rejected_text_column")}
+    if settings["kind"] != "reward":
+        names["prompt"] = settings.get("prompt_text_column")
+    missing = [f"{of}, as {name!r}" for of, name in names.items() if name not in columns]
+    if missing:
+        raise CannotForm(f"AutoTrain reads {'; '.join(missing)}; there are {', '.join(columns)}.")
+    form = str(settings["kind"])
+    made = Compared([], f"qlora-doctor after AutoTrain's {form}", form, read={str(name) for name in names.values()})
+    made.rows = [{of: row.get(str(name)) for of, name in names.items()} for row in rows]
     return made
 
 

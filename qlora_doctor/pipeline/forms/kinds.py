@@ -25,6 +25,8 @@ class FormedRow:
         number: its place in the file, from 0; None where a large file was sampled.
         ids, labels: tokens and what is learnt of them, -100 nothing; empty where there is no tokenizer.
         length: tokens before anything was cut; 0 without a tokenizer.
+        cut: tokens that were cut off.
+        loses: some of these were to be trained.
         teaches: whether anything of it is meant to be trained, known without a tokenizer.
         dropped: why the trainer leaves it out; None where it trains.
         lost: content of the row that its text does not have, the beginning of it.
@@ -40,6 +42,8 @@ class FormedRow:
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     length: int = 0
+    cut: list[int] = field(default_factory=list)
+    loses: bool = False
     teaches: bool | None = None
     dropped: str | None = None
     lost: str | None = None

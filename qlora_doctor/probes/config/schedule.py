@@ -118,7 +118,7 @@ def _rows_at_most(setup: Setup, known: Mapping[str, Any]) -> int | None:
     """Rows of the local files that are named; None where one is not here, or a row may become several samples."""
     named = [each for each in setup.named_data if each.role == "train"]
     counts = [_rows_of(setup, each) for each in named]
-    if not counts or None in counts or (known["packing"] is not False and setup.dialect not in _PACK_WHOLE_ROWS):
+    if not counts or None in counts or (known["packing"] is not False and not setup.traits.row_is_sample):
         return None
     total = sum(count for count in counts if count is not None)
     held_out = named[0].settings.get("val_set_size", named[0].settings.get("val_size"))
@@ -127,31 +127,23 @@ def _rows_at_most(setup: Setup, known: Mapping[str, Any]) -> int | None:
     return total
 
 
-_PACK_WHOLE_ROWS = ("axolotl", "llamafactory")
-"""Trainers whose packing joins rows and divides none."""
-
-
 def _rows_of(setup: Setup, named: NamedData) -> int | None:
-    dialect = setup.dialect.removeprefix("shell-")
-    if dialect == "python":
-        steps = named.settings.get("steps")
-        plain = steps is not None and not any(step.get("batched") for step in steps)
-    elif dialect == "axolotl":
-        kind = str(named.format or named.settings.get("type"))
-        plain = kind not in ("None", "pretraining_dataset") and named.settings.get("shards") is None
+    steps, kind = named.settings.get("steps"), str(named.format or named.settings.get("type"))
+    if steps is not None:  # what a script does to its rows
+        plain = not any(step.get("batched") for step in steps)
     else:
-        plain = dialect == "llamafactory" and named.settings.get("stage", "sft") != "pt"
+        plain = setup.traits.row_is_sample and kind not in ("None", "pretraining_dataset")
+        plain = plain and named.settings.get("stage") != "pt" and named.settings.get("shards") is None
     written = named.files or ([named.name] if named.name else [])
     paths = [resolve(setup, each) for each in written]
     if not plain or not paths:
         return None
     from ...core.rows import count_rows, longest_line  # lazy: most data is not in a file here
 
-    if dialect == "axolotl" and kind == "completion":  # which divides a text of more tokens than that
+    if kind == "completion":  # which divides a text of more tokens than that
         lines, most_tokens = [longest_line(path) for path in paths], named.settings.get("sequence_len", 512)
         if None in lines or not isinstance(most_tokens, int) or max(line or 0 for line in lines) > most_tokens:
             return None
-
     counts = [count_rows(path) if path is not None else None for path in paths]
     if None in counts:
         return None

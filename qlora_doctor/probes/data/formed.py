@@ -33,6 +33,13 @@ ANSWERS = {
 """Names of columns that hold an answer."""
 
 
+GARBLED = re.compile(
+    "\u00c3[\u0080-\u00bf]|\u00c2[\u00a0-\u00bf]|\u00e2\u20ac[\u0153\u009d\u2122\u02dc\u201c\u201d\u00a6]|\ufffd"
+)
+"""Letters as they come out where UTF-8 was read as Latin-1 or Windows-1252 (``Ã©`` for é, ``â€™`` for ’), and the sign
+for what could not be read."""
+
+
 def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
     """Facts of stage ``data``; those of tokens only where there is a tokenizer."""
     sets = [each for each in followed.sets if each.not_followed is None]
@@ -52,7 +59,7 @@ def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         "rows_left_out": sum(row.dropped is not None for row in rows),
         "empty_answers": sum(_answers_nothing(row, followed.sets[row.set_number]) for row in rows),
         **_roles(sets),
-        **repeated(rows),
+        **facts_of_texts(rows),
         **talk_facts([row for row in rows if row.dropped is None]),
     }
     unread = [column for each in sets for column in each.columns if column in CONTENT and column not in each.read]
@@ -95,8 +102,8 @@ def _roles(sets: Sequence[FormedSet]) -> dict[str, Any]:
     }
 
 
-def repeated(rows: Sequence[FormedRow]) -> dict[str, int]:
-    """Rows that stand twice, prompts with several answers, and conversations that are text."""
+def facts_of_texts(rows: Sequence[FormedRow]) -> dict[str, int]:
+    """Rows that stand twice, prompts with several answers, conversations that are text, and broken letters."""
     identities = Counter(row.identity for row in rows)
     answers: dict[str, set[str]] = {}
     for row in rows:
@@ -106,6 +113,7 @@ def repeated(rows: Sequence[FormedRow]) -> dict[str, int]:
     return {
         "duplicate_rows": sum(count - 1 for count in identities.values()),
         "conflicting_rows": sum(row.prompt in conflicting for row in rows),
+        "garbled_rows": sum(GARBLED.search(f"{row.prompt}{row.answer}") is not None for row in rows),
         "conversations_as_text": sum(any(map(is_conversation_as_text, (row.prompt, row.answer))) for row in rows),
     }
 
@@ -125,11 +133,13 @@ def _of_tokens(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         _is_masked(row) if row.ids else row.teaches is False for row in rows if row.dropped in (None, MASKED)
     )
     known: dict[str, Any] = {
+        "tokens_min": min(lengths),
         "tokens_mean": statistics.fmean(lengths),
         "tokens_median": int(statistics.median(lengths)),
         "tokens_max": max(lengths),
         "truncated_ratio": sum(row.dropped is None and row.length > len(row.ids) for row in formed) / len(formed),
         "rows_fully_masked": masked_rows,
+        "cut_end_rows": sum(row.loses for row in trained) if not followed.packing else None,
         **of_ids([row.ids for row in formed], vocabulary),
         "trained_ratio": counted / kept if kept else None,
         "labels_masked_ratio": 1.0 - counted / kept if kept else 1.0 if masked_rows == len(rows) else None,
@@ -146,7 +156,8 @@ def _of_tokens(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
     known["lengths"], known["lengths_bin"] = histogram(lengths)
     names = [each.name for each in followed.sets]
     shown = [
-        Shown(row.ids, row.labels, row.length, (), row.dropped, row.number, names[row.set_number]) for row in formed
+        Shown(row.ids, row.labels, row.length, row.cut, row.dropped, row.number, names[row.set_number])
+        for row in formed
     ]
     known["shown"] = rows_shown(shown, tokenizer)
     if limit is not None:

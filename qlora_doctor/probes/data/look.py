@@ -26,8 +26,8 @@ from ...setup.resolved import Taken
 from ...setup.setup import NamedData, Origin, Setup
 from ..batch import BatchLook
 from ..failures import explain
-from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, repeated, without_repeats
-from .overlap import overlap_of
+from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, facts_of_texts, without_repeats
+from .overlap import columns_of_evaluation, leaves, overlap_of
 from .pairs import pair_facts
 from .rows import IGNORED, Row, masked_by_hand, of_classes, of_labels, of_tensors, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
@@ -105,6 +105,7 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
             rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
         known.update(_of_samples(batches, tokenizer))
         known.update(overlap_of(setup))
+        known.update(_not_in_evaluation(setup, batches))
         if way is not None:
             known["source"] = way.name
             known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
@@ -334,6 +335,7 @@ def _shown(
             row.ids[limit:] if limit else (),
             number=number,
             decoded=decodes,
+            padding=_padding(row, limit),
         )
         for number, row in enumerate(in_full)
     ]
@@ -348,6 +350,14 @@ def _shown(
         "trained_ratio": min(1.0, counted / tokens) if tokens and not decodes else None,
         "cut_end_rows": lost if not setup.training.packing else None,
     }
+
+
+def _padding(row: Row, limit: int | None) -> tuple[int, int]:
+    """Padding of a row in its batch, which is no longer than the limit."""
+    count, trained = row.padding
+    if limit is not None:
+        count = max(0, min(row.positions, limit) - min(len(row.ids), limit))
+    return count, min(count, trained)
 
 
 def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokenizer: Any) -> dict[str, Any]:
@@ -554,17 +564,49 @@ def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
     rows = [_parts(samples, row) for row in samples.rows[:ROWS]]
     lost = [found for row in samples.rows[:ROWS] if (found := _lost(tokenizer, row)) is not None]
     return {
-        **repeated(rows),
+        **facts_of_texts(rows),
         **talk_facts(rows),
         "empty_answers": sum(not row.answer.strip() for row in rows),
         "rows_ending_in_prompt": _opened(tokenizer, samples.rows[:ROWS]) if samples.format == "text" else None,
         "content_lost_rows": len(lost),
+        "content_columns_unread": _unread(samples),
         "content_lost": lost[0] if lost else None,
         "format": samples.format,
         "columns": samples.columns,
         "rows": read if read < ROWS else None,  # as many as were asked for: there may be more
         "rows_seen": min(read, ROWS),
     }
+
+
+def _not_in_evaluation(setup: Setup, batches: Batches) -> dict[str, Any]:
+    """Columns that TRL reads of the training data and that the evaluation data, which it prepares alike, has not."""
+    if Taken(setup).trainer != "trl" or batches.samples is None:
+        return {}
+    held_out = columns_of_evaluation(setup)
+    if not held_out:
+        return {}
+    missing = [name for name in batches.samples.trained_columns if any(name not in each for each in held_out)]
+    # Either form will do, also another one than that of the training data.
+    forms = ({"messages"}, {"prompt", "completion"}, {Taken(setup)["training.dataset_text_field"]}, {"input_ids"},
+             {"conversations"})  # fmt: skip
+    formed = all(any(form <= set(each) for form in forms) for each in held_out)
+    return {"evaluation_columns_missing": [] if formed else missing}
+
+
+def _unread(samples: Samples) -> list[str]:
+    """Columns with names of content whose text stands nowhere in what is trained."""
+    read = {*samples.trained_columns, "tools", "chat_template_kwargs", "images", "image"}
+    found = []
+    for name in samples.columns:
+        if name in read or name not in CONTENT | ANSWERS | QUESTIONS:
+            continue
+        pairs = [
+            (row[name], row) for row in samples.rows[:ROWS] if isinstance(row.get(name), str) and row[name].strip()
+        ]
+        texts = [(value.strip(), " ".join(leaves({key: row.get(key) for key in read}))) for value, row in pairs]
+        if texts and not any(value in text for value, text in texts):
+            found.append(name)
+    return found
 
 
 def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:

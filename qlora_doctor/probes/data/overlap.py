@@ -36,6 +36,20 @@ def overlap_of(setup: Setup) -> dict[str, Any]:
     return overlap_facts(known, asked)
 
 
+def columns_of_evaluation(setup: Setup) -> list[list[str]]:
+    """The columns of each file of evaluation data that is here."""
+    named = [
+        each for each in setup.named_data if each.role == "eval" and (each.kind in ("file", "folder") or each.files)
+    ]
+    found = []
+    for each in named:
+        try:
+            found.append(read_named(setup, each, 8).columns)
+        except (NotFollowedForm, StageError):
+            continue
+    return found
+
+
 def overlap_facts(trained: Sequence[str], evaluated: Sequence[str]) -> dict[str, Any]:
     """How many evaluation rows are training rows, the same ones and those that are almost the same."""
     if not trained or not evaluated:
@@ -94,17 +108,17 @@ def _texts(setup: Setup, named: NamedData, rows: int) -> list[str]:
         read = read_named(setup, named, rows)
     except (NotFollowedForm, StageError):
         return []
-    return [text for _, row in read.rows if (text := normalized(" ".join(_leaves(row))))]
+    return [text for _, row in read.rows if (text := normalized(" ".join(leaves(row))))]
 
 
-def _leaves(value: Any) -> Iterator[str]:
+def leaves(value: Any) -> Iterator[str]:
     """Every text inside a row, in its order."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, inner in value.items():
             if str(key).lower() not in _NAMES_ONLY:
-                yield from _leaves(inner)
+                yield from leaves(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _leaves(inner)
+            yield from leaves(inner)

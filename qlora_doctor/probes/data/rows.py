@@ -29,6 +29,15 @@ class Row:
     positions: int
     masked: int
 
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Positions of its batch that are padding, and how many of these have a label that counts."""
+        if len(self.labels) != len(self.ids):
+            return 0, 0
+        kept = int((self.labels == IGNORED).sum())
+        count = self.positions - len(self.ids)
+        return count, max(0, count - (self.masked - kept))
+
 
 def split_batch(batch: Any) -> list[Row]:
     """A collated batch as rows without padding; a padding-free batch is one row for each of its samples."""
@@ -139,6 +148,7 @@ def of_texts(rows: Sequence[Row], limit: int | None, tokenizer: Any) -> dict[str
     if not lengths:
         return {}
     facts: dict[str, Any] = {
+        "tokens_min": min(lengths),
         "tokens_mean": statistics.fmean(lengths),
         "tokens_median": int(statistics.median(lengths)),
         "tokens_max": max(lengths),

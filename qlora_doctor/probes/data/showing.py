@@ -25,6 +25,7 @@ class Shown:
     Attributes:
         ids, labels: what the model sees, padding left out; of a row that is left out what it would have seen.
         rest: tokens behind the cut, as far as they are known.
+        padding: positions of its batch that are padding, and how many of these have a label that counts.
         decoded: the labels are another text than the ids, which a decoder writes to what its encoder reads.
     """
 
@@ -36,6 +37,7 @@ class Shown:
     number: int | None = None
     set_name: str | None = None
     decoded: bool = False
+    padding: tuple[int, int] = (0, 0)
 
 
 def rows_shown(rows: Sequence[Shown], tokenizer: Any, most: int = MOST_ROWS) -> list[RowFacts]:
@@ -79,6 +81,11 @@ def _row(row: Shown, names: list[str], tokenizer: Any) -> RowFacts:
     segments = _segments(list(row.ids), ["masked"] * len(row.ids) if row.decoded else kinds, tokenizer)
     if len(row.rest):
         segments += _segments(list(row.rest), ["cut"] * len(row.rest), tokenizer)
+    pad = str(getattr(tokenizer, "pad_token", None) or "padding")
+    padding, taught = row.padding
+    for count, kind in ((taught, "trained"), (padding - taught, "padding")):
+        if count > 0:
+            segments.append(SegmentFacts(text=f"{pad} × {count:,}", kind=kind, special=True, tokens=count))
     if row.decoded:
         answer = [label for label in row.labels if label != IGNORED]
         segments += _segments(answer, ["trained"] * len(answer), tokenizer)

@@ -18,6 +18,7 @@ from .values import name_list, names_or_all, negated, one_or_list, strategy, tex
 
 name = "llamafactory"
 TRAITS = Traits(
+    row_is_sample=True,
     hf_names=True,
     checks_names=True,
     heeds_launcher=True,

@@ -17,6 +17,7 @@ from .values import dtype, name_list, names_or_all, one_or_list, storage_dtype, 
 
 name = "ms-swift"
 TRAITS = Traits(
+    reference_is_base=True,
     hf_names=True,
     counts_generations=True,
     lists_linear=True,
@@ -124,6 +125,8 @@ def read(document: Document) -> Setup:
         reading.leave("training.max_length", why="Without max_length ms-swift takes the model's own length.")
     reading.take({"rlhf_type": "training.method"})
     reading.default("training.method", "sft")
+    if reading.has("rlhf_type"):
+        _preference(reading)
     reading.defaults(_DEFAULTS)
     if reading.has("adapters"):
         reading.default("model.adapter_is_trainable", True, "it trains the adapter on")
@@ -137,6 +140,18 @@ def read(document: Document) -> Setup:
     elif tuner is not None:
         reading.removed_key(tuner, "tuner_type", f"ms-swift 4 renamed {tuner} to tuner_type.")
     return reading.setup()
+
+
+_BETA = {"simpo": 2.0, "gkd": 0.5, "grpo": 0.04}
+"""By method; of the others it is 0.1 (swift/llm/argument/rlhf_args.py)."""
+
+
+def _preference(reading: Reading) -> None:
+    reading.take({"beta": "training.beta", "label_smoothing": "training.label_smoothing"})
+    reading.default("training.beta", _BETA.get(str(reading.get("rlhf_type")), 0.1))
+    given = next((key for key in ("ref_adapters", "ref_model") if reading.get(key)), None)
+    if given is not None:
+        reading.remark("reference-given", given, f"{given} is the reference.")
 
 
 def _quantization(reading: Reading) -> None:

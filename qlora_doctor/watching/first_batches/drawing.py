@@ -13,7 +13,7 @@ import torch
 from ...facts import BatchFacts, DataFacts
 from ...pipeline.forms.kinds import FormedRow
 from ...probes.batch import BatchLook
-from ...probes.data.formed import repeated, without_repeats
+from ...probes.data.formed import facts_of_texts, without_repeats
 from ...probes.data.pairs import pair_facts
 from ...probes.data.rows import IGNORED, Row, masked_by_hand, of_classes, of_labels, of_texts, split_batch
 from ...probes.data.showing import Shown, histogram, rows_shown
@@ -174,9 +174,11 @@ def _of_rows(rows: Sequence[Row], drawn: Drawn, vocabulary: int | None) -> dict[
     known |= {"lengths": lengths, "lengths_bin": width, "trained_ratio": min(1.0, counted / tokens) if tokens else None}
     if drawn.tokenizer is None:
         return known
-    known["shown"] = rows_shown([Shown(row.ids, row.labels, len(row.ids)) for row in rows], drawn.tokenizer)
+    known["shown"] = rows_shown(
+        [Shown(row.ids, row.labels, len(row.ids), padding=row.padding) for row in rows], drawn.tokenizer
+    )
     formed = [_formed(row, drawn.tokenizer) for row in rows]
-    known.update(repeated(formed))
+    known.update(facts_of_texts(formed))
     known["empty_answers"] = sum(any(n != IGNORED for n in row.labels) and not each.answer.strip()
                                  for row, each in zip(rows, formed, strict=True))  # fmt: skip
     return known
