@@ -44,7 +44,7 @@ from .guarding import Guard, StopTraining
 from .losses import LossWatch
 from .onlooker import Clock, Onlooker
 from .records import Options, Writer
-from .scaling import scale_facts, scaler_facts
+from .scaling import constant_factor, scale_facts, scaler_facts
 from .warned import telling
 from .working import Work
 
@@ -129,6 +129,7 @@ class Watch:
         self._all_rates: list[list[float | None]] = []
         self._accumulation: list[int | None] = []
         self._cleared: list[bool] = []
+        self._factors: list[tuple[float, float]] = []
 
     # -- the beginning
 
@@ -520,10 +521,27 @@ class Watch:
         self._know_accumulation()
         if raw is not None and mean:
             self._run |= scaler_facts(raw / mean, self._scale, count)
+        self._know_factor(backward, plain if onlooker.whole and onlooker.parts == count else None)
         self._rank_loss |= {"trained_tokens": onlooker.counted_tokens or None}
         if onlooker.counted_tokens:
             self._run["tokens_per_update"] = onlooker.counted_tokens * self._world
         self._losses = [*self._losses, backward]
+
+    def _know_factor(self, backward: float | None, exact: float | None) -> None:
+        """Whether the loss is a multiple of the mean loss in every step, for no reason that is known otherwise.
+
+        Args:
+            exact: mean over the micro-batches of this step of their mean losses, by all logits; None: not known.
+        """
+        assert self._onlooker is not None
+        answered = self._onlooker.answered_loss()
+        mean = answered if answered is not None else exact
+        self._factors.append((backward, mean) if backward is not None and mean is not None else (0.0, 0.0))
+        factor = constant_factor(*zip(*self._factors, strict=True)) if self._world == 1 else None
+        reasons = ("sums_over_accumulation", "sums_over_tokens", "unshifted_loss", "scaled_twice")
+        if factor is not None and (any(self._run.get(name) for name in reasons) or factor < 1):
+            factor = None  # told by another name; a share of the loss may be a weight
+        self._run["loss_factor"] = factor
 
     def _know_accumulation(self) -> None:
         """A loop that means to accumulate, by its own names, and steps with every micro-batch."""
