@@ -36,7 +36,7 @@ from ..probes.structure.model import model_facts
 from ..probes.structure.quantization import quantization_facts
 from ..probes.tensors import every_module, layer_names, listed, parameters_of, trainable_parameters
 from . import accumulating, adapters, stepping
-from .arguments import against_arguments, arguments_config, asked, plain_arguments, precision_facts
+from .arguments import against_arguments, arguments_config, asked, plain_arguments, precision_facts, row_limit
 from .backward import BackwardWatch
 from .course import LoopCourse, Standing
 from .finding import is_compiled, objects, unwrapped
@@ -167,7 +167,7 @@ class Watch:
         self._parallel = parallel_of(trainer, self._called, model)
         self._static(model, arguments)
         self._know_trainer(trainer, arguments, state)
-        look = BatchLook(self._tokenizer, _text_config(model))
+        look = BatchLook(self._tokenizer, _text_config(model), limit=row_limit(arguments))
         self._onlooker = Onlooker(
             model,
             Clock(_device(model)),
