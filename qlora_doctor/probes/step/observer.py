@@ -102,6 +102,8 @@ class Observer:
         self.forwards = self._forward_watch()
         self.optimizer = optimizer
         self._step = step
+        # What earlier batches left in its momentum may point anywhere.
+        self._has_past = optimizer is not None and bool(getattr(unwrapped(optimizer), "state", None))
         self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
         self._unmoved: dict[str, torch.Tensor] = {}
         self._calls: Calls | None = None
@@ -159,6 +161,9 @@ class Observer:
 
     def before_optimizer(self) -> None:
         """Gradients are complete; the optimizer is about to step."""
+        if self._updates is not None and not self._has_past and not self.optimizer_stands_in:
+            with self.timeline.pause(), self._apart():
+                self._updates.hold_gradients()
         self.timeline.enter("optimizer")
 
     def after_optimizer(self, *, scale: float = 1.0, skipped: bool = False) -> None:
@@ -172,6 +177,7 @@ class Observer:
             self.gradients.end_step(scale, self._by_design, skipped)
             if self._updates is not None and not skipped and not self.optimizer_stands_in:
                 self.known["lost_update_ratio"] = self._updates.lost_ratio()
+                self.known["update_along_gradient"] = self._updates.along_gradient()
                 self._unmoved = self._updates.unmoved(self.gradients.steps[-1].norms)
             self._updates = None
             if self.optimizer is not None:

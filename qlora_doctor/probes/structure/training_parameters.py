@@ -29,7 +29,7 @@ def parameter_facts(seen: Inventory, config: Any) -> dict[str, Any]:
         count = elements(parameter, module)
         total += count
         packed += parameter.numel()
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or ".original_module." in name:  # PEFT's spare of modules_to_save: not in use
             continue
         group = _group_of_base(seen, name_of_base, module, wants_bias) if name_of_base else _group_of_adapter(name)
         trainable[group] += count
