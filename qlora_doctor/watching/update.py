@@ -147,7 +147,7 @@ class Update:
         mean = answered if answered is not None else by_logits
         self._losses.append((backward or 0.0, mean or 0.0))
         factor = constant_factor(*zip(*self._losses, strict=True)) if training.world == 1 else None
-        if factor is not None and (factor < 1 or any(run.get(name) for name in _MULTIPLIES)):
+        if factor is not None and (factor < 0.99 or any(run.get(name) for name in _MULTIPLIES)):
             factor = None  # told by its own name; a share of the loss may be a weight that is meant
         run["loss_factor"] = factor
 
