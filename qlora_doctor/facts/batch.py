@@ -55,6 +55,10 @@ class BatchFacts(Fact):
     """Rows that end in the end token and whose label does not count there, though others of the row do."""
     two_bos_rows: int | None = None
     duplicate_rows: int | None = None
+    limit: int | None = None
+    """Tokens that the trainer cuts a row at; None where it is not known, or where rows are packed up to it."""
+    rows_cut: int | None = None
+    """Rows of just that many tokens that do not end in the end token."""
     """Rows that stand in the batches already."""
     mask_by_hand_ratio: float | None = None
     """Share of labels that are -100 in the first rows of the tokenized data set; None where it holds no labels."""

@@ -180,6 +180,9 @@ class RunFacts(Fact):
     """True where it is the sum over the tokens, and not their mean."""
     divided_by: int | None = None
     """What the loss of a step of one micro-batch is divided by, as if there were more; 1 where it is not."""
+    loss_factor: float | None = None
+    """What the mean loss of a step is multiplied with before it goes backward, the same in every watched step, where
+    none of the fields above says why; 1 where it is not, None where the losses do not show it."""
     own_compute_loss: bool | None = None
     """Whether the trainer's class has a ``compute_loss`` of its own."""
     loss_takes_count: bool | None = None

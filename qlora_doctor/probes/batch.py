@@ -30,10 +30,12 @@ class BatchLook:
     Args:
         tokenizer: the one that made the ids, for its special tokens and to show a text; None where there is none.
         config: the model's config, for placeholders of media and a padding id; None where there is none.
+        limit: tokens that rows are cut at; None where it is not known.
     """
 
     tokenizer: Any = None
     config: Any = None
+    limit: int | None = None
     digests: list[str] = field(default_factory=list)
     """One of each batch, of its ids."""
     _count: dict[str, int] = field(default_factory=dict)
@@ -94,6 +96,8 @@ class BatchLook:
         if count.get("masked"):
             known["padding_let_through"] = count.get("let_through", 0)
             known["padding_attended"] = count.get("attended", 0) > 0
+        if self.limit is not None and self._special("eos_token_id") is not None:
+            known.update(limit=self.limit, rows_cut=count.get("cut", 0))
         if self._special("bos_token_id") is not None:
             known["two_bos_rows"] = count.get("two_bos", 0)
         if self._placeholder_ids():
@@ -131,15 +135,16 @@ class BatchLook:
     # -- one batch
 
     def _rows(self, ids: torch.Tensor, padding: torch.Tensor) -> None:
-        bos = self._special("bos_token_id")
-        duplicates = two_bos = 0
+        bos, eos = self._special("bos_token_id"), self._special("eos_token_id")
+        duplicates = two_bos = cut = 0
         for row, text in zip(ids.numpy(), (~padding).numpy(), strict=True):
             tokens = row[text]
             digest = hashlib.blake2b(tokens.tobytes(), digest_size=16).digest()
             duplicates += digest in self._seen
             self._seen.add(digest)
+            cut += len(tokens) == self.limit and int(tokens[-1]) != eos
             two_bos += bos is not None and tokens[:2].tolist() == [bos, bos]
-        self._add(duplicates=duplicates, two_bos=two_bos)
+        self._add(duplicates=duplicates, two_bos=two_bos, cut=cut)
         wanted = self._placeholder_ids()
         if wanted:
             self._add(placeholders=int(torch.isin(ids, torch.tensor(wanted)).sum()))

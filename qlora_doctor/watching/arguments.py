@@ -117,6 +117,18 @@ def precision_facts(arguments: Any, autocast: str | None, dtypes: Sequence[str])
     return known
 
 
+_LIMITS = ("max_length", "max_seq_length", "cutoff_len")
+"""What cuts a row, by the names that trainers have had for it."""
+
+
+def row_limit(arguments: Any) -> int | None:
+    """Tokens that the trainer cuts a row at; None where no argument says so, or where rows fill it on purpose."""
+    if getattr(arguments, "packing", False) or getattr(arguments, "padding_free", False):
+        return None
+    found = (getattr(arguments, name, None) for name in _LIMITS)
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
 _OF_THE_COURSE = (
     "lr_scheduler_type",
     "max_steps",

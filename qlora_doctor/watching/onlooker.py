@@ -267,6 +267,10 @@ class Onlooker(Observer):
         means = [float(loss) for loss, _ in self._losses_by_logits]
         return sum(means) / len(means) if means else None
 
+    def answered_loss(self) -> float | None:
+        """Mean loss of the step that is over, as the model itself has answered it; None where it answered none."""
+        return self._losses[-1] if self._losses else None
+
     @property
     def parts(self) -> int:
         """Micro-batches of the step whose loss is known by their logits."""

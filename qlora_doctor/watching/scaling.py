@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 _NEAR = (0.75, 1.33)
@@ -9,6 +11,8 @@ _NEAR = (0.75, 1.33)
 _SAME, _OTHER = (1e-4, 5e-4), (0.02, 0.06)
 """Two losses are the same one within the first, and two where they differ by more than the second: of losses over every
 label, and over a sample of them."""
+_DIFFER = 5e-4
+"""Share that the mean losses of two steps differ by at least, where a factor between losses is to be known by them."""
 _PARTS = range(2, 129)
 """Micro-batches that a loss may be divided for."""
 
@@ -65,6 +69,25 @@ def scale_facts(
     elif near(plain / micro_batches) or near(weighted / micro_batches):
         known.update(sums_over_accumulation=False, divides_twice=True, divided_by=1)
     return known
+
+
+def constant_factor(backward: Sequence[float], mean: Sequence[float]) -> float | None:
+    """What the mean loss is multiplied with, the same in every step; None where the losses of two steps or more do not
+    show it.
+
+    A loss with another part added to the mean would have to move with it by chance: the ratio may differ between the
+    steps by a twentieth of what the mean losses do. Losses that hardly differ show nothing.
+
+    Args:
+        backward: of each step, the losses that it goes backward with, added up.
+        mean: of each step, the exact mean loss, as the model has answered it or as all its logits give it.
+    """
+    if len(backward) < 2 or not all(math.isfinite(value) and value > 0 for value in (*backward, *mean)):
+        return None
+    ratios = [loss / other for loss, other in zip(backward, mean, strict=True)]
+    differ = max(mean) / min(mean) - 1
+    same = max(ratios) / min(ratios) - 1 <= differ / 20
+    return sum(ratios) / len(ratios) if same and differ >= _DIFFER else None
 
 
 def scaler_facts(raw: float, scale: float, micro_batches: int) -> dict[str, Any]:

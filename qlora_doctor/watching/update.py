@@ -10,13 +10,16 @@ from .backward import BackwardWatch
 from .losses import LossWatch
 from .optimizers import Together
 from .scaler import Scaler
-from .scaling import scale_facts, scaler_facts
+from .scaling import constant_factor, scale_facts, scaler_facts
 from .training import Training, finite
 
 _OF_ITS_LOSS = (
     "loss_scale", "sums_over_accumulation", "divides_twice", "unshifted_loss", "sums_over_tokens", "divided_by",
 )  # fmt: skip
 """Facts of a run that the loss of one update shows."""
+
+_MULTIPLIES = ("sums_over_accumulation", "sums_over_tokens", "unshifted_loss", "scaled_twice")
+"""Those that say why a loss is many times the mean."""
 
 
 class Update:
@@ -31,6 +34,7 @@ class Update:
         self._training, self._scaler = training, scaler
         self._accumulation: list[int | None] = []
         self._cleared: list[bool] = []
+        self._losses: list[tuple[float, float]] = []
         self._backward: BackwardWatch | None = None
         self._loss: LossWatch | None = None
         self._began = False
@@ -125,10 +129,27 @@ class Update:
         self._know_accumulation()
         if raw is not None and mean:
             run |= scaler_facts(raw / mean, scale, count)
+        self._know_factor(backward, plain if onlooker.whole and onlooker.parts == count else None)
         training.rank_loss |= {"trained_tokens": onlooker.counted_tokens or None}
         if onlooker.counted_tokens:
             run["tokens_per_update"] = onlooker.counted_tokens * training.world
         training.losses = [*training.losses, backward]
+
+    def _know_factor(self, backward: float | None, by_logits: float | None) -> None:
+        """Whether the loss is a multiple of the mean loss in every step, for no reason that is known otherwise.
+
+        Args:
+            by_logits: mean over the micro-batches of this step of their mean losses, where that is exact.
+        """
+        training, run = self._training, self._training.run
+        assert training.onlooker is not None
+        answered = training.onlooker.answered_loss()
+        mean = answered if answered is not None else by_logits
+        self._losses.append((backward or 0.0, mean or 0.0))
+        factor = constant_factor(*zip(*self._losses, strict=True)) if training.world == 1 else None
+        if factor is not None and (factor < 0.99 or any(run.get(name) for name in _MULTIPLIES)):
+            factor = None  # told by its own name; a share of the loss may be a weight that is meant
+        run["loss_factor"] = factor
 
     def _know_accumulation(self) -> None:
         """A loop that means to accumulate, by its own names, and steps with every micro-batch."""

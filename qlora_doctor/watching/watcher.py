@@ -23,7 +23,7 @@ from ..probes.observing.overheard import Overhearing
 from ..probes.step.optimizer import unwrapped as unwrapped_optimizer
 from ..probes.tensors import listed, trainable_parameters
 from . import adapters
-from .arguments import plain_arguments
+from .arguments import plain_arguments, row_limit
 from .checkpoints import Checkpoints
 from .course import LoopCourse, Standing
 from .finding import is_compiled, objects, unwrapped
@@ -174,7 +174,7 @@ class Watch:
             sharded=training.parallel in ("fsdp", "fsdp2"),
             alone=training.world == 1 and training.parallel == "none",
             # Ids of placeholders stand at the top of the model's config, those of padding too.
-            batches=BatchLook(training.tokenizer, getattr(model, "config", None)),
+            batches=BatchLook(training.tokenizer, getattr(model, "config", None), row_limit(training.arguments)),
             work=self.work,
         )
         if not onlooker.compiled:

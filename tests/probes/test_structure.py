@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -359,6 +361,14 @@ def test_a_quantized_new_head_is_named(look: Look) -> None:
     task = {"task": "sequence-classification"}
     quantization = look(model=task, quantization={"llm_int8_skip_modules": ["o_proj"]}).quantization
     assert quantization is not None and quantization.classifier_quantized == ["score"]
+
+
+def test_a_library_s_own_skip_entries_are_no_slips(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsloth writes one list for all architectures into every config; what the user adds to it is looked at."""
+    own = ["lm_head", "merger", "vision_tower"]
+    monkeypatch.setitem(sys.modules, "unsloth_zoo.peft_utils", SimpleNamespace(SKIP_QUANTIZATION_MODULES=own))
+    quantization = look(quantization={"llm_int8_skip_modules": [*own, "visionn"]}).quantization
+    assert quantization is not None and quantization.skip_without_match == ["visionn"]
 
 
 @of_transformers_5

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from qlora_doctor.facts import BatchFacts
-from qlora_doctor.probes.batch import look_at_batches
-from qlora_doctor.watching.scaling import scale_facts
+from qlora_doctor.probes.batch import BatchLook, look_at_batches
+from qlora_doctor.watching.arguments import row_limit
+from qlora_doctor.watching.scaling import constant_factor, scale_facts
 
 TOKENIZER = SimpleNamespace(pad_token_id=0, eos_token_id=2, bos_token_id=1, decode=lambda ids: " ".join(map(str, ids)))
 
@@ -111,3 +112,35 @@ def test_what_the_losses_of_an_update_add_up_to(
 ) -> None:
     known = scale_facts(backward, weighted, plain, micro_batches)
     assert (known["sums_over_accumulation"], known["divides_twice"]) == (summed, twice)
+
+
+def test_rows_of_just_the_length_that_rows_are_cut_at() -> None:
+    """A row that ends in the end token just there was not cut; one that is shorter neither."""
+    rows = batch([[1, 5, 6, 7], [1, 5, 6, 2], [5, 6, 0, 0]], None, [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]])
+    at_four = BatchLook(TOKENIZER, limit=4)
+    at_four.look(rows)
+    facts = at_four.facts()
+    assert facts is not None and (facts.limit, facts.rows_cut, facts.rows) == (4, 1, 3)
+    assert look(rows).rows_cut is None
+
+
+def test_the_length_that_a_trainer_cuts_at() -> None:
+    assert row_limit(SimpleNamespace(max_length=512, packing=False)) == 512
+    assert row_limit(SimpleNamespace(max_length=512, packing=True)) is None
+    assert row_limit(SimpleNamespace(max_length=None, max_seq_length=256)) == 256 and row_limit(None) is None
+
+
+@pytest.mark.parametrize(
+    ("backward", "mean", "factor"),
+    [
+        ([16.0, 15.2], [2.0, 1.9], 8.0),
+        ([2.0, 1.9], [2.0, 1.9], 1.0),
+        ([4.0, 3.9], [2.0, 1.9], None),  # another part was added
+        ([16.0, 16.0], [2.0, 2.0], None),  # losses that do not differ
+        ([16.0], [2.0], None),
+        ([16.0, float("nan")], [2.0, 1.9], None),
+    ],
+)
+def test_a_factor_shows_where_losses_differ(backward: list[float], mean: list[float], factor: float | None) -> None:
+    found = constant_factor(backward, mean)
+    assert found == (pytest.approx(factor) if factor is not None else None)

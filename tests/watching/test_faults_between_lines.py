@@ -200,8 +200,16 @@ def own_loss(of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Loop:
             ),
             {"QD452"},
         ),
+        (
+            lambda logits, labels: 8 * cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()),
+            {"QD458"},
+        ),
+        (
+            lambda logits, labels: cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()) + 6,
+            set(),
+        ),
     ],
-    ids=["mean", "not shifted", "sum"],
+    ids=["mean", "not shifted", "sum", "a multiple", "another part added"],
 )
 def test_a_loss_of_ones_own(tiny_llama: Path, loss: Any, rules: set[str]) -> None:
     model = adapted(tiny_llama)

@@ -166,3 +166,22 @@ def test_a_watch_can_be_used_twice(tiny_llama: Path) -> None:
     for _ in range(2):
         model = adapted(tiny_llama)
         assert not found(watched(model, adamw(model), list(batches(3))), "warning")
+
+
+@pytest.mark.parametrize(
+    ("lora", "calls"),
+    [({}, 0), ({"use_dora": True}, 3)],
+    ids=["plain products", "DoRA"],
+)
+def test_the_model_is_called_only_where_nothing_else_shows_what_the_adapter_does(
+    tiny_llama: Path, lora: dict[str, Any], calls: int
+) -> None:
+    """Off and on before, on after; where B·A·x is all that is added, zeros and gradients tell the same."""
+    model = adapted(tiny_llama, **lora)
+    seen: list[bool] = []
+    by_then: dict[int, int] = {}
+    model.get_base_model().register_forward_pre_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    report = watched(model, adamw(model), after=lambda number: by_then.update({number: seen.count(False)}))
+    step = report.facts.step
+    assert step is not None and step.adapter_identity and step.adapter_effective
+    assert by_then[4] == calls

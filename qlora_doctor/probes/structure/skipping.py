@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 from torch import nn
@@ -34,11 +35,13 @@ class Skipping:
 
     @property
     def without_match(self) -> list[str]:
-        """Entries that hold back no linear layer and name no other module either."""
+        """Entries that hold back no linear layer and name no other module either, but for a library's own."""
+        kept = _kept_for_many_models()
         return [
             entry
             for entry in self._asked
-            if not self._held_back(entry) and not any(is_held_back(part.name, entry) for part in self._seen.parts)
+            if entry not in kept
+            and not self._held_back(entry) and not any(is_held_back(part.name, entry) for part in self._seen.parts)
         ]
 
     @property
@@ -86,3 +89,9 @@ def _names(entry: str, name: str) -> bool:
     if re.search(r"[*+?\[\](){}|^$\\]", entry):
         return True
     return matches(entry, name) or f".{entry}." in f".{name}."
+
+
+def _kept_for_many_models() -> set[str]:
+    """Entries that Unsloth writes into every config, where it loads the models of this process: its list serves all
+    architectures (``unsloth_zoo/peft_utils.py``), and no user has misspelt a name of it."""
+    return set(getattr(sys.modules.get("unsloth_zoo.peft_utils"), "SKIP_QUANTIZATION_MODULES", None) or ())
