@@ -43,7 +43,7 @@ from .finding import is_compiled, objects, unwrapped
 from .guarding import Guard, StopTraining
 from .losses import LossWatch
 from .onlooker import Clock, Onlooker
-from .outputs import kept_outputs, training_tokenizer
+from .outputs import training_tokenizer
 from .records import Options, Writer
 from .scaling import scale_facts, scaler_facts
 from .warned import telling
@@ -851,6 +851,8 @@ class Watch:
             return
         if is_compiled(model) or is_compiled(self._called):
             return
+        from .outputs import kept_outputs
+
         try:
             found = kept_outputs(model, self._tokenizer, step=self._counted, folder=str(folder) if folder else None)
         except Exception as error:
