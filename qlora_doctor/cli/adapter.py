@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ._help import examples
-from ._options import device, document, fail_on, judging, outputs, talking
+from ._options import command_line, device, document, fail_on, judging, of, outputs, talking
 
 
 @click.command(
@@ -45,23 +44,19 @@ def command(**given: Any) -> int:
 
     DIR is an adapter's folder, a checkpoint of a run, or a merged model. Its files are read and nothing in them is run.
 
-    \b
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, 3 --load could not be completed.
     """
-    from ..reporters import FORMATS, render, text
     from ..run.session import CheckOptions
     from ..run.stored import judge_stored
-    from ._outputs import check_format, parse_outputs, write_outputs
-    from ._settings import found_settings, with_settings
-    from ._terminal import wants_color, width
+    from ._settings import Judging, with_settings
+    from ._shown import Shown
 
-    check_format(given["format"], FORMATS)
-    outputs = parse_outputs(given["outputs"], 1)
-    options = CheckOptions(command=" ".join(["qlora-doctor", *sys.argv[1:]]), device=given["device"])
-    options = with_settings(options, found_settings(given["config"], given), given)
+    shown = of(Shown, given)
+    outputs = shown.parsed()
+    options = CheckOptions(command=command_line(), device=given["device"])
     report = judge_stored(
         given["folder"],
-        options,
+        with_settings(options, of(Judging, given), given["config"]),
         base=given["base"],
         adapter=given["adapter"],
         load=given["load"],
@@ -69,12 +64,6 @@ def command(**given: Any) -> int:
         run_report=given["report"],
         config=given["config"],
     )
-    if given["format"] == "text":
-        color = wants_color(sys.stdout, given["no_color"])
-        click.echo(text.render(report, color=color, width=width()), nl=False, color=color)
-    else:
-        click.echo(render(report, given["format"]), nl=False)
-    for path in write_outputs(outputs, [report]):
-        if not given["quiet"]:
-            click.echo(f"wrote {path}", err=True)
+    shown.print([report])
+    shown.write(outputs, [report])
     return report.exit_code
