@@ -73,12 +73,12 @@ def _stops_missing(
 
 
 def _stop_ids(folder: Path) -> list[int] | None:
-    """eos_token_id of the generation config, or of the model's own config where there is none; None without both."""
+    """eos_token_id of the generation config, or of the model's own config where it has none; None without both."""
     for name in ("generation_config.json", "config.json"):
-        config = _object(folder / name)
-        if config is not None:
-            stops = config.get("eos_token_id")
-            return [each for each in (stops if isinstance(stops, list) else [stops]) if isinstance(each, int)]
+        stops = (_object(folder / name) or {}).get("eos_token_id")
+        ids = [each for each in (stops if isinstance(stops, list) else [stops]) if isinstance(each, int)]
+        if ids:
+            return ids
     return None
 
 
