@@ -2,7 +2,8 @@
 
     python benchmarks/after_the_run.py [--peers FOLDER] [-o results/after_the_run.json]
 
-The courses are those of tests/courses (really trained), the adapters and merges are made here by PEFT on tiny models.
+The courses are those of tests/courses (really trained), the adapters and merges are made here by PEFT on tiny models:
+folders into which a fault was planted, and those of tests/stored/saves.py, saved wrongly and rightly as scripts do.
 ``--peers`` is a folder into which finetune-doctor, deltalint and adapterbridge were installed (pip install --target);
 each runs as its own command in a process of its own. afterburn compares weights and behaviour of two models and gives
 no verdict on a log, an adapter or a merge, so there is nothing to count of it. Counted is, of faults, how often
@@ -81,6 +82,7 @@ def courses(peers: Path | None) -> list[dict[str, Any]]:
 def adapters(place: Path, peers: Path | None) -> list[dict[str, Any]]:
     from tests.models import make_model
     from tests.stored.planting import FAULTS, LAYERS, adapt, load_base, plant, trained
+    from tests.stored.saves import FAULTY, SOUND
 
     base = make_model(place / "base", "llama", dtype="float32", num_hidden_layers=LAYERS)
     sound = place / "sound"
@@ -89,13 +91,17 @@ def adapters(place: Path, peers: Path | None) -> list[dict[str, Any]]:
     for name, (_, fault) in FAULTS.items():
         (place / name).mkdir()
         folders[name] = plant(sound, place / name, fault)
+    planted = {name: [rule] for name, (rule, _) in FAULTS.items()} | {name: told for name, (told, _) in FAULTY.items()}
+    for name, save in {**{name: save for name, (_, save) in FAULTY.items()}, **SOUND}.items():
+        folders[name] = place / "saved" / name
+        save(base, folders[name])
     said = _bridge(peers, list(folders.values()))
     usual = set(said[0] or [])
     rows = []
     for (name, folder), found in zip(folders.items(), said, strict=True):
         new = None if found is None else sorted(set(found) - usual) if name != "sound" else []
-        planted = [FAULTS[name][0]] if name in FAULTS else []
-        row = {"name": name, "planted": planted, "qlora-doctor": rules(ours("adapter", folder)), "adapterbridge": new}
+        told = planted.get(name, [])
+        row = {"name": name, "planted": told, "qlora-doctor": rules(ours("adapter", folder)), "adapterbridge": new}
         rows.append(row)
     return rows
 

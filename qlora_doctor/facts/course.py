@@ -64,8 +64,8 @@ class CourseFacts(Fact):
     sources: list[str] = Field(default_factory=list)
     """Files that were read."""
     formats: list[str] = Field(default_factory=list)
-    """``trainer_state``, ``trainer_log``, ``logging_jsonl``, ``tensorboard``, ``wandb``, ``mlflow``, ``csv``,
-    ``output``."""
+    """``trainer_state``, ``trainer_log``, ``logging_jsonl``, ``json_lines``, ``tensorboard``, ``wandb``, ``mlflow``,
+    ``csv``, ``output``."""
     unread: list[str] = Field(default_factory=list)
     """Files, or parts of them, that could not be read, one sentence each."""
     quantities: list[str] = Field(default_factory=list)

@@ -198,7 +198,11 @@ class StoredFacts(Fact):
     tokenizer_rows: int | None = None
     base_rows: int | None = None
     embeddings_missing: bool | None = None
-    """True where the tokenizer has tokens beyond the base's rows and no embeddings are stored."""
+    """True where the tokenizer has tokens beyond the base's rows and no embeddings, or too few of them, are stored."""
+    embedding_rows: int | None = None
+    """Rows of the embeddings that are stored whole."""
+    head_rows_missing: bool | None = None
+    """True where new embeddings are stored and the output head, which is not tied to them, is not."""
     special_tokens_differ: list[str] | None = None
     """Special tokens that the folder's tokenizer sets otherwise than the base's, one sentence each."""
     template_differs: bool | None = None

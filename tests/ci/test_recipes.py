@@ -44,6 +44,12 @@ def uses(node: Any) -> list[dict[str, Any]]:
     return own + [step for each in node.values() for step in uses(each)]
 
 
+def commands(workflow: dict[str, Any]) -> list[str]:
+    """The lines that run the tool itself."""
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    return [step["run"] for step in steps if str(step.get("run", "")).startswith("qlora-doctor ")]
+
+
 @pytest.mark.parametrize("block", of("yaml"))
 def test_yaml_is_what_its_consumer_reads(block: Recipe) -> None:
     document = block.data()
@@ -51,7 +57,7 @@ def test_yaml_is_what_its_consumer_reads(block: Recipe) -> None:
         if isinstance(document, list):  # a part of a workflow: some steps
             document = {"on": "push", "jobs": {"check": {"runs-on": "ubuntu-latest", "steps": document}}}
         validate(document, WORKFLOW)
-        assert uses(document)
+        assert uses(document) or commands(document)
     elif block.target == ".gitlab-ci.yml":
         validate(document, GITLAB)
     elif block.target.startswith(".pre-commit-config.yaml"):

@@ -940,7 +940,89 @@ def overfits_in_a_table(folder: Path) -> None:
     (folder / "trainer_log.csv").write_text("\n".join(["Steps;Train Loss;Val Loss;LR", *lines, ""]))
 
 
+@course("QD703")
+def not_finite_at_the_very_end(folder: Path) -> None:
+    """Two records of twenty see it: a gradient that is NaN, and a zero in place of the loss."""
+
+    def overflow(model: Any) -> None:
+        next(p for n, p in model.named_parameters() if "lora_B" in n).data.fill_(float("nan"))
+
+    train(folder, callbacks=(at_step(185, overflow),), max_steps=200, logging_steps=10)
+
+
+@course("QD713")
+def rate_below_peak_printed(folder: Path) -> None:
+    """Its first record happens to be the lowest, and nothing diverges."""
+    captured(folder, "", max_steps=60, logging_steps=5, warmup_steps=500, lr_scheduler_type="constant_with_warmup")
+
+
+@course("QD719")
+def slows_down_in_swift(folder: Path) -> None:
+    """The speed that ms-swift writes is a mean over all steps so far, and rises at first all the same."""
+    from transformers import TrainerCallback
+
+    class Slower(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            time.sleep(0.001 * state.global_step)
+
+    train(folder, callbacks=(Slower(), writes(folder / "logging.jsonl", swift_line)), max_steps=150, logging_steps=5,
+          keep=())  # fmt: skip
+
+
+@course("QD708")
+def overfits_by_epochs(folder: Path) -> None:
+    """A loop of one's own that prints a line an epoch."""
+    line = "Epoch {epoch}/{epochs} - train_loss: {mean:.4f} - val_loss: {evaluated:.4f}"
+    by_epochs(folder / "train.log", 64, 20, 5e-3, of_epoch=line, rank=32)
+
+
+@course("QD701")
+def flat_and_counted_anew(folder: Path) -> None:
+    by_epochs(folder / "train.log", 200, 6, 1e-9, of_step="epoch {epoch} step {step}/25 loss {loss:.4f}")
+
+
+@course()
+def healthy_counted_anew(folder: Path) -> None:
+    """Each epoch counts its steps from zero, and nothing was resumed."""
+    by_epochs(folder / "train.log", 400, 4, 5e-4, of_step="epoch {epoch} step {step} loss {loss:.4f}",
+              of_epoch="Epoch {epoch} validation loss: {evaluated:.4f}")  # fmt: skip
+
+
+@course()
+def healthy_in_lines_of_its_own(folder: Path) -> None:
+    line = '{{"epoch": {epoch}, "train_loss": {mean:.5f}, "val_loss": {evaluated:.5f}}}'
+    by_epochs(folder / "metrics.jsonl", 800, 6, 5e-4, of_epoch=line)
+
+
 # -- helpers of single courses
+
+
+def by_epochs(
+    log: Path, rows: int, epochs: int, rate: float, *, of_step: str = "", of_epoch: str = "", rank: int = 8
+) -> None:
+    """A loop of one's own with an evaluation after each epoch; what it prints is kept."""
+    import torch
+
+    model = adapted(r=rank)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+    ids, held_out = (torch.tensor([row["input_ids"] for row in chains(2, count)]) for count in (rows, 65))
+    torch.manual_seed(0)
+    lines = []
+    for epoch in range(1, epochs + 1):
+        losses = []
+        for step, batch in enumerate(ids[torch.randperm(len(ids))].split(8)):
+            loss = model(input_ids=batch, labels=batch).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            lines += [of_step.format(epoch=epoch, step=step, loss=losses[-1])] if of_step else []
+        with torch.no_grad():
+            told = {"evaluated": model(input_ids=held_out, labels=held_out).loss.item(), "epochs": epochs}
+        if of_epoch:
+            lines.append(of_epoch.format(epoch=epoch, mean=sum(losses) / len(losses), **told))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def looped(folder: Path, line: str, ranks: int = 1, broken_from: int = 0) -> None:
@@ -1046,7 +1128,7 @@ def print_course(arguments: dict[str, Any]) -> None:
 
 def tidy(folder: Path) -> None:
     """Leave the logs alone: of a checkpoint its folder and its trainer_state.json."""
-    kept = {"trainer_state.json", "trainer_log.jsonl", "logging.jsonl", "train.log", "trainer_log.csv"}
+    kept = {"trainer_state.json", "trainer_log.jsonl", "logging.jsonl", "metrics.jsonl", "train.log", "trainer_log.csv"}
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_file() and path.name not in kept and ".tfevents." not in path.name:
             path.unlink()

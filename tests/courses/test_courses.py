@@ -25,7 +25,7 @@ from tests.courses import make
 
 EXPECTED: dict[str, dict[str, Any]] = json.loads((make.HERE / "expected.json").read_text(encoding="utf-8"))
 HAS_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
-LOGS = {"trainer_state.json", "trainer_log.jsonl", "logging.jsonl", "train.log", "trainer_log.csv"}
+LOGS = {"trainer_state.json", "trainer_log.jsonl", "logging.jsonl", "metrics.jsonl", "train.log", "trainer_log.csv"}
 
 
 @cache
@@ -124,6 +124,44 @@ def test_a_folder_of_runs_is_several_runs(tmp_path: Path) -> None:
     names = {run.name for run in runs}
     assert {"overfits", "healthy_plain"} <= names
     assert len([run for run in runs if run.name == "healthy_epochs"]) == 1  # with its checkpoints
+
+
+def test_the_first_records_of_a_preference_run_leave_it_open() -> None:
+    """Its pairs begin to be ranked while its loss is still ln 2 to three digits; one that stays there is told."""
+    for name, rules_of_it in (("healthy_preference_slow", []), ("untrained_preference", ["QD702"])):
+        records = json.loads((make.RUNS / name / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        for count in (3, 5, 9) if not rules_of_it else (10, 20):
+            assert told(course_facts(course_from_records(records[:count]), Known(method="dpo"))) == rules_of_it
+
+
+FORMS = {
+    "Epoch 1/3 - train_loss: 4.1 - val_loss: 4.2\nEpoch 2/3 - train_loss: 3.1 - val_loss: 3.2\n": (
+        [4.1, 3.1],
+        [4.2, 3.2],
+    ),
+    "Epoch: 1, Train Loss: 4.1, Val Loss: 4.0\n": ([4.1], [4.0]),
+    "step 0: train loss 4.1, val loss 4.2\niter 1: loss 4.0, time 3ms\n": ([4.1, 4.0], [4.2]),
+    "epoch 0 step 0 loss 4.0\nepoch 0 step 9 loss 3.9\nepoch 1 step 0 loss 3.8\n": ([4.0, 3.9, 3.8], []),
+    "Epoch 1 | Batch 10/50 | Loss 2.1\nEpoch 2 | Batch 10/50 | Loss 1.9\n": ([2.1, 1.9], []),
+    "step 10 loss 2.1\nEval loss at step 10: 2.5\nstep 20 loss 2.0\nvalidation loss: 2.4\n": ([2.1, 2.0], [2.5, 2.4]),
+    "step 1 loss tensor(2.31, grad_fn=<NllLossBackward0>)\nstep 2 loss tensor(2.2)\n": ([2.31, 2.2], []),
+    "step 10 loss -0.21\nstep 20 loss -0.3\n": ([-0.21, -0.3], []),
+    "loss: 2.31 grad_norm: nan\nloss: 2.2 grad_norm: nan\n": ([2.31, 2.2], []),
+}
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_lines_as_people_print_them(text: str, tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text(text, encoding="utf-8")
+    run = read_runs([tmp_path / "train.log"])[0]
+    assert (run.get("loss").values, run.get("eval_loss").values) == FORMS[text]
+    steps = run.get("loss").steps
+    assert steps == sorted(set(steps)) and not run.resumed_at
+
+
+def test_two_records_with_a_gradient_that_is_not_finite_are_enough(tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text(list(FORMS)[-1], encoding="utf-8")
+    assert told(course_facts(read_runs([tmp_path / "train.log"])[0])) == ["QD706"]
 
 
 def test_what_a_resumed_run_lost_is_left_out() -> None:

@@ -296,6 +296,32 @@ def tokens_without_embeddings(base: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def more_tokens(base: Path, count: int = 200) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens([f"<|more{i}|>" for i in range(count)])
+    return tokenizer
+
+
+@faulty("QD388")
+def new_embeddings_without_their_head(base: Path, folder: Path) -> None:
+    tokenizer, model = more_tokens(base), load_base(base)
+    model.resize_token_embeddings(len(tokenizer))
+    model = trained(adapt(model, modules_to_save=["embed_tokens"]))
+    model.save_pretrained(folder, save_embedding_layers=False)
+    tokenizer.save_pretrained(folder)
+
+
+@faulty("QD388")
+def tokens_added_after_the_training(base: Path, folder: Path) -> None:
+    """The embeddings are stored, and the tokenizer has grown since."""
+    model = load_base(base)
+    model.resize_token_embeddings(len(more_tokens(base)))
+    trained(adapt(model)).save_pretrained(folder, save_embedding_layers=True)
+    more_tokens(base, 300).save_pretrained(folder)
+
+
 @sound
 def tokens_with_embeddings(base: Path, folder: Path) -> None:
     from transformers import AutoTokenizer

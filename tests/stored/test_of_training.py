@@ -191,7 +191,8 @@ def in_cache(base: Path, place: Path, commit: str) -> Path:
     """The base as huggingface_hub keeps it."""
     repository = place / "models--someone--tiny"
     (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
+    for name, stands_for in (("main", commit), ("v1", commit), ("v2", "f" * 40)):
+        (repository / "refs" / name).write_text(stands_for)
     shutil.copytree(base, repository / "snapshots" / commit)
     return repository / "snapshots" / commit
 
@@ -200,7 +201,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.mark.parametrize(
-    ("revision", "differs"), [(COMMIT, False), ("f" * 40, True), ("main", False), ("v1", None), (None, None)]
+    ("revision", "differs"),
+    [(COMMIT, False), ("f" * 40, True), ("v1", False), ("v2", True), ("v3", None), ("main", None), (None, None)],
 )
 def test_the_revision_of_the_base(
     revision: str | None, differs: bool | None, run: Path, base: Path, tmp_path: Path
@@ -212,7 +214,7 @@ def test_the_revision_of_the_base(
     path.write_text(json.dumps(json.loads(path.read_text()) | named))
     found = judge_stored(folder, CheckOptions(), base=snapshot)
     assert found.facts.stored is not None and found.facts.stored.base_commit == COMMIT
-    assert found.facts.stored.base_differences == (None if differs is None else found.facts.stored.base_differences)
+    assert (found.facts.stored.base_differences is None) == (differs is None)
     assert ("QD768" in [finding.rule for finding in found.findings]) == bool(differs)
 
 

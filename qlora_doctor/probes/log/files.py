@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .series import Course, Record, Series, as_number, canonical, course_from_records
+from .series import STEP_NAMES, Course, Record, Series, as_number, canonical, course_from_records
 from .texts import Unreadable, read_text
 from .thinning import MOST, chosen, number, standing_out
 from .wandb_file import WandbFile, read_wandb_file
@@ -132,6 +132,14 @@ def _objects(lines: list[str]) -> list[dict[str, Any]]:
                 except (ValueError, RecursionError):
                     continue
     return [row for row in rows if row.__class__ is dict]
+
+
+def is_lines_of_a_run(head: str) -> bool:
+    """Whether a file of JSON lines that was found in a folder is a log, by its beginning: each line has a loss."""
+    rows = _objects(head.split("\n")[:-1][:8] or head.split("\n"))
+    names = [{canonical(key) for key in row if not isinstance(row[key], str | list | dict)} | {*row} for row in rows]
+    losses, steps = {"loss", "eval_loss", "train_loss"}, {"epoch", *STEP_NAMES}
+    return len(rows) > 1 and all(each & losses for each in names) and any(each & steps for each in names)
 
 
 # -- TensorBoard
@@ -379,5 +387,6 @@ def _positive(value: Any) -> float | None:
     return number if number is not None and math.isfinite(number) and number > 0 else None
 
 
-__all__ = ["CHECKPOINT", "Series", "Unreadable", "is_table_of_a_run", "read_json_lines", "read_mlflow", "read_table",
-           "read_tensorboard", "read_text", "read_trainer_state", "read_wandb"]  # fmt: skip
+__all__ = ["CHECKPOINT", "Series", "Unreadable", "is_lines_of_a_run", "is_table_of_a_run", "read_json_lines",
+           "read_mlflow", "read_table", "read_tensorboard", "read_text", "read_trainer_state",
+           "read_wandb"]  # fmt: skip

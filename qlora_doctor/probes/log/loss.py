@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import StatisticsError, correlation, median
+from statistics import StatisticsError, correlation, mean, median
 from typing import Any
 
 from ...facts.course import Spike, Trend
@@ -160,7 +160,10 @@ def _untrained(
         return None
     if found.get("method") == "preference" or is_preference(known.method):
         at_start = all(abs(value - math.log(2)) < 2e-3 for value in values)
-        return "ln-2" if at_start and not _ranks_better(course, shape) else "none"
+        if not at_start or _ranks_better(course, shape):
+            return "none"
+        few = len(values) < (_FLAT_FROM if _begins_to_rank(course) else 0 if found.get("ended") else _FLAT_FROM // 2)
+        return None if few else "ln-2"
     if not (flat or constant):
         return "none"
     middle = median(values)
@@ -199,6 +202,21 @@ def _diverges(series: Series, shape: Trend, course: Course) -> float | None:
     if not (z > 0 and probability < 0.01) and lasting < 3:
         return None
     return series.steps[int((best + 1) * size) - 1]
+
+
+def _begins_to_rank(course: Course) -> bool:
+    """Whether the second half of the records ranks more pairs as it should, by a wider margin, than the first.
+
+    Chance does so too where records are few, so that it decides nothing by itself.
+    """
+    for name in ("rewards/accuracies", "rewards/margins"):
+        series = next((each for key, each in course.series.items() if key.endswith(name)), Series()).finite()
+        half = len(series) // 2
+        if not half or mean(series.values[half:]) <= mean(series.values[:half]):
+            return False
+        if name.endswith("accuracies") and mean(series.values[half:]) < 0.6:
+            return False
+    return True
 
 
 def _begins_at_its_rate(course: Course) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .files import (
     CHECKPOINT,
+    is_lines_of_a_run,
     is_table_of_a_run,
     read_json_lines,
     read_mlflow,
@@ -23,11 +24,22 @@ from .series import Course, Series
 from .texts import Unreadable, decoded
 
 _SKIPPED = {".git", ".venv", "venv", "node_modules", "__pycache__", "site-packages"}
+_LINES = {".jsonl", ".ndjson"}
 _OUTPUTS = {".log", ".out", ".txt", ".stdout"}
 _SAMPLE = 1 << 16
 _TRAINERS_FOLDER = re.compile(r"[A-Z][a-z]{2}\d\d_\d\d-\d\d-\d\d_")
 """How transformers names a folder of events below ``runs``."""
-_ORDER = ("trainer_state", "trainer_log", "logging_jsonl", "wandb", "mlflow", "tensorboard", "csv", "output")
+_ORDER = (
+    "trainer_state",
+    "trainer_log",
+    "logging_jsonl",
+    "wandb",
+    "mlflow",
+    "tensorboard",
+    "json_lines",
+    "csv",
+    "output",
+)
 """Where two formats hold a quantity with as many points, the one that stands first is taken: it keeps more digits."""
 _MOST_FILES = 200_000
 
@@ -94,7 +106,7 @@ def _source_of(path: Path) -> _Source:
     if stripped.startswith("{") and '"log_history"' in head:
         return _Source(path, path.parent, "trainer_state", read_trainer_state)
     first = stripped.split("\n", 1)[0].rstrip()
-    if path.suffix in (".jsonl", ".ndjson") or (first.startswith('{"') and first.endswith("}")):
+    if path.suffix in _LINES or (first.startswith('{"') and first.endswith("}")):
         return _Source(path, path.parent, "logging_jsonl", lambda p: read_json_lines(p, "logging_jsonl"))
     if path.suffix == ".json":
         return _Source(path, path.parent, "trainer_state", read_trainer_state)
@@ -138,6 +150,8 @@ def _in_folder(top: Path) -> list[_Source]:
             source = _by_name(path)
             if source is None and path.suffix in (".csv", ".tsv") and is_table_of_a_run(path):
                 source = _Source(path, folder, "csv", read_table)
+            if source is None and path.suffix in _LINES and is_lines_of_a_run(_head(path)):
+                source = _Source(path, folder, "json_lines", lambda p: read_json_lines(p, "json_lines"))
             if source is None and path.suffix == ".ipynb" and "Training Loss" in _head(path, whole=True):
                 source = _Source(path, folder, "output", read_output)
             if source is None and path.suffix in _OUTPUTS and says_loss(_head(path) + _tail(path)):

@@ -133,7 +133,7 @@ def course_from_records(records: Iterable[Record], **known: Any) -> Course:
         step_keys = [key for key in step_keys if key != "_step"]  # W&B's own count of calls, an evaluation's among them
     course.steps_known = bool(step_keys)
     steps = _steps(rows, step_keys) if step_keys else _counted(rows, loss_keys)
-    if (through := _through_epochs(rows, steps)) is not None:
+    if (through := _through_epochs(rows, steps, loss_keys)) is not None:
         steps, course.planned_steps = through, course.planned_steps or 0.0  # what the log plans is one epoch
     rows, steps, resumed = _without_lost(rows, steps, loss_keys)
     course.resumed_at = [*course.resumed_at, *resumed]
@@ -166,24 +166,26 @@ def _loss_of_a_loop(rows: list[Record], keys: Iterable[str], names: dict[str, st
     return []
 
 
-def _through_epochs(rows: list[Record], steps: list[float]) -> list[float] | None:
-    """The steps of a loop that counts them again in each epoch, counted on; None where none goes back so.
+def _through_epochs(rows: list[Record], steps: list[float], loss_keys: list[str]) -> list[float] | None:
+    """The steps of a loop that counts them again in each epoch, counted on; None where none does so.
 
     Of a run that was resumed the epoch goes back as well.
     """
-    if all(map(operator.le, steps, itertools.islice(steps, 1, None))):
+    if all(map(operator.lt, steps, itertools.islice(steps, 1, None))):
         return None
     epochs = [as_number(row.get("epoch", row.get("Epoch"))) for row in rows]
-    found, before = steps[:1], 0.0
+    trains = [any(key in row for key in loss_keys) for row in rows]
+    found, before, anew = steps[:1], 0.0, False
     for i in range(1, len(steps)):
-        if steps[i] < steps[i - 1]:
-            now, last = epochs[i], epochs[i - 1]
-            if now is None or last is None or now <= last:
-                return None
-            later = next((b - a for a, b in itertools.pairwise(steps[i:]) if b != a), 0.0)
-            before = found[-1] + max(later, steps[i], 1.0) - steps[i]
+        now, last = epochs[i], epochs[i - 1]
+        later = now is not None and last is not None and now > last
+        if steps[i] < steps[i - 1] and not later:
+            return None
+        if steps[i] < steps[i - 1] or (steps[i] == steps[i - 1] and later and trains[i] and trains[i - 1]):
+            gap = next((b - a for a, b in itertools.pairwise(steps[i:]) if b > a), 0.0)
+            before, anew = found[-1] + max(gap, steps[i], 1.0) - steps[i], True
         found.append(before + steps[i])
-    return found
+    return found if anew else None
 
 
 def _steps(rows: list[Record], keys: list[str]) -> list[float]:

@@ -47,10 +47,10 @@ def commit_of(folder: Path | None) -> str | None:
 def revision_difference(recorded: str | None, folder: Path | None) -> str | None:
     """What is wrong where a recorded revision is not the folder's commit, ``none`` where it is; None where unknown.
 
-    A branch or a tag is a commit where the hub's cache, in which the folder lies, keeps what it stands for.
+    A tag is a commit where the hub's cache, in which the folder lies, keeps what it stands for; ``main`` moves on.
     """
     commit = commit_of(folder)
-    if not recorded or commit is None or folder is None:
+    if not recorded or commit is None or folder is None or recorded.strip() in ("main", "master"):
         return None
     wanted = recorded.strip().lower()
     if _COMMIT.fullmatch(wanted) is None:

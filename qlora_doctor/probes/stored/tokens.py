@@ -25,7 +25,7 @@ def token_facts(
     rows, base_rows = _rows(folder), _base_rows(base, found.get("base"))
     facts: dict[str, Any] = {"tokenizer_rows": rows, "base_rows": base_rows}
     if found.get("kind") == "adapter" and rows is not None and base_rows is not None:
-        facts["embeddings_missing"] = rows > base_rows and not _stores_embeddings(folder)
+        facts |= _new_rows(folder, rows, base_rows, base)
     if trained is not None and trained.source is not None:
         facts["training_source"] = trained.source
         facts["training_differences"] = differences(trained, folder, base)
@@ -73,12 +73,12 @@ def _stops_missing(
 
 
 def _stop_ids(folder: Path) -> list[int] | None:
-    """eos_token_id of the generation config, or of the model's own config where there is none; None without both."""
+    """eos_token_id of the generation config, or of the model's own config where it has none; None without both."""
     for name in ("generation_config.json", "config.json"):
-        config = _object(folder / name)
-        if config is not None:
-            stops = config.get("eos_token_id")
-            return [each for each in (stops if isinstance(stops, list) else [stops]) if isinstance(each, int)]
+        stops = (_object(folder / name) or {}).get("eos_token_id")
+        ids = [each for each in (stops if isinstance(stops, list) else [stops]) if isinstance(each, int)]
+        if ids:
+            return ids
     return None
 
 
@@ -120,17 +120,37 @@ def _base_rows(base: Path | None, named: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _stores_embeddings(folder: Path) -> bool:
+def _new_rows(folder: Path, rows: int, base_rows: int, base: Path | None) -> dict[str, Any]:
+    """Whether what tokens beyond the base's rows need is stored: their embeddings, and the head's rows beside them."""
     from ...core.errors import StageError
     from ..config.stored_adapter import WEIGHTS
     from ..load.checkpoint import read_header
 
+    if rows <= base_rows:
+        return {"embeddings_missing": False, "head_rows_missing": False}
     try:
-        names = [parse(name) for name in read_header(folder / WEIGHTS)]
+        tensors = read_header(folder / WEIGHTS)
     except StageError:
-        return True  # told elsewhere
-    return any(name is not None and (name.part == "token" or "embed" in name.module or name.module.endswith("wte"))
-               for name in names)  # fmt: skip
+        return {"embeddings_missing": False}  # told elsewhere
+    embeds = [(name, parts) for name in tensors if (parts := parse(name)) is not None and _embeds(parts.module)]
+    whole = [
+        tensors[name].shape[0] for name, parts in embeds if parts.part == "saved" and len(tensors[name].shape) == 2
+    ]
+    tied = (_object(base / "config.json") or {}).get("tie_word_embeddings") if base is not None else None
+    heads = any(name is not None and name.module.rpartition(".")[2] in _HEADS for name in map(parse, tensors))
+    return {
+        "embedding_rows": max(whole, default=None),
+        "embeddings_missing": (not whole and not embeds) or (bool(whole) and max(whole) < rows),
+        "head_rows_missing": None if tied is None else bool(whole) and tied is False and not heads,
+    }
+
+
+_HEADS = ("lm_head", "embed_out", "output_layer", "output")
+
+
+def _embeds(module: str) -> bool:
+    last = module.rpartition(".")[2]
+    return ("embed" in module or last in ("wte", "shared")) and last not in _HEADS
 
 
 def _object(path: Path) -> dict[str, Any] | None:
