@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ..core.place import Place
+from .traits import NATIVE, Traits
 
 Source = Literal["explicit", "dialect_default", "library_default", "unknown"]
 
@@ -344,6 +345,8 @@ class Setup(_Section):
     dialect_named: bool = False
     """The user named the dialect, whatever the content looks like."""
     dialect_version: str | None = None
+    traits: Traits = NATIVE
+    """Of the dialect's trainer; no part of a report."""
     file: str | None = None
     model: Model = Field(default_factory=Model)
     quantization: Quantization = Field(default_factory=Quantization)

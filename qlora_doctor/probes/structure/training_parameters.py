@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ...facts.adapter import TrainableGroup
+from ..tensors import parameters_of
 from .inventory import Inventory, Part
 from .sizes import elements
 
@@ -23,7 +24,7 @@ def parameter_facts(seen: Inventory, config: Any) -> dict[str, Any]:
     total = packed = 0
     base_trainable: list[str] = []
     wants_bias = getattr(config, "bias", "none") not in (None, "none")
-    for name, parameter in seen.model.named_parameters():
+    for name, parameter in parameters_of(seen.model):
         name_of_base, module = own.get(id(parameter), (None, None))
         count = elements(parameter, module)
         total += count

@@ -14,9 +14,21 @@ from typing import Any
 
 from ...core.errors import ConfigError
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 
 name = "python"
+TRAITS = Traits(
+    as_written=True,
+    hf_names=True,
+    liger_of_transformers=True,
+    hands_base_to_trl=True,
+    heeds_launcher=True,
+    hub_ids=True,
+    counts_rows=True,
+    templates="unsloth",
+    of_a_project=False,
+)
 
 _LOADS = ("from_pretrained", "BitsAndBytesConfig", "model_init_kwargs")
 _ADAPTS = ("LoraConfig", "get_peft_model", "PeftModel")
@@ -130,7 +142,7 @@ def read(document: Document) -> Setup:
     try:
         source = read_source(document)
         script = follow_script(source)
-        builder = SetupBuilder(source, name)
+        builder = SetupBuilder(source, name, TRAITS)
         read_load(script, builder)
         read_quantization(script, builder)
         read_adapter(script, builder)

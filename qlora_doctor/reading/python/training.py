@@ -80,12 +80,13 @@ def read_training(script: TrainingScript, builder: SetupBuilder) -> None:
 
 def _take_arguments(arguments: Made, builder: SetupBuilder) -> None:
     builder.head("training", arguments.node)
-    for name, value in arguments.arguments.items():
+    for given, value in arguments.arguments.items():
+        name = "output_dir" if given == 0 else given  # the first field of TrainingArguments and of all that inherit it
         row = TRAINING_ARGUMENTS.get(name) if isinstance(name, str) else None
         if row:
             path, convert = (row, None) if isinstance(row, str) else row
             if not builder.knows(path):
-                builder.take(path, value, place_of(arguments, name), convert)
+                builder.take(path, value, place_of(arguments, given), convert)
         elif name in NUMERICS:
             builder.extra("training", str(name), value)
 
