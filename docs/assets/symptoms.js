@@ -6,6 +6,7 @@
   const said = document.getElementById("said");
   const data = JSON.parse(document.getElementById("symptom-index").textContent);
   const stop = new Set(data.stop);
+  const frame = new Set(data.frame);
 
   const stem = (word) => {
     const ending = data.endings.find((each) => word.endsWith(each) && word.length - each.length >= 3);
@@ -37,19 +38,24 @@
   const search = (text) => {
     const words = [...new Set(tokens(text))];
     const scores = new Float64Array(data.rules.length);
+    const held = new Float64Array(data.rules.length);
+    let whole = 0;
     const mean = data.lengths.reduce((sum, each) => sum + each, 0) / Math.max(data.lengths.length, 1) || 1;
     for (const word of words) {
       const holding = Object.hasOwn(data.words, word) ? data.words[word] : [];
       const rarity = Math.log(1 + (data.rules.length - holding.length + 0.5) / (holding.length + 0.5));
+      const weight = rarity * (frame.has(word) ? data.frame_weight : 1);
+      whole += weight;
       for (const [index, count] of holding) {
         const long = 1 - data.b + (data.b * data.lengths[index]) / mean;
-        scores[index] += (rarity * count * (data.k1 + 1)) / (count + data.k1 * long);
+        held[index] += weight;
+        scores[index] += (weight * count * (data.k1 + 1)) / (count + data.k1 * long);
       }
     }
     const wanted = new Set(words);
     const found = data.rules
-      .map((rule, index) => ({ rule, score: scores[index] }))
-      .filter((match) => match.score > 0)
+      .map((rule, index) => ({ rule, score: scores[index], held: held[index] }))
+      .filter((match) => match.held > data.least_covered * whole)
       .map((match) => {
         const [closeness, symptom] = nearest(wanted, match.rule);
         return { rule: match.rule, score: match.score + closeness, symptom };

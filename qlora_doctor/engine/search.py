@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .load import load_rules
@@ -61,6 +61,15 @@ _SAME = {
     "slower": "slow",
     "slowly": "slow",
 }
+_FRAME_WORDS = """
+attributeerror typeerror valueerror keyerror runtimeerror importerror indexerror assertionerror attribut object argument
+keyword unexpect got fail
+"""
+_FRAME = frozenset(_FRAME_WORDS.split())
+"""Words, as ``tokens`` gives them, in which errors of all kinds are told: they say little of which one it is."""
+_FRAME_WEIGHT = 0.25
+_LEAST_COVERED = 0.3
+"""Share of a question's weight that a page has to hold, so that it is not named for a word or two."""
 _ENDINGS = (
     "ization",
     "isation",
@@ -96,7 +105,7 @@ class Match:
 
 
 def search_symptoms(text: str, rules: Sequence[Rule] | None = None, limit: int = 5) -> list[Match]:
-    """Rules that may explain a symptom, the likeliest first; empty where no word of it occurs on any page.
+    """Rules that may explain a symptom, the likeliest first; empty where no page has a good part of its words.
 
     Args:
         text: a sentence, or a piece of an error message.
@@ -105,15 +114,27 @@ def search_symptoms(text: str, rules: Sequence[Rule] | None = None, limit: int =
     pages = load_rules() if rules is None else list(rules)
     words = list(dict.fromkeys(tokens(text)))
     documents = [_document(rule) for rule in pages]
-    scores = _bm25(words, documents)
+    weights = _weights(words, documents)
+    scores = _bm25(words, documents, weights)
+    whole = sum(weights.values())
     matches = [
         Match(rule, score + closeness, symptom)
-        for rule, score in zip(pages, scores, strict=True)
-        if score > 0
+        for rule, document, score in zip(pages, documents, scores, strict=True)
+        if sum(weights[word] for word in words if word in document) > _LEAST_COVERED * whole
         for closeness, symptom in [_nearest(words, rule)]
     ]
     matches.sort(key=lambda match: (-match.score, match.rule.id))
     return [match for match in matches[:limit] if match.score > 0.25 * matches[0].score]
+
+
+def _weights(words: Sequence[str], documents: Sequence[Counter[str]]) -> dict[str, float]:
+    """What each word tells: more where few pages have it, most where none has, little of an error's frame."""
+    told = {}
+    for word in words:
+        holding = sum(word in document for document in documents)
+        rarity = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+        told[word] = rarity * (_FRAME_WEIGHT if word in _FRAME else 1)
+    return told
 
 
 def tokens(text: str) -> list[str]:
@@ -149,16 +170,14 @@ def _document(rule: Rule) -> Counter[str]:
     return counts
 
 
-def _bm25(words: Sequence[str], documents: Sequence[Counter[str]]) -> list[float]:
+def _bm25(words: Sequence[str], documents: Sequence[Counter[str]], weights: Mapping[str, float]) -> list[float]:
     lengths = [sum(document.values()) for document in documents]
     mean = sum(lengths) / max(len(lengths), 1) or 1.0
     scores = [0.0] * len(documents)
     for word in words:
-        holding = sum(word in document for document in documents)
-        rarity = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
         for index, document in enumerate(documents):
             count = document[word]
-            scores[index] += rarity * count * (_K1 + 1) / (count + _K1 * (1 - _B + _B * lengths[index] / mean))
+            scores[index] += weights[word] * count * (_K1 + 1) / (count + _K1 * (1 - _B + _B * lengths[index] / mean))
     return scores
 
 

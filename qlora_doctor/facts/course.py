@@ -99,6 +99,9 @@ class CourseFacts(Fact):
     """True where nothing but noise is seen from the first step on."""
     loss_constant: bool | None = None
     """True where every value is the same to the digits that are logged."""
+    loss_period: int | None = None
+    """Records after which every value comes again exactly as it was, as of rows in one order through weights that stay
+    as they are; 0 where they do not."""
     untrained_value: str | None = None
     """``ln-vocabulary``, ``ln-labels`` or ``ln-2`` where the loss stays there, else ``none``."""
     loss_zero_from: float | None = None

@@ -187,6 +187,9 @@ class StoredFacts(Fact):
     """Median over the modules."""
     used_ratio: float | None = None
     """Median share of the rank that is used."""
+    written_share: float | None = None
+    """The share of lora_B's rows that hold numbers where it is the same part of nearly all modules and the rest is
+    exactly zero; 1 of an adapter that is whole."""
     outliers: list[str] | None = None
     """Modules whose ΔW is far beyond those of the same projection in other layers."""
     modules_beyond_weights: list[str] | None = None

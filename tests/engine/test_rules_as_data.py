@@ -315,6 +315,37 @@ def test_symptom_finds_its_rule_among_the_first_three(symptom: str, rule: str) -
     assert rule in [match.rule.id for match in search_symptoms(symptom)][:3]
 
 
+@pytest.mark.parametrize(
+    ("error", "rule"),
+    [
+        ("AttributeError: '_IncompatibleKeys' object has no attribute 'to'", "QD125"),
+        ("TypeError: iteration over a 0-d tensor", "QD125"),
+        ("ValueError: Quantized model only accepts a single adapter. Merge them first.", "QD126"),
+        ("WhisperForConditionalGeneration.forward() got an unexpected keyword argument 'input_ids'", "QD322"),
+        ("Expected to have finished reduction in the prior iteration before starting a new one", "QD433"),
+        ("Repository Not Found for url: https://huggingface.co/None/resolve/main/config.json", "QD384"),
+        ("'eval_loss', which is not found in the evaluation metrics", "QD819"),
+        ("merge_and_unload returns the base (prior to fine-tuning) back", "QD838"),
+        ("GRPO loss is always 0", "QD649"),
+        ("Unrecognized model in ./out. Should have a `model_type` key in its config.json", "QD240"),
+    ],
+)
+def test_an_error_that_users_report_finds_its_rule_first(error: str, rule: str) -> None:
+    assert search_symptoms(error)[0].rule.id == rule
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "AttributeError: 'KTOTrainer' object has no attribute 'calculate_KL'",
+        "torch.distributed.DistBackendError: NCCL error",
+        "RuntimeError: probability tensor contains either `inf`, `nan` or element < 0",
+    ],
+)
+def test_no_rule_is_named_for_the_words_in_which_every_error_is_told(error: str) -> None:
+    assert search_symptoms(error) == []
+
+
 def test_symptom_that_no_page_knows_finds_nothing() -> None:
     assert search_symptoms("zzzz qqqq") == []
     assert search_symptoms("") == []

@@ -207,6 +207,19 @@ def is_b(name: str) -> bool:
     return "lora_B" in name
 
 
+def first_rows(tensor: Any, ranks: int) -> Any:
+    """What rank 0 of a sharded run holds, in a tensor of the whole shape."""
+    tensor[tensor.shape[0] // ranks :] = 0
+    return tensor
+
+
+def pickled_nothing(folder: Path) -> None:
+    import torch
+
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save({}, folder / "adapter_model.bin")
+
+
 FAULTS: dict[str, tuple[str, Fault]] = {
     "compiled": ("QD372", renamed(lambda n: f"_orig_mod.{n}")),
     "compiled-base": ("QD372", renamed(lambda n: n.replace("base_model.model.", "base_model.model._orig_mod."))),
@@ -225,6 +238,9 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "a-zero-too": ("QD375", changed(lambda n: True, lambda t: t * 0)),
     "one-layer-untrained": ("QD376", changed(lambda n: is_b(n) and "layers.5." in n, lambda t: t * 0)),
     "one-module-untrained": ("QD376", changed(lambda n: "layers.2.mlp.up_proj.lora_B" in n, lambda t: t * 0)),
+    "one-of-two-shards": ("QD816", changed(is_b, lambda t: first_rows(t, 2))),
+    "one-of-eight-shards": ("QD816", changed(is_b, lambda t: first_rows(t, 8))),
+    "pickle-of-nothing": ("QD370", pickled_nothing),
     "rank-edited": ("QD377", configured(r=16)),
     "rank-pattern-added": ("QD377", configured(rank_pattern={"q_proj": 4})),
     "sliced-rank": ("QD377", changed(lambda n: "lora_A" in n, lambda t: t[:4])),

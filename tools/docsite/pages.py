@@ -182,6 +182,7 @@ def symptom_index() -> dict[str, Any]:
     return {
         "k1": search._K1, "b": search._B,
         "stop": sorted(search._STOP), "same": search._SAME, "endings": search._ENDINGS,
+        "frame": sorted(search._FRAME), "frame_weight": search._FRAME_WEIGHT, "least_covered": search._LEAST_COVERED,
         "words": words, "lengths": lengths, "rules": shown,
     }  # fmt: skip
 

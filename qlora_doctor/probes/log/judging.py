@@ -13,6 +13,7 @@ from .known import Known, is_preference
 from .length import length_facts
 from .loss import loss_facts
 from .rate import rate_facts
+from .repeating import repeating_facts
 from .series import Course, Series
 from .speed import speed_facts
 
@@ -43,7 +44,8 @@ def course_facts(course: Course, known: Known | None = None) -> CourseFacts:
         "method": _method(course, known),
         "checkpoints": course.checkpoints,
     }
-    for part in (length_facts, loss_facts, evaluation_facts, rate_facts, gradient_facts, speed_facts):
+    parts = (length_facts, loss_facts, repeating_facts, evaluation_facts, rate_facts, gradient_facts, speed_facts)
+    for part in parts:
         found |= part(course, known, found)
     return CourseFacts(**found)
 

@@ -13,7 +13,7 @@ from ...facts.stored import OtherShape
 from ..load.checkpoint import StoredTensor
 from .arrays import EIGHT_BIT, FLOATS, Passing
 from .dimensions import expected_dimensions, has_like_layers, modules_beyond, modules_of_another_kind
-from .learned import Factor, factor, learned_facts, learned_module
+from .learned import Factor, factor, learned_facts, learned_module, written_share
 from .names import Name, foreign_prefixes, parse, place, stack
 
 _WORDS = {"all-linear"}
@@ -218,6 +218,9 @@ def _numbers(
         "scaling": scalings.pop() if config and len(scalings) == 1 else None,
     }
     facts |= learned_facts([] if bad else learned)
+    facts["written_share"] = written_share(
+        {m: f["lora_B"].written for m, f in factors.items() if "lora_B" in f and not f["lora_B"].zero}
+    )
     return facts | {"modules_beyond_weights": [each for each in beyond if each not in (facts.get("outliers") or [])]}
 
 

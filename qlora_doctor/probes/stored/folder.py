@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from .trained import Trained, base_differences
 from .whole import whole_facts
 
 _SERVABLE = ("whole", "pickled")
+_SMALL = 64 << 10
+"""Bytes from which a file of weights surely holds some."""
 _SHOWN = (".json", ".safetensors", ".bin", ".model", ".jinja", ".pt", ".md")
 
 
@@ -96,6 +100,8 @@ def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:
             found["weights"] = "whole" if tensors else "empty"
         except StageError as error:
             found |= {"weights": error.kind, "weights_failure": error.message}
+    elif _is_empty_archive(folder / PICKLED):
+        found["weights"] = "empty"
     elif (folder / PICKLED).is_file():
         found |= {"weights": "pickled", "weights_failure": f"{PICKLED} is a pickle, and pickles are not opened here."}
     else:
@@ -110,6 +116,15 @@ def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:
         found |= held_against_base(found, tensors, _base_checkpoint(place), weigh=base is not None)
     found["servers"] = servers(config, found) if config is not None and found["weights"] in _SERVABLE else None
     return found
+
+
+def _is_empty_archive(file: Path) -> bool:
+    """True of a file of torch.save without a tensor, told by its list of entries: nothing is unpickled."""
+    try:
+        names = zipfile.ZipFile(file).namelist() if file.is_file() and file.stat().st_size < _SMALL else None
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+    return bool(names) and not any(re.search(r"/data/\d+$", name) for name in names or ())
 
 
 def _base_checkpoint(base: Path | None) -> Checkpoint | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -22,6 +22,11 @@ _OUTLIER = 6.0
 _FEWEST = 6
 """Layers below which nobody can tell an outlier."""
 
+_FEWEST_SHARDS = 4
+"""Modules below which rows without numbers may be a matter of the data."""
+_WHOLE, _SHARD_SPREAD = 0.8, 0.02
+"""Share of rows with numbers from which an adapter counts as whole, and how far modules may be from one another."""
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -30,10 +35,12 @@ class Factor:
     Attributes:
         gram: rank × rank, float64: A·Aᵀ of lora_A, Bᵀ·B of lora_B.
         zero: every number is exactly zero.
+        written: share of the columns up to the last that is not all zero.
     """
 
     gram: Any
     zero: bool
+    written: float = 1.0
 
 
 def factor(matrix: Any) -> Factor | None:
@@ -48,7 +55,8 @@ def factor(matrix: Any) -> Factor | None:
             gram = wide @ wide.T
             if not math.isfinite(gram.sum()):
                 return None
-    return Factor(gram, zero=not gram.trace() and not np.any(matrix))
+    used = np.flatnonzero(np.any(matrix, axis=0))
+    return Factor(gram, zero=not len(used), written=(int(used[-1]) + 1) / matrix.shape[1] if len(used) else 0.0)
 
 
 def learned_module(module: str, a: Factor, b: Factor, scaling: float) -> LearnedModule:
@@ -77,6 +85,22 @@ def _effective(singular: Any) -> float:
     shares = singular / singular.sum()
     shares = shares[shares > 1e-12]
     return float(math.exp(-float((shares * np.log(shares)).sum())))
+
+
+def written_share(shares: Mapping[str, float]) -> float | None:
+    """The share of lora_B's rows that hold numbers, where it is the same part of nearly all modules; else 1.
+
+    A rank of a sharded run holds the first rows of each tensor, 1 over the number of ranks, and where they were not
+    gathered the rest of the file is zero. Rows of one module that learned nothing look otherwise in the next.
+
+    Args:
+        shares: ``Factor.written`` of lora_B by module, of those that are not zero as a whole; None of too few modules.
+    """
+    if len(shares) < _FEWEST_SHARDS:
+        return None
+    middle = median(shares.values())
+    alike = [module for module, share in shares.items() if abs(share - middle) <= _SHARD_SPREAD]
+    return middle if middle < _WHOLE and len(alike) >= 0.9 * len(shares) else 1.0
 
 
 def learned_facts(learned: Sequence[LearnedModule]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import llamafactory as refusals
 from .refusals import refuse
-from .values import name_list, names_or_all, negated, one_or_list, strategy, text, truthy
+from .values import last_of_several, name_list, names_or_all, negated, one_or_list, strategy, text, truthy
 
 name = "llamafactory"
 TRAITS = Traits(
@@ -89,7 +89,7 @@ _FIELDS: Table = {
     "model_name_or_path": ("model.name_or_path", text),
     "model_revision": ("model.revision", text),
     "trust_remote_code": "model.trust_remote_code",
-    "adapter_name_or_path": ("model.adapter", one_or_list),
+    "adapter_name_or_path": ("model.adapter", last_of_several),
     "lora_rank": "lora.r",
     "lora_alpha": "lora.lora_alpha",
     "lora_dropout": "lora.lora_dropout",

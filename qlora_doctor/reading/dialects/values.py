@@ -151,6 +151,12 @@ def one_or_list(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def last_of_several(value: Any) -> str | None:
+    """The last of names in one text with commas, or in a list."""
+    names = [part.strip() for part in joined(value).split(",")] if value is not None else []
+    return names[-1] if names else None
+
+
 def joined(value: Any) -> str:
     """One text, or several joined by commas."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -179,7 +179,7 @@ class Library(Changes):
         elif name not in _SAME_MODEL:
             if name == "save_pretrained":
                 self.seen.saves.append((model, node, len(self.seen.runs)))
-            return Unknown(node, why="It is asked of the model while the script runs.", part=(model, name))
+            return Unknown(node, why="It is asked of the model while the script runs.", part=(model, f"{name}()"))
         return model
 
     def attribute(self, holder: Value, name: str, node: ast.AST) -> Value:

@@ -50,8 +50,15 @@ def _overwritten(script: TrainingScript, builder: SetupBuilder) -> None:
     """``model = model.resize_token_embeddings(n)``: what the method returns is no model."""
     own = {node.name for source in script.sources for node in source.nodes if isinstance(node, ast.FunctionDef)}
     for source in script.sources:
+        perhaps = {
+            id(inner)
+            for node in source.nodes
+            if isinstance(node, ast.If | ast.Try | ast.IfExp)
+            for inner in ast.walk(node)
+            if inner is not node
+        }
         for node in source.nodes:
-            if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            if not isinstance(node, ast.Assign) or len(node.targets) != 1 or id(node) in perhaps:
                 continue
             call, target = node.value, node.targets[0]
             if not isinstance(call, ast.Call) or not isinstance(target, ast.Name):

@@ -257,3 +257,13 @@ def test_origins_carry_line_and_column(tmp_path: Path) -> None:
     assert (place["line"], place["column"], place["pointer"]) == (4, 1, "/rank")
     silent = report["setup"]["origins"]["training.optim"]
     assert silent["place"] is None
+
+
+@pytest.mark.parametrize("written", ["first, second", "[first, second]"])
+def test_llamafactory_trains_on_the_last_of_several_adapters(tmp_path: Path, written: str) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(
+        "model_name_or_path: my/model\nstage: sft\ndo_train: true\nfinetuning_type: lora\ntemplate: default\n"
+        f"dataset: mine\nadapter_name_or_path: {written}\n"
+    )
+    assert read_setup(config).model.adapter == "second"

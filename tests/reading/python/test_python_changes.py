@@ -279,7 +279,8 @@ def test_what_the_adapter_is_cast_to(after: str, expected: str | None, tmp_path:
     [
         ("model.get_input_embeddings().register_forward_hook(lambda m, i, o: o)", "hook"),
         ("model.model.layers[0].mlp.down_proj.weight.zero_()", "module-replaced"),
-        ("model.lm_head.weight.requires_grad = True", "requires-grad"),
+        ("model.lm_head.weight.requires_grad = ask()", "requires-grad"),
+        ("model.lm_head.weight.requires_grad = True", None),
         ("model.get_submodule('model.layers.0').requires_grad_(False)", "requires-grad"),
         ("print(model.model.layers[0].self_attn.q_proj.weight.shape)", None),
         ("model.generation_config.pad_token_id = 0", None),
@@ -295,3 +296,31 @@ def test_what_is_done_to_a_part_of_the_model(statement: str, kind: str | None, t
         "Trainer(model=model, args=TrainingArguments(output_dir='out')).train()\n"
     )
     assert [each.kind for each in read_setup(script).not_followed] == ([kind] if kind is not None else [])
+
+
+@pytest.mark.parametrize(
+    ("statement", "tests"),
+    [
+        ("model.lm_head.weight.requires_grad = True", ["under", "lm_head.weight"]),
+        ("model.lm_head.requires_grad_(True)", ["under", "lm_head"]),
+        ("for p in model.lm_head.parameters():\n    p.requires_grad = True", ["under", "lm_head"]),
+        ("[p.requires_grad_() for n, p in model.named_parameters() if 'norm' in n]", ["named", "norm"]),
+        (
+            "[p.requires_grad_() for n, p in model.named_parameters() if any(k in n for k in ('a', 'b'))]",
+            ["named", "a", "b"],
+        ),
+    ],
+)
+def test_a_thaw_in_few_words_is_replayed(statement: str, tests: list[str], tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from peft import LoraConfig, get_peft_model\n"
+        "from transformers import AutoModelForCausalLM, Trainer, TrainingArguments\n"
+        "model = AutoModelForCausalLM.from_pretrained('my/model')\n"
+        f"model = get_peft_model(model, LoraConfig(r=8))\n{statement}\n"
+        "Trainer(model=model, args=TrainingArguments(output_dir='out')).train()\n"
+    )
+    setup = read_setup(script)
+    assert setup.not_followed == []
+    (change,) = setup.changes
+    assert (change.kind, change.when, change.value, change.tests) == ("requires-grad", "attached", True, [tests])
