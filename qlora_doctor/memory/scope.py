@@ -137,7 +137,8 @@ def _kept(setup: Setup) -> Iterator[str]:
     training = setup.training
     if training.extra.get("predict_with_generate"):
         return  # told of by its own name
-    if training.method not in (None, "sft", "pretrain") or training.use_liger_kernel:
+    divided = training.fsdp or training.deepspeed
+    if training.method not in (None, "sft", "pretrain") or training.use_liger_kernel or divided:
         yield "evaluations that keep all outputs for compute_metrics, of such a kind"
         return
     kept = kept_outputs_of(setup)
@@ -208,7 +209,7 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
 
 def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
     """Whether a run's optimizer is divided by ZeRO-2 over known ranks as it is modelled: in bfloat16, by transformers'
-    Trainer or trl's for supervised fine-tuning and DPO, with non-reentrant checkpointing, without offloading."""
+    Trainer or trl's for supervised fine-tuning and DPO, with checkpointing, without offloading."""
     config, settings = facts.config, zero_settings(setup)
     whole = deepspeed_settings(setup)
     if config is None or whole is None or config.distributed != "zero2":
@@ -218,7 +219,6 @@ def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
         and bool(Taken(setup)["training.bf16"])
         and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
         and bool(config.gradient_checkpointing)
-        and config.use_reentrant is False
         and settings.get("contiguous_gradients", True) is True
         and isinstance(settings.get("reduce_bucket_size", 0), (int, float, str))
         and not any(str(name).startswith("offload") and value for name, value in settings.items())
@@ -234,6 +234,7 @@ def offloads_plainly(setup: Setup) -> bool:
         and setup.traits.liger_of_transformers
         and training.method in (None, "sft", "dpo", "kto", "reward")
         and not training.fsdp
+        and not training.deepspeed
     )
 
 
