@@ -29,12 +29,17 @@ _MORE = {
 }
 
 
+_RANKS = "What a rank holds depends on how many there are, which the config does not say; --gpu 2xrtx-4090 says two."
+
+
 def unmodelled(setup: Setup, facts: Facts) -> str | None:
     """Why a run's peak is not predicted, one sentence; None where all that is known of it is modelled."""
     left_out = list(dict.fromkeys(_left_out(setup, facts)))
     if left_out:
         listed = left_out[0] if len(left_out) == 1 else f"{', '.join(left_out[:-1])} and {left_out[-1]}"
         return f"The prediction does not cover {listed}, which the peak depends on."
+    if (setup.training.fsdp or setup.training.deepspeed) and Taken(setup)["hardware.count"] < 2:
+        return _RANKS
     return _unknown(setup)
 
 
@@ -174,7 +179,7 @@ def _liger(setup: Setup) -> Iterator[str]:
 
 
 def shards_plainly(setup: Setup, facts: Facts) -> bool:
-    """Whether a run is sharded by FSDP over known ranks as it is modelled: by transformers' Trainer or trl's for
+    """Whether a run is sharded by FSDP over its ranks as it is modelled: by transformers' Trainer or trl's for
     supervised fine-tuning (FSDP 2: and DPO), with non-reentrant checkpointing, without offloading; FSDP 1 with packed
     weights stored as floats, which it needs, and without prefetching in the forward pass.
 
@@ -197,7 +202,6 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
         alike = config.distributed == "fsdp2" and training.method in (None, "sft", "pretrain", "dpo")
     return (
         alike
-        and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
         and bool(config.gradient_checkpointing)
         and config.use_reentrant is False
         and not options.get("offload_params")
@@ -208,7 +212,7 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
 
 
 def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
-    """Whether a run's optimizer is divided by ZeRO-2 over known ranks as it is modelled: in bfloat16, by transformers'
+    """Whether a run's optimizer is divided by ZeRO-2 over its ranks as it is modelled: in bfloat16, by transformers'
     Trainer or trl's for supervised fine-tuning and DPO, with checkpointing, without offloading."""
     config, settings = facts.config, zero_settings(setup)
     whole = deepspeed_settings(setup)
@@ -217,7 +221,6 @@ def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
     return (
         setup.training.method in (None, "sft", "pretrain", "dpo")
         and bool(Taken(setup)["training.bf16"])
-        and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
         and bool(config.gradient_checkpointing)
         and settings.get("contiguous_gradients", True) is True
         and isinstance(settings.get("reduce_bucket_size", 0), (int, float, str))
