@@ -218,6 +218,13 @@ SHARDED: list[dict[str, Any]] = [
     {"model": "llama3-8b/8", "bs": 1, "seq": 1024, "fsdp": 1, "fsdp_config": {"backward_prefetch": "BACKWARD_PRE"}},
     {"model": "qwen2.5-1.5b", "bs": 2, "seq": 1024, "fsdp": 2, "trainer": "trl", "adapter32": True},
     {"model": "llama3.2-1b", "method": "dpo", "bs": 1, "seq": 1024, "zero": 2},
+    {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "zero": 2, "reentrant": True, "prep": True},
+    {"model": "qwen2.5-1.5b", "bs": 1, "seq": 2048, "zero": 2, "reentrant": True, "trainer": "trl", "accum": 2},
+    {"model": "qwen2.5-1.5b", "bs": 1, "seq": 2048, "zero": 2, "reentrant": True, "trainer": "trl", "accum": 2,
+     "zero_config": {"reduce_bucket_size": "auto"}},
+    {"model": "llama3.2-1b", "bs": 1, "seq": 1024, "zero": 2, "prep": True, "accum": 4,
+     "zero_config": {"reduce_bucket_size": "auto", "overlap_comm": True}},
+    {"model": "llama3-8b", "bs": 1, "seq": 2048, "zero": 2, "prep": True, "extra": {"optim": "adamw_8bit"}},
 ]  # fmt: skip
 """More on two cards: FSDP 1, ZeRO-2 and ZeRO-3 (with deepspeed), evaluations in between."""
 METHOD = (

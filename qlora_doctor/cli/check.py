@@ -67,7 +67,7 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
               help="Run this stage: config, structure, memory, data, load, step, or all. May be repeated. "
                    "Without it, every stage that this machine can run.")  # fmt: skip
 @click.option("--gpu", "card", metavar="CARD",
-              help="The card that the run is meant for, in place of the config's: rtx-4090, t4, 24GiB.")  # fmt: skip
+              help="The card that the run is meant for, in place of the config's: t4, 24GiB, 2xrtx-4090.")  # fmt: skip
 @device()
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
               help="Time that the stages on a built model may take together.")  # fmt: skip

@@ -291,9 +291,17 @@ def assumed_of_cards(setup: Setup, facts: Facts) -> list[str]:
         ]
     if count < 2:
         return []
-    if setup.training.fsdp:
+    if setup.training.deepspeed:
         return [
-            f"The figures are those of one of {count} ranks, each with its shards, as FSDP 2 of accelerate makes them."
+            f"The figures are those of one of {count} ranks, each with its part of gradients and optimizer, as "
+            "DeepSpeed's ZeRO-2 makes them."
+        ]
+    if setup.training.fsdp:
+        config = facts.config
+        version = 1 if config is not None and config.distributed == "fsdp1" else 2
+        return [
+            f"The figures are those of one of {count} ranks, each with its shards, as FSDP {version} of accelerate "
+            "makes them."
         ]
     return ["Each card holds the whole model and buckets for its gradients, as DistributedDataParallel does."]
 

@@ -29,7 +29,8 @@ from .sharding import DIVIDED, Sharding
 from .tape import Tape
 from .trace import Recorder
 from .trl_step import has_fused_head, prepare_for_sft, sft_loss, without_triton
-from .zero import Zero2, ZeroOptions
+from .zero import Zero2
+from .zero_options import ZeroOptions
 
 
 @dataclass(frozen=True)

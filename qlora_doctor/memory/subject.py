@@ -18,7 +18,7 @@ from .liger import VERSION, Kernels
 from .load import LoadOptions
 from .step import Program, StepOptions
 from .trl_step import has_fused_head
-from .zero import ZeroOptions
+from .zero_options import ZeroOptions
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup

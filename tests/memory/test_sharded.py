@@ -10,7 +10,7 @@ import pytest
 from qlora_doctor.memory.allocator import CachingAllocator
 from qlora_doctor.memory.fsdp1 import FlatOptions
 from qlora_doctor.memory.predict import Prediction, predict
-from qlora_doctor.memory.zero import ZeroOptions
+from qlora_doctor.memory.zero_options import ZeroOptions
 from tests.memory.cases import H200, LLAMA, subject
 
 LARGER = LLAMA | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "vocab_size": 8003}
