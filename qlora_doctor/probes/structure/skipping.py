@@ -41,7 +41,8 @@ class Skipping:
             entry
             for entry in self._asked
             if entry not in kept
-            and not self._held_back(entry) and not any(is_held_back(part.name, entry) for part in self._seen.parts)
+            and not self._held_back(entry)
+            and not any(is_held_back(part.name, entry) for part in self._seen.parts)
         ]
 
     @property
