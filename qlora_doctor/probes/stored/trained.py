@@ -121,10 +121,9 @@ def differences(trained: Trained, folder: Path, base: Path | None) -> list[str] 
 
     A folder without a tokenizer is served with the base's.
     """
-    own = tokenizer_of(folder)
-    here = "here"
-    if own is None:
-        own, here = (tokenizer_of(base) if base is not None else None), "in the base, and none is stored here"
+    stored = tokenizer_of(folder)
+    own = stored or (tokenizer_of(base) if base is not None else None)
+    here = "here" if stored is not None else "in the base"
     if own is None or trained.source is None:
         return None
     then = trained.tokenizer
@@ -138,6 +137,8 @@ def differences(trained: Trained, folder: Path, base: Path | None) -> list[str] 
         now = own.special_tokens.get(name)
         if now != token and not (name in ("pad_token", "unk_token") and None in (now, token)):
             found.append(f"{name} is {now!r} {here} and was {token!r} in the training")
+    if found and stored is None:
+        found.insert(0, "no tokenizer is stored, so that the base's is taken")
     return found
 
 
