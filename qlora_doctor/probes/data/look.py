@@ -603,8 +603,11 @@ def _unread(samples: Samples) -> list[str]:
         pairs = [
             (row[name], row) for row in samples.rows[:ROWS] if isinstance(row.get(name), str) and row[name].strip()
         ]
-        texts = [(value.strip(), " ".join(leaves({key: row.get(key) for key in read}))) for value, row in pairs]
-        if texts and not any(value in text for value, text in texts):
+        texts = [(value.strip(), list(leaves({key: row.get(key) for key in read}))) for value, row in pairs]
+        # A text that was rendered from what is trained is read by way of it.
+        if texts and not any(
+            value in " ".join(parts) or all(part in value for part in parts) for value, parts in texts
+        ):
             found.append(name)
     return found
 
