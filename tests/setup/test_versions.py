@@ -13,6 +13,7 @@ from qlora_doctor.reading import read_setup
 from qlora_doctor.reading.pins import pins_in, pins_of
 from qlora_doctor.setup import defaults
 from qlora_doctor.setup.defaults import TURNS
+from qlora_doctor.setup.setup import Hardware
 
 PACKAGES = Packages(torch="2.13.0", transformers="5.23.0", peft="0.21.2", trl="1.16.0")
 HERE = EnvironmentFacts(tool_version="0", python="3.11", platform="Linux", packages=PACKAGES)
@@ -263,3 +264,14 @@ def test_a_sharded_base_is_not_said_to_be_prepared(asked: str, prepared: bool | 
     setup = read_setup(tmp_path / "run.sh")
     assert setup.dialect == "shell-peft-sft"
     assert conclude(setup, HERE).prepare_for_kbit_training is prepared
+
+
+@pytest.mark.parametrize(("card", "told"), [("t4", True), ("a100", False)])
+@pytest.mark.parametrize("name", ["train.py", "recipe.yaml"])
+def test_tf32_is_refused_on_a_card_that_lacks_it(name: str, card: str, told: bool, tmp_path: Path) -> None:
+    recipe = "model_name_or_path: my/model\nuse_peft: true\nload_in_4bit: true\nlora_r: 8\ndataset_name: my/rows\n"
+    text = OWN_LOSS.replace("learning_rate=1e-5", "tf32=True") if name == "train.py" else f"{recipe}tf32: true\n"
+    (tmp_path / name).write_text(text)
+    setup = read_setup(tmp_path / name).model_copy(update={"hardware": Hardware(gpu=card)})
+    refused = conclude(setup, HERE).refused or []
+    assert ("tf32-on-older-card" in {each.kind for each in refused}) is told
