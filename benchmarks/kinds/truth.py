@@ -49,7 +49,7 @@ MANY = 12
 def leaves_layers_out(config: dict[str, Any]) -> bool:
     """Whether a model has stochastic depth (``encoder_layerdrop``), by its config or one within."""
     return any(
-        leaves_layers_out(value) if isinstance(value, dict) else name.endswith("layerdrop") and bool(value)
+        leaves_layers_out(value) if isinstance(value, dict) else str(name).endswith("layerdrop") and bool(value)
         for name, value in config.items()
     )
 

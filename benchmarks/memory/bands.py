@@ -15,7 +15,7 @@ from typing import Any
 
 LEAST = 0.035
 KINDS = {
-    "sharded": ("fsdp",),
+    "sharded": ("fsdp", "zero="),
     "data parallel": ("ddp",),
     "generation": ("grpo", "rloo"),
     "liger": ("liger",),

@@ -202,6 +202,24 @@ TWO: list[dict[str, Any]] = [
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "fsdp": 1, "fsdp_config": {"use_orig_params": True}},
 ]  # fmt: skip
 """What to measure on two cards; ``parallel``: both visible to one process, transformers' DataParallel."""
+SHARDED: list[dict[str, Any]] = [
+    {"model": "llama3-8b", "bs": 1, "seq": 2048, "fsdp": 1, "trainer": "trl"},
+    {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "zero": 2},
+    {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "zero": 3},
+    {"model": "qwen2.5-1.5b", "bs": 1, "seq": 2048, "fsdp": 1, "adapter32": True, "accum": 2},
+    {"model": "llama3-8b/8", "bs": 1, "seq": 2048, "zero": 2, "trainer": "trl"},
+    {"model": "llama3-8b/8", "bs": 1, "seq": 2048, "zero": 3, "trainer": "trl"},
+    {"model": "llama3.2-1b", "bs": 1, "seq": 1024, "fsdp": 1, "eval": 2, "eval_rows": 8},
+    {"model": "llama3.2-1b", "bs": 1, "seq": 1024, "fsdp": 2, "eval": 2, "eval_rows": 8},
+    {"model": "llama3.2-1b", "bs": 1, "seq": 1024, "zero": 2, "eval": 2, "eval_rows": 8},
+    {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "zero": 2, "accum": 2, "gc": False},
+    {"model": "qwen2.5-1.5b", "bs": 2, "seq": 1024, "zero": 2, "trainer": "trl",
+     "zero_config": {"overlap_comm": True, "reduce_bucket_size": "auto"}},
+    {"model": "llama3-8b/8", "bs": 1, "seq": 1024, "fsdp": 1, "fsdp_config": {"backward_prefetch": "BACKWARD_PRE"}},
+    {"model": "qwen2.5-1.5b", "bs": 2, "seq": 1024, "fsdp": 2, "trainer": "trl", "adapter32": True},
+    {"model": "llama3.2-1b", "method": "dpo", "bs": 1, "seq": 1024, "zero": 2},
+]  # fmt: skip
+"""More on two cards: FSDP 1, ZeRO-2 and ZeRO-3 (with deepspeed), evaluations in between."""
 METHOD = (
     "one fresh process a case, several at a time on one card; random weights, quantized layer by layer (FSDP "
     "or loaded: saved and loaded with from_pretrained); NF4 blocksize 64, double quantization; "
@@ -308,7 +326,8 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
     architecture = ARCHITECTURES[case["model"]]
     config = AutoConfig.for_model(**(shrunk(architecture) if dry else architecture))
     double_quant, attention = case.get("dq", True), case.get("attn", "sdpa")
-    storage = torch.bfloat16 if fsdp and case.get("bf16_storage", True) else torch.uint8
+    as_floats = case.get("bf16_storage", bool(fsdp or case.get("zero") == 3))
+    storage = torch.bfloat16 if as_floats else torch.uint8
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_quant_storage=storage,
@@ -321,8 +340,9 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
     }.get(method, transformers.AutoModelForCausalLM)  # fmt: skip
     if method in ("cls", "reward"):
         config.num_labels, config.pad_token_id = case.get("labels", 1 if method == "reward" else 3), 0
-    if (fsdp or case.get("loaded")) and not dry:
-        root = os.environ["CHECKPOINTS"] if fsdp else tempfile.mkdtemp()
+    sharded = fsdp or case.get("zero")
+    if (sharded or case.get("loaded")) and not dry:
+        root = os.environ["CHECKPOINTS"] if sharded else tempfile.mkdtemp()
         folder = Path(root) / case["model"].replace("/", "-")
         if int(os.environ.get("RANK", 0)) == 0 and not (folder / "done").exists():
             with torch.device(device):
@@ -350,7 +370,7 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
         model.hf_device_map = {"": device}
     model.config.use_cache = False
     checkpointing = {"use_reentrant": case.get("reentrant", False)}
-    if case.get("prep", not fsdp):
+    if case.get("prep", not sharded):
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=case.get("gc", True), gradient_checkpointing_kwargs=checkpointing
         )
@@ -359,7 +379,9 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
         r=case.get("r", 16), lora_alpha=32, lora_dropout=case.get("dropout", 0.05),
         target_modules=case.get("targets", "all-linear"), task_type=task,
     )  # fmt: skip
-    model = get_peft_model(model, lora, **({"autocast_adapter_dtype": False} if fsdp else {}))
+    model = get_peft_model(
+        model, lora, **({} if case.get("adapter32", not fsdp) else {"autocast_adapter_dtype": False})
+    )
     return model, config
 
 
@@ -395,6 +417,12 @@ def trainer_of(case: dict[str, Any], model: Any, config: Any, callback: Any, dry
     if case.get("fsdp") and not dry:
         options |= {"fsdp": "full_shard auto_wrap"}
         options["fsdp_config"] = {"fsdp_version": case["fsdp"], **case.get("fsdp_config", {})}
+    if case.get("zero") and not dry:
+        options["deepspeed"] = {
+            "bf16": {"enabled": "auto"}, "train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto",
+            "gradient_accumulation_steps": "auto", "gradient_clipping": "auto",
+            "zero_optimization": {"stage": case["zero"], **case.get("zero_config", {})},
+        }  # fmt: skip
     if case.get("ddp"):
         options["ddp_find_unused_parameters"] = False
     if case.get("generate"):
@@ -730,6 +758,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
     parser.add_argument("--further", action="store_true", help="the kinds that the others leave out")
     parser.add_argument("--loaded", action="store_true", help="the cases loaded by from_pretrained")
+    parser.add_argument("--sharded", action="store_true", help="the more of two cards")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--case", type=Path, help="measure this one case, in this process")
     options = parser.parse_args(arguments)
@@ -740,7 +769,9 @@ def main(arguments: list[str] | None = None) -> int:
         os._exit(0)
     deadline = time.time() + options.seconds
     name, wanted = ("kinds", CASES) if options.cards == 1 else ("kinds-two", TWO)
-    if options.further or options.loaded:
+    if options.sharded:
+        name, wanted = "kinds-sharded", SHARDED
+    elif options.further or options.loaded:
         name, wanted = ("kinds-further", FURTHER) if options.further else ("kinds-loaded", LOADED)
     cases = [case for case in wanted if options.only in json.dumps(case)]
     workers = options.workers if options.cards == 1 else 1

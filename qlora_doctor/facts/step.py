@@ -51,6 +51,8 @@ class OptimizerFacts(Fact):
     """Tensors it holds that belong to no module of the model (a copy of an older one)."""
     state_bytes: int | None = None
     learning_rates: list[float] | None = None
+    maximizes: bool | None = None
+    """A group of it has ``maximize=True``."""
 
 
 class StepFacts(Fact):
@@ -138,6 +140,9 @@ class StepFacts(Fact):
     steps_to_update: int | None = None
     """Steps, about, until the last of the tensors below precision (or updated late) has begun to change; None where
     they do not while their gradients stay as large as they are."""
+    update_along_gradient: float | None = None
+    """Share of a sample's elements that the last step moved along their gradient and not against it; near 0 where the
+    loss is to go down. None for an optimizer that has stepped before."""
     lost_update_ratio: float | None = None
     """Share of the trainable elements with a nonzero gradient in the last step that this step left bit for bit as they
     were: its update was smaller than the spacing of their dtype. None where the optimizer skipped the step."""

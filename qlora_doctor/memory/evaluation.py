@@ -16,7 +16,16 @@ from .liger import rotating
 from .load import write_load
 from .machine import Machine
 from .operators import register_bitsandbytes
-from .step import StepOptions, batch_of, loss_of, make_ready, prepared_forward, takes_loss_arguments, vocabulary_of
+from .step import (
+    StepOptions,
+    batch_of,
+    divided_over_ranks,
+    loss_of,
+    make_ready,
+    prepared_forward,
+    takes_loss_arguments,
+    vocabulary_of,
+)
 from .subject import Subject
 from .tape import Tape
 from .trace import Recorder
@@ -47,8 +56,9 @@ def trace_evaluation(subject: Subject, machine: Machine, batch: int, *, made_rea
     ):
         if not made_ready:
             make_ready(recorder, model, options, subject.program)
+        divided_over_ranks(recorder, model, options)
         tape.step_start = len(tape.events)
-        forward = prepared_forward(model, options.precision)
+        forward = prepared_forward(model, options)
         items = torch.zeros((), dtype=torch.int64, device="meta")
         inputs = batch_of(recorder, model, options, subject.program)
         tape.phase("evaluation")

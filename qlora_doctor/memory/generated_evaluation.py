@@ -30,6 +30,8 @@ def unmodelled_generation(model: Any, setup: Setup) -> str | None:
     if not generates(setup):
         return None
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if setup.training.fsdp or setup.training.deepspeed:
+        return "an evaluation that generates in a sharded model"
     if setup.dialect not in BY_TRANSFORMERS or not getattr(base.config, "is_encoder_decoder", False):
         return "an evaluation that generates (predict_with_generate)"
     settings = getattr(base, "generation_config", None)

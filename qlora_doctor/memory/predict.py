@@ -171,10 +171,13 @@ def saved_bytes(subject: Subject, saving: Saving) -> list[int]:
     (``accelerate.utils.save_fsdp_model`` with ``adapter_only``); the best checkpoint is read onto the card as a whole
     beside the adapter that it replaces (``PeftModel.load_adapter``).
     """
+    from .zero import ZeroOptions
+
     sizes = [p.numel() * p.element_size() for p in subject.model.parameters() if p.requires_grad]
     if saving.loads_best:
         return sizes
-    return [max(sizes, default=0)] if sizes and subject.step.sharded_over else []
+    gathers = subject.step.engine is not None and not isinstance(subject.step.engine, ZeroOptions)
+    return [max(sizes, default=0)] if sizes and gathers else []
 
 
 def traced(subject: Subject, machine: Machine) -> Tape:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..setup.own_loops import OWN_LOOPS
+from ..setup.distribution import deepspeed_settings, zero_settings
 from ..setup.resolved import Taken
 from .generated_evaluation import unmodelled_generation
 from .kept_outputs import kept_outputs_of
@@ -88,8 +88,6 @@ def _images(model: Any, setup: Setup) -> str | None:
     return None
 
 
-_BY_TRANSFORMERS = ("native", "python", "shell", "trl", "custom")
-"""Dialects whose ``use_liger_kernel`` and ``activation_offloading`` are transformers' and trl's own."""
 _HEADS = {
     "ForQuestionAnswering": "batches that mark an answer's first and last token",
     "ForMultipleChoice": "batches of several choices a sample",
@@ -101,8 +99,8 @@ _TOWERS = {"vision_config": "images", "audio_config": "audio", "speech_config": 
 def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     """What changes the peak and is not modelled, as the subject of a sentence."""
     training, config = setup.training, facts.config
-    if setup.dialect in OWN_LOOPS:
-        yield f"{OWN_LOOPS[setup.dialect]}'s own training loop"
+    if setup.traits.own_loop is not None:
+        yield f"{setup.traits.own_loop}'s own training loop"
     for kernels in training.kernels or ():
         yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
     if any(remark["kind"] == "kernels-by-default" for remark in setup.remarks):
@@ -122,7 +120,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     distributed = config.distributed if config is not None else None
     if training.fsdp and not shards_plainly(setup, facts):
         yield {"fsdp1": "FSDP 1", "fsdp2": "FSDP 2"}.get(distributed or "", "FSDP")
-    if training.deepspeed:
+    if training.deepspeed and not _is_plain_zero(setup, facts):
         yield {"zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
     if training.method in ("grpo", "rloo"):
         yield from _generating(setup, facts)
@@ -142,7 +140,8 @@ def _kept(setup: Setup) -> Iterator[str]:
     training = setup.training
     if training.extra.get("predict_with_generate"):
         return  # the answers are what is kept, a few whole numbers
-    if training.method not in (None, "sft", "pretrain") or training.use_liger_kernel:
+    sharded = training.fsdp or training.deepspeed
+    if training.method not in (None, "sft", "pretrain") or training.use_liger_kernel or sharded:
         yield "evaluations that keep all outputs for compute_metrics, of such a kind"
         return
     kept = kept_outputs_of(setup)
@@ -165,7 +164,7 @@ def _liger(setup: Setup) -> Iterator[str]:
     """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
     training = setup.training
     told = training.extra.get("liger_kernel_config")
-    if setup.dialect not in _BY_TRANSFORMERS:
+    if not setup.traits.liger_of_transformers:
         yield f"the Liger kernels as {setup.dialect} applies them"
     elif training.method not in (None, "sft", "pretrain"):
         yield f"the Liger kernels in the method {training.method}"
@@ -178,26 +177,56 @@ def _liger(setup: Setup) -> Iterator[str]:
 
 
 def shards_plainly(setup: Setup, facts: Facts) -> bool:
-    """Whether a run is sharded by FSDP 2 over known ranks as it is modelled: by transformers' Trainer or trl's for
-    supervised fine-tuning and DPO, with non-reentrant checkpointing, without evaluation or offloading.
+    """Whether a run is sharded by FSDP over known ranks as it is modelled: by transformers' Trainer or trl's for
+    supervised fine-tuning (FSDP 2: and DPO), with non-reentrant checkpointing, without offloading; FSDP 1 with packed
+    weights stored as floats, which it needs, and without prefetching in the forward pass.
 
-    Where packed weights stay whole (uint8) beside embeddings and a head of their own, see :func:`unmodelled_model`.
+    Where FSDP 2 leaves packed weights whole (uint8) beside embeddings and a head of their own, see
+    :func:`unmodelled_model`.
     """
-    config, settings = facts.config, setup.training.fsdp_config
+    config, settings, training = facts.config, setup.training.fsdp_config, setup.training
     if config is None or not isinstance(settings, dict):
         return False
     options = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
+    if config.distributed == "fsdp1":
+        alike = (
+            training.method in (None, "sft", "pretrain")
+            and setup.quantization.bnb_4bit_quant_storage in ("bfloat16", "float16", "float32")
+            and not _on(options.get("forward_prefetch"))
+            and not _on(options.get("min_num_params"))
+            and "full_shard" in str(training.fsdp)
+        )
+    else:
+        alike = config.distributed == "fsdp2" and training.method in (None, "sft", "pretrain", "dpo")
     return (
-        config.distributed == "fsdp2"
+        alike
         and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
         and bool(config.gradient_checkpointing)
         and config.use_reentrant is False
-        and config.evaluates is False
-        and setup.training.method in (None, "sft", "pretrain", "dpo")
         and not options.get("offload_params")
         and not options.get("cpu_offload")
-        and "offload" not in str(setup.training.fsdp)
-        and options.get("reshard_after_forward", True) is True
+        and "offload" not in str(training.fsdp)
+        and options.get("reshard_after_forward", True) in (True, "FULL_SHARD", "full_shard")
+    )
+
+
+def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
+    """Whether a run's optimizer is divided by ZeRO-2 over known ranks as it is modelled: in bfloat16, by transformers'
+    Trainer or trl's for supervised fine-tuning and DPO, with non-reentrant checkpointing, without offloading."""
+    config, settings = facts.config, zero_settings(setup)
+    whole = deepspeed_settings(setup)
+    if config is None or whole is None or config.distributed != "zero2":
+        return False
+    return (
+        setup.training.method in (None, "sft", "pretrain", "dpo")
+        and bool(Taken(setup)["training.bf16"])
+        and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
+        and bool(config.gradient_checkpointing)
+        and config.use_reentrant is False
+        and settings.get("contiguous_gradients", True) is True
+        and isinstance(settings.get("reduce_bucket_size", 0), (int, float, str))
+        and not any(str(name).startswith("offload") and value for name, value in settings.items())
+        and "optimizer" not in whole
     )
 
 
@@ -206,9 +235,10 @@ def offloads_plainly(setup: Setup) -> bool:
     training = setup.training
     return (
         Taken(setup).trainer == "trl"
-        and setup.dialect in _BY_TRANSFORMERS
+        and setup.traits.liger_of_transformers
         and training.method in (None, "sft", "dpo", "kto", "reward")
         and not training.fsdp
+        and not training.deepspeed
     )
 
 

@@ -21,8 +21,9 @@ AUTO_CLASSES: dict[str, tuple[str, ...]] = {
     "multiple-choice": ("AutoModelForMultipleChoice",),
     "question-answering": ("AutoModelForQuestionAnswering",),
 }
-"""Task → the Auto classes that load it, the newest name first. Where nothing else tells, the first task that
-transformers registers an architecture for is taken, as LLaMA-Factory's and axolotl's loaders take the first three."""
+"""Task → the Auto classes that load it, the newest name first. Where nothing else tells, the first task of text that
+transformers registers an architecture for is taken, as LLaMA-Factory's and axolotl's loaders take the first three; a
+head for labels is new, and nobody's until it is named."""
 _LABELLED = {
     "ForSequenceClassification": "sequence-classification",
     "ForTokenClassification": "token-classification",
@@ -72,7 +73,7 @@ def loader_of(setup: Setup, architecture: Architecture) -> Loader:
     In this order: the class that the config or the script names; the task that it names; for trl the checkpoint's
     ``architectures`` whatever they are (``create_model_from_path`` of trl 1.16, ``trainer/utils.py``); the
     checkpoint's ``architectures`` where they name a model of a known task; the task of ``lora.task_type``; the
-    first task that transformers has a class for.
+    first task of text that transformers has a class for.
 
     Raises:
         StageError: kind ``unknown-architecture``: the named class is none of transformers; ``unsupported``: the model
@@ -103,7 +104,7 @@ def loader_of(setup: Setup, architecture: Architecture) -> Loader:
         return _of_class(own_class)
     wanted = _OF_TASK_TYPE.get(str(setup.lora.task_type))
     tasks = [wanted] if wanted is not None else []
-    tasks += [task for task in AUTO_CLASSES if task != wanted]
+    tasks += [task for task in AUTO_CLASSES if task != wanted and task not in _LABELLED.values()]
     for task in tasks:
         auto = _auto_or_none(task)
         if auto is not None and (auto.__name__ in remote or type(architecture.config) in auto._model_mapping):
@@ -191,6 +192,13 @@ def _registered_for(config: Any) -> str:
 
 def _unsupported(setup: Setup, architecture: Architecture, own: Any) -> StageError:
     name = own if isinstance(own, str) else f"The architecture {architecture.config.model_type!r}"
+    if heads := _registered_for(architecture.config):
+        return StageError(
+            f"{name} writes no text, and nothing says what is trained on it{heads}.",
+            kind="unsupported",
+            remedy="Name the task as model.task or lora.task_type, or the class as model.model_class.",
+            place=setup.place("model"),
+        )
     return StageError(
         f"{name} is no model of text or labels: transformers registers {architecture.config.model_type} for none of "
         f"{', '.join(AUTO_CLASSES)}.",

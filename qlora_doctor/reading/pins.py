@@ -24,6 +24,11 @@ _FILES = re.compile(
 _LOCK = re.compile(r'^name\s*=\s*"([\w.-]+)"\s*\nversion\s*=\s*"([\w.+]+)"', re.MULTILINE)
 _BOUND = r"(?:[ \t]*,?[ \t]*(?:===?|~=|[<>!]=?|\^|=)[ \t]*v?\d[\w.*+]*)"
 _INSTALLS = re.compile(r"^.*\b(?:pip3? install|git clone|git checkout)\b.*$", re.MULTILINE)
+_LISTED = re.compile(
+    r"^[ \t]*(?:[-*+][ \t]+)?`?([\w.-]+?)`?(?:[ \t]*==[ \t]*|,?[ \t]+version:?[ \t]*)v?(\d[\w.+]*)`?[ \t]*$",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""A line of a README that is one package and its version: ``- transformers==4.42.4``, ``- peft, Version: 0.3.0``."""
 _CHECKED_OUT = (
     r"\bgit clone\b[^\n]*/{0}(?:\.git)?\b(?:[^\n]*\n){{0,4}}?[^\n]*\bgit checkout[ \t]+(?!-|main\b|master\b)[\w./-]+"
 )
@@ -174,8 +179,15 @@ def _files(folder: Path) -> list[Path]:
 @lru_cache(maxsize=256)
 def _matching(folder: Path, changed: int) -> tuple[Path, ...]:
     """The files of a folder that may pin versions, while no file comes or goes."""
+    by_name = folder.name != "requirements"
     try:
-        return tuple(sorted(path for path in folder.iterdir() if _FILES.match(path.name) and path.is_file()))
+        return tuple(
+            sorted(
+                path
+                for path in folder.iterdir()
+                if (_FILES.match(path.name) or (not by_name and path.suffix == ".txt")) and path.is_file()
+            )
+        )
     except OSError:
         return ()
 
@@ -190,7 +202,9 @@ def _text(file: Path, changed: int, size: int) -> str:
         return ""
     text = re.sub(r"^[ \t]*#.*$", "", text, flags=re.MULTILINE)
     text = text.replace("\\\n", " ")
-    is_script = file.suffix.lower() in (".sh", ".bash") or file.name.lower() == "makefile" or _is_readme(file)
+    if _is_readme(file):
+        return "\n".join([*_INSTALLS.findall(text), *(f"{name}=={version}" for name, version in _LISTED.findall(text))])
+    is_script = file.suffix.lower() in (".sh", ".bash") or file.name.lower() == "makefile"
     return "\n".join(_INSTALLS.findall(text)) if is_script else text
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from ..core.versions import version_tuple
 from ..setup.setup import Asked
 from .pins import asked_of, pins_in
-from .python.neighbours import Neighbours
+from .python.neighbours import MOST_BYTES, Neighbours
 from .python.newer import in_older_words
 
 _PARSES = re.compile(r"\b(?:TrlParser|HfArgumentParser|H4ArgumentParser|parse_yaml_file|parse_yaml_config)\b")
 _VERSION = re.compile(r"transformers (\d+(?:\.\d+)*)")
 _SUBFOLDERS = (".", "scripts", "src")
 _MOST_SCRIPTS = 24
+_MOST_MODULES, _DEEPEST = 400, 4
 LIBRARIES = ("trl", "transformers")
 
 
@@ -43,6 +46,45 @@ def own_fields(config: Path, keys: set[str]) -> set[str]:
                 fields |= set(_fields(path.read_text(encoding="utf-8", errors="replace")))
         found |= fields & keys
     return found
+
+
+def declared_by(config: Path, field: str, besides: Collection[str]) -> Path | None:
+    """The module of the file's project that declares a field of this name in a dataclass: that project, and not the
+    trainer whose keys they are elsewhere, reads the file.
+
+    Args:
+        besides: packages of the trainer itself, of which the project may be a clone.
+    """
+    root = Neighbours(config).root
+    if root is None:
+        return None
+    found = _declaring(root, field)
+    return None if any(set(path.parts) & set(besides) for path in found) else next(iter(found), None)
+
+
+@lru_cache(maxsize=32)
+def _declaring(root: Path, field: str) -> tuple[Path, ...]:
+    """The modules below a folder with an annotated name like this in a dataclass, as far as the search goes."""
+    wanted = re.compile(rf"^[ \t]+{field}[ \t]*:", re.MULTILINE)
+    found: list[Path] = []
+    seen = 0
+    for folder, inner, names in os.walk(root):
+        depth = len(Path(folder).relative_to(root).parts)
+        inner[:] = [] if depth >= _DEEPEST else sorted(name for name in inner if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.suffix != ".py":
+                continue
+            seen += 1
+            if seen > _MOST_MODULES:
+                return tuple(found)
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= MOST_BYTES else ""
+            except OSError:
+                continue
+            if wanted.search(text) is not None and field in _fields(text):
+                found.append(path.relative_to(root))
+    return tuple(found)
 
 
 def _files_of(module: Path) -> list[Path]:

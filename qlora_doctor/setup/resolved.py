@@ -98,8 +98,15 @@ class Resolved:
     @property
     def prepared_by_trainer(self) -> bool:
         """Whether it is for TRL's trainer to prepare a quantized base: it gets one to which it attaches the adapter."""
-        hands_over = self.setup.dialect in ("python", "trl", "alignment-handbook")
-        return hands_over and self.trainer == "trl" and self.is_silent("training.prepare_for_kbit_training")
+        return (
+            self.setup.traits.hands_base_to_trl
+            and self.trainer == "trl"
+            and self.is_silent("training.prepare_for_kbit_training")
+        )
+
+    def fsdp_version(self, settings: dict[str, Any]) -> Any:
+        """Which FSDP ``settings`` (``fsdp_config``) ask for; None where it depends on a version that is not known."""
+        return settings.get("version", settings.get("fsdp_version", defaults.fsdp_version(self.libraries)))
 
     @property
     def cuts_nothing(self) -> bool:
@@ -189,7 +196,10 @@ def _checkpointing(resolved: Resolved) -> bool | None:
 def _prepared(resolved: Resolved) -> bool | None:
     if not resolved.prepared_by_trainer or resolved.quantized is False:
         return resolved.quantized
-    return defaults.prepares(resolved.method, resolved.libraries)
+    prepares = defaults.prepares(resolved.method, resolved.libraries)
+    # TRL before 0.26 left a base alone whose shards begin on the CPU or on meta ("is_sharded_qlora").
+    sharded = resolved.setup.training.fsdp or resolved.setup.training.deepspeed
+    return None if prepares and sharded else prepares
 
 
 def _learning_rate(resolved: Resolved) -> float | None:

@@ -21,6 +21,7 @@ from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reporters._needed import needed
 from qlora_doctor.setup.setup import Hardware, Lora, Model, Origin, Quantization, Setup, Training
 from tests.memory.cases import LLAMA, RTX_4090, subject
+from tests.traits import traits_of
 
 
 def config(folder: Path, **training: Any) -> dict[str, Any]:
@@ -204,7 +205,7 @@ def test_kernels_and_loops_of_others() -> None:
         (Setup(training=Training(kernels=["unsloth"])), "Unsloth"),
         (Setup(training=Training(kernels=["lora_mlp_kernel"])), "lora_mlp_kernel"),
         (Setup(remarks=[{"kind": "kernels-by-default", "key": "adapter", "note": "x"}]), "LoRA kernels"),
-        (Setup(dialect="torchtune"), "torchtune"),
+        (Setup(dialect="torchtune", traits=traits_of("torchtune")), "torchtune"),
         (Setup(quantization=Quantization(backend="gptq")), "gptq"),
     ):
         reason = unmodelled(setup, Facts())

@@ -211,3 +211,47 @@ def test_the_scripts_objects_stay_as_they_were(qlora: Build) -> None:
     assert [id(entry) for entry in optimizer.state.values()] == [key for key, _ in states]
     assert all(torch.equal(e["exp_avg"], v) for e, (_, v) in zip(optimizer.state.values(), states, strict=True))
     assert all(torch.equal(p, v) for p, v in zip(trained(model), values, strict=True))
+
+
+def negative(optimizer: Any) -> Any:
+    optimizer.param_groups[0]["lr"] *= -1
+    return optimizer
+
+
+def turned(optimizer: Any) -> Any:
+    """The sign of the gradients is turned before the step."""
+
+    def turn(held: Any, *_: Any) -> None:
+        for parameter in held.param_groups[0]["params"]:
+            if parameter.grad is not None:
+                parameter.grad.neg_()
+
+    optimizer.register_step_pre_hook(turn)
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("build", "found"),
+    [
+        (lambda model: negative(adamw(model)), {"QD176": "error"}),
+        (lambda model: turned(adamw(model)), {"QD176": "error"}),
+        (lambda model: torch.optim.AdamW(trained(model), lr=2e-4, maximize=True), {"QD177": "warning"}),
+        (lambda model: torch.optim.SGD(trained(model), lr=1.0, momentum=0.9, nesterov=True), {}),
+        (lambda model: torch.optim.AdamW(trained(model), lr=2e-4, weight_decay=0.5), {}),
+    ],
+    ids=["negative", "turned", "maximize", "sgd", "decay"],
+)
+def test_a_step_that_goes_up_the_loss(qlora: Build, build: Callable[[Any], Any], found: dict[str, str]) -> None:
+    model = qlora()
+    assert rules(examine(model, build(model))) == found
+
+
+def test_an_optimizer_with_a_past_is_not_judged_by_its_momentum(qlora: Build) -> None:
+    model = qlora()
+    optimizer = torch.optim.SGD(trained(model), lr=1e-3, momentum=0.99)
+    model(**batch()).loss.backward()
+    for parameter in trained(model):
+        optimizer.state[parameter]["momentum_buffer"] = -100 * parameter.grad
+    optimizer.zero_grad()
+    report = examine(model, optimizer)
+    assert report.facts.step.update_along_gradient is None and "QD176" not in rules(report)

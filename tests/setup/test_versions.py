@@ -213,3 +213,53 @@ def test_a_module_with_several_trainings_keeps_what_its_project_pins(tmp_path: P
     (tmp_path / "train.py").write_text(text + one.format("a") + one.format("b"))
     setup = read_setup(tmp_path / "train.py")
     assert setup.versions["transformers"].exact == "4.31.0"
+
+
+OWN_LOSS = """\
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+class MyTrainer(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        return model(**inputs).loss
+
+model = AutoModelForCausalLM.from_pretrained("my/model")
+MyTrainer(model, TrainingArguments("out", learning_rate=1e-5), train_dataset=rows).train()
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("", True),
+        ("transformers==4.40.1", False),
+        ("transformers==4.50.0", True),
+        ("transformers>=4.40,<5", False),  # some of them hand nothing over
+        ("transformers>=4.40", True),  # as installed
+    ],
+)
+def test_what_a_trainer_hands_over_is_its_version_s(asked: str, told: bool, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text(asked)
+    (tmp_path / "train.py").write_text(OWN_LOSS)
+    found = conclude(read_setup(tmp_path / "train.py"), HERE)
+    assert ("loss-takes-no-count" in {each.kind for each in found.not_followed or []}) is told
+
+
+@pytest.mark.parametrize(("name", "compares"), [("MyTrainer", False), ("DPOTrainer", None)])
+def test_the_words_of_a_script_with_a_loss_of_its_own_tell_what_it_trains(
+    name: str, compares: bool | None, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(OWN_LOSS.replace("MyTrainer", name))
+    assert conclude(read_setup(tmp_path / "train.py"), HERE).compares_answers is compares
+
+
+@pytest.mark.parametrize(("asked", "prepared"), [("", False), ("trl==0.12.0\n", None)])
+def test_a_sharded_base_is_not_said_to_be_prepared(asked: str, prepared: bool | None, tmp_path: Path) -> None:
+    """PEFT's example under FSDP: TRL of now prepares nothing, and older ones no base whose shards begin on meta."""
+    (tmp_path / "requirements.txt").write_text(asked)
+    (tmp_path / "run.sh").write_text(
+        "python train.py --model_name_or_path my/model --use_peft_lora True --use_4bit_quantization True "
+        "--bnb_4bit_quant_storage_dtype bfloat16 --bf16 True --fsdp full_shard\n"
+    )
+    setup = read_setup(tmp_path / "run.sh")
+    assert setup.dialect == "shell-peft-sft"
+    assert conclude(setup, HERE).prepare_for_kbit_training is prepared

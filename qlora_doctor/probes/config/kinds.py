@@ -25,9 +25,11 @@ _OTHER_CLASSES = (
 )
 _COMPARES = (
     r"(?i)(?<![a-z])(?:dpo|ipo|kto|orpo|cpo|simpo|grpo|gdpo|rloo|ppo|bco|rlhf|rlaif|rlvr"
-    r"|rewards?|preferences?|chosen|rejected|beta|num_generations|vllm|ref_model|reference_model|distill\w*|contrastive)(?![a-z])"
+    r"|rewards?|preferences?|chosen|rejected|beta|num_generations|vllm|ref_model|reference_model|distill\w*|contrastive)(?:_?(?:trainer|loss|config))?(?![a-z])"
 )
 """Words of preference and reinforcement learning, and of others that train at rates of their own."""
+_OF_ADAM = r"(?i)adam\w*_beta\w*"
+_OWN_LOSSES = ("overridden-method", "trainer", "training-loop", "loss")
 
 
 def is_language_model(setup: Setup) -> bool | None:
@@ -42,13 +44,17 @@ def is_language_model(setup: Setup) -> bool | None:
 
 
 def compares_answers(setup: Setup, method: str | None) -> bool | None:
-    """True for preference and reinforcement methods; where the method is not told, False if no word is of them."""
-    if method is not None:
+    """True for preference and reinforcement methods; where the method is not told, False if no word is of them.
+
+    What a loss of the script's own is, no trainer's name tells.
+    """
+    own_loss = setup.training.method is None and any(each.kind in _OWN_LOSSES for each in setup.not_followed)
+    if method is not None and not own_loss:
         return method in (*PREFERENCE, *REINFORCEMENT)
     text = text_of(setup)
-    if text is None or setup.dialect != "custom":
+    if text is None or not (setup.dialect == "custom" or own_loss):
         return None
-    words = f"{Path(setup.file).name if setup.file else ''}\n{text}"
+    words = f"{Path(setup.file).name if setup.file else ''}\n{re.sub(_OF_ADAM, '', text)}"
     return None if re.search(_COMPARES, words) else False
 
 

@@ -30,6 +30,7 @@ def optimizer_facts(optimizer: Any, model: nn.Module) -> OptimizerFacts:
         stale_parameters=sum(id(p) not in owned for p in held),
         state_bytes=state_bytes(optimizer),
         learning_rates=learning_rates(optimizer),
+        maximizes=any(bool(group.get("maximize")) for group in optimizer.param_groups),
     )
 
 

@@ -26,6 +26,27 @@ class UpdateWatch:
         self._parameters = parameters
         self._prints = fingerprints({name: p.detach() for name, p in parameters.items()})
         self._before = _samples({name: p.detach() for name, p in parameters.items()})
+        self._gradients: dict[str, torch.Tensor] = {}
+
+    def hold_gradients(self) -> None:
+        """Keep the gradients as backward left them, by the same sample, for :meth:`along_gradient`."""
+        given = {n: p.grad.detach() for n, p in self._parameters.items() if p.grad is not None and not p.grad.is_sparse}
+        self._gradients = _samples(given)
+
+    def along_gradient(self) -> float | None:
+        """Share of the elements that moved which moved along their gradient as backward left it, and not against it.
+
+        Every optimizer's first step goes against its gradient, element by element or (Muon) nearly so. Call it between
+        the optimizer's step and zero_grad; None where nothing moved that has a gradient.
+        """
+        now = _samples({name: self._parameters[name].detach() for name in self._gradients})
+        names = [name for name, gradient in self._gradients.items() if gradient.shape == now[name].shape]
+        if not names:
+            return None
+        change = torch.cat([(now[name].double() - self._before[name].double()).sign() for name in names])
+        product = change * torch.cat([self._gradients[name].double().sign() for name in names])
+        along, against = int((product > 0).sum()), int((product < 0).sum())
+        return along / (along + against) if along + against else None
 
     def unmoved(self, norms: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """Gradients, on the CPU, of the tensors that had one that is not zero and that this step left as they were.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
@@ -16,6 +17,20 @@ from .refusals import refuse
 from .values import name_list, names_or_all, negated, one_or_list, strategy, text, truthy
 
 name = "llamafactory"
+TRAITS = Traits(
+    hf_names=True,
+    checks_names=True,
+    heeds_launcher=True,
+    searches_unused=False,
+    reference_is_base=True,
+    lists_linear=True,
+    hub_ids=True,
+    data_key="dataset",
+    prepared_key="tokenized_path",
+    templates="llamafactory",
+    token_keys=("add_tokens", "add_special_tokens", "new_special_tokens"),
+    adds_template_tokens=True,
+)
 
 IMPLIED_BY_FORM = frozenset({"finetuning_type", "do_train", "stage"})
 """Keys that say what another dialect says by being what it is; a conversion does not carry them."""
@@ -115,6 +130,8 @@ WRITINGS: dict[str, Writing] = {
 }
 """Where several keys, or words of its own, bring a value about."""
 _BACKENDS = {"bnb": "bitsandbytes", "bitsandbytes": "bitsandbytes", "hqq": "hqq", "eetq": "eetq", "gptq": "gptq"}
+_PACKAGES = ("llamafactory", "llmtuner")
+"""LLaMA-Factory's own, the second up to 0.7."""
 _BOARD = {
     "model_name": "model_name_or_path",
     "model_path": "model_name_or_path",
@@ -127,8 +144,20 @@ _BOARD = {
 
 
 def recognise(document: Document) -> float:
-    """``finetuning_type``, or a stage with a model and a template, or the board's ``top.`` and ``train.``."""
-    data = document.data
+    """``finetuning_type``, or a stage with a model and a template, or the board's ``top.`` and ``train.``.
+
+    A project that declares those keys in classes of its own reads its files itself, with its own other keys.
+    """
+    sure = _by_keys(document.data)
+    if sure > 0 and document.path is not None:
+        from ..script_fields import declared_by
+
+        if declared_by(document.path, "finetuning_type", _PACKAGES) is not None:
+            return 0.0
+    return sure
+
+
+def _by_keys(data: Any) -> float:
     if not isinstance(data, dict):
         return 0.0
     if sum(isinstance(key, str) and key.startswith(("top.", "train.")) for key in data) >= 2:
@@ -144,7 +173,7 @@ def recognise(document: Document) -> float:
 def read(document: Document) -> Setup:
     """A LLaMA-Factory config → Setup."""
     known = key_list("llamafactory")
-    reading = Reading(document, name, f"LLaMA-Factory {known.version}", typed=False)
+    reading = Reading(document, name, f"LLaMA-Factory {known.version}", traits=TRAITS, typed=False)
     if _is_board(reading):
         return _read_board(reading)
     reading.read_by_omegaconf()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .arguments import TRAINING_CLASSES
@@ -105,24 +105,45 @@ class TrainingScript:
 
         An adapter that is loaded before a new one is attached to the same base stays beside it, frozen, and one that is
         loaded into a model which has an adapter does not become the active one (peft 0.21: ``get_peft_model``,
-        ``PeftModel.load_adapter``).
+        ``PeftModel.load_adapter``) before ``set_adapter`` names it.
         """
+        return self._active[0]
+
+    @property
+    def thawed(self) -> bool:
+        """Whether ``set_adapter`` names the adapter whose training goes on, and so lets it train."""
+        return self._active[1]
+
+    @property
+    def _active(self) -> tuple[Step | None, bool]:
         found: Step | None = None
-        beside: Step | None = None
-        has_adapter = False
+        thawed = False
+        adapters: dict[object, Step] = {}
         for step in self.steps:
             if step.kind in ("attach", "attach-unsloth"):
                 found = None if step.sure else found
-                has_adapter = has_adapter or step.sure
-            elif step.kind == "load-adapter" and has_adapter:
-                beside = step
+                if step.sure:
+                    adapters[_adapter_name(step)] = step
             elif step.kind == "load-adapter":
-                found, has_adapter = step, step.sure
+                if not adapters:
+                    found, thawed = step, False
+                if step.sure:
+                    adapters[_adapter_name(step)] = step
             elif step.kind == "merge" and step.sure:
-                found, has_adapter = None, False
-            elif step.kind == "thaw" and beside is not None:  # set_adapter may name the one beside
-                found = beside
-        return found
+                found, thawed, adapters = None, False, {}
+            elif step.kind == "thaw" and adapters:
+                name = argument(step.call, "adapter_name", 0)
+                wanted = name.data if isinstance(name, Known) else None
+                named = adapters.get(wanted) if wanted is not None and None not in adapters else None
+                if named is None and len(adapters) == 1:
+                    named = next(iter(adapters.values()))
+                if named is None:  # it may be any of them
+                    loaded = next((each for each in adapters.values() if each.kind == "load-adapter"), None)
+                    found, thawed = (replace(loaded, sure=False) if loaded is not None else None), False
+                else:
+                    found = named if named.kind == "load-adapter" else None
+                    thawed = found is not None and "inference_mode" not in step.call.arguments
+        return found, thawed
 
     def leaves_out(self, *names: str) -> bool:
         """True where any of these names stands in a branch that an argument of the script would lead to."""
@@ -137,6 +158,17 @@ class TrainingScript:
             if config is not None:
                 return config
         return self.given("peft_config")
+
+
+def _adapter_name(step: Step) -> object:
+    """Under which name a step adds an adapter; None where the script works it out."""
+    maker, first = step.call.maker, step.call.arguments.get(0)
+    if maker == "add_adapter" and isinstance(first, Known):  # PEFT's; transformers' has the config first
+        return first.data
+    name = argument(step.call, "adapter_name", 1 if maker in ("add_adapter", "load_adapter") else 2)
+    if name is None:
+        return "default" if step.call.exact else None
+    return name.data if isinstance(name, Known) else None
 
 
 def follow_script(source: Source) -> TrainingScript:

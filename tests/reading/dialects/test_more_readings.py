@@ -107,6 +107,24 @@ def test_llamafactory_stops_at_an_unknown_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("package", "dialect"), [("mytuner", "custom"), ("llamafactory", "llamafactory"), (None, "llamafactory")]
+)
+def test_a_project_that_declares_the_keys_itself_reads_its_files_itself(
+    tmp_path: Path, package: str | None, dialect: str
+) -> None:
+    if package is not None:
+        module = tmp_path / "src" / package / "hparams" / "arguments.py"
+        module.parent.mkdir(parents=True)
+        fields = "    finetuning_type: str = 'lora'\n    wandb_run: str = ''\n"
+        module.write_text(f"from dataclasses import dataclass\n@dataclass\nclass FinetuningArguments:\n{fields}")
+    (tmp_path / "setup.py").write_text("")
+    (tmp_path / "examples").mkdir()
+    report = checked(tmp_path / "examples", LLAMAFACTORY + "quant_type_of_mine: nf4\n")
+    assert report.setup is not None and report.setup["dialect"] == dialect
+    assert ("QD148" in {found.rule for found in report.findings}) is (dialect == "llamafactory")
+
+
+@pytest.mark.parametrize(
     ("lines", "unused"),
     [
         ("val_size: 0.1", True),

@@ -45,6 +45,20 @@ STORED = {
 model = PeftModel.from_pretrained(base, "adapter", is_trainable=True, adapter_name="train")
 model.load_adapter("adapter", adapter_name="reference")
 """,
+    "named again beside a reference": """\
+model = PeftModel.from_pretrained(base, "adapter", adapter_name="policy", is_trainable=True)
+model.load_adapter("other", adapter_name="reference")
+model.set_adapter("policy")
+""",
+    "loaded for inference, then the one that trains": """\
+model = PeftModel.from_pretrained(base, "adapter")
+model.set_adapter("default")
+""",
+    "a second one that is chosen": """\
+model = PeftModel.from_pretrained(base, "other", adapter_name="first")
+model.load_adapter("adapter", "second")
+model.set_adapter("second")
+""",
 }
 
 
@@ -71,6 +85,28 @@ def test_a_stored_adapter_is_continued(tmp_path: Path, kind: str) -> None:
 def test_frozen_where_it_is_what_would_train(tmp_path: Path) -> None:
     setup = read(tmp_path, 'model = PeftModel.from_pretrained(base, "adapter")\n')
     assert (setup.model.adapter, setup.model.adapter_is_trainable) == ("adapter", False)
+
+
+def test_frozen_again(tmp_path: Path) -> None:
+    """What is loaded beside the one that trains stays for inference, and a new one that is chosen is new."""
+    middle = """\
+model = get_peft_model(base, new)
+model.load_adapter("adapter", adapter_name="reference")
+model.set_adapter("reference")
+model.set_adapter("default")
+"""
+    setup = read(tmp_path, middle)
+    assert setup.model.adapter is None and setup.lora.r == 8
+
+
+def test_a_name_that_is_worked_out_may_be_any(tmp_path: Path) -> None:
+    middle = """\
+import os
+model = get_peft_model(base, new)
+model.load_adapter("adapter", adapter_name="reference")
+model.set_adapter(os.environ["WHICH"])
+"""
+    assert read(tmp_path, middle).is_unknown("model.adapter")
 
 
 def test_either_of_them(tmp_path: Path) -> None:

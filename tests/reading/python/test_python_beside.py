@@ -360,6 +360,9 @@ OLD = script("", PLAIN, "{}").replace("output_dir=", "evaluation_strategy='no', 
         ({"requirements.txt": "transformers<5.0.0\ntrl\n"}, False),  # a key of transformers, in a class of TRL
         ({"README.md": "```bash\npip install transformers==4.40.1 trl==0.9.4\n```\n"}, False),
         ({"README.md": "It was written for transformers==4.40.1.\n"}, True),
+        ({"README.md": "# Versions\n\n- transformers==4.40.1\n- trl==0.9.4\n"}, False),
+        ({"README.md": "```\n- transformers, Version: 4.40.1\n- trl, Version: 0.9.4\n```\n"}, False),
+        ({"requirements.txt": "-r requirements/chat.txt\n", "requirements/chat.txt": "transformers==4.40.1\n"}, False),
         ({"README.md": "pip install transformers==4.40.1\n", "requirements.txt": "transformers==4.57.0\n"}, True),
         (
             {"uv.lock": 'name = "transformers"\nversion = "4.40.0"\n\n[[package]]\nname = "trl"\nversion = "0.9.4"\n'},
