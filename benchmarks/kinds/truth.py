@@ -42,6 +42,16 @@ TYPES = {
     "classify": list(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
 }
 LARGEST, SECONDS = 60_000_000, 180
+MANY = 12
+"""Steps of a model that leaves layers out at random, until every layer had its turn."""
+
+
+def leaves_layers_out(config: dict[str, Any]) -> bool:
+    """Whether a model has stochastic depth (``encoder_layerdrop``), by its config or one within."""
+    return any(
+        leaves_layers_out(value) if isinstance(value, dict) else str(name).endswith("layerdrop") and bool(value)
+        for name, value in config.items()
+    )
 
 
 def make(folder: Path, kind: str, model_type: str) -> None:
@@ -91,11 +101,13 @@ def train(folder: Path, kind: str, found: dict[str, Any], checkpointing: bool) -
         ids[:, -1] = model.config.eos_token_id  # what such a head reads is the state of the end token
     labels = torch.tensor([1]) if kind == "classify" else ids
     found["stage"] = "step"
-    for _ in range(2):
+    reached: set[str] = set()
+    for _ in range(MANY if leaves_layers_out(model.config.to_dict()) else 2):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
         loss.mean().backward()
-        found["without_gradient"] = sum(parameter.grad is None for parameter in trainable.values())
+        reached |= {name for name, parameter in trainable.items() if parameter.grad is not None}
+        found["without_gradient"] = len(trainable) - len(reached)
         found["zero_gradient"] = sum(
             parameter.grad is not None and not parameter.grad.any() for parameter in trainable.values()
         )

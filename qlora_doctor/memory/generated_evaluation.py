@@ -8,11 +8,9 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from .generation import short_answers
-from .trace import Recorder
-
 if TYPE_CHECKING:
     from ..setup.setup import Setup
+    from .trace import Recorder
 
 BY_TRANSFORMERS = ("native", "python", "shell", "custom")
 """Dialects whose run is Seq2SeqTrainer's own."""
@@ -32,6 +30,8 @@ def unmodelled_generation(model: Any, setup: Setup) -> str | None:
     if not generates(setup):
         return None
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if setup.training.fsdp or setup.training.deepspeed:
+        return "an evaluation that generates in a sharded model"
     if setup.dialect not in BY_TRANSFORMERS or not getattr(base.config, "is_encoder_decoder", False):
         return "an evaluation that generates (predict_with_generate)"
     settings = getattr(base, "generation_config", None)
@@ -54,6 +54,8 @@ def generate(model: Any, recorder: Recorder, inputs: dict[str, Any], tokens: int
 
     The words are drawn, where the trainer takes the likeliest: what is drawn is a value that a trace can give.
     """
+    from .generation import short_answers  # lazy: torch, which a plan does without
+
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     settings = copy.deepcopy(base.generation_config)
     settings.max_length, settings.num_beams, settings.do_sample, settings.use_cache = None, 1, True, True

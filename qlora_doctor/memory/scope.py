@@ -147,8 +147,8 @@ def _kept(setup: Setup) -> Iterator[str]:
     training = setup.training
     if training.extra.get("predict_with_generate"):
         return  # the answers are what is kept, a few whole numbers
-    divided = training.fsdp or training.deepspeed
-    if training.method not in (None, "sft", "pretrain") or training.use_liger_kernel or divided:
+    sharded = training.fsdp or training.deepspeed
+    if training.method not in (None, "sft", "pretrain") or training.use_liger_kernel or sharded:
         yield "evaluations that keep all outputs for compute_metrics, of such a kind"
         return
     kept = kept_outputs_of(setup)

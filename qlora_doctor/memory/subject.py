@@ -49,14 +49,12 @@ class Subject:
         """What a prediction needs of it beside its tape."""
         from ..pipeline.architecture import context_length
 
-        config = self.model.config.get_text_config()
-        heads = getattr(config, "num_attention_heads", None) or 1
         return Outline(
             batch=self.step.batch,
             sequence=self.step.sequence,
             optim=self.step.optim,
             checkpointing=self.step.checkpointing,
-            head=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+            head=_largest_head(self.model.config.get_text_config()),
             limit=context_length(self.model.config),
             assumptions=tuple(self.assumptions),
             kinds=tuple(self._kinds()),
@@ -77,6 +75,15 @@ class Subject:
             yield "sharded"
         if getattr(self.program, "generates", False):
             yield "generation"
+
+
+def _largest_head(config: Any) -> int:
+    """Elements of a head; of a model whose layers differ in it (Gemma 4) the largest."""
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
+    return max(
+        int(getattr(each, "head_dim", None) or each.hidden_size // (getattr(each, "num_attention_heads", None) or 1))
+        for each in layers
+    )
 
 
 def subject_of_case(case: StepCase) -> Subject:

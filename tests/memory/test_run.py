@@ -366,3 +366,16 @@ def test_the_count_of_labels_goes_to_models_that_take_it() -> None:
         def forward(self, input_ids: Any) -> None: ...
 
     assert takes_loss_arguments(Takes()) and not takes_loss_arguments(Refuses())
+
+
+def test_layers_that_differ_in_their_heads(tmp_path: Path) -> None:
+    """Gemma 4: transformers gives no head size for the whole of a model whose layers have several."""
+    layers = ["sliding_attention", "full_attention"]
+    shapes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shapes |= {"num_key_value_heads": 1, "head_dim": 16, "global_head_dim": 32, "vocab_size": 1003}
+    shapes |= {"vocab_size_per_layer_input": 1003, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
+    small = {"model_type": "gemma4_text", "layer_types": layers, "max_position_embeddings": 256, **shapes}
+    pytest.importorskip("transformers.models.gemma4")
+    (tmp_path / "config.json").write_text(json.dumps(small), encoding="utf-8")
+    memory = memory_of(config(tmp_path))
+    assert memory.prediction_failure is None and memory.predicted is not None

@@ -471,3 +471,12 @@ def test_bytes_stay_unknown_where_nothing_tells_the_dtype(tmp_path: Path) -> Non
     assert seen.model is not None and seen.quantization is not None
     assert seen.model.dtype is None and seen.quantization.base_bytes is None
     assert seen.quantization.bits_per_parameter is not None
+
+
+def test_patterns_that_peft_writes_itself_are_nobodys_mistake(look: Look) -> None:
+    """PEFT doubles the rank of experts whose two projections are one parameter, by a pattern of its own."""
+    given = {"target_modules": ["q_proj", "gate_proj", "up_proj", "down_proj"], "lora_dropout": 0.0}
+    mine = {"q_proj": 4, "nothing": 4}
+    for patterns, idle in (({}, []), ({"rank_pattern": mine}, ["nothing"])):
+        adapter = look("qwen3_moe", **given, **patterns).adapter
+        assert adapter is not None and adapter.patterns_without_match == idle

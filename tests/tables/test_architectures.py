@@ -56,6 +56,8 @@ REPRESENTATIVE = (
     "nvidia/NVIDIA-Nemotron-Nano-9B-v2",
     "ibm-granite/granite-4.0-h-tiny",
     "LiquidAI/LFM2-1.2B",
+    "google/gemma-4-E2B",
+    "mistralai/Ministral-3-8B-Base-2512",
 )
 
 
@@ -118,7 +120,7 @@ def test_covers_at_least_fifty_checkpoints_and_the_families_people_fine_tune() -
         falcon_h1 olmo2 olmoe gpt2 gptj gpt_neox opt bloom stablelm starcoder2 deepseek_v2 smollm3 cohere
         cohere2 granite mamba gpt_oss gemma3 qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe qwen3_5 qwen3_5_moe qwen3_next
         llama4 mistral3 idefics3 paligemma llava glm4 glm4_moe olmo3 deepseek_v3 granitemoehybrid nemotron_h lfm2
-        lfm2_moe seed_oss apertus exaone4 dots1 ernie4_5 ernie4_5_moe jamba phimoe
+        lfm2_moe seed_oss apertus exaone4 dots1 ernie4_5 ernie4_5_moe jamba phimoe gemma4 deepseek_v32 glm_moe_dsa
     """
     assert families >= set(expected.split())
 

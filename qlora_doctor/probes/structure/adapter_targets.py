@@ -53,7 +53,10 @@ def target_facts(
 
 def _idle_patterns(seen: Inventory, config: Any) -> list[str] | None:
     """Keys of rank_pattern and alpha_pattern that no adapted module goes by; None without adapters."""
-    keys = [*(getattr(config, "rank_pattern", None) or {}), *(getattr(config, "alpha_pattern", None) or {})]
+    # PEFT writes keys of its own for experts that are one parameter (``convert_peft_config_for_transformers``).
+    own = {rf".*\.{re.escape(name)}" for name in getattr(config, "target_parameters", None) or ()}
+    patterns = [getattr(config, name, None) or {} for name in ("rank_pattern", "alpha_pattern")]
+    keys = [key for pattern in patterns for key in pattern if key not in own]
     adapted = [part.name for part in seen.parts if part.lora]
     if not keys:
         return []
