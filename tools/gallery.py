@@ -20,11 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout's own package, whatever is installed
 
-from qlora_doctor.cli._outputs import write_file  # noqa: E402
 from qlora_doctor.core.report import Report  # noqa: E402
 from qlora_doctor.reporters import html  # noqa: E402
 from qlora_doctor.reporters.html.index import render_index  # noqa: E402
 from qlora_doctor.run.checking import run_check  # noqa: E402
+from qlora_doctor.run.outputs import write_file  # noqa: E402
 from qlora_doctor.run.session import CheckOptions  # noqa: E402
 
 GALLERY = ROOT / "reports" / "examples"
@@ -168,10 +168,11 @@ def _rounded(value: object) -> object:
 
 def _planned(path: Path) -> dict[str, object]:
     """What ``plan`` finds of a setup, by the names of MemoryFacts."""
-    from qlora_doctor.run.planning import PlanOptions, run_plan
+    from qlora_doctor.run.planning import run_plan
+    from qlora_doctor.worker.job import PlanRequest
 
     batches, sequences = PLANNED
-    memory = run_plan(path, PlanOptions(batches=batches, sequences=sequences, offline=True)).facts.memory
+    memory = run_plan(path, PlanRequest(batches=batches, sequences=sequences), CheckOptions(offline=True)).facts.memory
     return {name: getattr(memory, name) for name in PLAN_FACTS}
 
 

@@ -79,11 +79,10 @@ def told(result: Report) -> dict[str, Any]:
     }
 
 
-def here(setup: Any, stages: Any, **options: Any) -> Iterator[Any]:
+def here(job: Job) -> Iterator[Any]:
     """Run the stages in this process: its parent has imported the libraries, which takes longer than a tiny model."""
-    fields = {name: options[name] for name in ("device", "offline", "requested", "facts", "ended")}
     events: list[Any] = []
-    run_job(Job(setup=setup, stages=tuple(stages), **fields), events.append)
+    run_job(job, events.append)
     yield from events
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 LEAST = 0.035
 KINDS = {
-    "sharded": ("fsdp",),
+    "sharded": ("fsdp", "zero="),
     "data parallel": ("ddp",),
     "generation": ("grpo", "rloo"),
     "liger": ("liger",),
-    "images": ("vlm",),
+    "offloading": ("activation_offloading",),
+    "images": ("vlm", "tiles"),
     "evaluation": ("eval=",),
     "preference and reward": ("dpo", "kto", "reward", "orpo", "cpo", "simpo"),
 }

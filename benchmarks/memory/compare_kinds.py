@@ -71,7 +71,7 @@ class Row:
 def ranks_of(entry: dict[str, Any]) -> int:
     """Cards of a case; where the file does not count them, a sharded or data-parallel one ran on two."""
     case = entry["case"]
-    return int(entry.get("ranks") or (2 if case.get("fsdp") or case.get("ddp") else 1))
+    return int(entry.get("ranks") or (2 if any(case.get(name) for name in ("fsdp", "zero", "ddp")) else 1))
 
 
 def _off(predicted: int, measured: int) -> float:
@@ -83,9 +83,10 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     method = case.get("method", "sft")
     with_trl = method in TRL or case.get("trainer") == "trl"
     fsdp = case.get("fsdp")
+    sharded = fsdp or case.get("zero")
     training: dict[str, Any] = {
         "trainer": "trl" if with_trl else "transformers",
-        "prepare_for_kbit_training": case.get("prep", not fsdp),
+        "prepare_for_kbit_training": case.get("prep", not sharded),
         "per_device_train_batch_size": case["bs"],
         "gradient_accumulation_steps": case.get("accum", 1),
         "max_length": case["seq"],
@@ -114,6 +115,9 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
             "fsdp": "full_shard auto_wrap",
             "fsdp_config": {"fsdp_version": fsdp, **case.get("fsdp_config", {})},
         }
+    if case.get("zero"):
+        zero = {"stage": case["zero"], **case.get("zero_config", {})}
+        training["deepspeed"] = {"bf16": {"enabled": "auto"}, "zero_optimization": zero}
     if case.get("best"):
         training["load_best_model_at_end"] = True
     if case.get("ddp"):
@@ -121,9 +125,16 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     model: dict[str, Any] = {"name_or_path": str(folder), "attn_implementation": case.get("attn", "sdpa")}
     if method in ("cls", "reward"):
         model |= {"task": "sequence-classification", "num_labels": case.get("labels", 1 if method == "reward" else 3)}
+    if case.get("generate"):
+        training["predict_with_generate"] = True
+    if case.get("metrics") and not case.get("argmax"):
+        training["compute_metrics"] = True
+        rows = folder.parent / "evaluation.jsonl"
+        rows.write_text('{"text": "w1"}\n' * case.get("eval_rows", 16), encoding="utf-8")
     if method == "s2s":
         model |= {"task": "seq2seq-lm"}
-    storage = "bfloat16" if fsdp and case.get("bf16_storage", True) else "uint8"
+    as_floats = case.get("bf16_storage", bool(fsdp or case.get("zero") == 3))
+    storage = "bfloat16" if as_floats else "uint8"
     config = {
         "model": model | {"dtype": "bfloat16"},
         "quantization": {
@@ -141,8 +152,12 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     if case.get("grid"):
         patch = 14
         config["data"] = {"image_size": [patch * side for side in case["grid"]]}
+    if training.get("compute_metrics"):
+        config["data"] = {"eval": str(folder.parent / "evaluation.jsonl")}
+    if method == "tiles":
+        config["data"] = {"image_size": case["image"]}
     if fsdp:
-        config["lora"]["autocast_adapter_dtype"] = False
+        config["lora"]["autocast_adapter_dtype"] = case.get("adapter32", False)
     return config
 
 
@@ -167,9 +182,6 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
         measured=(max(p[0] for p in peaks), max(p[1] for p in [*peaks, *evals])),
         measured_evaluation=(max(e[0] for e in evals), max(e[1] for e in evals)) if evals else None,
     )
-    if case.get("metrics") and not case.get("extra", {}).get("eval_accumulation_steps"):
-        row.reason = "No config tells that compute_metrics keeps the logits of all evaluation batches on the card."
-        return row
     began = time.perf_counter()
     with in_this_process(), coming(case):
         report = qlora_doctor.check(path, stages=["memory"], cache=False, offline=True)
@@ -191,7 +203,7 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
 
 def loaded(case: dict[str, Any]) -> bool:
     """Whether the measured model came by from_pretrained, not layer by layer."""
-    return bool(case.get("fsdp") or case.get("loaded"))
+    return bool(case.get("fsdp") or case.get("zero") or case.get("loaded"))
 
 
 @contextmanager
@@ -213,13 +225,11 @@ def coming(case: dict[str, Any]) -> Iterator[None]:
 def in_this_process() -> Iterator[None]:
     """Within, stages do not run in a process of their own."""
     from qlora_doctor.worker import runner
-    from qlora_doctor.worker.job import Job
     from qlora_doctor.worker.worker import run_job
 
-    def here(setup: Any, stages: Any, **options: Any) -> Iterator[Any]:
-        fields = {name: options[name] for name in ("device", "offline", "requested", "facts", "ended")}
+    def here(job: Any) -> Iterator[Any]:
         events: list[Any] = []
-        run_job(Job(setup=setup, stages=tuple(stages), **fields), events.append)
+        run_job(job, events.append)
         yield from events
 
     with patch.object(runner, "run_stages", here):

@@ -1,6 +1,7 @@
 """Measure the memory of runs beyond plain fine-tuning on this machine's GPU: methods, images, kernels, evaluation.
 
     python benchmarks/memory/measure_kinds.py [--seconds 280] [--only TEXT] [--workers 7] [--out DIR, else $OUT]
+    python benchmarks/memory/measure_kinds.py --further      # tiles, images by trl, offloading, generation, T5
     python benchmarks/memory/measure_kinds.py --loaded       # cases loaded by from_pretrained, as people load
     python benchmarks/memory/measure_kinds.py --cards 2      # the cases of two cards, one after the other, by torchrun
     python benchmarks/memory/measure_kinds.py --dry-run      # every case, shrunk, on the CPU: does the script work?
@@ -99,6 +100,21 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_heads": 16, "vocab_size": 32128, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
         "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
     },
+    "llava-v1.6-mistral-7b": {
+        "model_type": "llava_next", "image_token_index": 32000, "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default", "projector_hidden_act": "gelu",
+        "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+        "text_config": {
+            "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32064, "sliding_window": None,
+            "max_position_embeddings": 32768,
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096,
+            "num_attention_heads": 16, "num_hidden_layers": 24, "image_size": 336, "patch_size": 14,
+            "projection_dim": 768, "vocab_size": 32000,
+        },
+    },
     "bart-large": {
         "model_type": "bart", "d_model": 1024, "encoder_layers": 12, "decoder_layers": 12,
         "encoder_attention_heads": 16, "decoder_attention_heads": 16, "encoder_ffn_dim": 4096,
@@ -156,6 +172,22 @@ LOADED: list[dict[str, Any]] = [
     )
 ]
 """The same of models that come from a checkpoint: what from_pretrained leaves free decides what is reserved."""
+FURTHER: list[dict[str, Any]] = [
+    {"model": "flan-t5-large", "method": "s2s", "bs": 4, "seq": 512, "contiguous_bias": True},
+    {"model": "flan-t5-large", "method": "s2s", "bs": 2, "seq": 512, "gc": False, "contiguous_bias": True},
+    {"model": "qwen2.5-vl-3b", "method": "vlm", "bs": 2, "seq": 1024, "grid": [32, 32], "trainer": "trl"},
+    {"model": "llama3-8b", "bs": 2, "seq": 2048, "trainer": "trl", "extra": {"activation_offloading": True}},
+    {"model": "bart-large", "method": "s2s", "bs": 4, "seq": 512, "eval": 8, "eval_rows": 16, "metrics": True,
+     "generate": 64, "extra": {"generation_max_length": 64, "generation_num_beams": 1}},
+    {"model": "llava-v1.6-mistral-7b", "method": "tiles", "bs": 1, "seq": 3072, "image": [672, 672]},
+    {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "eval": 4, "eval_rows": 12, "metrics": True, "argmax": True},
+    {"model": "gemma3-4b", "method": "gvlm", "bs": 1, "seq": 512, "trainer": "trl"},
+    {"model": "qwen2.5-vl-3b", "method": "vlm", "bs": 1, "seq": 2048, "grid": [54, 74]},
+    {"model": "qwen2.5-1.5b", "bs": 2, "seq": 1024, "gc": False, "trainer": "trl",
+     "extra": {"activation_offloading": True}},
+]  # fmt: skip
+"""Kinds that the others leave out: tiles, images by trl, offloaded activations, evaluations that generate or keep
+what preprocess_logits_for_metrics makes; ``contiguous_bias``: T5's bias as transformers makes it from 5.20 on."""
 TWO: list[dict[str, Any]] = [
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "fsdp": 2, "trainer": "trl"},
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "fsdp": 2, "bf16_storage": False},
@@ -170,6 +202,24 @@ TWO: list[dict[str, Any]] = [
     {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "fsdp": 1, "fsdp_config": {"use_orig_params": True}},
 ]  # fmt: skip
 """What to measure on two cards; ``parallel``: both visible to one process, transformers' DataParallel."""
+SHARDED: list[dict[str, Any]] = [
+    {"model": "llama3-8b", "bs": 1, "seq": 2048, "fsdp": 1, "trainer": "trl"},
+    {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "zero": 2},
+    {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "zero": 3},
+    {"model": "qwen2.5-1.5b", "bs": 1, "seq": 2048, "fsdp": 1, "adapter32": True, "accum": 2},
+    {"model": "llama3-8b/8", "bs": 1, "seq": 2048, "zero": 2, "trainer": "trl"},
+    {"model": "llama3-8b/8", "bs": 1, "seq": 2048, "zero": 3, "trainer": "trl"},
+    {"model": "llama3.2-1b", "bs": 1, "seq": 1024, "fsdp": 1, "eval": 2, "eval_rows": 8},
+    {"model": "llama3.2-1b", "bs": 1, "seq": 1024, "fsdp": 2, "eval": 2, "eval_rows": 8},
+    {"model": "llama3.2-1b", "bs": 1, "seq": 1024, "zero": 2, "eval": 2, "eval_rows": 8},
+    {"model": "llama3.2-1b", "bs": 2, "seq": 1024, "zero": 2, "accum": 2, "gc": False},
+    {"model": "qwen2.5-1.5b", "bs": 2, "seq": 1024, "zero": 2, "trainer": "trl",
+     "zero_config": {"overlap_comm": True, "reduce_bucket_size": "auto"}},
+    {"model": "llama3-8b/8", "bs": 1, "seq": 1024, "fsdp": 1, "fsdp_config": {"backward_prefetch": "BACKWARD_PRE"}},
+    {"model": "qwen2.5-1.5b", "bs": 2, "seq": 1024, "fsdp": 2, "trainer": "trl", "adapter32": True},
+    {"model": "llama3.2-1b", "method": "dpo", "bs": 1, "seq": 1024, "zero": 2},
+]  # fmt: skip
+"""More on two cards: FSDP 1, ZeRO-2 and ZeRO-3 (with deepspeed), evaluations in between."""
 METHOD = (
     "one fresh process a case, several at a time on one card; random weights, quantized layer by layer (FSDP "
     "or loaded: saved and loaded with from_pretrained); NF4 blocksize 64, double quantization; "
@@ -203,6 +253,7 @@ def shrunk(architecture: dict[str, Any]) -> dict[str, Any]:
 def gib(case: dict[str, Any]) -> float:
     """Roughly what a case takes at most, in GiB."""
     size = {"qwen3-30b-a3b": 80, "qwen2.5-32b": 34, "llama3-8b": 18, "llava-1.5-7b": 16, "gemma3-4b": 26}
+    size["llava-v1.6-mistral-7b"] = 20
     return size.get(case["model"], 13) + (10 if case.get("gc") is False else 0) + (4 if case.get("metrics") else 0)
 
 
@@ -250,6 +301,18 @@ def materialise(model: Any, device: Any, double_quant: bool) -> None:
                 module._buffers[name] = torch.ones(buffer.shape, dtype=buffer.dtype, device=device)
 
 
+def make_bias_contiguous() -> None:
+    """What transformers does from 5.20 on: a learned bias goes to the attention in one piece, so a kernel takes it."""
+    from transformers.integrations import sdpa_attention
+
+    made = sdpa_attention.create_position_bias_mask
+
+    def contiguous(*args: Any, **kwargs: Any) -> Any:
+        return made(*args, **kwargs).contiguous()
+
+    sdpa_attention.create_position_bias_mask = contiguous
+
+
 def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) -> tuple[Any, Any]:
     """The PEFT model of a case, and its config."""
     import torch
@@ -263,7 +326,8 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
     architecture = ARCHITECTURES[case["model"]]
     config = AutoConfig.for_model(**(shrunk(architecture) if dry else architecture))
     double_quant, attention = case.get("dq", True), case.get("attn", "sdpa")
-    storage = torch.bfloat16 if fsdp and case.get("bf16_storage", True) else torch.uint8
+    as_floats = case.get("bf16_storage", bool(fsdp or case.get("zero") == 3))
+    storage = torch.bfloat16 if as_floats else torch.uint8
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_quant_storage=storage,
@@ -271,13 +335,14 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
     classifier = transformers.AutoModelForSequenceClassification
     auto = {
         "cls": classifier, "reward": classifier,
-        "vlm": transformers.AutoModelForImageTextToText, "gvlm": transformers.AutoModelForImageTextToText,
+        **dict.fromkeys(("vlm", "gvlm", "tiles"), transformers.AutoModelForImageTextToText),
         "s2s": transformers.AutoModelForSeq2SeqLM,
     }.get(method, transformers.AutoModelForCausalLM)  # fmt: skip
     if method in ("cls", "reward"):
         config.num_labels, config.pad_token_id = case.get("labels", 1 if method == "reward" else 3), 0
-    if (fsdp or case.get("loaded")) and not dry:
-        root = os.environ["CHECKPOINTS"] if fsdp else tempfile.mkdtemp()
+    sharded = fsdp or case.get("zero")
+    if (sharded or case.get("loaded")) and not dry:
+        root = os.environ["CHECKPOINTS"] if sharded else tempfile.mkdtemp()
         folder = Path(root) / case["model"].replace("/", "-")
         if int(os.environ.get("RANK", 0)) == 0 and not (folder / "done").exists():
             with torch.device(device):
@@ -305,7 +370,7 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
         model.hf_device_map = {"": device}
     model.config.use_cache = False
     checkpointing = {"use_reentrant": case.get("reentrant", False)}
-    if case.get("prep", not fsdp):
+    if case.get("prep", not sharded):
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=case.get("gc", True), gradient_checkpointing_kwargs=checkpointing
         )
@@ -314,7 +379,9 @@ def build(case: dict[str, Any], dry: bool, device: Any, result: dict[str, Any]) 
         r=case.get("r", 16), lora_alpha=32, lora_dropout=case.get("dropout", 0.05),
         target_modules=case.get("targets", "all-linear"), task_type=task,
     )  # fmt: skip
-    model = get_peft_model(model, lora, **({"autocast_adapter_dtype": False} if fsdp else {}))
+    model = get_peft_model(
+        model, lora, **({} if case.get("adapter32", not fsdp) else {"autocast_adapter_dtype": False})
+    )
     return model, config
 
 
@@ -350,11 +417,20 @@ def trainer_of(case: dict[str, Any], model: Any, config: Any, callback: Any, dry
     if case.get("fsdp") and not dry:
         options |= {"fsdp": "full_shard auto_wrap"}
         options["fsdp_config"] = {"fsdp_version": case["fsdp"], **case.get("fsdp_config", {})}
+    if case.get("zero") and not dry:
+        options["deepspeed"] = {
+            "bf16": {"enabled": "auto"}, "train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto",
+            "gradient_accumulation_steps": "auto", "gradient_clipping": "auto",
+            "zero_optimization": {"stage": case["zero"], **case.get("zero_config", {})},
+        }  # fmt: skip
     if case.get("ddp"):
         options["ddp_find_unused_parameters"] = False
+    if case.get("generate"):
+        options |= {"predict_with_generate": True}
     if dry:
         options |= {"use_cpu": True, "torch_compile": False}
         options.pop("use_liger_kernel", None)
+        options.pop("activation_offloading", None)
         if not torch.cuda.is_available():
             options["optim"] = "adamw_torch"
     words = tokenizer()
@@ -382,9 +458,11 @@ def trainer_of(case: dict[str, Any], model: Any, config: Any, callback: Any, dry
         method in ("dpo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo") or case.get("trainer") == "trl"
     )
     common: dict[str, Any] = {"model": model, "callbacks": [callback]}
-    if not with_trl:
+    if method in ("vlm", "gvlm", "tiles") or not with_trl:
         if case.get("metrics"):
             common["compute_metrics"] = lambda predictions: {}
+        if case.get("argmax"):
+            common["preprocess_logits_for_metrics"] = lambda logits, labels: logits.argmax(-1)
         if method == "vlm":
             high, wide = grid
             count, token, vision = high * wide // 4, config.image_token_id, config.vision_config
@@ -416,9 +494,41 @@ def trainer_of(case: dict[str, Any], model: Any, config: Any, callback: Any, dry
                     "pixel_values": torch.randn(k, 3, side, side),
                 }  # fmt: skip
                 return made | ({"token_type_ids": (x == token).long()} if config.model_type == "gemma3" else {})
+        elif method == "tiles":
+            # One picture that fills a grid of tiles, as LLaVA-Next's processor cuts it: the grid and the whole.
+            side, token = config.vision_config.image_size, config.image_token_index
+            size = [side, 2 * side] if dry else case["image"]
+            patches = side // config.vision_config.patch_size
+            high, wide = (pixels // side for pixels in size)
+            tiles = high * wide + 1
+            count = patches**2 + high * patches * (wide * patches + 1)
+            if dry:
+                length = count + 32
+
+            def images(rows: list[Any]) -> dict[str, Any]:
+                k = len(rows)
+                x = torch.randint(4, 500, (k, length))
+                x[:, 1 : 1 + count] = token
+                return {
+                    "input_ids": x, "attention_mask": torch.ones_like(x), "labels": x.masked_fill(x == token, -100),
+                    "pixel_values": torch.randn(k, tiles, 3, side, side), "image_sizes": torch.tensor([size] * k),
+                }  # fmt: skip
         else:
             images = None  # type: ignore[assignment]
         rows: list[Any] = [{"i": 0}] * 64 if images else [{"input_ids": each} for each in ids]
+        if with_trl:
+            import trl
+            from datasets import Dataset
+
+            told = trl.SFTConfig(
+                **options, max_length=None, remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}
+            )
+            made = Dataset.from_list([{"input_ids": [4]}] * 64)
+            common |= {"data_collator": images, "processing_class": words}
+            return trl.SFTTrainer(args=told, train_dataset=made, **common)
+        if case.get("generate"):
+            from transformers import Seq2SeqTrainer as Trainer
+            from transformers import Seq2SeqTrainingArguments as TrainingArguments
         arguments = TrainingArguments(**options, remove_unused_columns=False)
         if not case.get("parallel"):
             _ = arguments.device
@@ -533,6 +643,8 @@ def one(case: dict[str, Any], dry: bool, out: Path | None) -> dict[str, Any]:
         return found
 
     try:
+        if case.get("contiguous_bias"):
+            make_bias_contiguous()
         model, config = build(case, dry, device, result)
         result["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         gc.collect()
@@ -644,7 +756,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=7)
     parser.add_argument("--cards", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
+    parser.add_argument("--further", action="store_true", help="the kinds that the others leave out")
     parser.add_argument("--loaded", action="store_true", help="the cases loaded by from_pretrained")
+    parser.add_argument("--sharded", action="store_true", help="the more of two cards")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--case", type=Path, help="measure this one case, in this process")
     options = parser.parse_args(arguments)
@@ -654,13 +768,16 @@ def main(arguments: list[str] | None = None) -> int:
         path.write_text(json.dumps(result), encoding="utf-8")
         os._exit(0)
     deadline = time.time() + options.seconds
-    wanted = LOADED if options.loaded else CASES if options.cards == 1 else TWO
+    name, wanted = ("kinds", CASES) if options.cards == 1 else ("kinds-two", TWO)
+    if options.sharded:
+        name, wanted = "kinds-sharded", SHARDED
+    elif options.further or options.loaded:
+        name, wanted = ("kinds-further", FURTHER) if options.further else ("kinds-loaded", LOADED)
     cases = [case for case in wanted if options.only in json.dumps(case)]
     workers = options.workers if options.cards == 1 else 1
     running: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
     results: list[dict[str, Any]] = []
     waiting = list(range(len(cases)))
-    name = "kinds-loaded" if options.loaded else "kinds" if options.cards == 1 else "kinds-two"
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
         while waiting or running:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ..core.errors import UsageError
-from ._outputs import write_file
+from ..run.outputs import write_file
 
 if TYPE_CHECKING:
     from ..core.report import Report
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 
 class KnownFindings:
-    """The baseline of one command, or none."""
+    """The baseline of one command, or none.
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self._path: Path | None = given["baseline"]
-        self._write, self._prune = given["write_baseline"], given["prune_baseline"]
+    Raises:
+        UsageError: it is to be written, and no file is named.
+    """
+
+    def __init__(self, baseline: Path | None, *, write: bool, prune: bool) -> None:
+        self._path, self._write, self._prune = baseline, write, prune
         if self._path is None and (self._write or self._prune):
             raise UsageError("The baseline's file is not named.", remedy="--baseline qlora-doctor-baseline.json")
         self._before = self._read()

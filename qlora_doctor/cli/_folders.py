@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import click
+from typing import TYPE_CHECKING
 
 from ..core.errors import UsageError
 from ..reporters.overview import told_reasons
 from ._settings import found_settings
-from ._terminal import one_line
+from ._terminal import one_line, show
 
 if TYPE_CHECKING:
     from ..reading.walk import Walk
+    from ..run.settings import Found as Settings
     from ._progress import Told
+    from ._settings import Judging
+    from ._shown import Shown
 
 _MOST_NAMED = 3
 
@@ -34,8 +35,14 @@ class Found:
     left_out: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def with_folders(configs: Sequence[Path], given: Mapping[str, Any], watcher: Told) -> Found:
+def with_folders(
+    configs: Sequence[Path], exclude: Sequence[str], dialect: str | None, judging: Judging, shown: Shown, watcher: Told
+) -> Found:
     """The files to check. What is passed over in a folder is counted on stderr.
+
+    Args:
+        exclude: globs of what is passed over in a folder, beside those of the settings.
+        dialect: of all files; None recognises each.
 
     Raises:
         UsageError: a folder holds no config.
@@ -46,7 +53,8 @@ def with_folders(configs: Sequence[Path], given: Mapping[str, Any], watcher: Tol
     found = Found()
     for path in configs:
         if path.is_dir() and file_of(path) == path:
-            walk = _configs_in(path, given, watcher)
+            walk = _walk(path, exclude, dialect, found_settings(path / "any", judging))
+            _tell(path, walk, shown, watcher)
             found.configs += [file for file in walk.configs if file not in found.configs and file not in configs]
             found.left_out += [each for each in walk.left_out if each[0] not in configs]
         else:
@@ -54,26 +62,28 @@ def with_folders(configs: Sequence[Path], given: Mapping[str, Any], watcher: Tol
     return found
 
 
-def _configs_in(folder: Path, given: Mapping[str, Any], watcher: Told) -> Walk:
+def _walk(folder: Path, exclude: Sequence[str], dialect: str | None, settings: Settings) -> Walk:
     from ..reading.walk import find_configs
 
-    settings = found_settings(folder / "any", given)  # those that hold for a file of this folder
     walk = find_configs(
         folder,
-        exclude=(*settings.settings.exclude, *given["exclude"]),
+        exclude=(*settings.settings.exclude, *exclude),
         base=settings.file.parent if settings.file else None,
-        dialect=given["dialect"],
+        dialect=dialect,
     )
     if not walk.configs:
-        what = f"the configs that it knows ({given['dialect']})" if given["dialect"] else "a config that is known here"
+        what = f"the configs that it knows ({dialect})" if dialect else "a config that is known here"
         raise UsageError(
             f"{folder} holds no file that is {what}: {_passed_over(walk)}.",
             remedy="Name a file itself to hear what it lacks; --dialect says which dialect a file is in.",
         )
-    if walk.unreadable or ((walk.passed_over or walk.left_out) and not given["quiet"]):
-        with watcher.room():
-            click.echo(f"{one_line(str(folder))}: {len(walk.configs)} to check; {_passed_over(walk)}.", err=True)
     return walk
+
+
+def _tell(folder: Path, walk: Walk, shown: Shown, watcher: Told) -> None:
+    if walk.unreadable or ((walk.passed_over or walk.left_out) and not shown.quiet):
+        with watcher.room():
+            show(f"{one_line(str(folder))}: {len(walk.configs)} to check; {_passed_over(walk)}.", err=True)
 
 
 def _passed_over(walk: Walk) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,32 +12,38 @@ from ..core.errors import ConfigError, DoctorError
 from ..core.report import Finding, Report
 from ..run.observer import Observer
 from ._stream import TextStream
-from ._terminal import one_line, show_error, wants_color
+from ._terminal import one_line, show_error
 
 if TYPE_CHECKING:
     from ..run.many import Result
     from ..run.session import CheckOptions
     from ..setup.setup import Setup
     from ._progress import Told
+    from ._shown import Shown
 
 
 def check_all(
-    sources: Sequence[Path], options: Sequence[CheckOptions | ConfigError], given: dict[str, Any], watcher: Told
+    sources: Sequence[Path],
+    options: Sequence[CheckOptions | ConfigError],
+    jobs: int | None,
+    shown: Shown,
+    watcher: Told,
 ) -> dict[int, Report | DoctorError]:
     """Check configs and write the text document, where that is the format; results by the number of their source.
 
     Args:
         options: of each config, or why its settings cannot be read.
+        jobs: workers at most; None takes as many as processors and memory allow.
         watcher: shows which have ended.
     """
     from ..run.many import check_many
 
-    desk = _Documents(sources, given, watcher)
-    entries = list(zip(sources, options, desk.observers, strict=True))
+    documents = _Documents(sources, shown, watcher)
+    entries = list(zip(sources, options, documents.observers, strict=True))
     try:
-        return check_many(entries, jobs=given["jobs"], finished=desk.finished)
+        return check_many(entries, jobs=jobs, finished=documents.finished)
     finally:
-        desk.close()
+        documents.close()
 
 
 class _Held(Observer):
@@ -80,9 +85,9 @@ class _Held(Observer):
 class _Documents:
     """Writes documents in the order of the configs, and progress as it comes."""
 
-    def __init__(self, sources: Sequence[Path], given: dict[str, Any], watcher: Told) -> None:
+    def __init__(self, sources: Sequence[Path], shown: Shown, watcher: Told) -> None:
         self.observers = [_Held(watcher) for _ in sources]
-        self._sources, self._given, self._watcher = sources, given, watcher
+        self._sources, self._shown, self._watcher = sources, shown, watcher
         self._results: dict[int, Result] = {}
         self._head = -1
         self._document: TextStream | None = None
@@ -111,14 +116,14 @@ class _Documents:
         self._open()
 
     def _open(self) -> None:
-        if self._given["format"] != "text" or self._head >= len(self.observers):
+        if self._shown.format != "text" or self._head >= len(self.observers):
             return
-        self._document = TextStream(color=wants_color(sys.stdout, self._given["no_color"]))
+        self._document = TextStream(color=self._shown.color())
         self.observers[self._head].write_to(self._document)
 
     def _write(self, number: int, result: Result) -> None:
         if isinstance(result, DoctorError):
-            show_error(result, no_color=self._given["no_color"])
+            show_error(result, no_color=self._shown.no_color)
         elif self._document is not None:
             self._document.end(result)
             click.echo()

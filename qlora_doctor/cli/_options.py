@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,10 +12,21 @@ import click
 
 from ..core.errors import UsageError
 
+Fields = TypeVar("Fields")
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
 DOCUMENTS = "text, json, html, sarif, github, gitlab, junit, markdown"
 """The formats of a report that every judging command writes."""
+
+
+def of(kind: type[Fields], given: Mapping[str, Any]) -> Fields:
+    """Those options of a command that are fields of a dataclass, as one value of it."""
+    return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})  # type: ignore[arg-type]
+
+
+def command_line() -> str:
+    """This command as it was typed, for the report."""
+    return " ".join(["qlora-doctor", *sys.argv[1:]])
 
 
 def together(*parts: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -138,35 +151,30 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
         raise click.BadParameter(f"{value!r} is no size such as 12GiB.") from None
 
 
+def _words(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """``--max-length 512`` → its words, as a shell splits them.
+
+    Raises:
+        UsageError: a quote is not closed.
+    """
+    import shlex
+
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        raise UsageError(f"--script-args cannot be read: {error}.") from None
+
+
 def running() -> Callable[[Command], Command]:
-    """``--run-data`` and the bounds of the script that it runs; ``running_options`` are their values."""
+    """``--run-data`` and the bounds of the script that it runs, by the names of CheckOptions."""
     return together(
         click.option("--run-data", is_flag=True,
                      help="Run a script up to its training, in a process of its own without network or GPU, and look "
                           "at its own first batches. It executes the script."),
-        click.option("--script-args", default="", metavar="ARGS", help="With --run-data: the script's command line."),
+        click.option("--script-args", "script_arguments", default="", callback=_words, metavar="ARGS",
+                     help="With --run-data: the script's command line."),
         click.option("--script-seconds", type=click.FloatRange(min=1), metavar="SECONDS",
                      help="With --run-data: time up to the training. Default: 300."),
         click.option("--script-memory", callback=_size, metavar="SIZE",
                      help="With --run-data: memory of the script, 12GiB. Default: 8GiB."),
     )  # fmt: skip
-
-
-def running_options(given: dict[str, Any]) -> dict[str, Any]:
-    """The same as fields of CheckOptions.
-
-    Raises:
-        UsageError: a quote of --script-args is not closed.
-    """
-    import shlex
-
-    try:
-        arguments = tuple(shlex.split(given["script_args"]))
-    except ValueError as error:
-        raise UsageError(f"--script-args cannot be read: {error}.") from None
-    return {
-        "run_data": given["run_data"],
-        "script_arguments": arguments,
-        "script_seconds": given["script_seconds"],
-        "script_memory": given["script_memory"],
-    }

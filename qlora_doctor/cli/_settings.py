@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,48 +12,73 @@ import click
 from ..run.settings import Found, Ignored, find_settings, read_settings
 
 if TYPE_CHECKING:
+    from ..core.report import FailOn, Severity
     from ..engine import Selection
     from ..engine.budgets import Budget
+    from ..engine.rule import Profile
     from ..engine.suppression import Suppression
     from ..run.session import CheckOptions
 
 
-def found_settings(source: Path | None, given: Mapping[str, Any]) -> Found:
+@dataclass(frozen=True)
+class Judging:
+    """Which rules judge, how severely, and by which settings, as the command line says.
+
+    Attributes:
+        select: rules, or beginnings of their ids; empty leaves it to the profile.
+        severity: of a rule, in place of its page's.
+        profile, fail_on: None leaves them to the settings.
+        settings: a file in place of the nearest one.
+        rules: folders with pages of one's own.
+    """
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    severity: Mapping[str, Severity] = field(default_factory=dict)
+    profile: Profile | None = None
+    fail_on: FailOn | None = None
+    settings: Path | None = None
+    rules: tuple[Path, ...] = ()
+
+
+def found_settings(source: Path | None, judging: Judging) -> Found:
     """The settings that hold for one config.
 
     Raises:
         ConfigError: they cannot be read or are invalid.
     """
-    return read_settings(given["settings"]) if given.get("settings") else find_settings(source)
+    return read_settings(judging.settings) if judging.settings else find_settings(source)
 
 
-def with_settings(options: CheckOptions, found: Found, given: Mapping[str, Any]) -> CheckOptions:
-    """The options of a command, and where they are silent those of the settings.
+def with_settings(options: CheckOptions, judging: Judging, source: Path | None) -> CheckOptions:
+    """The options of a command, and where they are silent those of the settings that hold for a config.
 
     Raises:
+        ConfigError: the settings cannot be read or are invalid.
         UsageError: a budget is of no fact.
     """
+    found = found_settings(source, judging)
     return replace(
         options,
-        selection=selection(found, given),
-        fail_on=given["fail_on"] or found.settings.fail_on or "unknown",
-        rules=_once(*options.rules, *found.rule_folders),
+        selection=selection(found, judging),
+        fail_on=judging.fail_on or found.settings.fail_on or "unknown",
+        rules=_once(*judging.rules, *found.rule_folders),
         suppressions=(*options.suppressions, *map(_suppression_from(found), found.settings.ignored_findings)),
         budgets=_budgets(found),
         docs=options.docs or found.settings.docs,
     )
 
 
-def selection(found: Found, given: Mapping[str, Any]) -> Selection:
+def selection(found: Found, judging: Judging) -> Selection:
     """Which rules judge: ``--select`` and ``--profile`` replace the settings', ``--ignore`` and ``--severity`` add."""
     from ..engine import Selection
 
     settings = found.settings
     return Selection(
-        select=given["select"] or tuple(settings.select),
-        ignore=(*settings.ignored_rules, *given["ignore"]),
-        severity={**settings.severity, **given["severity"]},
-        profile=given["profile"] or settings.profile or "recommended",
+        select=judging.select or tuple(settings.select),
+        ignore=(*settings.ignored_rules, *judging.ignore),
+        severity={**settings.severity, **judging.severity},
+        profile=judging.profile or settings.profile or "recommended",
     )
 
 
@@ -94,17 +119,21 @@ def _suppression_from(found: Found) -> Any:
     return suppression
 
 
-def explain_selection(source: Path | None, given: Mapping[str, Any]) -> None:
-    """Print which rules judge, and by whose word."""
+def explain_selection(source: Path | None, judging: Judging, kept_in: Path | None) -> None:
+    """Print which rules judge, and by whose word.
+
+    Args:
+        kept_in: the folder in which rule pages are kept compiled; None keeps none.
+    """
     from ..core.assets import asset_folder
     from ..engine import check_selection, load_rules
-    from ..run.cache import cache_folder, pages_folder
+    from ..run.cache import pages_folder
     from ..tables.refusals import refusal_ids
 
-    found = found_settings(source, given)
-    chosen = selection(found, given)
-    kept_in = None if given["no_cache"] else pages_folder(given["cache_dir"] or cache_folder())
-    rules = load_rules(asset_folder("rules"), *_once(*given["rules"], *found.rule_folders), kept_in=kept_in)
+    found = found_settings(source, judging)
+    chosen = selection(found, judging)
+    pages = _once(*judging.rules, *found.rule_folders)
+    rules = load_rules(asset_folder("rules"), *pages, kept_in=pages_folder(kept_in))
     check_selection(chosen, rules, refusal_ids)
     click.echo(f"settings: {found.file or 'none'} · profile {chosen.profile}")
     for rule in rules:

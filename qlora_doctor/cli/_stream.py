@@ -6,12 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
-
 from ..core.report import Finding, Report
 from ..reporters import text
 from ..reporters.verdict import dialect
-from ._terminal import one_line, width
+from ._terminal import one_line, show, width
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -47,8 +45,8 @@ class TextStream:
         """Tell the rest; a finding that was not told while the check ran is told now."""
         self.on_findings(report.findings)
         rest = text.render_rest(report, color=self._color, width=self._width, verbose=self._verbose)
-        click.echo(rest, nl=False, color=self._color)
+        show(rest, color=self._color)
 
     def _say(self, block: str) -> None:
-        click.echo(block + "\n", color=self._color)
+        show(block + "\n\n", color=self._color)
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from typing import TYPE_CHECKING, TextIO
@@ -12,7 +13,12 @@ import click
 from ..core.errors import DoctorError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..core.place import Place
+
+_SGR = re.compile(r"\x1b\[[0-9;]*m")
+_WORDS = re.compile(r"( *)([^ ]+)")
 
 
 def wants_color(stream: TextIO, no_color: bool = False) -> bool:
@@ -32,6 +38,38 @@ def is_terminal(stream: TextIO) -> bool:
 def width() -> int:
     """Columns to wrap at."""
     return min(100, shutil.get_terminal_size((100, 24)).columns)
+
+
+def show(text: str, *, color: bool | None = None, err: bool = False) -> None:
+    """Print a text for people; where the columns are known, no line breaks inside a word.
+
+    A pipe gets the lines as they are: what reads it counts lines.
+    """
+    if is_terminal(sys.stderr if err else sys.stdout) or os.environ.get("COLUMNS", "").isdecimal():
+        text = narrowed(text, shutil.get_terminal_size().columns)
+    click.echo(text.removesuffix("\n"), color=color, err=err)
+
+
+def narrowed(text: str, columns: int) -> str:
+    """Lines that are longer than ``columns`` broken between words; colour codes take no room."""
+    return "\n".join(piece for line in text.split("\n") for piece in _pieces(line, columns))
+
+
+def _pieces(line: str, columns: int) -> Iterator[str]:
+    if len(line) <= columns:
+        yield line
+        return
+    indent = len(line) - len(line.lstrip(" "))
+    rest = " " * min(indent + 2, columns // 2)
+    piece, room = "", columns
+    for gap, word in _WORDS.findall(line):
+        taken = len(_SGR.sub("", gap + word))
+        if piece.strip() and taken > room:
+            yield piece
+            piece, room = rest + word, columns - len(rest) - taken + len(gap)
+        else:
+            piece, room = piece + gap + word, room - taken
+    yield piece
 
 
 def show_error(error: DoctorError, *, no_color: bool = False) -> None:

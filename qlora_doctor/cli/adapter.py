@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ._help import examples
-from ._options import device, document, fail_on, judging, outputs, talking
+from ._options import command_line, device, document, fail_on, judging, of, outputs, talking
 
 
 @click.command(
@@ -30,8 +29,10 @@ from ._options import device, document, fail_on, judging, outputs, talking
 @click.option("--rows", type=click.Path(path_type=Path), metavar="FILE",
               help="Text to measure on, a row a line, or JSON lines. Default: a small built-in set.")  # fmt: skip
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE",
-              help="The JSON report of the run that trained it: --load then says whether the reload gives the outputs "
-                   "of training. Default: qlora-doctor.json beside the adapter.")  # fmt: skip
+              help="The JSON report of the run that trained it: its tokenizer is compared, and with --load "
+                   "what it said. Default: qlora-doctor.json beside the adapter.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
+              help="The config that the run was started with: base and tokenizer are held against it.")  # fmt: skip
 @device()
 @judging("QD37")
 @fail_on()
@@ -43,35 +44,26 @@ def command(**given: Any) -> int:
 
     DIR is an adapter's folder, a checkpoint of a run, or a merged model. Its files are read and nothing in them is run.
 
-    \b
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, 3 --load could not be completed.
     """
-    from ..reporters import FORMATS, render, text
     from ..run.session import CheckOptions
     from ..run.stored import judge_stored
-    from ._outputs import check_format, parse_outputs, write_outputs
-    from ._settings import found_settings, with_settings
-    from ._terminal import wants_color, width
+    from ._settings import Judging, with_settings
+    from ._shown import Shown
 
-    check_format(given["format"], FORMATS)
-    outputs = parse_outputs(given["outputs"], 1)
-    options = CheckOptions(command=" ".join(["qlora-doctor", *sys.argv[1:]]), device=given["device"])
-    options = with_settings(options, found_settings(None, given), given)
+    shown = of(Shown, given)
+    outputs = shown.parsed()
+    options = CheckOptions(command=command_line(), device=given["device"])
     report = judge_stored(
         given["folder"],
-        options,
+        with_settings(options, of(Judging, given), given["config"]),
         base=given["base"],
         adapter=given["adapter"],
         load=given["load"],
         rows=given["rows"],
         run_report=given["report"],
+        config=given["config"],
     )
-    if given["format"] == "text":
-        color = wants_color(sys.stdout, given["no_color"])
-        click.echo(text.render(report, color=color, width=width()), nl=False, color=color)
-    else:
-        click.echo(render(report, given["format"]), nl=False)
-    for path in write_outputs(outputs, [report]):
-        if not given["quiet"]:
-            click.echo(f"wrote {path}", err=True)
+    shown.print([report])
+    shown.write(outputs, [report])
     return report.exit_code

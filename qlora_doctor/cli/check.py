@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,17 @@ from ..core.errors import ConfigError, UsageError
 from ._help import examples
 from ._options import (
     baseline,
+    command_line,
     device,
     document,
     fail_on,
     judging,
     listed,
+    of,
     offline,
     outputs,
     own_rules,
     running,
-    running_options,
     settings,
     talking,
 )
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from ..core.report import Report
     from ..engine.suppression import Suppression
     from ..run.session import CheckOptions
+    from ._folders import Found
+    from ._settings import Judging
+    from ._shown import Shown
 
 
 def _share(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -119,99 +123,73 @@ def command(**given: Any) -> int:
     CONFIG is a file in any dialect, a saved adapter or model, or a folder in which all configs are meant; - is
     standard input.
 
-    \b
     Exit codes: 0 clean, 1 findings at or above --fail-on (by default errors), 2 usage, unreadable or
     invalid config, 3 a stage that was asked for could not be completed, or the config does not tell all
     that decides the run (model, 4 bits, rank, rate, batch; --fail-on error lets that pass).
     """
-    with progress(_first_words(given), quiet=given["quiet"] or given["explain_selection"]) as watcher:
-        return _check(given, watcher)
+    from ._shown import Shown
 
+    configs, facts, shown = given["configs"], given["facts"], of(Shown, given)
+    named = [*configs, *([facts] if facts else [])]  # what is under way before it is known what these stand for
+    first = f"reading {named[0] if len(named) == 1 else 'configs'}"
+    with progress(first, quiet=shown.quiet or given["explain_selection"]) as watcher:
+        from ..reporters import TOGETHER
+        from ..run.cache import cache_folder
+        from ..run.outputs import append_summary
+        from ._baseline import KnownFindings
+        from ._fixes import Fixing, fix_all
+        from ._folders import with_folders
+        from ._settings import Judging, explain_selection
 
-def _first_words(given: dict[str, Any]) -> str:
-    """What is under way before it is known what the arguments stand for."""
-    named = [*given["configs"], *([given["facts"]] if given["facts"] else [])]
-    return f"reading {named[0] if len(named) == 1 else 'configs'}"
-
-
-def _check(given: dict[str, Any], watcher: Told) -> int:
-    from ..reporters import FORMATS, TOGETHER
-    from ._baseline import KnownFindings
-    from ._folders import with_folders
-    from ._outputs import append_summary, check_format, parse_outputs, write_outputs
-    from ._settings import explain_selection
-
-    alone = given["facts"] or given["explain_selection"]
-    found = with_folders(given["configs"], given, watcher)
-    sources: Sequence[Path | None] = found.configs or ((None,) if alone else ())
-    if not sources:
-        raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
-    if given["explain_selection"]:
-        explain_selection(sources[0], given)
-        return 0
-    if given["facts"] is not None and not given["facts"].exists():
-        raise UsageError(f"{given['facts']} does not exist.")
-    if given["facts"] is not None and len(sources) > 1:
-        raise UsageError("--facts holds one machine's facts, and several configs are given.")
-    _check_fixes(given)
-    check_format(given["format"], FORMATS)
-    outputs = parse_outputs(given["outputs"], len(sources))
-    known = KnownFindings(given)
-    common = _options(given, known.suppressions())
-    options = [_options_of(source, common, given) for source in sources]
-    if given["format"] not in TOGETHER and len(sources) > 1:
-        raise UsageError(f"One {given['format']} document holds one report.", remedy=f"-o {given['format']}=r-{{name}}")
-    if given["fix"] or given["diff"]:
-        from ._fixes import fix_all
-
-        reports = fix_all(sources, options, common, given, watcher)
-    else:
-        reports = _check_all(sources, options, common, {**given, "left_out": found.left_out}, watcher)
-    watcher.close()
-    if given["format"] != "text" and not given["diff"]:
-        _print_document(reports, given["format"])
-    if "github" in (given["format"], *(output.format for output in outputs)):
-        append_summary(reports)
-    for path in write_outputs(outputs, reports):
-        if not given["quiet"]:
-            click.echo(f"wrote {path}", err=True)
-    known.end(reports, quiet=given["quiet"])
-    return known.exit_code(reports) if len(reports) == len(sources) else 3  # interrupted before the others began
-
-
-def _check_fixes(given: dict[str, Any]) -> None:
-    if given["fix"] and given["diff"]:
-        raise UsageError("--diff writes nothing and --fix writes; give one of them.")
-    if given["fix"] and Path("-") in given["configs"]:
-        raise UsageError("Standard input cannot be written; --diff prints the fixes.")
-    if given["unsafe_fixes"] and not (given["fix"] or given["diff"]):
-        raise UsageError("--unsafe-fixes says how far --fix or --diff goes, and neither is given.")
-    if given["facts"] is not None and (given["fix"] or given["diff"]):
-        raise UsageError("--facts judges what was recorded, so there is no file to fix.")
+        judging = of(Judging, given)
+        found = with_folders(configs, given["exclude"], given["dialect"], judging, shown, watcher)
+        alone = facts or given["explain_selection"]
+        sources: Sequence[Path | None] = found.configs or ((None,) if alone else ())
+        if not sources:
+            raise UsageError("No config is named.", remedy="`qlora-doctor init` writes one, `check --help` says more.")
+        if given["explain_selection"]:
+            explain_selection(sources[0], judging, None if given["no_cache"] else given["cache_dir"] or cache_folder())
+            return 0
+        if facts is not None and not facts.exists():
+            raise UsageError(f"{facts} does not exist.")
+        if facts is not None and len(sources) > 1:
+            raise UsageError("--facts holds one machine's facts, and several configs are given.")
+        fixing = of(Fixing, given)
+        fixing.check(configs, facts)
+        outputs = shown.parsed(len(sources))
+        known = KnownFindings(given["baseline"], write=given["write_baseline"], prune=given["prune_baseline"])
+        common = _options(given, known.suppressions())
+        options = [_options_of(source, common, judging) for source in sources]
+        if shown.format not in TOGETHER and len(sources) > 1:
+            raise UsageError(f"One {shown.format} document holds one report.", remedy=f"-o {shown.format}=r-{{name}}")
+        if fixing.fix or fixing.diff:
+            reports = fix_all(sources, options, common, fixing, shown, watcher)
+        elif len(sources) == 1:
+            reports = [_check_one(sources[0], options[0], shown, watcher)]
+        else:
+            reports = _check_all(found, options, common, given["jobs"], shown, watcher)
+        watcher.close()
+        if shown.format != "text" and not fixing.diff:
+            shown.print(reports)
+        if "github" in (shown.format, *(output.format for output in outputs)):
+            append_summary(reports)
+        shown.write(outputs, reports)
+        known.end(reports, quiet=shown.quiet)
+        return known.exit_code(reports) if len(reports) == len(sources) else 3  # interrupted before the others began
 
 
 def _options(given: dict[str, Any], suppressions: tuple[Suppression, ...]) -> CheckOptions:
     """What the command line says; the settings of each config come on top."""
     from ..run.session import CheckOptions
 
-    return CheckOptions(
+    return replace(
+        of(CheckOptions, {**given, "fail_on": "unknown"}),
         stages=_stages(given["stages"]),
-        card=given["card"],
-        device=given["device"],
-        timeout=given["timeout"],
-        margin=given["margin"],
-        facts=given["facts"],
-        offline=given["offline"],
-        trust_remote_code=given["trust_remote_code"],
-        dialect=given["dialect"],
-        debug=given["debug"],
-        rules=given["rules"],
         suppressions=suppressions,
         cache=not given["no_cache"],
         cache_folder=given["cache_dir"],
-        command=" ".join(["qlora-doctor", *sys.argv[1:]]),
+        command=command_line(),
         rows=not given["no_rows"],
-        **running_options(given),
     )
 
 
@@ -222,37 +200,34 @@ def _stages(named: tuple[str, ...]) -> tuple[str, ...] | None:
     return STAGES if "all" in named else named or None
 
 
-def _options_of(source: Path | None, common: CheckOptions, given: dict[str, Any]) -> CheckOptions | ConfigError:
+def _options_of(source: Path | None, common: CheckOptions, judging: Judging) -> CheckOptions | ConfigError:
     """The options of one config with the settings that hold for it, or why these cannot be read."""
-    from ._settings import found_settings, with_settings
+    from ._settings import with_settings
 
     try:
-        return with_settings(common, found_settings(source, given), given)
+        return with_settings(common, judging, source)
     except ConfigError as error:
-        if given["settings"]:  # named on the command line, they are those of all
+        if judging.settings:  # named on the command line, they are those of all
             raise
         return error
 
 
 def _check_all(
-    sources: Sequence[Path | None],
+    found: Found,
     options: Sequence[CheckOptions | ConfigError],
     common: CheckOptions,
-    given: dict[str, Any],
+    jobs: int | None,
+    shown: Shown,
     watcher: Told,
 ) -> list[Report]:
     """The reports of all configs that were begun, in their order."""
-    if len(sources) == 1:
-        if isinstance(options[0], ConfigError):
-            raise options[0]
-        return [_check_one(sources[0], options[0], given, watcher)]
     from ..core.report import Report
     from ..reporters import overview
     from ..run.checking import unread
     from ._many import check_all
-    from ._terminal import wants_color
+    from ._terminal import show
 
-    results = check_all([source for source in sources if source is not None], options, given, watcher)
+    results = check_all(found.configs, options, jobs, shown, watcher)
     watcher.close()
     reports = []
     for number, result in sorted(results.items()):
@@ -263,22 +238,23 @@ def _check_all(
             import traceback
 
             traceback.print_exception(result)
-        reports.append(unread(sources[number], result, common))
-    if given["format"] == "text":
-        color = wants_color(sys.stdout, given["no_color"])
-        table = overview.render(reports, color=color, not_begun=len(sources) - len(reports), left_out=given["left_out"])
-        click.echo(table, nl=False, color=color)
+        reports.append(unread(found.configs[number], result, common))
+    if shown.format == "text":
+        color, left = shown.color(), len(found.configs) - len(reports)
+        table = overview.render(reports, color=color, not_begun=left, left_out=found.left_out)
+        show(table, color=color)
     return reports
 
 
-def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any], watcher: Told) -> Report:
+def _check_one(source: Path | None, options: CheckOptions | ConfigError, shown: Shown, watcher: Told) -> Report:
     """One config through all stages; a config that cannot be read is a report too, with exit code 2."""
     from ..run.checking import run_check, unread
     from ._stream import TextStream
-    from ._terminal import show_error, wants_color
+    from ._terminal import show_error
 
-    color = wants_color(sys.stdout, given["no_color"])
-    stream = TextStream(color=color, verbose=given["verbose"]) if given["format"] == "text" else None
+    if isinstance(options, ConfigError):
+        raise options
+    stream = TextStream(color=shown.color(), verbose=shown.verbose) if shown.format == "text" else None
     watcher.document = stream
     try:
         report = run_check(source, options, watcher)
@@ -288,17 +264,10 @@ def _check_one(source: Path | None, options: CheckOptions, given: dict[str, Any]
             import traceback
 
             traceback.print_exc()
-        show_error(error, no_color=given["no_color"])
+        show_error(error, no_color=shown.no_color)
         return unread(source, error, options)
     finally:
         watcher.close()
     if stream is not None:
         stream.end(report)
     return report
-
-
-def _print_document(reports: Sequence[Report], format: str) -> None:
-    from ..reporters import render
-
-    document = render(reports if len(reports) > 1 else reports[0], format)
-    click.echo(document, nl=not document.endswith("\n"))

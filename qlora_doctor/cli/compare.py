@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -36,6 +36,7 @@ _STAGES = ("config", "structure", "memory")
 @offline()
 @click.option("--format", "format", default="text", show_default=True, metavar="FORMAT",
               help="Format on stdout: text, json, markdown, html.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="All that changed, in tables; by default 20 lines of what matters.")
 @outputs("Write a document to a file.")
 def command(
     sides: tuple[Path, ...],
@@ -44,19 +45,20 @@ def command(
     settings: Path | None,
     offline: bool,
     format: str,
+    verbose: bool,
     outputs: tuple[str, ...],
 ) -> int:
     """Show what changed between two reports: setup, facts, findings, and memory by part.
 
-    \b
     Exit codes: 0 no regression, 1 a broken budget or a new error, 2 usage.
     """
     from ..reporters.comparing import compare
-    from ..reporters.comparison import FORMATS, render
-    from ._outputs import check_format, output_pairs, write_file
+    from ..reporters.comparison import FORMATS, in_full, in_short, render
+    from ..run.outputs import write_file
+    from ._shown import Shown
+    from ._terminal import show, width
 
-    check_format(format, FORMATS)
-    files = output_pairs(outputs, FORMATS)
+    files = Shown(format=format, outputs=outputs).parsed(formats=FORMATS)
     if against is not None:
         if len(sides) != 1:
             raise UsageError("--against takes one config.", remedy="qlora-doctor compare --against main config.yaml")
@@ -69,9 +71,12 @@ def command(
     else:
         raise UsageError("compare takes two JSON reports.", remedy="qlora-doctor check config.yaml -o json=after.json")
     comparison = compare(before, after, names)
-    click.echo(render(comparison, format), nl=False)
-    for each, path in files:
-        write_file(path, render(comparison, each))
+    if format == "text":
+        show(in_full(comparison) if verbose else in_short(comparison, width()))
+    else:
+        click.echo(render(comparison, format), nl=False)
+    for output in files:
+        write_file(Path(output.path), render(comparison, output.format))
     return int(bool(comparison.regressions))
 
 
@@ -95,18 +100,9 @@ def _at_revision(
     from ..reading import read_setup
     from ..run.checking import run_check
     from ..run.session import CheckOptions
-    from ._settings import found_settings, with_settings
+    from ._settings import Judging, with_settings
 
-    given: dict[str, Any] = {
-        "settings": settings,
-        "select": (),
-        "ignore": (),
-        "severity": {},
-        "profile": None,
-        "fail_on": None,
-    }
-    options = CheckOptions(stages=stages, offline=offline)
-    options = with_settings(options, found_settings(config, given), given)
+    options = with_settings(CheckOptions(stages=stages, offline=offline), Judging(settings=settings), config)
     with tempfile.TemporaryDirectory() as folder:
         old = Path(folder) / config.name
         old.write_bytes(_content(config, revision))

@@ -30,9 +30,9 @@ def command(file: Path, target: str, output: Path | None, force: bool, dialect: 
     What could not be carried over is said on stderr, one line each: key, value, why.
     """
     from ..reading import read_setup
+    from ..run.outputs import write_file
     from ..writing.convert import convert
-    from ._outputs import write_file
-    from ._terminal import one_line
+    from ._terminal import one_line, show
 
     if output is not None and output.exists() and not force:
         raise UsageError(f"{output} exists already.", remedy="Name another file, or replace it with --force.")
@@ -44,6 +44,6 @@ def command(file: Path, target: str, output: Path | None, force: bool, dialect: 
     else:
         write_file(output, converted.text)
     for lost in converted.lost:
-        click.echo(f"not carried over: {one_line(str(lost), 500)}", err=True)
+        show(f"not carried over: {one_line(str(lost), 500)}", err=True)
     if output is not None:
         click.echo(f"wrote {output}; next: qlora-doctor check {output}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,11 @@ import click
 
 from ..core.errors import UsageError
 from ._help import examples
-from ._options import listed, offline, talking
-from ._progress import Told, progress
+from ._options import command_line, listed, of, offline, talking
+from ._progress import progress
 
 if TYPE_CHECKING:
+    from ..memory.levers import Prefer
     from ..run.curing import Cured
 
 
@@ -51,38 +51,25 @@ def command(**given: Any) -> int:
 
     What is learned stays as it is where that is possible. Nothing is written without -o or --fix.
 
-    \b
     Exit codes: 0 it fits, as it is or with the cure, 1 no cure was found, or errors are left in the cured config,
     2 usage, unreadable or invalid config, 3 its peak cannot be predicted.
     """
-    with progress(f"reading {given['config']}", quiet=given["quiet"]) as watcher:
-        return _cure(given, watcher)
-
-
-def _cure(given: dict[str, Any], watcher: Told) -> int:
-    from ..run.curing import CureOptions, cure
-    from ._terminal import width
-
     if given["fix"] and given["output"] is not None:
         raise UsageError("--fix writes into the config, -o into another file; give one of them.")
-    options = CureOptions(
-        card=given["card"],
-        keep=given["keep"],
-        prefer=given["prefer"] or "closest",
-        alters=given["alter"],
-        timeout=given["timeout"],
-        offline=given["offline"],
-        trust_remote_code=given["trust_remote_code"],
-        dialect=given["dialect"],
-        debug=given["debug"],
-        command=" ".join(["qlora-doctor", *sys.argv[1:]]),
-    )
-    cured = cure(given["config"], options, watcher)
-    watcher.close()
+    with progress(f"reading {given['config']}", quiet=given["quiet"]) as watcher:
+        from ..run.curing import cure
+        from ..run.session import CheckOptions
+
+        options = of(CheckOptions, {**given, "command": command_line()})
+        prefer: Prefer = given["prefer"] or "closest"
+        cured = cure(
+            given["config"], options, keep=given["keep"], prefer=prefer, alters=given["alter"], observer=watcher
+        )
     if given["format"] == "json":
         click.echo((cured.last or cured.first).model_copy(update={"facts": cured.first.facts}).model_dump_json())
     else:
         from ..reporters import cure as document
+        from ._terminal import width
 
         shown = document.render(
             cured.first, fixed=cured.fixed, diff=cured.diff, beside=cured.beside, last=cured.last, width=width()
@@ -91,28 +78,25 @@ def _cure(given: dict[str, Any], watcher: Told) -> int:
     code = _exit_code(cured)
     if code == 3 and given["output"] is not None:
         click.echo(f"{given['output']} is not written: there is no cure", err=True)
-    else:
-        _write(cured, given)
+    elif target := given["output"] or (cured.path if given["fix"] else None):
+        _write(cured, target, quiet=given["quiet"])
     return code
 
 
-def _write(cured: Cured, given: dict[str, Any]) -> None:
+def _write(cured: Cured, target: Path, *, quiet: bool) -> None:
     from ..core.files import write_whole
     from ..reading.document import encoded
 
-    target = given["output"] or (cured.path if given["fix"] else None)
-    if target is None:
-        return
     if not cured.before:
         raise UsageError(f"{cured.path} is no file that can be written again, so its cure is only shown.")
-    if given["fix"] and cured.after == cured.before:
+    if target == cured.path and cured.after == cured.before:
         click.echo(f"{cured.path}: there is nothing to write", err=True)
         return
     try:
         write_whole(target, encoded(cured.path, cured.after))
     except OSError as error:
         raise UsageError(f"{target} cannot be written: {error.strerror or error}.") from error
-    if not given["quiet"]:
+    if not quiet:
         click.echo(f"wrote {target}", err=True)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ._help import examples
-from ._options import offline, outputs, running, running_options, talking
+from ._options import command_line, of, offline, outputs, running, talking
 
 
 @click.command(
@@ -37,37 +36,28 @@ def command(**given: Any) -> int:
     The samples are read, rendered, masked and cut as the config's trainer does; whose rules were followed is told where
     the trainer itself is not here. Findings about the data go to stderr.
 
-    \b
     Exit codes: 0 clean, 1 errors in the data, 2 usage or unreadable config, 3 the data could not be looked at.
     """
-    from ..reporters import FORMATS, render, rows
+    from ..reporters import rows
     from ..run.checking import run_check
     from ..run.session import CheckOptions
-    from ._outputs import check_format, parse_outputs, write_outputs
-    from ._terminal import one_line, wants_color
+    from ._shown import Shown
+    from ._terminal import one_line, show
 
-    check_format(given["format"], FORMATS)
-    outputs = parse_outputs(given["outputs"], 1)
-    options = CheckOptions(
-        stages=("config", "data"),
-        offline=given["offline"],
-        dialect=given["dialect"],
-        command=" ".join(["qlora-doctor", *sys.argv[1:]]),
-        **running_options(given),
-    )
+    shown = of(Shown, given)
+    outputs = shown.parsed()
+    # Rows are what this command shows: --rows says how many.
+    options = of(CheckOptions, {**given, "rows": True, "stages": ("config", "data"), "command": command_line()})
     report = run_check(given["config"], options)
-    if given["format"] == "text":
-        color = wants_color(sys.stdout, given["no_color"])
-        click.echo(rows.render(report, rows=given["rows"], color=color), nl=False, color=color)
+    if shown.format == "text":
+        color = shown.color()
+        show(rows.render(report, rows=given["rows"], color=color), color=color)
     else:
-        click.echo(render(report, given["format"]), nl=False)
+        shown.print([report])
     about = [each for each in report.findings if each.rule.startswith("QD6")]
-    if not given["quiet"]:
-        for each in about:
-            click.echo(f"{each.severity}[{each.rule}] {one_line(each.message)}", err=True)
-    for path in write_outputs(outputs, [report]):
-        if not given["quiet"]:
-            click.echo(f"wrote {path}", err=True)
+    for each in about:
+        shown.note(f"{each.severity}[{each.rule}] {one_line(each.message)}")
+    shown.write(outputs, [report])
     if report.facts.data is None or report.facts.data.failure is not None:
         return 3
     return 1 if any(each.severity == "error" for each in about) else 0

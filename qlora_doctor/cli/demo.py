@@ -35,7 +35,6 @@ def command(folder: Path, device: str | None, quiet: bool, no_color: bool, debug
     """Show what this tool does, on a small model made in FOLDER (demo/): a silent failure found, a peak of memory
     predicted and cured, a healthy and a broken setup checked end to end. No network, no GPU.
 
-    \b
     Exit codes: 0 each part came out as it should, 1 otherwise.
     """
     missing = [name for name in _NEEDS if not _installed(name)]
@@ -61,12 +60,12 @@ class _Show:
     def silent_failure(self) -> bool:
         """A script that trains to its end and learns nothing, watched."""
         from ..run.session import CheckOptions
-        from ..run.watched import RunOptions, new_folder, reports_of, run_watched
+        from ..run.watched import WatchOptions, new_folder, reports_of, run_watched
 
         self._title("1 · A silent failure, found", f"qlora-doctor run -- python {self.made.silent}")
         self._say("A script trains an adapter on a 4-bit base. It ends without an error:")
         command = (sys.executable, str(self.made.silent))
-        records, options = new_folder(), RunOptions()
+        records, options = new_folder(), WatchOptions()
         line = f"qlora-doctor run -- python {self.made.silent}"
         check = CheckOptions(command=line, debug=self.debug)
         sys.stdout.flush()
@@ -83,7 +82,8 @@ class _Show:
     def peak(self) -> bool:
         """The predicted peak of a real model on a card that is not here, and the closest setup that fits."""
         from ..reporters import cure as document
-        from ..run.curing import CureOptions, cure
+        from ..run.curing import cure
+        from ..run.session import CheckOptions
         from ._progress import progress
         from ._terminal import width
 
@@ -91,7 +91,8 @@ class _Show:
         self._say("Llama-3.1-8B, four samples of 4,096 tokens, on an RTX 4090. No GPU, no weights, no network:\n")
         line = f"qlora-doctor cure {self.made.large}"
         with progress(f"reading {self.made.large}", quiet=self.quiet) as watcher:
-            cured = cure(self.made.large, CureOptions(offline=True, debug=self.debug, command=line), watcher)
+            options = CheckOptions(offline=True, debug=self.debug, command=line)
+            cured = cure(self.made.large, options, observer=watcher)
         text = document.render(
             cured.first, fixed=cured.fixed, diff=cured.diff, beside=cured.beside, last=cured.last, width=width() - 2
         )
@@ -125,7 +126,7 @@ class _Show:
 
     def _write(self, report: Report, beside: Path, *, document: bool = False) -> None:
         from ..reporters import render
-        from ._outputs import write_file
+        from ..run.outputs import write_file
 
         if document:
             write_file(beside.with_suffix(".report.json"), render(report, "json"))

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 def command(format: str) -> None:
     """Show versions, GPUs and the bitsandbytes backend, to paste into an issue."""
     from ..probes.environment import look_at_environment
+    from ._terminal import show
 
     facts = look_at_environment()
-    click.echo(facts.model_dump_json(indent=2) if format == "json" else "\n".join(_lines(facts)))
+    if format == "json":
+        click.echo(facts.model_dump_json(indent=2))
+    else:
+        show("\n".join(_lines(facts)))
 
 
 def _lines(facts: EnvironmentFacts) -> list[str]:

@@ -151,10 +151,10 @@ def _causes(rule: Rule) -> list[str]:
 
 def _show(markdown: str, no_color: bool) -> None:
     """The page for a person: rendered on a terminal, as Markdown where it goes elsewhere."""
-    from ._terminal import wants_color, width
+    from ._terminal import show, wants_color, width
 
     if not wants_color(sys.stdout, no_color):
-        click.echo(markdown)
+        show(markdown)
         return
     from rich.console import Console
     from rich.markdown import Markdown
@@ -165,6 +165,7 @@ def _show(markdown: str, no_color: bool) -> None:
 def _search(symptom: str, format: str) -> None:
     from ..engine import search_symptoms
     from ..engine.causes import likely_causes
+    from ._terminal import show
 
     matches = search_symptoms(symptom)
     if format == "json":
@@ -175,11 +176,11 @@ def _search(symptom: str, format: str) -> None:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     if not matches:
-        click.echo("No rule's page speaks of that. `qlora-doctor rules` lists them all.")
+        show("No rule's page speaks of that. `qlora-doctor rules` lists them all.")
         return
     for match in matches:
-        click.echo(f"{match.rule.id} {match.rule.name} ({match.rule.severity}): {match.rule.title}")
-        click.echo(f"      as others put it: {match.symptom}")
+        show(f"{match.rule.id} {match.rule.name} ({match.rule.severity}): {match.rule.title}")
+        show(f"      as others put it: {match.symptom}")
         for line in _causes(match.rule):
-            click.echo(f"      {line}")
-    click.echo(f"\nqlora-doctor explain {matches[0].rule.id} says more.")
+            show(f"      {line}")
+    show(f"\nqlora-doctor explain {matches[0].rule.id} says more.")

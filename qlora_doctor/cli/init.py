@@ -21,8 +21,8 @@ from ._help import examples
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
 def command(model: str, gpu: str | None, output: Path | None, schema: str | None, force: bool) -> None:
     """Write a commented config to start from, for a model and a card."""
+    from ..run.outputs import write_file
     from ..writing.starter import starter_config
-    from ._outputs import write_file
 
     name = output.name if output is not None else "config.yaml"
     text = starter_config(model, gpu, file=name, schema=_schema(schema))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ._help import examples
-from ._options import document, fail_on, judging, outputs, talking
+from ._options import command_line, document, fail_on, judging, of, outputs, talking
 
 
 @click.command(
@@ -37,27 +36,17 @@ def command(**given: Any) -> int:
     PATH is a trainer_state.json, trainer_log.jsonl or logging.jsonl, a TensorBoard, W&B or MLflow folder, a CSV, a
     captured output, or a folder that holds such; several runs are laid over one another.
 
-    \b
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 usage, or no log that can be read.
     """
-    from ..reporters import FORMATS, render, text
     from ..run.courses import judge_logs
     from ..run.session import CheckOptions
-    from ._outputs import check_format, parse_outputs, write_outputs
-    from ._settings import found_settings, with_settings
-    from ._terminal import wants_color, width
+    from ._settings import Judging, with_settings
+    from ._shown import Shown
 
-    check_format(given["format"], FORMATS)
-    options = CheckOptions(command=" ".join(["qlora-doctor", *sys.argv[1:]]))
-    options = with_settings(options, found_settings(given["config"], given), given)
-    reports = judge_logs(given["paths"], options, config=given["config"], report=given["report"])
-    if given["format"] == "text":
-        color = wants_color(sys.stdout, given["no_color"])
-        documents = [text.render(report, color=color, width=width()) for report in reports]
-        click.echo("\n".join(documents), nl=False, color=color)
-    else:
-        click.echo(render(reports if len(reports) > 1 else reports[0], given["format"]), nl=False)
-    for path in write_outputs(parse_outputs(given["outputs"], len(reports)), reports):
-        if not given["quiet"]:
-            click.echo(f"wrote {path}", err=True)
+    shown, config = of(Shown, given), given["config"]
+    shown.parsed()
+    options = with_settings(CheckOptions(command=command_line()), of(Judging, given), config)
+    reports = judge_logs(given["paths"], options, config=config, report=given["report"])
+    shown.print(reports)
+    shown.write(shown.parsed(len(reports)), reports)
     return max(report.exit_code for report in reports)

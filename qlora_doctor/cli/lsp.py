@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ..core.errors import UsageError
+from ..engine.rule import Profile
 from ..run.session import CheckOptions
 from ._help import examples
 from ._options import profile, settings
@@ -18,7 +18,7 @@ from ._options import profile, settings
 @profile("Which rules judge. Default: the settings', or recommended.")
 @settings("a config")
 @click.option("--stdio", is_flag=True, help="Speak over stdin and stdout, which is what it does anyway.")
-def command(profile: str | None, settings: Path | None, stdio: bool) -> None:
+def command(profile: Profile | None, settings: Path | None, stdio: bool) -> None:
     """Serve an editor over stdin and stdout: problems, hovers and fixes of the config stage while you type.
 
     It speaks the Language Server Protocol. Editors start it; docs/editors.md has their settings.
@@ -28,18 +28,11 @@ def command(profile: str | None, settings: Path | None, stdio: bool) -> None:
             "The language server needs pygls, which is not installed.", remedy="pip install 'qlora-doctor[lsp]'"
         )
     from ..editor.server import serve
-    from ._settings import found_settings, with_settings
+    from ._settings import Judging, with_settings
 
-    given: dict[str, Any] = {
-        "settings": settings,
-        "profile": profile,
-        "fail_on": None,
-        "select": (),
-        "ignore": (),
-        "severity": {},
-    }
+    judging = Judging(profile=profile, settings=settings)
 
     def options_of(path: Path) -> CheckOptions:
-        return with_settings(CheckOptions(stages=("config",), offline=True), found_settings(path, given), given)
+        return with_settings(CheckOptions(stages=("config",), offline=True), judging, path)
 
     serve(options_of)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..core.errors import UsageError
 from ._help import examples
-from ._options import offline, outputs, talking
+from ._options import command_line, of, offline, outputs, talking
 from ._progress import Told, progress
+
+if TYPE_CHECKING:
+    from ..core.report import Report
+    from ..run.outputs import Output
+    from ..setup.setup import Setup
+    from ._shown import Shown
 
 FORMATS = ("text", "json", "html")
 OUTPUTS = (*FORMATS, "card", "badge")
@@ -90,7 +96,6 @@ def command(**given: Any) -> int:
 
     Needs no GPU, no weights and, for well-known models, no network.
 
-    \b
     Exit codes: 0 the table was made, 2 usage, unreadable or invalid config,
     3 it could not be made (a package is missing, the model cannot be built or traced).
     """
@@ -98,54 +103,44 @@ def command(**given: Any) -> int:
         raise UsageError(
             "plan takes a config, or --model.", remedy="qlora-doctor plan --model Qwen/Qwen2.5-7B --gpu l4"
         )
-    with progress(f"planning {given['config'] or given['model']}", quiet=given["quiet"]) as watcher:
-        return _answer(given, watcher)
+    from ._shown import Shown
 
-
-def _answer(given: dict[str, Any], watcher: Told) -> int:
-    from ..run.planning import PlanOptions, run_plan
-    from ._outputs import check_format, parse_outputs
-
-    outputs = parse_outputs(given["outputs"], 1)
-    for output in outputs:
-        check_format(output.format, OUTPUTS)
-    rank = (("lora.r", given["rank"]),) if given["rank"] is not None else ()
-    options = PlanOptions(
-        values=(*rank, *given["values"]),
-        cache=not given["no_cache"],
-        cards=(*given["gpus"], *given["memories"]),
-        batches=given["batches"],
-        sequences=given["sequences"],
-        timeout=given["timeout"],
-        offline=given["offline"],
-        trust_remote_code=given["trust_remote_code"],
-        dialect=given["dialect"],
-        debug=given["debug"],
-        command=" ".join(["qlora-doctor", *sys.argv[1:]]),
-    )
-    _must_be_sizes(given["memories"])
-    report = run_plan(_source(given), options, watcher)
-    watcher.close()
-    _print(report, given["format"], no_color=given["no_color"])
+    shown = of(Shown, given)
+    with progress(f"planning {given['config'] or given['model']}", quiet=shown.quiet) as watcher:
+        outputs = shown.parsed(formats=OUTPUTS)
+        report = _planned(given, watcher)
+    _print(report, shown)
     for output in outputs:
         _write(report, output)
-        if not given["quiet"]:
-            click.echo(f"wrote {output.path}", err=True)
+        shown.note(f"wrote {output.path}")
     made = report.facts.memory is not None and bool(report.facts.memory.plans)
     return 0 if made else 3
 
 
-def _source(given: dict[str, Any]) -> Any:
-    """The config's path, or the setup of a model that is named alone."""
-    if given["config"] is not None:
-        return given["config"]
+def _planned(given: dict[str, Any], watcher: Told) -> Report:
+    from ..run.planning import run_plan
+    from ..run.session import CheckOptions
+    from ..worker.job import PlanRequest
+
+    _must_be_sizes(given["memories"])
+    rank = (("lora.r", given["rank"]),) if given["rank"] is not None else ()
+    asked = PlanRequest(
+        cards=(*given["gpus"], *given["memories"]), batches=given["batches"], sequences=given["sequences"]
+    )
+    options = of(CheckOptions, {**given, "cache": not given["no_cache"], "command": command_line()})
+    source = given["config"] or _setup_of(given["model"], given["gpus"])
+    return run_plan(source, asked, options, values=(*rank, *given["values"]), observer=watcher)
+
+
+def _setup_of(model: str, cards: Sequence[str]) -> Setup:
+    """The setup of a model that is named alone."""
     from ..core.errors import DoctorError
     from ..writing.starter import starter_setup
 
     try:
-        return starter_setup(given["model"], given["gpus"][0] if given["gpus"] else None)
+        return starter_setup(model, cards[0] if cards else None)
     except DoctorError:
-        return starter_setup(given["model"])  # --gpu may be a size, or no card: said where it is looked at
+        return starter_setup(model)  # --gpu may be a size, or no card: said where it is looked at
 
 
 def _must_be_sizes(memories: tuple[str, ...]) -> None:
@@ -158,24 +153,20 @@ def _must_be_sizes(memories: tuple[str, ...]) -> None:
             raise UsageError(str(error), remedy="--memory 24GiB") from error
 
 
-def _print(report: Any, format: str, *, no_color: bool) -> None:
-    from ._terminal import wants_color, width
-
-    if format == "text":
-        from ..reporters import plan
-
-        color = wants_color(sys.stdout, no_color)
-        click.echo(plan.render(report, color=color, width=width()), nl=False, color=color)
+def _print(report: Report, shown: Shown) -> None:
+    if shown.format != "text":
+        shown.print([report])
         return
-    from ..reporters import render
+    from ..reporters import plan
+    from ._terminal import show, width
 
-    document = render(report, format)
-    click.echo(document, nl=not document.endswith("\n"))
+    color = shown.color()
+    show(plan.render(report, color=color, width=width()), color=color)
 
 
-def _write(report: Any, output: Any) -> None:
+def _write(report: Report, output: Output) -> None:
     from ..reporters import plan, render
-    from ._outputs import write_file
+    from ..run.outputs import write_file
 
     text = plan.render(report) if output.format == "text" else render(report, output.format)
     write_file(output.path_for(report, set()), text)

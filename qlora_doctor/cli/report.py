@@ -36,8 +36,7 @@ def command(result: Path | None, follow: bool, format: str | None, outputs: tupl
 
     RESULT is a JSON report, or the folder with the records of a run: one that goes on, or that was cut off.
     """
-    from ..reporters import FORMATS, render
-    from ._outputs import check_format, parse_outputs, write_outputs
+    from ._shown import Shown
 
     if follow:
         from ..run.following import newest_run
@@ -47,21 +46,10 @@ def command(result: Path | None, follow: bool, format: str | None, outputs: tupl
     if result is None:
         raise UsageError("No report is named.", remedy="qlora-doctor report report.json, or --follow for a run")
     reports = read_reports(result)
-    if format is None and not outputs:
-        format = "text"
-    if format is not None:
-        check_format(format, FORMATS)
-    for path in write_outputs(parse_outputs(outputs, len(reports)), reports):
-        click.echo(f"wrote {path}", err=True)
-    if format == "text":
-        from ..reporters import text
-        from ._terminal import wants_color, width
-
-        color = wants_color(sys.stdout, no_color)
-        documents = [text.render(report, color=color, width=width()) for report in reports]
-        click.echo("\n".join(documents), nl=False, color=color)
-    elif format is not None:
-        click.echo(render(reports if len(reports) > 1 else reports[0], format), nl=False)
+    shown = Shown(format=format or "text", outputs=outputs, no_color=no_color)
+    shown.write(shown.parsed(len(reports)), reports)
+    if format is not None or not outputs:
+        shown.print(reports)
 
 
 def _show(folder: Path) -> None:
@@ -94,9 +82,9 @@ def read_reports(path: Path) -> list[Report]:
 
     if is_run(path):
         from ..run.session import CheckOptions
-        from ..run.watched import RunOptions, reports_of
+        from ..run.watched import WatchOptions, reports_of
 
-        return reports_of(path, RunOptions(), CheckOptions(), ended_of(path), command_of(path))
+        return reports_of(path, WatchOptions(), CheckOptions(), ended_of(path), command_of(path))
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
         documents = document if isinstance(document, list) else [document]

@@ -32,6 +32,7 @@ def command(
     from ..core.assets import asset_folder
     from ..engine import load_rules
     from ..run.cache import cache_folder, pages_folder
+    from ._terminal import show
 
     every = load_rules(asset_folder("rules"), *folders, kept_in=pages_folder(cache_folder()))
     _must_be_known("tag", tags, {tag for rule in every for tag in rule.tags})
@@ -63,8 +64,8 @@ def command(
     else:
         longest = max((len(rule.name) for rule in rules), default=0)
         for rule in rules:
-            click.echo(f"{rule.id}  {rule.severity:<7}  {rule.stage:<9}  {rule.name:<{longest}}  {rule.title}")
-        click.echo(f"\n{len(rules)} rules. `qlora-doctor explain ID` shows a rule's page.")
+            show(f"{rule.id}  {rule.severity:<7}  {rule.stage:<9}  {rule.name:<{longest}}  {rule.title}")
+        show(f"\n{len(rules)} rules. `qlora-doctor explain ID` shows a rule's page.")
     return 0
 
 

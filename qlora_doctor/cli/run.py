@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,13 @@ import click
 
 from ..core.errors import UsageError
 from ._help import examples
-from ._options import baseline, document, fail_on, judging, outputs, own_rules, settings, talking
+from ._options import baseline, command_line, document, fail_on, judging, of, outputs, own_rules, settings, talking
 
 if TYPE_CHECKING:
     from ..core.report import Report
-    from ._outputs import Output
+    from ..run.outputs import Output
+    from ..run.watched import Ended
+    from ._shown import Shown
 
 
 @click.command(
@@ -58,56 +60,48 @@ def command(command: tuple[str, ...], **given: Any) -> int:
 
     The command's output, input, signals and exit code are its own. The report goes to stderr when it has ended.
 
-    \b
     Exit codes: the command's own. With --stop-after and --abort-on those of check: 0 clean, 1 findings at or
     above --fail-on, 3 the command failed, or nothing could be watched.
     """
-    from ..reporters import FORMATS
     from ..run.following import note_end, note_start
+    from ..run.outputs import append_summary
     from ..run.session import CheckOptions
-    from ..run.watched import RunOptions, new_folder, reports_of, run_watched
+    from ..run.watched import WatchOptions, new_folder, reports_of, run_watched
     from ._baseline import KnownFindings
-    from ._outputs import append_summary, check_format, parse_outputs, write_outputs
-    from ._settings import found_settings, with_settings
+    from ._settings import Judging, with_settings
+    from ._shown import Shown
     from ._terminal import show_error
 
-    check_format(given["format"], FORMATS)
-    outputs = parse_outputs(given["outputs"], 1)
-    known = KnownFindings(given)
-    line = " ".join(["qlora-doctor", *sys.argv[1:]])
-    common = CheckOptions(rules=given["rules"], suppressions=known.suppressions(), command=line, debug=given["debug"])
-    check = with_settings(common, found_settings(given["config"], given), given)
-    options = RunOptions(
-        steps=given["steps"] if given["stop_after"] is None else min(given["steps"], given["stop_after"]),
-        stop_after=given["stop_after"],
-        abort_on=given["abort_on"],
-        setup=_setup(given["config"]),
-        keep_outputs=given["keep_outputs"],
-    )
+    shown = of(Shown, given)
+    outputs = shown.parsed()
+    known = KnownFindings(given["baseline"], write=given["write_baseline"], prune=given["prune_baseline"])
+    common = CheckOptions(suppressions=known.suppressions(), command=command_line(), debug=given["debug"])
+    check = with_settings(common, of(Judging, given), given["config"])
+    options = of(WatchOptions, {**given, "setup": _setup(given["config"])})
+    if options.stop_after is not None:
+        options = replace(options, steps=min(options.steps, options.stop_after))
     folder = new_folder(given["records"])
     note_start(folder, list(command))
     ended = run_watched(command, folder, options, check)
     note_end(folder, ended)
     reports = reports_of(folder, options, check, ended, command)
     try:
-        if not given["quiet"]:
-            _tell(reports, given, folder)
-        if "github" in (given["format"], *(output.format for output in outputs)):
+        if not shown.quiet:
+            _tell(reports, shown, folder)
+        if "github" in (shown.format, *(output.format for output in outputs)):
             append_summary(reports)
-        for path in write_outputs(_for_each(outputs, len(reports)), reports):
-            if not given["quiet"]:
-                click.echo(f"wrote {path}", err=True)
-        known.end(reports, quiet=given["quiet"])
+        shown.write(_for_each(outputs, len(reports)), reports)
+        known.end(reports, quiet=shown.quiet)
     except UsageError as error:  # the command has run, and its exit code is its own
-        show_error(error, no_color=given["no_color"])
+        show_error(error, no_color=shown.no_color)
     judged = 3 if all(report.facts.model is None for report in reports) else known.exit_code(reports)
-    return _exit_code(ended, given, judged)
+    return _exit_code(ended, judged, stops=options.stop_after is not None)
 
 
-def _exit_code(ended: Any, given: dict[str, Any], judged: int) -> int:
+def _exit_code(ended: Ended, judged: int, *, stops: bool) -> int:
     """The command's own; where the doctor was asked to end it, what was found."""
-    if given["stop_after"] is None and not ended.aborted:
-        return int(ended.code)
+    if not stops and not ended.aborted:
+        return ended.code
     if ended.code != 0 and not ended.aborted:
         click.echo(f"qlora-doctor: the command ended with exit code {ended.code}.", err=True)
         return 3
@@ -139,18 +133,11 @@ def _setup(path: Path | None) -> Any:
     return read_setup(path)
 
 
-def _tell(reports: list[Report], given: dict[str, Any], folder: Path) -> None:
+def _tell(reports: Sequence[Report], shown: Shown, folder: Path) -> None:
     """The report on stderr: stdout is the command's."""
-    from ..reporters import render, text
-    from ._terminal import wants_color, width
-
-    if given["format"] != "text":
-        click.echo(render(reports if len(reports) > 1 else reports[0], given["format"]), err=True)
-        return
-    if all(report.facts.model is None for report in reports):
+    if shown.format == "text" and all(report.facts.model is None for report in reports):
         click.echo(f"qlora-doctor: {reports[0].stages[-1].reason}", err=True)
         return
-    color = wants_color(sys.stderr, given["no_color"])
-    for report in reports:
-        click.echo(text.render(report, color=color, width=width()), err=True, nl=False, color=color)
-    click.echo(f"records: {folder}", err=True)
+    shown.print(reports, err=True)
+    if shown.format == "text":
+        click.echo(f"records: {folder}", err=True)

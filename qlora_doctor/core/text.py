@@ -6,6 +6,7 @@ files that are no UTF-8. No document, no pipe and no terminal takes it.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -49,3 +50,8 @@ def _cleaned(value: Any) -> Any:
         fields = {name: new for name, old in value.__dict__.items() if (new := _cleaned(old)) is not old}
         return value.model_copy(update=fields) if fields else value
     return value
+
+
+def template_digest(template: str | None) -> str:
+    """SHA-256 of a chat template, ``none`` of none; spaces around it do not count, for a file ends in a line break."""
+    return hashlib.sha256(template.strip().encode()).hexdigest() if template is not None else "none"

@@ -15,6 +15,8 @@ class BatchFacts(Fact):
     length_min: int | None = None
     length_max: int | None = None
     """Tokens of the shortest and of the longest row, padding included."""
+    dimensions: int | None = None
+    """Of input_ids: two, rows and tokens; three where each row was tokenized to a tensor of its own."""
     tokens: int | None = None
     """Positions that are no padding."""
     padding_ratio: float | None = None
@@ -56,6 +58,9 @@ class BatchFacts(Fact):
     """Rows that stand in the batches already."""
     mask_by_hand_ratio: float | None = None
     """Share of labels that are -100 in the first rows of the tokenized data set; None where it holds no labels."""
+    mask_misplaced: str | None = None
+    """Where masks end that begin the rows: ``characters``, as many tokens in as the prompts have characters;
+    ``padding``, counted from the padding before a text; ``none`` where neither; None where the rows do not tell."""
     mask_discarded: bool | None = None
     """True where the data set's labels mask tokens and the batches' labels mask nothing but padding."""
     collator: str | None = None

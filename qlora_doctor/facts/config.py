@@ -305,14 +305,15 @@ class ConfigFacts(Fact):
     ``no-mixed-precision``, ``norms-not-upcast`` and ``packing-joins-samples`` (LLaMA-Factory), ``kernels-passed-by``
     (Unsloth's fast LoRA kernels do not run), ``launched-without-torchrun`` and ``evaluated-while-quantized``
     (LLaMA-Factory), ``zero3-with-plain-checkpointing``, ``slower-offloading``, ``fixed-tokens-not-trained``,
-    ``kernels-by-default``, ``torch-too-old`` and ``weight-decay-dropped`` (axolotl), ``held-out-unused`` (rows are
-    held out of training and never
-    evaluated), ``best-model-dropped`` (axolotl does not do what load_best_model_at_end asks for),
-    ``reference-given`` (a script hands its trainer a reference model or names a reference adapter), and of scripts
+    ``kernels-by-default``, ``torch-too-old`` and ``optimizer-arguments-dropped``, ``held-out-unused`` (rows are held
+    out of training and never evaluated), ``best-model-dropped`` (axolotl does not do what it asks
+    for), ``reference-given`` (a script hands its trainer a reference model or names a reference adapter), of scripts
     ``adapter-never-active``, ``optimizer-before-adapter``, ``gradients-cleared-early``, ``optimizer-never-steps``,
     ``gradients-off``, ``initialisation-not-made``, ``layers-of-another-class``, ``base-saved`` (for the adapter),
     ``merged-into-4bit``, ``tokenizer-of-another-model``, ``quantization-not-passed``, ``base-of-random-weights``,
-    ``method-not-called``, ``adapter-saved-below``, ``gradients-clipped-late`` and ``schedule-of-one-epoch``.
+    ``method-not-called``, ``adapter-saved-below``, ``data-step-not-kept``, ``gradients-clipped-late``,
+    ``schedule-of-one-epoch``, ``merge-not-kept``, ``resume-not-passed``, ``tokenizer-not-passed``,
+    ``labels-not-found``, ``optimizer-made-anew``, ``left-in-eval-mode`` and ``loss-kept-with-graph``.
     """
     not_followed: list[NotFollowed] | None = None
     """What a script does besides that changes the training; ``[]`` of a config."""

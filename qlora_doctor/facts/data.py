@@ -129,6 +129,8 @@ class DataFacts(Fact):
     """Rows whose text stands in the rows that were seen already."""
     conflicting_rows: int | None = None
     """Rows whose prompt stands in another row with another answer."""
+    conversations_as_text: int | None = None
+    """Rows whose prompt or answer is a list of messages as JSON text."""
     content_lost_rows: int | None = None
     """Rows with content that the rendered text does not have."""
     content_lost: str | None = None

@@ -54,6 +54,8 @@ class PlanPoint(Fact):
 
     batch: int
     sequence: int
+    at_least: bool = False
+    """Whether the search ended here, and not what fits."""
 
 
 class Change(Fact):

@@ -1,5 +1,7 @@
 """A training as it really ran (stage ``run``)."""
 
+from pydantic import Field
+
 from .base import Fact
 
 
@@ -73,6 +75,19 @@ class Difference(Fact):
     """What the file says, as text."""
     run: str
     """What the run does."""
+
+
+class TrainingTokenizer(Fact):
+    """The tokenizer of a training, as far as serving must have it alike, and the base beneath."""
+
+    template_digest: str | None = None
+    """SHA-256 of the chat template; ``none`` where there is none."""
+    special_tokens: dict[str, str | None] = Field(default_factory=dict)
+    """``bos_token``, ``eos_token``, ``pad_token``, ``unk_token``, as far as known; None where it is not set."""
+    stop_ids: list[int] | None = None
+    """``eos_token_id`` of the model's generation config."""
+    base_commit: str | None = None
+    """Commit on the hub that the base was loaded from."""
 
 
 class KeptOutputs(Fact):
@@ -290,6 +305,7 @@ class RunFacts(Fact):
     """The folder that the adapter was saved to last."""
     adapter_saved_differs: list[str] | None = None
     """Tensors that are missing from the saved adapter, or hold other values than the adapter in memory."""
+    tokenizer: TrainingTokenizer | None = None
     kept_outputs: list[KeptOutputs] | None = None
     """Of the last saves and of the end, for ``adapter DIR --load``."""
     differences: list[Difference] | None = None

@@ -34,15 +34,19 @@ class ScheduleFacts(Fact):
     """Samples that one rank adds to an update: batch times accumulation."""
     rows: int | None = None
     """Rows of the training data, where they are in a file that was counted."""
+    rows_at_most: int | None = None
+    """Rows of the files that the config names: the trainer may leave some out, and holds some out for evaluation."""
     epochs: float | None = None
     """Passes over the data: as set, or as the updates make them."""
     updates_per_epoch: int | None = None
     updates: int | None = None
+    updates_at_most: int | None = None
+    """The same where nobody told how many ranks there are, or how many rows are left out: more of both make fewer."""
     warmup_updates: int | None = None
     warmup_unused: bool | None = None
     """True where a warm-up is set and the schedule is ``constant``, which has none."""
     peak_rate_share: float | None = None
-    """The highest learning rate that is reached, as a share of the one that is set."""
+    """The highest learning rate that is reached, as a share of the one that is set; at most, where ``updates`` is."""
     late_intervals: list[str] | None = None
     """What is due for the first time after the last update: ``save every 500``, ``evaluation every 200``, …"""
     best_model: str | None = None

@@ -54,7 +54,7 @@ class Way(Fact):
 
     way: str
     """``adapter-on-4bit``, ``adapter-on-16bit``, ``merged-16bit``, ``merged-dequantized``, ``merged-4bit``,
-    ``merged-quantized-anew``."""
+    ``merged-quantized-anew``, ``merged-as-stored`` (the merged model that was looked at), ``base``."""
     divergence: float | None = None
     """Mean Kullback-Leibler divergence per token from the reference, in nats."""
     agreement_ratio: float | None = None
@@ -120,6 +120,10 @@ class StoredFacts(Fact):
     nonfinite: list[str] | None = None
     integer_tensors: list[str] | None = None
     """Tensors of LoRA that are stored as integers: PEFT reads these as if they were the values themselves."""
+    eight_bit_tensors: list[str] | None = None
+    """Matrices of LoRA that are stored as floats of one byte, with two or three bits of mantissa."""
+    eight_bit_zero_ratio: float | None = None
+    """Share of the numbers of these that are zero: beneath the smallest that such a float holds."""
     misfits: list[OtherShape] | None = None
     """Against rank and patterns of the config, and where they are known against the base's dimensions."""
     modules: int | None = None
@@ -138,6 +142,8 @@ class StoredFacts(Fact):
     """Names in modules_to_save of which nothing is stored."""
     task_head_missing: bool | None = None
     """True where it is the head of task_type that is missing, which PEFT names by itself."""
+    parts_missing: list[str] | None = None
+    """What else the config says was trained and is not stored: rows of tokens, biases."""
     saved_unasked: list[str] | None = None
     """Whole modules that are stored and that modules_to_save does not name."""
     base_tensors: int | None = None
@@ -157,6 +163,12 @@ class StoredFacts(Fact):
     base_elsewhere: bool | None = None
     """True where the base is named by a path that does not exist here."""
     base_revision: str | None = None
+    """Of the base, as adapter_config.json records it."""
+    base_commit: str | None = None
+    """Of the base that is at hand, where its folder tells it."""
+    base_differences: list[str] | None = None
+    """In what the base at hand, or that of the config, is not the one of the training, one sentence each; None where
+    neither side tells anything."""
     rank: int | None = None
     """The largest of the stored ranks."""
     scaling: float | None = None
@@ -177,6 +189,8 @@ class StoredFacts(Fact):
     """Median share of the rank that is used."""
     outliers: list[str] | None = None
     """Modules whose ΔW is far beyond those of the same projection in other layers."""
+    modules_beyond_weights: list[str] | None = None
+    """Modules whose ΔW has a root mean square above one: larger than any weight of a trained model."""
     carrying_layers: list[int] | None = None
     """The fewest layers that hold half of the squared norm of all ΔW."""
 
@@ -189,6 +203,14 @@ class StoredFacts(Fact):
     """Special tokens that the folder's tokenizer sets otherwise than the base's, one sentence each."""
     template_differs: bool | None = None
     """True where folder and base have different chat templates."""
+
+    training_source: str | None = None
+    """What told of the tokenizer of the training: a report, a checkpoint, an adapter's folder, or the config."""
+    training_differences: list[str] | None = None
+    """In what the folder's tokenizer is not that of the training, one sentence each; None where nothing tells of it."""
+    stops_missing: list[str] | None = None
+    """Tokens that the training ended answers with and at which generation does not stop, one sentence each; None where
+    one side is not known."""
 
     servers: list[Server] | None = None
 
@@ -234,6 +256,5 @@ class StoredFacts(Fact):
     """Ways that keep less than half of what the adapter does."""
     losing_ways: list[str] | None = None
     """Ways that keep half or more of it, and less than nine tenths."""
-    """Ways that lose half of what the adapter does, or more."""
     data: str | None = None
     """What the ways were measured on: ``given`` rows or the ``built-in`` set, and how many tokens."""

@@ -42,53 +42,46 @@ def segment_size(size: int) -> int:
     return -(-size // LARGE_ROUNDING) * LARGE_ROUNDING
 
 
-class Block:
-    """A stretch of a segment; neighbours are linked, free ones are never adjacent."""
+ADDRESS_BITS = 50
+"""Bits of a free block's rank that hold its address; its size stands above them."""
+_ADDRESS = (1 << ADDRESS_BITS) - 1
+_RANGE = 1 << 42
+"""Bytes between the address ranges of expandable pools: more than any of them grows to."""
 
-    __slots__ = ("address", "free", "next", "pool", "previous", "size")
-
-    def __init__(self, address: int, size: int, pool: Pool) -> None:
-        self.address = address
-        self.size = size
-        self.pool = pool
-        self.previous: Block | None = None
-        self.next: Block | None = None
-        self.free = False
+Block = tuple[int, int, "Pool"]
+"""A stretch of a segment that is in use: its address, its bytes and whose it is."""
 
 
 class Pool:
-    """Free blocks of one size class, ordered by (size, address) as the allocator's ``std::set`` is."""
+    """The free blocks of one size class; none are adjacent.
 
-    __slots__ = ("order", "small", "stream", "tail")
+    Replays spend their time here, so a free block is two numbers and no object: ``starts`` has its size by where it
+    begins, ``ends`` where it begins by where it ends, and ``order`` is sorted as the allocator's ``std::set`` is, by
+    size, then address, in one number for both.
+    """
 
-    def __init__(self, small: bool, stream: int = 0) -> None:
+    __slots__ = ("ends", "order", "segments", "small", "split_from", "starts", "top")
+
+    def __init__(self, small: bool, stream: int, expandable: bool) -> None:
         self.small = small
-        self.stream = stream
-        self.order: list[tuple[int, int, Block]] = []  # no two have one address, so blocks are never compared
-        self.tail: Block | None = None  # last block of the expandable segment, if there is one
+        self.split_from = MIN_BLOCK if small or expandable else SMALL_LIMIT + 1
+        self.order: list[int] = []
+        self.starts: dict[int, int] = {}
+        self.ends: dict[int, int] = {}
+        self.segments: dict[int, int] = {}  # bytes by address, of those that are of one size
+        self.top = _RANGE * (2 * stream + 2 - small) if expandable else -1  # where the expandable segment ends
 
-    def insert(self, block: Block) -> None:
-        block.free = True
-        insort(self.order, (block.size, block.address, block))
+    def insert(self, address: int, size: int) -> None:
+        self.starts[address] = size
+        self.ends[address + size] = address
+        insort(self.order, size << ADDRESS_BITS | address)
 
-    def remove(self, block: Block) -> None:
-        block.free = False
-        del self.order[bisect_left(self.order, (block.size, block.address))]
-
-    def take(self, size: int) -> Block | None:
-        """The smallest free block of at least ``size`` bytes, lowest address first; it is free no longer."""
-        order = self.order
-        place = bisect_left(order, (size,))
-        if place == len(order):
-            return None
-        block = order[place][2]
-        if block is self.tail and place + 1 < len(order):
-            # The end of an expandable segment counts as large as it can grow, so any other fit comes first.
-            place += 1
-            block = order[place][2]
-        del order[place]
-        block.free = False
-        return block
+    def remove(self, address: int) -> int:
+        """A free block is free no longer; returns its size."""
+        size = self.starts.pop(address)
+        del self.ends[address + size]
+        del self.order[bisect_left(self.order, size << ADDRESS_BITS | address)]
+        return size
 
 
 class CachingAllocator:
@@ -101,14 +94,13 @@ class CachingAllocator:
 
     def __init__(self, expandable_segments: bool = False) -> None:
         self.expandable = expandable_segments
-        self._pools = {(small, 0): Pool(small) for small in (True, False)}
+        self._small, self._large = (Pool(small, 0, expandable_segments) for small in (True, False))
+        self._others: dict[tuple[bool, int], Pool] = {}
         self.allocated = 0
         self.reserved = 0
         self.peak_allocated = 0
         self.peak_reserved = 0
-        self.requested = 0
-        self._next_address = 1 << 40
-        self._next_expandable: dict[Pool, int] = {}
+        self._next_address = MIN_BLOCK
 
     def malloc(self, size: int, stream: int = 0) -> Block:
         """The block that serves a request of ``size`` bytes (0 bytes take no block in PyTorch: do not ask).
@@ -119,109 +111,101 @@ class CachingAllocator:
 
     def malloc_rounded(self, size: int, stream: int = 0) -> Block:
         """The same for a size that :func:`round_size` has given."""
-        kind = size <= SMALL_LIMIT, stream
-        pool = self._pools.get(kind)
-        if pool is None:
-            pool = self._pools[kind] = Pool(*kind)
-        block = pool.take(size)
-        if block is None:
-            block = self._grow(pool, size) if self.expandable else self._new_segment(pool, size)
-        remaining = block.size - size
-        if remaining >= MIN_BLOCK if (pool.small or self.expandable) else remaining > SMALL_LIMIT:
-            rest = Block(block.address + size, remaining, pool)
-            rest.previous, rest.next = block, block.next
-            if block.next is not None:
-                block.next.previous = rest
-            block.next = rest
-            block.size = size
-            if pool.tail is block:
-                pool.tail = rest
-            pool.insert(rest)
-        self.allocated += block.size
+        pool = self._small if size <= SMALL_LIMIT else self._large
+        if stream:
+            kind = pool.small, stream
+            pool = self._others.get(kind) or self._others.setdefault(kind, Pool(*kind, self.expandable))
+        order, starts, ends = pool.order, pool.starts, pool.ends
+        place = bisect_left(order, size << ADDRESS_BITS)
+        if place < len(order):  # the smallest that is large enough
+            rank = order[place]
+            if self.expandable and place + 1 < len(order) and (rank & _ADDRESS) + (rank >> ADDRESS_BITS) == pool.top:
+                # The end of an expandable segment counts as large as it can grow, so any other fit comes first.
+                place += 1
+                rank = order[place]
+            del order[place]
+            address, whole = rank & _ADDRESS, rank >> ADDRESS_BITS
+            del starts[address]
+        else:
+            address, whole = self._grown(pool, size) if self.expandable else self._new_segment(pool, size)
+        rest = whole - size
+        if rest >= pool.split_from:
+            cut = address + size
+            starts[cut] = rest
+            ends[address + whole] = cut
+            insort(order, rest << ADDRESS_BITS | cut)
+        else:
+            ends.pop(address + whole, None)
+            size = whole
+        self.allocated += size
         if self.allocated > self.peak_allocated:
             self.peak_allocated = self.allocated
-        return block
+        return address, size, pool
 
     def free(self, block: Block) -> None:
         """Give a block back; it melts into its free neighbours."""
-        pool = block.pool
-        self.allocated -= block.size
-        before, after = block.previous, block.next
-        if before is not None and before.free:
-            pool.remove(before)
-            before.size += block.size
-            before.next = after
-            if after is not None:
-                after.previous = before
-            if pool.tail is block:
-                pool.tail = before
-            block = before
-        if after is not None and after.free:
-            pool.remove(after)
-            block.size += after.size
-            block.next = after.next
-            if after.next is not None:
-                after.next.previous = block
-            if pool.tail is after:
-                pool.tail = block
-        pool.insert(block)
+        address, size, pool = block
+        order, starts, ends = pool.order, pool.starts, pool.ends
+        self.allocated -= size
+        end = address + size
+        before = ends.pop(address, None)
+        if before is not None:
+            del order[bisect_left(order, (address - before) << ADDRESS_BITS | before)]
+            address = before
+        after = starts.pop(end, None)
+        if after is not None:
+            del order[bisect_left(order, after << ADDRESS_BITS | end)]
+            end += after
+        size = end - address
+        starts[address] = size
+        ends[end] = address
+        insort(order, size << ADDRESS_BITS | address)
 
     def empty_cache(self) -> None:
         """Give whole free segments back to the driver (``torch.cuda.empty_cache``)."""
-        for pool in self._pools.values():
-            for _, _, block in list(pool.order):
-                if block.previous is None and block.next is None and block is not pool.tail:
-                    pool.remove(block)
-                    self.reserved -= block.size
-                elif block is pool.tail:
-                    self._unmap_tail(pool, block)
+        for pool in (self._small, self._large, *self._others.values()):
+            for address, size in pool.segments.items() & pool.starts.items():
+                pool.remove(address)
+                del pool.segments[address]
+                self.reserved -= size
+            if pool.top in pool.ends:
+                self._unmap(pool, pool.ends[pool.top])
 
     def reset_peaks(self) -> None:
         """Forget the peaks so far (``torch.cuda.reset_peak_memory_stats``)."""
         self.peak_allocated = self.allocated
         self.peak_reserved = self.reserved
 
-    def _new_segment(self, pool: Pool, size: int) -> Block:
+    def _new_segment(self, pool: Pool, size: int) -> tuple[int, int]:
+        """Where it begins, and its bytes; a gap keeps it from melting into the segment before."""
         bytes_ = segment_size(size)
-        block = Block(self._next_address, bytes_, pool)
-        self._next_address += bytes_
+        address = self._next_address
+        self._next_address += bytes_ + MIN_BLOCK
+        pool.segments[address] = bytes_
         self._reserve(bytes_)
-        return block
+        return address, bytes_
 
-    def _grow(self, pool: Pool, size: int) -> Block:
+    def _grown(self, pool: Pool, size: int) -> tuple[int, int]:
+        """A block at the end of the pool's segment, which grows by as many pages as are missing."""
         page = SMALL_SEGMENT if pool.small else LARGE_SEGMENT
-        tail = pool.tail
-        if tail is not None and tail.free:
-            pool.remove(tail)
-            block = tail
-        else:
-            start = (1 << (50 if pool.small else 51)) + (pool.stream << 54)
-            block = Block(self._next_expandable.get(pool, start), 0, pool)
-            block.previous = tail
-            if tail is not None:
-                tail.next = block
-        missing = -(-(size - block.size) // page) * page
-        block.size += missing
-        self._next_expandable[pool] = block.address + block.size
-        pool.tail = block
+        address = pool.ends.get(pool.top, pool.top)
+        there = pool.remove(address) if address < pool.top else 0
+        missing = -(-(size - there) // page) * page
+        pool.top += missing
         self._reserve(missing)
-        return block
+        return address, there + missing
 
-    def _unmap_tail(self, pool: Pool, block: Block) -> None:
+    def _unmap(self, pool: Pool, address: int) -> None:
+        """Give the pages of the free end of an expandable segment back."""
         page = SMALL_SEGMENT if pool.small else LARGE_SEGMENT
-        surplus = block.size // page * page
-        if not surplus:
-            return
-        pool.remove(block)
-        self.reserved -= surplus
-        block.size -= surplus
-        self._next_expandable[pool] -= surplus
-        if block.size:
-            pool.insert(block)
-            return
-        pool.tail = block.previous
-        if block.previous is not None:
-            block.previous.next = None
+        size = pool.starts[address]
+        surplus = size // page * page
+        if surplus:
+            pool.remove(address)
+            self.reserved -= surplus
+            pool.top -= surplus
+            if size > surplus:
+                pool.insert(address, size - surplus)
 
     def _reserve(self, size: int) -> None:
         self.reserved += size

@@ -184,7 +184,10 @@ def _math(
     weights = aten._safe_softmax(scores, -1)
     if dropout > 0:
         weights = aten.native_dropout(weights, dropout, True)[0]
-    return torch.matmul(weights, value).to(dtype)
+    told = weights.to(dtype)  # the operator's second result, made before its first
+    out = torch.matmul(weights, value).to(dtype)
+    del told
+    return out
 
 
 def _additive(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:

@@ -123,15 +123,14 @@ def to_lower(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operator of autocast's 16-bit list."""
     if not torch.is_autocast_enabled("cuda"):
         return func(*args, **kwargs)
-    dtype = torch.get_autocast_dtype("cuda")
-    return func(*_cast_all(args, dtype), **_cast_all(kwargs, dtype))
+    return _called_with_casts(func, args, kwargs, torch.get_autocast_dtype("cuda"))
 
 
 def to_float(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operator of autocast's float32 list."""
     if not torch.is_autocast_enabled("cuda"):
         return func(*args, **kwargs)
-    return func(*_cast_all(args, torch.float32), **_cast_all(kwargs, torch.float32))
+    return _called_with_casts(func, args, kwargs, torch.float32)
 
 
 def with_float_result(func: Any, args: Any, kwargs: Any) -> Any:
@@ -140,6 +139,29 @@ def with_float_result(func: Any, args: Any, kwargs: Any) -> Any:
     if half and kwargs.get("dtype") is None and torch.is_autocast_enabled("cuda"):
         kwargs = {**kwargs, "dtype": torch.float32}
     return func(*args, **kwargs)
+
+
+def cross_entropy(func: Any, args: Any, kwargs: Any) -> Any:
+    """Cross entropy, which is on none of autocast's lists, while one of the two operators that it is made of is.
+
+    The log-softmax is asked for in the logits' own type, which autocast respects; the loss of it is taken in float32.
+    Source: ``ATen/native/LossNLL.cpp`` (``cross_entropy_loss_symint``); held against what an H200 was asked for.
+    """
+    logits, target = args[0], args[1] if len(args) > 1 else kwargs["target"]
+    plain = not kwargs.get("label_smoothing") and not target.is_floating_point() and len(args) < 4
+    if not (plain and logits.dtype in _HALVES and torch.is_autocast_enabled("cuda")):
+        return func(*args, **kwargs)
+    logs = torch.log_softmax(logits, int(logits.dim() > 1), dtype=logits.dtype)
+    told = {name: kwargs[name] for name in ("weight", "ignore_index", "reduction") if kwargs.get(name) is not None}
+    if len(args) > 2 and args[2] is not None:
+        told["weight"] = args[2]
+    return F.nll_loss(logs.float(), target, **told)
+
+
+def _called_with_casts(func: Any, args: Any, kwargs: Any, dtype: torch.dtype) -> Any:
+    """A call with its arguments cast, those given by name first: they come last in every signature."""
+    named = _cast_all(kwargs, dtype)
+    return func(*_cast_all(args, dtype), **named)
 
 
 def _cast_all(values: Any, dtype: torch.dtype) -> Any:
@@ -162,7 +184,7 @@ LOWER = (
 FLOAT = (
     torch.pow, Tensor.pow, Tensor.__pow__, Tensor.__rpow__, torch.exp, Tensor.exp, torch.log, Tensor.log,
     torch.rsqrt, Tensor.rsqrt, torch.reciprocal, Tensor.reciprocal, F.softplus, F.layer_norm, F.group_norm,
-    torch.layer_norm, torch.logsumexp, Tensor.logsumexp, F.cross_entropy, F.nll_loss, F.mse_loss, F.kl_div,
+    torch.layer_norm, torch.logsumexp, Tensor.logsumexp, F.nll_loss, F.mse_loss, F.kl_div,
     F.rms_norm, torch.rms_norm, F.cosine_similarity, torch.expm1, torch.log1p, Tensor.log1p, torch.log2,
 )  # fmt: skip
 FLOAT_RESULT = (
@@ -174,5 +196,6 @@ RULES: dict[Any, Callable[[Any, Any, Any], Any]] = {
     **dict.fromkeys(LOWER, to_lower),
     **dict.fromkeys(FLOAT, to_float),
     **dict.fromkeys(FLOAT_RESULT, with_float_result),
+    F.cross_entropy: cross_entropy,
 }
 """How a call is run under autocast, by function."""

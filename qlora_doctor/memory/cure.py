@@ -98,11 +98,14 @@ class Search:
     known: TracedOnce | None = None
     tried: dict[tuple[str, ...], Cure] = field(default_factory=dict)
 
-    def found(self, levers: Sequence[Lever], prefer: Prefer, *, alone: bool = False) -> Cure | None:
+    def found(
+        self, levers: Sequence[Lever], prefer: Prefer, *, alone: bool = False, strictly: bool = False
+    ) -> Cure | None:
         """The preferred combination that fits; None where none of those that were looked at does.
 
         Args:
             alone: predict each lever alone in full first, to be told beside the others.
+            strictly: end with None where a combination cannot be looked at: it might have been the preferred one.
 
         Raises:
             PredictionError: the setup as it is cannot be predicted.
@@ -119,12 +122,15 @@ class Search:
             if cure is None:
                 estimates += 1
                 estimate = estimate or self._estimates()
-                if estimate(combination) > NEAR:
+                share = estimate(combination)
+                if strictly and share == float("inf"):
+                    return None
+                if share > NEAR:
                     continue
                 cure = self.predicted(combination)
             if cure is not None and cure.fits:
                 return cure
-        return self._most_of_all(levers)
+        return None if strictly else self._most_of_all(levers)
 
     def may_fit(self, combination: Combination) -> bool:
         """Whether it is not certain that the base alone is more than there is room for."""

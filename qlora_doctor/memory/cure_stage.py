@@ -8,7 +8,7 @@ from ..facts import Facts, MemoryFacts
 from . import UNFINISHED, Progress, Tell, tell_nobody
 from .levers import Lever, Prefer, altering_levers, levers_of
 from .searching import in_order, named, search_for
-from .stage import evaluation_batch_of, look_at_memory, machine_for, sequence_of, target_card
+from .stage import evaluation_batch_of, look_at_memory, machine_for, recalled_memory, sequence_of, target_card
 
 if TYPE_CHECKING:
     from ..facts.memory import Cure
@@ -30,6 +30,36 @@ class Request(Protocol):
 def all_levers(setup: Setup, facts: Facts) -> tuple[list[Lever], list[Lever]]:
     """The changes that leave what is learned as it is, and those that do not."""
     return levers_of(setup, evaluation_batch_of(facts)), altering_levers(setup, sequence_of(setup))
+
+
+def recalled_cure(setup: Setup, facts: Facts, request: Request) -> MemoryFacts | None:
+    """The same from traces that come with the package, without torch; None where they do not tell all of it.
+
+    They do not where a change that is preferred to those that fit has no traces among them.
+    """
+    memory = recalled_memory(setup, facts)
+    if memory is None or memory.predicted is None or request.alters:
+        return None
+    card = target_card(setup, facts)
+    search = search_for(
+        setup,
+        facts,
+        card,
+        machine_of=machine_for,
+        evaluation_batch=None,
+        architecture=None,
+        offline=True,
+        progress=lambda text: None,
+        shipped=True,
+    )
+    if search is None or search.room.holds(memory.predicted, memory.margin_ratio or 0.0):
+        return memory
+    levers = [lever for lever in all_levers(setup, facts)[0] if lever.change in request.levers]
+    chosen = search.found(levers, request.prefer, alone=True, strictly=True)
+    if chosen is None:
+        return None
+    found = in_order(search.tried.values(), chosen)
+    return memory.model_copy(update={"cure": chosen, "cures": found, "cure_changes": named(chosen)})
 
 
 def look_at_cure(

@@ -1,7 +1,8 @@
 """Images in a batch: how many placeholders and pixels a sample's picture comes to, asked of the model itself.
 
-Models that take pictures of one size say it in their config (Gemma 3, LLaVA); for those that take any size (Qwen-VL)
-the setup has to, by ``data.image_size``. Nothing else of a picture matters for memory.
+Models that take pictures of one size say it in their config (Gemma 3, LLaVA); for those that take any size (Qwen-VL,
+Pixtral) or cut them into tiles of one (LLaVA-Next) the setup has to, by ``data.image_size``. Nothing else of a picture
+matters for memory.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Pictures:
         grid: frames, rows and columns of patches, where the model is given it.
         kinds: the argument that tells placeholders from text, if there is one.
         said: what is taken as given, one sentence.
+        size: pixels of the picture, height and width, where the model is told them beside the tiles.
     """
 
     token: int
@@ -40,6 +42,7 @@ class Pictures:
     grid: tuple[int, int, int] | None
     kinds: str | None
     said: str
+    size: tuple[int, int] | None = None
 
     def put_into(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Mark the placeholders in a batch of ids and labels; the integer arguments that come with the pixels.
@@ -56,6 +59,8 @@ class Pictures:
         more = {}
         if self.grid is not None:
             more["image_grid_thw"] = torch.tensor([self.grid] * rows)
+        if self.size is not None:
+            more["image_sizes"] = torch.tensor([self.size] * rows)
         if self.kinds is not None:
             more[self.kinds] = (ids == self.token).long()
         return more
@@ -84,18 +89,43 @@ def pictures_of(model: Any, setup: Setup) -> Pictures:
     kinds = next((each for each in ("mm_token_type_ids", "token_type_ids") if each in known), None)
     if "image_grid_thw" in known:
         return _of_any_size(name, vision, token, kinds, setup.data.image_size)
-    tiled = {"aspect_ratio_ids", "pixel_attention_mask", "spatial_shapes", "target_sizes", "image_position_ids"}
-    if tiled & set(known) or getattr(config, "image_grid_pinpoints", None):
+    unknown = {"aspect_ratio_ids", "pixel_attention_mask", "spatial_shapes", "target_sizes", "image_position_ids"}
+    if unknown & set(known):
         raise NoPictures(f"images cut into tiles, as {name} takes them")
+    told = setup.data.image_size
     size = getattr(vision, "image_size", None)
     size = size[0] if isinstance(size, list | tuple) and size else size
     if not isinstance(size, int):
         raise NoPictures(f"images of an unknown size in the batches of {name}")
-    channels = getattr(vision, "num_channels", None) or 3
-    shape = (1, int(channels), size, size)
-    count = _counted(base, shape)
-    said = f"Every sample has one image of {size} × {size} pixels, which takes {count:,} tokens."
-    return Pictures(token, count, shape, None, kinds, said)
+    channels = int(getattr(vision, "num_channels", None) or 3)
+    pinpoints = getattr(config, "image_grid_pinpoints", None)
+    if not pinpoints and getattr(vision, "model_type", None) != "pixtral":
+        shape: tuple[int, ...] = (1, channels, size, size)
+        count = _counted(base, shape)
+        said = f"Every sample has one image of {size} × {size} pixels, which takes {count:,} tokens."
+        return Pictures(token, count, shape, None, kinds, said)
+    if told is None:
+        raise NoPictures(f"images in the batches of {name} as long as data.image_size does not tell their size")
+    height, width = (told, told) if isinstance(told, int) else (int(told[0]), int(told[1]))
+    if pinpoints:
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        tiles = int(image_size_to_num_patches((height, width), pinpoints, size))
+        shape, cut = (1, tiles, channels, size, size), f", cut into {tiles} tiles"
+    else:
+        height, width = _in_patches(config, vision, size, height, width)
+        shape, cut = (1, channels, height, width), ""
+    count = _counted(base, shape, image_sizes=torch.tensor([[height, width]]))
+    said = f"Every sample has one image of {height} × {width} pixels{cut}, which takes {count:,} tokens."
+    return Pictures(token, count, shape, None, kinds, said, (height, width))
+
+
+def _in_patches(config: Any, vision: Any, longest: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width as a processor makes them that keeps the form of a picture (Pixtral, Mistral 3): at most
+    ``longest`` at the longer side, in whole patches, as many as are merged into one token."""
+    step = int(getattr(vision, "patch_size", 14)) * int(getattr(config, "spatial_merge_size", None) or 1)
+    ratio = max(height / longest, width / longest, 1.0)
+    return tuple(-(-int(side / ratio) // step) * step for side in (height, width))  # type: ignore[return-value]
 
 
 def _of_any_size(name: str, vision: Any, token: int, kinds: str | None, told: Any) -> Pictures:
@@ -115,19 +145,30 @@ def _of_any_size(name: str, vision: Any, token: int, kinds: str | None, told: An
     return Pictures(token, count, shape, (1, rows, columns), kinds, said)
 
 
-def _counted(base: Any, shape: tuple[int, ...]) -> int:
+def _counted(base: Any, shape: tuple[int, ...], **more: torch.Tensor) -> int:
     """Placeholders of one picture: the features that the model's own code makes of it.
 
     Raises:
         NoPictures: it makes none of pixels in this form.
     """
     from ..pipeline.inputs import features_of
+    from ..tables.cards import find_card
+    from .as_on_cuda import as_on_cuda
+    from .machine import Machine
+    from .operators import register_bitsandbytes
+    from .tape import Tape
+    from .trace import Recorder
 
+    register_bitsandbytes()
+    recorder = Recorder(Tape())
     getter = getattr(base, "get_image_features", None)
+    given = {name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in more.items()}
+    for name, value in more.items():
+        recorder.values.know(given[name], value)
     pixels = torch.empty(shape, device="meta", dtype=base.dtype)
     try:
-        with torch.no_grad():
-            found = features_of(getter(pixel_values=pixels)) if getter is not None else 0
+        with as_on_cuda(Machine(find_card("H200"))), recorder, torch.no_grad():
+            found = features_of(getter(pixel_values=pixels, **given)) if getter is not None else 0
     except Exception as error:  # whatever a model raises for a form that is not its own
         raise NoPictures(f"images as {type(base).__name__} takes them") from error
     if not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from ..tables.cards import CARDS, Card
 from .families import SMALL_MEMORY_HEAD
@@ -191,6 +192,12 @@ class Planner:
         """Most samples of this length that fit into ``space`` bytes reserved; None where not even one does."""
         return self._most(machine, space, lambda count: (count, sequence), MOST_BATCHES)
 
+    def reach(self, machine: Machine, batch: int, limit: int) -> int:
+        """Tokens up to which the longest sequence is sought: ``limit``, or where the package's tapes end before it."""
+        shipped = self.tracer.traces.shipped
+        end = None if shipped is None else shipped.reach(machine, batch == 1)
+        return limit if end is None else min(limit, end)
+
     def longest_sequence(self, machine: Machine, batch: int, space: int, limit: int) -> int | None:
         """Most tokens a sample, in steps of :data:`LENGTH_STEP` up to ``limit``, that fit with this batch."""
         steps = self._most(machine, space, lambda count: (batch, count * LENGTH_STEP), max(1, limit // LENGTH_STEP))
@@ -200,6 +207,7 @@ class Planner:
         """The largest count up to ``limit`` whose size fits: sought by rounded sums, settled by replays."""
         courses = self.courses(machine)
 
+        @cache
         def sums(count: int) -> int:
             return courses.most_in_use(*size(count))
 

@@ -12,7 +12,7 @@ from ..facts.memory import CardPlan, Cure, PlanCell, PlanPoint, SufficientCard
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, parse_memory
 from . import Progress, Tell, tell_nobody
 from .kept import NotKept, Outline, Traces
-from .plan import LENGTH_STEP
+from .plan import LENGTH_STEP, MOST_BATCHES
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -164,7 +164,7 @@ def _look(
     prediction.assumptions += [
         *allocator_assumptions(setup),
         *assumed_of_cards(setup, facts),
-        *assumed_of_evaluation(facts),
+        *assumed_of_evaluation(setup, facts),
     ]
     if cards[0] is None:
         prediction.assumptions.append(
@@ -207,7 +207,7 @@ def _card_plan(
     asked = next((cell for cell in table.cells if (cell.batch, cell.sequence) == own), None)
     points: dict[str, Any] = {}
     if space is not None:
-        points = _points(planner, machine, own, space, limit or MOST_TOKENS, asked)
+        points = _points(planner, machine, own, space, limit, asked)
     fact = CardPlan(
         card=machine.card.name,
         card_bytes=space,
@@ -266,38 +266,45 @@ def _cell(cell: Cell) -> PlanCell:
 
 
 def _points(
-    planner: Planner, machine: Machine, own: tuple[int, int], space: int, limit: int, asked: Cell | None
+    planner: Planner, machine: Machine, own: tuple[int, int], space: int, limit: int | None, asked: Cell | None
 ) -> dict[str, PlanPoint | None]:
     """The ends of what fits around the batch and length that is asked about.
 
-    Where one cell is asked about and fits, its one trace has answered, and the ends are told only as far as traces that
-    are there tell them.
+    Where one cell is asked about and fits, its one trace has answered, and the largest batch is told only as far as
+    traces that are there tell it.
     """
     batch, sequence = own
     answered = planner.is_one_cell and asked is not None and bool(asked.fits)
-    with planner.tracing(not answered):
-        try:
-            if planner.is_one_cell and not answered:
-                return {"instead": _instead(planner, machine, own, space, limit)}
-            largest = planner.largest_batch(machine, sequence, space)
-            longest = planner.longest_sequence(machine, batch, space, limit)
-        except NotKept:
-            if not answered:
-                raise
-            return {}
-    points = {
-        "largest_batch": None if largest is None else PlanPoint(batch=largest, sequence=sequence),
-        "longest_sequence": None if longest is None else PlanPoint(batch=batch, sequence=longest),
-    }
+    points: dict[str, PlanPoint | None] = {}
+    with planner.tracing(not answered), contextlib.suppress(*[NotKept] if answered else []):
+        if planner.is_one_cell and not answered:
+            return {"instead": _instead(planner, machine, own, space, limit)}
+        largest = planner.largest_batch(machine, sequence, space)
+        if largest is not None:
+            points["largest_batch"] = PlanPoint(batch=largest, sequence=sequence, at_least=largest == MOST_BATCHES)
+        if not planner.is_one_cell:
+            points["longest_sequence"] = _longest(planner, machine, batch, space, limit)
     if asked is not None and not asked.fits:
-        points["instead"] = points["largest_batch"] or _instead(planner, machine, own, space, limit)
+        points["instead"] = points.get("largest_batch") or _instead(planner, machine, own, space, limit)
     return points
 
 
-def _instead(planner: Planner, machine: Machine, own: tuple[int, int], space: int, limit: int) -> PlanPoint | None:
+def _longest(planner: Planner, machine: Machine, batch: int, space: int, limit: int | None) -> PlanPoint | None:
+    """The longest sequence at a batch; at least that where tapes, or the search, end before the model's positions."""
+    end = planner.reach(machine, batch, limit or MOST_TOKENS) // LENGTH_STEP
+    longest = planner.longest_sequence(machine, batch, space, end * LENGTH_STEP)
+    beyond = limit is None or limit // LENGTH_STEP > end
+    if longest is None:
+        return None
+    return PlanPoint(batch=batch, sequence=longest, at_least=beyond and longest == end * LENGTH_STEP)
+
+
+def _instead(
+    planner: Planner, machine: Machine, own: tuple[int, int], space: int, limit: int | None
+) -> PlanPoint | None:
     """The same length at a smaller batch, else the longest at batch 1; None where not even 64 tokens fit."""
     batch, sequence = own
-    longest = planner.longest_sequence(machine, 1, space, min(limit, sequence))
+    longest = planner.longest_sequence(machine, 1, space, min(limit or MOST_TOKENS, sequence))
     if longest is None:
         return None
     if longest < sequence // LENGTH_STEP * LENGTH_STEP or batch == 1:

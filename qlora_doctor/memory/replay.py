@@ -14,6 +14,8 @@ from .tape import ALLOC, CATEGORIES, FREE, OPEN, Kernel, Tape
 
 TIMELINE_POINTS = 300
 """Points of a timeline at most."""
+LOOKED = 2048
+"""Events after which a replay that may end early looks whether it may."""
 
 
 @dataclass
@@ -143,13 +145,12 @@ def replay_peaks(
     """Peak allocated and peak reserved of the whole run alone, for tables of many setups.
 
     Args:
-        enough: bytes reserved beyond which nobody asks: the replay may end with the phase that takes more.
+        enough: bytes reserved beyond which nobody asks: the replay may end soon after more is reserved.
     """
     run = _Run(tape, machine, CachingAllocator(machine.expandable_segments), watched=False)
     run.load()
     survivors = _survivors(tape)
-    begins = [place for place, _ in tape.phases if place > tape.step_start]
-    bounds = [tape.step_start, *(begins if enough is not None else ()), len(tape.events)]
+    bounds = [*range(tape.step_start, len(tape.events), LOOKED if enough is not None else 1 << 40), len(tape.events)]
     for step in range(steps):
         for begin, end in pairwise(bounds):
             run.play(begin, end, step, survivors if step else frozenset())
@@ -191,6 +192,8 @@ class _Run:
     allocator: CachingAllocator = field(default_factory=CachingAllocator)
     watched: bool = True
     blocks: dict[int, Block] = field(default_factory=dict)
+    opened: list[Block] = field(default_factory=list)
+    """Scratch memory of the last kernel, where a stretch may end within it."""
     best: _Peak = field(default_factory=_Peak)
     best_of_load: _Peak = field(default_factory=_Peak)
     phase_peaks: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -211,15 +214,18 @@ class _Run:
 
     def load(self) -> None:
         """All that comes before the first step."""
-        start = 0
-        for place in self.tape.emptied:
-            self.play(start, place, -1, frozenset())
-            self.allocator.empty_cache()
-            start = place
-        self.play(start, self.tape.step_start, -1, frozenset())
+        self.play(0, self.tape.step_start, -1, frozenset())
 
     def play(self, start: int, end: int, step: int, skip: frozenset[int]) -> None:
-        """Events ``start`` to ``end``, without the storages in ``skip``."""
+        """Events ``start`` to ``end``, without the storages in ``skip``, and the cache emptied where the tape says."""
+        for place in self.tape.emptied:
+            if start < place <= end:
+                self._play_between(start, place, step, skip)
+                self.allocator.empty_cache()
+                start = place
+        self._play_between(start, end, step, skip)
+
+    def _play_between(self, start: int, end: int, step: int, skip: frozenset[int]) -> None:
         if not self.watched:
             self._play_on(start, end, skip)
             return
@@ -233,7 +239,7 @@ class _Run:
         """The same with nobody watching."""
         allocator, blocks, sizes, scratch = self.allocator, self.blocks, self.rounded, self.scratch
         malloc, free, streams = allocator.malloc_rounded, allocator.free, self.tape.streams
-        opened: list[Block] = []
+        opened: list[Block] = self.opened
         for event in self.tape.events[start:end]:
             kind, index = event & 3, event >> 2
             if kind == ALLOC:
@@ -247,6 +253,7 @@ class _Run:
             else:
                 for block in reversed(opened):
                     free(block)
+        self.opened = opened
 
     def let_go(self) -> None:
         """Free what the tape still holds: the batch itself, which makes room for the next."""

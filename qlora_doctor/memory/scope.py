@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..setup.own_loops import OWN_LOOPS
+from ..setup.distribution import deepspeed_settings, zero_settings
 from ..setup.resolved import Taken
+from .kept_outputs import kept_outputs_of
 
 if TYPE_CHECKING:
     from ..facts import Facts
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo"})
 """Methods whose step is traced."""
 _MORE = {
-    "activation_offloading": "activations that are moved to host memory (activation_offloading)",
     "predict_with_generate": "an evaluation that generates (predict_with_generate)",
     "context_parallel_size": "context parallelism",
     "sequence_parallel_size": "sequence parallelism",
@@ -49,10 +49,6 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     for end, what in _HEADS.items():
         if name.endswith(end):
             return f"The prediction does not cover {what}."
-    if any(part.endswith("relative_attention_bias") for part, _ in base.named_modules()):
-        return (
-            "The prediction does not cover attention with a learned bias, whose kernels differ from version to version."
-        )
     whole = setup.quantization.bnb_4bit_quant_storage in (None, "uint8")
     if setup.training.fsdp and whole and not getattr(base.config.get_text_config(), "tie_word_embeddings", False):
         return (
@@ -79,9 +75,9 @@ def _images(model: Any, setup: Setup) -> str | None:
     from .images import NoPictures, pictures_of
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if Taken(setup).trainer == "trl" or setup.training.method not in (None, "sft", "pretrain"):
-        of = type(base).__name__
-        return f"The prediction does not cover images in trl's batches, which the peak of {of} depends on."
+    if setup.training.method not in (None, "sft", "pretrain"):
+        of, method = type(base).__name__, setup.training.method
+        return f"The prediction does not cover images in the batches of {method}, which the peak of {of} depends on."
     try:
         pictures_of(model, setup)
     except NoPictures as error:
@@ -89,8 +85,6 @@ def _images(model: Any, setup: Setup) -> str | None:
     return None
 
 
-_LIGER_BY_TRANSFORMERS = ("native", "python", "shell", "trl", "custom")
-"""Dialects whose ``use_liger_kernel`` is transformers' own."""
 _HEADS = {
     "ForQuestionAnswering": "batches that mark an answer's first and last token",
     "ForMultipleChoice": "batches of several choices a sample",
@@ -102,8 +96,8 @@ _TOWERS = {"vision_config": "images", "audio_config": "audio", "speech_config": 
 def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     """What changes the peak and is not modelled, as the subject of a sentence."""
     training, config = setup.training, facts.config
-    if setup.dialect in OWN_LOOPS:
-        yield f"{OWN_LOOPS[setup.dialect]}'s own training loop"
+    if setup.traits.own_loop is not None:
+        yield f"{setup.traits.own_loop}'s own training loop"
     for kernels in training.kernels or ():
         yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
     if any(remark["kind"] == "kernels-by-default" for remark in setup.remarks):
@@ -111,7 +105,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     if training.method not in METHODS:
         yield f"the method {training.method}"
     if training.compute_metrics and config is not None and config.evaluates is not False:
-        yield "evaluations that keep all logits for compute_metrics"
+        yield from _kept(setup)
     if setup.quantization.backend not in (None, "bitsandbytes"):
         yield f"a base quantized by {setup.quantization.backend}"
     elif setup.quantization.load_in_8bit:
@@ -123,7 +117,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     distributed = config.distributed if config is not None else None
     if training.fsdp and not shards_plainly(setup, facts):
         yield {"fsdp1": "FSDP 1", "fsdp2": "FSDP 2"}.get(distributed or "", "FSDP")
-    if training.deepspeed:
+    if training.deepspeed and not _is_plain_zero(setup, facts):
         yield {"zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
     if training.method in ("grpo", "rloo"):
         yield from _generating(setup, facts)
@@ -131,9 +125,24 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield "padding_free batches"
     yield from _spread(setup, facts)
     told = training.extra
+    if told.get("activation_offloading") and not offloads_plainly(setup):
+        yield "activations that are moved to host memory (activation_offloading)"
     for name, what in _MORE.items():
         if _on(told.get(name)):
             yield what
+
+
+def _kept(setup: Setup) -> Iterator[str]:
+    """What evaluations with compute_metrics keep, as far as it is not modelled."""
+    training = setup.training
+    if training.extra.get("predict_with_generate"):
+        return  # told of by its own name
+    if training.method not in (None, "sft", "pretrain") or training.use_liger_kernel:
+        yield "evaluations that keep all outputs for compute_metrics, of such a kind"
+        return
+    kept = kept_outputs_of(setup)
+    if kept is None or (kept.rows is None and kept.accumulated is None):
+        yield "evaluations that keep all logits for compute_metrics, of rows that are not counted here"
 
 
 def _generating(setup: Setup, facts: Facts) -> Iterator[str]:
@@ -151,7 +160,7 @@ def _liger(setup: Setup) -> Iterator[str]:
     """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
     training = setup.training
     told = training.extra.get("liger_kernel_config")
-    if setup.dialect not in _LIGER_BY_TRANSFORMERS:
+    if not setup.traits.liger_of_transformers:
         yield f"the Liger kernels as {setup.dialect} applies them"
     elif training.method not in (None, "sft", "pretrain"):
         yield f"the Liger kernels in the method {training.method}"
@@ -164,26 +173,67 @@ def _liger(setup: Setup) -> Iterator[str]:
 
 
 def shards_plainly(setup: Setup, facts: Facts) -> bool:
-    """Whether a run is sharded by FSDP 2 over known ranks as it is modelled: by transformers' Trainer or trl's for
-    supervised fine-tuning and DPO, with non-reentrant checkpointing, without evaluation or offloading.
+    """Whether a run is sharded by FSDP over known ranks as it is modelled: by transformers' Trainer or trl's for
+    supervised fine-tuning (FSDP 2: and DPO), with non-reentrant checkpointing, without offloading; FSDP 1 with packed
+    weights stored as floats, which it needs, and without prefetching in the forward pass.
 
-    Where packed weights stay whole (uint8) beside embeddings and a head of their own, see :func:`unmodelled_model`.
+    Where FSDP 2 leaves packed weights whole (uint8) beside embeddings and a head of their own, see
+    :func:`unmodelled_model`.
     """
-    config, settings = facts.config, setup.training.fsdp_config
+    config, settings, training = facts.config, setup.training.fsdp_config, setup.training
     if config is None or not isinstance(settings, dict):
         return False
     options = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
+    if config.distributed == "fsdp1":
+        alike = (
+            training.method in (None, "sft", "pretrain")
+            and setup.quantization.bnb_4bit_quant_storage in ("bfloat16", "float16", "float32")
+            and not _on(options.get("forward_prefetch"))
+            and not _on(options.get("min_num_params"))
+            and "full_shard" in str(training.fsdp)
+        )
+    else:
+        alike = config.distributed == "fsdp2" and training.method in (None, "sft", "pretrain", "dpo")
     return (
-        config.distributed == "fsdp2"
+        alike
         and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
         and bool(config.gradient_checkpointing)
         and config.use_reentrant is False
-        and config.evaluates is False
-        and setup.training.method in (None, "sft", "pretrain", "dpo")
         and not options.get("offload_params")
         and not options.get("cpu_offload")
-        and "offload" not in str(setup.training.fsdp)
-        and options.get("reshard_after_forward", True) is True
+        and "offload" not in str(training.fsdp)
+        and options.get("reshard_after_forward", True) in (True, "FULL_SHARD", "full_shard")
+    )
+
+
+def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
+    """Whether a run's optimizer is divided by ZeRO-2 over known ranks as it is modelled: in bfloat16, by transformers'
+    Trainer or trl's for supervised fine-tuning and DPO, with non-reentrant checkpointing, without offloading."""
+    config, settings = facts.config, zero_settings(setup)
+    whole = deepspeed_settings(setup)
+    if config is None or whole is None or config.distributed != "zero2":
+        return False
+    return (
+        setup.training.method in (None, "sft", "pretrain", "dpo")
+        and bool(Taken(setup)["training.bf16"])
+        and max(Taken(setup)["hardware.count"], seen_cards(setup, facts) or 1) > 1
+        and bool(config.gradient_checkpointing)
+        and config.use_reentrant is False
+        and settings.get("contiguous_gradients", True) is True
+        and isinstance(settings.get("reduce_bucket_size", 0), (int, float, str))
+        and not any(str(name).startswith("offload") and value for name, value in settings.items())
+        and "optimizer" not in whole
+    )
+
+
+def offloads_plainly(setup: Setup) -> bool:
+    """Whether activations go to the host as trl's own trainers move them, in a model that is not sharded."""
+    training = setup.training
+    return (
+        Taken(setup).trainer == "trl"
+        and setup.traits.liger_of_transformers
+        and training.method in (None, "sft", "dpo", "kto", "reward")
+        and not training.fsdp
     )
 
 

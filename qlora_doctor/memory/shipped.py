@@ -105,6 +105,12 @@ class Shipped:
         """The tape for a machine of this kind, a batch of 1 or more, and a length; None where none is there."""
         return self._scalable(kind, alone, sequence, None)
 
+    def reach(self, machine: Machine, alone: bool) -> int | None:
+        """Tokens of a sample up to which there are tapes for a batch of 1, or of more; None where there are none."""
+        kind = machine.kind(self.outline.head > SMALL_MEMORY_HEAD)
+        pieces = _pieces(self.file, tape_key(kind, self.precision, alone))
+        return max((piece.last for piece in pieces), default=None)
+
     def most_in_use(self, machine: Machine, batch: int, sequence: int) -> int | None:
         """As :func:`.moments.most_in_use`, or a little less: a line through two stacks of few layers.
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ..core.numbers import size
 from ..facts import Facts, MemoryFacts
 from ..facts.memory import Saving as SavingFact
-from ..setup.own_loops import OWN_LOOPS
 from ..setup.resolved import Taken
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
 from . import UNFINISHED, Progress, Tell, tell_nobody
@@ -111,17 +110,7 @@ def look_at_memory(
             "certain_bytes": None if is_sharded(setup) else error.certain_bytes,
         }
         return MemoryFacts.model_validate(held | failed)
-    if unknown is not None:
-        prediction.assumptions.append(unknown)
-    elif card is None:
-        prediction.assumptions.append(
-            f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."
-        )
-    prediction.assumptions += allocator_assumptions(setup)
-    prediction.assumptions += assumed_of_cards(setup, facts)
-    prediction.assumptions += assumed_of_evaluation(facts)
-    held |= described(prediction, subject.outline, card)
-    held["margin_ratio"] = prediction.margin
+    held |= _told(prediction, subject.outline, card, unknown, setup, facts)
     if room_for(facts, card).is_below(floor):
         held["certain_bytes"] = floor
         prediction.assumptions.append(
@@ -135,6 +124,49 @@ def look_at_memory(
             f"What changes would save is worked out only for a peak above {FULL:.0%} of the card or above the budget."
         )
     return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
+
+
+def recalled_memory(setup: Setup, facts: Facts) -> MemoryFacts | None:
+    """The prediction from traces that come with the package, without torch; None where they do not tell it.
+
+    What a trainer saves takes the card no more than a step does: the adapter alone.
+    """
+    from .predict import prediction_of
+    from .replay import replay
+    from .scope import unmodelled
+    from .shipped import shipped_tape
+
+    saving = saving_of(setup)
+    if evaluation_batch_of(facts) is not None or (saving is not None and saving.loads_best):
+        return None
+    if unmodelled(setup, facts) is not None:
+        return None
+    card, unknown = _card_or_reason(setup, facts)
+    machine = machine_for(setup, card)
+    found = shipped_tape(setup, machine)
+    if found is None:
+        return None
+    outline, tape = found
+    prediction = prediction_of(outline, machine, replay(tape, machine))
+    prediction.assumptions.append("It follows from traces that come with qlora-doctor; check traces the model here.")
+    held = _told(prediction, outline, card, unknown, setup, facts)
+    return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
+
+
+def _told(
+    prediction: Prediction, outline: Outline, card: Card | None, unknown: str | None, setup: Setup, facts: Facts
+) -> dict[str, Any]:
+    """The facts of a prediction, the picture itself left out; what is taken as given is put with it."""
+    if unknown is not None:
+        prediction.assumptions.append(unknown)
+    elif card is None:
+        prediction.assumptions.append(
+            f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."
+        )
+    prediction.assumptions += allocator_assumptions(setup)
+    prediction.assumptions += assumed_of_cards(setup, facts)
+    prediction.assumptions += assumed_of_evaluation(setup, facts)
+    return described(prediction, outline, card) | {"margin_ratio": prediction.margin}
 
 
 def unfinished(held: dict[str, Any], prediction: Prediction) -> MemoryFacts:
@@ -252,7 +284,7 @@ def assumed_of_cards(setup: Setup, facts: Facts) -> list[str]:
     from .scope import seen_cards
 
     count, seen = Taken(setup)["hardware.count"], seen_cards(setup, facts)
-    if seen is not None and seen > 1 and setup.dialect not in OWN_LOOPS:
+    if seen is not None and seen > 1 and setup.traits.own_loop is None:
         return [
             f"Each process sees one card. Without a launcher the {seen} cards of this machine work by DataParallel, "
             "which is not modelled; CUDA_VISIBLE_DEVICES=0 shows one."
@@ -282,9 +314,15 @@ def evaluation_batch_of(facts: Facts) -> int | None:
     return config.eval_batch if config is not None and config.evaluates else None
 
 
-def assumed_of_evaluation(facts: Facts) -> list[str]:
+def assumed_of_evaluation(setup: Setup, facts: Facts) -> list[str]:
     """What is taken as given of evaluation; one sentence each."""
-    if evaluation_batch_of(facts) is not None:
+    from .kept_outputs import kept_outputs_of
+
+    batch, kept = evaluation_batch_of(facts), kept_outputs_of(setup)
+    if batch is not None and kept is not None:
+        at_once = kept.batches(batch)
+        return [f"An evaluation keeps the outputs of {at_once:,} batches of {batch} at a time, for compute_metrics."]
+    if batch is not None:
         return ["An evaluation keeps its loss alone, as without compute_metrics, on samples as long as in training."]
     if facts.config is not None and facts.config.evaluates is None:
         return ["Whether training is interrupted by evaluations is not known; none is part of the prediction."]

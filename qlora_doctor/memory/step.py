@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -14,16 +14,21 @@ from ..pipeline.batches import synthetic_labels
 from .as_on_cuda import as_on_cuda
 from .autocast import Autocast
 from .first_gradient import learn_counts
+from .fsdp1 import FlatOptions, ShardedFlat
+from .fsdp2 import ShardedByTensor
 from .images import Pictures
+from .kept_outputs import KeptOutputs
 from .liger import Kernels, put_into, rotating
 from .load import LoadOptions, write_load
 from .machine import Machine
+from .offloading import Offloading
 from .operators import register_bitsandbytes
 from .optimizers import Optimizer
-from .sharded import Sharded
+from .sharding import DIVIDED, Sharding
 from .tape import Tape
 from .trace import Recorder
 from .trl_step import has_fused_head, prepare_for_sft, sft_loss, without_triton
+from .zero import Zero2, ZeroOptions
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,18 @@ class StepOptions:
     neftune_alpha: float | None = None
     data_parallel: bool = False
     """Whether DistributedDataParallel keeps buckets for the gradients, each card with the whole model."""
-    sharded_over: int | None = None
-    """Ranks that FSDP 2 shards the model over."""
+    engine: Literal["fsdp2"] | FlatOptions | ZeroOptions | None = None
+    """What divides the model, or its optimizer, over the ranks: FSDP 2, or FSDP 1 or ZeRO-2 by their options."""
+    ranks: int = 1
+    """Ranks of the engine."""
+    offloads_activations: bool = False
+    """Whether trl moves what the forward pass saves to the host (``activation_offloading``)."""
     liger: Kernels | None = None
     """Liger's kernels in the model."""
     pictures: Pictures | None = None
     """Images in the batches."""
+    kept: KeptOutputs | None = None
+    """What evaluations keep beside their loss."""
 
 
 class Program(Protocol):
@@ -112,33 +123,35 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         add_noise(model, options.neftune_alpha)
     if options.data_parallel:
         recorder.keep(gradient_buckets(recorder, parameters))
-    sharded = None
-    if options.sharded_over:
-        reads_head = options.trainer == "trl" and has_fused_head()
-        sharded = Sharded(recorder, model, options.sharded_over, reads_head)
+    divided = divided_over_ranks(recorder, model, options)
     tape.step_start = len(tape.events)
     embeddings = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
     optimizer = Optimizer(options.optim, recorder, frozenset(id(module.weight) for module in embeddings))
-    forward = prepared_forward(model, options.precision)
+    if divided is not None:
+        divided.start(optimizer)
+    forward = prepared_forward(model, options)
     if options.gradient_accumulation_steps < 1:
         raise ValueError(f"gradient_accumulation_steps is {options.gradient_accumulation_steps}, below 1")
     batches = [batch_of(recorder, model, options, program) for _ in range(options.gradient_accumulation_steps)]
     # The first micro-batch makes the gradients, the second adds to them; the others do what the second does.
     waiting, batches = batches[2:], batches[:2]
     items = torch.zeros((), dtype=torch.int64, device="meta")
+    offloading = Offloading(recorder, model) if options.offloads_activations else nullcontext
     while batches:
         inputs = batches.pop(0)
         tape.phase("forward")
-        loss = loss_of(model, forward, inputs, items, options, program)
-        del inputs
-        tape.phase("backward")
-        recorder.in_backward = True
-        if sharded is not None:
-            sharded.syncs = not batches
-        loss.backward()
-        recorder.in_backward = False
-        if sharded is not None:
-            sharded.after_backward()
+        with offloading():
+            loss = loss_of(model, forward, inputs, items, options, program)
+            del inputs
+            tape.phase("backward")
+            recorder.in_backward = True
+            if divided is not None:
+                divided.syncs = not batches
+                divided.before_backward()
+            loss.backward()
+            recorder.in_backward = False
+        if divided is not None:
+            divided.after_backward()
         for parameter in parameters:
             if parameter.grad is not None:
                 recorder.recategorise(parameter.grad, "gradients")
@@ -146,15 +159,36 @@ def _run_step(model: Any, options: StepOptions, recorder: Recorder, program: Pro
         del loss
     tape.phase("optimizer")
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    if sharded is not None:
-        with_gradient = sharded.trained()
+    if divided is not None:
+        with_gradient = divided.trained()
     _clip(with_gradient, options.max_grad_norm)
     optimizer.step(with_gradient)
     model.zero_grad(set_to_none=True)
     for parameter in with_gradient:
         parameter.grad = None
     del kept, waiting
-    recorder.keep([optimizer, sharded])
+    recorder.keep([optimizer, divided])
+
+
+def divided_over_ranks(recorder: Recorder, model: Any, options: StepOptions) -> Sharding | None:
+    """The model divided over ranks, where it is; of one that is, the tape changes."""
+    if options.engine is None:
+        return None
+    if model in DIVIDED:
+        DIVIDED[model].play_on(recorder)
+    else:
+        DIVIDED[model] = _engine(recorder, model, options)
+    return DIVIDED[model]
+
+
+def _engine(recorder: Recorder, model: Any, options: StepOptions) -> Sharding:
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+    if isinstance(options.engine, ZeroOptions):
+        return Zero2(recorder, model, options.ranks, dtype or torch.float32, options.engine)
+    if isinstance(options.engine, FlatOptions):
+        return ShardedFlat(recorder, model, options.ranks, dtype, options.engine)
+    reads_head = options.trainer == "trl" and has_fused_head()
+    return ShardedByTensor(recorder, model, options.ranks, reads_head)
 
 
 def add_noise(model: Any, alpha: float) -> None:
@@ -189,9 +223,13 @@ def gradient_buckets(recorder: Recorder, parameters: list[torch.nn.Parameter]) -
     return buckets
 
 
-def prepared_forward(model: Any, precision: str) -> Callable[..., Any]:
-    """accelerate's ``prepare_model``: autocast inside, 16-bit outputs turned to float32 outside."""
-    if precision == "no":
+def prepared_forward(model: Any, options: StepOptions) -> Callable[..., Any]:
+    """accelerate's ``prepare_model``: autocast inside, 16-bit outputs turned to float32 outside.
+
+    DeepSpeed's engine casts the model instead.
+    """
+    precision = options.precision
+    if precision == "no" or isinstance(options.engine, ZeroOptions):
         return model.forward  # type: ignore[no-any-return]
     from accelerate.utils.operations import convert_outputs_to_fp32
 

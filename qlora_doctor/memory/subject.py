@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
+from .fsdp1 import FlatOptions
 from .kept import Outline
+from .kept_outputs import kept_outputs_of
 from .liger import VERSION, Kernels
 from .load import LoadOptions
 from .step import Program, StepOptions
 from .trl_step import has_fused_head
+from .zero import ZeroOptions
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -64,9 +68,11 @@ class Subject:
             yield "liger"
         if step.pictures is not None:
             yield "images"
+        if step.offloads_activations:
+            yield "offloading"
         if step.data_parallel:
             yield "data parallel"
-        if step.sharded_over:
+        if step.engine is not None:
             yield "sharded"
         if getattr(self.program, "generates", False):
             yield "generation"
@@ -189,12 +195,24 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         checkpointing=bool(values.trainer_checkpoints),
         flash=flash,
         neftune_alpha=training.neftune_noise_alpha,
-        data_parallel=ranks > 1 and not training.fsdp,
-        sharded_over=ranks if training.fsdp else None,
+        data_parallel=ranks > 1 and not training.fsdp and not training.deepspeed,
+        engine=_engine(values),
+        ranks=ranks,
+        offloads_activations=values.trainer == "trl" and bool(training.extra.get("activation_offloading")),
         liger=kernels,
         pictures=pictures,
+        kept=kept_outputs_of(setup),
     )
     return step, assumptions
+
+
+def _engine(values: Taken) -> Literal["fsdp2"] | FlatOptions | ZeroOptions | None:
+    """What divides the run over its ranks; which engines are modelled is said in :mod:`.scope`."""
+    setup = values.setup
+    if setup.training.fsdp:
+        settings = fsdp_settings(setup) or {}
+        return FlatOptions.of(settings) if values.fsdp_version(settings) == 1 else "fsdp2"
+    return ZeroOptions.of(zero_settings(setup)) if setup.training.deepspeed else None
 
 
 def _pictures(setup: Setup, model: Any) -> Pictures | None:

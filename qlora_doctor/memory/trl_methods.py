@@ -54,6 +54,7 @@ class TrlMethod:
         trainer_class, arguments_class = classes_of_method(self.method, self.setup)
         arguments = arguments_of(self.setup, arguments_class, torch.device("cpu"), [])
         arguments |= dict(self.method.fixed)
+        arguments.pop("activation_offloading", None)  # the step does it; the trainer asks for a card
         if not self.method.generates:
             arguments["max_length"] = options.sequence
         more: dict[str, Any] = {"reward_funcs": made_up_rewards} if self.method.generates else {}

@@ -22,18 +22,6 @@ from .failures import as_stage_error, first_sentence
 from .patterns import check_patterns
 
 _NOT_OF_PEFT = {"autocast_adapter_dtype", "targets_beside_linear", "extra"}
-_LISTS_LINEAR = {
-    "axolotl",
-    "llamafactory",
-    "llamafactory-v1",
-    "ms-swift",
-    "firefly",
-    "xtuner",
-    "qlora",
-    "h2o-llmstudio",
-}
-"""Dialects whose trainers put the names of the linear layers in the place of all-linear, so that PEFT never sees the
-word: what it makes of it beyond them, adapters on experts that are one parameter, is not there then."""
 _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 
 
@@ -97,10 +85,10 @@ def _attached(base: Base, setup: Setup) -> Any:
         arguments["autocast_adapter_dtype"] = setup.lora.autocast_adapter_dtype
     if setup.model.adapter is None:
         config = lora_config(setup, base.notes)
-        if setup.dialect.removeprefix("shell-") in _LISTS_LINEAR and setup.lora.target_modules == "all-linear":
+        if setup.traits.lists_linear and setup.lora.target_modules == "all-linear":
             config.target_modules = _linear_names(base.model) | set(setup.lora.targets_beside_linear or ())
         _check_names(config, base)
-        with _without_dropout_on_parameters() if setup.dialect == "axolotl" else nullcontext():
+        with nullcontext() if setup.traits.drops_on_experts else _without_dropout_on_parameters():
             return _wrap(base, config, arguments)
     folder = adapter_folder(setup)
     trainable = bool(setup.model.adapter_is_trainable)

@@ -117,6 +117,8 @@ def _holds(test: list[str], name: str, thing: Any) -> bool:
         return bool(thing.requires_grad)
     if kind == "named":
         return any(word in name for word in words)
+    if kind == "under":
+        return f".{words[0]}." in f".{name}."
     if kind == "dtype":
         tensor = getattr(thing, "weight", thing)
         return str(getattr(tensor, "dtype", "")).removeprefix("torch.") == words[0]

@@ -16,7 +16,7 @@ def never_repacked(model: Any) -> Iterator[None]:
     In evaluation mode on a CPU with AVX-512 bf16 they do (``Linear4bit.forward``), and cannot train afterwards. A model
     may put its layers there itself (BigBird's attention calls ``eval()`` in its forward, a generation does).
     """
-    layers = [module for module in model.modules() if getattr(module, _SWITCH, False)]
+    layers = [module for module in model.modules() if vars(module).get(_SWITCH)]
     try:
         for layer in layers:
             setattr(layer, _SWITCH, False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -166,7 +168,64 @@ def _samples(setup: Setup, found: list[dict[str, Any]]) -> Samples:
     if kind == "unpaired-preference":
         _refuse_other_than_true_and_false(found, setup)
     _refuse_rows_without(found, _COLUMNS.get(kind, (text_field,)), setup)
+    wrong = conversation_column(found[0]) if kind == "messages" else None
+    if wrong is not None:
+        raise StageError(wrong.why, remedy=wrong.remedy, place=setup.place("data"))
     return Samples(found, columns, kind, text_field, name)
+
+
+@dataclass(frozen=True)
+class NoConversation:
+    """What is wrong with a column that should hold messages, and what to do about it."""
+
+    why: str
+    remedy: str
+
+
+_CONVERSATIONS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
+
+
+def conversation_column(row: Mapping[str, Any]) -> NoConversation | None:
+    """What is wrong with a row's messages: JSON as text, or messages without role and content; None where nothing is.
+
+    ``prompt`` and its like may be plain text; ``messages`` may not.
+    """
+    for name in _CONVERSATIONS:
+        value = row.get(name)
+        if is_conversation_as_text(value):
+            return NoConversation(
+                f"The column {name!r} holds a conversation as JSON text, and the trainer takes a list of messages.",
+                f"Turn the text into a list first: row[{name!r}] = json.loads(row[{name!r}]).",
+            )
+        if name != "messages":
+            continue
+        if isinstance(value, str):
+            return NoConversation(
+                "The column 'messages' holds text, and the trainer takes a list of messages with role and content.",
+                "Give each row a list of messages, or name the column that holds text.",
+            )
+        odd = next((each for each in value or () if not isinstance(each, Mapping) or "role" not in each), None)
+        if odd is not None:
+            has = ", ".join(map(str, odd)) if isinstance(odd, Mapping) else type(odd).__name__
+            return NoConversation(
+                f"A message of the column 'messages' has {has}, and the trainer takes role and content.",
+                "Rename the fields of the messages to role and content.",
+            )
+    return None
+
+
+def is_conversation_as_text(value: Any) -> bool:
+    """Whether a text is a list of messages, or of turns, as JSON."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return False
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return False
+    keys = ({"role", "content"}, {"from", "value"})
+    return (
+        isinstance(found, list) and bool(found) and any(isinstance(found[0], dict) and k <= set(found[0]) for k in keys)
+    )
 
 
 def _refuse_rows_without(rows: list[dict[str, Any]], needed: tuple[str, ...], setup: Setup) -> None:

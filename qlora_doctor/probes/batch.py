@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..facts.batch import BatchFacts
+from .mask_edges import MaskEdges
 
 IGNORED = -100
 _MEDIA = ("pixel_values", "pixel_values_videos", "input_features", "input_values", "images")
@@ -41,10 +42,13 @@ class BatchLook:
     _labels: bool | None = None
     _media: bool = False
     _text: str | None = None
+    _edges: MaskEdges = field(default_factory=MaskEdges)
 
     def look(self, batch: Mapping[str, Any]) -> None:
         """Take in one batch: a mapping with ``input_ids`` of shape (rows, length). Anything else is passed over."""
         ids, labels = batch.get("input_ids"), batch.get("labels")
+        if isinstance(ids, torch.Tensor) and ids.dim() == 3 and not ids.is_floating_point():
+            self._add(batches=1, rows=len(ids), of_tensors=1)
         if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or not ids.numel():
             return
         ids = ids.detach().cpu()
@@ -72,12 +76,15 @@ class BatchLook:
         count = self._count
         if not count.get("batches"):
             return None
+        if count.get("of_tensors"):
+            return BatchFacts(batches=count["batches"], rows=count["rows"], dimensions=3)
         tokens = count["positions"] - count["padding"]
         known: dict[str, Any] = {
             "batches": count["batches"],
             "rows": count["rows"],
             "length_min": min(self._lengths),
             "length_max": max(self._lengths),
+            "dimensions": 2,
             "tokens": tokens,
             "padding_ratio": count["padding"] / count["positions"],
             "duplicate_rows": count.get("duplicates", 0),
@@ -108,6 +115,7 @@ class BatchLook:
             "labels_on_padding": count.get("on_padding", 0),
             "ends_trained": count.get("ends_trained", 0),
             "ends_untrained": count.get("ends_untrained", 0),
+            "mask_misplaced": self._edges.told(),
         }
         if self._placeholder_ids():
             known["labels_on_placeholders"] = count.get("on_placeholders", 0)
@@ -176,6 +184,8 @@ class BatchLook:
             ends = full & (numbers > 0) & (ids.gather(1, end)[:, 0] == eos)
             kept = int((ends & counted.gather(1, end)[:, 0]).sum())
             self._add(ends_trained=kept, ends_untrained=int(ends.sum()) - kept)
+        if self.tokenizer is not None:
+            self._edges.look(ids, counted, padding, self.tokenizer)
         if self._text is None and self.tokenizer is not None:
             first = next((index for index, has_text in enumerate(full.tolist()) if has_text), None)
             if first is not None:

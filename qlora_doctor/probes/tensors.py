@@ -57,12 +57,17 @@ def base_tensors(model: nn.Module) -> dict[str, BaseTensor]:
 
     What an adapter brought (LoRA matrices, copies of modules_to_save) is left out.
     """
+    known = _listed[-1] if _listed and _listed[-1].model is model else None
+    if known is not None and known.tensors is not None:
+        return known.tensors
     found: dict[str, BaseTensor] = {}
     seen: set[int] = set()
     for tensor in _walk(model):
         if id(tensor.tensor) not in seen:
             seen.add(id(tensor.tensor))
             found.setdefault(tensor.name, tensor)
+    if known is not None:
+        known.tensors = found
     return found
 
 
@@ -77,8 +82,8 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     A 7B with an adapter on every layer has 4,000 modules nine levels deep: looked at as often as a watched step wants
     it, that is most of what watching costs.
     """
-    if _listed and _listed[-1][0] is model:
-        return _listed[-1][1]
+    if _listed and _listed[-1].model is model:
+        return _listed[-1].modules
     found: list[tuple[str, nn.Module]] = []
     seen: set[int] = set()
     waiting: list[tuple[str, nn.Module]] = [("", model)]
@@ -93,13 +98,26 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-_listed: list[tuple[nn.Module, list[tuple[str, nn.Module]]]] = []
+def every_module(model: nn.Module) -> list[nn.Module]:
+    """What ``model.modules()`` gives, in its order: see ``modules_of``."""
+    return [module for _, module in modules_of(model)]
+
+
+@dataclass
+class _Listed:
+    model: nn.Module
+    modules: list[tuple[str, nn.Module]]
+    tensors: dict[str, BaseTensor] | None = None
+
+
+_listed: list[_Listed] = []
 
 
 @contextmanager
 def listed(model: nn.Module) -> Iterator[None]:
-    """Within the block ``modules_of`` this model is one list: nothing may be put into the model or taken out of it."""
-    _listed.append((model, modules_of(model)))
+    """Within the block modules and base tensors of this model are looked up once: none may be put in or taken out."""
+    same = bool(_listed) and _listed[-1].model is model
+    _listed.append(_listed[-1] if same else _Listed(model, modules_of(model)))
     try:
         yield
     finally:
@@ -224,7 +242,7 @@ def own_class(module: nn.Module) -> str:
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The model's layers: the longest list of modules of one class; ``[]`` where there is none."""
     best: list[nn.Module] = []
-    for module in model.modules():
+    for module in every_module(model):
         if isinstance(module, nn.ModuleList) and len(module) > len(best):
             # Lists inside the layers (experts) are longer at times: the outermost list that is found first wins a tie,
             # and a list whose members lie inside those of the best so far is no list of layers.

@@ -11,6 +11,7 @@ from ..core.errors import ConfigError
 from ..core.place import Place
 from ..core.pointers import dotted, escaped
 from ..setup.setup import SECTIONS, NamedData, Origin, Setup
+from ..setup.traits import NATIVE
 from ..tables import known_arguments
 from ..tables.keys import MOST_SUGGESTIONS, MOST_UNKNOWN_KEYS
 from .dialects.named_data import kind_of
@@ -18,6 +19,7 @@ from .document import Document
 from .lenient import Mismatch, describe_type, describe_value, read_as
 
 name = "native"
+TRAITS = NATIVE
 
 ALIASES: dict[str, str] = {
     "model.torch_dtype": "model.dtype",

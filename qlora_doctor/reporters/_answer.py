@@ -43,11 +43,8 @@ def answer(memory: MemoryFacts, plan: CardPlan) -> str:
 
 def _room(plan: CardPlan) -> str:
     """What fits beyond what was asked about, as far as it was looked for."""
-    parts = []
-    if plan.largest_batch is not None:
-        parts.append(f"batch {plan.largest_batch.batch} × {plan.largest_batch.sequence:,}")
-    if plan.longest_sequence is not None:
-        parts.append(f"batch {plan.longest_sequence.batch} × {plan.longest_sequence.sequence:,}")
+    points = [point for point in (plan.largest_batch, plan.longest_sequence) if point is not None]
+    parts = [f"batch {point.batch} × {point.sequence:,}{' at least' if point.at_least else ''}" for point in points]
     return f" Fits up to {' or '.join(dict.fromkeys(parts))}." if parts else ""
 
 

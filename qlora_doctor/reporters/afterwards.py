@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from . import _words as words
@@ -19,6 +19,7 @@ WAYS = {
     "merged-dequantized": "merged into dequantized 4-bit",
     "merged-4bit": "merged into 4-bit",
     "merged-quantized-anew": "merged in 16-bit, quantized again",
+    "merged-as-stored": "the merged model itself",
 }
 """The ways to serve, in words."""
 
@@ -100,8 +101,9 @@ def way_lines(stored: StoredFacts) -> list[str]:
     if not stored.ways:
         return []
     rows: list[tuple[str, ...]] = [_HEADS, *map(_row, stored.ways)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADS))]
-    table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    whole = [row for row in rows if len(row) == len(_HEADS)]
+    widths = [max(len(row[0]) for row in rows), *(max(len(row[i]) for row in whole) for i in range(1, len(_HEADS)))]
+    table = ["  ".join([row[0].ljust(widths[0]), *_cells(row[1:], widths[1:])]).rstrip() for row in rows]
     note = _four_bit_speed(stored.ways)
     note += [f"ship: {WAYS.get(stored.best_way, stored.best_way)}"] if stored.best_way else []
     return ["", f"measured on {stored.data}", *table, *note]
@@ -119,9 +121,14 @@ def _four_bit_speed(ways: Sequence[Way]) -> list[str]:
 _HEADS = ("way", "KL per token", "top-1", "perplexity", "kept", "size", "peak", "prefill tok/s", "decode tok/s")
 
 
+def _cells(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """Numbers to the right; the one cell of a way that failed as it is."""
+    return map(str.rjust, cells, widths) if len(cells) == len(widths) else iter(cells)
+
+
 def _row(way: Way) -> tuple[str, ...]:
     if way.failure:
-        return (WAYS.get(way.way, way.way), words.one_line(way.failure)[:60], "", "", "", "", "", "", "")
+        return WAYS.get(way.way, way.way), words.one_line(way.failure)[:100]
     decode = words.number(way.decode_tokens_per_second) if way.decode_tokens_per_second is not None else "–"
     spread = f" ± {words.number(way.decode_spread)}" if way.decode_spread is not None else ""
     return (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, Literal
+
+from pydantic import Field
 
 from ..core.report import Finding, Report, Severity
 from ..facts import Fact
@@ -28,7 +30,7 @@ class Change(Fact):
 
 
 class Found(Fact):
-    """A finding that is on one side only."""
+    """A finding."""
 
     rule: str
     name: str
@@ -62,6 +64,8 @@ class Comparison(Fact):
     facts: list[Change]
     new: list[Found]
     gone: list[Found]
+    unchanged: list[Found] = Field(default_factory=list)
+    """Findings of both sides, as the later one has them."""
     memory_source: Literal["predicted", "measured"] | None = None
     memory: list[Part]
     """The peak first, then its parts."""
@@ -85,6 +89,7 @@ def compare(before: Report, after: Report, names: tuple[str, str] | None = None)
         facts=_changes(_facts(before), _facts(after)),
         new=new,
         gone=gone,
+        unchanged=[each for each in _found(after) if each not in new],
         memory_source=source,
         memory=memory,
         not_seen=[*_not_seen("before", before), *_not_seen("after", after)],
@@ -156,10 +161,14 @@ def _same(one: Any, other: Any) -> bool:
 def _only(here: Report, there: Report) -> list[Found]:
     """Findings that count here and not there; the file's name does not matter, so that two files can be compared."""
     known = {_identity(finding) for finding in there.findings if finding.suppressed is None}
+    return _found(here, known)
+
+
+def _found(report: Report, without: Set[tuple[str, str | None, Severity]] = frozenset()) -> list[Found]:
     return [
         Found(rule=f.rule, name=f.name, severity=f.severity, message=f.message)
-        for f in here.findings
-        if f.suppressed is None and _identity(f) not in known
+        for f in report.findings
+        if f.suppressed is None and _identity(f) not in without
     ]
 
 

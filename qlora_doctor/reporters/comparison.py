@@ -12,6 +12,8 @@ from .comparing import Change, Comparison, Found
 from .markdown import text as escaped
 
 _SIDES = ("before", "after")
+MOST_OF_A_KIND = 5
+"""Lines of new findings, and of keys, in a comparison in short: with all else it has 20 at most."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,76 @@ def render(comparison: Comparison, format: str) -> str:
     return FORMATS[format](comparison)
 
 
-def _text(comparison: Comparison) -> str:
+def in_full(comparison: Comparison) -> str:
+    """All that changed, as tables as wide as they are."""
     blocks = [f"{words.one_line(comparison.before)} → {words.one_line(comparison.after)}"]
     for table in _tables(comparison):
-        rows = [table.head, *table.rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(table.head))]
-        lines = [
-            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        blocks.append("\n".join([table.title, *lines]))
+        blocks.append("\n".join([table.title, *_columns([table.head, *table.rows])]))
     if comparison.not_seen:
         blocks.append("\n".join(["Not compared", *(f"  {words.one_line(each)}" for each in comparison.not_seen)]))
     return "\n\n".join([*blocks, *_regressions(comparison), f"verdict: {verdict(comparison)}"]) + "\n"
+
+
+def in_short(comparison: Comparison, width: int = 100) -> str:
+    """What changed that matters first, 20 lines at most; none is longer than ``width``."""
+    lines = [f"{words.one_line(comparison.before)} → {words.one_line(comparison.after)}"]
+    budgets = [each for each in comparison.regressions if each.kind == "budget"]
+    lines += [f"budget: {words.one_line(each.sentence)}" for each in budgets[:3]]
+    new = [f"{each.severity} {_rule(each)}: {words.one_line(each.message)}" for each in comparison.new]
+    lines += _few("new", new, [each.rule for each in comparison.new])
+    for what, found in (("gone", comparison.gone), ("unchanged", comparison.unchanged)):
+        if found:
+            lines.append(f"{what}: {', '.join(dict.fromkeys(map(_rule, found)))}")
+    lines += _memory_in_short(comparison)
+    setup = [f"{path}: {before} → {after}" for path, before, after in _changed(comparison.setup, words.literal)]
+    lines += _few("setup", setup, [words.one_line(each.path) for each in comparison.setup])
+    if comparison.versions:
+        told = (f"{path} {before} → {after}" for path, before, after in _changed(comparison.versions, words.literal))
+        lines.append(f"packages: {', '.join(told)}")
+    if comparison.facts:
+        lines.append(f"{words.plural(len(comparison.facts), 'fact')} changed; -v tells them and all above in full")
+    if comparison.not_seen:
+        lines.append(f"not compared: {words.one_line(' '.join(comparison.not_seen))}")
+    return "\n".join([*(_cut(line, width) for line in lines), f"verdict: {verdict(comparison)}"]) + "\n"
+
+
+def _cut(line: str, width: int) -> str:
+    """At a space, where there is one in the line's second half."""
+    if len(line) <= width:
+        return line
+    end = line.rfind(" ", width // 2, width)
+    return f"{line[: end if end > 0 else width - 1]}…"
+
+
+def _few(what: str, told: list[str], names: list[str]) -> list[str]:
+    """A line each for the first, the others by their names alone."""
+    shown = len(told) if len(told) <= MOST_OF_A_KIND else MOST_OF_A_KIND - 1
+    rest = names[shown:]
+    more = [f"{what}: {len(rest)} more: {', '.join(rest)}"] if rest else []
+    return [f"{what}: {each}" for each in told[:shown]] + more
+
+
+def _memory_in_short(comparison: Comparison) -> list[str]:
+    """The peak, and the parts that changed the most."""
+    rows = _memory(comparison)
+    if not rows:
+        return []
+    (_, before, after, change), parts = rows[0], comparison.memory[1:]
+    peak = f"memory, {comparison.memory_source}: peak allocated {before} → {after}{f' ({change})' if change else ''}"
+    grown = sorted(parts, key=lambda part: -abs((part.after or 0) - (part.before or 0)))
+    told = [f"{row[0]} {row[3]}" for part in grown[:3] for row in rows[1:]
+            if row[3] and row[0] == words.one_line(part.part.replace("_", " "))]  # fmt: skip
+    return [f"{peak}: {', '.join(told)}" if told else peak]
+
+
+def _rule(found: Found) -> str:
+    return words.one_line(f"{found.rule} {found.name}")
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows]  # fmt: skip
 
 
 def _regressions(comparison: Comparison) -> list[str]:
@@ -100,6 +159,7 @@ def _tables(comparison: Comparison) -> list[_Table]:
     tables = [
         _Table("New findings", ("rule", "severity", "message"), _found(comparison.new)),
         _Table("Findings that are gone", ("rule", "severity", "message"), _found(comparison.gone)),
+        _Table("Findings that stay", ("rule", "severity", "message"), _found(comparison.unchanged)),
         _Table(f"Memory, {comparison.memory_source}", ("part", *_SIDES, "change"), _memory(comparison)),
         _Table("Setup", ("key", *_SIDES), _changed(comparison.setup, words.literal)),
         _Table("Packages", ("package", *_SIDES), _changed(comparison.versions, words.literal)),
@@ -144,5 +204,10 @@ def _memory(comparison: Comparison) -> list[tuple[str, ...]]:
     return rows
 
 
-FORMATS: dict[str, Callable[[Comparison], str]] = {"text": _text, "json": _json, "markdown": _markdown, "html": _html}
+FORMATS: dict[str, Callable[[Comparison], str]] = {
+    "text": in_short,
+    "json": _json,
+    "markdown": _markdown,
+    "html": _html,
+}
 """Format name → function of a comparison."""

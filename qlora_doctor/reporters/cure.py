@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.report import Report
 from . import _words as words
 from ._answer import changes
+from ._seen import seen
 
 if TYPE_CHECKING:
     from ..facts.memory import Cure
@@ -112,9 +113,18 @@ def _checked(last: Report) -> str:
     errors = last.summary.error
     found = f"{words.plural(errors, 'error')} left" if errors else "no error"
     if picture is None or picture.peak_reserved_bytes is None:
-        return f"Checked again: {found}; its peak could not be predicted."
+        return f"Checked again: {found}; its peak could not be predicted. {_really(last)}"
     of = f" of {words.size(card)}" if card else ""
-    return f"Checked again: {found}, peak {words.size(picture.peak_reserved_bytes)}{of}."
+    return f"Checked again: {found}, peak {words.size(picture.peak_reserved_bytes)}{of}. {_really(last)}"
+
+
+def _really(last: Report) -> str:
+    """Whether the cured setup was loaded and stepped, or why not."""
+    stages = {record.name: record for record in last.stages}
+    if last.facts.step is not None and stages["step"].status == "done":
+        return f"Really loaded and stepped: {' · '.join(seen(last)) or 'the step was done'}."
+    record = next((stages[name] for name in ("load", "step") if name in stages and stages[name].status != "done"), None)
+    return f"Not loaded and stepped here: {words.one_line(record.reason or record.status)}" if record else ""
 
 
 def _wrap(text: str, width: int) -> str:

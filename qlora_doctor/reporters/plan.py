@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from ..core.report import Report
-from ..facts.memory import CardPlan, MemoryFacts, PlanCell
+from ..facts.memory import CardPlan, MemoryFacts, PlanCell, PlanPoint
 from . import _words as words
 from ._answer import headline
 from ._needed import needed
@@ -119,11 +119,16 @@ def _frontier(plan: CardPlan) -> str:
     points = ", ".join(f"{point.batch} × {point.sequence:,}" for point in plan.frontier)
     lines = [f"Frontier (batch × longest that fits): {points}."]
     if plan.largest_batch is not None:
-        lines.append(f"Largest batch at {plan.largest_batch.sequence:,} tokens: {plan.largest_batch.batch}.")
+        largest, least = plan.largest_batch, _at_least(plan.largest_batch)
+        lines.append(f"Largest batch at {largest.sequence:,} tokens: {least}{largest.batch}.")
     if plan.longest_sequence is not None:
-        batch = plan.longest_sequence.batch
-        lines.append(f"Longest sequence at batch {batch}: {plan.longest_sequence.sequence:,} tokens.")
+        batch, least = plan.longest_sequence.batch, _at_least(plan.longest_sequence)
+        lines.append(f"Longest sequence at batch {batch}: {least}{plan.longest_sequence.sequence:,} tokens.")
     return "\n".join(lines)
+
+
+def _at_least(point: PlanPoint) -> str:
+    return "at least " if point.at_least else ""
 
 
 def _own(memory: MemoryFacts, width: int) -> str:

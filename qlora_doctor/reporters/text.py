@@ -167,7 +167,9 @@ def _course(report: Report) -> list[str]:
     size, of = schedule.effective_batch, ""
     if size is None:
         size, of = schedule.batch_of_a_rank, " on each rank"
-    updates = words.plural(schedule.updates, "update") if schedule.updates is not None else "updates"
+    updates, most = "updates", schedule.updates_at_most
+    if most is not None:
+        updates = f"{'at most ' if schedule.updates is None else ''}{words.plural(most, 'update')}"
     return [f"{updates} of {words.plural(size, 'sample')}{of}"]
 
 

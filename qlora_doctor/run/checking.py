@@ -173,31 +173,30 @@ def work_of(session: Session, number: int = 0) -> Work | None:
     if not runnable:
         session.judge()
         return None
-    from .cache import Surroundings
     from .gathering import Work
 
     assert session.setup is not None and session.facts.config is not None
     from ..probes.config.settle import settled
 
-    options = session.options
-    around = Surroundings(
-        environment=session.facts.environment,
-        stages=tuple(runnable),
-        requested=options.stages,
-        device=options.device,
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        run_data=run_data_of(session),
+    return Work(
+        number,
+        settled(session.setup, session.facts.config),
+        tuple(runnable),
+        session.options,
+        session.facts.environment,
+        lambda: session.facts,
+        session.take,
+        run_data_of(session),
     )
-    return Work(number, settled(session.setup, session.facts.config), around, lambda: session.facts, session.take)
 
 
 def _runnable(session: Session) -> list[str]:
     """The stages on a built model that were asked for and can be served; the others are skipped."""
     runnable = []
-    undecided = _undecided(session.setup)
+    setup = session.setup
     for name in REAL_STAGES:
-        if not _wanted(name, session.options.stages):
+        undecided = _undecided(setup, name)
+        if not _wanted(name, session.options):
             session.skip(name, "Not asked for.", f"--stage {name}")
         elif name == "data" and runs_script(session):
             runnable.append(name)
@@ -248,17 +247,22 @@ def run_data_of(session: Session) -> RunData | None:
     )
 
 
-def _undecided(setup: Setup | None) -> str | None:
-    """Why the model of a script cannot be built: what it is built from is decided while the script runs."""
+def _undecided(setup: Setup | None, stage: str) -> str | None:
+    """Why the model of a script cannot be built: what it is built from is decided while the script runs.
+
+    Stage ``data`` builds none; what it needs is the model's name, for the tokenizer.
+    """
     if setup is not None and setup.dialect == "accelerate-config":
         return "An Accelerate config names no model: it says how a run is launched."
     if setup is None or setup.dialect != "python":
         return None  # where a config is silent, its trainer has a default
     adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")
-    for path in ("model.name_or_path", "quantization.load_in_4bit", *adapter):
+    of_the_model = ("quantization.load_in_4bit", *adapter) if stage != "data" else ()
+    for path in ("model.name_or_path", *of_the_model):
         if setup.is_unknown(path):
             return f"The script does not tell {path}: {setup.origins[path].note}"
-    other = next((each for each in setup.not_followed if each.kind in _ANOTHER_MODEL), None)
+    kinds = _ANOTHER_MODEL if stage != "data" else {"resize"}
+    other = next((each for each in setup.not_followed if each.kind in kinds), None)
     return None if other is None else _in_words(other)
 
 
@@ -314,22 +318,11 @@ def _do(session: Session, work: Work) -> None:
         store.close()
         return
     session.judge()
+    from ..worker.job import CureRequest
     from ..worker.runner import run_stages
 
-    options = session.options
-    events = run_stages(
-        work.setup,
-        list(work.left),
-        device=options.device,
-        timeout=options.timeout,
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        requested=options.stages,
-        facts=session.facts,
-        ended=work.ended,
-        debug=options.debug,
-        run_data=work.around.run_data,
-    )
+    job = work.job() if session.options.savings else work.job().model_copy(update={"cure": CureRequest()})
+    events = run_stages(job)
     try:
         for event in events:
             work.take(event, store)
@@ -345,8 +338,11 @@ def tell_trouble(store: Store, session: Session) -> None:
         session.observer.on_trouble(f"Results are not kept: {store.trouble}")
 
 
-def _wanted(name: str, asked: tuple[str, ...] | None) -> bool:
+def _wanted(name: str, options: CheckOptions) -> bool:
     """A step needs a loaded base: who asks for the one gets the other."""
+    asked = options.stages
+    if name in options.left_out:
+        return False
     return asked is None or name in asked or (name == "load" and "step" in asked)
 
 
@@ -354,21 +350,11 @@ def predict(
     session: Session, setup: Setup, *, plan: PlanRequest | None = None, cure: CureRequest | None = None
 ) -> None:
     """Run stage memory in a child process, with a table or a search that is asked for, and take what it tells."""
+    from ..worker.job import Job
     from ..worker.runner import run_stages
 
-    options = session.options
-    events = run_stages(
-        setup,
-        ["memory"],
-        timeout=options.timeout,
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        requested=("memory",),
-        facts=session.facts,
-        plan=plan,
-        cure=cure,
-        debug=options.debug,
-    )
+    job = Job(setup=setup, stages=("memory",), options=session.options, facts=session.facts, plan=plan, cure=cure)
+    events = run_stages(job)
     try:
         for event in events:
             session.take([event])

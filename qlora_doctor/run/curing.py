@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import StageError, UsageError
-from ..core.report import PatchOperation, Report
-from ..memory.cure_stage import all_levers
+from ..core.report import PatchOperation, Report, StageRecord
+from ..memory.cure_stage import all_levers, recalled_cure
 from ..memory.levers import Lever
+from ..memory.stage import recalled_memory
 from ..probes.config.settle import settled
 from ..reading.dialects import dialect_named
 from ..reading.document import document_of
 from ..setup.meant_for import meant_for
+from ..worker.events import End, Learned
 from ..worker.job import CureRequest
 from ..writing.express import express
 from ..writing.patch import CannotEdit, NoEditor
@@ -24,32 +27,12 @@ from .observer import Observer
 from .session import CheckOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..facts.memory import MemoryFacts
     from ..memory.levers import Prefer
     from ..setup.setup import Setup
-
-
-@dataclass(frozen=True)
-class CureOptions:
-    """How to look for a cure.
-
-    Attributes:
-        card: the card to fit; None takes the one that the config names or that is here.
-        keep: keys that stay as they are, by their canonical path, its last part, or their name in the file.
-        prefer: which of several cures is taken.
-        alters: changes of what is learned count as any other.
-    """
-
-    card: str | None = None
-    keep: tuple[str, ...] = ()
-    prefer: Prefer = "closest"
-    alters: bool = False
-    timeout: float | None = None
-    offline: bool = False
-    trust_remote_code: bool = False
-    dialect: str | None = None
-    debug: bool = False
-    command: str | None = None
+    from .session import Session
 
 
 @dataclass(frozen=True)
@@ -84,8 +67,23 @@ class Cured:
         return unified(self.path.as_posix().lstrip("/"), self.before, self.after) or ""
 
 
-def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> Cured:
+def cure(
+    path: Path,
+    options: CheckOptions,
+    *,
+    keep: Sequence[str] = (),
+    prefer: Prefer = "closest",
+    alters: bool = False,
+    observer: Observer | None = None,
+) -> Cured:
     """Look for the closest setup that fits; nothing is written.
+
+    Args:
+        path: the config file.
+        options: how to read it and run the stages; its card is the one to fit.
+        keep: keys that stay as they are, by their canonical path, its last part, or their name in the file.
+        prefer: which of several cures is taken.
+        alters: changes of what is learned count as any other.
 
     Raises:
         ConfigError: the config cannot be read or is invalid.
@@ -93,16 +91,7 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
         StageError: a package that it needs is missing.
     """
     observer = observer or Observer()
-    how = CheckOptions(
-        stages=("config",),
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        dialect=options.dialect,
-        timeout=options.timeout,
-        debug=options.debug,
-        command=options.command,
-        fail_on="never",
-    )
+    how = replace(options, stages=("config",), card=None, fail_on="never")
     fixed = fix(path, how, observer=observer)
     before, text = fixed.before, fixed.after
     session = open_session(_reread(path, text, options), replace(how, stages=("memory",)), observer)
@@ -113,13 +102,16 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
     conclude_config(session)
     assert session.facts.config is not None
     missing = missing_packages("memory", session.facts)
-    if missing:
-        raise StageError(
-            f"A prediction needs {', '.join(missing)}, not installed here.", remedy="pip install 'qlora-doctor[probe]'"
-        )
-    levers = _sayable(setup, session.setup, session.facts, options.keep)
-    request = CureRequest(levers=tuple(levers), prefer=options.prefer, alters=options.alters)
-    predict(session, settled(session.setup, session.facts.config), cure=request)
+    levers = _sayable(setup, session.setup, session.facts, keep)
+    request = CureRequest(levers=tuple(levers), prefer=prefer, alters=alters)
+    known = settled(session.setup, session.facts.config)
+    if not _recall(session, lambda: recalled_cure(known, session.facts, request)):
+        if missing:
+            raise StageError(
+                f"A prediction needs {', '.join(missing)}, not installed here.",
+                remedy="pip install 'qlora-doctor[probe]'",
+            )
+        predict(session, known, cure=request)
     first = session.report()
     memory = session.facts.memory
     if memory is None or memory.cure is None:
@@ -132,11 +124,33 @@ def cure(path: Path, options: CureOptions, observer: Observer | None = None) -> 
     if options.card is not None:
         again = meant_for(again, options.card)
     observer.on_part("checking the cured setup")
-    last = run_check(again, replace(how, stages=("structure", "memory"), fail_on="error"), observer)
+    how = replace(how, stages=None, left_out=("data",), fail_on="error", cache=False, savings=False)
+    last = _checked_lightly(again, how, observer) if missing else run_check(again, how, observer)
     return Cured(path, before, after, fixed.rules, first, last, beside)
 
 
-def _sayable(setup: Setup, meant: Setup, facts: object, keep: tuple[str, ...]) -> dict[str, Lever]:
+def _recall(session: Session, recalled: Callable[[], MemoryFacts | None]) -> bool:
+    """Take stage memory from traces that come with the package; False where they do not tell it."""
+    session.begin("memory")
+    memory = recalled()
+    if memory is None:
+        return False
+    record = StageRecord(name="memory", status="done", cached=True)
+    session.take([Learned(subject="memory", value=memory), End(record=record)])
+    return True
+
+
+def _checked_lightly(setup: Setup, how: CheckOptions, observer: Observer) -> Report:
+    """What can be looked at without torch: the config, and the peak where traces that come with the package tell it."""
+    session = open_session(setup, replace(how, stages=("config", "memory")), observer)
+    conclude_config(session)
+    assert session.setup is not None and session.facts.config is not None
+    known = settled(session.setup, session.facts.config)
+    _recall(session, lambda: recalled_memory(known, session.facts))
+    return session.report()
+
+
+def _sayable(setup: Setup, meant: Setup, facts: object, keep: Sequence[str]) -> dict[str, Lever]:
     """The changes that the user's own file can say and that touch no key to be kept, by their words."""
     kept = {name.strip().casefold() for name in keep}
     found: dict[str, Lever] = {}
@@ -179,7 +193,7 @@ def _written(setup: Setup, text: str, levers: list[Lever]) -> tuple[str, tuple[s
     return apply_patch(text, document.format, operations) if operations and document is not None else text, beside
 
 
-def _reread(path: Path, text: str, options: CureOptions) -> Setup:
+def _reread(path: Path, text: str, options: CheckOptions) -> Setup:
     from ..reading import read_setup
 
     setup = read_setup(path, dialect=options.dialect)

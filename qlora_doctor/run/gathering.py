@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ..core.report import StageRecord
 from ..facts import EnvironmentFacts, Facts
 from ..worker.events import End, Event, Finished, Learned, Start
-from .cache import Kept, Store, Surroundings, stage_keys
+from .cache import Kept, Store, stage_keys
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
+    from ..watching.first_batches.request import RunData
     from ..worker.job import Job
+    from ..worker.options import RunOptions
     from ..worker.pool import Pool
 
 WORKER_BYTES = 2 << 30
@@ -30,15 +32,19 @@ class Work:
         stages: that can be served, in their order.
         facts: what is known by now.
         tell: takes events as they come, or several that were known before.
+        run_data: the script that stage data runs up to its training; None runs none.
         left: stages that have not ended.
         fault: what went wrong with this setup in the tool itself; nothing more is looked at then.
     """
 
     number: int
     setup: Setup
-    around: Surroundings
+    stages: tuple[str, ...]
+    options: RunOptions
+    environment: EnvironmentFacts | None
     facts: Callable[[], Facts]
     tell: Callable[[Sequence[Event]], None]
+    run_data: RunData | None = None
     left: list[str] = field(init=False)
     keys: dict[str, str] = field(init=False)
     ended: list[StageRecord] = field(default_factory=list)
@@ -47,8 +53,12 @@ class Work:
     _lasting: bool = True
 
     def __post_init__(self) -> None:
-        self.left = list(self.around.stages)
-        self.keys = stage_keys(self.setup, self.around)
+        self.left = list(self.stages)
+        self.keys = self._keys()
+
+    def _keys(self) -> dict[str, str]:
+        scripts = self.run_data is not None
+        return stage_keys(self.setup, self.stages, self.options, self.environment, runs_script=scripts)
 
     def recall(self, store: Store) -> None:
         """Take from the store what is known already; what is still ``left`` has to be looked at."""
@@ -85,7 +95,7 @@ class Work:
             self._lasting = self._lasting and event.lasting  # what follows, follows from it
         if not (event.lasting and self._lasting) or name not in self.keys:
             return
-        if stage_keys(self.setup, self.around)[name] != self.keys[name]:
+        if self._keys()[name] != self.keys[name]:
             return  # a file changed meanwhile: nobody can tell which of the two was seen
         store.put(self.keys[name], Kept(event.record, dict(self._learned)))
 
@@ -93,18 +103,14 @@ class Work:
         """What a worker is asked."""
         from ..worker.job import Job
 
-        around = self.around
         return Job(
             number=self.number,
             setup=self.setup,
             stages=tuple(self.left),
-            device=around.device,
-            offline=around.offline,
-            trust_remote_code=around.trust_remote_code,
-            requested=around.requested,
+            options=self.options,
             facts=self.facts(),
             ended=tuple(self.ended),
-            run_data=around.run_data,
+            run_data=self.run_data,
         )
 
 

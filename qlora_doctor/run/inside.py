@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
+from .outputs import split_output, write_file
 from .session import CheckOptions
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ class Watched:
         self, outputs: Sequence[str], quiet: bool, steps: int, check: CheckOptions, keep_outputs: bool = True
     ) -> None:
         self.steps, self._keep_outputs = steps, keep_outputs
-        self._outputs = [_output(text) for text in outputs]
+        from ..reporters import FORMATS
+
+        self._outputs = [split_output(text, FORMATS) for text in outputs]
         self._quiet, self._check = quiet, check
         self._watches: list[Watch] = []
         self._told = 0
@@ -67,16 +70,15 @@ class Watched:
         report = self.report
         if report is None or watch.rank != 0:
             return
-        from ..core.files import write_whole
         from ..reporters import render
 
         if not self._quiet:
             sys.stderr.write(render(report, "text"))
         for format, path in self._outputs:
             try:
-                write_whole(path, render(report, format).encode())
-            except OSError as failed:
-                sys.stderr.write(f"qlora-doctor: {path} cannot be written: {failed.strerror or failed}\n")
+                write_file(Path(path), render(report, format))
+            except UsageError as failed:
+                sys.stderr.write(f"qlora-doctor: {failed.message}\n")
 
 
 def DoctorCallback(
@@ -138,12 +140,3 @@ def watch(
         watched.end(error)
         raise
     watched.end()
-
-
-def _output(text: str) -> tuple[str, Path]:
-    from ..reporters import FORMATS
-
-    format, _, path = text.partition("=")
-    if format not in FORMATS or not path:
-        raise UsageError(f"An output is FORMAT=PATH, found {text!r}.", remedy="html=report.html")
-    return format, Path(path)

@@ -135,4 +135,4 @@ class _Many:
             size = 1
         # Stages without weights run on one thread each. A real stage has its device to itself, and all its threads.
         threads = None if real or size == 1 else 1
-        return Pool(size, timeout=options.timeout, offline=options.offline, debug=options.debug, threads=threads)
+        return Pool(size, options, threads=threads)

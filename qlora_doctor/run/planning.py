@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ..probes.config.settle import settled
 from ..tables.cards import UnknownCard
 from ..worker.events import End, Learned
 from ..worker.job import PlanRequest
-from .cache import Surroundings, trace_key
+from .cache import trace_key
 from .checking import conclude_config, missing_packages, open_session, predict, results_folder
 from .observer import Observer
 from .session import CheckOptions
@@ -27,34 +28,21 @@ MOST = {"batch": 1024, "sequence": 1 << 20}
 """What a table may ask about, samples on one device and tokens of a sample: a trace of more fills the host's memory."""
 
 
-@dataclass(frozen=True)
-class PlanOptions:
-    """What to plan.
-
-    Attributes:
-        cards: names of the table of cards, or memory sizes such as ``24GiB``; none takes the card that the config names
-            or that is here.
-        batches, sequences: of the table; None takes a range around the setup's own.
-        values: canonical paths and what is to stand there in place of the config's own.
-        timeout: seconds that it may take; None is no limit.
-        cache: take traces from, and leave them in, the cache.
-    """
-
-    cards: tuple[str, ...] = ()
-    batches: tuple[int, ...] | None = None
-    sequences: tuple[int, ...] | None = None
-    values: tuple[tuple[str, Any], ...] = ()
-    timeout: float | None = None
-    cache: bool = True
-    offline: bool = False
-    trust_remote_code: bool = False
-    dialect: str | None = None
-    debug: bool = False
-    command: str | None = None
-
-
-def run_plan(source: Path | Setup, options: PlanOptions, observer: Observer | None = None) -> Report:
+def run_plan(
+    source: Path | Setup,
+    asked: PlanRequest,
+    options: CheckOptions,
+    *,
+    values: Sequence[tuple[str, Any]] = (),
+    observer: Observer | None = None,
+) -> Report:
     """Predict a table of peaks and tell the observer what happens on the way.
+
+    Args:
+        source: a config file or a Setup.
+        asked: what to plan.
+        options: how to read the config and run stage memory; its stages are not asked for.
+        values: canonical paths and what is to stand there in place of the config's own.
 
     The report holds what the config alone tells and stage memory; ``facts.memory.plans`` are the tables. Where the step
     cannot be traced, stage memory says why and the report's exit code is 3.
@@ -64,28 +52,16 @@ def run_plan(source: Path | Setup, options: PlanOptions, observer: Observer | No
         UsageError: a card is not known, or a batch or length makes no sense.
         StageError: a package that it needs is missing.
     """
-    request = _request(options)
-    how = CheckOptions(
-        stages=("memory",),
-        offline=options.offline,
-        trust_remote_code=options.trust_remote_code,
-        dialect=options.dialect,
-        timeout=options.timeout,
-        debug=options.debug,
-        command=options.command,
-        fail_on="never",
-        cache=options.cache,
-    )
-    session = open_session(_setup_of(source, options), how, observer or Observer(), rules=())
+    request = _request(asked)
+    options = replace(options, stages=("memory",), fail_on="never")
+    session = open_session(_setup_of(source, options, values), options, observer or Observer(), rules=())
     conclude_config(session)
     assert session.setup is not None and session.facts.config is not None
     setup = settled(session.setup, session.facts.config)
-    around = Surroundings(
-        session.facts.environment, ("memory",), None, None, options.offline, options.trust_remote_code
-    )
-    folder = results_folder(how)
+    folder = results_folder(options)
     if folder is not None and not options.trust_remote_code:
-        request = request.model_copy(update={"kept": str(folder / f"{trace_key(setup, around)}.traces")})
+        key = trace_key(setup, options, session.facts.environment)
+        request = request.model_copy(update={"kept": str(folder / f"{key}.traces")})
     missing = missing_packages("memory", session.facts)
     if (options.cache or missing) and not options.trust_remote_code:
         session.begin("memory")
@@ -104,39 +80,40 @@ def run_plan(source: Path | Setup, options: PlanOptions, observer: Observer | No
     return session.report()
 
 
-def _setup_of(source: Path | Setup, options: PlanOptions) -> Path | Setup:
+def _setup_of(source: Path | Setup, options: CheckOptions, values: Sequence[tuple[str, Any]]) -> Path | Setup:
     """The setup with the values that were set beside it."""
-    if not options.values:
+    if not values:
         return source
     from ..reading import read_setup
     from ..reading.native import ALIASES
     from ..setup.changed import with_value
 
     setup = read_setup(source, dialect=options.dialect) if isinstance(source, Path) else source
-    for path, value in options.values:
+    for path, value in values:
         path = ALIASES.get(path) or ALIASES.get(f"training.{path}") or path
         setup = with_value(setup, path, value)
     return setup
 
 
-def _request(options: PlanOptions) -> PlanRequest:
-    for name in options.cards:
+def _request(asked: PlanRequest) -> PlanRequest:
+    """The same with its numbers in order, each once.
+
+    Raises:
+        UsageError: a card is not known, or a number makes no sense.
+    """
+    for name in asked.cards:
         try:
             card_named(name)
         except UnknownCard as error:
             raise UsageError(str(error), remedy="--memory 24GiB stands for any card.") from error
-    for what, values in (("batch", options.batches), ("sequence", options.sequences)):
+    for what, values in (("batch", asked.batches), ("sequence", asked.sequences)):
         if values is not None and (not values or min(values) < 1):
             raise UsageError(f"--{what} takes positive numbers.", remedy=f"--{what} 1,2,4")
         if values is not None and max(values) > MOST[what]:
             raise UsageError(f"--{what} takes numbers up to {MOST[what]:,}, not {max(values):,}.")
         if values is not None and len(set(values)) > MOST_VALUES:
             raise UsageError(f"--{what} takes at most {MOST_VALUES} values.")
-    return PlanRequest(
-        cards=options.cards,
-        batches=_sorted(options.batches),
-        sequences=_sorted(options.sequences),
-    )
+    return asked.model_copy(update={"batches": _sorted(asked.batches), "sequences": _sorted(asked.sequences)})
 
 
 def _sorted(values: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -17,6 +17,7 @@ from ..core.place import Place
 from ..core.report import ALL_STAGES, STAGES, FailOn, Finding, Remediation, Report, RuleOutcome, StageRecord, Tool
 from ..core.text import cleaned
 from ..facts import Facts
+from ..worker.options import RunOptions
 from .observer import Observer
 
 if TYPE_CHECKING:
@@ -41,22 +42,20 @@ _OF_ROWS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class CheckOptions:
-    """How to check.
+class CheckOptions(RunOptions):
+    """How to check: how stages are run, and what their facts are judged by.
 
     Attributes:
-        stages: stages asked for by name; None runs every stage that this machine can run.
+        left_out: stages that are not run all the same.
         card: the card that the run is meant for, in place of the config's own.
-        device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where there is one.
-        timeout: seconds that the real stages may take together; None is no limit.
         fail_on: the least of findings that makes the exit code 1; from ``unknown`` on, a run not all known makes it 3.
         facts: a recorded report or facts document to judge instead of looking.
-        trust_remote_code: run Python code that stands in the model's folder.
         suppressions: findings that do not count, beside those that the config's own comments name.
         budgets: limits of facts; those of the native config's ``budgets`` section have rules of their own.
         margin: error band to hold predicted memory with, as a share; None is the prediction's own.
         cache: take results from, and leave them in, the cache; without it nothing outlives the check.
         docs: address of the docs site that findings link to; None takes ``QLORA_DOCTOR_DOCS``, or links to nothing.
+        savings: work out what changes would save, where memory is short.
         rows: keep text of the training data in the facts, so that reports show rows.
         run_data: run a script up to its training and look at its own first batches; other configs are read as ever.
         script_arguments: of that script's command line.
@@ -64,17 +63,12 @@ class CheckOptions:
         cache_folder: where; None takes the user's cache folder, or what QLORA_DOCTOR_CACHE names.
     """
 
-    stages: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
     card: str | None = None
-    device: str | None = None
-    timeout: float | None = None
     selection: Selection | None = None
     fail_on: FailOn = "unknown"
     facts: Path | None = None
-    offline: bool = False
-    trust_remote_code: bool = False
     dialect: str | None = None
-    debug: bool = False
     rules: tuple[Path, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
     budgets: tuple[Budget, ...] = ()
@@ -83,6 +77,7 @@ class CheckOptions:
     cache_folder: Path | None = None
     command: str | None = None
     docs: str | None = None
+    savings: bool = True
     rows: bool = True
     run_data: bool = False
     script_arguments: tuple[str, ...] = ()
@@ -250,7 +245,7 @@ class Session:
         # fact that there is, would be a tenth of the time that a config check takes.
         report = Report.model_construct(
             tool=cleaned(Tool.model_construct(version=__version__, created=now(), command=self.options.command)),
-            setup=cleaned(as_json(self.setup)) if self.setup else None,
+            setup=_shown(self.setup) if self.setup else None,
             stages=records,
             facts=self.facts,
             findings=self.findings,
@@ -261,6 +256,13 @@ class Session:
             exit_code=3 if self.interrupted else exit_code(self.findings, records, fail_on, summary.read),
         )
         return report if self.setup is None else report.with_lines(self.setup.lines)
+
+
+def _shown(setup: Setup) -> dict[str, Any]:
+    """The setup as a report holds it: what was understood of the config, not what its trainer is like."""
+    shown: dict[str, Any] = cleaned(as_json(setup))
+    del shown["traits"]
+    return shown
 
 
 def _why_idle(suppression: Suppression) -> str:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.errors import StageError, UsageError
 from ..core.report import Report, StageRecord
 from ..facts import Facts
-from ..facts.run import KeptOutputs
+from ..facts.run import KeptOutputs, RunFacts
 from .courses import REPORT
 from .observer import Observer
 from .session import CheckOptions, Session
+
+if TYPE_CHECKING:
+    from ..probes.stored.trained import Trained
+
+CONFIG = "adapter_config.json"
+_HEARD = ("tokenizer", "kept_outputs")
+"""Facts of a run that are read out of its report."""
 
 
 def judge_stored(
@@ -25,6 +35,7 @@ def judge_stored(
     load: bool = False,
     rows: Path | None = None,
     run_report: Path | None = None,
+    config: Path | None = None,
     observer: Observer | None = None,
 ) -> Report:
     """The report of one folder.
@@ -35,19 +46,24 @@ def judge_stored(
         adapter: of a merged model, the adapter that is to be in it.
         load: measure the ways to serve, with real weights.
         rows: text to measure on, one a line; None takes the built-in set.
-        run_report: the JSON report of the run that trained it, with what its model said; None takes qlora-doctor.json
-            beside the adapter, where that is one.
+        run_report: the JSON report of the run that trained it, with its tokenizer and what its model said; None takes
+            qlora-doctor.json beside the adapter, where that is one.
+        config: the config that the run was started with: base and tokenizer are held against it.
 
     Raises:
         UsageError: the folder does not exist, or what is asked for needs something that is not given.
     """
     from ..probes.stored import stored_facts
+    from ..probes.stored.bases import base_folder
+    from ..probes.stored.texts import read_json
     from .checking import rules_of
 
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder." if folder.exists() else f"{folder} does not exist.")
     if base is not None and not base.is_dir():
         raise UsageError(f"{base} is no folder with a base.")
+    if adapter is not None and not (adapter / CONFIG).is_file():
+        raise UsageError(f"{adapter} is no folder with an adapter.")
     if find_spec("numpy") is None:
         raise UsageError(
             "To read an adapter's tensors numpy is needed, and it is not installed.", remedy="pip install numpy"
@@ -56,9 +72,14 @@ def judge_stored(
     session.covers, session.log = ("stored",), str(folder)
     started = time.perf_counter()
     session.observer.on_stage_start("stored")
-    stored = stored_facts(folder, base)
+    runs = _runs(run_report, adapter or folder)
+    if base is None and adapter is not None:
+        base = base_folder(None, read_json(adapter / CONFIG)[0])
+    stored = stored_facts(folder, base, _trained(folder, adapter, runs, config, options))
+    if stored.kind == "adapter" and adapter is not None:
+        raise UsageError(f"{folder} is an adapter itself: --adapter names the one that is in a merged model.")
     reason: str | None = None
-    if stored.kind == "merged" and base is not None and adapter is not None:
+    if stored.kind == "merged" and adapter is not None:
         from ..probes.stored.merging import replayed
 
         stored = stored.model_copy(update=replayed(folder, base, adapter))
@@ -67,10 +88,19 @@ def judge_stored(
         from ..probes.stored.ways import measured
 
         try:
-            kept = kept_of(folder, _kept(run_report, folder))
-            stored = stored.model_copy(update=measured(folder, base, rows, device=options.device, kept=kept))
+            if stored.kind == "merged" and adapter is None:
+                raise StageError(
+                    "The ways to serve a merged model are measured beside its adapter.",
+                    kind="missing-file",
+                    remedy="Give the adapter with --adapter.",
+                )
+            own = adapter or folder
+            kept = kept_of(own, _kept(run_report, runs))
+            merged = folder if stored.kind == "merged" else None
+            found = measured(own, base, rows, device=options.device, kept=kept, merged=merged)
+            stored = stored.model_copy(update=found)
         except StageError as error:
-            reason = error.message
+            reason = " ".join(filter(None, (error.message, error.remedy)))
     session.facts = Facts(stored=stored)
     session.record(
         StageRecord(
@@ -85,11 +115,11 @@ def judge_stored(
     return report.model_copy(update={"setup": {"file": str(folder)}, "exit_code": 3 if reason else report.exit_code})
 
 
-def _kept(report: Path | None, folder: Path) -> list[KeptOutputs]:
-    """What the run that trained an adapter kept of its outputs; nothing where its report is not here.
+def _runs(report: Path | None, folder: Path) -> list[RunFacts]:
+    """The runs that a report tells of; none where it is not here.
 
     Raises:
-        UsageError: a report that is named cannot be read, or keeps nothing.
+        UsageError: a report that is named cannot be read.
     """
     beside = (place / REPORT for place in (folder, folder.parent, folder.parent.parent))
     path = report or next((each for each in beside if each.is_file()), None)
@@ -97,15 +127,43 @@ def _kept(report: Path | None, folder: Path) -> list[KeptOutputs]:
         return []
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        runs = [each["facts"].get("run") or {} for each in (document if isinstance(document, list) else [document])]
-        found = [KeptOutputs.model_validate(each) for run in runs for each in run.get("kept_outputs") or []]
+        every = [each["facts"].get("run") for each in (document if isinstance(document, list) else [document])]
+        return [RunFacts.model_validate({key: each.get(key) for key in _HEARD}) for each in every if each]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if report is None:
             return []
         raise UsageError(f"{path} is no report of run: {str(error).splitlines()[0]}.") from error
+
+
+def _kept(report: Path | None, runs: Sequence[RunFacts]) -> list[KeptOutputs]:
+    """What the run that trained an adapter kept of its outputs.
+
+    Raises:
+        UsageError: a report that is named keeps nothing.
+    """
+    found = [each for run in runs for each in run.kept_outputs or []]
     if report is not None and not found:
         raise UsageError(
-            f"{path} keeps no outputs of the trained model.",
+            f"{report} keeps no outputs of the trained model.",
             remedy="Train with `qlora-doctor run -o json=qlora-doctor.json -- …`, or with a DoctorCallback.",
         )
     return found
+
+
+def _trained(
+    folder: Path, adapter: Path | None, runs: Sequence[RunFacts], config: Path | None, options: CheckOptions
+) -> Trained | None:
+    """What is known of the training's tokenizer and base: by its report, by the files of the run, by its config."""
+    from ..probes.stored.trained import Trained, trained_beside, trained_by
+
+    told = next((run.tokenizer for run in reversed(runs) if run.tokenizer is not None), None)
+    found = Trained("the report of the run", told) if told is not None else trained_beside(folder, adapter)
+    if config is None:
+        return found
+    from .checking import open_session
+
+    setup = open_session(config, replace(options, stages=("config",)), Observer()).setup
+    if setup is None:
+        return found
+    by_config = trained_by(setup)
+    return by_config if found is None else replace(found, setup=setup)

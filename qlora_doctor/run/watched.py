@@ -34,7 +34,7 @@ UNSEEN = "No process of the command trained a model that could be watched."
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class WatchOptions:
     """How to watch.
 
     Attributes:
@@ -90,7 +90,7 @@ def new_folder(asked: Path | None = None) -> Path:
     return folder
 
 
-def run_watched(command: Sequence[str], folder: Path, options: RunOptions, check: CheckOptions) -> Ended:
+def run_watched(command: Sequence[str], folder: Path, options: WatchOptions, check: CheckOptions) -> Ended:
     """Run a command to its end; its output, input and signals are its own.
 
     Raises:
@@ -152,7 +152,7 @@ def _code(returned: int) -> int:
 
 
 def _wait_for_findings(
-    process: subprocess.Popen[bytes], folder: Path, stop: Path, options: RunOptions, check: CheckOptions
+    process: subprocess.Popen[bytes], folder: Path, stop: Path, options: WatchOptions, check: CheckOptions
 ) -> Ended:
     """Judge whenever something new was written; the first finding that is grave enough ends the training."""
     levels = ("error", "warning", "info")
@@ -189,7 +189,7 @@ def _ended_by_us(process: subprocess.Popen[bytes]) -> Ended:
 
 def reports_of(
     folder: Path,
-    options: RunOptions,
+    options: WatchOptions,
     check: CheckOptions,
     ended: Ended | None = None,
     command: Sequence[str] = (),
@@ -270,7 +270,7 @@ def _run_record(facts: Facts) -> StageRecord:
 
 def _report(
     group: Sequence[Training],
-    options: RunOptions,
+    options: WatchOptions,
     check: CheckOptions,
     ended: Ended | None,
     command: Sequence[str],

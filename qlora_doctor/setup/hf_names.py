@@ -18,8 +18,6 @@ _CLASSES = {
     "rmsprop": "rmsprop",
     "adagrad": "adagrad",
 }
-OWN = {"axolotl", "llamafactory", "trl", "alignment-handbook", "ms-swift", "firefly", "native", "python"}
-"""Dialects whose trainers take transformers' names, and may know more of them than are listed here."""
 
 
 def in_hf_terms(setup: Setup) -> Setup:
@@ -29,7 +27,7 @@ def in_hf_terms(setup: Setup) -> Setup:
     if training.warmup_ratio is not None and training.warmup_steps is not None:
         # TrainingArguments: a number of steps above 0 overrides the share.
         changes["warmup_steps" if training.warmup_steps == 0 else "warmup_ratio"] = None
-    if setup.dialect not in OWN:
+    if not setup.traits.hf_names:
         known = (OPTIMIZERS | SCHEDULERS) - TAKEN_AWAY
         optimizer, schedule = training.optim, training.lr_scheduler_type
         if optimizer is not None and optimizer not in known:

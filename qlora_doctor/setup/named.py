@@ -5,27 +5,6 @@ from __future__ import annotations
 from .setup import NamedData, Setup
 
 _MOST = 3
-FIRST_KEY = {
-    "native": "data.train",
-    "axolotl": "datasets",
-    "llamafactory": "dataset",
-    "llamafactory-v1": "train_dataset",
-    "trl": "dataset_name",
-    "alignment-handbook": "dataset_mixer",
-    "ms-swift": "dataset",
-    "torchtune": "dataset",
-    "oumi": "data.train.datasets",
-    "litgpt": "data",
-    "nemo-automodel": "dataset",
-    "autotrain": "data.path",
-    "h2o-llmstudio": "dataset.train_dataframe",
-    "unsloth-studio": "data.dataset",
-    "llm-finetuning-toolkit": "data.path",
-    "qlora-pipe": "datasets",
-    "firefly": "train_file",
-    "mftcoder": "data_paths",
-}
-"""Dialect → the key under which its user would name data."""
 
 
 def why_not_looked_at(setup: Setup) -> tuple[str, str | None]:
@@ -34,7 +13,7 @@ def why_not_looked_at(setup: Setup) -> tuple[str, str | None]:
     if not named:
         if setup.is_unknown("data.train") and setup.dialect == "python":
             return f"The script's data cannot be known: {setup.origins['data.train'].note}", None
-        key = FIRST_KEY.get(setup.dialect.removeprefix("shell-"))
+        key = setup.traits.data_key
         return "The config names no data.", f"Set {key} to a file, a folder or a hub id." if key is not None else None
     why = next((each.not_followed for each in named if each.not_followed), "It is not followed.")
     return not_looked_at(setup, why), None

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from .setup import Setup
 
-_FOLDERS_ONLY = {"litgpt", "torchtune"}
-"""Dialects whose model is a folder, whatever it looks like."""
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?\Z", re.ASCII)
 _OF_SWIFT = re.compile(
     r"(?:(?:HF|MS|hf|ms)::)?(?P<name>.+?)(?::(?P<subset>[^:/\\#]+))?(?:#(?P<rows>\d+))?\Z", re.DOTALL
@@ -21,7 +19,7 @@ def train_data(setup: Setup) -> tuple[str, str | None, int | None]:
     ms-swift writes all three into one word, ``HF::id:subset#500`` (DatasetSyntax in swift/llm/dataset/loader.py).
     """
     written = setup.data.train or ""
-    found = _OF_SWIFT.match(written) if str(setup.dialect).removeprefix("shell-") == "ms-swift" else None
+    found = _OF_SWIFT.match(written) if setup.traits.subset_in_name else None
     if found is None or resolve(setup, written) is not None:
         return written, None, None
     return found["name"], found["subset"], int(found["rows"]) if found["rows"] else None
@@ -66,7 +64,7 @@ def model_kind(setup: Setup) -> str | None:
     if found is not None and found.is_dir():
         is_adapter = (found / "adapter_config.json").is_file() and not (found / "config.json").is_file()
         return "adapter" if is_adapter else "folder"
-    if looks_like_path(written) or (setup.dialect in _FOLDERS_ONLY and found is None):
+    if looks_like_path(written) or (setup.traits.folders_only and found is None):
         return "missing" if setup.dialect == "native" else "elsewhere"
     from ..tables.architectures import find_architecture
 

@@ -98,8 +98,15 @@ class Resolved:
     @property
     def prepared_by_trainer(self) -> bool:
         """Whether it is for TRL's trainer to prepare a quantized base: it gets one to which it attaches the adapter."""
-        hands_over = self.setup.dialect.removeprefix("shell-") in _HANDS_OVER
-        return hands_over and self.trainer == "trl" and self.is_silent("training.prepare_for_kbit_training")
+        return (
+            self.setup.traits.hands_base_to_trl
+            and self.trainer == "trl"
+            and self.is_silent("training.prepare_for_kbit_training")
+        )
+
+    def fsdp_version(self, settings: dict[str, Any]) -> Any:
+        """Which FSDP ``settings`` (``fsdp_config``) ask for; None where it depends on a version that is not known."""
+        return settings.get("version", settings.get("fsdp_version", defaults.fsdp_version(self.libraries)))
 
     @property
     def cuts_nothing(self) -> bool:
@@ -121,8 +128,6 @@ class Taken(Resolved):
         return False
 
 
-_HANDS_OVER = ("python", "trl", "alignment-handbook", "peft-sft")
-"""Dialects that hand TRL's trainer the adapter's config beside a base without it."""
 _OF_TRANSFORMERS = ("model.dtype", "training.optim")
 
 

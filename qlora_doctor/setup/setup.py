@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ..core.place import Place
+from .traits import NATIVE, Traits
 
 Source = Literal["explicit", "dialect_default", "library_default", "unknown"]
 
@@ -279,8 +280,8 @@ class Change(_Section):
         if_none: only where this field of the tokenizer is None.
         over: ``model``, ``parameters`` or ``modules``: what is cast or switched.
         tests: all of these hold of what is changed, each as words: ``requires_grad``; ``named`` and any of the words
-            behind it; ``dtype`` and its name; ``ndim`` and a number; ``instance`` and names of classes; ``has`` and an
-            attribute; ``floating``; a leading ``not`` turns it.
+            behind it; ``under`` and the path of a part; ``dtype`` and its name; ``ndim`` and a number; ``instance`` and
+            names of classes; ``has`` and an attribute; ``floating``; a leading ``not`` turns it.
     """
 
     kind: str
@@ -344,6 +345,8 @@ class Setup(_Section):
     dialect_named: bool = False
     """The user named the dialect, whatever the content looks like."""
     dialect_version: str | None = None
+    traits: Traits = NATIVE
+    """Of the dialect's trainer; no part of a report."""
     file: str | None = None
     model: Model = Field(default_factory=Model)
     quantization: Quantization = Field(default_factory=Quantization)

@@ -1,7 +1,8 @@
 """The observer of the step stage, in a training of the user's own.
 
-It calls the model by itself with one short sample only, and only where no other process trains with this one; it
-resets no counter of CUDA's, waits for no device, copies no batch and stops nothing.
+It calls the model by itself with one short sample only, where no other process trains with this one and where what the
+adapter does cannot be known without; it resets no counter of CUDA's, waits for no device, copies no batch and stops
+nothing.
 """
 
 from __future__ import annotations
@@ -159,7 +160,10 @@ class Onlooker(Observer):
         if self._first is None:
             with self.work.on("forwards of its own"), listed(self.model):
                 self._first = _sample(inputs)
-                self._compared_before = self._compare(self._first)
+                if not comparing.adds_products_alone(self.model, self.parameters):
+                    self._compared_before = self._compare(self._first)
+                elif self._starts_as_identity:
+                    self.known["adapter_identity"] = True  # B is exactly zero, and B·A·x is all that it adds
 
     def _compare(self, inputs: dict[str, Any]) -> Compared:
         """Adapter on against off, on a short sample; nothing where that could hold up another process."""
@@ -178,6 +182,17 @@ class Onlooker(Observer):
         before = self._compared_before.on_off
         same = self.known.get("changed_base_tensors") == [] and not self.known.get("cast_base_tensors")
         return before.off if before is not None and same else None
+
+    def _effect_is_known(self) -> bool:
+        """A lora_B that a gradient reached and that the steps moved changes the loss: two forwards are saved."""
+        steps = self.gradients.steps
+        norms = steps[-1].norms if steps else {}
+        known = comparing.adds_products_alone(self.model, self.parameters) and any(
+            ".lora_B." in name and 0 < norm < float("inf") and name in self._moved for name, norm in norms.items()
+        )
+        if known:
+            self.known["adapter_effective"] = True
+        return known
 
     def _judge_effect(self) -> None:
         if self.alone and not self.compiled:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..facts.run import KeptOutputs
+from ..core.text import template_digest
+from ..facts.run import KeptOutputs, TrainingTokenizer
 from ..probes.tensors import local_part
 
 _TEXT = (
@@ -19,6 +20,30 @@ _TEXT = (
 )
 _TOKENS, _LIKELIEST = 48, 8
 _HALVES = (".lora_A.", ".lora_B.", ".lora_embedding_A.", ".lora_embedding_B.")
+
+
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def training_tokenizer(model: nn.Module, tokenizer: Any) -> TrainingTokenizer | None:
+    """What serving must have as the training has it; None where neither tokenizer nor generation config is there."""
+    inner = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
+    template = getattr(tokenizer, "chat_template", None) or getattr(inner, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    stops = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = [each for each in (stops if isinstance(stops, list | tuple) else [stops]) if isinstance(each, int)]
+    config = getattr(model, "config", None)
+    commit = getattr(config, "_commit_hash", None)
+    if inner is None and not ids and commit is None:
+        return None
+    tokens = {name: getattr(inner, name, None) for name in _SPECIAL} if inner is not None else {}
+    return TrainingTokenizer(
+        template_digest=template_digest(template if isinstance(template, str) else None) if inner is not None else None,
+        special_tokens={name: str(token) if token is not None else None for name, token in tokens.items()},
+        stop_ids=ids or None,
+        base_commit=commit if isinstance(commit, str) else None,
+    )
 
 
 def kept_outputs(model: nn.Module, tokenizer: Any, *, step: int, folder: str | None) -> KeptOutputs | None:

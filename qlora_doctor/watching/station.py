@@ -177,8 +177,7 @@ class Station:
             model, writer, self.options, called=called, trainer=trainer, ranks=(rank, world, local), heard=self._heard
         )
         self.watch.work.parts["imports"] = imports
-        self.watch.loads = self.loads
-        self.watch.begin(**known)
+        self.watch.begin(loads=self.loads, **known)
         return self.watch
 
     def begin_trainer(self, model: Any, trainer: Any, **known: Any) -> Watch | None:

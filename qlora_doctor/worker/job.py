@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.report import StageRecord
 from ..facts import Facts
 from ..setup.setup import Setup
 from ..watching.first_batches.request import RunData
+from .options import RunOptions
 
 
 class PlanRequest(BaseModel):
@@ -53,8 +54,7 @@ class Job(BaseModel):
     Attributes:
         number: whose events they are, where one child does several jobs.
         stages: which to run, in the order of a run.
-        device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where there is one.
-        requested: stages that the user asked for by name; None where nothing was said.
+        options: how to run them.
         facts: what is known already (config, environment, and what earlier stages saw).
         ended: stages that are not to be run again, and how they ended.
         plan: the table that stage memory makes instead of one prediction; None makes none.
@@ -63,16 +63,13 @@ class Job(BaseModel):
         turns: folder of the locks that keep two jobs from working on one device; None where nobody else works.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # most answers start no child
 
     number: int = 0
     setup: Setup
     stages: tuple[str, ...]
-    device: str | None = None
-    offline: bool = False
-    trust_remote_code: bool = False
-    requested: tuple[str, ...] | None = None
-    facts: Facts = Facts()
+    options: RunOptions = RunOptions()
+    facts: Facts = Field(default_factory=Facts)
     ended: tuple[StageRecord, ...] = ()
     plan: PlanRequest | None = None
     cure: CureRequest | None = None

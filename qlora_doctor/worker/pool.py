@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from .events import Event, Finished, decode
 from .job import Job
+from .options import RunOptions
 from .process import Reason, WorkerProcess
 from .turns import forget_turns, turns_folder
 from .watch import Watch
@@ -36,22 +37,18 @@ class Pool:
     """At most ``size`` workers, started when there is something to do.
 
     Args:
-        timeout: seconds that one job may take; waiting for a device does not count.
+        options: how all jobs are run; waiting for a device does not count as time that a job takes.
         threads: of each worker's arithmetic; None leaves it to the libraries.
     """
 
     def __init__(
         self,
         size: int,
+        options: RunOptions,
         *,
-        timeout: float | None = None,
-        offline: bool = False,
-        debug: bool = False,
         threads: int | None = None,
     ) -> None:
-        self._size, self._timeout = size, timeout
-        self._how = {"offline": offline, "debug": debug}
-        self._threads = threads
+        self._size, self._options, self._threads = size, options, threads
         self._inbox: queue.Queue[tuple[WorkerProcess, bytes | None]] = queue.Queue()
         self._idle: list[WorkerProcess] = []
         self._busy: dict[WorkerProcess, _Task] = {}
@@ -71,8 +68,9 @@ class Pool:
     def begin(self, job: Job) -> None:
         """Give a job to a worker; ``has_room`` must be true."""
         idle = self._idle_worker()
-        worker = idle or WorkerProcess(self._inbox, threads=self._threads, **self._how)
-        self._busy[worker] = _Task(job, Watch(job.stages, self._timeout), worker_is_new=idle is None)
+        options = self._options
+        worker = idle or WorkerProcess(self._inbox, threads=self._threads, offline=options.offline, debug=options.debug)
+        self._busy[worker] = _Task(job, Watch(job.stages, options.timeout), worker_is_new=idle is None)
         try:
             worker.give(job.model_copy(update={"turns": str(self._turns)}))
         except Exception:  # a job that cannot be written down is no worker's
@@ -155,7 +153,7 @@ class Pool:
     def _end_the_late(self) -> None:
         for worker, task in list(self._busy.items()):
             if task.watch.left <= 0:
-                message = f"It took longer than {self._timeout:g} s."
+                message = f"It took longer than {self._options.timeout:g} s."
                 self._give_up(worker, Reason("timeout", message, "Allow more time with --timeout."))
 
     def _give_up(self, worker: WorkerProcess, reason: Reason) -> None:

@@ -63,7 +63,7 @@ class Run:
     def setup(self) -> Any:
         """The setup, with leave to run the model's code from the command line alone: a config cannot give it itself."""
         setup = self.job.setup
-        allowed = {"trust_remote_code": self.job.trust_remote_code}
+        allowed = {"trust_remote_code": self.job.options.trust_remote_code}
         return setup.model_copy(update={"model": setup.model.model_copy(update=allowed)})
 
     def learn(self, subject: str, value: Any) -> None:
@@ -81,8 +81,13 @@ class Run:
         peak = size(facts.predicted.peak_reserved_bytes)
         self.send(Progress(text=f"predicted peak {peak} reserved{of}", known=True))
 
+    @property
+    def offline(self) -> bool:
+        """Nothing may be downloaded."""
+        return self.job.options.offline
+
     def asked_for(self, stage: str) -> bool:
-        return stage in (self.job.requested or ())
+        return stage in (self.job.options.stages or ())
 
     def take_turn(self, device: str) -> None:
         """Have the device to oneself until the job ends: two loads on one card would each tell of a full card."""
@@ -104,8 +109,8 @@ def structure(run: Run) -> None:
     from ..probes.structure.look import look_at_structure
     from ..probes.structure.uses import try_uses
 
-    run.learn("script", try_uses(run.setup, run.facts.config, run.progress, offline=run.job.offline))
-    seen = look_at_structure(run.setup, run.progress, offline=run.job.offline)
+    run.learn("script", try_uses(run.setup, run.facts.config, run.progress, offline=run.offline))
+    seen = look_at_structure(run.setup, run.progress, offline=run.offline)
     for subject in ("model", "adapter", "quantization"):
         value = getattr(seen, subject)
         if value is not None:
@@ -124,15 +129,15 @@ def memory(run: Run) -> None:
     if run.job.plan is not None:
         from ..memory.plan_stage import look_at_plan
 
-        facts = look_at_plan(run.setup, run.facts, run.job.plan, run.progress, run.tell_base, offline=run.job.offline)
+        facts = look_at_plan(run.setup, run.facts, run.job.plan, run.progress, run.tell_base, offline=run.offline)
     elif run.job.cure is not None:
         from ..memory.cure_stage import look_at_cure
 
-        facts = look_at_cure(run.setup, run.facts, run.job.cure, run.progress, run.tell_base, offline=run.job.offline)
+        facts = look_at_cure(run.setup, run.facts, run.job.cure, run.progress, run.tell_base, offline=run.offline)
     else:
         from ..memory.stage import look_at_memory
 
-        facts = look_at_memory(run.setup, run.facts, run.progress, run.tell_base, offline=run.job.offline)
+        facts = look_at_memory(run.setup, run.facts, run.progress, run.tell_base, offline=run.offline)
     run.learn("memory", facts)
     if facts.prediction_failure is not None and facts.predicted is None:
         if facts.refusal is not None:
@@ -155,7 +160,7 @@ def data(run: Run) -> None:
             raise Skipped(why, remedy or _run_data(run))
         _without_a_model(run)
     try:
-        seen = see_data(run.setup, run.progress, offline=run.job.offline)
+        seen = see_data(run.setup, run.progress, offline=run.offline)
     except NotFollowedForm as why:
         raise Skipped(not_looked_at(run.setup, str(why)), _run_data(run)) from why
     run.learn("data", seen.data)
@@ -183,6 +188,8 @@ def _run_script(run: Run) -> None:
     run.learn("data", outcome.data)
     if outcome.batch is not None:
         run.learn("batch", outcome.batch)
+    if outcome.data.failure is not None:
+        raise StageError(outcome.data.failure, remedy=outcome.remedy)
 
 
 def load(run: Run) -> None:
@@ -192,7 +199,7 @@ def load(run: Run) -> None:
     device = _device(run)
     _not_too_slow(run, "load", device)
     run.take_turn(device)
-    seen = look_at_load(run.setup, device, run.progress, facts=run.facts, offline=run.job.offline)
+    seen = look_at_load(run.setup, device, run.progress, facts=run.facts, offline=run.offline)
     if seen.error is not None and seen.error.kind == "missing-file" and _nothing_to_load(run):
         raise Skipped(seen.error.message, seen.error.remedy)
     run.learn("load", seen.facts)
@@ -224,7 +231,7 @@ def step(run: Run) -> None:
         run.loaded.base,
         run.loaded.timeline,
         run.progress,
-        offline=run.job.offline,
+        offline=run.offline,
         learn=lambda facts: run.learn("step", facts),
     )
     if seen.measured is not None:
@@ -267,7 +274,7 @@ def run_job(job: Job, send: Callable[[Event], None]) -> bool:
             record = record.model_copy(update={"seconds": seconds})
             run.ended[name] = record
             send(End(record=record, lasting=lasting))
-    return not (run.on_device or job.trust_remote_code)
+    return not (run.on_device or job.options.trust_remote_code)
 
 
 def _run_stage(run: Run, name: str) -> tuple[StageRecord, bool]:
@@ -296,7 +303,7 @@ def _device(run: Run) -> str:
     """
     import torch
 
-    asked = run.job.device
+    asked = run.job.options.device
     if asked is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

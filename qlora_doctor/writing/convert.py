@@ -18,7 +18,7 @@ from ..core.pointers import join_pointer
 from ..core.report import PatchOperation
 from ..reading.dialects import dialect_named
 from ..reading.document import Document
-from ..setup.hf_names import OWN, in_hf_terms
+from ..setup.hf_names import in_hf_terms
 from ..setup.meaning import Meaning, meanings, unknowns
 from ..setup.setup import SECTIONS, Setup
 from ..tables import known_arguments
@@ -94,7 +94,7 @@ def _never_known(setup: Setup) -> Iterator[Lost]:
 
 def _not_translated(setup: Setup) -> Iterator[Lost]:
     for key, value in strangers(setup).items():
-        if key not in known_arguments.TRAINING or setup.dialect not in OWN:
+        if key not in known_arguments.TRAINING or not setup.traits.hf_names:
             yield Lost(key, value, "qlora-doctor does not translate this key")
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from ..core.pointers import join_pointer
 from ..reading.dialects import dialect_named
 from ..reading.document import Document
-from ..setup.hf_names import OWN
 from ..setup.setup import Setup
 from ..tables import known_arguments
 from .express import values_of
@@ -59,7 +58,7 @@ def _leaves(data: Any, above: str = "") -> Iterator[tuple[str, Any]]:
 def extras_of(setup: Setup) -> Extras:
     """What is passed on under a library's own name."""
     training = dict(setup.training.extra)
-    if setup.dialect in OWN:
+    if setup.traits.hf_names:
         others_here = strangers(setup)
         training |= {key: value for key, value in others_here.items() if key in known_arguments.TRAINING}
     others = {

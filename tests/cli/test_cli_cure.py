@@ -40,6 +40,7 @@ def test_the_cure_is_written_in_the_files_own_keys(config: Path, tmp_path: Path)
     result = run("cure", config, "--gpu", "600MiB", "-o", cured, "--offline")
     assert result.exit_code == 0, result.output
     assert "learns otherwise" in result.stdout and "Checked again: no error" in result.stdout
+    assert "Really loaded and stepped: 4-bit" in result.stdout and "base unchanged" in result.stdout
     assert config.read_text() == before
     after = cured.read_text()
     assert "# ours" in after and after != before

@@ -86,9 +86,11 @@ def test_text_of_the_data_stays_out_where_it_is_to(
 
 
 def test_arguments_of_a_script_are_split_as_a_shell_does(tiny_llama: Path, tmp_path: Path) -> None:
-    from qlora_doctor.cli._options import running_options
+    from qlora_doctor.cli.data import command
 
-    given = {"run_data": True, "script_args": "--text 'two words' -n 3", "script_seconds": None, "script_memory": None}
-    assert running_options(given)["script_arguments"] == ("--text", "two words", "-n", "3")
+    context = command.make_context("data", ["x.py", "--script-args", "--text 'two words' -n 3"])
+    assert context.params["script_arguments"] == ("--text", "two words", "-n", "3")
+    open_quote = CliRunner().invoke(main, ["check", "x.py", "--script-args", "'two"])
+    assert open_quote.exit_code == 2 and "--script-args cannot be read" in open_quote.stderr
     refused = CliRunner().invoke(main, ["check", "x.py", "--run-data", "--script-memory", "much"])
     assert refused.exit_code == 2 and "12GiB" in refused.stderr

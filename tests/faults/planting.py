@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qlora_doctor.core.report import Report
 from qlora_doctor.run.checking import run_check
 from qlora_doctor.run.session import CheckOptions
+
+if TYPE_CHECKING:
+    from qlora_doctor.worker.job import Job
 
 LEVELS = ("error", "warning", "info")
 
@@ -50,15 +53,12 @@ def check_here(path: Path, monkeypatch: Any, **options: Any) -> Report:
     return run_check(path, CheckOptions(device="cpu", offline=True, **options))
 
 
-def run_stages_here(setup: Any, stages: Sequence[str], **options: Any) -> Iterator[Any]:
+def run_stages_here(job: Job) -> Iterator[Any]:
     """``run_stages`` without a child process."""
-    from qlora_doctor.worker.job import Job
     from qlora_doctor.worker.worker import run_job
 
-    wanted = ("device", "offline", "trust_remote_code", "requested", "facts")
-    given = {name: options[name] for name in wanted if options.get(name) is not None}
     events: list[Any] = []
-    run_job(Job(setup=setup, stages=tuple(stages), **given), events.append)
+    run_job(job, events.append)
     yield from events
 
 

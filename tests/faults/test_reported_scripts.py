@@ -179,6 +179,31 @@ EPOCHS = (
     .replace("schedule", "scheduler")
     .replace("get_linear_scheduler", "get_linear_schedule")
 )
+ADAMW = "optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)\n"
+SUMMED = LOOP.replace("model.train()\n", "model.train()\ntotal = 0\n").replace(
+    "    optimizer.zero_grad()\n", "    optimizer.zero_grad()\n    total += loss.item()\nprint(total / len(loader))\n"
+)
+EVALUATED = (
+    LOOP.replace("for batch", "for epoch in range(2):\n    model.train()\n    for batch")
+    .replace("    loss", "        loss")
+    .replace("    optimizer.", "        optimizer.")
+    .replace(
+        "model.save",
+        "    model.eval()\n    with torch.no_grad():\n        total = 0\n        for batch in loader:\n"
+        "            out = model(**batch)\n            total += out.loss.item()\n    print(total)\nmodel.save",
+    )
+)
+ATTACH = "model = get_peft_model(model, peft_config)\n"
+THAWED = '[p.requires_grad_() for n, p in model.named_parameters() if any(k in n for k in "embed,norm".split(","))]\n'
+PART = "for p in model.lm_head.parameters():\n    p.requires_grad = True\n"
+RESIZED = ("model = prepare", "model.resize_token_embeddings(520)\nmodel = prepare")
+LOSS = PLAIN.replace("= Trainer(", "= Own(").replace(
+    "\n\ndef tok",
+    "\n\nclass Own(Trainer):\n"
+    "    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):\n"
+    "        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)\n"
+    "        return (outputs.loss, outputs) if return_outputs else outputs.loss\n\n\ndef tok",
+)
 TEMPLATED = SFT.replace(
     "args = SFT",
     'def render(row):\n    turns = [{"role": "user", "content": row["prompt"]}, '
@@ -397,6 +422,63 @@ REPORTED = [
             ("CAUSAL_LM", "SEQ_CLS"),
         ],
     ),
+    # results that are lost, and switches that nothing reads
+    Reported("QD125", "error", PLAIN, [("\nmodel.resize", "\nmodel = model.resize")], [RESIZED]),
+    Reported("QD125", "error", PLAIN, [(ATTACH, ATTACH[:-1] + ".print_trainable_parameters()\n")]),
+    Reported(
+        "QD125", "error", SFT, [("LoraConfig(\n", "LoraConfig(\n    model,\n"), ('    task_type="CAUSAL_LM",\n', "")]
+    ),
+    Reported(
+        "QD838",
+        "error",
+        PLAIN,
+        [("merged = model.merge", "model.merge"), ("merged.save", "model.save")],
+        [
+            ("model.save_pretrained", 'merged = model.merge_and_unload()\nmerged.save_pretrained("m")\nprint'),
+            ("quantization_config=bnb_config, ", ""),
+            ("bnb_config = BitsAndBytesConfig", "print"),
+            ("load_in_4bit=True,", ""),
+        ],
+    ),
+    Reported(
+        "QD835", "error", PLAIN, [("max_steps=100,", 'max_steps=100,\n    resume_from_checkpoint="out/checkpoint-50",')]
+    ),
+    Reported(
+        "QD836",
+        "error",
+        SFT,
+        [(" processing_class=tokenizer,", "")],
+        [
+            (
+                "peft_config = Lora",
+                'tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"\npeft_config = Lora',
+            )
+        ],
+    ),
+    Reported(
+        "QD819",
+        "error",
+        PLAIN,
+        [("eval_steps=50,", "eval_steps=50,\n    label_names=['label'],")],
+        [("max_steps=100,", "max_steps=100,\n    eval_strategy='steps',\n    eval_steps=50,")],
+    ),
+    Reported(
+        "QD125",
+        "error",
+        LOSS,
+        [("(outputs.loss, outputs) if return_outputs else outputs.loss", "outputs.loss")],
+        [("max_steps=100,", "max_steps=100,\n    eval_strategy='steps',\n    eval_steps=50,")],
+    ),
+    Reported("QD329", "error", PLAIN, [(ATTACH, ATTACH + THAWED)], (), STRUCTURE),
+    Reported("QD329", "error", PLAIN, [(ATTACH, ATTACH + "model.lm_head.requires_grad_(True)\n")], (), STRUCTURE),
+    Reported(
+        "QD329",
+        "error",
+        PLAIN,
+        [(' modules_to_save=["lm_head"],', "")],
+        [(NAMES, NAMES + ' modules_to_save=["lm_head"],'), (ATTACH, ATTACH + PART)],
+        STRUCTURE,
+    ),
     # functions of the script that a library calls
     Reported("QD125", "error", GRPO, [("answer, **kwargs", "answer")]),
     Reported("QD125", "error", GRPO, [("return scores", "return sum(scores)")]),
@@ -406,6 +488,10 @@ REPORTED = [
     ),
     # and loops
     Reported("QD273", "warning", CLIPPED, [(CLIP + STEP, STEP + CLIP)]),
+    Reported("QD839", "warning", LOOP, [("    loss = model(", f"    {ADAMW}    loss = model(")]),
+    Reported("QD837", "warning", EVALUATED, [("    model.train()\n    for batch", "    for batch")]),
+    Reported("QD544", "warning", SUMMED, [("loss.item()", "loss")]),
+    Reported("QD544", "warning", EVALUATED, [("    with torch.no_grad():\n", "    if True:\n"), (".item()", "")]),
     Reported("QD274", "error", EPOCHS, [("3 * len(loader)", "len(loader)")]),
     Reported("QD125", "error", LOOP, [("batch).loss\n", "batch).loss\n    loss = loss.detach()\n")]),
     Reported("QD125", "error", LOOP, [("    loss = model(", "    with torch.no_grad():\n        loss = model(")]),
@@ -460,6 +546,18 @@ def test_a_reported_fault_is_told_and_its_healthy_twin_is_not(
     script.write_text(healthy)
     report = check_here(script, monkeypatch, stages=case.stages)
     assert not found(report, case.level), told(report)
+
+
+def test_what_is_attached_after_the_preparation_trains(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT makes the adapter of the model's own ``add_adapter`` anew: prepare freezes nothing of it."""
+    (tmp_path / "base").symlink_to(tiny_llama, target_is_directory=True)
+    make_data(tmp_path / "rows.jsonl", "prompt-completion")
+    script = tmp_path / "train.py"
+    script.write_text(PLAIN.replace("model = prepare", "model.add_adapter(peft_config)\nmodel = prepare"))
+    report = check_here(script, monkeypatch, stages=("config",))
+    assert found(report, "warning") == {"QD351"}, told(report)
 
 
 CLASSES = (

@@ -13,7 +13,7 @@ from qlora_doctor.memory.predict import MARGIN, MARGINS
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "memory"
 WORDS = {
     "eval=": "evaluation", "liger": "liger", "grpo": "generation", "rloo": "generation", "ddp": "data parallel",
-    "fsdp": "sharded",
+    "fsdp": "sharded", "activation_offloading": "offloading",
 }  # fmt: skip
 ROWS = [
     pytest.param(row, id=f"{path.stem} {row['case']}")

@@ -68,8 +68,31 @@ def test_pictures_that_do_not_fit_the_samples(size: Any, tmp_path: Path) -> None
     assert memory.predicted is None and "placeholders" in str(memory.prediction_failure)
 
 
-def test_trl_makes_batches_of_its_own(tmp_path: Path) -> None:
+def test_a_picture_that_is_cut_into_tiles(tmp_path: Path) -> None:
+    """LLaVA-Next: the grid that fits the picture best, and the whole picture as one more tile."""
+    tiled = LLAVA | {"model_type": "llava_next", "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112]]}
+    unknown = memory_of(given(tmp_path, tiled))
+    assert unknown.predicted is None and "data.image_size" in str(unknown.prediction_failure)
+    # 3 tiles are 16 tokens of the whole, and 4 rows of 8 with a token that ends each; 5 are 16 and 8 rows of 8.
+    for size, tiles, tokens in (([56, 112], 3, 16 + 4 * 9), ([112, 112], 5, 16 + 8 * 9)):
+        predicted = memory_of(given(tmp_path, tiled, image_size=size)).predicted
+        assert predicted is not None
+        assert any(f"{tiles} tiles, which takes {tokens} tokens" in said for said in predicted.assumptions or ())
+
+
+def test_a_picture_that_keeps_its_form(tmp_path: Path) -> None:
+    """Pixtral: at most as long as the tower's size, in whole patches."""
+    keeping = LLAVA | {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+    keeping["vision_config"] = {"model_type": "pixtral", "image_size": 112, "patch_size": 14, **VISION}
+    predicted = memory_of(given(tmp_path, keeping, image_size=[224, 100])).predicted
+    assert predicted is not None
+    assert any("112 × 56 pixels, which takes 32 tokens" in said for said in predicted.assumptions or ())
+
+
+def test_trl_takes_them_too_and_its_other_methods_do_not(tmp_path: Path) -> None:
     told = given(tmp_path, LLAVA)
     told["training"]["trainer"] = "trl"
+    assert memory_of(told).predicted is not None
+    told["training"]["method"] = "dpo"
     memory = memory_of(told)
-    assert memory.predicted is None and "trl" in str(memory.prediction_failure)
+    assert memory.predicted is None and "dpo" in str(memory.prediction_failure)

@@ -22,6 +22,7 @@ from qlora_doctor.memory.trace import Recorder
 from qlora_doctor.setup.setup import Setup, Training
 from tests.memory.cases import H200, LLAMA, subject
 from tests.memory.test_run import config, memory_of
+from tests.traits import traits_of
 
 WORDY = LLAMA | {"vocab_size": 32003}
 
@@ -102,7 +103,9 @@ def test_a_setup_with_liger_is_predicted(trainer: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dialect", ["axolotl", "llamafactory", "ms-swift"])
 def test_other_trainers_apply_liger_otherwise(dialect: str) -> None:
-    reason = unmodelled(Setup(dialect=dialect, training=Training(use_liger_kernel=True)), Facts())
+    reason = unmodelled(
+        Setup(dialect=dialect, traits=traits_of(dialect), training=Training(use_liger_kernel=True)), Facts()
+    )
     assert reason is not None and "Liger" in reason
 
 

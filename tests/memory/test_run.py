@@ -21,6 +21,7 @@ from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reporters._needed import needed
 from qlora_doctor.setup.setup import Hardware, Lora, Model, Origin, Quantization, Setup, Training
 from tests.memory.cases import LLAMA, RTX_4090, subject
+from tests.traits import traits_of
 
 
 def config(folder: Path, **training: Any) -> dict[str, Any]:
@@ -106,6 +107,44 @@ def test_the_verdict_counts_evaluation(model_folder: Callable[..., Path]) -> Non
     assert memory.peak_phase == "evaluation" and memory.step_peak_bytes == without.step_peak_bytes
 
 
+def test_outputs_that_are_kept_for_metrics(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Each batch adds its logits to what is there by making the sum anew; with accumulation they go in between."""
+    rows = tmp_path / "held-out.jsonl"
+    rows.write_text('{"text": "a"}\n' * 40, encoding="utf-8")
+    told = {"eval_strategy": "steps", "per_device_eval_batch_size": 8}
+    metrics = told | {"compute_metrics": True}
+
+    def peak(training: dict[str, Any], data: dict[str, Any] | None = None) -> int:
+        given = config(model_folder("llama"), **training) | {"data": data or {}}
+        predicted = memory_of(given).predicted
+        assert predicted is not None and predicted.phases is not None
+        return next(phase.peak_allocated_bytes for phase in predicted.phases if phase.phase == "evaluation")
+
+    loss, all_rows = peak(told), peak(metrics, {"eval": str(rows)})
+    two = peak(metrics | {"extra": {"eval_accumulation_steps": 2}})
+    one = peak(metrics | {"extra": {"eval_accumulation_steps": 1}}, {"eval": str(rows)})
+    assert one < two < all_rows and one <= loss * 1.1
+    from tests.models import VOCABULARY
+
+    logits = 4 * 8 * 128 * VOCABULARY
+    # Five batches: the four before, the fifth, and the five of them.
+    assert all_rows >= (4 + 1 + 5) * logits
+    uncounted = memory_of(config(model_folder("llama"), **metrics))
+    assert uncounted.predicted is None and "not counted" in str(uncounted.prediction_failure)
+
+
+def test_activations_that_go_to_the_host(model_folder: Callable[..., Path]) -> None:
+    plain = {"trainer": "trl", "gradient_checkpointing": False}
+    there, gone = (
+        memory_of(config(model_folder("llama"), **plain, extra={"activation_offloading": told})).predicted
+        for told in (False, True)
+    )
+    assert there is not None and gone is not None and there.breakdown is not None and gone.breakdown is not None
+    assert gone.breakdown["activations"] < there.breakdown["activations"]  # type: ignore[operator]
+    method = {"trainer": "trl", "method": "dpo", "extra": {"activation_offloading": True}}
+    assert memory_of(config(model_folder("llama"), **method)).predicted is not None
+
+
 def test_saving_rests_on_what_training_leaves(model_folder: Callable[..., Path]) -> None:
     folder = model_folder("llama")
     kept, best, none = (
@@ -140,7 +179,7 @@ NOT_MODELLED = {
     "compile": ({"torch_compile": True}, "torch.compile"),
     "fsdp": ({"fsdp": "full_shard auto_wrap", "fsdp_config": {"fsdp_version": 1}}, "FSDP 1"),
     "deepspeed": ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO-3"),
-    "offloading": ({"extra": {"activation_offloading": True}, "trainer": "trl"}, "host memory"),
+    "offloading": ({"extra": {"activation_offloading": True}, "trainer": "transformers"}, "host memory"),
     "generation": ({"extra": {"predict_with_generate": True}}, "generates"),
 }
 
@@ -163,7 +202,7 @@ def test_kernels_and_loops_of_others() -> None:
         (Setup(training=Training(kernels=["unsloth"])), "Unsloth"),
         (Setup(training=Training(kernels=["lora_mlp_kernel"])), "lora_mlp_kernel"),
         (Setup(remarks=[{"kind": "kernels-by-default", "key": "adapter", "note": "x"}]), "LoRA kernels"),
-        (Setup(dialect="torchtune"), "torchtune"),
+        (Setup(dialect="torchtune", traits=traits_of("torchtune")), "torchtune"),
         (Setup(quantization=Quantization(backend="gptq")), "gptq"),
     ):
         reason = unmodelled(setup, Facts())
@@ -256,17 +295,17 @@ def test_a_padding_token_that_is_missing_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
 def test_an_encoder_and_a_decoder(architecture: str, tmp_path: Path) -> None:
-    """BART is predicted as measured; what T5's learned bias takes differs from one transformers to the next."""
+    """Both within 0.5% of what an H200 was asked for, see benchmarks/memory."""
     shapes = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4, "vocab_size": 1003}
     shapes |= {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     shapes |= {"encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "max_position_embeddings": 256}
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": architecture, **shapes}), encoding="utf-8")
+    shapes |= {"model_type": architecture, "decoder_start_token_id": 0}
+    (tmp_path / "config.json").write_text(json.dumps(shapes), encoding="utf-8")
     given = config(tmp_path)
     given["model"] |= {"task": "seq2seq-lm"}
     given["lora"]["task_type"] = "SEQ_2_SEQ_LM"
     memory = memory_of(given)
-    assert (memory.predicted is None) == (architecture == "t5")
-    assert architecture == "bart" or "learned bias" in str(memory.prediction_failure)
+    assert memory.prediction_failure is None and memory.predicted is not None
 
 
 def test_settings_that_are_silent_stay_predicted() -> None:

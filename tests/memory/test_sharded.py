@@ -1,4 +1,4 @@
-"""FSDP 2: what stays of a model on each of several ranks, and what comes and goes."""
+"""Models divided over several ranks: what stays on each, and what comes and goes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 import pytest
 
 from qlora_doctor.memory.allocator import CachingAllocator
+from qlora_doctor.memory.fsdp1 import FlatOptions
 from qlora_doctor.memory.predict import Prediction, predict
+from qlora_doctor.memory.zero import ZeroOptions
 from tests.memory.cases import H200, LLAMA, subject
 
 LARGER = LLAMA | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "vocab_size": 8003}
 GIVEN: dict[str, Any] = {"prepare_for_kbit_training": False, "lora_dropout": 0.0, "batch": 1, "sequence": 64}
 
 
-def predicted(ranks: int | None, **options: Any) -> Prediction:
-    """The small model's prediction on one rank of several, with bfloat16 storage as FSDP 2 needs it."""
+def predicted(ranks: int | None, engine: Any = "fsdp2", **options: Any) -> Prediction:
+    """The small model's prediction on one rank of several, with 4-bit weights stored as integers."""
     one = subject(LARGER, **GIVEN, **options)
-    return predict(replace(one, step=replace(one.step, sharded_over=ranks)), H200)
+    return predict(replace(one, step=replace(one.step, engine=ranks and engine, ranks=ranks or 1)), H200)
 
 
 def test_what_stays_is_divided_by_the_ranks() -> None:
@@ -34,10 +36,39 @@ def test_what_stays_is_divided_by_the_ranks() -> None:
         assert kept - fixed == pytest.approx((rest - fixed) / ranks, rel=0.1)
 
 
-def test_steps_leave_nothing_behind() -> None:
-    run = predicted(2)
+@pytest.mark.parametrize(
+    "engine",
+    [FlatOptions(), FlatOptions(prefetches=True), "fsdp2", ZeroOptions(100_000), ZeroOptions(None, overlaps=True)],
+)
+def test_steps_leave_nothing_behind(engine: Any) -> None:
+    run = predicted(2, engine)
     assert run.steps[1] == run.steps[2]
     assert sum(run.step_breakdown.values()) == run.step_allocated_bytes
+
+
+def test_fsdp_1_divides_packed_weights_too() -> None:
+    whole, half, quarter = (predicted(ranks, FlatOptions()) for ranks in (None, 2, 4))
+    fixed = 2 * H200.blas_workspace_bytes + whole.step_breakdown["quantization_statistics"]
+    assert half.after_bytes - fixed == pytest.approx(2 * (quarter.after_bytes - fixed), rel=0.02)
+    assert half.after_bytes - fixed == pytest.approx((whole.after_bytes - fixed) / 2, rel=0.05)
+
+
+def test_zero_2_divides_the_optimizer_and_takes_a_bucket_for_gradients() -> None:
+    whole, half = predicted(None), predicted(2, ZeroOptions(1))
+    # Both moments and a float32 copy of the adapter's part, which is kept in bfloat16.
+    assert half.step_breakdown["optimizer"] == pytest.approx(whole.step_breakdown["optimizer"] * 3 / 4, rel=0.01)
+    assert half.step_breakdown["base_4bit"] == whole.step_breakdown["base_4bit"]
+    larger = predicted(2, ZeroOptions(100_000_000))
+    assert larger.step_allocated_bytes > half.step_allocated_bytes + 150_000_000
+
+
+@pytest.mark.parametrize("engine", [FlatOptions(), "fsdp2", ZeroOptions()])
+def test_an_evaluation_is_predicted_after_the_step(engine: Any) -> None:
+    one = subject(LARGER, **GIVEN)
+    run = predict(replace(one, step=replace(one.step, engine=engine, ranks=2)), H200, evaluation_batch=8)
+    plain = predict(subject(LARGER, **GIVEN), H200, evaluation_batch=8)
+    assert 0 < run.run["evaluation"][0] < plain.run["evaluation"][0] + 2 * 500_000_000
+    assert run.steps[1] == run.steps[2]
 
 
 def test_accumulated_gradients_stay_whole_until_the_last_batch() -> None:

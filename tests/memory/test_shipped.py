@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from qlora_doctor.memory.shipped import MODELS, Variant, fits_versions, shipped_
 from qlora_doctor.setup.changed import with_value
 from qlora_doctor.tables.cards import find_card
 from qlora_doctor.tables.traces import read
-from qlora_doctor.writing.starter import starter_setup
+from qlora_doctor.writing.starter import starter_config, starter_setup
 from tools.traces import setup_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "qlora_doctor" / "tables" / "traces"
@@ -43,7 +44,11 @@ main()
 
 
 def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WITHOUT_TORCH, "plan", *arguments, "-q"]
+    return run("plan", *arguments)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH, *arguments, "-q"]
     environment = os.environ | {"QLORA_DOCTOR_CACHE": "off", "COLUMNS": "300"}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
@@ -63,6 +68,28 @@ def test_answers_where_torch_is_not_installed(arguments: tuple[str, ...], answer
     assert "come with qlora-doctor" in ended.stdout
     if answer == "No: ":
         assert "Fits: batch 1 × " in ended.stdout and ", or batch 4 × 4,096 with " in ended.stdout
+
+
+def test_a_table_says_where_what_comes_with_the_package_ends() -> None:
+    """The model has positions for more tokens than its tapes reach: no reason to ask for torch."""
+    arguments = "--model meta-llama/Llama-3.2-1B --gpu h100 --batch 1,2 --sequence 1024,2048"
+    ended = plan(*arguments.split())
+    assert ended.returncode == 0, ended.stderr
+    assert "or batch 1 × 16,384 at least." in ended.stdout
+    assert "Longest sequence at batch 1: at least 16,384 tokens." in ended.stdout
+
+
+def test_a_cure_needs_no_torch_where_the_traces_are_there(tmp_path: Path) -> None:
+    config = tmp_path / "large.yaml"
+    text = starter_config("meta-llama/Llama-3.1-8B", "rtx-4090")
+    for key, value in (("per_device_train_batch_size", 4), ("max_length", 4096)):
+        text = re.sub(rf"(  {key}: )\d+", rf"\g<1>{value}", text)
+    config.write_text(text)
+    ended = run("cure", str(config), "--offline", "-o", str(tmp_path / "cured.yaml"))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("Batch 1 × 64 accumulated instead of 4 × 16: ")
+    assert "Checked again: no error, peak " in ended.stdout
+    assert "per_device_train_batch_size: 1" in (tmp_path / "cured.yaml").read_text()
 
 
 def test_what_does_not_come_with_the_package_asks_for_torch() -> None:

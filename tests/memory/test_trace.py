@@ -172,3 +172,26 @@ def test_attention_without_a_kernel_holds_its_scores_once() -> None:
     scores = 4 * 8 * 64 * 64
     assert tape.sizes.count(scores) == 2
     assert [kernel.shape for kernel in tape.kernels if kernel.rule == "safe_softmax"] == [(8 * 64 * 64, 8 * 64)]
+
+
+def test_a_mask_given_by_name_is_cast_before_the_others() -> None:
+    """Half of T5's step: a bias in float32 that no fused kernel takes, whose scores are a second result in 16 bits."""
+    tape = Tape()
+    query, bias = meta(1, 4, 64, 16), meta(1, 64, 64, 4).permute(0, 3, 1, 2)
+    with as_on_cuda(H200), Recorder(tape), Autocast("cuda", dtype=torch.bfloat16):
+        torch.nn.functional.scaled_dot_product_attention(query, query, query, attn_mask=bias)
+    scores, one = 4 * 64 * 64, 4 * 64 * 16
+    assert tape.sizes[:4] == [2 * scores, *[2 * one] * 3]
+    assert tape.sizes.count(4 * scores) == 2 and tape.sizes.count(2 * scores) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_cross_entropy_keeps_the_log_softmax_in_the_logits_type(dtype: torch.dtype) -> None:
+    """As an H200 was asked for it in T5's step, whose logits come in 16 bits."""
+    tape = Tape()
+    logits, labels = meta(16, 1000, dtype=dtype, grad=True), meta(16, dtype=torch.int64)
+    with as_on_cuda(H200), Recorder(tape), Autocast("cuda", dtype=torch.bfloat16):
+        loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100)
+    large = [size for size in tape.sizes if size >= 2 * 16 * 1000]
+    assert large == ([2 * 16 * 1000, 4 * 16 * 1000] if dtype is torch.bfloat16 else [4 * 16 * 1000])
+    assert loss.dtype is torch.float32

@@ -25,12 +25,14 @@ from qlora_doctor.setup.setup import Data, Lora, Model, Setup, Training  # noqa:
 from tests.kinds import make_kind  # noqa: E402
 from tests.models import make_architecture, make_tokenizer  # noqa: E402
 from tests.probes.conftest import make_setup, silent  # noqa: E402
+from tests.traits import traits_of  # noqa: E402
 
 
 def chosen(folder: Path, *, dialect: str = "native", lora: dict[str, Any] | None = None, **model: Any) -> Any:
     training = model.pop("training", {})
     setup = Setup(
         dialect=dialect,
+        traits=traits_of(dialect),
         model=Model(name_or_path=str(folder), **model),
         lora=Lora(**(lora or {})),
         training=Training(**training),

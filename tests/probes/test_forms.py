@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
-from qlora_doctor.pipeline.forms import NotFollowedForm, axolotl, follow, llamafactory
+from qlora_doctor.pipeline.forms import NotFollowedForm, axolotl, follow, llamafactory, oumi, torchtune
 from qlora_doctor.pipeline.forms.files import read_files, slice_of
-from qlora_doctor.pipeline.forms.kinds import FormedRow, FormedSet
+from qlora_doctor.pipeline.forms.kinds import CannotForm, FormedRow, FormedSet
 from qlora_doctor.pipeline.forms.plain import NotPlain, Plain
 from qlora_doctor.probes.data.look import DataSeen, see_data
 from qlora_doctor.reading import read_setup
@@ -44,10 +44,10 @@ def trained_parts(tokenizer: Any, row: FormedRow) -> list[str]:
     return parts
 
 
-@pytest.mark.parametrize("trainer", ["axolotl", "llamafactory"])
+@pytest.mark.parametrize("trainer", ["axolotl", "llamafactory", "oumi"])
 def test_forms_agree_with_the_trainers_own_code(trainer: str, tiny_llama: Path) -> None:
-    """What axolotl and LLaMA-Factory made of these rows themselves, recorded as text."""
-    module = {"axolotl": axolotl, "llamafactory": llamafactory}[trainer]
+    """What axolotl, LLaMA-Factory and oumi made of these rows themselves, recorded as text."""
+    module = {"axolotl": axolotl, "llamafactory": llamafactory, "oumi": oumi}[trainer]
     for case in RECORDED[trainer]:
         named = NamedData(settings={"sequence_len": 4096, **case["settings"]})
         tokenizer = tokenizer_of(tiny_llama)
@@ -196,6 +196,58 @@ def test_swift_trains_the_answers(tiny_llama: Path, tmp_path: Path) -> None:
     data = see(setup_of(tmp_path, "swift.yaml", config)).data
     assert data.failure is None and data.trained_ratio is not None and 0.3 < data.trained_ratio < 0.7
     assert data.eos_supervised_ratio == 1.0
+
+
+TURNS = {"h": "human", "g": "gpt", "s": "system", "u": "user"}
+
+
+@pytest.mark.parametrize(
+    ("turns", "stops"),
+    [
+        ("hghg", None),
+        ("shg", None),
+        ("hh", "messages 1 and 2 are both of the user"),
+        ("h", "two messages at least"),
+        ("gh", "message 1 is an answer to no question"),
+        ("hsg", "message 2 is of the system"),
+        ("ug", "there is no 'user' in it"),
+    ],
+)
+def test_torchtune_stops_at_the_rows_at_which_it_stops(turns: str, stops: str | None) -> None:
+    """Held against torchtune 0.6.1's own ShareGPTToMessages and validate_messages."""
+    row = {"talk": [{"from": TURNS[each], "value": f"{n} {each}"} for n, each in enumerate(turns)]}
+    settings = {"_component_": "torchtune.datasets.chat_dataset", "conversation_column": "talk",
+                "conversation_style": "sharegpt"}  # fmt: skip
+    told = FormedSet("rows", None, columns=["talk"])
+    if stops is not None:
+        with pytest.raises(CannotForm, match=stops):
+            torchtune.form(NamedData(settings=settings), [(0, row)], told, None)
+        return
+    (formed,) = torchtune.form(NamedData(settings=settings), [(0, row)], told, None)
+    assert formed.teaches and formed.answer and told.roles_trained == ["assistant"] and told.read == {"talk"}
+
+
+def autotrain_setup(folder: Path, model: Path, rows: list[dict[str, Any]], **data: Any) -> Setup:
+    (folder / "mine").mkdir(exist_ok=True)
+    (folder / "mine" / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    column = data.pop("column", "text")
+    config = {
+        "task": data.pop("task", "llm-sft"), "base_model": str(model), "project_name": "x",
+        "data": {"path": "mine", "train_split": "train", "column_mapping": {"text_column": column}, **data},
+        "params": {"peft": True, "quantization": "int4", "block_size": 64, "batch_size": 2, "lr": 2e-4},
+    }  # fmt: skip
+    return setup_of(folder, "autotrain.yml", config)
+
+
+def test_autotrain_reads_one_column(tiny_llama: Path, tmp_path: Path) -> None:
+    text = see(autotrain_setup(tmp_path, tiny_llama, [{"text": f"row {n}"} for n in range(6)])).data
+    assert text.failure is None and text.trained_ratio == 1.0 and text.eos_supervised_ratio == 1.0
+    through = see(autotrain_setup(tmp_path, tiny_llama, chats(), column="messages", chat_template="tokenizer")).data
+    assert through.failure is None and through.rows == 6 and through.trained_ratio == 1.0
+    plain = see(autotrain_setup(tmp_path, tiny_llama, chats(), column="messages", chat_template=None)).data
+    assert plain.failure is not None and "chat_template is none" in plain.failure
+    other = see(autotrain_setup(tmp_path, tiny_llama, chats())).data
+    assert other.failure is not None and "reads the column 'text'; there are messages" in other.failure
 
 
 # -- scripts

@@ -15,6 +15,7 @@ import pytest
 from qlora_doctor.worker import process
 from qlora_doctor.worker.events import End, Event, Finished, Progress
 from qlora_doctor.worker.job import Job
+from qlora_doctor.worker.options import RunOptions
 from qlora_doctor.worker.pool import Pool
 from tests.probes.conftest import make_setup
 from tests.probes.test_runner import wait_until_gone
@@ -64,7 +65,7 @@ def workers(events: list[Event]) -> dict[int, str]:
 
 def test_a_worker_serves_many_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, "run.progress(str(os.getpid()))")
-    events = run(Pool(2, timeout=60), 6)
+    events = run(Pool(2, RunOptions(timeout=60)), 6)
     assert statuses(events) == dict.fromkeys(range(6), "done")
     assert 1 <= len(set(workers(events).values())) <= 2
     assert [event.job for event in events if isinstance(event, Finished)] != []
@@ -76,7 +77,7 @@ def test_a_worker_serves_many_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_ends_a_worker_ends_its_job_alone(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     plant(monkeypatch, f"run.progress(str(os.getpid()))\nif n == 1: {end}")
-    events = run(Pool(2, timeout=5), 5)
+    events = run(Pool(2, RunOptions(timeout=5)), 5)
     assert statuses(events) == {0: "done", 1: "failed", 2: "done", 3: "done", 4: "done"}
     assert sum(isinstance(event, Finished) for event in events) == 5
     assert all(wait_until_gone(int(pid)) for pid in workers(events).values())
@@ -84,7 +85,7 @@ def test_what_ends_a_worker_ends_its_job_alone(monkeypatch: pytest.MonkeyPatch, 
 
 def test_an_idle_worker_that_is_killed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, "run.progress(str(os.getpid()))")
-    pool = Pool(1, timeout=60)
+    pool = Pool(1, RunOptions(timeout=60))
     try:
         for number in range(2):
             pool.begin(Job(number=number, setup=make_setup("nowhere"), stages=("structure",)))
@@ -103,7 +104,7 @@ def test_a_worker_that_dies_unseen_costs_no_job(monkeypatch: pytest.MonkeyPatch)
     """The parent is told late, and gives a job to a worker that is no more: another does it."""
     plant(monkeypatch, "run.progress(str(os.getpid()))")
     monkeypatch.setattr(process.WorkerProcess, "lives", True)
-    pool = Pool(1, timeout=60)
+    pool = Pool(1, RunOptions(timeout=60))
     try:
         pids = set()
         for number in range(3):
@@ -136,7 +137,7 @@ def test_real_stages_take_turns_and_begin_in_a_clean_process(monkeypatch: pytest
         """,
         "load",
     )
-    events = run(Pool(2, timeout=60), 4, "load")
+    events = run(Pool(2, RunOptions(timeout=60)), 4, "load")
     assert statuses(events) == dict.fromkeys(range(4), "done")
     assert log.read_text().split() == ["in", "out"] * 4
     pids = {event.text for event in events if isinstance(event, Progress) and event.text.isdigit()}
@@ -154,7 +155,7 @@ def test_waiting_for_a_device_is_no_time_of_the_job(monkeypatch: pytest.MonkeyPa
         """,
         "load",
     )
-    events = run(Pool(2, timeout=17), 2, "load")
+    events = run(Pool(2, RunOptions(timeout=17)), 2, "load")
     assert statuses(events) == {0: "done", 1: "done"}
     assert sum(isinstance(event, Progress) and event.waits for event in events) == 1
     seconds = [event.record.seconds for event in events if isinstance(event, End)]

@@ -10,13 +10,17 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qlora_doctor.core.report import StageRecord
 from qlora_doctor.facts import AdapterFacts, Facts, LoadFacts, MemoryFacts, ModelFacts
+from qlora_doctor.setup.setup import Setup
 from qlora_doctor.worker import process as module
 from qlora_doctor.worker.events import End, Event, Learned, Progress, Start, decode, encode
+from qlora_doctor.worker.job import Job
+from qlora_doctor.worker.options import RunOptions
 from qlora_doctor.worker.runner import run_stages
 from tests.probes.conftest import make_setup
 
@@ -56,8 +60,12 @@ def child_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     yield use
 
 
-def run(*stages: str, timeout: float | None = 60, **options: object) -> list[Event]:
-    return list(run_stages(make_setup("nowhere"), stages, timeout=timeout, **options))  # type: ignore[arg-type]
+def job(setup: Setup, *stages: str, facts: Facts | None = None, **options: Any) -> Job:
+    return Job(setup=setup, stages=stages, facts=facts or Facts(), options=RunOptions(**options))
+
+
+def run(*stages: str, timeout: float | None = 60, facts: Facts | None = None, **options: Any) -> list[Event]:
+    return list(run_stages(job(make_setup("nowhere"), *stages, timeout=timeout, facts=facts, **options)))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +98,7 @@ def test_all_stages_of_a_healthy_setup(tiny_llama: Path) -> None:
     pytest.importorskip("bitsandbytes")
     stages = ("structure", "memory", "data", "load", "step")
     before = {f.name: f.stat().st_mtime_ns for f in tiny_llama.iterdir()}
-    events = list(run_stages(make_setup(tiny_llama), stages, device="cpu", timeout=120, offline=True))
+    events = list(run_stages(job(make_setup(tiny_llama), *stages, device="cpu", timeout=120, offline=True)))
     ended = records(events)
     assert tuple(ended) == stages
     assert [e.name for e in of_kind(events, Start)] == list(stages)  # type: ignore[union-attr]
@@ -253,7 +261,7 @@ def test_closing_the_iterator_ends_the_child_and_what_it_started(child_runs: obj
         time.sleep(600)
         """
     )
-    events = run_stages(make_setup("nowhere"), ["load"])
+    events = run_stages(job(make_setup("nowhere"), "load"))
     told = next(event for event in events if isinstance(event, Progress) and event.text.isdecimal())
     assert told.done is not None
     events.close()  # type: ignore[attr-defined]
@@ -269,6 +277,7 @@ def test_an_interruption_of_the_parent_ends_the_child(child_runs: object, tmp_pa
             import sys
             sys.path.insert(0, {str(HERE.parents[2])!r})
             from qlora_doctor.worker import process, runner
+            from qlora_doctor.worker.job import Job
             from tests.probes.conftest import make_setup
             process._ENTRY = '''
             import sys; sys.path.append({{parent!r}})
@@ -281,7 +290,7 @@ def test_an_interruption_of_the_parent_ends_the_child(child_runs: object, tmp_pa
             worker.STAGES["load"] = planted
             worker.main()
             '''.replace("\\n            ", "\\n")
-            for event in runner.run_stages(make_setup("nowhere"), ["load"]):
+            for event in runner.run_stages(Job(setup=make_setup("nowhere"), stages=("load",))):
                 print(getattr(event, "text", ""), flush=True)
             """
         )
@@ -308,6 +317,7 @@ def test_a_parent_that_is_killed_takes_the_child_along(tmp_path: Path) -> None:
         """
         import os, subprocess, sys
         from qlora_doctor.worker import process, runner
+        from qlora_doctor.worker.job import Job
         from tests.probes.conftest import make_setup
         process._ENTRY = "import sys; sys.path.append({parent!r})\\n" + '''
         from qlora_doctor.worker import worker
@@ -318,7 +328,7 @@ def test_a_parent_that_is_killed_takes_the_child_along(tmp_path: Path) -> None:
         worker.STAGES["load"] = planted
         worker.main()
         '''
-        for event in runner.run_stages(make_setup("nowhere"), ["load"]):
+        for event in runner.run_stages(Job(setup=make_setup("nowhere"), stages=("load",))):
             print(getattr(event, "text", ""), flush=True)
         """
     )
@@ -335,7 +345,9 @@ def test_a_parent_that_is_killed_takes_the_child_along(tmp_path: Path) -> None:
 
 def test_missing_folder_ends_in_a_sentence(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    events = list(run_stages(make_setup(tmp_path / "none"), ["structure", "load", "step"], device="cpu", offline=True))
+    events = list(
+        run_stages(job(make_setup(tmp_path / "none"), "structure", "load", "step", device="cpu", offline=True))
+    )
     ended = records(events)
     assert ended["structure"].status == "failed" and "There is no folder" in (ended["structure"].reason or "")
     assert ended["load"].status == "skipped" == ended["step"].status
@@ -343,24 +355,24 @@ def test_missing_folder_ends_in_a_sentence(tmp_path: Path) -> None:
 
 def test_unknown_device_ends_in_a_sentence(tiny_llama: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    events = list(run_stages(make_setup(tiny_llama), ["load"], device="abacus", offline=True))
+    events = list(run_stages(job(make_setup(tiny_llama), "load", device="abacus", offline=True)))
     assert records(events)["load"].reason == "There is no device called 'abacus'."
 
 
 def test_a_large_model_waits_to_be_asked_for_on_a_cpu(tiny_llama: Path) -> None:
     pytest.importorskip("bitsandbytes")
     known = Facts(model=ModelFacts(total_parameters=7_000_000_000))
-    options = {"device": "cpu", "offline": True, "facts": known}
-    ended = records(list(run_stages(make_setup(tiny_llama), ["load", "step"], **options)))  # type: ignore[arg-type]
+    options: dict[str, Any] = {"device": "cpu", "offline": True, "facts": known}
+    ended = records(list(run_stages(job(make_setup(tiny_llama), "load", "step", **options))))
     assert ended["load"].status == "skipped" and "7.0 billion" in (ended["load"].reason or "")
     assert ended["load"].remedy == "--stage load" and ended["step"].remedy == "--stage step"
-    asked = list(run_stages(make_setup(tiny_llama), ["load"], requested=["load"], **options))  # type: ignore[arg-type]
+    asked = list(run_stages(job(make_setup(tiny_llama), "load", stages=("load",), **options)))
     assert records(asked)["load"].status == "done"
 
 
 def test_adapter_that_does_not_attach_leaves_nothing_to_train(tiny_llama: Path) -> None:
     pytest.importorskip("bitsandbytes")
     setup = make_setup(tiny_llama, lora={"target_modules": ["nothing"]})
-    ended = records(list(run_stages(setup, ["structure", "load", "step"], device="cpu", offline=True)))
+    ended = records(list(run_stages(job(setup, "structure", "load", "step", device="cpu", offline=True))))
     assert ended["structure"].status == "done" == ended["load"].status
     assert ended["step"].status == "skipped" and "no-match" in (ended["step"].reason or "")

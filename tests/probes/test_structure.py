@@ -16,6 +16,7 @@ from qlora_doctor.probes.structure.look import StructureSeen, look_at_structure
 from qlora_doctor.setup.setup import Lora, Model, Quantization, Setup, Training
 from qlora_doctor.tables.architectures import find_architecture
 from tests.models import HEALTHY, make_architecture
+from tests.traits import traits_of
 
 Look = Callable[..., StructureSeen]
 # transformers 5 holds experts stacked, converts plain linear layers alone, and reads the dtype from the checkpoint.
@@ -41,6 +42,7 @@ def look(tmp_path: Path) -> Look:
         lora = {"r": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | lora
         setup = Setup(
             dialect=dialect,
+            traits=traits_of(dialect),
             model=Model(name_or_path=str(folder), **(model or {})),
             quantization=Quantization(**({"bnb_4bit_quant_type": "nf4"} | (quantization or {}))),
             lora=Lora(**lora),

@@ -72,14 +72,15 @@ def test_without_a_peak_it_says_so() -> None:
 def test_a_png_needs_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import sys
 
-    from qlora_doctor.cli._outputs import parse_outputs
+    from qlora_doctor.reporters import FORMATS
+    from qlora_doctor.run.outputs import parse_outputs
 
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(UsageError, match="resvg-py"):
-        parse_outputs([f"card={tmp_path / 'fit.png'}"], 1)
+        parse_outputs([f"card={tmp_path / 'fit.png'}"], 1, FORMATS)
     with pytest.raises(UsageError, match="SVG or a PNG"):
-        parse_outputs([f"card={tmp_path / 'fit.jpg'}"], 1)
-    assert parse_outputs([f"card={tmp_path / 'fit.svg'}"], 1)
+        parse_outputs([f"card={tmp_path / 'fit.jpg'}"], 1, FORMATS)
+    assert parse_outputs([f"card={tmp_path / 'fit.svg'}"], 1, FORMATS)
 
 
 def test_a_png_has_the_size_of_a_preview(tmp_path: Path) -> None:

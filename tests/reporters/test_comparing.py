@@ -13,7 +13,7 @@ from qlora_doctor.cli import main
 from qlora_doctor.core.report import Report
 from qlora_doctor.engine.budgets import Budget, hold
 from qlora_doctor.reporters.comparing import Comparison, compare
-from qlora_doctor.reporters.comparison import FORMATS, render
+from qlora_doctor.reporters.comparison import FORMATS, in_full, in_short, render
 from tests.reporters import fixtures
 
 PEAK = "memory.predicted.peak_allocated_bytes"
@@ -89,6 +89,22 @@ def test_every_format_tells_the_same(format: str) -> None:
     render(compare(fixtures.not_understood(), fixtures.hostile()), format)
 
 
+@pytest.mark.parametrize("width", [60, 100])
+@pytest.mark.parametrize("before", list(fixtures.ALL))
+@pytest.mark.parametrize("after", list(fixtures.ALL))
+def test_in_short_is_20_lines_at_most(before: str, after: str, width: int) -> None:
+    lines = in_short(compare(fixtures.ALL[before](), fixtures.ALL[after]()), width).splitlines()
+    assert len(lines) <= 20 and lines[-1].startswith("verdict: ")
+    assert max(map(len, lines[:-1])) <= width
+
+
+def test_findings_that_stay_are_named() -> None:
+    same = compare(fixtures.broken(), fixtures.broken())
+    assert {each.rule for each in same.unchanged} == {f.rule for f in fixtures.broken().findings if not f.suppressed}
+    assert "unchanged: " in in_short(same) and "QD301" in in_short(same)
+    assert "Findings that stay" in in_full(same)
+
+
 def test_nothing_from_outside_acts_in_html() -> None:
     document = render(compare(fixtures.healthy(), fixtures.hostile()), "html")
     assert "<script" not in document and "<img" not in document
@@ -100,7 +116,7 @@ def test_two_files(tmp_path: Path) -> None:
     for path, report in zip(paths, (fixtures.healthy(), fixtures.broken()), strict=True):
         path.write_text(report.model_dump_json())
     result = CliRunner().invoke(main, ["compare", *map(str, paths), "-o", f"json={tmp_path}/c.json"])
-    assert result.exit_code == 1 and "New findings" in result.stdout
+    assert result.exit_code == 1 and "new: error QD301" in result.stdout
     assert Comparison.model_validate_json((tmp_path / "c.json").read_text()).new
     assert CliRunner().invoke(main, ["compare", str(paths[1]), str(paths[0])]).exit_code == 0
     assert CliRunner().invoke(main, ["compare", str(paths[0])]).exit_code == 2

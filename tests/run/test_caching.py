@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from qlora_doctor.cli import main
 from qlora_doctor.core.report import Report, StageRecord
 from qlora_doctor.facts import AdapterFacts
 from qlora_doctor.reading import read_setup
-from qlora_doctor.run.cache import Kept, Store, Surroundings, cache_folder, stage_keys, store
+from qlora_doctor.run.cache import Kept, Store, cache_folder, stage_keys, store
 from qlora_doctor.run.checking import run_check
 from qlora_doctor.run.session import CheckOptions
 from qlora_doctor.setup.setup import Asked
+from qlora_doctor.worker.options import RunOptions
 
 HERE = Path(__file__).resolve()
 STAGES = ("structure", "memory", "data", "load", "step")
@@ -53,8 +55,11 @@ def write(tmp_path: Path, tiny_llama: Path) -> Callable[..., Path]:
     return config
 
 
-def keys(path: Path, **around: Any) -> dict[str, str]:
-    return stage_keys(read_setup(path), Surroundings(environment=None, stages=STAGES, offline=True, **around))
+OFFLINE = RunOptions(offline=True)
+
+
+def keys(path: Path, **options: Any) -> dict[str, str]:
+    return stage_keys(read_setup(path), STAGES, replace(OFFLINE, **options), None)
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -136,16 +141,17 @@ def test_what_a_script_gives_the_libraries_is_a_part_of_the_key(tmp_path: Path, 
 
 
 def test_what_the_projects_versions_decide_is_a_part_of_the_key(write: Callable[..., Path]) -> None:
-    setup, around = read_setup(write()), Surroundings(environment=None, stages=STAGES, offline=True)
+    setup = read_setup(write())
     asked = {"trl": Asked(exact="0.12.0", by="requirements.txt")}
-    before, after = (stage_keys(each, around) for each in (setup, setup.model_copy(update={"versions": asked})))
+    both = (setup, setup.model_copy(update={"versions": asked}))
+    before, after = (stage_keys(each, STAGES, OFFLINE, None) for each in both)
     assert changed(before, after) == set(STAGES)
 
 
 def test_what_is_asked_for_is_a_part_of_the_key(write: Callable[..., Path]) -> None:
     path = write()
     assert changed(keys(path), keys(path, device="cuda:1")) == {"memory", "load", "step"}
-    assert changed(keys(path), keys(path, requested=("load",))) == {"load", "step"}
+    assert changed(keys(path), keys(path, stages=("load",))) == {"load", "step"}
     assert changed(keys(path), keys(path, trust_remote_code=True)) == set(STAGES)
 
 
@@ -154,10 +160,10 @@ def test_what_the_hub_says_is_asked_again_each_day(write: Callable[..., Path], m
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     path = write({"model": "meta-llama/Llama-3.2-1B"})
-    around = Surroundings(environment=None, stages=("structure",))
-    before = stage_keys(read_setup(path), around)
+    setup = read_setup(path)
+    before = stage_keys(setup, ("structure",), RunOptions(), None)
     monkeypatch.setattr(module, "_today", lambda: "2000-01-01")
-    assert stage_keys(read_setup(path), around) != before
+    assert stage_keys(setup, ("structure",), RunOptions(), None) != before
     assert keys(path) == keys(path), "offline nobody is asked"
 
 

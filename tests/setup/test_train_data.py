@@ -8,6 +8,7 @@ import pytest
 
 from qlora_doctor.setup.paths import train_data
 from qlora_doctor.setup.setup import Data, Setup
+from tests.traits import traits_of
 
 
 @pytest.mark.parametrize(
@@ -21,11 +22,15 @@ from qlora_doctor.setup.setup import Data, Setup
     ],
 )
 def test_ms_swift_writes_subset_and_rows_into_the_name(written: str, named: tuple[str, str | None, int | None]) -> None:
-    assert train_data(Setup(dialect="ms-swift", data=Data(train=written))) == named
+    assert train_data(Setup(dialect="ms-swift", traits=traits_of("ms-swift"), data=Data(train=written))) == named
     assert train_data(Setup(dialect="native", data=Data(train=written))) == (written, None, None)
 
 
 def test_a_file_of_that_very_name_is_the_file(tmp_path: Path) -> None:
     file = tmp_path / "rows#7"
     file.write_text("", encoding="utf-8")
-    assert train_data(Setup(dialect="ms-swift", data=Data(train=str(file)))) == (str(file), None, None)
+    assert train_data(Setup(dialect="ms-swift", traits=traits_of("ms-swift"), data=Data(train=str(file)))) == (
+        str(file),
+        None,
+        None,
+    )

@@ -197,6 +197,12 @@ def twice_by_two_names(folder: Path) -> None:
     store(folder, state | {f"module.{name}": state[name].clone() for name in list(state)[:6]})
 
 
+def as_eight_bits(tensor: Any) -> Any:
+    import torch
+
+    return tensor.to(torch.float8_e4m3fn)
+
+
 def is_b(name: str) -> bool:
     return "lora_B" in name
 
@@ -223,7 +229,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "rank-pattern-added": ("QD377", configured(rank_pattern={"q_proj": 4})),
     "sliced-rank": ("QD377", changed(lambda n: "lora_A" in n, lambda t: t[:4])),
     "larger-base": ("QD377", of_a_larger_base),
-    "shorter-base": ("QD377", of_a_shorter_base),
+    "shorter-base": ("QD396", of_a_shorter_base),
     "targets-narrowed": ("QD378", configured(target_modules=["q_proj", "v_proj"])),
     "target-added": (
         "QD379",
@@ -273,6 +279,12 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "a-pointer-of-git": ("QD371", written("adapter_model.safetensors", "version https://git-lfs.github.com/spec/v1\n")),
     "as-integers": ("QD764", changed(lambda n: True, lambda t: (t * 64).round().char())),
     "base-of-another-family": ("QD396", of_another_family),
+    "rank-as-text": ("QD385", configured(r="8")),
+    "rank-zero": ("QD385", configured(r=0)),
+    "alpha-null": ("QD385", configured(lora_alpha=None)),
+    "diverged": ("QD769", changed(lambda n: True, lambda t: t * 1e4)),
+    "as-8-bit-floats": ("QD765", changed(lambda n: True, as_eight_bits)),
+    "tokens-named-and-not-stored": ("QD382", configured(trainable_token_indices=[5, 6])),
 }
 """By name: the rule that speaks of it, and what happens to the folder."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.stored.planting import adapt, load_base, trained
+from tests.stored.planting import adapt, load_base, store, tensors, trained
 
 Save = Callable[[Path, Path], None]
 FAULTY: dict[str, tuple[list[str], Save]] = {}
@@ -338,6 +338,87 @@ def a_state_of_attention_alone(base: Path, folder: Path) -> None:
     """A filter that was written for another model."""
     model = trained(adapt(load_base(base)))
     by_hand({n: t for n, t in only_lora(model.state_dict()).items() if "self_attn" in n}, model, folder)
+
+
+@faulty("QD382")
+def token_rows_left_out_by_hand(base: Path, folder: Path) -> None:
+    model = trained(adapt(load_base(base), trainable_token_indices=[5, 6, 7]))
+    model.save_pretrained(folder)
+    state = tensors(folder)
+    store(
+        folder, {name: tensor for name, tensor in state.items() if "token_adapter" not in name and "token" not in name}
+    )
+
+
+@faulty("QD382")
+def biases_left_out_by_hand(base: Path, folder: Path) -> None:
+    model = trained(adapt(with_biases(base), bias="lora_only"))
+    model.save_pretrained(folder)
+    store(folder, {name: tensor for name, tensor in tensors(folder).items() if not name.endswith("bias")})
+
+
+@sound
+def biases_of_the_base(base: Path, folder: Path) -> None:
+    trained(adapt(with_biases(base), bias="lora_only")).save_pretrained(folder)
+
+
+def with_biases(base: Path) -> Any:
+    from tests.models import make_model
+
+    return load_base(make_model(base.parent / "with-biases", "qwen2", dtype="float32", num_hidden_layers=2))
+
+
+@faulty("QD377")
+def magnitudes_of_another_width(base: Path, folder: Path) -> None:
+    """As a part of a sharded tensor."""
+    trained(adapt(load_base(base), use_dora=True)).save_pretrained(folder)
+    state = tensors(folder)
+    store(folder, {n: t[: len(t) // 2] if "magnitude" in n else t for n, t in state.items()})
+
+
+@faulty("QD375")
+def another_adapter_than_the_trained(base: Path, folder: Path) -> None:
+    from peft import LoraConfig
+
+    model = trained(adapt(load_base(base)))
+    model.add_adapter("new", LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model.save_pretrained(folder, selected_adapters=["new"])
+
+
+@faulty("QD769")
+def after_the_training_diverged(base: Path, folder: Path) -> None:
+    trained(adapt(load_base(base)), rate=1e3).save_pretrained(folder)
+
+
+@faulty("QD378")
+def a_pattern_of_another_run(base: Path, folder: Path) -> None:
+    trained(adapt(load_base(base), target_modules=r".*\.(q_proj|v_proj|up_proj)")).save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    narrower = {"target_modules": r".*\.(q_proj|v_proj)"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | narrower), encoding="utf-8")
+
+
+@sound
+def layers_chosen(base: Path, folder: Path) -> None:
+    chosen = {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [0, 3, 5]}
+    trained(adapt(load_base(base), **chosen)).save_pretrained(folder)
+
+
+@sound
+def one_merged_of_two(base: Path, folder: Path) -> None:
+    from peft import LoraConfig
+
+    model = trained(adapt(load_base(base)))
+    other = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model.add_adapter("other", other)
+    model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "both", combination_type="svd")
+    model.save_pretrained(folder, selected_adapters=["both"])
+
+
+@sound
+def scaled_by_patterns(base: Path, folder: Path) -> None:
+    patterns = {"use_rslora": True, "rank_pattern": {"q_proj": 16}, "alpha_pattern": {"v_proj": 64}}
+    trained(adapt(load_base(base), **patterns)).save_pretrained(folder)
 
 
 @faulty("QD373")

@@ -339,6 +339,58 @@ def test_merges_of_dora(make: Callable[[Path, Path], Any], verdict: str, base: P
 EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
 
 
+def rewritten(folder: Path, place: Path, *, keep_packed: bool) -> Path:
+    """The folder with each expert's projections in 4-bit, as transformers 4 stored a mixture, or given back from it."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, place)
+    found = {}
+    for name, tensor in load_file(place / "model.safetensors").items():
+        if ".experts." not in name:
+            found[name] = tensor
+            continue
+        packed, state = quantize_4bit(tensor, compress_statistics=True, quant_type="nf4")
+        if keep_packed:
+            found |= {name: packed, **{f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}}
+        else:
+            found[name] = dequantize_4bit(packed, state)
+    save_file(found, place / "model.safetensors", {"format": "pt"})
+    return place
+
+
+def test_merges_of_experts_in_4bit(tmp_path: Path) -> None:
+    """Packed after the merge, merged into what packed weights give back, and both; by a plain and a packed base."""
+    moe = make_model(tmp_path / "base", "qwen3_moe", dtype="bfloat16")
+    adapter, places = tmp_path / "a", iter(range(100))
+    lora = {"target_modules": ["q_proj"], "target_parameters": EXPERTS, "lora_dropout": 0.0}
+    trained(adapt(load_base(moe), **lora), steps=4).save_pretrained(adapter)
+
+    def stored(model: Any) -> Path:
+        place = tmp_path / str(next(places))
+        model.save_pretrained(place)
+        return place
+
+    def packed(folder: Path) -> Path:
+        return rewritten(folder, tmp_path / str(next(places)), keep_packed=True)
+
+    given_back = rewritten(moe, tmp_path / "given-back", keep_packed=False)
+    into_given_back = stored(once(given_back, adapter))
+    half = stored(at(attached(load_base(moe), adapter), 0.5).merge_and_unload())
+    cases = [
+        (packed(stored(once(moe, adapter))), moe, "applied-and-quantized"),
+        (packed(stored(load_base(moe))), moe, "not-applied"),
+        (packed(half), moe, "other-scale"),
+        (into_given_back, moe, "applied-to-dequantized"),
+        (into_given_back, packed(moe), "applied-to-dequantized"),
+        (packed(into_given_back), packed(moe), "applied-and-quantized"),
+        (packed(moe), packed(moe), "not-applied"),
+    ]
+    for number, (merged, base, verdict) in enumerate(cases):
+        found = replayed(merged, base, adapter)
+        assert found["merge"] == verdict, (number, found["merge_tensors"])
+
+
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
 def test_merges_of_experts(family: str, tmp_path: Path) -> None:
     """The checkpoint holds each expert's projections by themselves, the adapter one pair for all of them."""

@@ -109,6 +109,46 @@ def test_every_way_equals_a_plain_script(facts: dict[str, Any], base: Path, adap
         assert way.perplexity == pytest.approx(math.exp(nll / count), rel=1e-5)
 
 
+def test_a_merged_model_is_measured_beside_the_ways_that_are_made(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """As stored it says what the same merge says that is made here; one that was never merged is as the base."""
+    from qlora_doctor.run.session import CheckOptions
+    from qlora_doctor.run.stored import judge_stored
+
+    for name, model in (
+        ("right", plain("merged-16bit", base, adapter, tmp_path)),
+        ("never", load_base(base)),
+    ):
+        model.save_pretrained(tmp_path / name)
+        report = judge_stored(tmp_path / name, CheckOptions(device="cpu"), adapter=adapter, load=True)
+        stored = report.facts.stored
+        assert stored is not None and stored.ways is not None
+        ways = {way.way: way for way in stored.ways}
+        rules = [finding.rule for finding in report.findings]
+        if name == "right":
+            same = ways["merged-16bit"]
+            assert ways["merged-as-stored"].divergence == same.divergence
+            assert ways["merged-as-stored"].perplexity == same.perplexity and stored.merge == "applied"
+            assert "QD391" not in rules
+        else:
+            assert ways["merged-as-stored"].kept_ratio == pytest.approx(0, abs=0.01)
+            assert "QD391" in rules and "merged-as-stored" in (stored.destroying_ways or [])
+    alone = judge_stored(tmp_path / "right", CheckOptions(device="cpu"), load=True)
+    assert alone.exit_code == 3 and "Give the adapter with --adapter." in (alone.stages[0].reason or "")
+
+
+def test_a_base_that_is_stored_in_4bit_has_no_16bit_ways(base: Path, adapter: Path, tmp_path: Path) -> None:
+    import shutil
+
+    four_bits(base).save_pretrained(tmp_path / "base")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, tmp_path / "base" / name)
+    ways = {way.way: way for way in measured(adapter, tmp_path / "base", None, device="cpu", speed=False)["ways"]}
+    for name in ("adapter-on-16bit", "merged-16bit"):
+        assert ways[name].failure == "the base is stored quantized, so that its 16-bit weights are not here"
+    assert all(way.failure is None for name, way in ways.items() if not name.endswith("16bit"))
+    assert ways["merged-quantized-anew"].kept_ratio is not None
+
+
 def test_what_is_concluded(facts: dict[str, Any]) -> None:
     ways = {way.way: way for way in facts["ways"]}
     assert ways["adapter-on-4bit"].divergence == 0 and ways["adapter-on-4bit"].kept_ratio == 1

@@ -105,7 +105,7 @@ def planted(*_: object, **__: object) -> Any:
 
 
 PLACES = [
-    "qlora_doctor.watching.watcher.nonfinite_tensors",
+    "qlora_doctor.watching.first_look.nonfinite_tensors",
     "qlora_doctor.watching.watcher.objects",
     "qlora_doctor.watching.onlooker._sample",
     "qlora_doctor.watching.watcher.Watch._forward",
@@ -114,12 +114,12 @@ PLACES = [
     "qlora_doctor.watching.watcher.Watch._conclude",
     "qlora_doctor.watching.onlooker.Onlooker._after_forward",
     "qlora_doctor.watching.onlooker.Onlooker._gradient_came",
-    "qlora_doctor.watching.watcher.Watch._known",
+    "qlora_doctor.watching.watcher.known_facts",
     "qlora_doctor.probes.step.forward.ForwardWatch._end",
     "qlora_doctor.probes.step.forward.ForwardWatch._layer_begins",
     "qlora_doctor.probes.observing.snapshot.compare",
-    "qlora_doctor.watching.watcher.Watch._backward_begins",
-    "qlora_doctor.watching.watcher.Watch._rows_of_a_loop",
+    "qlora_doctor.watching.update.Update.backward_begins",
+    "qlora_doctor.watching.rows.Rows.look_at_loop",
     "qlora_doctor.watching.watcher.Watch._follow_on",
     "qlora_doctor.watching.watcher.Watch._loop_recorded",
     "qlora_doctor.watching.watcher.Watch._look_at_end",

@@ -12,7 +12,7 @@ from qlora_doctor.facts import Facts
 from qlora_doctor.run.differences import differences
 from qlora_doctor.run.following import line_of
 from qlora_doctor.run.session import CheckOptions
-from qlora_doctor.run.watched import Ended, RunOptions, reports_of, watched_environment
+from qlora_doctor.run.watched import Ended, WatchOptions, reports_of, watched_environment
 from qlora_doctor.setup.setup import Setup
 from qlora_doctor.watching.merging import groups, together
 from qlora_doctor.watching.records import Options, Writer, trainings
@@ -95,14 +95,14 @@ def test_the_environment_of_the_command(tmp_path: Path) -> None:
 )
 def test_how_a_command_ended(tmp_path: Path, ended: Ended, rule: str | None, kind: str) -> None:
     write(tmp_path, 0, world=1)
-    report = reports_of(tmp_path, RunOptions(), CheckOptions(), ended, ["python", "train.py"])[0]
+    report = reports_of(tmp_path, WatchOptions(), CheckOptions(), ended, ["python", "train.py"])[0]
     assert report.facts.run is not None and report.facts.run.failure is not None
     assert report.facts.run.failure.kind == kind
     assert {f.rule for f in report.findings if f.severity == "error"} == ({rule} if rule else set())
 
 
 def test_a_run_that_nobody_saw_is_not_green(tmp_path: Path) -> None:
-    report = reports_of(tmp_path, RunOptions(), CheckOptions(), Ended(0), ["true"])[0]
+    report = reports_of(tmp_path, WatchOptions(), CheckOptions(), Ended(0), ["true"])[0]
     assert {record.status for record in report.stages} == {"skipped"} and not report.findings
     assert not [outcome for outcome in report.rules if outcome.status == "pass"]
 
@@ -183,8 +183,8 @@ def test_a_gate_without_a_training_is_no_pass(tmp_path: Path, monkeypatch: pytes
 
 
 def test_several_trainings_are_several_pages() -> None:
-    from qlora_doctor.cli._outputs import Output
     from qlora_doctor.cli.run import _for_each
+    from qlora_doctor.run.outputs import Output
 
     outputs = [Output("html", "a/report.html"), Output("json", "a/report.json"), Output("html", "a/{name}.html")]
     assert [output.path for output in _for_each(outputs, 1)] == [output.path for output in outputs]

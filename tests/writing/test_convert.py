@@ -24,6 +24,7 @@ from qlora_doctor.setup.setup import Training
 from qlora_doctor.writing.convert import TARGETS, Converted, convert
 from tests.models import make_model
 from tests.small_configs import SMALL
+from tests.traits import traits_of
 
 CONFIGS = [target for target in TARGETS if target != "python"]
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.*[ln]"))
@@ -50,7 +51,7 @@ def back(converted: Converted, to: str, folder: Path) -> Setup:
     [("paged_adamw", "paged_adamw_32bit"), ("adamw_hf", None), ("PagedAdamW8bit", "paged_adamw_8bit"), ("sgd", "sgd")],
 )
 def test_an_optimizer_of_another_trainer_has_transformers_name_or_none(written: str, there: str | None) -> None:
-    setup = Setup(dialect="torchtune", training=Training(optim=written))
+    setup = Setup(dialect="torchtune", traits=traits_of("torchtune"), training=Training(optim=written))
     assert in_hf_terms(setup).training.optim == there
 
 

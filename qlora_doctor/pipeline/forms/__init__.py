@@ -17,7 +17,7 @@ from ...core.errors import StageError
 from ...setup.paths import resolve
 from ...setup.setup import NamedData, Setup
 from ..failures import first_sentence
-from . import axolotl, llamafactory, swift
+from . import autotrain, axolotl, llamafactory, oumi, swift, torchtune
 from .files import Read, files_below, of_table, read_files
 from .kinds import IGNORED, CannotForm, Followed, FormedRow, FormedSet, NotFollowedForm
 
@@ -52,6 +52,15 @@ _TRAINERS = {
     ),
     "ms-swift": _Trainer(
         "ms-swift", swift.form, swift.settings_of, swift.prepare_tokenizer, swift.limits, False, "packing"
+    ),
+    "autotrain": _Trainer(
+        "AutoTrain", autotrain.form, autotrain.settings_of, autotrain.prepare_tokenizer, autotrain.limits, False,
+        "text_column",  # which has a value always, and texts are always joined
+    ),
+    "oumi": _Trainer("oumi", oumi.form, oumi.settings_of, oumi.prepare_tokenizer, oumi.limits, False, "pack"),
+    "torchtune": _Trainer(
+        "torchtune", torchtune.form, torchtune.settings_of, torchtune.prepare_tokenizer, torchtune.limits, False,
+        "packed",
     ),
 }  # fmt: skip
 

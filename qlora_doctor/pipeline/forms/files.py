@@ -75,7 +75,9 @@ def read_files(paths: list[Path], rows: int, split: str | None = None) -> Read:
     begin, end = slice_of(split, total)
     if total is not None and (begin, end) != (0, total):
         every = [(number, row) for number, row in every if number is None or begin <= number < end]
-        total = max(0, end - begin)
+        if end <= begin:
+            raise StageError(f"{split} takes none of the {total} rows of {paths[0].name}.")
+        total = end - begin
     columns = list(dict.fromkeys(column for each in found for column in each.columns))
     return Read(chosen(every, rows), total, columns)
 

@@ -121,3 +121,13 @@ class CannotForm(Exception):
 
 class NotFollowedForm(Exception):
     """Why a form is not followed here."""
+
+
+def lacks(error: Exception) -> str:
+    """What a row does not have, in words, where a form reads it."""
+    return f"there is no {error} in it" if isinstance(error, KeyError) else str(error)
+
+
+def places(row: list[int], part: list[int]) -> list[int]:
+    """Where a part stands in a row of tokens: the place of its first token, each time."""
+    return [start for start in range(len(row) - len(part) + 1) if part and row[start : start + len(part)] == part]

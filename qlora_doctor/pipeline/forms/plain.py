@@ -40,6 +40,24 @@ class Raises(NotPlain):
         self.missing = missing
 
 
+class _Tensor:
+    """What a tokenizer gives that is asked for tensors: a list of rows; what scripts do to it first is followed."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def method(self, name: str) -> Any:
+        """What one of its methods without arguments gives."""
+        if name == "tolist":
+            return self.values
+        if name in ("clone", "detach", "cpu", "copy"):
+            return _Tensor(copy.deepcopy(self.values))
+        alone = len(self.values) == 1 and isinstance(self.values[0], list)
+        if name in ("squeeze", "flatten") and alone:
+            return _Tensor(self.values[0])
+        raise NotPlain(f"{name} of a tensor is not followed.")
+
+
 class _Return(Exception):
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -134,14 +152,14 @@ class Plain:
         Raises:
             NotPlain: it does what is not followed.
         """
-        return self._called(self._function(name), arguments, {})
+        return _in_lists(self._called(self._function(name), arguments, {}))
 
     def evaluate(self, source: str, *arguments: Any) -> Any:
         """What a lambda, given as source, gives."""
         node = ast.parse(source, mode="eval").body
         if not isinstance(node, ast.Lambda):
             raise NotPlain("It is no lambda.")
-        return self._lambda(node, arguments, {})
+        return _in_lists(self._lambda(node, arguments, {}))
 
     # -- functions
 
@@ -327,6 +345,8 @@ class Plain:
         left = self._value(node.left, names)
         for kind, right_node in zip(node.ops, node.comparators, strict=True):
             right = self._value(right_node, names)
+            if isinstance(left, _Tensor) or isinstance(right, _Tensor):
+                raise NotPlain("Tensors are compared.")
             if not _COMPARE[type(kind)](left, right):
                 return False
             left = right
@@ -337,6 +357,8 @@ class Plain:
 
     def _of_subscript(self, node: ast.Subscript, names: Mapping[str, Any]) -> Any:
         owner = self._value(node.value, names)
+        if isinstance(owner, _Tensor) and isinstance(inner := owner.values[self._key(node.slice, names)], list):
+            return _Tensor(inner)
         if not isinstance(owner, str | list | tuple | dict):
             raise NotPlain("Something else than a text, a list or a dict is read from.")
         key = self._key(node.slice, names)
@@ -466,6 +488,8 @@ class Plain:
         owner = self._value(node.value, names)
         if owner is self._tokenizer and owner is not None and node.attr in _TOKENIZER:
             return self._tokenized(getattr(owner, node.attr), given, named)
+        if isinstance(owner, _Tensor):
+            return owner.method(node.attr)
         if owner is None:
             raise Raises(node, AttributeError(f"'NoneType' object has no attribute '{node.attr}'"))
         allowed = next((methods for kind, methods in _METHODS.items() if isinstance(owner, kind)), set())
@@ -496,12 +520,16 @@ class Plain:
         raise NotPlain(f"{module}.{name} is not followed.")
 
     def _tokenized(self, function: Callable[..., Any], given: list[Any], named: dict[str, Any]) -> Any:
-        if any(named.get(name) is not None for name in _TENSORS):
+        tensors = any(named.pop(name, None) is not None for name in _TENSORS)
+        if tensors and (function is not self._tokenizer or not given):
             raise NotPlain("Tensors are made of the rows one by one.")
         if any(isinstance(each, int) and each > _MOST_TOKENS for each in named.values()):
             raise NotPlain("A row is padded to too many tokens.")
         if function is self._tokenizer:
             found = function(*given, **named)
+            if tensors:
+                single = isinstance(given[0], str)
+                return {key: _Tensor([value] if single else list(value)) for key, value in found.items()}
             return {key: list(value) for key, value in found.items()}
         value = function(*given, **named)
         return dict(value) if hasattr(value, "keys") else value
@@ -519,6 +547,13 @@ class _Named:
         self.name = name
         self.node = node
         self.names = names or {}
+
+
+def _in_lists(value: Any) -> Any:
+    """A row with its tensors as the lists that a data set keeps of them."""
+    if isinstance(value, dict):
+        return {name: each.values if isinstance(each, _Tensor) else each for name, each in value.items()}
+    return value.values if isinstance(value, _Tensor) else value
 
 
 def _constant(value: Any) -> ast.Constant:

@@ -11,7 +11,7 @@ from typing import Any
 from ...core.errors import StageError
 from ...setup.setup import NamedData, Setup
 from ..failures import first_sentence
-from .kinds import NotFollowedForm
+from .kinds import NotFollowedForm, places
 from .plain import NotPlain, Plain, Raises
 
 _IDS = ("input_ids", "attention_mask", "labels", "token_type_ids", "position_ids")
@@ -66,10 +66,13 @@ def hands_over_rows(setup: Setup) -> bool:
         return False
 
 
-def scripted(named: NamedData, rows: list[dict[str, Any]], tokenizer: Any, *, newest_trl: bool = False) -> Scripted:
+def scripted(
+    named: NamedData, rows: list[dict[str, Any]], tokenizer: Any, *, newest_trl: bool = False, whole: bool = False
+) -> Scripted:
     """Take rows along the way that the script sends them.
 
     Args:
+        whole: these are all rows that there are.
         newest_trl: TRL is of a version that hands a formatting function one row and takes a text.
 
     Raises:
@@ -97,6 +100,8 @@ def scripted(named: NamedData, rows: list[dict[str, Any]], tokenizer: Any, *, ne
         ) from why
     except NotPlain as why:
         raise NotFollowedForm(f"The script forms the samples by code that is not followed: {why}") from why
+    if not rows and whole:
+        raise StageError("The script's filters keep none of the rows of its data.", remedy="Look at their conditions.")
     if not rows:
         raise NotFollowedForm("The script keeps none of the rows that were looked at.")
     return Scripted(rows, _collator(way, tokenizer, rows), way.get("trainer"))
@@ -253,13 +258,13 @@ def responses_only(parts: dict[str, str], tokenizer: Any) -> Any:
             batch = collator(rows)
             labels = batch["labels"].clone()
             for row, label in zip(batch["input_ids"].tolist(), labels, strict=True):
-                starts = _places(row, answers)
+                starts = places(row, answers)
                 if not starts and parts["response_part"] in tokenizer.decode(row):
                     raise NotFollowedForm("The response marker is cut into other tokens inside the rows.")
                 kept = [False] * len(row)
                 for start in starts:
                     first = start + len(answers)
-                    stop = next((place for place in _places(row, asks) if place >= first), len(row))
+                    stop = next((place for place in places(row, asks) if place >= first), len(row))
                     kept[first:stop] = [True] * (stop - first)
                 for place, yes in enumerate(kept):
                     if not yes:
@@ -269,10 +274,6 @@ def responses_only(parts: dict[str, str], tokenizer: Any) -> Any:
         return collate
 
     return wrap
-
-
-def _places(row: list[int], part: list[int]) -> list[int]:
-    return [start for start in range(len(row) - len(part) + 1) if part and row[start : start + len(part)] == part]
 
 
 def byte_tokenizer() -> Any:

@@ -12,18 +12,15 @@ from typing import Any
 from ...core.closest import closest
 from ...facts.config import Remark
 from ...setup.defaults import Libraries, Version
-from ...setup.own_loops import OPTIONS_OF_ITS_OWN
 from ...setup.setup import Setup
-from ...tables.trainer_names import AXOLOTLS, OPTIMIZERS, SCHEDULERS
+from ...tables.trainer_names import OPTIMIZERS, SCHEDULERS
 
 _QUANT_TYPES = ("fp4", "nf4")
-_TAKEN_AS_WRITTEN = ("native", "trl", "alignment-handbook", "python", "notebook", "peft-adapter")
-"""Dialects whose values reach LoraConfig and SFTConfig as they are written."""
 
 
 def refused_by_libraries(setup: Setup) -> list[Remark]:
     """Combinations at which transformers or PEFT stop, each with the canonical path to change."""
-    return [] if setup.dialect in OPTIONS_OF_ITS_OWN else list(_refusals(setup))
+    return [] if setup.traits.own_options else list(_refusals(setup))
 
 
 def _refusals(setup: Setup) -> Iterator[Remark]:
@@ -53,7 +50,7 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
     if training.fsdp and training.deepspeed:
         note = "transformers stops: fsdp and deepspeed exclude each other."
         yield Remark(kind="fsdp-and-deepspeed", about="distribution", key="training.deepspeed", note=note)
-    as_written = setup.dialect in _TAKEN_AS_WRITTEN  # others replace all-linear by names
+    as_written = setup.traits.as_written  # others replace all-linear by names
     if as_written and lora.layers_to_transform is not None and isinstance(lora.target_modules, str):
         note = "PEFT stops: layers_to_transform needs target_modules as a list of names, not as one text."
         yield Remark(kind="layers-of-a-pattern", about="freezing", key="lora.layers_to_transform", note=note)
@@ -64,9 +61,9 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
 
 def _unknown_names(setup: Setup) -> Iterator[Remark]:
     """An optimizer or a schedule that TrainingArguments do not know by that name."""
-    if setup.dialect not in ("native", "trl", "alignment-handbook", "llamafactory", "axolotl"):
+    own = setup.traits.more_optimizers
+    if not setup.traits.checks_names:
         return
-    own = AXOLOTLS if setup.dialect == "axolotl" else frozenset[str]()
     kinds = [("optim", OPTIMIZERS | own, "optimizer")]
     if not own:  # it has schedules of its own
         kinds.append(("lr_scheduler_type", SCHEDULERS, "schedule"))
@@ -75,7 +72,7 @@ def _unknown_names(setup: Setup) -> Iterator[Remark]:
         if isinstance(written, str) and written not in names:
             near = closest(written, sorted(names))
             meant = f"; the nearest is {near[0]}" if near else ""
-            reader = "axolotl" if own else "transformers"
+            reader = setup.dialect.removeprefix("shell-") if own else "transformers"
             note = f"{reader} stops: {field} is {written}, and it knows no {what} of that name{meant}."
             yield Remark(kind=f"{what}-unknown", about="trainer", key=f"training.{field}", note=note)
 
@@ -102,7 +99,7 @@ def deepspeed_mismatches(setup: Setup, settings: Mapping[str, Any] | None, get: 
         settings: the file's content; None where it is not here.
         get: canonical path → value, with the trainer's default where the config is silent; None where it is unknown.
     """
-    if settings is None or setup.dialect in OPTIONS_OF_ITS_OWN:
+    if settings is None or setup.traits.own_options:
         return
     different = []
     for name, path in _MATCHED:
@@ -147,10 +144,6 @@ def _is_explicit(setup: Setup, path: str) -> bool:
     return origin is not None and origin.source == "explicit"
 
 
-_SEARCH_OFF = {"axolotl", "llamafactory"}
-"""Dialects whose trainers turn the search for unused parameters off by themselves."""
-
-
 def _finds_unused(setup: Setup) -> bool | None:
     """``find_unused_parameters`` of DistributedDataParallel, with the Trainer's own answer where the file is silent.
 
@@ -159,9 +152,9 @@ def _finds_unused(setup: Setup) -> bool | None:
     if setup.is_unknown("training.ddp_find_unused_parameters"):
         return None
     written = setup.training.ddp_find_unused_parameters
-    if written is not None or setup.dialect in OPTIONS_OF_ITS_OWN:
+    if written is not None or setup.traits.own_options:
         return written
-    return setup.dialect not in _SEARCH_OFF
+    return setup.traits.searches_unused
 
 
 def _flattened_dtypes(facts: Mapping[str, Any]) -> list[str] | None:
@@ -184,7 +177,7 @@ _OPTIONS_OF = {"loftq_config": "loftq", "eva_config": "eva", "corda_config": "co
 def idle_initialisation_options(setup: Setup) -> list[str]:
     """Options of an initialisation that is not the one asked for; PEFT warns and leaves them out."""
     asked = str(setup.lora.init_lora_weights).lower()
-    if setup.dialect not in _TAKEN_AS_WRITTEN or setup.is_unknown("lora.init_lora_weights"):
+    if not setup.traits.as_written or setup.is_unknown("lora.init_lora_weights"):
         return []
     return [name for name, init in _OPTIONS_OF.items() if setup.lora.extra.get(name) and not asked.startswith(init)]
 
@@ -231,7 +224,7 @@ def _samples_mix(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -
     if setup.dialect == "llamafactory":
         joined = any(remark["kind"] == "packing-joins-samples" for remark in setup.remarks)
         return "trainer" if joined else "none"
-    if facts["trainer"] != "trl" or setup.dialect not in _TAKEN_AS_WRITTEN:
+    if facts["trainer"] != "trl" or not setup.traits.as_written:
         return "none" if facts["trainer"] == "transformers" and setup.dialect == "native" else None
     if packs is None or flat is None or libraries.trl is None or libraries.transformers is None:
         return "wrapped" if packs and setup.training.extra.get("packing_strategy") == "wrapped" else None

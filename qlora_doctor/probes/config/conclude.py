@@ -6,9 +6,7 @@ skipped; a silent one stands with the default of the library that will read it.
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -19,7 +17,8 @@ from ...facts.environment import EnvironmentFacts, Packages
 from ...facts.schedule import ScheduleFacts
 from ...setup import defaults
 from ...setup.defaults import Libraries
-from ...setup.paths import model_kind, resolve
+from ...setup.distribution import deepspeed_settings, fsdp_settings
+from ...setup.paths import model_kind
 from ...setup.resolved import Resolved
 from ...setup.setup import Setup
 from ...tables import conditions
@@ -217,10 +216,8 @@ def _remarks(
     others, refused = of("other-meaning"), of("refused")
     kinds = {remark.kind for remark in refused}
     told = [*refused_by_libraries(setup), *(refused_by_schedule(setup, schedule) if schedule is not None else ())]
-    deepspeed = setup.training.deepspeed
-    if deepspeed:
-        settings = deepspeed if isinstance(deepspeed, dict) else _json_file(setup, deepspeed)
-        told += deepspeed_mismatches(setup, settings, Resolved(setup).__getitem__)
+    if setup.training.deepspeed:
+        told += deepspeed_mismatches(setup, deepspeed_settings(setup), Resolved(setup).__getitem__)
     refused += [remark for remark in told if remark.kind not in kinds]
     return {"refused": refused, "remarks": [remark.kind for remark in others], "remark_notes": others}
 
@@ -419,23 +416,16 @@ def _sharding(values: Resolved) -> str | None:
     """``zero2``, ``fsdp1``, …; ``none`` where the config asks for neither; None where it cannot be known."""
     if values.is_unknown("training.deepspeed") or values.is_unknown("training.fsdp"):
         return None
-    deepspeed = values["training.deepspeed"]
-    if deepspeed:
-        stage = _zero_stage(values.setup, deepspeed)
+    if values["training.deepspeed"]:
+        stage = _zero_stage(values.setup)
         return None if stage is None else f"zero{stage}"
     if values["training.fsdp"]:
-        settings = _fsdp_settings(values)
+        settings = fsdp_settings(values.setup)
         if settings is None:
             return None
-        default = defaults.fsdp_version(values.libraries)
-        version = settings.get("version", settings.get("fsdp_version", default))
+        version = values.fsdp_version(settings)
         return None if version is None else f"fsdp{version}"
     return "none"
-
-
-def _fsdp_settings(values: Resolved) -> dict[str, Any] | None:
-    settings = values["training.fsdp_config"] or {}
-    return settings if isinstance(settings, dict) else _json_file(values.setup, settings)
 
 
 def _loads_unsynced(values: Resolved, kind: str | None) -> bool | None:
@@ -444,25 +434,18 @@ def _loads_unsynced(values: Resolved, kind: str | None) -> bool | None:
         return None if kind is None else False
     if any(remark["kind"] == "launched-without-sync" for remark in values.setup.remarks):
         return False  # the launcher stops at it, which is reported
-    written = {str(key).removeprefix("fsdp_"): value for key, value in (_fsdp_settings(values) or {}).items()}
+    written = {str(key).removeprefix("fsdp_"): value for key, value in (fsdp_settings(values.setup) or {}).items()}
     loads, sends = (str(written.get(key)).lower() for key in ("cpu_ram_efficient_loading", "sync_module_states"))
     return loads == "true" and sends == "false"
 
 
-def _zero_stage(setup: Setup, deepspeed: dict[str, Any] | str) -> int | None:
-    settings = deepspeed if isinstance(deepspeed, dict) else _json_file(setup, deepspeed)
-    section = settings.get("zero_optimization") if settings is not None else None
-    stage = section.get("stage") if isinstance(section, dict) else 0 if settings is not None else None
-    return stage if isinstance(stage, int) else None
-
-
-def _json_file(setup: Setup, written: str) -> dict[str, Any] | None:
-    path = resolve(setup, written)
-    try:
-        data = json.loads(Path(path).read_text("utf-8-sig")) if path is not None else None
-    except (OSError, ValueError, RecursionError):
+def _zero_stage(setup: Setup) -> int | None:
+    settings = deepspeed_settings(setup)
+    if settings is None:
         return None
-    return data if isinstance(data, dict) else None
+    section = settings.get("zero_optimization")
+    stage = section.get("stage") if isinstance(section, dict) else 0
+    return stage if isinstance(stage, int) else None
 
 
 def _budgets(setup: Setup) -> dict[str, Any]:

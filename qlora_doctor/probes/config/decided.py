@@ -14,8 +14,6 @@ from ...setup.setup import Setup
 
 _MODEL, _BITS, _RANK = "model.name_or_path", "quantization.load_in_4bit", "lora.r"
 _OF_A_RUN = (_MODEL, _BITS, _RANK, "training.learning_rate", "training.per_device_train_batch_size")
-_OF_A_FILE = {"peft-adapter": (_MODEL, _RANK), "hf-model-config": (_MODEL, _BITS), "accelerate-config": ()}
-"""What decides that which these files describe, which is no run."""
 _WITHOUT_LORA = {"no-lora", "lora-switched-off", "lora-not-switched-on"}
 
 
@@ -25,9 +23,10 @@ def decided_facts(setup: Setup, known: dict[str, Any]) -> dict[str, Any]:
     Args:
         known: facts of the config that are concluded already: ``model_kind`` and ``eight_bit``.
     """
-    paths = list(_OF_A_FILE.get(setup.dialect, _OF_A_RUN))
+    of_a_file = setup.traits.decided_by
+    paths = list(_OF_A_RUN if of_a_file is None else of_a_file)
     kinds = {remark["kind"] for remark in setup.remarks}
-    if _RANK in paths and setup.dialect != "peft-adapter" and (setup.model.adapter or kinds & _WITHOUT_LORA):
+    if _RANK in paths and of_a_file is None and (setup.model.adapter or kinds & _WITHOUT_LORA):
         paths.remove(_RANK)  # the stored adapter has it, or there is none
     if known["eight_bit"]:
         paths.remove(_BITS) if _BITS in paths else None
@@ -57,13 +56,11 @@ def _why_undecided(setup: Setup, path: str, model_kind: str | None) -> str | Non
         return "No model is named."
     if model_kind in ("missing", "elsewhere"):
         return f"There is no folder {setup.model.name_or_path!r} here."
-    if model_kind == "hub" and setup.dialect in _TAKES_HUB_IDS and _names_nothing(setup.model.name_or_path):
+    if model_kind == "hub" and setup.traits.hub_ids and _names_nothing(setup.model.name_or_path):
         return f"The hub has no model {setup.model.name_or_path!r} without its owner's name."
     return None
 
 
-_TAKES_HUB_IDS = ("native", "python", "trl", "alignment-handbook", "axolotl", "llamafactory")
-"""Dialects whose model goes to from_pretrained as it is written; others have short names of their own."""
 _OF_NO_OWNER = re.compile(
     r"(?:distil)?(?:gpt2|bert|roberta|gpt|xlm?|xlnet|t5|albert|camembert|ctrl|transfo-xl|openai-gpt)\b"
 )

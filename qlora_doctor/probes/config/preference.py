@@ -63,6 +63,8 @@ def _beta(method: str, libraries: Libraries) -> float | None:
 
 def _continues(setup: Setup) -> bool | None:
     if setup.model.adapter is None:
+        if setup.is_unknown("model.adapter") and setup.model.adapter_is_trainable:
+            return True  # which one is not known; that it trains on is
         return None if setup.is_unknown("model.adapter") else False
     return setup.model.adapter_is_trainable
 
@@ -76,9 +78,9 @@ def _reference(
         return None
     if any(remark["kind"] == "reference-given" for remark in setup.remarks):
         return "second-model"
-    if setup.dialect == "llamafactory":
+    if setup.traits.reference_is_base:
         return "base"  # it switches the adapter off, whatever was in it
-    if setup.training.trainer not in ("trl", None) and setup.dialect != "axolotl":
+    if setup.training.trainer not in ("trl", None) and not setup.traits.rl_by_trl:
         return None
     if continues is False:
         return "base"
@@ -110,7 +112,7 @@ def _merges(setup: Setup, method: str, get: Callable[..., Any], known: Mapping[s
     if (
         uses is None
         or known["four_bit"] is None
-        or (setup.training.trainer not in ("trl", None) and setup.dialect != "axolotl")
+        or (setup.training.trainer not in ("trl", None) and not setup.traits.rl_by_trl)
     ):
         return None
     return bool(known["four_bit"]) and known["quantization_backend"] == "bitsandbytes"

@@ -8,7 +8,6 @@ from ...setup.paths import resolve
 from ...setup.setup import Setup
 
 _MOST = 1000
-_KEYS = {"axolotl": "dataset_prepared_path", "llamafactory": "tokenized_path"}
 
 
 def stale_prepared(setup: Setup) -> str | None:
@@ -20,7 +19,7 @@ def stale_prepared(setup: Setup) -> str | None:
     named = [each for each in setup.named_data if each.role == "train"]
     if not named:
         return None
-    key = _KEYS.get(setup.dialect.removeprefix("shell-"))
+    key = setup.traits.prepared_key
     written = named[0].settings.get(key) if key is not None else None
     folder = resolve(setup, written) if isinstance(written, str) else None
     if folder is None or not folder.is_dir():

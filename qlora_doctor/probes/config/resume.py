@@ -19,7 +19,12 @@ _RANK_STATE = re.compile(r"rng_state_(\d+)\.pth\Z")
 
 
 def resume_facts(
-    setup: Setup, get: Callable[..., Any], known: Mapping[str, Any], updates: int | None, ranks: int | None
+    setup: Setup,
+    get: Callable[..., Any],
+    known: Mapping[str, Any],
+    updates: int | None,
+    most: int | None,
+    ranks: int | None,
 ) -> ResumeFacts | None:
     """What the checkpoint holds against what the config asks for; None where it is not here, or not known.
 
@@ -27,6 +32,7 @@ def resume_facts(
         get: canonical path, default → value; None where it cannot be known.
         known: the facts of the config that are known already.
         updates: of the whole run.
+        most: that it can have, where ``updates`` is not known.
         ranks: processes that train.
     """
     folder = checkpoint_of(setup)
@@ -35,6 +41,8 @@ def resume_facts(
         return None
     done = _whole(state.get("global_step"))
     left = _left(state, done, updates, get)
+    if left is None and done is not None and most is not None and done >= most:
+        left = 0
     rank = _whole((json_mapping(folder / ADAPTER, _LIMIT) or {}).get("r"))
     now = known["lora_r"]
     return ResumeFacts(

@@ -13,10 +13,9 @@ from typing import Any
 
 from ...facts.config import Remark
 from ...facts.schedule import ResumeFacts, ScheduleFacts
-from ...setup.own_loops import OPTIONS_OF_ITS_OWN
 from ...setup.paths import resolve, train_data
 from ...setup.resolved import Taken
-from ...setup.setup import Setup
+from ...setup.setup import NamedData, Setup
 from .text import text_of
 
 Get = Callable[..., Any]
@@ -25,8 +24,6 @@ GROUPED = ("grpo", "rloo")
 """Methods that compare several answers to one prompt."""
 _PLAIN = ("sft", "pretrain", "pt", "dpo", "kto", "orpo", "cpo", "simpo", "ipo", "reward", "rm")
 """Methods of which each row is one sample."""
-_COUNTED = ("native", "python", "notebook", "trl")
-"""Dialects whose ``data.train`` is the whole of the training data, row for row."""
 _LAUNCHED = r"(?i)local_rank|world_size|accelerat|PartialState|torchrun|deepspeed|fsdp"
 _WARMS_UP = ("linear", "cosine", "polynomial", "constant_with_warmup", "inverse_sqrt", "cosine_with_restarts",
              "cosine_with_min_lr", "warmup_stable_decay")  # fmt: skip
@@ -40,7 +37,7 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
         get: as ``Get``.
         known: the facts of the config that are known already.
     """
-    if setup.dialect in OPTIONS_OF_ITS_OWN:
+    if setup.traits.own_options:
         return None
     batch, accumulation, ranks = known["batch"], known["gradient_accumulation"], _ranks(setup, known)
     of_a_rank = batch * accumulation if batch is not None and accumulation is not None else None
@@ -49,35 +46,43 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
     per_epoch = _updates_per_epoch(rows, known["method"], batch, accumulation, alone)
     asked_epochs = get("training.num_train_epochs")
     updates = _updates(get, per_epoch, asked_epochs)
+    rows_at_most = rows if rows is not None else _rows_at_most(setup, known)
+    most = updates
+    if most is None:
+        most = _updates(
+            get, _updates_per_epoch(rows_at_most, known["method"], batch, accumulation, ranks or 1), asked_epochs
+        )
     warmup = _warmup(setup, get, updates)
     groups = _generations(known["method"], get, batch, accumulation, alone)
     return ScheduleFacts(
         effective_batch=of_a_rank * ranks if of_a_rank is not None and ranks is not None else None,
         batch_of_a_rank=of_a_rank,
         rows=rows,
+        rows_at_most=rows_at_most,
         epochs=_epochs(get, updates, per_epoch, asked_epochs),
         updates_per_epoch=per_epoch,
         updates=updates,
+        updates_at_most=most,
         warmup_updates=warmup,
         warmup_unused=_unused_warmup(get),
-        peak_rate_share=_peak(get, updates, warmup),
-        late_intervals=late_intervals(setup, get, updates),
+        peak_rate_share=_peak(get, most, warmup),
+        late_intervals=late_intervals(setup, get, most),
         best_model=_best_model(get),
         **_chosen_by(setup, get),
         generations=groups[0],
         generation_batch=groups[1],
-        resume=_resume(setup, get, known, updates, ranks),
+        resume=_resume(setup, get, known, updates, most, ranks),
     )
 
 
 def _resume(
-    setup: Setup, get: Get, known: Mapping[str, Any], updates: int | None, ranks: int | None
+    setup: Setup, get: Get, known: Mapping[str, Any], updates: int | None, most: int | None, ranks: int | None
 ) -> ResumeFacts | None:
     if get("training.resume_from_checkpoint", False) is False:
         return ResumeFacts(checkpoint="none")
     from .resume import resume_facts  # lazy: hardly a config resumes a run
 
-    return resume_facts(setup, get, known, updates, ranks)
+    return resume_facts(setup, get, known, updates, most, ranks)
 
 
 def _ranks(setup: Setup, known: Mapping[str, Any]) -> int | None:
@@ -98,15 +103,65 @@ def _runs_alone(setup: Setup, known: Mapping[str, Any]) -> bool:
 def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
     """Rows of a local file that is all the data; packing and what a script does with rows make it unknown."""
     written = setup.data.train
-    if written is None or setup.dialect not in _COUNTED or known["packing"] is not False:
+    if written is None or not setup.traits.counts_rows or known["packing"] is not False:
         return None
     name, _, taken = train_data(setup)
     path = resolve(setup, name)
     if path is None or taken is not None:
         return taken
-    from .rows import count_rows  # lazy: most data is not in a file here
+    from ...core.rows import count_rows  # lazy: most data is not in a file here
 
     return count_rows(path)
+
+
+def _rows_at_most(setup: Setup, known: Mapping[str, Any]) -> int | None:
+    """Rows of the local files that are named; None where one is not here, or a row may become several samples."""
+    named = [each for each in setup.named_data if each.role == "train"]
+    counts = [_rows_of(setup, each) for each in named]
+    if not counts or None in counts or (known["packing"] is not False and setup.dialect not in _PACK_WHOLE_ROWS):
+        return None
+    total = sum(count for count in counts if count is not None)
+    held_out = named[0].settings.get("val_set_size", named[0].settings.get("val_size"))
+    if isinstance(held_out, int | float) and not isinstance(held_out, bool) and 0 < held_out < total:
+        total -= math.floor(held_out if held_out >= 1 else total * held_out)
+    return total
+
+
+_PACK_WHOLE_ROWS = ("axolotl", "llamafactory")
+"""Trainers whose packing joins rows and divides none."""
+
+
+def _rows_of(setup: Setup, named: NamedData) -> int | None:
+    dialect = setup.dialect.removeprefix("shell-")
+    if dialect == "python":
+        steps = named.settings.get("steps")
+        plain = steps is not None and not any(step.get("batched") for step in steps)
+    elif dialect == "axolotl":
+        kind = str(named.format or named.settings.get("type"))
+        plain = kind not in ("None", "pretraining_dataset") and named.settings.get("shards") is None
+    else:
+        plain = dialect == "llamafactory" and named.settings.get("stage", "sft") != "pt"
+    written = named.files or ([named.name] if named.name else [])
+    paths = [resolve(setup, each) for each in written]
+    if not plain or not paths:
+        return None
+    from ...core.rows import count_rows, longest_line  # lazy: most data is not in a file here
+
+    if dialect == "axolotl" and kind == "completion":  # which divides a text of more tokens than that
+        lines, most_tokens = [longest_line(path) for path in paths], named.settings.get("sequence_len", 512)
+        if None in lines or not isinstance(most_tokens, int) or max(line or 0 for line in lines) > most_tokens:
+            return None
+
+    counts = [count_rows(path) if path is not None else None for path in paths]
+    if None in counts:
+        return None
+    start, end = 0, sum(count for count in counts if count is not None)
+    if "[" in (named.split or ""):
+        from ...pipeline.forms.files import slice_of
+
+        start, end = slice_of(named.split, end)
+    most = named.settings.get("max_samples", named.settings.get("num_samples"))
+    return min(end - start, most) if isinstance(most, int) and not isinstance(most, bool) else end - start
 
 
 def _updates_per_epoch(
@@ -143,8 +198,8 @@ def _warmup(setup: Setup, get: Get, updates: int | None) -> int | None:
         share = 0.0  # whatever it is: the number of steps counts
     if steps is None or share is None:
         return None
-    if setup.dialect == "axolotl" and setup.training.warmup_steps is None and setup.training.warmup_ratio is None:
-        share = 0.03  # and 100 updates at most
+    if setup.training.warmup_steps is None and setup.training.warmup_ratio is None:
+        share = share or setup.traits.warmup_ratio
     if steps >= 1:
         return int(steps)
     share = steps or share
@@ -269,7 +324,7 @@ def _refused_best_model(setup: Setup) -> Iterator[Remark]:
 def _refused_batch_of_one(setup: Setup) -> Iterator[Remark]:
     """trl's KTO estimates its KL term over the other rows of a batch (kto_trainer.py)."""
     training = setup.training
-    plain = training.trainer == "trl" and training.method == "kto" and setup.dialect in ("python", "trl", "native")
+    plain = training.trainer == "trl" and training.method == "kto" and setup.traits.as_written
     if plain and training.loss_type in (None, "kto") and training.per_device_train_batch_size == 1:
         note = "TRL stops: KTO needs a per_device_train_batch_size above 1, whatever the accumulation."
         key = "training.per_device_train_batch_size"
@@ -278,7 +333,7 @@ def _refused_batch_of_one(setup: Setup) -> Iterator[Remark]:
 
 def _refused_generations(setup: Setup, schedule: ScheduleFacts) -> Iterator[Remark]:
     count, batch, training = schedule.generations, schedule.generation_batch, setup.training
-    if training.trainer not in ("trl", None) or setup.dialect == "ms-swift":  # which counts by itself
+    if training.trainer not in ("trl", None) or setup.traits.counts_generations:
         return
     key = "training.num_generations"
     if training.generation_batch_size and training.steps_per_generation:

@@ -8,14 +8,9 @@ from typing import Any
 
 from ...setup.paths import resolve
 from ...setup.setup import NamedData, Setup
+from ...setup.traits import Traits
 from ...tables.templates import family_of, find_template, is_instructed, marks_in
 
-_TRAINERS = {"llamafactory": "llamafactory", "axolotl": "axolotl", "ms-swift": "ms-swift", "python": "unsloth"}
-_ADDS = {
-    "axolotl": ("tokens", "special_tokens", "added_tokens_overrides"),
-    "llamafactory": ("add_tokens", "add_special_tokens", "new_special_tokens"),
-}
-"""Dialect → keys that add tokens of the user's own choice."""
 _MOST_READ = 64 << 20
 
 
@@ -24,21 +19,21 @@ def template_facts(setup: Setup) -> dict[str, Any]:
 
     Nothing where the template is not named, not known, or the vocabulary of the model cannot be told.
     """
-    written = _written(setup)
+    written = written_template(setup)
     if written is not None:
         return _of_text(setup, written)
-    dialect = setup.dialect.removeprefix("shell-")
+    traits = setup.traits
     named = next((each for each in setup.named_data if _name_of(each) and each.role == "train"), None)
     model = setup.model.name_or_path
     if named is None or model is None or setup.is_unknown("model.name_or_path"):
         return {}
     name = str(_name_of(named))
-    template = find_template(name, _TRAINERS.get(dialect, "llamafactory"))
+    template = find_template(name, traits.templates or "llamafactory")
     known: dict[str, Any] = {"template": name}
     family = family_of(model)
     if family is not None:
         known["model_family"] = family[0]
-    if template is None or not template.marks or dialect not in _TRAINERS:
+    if template is None or not template.marks or traits.templates is None:
         return known
     vocabulary = _vocabulary(setup, model)
     if vocabulary is not None:
@@ -48,12 +43,12 @@ def template_facts(setup: Setup) -> dict[str, Any]:
     else:
         return known
     # A base has no template of its own; LLaMA-Factory alone makes the marks new tokens, which nothing trains.
-    accepted = _adds_tokens(named, dialect) or not (dialect == "llamafactory" or is_instructed(model))
+    accepted = _adds_tokens(named, traits) or not (traits.adds_template_tokens or is_instructed(model))
     known["template_foreign_marks"] = [] if accepted else foreign
     return known
 
 
-def _written(setup: Setup) -> str | None:
+def written_template(setup: Setup) -> str | None:
     """A template that is given as text, by the config or by a script; None where there is none."""
     text = setup.data.chat_template
     for change in setup.changes:
@@ -72,7 +67,7 @@ def _of_text(setup: Setup, text: str) -> dict[str, Any]:
     """
     model = setup.model.name_or_path
     adds = any(change.kind in ("add-tokens", "add-special-tokens") for change in setup.changes)
-    adds = adds or any(_adds_tokens(named, setup.dialect.removeprefix("shell-")) for named in setup.named_data)
+    adds = adds or any(_adds_tokens(named, setup.traits) for named in setup.named_data)
     if model is None or setup.is_unknown("model.name_or_path"):
         return {}
     vocabulary, family = _vocabulary(setup, model), family_of(model)
@@ -107,8 +102,8 @@ def _name_of(named: NamedData) -> str | None:
     return family if named.settings.get("rl") and family in ("chatml", "llama3") else named.template
 
 
-def _adds_tokens(named: NamedData, dialect: str) -> bool:
-    return any(named.settings.get(key) for key in _ADDS.get(dialect, ()))
+def _adds_tokens(named: NamedData, traits: Traits) -> bool:
+    return any(named.settings.get(key) for key in traits.token_keys)
 
 
 def _vocabulary(setup: Setup, model: str) -> str | None:

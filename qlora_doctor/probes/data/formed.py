@@ -12,6 +12,7 @@ from typing import Any
 from ...facts import BatchFacts
 from ...facts.data import DataSetFacts
 from ...pipeline.forms import MASKED, Followed, FormedRow, FormedSet, dropped_by_reason
+from ...pipeline.samples import is_conversation_as_text
 from ..batch import BatchLook
 from .rows import of_ids
 from .showing import Shown, histogram, rows_shown
@@ -95,7 +96,7 @@ def _roles(sets: Sequence[FormedSet]) -> dict[str, Any]:
 
 
 def repeated(rows: Sequence[FormedRow]) -> dict[str, int]:
-    """Rows that stand twice, and prompts with several answers."""
+    """Rows that stand twice, prompts with several answers, and conversations that are text."""
     identities = Counter(row.identity for row in rows)
     answers: dict[str, set[str]] = {}
     for row in rows:
@@ -105,6 +106,7 @@ def repeated(rows: Sequence[FormedRow]) -> dict[str, int]:
     return {
         "duplicate_rows": sum(count - 1 for count in identities.values()),
         "conflicting_rows": sum(row.prompt in conflicting for row in rows),
+        "conversations_as_text": sum(any(map(is_conversation_as_text, (row.prompt, row.answer))) for row in rows),
     }
 
 

@@ -29,7 +29,7 @@ from ..failures import explain
 from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, repeated, without_repeats
 from .overlap import overlap_of
 from .pairs import pair_facts
-from .rows import IGNORED, Row, of_classes, of_labels, of_texts, split_batch
+from .rows import IGNORED, Row, masked_by_hand, of_classes, of_labels, of_tensors, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
 from .talk import talk_facts
 from .turn_end import turn_end_facts
@@ -92,6 +92,11 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
         look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
         whole, limit = _uncut(setup), _limit(setup, architecture)
         batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS, samples=samples)
+        if way is not None and of_tensors(batches.dataset[0]):
+            return DataSeen(
+                DataFacts(**known | {"source": way.name}), BatchFacts(rows=len(batches.dataset), dimensions=3)
+            )
+        _refuse_unprepared(setup, batches)
         full = _prepared(whole, batches, architecture, streams=True)
         rows = in_full = _rows(whole, *full, look)
         if _is_changed(setup, in_full, limit):
@@ -154,6 +159,8 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
         return DataSeen(DataFacts(source=way.name, failure=error.message))
     if not made.tokenized or made.collator is None:
         raise NotFollowedForm("The tokenizer of the model is not on this machine.")
+    if of_tensors(made.rows[0]):
+        return DataSeen(DataFacts(source=way.name), BatchFacts(rows=len(made.rows), dimensions=3))
     look = BatchLook(tokenizer)
     size = rows_of_a_batch(setup)
     for start in range(0, len(made.rows), size):
@@ -307,10 +314,7 @@ def _masked_by_hand(dataset: Any) -> float | None:
     """Share of labels that are -100 in the rows before the collator; None where they hold none beside their ids."""
     if "labels" not in (getattr(dataset, "column_names", None) or dataset[0]):
         return None
-    rows = [dataset[index] for index in range(min(len(dataset), ROWS))]
-    labels = [list(row["labels"]) for row in rows if len(row["labels"]) == len(row["input_ids"])]
-    total = sum(map(len, labels))
-    return sum(row.count(IGNORED) for row in labels) / total if total else None
+    return masked_by_hand(dataset[index] for index in range(min(len(dataset), ROWS)))
 
 
 def _shown(
@@ -458,6 +462,28 @@ def _prepared(setup: Setup, batches: Batches, architecture: Architecture, *, str
     stream = replace(batches, dataset=batches.dataset.to_iterable_dataset())
     dataset, collator = _prepared_by_trl(setup, stream, architecture)
     return list(dataset), collator
+
+
+def _refuse_unprepared(setup: Setup, batches: Batches) -> None:
+    """``skip_prepare_dataset`` leaves the rows as they are, for a collator of one's own.
+
+    Raises:
+        NotFollowedForm: there is such a collator.
+        StageError: there is none, and TRL's own finds no tokens.
+    """
+    asked = setup.training.extra.get("dataset_kwargs")
+    skips = isinstance(asked, Mapping) and asked.get("skip_prepare_dataset") is True
+    row = batches.dataset[0] if skips and Taken(setup).trainer == "trl" else {"input_ids": []}
+    if "input_ids" in row or batches.behind is not None:
+        return
+    if batches.collator is not None or any(each.kind == "collator" for each in setup.not_followed):
+        raise NotFollowedForm("With skip_prepare_dataset the rows go as they are to a collator that is not followed.")
+    raise StageError(
+        f"skip_prepare_dataset hands the rows to the collator as they are, and they have {', '.join(row)} and no "
+        "input_ids: the first batch ends in an error.",
+        remedy="Leave skip_prepare_dataset out, tokenize the rows, or give the trainer a collator that does.",
+        place=setup.place("training.extra.dataset_kwargs"),
+    )
 
 
 def _is_changed(setup: Setup, in_full: Sequence[Row], limit: int | None) -> bool:

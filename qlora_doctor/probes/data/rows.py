@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -81,6 +81,29 @@ def _range(ids: Sequence[int] | np.ndarray) -> tuple[int, int]:
     if isinstance(ids, np.ndarray):
         return int(ids.min()), int(ids.max())
     return min(ids), max(ids)  # of a list these run in C: microseconds a row
+
+
+def masked_by_hand(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """Share of the labels of tokenized rows that are -100, padding left out; None where no row has labels of tokens."""
+    masked = total = 0
+    for row in rows:
+        labels, ids = row.get("labels"), row.get("input_ids")
+        try:
+            if labels is None or ids is None or len(labels) != len(ids) or of_tensors(row):
+                continue
+        except TypeError:  # a class
+            continue
+        mask = row.get("attention_mask")
+        kept = mask if mask is not None and len(mask) == len(labels) else [1] * len(labels)
+        on_text = [int(label) for label, text in zip(labels, kept, strict=True) if text]
+        masked, total = masked + on_text.count(IGNORED), total + len(on_text)
+    return masked / total if total else None
+
+
+def of_tensors(row: Mapping[str, Any]) -> bool:
+    """Whether a tokenized row holds a list of rows: what a tokenizer gives that is asked for tensors."""
+    ids = row.get("input_ids")
+    return isinstance(ids, list) and bool(ids) and isinstance(ids[0], list)
 
 
 def of_classes(rows: Sequence[Row], vocabulary: int | None, classes: int | None = None) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..tensors import every_module, parameters_of
+
 _BEFORE = "Examine the model before it is sharded"
 
 
@@ -30,8 +32,8 @@ class Sharding:
 
 def sharding_of(model: nn.Module) -> Sharding:
     """How a model is sharded, by the classes of its modules and the marks of its parameters."""
-    classes = {cls.__name__ for module in model.modules() for cls in type(module).__mro__}
-    parameters = list(model.parameters())
+    classes = {cls.__name__ for kind in set(map(type, every_module(model))) for cls in kind.__mro__}
+    parameters = [parameter for _, parameter in parameters_of(model)]
     if "FullyShardedDataParallel" in classes:
         return _hidden("FSDP (1) keeps the parameters of many layers in flat ones, of which each rank holds a part")
     if any(hasattr(parameter, "ds_id") for parameter in parameters):

@@ -12,7 +12,7 @@ from typing import Any
 from ...facts.course import Spike, Trend
 from .known import Known, is_preference
 from .length import interval
-from .noise import blocks, fifths, level, mann_kendall, noise, sen_slope, trend
+from .noise import MAD, blocks, fifths, level, mann_kendall, noise, sen_slope, trend
 from .series import Course, Series
 
 _FEW = 3
@@ -45,7 +45,7 @@ def loss_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[str,
     shape = trend(finite)
     flat, constant = _flat(finite, shape, course)
     facts: dict[str, Any] = {"loss": shape, "loss_constant": constant}
-    facts |= _broken(series)
+    facts |= _broken(series, course.get("grad_norm"))
     if found.get("method") == "reinforcement":
         # Its loss is zero where the advantages of a group cancel out, and says nothing of learning.
         return facts | {"loss_zero": False, "loss_zero_from": None}
@@ -56,7 +56,7 @@ def loss_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[str,
     ordered = profile is not None
     level_alone = without_order(finite, course.get("epoch").finite(), profile) if profile else finite
     shape_alone = trend(level_alone) or shape
-    diverges_from = _diverges(level_alone, shape_alone)
+    diverges_from = _diverges(level_alone, shape_alone, course)
     facts |= {"loss_diverges": diverges_from is not None, "diverges_from": diverges_from}
     if len(finite) >= 2 * _NEIGHBOURS:
         spikes = _spikes(finite, shape.noise, course, ordered=ordered)
@@ -64,9 +64,16 @@ def loss_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[str,
     return facts if ordered else facts | _staircase(finite, shape, course)  # of such epochs no step can be told
 
 
-def _broken(series: Series) -> dict[str, Any]:
+def _broken(series: Series, gradient: Series) -> dict[str, Any]:
     bad = next((s for s, v in zip(series.steps, series.values, strict=True) if not math.isfinite(v)), None)
     zero = zero_from(series)
+    if (
+        zero is None
+        and len(series) > 1
+        and series.values[-1] == 0
+        and not all(map(math.isfinite, gradient.values[-1:]))
+    ):
+        zero = series.steps[-1]  # one record is enough where its gradient says that the zero stands for a NaN
     return {
         "loss_nonfinite": bad is not None,
         "loss_nonfinite_from": bad,
@@ -171,7 +178,7 @@ def _ranks_better(course: Course, shape: Trend | None) -> bool:
     return falls and accuracy is not None and accuracy.direction == "rises" and accuracy.last > _MOSTLY
 
 
-def _diverges(series: Series, shape: Trend) -> float | None:
+def _diverges(series: Series, shape: Trend, course: Course) -> float | None:
     """The step from which the loss rises for good; None where it does not."""
     values = series.values
     if len(values) < 10:
@@ -179,7 +186,7 @@ def _diverges(series: Series, shape: Trend) -> float | None:
     pieces = min(10, len(values) // 3)
     size = len(values) / pieces
     levels = [level(values[int(i * size) : int((i + 1) * size)]) for i in range(pieces)]
-    if levels[-1] - values[0] > 6 * shape.noise > 0:
+    if _begins_at_its_rate(course) and levels[-1] - values[0] > 6 * max(shape.noise, _spread(values[1:])) > 0:
         levels[0] = values[0]  # without a warmup it is up after one step
     best = min(range(pieces), key=levels.__getitem__)
     rise = levels[-1] - levels[best]
@@ -192,6 +199,18 @@ def _diverges(series: Series, shape: Trend) -> float | None:
     if not (z > 0 and probability < 0.01) and lasting < 3:
         return None
     return series.steps[int((best + 1) * size) - 1]
+
+
+def _begins_at_its_rate(course: Course) -> bool:
+    """Whether the first record's rate is that of the run, or not known: after a warmup's first step nothing is up."""
+    rates = course.get("learning_rate").finite().values
+    return not rates or rates[0] >= max(rates) / 2
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation of a point about the level of all, from the median absolute deviation."""
+    middle = median(values)
+    return median(abs(value - middle) for value in values) / MAD
 
 
 def _spikes(series: Series, own: float, course: Course, *, ordered: bool) -> list[Spike]:
@@ -278,9 +297,13 @@ def _epochs_of(series: Series, epochs: Series) -> list[int | None]:
     if len(epochs) < 2:
         return []
     found: list[int | None] = []
+    counted = all(value == int(value) for value in epochs.values)  # a loop counts them, from 0 or from 1
     for step in series.steps:
         i = bisect_left(epochs.steps, step)
-        found.append(max(0, math.ceil(epochs.values[i] - 1e-6) - 1) if i < len(epochs) else None)
+        if i == len(epochs):
+            found.append(None)
+        else:
+            found.append(int(epochs.values[i]) if counted else max(0, math.ceil(epochs.values[i] - 1e-6) - 1))
     return found
 
 

@@ -18,7 +18,7 @@ from .series import Series
 MOST = 200
 """Points that a test looks at; a longer series is brought to medians of as many blocks."""
 CERTAIN = 0.01
-_MAD = 0.6745
+MAD = 0.6745
 """Median absolute deviation of a normal distribution with standard deviation 1."""
 
 
@@ -31,7 +31,7 @@ def noise(values: Sequence[float]) -> float:
     if len(values) < 3:
         return 0.0
     bends = [abs(values[i - 1] - 2 * values[i] + values[i + 1]) for i in range(1, len(values) - 1)]
-    return median(bends) / _MAD / math.sqrt(6)
+    return median(bends) / MAD / math.sqrt(6)
 
 
 def mann_kendall(values: Sequence[float]) -> tuple[float, float]:

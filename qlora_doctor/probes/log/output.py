@@ -18,10 +18,19 @@ _PIECE = re.compile(
     r"|(?P<done>\d+)/(?P<total>\d+) \[(?P<clock>(?:\d+:)?\d+:\d+)<(?P<rest>[^\]\n\r]*)\]"
 )
 _PAIR = re.compile(r"([A-Za-z_][\w/ .()-]*?)\s*[=:]\s*([-+]?\d[\d.eE+-]*|nan|inf)\b")
-_PLAIN = re.compile(
-    r"\b(?:global[_ ]step|steps?|iter(?:ation)?)\b\s*[:=#\[]?\s*(\d+)(?:\s*/\s*(\d+))?.*?\bloss\b", re.IGNORECASE
+_COUNT = r"\b\s*[:=#\[]?\s*(\d+)(?:\s*/\s*(\d+))?.*?(?:\b|_)loss\b"
+_PLAIN = re.compile(rf"\b(?:global[_ ]step|steps?|iter(?:ation)?){_COUNT}", re.IGNORECASE)
+_PIECES = re.compile(rf"\b(?:it|batch){_COUNT}", re.IGNORECASE)
+_EPOCH = re.compile(rf"\bepochs?{_COUNT}", re.IGNORECASE)
+_LOSS = re.compile(
+    r"(?:\b(?P<kind>[a-z]+)[ _-]|\b|_)loss\b(?: (?:at|after) [^:=]*)?\W{0,3}?\s*(?:train|is)?\s*(?:tensor\()?\s*"
+    r"(?P<value>-?\d[\d.eE+-]*|-?(?:nan|inf)\b)",
+    re.IGNORECASE,
 )
+"""A loss on a line, and what stands before the word."""
+_EVALUATED = ("val", "valid", "validation", "eval", "evaluation", "dev", "test")
 _ERROR = re.compile(r"^(?:[\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit))\b:?(.*)$", re.MULTILINE)
+_EPOCH_NUMBER = re.compile(r"\bepoch\b\s*[:=#\[]?\s*(\d+(?:\.\d+)?)", re.IGNORECASE)
 _RANK = re.compile(r"^\s*(\d{1,4}): |\brank[ :=]{0,2}(\d+)\b", re.IGNORECASE)
 _HEADING = re.compile(r"^[ |]*Step[ \t|]+(?:Training|Validation) Loss\b.*$", re.MULTILINE)
 """Of the table that the Trainer shows in a notebook (transformers, utils/notebook.py)."""
@@ -82,7 +91,8 @@ def says_loss(sample: str) -> bool:
     pieces = _PIECE.finditer(sample)
     if any(match["dict"] or "loss" in (match["rest"] or "") for match in pieces):
         return True
-    return len(_PLAIN.findall(sample)) > 2 or _HEADING.search(sample) is not None
+    lines = max(len(_PLAIN.findall(sample)), len(_EPOCH.findall(sample)))
+    return lines > 2 or _HEADING.search(sample) is not None
 
 
 def _records(text: str) -> tuple[list[Record], float | None]:
@@ -169,27 +179,53 @@ def _pairs(text: str) -> dict[str, float | None]:
 
 
 def _plain(text: str) -> list[Record]:
-    """Lines of loops that people write themselves, and of torchtune and LitGPT: a step and a loss on one line."""
-    rows: list[Record] = []
-    for line in text.splitlines():
-        match = _PLAIN.search(line)
-        if match is None:
-            continue
-        row: dict[str, Any] = {"step": match[1]}
+    """Lines of loops that people write themselves, and of torchtune and LitGPT: a loss on a line, and its step.
+
+    Where no line has a step, those with a batch or an epoch are taken; without these, all that name a loss. A line with
+    an evaluation alone stands at the step before it.
+    """
+    lines = [(line, losses) for line in text.splitlines() if (losses := _losses(line))]
+    for pattern in (_PLAIN, _PIECES, _EPOCH, None):
+        found = [(line, losses, pattern.search(line) if pattern else None) for line, losses in lines]
+        if not pattern or any(match is not None for *_, match in found):
+            rows: list[Record] = [
+                {**_row_of(line, match, counts=pattern is not _EPOCH), **losses}
+                for line, losses, match in found
+                if not pattern or match is not None or "loss" not in losses
+            ]
+            return rows if any("loss" in row for row in rows) else []
+    return []
+
+
+def _losses(line: str) -> dict[str, float | None]:
+    """The losses that a line names: of training the first, and of an evaluation."""
+    found: dict[str, float | None] = {}
+    for match in _LOSS.finditer(line):
+        name = "eval_loss" if (match["kind"] or "").lower() in _EVALUATED else "loss"
+        found.setdefault(name, as_number(match["value"].rstrip(".")))
+    return found
+
+
+def _row_of(line: str, match: re.Match[str] | None, *, counts: bool) -> dict[str, Any]:
+    """The other numbers of such a line.
+
+    Args:
+        counts: what was matched is the number of the step, and not that of the epoch.
+    """
+    row: dict[str, Any] = {}
+    if match is not None and counts:
+        row["step"] = match[1]
         if match[2]:
             row["planned_steps"] = match[2]
-        rank = _RANK.search(line)
-        if rank:
-            row["rank"] = rank[1] or rank[2]
-        row |= {_word(name): value for name, value in _pairs(line[match.start(1) :]).items()}
-        loss = re.search(
-            r"\bloss\b\s*(?:train)?\s*[:=]?\s*(\d[\d.eE+-]*|nan|inf)", line[match.start() :], re.IGNORECASE
-        )
-        if loss:
-            row["loss"] = as_number(loss[1].rstrip("."))
-        if row.get("loss") is not None or row.get("eval_loss") is not None:
-            rows.append(row)
-    return rows
+    epoch = _EPOCH_NUMBER.search(line)
+    if epoch:
+        row["epoch"] = as_number(epoch[1])
+    rank = _RANK.search(line)
+    if rank:
+        row["rank"] = rank[1] or rank[2]
+    begin = match.start(1) if match is not None else 0
+    pairs = {_word(name): value for name, value in _pairs(line[begin:]).items()}
+    return {word: value for word, value in pairs.items() if "loss" not in word} | row
 
 
 def _of_all_ranks(rows: list[Record]) -> list[Record]:

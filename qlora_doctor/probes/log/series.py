@@ -39,8 +39,8 @@ _NAMES = {
     "_runtime": "elapsed_seconds",
     "_timestamp": "wall_seconds",
     "wall_seconds": "wall_seconds",
-    "train_speed(iter/s)": "iterations_per_second",
-    "train_speed(s/it)": "seconds_per_step",
+    "train_speed(iter/s)": "mean_steps_per_second",
+    "train_speed(s/it)": "mean_seconds_per_step",
     "seconds_per_step": "seconds_per_step",
     "loss_scale": "loss_scale",
     **dict.fromkeys(("remaining_time", "train_loss", "global_step", "total_flos", "total_steps", "planned_steps"), ""),
@@ -127,12 +127,14 @@ def course_from_records(records: Iterable[Record], **known: Any) -> Course:
         if not keys.keys() >= row.keys():
             keys.update(dict.fromkeys(row))
     names = {key: canonical(key) for key in keys}
-    loss_keys = [key for key, name in names.items() if name == "loss"]
+    loss_keys = [key for key, name in names.items() if name == "loss"] or _loss_of_a_loop(rows, keys, names)
     step_keys = [key for key in STEP_NAMES if key in keys]
     if len(step_keys) > 1:
         step_keys = [key for key in step_keys if key != "_step"]  # W&B's own count of calls, an evaluation's among them
     course.steps_known = bool(step_keys)
     steps = _steps(rows, step_keys) if step_keys else _counted(rows, loss_keys)
+    if (through := _through_epochs(rows, steps)) is not None:
+        steps, course.planned_steps = through, course.planned_steps or 0.0  # what the log plans is one epoch
     rows, steps, resumed = _without_lost(rows, steps, loss_keys)
     course.resumed_at = [*course.resumed_at, *resumed]
     closing = [key for key in SUMMARIES if key in keys]
@@ -150,7 +152,38 @@ def course_from_records(records: Iterable[Record], **known: Any) -> Course:
     )
     if course.planned_steps is None:
         course.planned_steps = _planned(rows)
+    course.planned_steps = course.planned_steps or None
     return course
+
+
+def _loss_of_a_loop(rows: list[Record], keys: Iterable[str], names: dict[str, str]) -> list[str]:
+    """``train_loss`` where it is no mean that the Trainer closes with: a loop writes it in each record."""
+    for key in keys:
+        written = key.lower().removeprefix("train/")
+        if written == "train_loss" and sum(key in row and not any(s in row for s in SUMMARIES) for row in rows) > 1:
+            names[key] = "loss"
+            return [key]
+    return []
+
+
+def _through_epochs(rows: list[Record], steps: list[float]) -> list[float] | None:
+    """The steps of a loop that counts them anew in each epoch, counted on; None where none goes back so.
+
+    Of a run that was resumed the epoch goes back as well.
+    """
+    if all(map(operator.le, steps, itertools.islice(steps, 1, None))):
+        return None
+    epochs = [as_number(row.get("epoch", row.get("Epoch"))) for row in rows]
+    found, before = steps[:1], 0.0
+    for i in range(1, len(steps)):
+        if steps[i] < steps[i - 1]:
+            now, last = epochs[i], epochs[i - 1]
+            if now is None or last is None or now <= last:
+                return None
+            later = next((b - a for a, b in itertools.pairwise(steps[i:]) if b != a), 0.0)
+            before = found[-1] + max(later, steps[i], 1.0) - steps[i]
+        found.append(before + steps[i])
+    return found
 
 
 def _steps(rows: list[Record], keys: list[str]) -> list[float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from ...facts.course import Trend
 from .known import Known
-from .noise import mann_kendall, trend
+from .noise import level, mann_kendall, trend
 from .series import Course, Series
 
 _LEAST = 12
@@ -21,7 +22,7 @@ def speed_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[str
     seconds = seconds_per_step(course)
     if len(seconds) >= _LEAST:
         shape = trend(seconds)
-        facts |= {"seconds_per_step": shape, "slows": _slows(shape)}
+        facts |= {"seconds_per_step": shape, "slows": _slows(shape, seconds.values)}
     memory = course.get("memory_gib") if len(course.get("memory_gib")) else course.get("reserved_gib")
     memory = memory.finite()
     if len(memory) >= 2 * _LEAST:
@@ -33,11 +34,9 @@ def seconds_per_step(course: Course) -> Series:
     """As logged, else the differences of a clock; across an evaluation or a restart there is none."""
     if len(course.get("seconds_per_step")):
         return course.get("seconds_per_step").finite()
-    speed = course.get("iterations_per_second").finite()
-    if len(speed):
-        points = [(s, 1 / v) for s, v in zip(speed.steps, speed.values, strict=True) if v > 0]
-        return Series([s for s, _ in points], [v for _, v in points])
-    clock = course.get("elapsed_seconds").finite()
+    clock = _clock_of_means(course)
+    if not len(clock):
+        clock = course.get("elapsed_seconds").finite()
     if not len(clock):
         clock = course.get("wall_seconds").finite()
     if clock.values and all(value == int(value) for value in clock.values):
@@ -52,6 +51,16 @@ def seconds_per_step(course: Course) -> Series:
     return found
 
 
+def _clock_of_means(course: Course) -> Series:
+    """The time since the start, from ms-swift's speed: a mean over all steps so far (trainers: add_train_message)."""
+    means = course.get("mean_seconds_per_step").finite()
+    points = list(zip(means.steps, means.values, strict=True))
+    if not points:
+        rates = course.get("mean_steps_per_second").finite()
+        points = [(step, 1 / rate) for step, rate in zip(rates.steps, rates.values, strict=True) if rate > 0]
+    return Series([step for step, _ in points], [step * mean for step, mean in points])
+
+
 def _every(clock: Series, seconds: float) -> Series:
     """The points of a clock that lie so far apart."""
     kept = Series(clock.steps[:1], clock.values[:1])
@@ -62,10 +71,13 @@ def _every(clock: Series, seconds: float) -> Series:
     return kept
 
 
-def _slows(shape: Trend | None) -> bool | None:
+def _slows(shape: Trend | None, values: Sequence[float]) -> bool | None:
+    """Whether steps take longer and longer, quarter by quarter: a machine that others use may be slower for a while."""
     if shape is None:
         return None
-    return shape.direction == "rises" and shape.change > max(_WORTH * shape.first, shape.noise)
+    quarters = [level(values[i * len(values) // 4 : (i + 1) * len(values) // 4]) for i in range(4)]
+    grows = shape.direction == "rises" and all(a < b for a, b in pairwise(quarters))
+    return grows and shape.change > max(_WORTH * shape.first, shape.noise)
 
 
 def _creeps(series: Series) -> bool:

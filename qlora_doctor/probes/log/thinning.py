@@ -15,7 +15,7 @@ from statistics import median
 MOST = 60_000
 """Lines up to which each is parsed."""
 _KEPT = 40_000
-_LOSS = re.compile(r"""\bloss["']?[ :=]{1,3}["']?([^\s,'"}|]+)""")
+_LOSS = re.compile(r"""(?:\b|train_)loss["']?[ :=]{1,3}["']?([^\s,'"}|]+)""")
 _STANDS_OUT = 6.0
 _CHUNK, _CHUNKS = 500, 20
 

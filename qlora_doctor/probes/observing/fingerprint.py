@@ -59,10 +59,10 @@ def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
 
 def _one_cuda_device(tensors: Mapping[str, torch.Tensor]) -> torch.device | None:
     """The CUDA device that all of these tensors are on; None where they are not, or where one is held in parts."""
-    places = {tensor.get_device() for tensor in tensors.values()}
+    places = set(map(torch.Tensor.get_device, tensors.values()))
     if len(places) != 1 or not next(iter(tensors.values())).is_cuda:
         return None
-    if any(hasattr(kind, "__tensor_flatten__") for kind in {type(tensor) for tensor in tensors.values()}):
+    if any(hasattr(kind, "__tensor_flatten__") for kind in set(map(type, tensors.values()))):
         return None
     return torch.device("cuda", places.pop())
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ...facts.step import BranchWithoutGradient
-from ..tensors import is_packed, plain_name
+from ..tensors import is_packed, modules_of, plain_name
 
 _MODALITY = re.compile(r"pixel|patches|image|video|audio|speech|input_features|input_values")
 _NO_INPUT = re.compile(r"image_sizes?$|_token|_mask$|grid|_index|output_")
@@ -128,7 +128,7 @@ class IntegerInputs:
         self.names: list[str] = []
         self._handles = [
             module.register_forward_pre_hook(self._noting(plain_name(name).removesuffix(".base_layer")))
-            for name, module in model.named_modules()
+            for name, module in modules_of(model)
             if is_packed(getattr(module, "weight", None), module)
         ]
 
@@ -151,7 +151,7 @@ def owners(model: nn.Module, names: Collection[str]) -> dict[str, nn.Module]:
     """The modules that hold these tensors, by the tensors' names."""
     wanted = set(names)
     found = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in modules_of(model):
         for name in module._parameters:
             full = plain_name(f"{prefix}.{name}" if prefix else name)
             if full in wanted:
@@ -165,7 +165,7 @@ def left_out_at_random(model: nn.Module) -> tuple[str, ...]:
     A dropped block is multiplied by zero, so that its tensors get a gradient of exactly zero in that step.
     """
     found = []
-    for name, module in model.named_modules():
+    for name, module in modules_of(model):
         if _DROP_PATH.search(type(module).__name__):
             rates = (getattr(module, attribute, None) for attribute in ("drop_prob", "drop_path_prob", "p"))
             block = plain_name(name).rpartition(".")[0]

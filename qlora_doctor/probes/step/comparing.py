@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ...pipeline.four_bit import never_repacked
-from ..tensors import is_packed, modules_of, parameters_of
+from ..tensors import every_module, is_packed, modules_of, parameters_of
 
 _PLAIN_TEXT = {"input_ids", "attention_mask", "labels", "position_ids", "num_items_in_batch", "completion_mask"}
 _TOKENS = 64
@@ -123,6 +123,30 @@ def switched_off(model: Any) -> Iterator[None]:
     finally:
         for layer, flag in zip(layers, before, strict=True):
             layer._disable_adapters = flag
+
+
+def adds_products_alone(model: nn.Module, trained: Collection[str]) -> bool:
+    """Whether all that trains is LoRA matrices whose product with the input is added to what the base's layer gives.
+
+    Then an adapter whose lora_B is zero changes nothing, and one whose lora_B has a gradient reaches the output: no
+    forward has to show it. Not so for DoRA and other variants, other tuners, biases and copies that train, and layers
+    whose forward someone else has replaced.
+    """
+    if not all(".lora_A." in name or ".lora_B." in name for name in trained):
+        return False
+    layers = [module for module in every_module(model) if "lora_B" in module._modules]
+    return bool(layers) and all(_adds_a_product(layer) for layer in layers)
+
+
+def _adds_a_product(layer: Any) -> bool:
+    return (
+        type(layer).forward.__module__.startswith("peft.tuners.lora.")
+        and "forward" not in vars(layer)
+        and not layer._modules.get("lora_embedding_A")
+        and not any(getattr(layer, "use_dora", {}).values())
+        and not getattr(layer, "lora_variant", None)
+        and not any(getattr(layer, "lora_bias", {}).values())
+    )
 
 
 def adapter_reaches_output(model: nn.Module, inputs: Mapping[str, Any]) -> bool | None:

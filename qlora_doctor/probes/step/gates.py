@@ -13,7 +13,7 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from ..tensors import local_part, plain_name
+from ..tensors import local_part, modules_of, plain_name
 
 _MULTIPLIES = re.compile(r"gate|alpha|scal|gamma|lambda|factor|multiplier|temp|^A$")
 """Names of what multiplies, Doge's A among them; what is added, such as a class token of zeros, closes nothing."""
@@ -52,7 +52,7 @@ def _stack(name: str) -> str:
 def _closed_gates(model: nn.Module) -> dict[str, str]:
     """A frozen number or vector that is zero, by the module that holds it beside modules of its own."""
     found = {}
-    for name, module in model.named_modules():
+    for name, module in modules_of(model):
         for key, parameter in module.named_parameters(recurse=False):
             tensor = local_part(parameter.detach())
             is_gate = sum(size > 1 for size in parameter.shape) <= 1 and _MULTIPLIES.search(key)

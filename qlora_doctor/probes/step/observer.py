@@ -24,7 +24,7 @@ from ..observing.fingerprint import fingerprints
 from ..observing.timeline import Timeline
 from ..structure.bypass import bypassed_modules
 from ..structure.inventory import Inventory
-from ..tensors import trainable_parameters, zero_tensors
+from ..tensors import every_module, trainable_parameters, zero_tensors
 from . import comparing, gradients
 from .branches import Calls, IntegerInputs, branches_without_gradient, left_out_at_random, owners
 from .forward import ForwardWatch, Inputs, inputs_by_name, tokens_out_of_range
@@ -246,7 +246,7 @@ class Observer:
         with self._apart():
             self.trainable_after = self._fingerprint_trainable()
         self._moved = {n for n, old in self._trainable_before.items() if self.trainable_after.get(n) != old}
-        if self._first is not None:
+        if self._first is not None and not self._effect_is_known():
             self.progress("Comparing before and after")
             self._compared_after = self._compare(self._first)
             if self.own_loss is not None:
@@ -328,6 +328,10 @@ class Observer:
             with contextlib.suppress(Exception):
                 compared.on_off = comparing.adapter_on_off(self.model, batch)
         return compared
+
+    def _effect_is_known(self) -> bool:
+        """Whether no forward is needed to say that the trained adapter reaches the output; never here."""
+        return False
 
     def _judge_effect(self) -> None:
         """The trained adapter changes the logits; where it does not seem to, a large change of it has to."""
@@ -505,7 +509,7 @@ def _trained_biases(model: nn.Module, parameters: dict[str, nn.Parameter]) -> se
 
 def _checkpointing(model: nn.Module) -> dict[str, Any]:
     """Whether gradient checkpointing is on, and its form, as found on the model's modules."""
-    active = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    active = [m for m in every_module(model) if getattr(m, "gradient_checkpointing", False)]
     function = next((f for m in active if (f := getattr(m, "_gradient_checkpointing_func", None)) is not None), None)
     if function is None:
         return {"gradient_checkpointing": bool(active)}

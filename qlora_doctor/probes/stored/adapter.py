@@ -11,8 +11,8 @@ from typing import Any
 
 from ...facts.stored import OtherShape
 from ..load.checkpoint import StoredTensor
-from .arrays import FLOATS, Passing
-from .dimensions import expected_dimensions, has_like_layers, modules_of_another_kind
+from .arrays import EIGHT_BIT, FLOATS, Passing
+from .dimensions import expected_dimensions, has_like_layers, modules_beyond, modules_of_another_kind
 from .learned import Factor, factor, learned_facts, learned_module
 from .names import Name, foreign_prefixes, parse, place, stack
 
@@ -25,6 +25,8 @@ _HEADS = {
     "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",),
 }  # fmt: skip
 """Heads that PEFT trains whole beside the adapter, by the task (peft 0.21, peft_model.py)."""
+_BEYOND = 1.0
+"""Root mean square of ΔW that no weight of a trained model comes near: theirs are some hundredths."""
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_out", "embed_in", "output_layer")
 
 
@@ -61,7 +63,8 @@ def adapter_facts(
     found |= {"tensors": len(tensors), "dtypes": dict(elements)}
     if found["peft_type"] not in (None, "LORA"):
         return found | {"nonfinite": _nonfinite(tensors, file)}
-    of_base = [tensor for name, tensor in tensors.items() if _is_of_base(name)]
+    biases = config.get("bias") not in (None, "none")  # then PEFT stores those of the wrapped layers
+    of_base = [tensor for name, tensor in tensors.items() if _is_of_base(name, biases=biases)]
     found |= {
         "base_tensors": len(of_base),
         "base_tensor_bytes": sum(tensor.nbytes for tensor in of_base),
@@ -89,7 +92,7 @@ def adapter_facts(
     found |= _numbers(config, pairs, tensors, file)
     if config:
         found |= _against_config(config, modules, pairs, names, base or {})
-    if base and (strange := modules_of_another_kind(modules, base)):
+    if base and (strange := [*modules_of_another_kind(modules, base), *modules_beyond(modules, base)]):
         found["modules_not_in_base"] = strange
     found["misfits"] = [*_rank_misfits(config, pairs), *_base_misfits(pairs, base)] if config or base else None
     return found
@@ -109,6 +112,11 @@ def wrong_kind(config: Mapping[str, Any], names: Iterable[str]) -> str | None:
     low_rank = any(".lora_A." in name for name in names)
     if low_rank and kind not in ("LORA", "ADALORA", "XLORA", "POLY"):
         return f"peft_type in adapter_config.json is {kind}, and the tensors are those of LoRA."
+    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
+    if kind == "LORA" and not (isinstance(rank, int) and rank > 0):
+        return f"r in adapter_config.json is {rank!r}, and PEFT needs a whole number above zero."
+    if kind == "LORA" and (isinstance(alpha, bool) or not isinstance(alpha, int | float)):
+        return f"lora_alpha in adapter_config.json is {alpha!r}, and PEFT divides it by the rank."
     return None
 
 
@@ -118,10 +126,18 @@ def changes_base(config: Mapping[str, Any]) -> str:
     return written if isinstance(written, str) and written.lower().startswith(_INITS) else "none"
 
 
-def _is_of_base(name: str) -> bool:
-    """A weight that PEFT wrapped; of an adapted or resized embedding it stores the base's on purpose."""
+def _is_of_base(name: str, *, biases: bool) -> bool:
+    """A weight that PEFT wrapped; of an adapted or resized embedding it stores the base's on purpose.
+
+    Args:
+        biases: those of the base were trained, so that they belong into the file.
+    """
     module, mark, rest = name.rpartition(".base_layer.")
-    return bool(mark) and rest in ("weight", "bias") and module.rpartition(".")[2] not in _EMBEDDINGS
+    return (
+        bool(mark)
+        and rest in ("weight", *(() if biases else ("bias",)))
+        and module.rpartition(".")[2] not in _EMBEDDINGS
+    )
 
 
 def scaling_of(config: Mapping[str, Any], module: str) -> float:
@@ -163,6 +179,8 @@ def _numbers(
         for part in ("lora_A", "lora_B")
     }
     bad: list[str] = []
+    small: list[str] = []
+    lost = elements = 0
     factors: dict[str, dict[str, Factor]] = defaultdict(dict)
     with Passing(file) as passing:
         for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
@@ -172,6 +190,10 @@ def _numbers(
                 continue
             module, part = halves[name]
             values = passing.values(tensor)
+            if tensor.dtype in EIGHT_BIT:
+                small.append(name)
+                lost += int((values == 0).sum())
+                elements += tensor.elements
             found = factor(values if part == "lora_A" else values.reshape(values.shape[0], -1).T)
             if found is None:
                 bad.append(name)
@@ -183,8 +205,20 @@ def _numbers(
         if len(parts) == 2
     ]
     scalings = {each.scaling for each in learned}
-    facts = {"nonfinite": bad, "scaling": scalings.pop() if config and len(scalings) == 1 else None}
-    return facts | learned_facts([] if bad else learned)
+    sizes = {m: parts["lora_A"].shape[1] * parts["lora_B"].shape[0] for m, parts in pairs.items() if len(parts) > 1}
+    beyond = [
+        each.module
+        for each in learned
+        if each.norm > _BEYOND * math.sqrt(sizes[each.module]) and each.module.rpartition(".")[2] not in _EMBEDDINGS
+    ]
+    facts: dict[str, Any] = {
+        "nonfinite": bad,
+        "eight_bit_tensors": small,
+        "eight_bit_zero_ratio": lost / elements if elements else None,
+        "scaling": scalings.pop() if config and len(scalings) == 1 else None,
+    }
+    facts |= learned_facts([] if bad else learned)
+    return facts | {"modules_beyond_weights": [each for each in beyond if each not in (facts.get("outliers") or [])]}
 
 
 def _makes_a_change(parts: Mapping[str, StoredTensor]) -> bool:
@@ -193,7 +227,7 @@ def _makes_a_change(parts: Mapping[str, StoredTensor]) -> bool:
         return False
     a, b = parts["lora_A"], parts["lora_B"]
     shapes = len(a.shape) > 1 and len(b.shape) > 1 and a.shape[0] == b.shape[1] and a.elements > 0 < b.elements
-    return shapes and a.dtype in FLOATS and b.dtype in FLOATS
+    return shapes and all(each.dtype in FLOATS or each.dtype in EIGHT_BIT for each in (a, b))
 
 
 def _nonfinite(tensors: Mapping[str, StoredTensor], file: Path) -> list[str]:
@@ -226,8 +260,12 @@ def _against_config(
         else "ok",
         "saved_missing": (missing := _not_saved(asked, whole, config, modules)),
         "task_head_missing": bool(missing) and not asked,
+        "parts_missing": ["the rows of trainable_token_indices"]
+        if config.get("trainable_token_indices")
+        and not any(p is not None and p.part == "token" for p in names.values())
+        else [],
         "saved_unasked": []
-        if any(_is_of_base(name) for name in names)
+        if any(_is_of_base(name, biases=True) for name in names)
         else sorted({m for m in whole if not _saved_by(m, asked, config, modules)}),
     }
 
@@ -369,8 +407,13 @@ def _rank_misfits(config: Mapping[str, Any], pairs: Mapping[str, Mapping[str, St
     found = []
     for module, parts in pairs.items():
         wanted = _by_pattern(config.get("rank_pattern"), module) or rank
-        if not isinstance(wanted, int):
+        if not isinstance(wanted, int) or wanted <= 0:
             continue
+        magnitude, rows = parts.get("magnitude"), parts.get("lora_B")
+        linear = rows is not None and len(rows.shape) == 2 and "embedding" not in rows.name
+        if magnitude is not None and rows is not None and linear and magnitude.elements != rows.shape[0]:
+            shape = [rows.shape[0]]
+            found.append(OtherShape(tensor=magnitude.name, stored=list(magnitude.shape), expected=shape))
         for part, axis in (("lora_A", 0), ("lora_B", 1)):
             tensor = parts.get(part)
             if tensor is None or len(tensor.shape) < 2 or tensor.shape[axis] == wanted:
@@ -387,6 +430,7 @@ def _base_misfits(pairs: Mapping[str, Mapping[str, StoredTensor]], base: Mapping
     found = []
     for module, parts in pairs.items():
         sizes = expected_dimensions(module, base) if base else None
+        sizes = sizes if sizes != (0, 0) else None  # there is no such layer, which is told by itself
         for part, axis, wanted in (("lora_A", 1, sizes and sizes[0]), ("lora_B", 0, sizes and sizes[1])):
             tensor = parts.get(part)
             if wanted is None or tensor is None or len(tensor.shape) != 2 or tensor.shape[axis] == wanted:

@@ -39,7 +39,11 @@ def held_against_base(
         return {}
     known = {(each.tensor, *each.expected) for each in found.get("misfits") or []}
     misfits = [each for each in _misfits(shapes, base) if (each.tensor, *each.expected) not in known]
+    absent = [*absent, *(each for each in found.get("modules_not_in_base") or [] if each not in absent)]
     facts: dict[str, Any] = {"modules_not_in_base": absent, "misfits": [*(found.get("misfits") or []), *misfits]}
+    without_biases = found.get("bias") in ("all", "lora_only") and not any(name.endswith(".bias") for name in tensors)
+    if without_biases and any(f"{module}.bias" in base.tensors for module in shapes):
+        facts["parts_missing"] = [*(found.get("parts_missing") or []), "the biases"]
     if weigh and found.get("learned"):
         facts["learned"] = _weighed(found["learned"], base)
     return facts

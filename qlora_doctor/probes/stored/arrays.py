@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from ..load.checkpoint import StoredTensor
 
 _PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
 FLOATS = ("F64", "F32", "F16", "BF16")
+EIGHT_BIT = {"F8_E4M3": (3, 7), "F8_E5M2": (2, 15)}
+"""Floats of one byte: bits of the mantissa, and bias of the exponent (Micikevicius et al., arXiv:2209.05433)."""
 
 
 class Arrays:
@@ -26,6 +29,8 @@ class Arrays:
         raw = self._data[begin : begin + tensor.nbytes]
         if tensor.dtype == "BF16":
             return _widened(raw).reshape(tensor.shape)
+        if tensor.dtype in EIGHT_BIT:
+            return eight_bit_values(tensor.dtype)[raw].reshape(tensor.shape)
         if tensor.dtype not in _PLAIN:
             return None
         plain = raw.view(_PLAIN[tensor.dtype]).reshape(tensor.shape)
@@ -43,6 +48,22 @@ class Arrays:
         else:
             picked = np.ascontiguousarray(raw).view(_PLAIN[tensor.dtype]).astype("<f4", copy=False)
         return picked.reshape(len(raw), *tensor.shape[1:])
+
+
+@cache
+def eight_bit_values(dtype: str) -> Any:
+    """The 256 numbers of such a dtype by their bits, float32."""
+    import numpy as np
+
+    mantissa, bias = EIGHT_BIT[dtype]
+    bits = np.arange(256)
+    exponent, part = (bits & 127) >> mantissa, (bits & (1 << mantissa) - 1) / (1 << mantissa)
+    values = np.where(exponent == 0, np.ldexp(part, 1 - bias), np.ldexp(1 + part, exponent - bias))
+    if dtype == "F8_E4M3":  # it has no infinity
+        values[(bits & 127) == 127] = np.nan
+    else:
+        values[exponent == 31] = np.where(part[exponent == 31] == 0, np.inf, np.nan)
+    return np.where(bits & 128, -values, values).astype("<f4")
 
 
 def _widened(raw: Any) -> Any:
@@ -83,7 +104,7 @@ class Passing:
         """Of the tensor's shape, in float32 (float64 where it is stored so); None for a dtype without plain numbers."""
         import numpy as np
 
-        if tensor.dtype not in _PLAIN and tensor.dtype != "BF16":
+        if tensor.dtype not in _PLAIN and tensor.dtype not in ("BF16", *EIGHT_BIT):
             return None
         raw = self._bytes(tensor.begin, tensor.nbytes)
         if tensor.dtype in ("F64", "F32"):
@@ -93,6 +114,8 @@ class Passing:
         wide = self._wide[: tensor.elements]
         if tensor.dtype == "BF16":  # the same bits, and sixteen zeros behind them
             np.left_shift(raw.view("<u2"), 16, out=wide.view("<u4"), dtype="<u4")
+        elif tensor.dtype in EIGHT_BIT:
+            np.take(eight_bit_values(tensor.dtype), raw, out=wide)
         else:
             np.copyto(wide, raw.view(_PLAIN[tensor.dtype]), casting="unsafe")
         return wide.reshape(tensor.shape)
@@ -101,10 +124,14 @@ class Passing:
         """Whether every number is; None for a dtype without plain numbers."""
         import numpy as np
 
-        if tensor.dtype not in FLOATS:
+        if tensor.dtype not in FLOATS and tensor.dtype not in EIGHT_BIT:
             return None
         for begin in range(0, tensor.nbytes, _BLOCK):
             raw = self._bytes(tensor.begin + begin, min(_BLOCK, tensor.nbytes - begin))
+            if tensor.dtype in EIGHT_BIT:
+                if not np.isfinite(eight_bit_values(tensor.dtype)[raw]).all():
+                    return False
+                continue
             if tensor.dtype not in _EXPONENTS:
                 if not np.isfinite(raw.view(_PLAIN[tensor.dtype])).all():
                     return False

@@ -44,6 +44,11 @@ def expected_dimensions(module: str, config: Mapping[str, Any]) -> tuple[int, in
     }.get(module.rpartition(".")[2])  # fmt: skip
 
 
+def modules_beyond(modules: Iterable[str], config: Mapping[str, Any]) -> list[str]:
+    """Modules of layers that the base does not have, of the families that are known here."""
+    return [module for module in modules if expected_dimensions(module, config) == (0, 0)]
+
+
 def has_like_layers(config: Mapping[str, Any]) -> bool:
     """Whether each layer of the base has the same modules: of the families that are known here."""
     return config.get("model_type") in _TYPES and not config.get("auto_map")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +47,15 @@ class Experts:
     shape: tuple[int, int, int]
 
 
-def experts_of(owner: str, tensors: Mapping[str, StoredTensor]) -> Iterator[Experts]:
+def experts_of(
+    owner: str, tensors: Mapping[str, StoredTensor], shape_of: Callable[[str], tuple[int, ...]]
+) -> Iterator[Experts]:
     """The tensors of experts of a module.
 
     Args:
         owner: the module, as the model has it in memory.
         tensors: of the checkpoint.
+        shape_of: of a tensor by its name, for a packed one has another in the file.
     """
     for name, tensor in tensors.items():
         if name.startswith(f"{owner}.") and len(tensor.shape) == 3:
@@ -68,7 +71,7 @@ def experts_of(owner: str, tensors: Mapping[str, StoredTensor]) -> Iterator[Expe
     for names in _JOINED:
         if single and all(set(names) <= held.keys() for held in single.values()):
             parts = tuple(tuple(single[expert][name] for name in names) for expert in sorted(single))
-            shapes = [tensors[name].shape for name in parts[0]]
+            shapes = [shape_of(name) for name in parts[0]]
             if all(len(shape) == 2 and shape[1] == shapes[0][1] for shape in shapes):
                 rows = sum(shape[0] for shape in shapes)
                 yield Experts(f"{owner}.{'_'.join(names)}", parts, False, (len(parts), rows, shapes[0][1]))

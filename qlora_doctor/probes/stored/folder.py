@@ -11,21 +11,25 @@ from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
 from ..load.checkpoint import Checkpoint, StoredTensor, read_checkpoint, read_header
 from .adapter import adapter_facts, wrong_kind
 from .against_base import held_against_base
+from .bases import base_folder, commit_of, revision_difference
 from .servers import servers
 from .texts import read_json
 from .tokens import token_facts
+from .trained import Trained, base_differences
 from .whole import whole_facts
 
 _SERVABLE = ("whole", "pickled")
 _SHOWN = (".json", ".safetensors", ".bin", ".model", ".jinja", ".pt", ".md")
 
 
-def stored_facts(folder: Path, base: Path | None = None) -> StoredFacts:
+def stored_facts(folder: Path, base: Path | None = None, trained: Trained | None = None) -> StoredFacts:
     """What the files of a folder say; the weights are read, and nothing is run or unpickled.
 
     Args:
         folder: of an adapter, of a checkpoint that has one, or of a merged model.
-        base: a folder with the base's config.json, and perhaps its weights and tokenizer.
+        base: a folder with the base's config.json, and perhaps its weights and tokenizer; None takes the one that the
+            adapter names, where that is here.
+        trained: what else is known of the training.
     """
     folder = _inner(folder)
     files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -42,8 +46,22 @@ def stored_facts(folder: Path, base: Path | None = None) -> StoredFacts:
         found |= {"kind": "none", "weights": "missing", "inner": [path.parent.name for path in _below(folder)]}
     if found.get("weights") == "missing":
         found["sharded"] = _sharded(folder)
-    found |= token_facts(folder, base, found)
+    config = read_json(folder / CONFIG)[0] if found["kind"] == "adapter" else None
+    place = base_folder(base, config)
+    found |= token_facts(folder, place, found, trained)
+    if found["kind"] == "adapter":
+        found |= _which_base(place, found, trained)
     return StoredFacts(**found)
+
+
+def _which_base(place: Path | None, found: dict[str, Any], trained: Trained | None) -> dict[str, Any]:
+    """Whether the base at hand, and the one of the config, are that of the adapter."""
+    recorded, here = found.get("base_revision"), commit_of(place)
+    revision = revision_difference(recorded, place)
+    differ = base_differences(trained, found.get("base"), recorded, here)
+    if revision is not None:
+        differ = [*(differ or []), *([] if revision == "none" else [revision])]
+    return {"base_commit": here, "base_differences": differ}
 
 
 def _inner(folder: Path) -> Path:
@@ -84,32 +102,28 @@ def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:
         found |= {"weights": "missing", "weights_failure": f"There is no {WEIGHTS} in {folder}."}
     if config is not None and tensors is not None and (wrong := wrong_kind(config, tensors)) is not None:
         found["config_failure"] = wrong
-    found |= adapter_facts(config or {}, tensors, file, _base_config(base, config))
+    place = base_folder(base, config)
+    named = (config or {}).get("base_model_name_or_path")
+    found |= adapter_facts(config or {}, tensors, file, _base_config(place, named))
     replicated = (config or {}).get("layer_replication")  # layers that the base's checkpoint does not have
     if tensors and found["weights"] == "whole" and not replicated:
-        found |= held_against_base(found, tensors, _base_checkpoint(base, config), weigh=base is not None)
+        found |= held_against_base(found, tensors, _base_checkpoint(place), weigh=base is not None)
     found["servers"] = servers(config, found) if config is not None and found["weights"] in _SERVABLE else None
     return found
 
 
-def _base_checkpoint(base: Path | None, config: dict[str, Any] | None) -> Checkpoint | None:
+def _base_checkpoint(base: Path | None) -> Checkpoint | None:
     """The headers of the base's weights, where these are here."""
-    named = (config or {}).get("base_model_name_or_path")
-    for folder in (base, Path(named) if isinstance(named, str) and named else None):
-        if folder is not None and folder.is_dir():
-            try:
-                return read_checkpoint(folder)
-            except StageError:
-                return None
-    return None
+    try:
+        return read_checkpoint(base) if base is not None else None
+    except StageError:
+        return None
 
 
-def _base_config(base: Path | None, config: dict[str, Any] | None) -> dict[str, Any] | None:
-    """config.json of the base: of the folder that is given, of the one that the adapter names, or of the table."""
-    named = (config or {}).get("base_model_name_or_path")
-    for folder in (base, Path(named) if isinstance(named, str) and named else None):
-        if folder is not None and (folder / "config.json").is_file():
-            return read_json(folder / "config.json")[0]
+def _base_config(base: Path | None, named: Any) -> dict[str, Any] | None:
+    """config.json of the base: of its folder, else of the table by its name."""
+    if base is not None and (base / "config.json").is_file():
+        return read_json(base / "config.json")[0]
     if base is None and isinstance(named, str):
         from ...tables.architectures import find_architecture
 

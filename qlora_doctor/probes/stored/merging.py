@@ -34,14 +34,16 @@ _UNTOUCHED = 24
 _APPLIED = ("applied", "applied-to-dequantized", "applied-and-quantized")
 
 
-def replayed(folder: Path, base: Path, adapter: Path) -> dict[str, Any]:
+def replayed(folder: Path, base: Path | None, adapter: Path) -> dict[str, Any]:
     """Facts of a merge: how each adapted tensor came about, and what they say together.
 
     Args:
         folder: the merged model.
-        base: the folder of the base.
+        base: the folder of the base; without one nothing can be replayed.
         adapter: the folder of the adapter.
     """
+    if base is None:
+        return _undecided("the base is not here: give its folder with --base")
     config, why = read_json(adapter / CONFIG)
     if config is None:
         return _undecided(why)
@@ -186,7 +188,9 @@ class _Replay:
         return differ
 
     def _is_plain(self, name: str, tensor: StoredTensor) -> bool:
-        """Neither quantized nor a linear layer, which a merge into dequantized weights changes."""
+        """Neither quantized, nor a packed weight's statistics, nor a linear layer, which a merge may change."""
+        if ".weight." in name:
+            return False
         last = name.rsplit(".", 2)[-2]
         return tensor.dtype in _BITS and (len(tensor.shape) == 1 or "embed" in last or last in ("wte", "wpe"))
 
@@ -261,7 +265,7 @@ class _Replay:
         owner = module.replace(".base_layer", "")
         a, b = (self._get(parts[key]).astype("f8") for key in ("lora_A", "lora_B"))
         scaling, undecided = scaling_of(self._config, module), None
-        for experts in experts_of(owner, self._base.tensors):
+        for experts in experts_of(owner, self._base.tensors, self._shape_of):
             count, rows, columns = experts.shape
             for turned in (False, True):
                 if (b.shape[0], a.shape[1]) != ((columns, rows) if turned else (rows, columns)) or a.shape[0] % count:
@@ -272,30 +276,102 @@ class _Replay:
                 undecided = undecided or found
         return undecided
 
+    def _shape_of(self, name: str) -> tuple[int, ...]:
+        """Of a base's weight, as it is when a packed one is given back."""
+        from .quantized import unpacked
+
+        tensor = self._base.tensors[name]
+        weight = unpacked(self._base, name) if tensor.dtype in PACKED else None
+        return tensor.shape if weight is None else tuple(weight.shape)
+
     def _some_experts(self, experts: Experts, a: Any, b: Any, scaling: float, *, turned: bool) -> MergedTensor | None:
         import numpy as np
 
-        count, rows, _ = experts.shape
-        merged, base, change, spacing = [], [], [], []
-        some = _spread(rows)
-        for expert in sorted({0, count // 3, 2 * count // 3, count - 1}):
-            own = change_of(a, b, expert, count) * scaling
-            pieces = []
-            for tensors in (self._merged.tensors, self._base.tensors):
-                held = [tensors.get(name) for name in experts.parts[0 if experts.joined else expert]]
-                if any(each is None or each.dtype not in _BITS for each in held):
+        count = experts.shape[0]
+        chosen = sorted({0, count // 3, 2 * count // 3, count - 1})
+        merged = self._weights_of(self._merged, experts, chosen)
+        if merged is None:
+            return None
+        changes = [change_of(a, b, each, count) * scaling for each in chosen]
+        low_rank = np.concatenate([each.T if turned else each for each in changes])
+        undecided = None
+        for base, given in self._bases_of(experts, chosen):
+            if [each.shape for each in base] != [each.shape for each in merged]:
+                continue
+            found = self._judged_experts(experts, chosen, merged, Change(np.concatenate(base), low_rank), given=given)
+            if found is not None and found.verdict != "undecided":
+                return found
+            undecided = undecided or found
+        return undecided
+
+    def _judged_experts(
+        self, experts: Experts, chosen: list[int], pieces: list[Any], change: Change, *, given: bool
+    ) -> MergedTensor | None:
+        """Plain numbers on some rows of each expert, packed ones on all; None where some are this and some that."""
+        import numpy as np
+
+        from .quantized import quantized_again
+
+        names = self._names_of(experts, chosen)
+        stored = [self._merged.tensors[name] for name in names]
+        merged = np.concatenate(pieces)
+        if all(each.dtype in PACKED for each in stored):
+            lengths = [len(each) for each in pieces]
+
+            def pack(weight: Any) -> Any:
+                packed, begin = [], 0
+                for name, length in zip(names, lengths, strict=True):
+                    if begin < len(weight):
+                        packed.append(quantized_again(weight[begin : begin + length], self._merged, name))
+                    begin += length
+                return np.concatenate(packed)
+
+            return judged_packed(experts.name, merged, change, pack, base_packed=given, scales=self._scales)
+        if any(each.dtype in PACKED for each in stored):
+            return None
+        rows = experts.shape[1]
+        some = np.concatenate([_spread(rows) + rows * place for place in range(len(chosen))])
+        merged, change = merged[some], Change(change.base[some], change.low_rank[some])
+        found = judged(experts.name, merged, change, self._spacing(stored[0], merged, change.base + change.at(1)))
+        if given and found.verdict == "applied":
+            return found.model_copy(update={"verdict": "applied-to-dequantized"})
+        return found
+
+    def _names_of(self, experts: Experts, chosen: list[int]) -> list[str]:
+        return [name for each in chosen for name in experts.parts[0 if experts.joined else each]]
+
+    def _weights_of(self, checkpoint: Checkpoint, experts: Experts, chosen: list[int]) -> list[Any] | None:
+        """The weights of these experts, projection by projection; None where one is not there or cannot be read."""
+        from .quantized import unpacked
+
+        found = []
+        for expert in chosen:
+            for name in experts.parts[0 if experts.joined else expert]:
+                tensor = checkpoint.tensors.get(name)
+                weight = None
+                if tensor is not None and tensor.dtype in _BITS:
+                    weight = self._open(tensor.file).rows(tensor, [expert])[0] if experts.joined else self._get(tensor)
+                elif tensor is not None and tensor.dtype in PACKED:
+                    weight = unpacked(checkpoint, name)
+                if weight is None or weight.ndim != 2:
                     return None
-                weights = [self._get(each).astype("f8") for each in held if each is not None]
-                pieces.append((weights[0][expert] if experts.joined else np.concatenate(weights))[some])
-            if pieces[0].shape != pieces[1].shape:
-                return None
-            merged.append(pieces[0])
-            base.append(pieces[1])
-            change.append((own.T if turned else own)[some])
-            stored = self._merged.tensors[experts.parts[0][0]]
-            spacing.append(self._spacing(stored, pieces[0], pieces[1] + change[-1]))
-        whole = Change(np.concatenate(base), np.concatenate(change))
-        return judged(experts.name, np.concatenate(merged), whole, np.concatenate(spacing))
+                found.append(weight.astype("f8"))
+        return found
+
+    def _bases_of(self, experts: Experts, chosen: list[int]) -> Iterator[tuple[list[Any], bool]]:
+        """What a merge may have begun with, as ``_bases`` has it of one weight."""
+        from .quantized import given_back
+
+        base = self._weights_of(self._base, experts, chosen)
+        if base is None:
+            return
+        dtypes = [self._base.tensors[name].dtype for name in self._names_of(experts, chosen)]
+        packed = any(dtype in PACKED for dtype in dtypes)
+        yield base, packed
+        if not packed and not experts.joined:  # transformers quantizes the projections of each by themselves
+            every = [given_back(weight.astype("f4"), dtype) for weight, dtype in zip(base, dtypes, strict=True)]
+            for again in zip(*every, strict=True):
+                yield [weight.astype("f8") for weight in again], True
 
     def _whole(self, name: str, tensor: StoredTensor) -> MergedTensor:
         """A module that was trained whole: the merged tensor is the adapter's, or still the base's."""

@@ -1,47 +1,101 @@
-"""Tokenizer, special tokens and chat template of a folder against those of the base, where that is at hand."""
+"""Tokenizer, special tokens, template and stop tokens of a folder against those of the training and of the base."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...core.files import json_mapping
 from .names import parse
+from .trained import TOKENS, Trained, differences, template_of, token_text
 
-_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _LIMIT = 256 << 20
 
 
-def token_facts(folder: Path, base: Path | None, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of tokens; unknown where a side is missing."""
-    rows = _rows(folder)
-    named = found.get("base")
-    if base is None and isinstance(named, str) and Path(named).is_dir():
-        base = Path(named)
-    base_rows = _base_rows(base, named)
+def token_facts(
+    folder: Path, base: Path | None, found: Mapping[str, Any], trained: Trained | None = None
+) -> dict[str, Any]:
+    """Facts of tokens; unknown where a side is missing.
+
+    Args:
+        base: the base's folder, as far as it is here.
+        trained: what is known of the training's tokenizer.
+    """
+    rows, base_rows = _rows(folder), _base_rows(base, found.get("base"))
     facts: dict[str, Any] = {"tokenizer_rows": rows, "base_rows": base_rows}
     if found.get("kind") == "adapter" and rows is not None and base_rows is not None:
         facts["embeddings_missing"] = rows > base_rows and not _stores_embeddings(folder)
+    if trained is not None and trained.source is not None:
+        facts["training_source"] = trained.source
+        facts["training_differences"] = differences(trained, folder, base)
+    facts["stops_missing"] = _stops_missing(folder, base, found, trained)
     if base is None:
         return facts
     own, others = _object(folder / "tokenizer_config.json"), _object(base / "tokenizer_config.json")
     if own is not None and others is not None:
         facts["special_tokens_differ"] = [
-            f"{name} is {_token(own.get(name))!r} here and {_token(others.get(name))!r} in the base"
-            for name in _TOKENS
-            if _token(own.get(name)) != _token(others.get(name))
+            f"{name} is {token_text(own.get(name))!r} here and {token_text(others.get(name))!r} in the base"
+            for name in TOKENS
+            if token_text(own.get(name)) != token_text(others.get(name))
             and not (name == "pad_token" and others.get(name) is None)
         ]
-        templates = _template(folder, own), _template(base, others)
+        templates = template_of(folder, own)[0], template_of(base, others)[0]
         facts["template_differs"] = None if None in templates else templates[0] != templates[1]
     return facts
 
 
+def _stops_missing(
+    folder: Path, base: Path | None, found: Mapping[str, Any], trained: Trained | None
+) -> list[str] | None:
+    """Stop tokens of the training that generation does not know, where the training has others than the base.
+
+    An adapter is served with the generation config of its base; a merged model with its own.
+    """
+    place = folder if found.get("kind") == "merged" else base
+    stops = _stop_ids(place) if place is not None else None
+    if stops is None or place is None:
+        return None
+    then = trained.tokenizer if trained is not None else None
+    if then is not None and then.stop_ids:
+        return [f"id {each}" for each in then.stop_ids if each not in stops]
+    own = _object(folder / "tokenizer_config.json")
+    token = (then.special_tokens.get("eos_token") if then is not None else None) or token_text(
+        (own or {}).get("eos_token")
+    )
+    bases = _object(base / "tokenizer_config.json") if base is not None else None
+    if token is None or (base is not None and bases is None):
+        return None
+    if bases is not None and token_text(bases.get("eos_token")) == token:
+        return []
+    number = next((each for at in (folder, base) if at is not None and (each := _id_of(at, token)) is not None), None)
+    return None if number is None else [] if number in stops else [f"{token} (id {number})"]
+
+
+def _stop_ids(folder: Path) -> list[int] | None:
+    """eos_token_id of the generation config, or of the model's own config where there is none; None without both."""
+    for name in ("generation_config.json", "config.json"):
+        config = _object(folder / name)
+        if config is not None:
+            stops = config.get("eos_token_id")
+            return [each for each in (stops if isinstance(stops, list) else [stops]) if isinstance(each, int)]
+    return None
+
+
+def _id_of(folder: Path, token: str) -> int | None:
+    document = _object(folder / "tokenizer.json") or {}
+    for each in document.get("added_tokens") or []:
+        if isinstance(each, dict) and each.get("content") == token and isinstance(each.get("id"), int):
+            return int(each["id"])
+    model = document.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    number = vocabulary.get(token) if isinstance(vocabulary, dict) else None
+    return number if isinstance(number, int) else None
+
+
 def _rows(folder: Path) -> int | None:
     """The rows that the tokenizer's ids need: the largest id of vocabulary and added tokens, plus one."""
-    file = folder / "tokenizer.json"
-    document = _object(file)
+    document = _object(folder / "tokenizer.json")
     if document is None:
         return None
     ids = [token.get("id") for token in document.get("added_tokens") or [] if isinstance(token, dict)]
@@ -79,26 +133,5 @@ def _stores_embeddings(folder: Path) -> bool:
                for name in names)  # fmt: skip
 
 
-def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
-            return None
-    template = config.get("chat_template")
-    return template if isinstance(template, str) else None
-
-
-def _token(value: Any) -> Any:
-    return value.get("content") if isinstance(value, dict) else value
-
-
 def _object(path: Path) -> dict[str, Any] | None:
-    try:
-        if path.stat().st_size > _LIMIT:
-            return None
-        document = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
+    return json_mapping(path, _LIMIT)

@@ -22,6 +22,7 @@ from ...facts.stored import Way
 from ...pipeline.base import dtype_argument
 from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
 from ..load.checkpoint import read_checkpoint
+from .bases import base_folder
 from .reload import BASES, answered, has_other_weights
 from .reload import concluded as reloaded
 from .rows import token_rows
@@ -67,6 +68,7 @@ def measured(
     device: str | None = None,
     speed: bool = True,
     kept: KeptOutputs | None = None,
+    merged: Path | None = None,
 ) -> dict[str, Any]:
     """Facts of all ways.
 
@@ -76,6 +78,7 @@ def measured(
         rows: see ``token_rows``.
         speed: measure prefill and decode as well.
         kept: what the run kept of this adapter.
+        merged: a merged model that is measured beside the ways that are made here.
 
     Raises:
         StageError: there is no base, no tokenizer, it is no causal language model, or weights are a pickle.
@@ -88,8 +91,8 @@ def measured(
         raise StageError(f"The ways to serve need an adapter: {why}", kind="missing-file")
     if config.get("task_type") not in (None, "CAUSAL_LM"):
         raise StageError(f"The ways are measured by next tokens, and this adapter is for {config['task_type']}.")
-    named = base or Path(str(config.get("base_model_name_or_path") or ""))
-    if not (named / "config.json").is_file():
+    named = base_folder(base, config)
+    if named is None or not (named / "config.json").is_file():
         raise StageError("The base's folder is not known.", kind="missing-file", remedy="Give it with --base.")
     if (folder / PICKLED).exists() and not (folder / WEIGHTS).exists():  # PEFT would open it
         raise StageError(f"{PICKLED} is a pickle, and pickles are not opened here.", kind="pickle-only")
@@ -104,7 +107,7 @@ def measured(
         ) from error
     ids, told = token_rows(tokenizer, rows)
     bench = Bench(ids, place, speed, kept=kept)
-    ways = all_ways(folder, named, bench)
+    ways = all_ways(folder, named, bench, merged=merged)
     facts = {"ways": ways, "data": told, **concluded(ways)}
     if kept is None:
         return facts
@@ -113,31 +116,44 @@ def measured(
     return facts | reloaded(kept, bench.answers)
 
 
-def all_ways(folder: Path, base: Path, bench: Bench, told: Callable[[Way], None] | None = None) -> list[Way]:
+def all_ways(
+    folder: Path,
+    base: Path,
+    bench: Bench,
+    told: Callable[[Way], None] | None = None,
+    merged: Path | None = None,
+) -> list[Way]:
     """Each way in an order in which no more than one model is held, and each base is loaded as seldom as can be.
 
     Args:
+        merged: a merged model, which is measured as it is stored.
         told: called with each way as soon as it is measured.
     """
     made = _Made(folder, base, bench.device)
     ways: dict[str, Way] = {}
-    for courses in made.chains():
+    for courses in (*made.chains(), *made.stored(merged)):
         model: Any = None
+        failure: str | None = None
         for name, build, origin in courses:
-            try:
-                model = build(model)
-                ways[name] = _measure(name, model, bench, origin)
-            except Exception as error:  # a way that this base or machine refuses does not end the others
-                first = str(error).splitlines()[0] if str(error) else ""
-                ways[name] = Way(way=name, failure=f"{type(error).__name__}: {first}")
+            if failure is None:
+                try:
+                    model = build(model)
+                    ways[name] = _measure(name, model, bench, origin)
+                except StageError as error:
+                    failure = error.message
+                except Exception as error:  # a way that this base or machine refuses does not end the others
+                    first = str(error).splitlines()[0] if str(error) else ""
+                    failure = f"{type(error).__name__}: {first}"
+            if failure is not None:  # what comes of it fails with it
+                ways[name] = Way(way=name, failure=failure)
             _free()
             if told is not None:
                 told(ways[name])
             if bench.reference is None:
                 raise StageError(f"The adapter on the 4-bit base cannot be run: {ways[name].failure}")
     order = ("adapter-on-4bit", "adapter-on-16bit", "merged-16bit", "merged-dequantized", "merged-4bit",
-             "merged-quantized-anew", "base")  # fmt: skip
-    return [ways[name] for name in order]
+             "merged-quantized-anew", "merged-as-stored", "base")  # fmt: skip
+    return [ways[name] for name in order if name in ways]
 
 
 def concluded(ways: Sequence[Way]) -> dict[str, Any]:
@@ -165,6 +181,7 @@ class _Made:
         import torch
 
         config = read_json(base / "config.json")[0] or {}
+        self._stored_packed = isinstance(config.get("quantization_config"), dict)
         written = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
         self._dtype = {"float16": torch.float16, "float32": torch.float32}.get(written, torch.bfloat16)
         self._folder, self._base, self._device = folder, base, device
@@ -185,14 +202,24 @@ class _Made:
                     lambda _: self._attached(self._four_bit().dequantize()).merge_and_unload(),
                     "4-bit",
                 ),
+                # Of a base that is stored in 4-bit there are no other 16-bit weights.
+                *((("merged-quantized-anew", self._quantized, "4-bit"),) if self._stored_packed else ()),
             ),
             (
                 ("base-16bit", lambda _: self._load(), None),
                 ("adapter-on-16bit", self._attached, "16-bit"),
                 ("merged-16bit", lambda model: model.merge_and_unload(), "16-bit"),
-                ("merged-quantized-anew", self._quantized, "4-bit"),
+                *(() if self._stored_packed else (("merged-quantized-anew", self._quantized, "4-bit"),)),
             ),
         )
+
+    def stored(self, merged: Path | None) -> tuple[tuple[_Step, ...], ...]:
+        """A merged model as it is stored, held against the base in its own precision."""
+        if merged is None:
+            return ()
+        packed = isinstance((read_json(merged / "config.json")[0] or {}).get("quantization_config"), dict)
+        origin = "4-bit" if packed else "16-bit"
+        return ((("merged-as-stored", lambda _: self._load(merged, as_stored=True), origin),),)
 
     def _four_bit(self) -> Any:
         """The base in nf4 with double quantization, as QLoRA has it."""
@@ -233,11 +260,14 @@ class _Made:
             setattr(model.get_submodule(owner), last, new)
         return model.eval()
 
-    def _load(self, **arguments: Any) -> Any:
+    def _load(self, folder: Path | None = None, *, as_stored: bool = False, **arguments: Any) -> Any:
         from transformers import AutoModelForCausalLM
 
+        if self._stored_packed and folder is None and not arguments:
+            raise StageError("the base is stored quantized, so that its 16-bit weights are not here")
+        dtype = "auto" if as_stored else self._dtype
         model = AutoModelForCausalLM.from_pretrained(
-            str(self._base), **{dtype_argument(): self._dtype}, device_map={"": str(self._device)}, **arguments
+            str(folder or self._base), **{dtype_argument(): dtype}, device_map={"": str(self._device)}, **arguments
         )
         return model.eval()
 

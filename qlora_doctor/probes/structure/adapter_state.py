@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..tensors import is_readable, local_part, own_class, zero_tensors
+from ..tensors import every_module, is_readable, local_part, own_class, zero_tensors
 from .inventory import Inventory
 
 _TASK_OF_CLASS = (
@@ -91,7 +91,7 @@ def _is_nested(model: Any) -> bool:
     from peft import PeftModel
 
     return isinstance(model, PeftModel) and any(
-        isinstance(module, PeftModel) for module in model.modules() if module is not model
+        isinstance(module, PeftModel) for module in every_module(model) if module is not model
     )
 
 

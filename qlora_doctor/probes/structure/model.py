@@ -11,7 +11,7 @@ from ...pipeline.architecture import Architecture, context_length
 from ...setup.setup import Setup
 from ..config.needs import of_method
 from ..environment import installed_packages
-from ..tensors import own_class
+from ..tensors import every_module, own_class
 from .class_fit import class_misfit
 from .inventory import Inventory, is_conv1d
 from .naming import fused_parts
@@ -68,7 +68,7 @@ def _block_classes(model: Any) -> list[str]:
     """Names of the classes of what stands in the lists of layers, most often decoder layers, in their order."""
     from torch import nn
 
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    lists = [module for module in every_module(model) if isinstance(module, nn.ModuleList)]
     return list(dict.fromkeys(type(inner).__name__ for each in lists for inner in each))
 
 

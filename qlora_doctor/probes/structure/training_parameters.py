@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ...facts.adapter import TrainableGroup
+from ..tensors import parameters_of
 from .inventory import Inventory, Part
 from .sizes import elements
 
@@ -23,12 +24,12 @@ def parameter_facts(seen: Inventory, config: Any) -> dict[str, Any]:
     total = packed = 0
     base_trainable: list[str] = []
     wants_bias = getattr(config, "bias", "none") not in (None, "none")
-    for name, parameter in seen.model.named_parameters():
+    for name, parameter in parameters_of(seen.model):
         name_of_base, module = own.get(id(parameter), (None, None))
         count = elements(parameter, module)
         total += count
         packed += parameter.numel()
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or ".original_module." in name:  # PEFT's spare of modules_to_save: not in use
             continue
         group = _group_of_base(seen, name_of_base, module, wants_bias) if name_of_base else _group_of_adapter(name)
         trainable[group] += count

@@ -1,7 +1,8 @@
 """Dialects: who wrote this config, and for which trainer.
 
 A dialect is a module with ``name``, ``recognise(document) -> float`` (how sure, 0…1; it may look at the path, the text
-and the data, and never raises) and ``read(document) -> Setup``. A new one is written beside this file and named in
+and the data, and never raises), ``read(document) -> Setup`` and ``TRAITS``, what its trainer does otherwise than a
+plain run of transformers. A new one is written beside this file and named in
 ``DIALECTS``; the order decides between equally sure ones.
 """
 
@@ -15,6 +16,7 @@ from ...core.errors import ConfigError, UsageError
 from ...core.text import cleaned
 from ...setup.resolved import with_asked_versions
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import STDIN, Document, read_document
 
 _HERE = "qlora_doctor.reading.dialects"
@@ -59,6 +61,7 @@ class Dialect(Protocol):
     """What a dialect's module offers."""
 
     name: str
+    TRAITS: Traits
 
     def recognise(self, document: Document) -> float: ...
     def read(self, document: Document) -> Setup: ...
@@ -139,22 +142,16 @@ def read_setup(path: Path, *, dialect: str | None = None) -> Setup:
 
 def _launched(setup: Setup, document: Document) -> Setup:
     """The setup as its project starts it; a shell script says by itself how."""
-    if setup.dialect not in _BY_TRANSFORMERS or document.path is None or document.path == STDIN:
+    if not setup.traits.heeds_launcher or document.path is None or document.path == STDIN:
         return setup
     from ..launching import started_by_accelerate
 
     return started_by_accelerate(setup, document.path)
 
 
-_BY_TRANSFORMERS = {"python", "trl", "alignment-handbook", "axolotl", "llamafactory", "custom"}
-"""Dialects whose trainers heed what accelerate's launcher sets."""
-_OF_NO_RUN = {"native", "python", "peft-adapter", "hf-model-config", "bnb-config", "accelerate-config"}
-"""Dialects of files that stand for the installed versions, or for no run; a script's own reader looks for itself."""
-
-
 def _with_versions(setup: Setup, document: Document) -> Setup:
     """The setup with the versions that the project of its file asks for."""
-    if setup.dialect in _OF_NO_RUN or document.path is None or document.path == STDIN:
+    if not setup.traits.of_a_project or document.path is None or document.path == STDIN:
         return setup
     from ..pins import PACKAGES, asked_of, pins_in
     from ..python.neighbours import Neighbours

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table
 from .values import names, negated, positive, strategy, text, truthy
 
 name = "autotrain"
+TRAITS = Traits(data_key="data.path")
 
 IMPLIED_BY_FORM = frozenset({"task", "project_name"})
 """Keys that say what another dialect says by being what it is; a conversion does not carry them."""
@@ -74,7 +76,7 @@ def recognise(document: Document) -> float:
 
 def read(document: Document) -> Setup:
     """An AutoTrain config or record → Setup."""
-    reading = Reading(document, name, _VERSION, typed=False)
+    reading = Reading(document, name, _VERSION, traits=TRAITS, typed=False)
     flat = "task" not in reading.data
     prefix = "" if flat else "params."
     reading.take({"model" if flat else "base_model": ("model.name_or_path", text)})

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ...tables.keys import key_list
+from ...tables.trainer_names import AXOLOTLS
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import axolotl as refusals
@@ -21,6 +23,22 @@ from .refusals.axolotl import remarks, schema
 from .values import dtype, name_list, names, optimizer, storage_dtype, strategy, switch, targets, text, truthy
 
 name = "axolotl"
+TRAITS = Traits(
+    hf_names=True,
+    checks_names=True,
+    more_optimizers=AXOLOTLS,
+    heeds_launcher=True,
+    searches_unused=False,
+    warmup_ratio=0.03,
+    rl_by_trl=True,
+    lists_linear=True,
+    drops_on_experts=False,
+    hub_ids=True,
+    data_key="datasets",
+    prepared_key="dataset_prepared_path",
+    templates="axolotl",
+    token_keys=("tokens", "special_tokens", "added_tokens_overrides"),
+)
 
 IMPLIED_BY_FORM = frozenset({"adapter", "strict", "datasets"})
 """Keys that say what another dialect says by being what it is; a conversion does not carry them."""
@@ -190,7 +208,7 @@ def recognise(document: Document) -> float:
 def read(document: Document) -> Setup:
     """An axolotl config → Setup."""
     known = key_list("axolotl")
-    reading = Reading(document, name, f"axolotl {known.version}")
+    reading = Reading(document, name, f"axolotl {known.version}", traits=TRAITS)
     reading.take(_FIELDS)
     _model_class(reading)
     _precision(reading)
@@ -466,7 +484,8 @@ def _intervals(reading: Reading) -> None:
         note = "axolotl drops it without rows to evaluate and save_steps that are a multiple of eval_steps."
         note = "axolotl drops it with rl." if compares else note
         reading.remark("best-model-dropped", "load_best_model_at_end", note)
-    silent = every is None and not reading.has("eval_strategy") and not reading.has("evaluation_strategy")
+    asked_for = reading.get("eval_strategy") or reading.get("evaluation_strategy")
+    silent = every is None and asked_for in (None, "no", False)  # YAML 1.1 reads a bare ``no`` as false
     size = reading.get("val_set_size")
     if size and silent:
         note = (

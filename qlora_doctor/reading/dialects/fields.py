@@ -18,6 +18,7 @@ from ...core.errors import ConfigError
 from ...core.place import Place
 from ...core.pointers import dotted, escaped
 from ...setup.setup import SECTIONS, Asked, Origin, OwnKey, Setup, Source
+from ...setup.traits import Traits
 from ...tables.keys import MOST_SUGGESTIONS, MOST_UNKNOWN_KEYS, KeyList
 from ..document import Document
 from ..interpolation import interpolated
@@ -42,6 +43,9 @@ A dialect's module has them in ``WRITINGS`` by canonical path. What they give is
 SCRIPT_DECIDES = "The file does not say; the script that reads it decides."
 
 
+_UNKNOWN = Traits()
+
+
 class Reading:
     """One file on its way to a Setup.
 
@@ -59,6 +63,7 @@ class Reading:
         dialect: str,
         version: str,
         *,
+        traits: Traits = _UNKNOWN,
         typed: bool = True,
         plain_data: bool = False,
         own_words: bool = False,
@@ -69,6 +74,7 @@ class Reading:
             document: what the file holds.
             dialect: the dialect's name.
             version: the trainer and its version, as notes say it.
+            traits: of the dialect's trainer.
             typed: the trainer refuses a value of the wrong type; otherwise such a value is called unknown.
 
             own_words: a script that is not seen turns words such as ``auto`` into values.
@@ -82,6 +88,7 @@ class Reading:
             raise ConfigError(f"{document.path or 'The config'} holds no mapping, as a {dialect} config does.")
         self.document = document
         self.dialect = dialect
+        self.traits = traits
         self.version = version
         self.typed = typed
         self.own_words = own_words
@@ -422,6 +429,7 @@ class Reading:
         sections: dict[str, Any] = {name: _section(model, self._values[name]) for name, model in SECTIONS.items()}
         setup = Setup(
             dialect=self.dialect,
+            traits=self.traits,
             dialect_version=self.version,
             file=self.file,
             origins=self._origins,

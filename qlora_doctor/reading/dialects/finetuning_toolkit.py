@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .llamafactory import HF_ARGUMENTS
 from .values import dtype, names, storage_dtype, switch, text
 
 name = "llm-finetuning-toolkit"
+TRAITS = Traits(data_key="data.path")
 _VERSION = "llmtune 0.2.3"
 
 
@@ -82,7 +84,7 @@ def recognise(document: Document) -> float:
 
 def read(document: Document) -> Setup:
     """An llmtune config → Setup."""
-    reading = Reading(document, name, _VERSION, typed=False)
+    reading = Reading(document, name, _VERSION, traits=TRAITS, typed=False)
     ablation = bool(reading.get("ablation.use_ablate"))
     if ablation:
         reading.remark("several-runs", "ablation.use_ablate", "Every list asks for one run per element.")

@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .llamafactory import HF_ARGUMENTS
 from .values import text
 
 name = "firefly"
+TRAITS = Traits(hf_names=True, lists_linear=True, data_key="train_file")
 
 IMPLIED_BY_FORM = frozenset({"train_mode"})
 """Keys that say what another dialect says by being what it is; a conversion does not carry them."""
@@ -58,7 +60,7 @@ def recognise(document: Document) -> float:
 
 def read(document: Document) -> Setup:
     """A Firefly config → Setup."""
-    reading = Reading(document, name, _VERSION, typed=False)
+    reading = Reading(document, name, _VERSION, traits=TRAITS, typed=False)
     reading.take(_FIELDS)
     mode = str(reading.get("train_mode", "qlora"))
     quantized = mode == "qlora"

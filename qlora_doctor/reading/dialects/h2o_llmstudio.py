@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .values import chosen, name_list, positive, switch, text
 
 name = "h2o-llmstudio"
+TRAITS = Traits(own_loop="H2O LLM Studio", own_options=True, lists_linear=True, data_key="dataset.train_dataframe")
 _VERSION = "H2O LLM Studio 1.14"
 _OWN_TRAINER = "H2O LLM Studio's own loop trains; it has no such option."
 
@@ -85,7 +87,7 @@ def recognise(document: Document) -> float:
 
 def read(document: Document) -> Setup:
     """An H2O LLM Studio experiment → Setup."""
-    reading = Reading(document, name, _VERSION, typed=False)
+    reading = Reading(document, name, _VERSION, traits=TRAITS, typed=False)
     reading.take(_FIELDS)
     _quantization(reading)
     mixed = reading.get("environment.mixed_precision", True)

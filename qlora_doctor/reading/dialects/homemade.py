@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import SCRIPT_DECIDES, Reading
 from .values import dtype, name_list, names, one_or_list, storage_dtype, strategy, switch, text
 
 name = "custom"
+TRAITS = Traits(liger_of_transformers=True, heeds_launcher=True)
 
 _DEPTH = 4
 _ELSEWHERE = {
@@ -315,7 +317,7 @@ def recognise(document: Document) -> float:
 
 def read(document: Document) -> Setup:
     """A home-made config → Setup, by alias; all that is not found is unknown."""
-    reading = Reading(document, name, "a script that is not seen", typed=False, own_words=True)
+    reading = Reading(document, name, "a script that is not seen", traits=TRAITS, typed=False, own_words=True)
     for alias, key, _ in _matches(reading.data, document.text):
         row = alias.path if alias.convert is None else (alias.path, alias.convert)
         reading.take({key: row})

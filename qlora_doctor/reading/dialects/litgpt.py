@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .values import chosen, positive, text
 
 name = "litgpt"
+TRAITS = Traits(own_loop="LitGPT", own_options=True, folders_only=True, data_key="data")
 
 _PRECISION = chosen(
     {
@@ -104,7 +106,7 @@ def recognise(document: Document) -> float:
 def read(document: Document) -> Setup:
     """A LitGPT config → Setup."""
     known = key_list("litgpt")
-    reading = Reading(document, name, f"LitGPT {known.version}", typed=False)
+    reading = Reading(document, name, f"LitGPT {known.version}", traits=TRAITS, typed=False)
     reading.take(_FIELDS)
     _quantization(reading)
     targets = [part for part, default in _TARGETS.items() if reading.get(f"lora_{part}", default)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
@@ -16,6 +17,20 @@ from .refusals import refuse
 from .values import name_list, names_or_all, negated, one_or_list, strategy, text, truthy
 
 name = "llamafactory"
+TRAITS = Traits(
+    hf_names=True,
+    checks_names=True,
+    heeds_launcher=True,
+    searches_unused=False,
+    reference_is_base=True,
+    lists_linear=True,
+    hub_ids=True,
+    data_key="dataset",
+    prepared_key="tokenized_path",
+    templates="llamafactory",
+    token_keys=("add_tokens", "add_special_tokens", "new_special_tokens"),
+    adds_template_tokens=True,
+)
 
 IMPLIED_BY_FORM = frozenset({"finetuning_type", "do_train", "stage"})
 """Keys that say what another dialect says by being what it is; a conversion does not carry them."""
@@ -158,7 +173,7 @@ def _by_keys(data: Any) -> float:
 def read(document: Document) -> Setup:
     """A LLaMA-Factory config → Setup."""
     known = key_list("llamafactory")
-    reading = Reading(document, name, f"LLaMA-Factory {known.version}", typed=False)
+    reading = Reading(document, name, f"LLaMA-Factory {known.version}", traits=TRAITS, typed=False)
     if _is_board(reading):
         return _read_board(reading)
     reading.read_by_omegaconf()

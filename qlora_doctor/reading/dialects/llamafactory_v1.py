@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .values import dtype, name_list, names_or_all, switch, text
 
 name = "llamafactory-v1"
+TRAITS = Traits(lists_linear=True, data_key="train_dataset")
 
 _FIELDS: Table = {
     "model": ("model.name_or_path", text),
@@ -65,7 +67,7 @@ def recognise(document: Document) -> float:
 def read(document: Document) -> Setup:
     """A LLaMA-Factory v1 config → Setup."""
     known = key_list("llamafactory-v1")
-    reading = Reading(document, name, f"LLaMA-Factory v1 {known.version}", typed=False)
+    reading = Reading(document, name, f"LLaMA-Factory v1 {known.version}", traits=TRAITS, typed=False)
     reading.read_by_omegaconf()
     reading.take(_FIELDS)
     method, bits = str(reading.get("quant_config.name", "")), str(reading.get("quant_config.quantization_bit", ""))

@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .values import dtype, names, switch, text
 
 name = "ludwig"
+TRAITS = Traits(own_loop="Ludwig", own_options=True)
 _VERSION = "Ludwig 0.17"
 _OWN_TRAINER = "Ludwig's own trainer trains; it has no such option."
 
@@ -81,7 +83,7 @@ def recognise(document: Document) -> float:
 
 def read(document: Document) -> Setup:
     """A Ludwig config → Setup."""
-    reading = Reading(document, name, _VERSION, typed=False)
+    reading = Reading(document, name, _VERSION, traits=TRAITS, typed=False)
     reading.take(_FIELDS)
     _quantization(reading)
     adapter = reading.get("adapter")

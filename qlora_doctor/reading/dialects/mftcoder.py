@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .values import names_or_all, text
 
 name = "mftcoder"
+TRAITS = Traits(own_loop="MFTCoder", own_options=True, data_key="data_paths")
 _VERSION = "MFTCoder 0.4"
 _OWN_LOOP = "MFTCoder's own loop trains; it has no such option."
 
@@ -75,7 +77,7 @@ def recognise(document: Document) -> float:
 
 def read(document: Document) -> Setup:
     """An MFTCoder config → Setup."""
-    reading = Reading(document, name, _VERSION, typed=False)
+    reading = Reading(document, name, _VERSION, traits=TRAITS, typed=False)
     reading.take(_FIELDS)
     key = "quantization"
     kind = str(reading.get(key, None if reading.written(key) else "4bit"))

@@ -59,7 +59,11 @@ def _axolotl(key: str, role: Role = "train") -> Names:
 
 def _oumi(section: str, role: Role) -> Names:
     return Names(
-        f"data.{section}.datasets", role, name=("dataset_path", "dataset_name"), subset=("subset",), split=("split",)
+        f"data.{section}.datasets",
+        role,
+        name=("dataset_path", "dataset_kwargs.hf_dataset_path", "dataset_name"),
+        subset=("subset",),
+        split=("split",),
     )
 
 
@@ -176,6 +180,15 @@ BESIDE: dict[str, tuple[str, ...]] = {
         *("template", "template_type", "system", "max_length", "truncation_strategy", "loss_scale", "packing"),
         *("model_type", "train_type", "rlhf_type", "split_dataset_ratio"),
     ),
+    "autotrain": (
+        *("task", "trainer", "text_column", "prompt_text_column", "rejected_text_column", "chat_template"),
+        *("params.add_eos_token", "add_eos_token"),
+    ),
+    "oumi": (
+        *("model.model_max_length", "model.chat_template", "training.trainer_type", "data.train.collator_name"),
+        *("data.train.train_target", "data.train.collator_kwargs", "data.train.pack"),
+    ),
+    "torchtune": ("tokenizer.max_seq_len",),
 }
 """Dialect → keys of a file's top that decide how its samples are formed."""
 TEMPLATE_KEYS = ("template", "chat_template", "template_type")

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .values import dtype, name_list, storage_dtype, switch, text
 
 name = "nemo-automodel"
+TRAITS = Traits(own_loop="NeMo AutoModel", own_options=True, data_key="dataset")
 _VERSION = "NeMo AutoModel 0.5"
 _OWN_RECIPE = "NeMo AutoModel's own recipe trains; it has no such option."
 
@@ -92,7 +94,7 @@ def _targets(data: dict[str, Any]) -> Iterator[str]:
 
 def read(document: Document) -> Setup:
     """A NeMo AutoModel recipe → Setup."""
-    reading = Reading(document, name, _VERSION, typed=False)
+    reading = Reading(document, name, _VERSION, traits=TRAITS, typed=False)
     reading.take(_FIELDS)
     reading.default("quantization.load_in_4bit", False)
     reading.default("quantization.load_in_8bit", False)

@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .values import chosen, dtype, name_list, names, optimizer, storage_dtype, strategy, text
 
 name = "oumi"
+TRAITS = Traits(data_key="data.train.datasets")
 _VERSION = "oumi 0.8"
 
 _FIELDS: Table = {
@@ -122,7 +124,7 @@ def recognise(document: Document) -> float:
 
 def read(document: Document) -> Setup:
     """An oumi config → Setup."""
-    reading = Reading(document, name, _VERSION)
+    reading = Reading(document, name, _VERSION, traits=TRAITS)
     reading.read_by_omegaconf()
     reading.take(_FIELDS)
     reading.take({"training.trainer_type": ("training.trainer", _TRAINER)})

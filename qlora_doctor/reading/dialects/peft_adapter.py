@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .values import name_list, text
 
 name = "peft-adapter"
+TRAITS = Traits(as_written=True, decided_by=("model.name_or_path", "lora.r"), of_a_project=False)
 
 _FIELDS: Table = {
     "base_model_name_or_path": ("model.name_or_path", text),
@@ -48,7 +50,7 @@ def recognise(document: Document) -> float:
 def read(document: Document) -> Setup:
     """An adapter_config.json → Setup; base precision and training stay unknown."""
     written = document.data.get("peft_version") if isinstance(document.data, dict) else None
-    reading = Reading(document, name, f"PEFT {written}" if written else "PEFT", typed=False)
+    reading = Reading(document, name, f"PEFT {written}" if written else "PEFT", traits=TRAITS, typed=False)
     reading.take(_FIELDS)
     if str(reading.get("peft_type")).upper() != "LORA":
         reading.remark("no-lora", "peft_type", f"peft_type {reading.get('peft_type')} is not LoRA.")

@@ -14,9 +14,21 @@ from typing import Any
 
 from ...core.errors import ConfigError
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 
 name = "python"
+TRAITS = Traits(
+    as_written=True,
+    hf_names=True,
+    liger_of_transformers=True,
+    hands_base_to_trl=True,
+    heeds_launcher=True,
+    hub_ids=True,
+    counts_rows=True,
+    templates="unsloth",
+    of_a_project=False,
+)
 
 _LOADS = ("from_pretrained", "BitsAndBytesConfig", "model_init_kwargs")
 _ADAPTS = ("LoraConfig", "get_peft_model", "PeftModel")
@@ -110,12 +122,14 @@ def read(document: Document) -> Setup:
     """
     from ..pins import asked_of
     from ..python.keywords import asked_versions, check_keywords
+    from ..python.lost import note_lost
     from ..python.named_data import name_data
     from ..python.order_of_calls import note_order
     from ..python.outcomes import note_outcomes
     from ..python.own_functions import note_own_functions
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.setup_builder import SetupBuilder
+    from ..python.slips_in_loops import note_loops
     from ..python.source import read_source
     from ..python.statements import read_statements
     from ..python.training import by_card, order_of, read_training
@@ -128,7 +142,7 @@ def read(document: Document) -> Setup:
     try:
         source = read_source(document)
         script = follow_script(source)
-        builder = SetupBuilder(source, name)
+        builder = SetupBuilder(source, name, TRAITS)
         read_load(script, builder)
         read_quantization(script, builder)
         read_adapter(script, builder)
@@ -140,6 +154,8 @@ def read(document: Document) -> Setup:
         note_order(script, builder)
         note_own_functions(script, builder)
         note_unused(script, builder)
+        note_lost(script, builder)
+        note_loops(script, builder)
         by_card(builder)
         check_keywords(script, builder)
         note_uses(script, builder)

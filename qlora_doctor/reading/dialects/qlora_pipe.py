@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .values import dtype, name_list, names, switch, text, truthy
 
 name = "qlora-pipe"
+TRAITS = Traits(own_loop="qlora-pipe", own_options=True, data_key="datasets")
 _OWN_LOOP = "qlora-pipe's own loop trains; it has no such option."
 
 _FIELDS: Table = {
@@ -81,7 +83,7 @@ def recognise(document: Document) -> float:
 def read(document: Document) -> Setup:
     """A qlora-pipe config → Setup."""
     lite = isinstance(document.data, dict) and "model_dir" in document.data
-    reading = Reading(document, name, "qlora-pipe-lite" if lite else "qlora-pipe", typed=False)
+    reading = Reading(document, name, "qlora-pipe-lite" if lite else "qlora-pipe", traits=TRAITS, typed=False)
     reading.take(_FIELDS)
     if lite and not reading.has("lora_alpha") and reading.value("lora.r"):
         reading.put("lora.lora_alpha", reading.value("lora.r"), "lora_rank", "qlora-pipe-lite sets alpha to the rank.")

@@ -10,10 +10,14 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .llamafactory import HF_ARGUMENTS
 from .values import chosen, dtype, name_list, names, positive, storage_dtype, switch, text
+
+_OF_PEFT = Traits(hands_base_to_trl=True)
+_OF_QLORA = Traits(lists_linear=True)
 
 _QLORA: Table = {
     **HF_ARGUMENTS,
@@ -162,7 +166,7 @@ def recognise(script: str, keys: Collection[str]) -> tuple[str, float, Callable[
 
 def _read_qlora(document: Document) -> Setup:
     """qlora.py quantizes where ``--bits`` is 4, its default, and targets every linear layer but the head."""
-    reading = Reading(document, "qlora-artidoro", "artidoro/qlora", typed=False)
+    reading = Reading(document, "qlora-artidoro", "artidoro/qlora", traits=_OF_QLORA, typed=False)
     reading.take(_QLORA)
     full = reading.get("full_finetune", False)
     bits = reading.get("bits", 4)
@@ -187,7 +191,7 @@ def _read_qlora(document: Document) -> Setup:
 
 def _read_peft_sft(document: Document) -> Setup:
     """PEFT's SFT example hands what it quantized itself to TRL's SFTTrainer."""
-    reading = Reading(document, "peft-sft", "PEFT's examples/sft", typed=False, plain_data=True)
+    reading = Reading(document, "peft-sft", "PEFT's examples/sft", traits=_OF_PEFT, typed=False, plain_data=True)
     reading.take(_PEFT_SFT)
     reading.take({"lora_modules_to_save": ("lora.modules_to_save", name_list)})
     reading.defaults(_PEFT_SFT_DEFAULTS)

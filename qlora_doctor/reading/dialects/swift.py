@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ..document import Document
 from .fields import Reading, Table, Writing
@@ -15,6 +16,14 @@ from .llamafactory import HF_ARGUMENTS
 from .values import dtype, name_list, names_or_all, one_or_list, storage_dtype, switch, text
 
 name = "ms-swift"
+TRAITS = Traits(
+    hf_names=True,
+    counts_generations=True,
+    lists_linear=True,
+    subset_in_name=True,
+    data_key="dataset",
+    templates="ms-swift",
+)
 
 IMPLIED_BY_FORM = frozenset({"tuner_type", "train_type", "sft_type"})
 """Keys that say what another dialect says by being what it is; a conversion does not carry them."""
@@ -99,7 +108,7 @@ def recognise(document: Document) -> float:
 def read(document: Document) -> Setup:
     """An ms-swift config → Setup."""
     known = key_list("swift")
-    reading = Reading(document, name, f"ms-swift {known.version}", typed=False)
+    reading = Reading(document, name, f"ms-swift {known.version}", traits=TRAITS, typed=False)
     reading.take(_FIELDS)
     tuner = next((key for key in _TUNER if reading.has(key)), None)
     kind = str(reading.get(tuner, "lora")) if tuner else "lora"

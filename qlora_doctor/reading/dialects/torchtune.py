@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .values import dtype, text
 
 name = "torchtune"
+TRAITS = Traits(own_loop="torchtune", own_options=True, folders_only=True, data_key="dataset")
 _VERSION = "torchtune 0.6.1"
 _OWN_RECIPE = "torchtune's own recipe trains; it has no such option."
 
@@ -80,7 +82,7 @@ def _components(data: Any) -> Iterator[str]:
 
 def read(document: Document) -> Setup:
     """A torchtune config → Setup."""
-    reading = Reading(document, name, _VERSION, typed=False)
+    reading = Reading(document, name, _VERSION, traits=TRAITS, typed=False)
     reading.read_by_omegaconf()
     reading.take(_FIELDS)
     builder = str(reading.get("model._component_", ""))

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .values import dtype, name_list, storage_dtype, switch
 
 name = "hf-model-config"
+TRAITS = Traits(decided_by=("model.name_or_path", "quantization.load_in_4bit"), of_a_project=False)
+_OF_BITS = Traits(of_a_project=False)
+"""Of a BitsAndBytesConfig."""
 
 BITS_AND_BYTES: Table = {
     "load_in_4bit": ("quantization.load_in_4bit", switch),
@@ -47,6 +51,7 @@ def read(document: Document) -> Setup:
         document,
         name if is_model else "bnb-config",
         f"transformers {version}" if isinstance(version, str) else "transformers",
+        traits=TRAITS if is_model else _OF_BITS,
         typed=False,
     )
     if is_model:

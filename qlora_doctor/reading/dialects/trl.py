@@ -9,9 +9,11 @@ after them, with a ``dataset_mixture``, for trl 0.19.1, and imports ``setup_chat
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from ...setup.setup import Asked, Setup
+from ...setup.traits import Traits
 from ...tables.conditions import NO_TF32, TF32_REFUSED
 from ...tables.keys import key_list
 from ..document import STDIN, Document
@@ -20,6 +22,18 @@ from .llamafactory import HF_ARGUMENTS
 from .values import dtype, joined, name_list, one_or_list, storage_dtype, switch, targets, text
 
 name = "trl"
+TRAITS = Traits(
+    as_written=True,
+    hf_names=True,
+    checks_names=True,
+    liger_of_transformers=True,
+    hands_base_to_trl=True,
+    heeds_launcher=True,
+    hub_ids=True,
+    data_key="dataset_name",
+    counts_rows=True,
+)
+_HANDBOOK = replace(TRAITS, liger_of_transformers=False, data_key="dataset_mixer", counts_rows=False)
 
 IMPLIED_BY_FORM = frozenset({"use_peft"})
 """Keys that say what another dialect says by being what it is; a conversion does not carry them."""
@@ -133,7 +147,7 @@ def read(document: Document) -> Setup:
     is_handbook = bool(handbook)
     dialect = "alignment-handbook" if is_handbook else name
     whose = f"TRL {known.version}" if not is_handbook else "the handbook"
-    reading = Reading(document, dialect, whose, plain_data=True)
+    reading = Reading(document, dialect, whose, traits=_HANDBOOK if is_handbook else TRAITS, plain_data=True)
     reading.take(_FIELDS)
     mixer = reading.get("dataset_mixer")
     if isinstance(mixer, dict) and mixer:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .fields import Reading, Table
 from .values import chosen, names, positive, switch, text
 
 name = "unsloth-studio"
+TRAITS = Traits(own_loop="Unsloth", data_key="data.dataset")
 _VERSION = "Unsloth 0.1.8"
 
 _FIELDS: Table = {
@@ -85,7 +87,7 @@ def recognise(document: Document) -> float:
 
 def read(document: Document) -> Setup:
     """An Unsloth config → Setup."""
-    reading = Reading(document, name, _VERSION, typed=False)
+    reading = Reading(document, name, _VERSION, traits=TRAITS, typed=False)
     reading.take(_FIELDS)
     if not reading.has("model"):
         reading.leave("model.name_or_path", why="The file names no model; Studio adds the one that is chosen there.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ConfigError
 from ...setup.setup import Setup
+from ...setup.traits import Traits
 from ..document import Document
 from .values import Unreadable, dtype, switch, text
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..python.values import Mapping, Value
 
 name = "xtuner"
+TRAITS = Traits(own_loop="XTuner", lists_linear=True)
 _VERSION = "XTuner 0.2"
 _OWN = re.compile(r"^[ \t]*(?:from|import)[ \t]+(?:xtuner|mmengine)\b", re.MULTILINE)
 _PARTS = re.compile(r"^(?:model|llm|lora)[ \t]*=[ \t]*dict\(|\bread_base\b|^_base_[ \t]*=", re.MULTILINE)
@@ -76,7 +78,7 @@ def read(document: Document) -> Setup:
         seen = machine.run()
     except RecursionError:
         raise ConfigError(f"{document.path or 'The config'} is nested too deeply to be followed.") from None
-    builder = SetupBuilder(source, name)
+    builder = SetupBuilder(source, name, TRAITS)
     whole = not seen.exhausted and _PARTS.search(document.text) is not None and not _has_base(document.text)
     _read(machine.module.names, builder, "" if whole else "A config that this one is built upon decides.")
     return builder.setup(_VERSION)

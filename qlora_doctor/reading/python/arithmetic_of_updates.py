@@ -54,6 +54,42 @@ def scheduler_per_micro_batch(loop: ast.AST) -> ast.Call | None:
     return found if found is not None and _in_innermost(loop, found, guarded) else None
 
 
+_TOTALS = ("num_training_steps", "total_steps", "T_max", "total_iters", "steps_per_epoch")
+"""Arguments that say how many steps a schedule has."""
+_MAKES = re.compile(r"schedule|LR$")
+
+
+def made_for_micro_batches(tree: ast.AST) -> bool:
+    """Whether a script gives its schedule a length in batches: ``len(loader)`` in it, and no division."""
+    values = {
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if not _MAKES.search(name):
+            continue
+        given = [each.value for each in call.keywords if each.arg in _TOTALS]
+        given += call.args[-1:] if not given and len(call.args) > 1 else []
+        if given and all(_in_batches(each, values) for each in given):
+            return True
+    return False
+
+
+def _in_batches(value: ast.expr, values: dict[str, ast.expr], depth: int = 4) -> bool:
+    parts = list(ast.walk(value))
+    names = {node.id for node in parts if isinstance(node, ast.Name)} & values.keys()
+    if any(isinstance(node, ast.Div | ast.FloorDiv) for node in parts):
+        return False
+    counts = any(isinstance(node, ast.Call) and getattr(node.func, "id", "") == "len" for node in parts)
+    inner = [values[name] for name in names if isinstance(values[name], ast.BinOp | ast.Call | ast.Name)]
+    divides = any(isinstance(node, ast.Div | ast.FloorDiv) for each in inner for node in ast.walk(each))
+    return not divides and (counts or (depth > 0 and any(_in_batches(each, values, depth - 1) for each in inner)))
+
+
 def _steps(call: ast.Call, what: str) -> bool:
     function = call.func
     is_step = isinstance(function, ast.Attribute) and function.attr == "step"

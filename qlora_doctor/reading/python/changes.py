@@ -57,6 +57,8 @@ class Changes(Arguments):
             model, path = holder.part
             what = f"model.{path}.{name}"
             tells = name == "requires_grad" or name in _WEIGHTS or not isinstance(value, Known)
+            if name == "requires_grad" and self._switch_part(model, path, node, value):
+                tells = False
             if tells and path.partition(".")[0] not in _HARMLESS:
                 kind = "requires-grad" if name == "requires_grad" else "monkey-patch"
                 kind = "module-replaced" if name in _WEIGHTS else kind
@@ -159,19 +161,43 @@ class Changes(Arguments):
         if _HOOKS.match(name):
             self.unfollowed(model, "hook", f"{what} hooks code of its own into the model.", node)
         elif name == "requires_grad_":
-            self.unfollowed(model, "requires-grad", f"{what} freezes or thaws a part.", node)
+            on = self.evaluate(node.args[0]) if node.args else Known(node, data=True)
+            if not self._switch_part(model, path, node, on):
+                self.unfollowed(model, "requires-grad", f"{what} freezes or thaws a part.", node)
         elif name.endswith("_") and not name.startswith("_"):
             self.unfollowed(model, "module-replaced", f"{what} writes values into the model.", node)
+
+    def _switch_part(self, model: Value, path: str, node: ast.AST, on: Value) -> bool:
+        """Follow a part that is frozen or thawed as a whole; False where the path does not name it."""
+        known = isinstance(model, Model) and isinstance(on, Known)
+        if not isinstance(model, Model) or not known or not re.fullmatch(r"[A-Za-z_][\w.]*", path):
+            return False
+        under: Value = Listing(node, items=[Known(data="under"), Known(data=path)])
+        self.change(
+            model, "requires-grad", node, over=Known(data=PARAMETERS), tests=Listing(node, items=[under]), to=on
+        )
+        return True
 
     def _keyword(self, node: ast.Call, name: str) -> Value | None:
         return next((self.evaluate(each.value) for each in node.keywords if each.arg == name), None)
 
     # -- loops over parameters and modules
 
+    def _expr(self, node: ast.Expr) -> None:
+        """``[p.requires_grad_() for n, p in model.named_parameters() if …]``, which is a loop in other words."""
+        loop = _as_loop(node.value) if isinstance(node.value, ast.ListComp | ast.SetComp) else None
+        if loop is None:
+            super()._expr(node)
+        else:
+            self._for(loop)
+
     def _for(self, node: ast.For | ast.AsyncFor) -> bool:
         called = node.iter.func if isinstance(node.iter, ast.Call) else None
         if not isinstance(called, ast.Attribute) or called.attr not in OVER:
             return super()._for(node)
+        holder = self.evaluate(called.value)
+        if isinstance(holder, Unknown) and holder.part is not None and OVER[called.attr] == PARAMETERS:
+            self._for_part(holder.part, node)
         items = self.evaluate(node.iter)
         model = items.arguments.get("model") if isinstance(items, Made) and items.maker in OVER.values() else None
         if not isinstance(model, Model) or not isinstance(items, Made):
@@ -187,6 +213,16 @@ class Changes(Arguments):
         return False
 
     _asyncfor = _for
+
+    def _for_part(self, part: tuple[Value, str], node: ast.For | ast.AsyncFor) -> None:
+        """``for p in model.lm_head.parameters(): p.requires_grad = True``."""
+        model, path = part
+        target = node.target.elts[-1] if isinstance(node.target, ast.Tuple) and node.target.elts else node.target
+        if not isinstance(model, Model) or not isinstance(target, ast.Name) or len(node.body) != 1:
+            return
+        on = _switched(node.body[0], target.id)
+        if on is not None:
+            self._switch_part(model, path, node, self.evaluate(on))
 
     def _collected(self, model: Model, over: str, names: tuple[str, str], node: ast.For | ast.AsyncFor) -> None:
         """What a loop over the model leaves in the script's own names and lists: it is not known here.
@@ -245,7 +281,7 @@ class Changes(Arguments):
             node.test.values if isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.And) else [node.test]
         )
         for part in parts:
-            test = _test_of(part, names)
+            test = _test_of(part, names) or self._any_named(part, names)
             if test is not None:
                 found.append(Listing(part, items=[Known(data=each) for each in test]))
                 continue
@@ -262,6 +298,20 @@ class Changes(Arguments):
                 model, over, names, node.orelse, tests + negated
             )
         return self._body_over(model, over, names, node.body, tests + found)
+
+    def _any_named(self, node: ast.expr, names: tuple[str, str]) -> tuple[str, ...] | None:
+        """``any(k in name for k in KEEP)`` of texts that are known, as a test that a replay can make."""
+        inner = node.args[0] if isinstance(node, ast.Call) and ast.unparse(node.func) == "any" and node.args else None
+        if not isinstance(inner, ast.ListComp | ast.GeneratorExp) or len(inner.generators) != 1:
+            return None
+        each = inner.generators[0]
+        if each.ifs or ast.unparse(inner.elt) != f"{ast.unparse(each.target)} in {names[0]}":
+            return None
+        words = self.evaluate(each.iter)
+        if not isinstance(words, Listing) or not words.exact or not words.items:
+            return None
+        texts = [item.data for item in words.items if isinstance(item, Known) and isinstance(item.data, str)]
+        return ("named", *texts) if len(texts) == len(words.items) else None
 
     def _change_over(self, model: Model, over: str, name: str, node: ast.stmt, tests: list[Value]) -> bool:
         """One statement: ``p.data = p.data.to(dtype)``, ``p.requires_grad = False``, ``module.to(dtype)``."""
@@ -381,6 +431,32 @@ _WORDS = {
 def asked_of_tokenizer(path: str, node: ast.AST, holder: Value) -> Unknown:
     """What is read from a tokenizer: not known here, and a replay asks it."""
     return Unknown(node, why="It is asked of the tokenizer while the script runs.", part=(holder, path))
+
+
+def _as_loop(node: ast.ListComp | ast.SetComp) -> ast.For | None:
+    """The loop over a model's parameters or modules that a comprehension is; None for any other comprehension."""
+    each = node.generators[0]
+    called = each.iter.func if isinstance(each.iter, ast.Call) else None
+    if len(node.generators) != 1 or not isinstance(called, ast.Attribute) or called.attr not in OVER:
+        return None
+    done: ast.stmt = ast.Expr(node.elt)
+    for test in reversed(each.ifs):
+        done = ast.If(test, [done], [])
+    loop = ast.For(each.target, each.iter, [done], [])
+    for made in ast.walk(loop):
+        if not hasattr(made, "lineno"):
+            ast.copy_location(made, node)
+    return loop
+
+
+def _switched(node: ast.stmt, name: str) -> ast.expr | None:
+    """What ``name.requires_grad = …`` or ``name.requires_grad_(…)`` sets; None of any other statement."""
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == f"{name}.requires_grad":
+        return node.value
+    call = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(call, ast.Call) and ast.unparse(call.func) == f"{name}.requires_grad_":
+        return call.args[0] if call.args else ast.Constant(True)
+    return None
 
 
 def _asks_for_none(test: ast.expr) -> ast.Attribute | None:

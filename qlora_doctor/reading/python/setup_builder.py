@@ -8,6 +8,7 @@ from typing import Any
 
 from ...setup.setup import SECTIONS, Change, LibraryUse, NamedData, NotFollowed, Origin, Setup
 from ...setup.setup import Source as Whose
+from ...setup.traits import Traits
 from ..dialects.fields import checked_value
 from ..dialects.values import Unreadable, is_template
 from ..lenient import describe_value
@@ -32,9 +33,9 @@ _UPPER = {"TaskType"}
 class SetupBuilder:
     """One script on its way to a Setup."""
 
-    def __init__(self, source: Source, dialect: str) -> None:
+    def __init__(self, source: Source, dialect: str, traits: Traits) -> None:
         self.source = source
-        self.dialect = dialect
+        self.dialect, self.traits = dialect, traits
         self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         self._origins: dict[str, Origin] = {}
         self._remarks: list[dict[str, str | None]] = []
@@ -232,6 +233,7 @@ class SetupBuilder:
         sections: dict[str, Any] = {name: model.model_validate(self._values[name]) for name, model in SECTIONS.items()}
         return Setup(
             dialect=self.dialect,
+            traits=self.traits,
             dialect_version=version,
             file=self.source.file,
             origins=self._origins,

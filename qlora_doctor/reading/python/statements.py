@@ -6,6 +6,7 @@ import ast
 from typing import Any
 
 from ...setup.setup import Change, NotFollowed
+from .arithmetic_of_updates import made_for_micro_batches
 from .changes import TOKENIZER, steps_of
 from .hf_calls import is_own
 from .setup_builder import SetupBuilder, plain
@@ -26,7 +27,9 @@ def read_statements(script: TrainingScript, builder: SetupBuilder) -> None:
     if tokenizer is not None:
         _read_tokenizer(tokenizer, builder)
     for kind, note, node in script.seen.not_followed:
-        _leave(builder, kind, note, node)
+        micro = kind == "scheduler-per-micro-batch"
+        if not (micro and any(made_for_micro_batches(source.tree) for source in script.sources)):
+            _leave(builder, kind, note, node)
     mode = None
     if script.trainer is None and any(kind == "training-loop" for kind, _, _ in script.seen.not_followed):
         mode = _unfollowed_mode(script)

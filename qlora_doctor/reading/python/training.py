@@ -81,12 +81,13 @@ def read_training(script: TrainingScript, builder: SetupBuilder) -> None:
 
 def _take_arguments(arguments: Made, builder: SetupBuilder) -> None:
     builder.head("training", arguments.node)
-    for name, value in arguments.arguments.items():
+    for given, value in arguments.arguments.items():
+        name = "output_dir" if given == 0 else given  # the first field of TrainingArguments and of all that inherit it
         row = TRAINING_ARGUMENTS.get(name) if isinstance(name, str) else None
         if row:
             path, convert = (row, None) if isinstance(row, str) else row
             if not builder.knows(path):
-                builder.take(path, value, place_of(arguments, name), convert)
+                builder.take(path, value, place_of(arguments, given), convert)
         elif name in NUMERICS:
             builder.extra("training", str(name), value)
         elif name == "tf32" and isinstance(value, Known) and value.data is True:
@@ -354,10 +355,12 @@ def order_of(script: TrainingScript, builder: SetupBuilder) -> None:
         return
     thaws = any(_THAWS.search(source.code) for source in script.sources)
     attached: Step | None = None
+    frozen: tuple[Step, Step] | None = None
     for step in script.steps:
         if not step.sure:
             continue
         if step.kind in ("attach", "load-adapter"):
+            frozen = None  # what is attached now trains
             if attached is not None and _is_lora(step) and step.call.maker == "get_peft_model":
                 _remark_twice(builder, step.call, "get_peft_model")
             elif attached is not None and step.kind == "load-adapter" and step.call.maker in ADAPTED:
@@ -366,12 +369,15 @@ def order_of(script: TrainingScript, builder: SetupBuilder) -> None:
         elif step.kind == "merge":
             attached = None
         elif step.kind == "prepare" and attached is not None and not thaws:
-            where = builder.source.where(attached.call.node) if attached.call.node is not None else "before"
-            note = (
-                "prepare_model_for_kbit_training freezes every parameter, those of the adapter included, "
-                f"which {attached.call.maker} attached in {where}."
-            )
-            builder.remark("prepared-after-attach", step.call.node, note, _PREPARE)
+            frozen = attached, step
+    if frozen is not None:
+        first, prepared = (each.call for each in frozen)
+        where = builder.source.where(first.node) if first.node is not None else "before"
+        note = (
+            "prepare_model_for_kbit_training freezes every parameter, those of the adapter included, "
+            f"which {first.maker} attached in {where}."
+        )
+        builder.remark("prepared-after-attach", prepared.node, note, _PREPARE)
     config = script.given("peft_config")
     if (
         attached is not None

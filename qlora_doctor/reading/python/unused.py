@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from .setup_builder import SetupBuilder
 from .source import Source
 from .training_script import TrainingScript
+from .values import Known, Made
 
 _QUANTIZED_BY = ("quantization_config", "load_in_4bit", "load_in_8bit")
 _CALLED = {
@@ -15,6 +16,10 @@ _CALLED = {
     "gradient_checkpointing_enable", "enable_input_require_grads", "resize_token_embeddings", "evaluate",
 }  # fmt: skip
 """Methods that do something, so that naming one without calling it is a slip."""
+_RETURN_ANEW = {"map", "filter", "rename_column", "rename_columns", "remove_columns", "select_columns", "cast_column"}
+"""Methods of a ``datasets.Dataset`` that leave it as it is and return another."""
+_LOADS = {"load_dataset", "load_from_disk", "from_json", "from_csv", "from_parquet", "from_list", "from_dict",
+          "from_pandas", "from_generator"}  # fmt: skip
 
 
 def note_unused(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -22,6 +27,8 @@ def note_unused(script: TrainingScript, builder: SetupBuilder) -> None:
     _uncalled(script, builder)
     _quantization(script, builder)
     _lora(script, builder)
+    _data_steps(script, builder)
+    _optimizer_arguments(script, builder)
 
 
 def _uncalled(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -76,6 +83,121 @@ def _lora(script: TrainingScript, builder: SetupBuilder) -> None:
             "4-bit base without an adapter, which it does not train."
         )
         builder.refused("adapter-not-attached", note, "lora")
+
+
+def _data_steps(script: TrainingScript, builder: SetupBuilder) -> None:
+    """``ds.map(f)`` as a statement: the data set that it returns is kept by nothing, and ``ds`` stays as it was."""
+    for source in script.sources:
+        data = _data_names(source)
+        dropped = [
+            node.value for node in source.nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        ]
+        for call in dropped:
+            function = call.func
+            if not isinstance(function, ast.Attribute) or function.attr not in _RETURN_ANEW:
+                continue
+            holder = function.value.value if isinstance(function.value, ast.Subscript) else function.value
+            if not isinstance(holder, ast.Name) or holder.id not in data or _only_looks(call, source):
+                continue
+            written = ast.unparse(call)
+            written = written if len(written) <= 60 else f"{written[:57]}…"
+            note = (
+                f"{written} in {source.where(call)} returns another data set, which nothing keeps, and leaves "
+                f"{ast.unparse(function.value)} as it was: what is trained on is without this step."
+            )
+            builder.remark("data-step-not-kept", call, note, f"data.{function.attr}")
+            return
+
+
+def _data_names(source: Source) -> set[str]:
+    """Names that hold what a loader of the datasets library returns, or what is made of that."""
+    names: set[str] = set()
+    if not any(word in source.code for word in _LOADS):
+        return names
+    for node in source.nodes:
+        targets = node.targets if isinstance(node, ast.Assign) else ()
+        root = node.value if isinstance(node, ast.Assign) else None
+        while isinstance(root, ast.Subscript | ast.Call | ast.Attribute):
+            made = root.func if isinstance(root, ast.Call) else None
+            if made is not None and ast.unparse(made).rpartition(".")[2] in _LOADS:
+                names.update(target.id for target in targets if isinstance(target, ast.Name))
+            root = root.func if isinstance(root, ast.Call) else root.value
+        if isinstance(root, ast.Name) and root.id in names:
+            names.update(target.id for target in targets if isinstance(target, ast.Name))
+    return names
+
+
+def _only_looks(call: ast.Call, source: Source) -> bool:
+    """Whether a step is made for what its function does besides: one that returns nothing."""
+    given = call.args[0] if call.args else next((each.value for each in call.keywords if each.arg == "function"), None)
+    if isinstance(given, ast.Lambda):
+        return isinstance(given.body, ast.Call) and ast.unparse(given.body.func).endswith(
+            (".append", ".add", ".update")
+        )
+    if isinstance(given, ast.Name):
+        own = [node for node in source.nodes if isinstance(node, ast.FunctionDef) and node.name == given.id]
+        return any(not any(isinstance(each, ast.Return) and each.value for each in ast.walk(node)) for node in own)
+    return False
+
+
+_OF_OPTIMIZER = {"weight_decay": ("weight_decay",), "adam_beta1": ("betas",), "adam_beta2": ("betas",)}
+"""Argument of TrainingArguments → what an optimizer calls it."""
+_LORA_PLUS = "create_loraplus_optimizer"
+
+
+def _optimizer_arguments(script: TrainingScript, builder: SetupBuilder) -> None:
+    """What the arguments say of the optimizer, where the trainer is given one that was made without it.
+
+    PEFT's create_loraplus_optimizer puts ``loraplus_weight_decay`` into its groups, 0 unless it is said, whatever
+    ``weight_decay`` it is given (peft/optimizers/loraplus.py).
+    """
+    arguments, call = script.arguments(), _own_optimizer(script)
+    if call is None:
+        return
+    maker = ast.unparse(call.func).rpartition(".")[2]
+    given = {each.arg for each in call.keywords}
+    if None in given:
+        return  # what else it is given is not known
+    said = arguments.arguments if isinstance(arguments, Made) else {}
+    dropped = []
+    for name, names in _OF_OPTIMIZER.items():
+        value = said.get(name)
+        names = ("loraplus_weight_decay",) if maker == _LORA_PLUS and name == "weight_decay" else names
+        if isinstance(value, Known) and isinstance(value.data, int | float) and value.data and not given & set(names):
+            dropped.append(f"{name} {value.data:g}")
+    if maker == _LORA_PLUS and "weight_decay" in given and "loraplus_weight_decay" not in given:
+        dropped.append("its own weight_decay, which its groups replace by loraplus_weight_decay, 0 unless it is said")
+    if dropped:
+        note = (
+            f"The trainer is given the optimizer of {maker} ({builder.source.where(call)}), which is made without "
+            f"{' and '.join(dropped)}: the optimizer's own values count."
+        )
+        builder.remark("optimizer-arguments-dropped", call, note, "training.weight_decay")
+
+
+def _own_optimizer(script: TrainingScript) -> ast.Call | None:
+    """The call that makes the optimizer which the trainer is given as ``optimizers=(optimizer, scheduler)``."""
+    for source in script.sources:
+        pairs = [
+            keyword.value
+            for node in source.nodes
+            if isinstance(node, ast.Call)
+            for keyword in node.keywords
+            if keyword.arg == "optimizers" and isinstance(keyword.value, ast.Tuple) and keyword.value.elts
+        ]
+        first = pairs[0].elts[0] if len(pairs) == 1 and isinstance(pairs[0], ast.Tuple) else None
+        if isinstance(first, ast.Call):
+            return first
+        made = [
+            node.value
+            for node in source.nodes
+            if isinstance(node, ast.Assign)
+            and isinstance(first, ast.Name)
+            and any(isinstance(target, ast.Name) and target.id == first.id for target in node.targets)
+        ]
+        if len(made) == 1 and isinstance(made[0], ast.Call):
+            return made[0]
+    return None
 
 
 def _never_read(script: TrainingScript, makers: tuple[str, ...]) -> Iterator[tuple[Source, ast.Call]]:

@@ -16,8 +16,9 @@ _TITLES = {
     "grad_norm": "Gradient norm",
     "memory_gib": "Memory, GiB",
     "reserved_gib": "Memory reserved, GiB",
-    "iterations_per_second": "Steps per second",
+    "mean_steps_per_second": "Steps per second, mean so far",
     "seconds_per_step": "Seconds per step",
+    "mean_seconds_per_step": "Seconds per step, mean so far",
 }
 _TOGETHER = {"eval_loss": "loss"}
 """Quantities that are drawn into the panel of another."""

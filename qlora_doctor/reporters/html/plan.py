@@ -128,7 +128,8 @@ def _sentences(given: CardPlan, here: tuple[int | None, int | None]) -> Iterator
     smallest = min(cell.batch for cell in given.cells)
     lengths = [cell.sequence for cell in fitting if cell.batch == smallest]
     if given.longest_sequence is not None:
-        yield f"At batch {given.longest_sequence.batch}, {given.longest_sequence.sequence:,} tokens are the longest."
+        longest, which = given.longest_sequence, "certain to fit" if given.longest_sequence.at_least else "the longest"
+        yield f"At batch {longest.batch}, {longest.sequence:,} tokens are {which}."
     elif lengths:
         yield f"At batch {smallest}, {max(lengths):,} tokens are the longest of the table."
     most = max(fitting, key=lambda cell: (cell.batch * cell.sequence, cell.sequence))

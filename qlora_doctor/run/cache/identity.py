@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ...core.files import in_hub_cache
 from ...setup.paths import resolve
 from ...setup.setup import Setup
 
@@ -25,7 +26,7 @@ def model_identity(name: str | None, revision: str | None, setup: Setup) -> dict
     """
     if not name:
         return None
-    folder = find(name, setup) or _in_hub_cache(name, revision)
+    folder = find(name, setup) or in_hub_cache(name, revision)
     if folder is None or not folder.is_dir():
         return None
     return {
@@ -84,20 +85,3 @@ def _content(path: str, size: int, modified: int) -> str:
         stream.seek(-WHOLE // 2, os.SEEK_END)
         digest.update(stream.read())
         return f"{size} {modified} {digest.hexdigest()}"
-
-
-def _in_hub_cache(name: str, revision: str | None) -> Path | None:
-    """The snapshot that transformers would take from the hub's cache on this machine.
-
-    Source: huggingface_hub, "Understand caching": models--ORG--NAME/refs/REVISION → snapshots/COMMIT.
-    """
-    root = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    if root is None:
-        home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-        root = f"{home}/hub"
-    repository = Path(root).expanduser() / f"models--{name.replace('/', '--')}"
-    try:
-        commit = (repository / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        commit = revision or ""
-    return repository / "snapshots" / commit if commit else None

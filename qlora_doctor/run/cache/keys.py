@@ -22,7 +22,6 @@ import json
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ from ...setup.setup import Setup
 from .identity import data_identity, find, model_identity, tree_identity
 
 if TYPE_CHECKING:
-    from ...watching.first_batches.request import RunData
+    from ...worker.options import RunOptions
 
 _SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
 FORMAT = 1
@@ -66,30 +65,25 @@ _VARIABLES = (
 """Environment variables that the libraries heed."""
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What lies around a setup: the machine, and how the check was asked for.
+def stage_keys(
+    setup: Setup,
+    stages: tuple[str, ...],
+    options: RunOptions,
+    environment: EnvironmentFacts | None,
+    *,
+    runs_script: bool = False,
+) -> dict[str, str]:
+    """A digest for each stage.
 
-    Attributes:
+    Args:
         stages: the stages of this run that can be served, in their order.
-        requested: stages asked for by name.
-        run_data: the script that stage data runs; what that gives is never found again.
+        options: how they are run.
+        environment: the machine.
+        runs_script: stage data runs the user's script; what that gives is never found again.
     """
-
-    environment: EnvironmentFacts | None
-    stages: tuple[str, ...]
-    requested: tuple[str, ...] | None = None
-    device: str | None = None
-    offline: bool = False
-    trust_remote_code: bool = False
-    run_data: RunData | None = None
-
-
-def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
-    """A digest for each stage of ``around.stages``."""
     sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
     model, structure, training = (
-        _model(setup, sections, around),
+        _model(setup, sections, options),
         _structure(setup, sections),
         _training(sections["training"]),
     )
@@ -99,24 +93,24 @@ def stage_keys(setup: Setup, around: Surroundings) -> dict[str, str]:
     data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}
     if setup.data.train and data["files"] is None:
         data["day"] = _today()  # a hub's data set: nothing on this machine says whether it is still the same
-    card = [_card(around), sections["hardware"], sections["budgets"], around.device]
-    asked = {"stages": around.stages, "requested": around.requested}
+    card = [_card(environment), sections["hardware"], sections["budgets"], options.device]
+    asked = {"stages": stages, "requested": options.stages}
     looked_at: dict[str, Any] = {
         "structure": [model, structure],
         "memory": [model, structure, training, data, card],
-        "data": [model, training, data, named, uuid.uuid4().hex if around.run_data is not None else None],
+        "data": [model, training, data, named, uuid.uuid4().hex if runs_script else None],
         "load": [model, structure, training, card, asked],
         "step": [model, sections, data, named, card, asked],
     }
-    common = _common(setup, sections, around)
-    return {name: _digest([FORMAT, name, common, looked_at[name]]) for name in around.stages if name in looked_at}
+    common = _common(setup, sections, options, environment)
+    return {name: _digest([FORMAT, name, common, looked_at[name]]) for name in stages if name in looked_at}
 
 
 _OF_A_CELL = ("per_device_train_batch_size", "per_device_eval_batch_size", "max_length")
 """Fields of ``training`` that a trace is scaled by."""
 
 
-def trace_key(setup: Setup, around: Surroundings) -> str:
+def trace_key(setup: Setup, options: RunOptions, environment: EnvironmentFacts | None) -> str:
     """A digest of what decides the traces of a setup's step whatever its batch, its length and its card.
 
     A method that builds its batches from the config's own length has no such traces: theirs are part of the key.
@@ -126,17 +120,17 @@ def trace_key(setup: Setup, around: Surroundings) -> str:
     if training.get("method") in (None, "sft", "pretrain"):
         training = {name: "set" if name in _OF_A_CELL else value for name, value in training.items()}
     hardware = {name: value for name, value in sections["hardware"].items() if name == "count"}
-    parts = [_model(setup, sections, around), _structure(setup, sections), training, sections["data"], hardware]
-    return _digest([FORMAT, "traces", _common(setup, sections, around), parts])
+    parts = [_model(setup, sections, options), _structure(setup, sections), training, sections["data"], hardware]
+    return _digest([FORMAT, "traces", _common(setup, sections, options, environment), parts])
 
 
-def _model(setup: Setup, sections: dict[str, Any], around: Surroundings) -> dict[str, Any]:
+def _model(setup: Setup, sections: dict[str, Any], options: RunOptions) -> dict[str, Any]:
     model = setup.model
     base = model_identity(model.name_or_path, model.revision, setup)
     part = {"said": sections["model"], "base": base, "adapter": model_identity(model.adapter, None, setup)}
     if setup.dialect == "peft-adapter" and setup.file is not None:  # the weights beside it are looked at too
         part["stored"] = model_identity(str(Path(setup.file).resolve().parent), None, setup)
-    if base is None and not (around.offline or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")):
+    if base is None and not (options.offline or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")):
         part["day"] = _today()  # the hub may be asked, and may say something else tomorrow
     return part
 
@@ -147,7 +141,7 @@ def _structure(setup: Setup, sections: dict[str, Any]) -> dict[str, Any]:
         lora["lora_dropout"] = _kind_of_number(lora["lora_dropout"])
     prepared = {name: value for name, value in sections["training"].items() if name in _PREPARED_WITH}
     # Which layers all-linear stands for, and whether experts take a dropout, is the trainer's.
-    whose = setup.dialect if setup.lora.target_modules == "all-linear" or setup.dialect == "axolotl" else ""
+    whose = setup.dialect if setup.lora.target_modules == "all-linear" or not setup.traits.drops_on_experts else ""
     return {"quantization": sections["quantization"], "lora": lora, "training": prepared, "whose": whose}
 
 
@@ -163,11 +157,11 @@ def _kind_of_number(value: float) -> str:
     return "below 0" if value < 0 else "a ratio" if value < 1 else "above 1" if value > 1 else "no number"
 
 
-def _card(around: Surroundings) -> dict[str, Any] | None:
+def _card(environment: EnvironmentFacts | None) -> dict[str, Any] | None:
     """The hardware, without what is free of it: a failure for want of memory is not kept."""
-    if around.environment is None:
+    if environment is None:
         return None
-    known = around.environment.model_dump(
+    known = environment.model_dump(
         mode="json", include={"gpus", "driver", "cpu_count", "host_memory_bytes", "bitsandbytes_backends"}
     )
     for gpu in known["gpus"] or ():
@@ -175,15 +169,16 @@ def _card(around: Surroundings) -> dict[str, Any] | None:
     return known
 
 
-def _common(setup: Setup, sections: dict[str, Any], around: Surroundings) -> dict[str, Any]:
-    environment = around.environment
+def _common(
+    setup: Setup, sections: dict[str, Any], options: RunOptions, environment: EnvironmentFacts | None
+) -> dict[str, Any]:
     return {
         "tool": [__version__, _tool()],
         "environment": environment
         and environment.model_dump(mode="json", include={"python", "platform", "packages", "torch_cuda"}),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        "offline": around.offline,
-        "trust_remote_code": around.trust_remote_code,
+        "offline": options.offline,
+        "trust_remote_code": options.trust_remote_code,
         # A silent value is what the reader's dialect and the versions that the project asks for make of it.
         "reader": [setup.dialect, setup.dialect_version, setup.stored_keys],
         "versions": {name: asked.model_dump(mode="json", exclude={"by"}) for name, asked in setup.versions.items()},

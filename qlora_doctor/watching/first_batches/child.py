@@ -21,6 +21,8 @@ from .request import Outcome, RunData
 
 HANGS = "stacks.txt"
 """File that takes where the script was when its time ran out."""
+_OF_DATA = (ValueError, KeyError, TypeError, IndexError, AttributeError)
+"""What a loader raises over rows that it cannot use, and not over what this process has not."""
 _EARLY = 2.0
 """Seconds before the end of its time at which that is written."""
 
@@ -184,6 +186,12 @@ class _Run:
             traceback.print_exc()
             self._end(reason=f"The batches that were drawn could not be looked at: {_sentence(error)}")
         if getattr(self.trainer, "reward_funcs", None):
+            rows = [row for each in self.drawn.batches for row in _rows_of(each)]
+            if rows and isinstance(rows[0], Mapping) and "prompt" not in rows[0]:
+                columns = ", ".join(map(str, rows[0]))
+                self._end_with_failure(
+                    f"{type(self.trainer).__name__} takes the column prompt, and the data has {columns}."
+                )
             self._write(data=data, batch=batch)  # stands where a reward function does not come back
             data = data.model_copy(update=self._rewards())
         self._end(data=data, batch=batch)
@@ -206,6 +214,8 @@ class _Run:
             return {}
 
     def _failed(self, error: BaseException) -> None:
+        from .rewarding import is_not_here
+
         traceback.print_exc()
         self._end_if_empty(error)
         if isinstance(error, NetworkClosed) or (self.asked and _from_network(error)):
@@ -220,8 +230,20 @@ class _Run:
                 f"{_sentence(error)}",
                 remedy="Download it first: --run-data opens no network.",
             )
+        if self.drawing and isinstance(error, _OF_DATA) and not is_not_here(error):
+            self._end_with_failure(f"no batch can be made of the rows{self._where(error)}: {_sentence(error)}")
         what = "drawing the first batches" if self.drawing else "before its training"
         self._end(reason=f"The script ended {what}{self._where(error)}: {_sentence(error)}")
+
+    def _end_with_failure(self, why: str) -> None:
+        """End with a finding: the training would stop here, too."""
+        from ...facts import DataFacts
+        from ...pipeline.samples import conversation_column
+
+        found = conversation_column(self.noted.handed or {})
+        said = found.why if found is not None else why
+        remedy = found.remedy if found is not None else None
+        self._end(data=DataFacts(source=Path(self.request.script).name, failure=said), remedy=remedy)
 
     def _end_if_empty(self, error: BaseException | None) -> None:
         """End with a finding where the data set that is to be trained on has no row."""

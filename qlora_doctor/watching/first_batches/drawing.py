@@ -15,7 +15,7 @@ from ...pipeline.forms.kinds import FormedRow
 from ...probes.batch import BatchLook
 from ...probes.data.formed import repeated, without_repeats
 from ...probes.data.pairs import pair_facts
-from ...probes.data.rows import IGNORED, Row, of_classes, of_labels, of_texts, split_batch
+from ...probes.data.rows import IGNORED, Row, masked_by_hand, of_classes, of_labels, of_texts, split_batch
 from ...probes.data.showing import Shown, histogram, rows_shown
 from .noting import Noted
 from .request import ROWS
@@ -96,11 +96,13 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
     classes = False
     for batch in tokens:
         look.look(batch)
-        labels = batch.get("labels")
+        labels = batch.get("labels") if batch["input_ids"].dim() == 2 else None
         classes = classes or (isinstance(labels, torch.Tensor) and labels.dim() == 1)
         if isinstance(labels, torch.Tensor):
             rows += split_batch(batch)
     known["rows_seen"] = drawn.rows
+    if any(batch["input_ids"].dim() == 3 for batch in tokens):
+        return DataFacts(**known), _batch_facts(look, tokens, rows_before, drawn, noted)
     if classes:
         known.update(of_classes(rows, known["vocab_rows"], _classes(drawn.config)))
     elif rows:
@@ -160,7 +162,7 @@ def _with_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_tokens(batch: Mapping[str, Any]) -> bool:
     ids = batch.get("input_ids")
-    return isinstance(ids, torch.Tensor) and ids.dim() == 2
+    return isinstance(ids, torch.Tensor) and ids.dim() in (2, 3) and not ids.is_floating_point()
 
 
 def _of_rows(rows: Sequence[Row], drawn: Drawn, vocabulary: int | None) -> dict[str, Any]:
@@ -209,19 +211,13 @@ def _batch_facts(
     changes: dict[str, Any] = {"collator": noted.named(drawn.collator)}
     if not drawn.shifts:
         changes |= {"labels_shifted": None, "labels_other_ratio": None}
-    by_hand = _masked_by_hand(rows)
+    by_hand = masked_by_hand(rows)
     if facts.trained_tokens is not None and not any("completion_mask" in batch for batch in batches):
         changes["labels_by"], remade = _labels_by(rows, drawn, noted)
         if by_hand is not None and remade is not None:
             changes["mask_by_hand_ratio"] = by_hand
             changes["mask_discarded"] = remade and by_hand > 0 and (facts.trained_ratio or 0.0) >= 0.999
     return facts.model_copy(update=changes)
-
-
-def _masked_by_hand(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    labels = [list(row["labels"]) for row in rows if _token_labels(row)]
-    total = sum(map(len, labels))
-    return sum(int(label) == IGNORED for row in labels for label in row) / total if total else None
 
 
 def _token_labels(row: Mapping[str, Any]) -> bool:

@@ -28,6 +28,7 @@ class Noted:
         sampled: True where the script was given a part of a large data set.
         limits: lengths at which the tokenizer was told to cut.
         emptied: the filter that left no row last, in words.
+        handed: the first row that a library's function was mapped over: as the trainer is given it.
     """
 
     script: str
@@ -37,6 +38,7 @@ class Noted:
     sampled: bool = False
     limits: set[int] = field(default_factory=set)
     emptied: str | None = None
+    handed: dict[str, Any] | None = None
 
     def place(self, file: str, line: int) -> str:
         """A place of the user's code in words."""
@@ -157,6 +159,8 @@ def _mapped(plain: Callable[..., Any], noted: Noted) -> Callable[..., Any]:
         made = plain(self, function, *args, **kwargs)
         if plain.__name__ == "filter" and len(self) and not len(made):
             noted.emptied = f"The filter {noted.named(function)} keeps none of the {len(self)} rows it is given."
+        if not noted.is_own(function) and noted.handed is None and len(self):
+            noted.handed = dict(self[0])
         if noted.is_own(function):
             told = noted.named(function)
             for column in _written(self, made):

@@ -111,7 +111,7 @@ def _heard(
     try:
         given = _call(trainer, function, pairs, tokenizer)
     except Exception as error:
-        if len(asked) > hosts or _is_not_here(error):
+        if len(asked) > hosts or is_not_here(error):
             return None
         found.names.append(name)
         stops: list[tuple[str, BaseException]] = []
@@ -196,8 +196,8 @@ def _kind(value: Any) -> str:
     return f"{type(value).__name__} {shown[:40]}"
 
 
-def _is_not_here(error: BaseException) -> bool:
-    """Whether a function failed for what this process has not: weights, a GPU, the network."""
+def is_not_here(error: BaseException) -> bool:
+    """Whether code failed for what this process has not: weights, a GPU, the network."""
     seen: BaseException | None = error
     while seen is not None:
         text = f"{type(seen).__name__} {seen}".lower()

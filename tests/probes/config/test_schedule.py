@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from qlora_doctor import check
+from qlora_doctor.core.rows import count_rows
 from qlora_doctor.facts.schedule import ResumeFacts, ScheduleFacts
 from qlora_doctor.probes.config.resume import recorded_arguments
-from qlora_doctor.probes.config.rows import count_rows
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
 SCRIPT = """
@@ -279,7 +279,8 @@ def test_the_seed_of_a_real_checkpoint_is_read_without_running_it(tmp_path: Path
         ("DPO", "beta=0.5", "QD173", False),
         ("DPO", "beta=10.0, loss_type='ipo'", "QD173", False),
         ("CPO", "beta=10.0", "QD173", False),
-        ("DPO", "label_smoothing=0.7", "QD174", True),
+        ("DPO", "label_smoothing=0.7, loss_type='exo_pair'", "QD174", True),
+        ("DPO", "label_smoothing=0.7", "QD174", False),
         ("DPO", "label_smoothing=0.1", "QD174", False),
         ("DPO", "label_smoothing=0.1", "QD175", True),
         ("DPO", "label_smoothing=0.1, loss_type='robust'", "QD175", False),
@@ -380,3 +381,82 @@ def test_a_home_made_file_is_refused_by_what_it_tells(tmp_path: Path) -> None:
     assert "QD160" in of(file)["told"]
     file.write_text(text % "steps")
     assert "QD160" not in of(file)["told"]
+
+
+LLAMAFACTORY = """
+model_name_or_path: Qwen/Qwen2.5-7B
+stage: sft
+do_train: true
+finetuning_type: lora
+quantization_bit: 4
+lora_rank: 8
+dataset: mine
+dataset_dir: .
+template: qwen
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 8
+num_train_epochs: 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "updates", "told"),
+    [
+        ("", 45, set()),
+        ("warmup_steps: 300\n", 45, {"QD162"}),
+        ("val_size: 0.1\neval_strategy: steps\neval_steps: 40\nsave_steps: 500\n", 42, {"QD163"}),
+        ("num_train_epochs: 20\n", 300, {"QD166"}),
+        ("max_samples: 32\n", 6, set()),
+    ],
+)
+def test_without_ranks_the_most_updates_count(tmp_path: Path, more: str, updates: int, told: set[str]) -> None:
+    """With more than one rank there are fewer, so that what is late on one is late on all."""
+    (tmp_path / "rows.json").write_text(json.dumps([{"instruction": f"a {n}", "output": "b"} for n in range(240)]))
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "rows.json"}}))
+    said = LLAMAFACTORY if "num_train" not in more else LLAMAFACTORY.replace("num_train_epochs: 3\n", "")
+    (tmp_path / "lf.yaml").write_text(said + more)
+    found = of(tmp_path / "lf.yaml")
+    assert schedule(found).updates is None and schedule(found).updates_at_most == updates
+    assert {"QD162", "QD163", "QD166"} & found["told"].keys() == told
+
+
+@pytest.mark.parametrize(("text", "updates"), [("short", 30), ("long " * 400, None)])
+def test_axolotls_completion_divides_long_texts(tmp_path: Path, text: str, updates: int | None) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for _ in range(240)))
+    (tmp_path / "a.yml").write_text(
+        "base_model: Qwen/Qwen2.5-7B\nadapter: qlora\nload_in_4bit: true\nlora_r: 8\nsequence_len: 512\n"
+        "micro_batch_size: 2\ngradient_accumulation_steps: 4\nnum_epochs: 1\n"
+        "datasets:\n  - path: rows.jsonl\n    type: completion\n"
+    )
+    assert schedule(of(tmp_path / "a.yml")).updates_at_most == updates
+
+
+def test_the_first_argument_is_the_output_folder(tmp_path: Path) -> None:
+    rows(tmp_path, 64)
+    state = {"global_step": 8, "epoch": 0.5, "train_batch_size": 2}
+    (tmp_path / "out" / "checkpoint-8").mkdir(parents=True)
+    (tmp_path / "out" / "checkpoint-8" / "trainer_state.json").write_text(json.dumps(state))
+    (tmp_path / "out" / "checkpoint-8" / "adapter_config.json").write_text(json.dumps({"r": 64}))
+    file = tmp_path / "train.py"
+    text = SCRIPT.format(kind="SFT", arguments="per_device_train_batch_size=2", train="resume_from_checkpoint=True")
+    file.write_text(text.replace('output_dir="out"', '"out"'))
+    assert "QD169" in of(file)["told"]
+
+
+def test_an_adapter_that_is_continued_is_known_without_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(
+        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n"
+        "from trl import DPOConfig, DPOTrainer\n"
+        "model = AutoModelForCausalLM.from_pretrained('a/b', load_in_4bit=True)\n"
+        "model = PeftModel.from_pretrained(model, 'sft-adapter', is_trainable=True)\n"
+        "DPOTrainer(model=model, args=DPOConfig(output_dir='out'), train_dataset=rows).train()\n"
+    )
+    (tmp_path / "requirements.txt").write_text("trl==0.9.6\n")
+    assert "QD171" in of(file)["told"]
+
+
+@pytest.mark.parametrize(("beta", "told"), [("10.0", True), ("0.04", False), ("0.0", False)])
+def test_beta_of_grpo(tmp_path: Path, beta: str, told: bool) -> None:
+    pytest.importorskip("trl")
+    assert ("QD677" in script(tmp_path, f"beta={beta}", "GRPO")["told"]) == told

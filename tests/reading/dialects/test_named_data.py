@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from qlora_doctor.reading import read_setup
-from qlora_doctor.setup.named import FIRST_KEY, why_not_looked_at
+from qlora_doctor.setup.named import why_not_looked_at
 from qlora_doctor.setup.setup import NamedData, Setup
 
 AXOLOTL: dict[str, Any] = {
@@ -170,7 +170,8 @@ def test_none_is_said_where_there_is_none_in_the_keys_of_the_dialect(
     setup = read(tmp_path, data, dialect)
     why, remedy = why_not_looked_at(setup)
     assert setup.named_data == [] and why == "The config names no data."
-    assert FIRST_KEY[dialect] in str(remedy)
+    keys = {"axolotl": "datasets", "llamafactory": "dataset", "trl": "dataset_name", "native": "data.train"}
+    assert keys[dialect] in str(remedy)
 
 
 SCRIPT = """\

@@ -10,7 +10,11 @@ import pytest
 
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reading import read_setup
-from qlora_doctor.reading.python.arithmetic_of_updates import loss_fault, scheduler_per_micro_batch
+from qlora_doctor.reading.python.arithmetic_of_updates import (
+    loss_fault,
+    made_for_micro_batches,
+    scheduler_per_micro_batch,
+)
 
 
 def function(arguments: str, body: str) -> ast.FunctionDef:
@@ -93,4 +97,44 @@ def test_axolotls_lora_plus_drops_the_decay(ratio: int | None, decay: float, dro
               "micro_batch_size": 1, "weight_decay": decay, "loraplus_lr_ratio": ratio}  # fmt: skip
     (tmp_path / "q.yml").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     found = conclude(read_setup(tmp_path / "q.yml"), None).remark_notes or []
-    assert any(each.kind == "weight-decay-dropped" for each in found) is dropped
+    assert any(each.kind == "optimizer-arguments-dropped" for each in found) is dropped
+
+
+OPTIMIZER = """
+from peft import LoraConfig, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-0.5B", load_in_4bit=True)
+model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear"))
+optimizer = create_loraplus_optimizer(model=model, optimizer_cls=Adam, lr=2e-4, loraplus_lr_ratio=16, GIVEN)
+Trainer(model=model, args=TrainingArguments("out", weight_decay=0.1, adam_beta2=0.95), train_dataset=d,
+        optimizers=(optimizer, None)).train()
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "dropped"),
+    [
+        ("", ["weight_decay 0.1", "adam_beta2 0.95"]),
+        ("weight_decay=0.1, betas=(0.9, 0.95)", ["weight_decay 0.1", "its own weight_decay"]),
+        ("loraplus_weight_decay=0.1, betas=(0.9, 0.95)", []),
+        ("**more", []),
+    ],
+)
+def test_an_optimizer_made_without_what_the_arguments_say(given: str, dropped: list[str], tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(OPTIMIZER.replace("GIVEN", given))
+    found = conclude(read_setup(tmp_path / "train.py"), None).remark_notes or []
+    notes = [each.note or "" for each in found if each.kind == "optimizer-arguments-dropped"]
+    assert len(notes) == bool(dropped) and all(each in notes[0] for each in dropped)
+
+
+@pytest.mark.parametrize(
+    ("length", "micro"),
+    [("len(loader)", True), ("EPOCHS * len(loader)", True), ("len(loader) // 8", False), ("total", False)],
+)
+def test_a_schedule_made_for_micro_batches_may_step_with_each(length: str, micro: bool) -> None:
+    code = (
+        "EPOCHS = 3\ntotal = EPOCHS * len(loader) // ACCUMULATION\n"
+        f"schedule = get_scheduler('cosine', optimizer, num_warmup_steps=2, num_training_steps={length})\n"
+    )
+    assert made_for_micro_batches(ast.parse(code)) is micro

@@ -46,7 +46,7 @@ def _weight_decay(reading: Reading) -> None:
     decay = reading.get("weight_decay")
     if reading.get("loraplus_lr_ratio") and isinstance(decay, int | float) and decay > 0:
         note = f"With loraplus_lr_ratio the optimizer's groups have no weight decay: weight_decay {decay:g} is dropped."
-        reading.remark("weight-decay-dropped", "weight_decay", note)
+        reading.remark("optimizer-arguments-dropped", "weight_decay", note)
 
 
 def _checkpointing(reading: Reading) -> None:

@@ -39,20 +39,34 @@ class Output:
         return path
 
 
-def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
-    """``html=report.html`` → Output, after a look at the folder.
+def split_output(text: str, formats: Collection[str]) -> tuple[str, str]:
+    """``html=report.html`` → (format, path).
+
+    Raises:
+        UsageError: the form or the format is wrong.
+    """
+    format, _, path = text.partition("=")
+    if not path or not format:
+        raise UsageError(f"-o takes FORMAT=PATH, found {text!r}.", remedy="-o html=report.html")
+    check_format(format, formats)
+    return format, path
+
+
+def parse_outputs(written: Sequence[str], reports: int, formats: Collection[str]) -> list[Output]:
+    """Each ``html=report.html`` as an Output, after a look at the folder.
+
+    Args:
+        reports: how many reports a document may have to hold.
+        formats: those that can be written.
 
     Raises:
         UsageError: the form or the format is wrong, or nothing can be written there.
     """
-    from ..reporters import FORMATS, PICTURES, TOGETHER
+    from ..reporters import PICTURES, TOGETHER
 
     outputs: list[Output] = []
     for text in written:
-        format, _, path = text.partition("=")
-        if not path or not format:
-            raise UsageError(f"-o takes FORMAT=PATH, found {text!r}.", remedy="-o html=report.html")
-        check_format(format, FORMATS)
+        format, path = split_output(text, formats)
         if format in PICTURES:
             _must_be_drawn(path)
         folder = format == "html" and (path.endswith(("/", os.sep)) or Path(path).is_dir())
@@ -60,32 +74,15 @@ def parse_outputs(written: Sequence[str], configs: int) -> list[Output]:
             _make_folder(Path(path))
             outputs.append(Output(format, str(Path(path) / "{name}.html"), index=True))
             continue
-        if configs > 1 and format not in TOGETHER and "{name}" not in path:
+        if reports > 1 and format not in TOGETHER and "{name}" not in path:
             remedy = f"-o {format}={Path(path).stem}-{{name}}{Path(path).suffix}"
             remedy += f", or -o html={Path(path).stem}/ for a page each and an index" if format == "html" else ""
-            raise UsageError(f"One {format} file holds one report, and {configs} configs are given.", remedy=remedy)
+            raise UsageError(f"One {format} file holds one report, and {reports} configs are given.", remedy=remedy)
         if any(other.path == path for other in outputs):
             raise UsageError(f"Two outputs are to be written to {path}.")
         _must_be_writable(Path(path))
         outputs.append(Output(format, path))
     return outputs
-
-
-def output_pairs(written: Sequence[str], formats: Collection[str]) -> list[tuple[str, Path]]:
-    """``json=x.json`` → (format, path), after a look at the folder.
-
-    Raises:
-        UsageError: the form or the format is wrong, or nothing can be written there.
-    """
-    pairs = []
-    for text in written:
-        format, _, path = text.partition("=")
-        if not path or not format:
-            raise UsageError(f"-o takes FORMAT=PATH, found {text!r}.", remedy="-o markdown=comparison.md")
-        check_format(format, formats)
-        _must_be_writable(Path(path))
-        pairs.append((format, Path(path)))
-    return pairs
 
 
 def check_format(format: str, formats: Collection[str]) -> None:

@@ -33,6 +33,17 @@ def count_rows(file: Path) -> int | None:
     return None
 
 
+def longest_line(file: Path | None) -> int | None:
+    """Bytes of the longest line of a JSON Lines file, which no row has more tokens than; None of other files."""
+    try:
+        if file is None or file.suffix.lower() not in (".jsonl", ".ndjson") or file.stat().st_size > _LARGEST:
+            return None
+        with file.open("rb") as content:
+            return max(map(len, content), default=0)
+    except OSError:
+        return None
+
+
 def _lines(file: Path) -> int:
     """Lines that are not empty."""
     with file.open("rb") as content:

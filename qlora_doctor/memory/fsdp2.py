@@ -1,8 +1,8 @@
 """What FSDP 2 does to a rank's memory: shards that stay, whole layers that come and go, gradients that are scattered.
 
-One process stands for each rank, as all hold the same amounts. Played after torch's ``FSDPParamGroup``
-(``torch/distributed/fsdp/_fully_shard``) and accelerate's ``fsdp2_prepare_model``: a unit for each decoder layer, one
-for the embeddings, one that stays gathered for the last norm and the head, one for the rest.
+Played after torch's ``FSDPParamGroup`` (``torch/distributed/fsdp/_fully_shard``) and accelerate's
+``fsdp2_prepare_model``: a unit for each decoder layer, one for the embeddings, one that stays gathered for the last
+norm and the head, one for the rest.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .sharding import GATHERING, Sharding, decoder_layers
 from .trace import Recorder
 
 _NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
-
-
-GATHERING, SCATTERING = 1, 2
-"""The streams that ask for what shards are gathered into, and for the shards of gradients."""
 
 
 @dataclass
@@ -47,17 +44,15 @@ class _Unit:
         return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
 
 
-class Sharded:
-    """A model whose parameters are sharded over ``world`` ranks while its step is traced."""
+class ShardedByTensor(Sharding):
+    """FSDP 2."""
 
     def __init__(self, recorder: Recorder, model: Any, world: int, reads_head: bool = False) -> None:
         """``reads_head``: the trainer reads the head's weight and never calls it, as trl's fused head does."""
-        self.recorder, self.tape, self.world = recorder, recorder.tape, world
-        self.shards: dict[int, nn.Parameter] = {}
+        super().__init__(recorder, world)
         base = model.get_base_model()
         self._taken: set[int] = set()
-        names = set(getattr(base, "_no_split_modules", None) or ())
-        layers = [module for module in base.modules() if type(module).__name__ in names]
+        layers = decoder_layers(base)
         self.layers = [self._unit(layer) for layer in layers]
         embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
         tied = head is not None and embeddings.weight is head.weight
@@ -70,16 +65,11 @@ class Sharded:
         self.rest = self._unit(base, stays=True)
         self._held: int | None = None
         self._scattering: int | None = None
-        self._in_backward: int | None = None
-        self.syncs = True
-        """Whether gradients are scattered: only in the last of several accumulated batches."""
         # accelerate holds the whole state dict until all is sharded (``fsdp2_prepare_model``: ``original_sd``).
         wholes = [index for unit in self._units() for index in self._shard(unit)]
         for index in wholes:
             self.tape.free(index)
-        for place, layer in enumerate(layers):
-            layer.register_forward_pre_hook(lambda *_, place=place: self._before_layer(place))
-            layer.register_forward_hook(lambda module, args, out, place=place: self._after_layer(place, out))
+        self._hook(layers)
         # The last buffer of the forward pass goes when the root's forward is over (``FSDPState._post_forward``).
         base.register_forward_hook(lambda *_: self._free("_held"))
         first = embeddings if tied else None
@@ -109,10 +99,6 @@ class Sharded:
         self._embedded_with_gradient = isinstance(out, torch.Tensor) and out.requires_grad
         self._release(self.first)
 
-    def trained(self) -> list[nn.Parameter]:
-        """The shards that have a gradient; the whole gradients are gone."""
-        return [shard for shard in self.shards.values() if shard.grad is not None]
-
     def _units(self) -> Iterator[_Unit]:
         yield from self.layers
         yield from (unit for unit in (self.first, self.tail, self.rest) if unit is not None)
@@ -130,23 +116,9 @@ class Sharded:
         """Make the shards of a unit; yields the tape's indices of the whole parameters, which go later."""
         for parameter in unit.parameters:
             rows = -(-parameter.shape[0] // self.world) if parameter.dim() else 1
-            whole = self.recorder.index_of(parameter)
-            category = self.tape.categories[whole] if whole is not None else "base_16bit"
-            shape = (rows, *parameter.shape[1:])
-            shard = torch.empty(shape, dtype=parameter.dtype, device="meta")
-            self.recorder.recategorise(shard, category)
-            self.shards[id(parameter)] = nn.Parameter(shard, requires_grad=parameter.requires_grad)
+            whole = self._keep_shard(parameter, (rows, *parameter.shape[1:]), parameter.dtype)
             if whole is not None:
                 yield whole
-
-    def _alloc(self, size: int, stream: int = 0) -> int:
-        return self.tape.alloc(size, "base_16bit", stream)
-
-    def _free(self, name: str) -> None:
-        index = getattr(self, name)
-        if index is not None:
-            self.tape.free(index)
-            setattr(self, name, None)
 
     def _arrive(self, unit: _Unit) -> None:
         if unit.arriving is None and not unit.gathered and unit.whole_bytes and not unit.read:
@@ -178,16 +150,10 @@ class Sharded:
         if not self.recorder.in_backward:
             self._gather(self.layers[place])
 
-    def _after_layer(self, place: int, out: Any) -> None:
-        if self.recorder.in_backward:
-            return
+    def _after_layer(self, place: int) -> None:
         self._release(self.layers[place])
-        states = out[0] if isinstance(out, tuple) else out
-        if isinstance(states, torch.Tensor) and states.requires_grad:
-            states.register_hook(lambda gradient: self._before_backward_of(place))
 
     def _before_backward_of(self, place: int) -> None:
-        """The gradient has come as far as this layer's output, so what lies behind it is done."""
         if self._in_backward is None:
             self._free("_held")
             self._scatter(self.tail)
@@ -209,13 +175,6 @@ class Sharded:
         buffer = self._alloc(sum(p.grad.numel() * p.grad.element_size() for p in with_gradient))
         self.tape.categories[buffer] = "gradients"
         for parameter in with_gradient:
-            parameter.grad = None
-            shard = self.shards[id(parameter)]
-            gradient = torch.empty_like(shard)
-            self.recorder.recategorise(gradient, "gradients")
-            index = self.recorder.index_of(gradient)
-            if index is not None:
-                self.tape.streams[index] = SCATTERING
-            shard.grad = gradient if shard.grad is None else shard.grad
+            self._scatter_gradient(parameter)
         self._free("_scattering")
         self._scattering = buffer

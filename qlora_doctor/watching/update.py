@@ -1,0 +1,148 @@
+"""One update of a training that is watched: its losses on the way back, its gradients on the way to the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import accumulating, stepping
+from .backward import BackwardWatch
+from .losses import LossWatch
+from .optimizers import Together
+from .scaler import Scaler
+from .scaling import scale_facts, scaler_facts
+from .training import Training, finite
+
+_OF_ITS_LOSS = (
+    "loss_scale", "sums_over_accumulation", "divides_twice", "unshifted_loss", "sums_over_tokens", "divided_by",
+)  # fmt: skip
+"""Facts of a run that the loss of one update shows."""
+
+
+class Update:
+    """Watches the backward passes of each update.
+
+    Args:
+        training: that is watched.
+        scaler: its gradient scaler.
+    """
+
+    def __init__(self, training: Training, scaler: Scaler) -> None:
+        self._training, self._scaler = training, scaler
+        self._accumulation: list[int | None] = []
+        self._cleared: list[bool] = []
+        self._backward: BackwardWatch | None = None
+        self._loss: LossWatch | None = None
+        self._began = False
+
+    def put_on(self, backward_begins: Callable[[], None]) -> None:
+        """Watch backward, and what a trainer gives to its loss.
+
+        Args:
+            backward_begins: called before each backward.
+        """
+        training = self._training
+        self._backward = BackwardWatch(backward_begins, training.guard)
+        trainer = training.trainer()
+        if trainer is not None:
+            self._loss = LossWatch(trainer, self._inputs_given, training.guard)
+
+    def take_off(self) -> None:
+        """Take both off."""
+        for each in (self._backward, self._loss):
+            if each is not None:
+                each.close()
+
+    def _inputs_given(self, inputs: Mapping[str, Any], counted: bool | None) -> None:
+        """The trainer is about to compute a loss."""
+        training = self._training
+        assert training.onlooker is not None
+        training.onlooker.trainer_inputs = dict(inputs)
+        if counted is not None:
+            training.run["loss_takes_count"] = counted
+
+    def backward_begins(self) -> None:
+        """The first backward of a step finds the gradients as the step before left them, the others as the first."""
+        training, run = self._training, self._training.run
+        onlooker = training.onlooker
+        assert onlooker is not None
+        self._accumulation.append(accumulating.asked_for() if training.is_loop else None)
+        first, self._began = not self._began, True
+        if not training.whole:
+            return
+        held = Together(training.optimizers).tensors
+        if not first:
+            held = held or {id(parameter) for parameter in onlooker.parameters.values()}
+            gradients, scale = onlooker.gradients, self._scaler.scale
+            self._cleared.append(
+                stepping.cleared(onlooker.parameters, gradients.fired, held, lambda: gradients.norms_now(scale))
+            )
+            # Once is a step that a loop left out, for a loss that was none as an example.
+            run["cleared_within"] = len(self._cleared) > 1 and all(self._cleared)
+        elif training.steps:
+            left = stepping.left_over(onlooker.parameters, held)
+            run["gradients_left"] = max(left, run.get("gradients_left") or 0.0)
+
+    def before_optimizer(self) -> None:
+        """Gradients between backward and the step; of sharded ones a process sees its part alone."""
+        training = self._training
+        onlooker, scale = training.onlooker, self._scaler.scale
+        assert onlooker is not None
+        if not training.whole:
+            return
+        came = onlooker.gradients.norms_now(scale)
+        training.run["gradient_scale"] = scale
+        held = Together(training.optimizers).tensors
+        training.run |= stepping.on_the_way(came, onlooker.parameters, held, scale)
+
+    def end(self) -> None:
+        """The step is over: its loss against what its batches have as their mean."""
+        training, run = self._training, self._training.run
+        onlooker, scale = training.onlooker, self._scaler.scale
+        assert onlooker is not None and self._backward is not None
+        self._began = False
+        losses, mean = self._backward.take(), onlooker.mean_loss()
+        backward = sum(losses) if losses else None
+        if not onlooker.micro_batches[-1]:  # no gradient passed a hook
+            onlooker.micro_batches[-1] = len(losses)
+        run["micro_batches"] = list(onlooker.micro_batches)
+        raw = backward
+        if backward is not None and scale:
+            backward /= scale
+        plain, count = onlooker.mean_of_means(), onlooker.micro_batches[-1]
+        run.update(dict.fromkeys(_OF_ITS_LOSS), backward_loss=finite(backward), mean_loss=finite(mean))
+        training.rank_loss = {
+            "backward_loss": finite(backward),
+            "mean_loss": finite(mean),
+            "mean_of_means": finite(plain),
+        }
+        if backward is not None and mean and plain and onlooker.parts == count and training.world == 1:
+            # Of several ranks only all together can tell.
+            run |= scale_facts(
+                backward, mean, plain, count, unshifted=onlooker.unshifted_loss(), tokens=onlooker.counted_tokens,
+                whole=onlooker.whole,
+            )  # fmt: skip
+        self._know_accumulation()
+        if raw is not None and mean:
+            run |= scaler_facts(raw / mean, scale, count)
+        training.rank_loss |= {"trained_tokens": onlooker.counted_tokens or None}
+        if onlooker.counted_tokens:
+            run["tokens_per_update"] = onlooker.counted_tokens * training.world
+        training.losses = [*training.losses, backward]
+
+    def _know_accumulation(self) -> None:
+        """A loop that means to accumulate, by its own names, and steps with every micro-batch."""
+        training, run = self._training, self._training.run
+        if training.is_loop:
+            meant = set(self._accumulation)
+            run["accumulation_asked"] = next(iter(meant)) if len(meant) == 1 else None
+        asked, onlooker = run.get("accumulation_asked"), training.onlooker
+        assert onlooker is not None
+        if run.get("divided_by") not in (None, 1, asked):  # a weight of the loss that nothing names
+            run["divided_by"] = 1
+        alone = all(count == 1 for count in onlooker.micro_batches)
+        run["accumulation_ignored"] = (
+            bool(asked and asked > 1)
+            and alone
+            and (run.get("divided_by") == asked or (training.is_loop and len(onlooker.micro_batches) > 1))
+        )
