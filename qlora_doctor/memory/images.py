@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 _TOKENS = ("image_token_id", "image_token_index")
 
 
+_CUT_BY_PROCESSOR = frozenset(
+    (
+        *("aya_vision", "cohere2_vision", "deepseek_ocr2", "got_ocr2", "granite_docling", "idefics3", "internvl"),
+        *("kimi_k25", "lfm2_vl", "llama4", "mllama", "ovis2", "phi4_multimodal", "qianfan_ocr", "smolvlm", "step3p7"),
+    )
+)
+"""Model types of one image size whose processor cuts a picture into several of it, unless it is told not to."""
+
+
 class NoPictures(ValueError):
     """Why batches with images are not made; the end of a sentence that begins with "The prediction does not cover"."""
 
@@ -92,6 +101,8 @@ def pictures_of(model: Any, setup: Setup) -> Pictures:
     unknown = {"aspect_ratio_ids", "pixel_attention_mask", "spatial_shapes", "target_sizes", "image_position_ids"}
     if unknown & set(known):
         raise NoPictures(f"images cut into tiles, as {name} takes them")
+    if config.model_type in _CUT_BY_PROCESSOR:
+        raise NoPictures(f"images that the processor of {name} cuts into as many tiles as their form asks for")
     told = setup.data.image_size
     size = getattr(vision, "image_size", None)
     size = size[0] if isinstance(size, list | tuple) and size else size

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from qlora_doctor.memory.images import NoPictures, pictures_of
+from qlora_doctor.setup.setup import Setup
 from tests.memory.test_run import config, memory_of
 
 VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -96,3 +99,15 @@ def test_trl_takes_them_too_and_its_other_methods_do_not(tmp_path: Path) -> None
     told["training"]["method"] = "dpo"
     memory = memory_of(told)
     assert memory.predicted is None and "dpo" in str(memory.prediction_failure)
+
+
+def test_a_model_whose_processor_cuts_pictures_has_no_figure() -> None:
+    class InternVLForConditionalGeneration:
+        config = SimpleNamespace(
+            model_type="internvl", image_token_id=5, vision_config=SimpleNamespace(image_size=[448, 448])
+        )
+
+        def forward(self, input_ids: Any, pixel_values: Any) -> None: ...
+
+    with pytest.raises(NoPictures, match="processor of InternVLForConditionalGeneration cuts"):
+        pictures_of(InternVLForConditionalGeneration(), Setup())
