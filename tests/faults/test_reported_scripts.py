@@ -429,7 +429,7 @@ REPORTED = [
         "QD125", "error", SFT, [("LoraConfig(\n", "LoraConfig(\n    model,\n"), ('    task_type="CAUSAL_LM",\n', "")]
     ),
     Reported(
-        "QD838",
+        "QD143",
         "error",
         PLAIN,
         [("merged = model.merge", "model.merge"), ("merged.save", "model.save")],
@@ -441,10 +441,10 @@ REPORTED = [
         ],
     ),
     Reported(
-        "QD835", "error", PLAIN, [("max_steps=100,", 'max_steps=100,\n    resume_from_checkpoint="out/checkpoint-50",')]
+        "QD141", "error", PLAIN, [("max_steps=100,", 'max_steps=100,\n    resume_from_checkpoint="out/checkpoint-50",')]
     ),
     Reported(
-        "QD836",
+        "QD142",
         "error",
         SFT,
         [(" processing_class=tokenizer,", "")],
@@ -456,7 +456,7 @@ REPORTED = [
         ],
     ),
     Reported(
-        "QD819",
+        "QD146",
         "error",
         PLAIN,
         [("eval_steps=50,", "eval_steps=50,\n    label_names=['label'],")],
@@ -488,8 +488,8 @@ REPORTED = [
     ),
     # and loops
     Reported("QD273", "warning", CLIPPED, [(CLIP + STEP, STEP + CLIP)]),
-    Reported("QD839", "warning", LOOP, [("    loss = model(", f"    {ADAMW}    loss = model(")]),
-    Reported("QD837", "warning", EVALUATED, [("    model.train()\n    for batch", "    for batch")]),
+    Reported("QD147", "warning", LOOP, [("    loss = model(", f"    {ADAMW}    loss = model(")]),
+    Reported("QD149", "warning", EVALUATED, [("    model.train()\n    for batch", "    for batch")]),
     Reported("QD544", "warning", SUMMED, [("loss.item()", "loss")]),
     Reported("QD544", "warning", EVALUATED, [("    with torch.no_grad():\n", "    if True:\n"), (".item()", "")]),
     Reported("QD274", "error", EPOCHS, [("3 * len(loader)", "len(loader)")]),

@@ -233,9 +233,9 @@ def turned(optimizer: Any) -> Any:
 @pytest.mark.parametrize(
     ("build", "found"),
     [
-        (lambda model: negative(adamw(model)), {"QD176": "error"}),
-        (lambda model: turned(adamw(model)), {"QD176": "error"}),
-        (lambda model: torch.optim.AdamW(trained(model), lr=2e-4, maximize=True), {"QD177": "warning"}),
+        (lambda model: negative(adamw(model)), {"QD468": "error"}),
+        (lambda model: turned(adamw(model)), {"QD468": "error"}),
+        (lambda model: torch.optim.AdamW(trained(model), lr=2e-4, maximize=True), {"QD469": "warning"}),
         (lambda model: torch.optim.SGD(trained(model), lr=1.0, momentum=0.9, nesterov=True), {}),
         (lambda model: torch.optim.AdamW(trained(model), lr=2e-4, weight_decay=0.5), {}),
     ],
@@ -254,7 +254,7 @@ def test_an_optimizer_with_a_past_is_not_judged_by_its_momentum(qlora: Build) ->
         optimizer.state[parameter]["momentum_buffer"] = -100 * parameter.grad
     optimizer.zero_grad()
     report = examine(model, optimizer)
-    assert report.facts.step.update_along_gradient is None and "QD176" not in rules(report)
+    assert report.facts.step.update_along_gradient is None and "QD468" not in rules(report)
 
 
 def test_a_lora_a_that_is_too_coarse_beside_a_lora_b_that_moves(qlora: Build) -> None:
