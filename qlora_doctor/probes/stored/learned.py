@@ -55,6 +55,8 @@ def factor(matrix: Any) -> Factor | None:
             gram = wide @ wide.T
             if not math.isfinite(gram.sum()):
                 return None
+    if np.any(matrix[:, -1:]):  # as nearly always; a look at all columns costs as much as half of the rest
+        return Factor(gram, zero=False)
     used = np.flatnonzero(np.any(matrix, axis=0))
     return Factor(gram, zero=not len(used), written=(int(used[-1]) + 1) / matrix.shape[1] if len(used) else 0.0)
 
