@@ -47,15 +47,19 @@ class OnOff:
 def quiet(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients for a block; every module's mode is then put back.
 
-    bitsandbytes' 4-bit layers stay as they are: see ``never_repacked``.
+    bitsandbytes' 4-bit layers stay as they are: see ``never_repacked``. Within the trainer's autocast, weights that are
+    cast here would be kept for its own forward, without a gradient and at their values of now (seen with PyTorch 2.6),
+    and that step would train nothing: they are forgotten.
     """
     modes = [(module, module.training) for _, module in modules_of(model)]
+    torch.clear_autocast_cache()
     try:
         for module, _ in modes:
             vars(module)["training"] = _is_4bit(module)  # past torch's __setattr__, which looks for tensors first
         with torch.no_grad(), never_repacked(model):
             yield
     finally:
+        torch.clear_autocast_cache()
         for module, mode in modes:
             vars(module)["training"] = mode
 
