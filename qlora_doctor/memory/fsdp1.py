@@ -8,31 +8,14 @@ accelerate keeps the parts that are trained in float32; they are gathered in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from .engine_options import FlatOptions
 from .sharding import GATHERING, Sharding, decoder_layers
 from .trace import Recorder
-
-
-@dataclass(frozen=True)
-class FlatOptions:
-    """What of ``fsdp_config`` decides the memory.
-
-    Attributes:
-        prefetches: ``backward_prefetch`` of BACKWARD_PRE: the backward pass begins by gathering the last layer.
-    """
-
-    prefetches: bool = False
-
-    @classmethod
-    def of(cls, settings: dict[str, Any]) -> FlatOptions:
-        """Those of a ``fsdp_config``."""
-        told = settings.get("backward_prefetch", settings.get("fsdp_backward_prefetch"))
-        return cls(str(told).upper() == "BACKWARD_PRE")
 
 
 class ShardedFlat(Sharding):

@@ -188,7 +188,7 @@ def saved_bytes(subject: Subject, saving: Saving) -> list[int]:
     (``accelerate.utils.save_fsdp_model`` with ``adapter_only``); the best checkpoint is read onto the card as a whole
     beside the adapter that it replaces (``PeftModel.load_adapter``).
     """
-    from .zero_options import ZeroOptions
+    from .engine_options import ZeroOptions
 
     sizes = [p.numel() * p.element_size() for p in subject.model.parameters() if p.requires_grad]
     if saving.loads_best:

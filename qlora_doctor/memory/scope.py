@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..setup.distribution import deepspeed_settings, zero_settings
 from ..setup.resolved import Taken
+from .engine_options import ZeroOptions
 from .generated_evaluation import unmodelled_generation
 from .kept_outputs import kept_outputs_of
-from .zero_options import BUCKET
 
 if TYPE_CHECKING:
     from ..facts import Facts
@@ -171,7 +171,7 @@ def _liger(setup: Setup) -> Iterator[str]:
     """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
     training = setup.training
     told = training.extra.get("liger_kernel_config")
-    if not setup.traits.liger_of_transformers:
+    if not setup.traits.switches_of_transformers:
         yield f"the Liger kernels as {setup.dialect} applies them"
     elif training.method not in (None, "sft", "pretrain"):
         yield f"the Liger kernels in the method {training.method}"
@@ -220,7 +220,7 @@ def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
     """Whether a run's optimizer is divided by ZeRO-2 over its ranks as it is modelled: in bfloat16, by transformers'
     Trainer or trl's for supervised fine-tuning and DPO, with checkpointing, without offloading."""
     config, settings = facts.config, zero_settings(setup)
-    whole = deepspeed_settings(setup)
+    whole, options = deepspeed_settings(setup), ZeroOptions.of(settings)
     if config is None or whole is None or config.distributed != "zero2":
         return False
     return (
@@ -228,21 +228,11 @@ def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
         and bool(Taken(setup)["training.bf16"])
         and bool(config.gradient_checkpointing)
         and settings.get("contiguous_gradients", True) is True
-        and isinstance(settings.get("reduce_bucket_size", 0), (int, float, str))
         and not any(str(name).startswith("offload") and value for name, value in settings.items())
         and "optimizer" not in whole
-        and (Taken(setup)["training.gradient_accumulation_steps"] == 1 or _is_small_bucket(settings))
+        and options is not None
+        and (options.is_small or Taken(setup)["training.gradient_accumulation_steps"] == 1)
     )
-
-
-def _is_small_bucket(settings: dict[str, Any]) -> bool:
-    """Whether a bucket of gradients is too small to matter where it lies.
-
-    One of a gigabyte that comes and goes with each accumulated batch may find its place taken in part: what was
-    reserved was then 11% too high and 25% too low in two runs.
-    """
-    told = settings.get("reduce_bucket_size", BUCKET)
-    return told == "auto" or float(told) <= BUCKET / 10
 
 
 def offloads_plainly(setup: Setup) -> bool:
@@ -250,7 +240,7 @@ def offloads_plainly(setup: Setup) -> bool:
     training = setup.training
     return (
         Taken(setup).trainer == "trl"
-        and setup.traits.liger_of_transformers
+        and setup.traits.switches_of_transformers
         and training.method in (None, "sft", "dpo", "kto", "reward")
         and not training.fsdp
         and not training.deepspeed

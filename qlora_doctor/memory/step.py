@@ -13,8 +13,9 @@ import torch
 from ..pipeline.batches import synthetic_labels
 from .as_on_cuda import as_on_cuda
 from .autocast import Autocast
+from .engine_options import FlatOptions, ZeroOptions
 from .first_gradient import learn_counts
-from .fsdp1 import FlatOptions, ShardedFlat
+from .fsdp1 import ShardedFlat
 from .fsdp2 import ShardedByTensor
 from .images import Pictures
 from .kept_outputs import KeptOutputs
@@ -30,7 +31,6 @@ from .tape import Tape
 from .trace import Recorder
 from .trl_step import has_fused_head, prepare_for_sft, sft_loss, without_triton
 from .zero import Zero2
-from .zero_options import ZeroOptions
 
 
 @dataclass(frozen=True)

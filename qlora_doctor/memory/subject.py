@@ -10,7 +10,7 @@ import torch
 
 from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
-from .fsdp1 import FlatOptions
+from .engine_options import FlatOptions, ZeroOptions
 from .generated_evaluation import generated_tokens
 from .kept import Outline
 from .kept_outputs import kept_outputs_of
@@ -18,7 +18,6 @@ from .liger import VERSION, Kernels
 from .load import LoadOptions
 from .step import Program, StepOptions
 from .trl_step import has_fused_head
-from .zero_options import ZeroOptions
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup

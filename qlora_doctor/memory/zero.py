@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .engine_options import ZeroOptions
 from .optimizers import Optimizer
 from .sharding import Sharding
 from .trace import Recorder
-from .zero_options import ZeroOptions
 
 
 class Zero2(Sharding):

@@ -18,7 +18,7 @@ class Traits(NamedTuple):
         hf_names: it takes transformers' names of optimizers and schedules, and may know more than are listed here.
         checks_names: it stops at an optimizer or a schedule that TrainingArguments do not know.
         more_optimizers: optimizers that it knows besides; it has schedules of its own then.
-        liger_of_transformers: ``use_liger_kernel`` and ``activation_offloading`` are transformers' and trl's own.
+        switches_of_transformers: ``use_liger_kernel`` and ``activation_offloading`` are transformers' and trl's own.
         hands_base_to_trl: it leaves it to TRL's trainer to prepare a quantized base.
         heeds_launcher: it respects what accelerate's launcher sets.
         searches_unused: DistributedDataParallel searches for unused parameters where nothing is written.
@@ -52,7 +52,7 @@ class Traits(NamedTuple):
     hf_names: bool = False
     checks_names: bool = False
     more_optimizers: frozenset[str] = frozenset()
-    liger_of_transformers: bool = False
+    switches_of_transformers: bool = False
     hands_base_to_trl: bool = False
     heeds_launcher: bool = False
     searches_unused: bool = True
@@ -82,7 +82,7 @@ NATIVE = Traits(
     as_written=True,
     hf_names=True,
     checks_names=True,
-    liger_of_transformers=True,
+    switches_of_transformers=True,
     hub_ids=True,
     data_key="data.train",
     counts_rows=True,

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from qlora_doctor.memory.allocator import CachingAllocator
-from qlora_doctor.memory.fsdp1 import FlatOptions
+from qlora_doctor.memory.engine_options import FlatOptions, ZeroOptions
 from qlora_doctor.memory.predict import Prediction, predict
-from qlora_doctor.memory.zero_options import ZeroOptions
 from tests.memory.cases import H200, LLAMA, subject
 
 LARGER = LLAMA | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "vocab_size": 8003}
@@ -83,3 +82,17 @@ def test_streams_have_pools_of_their_own() -> None:
     assert allocator.reserved == 20 << 20
     allocator.malloc(10 << 20, 1)
     assert allocator.reserved == 30 << 20
+
+
+@pytest.mark.parametrize(
+    "told, bucket, small",
+    [("auto", None, True), (5e8, 500_000_000, False), (10_000_000, 10_000_000, True), (None, 500_000_000, False)],
+)
+def test_a_bucket_of_gradients_is_read(told: Any, bucket: int | None, small: bool) -> None:
+    options = ZeroOptions.of({} if told is None else {"reduce_bucket_size": told})
+    assert options is not None and (options.bucket, options.is_small) == (bucket, small)
+
+
+@pytest.mark.parametrize("told", ["many", 0, -1, True, float("inf"), None, [1]])
+def test_a_bucket_of_no_size_has_no_figure(told: Any) -> None:
+    assert ZeroOptions.of({"reduce_bucket_size": told}) is None

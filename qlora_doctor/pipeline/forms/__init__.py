@@ -29,6 +29,15 @@ _HOW_MANY = re.compile(r"#\d+\Z")
 MASKED, LONG, SHORT = "nothing of it is trained", "longer than the limit", "too short"
 
 
+def _leaves_tokenizer(tokenizer: Any, settings: dict[str, Any]) -> None:
+    """Nothing is changed of the tokenizer."""
+
+
+def _cuts_nothing(settings: dict[str, Any]) -> tuple[int | None, str]:
+    """No row is too long, or none of its tokens are known here."""
+    return None, "cut"
+
+
 @dataclass(frozen=True)
 class _Trainer:
     """A trainer whose forms are followed: its rows, its tokenizer, what it says of lengths."""
@@ -36,32 +45,26 @@ class _Trainer:
     name: str
     form: _Form
     settings: Callable[[NamedData], dict[str, Any]]
-    prepare: Callable[[Any, dict[str, Any]], None]
-    limits: Callable[[dict[str, Any]], tuple[int | None, str]]
-    drops_masked: bool
     packing: str
+    prepare: Callable[[Any, dict[str, Any]], None] = _leaves_tokenizer
+    limits: Callable[[dict[str, Any]], tuple[int | None, str]] = _cuts_nothing
+    drops_masked: bool = False
 
 
 _TRAINERS = {
     "axolotl": _Trainer(
-        "axolotl", axolotl.form, axolotl.settings_of, axolotl.prepare_tokenizer, axolotl.limits, True, "sample_packing"
+        "axolotl", axolotl.form, axolotl.settings_of, "sample_packing", axolotl.prepare_tokenizer, axolotl.limits,
+        drops_masked=True,
     ),
     "llamafactory": _Trainer(
-        "LLaMA-Factory", llamafactory.form, llamafactory.settings_of, llamafactory.prepare_tokenizer,
-        lambda settings: (int(settings["cutoff_len"]), "cut"), False, "packing",
+        "LLaMA-Factory", llamafactory.form, llamafactory.settings_of, "packing", llamafactory.prepare_tokenizer,
+        lambda settings: (int(settings["cutoff_len"]), "cut"),
     ),
-    "ms-swift": _Trainer(
-        "ms-swift", swift.form, swift.settings_of, swift.prepare_tokenizer, swift.limits, False, "packing"
-    ),
-    "autotrain": _Trainer(
-        "AutoTrain", autotrain.form, autotrain.settings_of, autotrain.prepare_tokenizer, autotrain.limits, False,
-        "text_column",  # which has a value always, and texts are always joined
-    ),
-    "oumi": _Trainer("oumi", oumi.form, oumi.settings_of, oumi.prepare_tokenizer, oumi.limits, False, "pack"),
-    "torchtune": _Trainer(
-        "torchtune", torchtune.form, torchtune.settings_of, torchtune.prepare_tokenizer, torchtune.limits, False,
-        "packed",
-    ),
+    "ms-swift": _Trainer("ms-swift", swift.form, swift.settings_of, "packing", swift.prepare_tokenizer, swift.limits),
+    # AutoTrain's text_column has a value always, and its texts are always joined
+    "autotrain": _Trainer("AutoTrain", autotrain.form, autotrain.settings_of, "text_column"),
+    "oumi": _Trainer("oumi", oumi.form, oumi.settings_of, "pack", limits=oumi.limits),
+    "torchtune": _Trainer("torchtune", torchtune.form, torchtune.settings_of, "packed"),
 }  # fmt: skip
 
 

@@ -1,5 +1,9 @@
 """Samples as AutoTrain's trainers of text form them (0.8.37: ``trainers/clm/utils.py``, ``train_clm_sft.py``,
-``train_clm_default.py``): one column, of text or of messages; all of it is trained, and texts are joined to blocks."""
+``train_clm_default.py``): one column, of text or of messages.
+
+All of it is trained, and texts are joined to blocks, so that nothing is cut. With chatml and zephyr, which give the
+tokenizer other special tokens, no tokens are told.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +25,6 @@ def settings_of(named: NamedData) -> dict[str, Any]:
     said.update(columns if isinstance(columns, Mapping) else {})
     trainer = str(said.get("task") or f"llm-{said.get('trainer', 'default')}").replace(":", "-")
     return {"text_column": "text", "add_eos_token": True, **said, "kind": trainer.partition("-")[2] or "default"}
-
-
-def prepare_tokenizer(tokenizer: Any, settings: Mapping[str, Any]) -> None:
-    """Nothing is changed of it; with chatml and zephyr, which give it other special tokens, no tokens are told."""
-
-
-def limits(settings: Mapping[str, Any]) -> tuple[int | None, str]:
-    """Nothing is cut: texts are joined and divided into blocks."""
-    return None, "cut"
 
 
 def form(

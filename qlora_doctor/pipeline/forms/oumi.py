@@ -29,10 +29,6 @@ def settings_of(named: NamedData) -> dict[str, Any]:
     return {**named.settings, **(inner if isinstance(inner, Mapping) else {})}
 
 
-def prepare_tokenizer(tokenizer: Any, settings: Mapping[str, Any]) -> None:
-    """Nothing is changed of it."""
-
-
 def limits(settings: Mapping[str, Any]) -> tuple[int | None, str]:
     """(tokens of a row at most, what happens to a longer one)."""
     most = settings.get("model.model_max_length")

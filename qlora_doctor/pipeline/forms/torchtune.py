@@ -23,15 +23,6 @@ def settings_of(named: NamedData) -> dict[str, Any]:
     return {"train_on_input": builder.startswith("alpaca"), **named.settings, "builder": builder}
 
 
-def prepare_tokenizer(tokenizer: Any, settings: Mapping[str, Any]) -> None:
-    """No tokens are told."""
-
-
-def limits(settings: Mapping[str, Any]) -> tuple[int | None, str]:
-    """None: no tokens are told."""
-    return None, "cut"
-
-
 def form(
     named: NamedData, rows: list[tuple[int | None, dict[str, Any]]], told: FormedSet, tokenizer: Any
 ) -> list[FormedRow]:

@@ -18,7 +18,7 @@ from .fields import SCRIPT_DECIDES, Reading
 from .values import dtype, name_list, names, one_or_list, storage_dtype, strategy, switch, text
 
 name = "custom"
-TRAITS = Traits(liger_of_transformers=True, heeds_launcher=True)
+TRAITS = Traits(switches_of_transformers=True, heeds_launcher=True)
 
 _DEPTH = 4
 _ELSEWHERE = {

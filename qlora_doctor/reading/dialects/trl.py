@@ -25,14 +25,14 @@ TRAITS = Traits(
     as_written=True,
     hf_names=True,
     checks_names=True,
-    liger_of_transformers=True,
+    switches_of_transformers=True,
     hands_base_to_trl=True,
     heeds_launcher=True,
     hub_ids=True,
     data_key="dataset_name",
     counts_rows=True,
 )
-_HANDBOOK = TRAITS._replace(liger_of_transformers=False, data_key="dataset_mixer", counts_rows=False)
+_HANDBOOK = TRAITS._replace(switches_of_transformers=False, data_key="dataset_mixer", counts_rows=False)
 
 IMPLIED_BY_FORM = frozenset({"use_peft"})
 """Keys that say what another dialect says by being what it is; a conversion does not carry them."""
