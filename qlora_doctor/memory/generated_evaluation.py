@@ -8,12 +8,16 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from ..setup.resolved import Taken
+
 if TYPE_CHECKING:
     from ..setup.setup import Setup
     from .trace import Recorder
 
-BY_TRANSFORMERS = ("native", "python", "shell", "custom")
-"""Dialects whose run is Seq2SeqTrainer's own."""
+
+def _by_transformers(setup: Setup) -> bool:
+    """Whether the run is Seq2SeqTrainer's own."""
+    return setup.traits.switches_of_transformers and Taken(setup).trainer == "transformers"
 
 
 def generates(setup: Setup) -> bool:
@@ -22,7 +26,7 @@ def generates(setup: Setup) -> bool:
     silent = training.eval_strategy in (None, "no") and not setup.is_unknown("training.eval_strategy")
     if not training.extra.get("predict_with_generate") or silent:
         return False
-    return bool(training.compute_metrics) or setup.dialect not in BY_TRANSFORMERS
+    return bool(training.compute_metrics) or not _by_transformers(setup)
 
 
 def unmodelled_generation(model: Any, setup: Setup) -> str | None:
@@ -32,7 +36,7 @@ def unmodelled_generation(model: Any, setup: Setup) -> str | None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if setup.training.fsdp or setup.training.deepspeed:
         return "an evaluation that generates in a sharded model"
-    if setup.dialect not in BY_TRANSFORMERS or not getattr(base.config, "is_encoder_decoder", False):
+    if not _by_transformers(setup) or not getattr(base.config, "is_encoder_decoder", False):
         return "an evaluation that generates (predict_with_generate)"
     settings = getattr(base, "generation_config", None)
     beams = setup.training.extra.get("generation_num_beams") or getattr(settings, "num_beams", None) or 1
