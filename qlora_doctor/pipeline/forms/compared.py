@@ -51,35 +51,20 @@ class Compared:
 def compares(setup: Setup) -> bool:
     """Whether the config's trainer is one whose pairs are formed here, and is asked for them."""
     named = next((each for each in setup.named_data if each.role == "train"), None)
-    dialect = setup.dialect.removeprefix("shell-")
-    if named is None:
-        return False
-    if dialect == "axolotl":
-        return str(named.settings.get("rl")) in PAIRS | UNPAIRED
-    if dialect == "ms-swift":
-        return str(named.settings.get("rlhf_type")) in (*PAIRS, *UNPAIRED, "cpo", "rm")
-    if dialect == "autotrain":
-        return autotrain.settings_of(named)["kind"] in ("dpo", "orpo", "reward")
-    return dialect == "llamafactory" and str(named.settings.get("stage")) in ("dpo", "rm", "kto")
+    trainer = _TRAINERS.get(setup.dialect.removeprefix("shell-"))
+    return named is not None and trainer is not None and trainer.compares(named)
 
 
 def form_compared(
     setup: Setup, named: NamedData, rows: list[dict[str, Any]], columns: list[str], tokenizer: Any
 ) -> Compared:
-    """The rows as the method's trainer gets them.
+    """The rows as the method's trainer gets them; of a setup that :func:`compares`.
 
     Raises:
         NotFollowedForm: the form is not followed here.
         CannotForm: the trainer stops at a row.
     """
-    dialect = setup.dialect.removeprefix("shell-")
-    if dialect == "axolotl":
-        return _axolotl(named, rows, columns, tokenizer)
-    if dialect == "ms-swift":
-        return _swift(named, rows)
-    if dialect == "autotrain":
-        return _autotrain(named, rows, columns)
-    return _llamafactory(named, rows, columns)
+    return _TRAINERS[setup.dialect.removeprefix("shell-")].form(named, rows, columns, tokenizer)
 
 
 # -- axolotl
@@ -345,3 +330,29 @@ def _autotrain(named: NamedData, rows: list[dict[str, Any]], columns: list[str])
 
 def _left(made: Compared, why: str) -> None:
     made.dropped[why] = made.dropped.get(why, 0) + 1
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """A trainer whose pairs are formed: whether a data set is one of pairs there, and its rows."""
+
+    compares: Callable[[NamedData], bool]
+    form: Callable[[NamedData, list[dict[str, Any]], list[str], Any], Compared]
+
+
+_TRAINERS = {
+    "axolotl": _Trainer(lambda named: str(named.settings.get("rl")) in PAIRS | UNPAIRED, _axolotl),
+    "ms-swift": _Trainer(
+        lambda named: str(named.settings.get("rlhf_type")) in (*PAIRS, *UNPAIRED, "cpo", "rm"),
+        lambda named, rows, columns, tokenizer: _swift(named, rows),
+    ),
+    "autotrain": _Trainer(
+        lambda named: autotrain.settings_of(named)["kind"] in ("dpo", "orpo", "reward"),
+        lambda named, rows, columns, tokenizer: _autotrain(named, rows, columns),
+    ),
+    "llamafactory": _Trainer(
+        lambda named: str(named.settings.get("stage")) in ("dpo", "rm", "kto"),
+        lambda named, rows, columns, tokenizer: _llamafactory(named, rows, columns),
+    ),
+}
+"""By dialect."""
