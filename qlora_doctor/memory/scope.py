@@ -125,10 +125,9 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield "torch.compile"
     distributed = config.distributed if config is not None else None
     if training.fsdp and not shards_plainly(setup, facts):
-        yield {"fsdp1": "FSDP 1 as it is set here", "fsdp2": "FSDP 2 as it is set here"}.get(distributed or "", "FSDP")
-    if training.deepspeed and not _is_plain_zero(setup, facts):
-        zero2 = "DeepSpeed ZeRO-2 as it is set here"
-        yield {"zero2": zero2, "zero3": "DeepSpeed ZeRO-3"}.get(distributed or "", "DeepSpeed")
+        yield _SHARDED.get(distributed or "", "FSDP")
+    if training.deepspeed:
+        yield from _zero(setup, facts)
     if training.method in ("grpo", "rloo"):
         yield from _generating(setup, facts)
     if training.padding_free and Taken(setup).trainer == "trl" and not training.packing:
@@ -216,14 +215,22 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
     )
 
 
-def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
-    """Whether a run's optimizer is divided by ZeRO-2 over its ranks as it is modelled: in bfloat16, by transformers'
-    Trainer or trl's for supervised fine-tuning and DPO, with checkpointing, without offloading."""
+_SHARDED = {
+    "fsdp1": "FSDP 1 but for supervised fine-tuning with full_shard, non-reentrant checkpointing and 4-bit weights "
+    "stored as floats, without offloading",
+    "fsdp2": "FSDP 2 but for supervised fine-tuning and DPO with non-reentrant checkpointing, without offloading",
+}
+"""What is not modelled where :func:`shards_plainly` says no."""
+
+
+def _zero(setup: Setup, facts: Facts) -> Iterator[str]:
+    """What of DeepSpeed is not modelled: all but ZeRO-2 by transformers' Trainer or trl's, within bounds."""
     config, settings = facts.config, zero_settings(setup)
     whole, options = deepspeed_settings(setup), ZeroOptions.of(settings)
-    if config is None or whole is None or config.distributed != "zero2":
-        return False
-    return (
+    stage = config.distributed if config is not None else None
+    if config is None or whole is None or stage != "zero2":
+        yield "DeepSpeed ZeRO-3" if stage == "zero3" else "DeepSpeed"
+    elif not (
         setup.training.method in (None, "sft", "pretrain", "dpo")
         and bool(Taken(setup)["training.bf16"])
         and bool(config.gradient_checkpointing)
@@ -231,8 +238,13 @@ def _is_plain_zero(setup: Setup, facts: Facts) -> bool:
         and not any(str(name).startswith("offload") and value for name, value in settings.items())
         and "optimizer" not in whole
         and options is not None
-        and (options.is_small or Taken(setup)["training.gradient_accumulation_steps"] == 1)
-    )
+    ):
+        yield (
+            "DeepSpeed ZeRO-2 but for supervised fine-tuning and DPO in bfloat16 with checkpointing, without "
+            "offloading and an optimizer of DeepSpeed's own"
+        )
+    elif not options.is_small and Taken(setup)["training.gradient_accumulation_steps"] > 1:
+        yield "DeepSpeed ZeRO-2 with accumulated batches and a large bucket (reduce_bucket_size; auto is covered)"
 
 
 def offloads_plainly(setup: Setup) -> bool:

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from qlora_doctor.facts import Facts
+from qlora_doctor.facts.config import ConfigFacts
 from qlora_doctor.memory.allocator import CachingAllocator
 from qlora_doctor.memory.engine_options import FlatOptions, ZeroOptions
 from qlora_doctor.memory.predict import Prediction, predict
+from qlora_doctor.memory.scope import unmodelled
+from qlora_doctor.setup.setup import Hardware, Quantization, Setup, Training
 from tests.memory.cases import H200, LLAMA, subject
 
 LARGER = LLAMA | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "vocab_size": 8003}
@@ -96,3 +100,31 @@ def test_a_bucket_of_gradients_is_read(told: Any, bucket: int | None, small: boo
 @pytest.mark.parametrize("told", ["many", 0, -1, True, float("inf"), None, [1]])
 def test_a_bucket_of_no_size_has_no_figure(told: Any) -> None:
     assert ZeroOptions.of({"reduce_bucket_size": told}) is None
+
+
+def zero(**section: Any) -> Setup:
+    return Setup(
+        training=Training(
+            bf16=True,
+            gradient_checkpointing=True,
+            gradient_accumulation_steps=4,
+            per_device_train_batch_size=1,
+            deepspeed={"zero_optimization": {"stage": 2, **section}},
+        ),
+        hardware=Hardware(count=2),
+        quantization=Quantization(load_in_4bit=True),
+    )
+
+
+def left_out(setup: Setup, **config: Any) -> str | None:
+    known = {"distributed": "zero2", "gradient_checkpointing": True, **config}
+    return unmodelled(setup, Facts(config=ConfigFacts(**known)))
+
+
+def test_why_a_run_of_zero_has_no_figure_is_said() -> None:
+    assert left_out(zero(reduce_bucket_size="auto")) is None
+    assert "accumulated batches and a large bucket" in (left_out(zero()) or "")
+    assert "without offloading" in (left_out(zero(offload_optimizer={"device": "cpu"})) or "")
+    assert "DeepSpeed ZeRO-3," in (left_out(zero(stage=3), distributed="zero3") or "")
+    alone = zero(reduce_bucket_size="auto").model_copy(update={"hardware": Hardware()})
+    assert "2xrtx-4090" in (left_out(alone) or "")
