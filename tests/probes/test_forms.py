@@ -51,7 +51,8 @@ def test_forms_agree_with_the_trainers_own_code(trainer: str, tiny_llama: Path) 
     for case in RECORDED[trainer]:
         named = NamedData(settings={"sequence_len": 4096, **case["settings"]})
         tokenizer = tokenizer_of(tiny_llama)
-        module.prepare_tokenizer(tokenizer, module.settings_of(named))
+        if module is not oumi:  # which changes nothing of the tokenizer
+            module.prepare_tokenizer(tokenizer, module.settings_of(named))
         told = FormedSet("rows", None, columns=list(case["row"]))
         (row,) = module.form(named, [(0, case["row"])], told, tokenizer)
         assert tokenizer.decode(row.ids) == case["text"], case["settings"]
