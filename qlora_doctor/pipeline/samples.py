@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -353,4 +355,11 @@ def _open(setup: Setup) -> Any:
         )
     options: dict[str, Any] = {"sep": "\t"} if files[0].suffix.lower() == ".tsv" else {}
     names = [str(f) for f in files]
-    return load_dataset(builders.pop(), data_files=names, split="train", streaming=True, **options)
+    locks = _locks().name
+    return load_dataset(builders.pop(), data_files=names, split="train", streaming=True, cache_dir=locks, **options)
+
+
+@functools.cache
+def _locks() -> tempfile.TemporaryDirectory[str]:
+    """Where the datasets library leaves a lock for each file that it reads; it goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True)

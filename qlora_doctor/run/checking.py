@@ -254,6 +254,8 @@ def _undecided(setup: Setup | None, stage: str) -> str | None:
     """
     if setup is not None and setup.dialect == "accelerate-config":
         return "An Accelerate config names no model: it says how a run is launched."
+    if stage != "data" and setup is not None and setup.dialect != "python" and setup.is_unknown("model.name_or_path"):
+        return f"The config does not say which model it is: {setup.origins['model.name_or_path'].note}"
     if setup is None or setup.dialect != "python":
         return None  # where a config is silent, its trainer has a default
     adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")

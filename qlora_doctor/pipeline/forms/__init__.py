@@ -152,7 +152,9 @@ def read_named(setup: Setup, named: NamedData, rows: int, *, offline: bool = Tru
         raise NotFollowedForm(named.not_followed)
     missing = next((each for each in written if resolve(setup, each) is None), named.name)
     if missing is None:
-        raise NotFollowedForm(f"{named.format or named.key or 'A class'} brings rows of its own, which are not followed.")
+        raise NotFollowedForm(
+            f"{named.format or named.key or 'A class'} brings rows of its own, which are not followed."
+        )
     raise NotFollowedForm(f"{missing} is not on this machine.")
 
 
