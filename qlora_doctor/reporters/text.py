@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..core.place import Place
-from ..core.report import ALL_STAGES, Cause, Finding, Remediation, Report, RuleOutcome, stages_of
+from ..core.report import ALL_STAGES, NOT_ASKED_FOR, Cause, Finding, Remediation, Report, RuleOutcome, stages_of
 from . import _words as words
 from ._excerpt import marked
 from ._needed import needed
@@ -242,7 +242,7 @@ def _diff_line(line: str, ink: _Ink) -> str:
 def _some_asked_for(report: Report) -> list[str]:
     """The stages that were asked for by name; empty where nothing was said, or all were."""
     asked = [record.name for record in report.stages if record.requested]
-    return asked if any(record.reason == "Not asked for." for record in report.stages) else []
+    return asked if any(record.reason == NOT_ASKED_FOR for record in report.stages) else []
 
 
 def _not_seen(report: Report, ink: _Ink, width: int, verbose: bool) -> str:
@@ -320,7 +320,10 @@ def _gap(gap: Gap, ink: _Ink, width: int) -> Iterable[str]:
     status = ink("error", gap.status) if gap.status == "failed" else gap.status
     why, names = words.one_line(gap.reason or "No reason was given."), ", ".join(gap.stages)
     yield from _wrap(why, width, first=f"  {names} {status}: ", plain_first=f"  {names} {gap.status}: ")
-    yield from (f"    to have it: {words.one_line(each)}" for each in gap.remedies)
+    remedies = [words.one_line(each) for each in gap.remedies]
+    options = ", ".join(each for each in remedies if not each.endswith("."))
+    sentences = [each for each in remedies if each.endswith(".")]
+    yield from (f"    to have it: {each}" for each in (options, *sentences) if each)
 
 
 def _suppressed(report: Report, ink: _Ink) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import DoctorError, UsageError
-from ..core.report import AFTERWARDS, STAGES, Report, StageRecord
+from ..core.report import AFTERWARDS, NOT_ASKED_FOR, STAGES, Report, StageRecord
 from ..core.text import cleaned
 from ..facts import Facts
 from .observer import Observer
@@ -197,7 +197,7 @@ def _runnable(session: Session) -> list[str]:
     for name in REAL_STAGES:
         undecided = _undecided(setup, name)
         if not _wanted(name, session.options):
-            session.skip(name, "Not asked for.", f"--stage {name}")
+            session.skip(name, NOT_ASKED_FOR, f"--stage {name}")
         elif name == "data" and runs_script(session):
             runnable.append(name)
         elif undecided is not None:
