@@ -128,3 +128,23 @@ def test_no_tokenizer(tiny_llama: Path, tmp_path: Path) -> None:
         file.unlink()
     facts = look(folder, make_data(tmp_path / "d.jsonl", "text"))
     assert facts.failure is not None and "tokenizer" in facts.failure
+
+
+def test_data_that_only_the_hub_has(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not reached is not unreadable; what the hub itself answers is."""
+    import datasets
+
+    from qlora_doctor.pipeline.forms import NotFollowedForm
+
+    def answers(error: Exception) -> None:
+        def load_dataset(*_: Any, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+    monkeypatch.setattr("qlora_doctor.pipeline.samples._is_offline", lambda: False)
+    answers(ConnectionError("Couldn't reach 'my/data' on the Hub"))
+    with pytest.raises(NotFollowedForm, match="the hub was not reached"):
+        look(tiny_llama, "my/data")
+    answers(FileNotFoundError("Dataset 'my/data' doesn't exist on the Hub"))
+    assert "doesn't exist" in (look(tiny_llama, "my/data").failure or "")

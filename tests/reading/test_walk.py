@@ -117,6 +117,7 @@ LEFT_OUT = {
         "schema",
     ),
     "keys.json": (json.dumps({"names": {"lora_r": {}, "lora_alpha": [], "learning_rate": {}}}), "too little"),
+    "serve.yaml": ("model: x/y\nquantization: bitsandbytes\nmax_model_len: 4096\nenable_lora: true\n", "serves"),
     "grpo.yaml": (
         "model_name_or_path: x/y\nlearning_rate: 1.0e-6\nper_device_train_batch_size: 1\nbeta: 0.04\n"
         "num_generations: 8\nmax_completion_length: 512\nuse_vllm: true\n",

@@ -140,3 +140,33 @@ def test_sixty_columns_hold_every_line_and_break_no_word(name: str) -> None:
         ]  # one line, whatever the width
         assert [line for line in lines if len(line) > 60] == []
         assert set(narrow.split()) <= set(wide.split())
+
+
+def test_data_sets_that_were_not_looked_at_beside_others_are_named() -> None:
+    from qlora_doctor.facts.data import DataSetFacts
+    from qlora_doctor.reporters.verdict import verdict
+
+    report = fixtures.healthy()
+    assert report.facts.data is not None
+    sets = [DataSetFacts(name="faq"), DataSetFacts(name="acme/tickets", not_followed="It is not on this machine.")]
+    data = report.facts.data.model_copy(update={"sets": sets})
+    report = report.model_copy(update={"facts": report.facts.model_copy(update={"data": data})})
+    shown = render(report, "text")
+    assert "data set acme/tickets not looked at: It is not on this machine." in " ".join(shown.split())
+    assert "1 data set not looked at" in shown.splitlines()[-1]
+    assert verdict(report).level == "partial" and "1 data set not looked at" in verdict(report).headline
+
+
+def test_a_script_that_kept_the_stages_from_its_model_does_not_pass() -> None:
+    from qlora_doctor.reporters.overview import outcome, told_outcome
+
+    report = fixtures.healthy()
+    skipped = [
+        stage.model_copy(update={"status": "skipped", "reason": "line 3 is not followed"})
+        if stage.name in ("structure", "memory", "load", "step")
+        else stage
+        for stage in report.stages
+    ]
+    assert outcome(report) == "passes"
+    seen = report.model_copy(update={"stages": skipped})
+    assert outcome(seen) == "partly seen" and told_outcome(seen) == "seen 2 of 6"

@@ -193,3 +193,16 @@ def test_several_trainings_are_several_pages() -> None:
         "a/report.json",
         "a/{name}.html",
     ]
+
+
+def test_records_of_a_run_go_where_nothing_is_to_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qlora_doctor.run.watched import records_folder
+
+    monkeypatch.delenv("QLORA_DOCTOR_RUNS", raising=False)
+    monkeypatch.setenv("QLORA_DOCTOR_CACHE", "off")
+    with records_folder(None) as (folder, stays):
+        (folder / "rank.json").write_text("{}")
+    assert not stays and not folder.exists()
+    with records_folder(tmp_path / "asked") as (folder, stays):
+        pass
+    assert stays and folder.is_dir()

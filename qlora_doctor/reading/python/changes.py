@@ -194,6 +194,7 @@ class Changes(Arguments):
     def _for(self, node: ast.For | ast.AsyncFor) -> bool:
         called = node.iter.func if isinstance(node.iter, ast.Call) else None
         if not isinstance(called, ast.Attribute) or called.attr not in OVER:
+            self._for_some(node)
             return super()._for(node)
         holder = self.evaluate(called.value)
         if isinstance(holder, Unknown) and holder.part is not None and OVER[called.attr] == PARAMETERS:
@@ -213,6 +214,22 @@ class Changes(Arguments):
         return False
 
     _asyncfor = _for
+
+    def _for_some(self, node: ast.For | ast.AsyncFor) -> None:
+        """``for p in filter(…, model.parameters()): p.data = …``: over which of them is not followed."""
+        targets = [each.id for each in ast.walk(node.target) if isinstance(each, ast.Name)]
+        if isinstance(node.iter, ast.Name | ast.Attribute | ast.Constant) or not targets:
+            return
+        if not any(_changes_anything(each, targets[-1]) for each in node.body):
+            return
+        for inner in ast.walk(node.iter):
+            called = inner.func if isinstance(inner, ast.Call) else None
+            if isinstance(called, ast.Attribute) and called.attr in OVER:
+                model = self.evaluate(called.value)
+                if isinstance(model, Model):
+                    self.unfollowed(
+                        model, "loop-over-model", "A loop over some of the model's parameters or modules.", node
+                    )
 
     def _for_part(self, part: tuple[Value, str], node: ast.For | ast.AsyncFor) -> None:
         """``for p in model.lm_head.parameters(): p.requires_grad = True``."""
@@ -264,7 +281,8 @@ class Changes(Arguments):
     ) -> bool:
         """Follow the body of a loop over the model; False where part of it is not understood."""
         understood = True
-        for statement in body:
+        for written in body:
+            statement = _switch_as_test(written, names)
             if isinstance(statement, ast.If):
                 understood = self._test_over(model, over, names, statement, tests) and understood
             elif not _changes_anything(statement, names[1]):
@@ -511,6 +529,20 @@ def _goes_backward(node: ast.AST) -> bool:
         isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr == "backward"
         for inner in ast.walk(node)
     )
+
+
+def _switch_as_test(node: ast.stmt, names: tuple[str, str]) -> ast.stmt:
+    """``p.requires_grad = "lora" in n`` as the test that it is; any other statement as it stands."""
+    if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and _mentions(node.value, names)):
+        return node
+    target = node.targets[0]
+    if not (isinstance(target, ast.Attribute) and target.attr == "requires_grad"):
+        return node
+
+    def switched(on: bool) -> list[ast.stmt]:
+        return [ast.copy_location(ast.Assign(targets=[target], value=ast.Constant(value=on)), node)]
+
+    return ast.copy_location(ast.If(test=node.value, body=switched(True), orelse=switched(False)), node)
 
 
 def _changes_anything(statement: ast.stmt, name: str) -> bool:

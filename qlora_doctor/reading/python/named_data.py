@@ -28,7 +28,9 @@ _MOST = 20
 def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
     """Put what the script loads into the builder, with the code that stands between it and the trainer."""
     template = _template(script, builder)
-    if not any(word in builder.source.code for word in (*_LOADERS, *_READERS)):
+    may_load = any(word in builder.source.code for word in (*_LOADERS, *_READERS))
+    loads = _loads(builder.source.tree) if may_load else []
+    if not loads:
         if template is not None:
             why = "The script's code decides."
             builder.named_data.append(
@@ -43,7 +45,7 @@ def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
         way = data_way(builder.source.tree)
     except RecursionError:  # what is written out again may be nested deeper than what is read
         way = None
-    for node in _loads(builder.source.tree):
+    for node in loads:
         told = _told(node, known.get(id(node)), builder).model_copy(update={"template": template})
         if way is not None and way[0] is node and told.kind == "file" and told.role == "train":
             told = told.model_copy(update={"settings": way[1]})

@@ -225,3 +225,17 @@ def test_a_script_without_any_data(tmp_path: Path) -> None:
     path = tmp_path / "train.py"
     path.write_text(SCRIPT.format(load="data = make()"))
     assert "cannot be known" in why_not_looked_at(read_setup(path))[0]
+
+
+def test_a_name_that_dataset_info_lacks_stops_the_trainer(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text('{"faq": {"file_name": "faq.json"}}')
+    wrong = read(tmp_path, {**FACTORY, "dataset": "faq,nosuch", "dataset_dir": str(tmp_path / "data")})
+    assert [each["kind"] for each in wrong.remarks if each["effect"] == "refused"] == ["data-set-not-registered"]
+    right = read(tmp_path, {**FACTORY, "dataset": "faq", "dataset_dir": str(tmp_path / "data")})
+    assert not [each for each in right.remarks if each["kind"] == "data-set-not-registered"]
+
+
+def test_a_value_that_omegaconf_calls_missing_is_no_name(tmp_path: Path) -> None:
+    setup = read(tmp_path, {**TRL, "model_name_or_path": "???"})
+    assert setup.model.name_or_path is None and setup.is_unknown("model.name_or_path")

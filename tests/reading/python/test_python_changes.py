@@ -324,3 +324,47 @@ def test_a_thaw_in_few_words_is_replayed(statement: str, tests: list[str], tmp_p
     assert setup.not_followed == []
     (change,) = setup.changes
     assert (change.kind, change.when, change.value, change.tests) == ("requires-grad", "attached", True, [tests])
+
+
+LOADED = """\
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+model = get_peft_model(AutoModelForCausalLM.from_pretrained('my/model'), LoraConfig(r=8))
+"""
+ELSEWHERE = {
+    "another framework's trainer": ("import lightning as L\nL.Trainer().fit(Module(model), loader)\n", "trainer", 5),
+    "a learner": ("learner = Learner(model)\nlearner.fit(3)\n", "trainer", 5),
+    "a step of its own": (
+        "def step(b):\n    model(**b).loss.backward()\nEngine(step).run(loader)\n",
+        "training-loop",
+        5,
+    ),
+    "some of the parameters": (
+        "for p in filter(lambda p: p.requires_grad, model.parameters()):\n    p.data = p.data.half()\n",
+        "loop-over-model",
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_trains_or_changes_the_model_elsewhere_is_listed(name: str, tmp_path: Path) -> None:
+    code, kind, line = ELSEWHERE[name]
+    script = tmp_path / "train.py"
+    script.write_text(LOADED + code)
+    setup = read_setup(script)
+    assert (kind, line) in kinds(setup)
+    assert setup.training.trainer is None or setup.is_unknown("training.learning_rate")
+
+
+def test_a_switch_that_a_test_decides_is_replayed(tmp_path: Path) -> None:
+    setup = read(tmp_path, after='for n, p in model.named_parameters():\n    p.requires_grad = "lora_A" in n\n')
+    made = [(each.value, each.tests) for each in setup.changes if each.kind == "requires-grad"]
+    assert made == [(True, [["named", "lora_A"]]), (False, [["not", "named", "lora_A"]])]
+    assert not setup.not_followed
+
+
+def test_samples_of_a_class_of_the_script_are_named(tmp_path: Path) -> None:
+    setup = read(tmp_path, train=TRAIN.replace("train_dataset=data", 'train_dataset=Faq("/srv/faq.jsonl", tokenizer)'))
+    (named,) = [each for each in setup.named_data if each.role == "train"]
+    assert named.name == "/srv/faq.jsonl" and (named.key or "").startswith("Faq (line ")
