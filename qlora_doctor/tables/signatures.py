@@ -40,6 +40,17 @@ class RefusedArgument:
     machine: str | None
 
 
+LOADS = "from_pretrained"
+_OF_LOADS: dict[str, tuple[str | None, str]] = {
+    "use_auth_token": ("token", ""),
+    "resume_download": (None, ""),
+    "use_flash_attention_2": (None, ' Write attn_implementation="flash_attention_2".'),
+}
+"""What a model's from_pretrained took up to transformers 4, and its name now; the tokenizer's and the config's leave
+what they do not know aside. It takes any keyword and hands on what it does not know, so that the tables, which are
+made of signatures, have no row for it."""
+
+
 @dataclass(frozen=True)
 class _Verdict:
     """What one library's own class says of a name."""
@@ -52,6 +63,8 @@ class _Verdict:
 def is_refused(library: str, maker: str, name: str) -> bool:
     """True where some version of the library has this class and does not take this keyword argument."""
     makers = _table(library)["makers"]
+    if maker == LOADS:
+        return name in _OF_LOADS
     if maker not in makers or name.startswith("_"):
         return False
     own = _verdict(library, maker, name).kind
@@ -74,6 +87,12 @@ def refusals(library: str, maker: str, name: str) -> Iterator[RefusedArgument]:
         name: of the argument.
     """
     if not is_refused(library, maker, name):
+        return
+    if maker == LOADS:
+        note = "transformers 5 hands it on to the model's class, which stops with a TypeError."
+        now, more = _OF_LOADS[name]
+        closest = f"{maker}.{now}" if now is not None else None
+        yield RefusedArgument("removed", closest, note + more, "transformers >= 5.0")
         return
     own = _verdict(library, maker, name)
     above = _verdict(*_ABOVE, name) if "extends" in _table(library)["makers"][maker] else None

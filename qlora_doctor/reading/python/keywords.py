@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from ...tables.conditions import Excluded, under_pins
 from ...tables.keys import MOST_SUGGESTIONS
-from ...tables.signatures import LIBRARIES, is_refused, refusals
+from ...tables.signatures import LIBRARIES, LOADS, is_refused, refusals
 from ..pins import PACKAGES, Pin, fitting, pins_in, pins_of
 from .setup_builder import SetupBuilder
 from .source import Source
@@ -27,6 +27,7 @@ _LOOKS_FIRST = re.compile(
 """What a script does that passes what the installed version takes, or makes it take more."""
 _OTHERS_VERSIONS = {"sys", "torch", "platform", "cuda", "np", "numpy"}
 _PINNED = r"\b{0}(?:\[[\w,]*\])?\s*(?:[>!]=?[\s\d.]+,\s*)?(?:===?|~=|<)|/{0}(?:\.git)?@(?!main\b|master\b)"
+_OF_A_MODEL = re.compile(r"\.(?:AutoModel\w*|\w+Model|\w+For[A-Z]\w+)\.from_pretrained\Z")
 _EXPECTS = {"suppress", "raises", "assertRaises", "assertRaisesRegex"}
 
 
@@ -88,6 +89,8 @@ def _not_taken(script: TrainingScript) -> Iterator[tuple[str, str, ast.Call, ast
     """(library, class, call, keyword) of each that some version refuses."""
     for call, dotted in script.seen.passed.values():
         library, maker = dotted.partition(".")[0], dotted.rpartition(".")[2]
+        if maker == LOADS and _OF_A_MODEL.search(dotted) is None:
+            continue
         if library in LIBRARIES and ".experimental." not in dotted:
             for keyword in call.keywords:
                 if keyword.arg is not None and is_refused(library, maker, keyword.arg):

@@ -303,3 +303,24 @@ def test_reading_again_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "train.py"
     path.write_text(SCRIPT, encoding="utf-8")
     assert read_setup(path) == read_setup(path)
+
+
+def test_arguments_that_from_pretrained_of_a_model_took(tmp_path: Path) -> None:
+    """Of a model alone: a tokenizer leaves them aside."""
+    load = "AutoModelForCausalLM.from_pretrained('my/model', use_auth_token=True, use_flash_attention_2=True)"
+    text = "from peft import LoraConfig, get_peft_model\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+    text += f"model = get_peft_model({load}, LoraConfig(r=8))\n"
+    script = tmp_path / "train.py"
+    script.write_text(text + "tokenizer = AutoTokenizer.from_pretrained('my/model', use_auth_token=True)\n")
+    setup = read_setup(script)
+    for version, told in (("5.2.0", True), ("4.57.0", False)):
+        facts = conclude(setup, environment(transformers=version))
+        now = {each.key: each.closest for each in facts.removed_keys or ()}
+        assert now == (
+            {
+                "from_pretrained.use_auth_token": "from_pretrained.token",
+                "from_pretrained.use_flash_attention_2": None,
+            }
+            if told
+            else {}
+        )
