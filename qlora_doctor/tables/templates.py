@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..core.closest import closest
+
 Slot = str | dict[str, str]
 """A text with ``{{content}}`` in it or not, ``{"token": …}`` one token, ``{"special": "eos_token"}`` a special one."""
 _MARK = re.compile(
@@ -146,6 +148,14 @@ def find_template(name: str, trainer: str = "llamafactory") -> Template | None:
         media=bool(row.get("media")),
         plain=row.get("class") in (None, "Llama2Template", "ReasoningTemplate"),
     )
+
+
+def slip_of(name: str) -> str | None:
+    """The template of LLaMA-Factory whose name this is a slip of, in its letters alone: another number may be that of a
+    newer one. None for a name that it has, and where none is near."""
+    known = _table()["templates"]
+    near = closest(name, known, cutoff=0.75) if name not in known else []
+    return near[0] if near and re.findall(r"\d", near[0]) == re.findall(r"\d", name) else None
 
 
 def is_instructed(model: str) -> bool:

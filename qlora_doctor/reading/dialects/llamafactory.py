@@ -10,6 +10,7 @@ from typing import Any
 from ...setup.setup import Setup
 from ...setup.traits import Traits
 from ...tables.keys import key_list
+from ...tables.templates import slip_of
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import llamafactory as refusals
@@ -229,6 +230,10 @@ def conclude(reading: Reading) -> None:
         reading.default("training.eval_strategy", "no")
     if reading.has("ref_model"):
         reading.remark("reference-given", "ref_model", "ref_model names the reference.")
+    template = reading.get("template")
+    if isinstance(template, str) and (near := slip_of(template)) is not None:
+        note = f"LLaMA-Factory stops: it has no template {template}; the closest is {near}."
+        reading.refused("template-unknown", "template", note)
     refuse(reading, "llamafactory", refusals.COMPUTED)
     refusals.remark(reading, trains_anyway=isinstance(reading, _Board))
 

@@ -239,3 +239,13 @@ def test_a_name_that_dataset_info_lacks_stops_the_trainer(tmp_path: Path) -> Non
 def test_a_value_that_omegaconf_calls_missing_is_no_name(tmp_path: Path) -> None:
     setup = read(tmp_path, {**TRL, "model_name_or_path": "???"})
     assert setup.model.name_or_path is None and setup.is_unknown("model.name_or_path")
+
+
+@pytest.mark.parametrize(
+    ("template", "stops"),
+    [("llama3", False), ("lama3", True), ("qwen3_nothnk", True), ("qwen4", False), ("own", False)],
+)
+def test_a_template_that_llamafactory_lacks(template: str, stops: bool, tmp_path: Path) -> None:
+    """A slip of letters; another number may be that of a newer template."""
+    setup = read(tmp_path, {**FACTORY, "template": template})
+    assert ("template-unknown" in [each["kind"] for each in setup.remarks]) is stops
