@@ -12,6 +12,7 @@ from typing import Any
 from ...core.errors import StageError
 from ...core.uncollected import uncollected
 from ...facts import BatchFacts, DataFacts
+from ...facts.data import DataSetFacts
 from ...pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ...pipeline.architecture import context_length
 from ...pipeline.batches import render, rows_of_a_batch, rows_of_a_step
@@ -21,7 +22,7 @@ from ...pipeline.forms.chat import chat_text, lost_content
 from ...pipeline.forms.compared import compares, form_compared
 from ...pipeline.forms.kinds import CannotForm, FormedRow
 from ...pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
-from ...pipeline.samples import COMPARED, Samples, sample_rows
+from ...pipeline.samples import COMPARED, NOT_AT_HAND, Samples, sample_rows
 from ...setup.resolved import Taken
 from ...setup.setup import NamedData, Origin, Setup
 from ..batch import BatchLook
@@ -105,6 +106,7 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
             look = BatchLook(tokenizer, architecture.config) if look is not None else None
             rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
         known.update(_of_samples(batches, tokenizer))
+        known.update(_others(setup))
         known.update(overlap_of(setup))
         known.update(_not_in_evaluation(setup, batches))
         if way is not None:
@@ -129,6 +131,8 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
     except NotFollowedForm:
         raise
     except StageError as error:
+        if error.kind == NOT_AT_HAND:
+            raise NotFollowedForm(error.message) from error
         known["failure"] = error.message
     except Exception as raised:
         known["failure"] = explain(raised, "preparing the data").message
@@ -301,6 +305,15 @@ def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bo
             "truncated_ratio": 0.0 if drops else long / len(lengths),
         }
     return DataSeen(DataFacts(**known))
+
+
+def _others(setup: Setup) -> dict[str, Any]:
+    """The data sets of a config that names several, of which the first is looked at; nothing where it names one."""
+    named = [each for each in setup.named_data if each.role == "train"]
+    if len(named) < 2 or setup.dialect == "python":
+        return {}
+    sets = [DataSetFacts(name=each.name, key=each.key, not_followed=each.not_followed) for each in named]
+    return {"sets": sets, "sets_not_followed": sum(each.not_followed is not None for each in sets)}
 
 
 def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[str, Any]:
