@@ -79,6 +79,8 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
         return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
+    if getattr(base, "main_input_name", None) in ("input_features", "input_values"):
+        towers.append("audio")
     if towers == ["images"] and setup.data.format is None:
         return _images(model, setup)
     if towers and setup.data.format is None:
