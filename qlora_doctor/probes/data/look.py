@@ -87,11 +87,11 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
         if tokenizer is not None:
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
         progress("Reading and tokenising the data")
-        as_read = setup.model.task != _CLASSIFIES and way is None
+        as_read = not _classifies(setup) and way is None
         samples = sample_rows(setup, max(ROWS, 2 * rows_of_a_step(setup))) if as_read and setup.data.train else None
         if samples is not None and samples.format in COMPARED:
             return DataSeen(DataFacts(**known, **_compared(setup, samples, architecture, tokenizer)))
-        look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
+        look = BatchLook(tokenizer, architecture.config) if not _classifies(setup) else None
         whole, limit = _uncut(setup), _limit(setup, architecture)
         batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS, samples=samples)
         if way is not None and of_tensors(batches.dataset[0]):
@@ -112,12 +112,12 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
         if way is not None:
             known["source"] = way.name
             known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
-        if setup.model.task == _CLASSIFIES:
+        if _classifies(setup):
             known.update(of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
         else:
             known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
         known.update(of_texts(in_full, limit, tokenizer))
-        if setup.model.task == _CLASSIFIES:
+        if _classifies(setup):
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
         else:
             decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
@@ -137,6 +137,11 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
     except Exception as raised:
         known["failure"] = explain(raised, "preparing the data").message
     return DataSeen(DataFacts(**known), batch)
+
+
+def _classifies(setup: Setup) -> bool:
+    """Whether the samples have classes; a reward model is a classifier of pairs that have none."""
+    return setup.model.task == _CLASSIFIES and setup.training.method != "reward"
 
 
 def _has_tokenizer(setup: Setup, offline: bool) -> bool:
@@ -412,12 +417,18 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
     whole = samples.format != "prompt-only"
     lengths = [max(_lengths(tokenizer, row if whole else {"prompt": row["prompt"]})) for row in samples.rows]
     limit = _limit(setup, architecture) if whole else None
+    long = sum(limit is not None and length > limit for length in lengths)
     facts |= {
         "tokens_mean": statistics.fmean(lengths),
         "tokens_median": int(statistics.median(lengths)),
         "tokens_max": max(lengths),
-        "truncated_ratio": sum(limit is not None and n > limit for n in lengths) / len(lengths),
+        "truncated_ratio": long / len(lengths),
     }
+    if setup.training.method == "reward":  # RewardTrainer keeps no pair of which one is longer (its _prepare_dataset)
+        why = "longer than the limit"
+        reasons = [f"{long} {why}"] if long else []
+        facts |= {"rows_left_out": long, "left_out": {why: long} if long else {}, "left_out_reasons": reasons}
+        facts |= {"limit": limit, "truncated_ratio": 0.0}
     return facts
 
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
 from ...facts import EnvironmentFacts
+from ...probes.config.one_process import launch_facts
 from ...setup.setup import Setup
 from .identity import data_identity, find, model_identity, tree_identity
 
@@ -93,7 +94,8 @@ def stage_keys(
     data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}
     if setup.data.train and data["files"] is None:
         data["day"] = _today()  # a hub's data set: nothing on this machine says whether it is still the same
-    card = [_card(environment), sections["hardware"], sections["budgets"], options.device]
+    launch = launch_facts(setup, {"distributed": "none"}, environment)
+    card = [_card(environment), launch, sections["hardware"], sections["budgets"], options.device]
     asked = {"stages": stages, "requested": options.stages}
     looked_at: dict[str, Any] = {
         "structure": [model, structure],
