@@ -263,6 +263,11 @@ class Observer:
             self.forwards.close()
 
     @property
+    def moved(self) -> bool:
+        """Whether the steps changed a trainable tensor; known after ``train_end``."""
+        return bool(self._moved)
+
+    @property
     def tokens_in_range(self) -> bool:
         """Whether token ids were seen, and the embedding has a row for each of them."""
         seen = self.forwards.seen if hasattr(self, "forwards") else None
