@@ -392,7 +392,7 @@ FAULTS = [
     Fault("the base's weights are tied to the optimizer", "trainer",
           [(_TRAIN, "model.get_base_model().model.norm.weight.requires_grad_(True)\n" + _TRAIN)], ["QD329"]),
     # -- TRL
-    Fault("all rows are cut before their completion", "sft", [("1e-3, max_length=64", "1e-3, max_length=8")], ["QD634", "QD421", "QD459"]),
+    Fault("all rows are cut before their completion", "sft", [("1e-3, max_length=64", "1e-3, max_length=8")], ["QD465"]),
     Fault("a rate a thousand times too large", "sft", [("learning_rate=1e-3", "learning_rate=10.0")], ["QD121"]),
     Fault("chosen and rejected are the same", "dpo", [('text[::-1]}"', 'text}"')], ["QD637", "QD716", "QD701"]),
     Fault("a beta of zero", "dpo", [("beta=0.1", "beta=0.0")], ["QD406", "QD716", "QD701"]),

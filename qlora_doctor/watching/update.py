@@ -152,7 +152,7 @@ class Update:
         run["loss_factor"] = factor
 
     def know_accumulation(self) -> None:
-        """How many micro-batches an update is to take, by the loop's own names, and whether it steps with each of them."""
+        """How many micro-batches a loop's update is to take, by its own names, and whether it steps with each."""
         training, run = self._training, self._training.run
         if training.is_loop:
             meant = set(self._accumulation)

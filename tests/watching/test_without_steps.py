@@ -105,8 +105,8 @@ def test_the_loader_gives_no_batch(tiny_llama: Path) -> None:
             model(**batch)
     assert seen.report is not None
     assert [f.message for f in seen.report.findings if f.severity != "info"] == [
-        "The run ends without one optimizer step: the data loader gives no batch, for its 3 rows are fewer than a batch "
-        "of 8 and drop_last leaves them out."
+        "The run ends without one optimizer step: the data loader gives no batch, for its 3 rows are fewer than "
+        "a batch of 8 and drop_last leaves them out."
     ]
 
 
