@@ -237,6 +237,8 @@ class RunFacts(Fact):
     loader_drops_last: bool | None = None
     backwards_without_step: int | None = None
     """Backward passes of a run in which no optimizer stepped and no trainable tensor moved."""
+    packed_layers: int | None = None
+    """4-bit layers that bitsandbytes packed for inference on a CPU: no gradient passes through them."""
     began_late: bool | None = None
     """True where no training forward was seen, so that the model was looked at when the process ended."""
     forward_without_gradients: bool | None = None

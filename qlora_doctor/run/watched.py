@@ -33,6 +33,10 @@ _CLEARLY = 1.5
 """How many times better than the next a rule's page has to fit the message of an exception."""
 _POINTS = 10
 """Logged losses below which a loss that has not moved yet says nothing; whether weights move, the steps have shown."""
+_CUT_OFF = (
+    "The records end before the run did, which went on to its end: they could not be written, or the process left "
+    "without Python's own exit."
+)
 UNSEEN = "No process of the command trained a model that could be watched."
 
 
@@ -294,6 +298,8 @@ def _report(
         changes["steps"] = max([run.steps or 0, *logged])
         run = run.model_copy(update=changes)
         changes |= _how_ended(facts.model_copy(update={"run": run}), ended)
+        if ended is not None and not ended.code and run.ended == "running" and not run.troubles:
+            changes["troubles"] = [_CUT_OFF]
         if options.setup is not None:
             from .differences import differences
 

@@ -70,7 +70,7 @@ class Station:
 
         from ..probes.observing.overheard import Overhearing
 
-        self._heard = Overhearing()
+        self._heard = Overhearing(lambda error: say(f"A warning was not noted: {_told(error)}"))
         atexit.register(self._exit)
         if hasattr(os, "register_at_fork"):  # not on Windows
             os.register_at_fork(after_in_child=self._forked)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..facts import Facts
+from ..facts import Facts, RunFacts
 from ..facts.load import LoadFailure
 from ..probes.batch import BatchLook
 from ..probes.load.loaded import nonfinite_among
@@ -386,25 +386,31 @@ class Watch:
             self._training.counted = max(self._training.counted, course.done)
 
     def _take_off(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        if self._training.onlooker is not None:
-            self._training.onlooker.close()
-        self._update.take_off()
-        self._stopping.take_off()
-        self._training.heard.close()
+        """All hooks and wrappers; one that cannot be taken off leaves none of the others on."""
+        training = self._training
+        with contextlib.ExitStack() as off:
+            for close in (training.heard.close, self._stopping.take_off, self._update.take_off):
+                off.callback(close)
+            if training.onlooker is not None:
+                off.callback(training.onlooker.close)
+            for handle in self._handles:
+                off.callback(handle.remove)
+            self._handles = []
 
     def _abandon(self) -> None:
         """Something failed: nothing of ours stays on, and what is known so far is written."""
         self.active = False
-        self._end_course()
-        self._take_off()
+        with contextlib.ExitStack() as ending:
+            ending.callback(self._write, "broken")
+            ending.callback(self._forget)
+            ending.callback(self._take_off)
+            ending.callback(self._end_course)
+
+    def _forget(self) -> None:
         training = self._training
         training.onlooker = None
         training.found, training.optimizers = {}, []
         self._schedules.drop()
-        self._write("broken")
 
     # -- what the trainer tells
 
@@ -551,8 +557,15 @@ class Watch:
     def _write(self, state: str) -> None:
         training = self._training
         model = training.model()
-        with listed(model) if model is not None else contextlib.nullcontext():
-            known = known_facts(training, self._rows, self._scaler)
+        try:
+            with listed(model) if model is not None else contextlib.nullcontext():
+                known = known_facts(training, self._rows, self._scaler)
+        except Exception:
+            if not self.guard.broken:
+                raise
+            # Telling what is known is what failed: what was known before, and that it failed.
+            run = training.facts.run or RunFacts()
+            known = {"run": run.model_copy(update={"troubles": list(self.guard.troubles)})}
         training.facts = training.facts.model_copy(update=known)
         self._learn(training.facts)
         if self._writer is not None:
