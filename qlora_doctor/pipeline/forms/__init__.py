@@ -140,7 +140,7 @@ def _ask(
     own: TrainerPython | None, setup: Setup, tokenizer: Any, named: Sequence[NamedData], reads: Sequence[Read]
 ) -> Asked | None:
     """What the trainer's own code makes of the rows; None where it is nowhere, or where there is no tokenizer."""
-    if own is None or tokenizer is None:
+    if own is None or tokenizer is None or any(str(each.key).startswith("pretraining_dataset") for each in named):
         return None
     from ..own_code.asking import ask
     from ..own_code.taking import adopt

@@ -61,6 +61,8 @@ class _Axolotl:
         except (_CannotAsk, ValueError):
             valid = {}
         kind = entry.get("type")
+        if str(kind).split(".")[0] in ("stepwise_supervised", "bradley_terry", "pretrain"):
+            raise _CannotAsk(f"the labels of {kind} are no tokens of its rows")
         own = str(kind).partition(":")[0] if isinstance(kind, str) else ""
         if own and not self.beside and _is_elsewhere(own, "axolotl.prompt_strategies"):
             raise _CannotAsk(f"the type {kind} is code of one's own, which --run-data runs")
@@ -162,7 +164,13 @@ class _Swift:
             return [{"dropped": _REFUSED}]
         found: list[dict[str, Any]] = []
         for each in made:
-            whole = self._encoded(self.whole, each)
+            try:
+                whole = self._encoded(self.whole, each)
+            except Exception as error:  # it goes on without such a row
+                if not _of_trainer(error, self.package):
+                    raise
+                found.append({"dropped": _sentence(error)})
+                continue
             try:
                 cut = self._encoded(self.template, each)
             except self.too_long:
@@ -238,11 +246,16 @@ def _sentence(error: BaseException) -> str:
 
 
 def _rows(trainer: Any, rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Of each row what becomes of it; the first at which the trainer stops is the last that is tried."""
+    """Of each row what becomes of it; the first at which the trainer stops is the last.
+
+    An exception that any row brings may be of how the trainer is called here; it counts where another row brings none,
+    or where it is of those that bad rows bring.
+    """
     import datasets
 
     table = datasets.Dataset.from_list(rows)
     found: list[list[dict[str, Any]]] = []
+    stopped: BaseException | None = None
     for number in range(len(rows)):
         try:
             made = trainer.one(table.select([number]))
@@ -251,10 +264,25 @@ def _rows(trainer: Any, rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]
         except Exception as error:
             if not _of_trainer(error, trainer.package):
                 raise
-            traceback.print_exc()
-            return [*found, [{"stops": _sentence(error)}]]
+            stopped = stopped or error
+            if found or _is_of_rows(stopped):
+                break
+            continue
+        if stopped is not None:
+            break
         found.append(made or [{"dropped": _REFUSED}])
+    else:
+        if stopped is not None:
+            raise stopped
+    if stopped is not None:
+        traceback.print_exception(type(stopped), stopped, stopped.__traceback__)
+        found.append([{"stops": _sentence(stopped)}])
     return found
+
+
+def _is_of_rows(error: BaseException) -> bool:
+    names = {each.__name__ for each in type(error).__mro__}
+    return bool(names & {"KeyError", "ValueError", "IndexError", "AssertionError", "TemplateError"})
 
 
 def _asked(request: dict[str, Any]) -> dict[str, Any]:
