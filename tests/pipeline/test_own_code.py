@@ -1,4 +1,4 @@
-"""Rows that a trainer's own code forms: which Python has it, what is asked of it, what is told where it does not answer.
+"""Rows that a trainer's own code forms: which Python has it, what it is asked, what is told where it does not answer.
 
 A small package in axolotl's place, made on the spot, is installed in an environment of its own; its strategy writes
 every letter in capitals, which no rendering of ours does.
