@@ -113,10 +113,10 @@ class _LlamaFactory:
         cut, whole = (each.preprocess_dataset(aligned) for each in self.processes)
         if "labels" not in cut and "input_ids" in cut:  # pretraining
             cut, whole = ({**each, "labels": each["input_ids"]} for each in (cut, whole))
-        if "input_ids" not in cut:
+        if cut and "input_ids" not in cut:
             raise _CannotAsk(f"its stage {self.stage} makes no labels")
         found = []
-        for number, ids in enumerate(cut["input_ids"]):
+        for number, ids in enumerate(cut.get("input_ids", ())):
             labels, full = cut["labels"][number], whole["labels"][min(number, len(whole["labels"]) - 1)]
             loses = _counts(full) > _counts(labels)
             found.append({"ids": list(ids), "labels": list(labels), "length": len(full), "loses": loses})

@@ -182,7 +182,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
         *("template", "template_type", "system", "max_length", "truncation_strategy", "loss_scale", "packing"),
         *("model_type", "train_type", "rlhf_type", "split_dataset_ratio", "columns", "agent_template"),
         *("use_chat_template", "enable_thinking", "add_non_thinking_prefix", "response_prefix", "template_backend"),
-        *("custom_register_path", "external_plugins"),
+        *("custom_register_path", "external_plugins", "reward_funcs"),
     ),
     "autotrain": (
         *("task", "trainer", "text_column", "prompt_text_column", "rejected_text_column", "chat_template"),
