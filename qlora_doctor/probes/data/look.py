@@ -22,6 +22,7 @@ from ...pipeline.forms.chat import chat_text, lost_content
 from ...pipeline.forms.compared import compares, form_compared
 from ...pipeline.forms.kinds import CannotForm, FormedRow
 from ...pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
+from ...pipeline.own_code.finding import TrainerPython
 from ...pipeline.samples import COMPARED, NOT_AT_HAND, Samples, sample_rows
 from ...setup.resolved import Taken
 from ...setup.setup import NamedData, Origin, Setup
@@ -53,28 +54,34 @@ class DataSeen:
 
 
 def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool = True) -> DataFacts:
-    """The facts of the data alone; see ``see_data``."""
+    """The facts of the data alone, by what is here; see ``see_data``."""
     return see_data(setup, progress, offline=offline).data
 
 
-def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = True) -> DataSeen:
+def see_data(
+    setup: Setup, progress: Callable[..., None], *, offline: bool = True, own: TrainerPython | None = None
+) -> DataSeen:
     """Read, render and tokenise rows of the data as the setup's trainer does, and look at the result.
 
     Once as the setup cuts and packs them, and once in full, which shows what is cut. Never raises for what is wrong
     with the data: that is a fact.
 
+    Args:
+        own: a Python that has the trainer, which forms the rows then.
+
     Raises:
         NotFollowedForm: the trainer forms samples in a way that is not followed, or they are not on this machine.
     """
     with uncollected():
-        return _seen(setup, progress, offline)
+        return _seen(setup, progress, offline, own)
 
 
-def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
+def _seen(setup: Setup, progress: Callable[..., None], offline: bool, own: TrainerPython | None) -> DataSeen:
     known: dict[str, Any] = {"source": setup.data.train}
     if is_followed(setup):
-        see = _compared_elsewhere if compares(setup) else _followed
-        return see(setup, progress, offline)
+        if compares(setup):
+            return _compared_elsewhere(setup, progress, offline)
+        return _followed(setup, progress, offline, own)
     batch = None
     way = way_of(setup)
     if way is not None and not _has_tokenizer(setup, offline):
@@ -211,8 +218,8 @@ def _masks_ends(collator: Any, tokenizer: Any) -> bool | None:
     return bool(labels[0] != -100 and labels[-1] == -100)
 
 
-def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
-    """Samples whose trainer is not here, formed by its rules; without the model's tokenizer what needs none."""
+def _followed(setup: Setup, progress: Callable[..., None], offline: bool, own: TrainerPython | None) -> DataSeen:
+    """Samples formed by the trainer's own code, or by its rules; without the model's tokenizer what needs none."""
     named = next(each for each in setup.named_data if each.role == "train")
     known: dict[str, Any] = {"source": named.name}
     architecture = tokenizer = None
@@ -227,8 +234,11 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
     try:
         if tokenizer is not None:
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
-        progress("Reading and forming the samples")
-        followed = follow(setup, tokenizer, ROWS, offline=offline)
+        asks = own is not None and own.asked and tokenizer is not None
+        progress(
+            "Reading the samples, and asking the trainer's own code" if asks else "Reading and forming the samples"
+        )
+        followed = follow(setup, tokenizer, ROWS, offline=offline, own=own)
         if followed is None:
             raise NotFollowedForm("The config names no data.")
         known.update(facts_of(followed, known.get("vocab_rows")))

@@ -16,6 +16,7 @@ could not, so that configs of small differences share results:
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import json
@@ -100,7 +101,7 @@ def stage_keys(
     looked_at: dict[str, Any] = {
         "structure": [model, structure],
         "memory": [model, structure, training, data, card],
-        "data": [model, training, data, named, uuid.uuid4().hex if runs_script else None],
+        "data": [model, training, data, named, _trainer(setup, options), uuid.uuid4().hex if runs_script else None],
         "load": [model, structure, training, card, asked],
         "step": [model, sections, data, named, card, asked],
     }
@@ -124,6 +125,14 @@ def trace_key(setup: Setup, options: RunOptions, environment: EnvironmentFacts |
     hardware = {name: value for name, value in sections["hardware"].items() if name == "count"}
     parts = [_model(setup, sections, options), _structure(setup, sections), training, sections["data"], hardware]
     return _digest([FORMAT, "traces", _common(setup, sections, options, environment), parts])
+
+
+def _trainer(setup: Setup, options: RunOptions) -> dict[str, Any] | None:
+    """The trainer that is asked what becomes of the rows."""
+    from ...pipeline.own_code.finding import find_trainer
+
+    found = find_trainer(setup, options.trainer_python)
+    return dataclasses.asdict(found) if found is not None else None
 
 
 def _model(setup: Setup, sections: dict[str, Any], options: RunOptions) -> dict[str, Any]:
