@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import statistics
 from collections import Counter
@@ -15,7 +16,7 @@ from ...facts import BatchFacts, DataFacts
 from ...pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ...pipeline.architecture import context_length
 from ...pipeline.batches import render, rows_of_a_batch, rows_of_a_step
-from ...pipeline.changes import change_tokenizer
+from ...pipeline.changes import align_padding, change_config, change_tokenizer
 from ...pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ...pipeline.forms.chat import chat_text, lost_content
 from ...pipeline.forms.compared import compares, form_compared
@@ -29,7 +30,7 @@ from ..failures import explain
 from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, facts_of_texts, without_repeats
 from .overlap import columns_of_evaluation, leaves, overlap_of
 from .pairs import pair_facts
-from .rows import IGNORED, Row, masked_by_hand, of_classes, of_labels, of_tensors, of_texts, split_batch
+from .rows import IGNORED, Row, masked_by_hand, of_ids, of_labels, of_tensors, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
 from .talk import talk_facts
 from .turn_end import turn_end_facts
@@ -39,6 +40,7 @@ ROWS = 256
 _UNCUT = 10_000_000
 _ALL = 0.999
 """Share of trained tokens at which nothing but padding is masked."""
+_OF_CLASSES = ("rows", "classes", "classes_seen", "class_labels_out_of_range", "conflicting_class_rows")
 _CLASSIFIES = "sequence-classification"
 
 
@@ -89,7 +91,9 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
         samples = sample_rows(setup, max(ROWS, 2 * rows_of_a_step(setup))) if as_read and setup.data.train else None
         if samples is not None and samples.format in COMPARED:
             return DataSeen(DataFacts(**known, **_compared(setup, samples, architecture, tokenizer)))
-        look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
+        classifies = setup.model.task == _CLASSIFIES
+        config = _classifying(setup, architecture, way, tokenizer) if classifies else architecture.config
+        look = BatchLook(tokenizer, config)
         whole, limit = _uncut(setup), _limit(setup, architecture)
         batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS, samples=samples)
         if way is not None and of_tensors(batches.dataset[0]):
@@ -101,7 +105,7 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
         rows = in_full = _rows(whole, *full, look)
         if _is_changed(setup, in_full, limit):
             progress("Cutting and packing the data")
-            look = BatchLook(tokenizer, architecture.config) if look is not None else None
+            look = BatchLook(tokenizer, config)
             rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
         known.update(_of_samples(batches, tokenizer))
         known.update(overlap_of(setup))
@@ -109,17 +113,17 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
         if way is not None:
             known["source"] = way.name
             known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
-        if setup.model.task == _CLASSIFIES:
-            known.update(of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
+        if classifies:
+            known.update(of_ids([row.ids for row in rows], known["vocab_rows"]))
         else:
             known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
         known.update(of_texts(in_full, limit, tokenizer))
-        if setup.model.task == _CLASSIFIES:
+        batch = _batch(setup, look, batches)
+        if classifies:
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
         else:
             decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
             known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
-            batch = _batch(setup, look, batches)
             known.update(_marked(way, in_full, tokenizer))
             if setup.training.method == "pretrain":
                 known.pop("eos_supervised_ratio", None)
@@ -296,14 +300,14 @@ def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[
     return {"response_marker": marker.strip(), "rows_with_marker": found}
 
 
-def _batch(setup: Setup, look: BatchLook | None, batches: Batches) -> BatchFacts | None:
+def _batch(setup: Setup, look: BatchLook, batches: Batches) -> BatchFacts | None:
     """Facts of the batches where they are the user's: TRL makes them, or the script's own collator does.
 
-    Of transformers' Trainer without a script nobody knows the collator.
+    Of transformers' Trainer without a script nobody knows the collator; classes are none of its making.
     """
-    if look is None or not (setup.training.trainer == "trl" or way_of(setup) is not None):
-        return None
     facts = without_repeats(look.facts())
+    if facts is not None and not (setup.training.trainer == "trl" or way_of(setup) is not None):
+        return BatchFacts(**{name: getattr(facts, name) for name in _OF_CLASSES}) if facts.classes is not None else None
     by_hand = _masked_by_hand(batches.dataset)
     if facts is None or by_hand is None:
         return facts
@@ -669,15 +673,17 @@ def _limit(setup: Setup, architecture: Architecture) -> int | None:
     return setup.training.max_length or context_length(architecture.config)
 
 
-def _classes(setup: Setup, architecture: Architecture) -> int | None:
-    """Classes that the model distinguishes; None of a regression, and where their number is unknown."""
-    config = architecture.config
+def _classifying(setup: Setup, architecture: Architecture, way: NamedData | None, tokenizer: Any) -> Any:
+    """The config of a classifier at its first step; None where it is not known how many classes it has."""
     if setup.is_unknown("model.num_labels"):
         return None
-    if getattr(config, "problem_type", None) not in (None, "single_label_classification"):
-        return None
-    said = setup.model.num_labels or getattr(config, "num_labels", None)
-    return int(said) if said else None
+    config = copy.deepcopy(architecture.config)
+    if setup.model.num_labels:
+        config.num_labels = setup.model.num_labels
+    change_config(config, setup, tokenizer)
+    if tokenizer is not None and (way is None or way.settings.get("has_tokenizer")):
+        align_padding(config, tokenizer)
+    return config
 
 
 def _vocabulary(architecture: Architecture) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -113,33 +112,6 @@ def of_tensors(row: Mapping[str, Any]) -> bool:
     """Whether a tokenized row holds a list of rows: what a tokenizer gives that is asked for tensors."""
     ids = row.get("input_ids")
     return isinstance(ids, list) and bool(ids) and isinstance(ids[0], list)
-
-
-def of_classes(rows: Sequence[Row], vocabulary: int | None, classes: int | None = None) -> dict[str, Any]:
-    """A classifier's rows: what it reads are tokens, what it learns is a class.
-
-    Args:
-        classes: that the model distinguishes; None where that is not known, or the labels are no classes.
-    """
-    facts = of_ids([row.ids for row in rows], vocabulary)
-    labels = [row.labels[0].item() for row in rows if len(row.labels) == 1]
-    if classes == 1 and set(labels) == {0, 1} and all(type(each) is int for each in labels):
-        return facts | {"classes": 1, "classes_seen": 2}
-    if classes is None or classes < 2 or len(labels) < len(rows) or not all(isinstance(each, int) for each in labels):
-        return facts
-    seen = Counter(labels)
-    facts["classes"] = classes
-    facts["classes_seen"] = len(seen)
-    facts["class_labels_out_of_range"] = sum(
-        n for label, n in seen.items() if not (0 <= label < classes) and label != IGNORED
-    )
-    facts["largest_class_ratio"] = max(seen.values(), default=0) / len(labels) if labels else None
-    texts: dict[bytes, set[int]] = {}
-    keys = [row.ids.tobytes() for row in rows]
-    for key, label in zip(keys, labels, strict=True):
-        texts.setdefault(key, set()).add(label)
-    facts["conflicting_class_rows"] = sum(len(texts[key]) > 1 for key in keys)
-    return facts
 
 
 def of_texts(rows: Sequence[Row], limit: int | None, tokenizer: Any) -> dict[str, Any]:

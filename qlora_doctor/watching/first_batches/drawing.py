@@ -15,7 +15,7 @@ from ...pipeline.forms.kinds import FormedRow
 from ...probes.batch import BatchLook
 from ...probes.data.formed import facts_of_texts, without_repeats
 from ...probes.data.pairs import pair_facts
-from ...probes.data.rows import IGNORED, Row, masked_by_hand, of_classes, of_labels, of_texts, split_batch
+from ...probes.data.rows import IGNORED, Row, masked_by_hand, of_ids, of_labels, of_texts, split_batch
 from ...probes.data.showing import Shown, histogram, rows_shown
 from .noting import Noted
 from .request import ROWS
@@ -104,7 +104,7 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
     if any(batch["input_ids"].dim() == 3 for batch in tokens):
         return DataFacts(**known), _batch_facts(look, tokens, rows_before, drawn, noted)
     if classes:
-        known.update(of_classes(rows, known["vocab_rows"], _classes(drawn.config)))
+        known.update(of_ids([row.ids for row in rows], known["vocab_rows"]))
     elif rows:
         known.update(_of_rows(rows, drawn, known["vocab_rows"]))
         known.update(_cut(rows, drawn, noted))
@@ -116,8 +116,6 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
             known.pop(name, None)
     known.update(_overlap(drawn))
     known.update(_new_tokens(rows, drawn))
-    if classes:
-        known["classifier_pad"] = _classifier_pad(drawn)
     return DataFacts(**known), _batch_facts(look, tokens, rows_before, drawn, noted)
 
 
@@ -133,22 +131,6 @@ def _new_tokens(rows: Sequence[Row], drawn: Drawn) -> dict[str, Any]:
         for name, parameter in drawn.model.named_parameters()
     )
     return {"new_tokens": new, "new_tokens_trained": trained}
-
-
-def _classifier_pad(drawn: Drawn) -> str | None:
-    """transformers' decoders classify by the last token that is no padding, for which the config has to name it."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
-    kind = getattr(drawn.config, "model_type", None)
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return None
-    own, pad = getattr(drawn.config, "pad_token_id", None), getattr(drawn.tokenizer, "pad_token_id", None)
-    if own is None:
-        return "none"
-    return None if pad is None else "same" if own == pad else "differs"
 
 
 def _with_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,9 +298,3 @@ def _vocabulary(config: Any) -> int | None:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     rows = getattr(text, "vocab_size", None)
     return int(rows) if rows else None
-
-
-def _classes(config: Any) -> int | None:
-    number = getattr(config, "num_labels", None)
-    problem = getattr(config, "problem_type", None)
-    return int(number) if isinstance(number, int) and problem != "regression" else None
