@@ -6,16 +6,18 @@ import copy
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from ...core.errors import StageError
 from ...core.uncollected import uncollected
 from ...facts import BatchFacts, DataFacts
 from ...pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ...pipeline.architecture import context_length
-from ...pipeline.batches import render, rows_of_a_batch, rows_of_a_step
+from ...pipeline.batches import TOKENS_BEFORE, render, rows_of_a_batch, rows_of_a_step
 from ...pipeline.changes import align_padding, change_config, change_tokenizer
 from ...pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ...pipeline.forms.chat import chat_text, lost_content
@@ -30,7 +32,7 @@ from ..failures import explain
 from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, facts_of_texts, without_repeats
 from .overlap import columns_of_evaluation, leaves, overlap_of
 from .pairs import pair_facts
-from .rows import IGNORED, Row, masked_by_hand, of_ids, of_labels, of_tensors, of_texts, split_batch
+from .rows import IGNORED, Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_tensors, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
 from .talk import talk_facts
 from .turn_end import turn_end_facts
@@ -38,6 +40,9 @@ from .turn_end import turn_end_facts
 ROWS = 256
 """Rows that are looked at."""
 _UNCUT = 10_000_000
+_CUT = 0.1
+_TRAINS_EMBEDDINGS = ("lora.modules_to_save", "lora.target_modules", "lora.trainable_token_indices")
+_EMBEDDINGS = ("embed", "wte", "wrd")
 _ALL = 0.999
 """Share of trained tokens at which nothing but padding is masked."""
 _OF_CLASSES = ("rows", "classes", "classes_seen", "class_labels_out_of_range", "conflicting_class_rows")
@@ -118,6 +123,7 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
         else:
             known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
         known.update(of_texts(in_full, limit, tokenizer))
+        known.update(_new_tokens(setup, (row.ids for row in in_full), tokenizer))
         batch = _batch(setup, look, batches)
         if classifies:
             known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
@@ -125,6 +131,8 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
             decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
             known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
             known.update(_marked(way, in_full, tokenizer))
+            if way is not None and batches.raw is not None:
+                known.update(_by_script(in_full, batches, tokenizer))
             if setup.training.method == "pretrain":
                 known.pop("eos_supervised_ratio", None)
             if known.get("format") == "messages":
@@ -209,6 +217,8 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
         if followed is None:
             raise NotFollowedForm("The config names no data.")
         known.update(facts_of(followed, known.get("vocab_rows")))
+        if tokenizer is not None:
+            known.update(_new_tokens(setup, (row.ids for row in followed.rows if row.ids), followed.tokenizer))
         if setup.training.method == "pretrain":
             known.pop("eos_supervised_ratio", None)
         known.update(overlap_of(setup))
@@ -288,6 +298,45 @@ def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bo
             "truncated_ratio": 0.0 if drops else long / len(lengths),
         }
     return DataSeen(DataFacts(**known))
+
+
+def _new_tokens(setup: Setup, rows: Iterable[Sequence[int] | np.ndarray], tokenizer: Any) -> dict[str, Any]:
+    """Tokens of the rows that a script or a trainer added to the tokenizer, and whether their embeddings are trained.
+
+    Whether they got rows of their own by resizing or took some that the embedding has to spare: no one trained those.
+    """
+    before = getattr(tokenizer, TOKENS_BEFORE, None)
+    if before is None or len(tokenizer) <= before or any(map(setup.is_unknown, _TRAINS_EMBEDDINGS)):
+        return {}
+    lora = setup.lora
+    said = [lora.modules_to_save, lora.target_modules]
+    names = [name for each in said for name in ([each] if isinstance(each, str) else each or ())]
+    new = sum(int((np.asarray(row) >= before).sum()) for row in rows)
+    trained = bool(lora.trainable_token_indices) or any(word in name for name in names for word in _EMBEDDINGS)
+    return {"new_tokens": new, "new_tokens_trained": trained}
+
+
+def _by_script(rows: Sequence[Row], batches: Batches, tokenizer: Any) -> dict[str, Any]:
+    """Of rows that a script tokenized: what was cut, what is asked and answered by the mask, what is not in them."""
+    known = of_cut(rows, batches.limits, tokenizer)
+    formed = [by_mask(row, tokenizer) for row in rows if len(row.labels) == len(row.ids)]
+    if known.get("truncated_ratio", 0.0) <= _CUT:  # beginnings that are the same are no copies
+        known.update(facts_of_texts(formed))
+    if batches.raw:  # without the rows as they were, a mask that is too long looks the same
+        known["empty_answers"] = sum(
+            not each.answer.strip() and any(isinstance(value, str) and not value.strip() for value in raw.values())
+            for each, raw in zip(formed, batches.raw, strict=False)
+        )
+    talks = [raw.get("messages") or raw.get("conversations") for raw in batches.raw or ()]
+    lost = [
+        found
+        for row, talk in zip(rows, talks, strict=False)
+        if isinstance(talk, list) and len(row.ids) not in batches.limits
+        if (found := lost_content(tokenizer.decode(row.ids), [each for each in talk if isinstance(each, dict)]))
+    ]
+    if any(isinstance(talk, list) for talk in talks):
+        known |= {"content_lost_rows": len(lost), "content_lost": lost[0] if lost else None}
+    return known
 
 
 def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[str, Any]:

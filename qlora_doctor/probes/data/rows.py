@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+
+from ...pipeline.forms.kinds import FormedRow
 
 IGNORED = -100
 
@@ -112,6 +114,30 @@ def of_tensors(row: Mapping[str, Any]) -> bool:
     """Whether a tokenized row holds a list of rows: what a tokenizer gives that is asked for tensors."""
     ids = row.get("input_ids")
     return isinstance(ids, list) and bool(ids) and isinstance(ids[0], list)
+
+
+def of_cut(rows: Sequence[Row], limits: Collection[int], tokenizer: Any) -> dict[str, Any]:
+    """The share of rows that end at a limit, and not in the end token; nothing where no limit is reached.
+
+    Args:
+        rows: as they were cut by code that is not the trainer's.
+        limits: lengths at which that code cuts.
+    """
+    longest = max((len(row.ids) for row in rows), default=0)
+    end = getattr(tokenizer, "eos_token_id", None)
+    if longest not in limits or end is None:
+        return {}
+    cut = sum(len(row.ids) == longest and int(row.ids[-1]) != end for row in rows)
+    return {"truncated_ratio": cut / len(rows), "limit": longest}
+
+
+def by_mask(row: Row, tokenizer: Any) -> FormedRow:
+    """What is asked and what is answered, by the mask of a row."""
+    counts = row.labels != IGNORED
+    trained, asked = row.ids[counts].tolist(), row.ids[~counts].tolist()
+    text = tokenizer.decode(trained, skip_special_tokens=True) if trained else ""
+    prompt = tokenizer.decode(asked, skip_special_tokens=True) if asked else ""
+    return FormedRow(0, None, identity=str(row.ids.tolist()), prompt=prompt, answer=text)
 
 
 def of_texts(rows: Sequence[Row], limit: int | None, tokenizer: Any) -> dict[str, Any]:

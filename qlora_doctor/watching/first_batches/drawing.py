@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from ...facts import BatchFacts, DataFacts
-from ...pipeline.forms.kinds import FormedRow
 from ...probes.batch import BatchLook
 from ...probes.data.formed import facts_of_texts, without_repeats
 from ...probes.data.pairs import pair_facts
-from ...probes.data.rows import IGNORED, Row, masked_by_hand, of_ids, of_labels, of_texts, split_batch
+from ...probes.data.rows import IGNORED, Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_texts, split_batch
 from ...probes.data.showing import Shown, histogram, rows_shown
 from .noting import Noted
 from .request import ROWS
@@ -107,7 +106,8 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
         known.update(of_ids([row.ids for row in rows], known["vocab_rows"]))
     elif rows:
         known.update(_of_rows(rows, drawn, known["vocab_rows"]))
-        known.update(_cut(rows, drawn, noted))
+        limits = noted.limits | ({drawn.limit} if drawn.limit is not None else set())
+        known.update(of_cut(rows, limits, drawn.tokenizer))
         if known.get("truncated_ratio", 0.0) > 0.1:  # beginnings that are the same are no copies
             for name in ("duplicate_rows", "conflicting_rows"):
                 known.pop(name, None)
@@ -159,31 +159,9 @@ def _of_rows(rows: Sequence[Row], drawn: Drawn, vocabulary: int | None) -> dict[
     known["shown"] = rows_shown(
         [Shown(row.ids, row.labels, len(row.ids), padding=row.padding) for row in rows], drawn.tokenizer
     )
-    formed = [_formed(row, drawn.tokenizer) for row in rows]
+    formed = [by_mask(row, drawn.tokenizer) for row in rows]
     known.update(facts_of_texts(formed))
-    known["empty_answers"] = sum(any(n != IGNORED for n in row.labels) and not each.answer.strip()
-                                 for row, each in zip(rows, formed, strict=True))  # fmt: skip
     return known
-
-
-def _cut(rows: Sequence[Row], drawn: Drawn, noted: Noted) -> dict[str, Any]:
-    """The share of rows that end at a limit, and not in the end token; nothing where no limit is reached."""
-    longest = max(len(row.ids) for row in rows)
-    limits = noted.limits | ({drawn.limit} if drawn.limit is not None else set())
-    if longest not in limits or drawn.tokenizer is None:
-        return {}
-    end = drawn.tokenizer.eos_token_id
-    cut = sum(len(row.ids) == longest and int(row.ids[-1]) != end for row in rows)
-    return {"truncated_ratio": cut / len(rows), "limit": longest}
-
-
-def _formed(row: Row, tokenizer: Any) -> FormedRow:
-    """What is asked and what is answered, by the mask."""
-    trained = [token for token, label in zip(row.ids, row.labels, strict=False) if label != IGNORED]
-    asked = [token for token, label in zip(row.ids, row.labels, strict=False) if label == IGNORED]
-    text = tokenizer.decode(trained, skip_special_tokens=True) if trained else ""
-    prompt = tokenizer.decode(asked, skip_special_tokens=True) if asked else ""
-    return FormedRow(0, None, identity=str(row.ids), prompt=prompt, answer=text)
 
 
 def _batch_facts(
