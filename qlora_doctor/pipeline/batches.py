@@ -46,7 +46,7 @@ class Batches:
         notes: what was done otherwise than a reader might expect; one sentence each.
         method: of trl, whose rows these are; None where they are for supervised fine-tuning.
         behind: wraps the trainer's collator; None leaves it.
-        raw: of a script's tokenized rows those that they were made of, empty where that is not known; None of all others.
+        raw: of a script's tokenized rows those that they were made of, empty where that is not known; None otherwise.
         limits: lengths at which a script's own tokenizing cuts.
     """
 

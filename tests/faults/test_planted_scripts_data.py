@@ -80,7 +80,7 @@ ADDED = """
 tok.add_special_tokens({"additional_special_tokens": ["One more"]})
 """
 SAVED = """
-lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", modules_to_save=["embed_tokens"])
+lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=["embed_tokens"])
 """
 QUESTIONS = [
     {"q": f"What is the number behind {10**n}?", "a": f"One more: {10**n + 1}, which is easily found by adding one."}
