@@ -195,7 +195,9 @@ def test_experts_that_one_step_reaches_and_the_next_does_not() -> None:
     config = tiny_config("mixtral", num_hidden_layers=1, num_experts_per_tok=1)
     torch.manual_seed(0)
     targets = ["experts.gate_up_proj", "experts.down_proj"]
-    lora = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=2, target_modules=["q_proj"], target_parameters=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
     model = get_peft_model(AutoModelForCausalLM.from_config(config), lora)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and ".experts." in name}
     moved: dict[int, Any] = {}

@@ -213,6 +213,11 @@ def conclude(reading: Reading) -> None:
     rank = reading.get("lora_rank", 8)
     if not reading.has("lora_alpha") and isinstance(rank, int):
         reading.default("lora.lora_alpha", 2 * rank, "lora_alpha is twice lora_rank")
+    if reading.get("stage") == "dpo":
+        loss = str(reading.get("pref_loss", "sigmoid"))
+        # Its one stage for pairs holds the methods that need no reference (train/dpo/trainer.py).
+        reading.put("training.method" if loss in ("orpo", "simpo") else "training.loss_type", loss, "pref_loss")
+        reading.default("training.beta", 0.1)
     if reading.get("pissa_init"):
         reading.put("lora.init_lora_weights", "pissa", "pissa_init")
     packing = reading.get("packing", reading.get("neat_packing"))
