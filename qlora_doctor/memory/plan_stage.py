@@ -351,7 +351,7 @@ def _notes(planner: Planner, tables: Sequence[Plan], limit: int | None, of_table
     traces = planner.tracer.traces
     if any(traces.pieces.values()):
         notes.append(
-            "Sizes follow from traces of few of its layers, which repeat themselves; one of more layers came out as told."
+            "Sizes follow from traces of few of its layers, which repeat themselves; a deeper stack came out the same."
         )
     if traces.folded is not None and traces.folded.shipped:
         notes.append("All of it follows from traces that come with qlora-doctor; --no-cache traces the model here.")

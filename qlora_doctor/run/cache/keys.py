@@ -120,9 +120,10 @@ def trace_key(setup: Setup, options: RunOptions, environment: EnvironmentFacts |
     if training.get("method") in (None, "sft", "pretrain"):
         training = {name: "set" if name in _OF_A_CELL else value for name, value in training.items()}
     hardware = {name: value for name, value in sections["hardware"].items() if name == "count"}
-    sections["lora"] = {name: value for name, value in sections["lora"].items() if name != "r"}
+    common = _common(setup, sections, options, environment)
+    sections["lora"].pop("r", None)
     parts = [_model(setup, sections, options), _structure(setup, sections), training, sections["data"], hardware]
-    return _digest([FORMAT, "traces", _common(setup, sections, options, environment), parts])
+    return _digest([FORMAT, "traces", common, parts])
 
 
 def _model(setup: Setup, sections: dict[str, Any], options: RunOptions) -> dict[str, Any]:
