@@ -114,7 +114,7 @@ _OF_A_CELL = ("per_device_train_batch_size", "per_device_eval_batch_size", "max_
 
 
 def trace_key(setup: Setup, options: RunOptions, environment: EnvironmentFacts | None) -> str:
-    """A digest of what decides the traces of a setup's step whatever its batch, its length and its card.
+    """A digest of what decides the traces of a setup's step whatever its batch, its length, its rank and its card.
 
     A method that builds its batches from the config's own length has no such traces: theirs are part of the key.
     """
@@ -123,8 +123,10 @@ def trace_key(setup: Setup, options: RunOptions, environment: EnvironmentFacts |
     if training.get("method") in (None, "sft", "pretrain"):
         training = {name: "set" if name in _OF_A_CELL else value for name, value in training.items()}
     hardware = {name: value for name, value in sections["hardware"].items() if name == "count"}
+    common = _common(setup, sections, options, environment)
+    sections["lora"].pop("r", None)
     parts = [_model(setup, sections, options), _structure(setup, sections), training, sections["data"], hardware]
-    return _digest([FORMAT, "traces", _common(setup, sections, options, environment), parts])
+    return _digest([FORMAT, "traces", common, parts])
 
 
 def _trainer(setup: Setup, options: RunOptions) -> dict[str, Any] | None:
