@@ -135,7 +135,8 @@ def _setup(path: Path | None) -> Any:
 
 def _tell(reports: Sequence[Report], shown: Shown, kept: Path | None) -> None:
     """The report on stderr: stdout is the command's."""
-    if shown.format == "text" and all(report.facts.model is None for report in reports):
+    nothing = all(report.facts.model is None and not report.findings for report in reports)
+    if shown.format == "text" and nothing:
         click.echo(f"qlora-doctor: {reports[0].stages[-1].reason}", err=True)
         return
     shown.print(reports, err=True)

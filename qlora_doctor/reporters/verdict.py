@@ -90,8 +90,8 @@ def suppressed(report: Report) -> list[Finding]:
 
 
 def gaps(report: Report) -> list[Gap]:
-    """Stages that did not run to the end, those that ended alike and for the same reason together; then data sets that
-    were not looked at beside others that were, and statements of a script that were not followed."""
+    """Stages that did not run to the end, those that ended alike and for the same reason together; then those that left
+    out a part, data sets that were not looked at beside others that were, and statements that were not followed."""
     groups: dict[tuple[str, str | None], list[StageRecord]] = {}
     for record in report.stages:
         if record.status != "done":
@@ -103,13 +103,21 @@ def gaps(report: Report) -> list[Gap]:
     sets = [
         Gap("not looked at", (f"data set {each.name or '?'}",), each.not_followed, ()) for each in sets_left_out(report)
     ]
-    return [*seen, *sets, *_statements(report)]
+    return [*seen, *_in_part(report), *sets, *_statements(report)]
 
 
 def sets_left_out(report: Report) -> list[DataSetFacts]:
     """Data sets that a config names and whose rows were not looked at, where others' were."""
     data = report.facts.data
     return [each for each in (data.sets or ()) if each.not_followed] if data is not None else []
+
+
+def _in_part(report: Report) -> list[Gap]:
+    """Stages that ended well and left out a part of what they look at."""
+    data = report.facts.data
+    if data is None or not data.tokens_unseen:
+        return []
+    return [Gap("in part", ("data",), f"No token was looked at. {data.tokens_unseen}", ())]
 
 
 def _statements(report: Report) -> list[Gap]:

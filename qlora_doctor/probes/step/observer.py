@@ -255,12 +255,18 @@ class Observer:
         self._judge_unmoved()
 
     def close(self) -> None:
-        """Take the hooks off after a failure."""
-        if hasattr(self, "gradients"):
-            self._stop_watching_calls()
-            self._integers.close()
-            self.gradients.close()
-            self.forwards.close()
+        """Take the hooks off after a failure, whichever of them are on; one that fails leaves none of the others on."""
+        with contextlib.ExitStack() as closing:
+            for name in ("_integers", "gradients", "forwards"):
+                if hasattr(self, name):
+                    closing.callback(getattr(self, name).close)
+            if hasattr(self, "_call_hooks"):
+                closing.callback(self._stop_watching_calls)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the steps changed a trainable tensor; known after ``train_end``."""
+        return bool(self._moved)
 
     @property
     def tokens_in_range(self) -> bool:
