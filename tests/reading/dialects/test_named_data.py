@@ -221,10 +221,10 @@ def test_a_script_whose_data_is_taken_as_it_is(tmp_path: Path) -> None:
     assert one(setup).not_followed is None and one(setup).split == "train"
 
 
-def test_a_script_without_any_data(tmp_path: Path) -> None:
+def test_a_script_whose_own_function_makes_the_data(tmp_path: Path) -> None:
     path = tmp_path / "train.py"
     path.write_text(SCRIPT.format(load="data = make()"))
-    assert "cannot be known" in why_not_looked_at(read_setup(path))[0]
+    assert "Named are make (line 8): what its code decides." in why_not_looked_at(read_setup(path))[0]
 
 
 def test_a_name_that_dataset_info_lacks_stops_the_trainer(tmp_path: Path) -> None:
