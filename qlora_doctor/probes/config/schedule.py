@@ -78,7 +78,7 @@ def _resume(
     setup: Setup, get: Get, known: Mapping[str, Any], updates: int | None, most: int | None, ranks: int | None
 ) -> ResumeFacts | None:
     if get("training.resume_from_checkpoint", False) is False:
-        return ResumeFacts(checkpoint="none")
+        return ResumeFacts(checkpoint="none", unusable="none")
     from .resume import resume_facts  # lazy: hardly a config resumes a run
 
     return resume_facts(setup, get, known, updates, most, ranks)
