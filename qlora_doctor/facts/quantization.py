@@ -65,6 +65,8 @@ class QuantizationFacts(Fact):
     """Newly initialised classification heads that are 4-bit."""
     heads_quantized: list[str] | None = None
     """Heads of a task (not the output head of a language model) that are 4-bit layers, new or stored."""
+    packed_factors: list[str] | None = None
+    """4-bit layers of which the model multiplies the weight itself, as if it were numbers."""
     routers_quantized: list[str] | None = None
     uneven_modules: list[str] | None = None
     """Layers whose element count is no multiple of the block size (64)."""

@@ -19,6 +19,7 @@ import qlora_doctor  # noqa: E402
 from qlora_doctor.pipeline import patterns  # noqa: E402
 from qlora_doctor.probes.load.look import look_at_load  # noqa: E402
 from qlora_doctor.probes.step.look import look_at_step  # noqa: E402
+from qlora_doctor.probes.structure.bypass import _factors  # noqa: E402
 from qlora_doctor.probes.structure.look import StructureSeen, look_at_structure  # noqa: E402
 from qlora_doctor.probes.tensors import plain_name, trainable_parameters  # noqa: E402
 from qlora_doctor.setup.setup import Setup  # noqa: E402
@@ -212,3 +213,22 @@ def test_a_model_of_speech_has_no_figure_and_its_decoder_is_as_long_as_it_says(t
     memory, model = report.facts.memory, report.facts.model
     assert memory is not None and memory.refusal is None and "audio" in (memory.prediction_failure or "")
     assert model is not None and model.context_length == 64
+
+
+def test_a_packed_weight_that_the_model_multiplies_by_is_an_error(tmp_path: Path) -> None:
+    """Mamba's dt_proj: the step of the one stops, that of the other, which keeps the layer in 16-bit, does not."""
+    folder = make_model(tmp_path / "model", "mamba")
+    setup = of(folder, lora={"target_modules": ["in_proj"]}, training={"gradient_checkpointing": False})
+    assert {"QD255", "QD426"} <= rules_of(setup, "structure", "load", "step")
+    skip = {"llm_int8_skip_modules": ["lm_head", "dt_proj"]}
+    kept = setup.model_copy(update={"quantization": setup.quantization.model_copy(update=skip)})
+    assert rules_of(kept, "structure", "load", "step") == set()
+
+
+def test_a_model_that_calls_the_layer_where_it_is_quantized_multiplies_nothing() -> None:
+    from transformers.models.falcon_mamba.modeling_falcon_mamba import FalconMambaMixer
+    from transformers.models.jamba.modeling_jamba import JambaMambaMixer
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
+    assert _factors(MambaMixer) == {"dt_proj"}
+    assert _factors(JambaMambaMixer) == _factors(FalconMambaMixer) == set()

@@ -1,4 +1,4 @@
-"""Adapted layers whose weight a fused kernel reads, so that the adapter's forward is never called."""
+"""Layers whose weight is read past their forward: by a fused kernel, which passes an adapter by, or as packed bytes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from .sizes import is_4bit
 _KERNEL = re.compile(r"\b(?:mamba\w*_(?:inner_fn|split_conv1d_scan_combined)|causal_conv1d_(?:fn|update))\(")
 # A weight that is handed on whole; `.weight.dtype` and its like only ask about it.
 _READ = re.compile(r"self\.(\w+)\.weight(?!\.(?:dtype|device|shape|size|data_ptr|ndim|requires_grad))\b")
+# A weight that is a factor of a product as it is.
+_FACTOR = re.compile(r"\bself\.(\w+)\.weight(?:\.T)? @|@ self\.(\w+)\.weight\b")
 # Jamba and Falcon-Mamba call the layer where the model is quantized, and read its weight elsewhere.
 _PLAIN_BRANCH = re.compile(
     r"(?<=\n)( *)if hasattr\(self\.config, \"_is_quantized\"\):\n(?:\1 .*\n)+\1else:\n(?:\1 .*\n)+"
@@ -63,3 +65,25 @@ def _weights_read(parent: Any, packed: bool) -> frozenset[str]:
         if _KERNEL.search(source):
             found.update(_READ.findall(source))
     return frozenset(found)
+
+
+def packed_factors(seen: Inventory) -> list[str]:
+    """4-bit layers of which the model multiplies the weight itself (Mamba's dt_proj): packed bytes are no numbers."""
+    found = []
+    for linear in seen.layer_linears:
+        home, _, name = linear.name.rpartition(".")
+        parent = seen.by_name.get(home)
+        parent_class: Any = type(parent.module) if parent is not None else None
+        if linear.four_bit and name in _factors(parent_class):
+            found.append(linear.name)
+    return found
+
+
+@cache
+def _factors(parent: Any) -> frozenset[str]:
+    """Names of the layers whose weight a class multiplies by, where the model is quantized."""
+    try:
+        source = _PLAIN_BRANCH.sub("", inspect.getsource(parent))
+    except (OSError, TypeError):
+        return frozenset()
+    return frozenset(name for pair in _FACTOR.findall(source) for name in pair if name)

@@ -9,6 +9,7 @@ import torch
 
 from ...facts.quantization import LinearLeftOut, QuantizationFacts
 from ..tensors import is_packed, own_class, quant_state_of
+from .bypass import packed_factors
 from .inventory import Inventory, Linear
 from .naming import with_wildcards
 from .sizes import BLOCK, dtype_name, elements, expected_bits, ideal_bytes, is_4bit, statistics
@@ -54,6 +55,7 @@ def quantization_facts(
         head_quantized=None if seen.head is None else _is_4bit_layer(seen.head.module),
         classifier_quantized=_quantized_heads(seen, fresh_heads),
         heads_quantized=[part.name for part in seen.task_heads if _is_4bit_layer(part.module)],
+        packed_factors=packed_factors(seen),
         routers_quantized=[
             part.name for part in seen.routers if is_4bit(part.module._parameters.get("weight"), part.module)
         ],
