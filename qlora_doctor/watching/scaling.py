@@ -90,6 +90,16 @@ def constant_factor(backward: Sequence[float], mean: Sequence[float]) -> float |
     return sum(ratios) / len(ratios) if same and differ >= _DIFFER else None
 
 
+def negated(losses: Sequence[tuple[float, float]]) -> bool:
+    """Whether every step went backward with its mean loss, or with a multiple of it, and the other sign.
+
+    Args:
+        losses: of each step, what it goes backward with, and its mean loss.
+    """
+    ratios = [backward / mean for backward, mean in losses if mean > 0 and math.isfinite(backward)]
+    return len(ratios) == len(losses) > 1 and max(ratios) < 0 and min(ratios) >= 1.1 * max(ratios)
+
+
 def scaler_facts(raw: float, scale: float, micro_batches: int) -> dict[str, Any]:
     """Whether the loss went backward with the gradient scaler's factor twice.
 
