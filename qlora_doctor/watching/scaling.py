@@ -55,6 +55,9 @@ def scale_facts(
     apart = unshifted is not None and not at(weighted, other) and not at(plain, other)
     if unshifted is not None and apart and at(unshifted, same):
         return known | {"unshifted_loss": True}
+    summed = (unshifted or 0.0) * micro_batches
+    if apart and micro_batches > 1 and at(summed, same) and not at(weighted * micro_batches, other):
+        return known | {"unshifted_loss": True, "sums_over_accumulation": True}
     known["sums_over_tokens"] = False
     if tokens and tokens >= 8 * micro_batches and near(weighted * tokens) and not fits:
         return known | {"sums_over_tokens": True}
