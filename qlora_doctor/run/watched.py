@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from ..core.folders import user_cache
 from ..core.report import RUN_STAGES, Report, StageRecord
 from ..facts import Facts
 from ..watching.records import Options, Training, trainings
+from .cache import cache_folder
 from .observer import Observer
 from .session import CheckOptions, Session
 
@@ -81,6 +84,20 @@ def runs_folder() -> Path:
     if named:
         return Path(named)
     return user_cache() / "runs"
+
+
+@contextlib.contextmanager
+def records_folder(asked: Path | None) -> Iterator[tuple[Path, bool]]:
+    """A folder for the records of one run, and whether it stays: not where nothing is to be kept and none was named.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    if asked is not None or os.environ.get("QLORA_DOCTOR_RUNS") or cache_folder() is not None:
+        yield new_folder(asked), True
+        return
+    with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder), False
 
 
 def new_folder(asked: Path | None = None) -> Path:

@@ -104,7 +104,7 @@ class Observer:
         self._step = step
         # What earlier batches left in its momentum may point anywhere.
         self._has_past = optimizer is not None and bool(getattr(unwrapped(optimizer), "state", None))
-        self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
+        self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters, self.model))
         self._unmoved: dict[str, torch.Tensor] = {}
         self._calls: Calls | None = None
         self._integers = IntegerInputs(self.model)
@@ -152,7 +152,7 @@ class Observer:
         number = len(self.gradients.steps) + 1
         self.progress(f"Training step {number}")
         with self._apart():
-            self._by_design = gradients.lora_a_without_effect(self.parameters)
+            self._by_design = gradients.lora_a_without_effect(self.parameters, self.model)
         self._watch_calls()
         self._updates = UpdateWatch(self.parameters) if last else None
         self.gradients.begin_step()
