@@ -197,6 +197,10 @@ class RunFacts(Fact):
     loss_factor: float | None = None
     """What the mean loss of a step is multiplied with before it goes backward, the same in every watched step, where
     none of the fields above says why; 1 where it is not, None where the losses do not show it."""
+    gradient_broke_first: bool | None = None
+    """True where a watched step had a finite loss and a gradient that was not, before any loss that was not."""
+    loss_negated: bool | None = None
+    """True where every watched step went backward with the mean loss and the other sign."""
     own_compute_loss: bool | None = None
     """Whether the trainer's class has a ``compute_loss`` of its own."""
     loss_takes_count: bool | None = None
@@ -250,6 +254,13 @@ class RunFacts(Fact):
     """Tensors that trained in the watched steps and whose gradient was switched off later in the run."""
     frozen_since: int | None = None
     """The step at which that was seen first; 0 where it was not."""
+    adapter_merged_since: int | None = None
+    """The step, after the watched ones, from which on the adapter is merged into the base; 0 where there is none."""
+    optimizer_steps_counted: int | None = None
+    """Steps that the optimizer's own state counts since the first watched one, after ``watched_steps``; None where it
+    counts none."""
+    float16_without_scaler: bool | None = None
+    """True where a loop's forward runs in float16 and no gradient scaler is there."""
     adapter_off_since: int | None = None
     """The step, after the watched ones, from which on no layer uses the adapter; 0 where there is none."""
     steps_skipped: int | None = None

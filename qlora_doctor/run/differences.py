@@ -47,6 +47,10 @@ def differences(setup: Setup, run: Facts) -> list[Difference]:
     asked, real = conclude(setup, run.environment), run.config
     if real is None:
         return []
+    seen = run.run  # a loop of one's own has no arguments: what its optimizer and its steps showed
+    if seen is not None:
+        shown = {"learning_rate": seen.learning_rate_real, "gradient_accumulation": _same_in_all(seen.micro_batches)}
+        real = real.model_copy(update={name: value for name, value in shown.items() if getattr(real, name) is None})
     found = []
     for name, pointer in _COMPARED.items():
         wanted, done = getattr(asked, name), getattr(real, name)
@@ -54,6 +58,12 @@ def differences(setup: Setup, run: Facts) -> list[Difference]:
             continue
         found.append(Difference(name=name, pointer=pointer, file=_text(wanted), run=_text(done)))
     return found + _length(setup, asked, run) + _targets(setup, run) + _model(setup, asked, real)
+
+
+def _same_in_all(micro_batches: list[int] | None) -> int | None:
+    """Micro-batches of each watched step, where all have as many."""
+    counts = set(micro_batches or ())
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _is_set(setup: Setup, pointer: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -32,8 +33,8 @@ _SITE = _PACKAGE / "watching" / "site"
 _POLL = 0.25
 _PATIENCE = 20.0
 """Seconds that a training has to end by itself after it was asked to, before its command is sent SIGTERM."""
-_CLEARLY = 1.5
-"""How many times better than the next a rule's page has to fit the message of an exception."""
+_TELLING = 5
+"""Words of a symptom below which it may be in a message by chance."""
 _POINTS = 10
 """Logged losses below which a loss that has not moved yet says nothing; whether weights move, the steps have shown."""
 _CUT_OFF = (
@@ -368,6 +369,9 @@ def with_course(facts: Facts, series: Sequence[Mapping[str, Any]], arguments: Ma
     if run.ended != "well":  # why it did not come to its end is for the rules of the run to say
         course.stopped_early = True
     found = course_facts(course, known_from(facts, {"training": dict(arguments)}))
+    rates = [record["learning_rate"] for record in series if record.get("learning_rate") is not None]
+    if run.ended == "well" and len(rates) >= 4 and max(rates) == rates[-1] > rates[-2] > rates[-3]:
+        found = found.model_copy(update={"rate_short_of_peak": True})  # also of a loop, whose length nothing says
     if len(course.get("loss")) < _POINTS:
         found = found.model_copy(update={"untrained_value": None, "loss_flat": None})
     return facts.model_copy(update={"course": found})
@@ -398,16 +402,30 @@ def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:
 
 
 def with_its_rule(failure: RunFailure) -> RunFailure:
-    """A failure with the rule whose page speaks of its message, where one is clearly the closest."""
-    from ..engine import search_symptoms
+    """A failure with the rule one of whose symptoms is its message: word for word, whatever stands in between."""
+    from ..core.assets import asset_folder
+    from ..engine import load_rules
 
     if failure.kind != "other":
         return failure
-    matches = [match for match in search_symptoms(failure.message) if match.rule.id != "QD750"]
-    if not matches or (len(matches) > 1 and matches[0].score < _CLEARLY * matches[1].score):
-        return failure
-    rule = matches[0].rule
-    return failure.model_copy(update={"speaks_of_it": f"{rule.id} ({rule.name})"})
+    said = _words(failure.message)
+    found = {
+        f"{rule.id} ({rule.name})": len(words)
+        for rule in load_rules(asset_folder("rules"))
+        for symptom in rule.symptoms
+        if len(words := _words(symptom)) >= _TELLING and _in_order(words, said)
+    }
+    longest = [name for name, length in found.items() if length == max(found.values())]
+    return failure.model_copy(update={"speaks_of_it": longest[0]}) if len(longest) == 1 else failure
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w']+", text.lower())
+
+
+def _in_order(words: Sequence[str], said: Sequence[str]) -> bool:
+    rest = iter(said)
+    return all(word in rest for word in words)
 
 
 def _signal_name(number: int) -> str:

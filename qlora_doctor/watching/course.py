@@ -180,7 +180,7 @@ class Standing:
         self._layers = [weakref.ref(layer) for layer in decoder_layers(model)]
         self._adapted = [weakref.ref(m) for _, m in modules_of(model) if "_disable_adapters" in m.__dict__]
         self._trained = self._trains()
-        self._used = not self._switched_off()
+        self._used, self._merged = not self._switched_off(), self._is_merged()
         self._told: set[str] = set()
 
     def parameters(self) -> list[nn.Parameter]:
@@ -191,7 +191,7 @@ class Standing:
         """What has come to be otherwise since the last call, each thing once.
 
         ``frozen``: names of tensors that require no gradient any more; ``evaluation``: the layers are in evaluation
-        mode; ``switched_off``: the adapter is not used by any layer.
+        mode; ``switched_off``: the adapter is not used by any layer; ``merged``: it is merged into the base.
         """
         found: dict[str, Any] = {}
         frozen = [name for name, ref in self._parameters if (p := ref()) is not None and not p.requires_grad]
@@ -200,6 +200,8 @@ class Standing:
             found["switched_off"] = True
         elif frozen and "switched_off" not in self._told:
             found["frozen"] = frozen
+        if not self._merged and self._is_merged():
+            found["merged"] = True
         if self._trained and not self._trains():
             found["evaluation"] = True
         new = {name: value for name, value in found.items() if name not in self._told}
@@ -209,6 +211,9 @@ class Standing:
     def _trains(self) -> bool:
         layers = _there(self._layers)
         return bool(layers) and all(layer.training for layer in layers)
+
+    def _is_merged(self) -> bool:
+        return any(layer.__dict__.get("merged_adapters") for layer in _there(self._adapted))
 
     def _switched_off(self) -> bool:
         layers = _there(self._adapted)

@@ -155,6 +155,7 @@ def _forward_facts(training: Training, onlooker: Onlooker, scaler: Scaler) -> No
         dropout_idle=bool(dropouts) and not any(m.training for m in dropouts),
         checkpointing_asked=asked_for,
         checkpointing_active=active,
+        float16_without_scaler=training.is_loop and scaler.there() is None and seen.autocast_dtype == "float16",
         packed_layers=sum(map(_is_packed, every_module(onlooker.model))),
         scaler_without_float16=scaler.there() is not None and seen.autocast_dtype == "bfloat16",
     )

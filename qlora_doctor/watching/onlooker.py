@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,6 +103,7 @@ class Onlooker(Observer):
     _losses_by_logits: list[tuple[torch.Tensor, int]] = field(default_factory=list)
     _unshifted: list[tuple[torch.Tensor, int]] = field(default_factory=list)
     _awaiting: bool = False
+    _ids: Callable[[], Any] = lambda: None
 
     def _gradient_watch(self) -> gradients.GradientWatch:
         return gradients.GradientWatch(self.parameters, self._gradient_came, self.guard)
@@ -147,11 +149,14 @@ class Onlooker(Observer):
         self.on_forward()
         if not self.micro_batches:
             return
-        self._awaiting = True
+        again, self._awaiting = self._awaiting, True
         self._summed = inputs.get("num_items_in_batch") is not None
         given = self.trainer_inputs if self.trainer_inputs is not None else inputs
+        ids = given.get("input_ids")
         with self.work.on("batches"):
-            self.batches.look(given)
+            if not (again and ids is not None and ids is self._ids()):  # the last batch once more, before its backward
+                self.batches.look(given)
+            self._ids = weakref.ref(ids) if isinstance(ids, torch.Tensor) else lambda: None
             self._counted = _counted(given.get("labels"))
         if self.forwards.trains():
             self._trained = True

@@ -55,6 +55,9 @@ def scale_facts(
     apart = unshifted is not None and not at(weighted, other) and not at(plain, other)
     if unshifted is not None and apart and at(unshifted, same):
         return known | {"unshifted_loss": True}
+    summed = (unshifted or 0.0) * micro_batches
+    if apart and micro_batches > 1 and at(summed, same) and not at(weighted * micro_batches, other):
+        return known | {"unshifted_loss": True, "sums_over_accumulation": True}
     known["sums_over_tokens"] = False
     if tokens and tokens >= 8 * micro_batches and near(weighted * tokens) and not fits:
         return known | {"sums_over_tokens": True}
@@ -88,6 +91,16 @@ def constant_factor(backward: Sequence[float], mean: Sequence[float]) -> float |
     differ = max(mean) / min(mean) - 1
     same = max(ratios) / min(ratios) - 1 <= differ / 20
     return sum(ratios) / len(ratios) if same and differ >= _DIFFER else None
+
+
+def negated(losses: Sequence[tuple[float, float]]) -> bool:
+    """Whether every step went backward with its mean loss, or with a multiple of it, and the other sign.
+
+    Args:
+        losses: of each step, what it goes backward with, and its mean loss.
+    """
+    ratios = [backward / mean for backward, mean in losses if mean > 0 and math.isfinite(backward)]
+    return len(ratios) == len(losses) > 1 and max(ratios) < 0 and min(ratios) >= 1.1 * max(ratios)
 
 
 def scaler_facts(raw: float, scale: float, micro_batches: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from .backward import BackwardWatch
 from .losses import LossWatch
 from .optimizers import Together
 from .scaler import Scaler
-from .scaling import constant_factor, scale_facts, scaler_facts
+from .scaling import constant_factor, negated, scale_facts, scaler_facts
 from .training import Training, finite
 
 _OF_ITS_LOSS = (
@@ -134,6 +135,10 @@ class Update:
         if onlooker.counted_tokens:
             run["tokens_per_update"] = onlooker.counted_tokens * training.world
         training.losses = [*training.losses, backward]
+        finite_so_far = all(finite(loss) is not None for loss in training.losses)
+        if finite_so_far and scale == 1 and onlooker.gradients.steps:
+            norms = onlooker.gradients.steps[-1].norms.values()
+            run["gradient_broke_first"] = bool(run.get("gradient_broke_first")) or not all(map(math.isfinite, norms))
 
     def _know_factor(self, backward: float | None, by_logits: float | None) -> None:
         """Whether the loss is a multiple of the mean loss in every step, for no reason that is known otherwise.
@@ -146,6 +151,7 @@ class Update:
         answered = training.onlooker.answered_loss()
         mean = answered if answered is not None else by_logits
         self._losses.append((backward or 0.0, mean or 0.0))
+        run["loss_negated"] = training.world == 1 and negated(self._losses)
         factor = constant_factor(*zip(*self._losses, strict=True)) if training.world == 1 else None
         if factor is not None and (factor < 0.99 or any(run.get(name) for name in _MULTIPLIES)):
             factor = None  # told by its own name; a share of the loss may be a weight that is meant

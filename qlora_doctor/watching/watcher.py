@@ -319,6 +319,11 @@ class Watch:
         training.run.update(watched_steps=training.steps, steps_skipped=training.skipped)
         self._schedules.conclude()
         know_low_rates(training)
+        held = [Together([each]).tensors for each in training.optimizers]
+        apart = len(held) > 1 and sum(map(len, held)) == len(set().union(*held))  # they may take turns
+        counted = steps_taken(training.optimizers) if held and not apart else None
+        if counted is not None and not training.skipped:
+            training.run["optimizer_steps_counted"] = counted - self._schedules.taken_before
         training.breakdown = bytes_by_part(onlooker, model)
         training.stepping = [weakref.ref(unwrapped_optimizer(each)) for each in training.optimizers]
         self._schedules.drop()
@@ -341,7 +346,7 @@ class Watch:
         """What is still seen of the run: of a loop its course, of a trainer what it tells at its own steps."""
         training = self._training
         self._standing = Standing(model)
-        training.run.update(frozen_later=[], frozen_since=0, adapter_off_since=0)
+        training.run.update(frozen_later=[], frozen_since=0, adapter_off_since=0, adapter_merged_since=0)
         optimizer = next((each for ref in training.stepping if (each := ref()) is not None), None)
         if not training.is_loop or not hasattr(optimizer, "register_step_pre_hook") or not self._learns(onlooker):
             return
@@ -373,6 +378,8 @@ class Watch:
             run.update(frozen_later=changes["frozen"], frozen_since=step)
         if "switched_off" in changes:
             run["adapter_off_since"] = step
+        if "merged" in changes:
+            run["adapter_merged_since"] = step
         if "evaluation" in changes:
             model = self._training.model()
             dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0] if model else []

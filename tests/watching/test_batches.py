@@ -144,3 +144,9 @@ def test_the_length_that_a_trainer_cuts_at() -> None:
 def test_a_factor_shows_where_losses_differ(backward: list[float], mean: list[float], factor: float | None) -> None:
     found = constant_factor(backward, mean)
     assert found == (pytest.approx(factor) if factor is not None else None)
+
+
+def test_a_loss_that_is_summed_and_not_shifted() -> None:
+    known = scale_facts(12.52, 6.31, 6.31, 2, unshifted=6.26, whole=True)
+    assert known["unshifted_loss"] and known["sums_over_accumulation"]
+    assert not scale_facts(12.62, 6.31, 6.31, 2, unshifted=6.26, whole=True)["unshifted_loss"]

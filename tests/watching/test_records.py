@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qlora_doctor.facts import Facts
+from qlora_doctor.facts import Facts, RunFacts
 from qlora_doctor.run.differences import differences
 from qlora_doctor.run.following import line_of
 from qlora_doctor.run.session import CheckOptions
@@ -133,6 +133,14 @@ def test_a_run_against_a_config(tmp_path: Path) -> None:
         "sequence": ("512", "2048 and more"),
         "target_modules": ("q_proj, v_proj", "q_proj"),
     }
+    assert run.config is not None
+    of_a_loop = run.model_copy(
+        update={
+            "config": run.config.model_copy(update={"learning_rate": None}),
+            "run": RunFacts(learning_rate_real=1e-3, micro_batches=[4, 4]),
+        }
+    )
+    assert {each.name: each.run for each in differences(setup, of_a_loop)}["learning_rate"] == "0.001"
 
 
 def test_one_line_of_a_run(tmp_path: Path) -> None:

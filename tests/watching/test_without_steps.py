@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import qlora_doctor
+from qlora_doctor.facts.run import RunFailure
+from qlora_doctor.run.watched import with_its_rule
 from qlora_doctor.watching.emptied import EmptiedRows
 from qlora_doctor.watching.ends import failure_of
 from tests.watching.loops import adamw, adapted, batches, watched
@@ -119,3 +121,19 @@ def test_the_phase_of_a_constructor(module: str, phase: str | None) -> None:
     with pytest.raises(ValueError, match="no") as raised:
         names["__init__"]()
     assert failure_of(raised.value, 0, 0).phase == phase
+
+
+@pytest.mark.parametrize(
+    ("message", "rule"),
+    [
+        (
+            "The run failed: No columns in the dataset match the model's forward method signature: (input_ids).",
+            "QD676 (data-step-not-kept)",
+        ),
+        ("The run failed: something odd.", None),
+        ("The forward failed: the loss is not what was expected in the training.", None),
+    ],
+)
+def test_the_rule_that_speaks_of_a_message(message: str, rule: str | None) -> None:
+    found = with_its_rule(RunFailure(kind="other", message=message))
+    assert found.speaks_of_it == rule
