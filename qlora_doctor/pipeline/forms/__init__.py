@@ -124,6 +124,7 @@ def _formed(
 ) -> list[FormedRow]:
     read = read_named(setup, named, rows, offline=offline)
     told.total, told.columns, told.seen = read.total, read.columns, len(read.rows)
+    told.empty = {name for name in read.columns if not any(row.get(name) for _, row in read.rows)}
     most = named.settings.get("max_samples")
     if isinstance(most, int) and told.total is not None:
         told.total = min(told.total, most)

@@ -42,10 +42,13 @@ def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
         way = data_way(builder.source.tree)
     except RecursionError:  # what is written out again may be nested deeper than what is read
         way = None
+    _note_idle_split(script, builder, transforms)
     for node in _loads(builder.source.tree):
         told = _told(node, known.get(id(node)), builder).model_copy(update={"template": template})
         if way is not None and way[0] is node and told.kind == "file" and told.role == "train":
             told = told.model_copy(update={"settings": way[1]})
+        elif way is not None and way[2] is node:
+            told = told.model_copy(update={"role": "eval"})
         if followed is not None and followed in (told.name, *told.files):
             builder.named_data.append(told)
             continue
@@ -54,6 +57,15 @@ def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
         why = f"The script forms the samples by code of its own: {by}." if by else "The script's code decides."
         told = told.model_copy(update={"transforms": transforms, "not_followed": why})
         builder.named_data.append(told)
+
+
+def _note_idle_split(script: TrainingScript, builder: SetupBuilder, transforms: list[str]) -> None:
+    """Rows that are split off for an evaluation that nothing begins: transformers evaluates by eval_strategy alone."""
+    begun = builder.knows("training.eval_strategy") and builder.value("training.eval_strategy") != "no"
+    split = any("train_test_split" in each for each in transforms)
+    if split and not begun and script.given("eval_dataset") is not None and ".evaluate(" not in builder.source.code:
+        note = "The script splits rows off to evaluate on, and eval_strategy is no: nothing trains on them or looks at them."
+        builder.remark("held-out-unused", None, note, "training.eval_strategy")
 
 
 def _template(script: TrainingScript, builder: SetupBuilder) -> str | None:
