@@ -445,6 +445,7 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
     facts["content_columns_unread"] = _questions_unread(samples.columns, samples.rows)
     facts["duplicate_rows"] = len(samples.rows) - len({repr(row) for row in samples.rows})
     facts |= overlap_of(setup)
+    facts |= _rewards(setup, samples.columns)
     if tokenizer is None:
         return facts
     whole = samples.format != "prompt-only"
@@ -457,6 +458,18 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
         "truncated_ratio": sum(limit is not None and n > limit for n in lengths) / len(lengths),
     }
     return facts
+
+
+def _rewards(setup: Setup, columns: Sequence[str]) -> dict[str, Any]:
+    """Arguments that a script's reward functions cannot do without, where no column brings them."""
+    asked = {name: names for each in setup.named_data for name, names in each.settings.get("reward_columns", {}).items()}
+    lacking = {name: [each for each in names if each not in columns] for name, names in asked.items()}
+    told = [
+        f"{name} asks for {', '.join(names)}, which is no column of the data and nothing that TRL hands over"
+        for name, names in lacking.items()
+        if names
+    ]
+    return {"reward_raises": "; ".join(told), "reward_functions": list(asked)} if told else {}
 
 
 def _questions_unread(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...facts.course import CourseFacts, Curve
 from .evaluation import evaluation_facts
+from .generated import generated_facts
 from .gradient import gradient_facts
 from .known import Known, is_preference
 from .length import length_facts
@@ -44,7 +45,8 @@ def course_facts(course: Course, known: Known | None = None) -> CourseFacts:
         "method": _method(course, known),
         "checkpoints": course.checkpoints,
     }
-    parts = (length_facts, loss_facts, repeating_facts, evaluation_facts, rate_facts, gradient_facts, speed_facts)
+    parts = (length_facts, loss_facts, repeating_facts, evaluation_facts, rate_facts, gradient_facts, speed_facts,
+             generated_facts)  # fmt: skip
     for part in parts:
         found |= part(course, known, found)
     return CourseFacts(**found)

@@ -7,6 +7,7 @@ import ast
 from ...setup.setup import NamedData
 from ..dialects.named_data import BUILDERS, kind_of
 from .data_path import data_way
+from .own_functions import asked_columns
 from .setup_builder import SetupBuilder
 from .training_script import TrainingScript
 from .values import Known, Listing, Made, Value
@@ -50,6 +51,8 @@ def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
         elif way is not None and way[2] is node:
             told = told.model_copy(update={"role": "eval"})
         if followed is not None and followed in (told.name, *told.files):
+            if asked := asked_columns(script):
+                told = told.model_copy(update={"settings": {**told.settings, "reward_columns": asked}})
             builder.named_data.append(told)
             continue
         formers = [name for name in _FORMERS if script.given(name) is not None]
