@@ -96,6 +96,10 @@ class DataFacts(Fact):
     """The widest distance between the rewards, weighted and added up, of two completions of one prompt."""
     reward_sample: float | None = None
     """That sum for the first completion."""
+    answers_beyond_ratio: float | None = None
+    """Of a method that generates, the share of the rows whose known answer is longer than what may be generated."""
+    completion_limit: int | None = None
+    """Tokens that may be generated for an answer."""
     chat_template: bool | None = None
     rendered_by: str | None = None
     """Whose rules formed the rows where the trainer's own code is not here: ``qlora-doctor after axolotl's

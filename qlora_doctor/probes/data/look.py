@@ -457,7 +457,24 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
         "tokens_max": max(lengths),
         "truncated_ratio": sum(limit is not None and n > limit for n in lengths) / len(lengths),
     }
+    if not whole:
+        facts |= _answers_beyond(setup, samples, tokenizer)
     return facts
+
+
+def _answers_beyond(setup: Setup, samples: Samples, tokenizer: Any) -> dict[str, Any]:
+    """How many of the answers that the data knows are longer than what may be generated; nothing where none is known.
+
+    The columns are those that reward functions compare with; the longest of a row counts.
+    """
+    limit = setup.training.extra.get("max_completion_length")
+    names = [name for name in samples.columns if name in ANSWERS]
+    rows = [[str(row[name]) for name in names if isinstance(row.get(name), str)] for row in samples.rows]
+    if not isinstance(limit, int) or not any(rows):
+        return {}
+    lengths = [max((_length(tokenizer, None, text) for text in texts), default=0) for texts in rows]
+    beyond = sum(length > limit for length in lengths) / len(lengths)
+    return {"answers_beyond_ratio": beyond, "completion_limit": limit}
 
 
 def _rewards(setup: Setup, columns: Sequence[str]) -> dict[str, Any]:
