@@ -184,6 +184,13 @@ class DataFacts(Fact):
     """Of these, the ones whose text, apart from case and spaces, stands in the training data."""
     trained_ratio: float | None = None
     """Share of the tokens, padding left out, that are trained."""
+    text_ratio_padded: float | None = None
+    """Share of the positions that would be text where rows in a shuffled order fill batches, each padded to its longest
+    row: reckoned from lengths. So the next two."""
+    text_ratio_grouped: float | None = None
+    """Where rows of like length stand together."""
+    text_ratio_packed: float | None = None
+    """Where several rows are packed into one of the limit's length."""
     lengths: list[int] | None = None
     """Rows of each bin of the histogram of lengths; all bins are as wide."""
     lengths_bin: int | None = None

@@ -86,6 +86,11 @@ def _lengths(data: DataFacts) -> list[str]:
         lines.append(f"{f'{first:,}–{last:,}':>15} {bar} {count or ''}{mark}".rstrip())
     if data.trained_ratio is not None:
         lines.append(f"{data.trained_ratio:.0%} of the tokens are trained")
+    ways = {"padded": data.text_ratio_padded, "grouped by length": data.text_ratio_grouped,
+            "packed": data.text_ratio_packed}  # fmt: skip
+    told = ", ".join(f"{share:.0%} {way}" for way, share in ways.items() if share is not None)
+    if told:
+        lines.append(f"text in batches, from these lengths: {told}")
     return lines
 
 

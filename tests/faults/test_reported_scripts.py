@@ -483,7 +483,9 @@ REPORTED = [
     Reported("QD125", "error", GRPO, [("answer, **kwargs", "answer")]),
     Reported("QD125", "error", GRPO, [("return scores", "return sum(scores)")]),
     Reported("QD125", "error", GRPO, [("return scores", "print(scores)")]),
-    Reported("QD179", "error", GRPO, [("[float(c == a) for c, a in zip(completions, answer)]", "[1.0 for _ in answer]")]),
+    Reported(
+        "QD179", "error", GRPO, [("[float(c == a) for c, a in zip(completions, answer)]", "[1.0 for _ in answer]")]
+    ),
     Reported("QD179", "error", GRPO, [("return scores", "return [0.5] * len(scores)")]),
     Reported("QD125", "error", CALLED, [("state, control, **kwargs", "state, control")]),
     Reported(

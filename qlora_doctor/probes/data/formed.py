@@ -62,9 +62,13 @@ def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         **facts_of_texts(rows),
         **talk_facts([row for row in rows if row.dropped is None]),
     }
-    unread = [column for each in sets for column in each.columns if column in CONTENT and column not in each.read | each.empty]
+    unread = [
+        column for each in sets for column in each.columns if column in CONTENT and column not in each.read | each.empty
+    ]
     known["content_columns_unread"] = list(dict.fromkeys(unread))
-    answers = [column for each in sets for column in each.columns if column in ANSWERS and column not in each.read | each.empty]
+    answers = [
+        column for each in sets for column in each.columns if column in ANSWERS and column not in each.read | each.empty
+    ]
     known["answer_columns_unread"] = list(dict.fromkeys(answers))
     untaught = sum(row.teaches is False for row in rows if row.dropped in (None, MASKED))
     known["rows_fully_masked"] = untaught

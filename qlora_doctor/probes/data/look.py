@@ -29,6 +29,7 @@ from ...setup.resolved import Taken
 from ...setup.setup import NamedData, Origin, Setup
 from ..batch import BatchLook
 from ..failures import explain
+from .filling import filling
 from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, facts_of_texts, without_repeats
 from .overlap import columns_of_evaluation, leaves, overlap_of
 from .pairs import pair_facts
@@ -131,6 +132,7 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
         else:
             decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
             known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
+            known.update(filling([len(row.ids) for row in in_full], rows_of_a_batch(setup), limit))
             known.update(_marked(way, in_full, tokenizer))
             if way is not None and batches.raw is not None:
                 known.update(_by_script(in_full, batches, tokenizer))
@@ -237,6 +239,8 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
             known.update(_new_tokens(setup, (row.ids for row in followed.rows if row.ids), followed.tokenizer))
         if setup.training.method == "pretrain":
             known.pop("eos_supervised_ratio", None)
+        lengths = [row.length for row in followed.rows if row.dropped is None and row.length]
+        known.update(filling(lengths, rows_of_a_batch(setup), followed.limit))
         known.update(overlap_of(setup))
         if named.settings.get("chat_template") in (None, "tokenizer_default") and not setup.traits.own_templates:
             folder = architecture.folder if architecture is not None else None
@@ -479,7 +483,9 @@ def _answers_beyond(setup: Setup, samples: Samples, tokenizer: Any) -> dict[str,
 
 def _rewards(setup: Setup, columns: Sequence[str]) -> dict[str, Any]:
     """Arguments that a script's reward functions cannot do without, where no column brings them."""
-    asked = {name: names for each in setup.named_data for name, names in each.settings.get("reward_columns", {}).items()}
+    asked = {
+        name: names for each in setup.named_data for name, names in each.settings.get("reward_columns", {}).items()
+    }
     lacking = {name: [each for each in names if each not in columns] for name, names in asked.items()}
     told = [
         f"{name} asks for {', '.join(names)}, which is no column of the data and nothing that TRL hands over"

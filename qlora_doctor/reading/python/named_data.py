@@ -67,7 +67,7 @@ def _note_idle_split(script: TrainingScript, builder: SetupBuilder, transforms: 
     begun = builder.knows("training.eval_strategy") and builder.value("training.eval_strategy") != "no"
     split = any("train_test_split" in each for each in transforms)
     if split and not begun and script.given("eval_dataset") is not None and ".evaluate(" not in builder.source.code:
-        note = "The script splits rows off to evaluate on, and eval_strategy is no: nothing trains on them or looks at them."
+        note = "The script splits rows off to evaluate on, and eval_strategy is no: nothing trains on or looks at them."
         builder.remark("held-out-unused", None, note, "training.eval_strategy")
 
 

@@ -93,8 +93,8 @@ def _reward(function: ast.FunctionDef, builder: SetupBuilder) -> None:
         )
     elif _gives_nothing(function):
         note = (
-            f"TRL stops at the first rewards: the function {function.name} returns nothing, where a list with one number "
-            "for each completion is asked for."
+            f"TRL stops at the first rewards: the function {function.name} returns nothing, where a list with one "
+            "number for each completion is asked for."
         )
     if note is not None:
         builder.refused("reward-function-unfit", note, "training.reward_funcs")
@@ -110,7 +110,9 @@ def _gives_nothing(function: ast.FunctionDef) -> bool:
     nodes = list(_own(function.body))
     given = [node.value for node in nodes if isinstance(node, ast.Return)]
     ends = any(isinstance(node, ast.Yield | ast.YieldFrom | ast.Raise) for node in nodes)
-    return not ends and all(value is None or (isinstance(value, ast.Constant) and value.value is None) for value in given)
+    return not ends and all(
+        value is None or (isinstance(value, ast.Constant) and value.value is None) for value in given
+    )
 
 
 def _constant_rewards(script: TrainingScript, functions: list[ast.FunctionDef], builder: SetupBuilder) -> None:
