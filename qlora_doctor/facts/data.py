@@ -103,7 +103,10 @@ class DataFacts(Fact):
     chat_template: bool | None = None
     rendered_by: str | None = None
     """Whose rules formed the rows where the trainer's own code is not here: ``qlora-doctor after axolotl's
-    chat_template``; None where the trainer's own code formed them."""
+    chat_template``, ``axolotl 0.19.0's own code`` where an installed trainer was asked; None where TRL or transformers
+    formed them here."""
+    rendered_by_trainer: bool | None = None
+    """Whether that is code of the trainer's, or of the user's script, itself; None as ``rendered_by``."""
     sets: list[DataSetFacts] | None = None
     sets_not_followed: int | None = None
     limit: int | None = None

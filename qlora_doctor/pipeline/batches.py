@@ -115,8 +115,8 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
     if named is None:
         return None
     read = read_named(setup, named, max(rows, 64))
-    whole, rows_read = read.total == len(read.rows), [row for _, row in read.rows]
-    made = scripted(named, rows_read, tokenizer, newest_trl=hands_over_rows(setup), whole=whole)
+    rows_read = [row for _, row in read.rows]
+    made = scripted(named, rows_read, tokenizer, newest_trl=hands_over_rows(setup), total=read.total)
     raw = (rows_read if made.in_order and len(rows_read) == len(made.rows) else []) if made.tokenized else None
     notes = ["The script's own functions on its rows were worked out without executing the script."]
     columns = list(made.rows[0])

@@ -15,6 +15,7 @@ import numpy as np
 from ...core.errors import StageError
 from ...core.uncollected import uncollected
 from ...facts import BatchFacts, DataFacts
+from ...facts.data import DataSetFacts
 from ...pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ...pipeline.architecture import context_length
 from ...pipeline.batches import TOKENS_BEFORE, render, rows_of_a_batch, rows_of_a_step
@@ -24,7 +25,8 @@ from ...pipeline.forms.chat import chat_text, lost_content
 from ...pipeline.forms.compared import compares, form_compared
 from ...pipeline.forms.kinds import CannotForm, FormedRow
 from ...pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
-from ...pipeline.samples import COMPARED, Samples, sample_rows
+from ...pipeline.own_code.finding import TrainerPython
+from ...pipeline.samples import COMPARED, NOT_AT_HAND, Samples, sample_rows
 from ...setup.resolved import Taken
 from ...setup.setup import NamedData, Origin, Setup
 from ..batch import BatchLook
@@ -60,28 +62,34 @@ class DataSeen:
 
 
 def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool = True) -> DataFacts:
-    """The facts of the data alone; see ``see_data``."""
+    """The facts of the data alone, by what is here; see ``see_data``."""
     return see_data(setup, progress, offline=offline).data
 
 
-def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = True) -> DataSeen:
+def see_data(
+    setup: Setup, progress: Callable[..., None], *, offline: bool = True, own: TrainerPython | None = None
+) -> DataSeen:
     """Read, render and tokenise rows of the data as the setup's trainer does, and look at the result.
 
     Once as the setup cuts and packs them, and once in full, which shows what is cut. Never raises for what is wrong
     with the data: that is a fact.
 
+    Args:
+        own: a Python that has the trainer, which forms the rows then.
+
     Raises:
         NotFollowedForm: the trainer forms samples in a way that is not followed, or they are not on this machine.
     """
     with uncollected():
-        return _seen(setup, progress, offline)
+        return _seen(setup, progress, offline, own)
 
 
-def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
+def _seen(setup: Setup, progress: Callable[..., None], offline: bool, own: TrainerPython | None) -> DataSeen:
     known: dict[str, Any] = {"source": setup.data.train}
     if is_followed(setup):
-        see = _compared_elsewhere if compares(setup) else _followed
-        return see(setup, progress, offline)
+        if compares(setup):
+            return _compared_elsewhere(setup, progress, offline)
+        return _followed(setup, progress, offline, own)
     batch = None
     way = way_of(setup)
     if way is not None and not _has_tokenizer(setup, offline):
@@ -94,11 +102,11 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
         if tokenizer is not None:
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
         progress("Reading and tokenising the data")
-        as_read = setup.model.task != _CLASSIFIES and way is None
+        classifies = _classifies(setup)
+        as_read = not classifies and way is None
         samples = sample_rows(setup, max(ROWS, 2 * rows_of_a_step(setup))) if as_read and setup.data.train else None
         if samples is not None and samples.format in COMPARED:
             return DataSeen(DataFacts(**known, **_compared(setup, samples, architecture, tokenizer)))
-        classifies = setup.model.task == _CLASSIFIES
         config = _classifying(setup, architecture, way, tokenizer) if classifies else architecture.config
         look = BatchLook(tokenizer, config)
         whole, limit = _uncut(setup), _limit(setup, architecture)
@@ -115,6 +123,7 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
             look = BatchLook(tokenizer, config)
             rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
         known.update(_of_samples(batches, tokenizer))
+        known.update(_others(setup))
         known.update(overlap_of(setup))
         known.update(_not_in_evaluation(setup, batches))
         if way is not None:
@@ -143,10 +152,17 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSee
     except NotFollowedForm:
         raise
     except StageError as error:
+        if error.kind == NOT_AT_HAND:
+            raise NotFollowedForm(error.message) from error
         known["failure"] = error.message
     except Exception as raised:
         known["failure"] = explain(raised, "preparing the data").message
     return DataSeen(DataFacts(**known), batch)
+
+
+def _classifies(setup: Setup) -> bool:
+    """Whether the samples have classes; a reward model is a classifier of pairs that have none."""
+    return setup.model.task == _CLASSIFIES and setup.training.method != "reward"
 
 
 def _has_tokenizer(setup: Setup, offline: bool) -> bool:
@@ -170,7 +186,9 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
     tokenizer = change_tokenizer(byte_tokenizer(), setup)
     try:
         read = read_named(setup, way, ROWS)
-        made = scripted(way, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup))
+        made = scripted(
+            way, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup), total=read.total
+        )
     except StageError as error:
         return DataSeen(DataFacts(source=way.name, failure=error.message))
     if not made.tokenized or made.collator is None:
@@ -214,8 +232,8 @@ def _masks_ends(collator: Any, tokenizer: Any) -> bool | None:
     return bool(labels[0] != -100 and labels[-1] == -100)
 
 
-def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
-    """Samples whose trainer is not here, formed by its rules; without the model's tokenizer what needs none."""
+def _followed(setup: Setup, progress: Callable[..., None], offline: bool, own: TrainerPython | None) -> DataSeen:
+    """Samples formed by the trainer's own code, or by its rules; without the model's tokenizer what needs none."""
     named = next(each for each in setup.named_data if each.role == "train")
     known: dict[str, Any] = {"source": named.name}
     architecture = tokenizer = None
@@ -230,8 +248,11 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
     try:
         if tokenizer is not None:
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
-        progress("Reading and forming the samples")
-        followed = follow(setup, tokenizer, ROWS, offline=offline)
+        asks = own is not None and own.asked and tokenizer is not None
+        progress(
+            "Reading the samples, and asking the trainer's own code" if asks else "Reading and forming the samples"
+        )
+        followed = follow(setup, tokenizer, ROWS, offline=offline, own=own)
         if followed is None:
             raise NotFollowedForm("The config names no data.")
         known.update(facts_of(followed, known.get("vocab_rows")))
@@ -319,6 +340,15 @@ def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bo
             "truncated_ratio": 0.0 if drops else long / len(lengths),
         }
     return DataSeen(DataFacts(**known))
+
+
+def _others(setup: Setup) -> dict[str, Any]:
+    """The data sets of a config that names several, of which the first is looked at; nothing where it names one."""
+    named = [each for each in setup.named_data if each.role == "train"]
+    if len(named) < 2 or setup.dialect == "python":
+        return {}
+    sets = [DataSetFacts(name=each.name, key=each.key, not_followed=each.not_followed) for each in named]
+    return {"sets": sets, "sets_not_followed": sum(each.not_followed is not None for each in sets)}
 
 
 def _new_tokens(setup: Setup, rows: Iterable[Sequence[int] | np.ndarray], tokenizer: Any) -> dict[str, Any]:
@@ -455,14 +485,20 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
     whole = samples.format != "prompt-only"
     lengths = [max(_lengths(tokenizer, row if whole else {"prompt": row["prompt"]})) for row in samples.rows]
     limit = _limit(setup, architecture) if whole else None
+    long = sum(limit is not None and length > limit for length in lengths)
     facts |= {
         "tokens_mean": statistics.fmean(lengths),
         "tokens_median": int(statistics.median(lengths)),
         "tokens_max": max(lengths),
-        "truncated_ratio": sum(limit is not None and n > limit for n in lengths) / len(lengths),
+        "truncated_ratio": long / len(lengths),
     }
     if not whole:
         facts |= _answers_beyond(setup, samples, tokenizer)
+    if setup.training.method == "reward":  # RewardTrainer keeps no pair of which one is longer (its _prepare_dataset)
+        why = "longer than the limit"
+        reasons = [f"{long} {why}"] if long else []
+        facts |= {"rows_left_out": long, "left_out": {why: long} if long else {}, "left_out_reasons": reasons}
+        facts |= {"limit": limit, "truncated_ratio": 0.0}
     return facts
 
 

@@ -34,7 +34,7 @@ def _of_pairs(pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
 
 
 _ANSWER = re.compile(
-    r"\n\s*(?:assistant|### (?:response|answer|assistant)|<\|(?:im_start|start_header_id)\|>assistant)\b.*?:?", re.I
+    r"\n\s*(?:assistant|### (?:response|answer|assistant)|<\|(?:im_start|start_header_id)\|>assistant)\b", re.I
 )
 """Where the answer of a talk that is written as text begins."""
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ...core.confining import NetworkClosed, confine
 from ...core.files import write_whole
-from .confining import NetworkClosed, confine
 from .request import Outcome, RunData
 
 HANGS = "stacks.txt"

@@ -81,6 +81,7 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
     known: dict[str, Any] = {
         "source": Path(noted.script).name,
         "rendered_by": BY,
+        "rendered_by_trainer": True,
         "columns": _columns(drawn.dataset),
         "rows": _length(drawn.dataset) if not noted.sampled else None,
         "chat_template": getattr(drawn.tokenizer, "chat_template", None) is not None if drawn.tokenizer else None,
