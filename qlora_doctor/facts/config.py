@@ -297,6 +297,7 @@ class ConfigFacts(Fact):
     remarks: list[str] | None = None
     """Kinds of ``Remark`` that are no refusals: keys that mean something else than they say.
 
+    ``reward-constant`` (no reward function of a script tells one completion from another),
     ``four-bit-switch-without-effect`` (axolotl: ``adapter: lora`` with ``load_in_4bit``), ``lora-switched-off``
     (``use_peft``, ``peft``, ``lora`` is false), ``lora-not-switched-on`` (it is missing beside options that need it),
     ``no-lora`` (another method than LoRA is asked for),

@@ -94,6 +94,12 @@ class CourseFacts(Fact):
     # -- loss
     method: str | None = None
     """``preference`` where rewards are logged, else the config's own word."""
+    completions_cut_ratio: float | None = None
+    """Share of the generated answers that end at their limit and not in an end token, over the last records."""
+    groups_of_one_reward: float | None = None
+    """Share of the groups of answers whose rewards are all the same, over the last records."""
+    generated_records: int | None = None
+    """Records that these two are of."""
     loss: Trend | None = None
     loss_flat: bool | None = None
     """True where nothing but noise is seen from the first step on."""

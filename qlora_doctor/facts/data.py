@@ -96,6 +96,10 @@ class DataFacts(Fact):
     """The widest distance between the rewards, weighted and added up, of two completions of one prompt."""
     reward_sample: float | None = None
     """That sum for the first completion."""
+    answers_beyond_ratio: float | None = None
+    """Of a method that generates, the share of the rows whose known answer is longer than what may be generated."""
+    completion_limit: int | None = None
+    """Tokens that may be generated for an answer."""
     chat_template: bool | None = None
     rendered_by: str | None = None
     """Whose rules formed the rows where the trainer's own code is not here: ``qlora-doctor after axolotl's
@@ -183,6 +187,13 @@ class DataFacts(Fact):
     """Of these, the ones whose text, apart from case and spaces, stands in the training data."""
     trained_ratio: float | None = None
     """Share of the tokens, padding left out, that are trained."""
+    text_ratio_padded: float | None = None
+    """Share of the positions that would be text where rows in a shuffled order fill batches, each padded to its longest
+    row: reckoned from lengths. So the next two."""
+    text_ratio_grouped: float | None = None
+    """Where rows of like length stand together."""
+    text_ratio_packed: float | None = None
+    """Where several rows are packed into one of the limit's length."""
     lengths: list[int] | None = None
     """Rows of each bin of the histogram of lengths; all bins are as wide."""
     lengths_bin: int | None = None

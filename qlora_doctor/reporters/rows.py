@@ -80,11 +80,16 @@ def _lengths(data: DataFacts) -> list[str]:
     lines = ["tokens"]
     for index, count in enumerate(counts):
         first, last = index * width, (index + 1) * width - 1
-        mark = "  ← a row ends here" if cut is not None and first <= cut <= last else ""
+        mark = "  ← cut here" if cut is not None and first <= cut <= last else ""
         bar = "█" * max(round(_BAR * count / top), 1 if count else 0)
         lines.append(f"{f'{first:,}–{last:,}':>15} {bar} {count or ''}{mark}".rstrip())
     if data.trained_ratio is not None:
         lines.append(f"{data.trained_ratio:.0%} of the tokens are trained")
+    ways = {"padded": data.text_ratio_padded, "grouped by length": data.text_ratio_grouped,
+            "packed": data.text_ratio_packed}  # fmt: skip
+    told = ", ".join(f"{share:.0%} {way}" for way, share in ways.items() if share is not None)
+    if told:
+        lines.append(f"text in batches, from these lengths: {told}")
     return lines
 
 
@@ -101,7 +106,7 @@ def _title(row: RowFacts) -> str:
     place = f" · row {row.number + 1:,}" if row.number is not None else ""
     cut = f" · {row.length - row.kept:,} cut off" if row.dropped is None and row.kept < row.length else ""
     end = f" · left out: {row.dropped}" if row.dropped else f" · {row.trained:,} trained{cut}"
-    return words.one_line(f"── {', '.join(row.which)}{place} · {row.length:,} tokens{end} ──")
+    return words.one_line(f"── {', '.join(row.which)}{place} · {row.length:,} tokens{end}")
 
 
 def _text(segments: Sequence[SegmentFacts], color: bool) -> str:

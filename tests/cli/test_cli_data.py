@@ -44,7 +44,7 @@ def test_rows_with_marks(show: Callable[..., Result]) -> None:
     assert [line.split(" · ")[0] for line in text.splitlines() if line.startswith("──")] == [
         "── shortest", "── median", "── longest",
     ]  # fmt: skip
-    assert "[<|im_end|>]›" in text and "a row ends here" in text
+    assert "[<|im_end|>]›" in text and "cut here" in text
 
 
 def test_rows_in_colours(show: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

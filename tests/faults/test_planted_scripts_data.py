@@ -210,3 +210,35 @@ def test_a_slice_that_takes_nothing(tiny_llama: Path, tmp_path: Path, monkeypatc
     report = check_here(path, monkeypatch, stages=("data",))
     said = next(finding.message for finding in report.findings if finding.rule == "QD601")
     assert said.endswith("takes none of the 24 rows of rows.jsonl.")
+
+
+HELD = 'held = load_dataset("json", data_files="held.jsonl", split="train")\n'
+SPLIT = f"""
+{HELD}from trl import SFTConfig, SFTTrainer
+trainer = SFTTrainer(model=model, train_dataset=data, eval_dataset=held, peft_config=lora, processing_class=tok,
+                     args=SFTConfig(output_dir="out", eval_strategy="epoch", per_device_eval_batch_size=2))
+trainer.train()
+"""
+
+
+def test_a_scripts_evaluation_is_held_against_its_training(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trl")
+    path = script(tmp_path, tiny_llama, SPLIT, messages(20))
+    (tmp_path / "held.jsonl").write_text("\n".join(json.dumps(row) for row in messages(5)))
+    assert "QD657" in found(check_here(path, monkeypatch, stages=("data",)), "warning")
+    (tmp_path / "held.jsonl").write_text("\n".join(json.dumps(row) for row in messages(25)[20:]))
+    report = check_here(path, monkeypatch, stages=("data",))
+    assert report.facts.data is not None and report.facts.data.evaluation_rows == 5
+    assert "QD657" not in found(report, "warning"), told(report)
+
+
+@pytest.mark.parametrize(("ends", "idle"), [("", True), ("trainer.evaluate()\n", False)])
+def test_rows_that_a_script_splits_off_and_never_looks_at(
+    ends: str, idle: bool, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = SPLIT.replace('eval_strategy="epoch", ', "").replace("eval_dataset=held", 'eval_dataset=parts["test"]')
+    code = "parts = data.train_test_split(0.1)\ndata = parts['train']\n" + code.replace(HELD, "") + ends
+    report = check_here(script(tmp_path, tiny_llama, code), monkeypatch, stages=("config",))
+    assert ("QD165" in found(report, "warning")) is idle, told(report)

@@ -548,6 +548,11 @@ REPORTED = [
     # functions of the script that a library calls
     Reported("QD125", "error", GRPO, [("answer, **kwargs", "answer")]),
     Reported("QD125", "error", GRPO, [("return scores", "return sum(scores)")]),
+    Reported("QD125", "error", GRPO, [("return scores", "print(scores)")]),
+    Reported(
+        "QD179", "error", GRPO, [("[float(c == a) for c, a in zip(completions, answer)]", "[1.0 for _ in answer]")]
+    ),
+    Reported("QD179", "error", GRPO, [("return scores", "return [0.5] * len(scores)")]),
     Reported("QD125", "error", CALLED, [("state, control, **kwargs", "state, control")]),
     Reported(
         "QD641", "error", COUNTED, [(", num_items_in_batch=None):", "):"), ("inputs, num_items_in_batch)", "inputs)")]

@@ -86,7 +86,9 @@ def test_the_next_question_is_answered_from_few_layers(family: dict[str, Any], f
     assert not any(Traces.read(kept, 8).tapes.values())  # no trace of the model in full
 
 
-@pytest.mark.parametrize("lora", [{"layers_to_transform": [0, 1, 9]}, {"rank_pattern": {"layers.7.self_attn.q_proj": 4}}])
+@pytest.mark.parametrize(
+    "lora", [{"layers_to_transform": [0, 1, 9]}, {"rank_pattern": {"layers.7.self_attn.q_proj": 4}}]
+)
 def test_layers_that_differ_are_traced_in_full(lora: dict[str, Any], folder: Path) -> None:
     setup, kept = setup_of(folder, target_modules=["q_proj", "v_proj"], **lora), folder / "x.traces"
     first = look_at_plan(setup, Facts(), asked(2, 256, kept), lambda text: None)

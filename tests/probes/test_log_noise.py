@@ -92,3 +92,16 @@ def test_of_a_very_long_log_nothing_that_stands_out_is_lost() -> None:
     assert kept is not None and len(kept) < MOST
     assert {0, 70_001, 90_007, 100_003, count - 1} <= set(kept)
     assert chosen(lines[:MOST]) is None
+
+
+@pytest.mark.parametrize(("clipped", "alike"), [(1.0, 0.25), (0.1, 1.0)])
+def test_generated_answers_are_judged_by_the_end_of_the_log(clipped: float, alike: float) -> None:
+    """Quantities as GRPOTrainer logs them; the first records are left out."""
+    records = [
+        {"step": step, "loss": 0.0, "reward": 0.5, "completions/clipped_ratio": clipped if step > 5 else 0.5,
+         "frac_reward_zero_std": alike if step > 5 else 0.5}
+        for step in range(1, 21)
+    ]  # fmt: skip
+    facts = course_facts(course_from_records(records))
+    assert facts.completions_cut_ratio == pytest.approx(clipped) and facts.groups_of_one_reward == pytest.approx(alike)
+    assert facts.generated_records == 10

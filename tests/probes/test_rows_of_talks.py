@@ -101,6 +101,9 @@ def test_pairs() -> None:
     assert pair_facts(good) == {"identical_pairs": 0, "longer_chosen_ratio": 0.0, "pairs_of_two_prompts": 0}
     assert pair_facts([{"chosen": said("q", "a"), "rejected": said("other", "b")}])["pairs_of_two_prompts"] == 1
     assert pair_facts([{"prompt": "q", "chosen": "a", "rejected": "a"}])["identical_pairs"] == 1
+    written = "\n\nHuman: {}\n\nAssistant: {}"
+    asked = [{"chosen": written.format("q", "a"), "rejected": written.format(other, "b")} for other in ("q", "other")]
+    assert pair_facts(asked)["pairs_of_two_prompts"] == 1
     assert pair_facts([{"chosen_ids": [1, 2], "rejected_ids": [3]}])["longer_chosen_ratio"] == 1.0
     assert pair_facts([{"prompt": "q", "completion": "a", "label": True}]) == {"desirable_ratio": 1.0}
 

@@ -159,6 +159,7 @@ def _trainer(setup: Setup) -> _Trainer | None:
 def _read(setup: Setup, named: NamedData, told: FormedSet, rows: int, offline: bool) -> Read:
     read = read_named(setup, named, rows, offline=offline)
     told.total, told.columns, told.seen = read.total, read.columns, len(read.rows)
+    told.empty = {name for name in read.columns if not any(row.get(name) for _, row in read.rows)}
     most = named.settings.get("max_samples")
     if isinstance(most, int) and told.total is not None:
         told.total = min(told.total, most)

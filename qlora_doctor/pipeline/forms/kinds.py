@@ -63,6 +63,7 @@ class FormedSet:
         form: the trainer's word for the form of its rows.
         total: rows of the file; None where it was sampled.
         columns, read: columns that the file has, and those that the form reads.
+        empty: columns that hold nothing in any row that was looked at.
         roles: how often each role stands in the rows, by the name that the file has for it.
         roles_trained: names that the config says are trained; None where the form has no roles.
         roles_unknown: roles of the file that the form has no meaning for.
@@ -79,6 +80,7 @@ class FormedSet:
     total: int | None = None
     seen: int = 0
     columns: list[str] = field(default_factory=list)
+    empty: set[str] = field(default_factory=set)
     read: set[str] = field(default_factory=set)
     roles: dict[str, int] = field(default_factory=dict)
     roles_trained: list[str] | None = None

@@ -64,9 +64,9 @@ def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         **talk_facts([row for row in rows if row.dropped is None]),
     }
     known_reads = [each for each in sets if not each.told_by_trainer]
-    unread = [column for each in known_reads for column in each.columns if column in CONTENT - each.read]
+    unread = [column for each in known_reads for column in each.columns if column in CONTENT - each.read - each.empty]
     known["content_columns_unread"] = list(dict.fromkeys(unread))
-    answers = [column for each in known_reads for column in each.columns if column in ANSWERS - each.read]
+    answers = [column for each in known_reads for column in each.columns if column in ANSWERS - each.read - each.empty]
     known["answer_columns_unread"] = list(dict.fromkeys(answers))
     untaught = sum(row.teaches is False for row in rows if row.dropped in (None, MASKED))
     known["rows_fully_masked"] = untaught

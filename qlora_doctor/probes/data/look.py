@@ -31,6 +31,7 @@ from ...setup.resolved import Taken
 from ...setup.setup import NamedData, Origin, Setup
 from ..batch import BatchLook
 from ..failures import explain
+from .filling import filling
 from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, facts_of_texts, without_repeats
 from .overlap import columns_of_evaluation, leaves, overlap_of
 from .pairs import pair_facts
@@ -140,6 +141,7 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool, own: Train
         else:
             decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
             known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
+            known.update(filling([len(row.ids) for row in in_full], rows_of_a_batch(setup), limit))
             known.update(_marked(way, in_full, tokenizer))
             if way is not None and batches.raw is not None:
                 known.update(_by_script(in_full, batches, tokenizer))
@@ -258,6 +260,8 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool, own: T
             known.update(_new_tokens(setup, (row.ids for row in followed.rows if row.ids), followed.tokenizer))
         if setup.training.method == "pretrain":
             known.pop("eos_supervised_ratio", None)
+        lengths = [row.length for row in followed.rows if row.dropped is None and row.length]
+        known.update(filling(lengths, rows_of_a_batch(setup), followed.limit))
         known.update(overlap_of(setup))
         if named.settings.get("chat_template") in (None, "tokenizer_default") and not setup.traits.own_templates:
             folder = architecture.folder if architecture is not None else None
@@ -475,6 +479,7 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
     facts["content_columns_unread"] = _questions_unread(samples.columns, samples.rows)
     facts["duplicate_rows"] = len(samples.rows) - len({repr(row) for row in samples.rows})
     facts |= overlap_of(setup)
+    facts |= _rewards(setup, samples.columns)
     if tokenizer is None:
         return facts
     whole = samples.format != "prompt-only"
@@ -487,12 +492,43 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
         "tokens_max": max(lengths),
         "truncated_ratio": long / len(lengths),
     }
+    if not whole:
+        facts |= _answers_beyond(setup, samples, tokenizer)
     if setup.training.method == "reward":  # RewardTrainer keeps no pair of which one is longer (its _prepare_dataset)
         why = "longer than the limit"
         reasons = [f"{long} {why}"] if long else []
         facts |= {"rows_left_out": long, "left_out": {why: long} if long else {}, "left_out_reasons": reasons}
         facts |= {"limit": limit, "truncated_ratio": 0.0}
     return facts
+
+
+def _answers_beyond(setup: Setup, samples: Samples, tokenizer: Any) -> dict[str, Any]:
+    """How many of the answers that the data knows are longer than what may be generated; nothing where none is known.
+
+    The columns are those that reward functions compare with; the longest of a row counts.
+    """
+    limit = setup.training.extra.get("max_completion_length")
+    names = [name for name in samples.columns if name in ANSWERS]
+    rows = [[str(row[name]) for name in names if isinstance(row.get(name), str)] for row in samples.rows]
+    if not isinstance(limit, int) or not any(rows):
+        return {}
+    lengths = [max((_length(tokenizer, None, text) for text in texts), default=0) for texts in rows]
+    beyond = sum(length > limit for length in lengths) / len(lengths)
+    return {"answers_beyond_ratio": beyond, "completion_limit": limit}
+
+
+def _rewards(setup: Setup, columns: Sequence[str]) -> dict[str, Any]:
+    """Arguments that a script's reward functions cannot do without, where no column brings them."""
+    asked = {
+        name: names for each in setup.named_data for name, names in each.settings.get("reward_columns", {}).items()
+    }
+    lacking = {name: [each for each in names if each not in columns] for name, names in asked.items()}
+    told = [
+        f"{name} asks for {', '.join(names)}, which is no column of the data and nothing that TRL hands over"
+        for name, names in lacking.items()
+        if names
+    ]
+    return {"reward_raises": "; ".join(told), "reward_functions": list(asked)} if told else {}
 
 
 def _questions_unread(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:

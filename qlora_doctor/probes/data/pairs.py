@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,8 +33,17 @@ def _of_pairs(pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
     }
 
 
+_ANSWER = re.compile(
+    r"\n\s*(?:assistant|### (?:response|answer|assistant)|<\|(?:im_start|start_header_id)\|>assistant)\b", re.I
+)
+"""Where the answer of a talk that is written as text begins."""
+
+
 def of_two_prompts(chosen: Any, rejected: Any) -> bool:
     """Whether two whole conversations begin with another question; answers alone have none."""
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        heads = [_ANSWER.split(each, maxsplit=1) for each in (chosen, rejected)]
+        return all(len(parts) > 1 for parts in heads) and heads[0][0].strip() != heads[1][0].strip()
     asked = [_asked(each) for each in (chosen, rejected)]
     return None not in asked and asked[0] != asked[1]
 

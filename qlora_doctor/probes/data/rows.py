@@ -155,7 +155,7 @@ def of_texts(rows: Sequence[Row], limit: int | None, tokenizer: Any) -> dict[str
     eos = getattr(tokenizer, "eos_token_id", None)
     taught = [row for row in rows if row.masked < row.positions]
     if eos is not None and taught:
-        facts["eos_supervised_ratio"] = sum(bool((row.labels == eos).any()) for row in taught) / len(taught)
+        facts["eos_supervised_ratio"] = sum(bool((row.labels[:limit] == eos).any()) for row in taught) / len(taught)
     bos = getattr(tokenizer, "bos_token_id", None)
     if bos is not None and bos != eos:
         facts["double_bos_rows"] = sum(row.ids[:2].tolist() == [bos, bos] for row in rows)

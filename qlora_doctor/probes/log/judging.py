@@ -8,6 +8,7 @@ from typing import Any
 
 from ...facts.course import CourseFacts, Curve
 from .evaluation import evaluation_facts
+from .generated import generated_facts
 from .gradient import gradient_facts
 from .known import Known, is_preference
 from .length import length_facts
@@ -54,6 +55,7 @@ def course_facts(course: Course, known: Known | None = None) -> CourseFacts:
         rate_facts,
         gradient_facts,
         speed_facts,
+        generated_facts,
     )
     for part in parts:
         found |= part(course, known, found)

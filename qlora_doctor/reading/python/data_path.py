@@ -41,8 +41,9 @@ class Way:
         return Way(self.load, [*self.steps, step])
 
 
-def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any]] | None:
-    """(the call that loads the samples, what is done to them in plain data); None where the way is not plain.
+def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any], ast.Call | None] | None:
+    """(the call that loads the samples, what is done to them in plain data, the call that loads those of the evaluation
+    where it is another one); None where the way is not plain.
 
     The plain data are ``steps``, ``functions`` (sources of the script's own), ``constants``, ``tokenizers`` (names),
     and of the end of the way ``collator``, ``formatting_func``, ``trainer`` or ``labels_are_ids``.
@@ -51,6 +52,7 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any]] | None:
     ways: dict[str, Way] = {}
     end: dict[str, Any] | None = None
     way: Way | None = None
+    evaluated: Way | None = None
     assigned: dict[str, ast.expr] = {}
     for node in _statements(tree, scope):
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
@@ -64,6 +66,8 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any]] | None:
             if _last(call.func) in _TRAINERS and end is None:
                 given = _keyword(call, "train_dataset")
                 way = _way(given, ways) if given is not None else None
+                held_out = _keyword(call, "eval_dataset")
+                evaluated = _way(held_out, ways) if held_out is not None else None
                 end = _end_of_trainer(call, assigned)
             elif _last(call.func) == "DataLoader" and end is None and call.args:
                 way = _way(call.args[0], ways)
@@ -85,7 +89,7 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any]] | None:
     sources = {name: ast.unparse(node) for name, node in functions.items() if not node.decorator_list}
     if sum(map(len, sources.values())) > _MOST:
         return None
-    return way.load, {
+    settings = {
         "steps": way.steps,
         **end,
         "functions": sources,
@@ -94,6 +98,7 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any]] | None:
         "responses": responses,
         "tokenizers": _tokenizers(tree),
     }
+    return way.load, settings, evaluated.load if evaluated is not None and evaluated.load is not way.load else None
 
 
 def _unknown(end: dict[str, Any]) -> bool:

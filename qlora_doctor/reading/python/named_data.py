@@ -7,6 +7,7 @@ import ast
 from ...setup.setup import NamedData
 from ..dialects.named_data import BUILDERS, kind_of
 from .data_path import data_way
+from .own_functions import asked_columns
 from .setup_builder import SetupBuilder
 from .training_script import TrainingScript
 from .values import Known, Listing, Made, Value
@@ -45,11 +46,16 @@ def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
         way = data_way(builder.source.tree)
     except RecursionError:  # what is written out again may be nested deeper than what is read
         way = None
+    _note_idle_split(script, builder, transforms)
     for node in loads:
         told = _told(node, known.get(id(node)), builder).model_copy(update={"template": template})
         if way is not None and way[0] is node and told.kind == "file" and told.role == "train":
             told = told.model_copy(update={"settings": way[1]})
+        elif way is not None and way[2] is node:
+            told = told.model_copy(update={"role": "eval"})
         if followed is not None and followed in (told.name, *told.files):
+            if asked := asked_columns(script):
+                told = told.model_copy(update={"settings": {**told.settings, "reward_columns": asked}})
             builder.named_data.append(told)
             continue
         formers = [name for name in _FORMERS if script.given(name) is not None]
@@ -57,6 +63,15 @@ def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
         why = f"The script forms the samples by code of its own: {by}." if by else "The script's code decides."
         told = told.model_copy(update={"transforms": transforms, "not_followed": why})
         builder.named_data.append(told)
+
+
+def _note_idle_split(script: TrainingScript, builder: SetupBuilder, transforms: list[str]) -> None:
+    """Rows that are split off for an evaluation that nothing begins: transformers evaluates by eval_strategy alone."""
+    begun = builder.knows("training.eval_strategy") and builder.value("training.eval_strategy") != "no"
+    split = any("train_test_split" in each for each in transforms)
+    if split and not begun and script.given("eval_dataset") is not None and ".evaluate(" not in builder.source.code:
+        note = "The script splits rows off to evaluate on, and eval_strategy is no: nothing trains on or looks at them."
+        builder.remark("held-out-unused", None, note, "training.eval_strategy")
 
 
 def _made_by_code(builder: SetupBuilder) -> list[NamedData]:

@@ -22,7 +22,8 @@ _OF_THE_CLI = ("dataset_name", "use_cache")  # of TRL's command line, and no arg
 TRAINING_ARGUMENTS = {k: row for k, row in {**HF_ARGUMENTS, **SFT_ARGUMENTS}.items() if k not in _OF_THE_CLI}
 """Name of an argument of TrainingArguments or SFTConfig → canonical path, with a conversion."""
 NUMERICS = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "activation_offloading", "packing_strategy",
-            "metric_for_best_model", "greater_is_better", "eos_token", "pad_token", "dataset_kwargs")  # fmt: skip
+            "metric_for_best_model", "greater_is_better", "eos_token", "pad_token", "dataset_kwargs",
+            "max_completion_length")  # fmt: skip
 """Further arguments that change what a step computes or takes."""
 NOT_GIVEN = "from_pretrained is given no quantization_config."
 _CONVERTED = {
