@@ -129,16 +129,17 @@ def _calls_tools(
     settings: Mapping[str, Any],
     form: str,
 ) -> bool:
-    """Whether a row defines tools or calls one: these are written as text by code of each template's own."""
+    """Whether a row defines tools, calls one or has its answer: code of each template's own writes these as text."""
     tags = _tags(settings, form)
     turns, tools = str(columns["messages"]), columns["tools"]
+    of_tools = {tag for tag in (tags["function_tag"], tags["observation_tag"]) if tag}
     for _, row in rows:
         if tools is not None and row.get(tools):
             return True
         said = row.get(turns)
         for turn in said if isinstance(said, list) else ():
             if isinstance(turn, Mapping) and (
-                turn.get(tags["role_tag"]) == tags["function_tag"] or (form == "openai" and turn.get("tool_calls"))
+                turn.get(tags["role_tag"]) in of_tools or (form == "openai" and turn.get("tool_calls"))
             ):
                 return True
     return False
