@@ -175,7 +175,7 @@ class _Swift:
         return [self._made(each) for each in self._prepared(row)]
 
     def _prepared(self, table: Any) -> Any:
-        return self.prepare(table, num_proc=1, load_from_cache_file=False, strict=False)
+        return self.prepare(table, num_proc=1, load_from_cache_file=False, strict=False, enable_auto_mapping=True)
 
     def _made(self, row: Any) -> dict[str, Any]:
         try:
