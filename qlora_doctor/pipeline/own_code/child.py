@@ -265,6 +265,7 @@ def _rows(trainer: Any, rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]
     import datasets
 
     table = datasets.Dataset.from_list(rows)
+    at_once: list[list[dict[str, Any]]] | None
     try:
         at_once = trainer.every(table)
     except Exception:  # which row it is shows one by one
