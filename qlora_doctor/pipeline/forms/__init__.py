@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import StageError
 from ...setup.paths import resolve
 from ...setup.setup import NamedData, Setup
-from ..failures import first_sentence
 from . import autotrain, axolotl, llamafactory, oumi, swift, torchtune
-from .files import Read, files_below, of_table, read_files
+from .files import Read, files_below, not_at_hand, of_table, read_files
 from .kinds import IGNORED, CannotForm, Followed, FormedRow, FormedSet, NotFollowedForm
 
 if TYPE_CHECKING:
@@ -204,7 +203,13 @@ def read_named(setup: Setup, named: NamedData, rows: int, *, offline: bool = Tru
         return read_files(files, rows, named.split)
     if named.kind == "hub" and named.name and not named.files:
         return _from_hub(named, rows, offline)
+    if named.kind == "registry" and named.not_followed:
+        raise NotFollowedForm(named.not_followed)
     missing = next((each for each in written if resolve(setup, each) is None), named.name)
+    if missing is None:
+        raise NotFollowedForm(
+            f"{named.format or named.key or 'A class'} brings rows of its own, which are not followed."
+        )
     raise NotFollowedForm(f"{missing} is not on this machine.")
 
 
@@ -212,18 +217,17 @@ def _from_hub(named: NamedData, rows: int, offline: bool) -> Read:
     """From the cache alone where offline; otherwise streamed, a few hundred rows."""
     import itertools
 
+    name = _HOW_MANY.sub("", str(named.name))
     try:
         import datasets
 
         split = named.split or "train"
-        data = datasets.load_dataset(str(named.name), named.subset, split=split, streaming=not offline)
+        data = datasets.load_dataset(name, named.subset, split=split, streaming=not offline)
         if isinstance(data, datasets.Dataset):
             return Read(list(of_table(data, rows)), len(data), list(data.column_names))
         found = list(itertools.islice(iter(data), rows))
     except Exception as error:
-        raise NotFollowedForm(
-            f"{named.name} is not in the hub's cache of this machine ({first_sentence(error)})."
-        ) from error
+        raise NotFollowedForm(not_at_hand(name, error)) from error
     if not found:
         raise StageError(f"The data {named.name!r} is empty.", place=named.place)
     return Read(list(enumerate(found)), None, list(found[0]))

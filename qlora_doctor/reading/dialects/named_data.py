@@ -312,7 +312,9 @@ def _registered(reading: Reading, told: NamedData) -> NamedData:
     path, entries = info
     entry = entries.get(str(told.name))
     if not isinstance(entry, dict):
-        return told.model_copy(update={"not_followed": f"{path} has no entry {told.name}."})
+        why = f"{path} has no entry {told.name}"
+        reading.refused("data-set-not-registered", told.key, f"LLaMA-Factory stops where {why}.")
+        return told.model_copy(update={"not_followed": f"{why}."})
     name, kind = told.name, told.kind
     for key, of in (("hf_hub_url", "hub"), ("ms_hub_url", "hub"), ("om_hub_url", "hub"), ("script_url", "code")):
         if isinstance(entry.get(key), str):
