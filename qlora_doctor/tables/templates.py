@@ -1,7 +1,8 @@
 """Chat templates by the names that trainers have for them, and which of their marks a model's vocabulary knows.
 
 ``templates.json`` holds what each of LLaMA-Factory's templates writes around a message (``benchmarks/field/
-list_templates.py`` takes it from the source). Names of other trainers are joined to these by ``ALIASES``.
+list_templates.py`` takes it from the source). Names of other trainers are joined to these by ``ALIASES``;
+``template_marks.json`` has the control tokens that their further templates write around the turns of a plain talk.
 """
 
 from __future__ import annotations
@@ -156,6 +157,23 @@ def slip_of(name: str) -> str | None:
     known = _table()["templates"]
     near = closest(name, known, cutoff=0.75) if name not in known else []
     return near[0] if near and re.findall(r"\d", near[0]) == re.findall(r"\d", name) else None
+
+
+@lru_cache(maxsize=1)
+def _marks_by_name() -> dict[tuple[str, str], tuple[str, ...]]:
+    table = json.loads(Path(__file__).with_name("template_marks.json").read_text("utf-8"))
+    return {
+        (trainer, name): tuple(marks.split())
+        for trainer, groups in table.items()
+        for marks, names in groups.items()
+        for name in names
+    }
+
+
+def marks_of(name: str, trainer: str = "llamafactory") -> tuple[str, ...]:
+    """The control tokens that a trainer's template writes; none where it writes none, or is not known."""
+    template = find_template(name, trainer)
+    return template.marks if template is not None else _marks_by_name().get((trainer, name.lower()), ())
 
 
 def is_instructed(model: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
-from qlora_doctor.pipeline.forms import NotFollowedForm, axolotl, follow, llamafactory, oumi, torchtune
+from qlora_doctor.pipeline.forms import NotFollowedForm, axolotl, follow, llamafactory, oumi, swift, torchtune
 from qlora_doctor.pipeline.forms.files import read_files, slice_of
 from qlora_doctor.pipeline.forms.kinds import CannotForm, FormedRow, FormedSet
 from qlora_doctor.pipeline.forms.plain import NotPlain, Plain
@@ -197,6 +197,29 @@ def test_swift_trains_the_answers(tiny_llama: Path, tmp_path: Path) -> None:
     data = see(setup_of(tmp_path, "swift.yaml", config)).data
     assert data.failure is None and data.trained_ratio is not None and 0.3 < data.trained_ratio < 0.7
     assert data.eos_supervised_ratio == 1.0
+
+
+def test_swift_trains_what_its_own_code_trains(tiny_llama: Path, tmp_path: Path) -> None:
+    """Held against ms-swift 4.6's own code."""
+    talk = [("user", "a"), ("user", "b"), ("assistant", "c"), ("user", "d"), ("assistant", "e")]
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in talk]
+    messages[2]["loss"] = False
+    late = [messages[0], messages[2], {"role": "system", "content": "s"}, *messages[3:]]
+    rows: list[dict[str, Any]] = [
+        {"messages": messages},
+        {"query": "q", "response": "r", "history": [["x", "y"]]},
+        {"messages": late},
+    ]
+    tokenizer = tokenizer_of(tiny_llama)
+    found = []
+    for row in rows:
+        told = FormedSet("rows", None, columns=list(row))
+        found += swift.form(NamedData(settings={}), [(0, row)], told, tokenizer)
+    marked, paired, dropped = found
+    assert "ab<|im_end|>" in tokenizer.decode(marked.ids)
+    assert trained_parts(tokenizer, marked) == ["e<|im_end|>\n"]
+    assert trained_parts(tokenizer, paired) == ["y<|im_end|>\n", "r<|im_end|>\n"]
+    assert dropped.dropped == "a role out of turn"
 
 
 TURNS = {"h": "human", "g": "gpt", "s": "system", "u": "user"}

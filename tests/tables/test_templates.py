@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from qlora_doctor.tables.templates import ALIASES, family_of, find_template, is_instructed
+from qlora_doctor.tables.templates import (
+    ALIASES,
+    _marks_by_name,
+    _table,
+    family_of,
+    find_template,
+    is_instructed,
+    marks_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,3 +55,28 @@ def test_aliases_stand_in_the_table() -> None:
 def test_models_that_answer() -> None:
     assert is_instructed("google/gemma-2-9b-it") and is_instructed("Qwen/Qwen2.5-7B-Instruct")
     assert not is_instructed("mistralai/Mistral-7B-v0.1") and not is_instructed("meta-llama/Llama-3.1-8B")
+
+
+def test_names_of_further_templates() -> None:
+    known = _marks_by_name()
+    assert not [key for key in known if key[1] in ALIASES[key[0]]], "each name stands in one table"
+    assert marks_of("qwen3_vl", "ms-swift") == ("<|im_end|>", "<|im_start|>") and marks_of("nobody's", "ms-swift") == ()
+    assert "<|header_start|>" in marks_of("Llama4", "ms-swift") and "<|turn>" in marks_of("gemma4", "axolotl")
+    assert marks_of("default", "ms-swift") == ()
+
+
+def test_every_template_against_its_own_family_and_another() -> None:
+    """Marks that a family's vocabulary has are those of its own templates, and of no other family's."""
+    owners = {"qwen": "Qwen/Qwen2.5-7B", "llama3": "meta-llama/Llama-3.1-8B", "gemma": "google/gemma-2-9b"}
+    names = [(name, "llamafactory") for name in _table()["templates"]] + [(name, of) for of, name in _marks_by_name()]
+    names += [(name, trainer) for trainer, each in ALIASES.items() for name in each]
+    for name, trainer in names:
+        marks = set(marks_of(name, trainer))
+        if not marks & {"<|im_start|>", "<|start_header_id|>", "<start_of_turn>"} or len(marks) > 4:
+            continue
+        own = "qwen" if "<|im_start|>" in marks else "llama3" if "<|start_header_id|>" in marks else "gemma"
+        for family, model in owners.items():
+            found = family_of(model)
+            assert found is not None
+            foreign = marks - found[1]
+            assert bool(foreign) == (family != own) or foreign == {"<|im_sep|>"}, (name, trainer, family, foreign)

@@ -84,7 +84,8 @@ def form(
             elif told.form == "alpaca":
                 formed = _finish(row, _alpaca(row, columns, told), template, settings, tokenizer)
             elif told.form in ("sharegpt", "openai"):
-                conversation = _sharegpt(row, columns, _tags(settings, told.form), told)
+                read = _openai if told.form == "openai" else _sharegpt
+                conversation = read(row, columns, _tags(settings, told.form), told)
                 formed = _finish(row, conversation, template, settings, tokenizer)
             else:
                 raise NotFollowedForm(f"LLaMA-Factory's formatting {told.form} is not followed.")
@@ -128,15 +129,18 @@ def _calls_tools(
     settings: Mapping[str, Any],
     form: str,
 ) -> bool:
-    """Whether a row defines tools or calls one: these are written as text by code of each template's own."""
+    """Whether a row defines tools, calls one or has its answer: code of each template's own writes these as text."""
     tags = _tags(settings, form)
     turns, tools = str(columns["messages"]), columns["tools"]
+    of_tools = {tag for tag in (tags["function_tag"], tags["observation_tag"]) if tag}
     for _, row in rows:
         if tools is not None and row.get(tools):
             return True
         said = row.get(turns)
         for turn in said if isinstance(said, list) else ():
-            if isinstance(turn, Mapping) and turn.get(tags["role_tag"]) == tags["function_tag"]:
+            if isinstance(turn, Mapping) and (
+                turn.get(tags["role_tag"]) in of_tools or (form == "openai" and turn.get("tool_calls"))
+            ):
                 return True
     return False
 
@@ -224,6 +228,44 @@ def _sharegpt(
     if why is None and (len(messages) % 2 or not messages):
         why = _COUNT
     return messages, system, _tools(_value(row, columns["tools"], told)), why
+
+
+_SHORT = "detailed thinking off"
+
+
+def _openai(
+    row: Mapping[str, Any], columns: Mapping[str, str | None], tags: Mapping[str, str], told: FormedSet
+) -> _Conversation:
+    """As ``_sharegpt``; calls become turns of their own, answers of tools one turn, and where there are no tools the
+    system prompt says that thinking is off (``OpenAIDatasetConverter``)."""
+    turns = _value(row, columns["messages"], told)
+    known = [tags[name] for name in _TAGS if name not in ("role_tag", "content_tag")]
+    joined: list[Any] = []
+    answers: list[str] = []
+    for turn in turns if isinstance(turns, list) else ():
+        role = turn.get(tags["role_tag"]) if isinstance(turn, dict) else None
+        if role is not None and role not in known:
+            raise CannotForm(f"its role {role!r} is none of {', '.join(filter(None, known))}.")
+        if role == tags["observation_tag"] and role:
+            answers.append(_text(turn.get(tags["content_tag"])))
+            continue
+        if answers:
+            text = "\n</tool_response>\n<tool_response>\n".join(answers)
+            joined.append({tags["role_tag"]: tags["observation_tag"], tags["content_tag"]: text})
+            answers = []
+        calls = turn.get("tool_calls") if isinstance(turn, dict) else None
+        if calls and role in (tags["assistant_tag"], tags["function_tag"]):
+            made = [call.get("function") if isinstance(call, dict) else None for call in calls]
+            turn = {tags["role_tag"]: tags["function_tag"], tags["content_tag"]: json.dumps(made, ensure_ascii=False)}
+        joined.append(turn)
+    if isinstance(turns, list):
+        row = {**row, str(columns["messages"]): joined}
+    messages, system, tools, why = _sharegpt(row, columns, tags, told)
+    if tools:
+        system = system + "\n" if system else system
+    elif not any(f"detailed thinking {each}" in system for each in ("on", "off")):
+        system = f"{system}\n{_SHORT}" if system else _SHORT
+    return messages, system, tools, why
 
 
 def _pretraining(

@@ -49,6 +49,8 @@ def form(
     if settings.get("rlhf_type") or settings["loss_scale"] not in ("default", "last_round", "all"):
         raise NotFollowedForm("How ms-swift weighs the loss here is not followed.")
     found = []
+    if any(_has_tools(row) for _, row in rows):
+        tokenizer = None  # how these are written is not followed; what needs no tokens is told all the same
     for number, row in rows:
         try:
             formed = _row(row, told, settings, tokenizer)
@@ -63,6 +65,12 @@ def form(
     return found
 
 
+def _has_tools(row: Mapping[str, Any]) -> bool:
+    turns: list[Any] = next((row[name] for name in _MESSAGES if isinstance(row.get(name), list)), [])
+    roles = [turn.get("role", turn.get("from")) for turn in turns if isinstance(turn, dict)]
+    return bool(row.get("tools")) or any(role in ("tool", "tool_call", "tool_response") for role in roles)
+
+
 def _row(row: Mapping[str, Any], told: FormedSet, settings: Mapping[str, Any], tokenizer: Any) -> FormedRow:
     if row.get("images") or row.get("videos") or row.get("audios"):
         raise NotFollowedForm("Rows with images, video or audio go through the model's processor.")
@@ -72,14 +80,18 @@ def _row(row: Mapping[str, Any], told: FormedSet, settings: Mapping[str, Any], t
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     how = settings["loss_scale"]
+    marked = [message.pop("loss", None) for message in messages]
     trains = [how == "all" or message["role"] == "assistant" for message in messages]
     if how == "last_round":
         last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
         trains = [index == last for index in range(len(messages))]
+    trains = [yes if loss is None else bool(loss) for yes, loss in zip(trains, marked, strict=True)]
     answer = "\n".join(m["content"] for m, yes in zip(messages, trains, strict=True) if yes)
     asked = "\n".join(m["content"] for m, yes in zip(messages, trains, strict=True) if not yes)
+    late = any(message["role"] == "system" for message in messages[1:])
     formed = FormedRow(
         0, None, teaches=bool(answer.strip()), prompt=asked, answer=answer, identity=json.dumps(messages),
+        dropped="a role out of turn" if late else None,
         messages=[dict(each) for each in messages], tools=row.get("tools"),
     )  # fmt: skip
     if tokenizer is not None:
@@ -94,17 +106,21 @@ def _row(row: Mapping[str, Any], told: FormedSet, settings: Mapping[str, Any], t
             start, end = span
             ends = {tokenizer.eos_token_id, *_end_marks(tokenizer)}
             stop = end + 1 if end < len(rendered.ids) and rendered.ids[end] in ends else end
+            # The newline behind these marks is a part of what ends an answer (``suffix`` of its templates).
+            following = rendered.ids[stop : stop + 1]
+            if stop > end and tokenizer.decode(rendered.ids[end:stop]) in _WITH_NEWLINE and following:
+                stop += tokenizer.decode(following) == "\n"
             formed.labels[start:stop] = rendered.ids[start:stop]
     return formed
 
 
-def _conversation(row: Mapping[str, Any], told: FormedSet) -> list[dict[str, str]]:
+def _conversation(row: Mapping[str, Any], told: FormedSet) -> list[dict[str, Any]]:
     column = next((name for name in _MESSAGES if isinstance(row.get(name), list)), None)
     if column is None:
         return _pair(row, told)
     told.form, turns = "messages", row[column]
     told.read.add(column)
-    messages = []
+    messages: list[dict[str, Any]] = []
     for turn in turns:
         role = next((turn[name] for name in _ROLE if isinstance(turn, dict) and name in turn), None)
         content = next((turn[name] for name in _CONTENT if isinstance(turn, dict) and name in turn), None)
@@ -114,13 +130,17 @@ def _conversation(row: Mapping[str, Any], told: FormedSet) -> list[dict[str, str
         known = "user" if role in _USER else "assistant" if role in _ANSWER else _OTHERS.get(str(role))
         if known is None:
             told.roles_unknown[str(role)] = told.roles_unknown.get(str(role), 0) + 1
-        messages.append({"role": known or str(role), "content": content})
+        role, loss = known or str(role), turn.get("loss")
+        if messages and messages[-1]["role"] == role and role in ("user", "assistant"):
+            messages[-1]["content"] += content
+            continue
+        messages.append({"role": role, "content": content, **({} if loss is None else {"loss": loss})})
     if not messages:
         raise CannotForm(f"{column} is empty.")
     return messages
 
 
-def _pair(row: Mapping[str, Any], told: FormedSet) -> list[dict[str, str]]:
+def _pair(row: Mapping[str, Any], told: FormedSet) -> list[dict[str, Any]]:
     if "instruction" in row and "output" in row:
         told.form = "alpaca"
         told.read |= {"instruction", "input", "output"}
@@ -133,7 +153,28 @@ def _pair(row: Mapping[str, Any], told: FormedSet) -> list[dict[str, str]]:
     told.form = "query and response"
     told.read |= {name for name in (query, response) if name}
     asked = str(row[query]) if query else ""
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": str(row[response])}]
+    turns = [*_history(row, told), (asked, row[response])]
+    return [
+        {"role": role, "content": str(text)}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+
+
+def _history(row: Mapping[str, Any], told: FormedSet) -> list[tuple[str, str]]:
+    """Earlier questions with their answers."""
+    written = row.get("history")
+    if written is None:
+        return []
+    told.read.add("history")
+    try:
+        found = json.loads(written) if isinstance(written, str) and written else written or []
+        return [(str(asked), str(answer)) for asked, answer in found]
+    except (TypeError, ValueError) as error:
+        raise CannotForm("history is no list of questions with their answers.") from error
+
+
+_WITH_NEWLINE = ("<|im_end|>", "<end_of_turn>")
 
 
 def _end_marks(tokenizer: Any) -> list[int]:

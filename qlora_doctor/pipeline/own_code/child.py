@@ -68,6 +68,12 @@ class _Axolotl:
             raise _CannotAsk(f"the type {kind} is code of one's own, which --run-data runs")
         self.entry = self.as_dict({**entry, **valid})
 
+    def every(self, table: Any) -> list[list[dict[str, Any]]] | None:
+        if str(self.entry.type).partition(".")[0] == "completion":  # a row becomes several
+            return None
+        made = self.one(table)
+        return [[each] for each in made] if len(made) == len(table) else None
+
     def one(self, row: Any) -> list[dict[str, Any]]:
         kind = self.entry.type
         base, _, style = kind.partition(":") if isinstance(kind, str) else ("", "", "")
@@ -107,6 +113,9 @@ class _LlamaFactory:
             processor(each, self.stage, self.template, self.tokenizer, self.processor)
             for each in (self.cut, self.whole)
         ]
+
+    def every(self, table: Any) -> None:
+        """Its converters take rows one by one as they are."""
 
     def one(self, row: Any) -> list[dict[str, Any]]:
         aligned = {name: [value] for name, value in self.convert(row[0]).items()}
@@ -158,27 +167,29 @@ class _Swift:
             columns = json.loads(columns)
         self.prepare = _part("AutoPreprocessor", "swift.dataset", "swift.llm")(columns=columns or {})
 
+    def every(self, table: Any) -> list[list[dict[str, Any]]] | None:
+        made = self._prepared(table)
+        return [[self._made(each)] for each in made] if len(made) == len(table) else None
+
     def one(self, row: Any) -> list[dict[str, Any]]:
-        made = self.prepare(row, num_proc=1, load_from_cache_file=False, strict=False)
-        if len(made) == 0:
-            return [{"dropped": _REFUSED}]
-        found: list[dict[str, Any]] = []
-        for each in made:
-            try:
-                whole = self._encoded(self.whole, each)
-            except Exception as error:  # it goes on without such a row
-                if not _of_trainer(error, self.package):
-                    raise
-                found.append({"dropped": _sentence(error)})
-                continue
-            try:
-                cut = self._encoded(self.template, each)
-            except self.too_long:
-                found.append({"ids": whole[0], "labels": whole[1], "dropped": _LONG})
-                continue
-            length, loses = len(whole[0]), _counts(whole[1]) > _counts(cut[1])
-            found.append({"ids": cut[0], "labels": cut[1], "length": length, "loses": loses})
-        return found
+        return [self._made(each) for each in self._prepared(row)]
+
+    def _prepared(self, table: Any) -> Any:
+        return self.prepare(table, num_proc=1, load_from_cache_file=False, strict=False, enable_auto_mapping=True)
+
+    def _made(self, row: Any) -> dict[str, Any]:
+        try:
+            whole = self._encoded(self.whole, row)
+        except Exception as error:  # it goes on without such a row
+            if not _of_trainer(error, self.package):
+                raise
+            return {"dropped": _sentence(error)}
+        try:
+            cut = self._encoded(self.template, row)
+        except self.too_long:
+            return {"ids": whole[0], "labels": whole[1], "dropped": _LONG}
+        loses = _counts(whole[1]) > _counts(cut[1])
+        return {"ids": cut[0], "labels": cut[1], "length": len(whole[0]), "loses": loses}
 
     def _encoded(self, template: Any, row: Any) -> tuple[list[int], list[int]]:
         encoded = template.encode(dict(row))
@@ -254,11 +265,18 @@ def _rows(trainer: Any, rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]
     import datasets
 
     table = datasets.Dataset.from_list(rows)
+    at_once: list[list[dict[str, Any]]] | None
+    try:
+        at_once = trainer.every(table)
+    except Exception:  # which row it is shows one by one
+        at_once = None
+    if at_once is not None:
+        return at_once
     found: list[list[dict[str, Any]]] = []
     stopped: BaseException | None = None
     for number in range(len(rows)):
         try:
-            made = trainer.one(table.select([number]))
+            made = trainer.one(table.select([number]) if len(table) > 1 else table)
         except _CannotAsk:
             raise
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any
 from ...setup.paths import resolve
 from ...setup.setup import NamedData, Setup
 from ...setup.traits import Traits
-from ...tables.templates import family_of, find_template, is_instructed, marks_in
+from ...tables.templates import family_of, is_instructed, marks_in, marks_of
 
 _MOST_READ = 64 << 20
 
@@ -28,18 +28,18 @@ def template_facts(setup: Setup) -> dict[str, Any]:
     if named is None or model is None or setup.is_unknown("model.name_or_path"):
         return {}
     name = str(_name_of(named))
-    template = find_template(name, traits.templates or "llamafactory")
+    marks = marks_of(name, traits.templates or "llamafactory")
     known: dict[str, Any] = {"template": name}
     family = family_of(model)
     if family is not None:
         known["model_family"] = family[0]
-    if template is None or not template.marks or traits.templates is None:
+    if not marks or traits.templates is None:
         return known
     vocabulary = _vocabulary(setup, model)
     if vocabulary is not None:
-        foreign = [mark for mark in template.marks if f'"{mark}"' not in vocabulary]
+        foreign = [mark for mark in marks if f'"{mark}"' not in vocabulary]
     elif family is not None:
-        foreign = [mark for mark in template.marks if mark not in family[1]]
+        foreign = [mark for mark in marks if mark not in family[1]]
     else:
         return known
     # A base has no template of its own; LLaMA-Factory alone makes the marks new tokens, which nothing trains.
