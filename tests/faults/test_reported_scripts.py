@@ -142,6 +142,7 @@ FROM_PRETRAINED = 'AutoModelForCausalLM.from_pretrained("base", quantization_con
 FROM_CONFIG = 'AutoModelForCausalLM.from_config(AutoConfig.from_pretrained("base"))'
 GRPO = (
     SFT.replace("SFTConfig", "GRPOConfig")
+    .replace("rows.jsonl", "answers.jsonl")
     .replace("SFTTrainer", "GRPOTrainer")
     .replace("2e-4", "5e-6")
     .replace("    max_length=64,\n", "    num_generations=2,\n")
@@ -227,6 +228,10 @@ def compute_metrics(p):
 
 args = Tr""",
 ).replace("args=args,", "args=args, compute_metrics=compute_metrics, preprocess_logits_for_metrics=pick,")
+INNER = """
+base = AutoModelForCausalLM.from_pretrained("base", dtype=torch.bfloat16)
+base = PeftModel.from_pretrained(base, "out/adapter")
+"""
 HEAD_LAYER = "torch.nn.Linear(64, 512, bias=False)"
 LABELLED = (
     PLAIN.replace("return tokenizer(", "out = tokenizer(")
@@ -545,7 +550,17 @@ REPORTED = [
             ("\ndataset = data", "\ndataset = raw['train']\ndataset = data"),
         ],
     ),
+    Reported("QD125", "error", SFT + INNER, [("from_pretrained(base,", "from_pretrained(base.model,")]),
     # functions of the script that a library calls
+    Reported(
+        "QD125",
+        "error",
+        GRPO,
+        [
+            ("completions, answer, ", "completions, solution, "),
+            ("zip(completions, answer", "zip(completions, solution"),
+        ],
+    ),
     Reported("QD125", "error", GRPO, [("answer, **kwargs", "answer")]),
     Reported("QD125", "error", GRPO, [("return scores", "return sum(scores)")]),
     Reported("QD125", "error", CALLED, [("state, control, **kwargs", "state, control")]),
@@ -646,7 +661,8 @@ def test_a_reported_fault_is_told_and_its_healthy_twin_is_not(
     case: Reported, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "base").symlink_to(tiny_llama, target_is_directory=True)
-    make_data(tmp_path / "rows.jsonl", "prompt-completion")
+    rows = make_data(tmp_path / "rows.jsonl", "prompt-completion").read_text()
+    (tmp_path / "answers.jsonl").write_text(rows.replace('"completion"', '"answer"'))
     script = tmp_path / "train.py"
     healthy = replaced(case.script, case.healthy)
     script.write_text(replaced(healthy, case.fault))

@@ -7,15 +7,22 @@ that generate (``GRPOTrainer._calculate_rewards``).
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 
+from ...setup.paths import resolve
+from ...setup.setup import Setup
 from .setup_builder import SetupBuilder
 from .training_script import TrainingScript
-from .values import Function, Listing, Value
+from .values import Function, Known, Listing, Made, Value
 
 REWARDED = ("GRPOTrainer", "RLOOTrainer")
 _HANDED = ("prompts", "completions", "completion_ids")
 """What a reward function is always called with, by keyword; with the columns of the rows and the trainer's state."""
+_KEPT_BACK = ("prompt", "completion")
+"""Columns that no reward function is handed."""
+_BESIDES = ("trainer_state", "environments", "log_extra", "log_metric")
+_LONGEST = 1 << 20
 _NUMBERS = {"sum", "float", "int", "len", "max", "min", "round", "abs"}
 _EVENTS = {
     "on_init_end", "on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_step_begin",
@@ -30,8 +37,9 @@ def note_own_functions(script: TrainingScript, builder: SetupBuilder) -> None:
         return
     _callbacks(script, builder)
     if script.trainer.maker in REWARDED:
+        columns = _columns(script, builder)
         for function in _rewards(script.given("reward_funcs", 1)):
-            _reward(function, builder)
+            _reward(function, columns, builder)
 
 
 def _callbacks(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -59,7 +67,24 @@ def _rewards(given: Value | None) -> Iterator[ast.FunctionDef]:
             yield value.body
 
 
-def _reward(function: ast.FunctionDef, builder: SetupBuilder) -> None:
+def _columns(script: TrainingScript, builder: SetupBuilder) -> list[str] | None:
+    """The columns of the JSON Lines that the trainer is given as they are; None where that is not so."""
+    given = script.given("train_dataset", 2)
+    files = given.arguments.get("data_files") if isinstance(given, Made) and given.maker == "load_dataset" else None
+    if not isinstance(files, Known) or not isinstance(files.data, str):
+        return None
+    path = resolve(Setup(file=builder.source.file), files.data)
+    try:
+        if path is None or not path.is_file():
+            return None
+        with path.open(encoding="utf-8") as lines:
+            row = json.loads(lines.readline(_LONGEST))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return [str(name) for name in row] if isinstance(row, dict) else None
+
+
+def _reward(function: ast.FunctionDef, columns: list[str] | None, builder: SetupBuilder) -> None:
     arguments = function.args
     named = [each.arg for each in (*arguments.args, *arguments.kwonlyargs)]
     missing = [name for name in _HANDED if name not in named]
@@ -74,6 +99,16 @@ def _reward(function: ast.FunctionDef, builder: SetupBuilder) -> None:
             f"TRL stops at the first rewards: the function {function.name} returns one number, where a list with one "
             "for each completion is asked for."
         )
+    else:
+        bare = arguments.args[: len(arguments.args) - len(arguments.defaults)]
+        given = {*_HANDED, *_BESIDES, *(name for name in columns or () if name not in _KEPT_BACK)}
+        lacking = [each.arg for each in bare if each.arg not in given] if columns is not None else []
+        if lacking:
+            note = (
+                f"TRL stops at the first rewards: the function {function.name} needs {', '.join(lacking)}, "
+                "and the rows have the "
+                f"columns {', '.join(columns or ())}."
+            )
     if note is not None:
         builder.refused("reward-function-unfit", note, "training.reward_funcs")
 
