@@ -232,6 +232,7 @@ INNER = """
 base = AutoModelForCausalLM.from_pretrained("base", dtype=torch.bfloat16)
 base = PeftModel.from_pretrained(base, "out/adapter")
 """
+UNPACKED = "(input_ids=batch['input_ids'], labels=batch['labels'])"
 HEAD_LAYER = "torch.nn.Linear(64, 512, bias=False)"
 LABELLED = (
     PLAIN.replace("return tokenizer(", "out = tokenizer(")
@@ -576,6 +577,13 @@ REPORTED = [
     Reported("QD274", "error", EPOCHS, [("3 * len(loader)", "len(loader)")]),
     Reported("QD125", "error", LOOP, [("batch).loss\n", "batch).loss\n    loss = loss.detach()\n")]),
     Reported("QD125", "error", LOOP, [("    loss = model(", "    with torch.no_grad():\n        loss = model(")]),
+    Reported(
+        "QD125",
+        "error",
+        LOOP,
+        [(UNPACKED, UNPACKED.replace(", labels=batch['labels']", ""))],
+        [("(**batch)", UNPACKED)],
+    ),
     # rows
     Reported(
         "QD277", "warning", TEMPLATED, [("tokenize=False", "tokenize=False, add_generation_prompt=True")], (), DATA
@@ -604,6 +612,14 @@ REPORTED = [
     ),
     Reported("QD601", "error", SFT, [(FORMER, OLD_FORMER)], [("\ndataset = load", FORMER), GIVEN_FORMER], DATA),
     # the steps between the file and the trainer
+    Reported(
+        "QD601",
+        "error",
+        PLAIN,
+        [("dataset = dataset.map(tokenize, remove_columns=dataset.column_names)\n", "")],
+        (),
+        DATA,
+    ),
     *(
         Reported("QD601", "error", PLAIN, [("\ndataset = dataset.map", f"\ndataset = dataset.{step}.map")], (), DATA)
         for step in (
