@@ -233,6 +233,7 @@ base = AutoModelForCausalLM.from_pretrained("base", dtype=torch.bfloat16)
 base = PeftModel.from_pretrained(base, "out/adapter")
 """
 UNPACKED = "(input_ids=batch['input_ids'], labels=batch['labels'])"
+FLOAT_STORAGE = [("bnb_4bit_quant_type", "bnb_4bit_quant_storage=torch.bfloat16,\n    bnb_4bit_quant_type")]
 HEAD_LAYER = "torch.nn.Linear(64, 512, bias=False)"
 LABELLED = (
     PLAIN.replace("return tokenizer(", "out = tokenizer(")
@@ -273,6 +274,7 @@ REPORTED = [
     Reported("QD151", "error", SFT, [("bf16=True,", 'bf16=True,\n    optim="paged_adam",')], (), STRUCTURE),
     Reported("QD151", "error", SFT, [("compute_dtype=torch.bfloat16", 'compute_dtype="bf16"')], (), STRUCTURE),
     Reported("QD151", "error", SFT, [("quantization_config=bnb", "bnb_config=bnb")], (), STRUCTURE),
+    Reported("QD335", "error", SFT, [("r=8,", 'r=8, init_lora_weights="pissa",')], FLOAT_STORAGE, STRUCTURE),
     # what of the adapter finds nothing
     Reported("QD261", "warning", SFT, [(NAMES, NAMES + ' rank_pattern={"^q_proj": 32},')], (), STRUCTURE),
     Reported("QD262", "warning", SFT, [(NAMES, NAMES + " layers_to_transform=[1, 2, 3],")], (), STRUCTURE),
