@@ -257,6 +257,11 @@ class ConfigFacts(Fact):
     world_size: int | None = None
     several_processes: bool | None = None
     """True where the config asks for a distributed run itself (FSDP, DeepSpeed, ``ddp_…``), not only for more cards."""
+    launch: str | None = None
+    """``alone``: the command or the notebook is one process; ``unsaid``: a launcher may start it; ``several``: the
+    config asks for a distributed run; None where it cannot be known, or the trainer starts its processes itself."""
+    visible_cards: int | None = None
+    """Cards that one process of such a run sees, with all of the model on the first; None where it cannot be known."""
     find_unused_parameters: bool | None = None
     """What DistributedDataParallel is given; Trainer takes True for a PeftModel where nothing is said."""
     flattened_dtypes: list[str] | None = None

@@ -753,7 +753,7 @@ def test_a_classifiers_column_label_is_its_labels(
     script.write_text(CLASSES)
     report = check_here(script, monkeypatch, stages=DATA)
     assert not found(report, "warning"), told(report)
-    assert report.facts.data is not None and report.facts.data.classes_seen == 5
+    assert report.facts.batch is not None and report.facts.batch.classes_seen == 5
     script.write_text(CLASSES.replace("num_labels=5, ", ""))
     report = check_here(script, monkeypatch, stages=DATA)
     assert found(report, "error") == {"QD667"}, told(report)

@@ -27,11 +27,15 @@ class Scripted:
         rows: as its trainer is given them; tokenized where they hold ``input_ids``.
         collator: makes a batch; None where the trainer chooses it by itself.
         trainer: the class that trains; None for an own loop.
+        limits: lengths at which its own tokenizing cuts.
+        in_order: row for row those that were given, unless some were left out.
     """
 
     rows: list[dict[str, Any]]
     collator: Any
     trainer: str | None
+    limits: set[int]
+    in_order: bool
 
     @property
     def tokenized(self) -> bool:
@@ -107,7 +111,8 @@ def scripted(
         raise StageError("The script's filters keep none of the rows of its data.", remedy="Look at their conditions.")
     if not rows:
         raise NotFollowedForm("The script keeps none of the rows that were looked at.")
-    return Scripted(rows, _collator(way, tokenizer, rows), way.get("trainer"))
+    in_order = not any(step["do"] == "filter" for step in way["steps"])
+    return Scripted(rows, _collator(way, tokenizer, rows), way.get("trainer"), plain.limits, in_order)
 
 
 def _step(plain: Plain, step: dict[str, Any], rows: list[dict[str, Any]], total: int | None) -> list[dict[str, Any]]:

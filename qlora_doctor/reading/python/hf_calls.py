@@ -64,6 +64,8 @@ _OTHERS = {
     "functools", "itertools", "re", "copy", "pprint", "shutil",
 }  # fmt: skip
 """Further names that are known to change no model that is handed to them."""
+_OTHER_FRAMEWORKS = {"lightning", "pytorch_lightning", "composer", "catalyst", "colossalai", "ignite", "flair"}
+"""Their ``Trainer`` is another than that of transformers."""
 _STARTERS = {"fire.Fire", "typer.run"}
 """Hand the command line to a function, by the names of its parameters."""
 _PLAIN_DATA = {"load_dataset", "load_from_disk", "Dataset"}
@@ -297,7 +299,8 @@ class Library(Changes):
             return self.from_outside(positional[0], UNSEEN)
         if last in ("Namespace", "SimpleNamespace", "EasyDict", "Munch", "AttrDict", "DictConfig"):
             return _namespace(node, positional, named, rest)
-        made = self.made(last, node, positional, named, rest)
+        other = last == "Trainer" and callee.dotted.partition(".")[0] in _OTHER_FRAMEWORKS
+        made = self.made(callee.dotted if other else last, node, positional, named, rest)
         if last.endswith("Trainer"):
             self.takes_part(made)
             model = made.arguments.get("model", made.arguments.get(0))
