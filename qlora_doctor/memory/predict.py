@@ -238,7 +238,7 @@ def _told(subject: Subject, what: str, trace: Callable[[], Tape]) -> Tape:
     except Exception as error:
         if is_refused(error):
             told = f"{type(error).__name__}: {_first_line(error)}"
-            raise PredictionError(f"The {what} stops in the model's own code with {told}", certain, told) from error
+            raise PredictionError(f"The {what} stops with {told}", certain, told) from error
         raise PredictionError(
             f"The {what} cannot be traced without a GPU: {type(error).__name__}: {_first_line(error)}", certain
         ) from error

@@ -16,7 +16,7 @@ from .architecture import Architecture, context_length
 from .changes import change_tokenizer
 from .failures import as_stage_error
 from .forms import NotFollowedForm, follow, is_followed, read_named
-from .forms.script import hands_over_rows, responses_only, scripted, way_of
+from .forms.script import hands_over_rows, nothing_left, responses_only, scripted, way_of
 from .inputs import Inputs, inputs_for, synthetic_labels, token_rows
 from .samples import DataFormat, Samples, read_samples, sample_rows
 
@@ -140,6 +140,8 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
             dataset, made.collator, "file", tokenizer, length, samples, notes, None, behind, raw, made.limits
         )
     if not made.tokenized or made.collator is None:
+        if made.trainer in ("Trainer", "Seq2SeqTrainer") and not named.settings.get("keeps_columns"):
+            nothing_left(columns)
         raise NotFollowedForm("The script's rows are no tokens when they reach its trainer.")
     longest = max(len(row["input_ids"]) for row in made.rows)
     samples = Samples(made.rows, read.columns, "text", "text", named.name or "")

@@ -219,7 +219,7 @@ def step(run: Run) -> None:
         raise Skipped(reason or "Stage load did not run.", _remedy(record))
     refusal = run.facts.memory.refusal if run.facts.memory is not None else None
     if refusal is not None:
-        raise Skipped(f"Stage memory found that a step stops in the model's own code: {refusal}")
+        raise Skipped(f"Stage memory found that a step stops: {refusal}")
     adapter = run.facts.adapter
     if adapter is not None and adapter.failure not in (None, "none"):
         raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")

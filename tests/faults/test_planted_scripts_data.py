@@ -114,7 +114,7 @@ CASES: dict[str, tuple[str, set[str]]] = {
     "one token": (trained(ENCODE.replace("COUNT", "len(ids) - 1")), {"QD692"}),
     "added tokens": (trained(ADDED + ENCODE.replace("COUNT", "3")), {"QD674"}),
     "added tokens that are trained": (trained(ADDED + ENCODE.replace("COUNT", "3") + SAVED), set()),
-    "not assigned": (trained("data.map(lambda row: tok(row['q']))\n"), {"QD676"}),
+    "not assigned": (trained("data.map(lambda row: tok(row['q']))\n"), {"QD601", "QD676"}),
     "for its effect": (
         trained("seen = []\ndata.map(lambda row: seen.append(row['q']))\n" + ENCODE.replace("COUNT", "0")),
         set(),

@@ -142,6 +142,7 @@ FROM_PRETRAINED = 'AutoModelForCausalLM.from_pretrained("base", quantization_con
 FROM_CONFIG = 'AutoModelForCausalLM.from_config(AutoConfig.from_pretrained("base"))'
 GRPO = (
     SFT.replace("SFTConfig", "GRPOConfig")
+    .replace("rows.jsonl", "answers.jsonl")
     .replace("SFTTrainer", "GRPOTrainer")
     .replace("2e-4", "5e-6")
     .replace("    max_length=64,\n", "    num_generations=2,\n")
@@ -227,6 +228,12 @@ def compute_metrics(p):
 
 args = Tr""",
 ).replace("args=args,", "args=args, compute_metrics=compute_metrics, preprocess_logits_for_metrics=pick,")
+INNER = """
+base = AutoModelForCausalLM.from_pretrained("base", dtype=torch.bfloat16)
+base = PeftModel.from_pretrained(base, "out/adapter")
+"""
+UNPACKED = "(input_ids=batch['input_ids'], labels=batch['labels'])"
+FLOAT_STORAGE = [("bnb_4bit_quant_type", "bnb_4bit_quant_storage=torch.bfloat16,\n    bnb_4bit_quant_type")]
 HEAD_LAYER = "torch.nn.Linear(64, 512, bias=False)"
 LABELLED = (
     PLAIN.replace("return tokenizer(", "out = tokenizer(")
@@ -267,6 +274,7 @@ REPORTED = [
     Reported("QD151", "error", SFT, [("bf16=True,", 'bf16=True,\n    optim="paged_adam",')], (), STRUCTURE),
     Reported("QD151", "error", SFT, [("compute_dtype=torch.bfloat16", 'compute_dtype="bf16"')], (), STRUCTURE),
     Reported("QD151", "error", SFT, [("quantization_config=bnb", "bnb_config=bnb")], (), STRUCTURE),
+    Reported("QD335", "error", SFT, [("r=8,", 'r=8, init_lora_weights="pissa",')], FLOAT_STORAGE, STRUCTURE),
     # what of the adapter finds nothing
     Reported("QD261", "warning", SFT, [(NAMES, NAMES + ' rank_pattern={"^q_proj": 32},')], (), STRUCTURE),
     Reported("QD262", "warning", SFT, [(NAMES, NAMES + " layers_to_transform=[1, 2, 3],")], (), STRUCTURE),
@@ -545,7 +553,19 @@ REPORTED = [
             ("\ndataset = data", "\ndataset = raw['train']\ndataset = data"),
         ],
     ),
+    Reported("QD125", "error", SFT + INNER, [("from_pretrained(base,", "from_pretrained(base.model,")]),
     # functions of the script that a library calls
+    Reported(
+        "QD644",
+        "error",
+        GRPO,
+        [
+            ("completions, answer, ", "completions, solution, "),
+            ("zip(completions, answer", "zip(completions, solution"),
+        ],
+        (),
+        DATA,
+    ),
     Reported("QD125", "error", GRPO, [("answer, **kwargs", "answer")]),
     Reported("QD125", "error", GRPO, [("return scores", "return sum(scores)")]),
     Reported("QD125", "error", GRPO, [("return scores", "print(scores)")]),
@@ -566,6 +586,13 @@ REPORTED = [
     Reported("QD274", "error", EPOCHS, [("3 * len(loader)", "len(loader)")]),
     Reported("QD125", "error", LOOP, [("batch).loss\n", "batch).loss\n    loss = loss.detach()\n")]),
     Reported("QD125", "error", LOOP, [("    loss = model(", "    with torch.no_grad():\n        loss = model(")]),
+    Reported(
+        "QD125",
+        "error",
+        LOOP,
+        [(UNPACKED, UNPACKED.replace(", labels=batch['labels']", ""))],
+        [("(**batch)", UNPACKED)],
+    ),
     # rows
     Reported(
         "QD277", "warning", TEMPLATED, [("tokenize=False", "tokenize=False, add_generation_prompt=True")], (), DATA
@@ -594,6 +621,14 @@ REPORTED = [
     ),
     Reported("QD601", "error", SFT, [(FORMER, OLD_FORMER)], [("\ndataset = load", FORMER), GIVEN_FORMER], DATA),
     # the steps between the file and the trainer
+    Reported(
+        "QD601",
+        "error",
+        PLAIN,
+        [("dataset = dataset.map(tokenize, remove_columns=dataset.column_names)\n", "")],
+        (),
+        DATA,
+    ),
     *(
         Reported("QD601", "error", PLAIN, [("\ndataset = dataset.map", f"\ndataset = dataset.{step}.map")], (), DATA)
         for step in (
@@ -651,7 +686,8 @@ def test_a_reported_fault_is_told_and_its_healthy_twin_is_not(
     case: Reported, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "base").symlink_to(tiny_llama, target_is_directory=True)
-    make_data(tmp_path / "rows.jsonl", "prompt-completion")
+    rows = make_data(tmp_path / "rows.jsonl", "prompt-completion").read_text()
+    (tmp_path / "answers.jsonl").write_text(rows.replace('"completion"', '"answer"'))
     script = tmp_path / "train.py"
     healthy = replaced(case.script, case.healthy)
     script.write_text(replaced(healthy, case.fault))

@@ -307,6 +307,21 @@ def _without_others(collator: Any, name: str) -> Any:
     return collate
 
 
+def nothing_left(columns: list[str]) -> None:
+    """Refuse rows of which transformers' Trainer takes every column off, for the model has no argument of the name.
+
+    Raises:
+        StageError: all columns are of that kind.
+    """
+    if not {*_KEPT, "inputs_embeds", "pixel_values", "input_features", "input_values"} & set(columns):
+        raise StageError(
+            f"The rows reach the trainer with the columns {', '.join(columns)}, none of which the model "
+            "takes: Trainer takes "
+            "them all off, and nothing is left to train on.",
+            remedy="Tokenize the rows before: dataset.map(tokenize, remove_columns=dataset.column_names).",
+        )
+
+
 def _unpadded(name: str, rows: list[dict[str, Any]]) -> str | None:
     """What a collator of transformers leaves at its length; None where the rows are of one length.
 

@@ -145,7 +145,14 @@ def _attach(seen: StructureSeen, setup: Setup) -> Any:
     assert base is not None
     init = setup.lora.init_lora_weights
     try:
-        return attach(base, setup)
+        attached = attach(base, setup)
+        packed = seen.quantization is not None and bool(seen.quantization.quantized_parameters)
+        if packed and isinstance(init, str) and needs_float_weights(init) and not init.startswith("loftq"):
+            # With a float quant storage PEFT takes the packed bytes for the weights (LoraLayer.pissa_init).
+            raise TypeError(
+                f"init_lora_weights {init} decomposes packed weights, two to a byte, that are stored as floats."
+            )
+        return attached
     except (NotImplementedError, RuntimeError):
         if not isinstance(init, str) or needs_float_weights(init):
             raise

@@ -121,7 +121,7 @@ def read(document: Document) -> Setup:
         ConfigError: it is no Python, or no notebook, or nested too deeply.
     """
     from ..pins import asked_of
-    from ..python.handed import note_given_data, note_handed
+    from ..python.handed import note_given_data, note_handed, note_inner_model
     from ..python.keywords import asked_versions, check_keywords
     from ..python.lost import note_lost
     from ..python.named_data import name_data
@@ -158,6 +158,7 @@ def read(document: Document) -> Setup:
         note_lost(script, builder)
         note_handed(script, builder)
         note_given_data(script, builder)
+        note_inner_model(script, builder)
         note_loops(script, builder)
         by_card(builder)
         check_keywords(script, builder)

@@ -17,6 +17,7 @@ _SAME_SPLITS = re.compile(
 )
 """Methods of a DatasetDict that return one of the same splits."""
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+_LOADED = re.compile(r"ForCausalLM\.from_pretrained$")
 _LAYER = re.compile(r"(torch\.)?nn\.\w+$|(Linear|Embedding|Sequential)$")
 _SHIFTED = re.compile(r"\[[^\]]*(\b1:|:-1)|\.roll\(|shift|\[\.\.\.,")
 
@@ -96,6 +97,37 @@ def _splits(made: ast.expr) -> set[str] | None:
     listed = files.elts if isinstance(files, ast.List) else [files]
     texts = all(isinstance(each, ast.Constant) and isinstance(each.value, str) for each in listed)
     return {"train"} if texts and listed else None
+
+
+def note_inner_model(script: TrainingScript, builder: SetupBuilder) -> None:
+    """``PeftModel.from_pretrained(base.model, …)``: an adapter of the language model on the decoder in it."""
+    if builder.value("lora.task_type") != "CAUSAL_LM":
+        return
+    for source in script.sources:
+        loaded = {
+            target.id
+            for node in source.nodes
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+            for target in node.targets
+            if isinstance(target, ast.Name) and _LOADED.search(ast.unparse(node.value.func))
+        }
+        for node in source.nodes:
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if not called.endswith(
+                ("get_peft_model", "PeftModel.from_pretrained", "PeftModelForCausalLM.from_pretrained")
+            ):
+                continue
+            given = node.args[0] if isinstance(node, ast.Call) and node.args else None
+            if isinstance(given, ast.Attribute) and given.attr == "model" and ast.unparse(given.value) in loaded:
+                note = (
+                    f"PEFT stops (no attribute prepare_inputs_for_generation): {called} in "
+                    f"{source.where(node)} is given "
+                    f"{ast.unparse(given)}, the decoder inside of the language model, and the adapter is one "
+                    "of the whole model. "
+                    f"Give it {ast.unparse(given.value)}."
+                )
+                builder.refused("adapter-on-the-inner-model", note, "model.adapter", node=node)
+                return
 
 
 def note_handed(script: TrainingScript, builder: SetupBuilder) -> None:

@@ -30,12 +30,46 @@ def note_loops(script: TrainingScript, builder: SetupBuilder) -> None:
                 continue
             trains = any(call.endswith("backward") for call in _called(loop))
             if trains:
+                _no_labels(source, loop, builder)
                 _optimizer_anew(source, loop, builder)
             _loss_kept(source, loop, trains, builder)
 
 
 def _called(node: ast.AST) -> set[str]:
     return {ast.unparse(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+
+
+def _no_labels(source: Source, loop: ast.For | ast.While, builder: SetupBuilder) -> None:
+    """``model(input_ids=…).loss`` without labels: transformers computes no loss, and its ``loss`` is None."""
+    without: dict[str, ast.Call] = {}
+    for statement in _flat(loop.body):
+        if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+            continue
+        name, value = statement.targets[0].id, statement.value
+        asked = isinstance(value, ast.Attribute) and value.attr == "loss"
+        made = value.value if asked and isinstance(value, ast.Attribute) else value
+        call = made if isinstance(made, ast.Call) and _names_columns(made) else None
+        if asked and isinstance(made, ast.Name):
+            call = without.get(made.id)
+        if call is None:
+            without.pop(name, None)
+        elif not asked:
+            without[name] = call
+        elif f"{name}.backward" in _called(loop) or "accelerator.backward" in _called(loop):
+            note = (
+                f"The script stops ('NoneType' object has no attribute 'backward'): {source.where(call)} "
+                "calls the model "
+                "without labels, and without them it computes no loss. Pass labels."
+            )
+            builder.refused("model-without-labels", note, "training.labels", node=call)
+            return
+
+
+def _names_columns(call: ast.Call) -> bool:
+    """True of ``model(input_ids=…, …)`` that is given no labels."""
+    given = {each.arg for each in call.keywords}
+    own = re.fullmatch(r"(self\.)?(\w+_)?model", ast.unparse(call.func)) is not None
+    return own and "input_ids" in given and not call.args and not {None, "labels"} & given
 
 
 def _optimizer_anew(source: Source, loop: ast.For | ast.While, builder: SetupBuilder) -> None:

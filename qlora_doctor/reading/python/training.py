@@ -384,7 +384,7 @@ def order_of(script: TrainingScript, builder: SetupBuilder) -> None:
         builder.remark("prepared-after-attach", prepared.node, note, _PREPARE)
     config = script.given("peft_config")
     if (
-        attached is not None
+        (attached is not None or loaded is not None)
         and isinstance(config, Made)
         and config.maker == "LoraConfig"
         and script.trainer is not None
