@@ -61,7 +61,7 @@ class Shown(NamedTuple):
             show("\n".join(text.render(report, color=color, width=width()) for report in reports), color=color, err=err)
             return
         document = render(reports if len(reports) > 1 else reports[0], self.format)
-        click.echo(document, nl=not document.endswith("\n"), err=err)
+        click.echo(document, nl=bool(document) and not document.endswith("\n"), err=err)
 
     def write(self, outputs: Sequence[Output], reports: Sequence[Report]) -> None:
         """The documents of ``-o``.

@@ -72,7 +72,13 @@ def command(**given: Any) -> int:
         from ._terminal import width
 
         shown = document.render(
-            cured.first, fixed=cured.fixed, diff=cured.diff, beside=cured.beside, last=cured.last, width=width()
+            cured.first,
+            fixed=cured.fixed,
+            diff=cured.diff,
+            beside=cured.beside,
+            by_hand=cured.by_hand,
+            last=cured.last,
+            width=width(),
         )
         click.echo(shown, nl=False)
     code = _exit_code(cured)

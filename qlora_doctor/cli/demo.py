@@ -94,7 +94,13 @@ class _Show:
             options = CheckOptions(offline=True, debug=self.debug, command=line)
             cured = cure(self.made.large, options, observer=watcher)
         text = document.render(
-            cured.first, fixed=cured.fixed, diff=cured.diff, beside=cured.beside, last=cured.last, width=width() - 2
+            cured.first,
+            fixed=cured.fixed,
+            diff=cured.diff,
+            beside=cured.beside,
+            by_hand=cured.by_hand,
+            last=cured.last,
+            width=width() - 2,
         )
         click.echo(textwrap.indent(text, "  "), nl=False)
         self._write(cured.first, self.made.large)

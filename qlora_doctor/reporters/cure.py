@@ -20,7 +20,7 @@ MOST = 14
 
 def render(
     report: Report, *, fixed: Sequence[str] = (), diff: str = "", beside: Sequence[str] = (),
-    last: Report | None = None, width: int = 100,
+    by_hand: Sequence[str] = (), last: Report | None = None, width: int = 100,
 ) -> str:  # fmt: skip
     """The whole document.
 
@@ -29,6 +29,7 @@ def render(
         fixed: rules whose safe fixes are part of the diff.
         diff: of the user's file.
         beside: environment variables to set.
+        by_hand: changes of a program, which is not written.
         last: the report of the cured file, checked again.
     """
     memory = report.facts.memory
@@ -39,6 +40,8 @@ def render(
         blocks.append(_wrap(f"Safe fixes in the diff: {', '.join(dict.fromkeys(fixed))}.", width))
     if diff:
         blocks.append(diff.rstrip("\n"))
+    if by_hand:
+        blocks.append("\n".join(["A program is not written; set in it:", *(f"  {each}" for each in by_hand)]))
     if beside:
         blocks.append("\n".join(f"Set {each} for the run." for each in beside))
     if last is not None:

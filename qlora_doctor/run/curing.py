@@ -46,6 +46,7 @@ class Cured:
         first: what was predicted of the file as it stands, with ``facts.memory.cures``.
         last: the report of the cured file, checked again; None where nothing was changed for memory.
         beside: what the file cannot say: environment variables to set.
+        by_hand: changes of a program, which is not written: each as ``key=value``, with its line where it stands there.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Cured:
     first: Report
     last: Report | None
     beside: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
 
     @property
     def memory(self) -> MemoryFacts | None:
@@ -123,7 +125,19 @@ def cure(
     observer.on_part("checking the cured setup")
     how = replace(how, stages=None, left_out=("data",), fail_on="error", cache=False, savings=False)
     last = _checked_lightly(again, how, observer) if missing else run_check(again, how, observer)
-    return Cured(path, before, after, fixed.rules, first, last, beside)
+    by_hand = _by_hand(setup, chosen) if after == text else ()
+    return Cured(path, before, after, fixed.rules, first, last, beside, by_hand)
+
+
+def _by_hand(setup: Setup, levers: Sequence[Lever]) -> tuple[str, ...]:
+    """The changes as they would stand in a program, in its own names."""
+    found: dict[str, str] = {}
+    for operation in (each for lever in levers if lever.kind != "segments" for each in lever.operations):
+        place = setup.place(operation.path)
+        name = operation.path.rpartition(".")[2]
+        at = f" (line {place.line})" if place is not None and place.line else ""
+        found[operation.path] = f"{name}={operation.value!r}{at}"
+    return tuple(found.values())
 
 
 def _must_be_installed(missing: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,8 @@ SFTTrainer(model=model, args=args, peft_config=lora, train_dataset=load_dataset(
         encoding="utf-8",
     )
     result = run("cure", script, "--gpu", "600MiB", "--offline")
+    assert "A program is not written; set in it:\n  " in result.stdout
+    assert re.search(r"^  \w+=\S+ \(line \d+\)$", result.stdout, re.MULTILINE)
     assert result.exit_code == 0, result.output
     assert "Checked again: no error" in result.stdout
     result = run("cure", script, "--gpu", "600MiB", "--offline", "-o", cured)

@@ -48,6 +48,13 @@ def test_a_line_a_finding_that_the_problem_matcher_reads() -> None:
     assert render(fixtures.healthy(), "concise") == ""
 
 
+def test_no_finding_is_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG.replace("bitsandbytes", "bnb"))
+    result = run("check", path, "--stage", "config", "--format", "concise")
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
 def test_a_renamed_value_is_written(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(CONFIG)
