@@ -80,7 +80,7 @@ def recalled_plan(setup: Setup, facts: Facts, request: Request) -> MemoryFacts |
 
 def look_at_plan(
     setup: Setup, facts: Facts, request: Request, progress: Progress, tell: Tell = tell_nobody,
-    *, offline: bool = True, architecture: Any = None,
+    *, offline: bool = True,
 ) -> MemoryFacts:  # fmt: skip
     """The tables, and the prediction of the batch and length that are asked about on the first card.
 
@@ -96,7 +96,7 @@ def look_at_plan(
     from .subject import subject_of_setup
 
     progress("building the model without weights")
-    subject = subject_of_setup(setup, architecture=architecture, offline=offline)
+    subject = subject_of_setup(setup, offline=offline)
     reason = unmodelled(setup, facts) or unmodelled_model(subject.model, setup)
     if reason is not None:
         certain = None if is_sharded(setup) else certain_bytes(subject.model)
@@ -104,7 +104,7 @@ def look_at_plan(
     makers = [subject]
 
     def make() -> Any:
-        return makers.pop() if makers else subject_of_setup(setup, architecture=architecture, offline=offline)
+        return makers.pop() if makers else subject_of_setup(setup, offline=offline)
 
     kept = Path(request.kept) if request.kept is not None else None
     traces = Traces.read(kept)

@@ -82,14 +82,16 @@ class Replayed:
         return max(reserved for _, reserved in self.run.values())
 
 
+_STEPS = 3
+
+
 def replay(
     tape: Tape,
     machine: Machine,
-    steps: int = 3,
     evaluation: Tape | None = None,
     saved: Sequence[int] | None = None,
 ) -> Replayed:
-    """The memory of loading and of ``steps`` optimizer steps; steps after the first keep what outlives a step.
+    """The memory of loading and of :data:`_STEPS` optimizer steps; steps after the first keep what outlives a step.
 
     Where there is a tape of an evaluation batch, two of them follow, and one more step: what an evaluation leaves
     reserved stays so for the rest of the run.
@@ -105,7 +107,7 @@ def replay(
     parts = {"load": (allocator.peak_allocated, allocator.peak_reserved)}
     survivors = _survivors(tape)
     peaks = []
-    for step in range(steps):
+    for step in range(_STEPS):
         allocator.reset_peaks()
         run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
         peaks.append((allocator.peak_allocated, allocator.peak_reserved))
@@ -123,7 +125,7 @@ def replay(
             evaluated.play(evaluation.step_start, len(evaluation.events), batch, again)
             evaluated.let_go()
         allocated = allocator.peak_allocated
-        run.play(tape.step_start, len(tape.events), steps, survivors)
+        run.play(tape.step_start, len(tape.events), _STEPS, survivors)
         parts["evaluation"] = allocated, allocator.peak_reserved
         best["evaluation"] = evaluated.best
         run.stretches += [(len(run.course) + place, name) for place, name in evaluated.stretches]
@@ -166,8 +168,12 @@ def _decides(parts: dict[str, tuple[int, int]]) -> str:
     return "generation" if part == "step" and parts.get("generation", (0, 0))[0] == parts["step"][0] else part
 
 
+_TABLE_STEPS = 2
+"""Optimizer steps of a replay for a table: what outlives a step is there in the second."""
+
+
 def replay_peaks(
-    tape: Tape, machine: Machine, steps: int = 2, evaluation: Tape | None = None, enough: int | None = None
+    tape: Tape, machine: Machine, evaluation: Tape | None = None, enough: int | None = None
 ) -> tuple[int, int]:
     """Peak allocated and peak reserved of the whole run alone, for tables of many setups.
 
@@ -178,7 +184,7 @@ def replay_peaks(
     run.load()
     survivors = _survivors(tape)
     bounds = [*range(tape.step_start, len(tape.events), LOOKED if enough is not None else 1 << 40), len(tape.events)]
-    for step in range(steps):
+    for step in range(_TABLE_STEPS):
         for begin, end in pairwise(bounds):
             run.play(begin, end, step, survivors if step else frozenset())
             if enough is not None and run.allocator.peak_reserved > enough:
@@ -187,7 +193,7 @@ def replay_peaks(
         evaluated = _Run(evaluation, machine, run.allocator, watched=False)
         evaluated.play(evaluation.step_start, len(evaluation.events), 0, frozenset(evaluation.workspaces))
         evaluated.let_go()
-        run.play(tape.step_start, len(tape.events), steps, survivors)
+        run.play(tape.step_start, len(tape.events), _TABLE_STEPS, survivors)
     return run.allocator.peak_allocated, run.allocator.peak_reserved
 
 

@@ -217,7 +217,7 @@ def folded_of(document: list[Any]) -> Folded:
 @cache
 def fits_versions() -> bool:
     """Whether what is installed of the packages that decide a step's memory is what was traced, but for a patch."""
-    from .machine import installed_versions
+    from ..core.versions import installed_versions
 
     traced = index()["versions"]
     return all(version.split(".")[:2] == traced[name].split(".")[:2] for name, version in installed_versions().items())

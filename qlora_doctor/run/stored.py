@@ -36,7 +36,6 @@ def judge_stored(
     rows: Path | None = None,
     run_report: Path | None = None,
     config: Path | None = None,
-    observer: Observer | None = None,
 ) -> Report:
     """The report of one folder.
 
@@ -68,7 +67,7 @@ def judge_stored(
         raise UsageError(
             "To read an adapter's tensors numpy is needed, and it is not installed.", remedy="pip install numpy"
         )
-    session = Session(rules_of(options), options, observer or Observer(), suppressions=options.suppressions)
+    session = Session(rules_of(options), options, Observer(), suppressions=options.suppressions)
     session.covers, session.log = ("stored",), str(folder)
     started = time.perf_counter()
     session.observer.on_stage_start("stored")
