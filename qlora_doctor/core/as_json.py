@@ -8,6 +8,10 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 
+class Sparse(BaseModel):
+    """A model of which a document holds the fields that were given, and no others."""
+
+
 def as_json(model: BaseModel) -> dict[str, Any]:
     """What ``model.model_dump(mode="json")`` gives, of a model without serializers of its own.
 
@@ -19,7 +23,8 @@ def as_json(model: BaseModel) -> dict[str, Any]:
 
 def _unfolded(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return {name: _unfolded(inner) for name, inner in value.__dict__.items()}
+        given = value.model_fields_set if isinstance(value, Sparse) else value.__dict__.keys()
+        return {name: _unfolded(inner) for name, inner in value.__dict__.items() if name in given}
     if isinstance(value, dict):
         return {key: _unfolded(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

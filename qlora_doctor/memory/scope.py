@@ -109,7 +109,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield f"{setup.traits.own_loop}'s own training loop"
     for kernels in training.kernels or ():
         yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
-    if any(remark["kind"] == "kernels-by-default" for remark in setup.remarks):
+    if setup.says("kernels-by-default"):
         yield "axolotl's LoRA kernels"
     if training.method not in METHODS:
         yield f"the method {training.method}"

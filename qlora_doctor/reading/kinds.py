@@ -90,7 +90,7 @@ def _foreign(document: Document) -> str:
 def _adapts_or_quantizes(setup: Setup) -> bool:
     """True where the file itself speaks of an adapter or of quantization, or its trainer brings one where it is
     silent."""
-    kinds = {remark["kind"] for remark in setup.remarks}
+    kinds = {remark.kind for remark in setup.remarks}
     told = bool(kinds & {"lora-not-switched-on", "lora-switched-off"})
     whole = "no-lora" in kinds and not told  # the trainer's own defaults of LoRA stand for nothing then
     for path, origin in setup.origins.items():

@@ -222,7 +222,7 @@ def _samples_mix(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -
     if setup.traits.packs_apart == "attention":
         return "none" if varlen or attention in ("sdpa", "eager") else _ONE_ATTENTION
     if setup.traits.packs_apart == "trainer":
-        joined = any(remark["kind"] == "packing-joins-samples" for remark in setup.remarks)
+        joined = setup.says("packing-joins-samples")
         return "trainer" if joined else "none"
     if facts["trainer"] != "trl" or not setup.traits.as_written:
         return "none" if facts["trainer"] == "transformers" and setup.dialect == "native" else None

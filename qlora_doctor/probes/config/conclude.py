@@ -20,7 +20,8 @@ from ...setup.defaults import Libraries
 from ...setup.distribution import deepspeed_settings, fsdp_settings
 from ...setup.paths import model_kind
 from ...setup.resolved import Resolved
-from ...setup.setup import Setup
+from ...setup.setup import KeyNote, Setup
+from ...setup.setup import Remark as ReadersRemark
 from ...tables import conditions
 from .checkpoint import with_stored_bits
 from .combinations import deepspeed_mismatches, distribution_facts, refused_by_libraries, training_facts
@@ -93,7 +94,7 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
     quantization = _quantization(values) | {"bits_of_checkpoint": bits_of_checkpoint}
     training = _training(values)
     model, card = _model(values), _card(setup, environment)
-    fallback = next((BY_CARD[kind] for r in setup.remarks if (kind := r["kind"]) in BY_CARD), None)
+    fallback = next((BY_CARD[kind] for r in setup.remarks if (kind := r.kind) in BY_CARD), None)
     if card.get("gpu_bf16") is False and fallback is not None:
         _fall_back(setup, fallback, model, quantization, training)
     distribution, lora = _distribution(values), _lora(values)
@@ -188,16 +189,15 @@ def _fall_back(setup: Setup, fallback: str, *facts: dict[str, Any]) -> None:
             section |= {"bf16": False, "fp16": fallback == "float16"}
 
 
-def _is_here(told: dict[str, str | None], environment: EnvironmentFacts | None, card: dict[str, Any]) -> bool:
+def _is_here(told: KeyNote | ReadersRemark, environment: EnvironmentFacts | None, card: dict[str, Any]) -> bool:
     """Whether something that may depend on the machine is so on this one."""
-    condition = told.get("machine")
-    return condition is None or conditions.is_so(condition, environment, card) is True
+    return told.machine is None or conditions.is_so(told.machine, environment, card) is True
 
 
-def _keys(told: list[dict[str, str | None]], environment: EnvironmentFacts | None) -> list[UnknownKey]:
+def _keys(told: list[KeyNote], environment: EnvironmentFacts | None) -> list[UnknownKey]:
     """What is said of keys, without what holds for other versions than those that are installed."""
     return [
-        UnknownKey(key=str(each["key"]), closest=each["closest"], note=each["note"])
+        UnknownKey(key=each.key, closest=each.closest, note=each.note)
         for each in told
         if _is_here(each, environment, {})
     ]
@@ -208,9 +208,9 @@ def _remarks(
 ) -> dict[str, Any]:
     def of(effect: str) -> list[Remark]:
         return [
-            Remark(id=r.get("id"), kind=str(r["kind"]), about=r.get("about"), key=r["key"], note=r["note"])
+            Remark(id=r.id, kind=r.kind, about=r.about, key=r.key, note=r.note)
             for r in setup.remarks
-            if r["effect"] == effect and _is_here(r, environment, card)
+            if r.effect == effect and _is_here(r, environment, card)
         ]
 
     others, refused = of("other-meaning"), of("refused")
@@ -432,7 +432,7 @@ def _loads_unsynced(values: Resolved, kind: str | None) -> bool | None:
     """Whether FSDP 1 loads on one rank and does not send the weights to the others; FSDP 2 sends them always."""
     if kind != "fsdp1":
         return None if kind is None else False
-    if any(remark["kind"] == "launched-without-sync" for remark in values.setup.remarks):
+    if values.setup.says("launched-without-sync"):
         return False  # the launcher stops at it, which is reported
     written = {str(key).removeprefix("fsdp_"): value for key, value in (fsdp_settings(values.setup) or {}).items()}
     loads, sends = (str(written.get(key)).lower() for key in ("cpu_ram_efficient_loading", "sync_module_states"))

@@ -25,7 +25,7 @@ def decided_facts(setup: Setup, known: dict[str, Any]) -> dict[str, Any]:
     """
     of_a_file = setup.traits.decided_by
     paths = list(_OF_A_RUN if of_a_file is None else of_a_file)
-    kinds = {remark["kind"] for remark in setup.remarks}
+    kinds = {remark.kind for remark in setup.remarks}
     if _RANK in paths and of_a_file is None and (setup.model.adapter or kinds & _WITHOUT_LORA):
         paths.remove(_RANK)  # the stored adapter has it, or there is none
     if known["eight_bit"]:

@@ -19,7 +19,7 @@ _ADAPTER_WORDS = {"adapter", "adapters", "lora", "qlora", "peft"}
 
 def loading_facts(setup: Setup, libraries: Libraries) -> dict[str, Any]:
     """Facts of how the base and a stored adapter are loaded."""
-    scripted = [str(remark["key"]) for remark in setup.remarks if remark["kind"] == _SCRIPTED]
+    scripted = [str(remark.key) for remark in setup.remarks if remark.kind == _SCRIPTED]
     # A script's switches are read as options of quantization, and the remark says that there is no config of these.
     written = not scripted and any(
         path.startswith("quantization.") and origin.source == "explicit" for path, origin in setup.origins.items()

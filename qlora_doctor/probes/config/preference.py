@@ -76,7 +76,7 @@ def _reference(
         return "none"
     if method not in _WITH_REFERENCE:
         return None
-    if any(remark["kind"] == "reference-given" for remark in setup.remarks):
+    if setup.says("reference-given"):
         return "second-model"
     if setup.traits.reference_is_base:
         return "base"  # it switches the adapter off, whatever was in it

@@ -184,7 +184,8 @@ def _common(
         "versions": {name: asked.model_dump(mode="json", exclude={"by"}) for name, asked in setup.versions.items()},
         # Imports and calls of a script are tried with the libraries, with the values that it gives.
         "uses": [use.model_dump(mode="json") for use in setup.uses],
-        "told": setup.uses and [setup.unknown_keys, setup.removed_keys, setup.remarks],
+        "told": setup.uses
+        and [each.model_dump() for each in (*setup.unknown_keys, *setup.removed_keys, *setup.remarks)],
         "origins": sorted(
             (path, origin.source)
             for path, origin in setup.origins.items()
