@@ -99,22 +99,23 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
         _fall_back(setup, fallback, model, quantization, training)
     distribution, lora = _distribution(values), _lora(values)
     known = {**model, **quantization, **lora, **training, **distribution, **stored_adapter_facts(setup)}
-    known |= distribution_facts(setup, known)
+    known |= distribution_facts(setup, ConfigFacts.model_construct(**known))
+    so_far = ConfigFacts.model_construct(**known)
 
     def get(path: str, default: Any = None) -> Any:
         value = values[path]
         return default if value is None and values.is_silent(path) else value
 
-    schedule = schedule_facts(setup, get, known)
+    schedule = schedule_facts(setup, get, so_far)
     return ConfigFacts(
         dialect=setup.dialect,
         dialect_confidence=setup.dialect_confidence,
         **known,
         **card,
         schedule=schedule,
-        preference=preference_facts(setup, get, known, libraries),
-        **training_facts(setup, known, libraries),
-        **decided_facts(setup, known),
+        preference=preference_facts(setup, get, so_far, libraries),
+        **training_facts(setup, so_far, libraries),
+        **decided_facts(setup, so_far),
         **_budgets(setup),
         unknown_keys=_keys(setup.unknown_keys, environment),
         stops_at_unknown_keys=setup.stops_at_unknown_keys,
@@ -122,7 +123,7 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
         string_numbers=list(setup.string_numbers),
         removed_keys=_keys(setup.removed_keys, environment),
         deprecated_keys=_keys(setup.deprecated_keys, environment),
-        missing_packages=missing_packages(setup, known, environment.packages if environment else None, libraries),
+        missing_packages=missing_packages(setup, so_far, environment.packages if environment else None, libraries),
         **_remarks(setup, environment, card, schedule),
         **loading_facts(setup, libraries),
         **template_facts(setup),

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...facts.config import Undecided
+from ...facts.config import ConfigFacts, Undecided
 from ...setup.setup import Setup
 
 _MODEL, _BITS, _RANK = "model.name_or_path", "quantization.load_in_4bit", "lora.r"
@@ -17,7 +17,7 @@ _OF_A_RUN = (_MODEL, _BITS, _RANK, "training.learning_rate", "training.per_devic
 _WITHOUT_LORA = {"no-lora", "lora-switched-off", "lora-not-switched-on"}
 
 
-def decided_facts(setup: Setup, known: dict[str, Any]) -> dict[str, Any]:
+def decided_facts(setup: Setup, known: ConfigFacts) -> dict[str, Any]:
     """Facts of what decides the run.
 
     Args:
@@ -28,12 +28,12 @@ def decided_facts(setup: Setup, known: dict[str, Any]) -> dict[str, Any]:
     kinds = {remark.kind for remark in setup.remarks}
     if _RANK in paths and of_a_file is None and (setup.model.adapter or kinds & _WITHOUT_LORA):
         paths.remove(_RANK)  # the stored adapter has it, or there is none
-    if known["eight_bit"]:
+    if known.eight_bit:
         paths.remove(_BITS) if _BITS in paths else None
-    closest = closest_id(setup) if known["model_kind"] == "hub" else None
+    closest = closest_id(setup) if known.model_kind == "hub" else None
     return {
         "decided_by": paths,
-        "undecided": [each for path in paths if (each := _undecided(setup, path, known["model_kind"])) is not None],
+        "undecided": [each for path in paths if (each := _undecided(setup, path, known.model_kind)) is not None],
         "model_closest": closest,
     }
 
