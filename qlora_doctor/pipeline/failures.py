@@ -20,6 +20,7 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("wrong-shape", r"size mismatch|mismatched sizes|ignore_mismatched_sizes|shapes? .* (mismatch|does not match)"),
     ("pickle-only", r"weights_only|Weights only load failed|UnpicklingError"),
     ("missing-file", r"no file named|does not appear to have a|No such file|couldn't find|Can't load the model"),
+    ("needs-gpu", r"must be \w+ on CPU|not compiled with CUDA|[Nn]o (CUDA )?GPUs? (was |were )?(found|available)"),
     ("dtype-mismatch", r"expected .* (scalar type|dtype)|must have the same dtype"),
 )
 _REMEDIES = {
@@ -31,6 +32,7 @@ _REMEDIES = {
     "corrupt": "Download or copy the file again: it is damaged.",
     "wrong-shape": "config.json and the weights belong to different models; take both from the same place.",
     "pickle-only": "Convert the checkpoint to safetensors: a pickle can run code.",
+    "needs-gpu": "Run this stage on a machine with a GPU.",
     "missing-file": "Complete the folder: every file that the index names has to be in it.",
 }
 

@@ -395,15 +395,22 @@ def _private_pipe() -> int:
 
 
 def _receive(jobs: queue.Queue[Job]) -> None:
-    """Take jobs from stdin, a line each; it is open as long as the parent lives, and its end is the child's."""
+    """Take jobs from stdin, a line each; it is open as long as the parent lives, and its end is the child's.
+
+    A job that cannot be read ends the child too: the parent would wait for it for ever.
+    """
 
     def read() -> None:
         rest = b""
-        while piece := os.read(0, 1 << 16):
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                jobs.put(Job.of_line(line))
-        os._exit(1)
+        try:
+            while piece := os.read(0, 1 << 16):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    jobs.put(Job.of_line(line))
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
 
     threading.Thread(target=read, daemon=True, name="parent").start()
 

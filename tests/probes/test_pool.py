@@ -214,3 +214,14 @@ def test_ctrl_c_in_a_pool_ends_all_and_tells_what_is_known(tmp_path: Path, tiny_
     text = out.decode()
     assert text.count("The check was interrupted.") == 3 and "3 configs · 3 incomplete" in text
     assert len(list(tmp_path.glob("*.out"))) == 3
+
+
+def test_a_worker_that_cannot_read_its_job_ends() -> None:
+    """Else the parent, of another version for example, would wait for it for ever."""
+    command = [sys.executable, "-c", "from qlora_doctor.worker.worker import main; main()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as worker:
+        assert worker.stdin is not None and worker.stdout is not None
+        worker.stdin.write(b'{"setup": 1}\n')
+        worker.stdin.flush()
+        said = worker.stdout.read()
+        assert worker.wait() == 1 and b"validation error" in said
