@@ -119,11 +119,8 @@ def replay(
     evaluated: _Run | None = None
     again = frozenset(evaluation.workspaces) if evaluation is not None else frozenset[int]()
     if evaluation is not None:
-        evaluated = _Run(evaluation, machine, allocator)
         allocator.reset_peaks()
-        for batch in range(2):
-            evaluated.play(evaluation.step_start, len(evaluation.events), batch, again)
-            evaluated.let_go()
+        evaluated = _two_batches(evaluation, machine, allocator, again)
         allocated = allocator.peak_allocated
         run.play(tape.step_start, len(tape.events), _STEPS, survivors)
         parts["evaluation"] = allocated, allocator.peak_reserved
@@ -154,12 +151,23 @@ def replay(
         phases=run.phase_peaks,
         timeline=_timeline(run.course, run.stretches),
         after=after,
-        held=[
-            each for phase, peak in run.phase_best.items() if phase not in BRIEF for each in _held(run, peak, survivors)
-        ]
-        if tape.owners
-        else [],
+        held=_held_by_phase(run, survivors) if tape.owners else [],
     )
+
+
+def _two_batches(evaluation: Tape, machine: Machine, allocator: CachingAllocator, again: frozenset[int]) -> _Run:
+    """Two evaluation batches; ``again``: storages that the second batch finds in place."""
+    evaluated = _Run(evaluation, machine, allocator)
+    for batch in range(2):
+        evaluated.play(evaluation.step_start, len(evaluation.events), batch, again)
+        evaluated.let_go()
+    return evaluated
+
+
+def _held_by_phase(run: _Run, survivors: frozenset[int]) -> list[Held]:
+    """What is held at the peak of each phase that lasts."""
+    peaks = [peak for phase, peak in run.phase_best.items() if phase not in BRIEF]
+    return [each for peak in peaks for each in _held(run, peak, survivors)]
 
 
 def _decides(parts: dict[str, tuple[int, int]]) -> str:

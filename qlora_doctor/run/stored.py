@@ -57,16 +57,7 @@ def judge_stored(
     from ..probes.stored.texts import read_json
     from .checking import rules_of
 
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder." if folder.exists() else f"{folder} does not exist.")
-    if base is not None and not base.is_dir():
-        raise UsageError(f"{base} is no folder with a base.")
-    if adapter is not None and not (adapter / CONFIG).is_file():
-        raise UsageError(f"{adapter} is no folder with an adapter.")
-    if find_spec("numpy") is None:
-        raise UsageError(
-            "To read an adapter's tensors numpy is needed, and it is not installed.", remedy="pip install numpy"
-        )
+    _check_given(folder, base, adapter)
     session = Session(rules_of(options), options, Observer(), suppressions=options.suppressions)
     session.covers, session.log = ("stored",), str(folder)
     started = time.perf_counter()
@@ -86,16 +77,10 @@ def judge_stored(
         from ..probes.stored.reload import kept_of
         from ..probes.stored.ways import measured
 
+        merged = folder if stored.kind == "merged" else None
         try:
-            if stored.kind == "merged" and adapter is None:
-                raise StageError(
-                    "The ways to serve a merged model are measured beside its adapter.",
-                    kind="missing-file",
-                    remedy="Give the adapter with --adapter.",
-                )
-            own = adapter or folder
+            own = _own_adapter(folder, adapter, merged)
             kept = kept_of(own, _kept(run_report, runs))
-            merged = folder if stored.kind == "merged" else None
             found = measured(own, base, rows, device=options.device, kept=kept, merged=merged)
             stored = stored.model_copy(update=found)
         except StageError as error:
@@ -112,6 +97,35 @@ def judge_stored(
     session.judge()
     report = session.report()
     return report.model_copy(update={"setup": {"file": str(folder)}, "exit_code": 3 if reason else report.exit_code})
+
+
+def _check_given(folder: Path, base: Path | None, adapter: Path | None) -> None:
+    """Raises UsageError where a folder is not what it is given for, or numpy is missing."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder." if folder.exists() else f"{folder} does not exist.")
+    if base is not None and not base.is_dir():
+        raise UsageError(f"{base} is no folder with a base.")
+    if adapter is not None and not (adapter / CONFIG).is_file():
+        raise UsageError(f"{adapter} is no folder with an adapter.")
+    if find_spec("numpy") is None:
+        raise UsageError(
+            "To read an adapter's tensors numpy is needed, and it is not installed.", remedy="pip install numpy"
+        )
+
+
+def _own_adapter(folder: Path, adapter: Path | None, merged: Path | None) -> Path:
+    """The folder of the adapter that is measured.
+
+    Raises:
+        StageError: a merged model was given without its adapter.
+    """
+    if merged is not None and adapter is None:
+        raise StageError(
+            "The ways to serve a merged model are measured beside its adapter.",
+            kind="missing-file",
+            remedy="Give the adapter with --adapter.",
+        )
+    return adapter or folder
 
 
 def _runs(report: Path | None, folder: Path) -> list[RunFacts]:

@@ -258,6 +258,7 @@ def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bo
         return DataSeen(DataFacts(**known, failure=error.message))
     lengths = [max(_lengths(tokenizer, row)) for row in rows] if tokenizer is not None else []
     long = sum(limit is not None and length > limit for length in lengths)
+    known |= _token_counts(lengths, 0 if drops else long)
     if drops and long:
         dropped["longer than the limit"] += long
     left = sum(dropped.values())
@@ -276,14 +277,19 @@ def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bo
         **pair_facts(rows),
         **overlap_of(setup),
     }
-    if lengths:
-        known |= {
-            "tokens_mean": statistics.fmean(lengths),
-            "tokens_median": int(statistics.median(lengths)),
-            "tokens_max": max(lengths),
-            "truncated_ratio": 0.0 if drops else long / len(lengths),
-        }
     return DataSeen(DataFacts(**known))
+
+
+def _token_counts(lengths: Sequence[int], truncated: int) -> dict[str, Any]:
+    """Facts of the rows' lengths in tokens; none without a tokenizer."""
+    if not lengths:
+        return {}
+    return {
+        "tokens_mean": statistics.fmean(lengths),
+        "tokens_median": int(statistics.median(lengths)),
+        "tokens_max": max(lengths),
+        "truncated_ratio": truncated / len(lengths),
+    }
 
 
 def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[str, Any]:
@@ -380,13 +386,7 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
     whole = samples.format != "prompt-only"
     lengths = [max(_lengths(tokenizer, row if whole else {"prompt": row["prompt"]})) for row in samples.rows]
     limit = _limit(setup, architecture) if whole else None
-    facts |= {
-        "tokens_mean": statistics.fmean(lengths),
-        "tokens_median": int(statistics.median(lengths)),
-        "tokens_max": max(lengths),
-        "truncated_ratio": sum(limit is not None and n > limit for n in lengths) / len(lengths),
-    }
-    return facts
+    return facts | _token_counts(lengths, sum(limit is not None and n > limit for n in lengths))
 
 
 def _questions_unread(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:

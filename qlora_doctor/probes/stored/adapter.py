@@ -42,19 +42,7 @@ def adapter_facts(
         config: adapter_config.json; empty where it cannot be read.
         base: config.json of the base, where it is known.
     """
-    named = config.get("base_model_name_or_path")
-    found: dict[str, Any] = {
-        "peft_type": _text(config.get("peft_type")),
-        "peft_version": _text(config.get("peft_version")),
-        "base": _text(named),
-        "base_named": bool(_text(named)) if config else None,
-        "base_elsewhere": _is_elsewhere(_text(named)) if config else None,
-        "base_revision": _text(config.get("revision")),
-        "use_dora": bool(config.get("use_dora")) if config else None,
-        "use_rslora": bool(config.get("use_rslora")) if config else None,
-        "bias": _text(config.get("bias")),
-        "init_changes_base": changes_base(config) if config else None,
-    }
+    found = _of_config(config)
     if not tensors:
         return found
     elements: Counter[str] = Counter()
@@ -96,6 +84,23 @@ def adapter_facts(
         found["modules_not_in_base"] = strange
     found["misfits"] = [*_rank_misfits(config, pairs), *_base_misfits(pairs, base)] if config or base else None
     return found
+
+
+def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What adapter_config.json says alone."""
+    base = _text(config.get("base_model_name_or_path"))
+    return {
+        "peft_type": _text(config.get("peft_type")),
+        "peft_version": _text(config.get("peft_version")),
+        "base": base,
+        "base_named": bool(base) if config else None,
+        "base_elsewhere": _is_elsewhere(base) if config else None,
+        "base_revision": _text(config.get("revision")),
+        "use_dora": bool(config.get("use_dora")) if config else None,
+        "use_rslora": bool(config.get("use_rslora")) if config else None,
+        "bias": _text(config.get("bias")),
+        "init_changes_base": changes_base(config) if config else None,
+    }
 
 
 def _is_elsewhere(named: str | None) -> bool:
