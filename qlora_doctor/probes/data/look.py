@@ -69,69 +69,85 @@ def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = Tru
 
 
 def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
-    known: dict[str, Any] = {"source": setup.data.train}
     if is_followed(setup):
         see = _compared_elsewhere if compares(setup) else _followed
         return see(setup, progress, offline)
-    batch = None
     way = way_of(setup)
     if way is not None and not _has_tokenizer(setup, offline):
         return _stood_in(setup, way, progress)
+    learned = _Learned({"source": setup.data.train})
     try:
-        architecture = load_config(setup, offline=offline, with_files=True)
-        known["vocab_rows"] = _vocabulary(architecture)
-        progress("Loading the tokenizer")
-        tokenizer = load_tokenizer(setup, architecture, offline=offline)
-        if tokenizer is not None:
-            known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
-        progress("Reading and tokenising the data")
-        as_read = setup.model.task != _CLASSIFIES and way is None
-        samples = sample_rows(setup, max(ROWS, 2 * rows_of_a_step(setup))) if as_read and setup.data.train else None
-        if samples is not None and samples.format in COMPARED:
-            return DataSeen(DataFacts(**known, **_compared(setup, samples, architecture, tokenizer)))
-        look = BatchLook(tokenizer, architecture.config) if setup.model.task != _CLASSIFIES else None
-        whole, limit = _uncut(setup), _limit(setup, architecture)
-        batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS, samples=samples)
-        if way is not None and of_tensors(batches.dataset[0]):
-            return DataSeen(
-                DataFacts(**known | {"source": way.name}), BatchFacts(rows=len(batches.dataset), dimensions=3)
-            )
-        _refuse_unprepared(setup, batches)
-        full = _prepared(whole, batches, architecture, streams=True)
-        rows = in_full = _rows(whole, *full, look)
-        if _is_changed(setup, in_full, limit):
-            progress("Cutting and packing the data")
-            look = BatchLook(tokenizer, architecture.config) if look is not None else None
-            rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
-        known.update(_of_samples(batches, tokenizer))
-        known.update(overlap_of(setup))
-        known.update(_not_in_evaluation(setup, batches))
-        if way is not None:
-            known["source"] = way.name
-            known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
-        if setup.model.task == _CLASSIFIES:
-            known.update(of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
-        else:
-            known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
-        known.update(of_texts(in_full, limit, tokenizer))
-        if setup.model.task == _CLASSIFIES:
-            known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
-        else:
-            decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
-            known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
-            batch = _batch(setup, look, batches)
-            known.update(_marked(way, in_full, tokenizer))
-            if setup.training.method == "pretrain":
-                known.pop("eos_supervised_ratio", None)
-            if known.get("format") == "messages":
-                known.update(turn_end_facts(tokenizer, architecture.folder))
+        _learn(learned, setup, way, progress, offline)
     except NotFollowedForm:
         raise
     except StageError as error:
-        known["failure"] = error.message
+        learned.known["failure"] = error.message
     except Exception as raised:
-        known["failure"] = explain(raised, "preparing the data").message
-    return DataSeen(DataFacts(**known), batch)
+        learned.known["failure"] = explain(raised, "preparing the data").message
+    return DataSeen(DataFacts(**learned.known), learned.batch)
+
+
+@dataclass
+class _Learned:
+    """Facts of the data so far, and of its batches; what was learned before a failure stays."""
+
+    known: dict[str, Any]
+    batch: BatchFacts | None = None
+
+
+def _learn(
+    learned: _Learned, setup: Setup, way: NamedData | None, progress: Callable[..., None], offline: bool
+) -> None:
+    """Form the samples as the trainer does, once in full and once as they are cut, and note what they are like."""
+    known = learned.known
+    architecture = load_config(setup, offline=offline, with_files=True)
+    known["vocab_rows"] = _vocabulary(architecture)
+    progress("Loading the tokenizer")
+    tokenizer = load_tokenizer(setup, architecture, offline=offline)
+    if tokenizer is not None:
+        known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
+    progress("Reading and tokenising the data")
+    classifies = setup.model.task == _CLASSIFIES
+    as_read = not classifies and way is None
+    samples = sample_rows(setup, max(ROWS, 2 * rows_of_a_step(setup))) if as_read and setup.data.train else None
+    if samples is not None and samples.format in COMPARED:
+        known.update(_compared(setup, samples, architecture, tokenizer))
+        return
+    look = BatchLook(tokenizer, architecture.config) if not classifies else None
+    whole, limit = _uncut(setup), _limit(setup, architecture)
+    batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS, samples=samples)
+    if way is not None and of_tensors(batches.dataset[0]):
+        known["source"] = way.name
+        learned.batch = BatchFacts(rows=len(batches.dataset), dimensions=3)
+        return
+    _refuse_unprepared(setup, batches)
+    full = _prepared(whole, batches, architecture, streams=True)
+    rows = in_full = _rows(whole, *full, look)
+    if _is_changed(setup, in_full, limit):
+        progress("Cutting and packing the data")
+        look = BatchLook(tokenizer, architecture.config) if look is not None else None
+        rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
+    known.update(_of_samples(batches, tokenizer))
+    known.update(overlap_of(setup))
+    known.update(_not_in_evaluation(setup, batches))
+    if way is not None:
+        known["source"] = way.name
+        known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
+    if classifies:
+        known.update(of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
+        known.update(of_texts(in_full, limit, tokenizer))
+        known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
+        return
+    known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
+    known.update(of_texts(in_full, limit, tokenizer))
+    decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
+    known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
+    learned.batch = _batch(setup, look, batches)
+    known.update(_marked(way, in_full, tokenizer))
+    if setup.training.method == "pretrain":
+        known.pop("eos_supervised_ratio", None)
+    if known.get("format") == "messages":
+        known.update(turn_end_facts(tokenizer, architecture.folder))
 
 
 def _has_tokenizer(setup: Setup, offline: bool) -> bool:
