@@ -70,7 +70,7 @@ def judge(
         outcome = _outcome(rule, values, ended)
         outcomes.append(outcome)
         if outcome.status == "fail":
-            findings.append(_finding(rule, values, selection, locate or _nowhere, in_file))
+            findings.append(_finding(rule, values, selection, locate or _nowhere, in_file, _seen_in(rule, ended)))
     order = {"error": 0, "warning": 1, "info": 2}
     findings.sort(key=lambda finding: (order[finding.severity], finding.rule))
     return Judgement(findings, outcomes)
@@ -171,14 +171,22 @@ def _ran(stage: str, ended: Ended) -> bool:
     return any(name == stage and status == "done" for name, status, _, _ in ended)
 
 
-def _finding(rule: Rule, values: Values, selection: Selection, locate: Locate, in_file: InFile | None) -> Finding:
+def _seen_in(rule: Rule, ended: Ended) -> str:
+    """The stage that a finding belongs to: batches are stage data's where no step was trained on them."""
+    by_data = "batch" in rule.subjects and _ran("data", ended) and not _ran(rule.stage, ended)
+    return "data" if by_data else rule.stage
+
+
+def _finding(
+    rule: Rule, values: Values, selection: Selection, locate: Locate, in_file: InFile | None, stage: str
+) -> Finding:
     location = locate(rule.template(rule.locate).render(values))
     return Finding(
         rule=rule.id,
         name=rule.name,
         severity=selection.severity_of(rule),
         confidence=rule.confidence,
-        stage=rule.stage,
+        stage=stage,
         message=rule.template(rule.message).sentence(values),
         evidence=_evidence(rule, values),
         location=location,

@@ -53,6 +53,8 @@ class BatchFacts(Fact):
     """Rows that end in the end token and whose label counts there."""
     ends_untrained: int | None = None
     """Rows that end in the end token and whose label does not count there, though others of the row do."""
+    collator_masks_ends: bool | None = None
+    """Whether the script's collator masks the label of an end token; asked where the tokenizer is not at hand."""
     two_bos_rows: int | None = None
     duplicate_rows: int | None = None
     limit: int | None = None

@@ -57,6 +57,8 @@ class DataFacts(Fact):
     rows: int | None = None
     rows_seen: int | None = None
     """Rows that were tokenised for these facts."""
+    tokens_unseen: str | None = None
+    """Why rows were looked at and their tokens were not; None where they were."""
     tokens_mean: float | None = None
     tokens_median: int | None = None
     tokens_max: int | None = None

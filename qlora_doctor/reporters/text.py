@@ -271,7 +271,7 @@ def joined(findings: Sequence[Finding]) -> list[Finding]:
         if cause is None:
             kept.append(finding)
             continue
-        told = cause.model_copy(update={"message": f"{cause.message} {finding.message}"})
+        told = cause.model_copy(update={"message": f"{cause.message} And {finding.rule}: {finding.message}"})
         kept[kept.index(cause)] = told
     return kept
 

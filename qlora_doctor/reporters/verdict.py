@@ -89,8 +89,8 @@ def suppressed(report: Report) -> list[Finding]:
 
 
 def gaps(report: Report) -> list[Gap]:
-    """Stages that did not run to the end, those that ended alike and for the same reason together; then statements of a
-    script that were not followed."""
+    """Stages that did not run to the end, those that ended alike and for the same reason together; then those that left
+    out a part, and statements of a script that were not followed."""
     groups: dict[tuple[str, str | None], list[StageRecord]] = {}
     for record in report.stages:
         if record.status != "done":
@@ -99,7 +99,15 @@ def gaps(report: Report) -> list[Gap]:
         Gap(status, tuple(r.name for r in records), reason, tuple(dict.fromkeys(r.remedy for r in records if r.remedy)))
         for (status, reason), records in groups.items()
     ]
-    return [*seen, *_statements(report)]
+    return [*seen, *_in_part(report), *_statements(report)]
+
+
+def _in_part(report: Report) -> list[Gap]:
+    """Stages that ended well and left out a part of what they look at."""
+    data = report.facts.data
+    if data is None or not data.tokens_unseen:
+        return []
+    return [Gap("in part", ("data",), f"No token was looked at. {data.tokens_unseen}", ())]
 
 
 def _statements(report: Report) -> list[Gap]:

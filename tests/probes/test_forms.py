@@ -286,7 +286,12 @@ def script_setup(folder: Path, model: Path | str, collator: str, **replaced: str
     (folder / "qa.jsonl").write_text("\n".join(json.dumps({"q": f"number {n}", "a": f"It is {n}."}) for n in range(8)))
     text = SCRIPT.replace("MODEL", str(model)).replace("COLLATOR", collator)
     for old, new in replaced.items():
-        text = text.replace({"labels": '"labels": labels}', "body": "ids = (prompt"}[old], new)
+        places = {
+            "labels": '"labels": labels}',
+            "body": "ids = (prompt",
+            "tokenizer": "AutoTokenizer.from_pretrained(base)",
+        }
+        text = text.replace(places[old], new)
     return setup_of(folder, "train.py", text)
 
 
@@ -302,8 +307,29 @@ def test_the_same_without_the_models_tokenizer(tmp_path: Path) -> None:
     seen = see(script_setup(tmp_path, "meta-llama/Llama-3.1-8B", "DataCollatorForLanguageModeling(tok, mlm=False)"))
     assert seen.batch is not None and seen.batch.mask_discarded is True
     assert seen.batch.trained_tokens is None, "bytes are no tokens"
+    assert seen.data.tokens_unseen, "and it is said that none was looked at"
     healthy = see(script_setup(tmp_path, "meta-llama/Llama-3.1-8B", "DataCollatorForSeq2Seq(tok)"))
     assert healthy.batch is not None and healthy.batch.mask_discarded is False
+
+
+@pytest.mark.parametrize(
+    ("pad", "collator", "masked"),
+    [
+        ("tok.pad_token = tok.eos_token", "DataCollatorForLanguageModeling(tok, mlm=False)", True),
+        ("tok.pad_token = tok.unk_token", "DataCollatorForLanguageModeling(tok, mlm=False)", False),
+        ("tok.pad_token = tok.eos_token", "DataCollatorForSeq2Seq(tok)", None),  # it takes rows with labels alone
+    ],
+)
+def test_a_collator_that_masks_the_end_without_the_models_tokenizer(
+    tmp_path: Path, pad: str, collator: str, masked: bool | None
+) -> None:
+    """The rows hold no end token, and the tokenizer that might add one is not here: the collator is asked."""
+    setup = script_setup(
+        tmp_path, "meta-llama/Llama-3.1-8B", collator,
+        tokenizer=f"AutoTokenizer.from_pretrained(base)\n{pad}", body="answer = answer[:-1]\n    ids = (prompt",
+    )  # fmt: skip
+    seen = see(setup)
+    assert seen.batch is not None and seen.batch.collator_masks_ends is masked
 
 
 def test_labels_that_are_moved_already(tiny_llama: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from .showing import Shown, histogram, rows_shown
 from .talk import talk_facts
 from .turn_end import turn_end_facts
 
+_NO_TOKENIZER = "The tokenizer of the model is not on this machine."
 ROWS = 256
 """Rows that are looked at."""
 _UNCUT = 10_000_000
@@ -175,7 +176,7 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
     except StageError as error:
         return DataSeen(DataFacts(source=way.name, failure=error.message))
     if not made.tokenized or made.collator is None:
-        raise NotFollowedForm("The tokenizer of the model is not on this machine.")
+        raise NotFollowedForm(_NO_TOKENIZER)
     if of_tensors(made.rows[0]):
         return DataSeen(DataFacts(source=way.name), BatchFacts(rows=len(made.rows), dimensions=3))
     look = BatchLook(tokenizer)
@@ -189,6 +190,7 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
         rows=read.total,
         rows_seen=len(read.rows),
         rendered_by="the script's own functions, worked out by qlora-doctor with bytes for tokens",
+        tokens_unseen=_NO_TOKENIZER,
     )
     if found is None:
         return DataSeen(data)
@@ -196,9 +198,22 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
     if by_hand is not None and found.trained_ratio is not None:
         discarded = by_hand > 0 and found.trained_ratio >= _ALL
     batch = BatchFacts(
-        batches=found.batches, rows=found.rows, labels_shifted=found.labels_shifted, mask_discarded=discarded
-    )
+        batches=found.batches, rows=found.rows, labels_shifted=found.labels_shifted, mask_discarded=discarded,
+        pad_is_eos=found.pad_is_eos, collator_masks_ends=_masks_ends(made.collator, tokenizer),
+    )  # fmt: skip
+    if found.ends_untrained:
+        batch = batch.model_copy(update={"ends_trained": found.ends_trained, "ends_untrained": found.ends_untrained})
     return DataSeen(data, batch)
+
+
+def _masks_ends(collator: Any, tokenizer: Any) -> bool | None:
+    """Whether a collator masks the label of an end token that closes a row; None where it does not take such a row."""
+    ids = [*tokenizer("a").input_ids, tokenizer.eos_token_id]
+    try:
+        labels = collator([{"input_ids": ids, "attention_mask": [1] * len(ids)}])["labels"][0]
+    except Exception:
+        return None
+    return bool(labels[0] != -100 and labels[-1] == -100)
 
 
 def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
@@ -213,6 +228,7 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
         tokenizer = load_tokenizer(setup, architecture, offline=offline)
     except StageError:
         pass  # the model is not here; its name and its rows are
+    known["tokens_unseen"] = _NO_TOKENIZER if tokenizer is None else None
     try:
         if tokenizer is not None:
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
@@ -252,6 +268,7 @@ def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bo
         known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
     except StageError:
         pass  # the model is not here; its rows are
+    known["tokens_unseen"] = _NO_TOKENIZER if tokenizer is None else None
     progress("Reading and forming the pairs")
     rows: list[dict[str, Any]] = []
     columns, unread, dropped, total = [], [], Counter[str](), 0
