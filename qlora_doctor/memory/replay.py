@@ -15,7 +15,7 @@ from .tape import ALLOC, CATEGORIES, FREE, OPEN, Kernel, Owner, Tape
 
 TIMELINE_POINTS = 300
 """Points of a timeline at most."""
-LOOKED = 2048
+_STRIDE = 2048
 """Events after which a replay that may end early looks whether it may."""
 
 
@@ -23,7 +23,7 @@ MOST_HELD = 20
 """Kinds of storages that are told of a phase; the others are counted together."""
 
 
-BRIEF = ("prepare", "adapter")
+_NEVER_HIGHEST = ("prepare", "adapter")
 """Phases in which nothing is at its highest: what they hold is what the load has left."""
 
 
@@ -166,7 +166,7 @@ def _two_batches(evaluation: Tape, machine: Machine, allocator: CachingAllocator
 
 def _held_by_phase(run: _Run, survivors: frozenset[int]) -> list[Held]:
     """What is held at the peak of each phase that lasts."""
-    peaks = [peak for phase, peak in run.phase_best.items() if phase not in BRIEF]
+    peaks = [peak for phase, peak in run.phase_best.items() if phase not in _NEVER_HIGHEST]
     return [each for peak in peaks for each in _held(run, peak, survivors)]
 
 
@@ -191,7 +191,10 @@ def replay_peaks(
     run = _Run(tape, machine, CachingAllocator(machine.expandable_segments), watched=False)
     run.load()
     survivors = _survivors(tape)
-    bounds = [*range(tape.step_start, len(tape.events), LOOKED if enough is not None else 1 << 40), len(tape.events)]
+    bounds = [
+        *range(tape.step_start, len(tape.events), _STRIDE if enough is not None else 1 << 40),
+        len(tape.events),
+    ]
     for step in range(_TABLE_STEPS):
         for begin, end in pairwise(bounds):
             run.play(begin, end, step, survivors if step else frozenset())

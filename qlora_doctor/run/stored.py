@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..probes.stored.trained import Trained
 
 CONFIG = "adapter_config.json"
-_HEARD = ("tokenizer", "kept_outputs")
+_READ_FROM_REPORT = ("tokenizer", "kept_outputs")
 """Facts of a run that are read out of its report."""
 
 
@@ -141,7 +141,7 @@ def _runs(report: Path | None, folder: Path) -> list[RunFacts]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         every = [each["facts"].get("run") for each in (document if isinstance(document, list) else [document])]
-        return [RunFacts.model_validate({key: each.get(key) for key in _HEARD}) for each in every if each]
+        return [RunFacts.model_validate({key: each.get(key) for key in _READ_FROM_REPORT}) for each in every if each]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if report is None:
             return []

@@ -77,7 +77,7 @@ def _names_nothing(written: str) -> bool:
 
 # -- an id that is nearly a known one
 
-_LONG = 4
+_SHORTEST_WORD = 4
 """Letters of a word in which a slip shows; of shorter ones (``it``, ``pt``, ``hf``) each may be another model."""
 
 
@@ -114,7 +114,7 @@ def _is_slip(written: list[str], known: list[str]) -> bool:
     if len(other) != 1:
         return False
     ((a, b),) = other
-    return min(len(a), len(b)) >= _LONG and (a + b).isalpha() and b in _one_slip_from(a)
+    return min(len(a), len(b)) >= _SHORTEST_WORD and (a + b).isalpha() and b in _one_slip_from(a)
 
 
 def _one_slip_from(word: str) -> set[str]:

@@ -20,7 +20,7 @@ from .text import text_of
 
 Get = Callable[..., Any]
 """Canonical path, default → value; None where it cannot be known."""
-GROUPED = ("grpo", "rloo")
+GROUP_METHODS = ("grpo", "rloo")
 """Methods that compare several answers to one prompt."""
 _PLAIN = ("sft", "pretrain", "pt", "dpo", "kto", "orpo", "cpo", "simpo", "ipo", "reward", "rm")
 """Methods of which each row is one sample."""
@@ -262,7 +262,7 @@ def _generations(
 ) -> tuple[int | None, int | None]:
     """(answers to a prompt, answers at a time), as GRPOConfig and RLOOConfig conclude them."""
     count = get("training.num_generations", {"grpo": 8, "rloo": 2}.get(str(method)))
-    if count is None or method not in (*GROUPED, None):
+    if count is None or method not in (*GROUP_METHODS, None):
         return None, None
     whole, steps = get("training.generation_batch_size", 0), get("training.steps_per_generation", 0)
     if whole is None or steps is None:

@@ -25,7 +25,7 @@ _HEADS = {
     "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",),
 }  # fmt: skip
 """Heads that PEFT trains whole beside the adapter, by the task (peft 0.21, peft_model.py)."""
-_BEYOND = 1.0
+_MOST_RMS = 1.0
 """Root mean square of ΔW that no weight of a trained model comes near: theirs are some hundredths."""
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_out", "embed_in", "output_layer")
 
@@ -214,7 +214,7 @@ def _numbers(
     beyond = [
         each.module
         for each in learned
-        if each.norm > _BEYOND * math.sqrt(sizes[each.module]) and each.module.rpartition(".")[2] not in _EMBEDDINGS
+        if each.norm > _MOST_RMS * math.sqrt(sizes[each.module]) and each.module.rpartition(".")[2] not in _EMBEDDINGS
     ]
     facts: dict[str, Any] = {
         "nonfinite": bad,

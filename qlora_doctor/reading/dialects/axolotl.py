@@ -14,7 +14,7 @@ from typing import Any
 from ...setup.setup import Setup
 from ...setup.traits import Traits
 from ...tables.keys import key_list
-from ...tables.trainer_names import AXOLOTLS
+from ...tables.trainer_names import AXOLOTL_OPTIMIZERS
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import axolotl as refusals
@@ -27,7 +27,7 @@ TRAITS = Traits(
     row_is_sample=True,
     hf_names=True,
     checks_names=True,
-    more_optimizers=AXOLOTLS,
+    more_optimizers=AXOLOTL_OPTIMIZERS,
     heeds_launcher=True,
     searches_unused=False,
     warmup_ratio=0.03,

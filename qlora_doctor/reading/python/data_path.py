@@ -20,9 +20,9 @@ _COLLATORS = {
     "DefaultDataCollator",
     "default_data_collator",
 }
-_PASSED_BY = {"shuffle", "with_format", "set_format", "select", "take", "skip", "flatten_indices", "to_list"}
+_LEAVES_ROWS_ALONE = {"shuffle", "with_format", "set_format", "select", "take", "skip", "flatten_indices", "to_list"}
 """What changes which rows there are, or how they are handed out, and not what is in them."""
-_MOST = 40_000
+_MOST_CODE = 40_000
 """Characters of code that a way takes along at most."""
 
 
@@ -86,7 +86,7 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, ScriptWay] | None:
     if end.get("formatting_func") and end["formatting_func"] not in functions:
         return None
     sources = {name: ast.unparse(node) for name, node in functions.items() if not node.decorator_list}
-    if sum(map(len, sources.values())) > _MOST:
+    if sum(map(len, sources.values())) > _MOST_CODE:
         return None
     return way.load, {
         "steps": way.steps,
@@ -148,7 +148,7 @@ def _way(node: ast.expr, ways: dict[str, Way]) -> Way | None:
 
 
 def _step(way: Way, name: str, node: ast.Call) -> Way | None:
-    if name in _PASSED_BY or name == "train_test_split":
+    if name in _LEAVES_ROWS_ALONE or name == "train_test_split":
         return way
     if name in ("map", "filter"):
         given = node.args[0] if node.args else _keyword(node, "function")

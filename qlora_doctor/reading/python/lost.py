@@ -12,7 +12,7 @@ from .training import METHODS
 from .training_script import TrainingScript
 from .values import Known, Listing, Made, Model
 
-_RETURNED = {
+_RETURNS = {
     "set_peft_model_state_dict": "the names of the keys that did not fit",
     "load_adapter": "what became of the adapter's keys",
     "add_adapter": "nothing",
@@ -64,7 +64,7 @@ def _overwritten(script: TrainingScript, builder: SetupBuilder) -> None:
             if not isinstance(call, ast.Call) or not isinstance(target, ast.Name):
                 continue
             name = ast.unparse(call.func).rpartition(".")[2]
-            if name not in _RETURNED or name in own or not _is_of(call, target.id):
+            if name not in _RETURNS or name in own or not _is_of(call, target.id):
                 continue
             used = (
                 each
@@ -74,7 +74,7 @@ def _overwritten(script: TrainingScript, builder: SetupBuilder) -> None:
             if any(each.lineno > (node.end_lineno or node.lineno) for each in used):
                 note = (
                     f"The script stops: {name} in {source.where(node)} changes the model in place and returns "
-                    f"{_RETURNED[name]}, and {target.id} is overwritten with that. Call it without assigning its "
+                    f"{_RETURNS[name]}, and {target.id} is overwritten with that. Call it without assigning its "
                     "result."
                 )
                 builder.refused("model-overwritten", note, "model.name_or_path")

@@ -21,7 +21,7 @@ from .training import METHODS
 from .training_script import TrainingScript, argument
 from .values import Known, Listing, Made, Mapping, Model, Unknown, Value
 
-_EVALUATED = {"loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+_MEASURED_BY_EVALUATE = {"loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
 """What Trainer.evaluate measures without compute_metrics."""
 _MOST_READ = 64 << 20
 _MADE_ITERABLE = ("Dataset.from_", "to_list(", "Dataset.from_generator", "list(")
@@ -330,7 +330,7 @@ def _best_metric(script: TrainingScript, builder: SetupBuilder) -> None:
     if not plain or by_position or script.given("compute_metrics") is not None:
         return
     several = isinstance(script.given("eval_dataset"), Mapping) or (metric.endswith("_loss") and metric != "eval_loss")
-    if metric.removeprefix("eval_") in _EVALUATED or several:
+    if metric.removeprefix("eval_") in _MEASURED_BY_EVALUATE or several:
         return
     note = (
         f"transformers stops at the first evaluation: metric_for_best_model is {metric}, which nothing computes; the "
