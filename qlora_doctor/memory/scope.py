@@ -110,7 +110,8 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     for kernels in training.kernels or ():
         yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
     if setup.says("kernels-by-default"):
-        yield "axolotl's LoRA kernels"
+        off = "lora_mlp_kernel: false, lora_qkv_kernel: false and lora_o_kernel: false"
+        yield f"axolotl's LoRA kernels (on by default; off with {off})"
     if training.method not in METHODS:
         yield f"the method {training.method}"
     if training.compute_metrics and config is not None and config.evaluates is not False:
