@@ -30,6 +30,7 @@ class Traits(NamedTuple):
             word: what PEFT makes of it beyond them, adapters on experts that are one parameter, is not there then.
         drops_on_experts: a dropout is put on experts that are one parameter.
         hub_ids: a model's name goes to from_pretrained as it is written; others have short names of their own.
+        loads_by_type: kinds of model that it loads by their ``model_type``, whatever class is named.
         folders_only: its model is a folder, whatever the name looks like.
         subset_in_name: the name of a data set may hold a subset and a number of rows, ``HF::id:subset#500``.
         data_key: the key under which its user names data; None where there is none.
@@ -63,6 +64,7 @@ class Traits(NamedTuple):
     lists_linear: bool = False
     drops_on_experts: bool = True
     hub_ids: bool = False
+    loads_by_type: tuple[str, ...] = ()
     folders_only: bool = False
     subset_in_name: bool = False
     data_key: str | None = None

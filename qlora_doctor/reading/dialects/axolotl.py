@@ -36,6 +36,7 @@ TRAITS = Traits(
     drops_on_experts=False,
     hub_ids=True,
     data_key="datasets",
+    loads_by_type=("llama", "llama4"),  # _build_model of its loaders/model.py
     prepared_key="dataset_prepared_path",
     templates="axolotl",
     token_keys=("tokens", "special_tokens", "added_tokens_overrides"),
