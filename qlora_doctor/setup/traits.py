@@ -38,6 +38,7 @@ class Traits(NamedTuple):
         counts_rows: ``data.train`` is the whole of the training data, row for row.
         packs_apart: how it keeps samples in one row apart: ``attention``, by position ids that the attention reads, or
             ``trainer``, by itself; None where TRL's version decides, or nothing is known.
+        forms: under which name ``pipeline.forms`` has its forms of samples; None where these are not followed.
         own_templates: it forms turns by templates of its own, never by the tokenizer's.
         prepared_key: the key of a folder with data that it has prepared before.
         templates: whose names of chat templates it takes.
@@ -71,6 +72,7 @@ class Traits(NamedTuple):
     row_is_sample: bool = False
     counts_rows: bool = False
     packs_apart: str | None = None
+    forms: str | None = None
     own_templates: bool = False
     prepared_key: str | None = None
     templates: str | None = None

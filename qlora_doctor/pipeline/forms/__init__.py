@@ -116,7 +116,7 @@ def follow(setup: Setup, tokenizer: Any, rows: int, *, offline: bool = True) -> 
 
 
 def _trainer(setup: Setup) -> _Trainer | None:
-    return _TRAINERS.get(setup.dialect.removeprefix("shell-"))
+    return _TRAINERS.get(setup.traits.forms or "")
 
 
 def _formed(
