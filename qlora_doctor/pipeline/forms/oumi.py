@@ -169,7 +169,7 @@ def _marks(tokenizer: Any) -> tuple[list[int], list[int]]:
     opening = opening[len(end) :] if opening[: len(end)] == end else opening
     begin = encode(tokenizer.decode(opening).partition("<think>")[0].rstrip("\n"))
     if not begin or not end:
-        raise NotFollowedForm("The template has no marks before and behind an answer.")
+        raise NotFollowedForm("The template has no marks before and after an answer.")
     return begin, end
 
 

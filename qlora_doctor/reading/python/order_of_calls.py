@@ -272,7 +272,7 @@ def _clipped_late(loop: ast.For, builder: SetupBuilder) -> bool:
         return False
     node = names[clips[0]][2]
     note = (
-        f"{names[clips[0]][1]} in {builder.source.where(node)} stands behind the optimizer's step: the gradients are "
+        f"{names[clips[0]][1]} in {builder.source.where(node)} comes after the optimizer's step: the gradients are "
         "clipped when they have been used already."
     )
     builder.remark("gradients-clipped-late", node, note, "training.max_grad_norm")

@@ -396,7 +396,7 @@ def _all_splits(script: TrainingScript, builder: SetupBuilder) -> None:
         return
     where = builder.source.where(given.node) if given.node is not None else "the script"
     note = (
-        f"The trainer is given what load_dataset in {where} returns, which is a dict of all splits, for no split is "
+        f"The trainer is given what load_dataset in {where} returns, a dict of all splits, because no split is "
         'named: it stops at it. Pass split="train", or ["train"] of it.'
     )
     builder.refused("dict-of-splits", note, "data.train")

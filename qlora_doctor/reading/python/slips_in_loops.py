@@ -67,7 +67,7 @@ def _left_in_eval_mode(source: Source, loop: ast.For | ast.While, builder: Setup
             continue
         if call.func.attr == "eval" and not _handed_on(loop, ast.unparse(call.func.value)):
             note = (
-                f"{ast.unparse(statement)} in {source.where(statement)} stands behind the batches of an epoch, and "
+                f"{ast.unparse(statement)} in {source.where(statement)} comes after the batches of an epoch, and "
                 "nothing in the epoch calls train()."
             )
             builder.remark("left-in-eval-mode", statement, note, "training.loop")

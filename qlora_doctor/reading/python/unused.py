@@ -45,7 +45,7 @@ def _uncalled(script: TrainingScript, builder: SetupBuilder) -> None:
             named = node.value if isinstance(node, ast.Expr) else None
             if isinstance(named, ast.Attribute) and named.attr in _DOES_SOMETHING:
                 text = ast.unparse(named)[:80]
-                note = f"{text} in {source.where(named)} is named and not called, for the brackets are missing."
+                note = f"{text} in {source.where(named)} is named and not called: the parentheses are missing."
                 builder.remark("method-not-called", named, note, f"training.{named.attr}")
                 return
 
