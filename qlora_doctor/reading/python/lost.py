@@ -48,7 +48,7 @@ def note_lost(script: TrainingScript, builder: SetupBuilder) -> None:
 
 def _overwritten(script: TrainingScript, builder: SetupBuilder) -> None:
     """``model = model.resize_token_embeddings(n)``: what the method returns is no model."""
-    own = {node.name for source in script.sources for node in source.nodes if isinstance(node, ast.FunctionDef)}
+    own = {node.name for _, node in script.nodes(ast.FunctionDef)}
     for source in script.sources:
         perhaps = {
             id(inner)
@@ -155,9 +155,7 @@ def _resume_unread(script: TrainingScript, builder: SetupBuilder) -> None:
 
 
 def _overrides(script: TrainingScript, *methods: str) -> bool:
-    return any(
-        isinstance(node, ast.FunctionDef) and node.name in methods for source in script.sources for node in source.nodes
-    )
+    return any(node.name in methods for _, node in script.nodes(ast.FunctionDef))
 
 
 def _tokenizer_unseen(script: TrainingScript, builder: SetupBuilder) -> None:

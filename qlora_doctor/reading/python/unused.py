@@ -210,20 +210,14 @@ def _own_optimizer(script: TrainingScript) -> ast.Call | None:
 
 def _never_read(script: TrainingScript, makers: tuple[str, ...]) -> Iterator[tuple[Source, ast.Call]]:
     """Calls whose result is kept under a plain name that occurs nowhere else in the script as a value."""
-    read = {
-        node.id
-        for source in script.sources
-        for node in source.nodes
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
+    read = {node.id for _, node in script.nodes(ast.Name) if isinstance(node.ctx, ast.Load)}
     if read & {"globals", "locals", "vars", "eval", "exec"}:
         return
-    for source in script.sources:
-        for node in source.nodes:
-            if not isinstance(node, ast.Assign) or len(node.targets) != 1 or not isinstance(node.value, ast.Call):
-                continue
-            target, call = node.targets[0], node.value
-            if isinstance(target, ast.Name) and ast.unparse(call.func).rpartition(".")[2] in makers:
-                imported = any(f"import {target.id}" in each.code for each in script.sources)
-                if target.id not in read and not imported:
-                    yield source, call
+    for source, node in script.nodes(ast.Assign):
+        if len(node.targets) != 1 or not isinstance(node.value, ast.Call):
+            continue
+        target, call = node.targets[0], node.value
+        if isinstance(target, ast.Name) and ast.unparse(call.func).rpartition(".")[2] in makers:
+            imported = any(f"import {target.id}" in each.code for each in script.sources)
+            if target.id not in read and not imported:
+                yield source, call
