@@ -18,6 +18,7 @@ from ..setup.resolved import Taken
 from .machine import Machine
 from .moments import moments
 from .predict import Prediction, PredictionError, traced
+from .shipped import ATTENTION
 from .subject import subject_of_setup
 from .traced_once import TracedOnce
 
@@ -30,8 +31,6 @@ LOGITS_SHARE = 0.1
 """Share of the peak from which a fused loss is worth predicting."""
 ALSO_SAVES_LOADING = ("/training/prepare_for_kbit_training", "/training/trainer")
 """Changes with which loading takes less, too: what is not 4-bit is not cast to float32."""
-ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-"""The attention projections by their common names: fewer targets than every linear layer."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ MODELS = (
 FEW = 1, 3
 """Periods of layers, beyond the folded ones, of the two stacks that tell roughly what is in use."""
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+"""The attention projections by their common names: fewer targets than every linear layer."""
 RANKS = (2, 256)
 """Ranks for which the tapes hold."""
 

@@ -27,7 +27,7 @@ _Maker = Callable[[], tuple[Tensors, bool]]
 _PLACEHOLDER = re.compile(
     r"(image|video|audio|vision|boi|eoi|boa|eoa|img|speech).*(token|_id|index)|token.*(image|audio)"
 )
-_IMAGE_TOKEN = ("image_token_id", "image_token_index")
+IMAGE_TOKEN = ("image_token_id", "image_token_index")
 _PLACES = "image_embeds_position_mask"
 _AUDIO_TOKEN = ("audio_token_id", "audio_token_index")
 _TEXT = 8
@@ -522,7 +522,7 @@ def _sounds(base: Any) -> list[_Maker] | None:
 
 def _first_taken(base: Any, task: str, name: str, makers: list[_Maker], length: int) -> Medium | None:
     """The first form of a medium with which the model's forward runs."""
-    token = _token(base.config, _IMAGE_TOKEN if name == "image" else _AUDIO_TOKEN)
+    token = _token(base.config, IMAGE_TOKEN if name == "image" else _AUDIO_TOKEN)
     for make in makers:
         try:
             tensors, stacked = make()

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from ..core.labels import IGNORED
 from ..facts.batch import BatchFacts
 from .mask_edges import MaskEdges
 
-IGNORED = -100
 _MEDIA = ("pixel_values", "pixel_values_videos", "input_features", "input_values", "images")
 """Arguments that bring what placeholders stand for."""
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "audio_token_id",

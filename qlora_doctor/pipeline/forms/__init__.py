@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import StageError
+from ...core.labels import IGNORED
 from ...setup.paths import resolve
 from ...setup.setup import NamedData, Setup
 from ..failures import first_sentence
 from . import autotrain, axolotl, llamafactory, oumi, swift, torchtune
 from .files import Read, files_below, of_table, read_files
-from .kinds import IGNORED, CannotForm, Followed, FormedRow, FormedSet, NotFollowedForm
+from .kinds import CannotForm, Followed, FormedRow, FormedSet, NotFollowedForm
 
 __all__ = ["Followed", "FormedRow", "FormedSet", "NotFollowedForm", "dropped_by_reason", "follow", "is_followed"]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...core.errors import StageError
+from ...core.labels import IGNORED
 from ...core.uncollected import uncollected
 from ...facts import BatchFacts, DataFacts
 from ...pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
@@ -29,7 +30,7 @@ from ..failures import explain
 from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, facts_of_texts, without_repeats
 from .overlap import columns_of_evaluation, leaves, overlap_of
 from .pairs import pair_facts
-from .rows import IGNORED, Row, masked_by_hand, of_classes, of_labels, of_tensors, of_texts, split_batch
+from .rows import Row, masked_by_hand, of_classes, of_labels, of_tensors, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
 from .talk import talk_facts
 from .turn_end import turn_end_facts

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-IGNORED = -100
+from ...core.labels import IGNORED
 
 
 @dataclass(frozen=True)

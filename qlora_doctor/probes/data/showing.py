@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ...core.labels import IGNORED
 from ...facts.data import RowFacts, SegmentFacts
 
-IGNORED = -100
 MOST_ROWS = 12
 MOST_TEXT = 6000
 """Characters of a row that are shown; of a longer one the beginning and the end."""

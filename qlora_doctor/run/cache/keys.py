@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
+from ...core.report import SECTIONS
 from ...facts import EnvironmentFacts
 from ...setup.setup import Setup
 from .identity import data_identity, find, model_identity, tree_identity
@@ -34,7 +35,6 @@ from .identity import data_identity, find, model_identity, tree_identity
 if TYPE_CHECKING:
     from ...worker.options import RunOptions
 
-_SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
 FORMAT = 1
 """To be raised whenever an entry means something else."""
 
@@ -81,7 +81,7 @@ def stage_keys(
         environment: the machine.
         runs_script: stage data runs the user's script; what that gives is never found again.
     """
-    sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
+    sections = setup.model_dump(mode="json", exclude_none=True, include=set(SECTIONS))
     model, structure, training = (
         _model(setup, sections, options),
         _structure(setup, sections),
@@ -115,7 +115,7 @@ def trace_key(setup: Setup, options: RunOptions, environment: EnvironmentFacts |
 
     A method that builds its batches from the config's own length has no such traces: theirs are part of the key.
     """
-    sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
+    sections = setup.model_dump(mode="json", exclude_none=True, include=set(SECTIONS))
     training = _training(sections["training"])
     if training.get("method") in (None, "sft", "pretrain"):
         training = {name: "set" if name in _OF_A_CELL else value for name, value in training.items()}

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from ...core.labels import IGNORED
 from ...facts import BatchFacts, DataFacts
 from ...pipeline.forms.kinds import FormedRow
 from ...probes.batch import BatchLook
 from ...probes.data.formed import facts_of_texts, without_repeats
 from ...probes.data.pairs import pair_facts
-from ...probes.data.rows import IGNORED, Row, masked_by_hand, of_classes, of_labels, of_texts, split_batch
+from ...probes.data.rows import Row, masked_by_hand, of_classes, of_labels, of_texts, split_batch
 from ...probes.data.showing import Shown, histogram, rows_shown
 from .noting import Noted
 from .request import ROWS
