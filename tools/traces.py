@@ -25,17 +25,16 @@ warnings.simplefilter("ignore")
 
 from qlora_doctor.core.versions import installed_versions  # noqa: E402
 from qlora_doctor.memory.families import SMALL_MEMORY_HEAD  # noqa: E402
+from qlora_doctor.memory.folded_tapes import document_of, tape_key  # noqa: E402
 from qlora_doctor.memory.machine import Machine  # noqa: E402
 from qlora_doctor.memory.scaling import NotScalable  # noqa: E402
 from qlora_doctor.memory.shipped import (  # noqa: E402
     ATTENTION,
     MODELS,
     Variant,
-    document_of,
     said_key,
     shipped_for,
     signature,
-    tape_key,
     variants,
 )
 from qlora_doctor.setup.changed import with_value  # noqa: E402
@@ -149,17 +148,17 @@ def made(variant: Variant, layers: int) -> dict[str, Any]:
     Raises:
         NotScalable: the tapes have no common form.
     """
-    from qlora_doctor.memory.folding import COUNTED, Size, counting, folded
+    from qlora_doctor.memory.folding import COUNTED, Size, agrees, counting, folded
     from qlora_doctor.memory.predict import traced
-    from qlora_doctor.memory.savings import _of_depth, _period
+    from qlora_doctor.memory.savings import layer_period, of_depth
     from qlora_doctor.memory.subject import subject_of_setup
     from qlora_doctor.pipeline import load_config
 
     architecture = load_config(setup_of(variant), offline=True)
     text = architecture.config.get_text_config()
-    depth, period = int(text.num_hidden_layers), _period(text)
+    depth, period = int(text.num_hidden_layers), layer_period(text)
     outline = subject_of_setup(
-        with_value(setup_of(variant), "training.max_length", 64), architecture=_of_depth(architecture, period)
+        with_value(setup_of(variant), "training.max_length", 64), architecture=of_depth(architecture, period)
     ).outline
     limit = outline.limit
     far = FAR if limit is None else min(FAR, limit // 64 * 64)
@@ -170,7 +169,7 @@ def made(variant: Variant, layers: int) -> dict[str, Any]:
         setup = setup_of(variant, card)
 
         def trace(size: Size, setup: Any = setup, machine: Machine = machine) -> Any:
-            shallow = _of_depth(architecture, size.depth)
+            shallow = of_depth(architecture, size.depth)
             ranked = with_value(with_value(setup, "lora.r", size.rank), "training.gradient_accumulation_steps", 2)
             subject = subject_of_setup(ranked, architecture=shallow, offline=True)
             step = replace(subject.step, batch=size.batch, sequence=size.sequence, optim=COUNTED)
@@ -182,7 +181,9 @@ def made(variant: Variant, layers: int) -> dict[str, Any]:
             sizes = Size(few, one, near, 13), Size(few, many, far, 61), Size(few + period, one, near, 13)
             check = Size(few + 2 * period, other, 64, 24) if len(tapes) == 3 else None
             with counting():
-                pieces = [folded(trace, sizes, depth, far, check)]
+                pieces = [folded(trace, sizes, depth, far)]
+                if check is not None and not agrees(pieces[0], 2, check, trace):
+                    raise NotScalable("a deeper stack of layers does what few do not tell")
             kind = machine.kind(outline.head > SMALL_MEMORY_HEAD)
             tapes[tape_key(kind, precision, alone)] = [document_of(each) for each in pieces]
     said = asdict(outline) | {"batch": 1, "sequence": 1024, "optim": "paged_adamw_8bit"}
@@ -205,7 +206,7 @@ def held(variant: Variant, place: int) -> bool:
         return False
     sequence = min(sequence, shipped.outline.limit or sequence)
     machine = Machine(find_card(card))
-    found = shipped.scalable(machine.kind(shipped.outline.head > SMALL_MEMORY_HEAD), batch == 1, sequence)
+    found = shipped.scalable(machine, batch, sequence)
     told = None if found is None else replay_peaks(found.at(batch, sequence), machine)
     subject = subject_of_setup(setup, batch=batch, sequence=sequence, offline=True)
     wanted = replay_peaks(traced(subject, machine), machine)

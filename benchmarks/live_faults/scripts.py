@@ -243,7 +243,7 @@ HEALTHY: dict[str, tuple[str, Sequence[tuple[str, str]]]] = {
     "rows padded on the left, with their mask": ("loop", [('AutoTokenizer.from_pretrained("base")\n', 'AutoTokenizer.from_pretrained("base", padding_side="left")\n')]),
     "workers of the loader": ("loop", [("shuffle=True, collate_fn", "shuffle=True, num_workers=2, collate_fn")]),
     "evaluation rows sorted by length": ("loop", [("texts[-16:]\n", "sorted(texts[-16:], key=len)\n")]),
-    "an evaluation before the training": ("loop", [("for epoch in", "model.eval()\nwith torch.no_grad():\n    for batch in evaluation:\n        model(**batch)\nfor epoch in")]),
+    "an evaluation before the training": ("loop", [("for epoch in", "with torch.no_grad():\n    for batch in evaluation:\n        model(**batch)\nfor epoch in")]),
     "one length, and no padding": ("accelerate", [('padding=True, truncation=True, max_length=64', 'padding="max_length", truncation=True, max_length=16')]),
     "an evaluation with every step": ("trainer", [("eval_steps=6", "eval_steps=1")]),
     "a resume": ("trainer", [(_TRAIN, "trainer.train()\narguments.max_steps = 16\ntrainer.train(resume_from_checkpoint='out/checkpoint-12')\n")]),
@@ -392,7 +392,7 @@ FAULTS = [
     Fault("the base's weights are tied to the optimizer", "trainer",
           [(_TRAIN, "model.get_base_model().model.norm.weight.requires_grad_(True)\n" + _TRAIN)], ["QD329"]),
     # -- TRL
-    Fault("all rows are cut before their completion", "sft", [("1e-3, max_length=64", "1e-3, max_length=8")], ["QD634", "QD421", "QD459"]),
+    Fault("all rows are cut before their completion", "sft", [("1e-3, max_length=64", "1e-3, max_length=8")], ["QD465"]),
     Fault("a rate a thousand times too large", "sft", [("learning_rate=1e-3", "learning_rate=10.0")], ["QD121"]),
     Fault("chosen and rejected are the same", "dpo", [('text[::-1]}"', 'text}"')], ["QD637", "QD716", "QD701"]),
     Fault("a beta of zero", "dpo", [("beta=0.1", "beta=0.0")], ["QD406", "QD716", "QD701"]),

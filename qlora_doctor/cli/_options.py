@@ -165,9 +165,18 @@ def _words(context: click.Context, parameter: click.Parameter, value: str) -> tu
         raise UsageError(f"--script-args cannot be read: {error}.") from None
 
 
+def _environment(context: click.Context, parameter: click.Parameter, value: Path | None) -> str | None:
+    """Absolute, since it is started in another folder."""
+    return str(value.absolute()) if value is not None else None
+
+
 def running() -> Callable[[Command], Command]:
-    """``--run-data`` and the bounds of the script that it runs, by the names of CheckOptions."""
+    """What forms the data: the trainer's Python, and ``--run-data`` with the bounds of the script that it runs."""
     return together(
+        click.option("--trainer-python", type=click.Path(path_type=Path, exists=True), callback=_environment,
+                     metavar="PATH", help="Python, or environment, of the config's trainer (axolotl, LLaMA-Factory, "
+                     "ms-swift), whose own code then forms the rows. Default: this one, that of the trainer's command "
+                     "on PATH, or of the active environment."),
         click.option("--run-data", is_flag=True,
                      help="Run a script up to its training, in a process of its own without network or GPU, and look "
                           "at its own first batches. It executes the script."),

@@ -66,7 +66,7 @@ def command(command: tuple[str, ...], **given: Any) -> int:
     from ..run.following import note_end, note_start
     from ..run.outputs import append_summary
     from ..run.session import CheckOptions
-    from ..run.watched import WatchOptions, new_folder, reports_of, run_watched
+    from ..run.watched import WatchOptions, records_folder, reports_of, run_watched
     from ._baseline import KnownFindings
     from ._settings import Judging, with_settings
     from ._shown import Shown
@@ -80,22 +80,22 @@ def command(command: tuple[str, ...], **given: Any) -> int:
     options = of(WatchOptions, {**given, "setup": _setup(given["config"])})
     if options.stop_after is not None:
         options = replace(options, steps=min(options.steps, options.stop_after))
-    folder = new_folder(given["records"])
-    note_start(folder, list(command))
-    ended = run_watched(command, folder, options, check)
-    note_end(folder, ended)
-    reports = reports_of(folder, options, check, ended, command)
-    try:
-        if not shown.quiet:
-            _tell(reports, shown, folder)
-        if "github" in (shown.format, *(output.format for output in outputs)):
-            append_summary(reports)
-        shown.write(_for_each(outputs, len(reports)), reports)
-        known.end(reports, quiet=shown.quiet)
-    except UsageError as error:  # the command has run, and its exit code is its own
-        show_error(error, no_color=shown.no_color)
-    judged = 3 if all(report.facts.model is None for report in reports) else known.exit_code(reports)
-    return _exit_code(ended, judged, stops=options.stop_after is not None)
+    with records_folder(given["records"]) as (folder, stays):
+        note_start(folder, list(command))
+        ended = run_watched(command, folder, options, check)
+        note_end(folder, ended)
+        reports = reports_of(folder, options, check, ended, command)
+        try:
+            if not shown.quiet:
+                _tell(reports, shown, folder if stays else None)
+            if "github" in (shown.format, *(output.format for output in outputs)):
+                append_summary(reports)
+            shown.write(_for_each(outputs, len(reports)), reports)
+            known.end(reports, quiet=shown.quiet)
+        except UsageError as error:  # the command has run, and its exit code is its own
+            show_error(error, no_color=shown.no_color)
+        judged = 3 if all(report.facts.model is None for report in reports) else known.exit_code(reports)
+        return _exit_code(ended, judged, stops=options.stop_after is not None)
 
 
 def _exit_code(ended: Ended, judged: int, *, stops: bool) -> int:
@@ -133,11 +133,12 @@ def _setup(path: Path | None) -> Any:
     return read_setup(path)
 
 
-def _tell(reports: Sequence[Report], shown: Shown, folder: Path) -> None:
+def _tell(reports: Sequence[Report], shown: Shown, kept: Path | None) -> None:
     """The report on stderr: stdout is the command's."""
-    if shown.format == "text" and all(report.facts.model is None for report in reports):
+    nothing = all(report.facts.model is None and not report.findings for report in reports)
+    if shown.format == "text" and nothing:
         click.echo(f"qlora-doctor: {reports[0].stages[-1].reason}", err=True)
         return
     shown.print(reports, err=True)
-    if shown.format == "text":
-        click.echo(f"records: {folder}", err=True)
+    if shown.format == "text" and kept is not None:
+        click.echo(f"records: {kept}", err=True)

@@ -18,6 +18,8 @@ AFTERWARDS = ("course", "stored")
 ALL_STAGES = (*STAGES, "run", *AFTERWARDS)
 SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
 """The sections of a setup, in the order in which they are shown."""
+NOT_ASKED_FOR = "Not asked for."
+"""Why a stage was skipped that ``--stage`` left out."""
 Severity = Literal["error", "warning", "info"]
 Confidence = Literal["high", "medium", "low"]
 FailOn = Literal["error", "unknown", "warning", "info", "never"]

@@ -229,7 +229,7 @@ def _remediation(rule: Rule, values: Values, in_file: InFile | None) -> Remediat
         return None
     remediation = Remediation(
         text=rule.template(rule.fix.text).sentence(values),
-        commands=[rule.template(command).render(values) for command in rule.fix.commands],
+        commands=[told for command in rule.fix.commands if (told := rule.template(command).render(values).strip())],
         patch=_patch(rule, values),
         safety=rule.fix.safety,
     )

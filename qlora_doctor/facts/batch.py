@@ -48,6 +48,19 @@ class BatchFacts(Fact):
     """Image, video and audio placeholders among the inputs; None where the model has none."""
     media_given: bool | None = None
     """Whether pixel values or audio features came with the batches; None where the model takes none."""
+    media_tokens: int | None = None
+    """Tokens that the images and videos of the batches become; None where their model's rule is not known here."""
+    image_tokens_max: int | None = None
+    """Of the largest one."""
+    classes: int | None = None
+    """Classes that the model distinguishes; None where the labels are no classes."""
+    classes_seen: int | None = None
+    class_labels_out_of_range: int | None = None
+    conflicting_class_rows: int | None = None
+    """Rows whose text stands in another row with another class."""
+    classifier_pad: str | None = None
+    """Of a decoder that classifies by the last token that is no padding token, whether its config names that token:
+    ``none``, one that ``differs`` from the padding in the batches, or the ``same``."""
     pad_is_eos: bool | None = None
     ends_trained: int | None = None
     """Rows that end in the end token and whose label counts there."""
@@ -57,11 +70,11 @@ class BatchFacts(Fact):
     """Whether the script's collator masks the label of an end token; asked where the tokenizer is not at hand."""
     two_bos_rows: int | None = None
     duplicate_rows: int | None = None
+    """Rows that stand in the batches already."""
     limit: int | None = None
     """Tokens that the trainer cuts a row at; None where it is not known, or where rows are packed up to it."""
     rows_cut: int | None = None
     """Rows of just that many tokens that do not end in the end token."""
-    """Rows that stand in the batches already."""
     mask_by_hand_ratio: float | None = None
     """Share of labels that are -100 in the first rows of the tokenized data set; None where it holds no labels."""
     mask_misplaced: str | None = None
@@ -69,6 +82,9 @@ class BatchFacts(Fact):
     ``padding``, counted from the padding before a text; ``none`` where neither; None where the rows do not tell."""
     mask_discarded: bool | None = None
     """True where the data set's labels mask tokens and the batches' labels mask nothing but padding."""
+    unfit: bool | None = None
+    """True where no forward takes the batches: ids of three dimensions, classes or a padding token that the model does
+    not have, images of another number of tokens than their placeholders."""
     collator: str | None = None
     """What makes a batch of rows, with its place where it is the user's: ``collate (train.py:34)``."""
     labels_by: str | None = None

@@ -257,6 +257,11 @@ class ConfigFacts(Fact):
     world_size: int | None = None
     several_processes: bool | None = None
     """True where the config asks for a distributed run itself (FSDP, DeepSpeed, ``ddp_…``), not only for more cards."""
+    launch: str | None = None
+    """``alone``: the command or the notebook is one process; ``unsaid``: a launcher may start it; ``several``: the
+    config asks for a distributed run; None where it cannot be known, or the trainer starts its processes itself."""
+    visible_cards: int | None = None
+    """Cards that one process of such a run sees, with all of the model on the first; None where it cannot be known."""
     find_unused_parameters: bool | None = None
     """What DistributedDataParallel is given; Trainer takes True for a PeftModel where nothing is said."""
     flattened_dtypes: list[str] | None = None
@@ -313,7 +318,9 @@ class ConfigFacts(Fact):
     ``merged-into-4bit``, ``tokenizer-of-another-model``, ``quantization-not-passed``, ``base-of-random-weights``,
     ``method-not-called``, ``adapter-saved-below``, ``data-step-not-kept``, ``gradients-clipped-late``,
     ``schedule-of-one-epoch``, ``merge-not-kept``, ``resume-not-passed``, ``tokenizer-not-passed``,
-    ``labels-not-found``, ``optimizer-made-anew``, ``left-in-eval-mode`` and ``loss-kept-with-graph``.
+    ``labels-not-found``, ``optimizer-made-anew``, ``left-in-eval-mode``, ``loss-kept-with-graph``,
+    ``loaded-adapter-renewed``, ``best-adapter-not-loaded``, ``metrics-not-shifted`` and
+    ``part-replaced-after-attach``.
     """
     not_followed: list[NotFollowed] | None = None
     """What a script does besides that changes the training; ``[]`` of a config."""

@@ -104,6 +104,11 @@ class CourseFacts(Fact):
     as they are; 0 where they do not."""
     untrained_value: str | None = None
     """``ln-vocabulary``, ``ln-labels`` or ``ln-2`` where the loss stays there, else ``none``."""
+    pairs_told_apart_from: float | None = None
+    """Of preference training, the step from which on the loss is below 0.01 and every pair is told apart; 0 where it
+    is not so for half of the run."""
+    pairs_margin: float | None = None
+    """The last margin between the rewards of a pair."""
     loss_zero_from: float | None = None
     loss_zero: bool | None = None
     """True where the loss is exactly zero up to the end."""
@@ -128,6 +133,8 @@ class CourseFacts(Fact):
     evaluations: int | None = None
     evaluation_missing: bool | None = None
     """True where the config asks for evaluation and none is logged."""
+    evaluation_lossless: bool | None = None
+    """True where transformers' Trainer evaluated (``eval_runtime``) and no evaluation has a loss."""
     evaluation_absent: bool | None = None
     """True where none is logged, whatever was asked for."""
     best_eval_loss: float | None = None

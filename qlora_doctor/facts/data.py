@@ -99,7 +99,10 @@ class DataFacts(Fact):
     chat_template: bool | None = None
     rendered_by: str | None = None
     """Whose rules formed the rows where the trainer's own code is not here: ``qlora-doctor after axolotl's
-    chat_template``; None where the trainer's own code formed them."""
+    chat_template``, ``axolotl 0.19.0's own code`` where an installed trainer was asked; None where TRL or transformers
+    formed them here."""
+    rendered_by_trainer: bool | None = None
+    """Whether that is code of the trainer's, or of the user's script, itself; None as ``rendered_by``."""
     sets: list[DataSetFacts] | None = None
     sets_not_followed: int | None = None
     limit: int | None = None
@@ -172,19 +175,8 @@ class DataFacts(Fact):
     """Tokens of the rows that were added to the vocabulary and whose embeddings were made again."""
     new_tokens_trained: bool | None = None
     """Whether anything trains those embeddings."""
-    classifier_pad: str | None = None
-    """Of a classifier that reads the last token, whose padding token the model's config names: ``none``, one that
-    ``differs`` from the batch's, or the ``same``."""
     pairs_of_two_prompts: int | None = None
     """Pairs whose two answers stand behind different questions."""
-    classes: int | None = None
-    """Classes that the model distinguishes."""
-    classes_seen: int | None = None
-    class_labels_out_of_range: int | None = None
-    largest_class_ratio: float | None = None
-    """Share of the rows that are of the most frequent class."""
-    conflicting_class_rows: int | None = None
-    """Rows whose text stands in another row with another class."""
     evaluation_rows: int | None = None
     """Rows of the evaluation data that were held against those of the training data."""
     evaluation_rows_in_training: int | None = None

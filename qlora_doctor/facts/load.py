@@ -30,7 +30,8 @@ class LoadFailure(Fact):
     kind: str
     """``none`` where it ended well; else ``missing-file``, ``truncated``, ``corrupt``, ``wrong-shape``,
     ``pickle-only``, ``remote-code``, ``out-of-memory``, ``host-out-of-memory``, ``disk``, ``needs-gpu`` (this machine
-    lacks it, no fault of the setup), ``timeout``, ``killed``, ``interrupted``, ``dtype-mismatch``, ``no-gradient``
+    lacks it, no fault of the setup), ``timeout``, ``killed``, ``interrupted``, ``dtype-mismatch``, ``no-rows`` (the
+    data gives none), ``no-gradient``
     (backward found no graph: "element 0 of tensors does not require grad"), ``float16-gradients`` (the gradient scaler
     refused float16 gradients), ``no-adapter`` (the trainer refused a quantized model without adapters),
     ``token-out-of-range`` (the batch holds ids that the embedding has no row for), ``adapted-router`` (in the forward

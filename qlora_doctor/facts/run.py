@@ -48,7 +48,10 @@ class RunFailure(Fact):
     """Name of the signal that ended it."""
     message: str
     phase: str | None = None
-    """``forward``, ``backward``, ``optimizer``, ``evaluation``, ``save``, or None where it is not known."""
+    """``building the trainer``, ``loading``, ``attaching the adapter``, ``preparing the data``, ``forward``,
+    ``backward``, ``optimizer``, ``evaluation``, ``save``, or None where it is not known."""
+    speaks_of_it: str | None = None
+    """The rule whose page speaks of such a message, with its name."""
     rank: int | None = None
     step: int | None = None
     """Optimizer steps that were done by then, as far as they were counted."""
@@ -63,6 +66,17 @@ class RunFailure(Fact):
     """What it had reserved and not allocated: memory in pieces that are too small."""
     card_bytes: int | None = None
     """The card's whole memory, as the error says it."""
+
+
+class Emptied(Fact):
+    """A step of the data's preparation that was given rows and left none."""
+
+    rows: int
+    """Rows that went in."""
+    by: str
+    """The call, where its function is, and what it says of itself."""
+    reason: str | None = None
+    """What holds of all the rows that were looked at."""
 
 
 class Difference(Fact):
@@ -213,6 +227,18 @@ class RunFacts(Fact):
     scaler_without_float16: bool | None = None
     """True where a gradient scaler is on and the forward computes in bfloat16."""
 
+    training_rows: int | None = None
+    """Rows of the training data, where no step was made."""
+    emptied: Emptied | None = None
+    """What left no row of it."""
+    loader_batches: int | None = None
+    """0 where no step was made and a loader gives no batch."""
+    loader_batch_size: int | None = None
+    loader_drops_last: bool | None = None
+    backwards_without_step: int | None = None
+    """Backward passes of a run in which no optimizer stepped and no trainable tensor moved."""
+    packed_layers: int | None = None
+    """4-bit layers that bitsandbytes packed for inference on a CPU: no gradient passes through them."""
     began_late: bool | None = None
     """True where no training forward was seen, so that the model was looked at when the process ended."""
     forward_without_gradients: bool | None = None

@@ -19,6 +19,8 @@ class ResumeFacts(Fact):
     differs: list[str] | None = None
     """What else is another in the checkpoint than in the config, so that the samples come in another order or number:
     ``world size 2, now 1``."""
+    unusable: str | None = None
+    """Why the trainer cannot go on from it, in words; ``none`` where its trainer_state.json is there."""
 
 
 class ScheduleFacts(Fact):

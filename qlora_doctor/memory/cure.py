@@ -7,7 +7,7 @@ the order of preference at small depths, and those that come out near are predic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..facts.memory import Change, Cure
@@ -16,9 +16,11 @@ from .levers import Combination, Lever, Prefer, applied, combinations, speed_of
 from .machine import Machine
 from .predict import Prediction, PredictionError, prediction_of
 from .replay import replay
+from .shipped import shipped_for
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
+    from .folded_tapes import FoldedTapes
     from .traced_once import TracedOnce
 
 MOST_ESTIMATES = 48
@@ -84,6 +86,7 @@ class Search:
         room: what it may take.
         floor: bytes that no change of the training takes away (``predict.lasting_bytes``), where that is known.
         known: what was traced before; takes what is traced here.
+        folded_of: the folded tapes of a changed setup; None where there are none.
         tried: every combination that was predicted in full.
     """
 
@@ -96,6 +99,7 @@ class Search:
     told: Progress = lambda text: None
     floor: int | None = None
     known: TracedOnce | None = None
+    folded_of: Callable[[Setup], FoldedTapes | None] = shipped_for
     tried: dict[tuple[str, ...], Cure] = field(default_factory=dict)
 
     def found(
@@ -165,19 +169,20 @@ class Search:
         return self.tried[key]
 
     def prediction(self, setup: Setup) -> Prediction:
-        """The prediction of a changed setup: from traces that come with the package where there are any.
+        """The prediction of a changed setup: from folded tapes where there are any.
 
         Raises:
             PredictionError: it cannot be traced.
             StageError: its model cannot be built.
         """
-        from .shipped import shipped_tape
-
         machine, evaluation_batch = self.machine_of(setup), self.evaluation_batch_of(setup)
-        known = shipped_tape(setup, machine) if evaluation_batch is None else None
-        if known is not None:
-            outline, tape = known
-            return prediction_of(outline, machine, replay(tape, machine))
+        folded = self.folded_of(setup) if evaluation_batch is None else None
+        batch, sequence = setup.training.per_device_train_batch_size, setup.training.max_length
+        if folded is not None and batch and sequence:
+            found = folded.scalable(machine, batch, sequence)
+            if found is not None:
+                outline = replace(folded.outline, batch=batch, sequence=sequence)
+                return prediction_of(outline, machine, replay(found.at(batch, sequence), machine))
         return self._known().prediction(setup, machine, evaluation_batch)
 
     def _known(self) -> TracedOnce:

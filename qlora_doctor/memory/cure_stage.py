@@ -50,7 +50,7 @@ def recalled_cure(setup: Setup, facts: Facts, request: Request) -> MemoryFacts |
         architecture=None,
         offline=True,
         progress=lambda text: None,
-        shipped=True,
+        folded=True,
     )
     if search is None or search.room.holds(memory.predicted, memory.margin_ratio or 0.0):
         return memory

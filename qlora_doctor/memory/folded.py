@@ -63,7 +63,7 @@ STATES: dict[str, States] = {
 takes more while it steps."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Folded:
     """A folded tape.
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from . import optimizers
-from .folded import Folded, Token
+from .folded import STATES, Folded, Token
 from .scaling import FORMS, NotScalable
 from .tape import ALLOC, FREE, OPEN, Tape
 
@@ -41,14 +41,13 @@ class Size:
 Trace = Callable[[Size], Tape]
 
 
-def folded(trace: Trace, sizes: tuple[Size, Size, Size], depth: int, last: int, check: Size | None = None) -> Folded:
-    """Fold what ``trace`` gives.
+def folded(trace: Trace, sizes: tuple[Size, Size, Size], depth: int, last: int) -> Folded:
+    """Fold what ``trace`` gives; :func:`agrees` tells whether it holds.
 
     Args:
         trace: the tape of a size, with the optimizer :data:`COUNTED`.
         sizes: one, another of the same depth, and the first one period of layers deeper.
         depth: of the model.
-        check: a size, of another depth, that must come out as its own trace; None takes the others' word.
 
     Raises:
         NotScalable: the tapes have no common form.
@@ -76,41 +75,33 @@ def folded(trace: Trace, sizes: tuple[Size, Size, Size], depth: int, last: int, 
         layers.append((len(blocks), len(blocks) + length, place))
         blocks += placed(block)
     period = deeper.depth - first.depth
+    return Folded(list(vocabulary), course, layers, blocks, (depth - first.depth) // period, last)
 
-    def at(model: int) -> Folded:
-        return Folded(list(vocabulary), course, layers, blocks, (model - first.depth) // period, last)
 
-    if check is not None:
-        with _counting():
-            found = at(check.depth).scalable(check.rank, COUNTED).at(check.batch, check.sequence)
-        _must_agree(found, trace(check))
-    return at(depth)
+def agrees(piece: Folded, repeats: int, size: Size, trace: Trace) -> bool:
+    """Whether a folded tape with so many periods of layers more comes out as the trace of that size."""
+    found = replace(piece, repeats=repeats).scalable(size.rank, COUNTED).at(size.batch, size.sequence)
+    wanted = trace(size)
+    if found.events != wanted.events and sorted(found.events) != sorted(wanted.events):
+        return False
+    spaces = frozenset(found.workspaces)
+    sizes = [0 if index in spaces else size for index, size in enumerate(found.sizes)]
+    return sizes == wanted.sizes and found.kernels == wanted.kernels and found.phases == wanted.phases
 
 
 @contextmanager
 def counting() -> Iterator[None]:
-    """Within, :data:`COUNTED` is an optimizer that a step can be traced with."""
+    """Within, :data:`COUNTED` is an optimizer that a step can be traced with, and a folded tape unfolds with."""
 
     def init(self: Any, parameter: torch.nn.Parameter) -> list[torch.Tensor]:
         return [torch.empty_like(parameter), torch.empty(parameter.numel(), dtype=torch.uint8, device="meta")]
 
     optimizers.RULES[COUNTED] = init, lambda self, parameters: None
-    try:
-        yield
-    finally:
-        del optimizers.RULES[COUNTED]
-
-
-@contextmanager
-def _counting() -> Iterator[None]:
-    """Within, a folded tape unfolds with :data:`COUNTED`."""
-    from .folded import STATES
-
     STATES[COUNTED] = lambda count, itemsize: [count * itemsize, count]
     try:
         yield
     finally:
-        del STATES[COUNTED]
+        del optimizers.RULES[COUNTED], STATES[COUNTED]
 
 
 def _numbered(tape: Tape) -> list[Token]:
@@ -288,13 +279,3 @@ def _aligned(one: list[Token], more: list[Token]) -> tuple[list[tuple[int, int, 
         if place and one[place - 1] != more[place - 1 + shift]:
             sloped[place - 1] = int(more[place - 1 + shift][-1] - one[place - 1][-1])
     return inserted[::-1], sloped
-
-
-def _must_agree(found: Tape, wanted: Tape) -> None:
-    """Raises NotScalable where two tapes differ in what a replay sees of them."""
-    if found.events != wanted.events and sorted(found.events) != sorted(wanted.events):
-        raise NotScalable("the course at another depth is not what was predicted")
-    spaces = frozenset(found.workspaces)
-    sizes = [0 if index in spaces else size for index, size in enumerate(found.sizes)]
-    if sizes != wanted.sizes or found.kernels != wanted.kernels or found.phases != wanted.phases:
-        raise NotScalable("the sizes at another depth are not what was predicted")

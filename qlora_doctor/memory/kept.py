@@ -12,13 +12,15 @@ import zlib
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..core.files import write_whole
+from .folded_tapes import FoldedTapes, document_of, folded_of, takes
 from .tape import Kernel, Tape
 
 if TYPE_CHECKING:
-    from .shipped import Shipped
+    from ..setup.setup import Setup
+    from .folded import Folded
 
 Size = tuple[int, int]
 """Batch and sequence."""
@@ -60,12 +62,16 @@ class Traces:
     tapes: dict[str, dict[Size, Tape]] = field(default_factory=dict)
     cures: dict[str, Any] = field(default_factory=dict)
     """Cures that were found, by what they were asked for."""
-    shipped: Shipped | None = None
-    """Those that come with the package; never written."""
+    pieces: dict[str, list[Folded]] = field(default_factory=dict)
+    """Folded tapes by name (:func:`.folded_tapes.tape_key`), for any rank."""
+    rank: int | None = None
+    """That of the adapter, which tapes and cures are of; never written."""
+    folded: FoldedTapes | None = None
+    """The folded tapes of the setup, these or those that come with the package; never written."""
 
     def of(self, what: str, kind: Hashable) -> dict[Size, Tape]:
         """The tapes of steps or evaluations on machines of one kind; what is put in is kept."""
-        return self.tapes.setdefault(f"{what} {kind}", {})
+        return self.tapes.setdefault(f"{what} r {self.rank} {kind}", {})
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all.
@@ -77,12 +83,14 @@ class Traces:
         write_whole(path, encode(self))
 
     @classmethod
-    def read(cls, path: Path | None) -> Traces:
+    def read(cls, path: Path | None, rank: int | None = None) -> Traces:
         """What the file holds; empty where there is none, or none that can be read."""
         try:
-            return cls() if path is None else decode(path.read_bytes())
+            found = cls() if path is None else decode(path.read_bytes())
         except (OSError, ValueError, TypeError, KeyError, zlib.error):
-            return cls()
+            found = cls()
+        found.rank = rank
+        return found
 
 
 def encode(traces: Traces) -> bytes:
@@ -101,7 +109,14 @@ def encode(traces: Traces) -> bytes:
             tapes.append([group, batch, sequence, places[key], tape.sizes, shapes])
     outline = None if traces.outline is None else asdict(traces.outline)
     document = json.dumps(
-        {"outline": outline, "courses": courses, "tapes": tapes, "cures": traces.cures}, separators=(",", ":")
+        {
+            "outline": outline,
+            "courses": courses,
+            "tapes": tapes,
+            "cures": traces.cures,
+            "folded": {key: [document_of(each) for each in pieces] for key, pieces in traces.pieces.items()},
+        },
+        separators=(",", ":"),
     )
     content = zlib.compress(document.encode(), 6)
     return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
@@ -121,7 +136,8 @@ def decode(entry: bytes) -> Traces:
     if outline is not None:
         listed = {name: tuple(outline[name]) for name in ("assumptions", "kinds")}
         outline = Outline(**outline | listed)
-    traces = Traces(outline, cures=document["cures"])
+    pieces = {key: [folded_of(each) for each in documents] for key, documents in document["folded"].items()}
+    traces = Traces(outline, cures=document["cures"], pieces=pieces)
     for group, batch, sequence, place, sizes, shapes in document["tapes"]:
         traces.tapes.setdefault(group, {})[batch, sequence] = _tape(document["courses"][place], sizes, shapes)
     return traces
@@ -152,4 +168,19 @@ def _tape(course: dict[str, Any], sizes: list[int], shapes: list[list[int]]) -> 
         workspaces=course["workspaces"],
         emptied=course["emptied"],
         streams=dict(course["streams"]),
+    )
+
+
+def folded_for(setup: Setup, traces: Traces) -> FoldedTapes | None:
+    """The folded tapes that are kept, as those of this setup; None where they cannot be."""
+    from ..setup.resolved import Taken
+
+    values = Taken(setup)
+    rank, optim = setup.lora.r, str(values["training.optim"])
+    if traces.outline is None or not takes(rank, optim):
+        return None
+    precision = "bf16" if values["training.bf16"] else "fp16" if values["training.fp16"] else "no"
+    accumulation = values["training.gradient_accumulation_steps"]
+    return FoldedTapes(
+        traces.outline, lambda key: traces.pieces.get(key, ()), cast(int, rank), optim, precision, accumulation
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate, pairwise
 
-from .allocator import round_size
+from .allocator import round_size, rounded
 from .machine import Machine
 from .scratch import scratch_bytes
 from .tape import ALLOC, FREE, OPEN, Tape
@@ -22,7 +22,7 @@ def moments(tape: Tape, machine: Machine) -> Moments:
     for index in tape.workspaces:
         sizes[index] = machine.blas_workspace_bytes
     scratch = [sum(map(round_size, scratch_bytes(kernel, machine))) for kernel in tape.kernels]
-    rounded = [round_size(size) for size in sizes]
+    blocks = rounded(sizes)
     most = dict.fromkeys(("forward", "loss", "last", "first", "optimizer"), 0)
     bounds = [*tape.phases, (len(tape.events), "end")]
     alive, now, logits = set[int](), 0, 0
@@ -35,11 +35,11 @@ def moments(tape: Tape, machine: Machine) -> Moments:
                 kind, index = event & 3, event >> 2
                 if kind == ALLOC and index not in alive:
                     alive.add(index)
-                    now += rounded[index]
+                    now += blocks[index]
                     logits += tape.categories[index] == "logits_and_loss"
                 elif kind == FREE and index in alive:
                     alive.discard(index)
-                    now -= rounded[index]
+                    now -= blocks[index]
                     logits -= tape.categories[index] == "logits_and_loss"
                 taken = now + scratch[index] if kind == OPEN else now
                 if step:
@@ -55,7 +55,7 @@ def most_in_use(tape: Tape, machine: Machine) -> int:
 
     Thousands of tapes are looked at so where a batch or a length is sought, so it runs over whole lists.
     """
-    sizes = list(map(round_size, tape.sizes))
+    sizes = rounded(tape.sizes)
     for index in tape.workspaces:
         sizes[index] = round_size(machine.blas_workspace_bytes)
     scratch = [sum(map(round_size, scratch_bytes(kernel, machine))) for kernel in tape.kernels]

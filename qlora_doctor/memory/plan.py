@@ -193,9 +193,9 @@ class Planner:
         return self._most(machine, space, lambda count: (count, sequence), MOST_BATCHES)
 
     def reach(self, machine: Machine, batch: int, limit: int) -> int:
-        """Tokens up to which the longest sequence is sought: ``limit``, or where the package's tapes end before it."""
-        shipped = self.tracer.traces.shipped
-        end = None if shipped is None else shipped.reach(machine, batch == 1)
+        """Tokens up to which the longest sequence is sought: ``limit``, or where folded tapes end before it."""
+        folded = self.tracer.traces.folded
+        end = None if folded is None else folded.reach(machine, batch == 1)
         return limit if end is None else min(limit, end)
 
     def longest_sequence(self, machine: Machine, batch: int, space: int, limit: int) -> int | None:

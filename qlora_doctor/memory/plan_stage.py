@@ -11,11 +11,13 @@ from ..facts import Facts, MemoryFacts
 from ..facts.memory import CardPlan, Cure, PlanCell, PlanPoint, SufficientCard
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, parse_memory
 from . import Progress, Tell, tell_nobody
-from .kept import NotKept, Outline, Traces
+from .kept import NotKept, Outline, Traces, folded_for
 from .plan import LENGTH_STEP, MOST_BATCHES
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
+    from .few_layers import FewLayers
+    from .folded_tapes import FoldedTapes
     from .machine import Machine
     from .plan import Cell, Plan, Planner
     from .predict import Prediction
@@ -65,15 +67,16 @@ def recalled_plan(setup: Setup, facts: Facts, request: Request) -> MemoryFacts |
     from .scope import unmodelled
     from .shipped import shipped_for
 
-    kept = Traces.read(Path(request.kept) if request.kept is not None else None)
+    kept = Traces.read(Path(request.kept) if request.kept is not None else None, setup.lora.r)
     if kept.outline is not None:
+        kept.folded = folded_for(setup, kept)
         with contextlib.suppress(NotKept):
             return _look(setup, facts, request, lambda text: None, kept, None)
     shipped = shipped_for(setup)
     if shipped is None or unmodelled(setup, facts) is not None:
         return None
     try:
-        return _look(setup, facts, request, lambda text: None, Traces(shipped.outline, shipped=shipped), None)
+        return _look(setup, facts, request, lambda text: None, Traces(shipped.outline, folded=shipped), None)
     except NotKept:
         return None
 
@@ -90,6 +93,8 @@ def look_at_plan(
     Raises:
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
     """
+    from ..pipeline import load_config
+    from .few_layers import FewLayers
     from .predict import PredictionError, certain_bytes
     from .scope import unmodelled, unmodelled_model
     from .stage import is_sharded
@@ -107,10 +112,12 @@ def look_at_plan(
         return makers.pop() if makers else subject_of_setup(setup, offline=offline)
 
     kept = Path(request.kept) if request.kept is not None else None
-    traces = Traces.read(kept)
+    traces = Traces.read(kept, setup.lora.r)
     traces.outline = subject.outline
+    traces.folded = folded_for(setup, traces)
+    folding = FewLayers(setup, load_config(setup, offline=offline), subject, traces, progress)
     try:
-        found = _look(setup, facts, request, progress, traces, make, tell)
+        found = _look(setup, facts, request, progress, traces, make, tell, folding)
     except PredictionError as error:
         return MemoryFacts(prediction_failure=error.message, refusal=error.refusal, certain_bytes=error.certain_bytes)
     if kept is not None:
@@ -121,7 +128,7 @@ def look_at_plan(
 
 def _look(
     setup: Setup, facts: Facts, request: Request, progress: Progress, traces: Traces, make: Callable[[], Any] | None,
-    tell: Tell = tell_nobody,
+    tell: Tell = tell_nobody, folding: FewLayers | None = None,
 ) -> MemoryFacts:  # fmt: skip
     from .plan import BATCHES, Planner, lengths_for
     from .stage import (
@@ -151,8 +158,16 @@ def _look(
         evaluation_batch_of(facts),
         traces,
     )
+    longest = max(own[1], *planner.sequences)
+
+    def fold(alone: bool) -> None:
+        if folding is not None:
+            planner.tracer.count += sum(folding.fold(machine, alone, longest) for machine in machines)
+
+    fold(own[0] == 1)
     prediction = planner.prediction(machines[0], *own)
     tell(unfinished(described(prediction, outline, cards[0]), prediction))
+    fold(own[0] != 1)
     of_table = planner.traces
     plans = [
         _card_plan(planner, machine, card, own, outline.limit) for machine, card in zip(machines, cards, strict=True)
@@ -227,16 +242,23 @@ def _cure(
     asked = plan.asked
     if card is None or asked is None or asked.fits is not False or not planner.is_one_cell:
         return None
-    kept, key = planner.tracer.traces.cures, f"{card.name} {asked.batch} × {asked.sequence} {planner.evaluation_batch}"
-    shipped = planner.tracer.traces.shipped is not None
-    if key not in kept and (shipped or planner.tracer.make is not None):
+    traces = planner.tracer.traces
+    kept, folded = traces.cures, traces.folded
+    key = f"{card.name} r {traces.rank} {asked.batch} × {asked.sequence} {planner.evaluation_batch}"
+    if key not in kept and (folded is not None or planner.tracer.make is not None):
         from ..setup.changed import with_value
         from .levers import levers_of
         from .searching import search_for
+        from .shipped import shipped_for, signature
         from .stage import machine_for
 
         meant = with_value(setup, "training.per_device_train_batch_size", asked.batch)
         meant = with_value(meant, "training.max_length", asked.sequence)
+        said = signature(meant)
+
+        def folded_of(changed: Setup) -> FoldedTapes | None:
+            return folded_for(changed, traces) if signature(changed) == said else shipped_for(changed)
+
         search = search_for(
             meant,
             facts,
@@ -246,7 +268,8 @@ def _cure(
             architecture=None,
             offline=True,
             progress=progress,
-            shipped=shipped,
+            folded=planner.tracer.make is None,
+            folded_of=shipped_for if folded is not None and folded.shipped else folded_of,
         )
         assert search is not None  # there is a card
         found = search.found(levers_of(meant, planner.evaluation_batch), "closest")
@@ -325,7 +348,12 @@ def _notes(planner: Planner, tables: Sequence[Plan], limit: int | None, of_table
     notes = list(dict.fromkeys(note for table in tables for note in table.notes))
     if planner.is_one_cell and planner.traces > of_table:
         notes.append(f"What fits instead took {planner.traces - of_table} more traces.")
-    if planner.tracer.traces.shipped is not None:
+    traces = planner.tracer.traces
+    if any(traces.pieces.values()):
+        notes.append(
+            "Sizes follow from traces of few of its layers, which repeat themselves; a deeper stack came out the same."
+        )
+    if traces.folded is not None and traces.folded.shipped:
         notes.append("All of it follows from traces that come with qlora-doctor; --no-cache traces the model here.")
     elif not planner.traces:
         notes.append("All of it follows from traces that an earlier question on this model left.")

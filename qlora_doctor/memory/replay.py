@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-from .allocator import Block, CachingAllocator, round_size
+from .allocator import Block, CachingAllocator, rounded
 from .machine import Machine
 from .scratch import SCRATCH_CATEGORY, scratch_bytes
 from .tape import ALLOC, CATEGORIES, FREE, OPEN, Kernel, Owner, Tape
@@ -210,13 +210,8 @@ def replay_peaks(
 
 def _survivors(tape: Tape) -> frozenset[int]:
     """Storages that appear in the step and are still there at its end."""
-    alive: set[int] = set()
-    for event in tape.events[tape.step_start :]:
-        if event & 3 == ALLOC:
-            alive.add(event >> 2)
-        elif event & 3 == FREE:
-            alive.discard(event >> 2)
-    return frozenset(alive)
+    events = set(tape.events[tape.step_start :])
+    return frozenset(event >> 2 for event in events if event & 3 == ALLOC and event | FREE not in events)
 
 
 @dataclass
@@ -251,7 +246,7 @@ class _Run:
         self.sizes = list(self.tape.sizes)
         for index in self.tape.workspaces:
             self.sizes[index] = self.machine.blas_workspace_bytes
-        self.rounded = [round_size(size) for size in self.sizes]
+        self.rounded = rounded(self.sizes)
         known: dict[Kernel, list[int]] = {}
         for kernel in self.tape.kernels:
             if kernel not in known:

@@ -149,7 +149,7 @@ def _peak_in_full(known: TracedOnce, machine: Machine) -> Callable[[Setup], int]
 def peak_by_depth(architecture: Any, machine: Machine, offline: bool, known: TracedOnce) -> Callable[[Setup], int]:
     """The peak at full depth, from two traces of a stack of few layers."""
     depth = int(architecture.config.get_text_config().num_hidden_layers)
-    period = _period(architecture.config.get_text_config())
+    period = layer_period(architecture.config.get_text_config())
     few, more = 2 * period, 4 * period
 
     def peak(setup: Setup) -> int:
@@ -157,14 +157,14 @@ def peak_by_depth(architecture: Any, machine: Machine, offline: bool, known: Tra
             return _peak_in_full(known, machine)(setup)
         low, high = (
             moments(traced(subject_of_setup(setup, architecture=shallow, offline=offline), machine), machine)
-            for shallow in (_of_depth(architecture, few), _of_depth(architecture, more))
+            for shallow in (of_depth(architecture, few), of_depth(architecture, more))
         )
         return max(low[name] + (high[name] - low[name]) * (depth - few) // (more - few) for name in low)
 
     return peak
 
 
-def _period(config: Any) -> int:
+def layer_period(config: Any) -> int:
     """Layers after which the kinds of layers repeat."""
     kinds = list(getattr(config, "layer_types", None) or [])
     for period in range(1, len(kinds) // 2 + 1):
@@ -173,7 +173,8 @@ def _period(config: Any) -> int:
     return 1
 
 
-def _of_depth(architecture: Any, depth: int) -> Any:
+def of_depth(architecture: Any, depth: int) -> Any:
+    """An architecture with so many layers."""
     config = copy.deepcopy(architecture.config)
     text = config.get_text_config()
     text.num_hidden_layers = depth

@@ -39,9 +39,21 @@ def unmodelled(setup: Setup, facts: Facts) -> str | None:
     if left_out:
         listed = left_out[0] if len(left_out) == 1 else f"{', '.join(left_out[:-1])} and {left_out[-1]}"
         return f"The prediction does not cover {listed}, which the peak depends on."
+    config = facts.config
+    if config is not None and config.launch == "alone" and (config.visible_cards or 1) > 1:
+        return _of_one_process(config.visible_cards, config.batch)
     if (setup.training.fsdp or setup.training.deepspeed) and Taken(setup)["hardware.count"] < 2:
         return _RANKS
     return _unknown(setup)
+
+
+def _of_one_process(cards: int | None, batch: int | None) -> str:
+    """Why there is no figure for a process that sees several cards."""
+    asked = "" if batch is None or cards is None else f", {cards} × {batch} samples"
+    return (
+        f"One process sees {cards} cards, and its first card takes the batches of all{asked}: check the run as it is "
+        "with one card shown (CUDA_VISIBLE_DEVICES=0), or started by a launcher."
+    )
 
 
 def unmodelled_model(model: Any, setup: Setup) -> str | None:
@@ -67,6 +79,8 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
     if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
         return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
+    if getattr(base, "main_input_name", None) in ("input_features", "input_values"):
+        towers.append("audio")
     if towers == ["images"] and setup.data.format is None:
         return _images(model, setup)
     if towers and setup.data.format is None:
@@ -263,7 +277,9 @@ def offloads_plainly(setup: Setup) -> bool:
 def seen_cards(setup: Setup, facts: Facts) -> int | None:
     """Cards of this machine that one process would see, where the run is meant for them and nothing says how many."""
     environment, hardware = facts.environment, setup.hardware
-    if environment is None or hardware.count is not None or hardware.gpu is not None or hardware.memory is not None:
+    origin = setup.origins.get("hardware.count")
+    counted = hardware.count is not None and (origin is None or origin.source != "dialect_default")
+    if environment is None or counted or hardware.gpu is not None or hardware.memory is not None:
         return None
     return len(environment.gpus or ())
 

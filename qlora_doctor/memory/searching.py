@@ -9,10 +9,12 @@ from ..facts import Facts
 from ..facts.memory import Cure
 from .cure import Room, Search
 from .machine import Machine
+from .shipped import shipped_for
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
     from ..tables.cards import Card
+    from .folded_tapes import FoldedTapes
     from .traced_once import TracedOnce
 
 
@@ -26,7 +28,8 @@ def search_for(
     architecture: Any,
     offline: bool,
     progress: Callable[[str], None],
-    shipped: bool = False,
+    folded: bool = False,
+    folded_of: Callable[[Setup], FoldedTapes | None] = shipped_for,
     floor: int | None = None,
     known: TracedOnce | None = None,
 ) -> Search | None:
@@ -37,7 +40,8 @@ def search_for(
         evaluation_batch: of the setup as it is; None where it evaluates nothing.
         architecture: that of the setup; None loads it.
         floor, known: see :class:`.cure.Search`.
-        shipped: look among the setups whose traces come with the package, without torch.
+        folded: look among the setups whose folded tapes are there, without torch.
+        folded_of: see :class:`.cure.Search`.
     """
     from .plan import capacity
 
@@ -50,16 +54,15 @@ def search_for(
         return None if own is None else changed.training.per_device_eval_batch_size or own
 
     room = Room(None if card is None else capacity(card), budget)
-    if shipped:
-        from .shipped_search import ShippedSearch
+    around = setup, lambda changed: machine_of(changed, card), evaluates, room
+    if folded:
+        from .folded_search import FoldedSearch
 
-        return ShippedSearch(setup, lambda changed: machine_of(changed, card), evaluates, room, None, offline, progress)
+        return FoldedSearch(*around, None, offline, progress, folded_of=folded_of)
     from ..pipeline import load_config
 
     architecture = architecture or load_config(setup, offline=offline)
-    return Search(
-        setup, lambda changed: machine_of(changed, card), evaluates, room, architecture, offline, progress, floor, known
-    )
+    return Search(*around, architecture, offline, progress, floor, known, folded_of)
 
 
 def in_order(cures: Iterable[Cure], chosen: Cure | None) -> list[Cure]:

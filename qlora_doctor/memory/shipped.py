@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..tables.architectures import find_architecture
 from ..tables.traces import index, read
-from .families import SMALL_MEMORY_HEAD
-from .folded import STATES, Folded
+from .folded_tapes import FoldedTapes, folded_of, takes
 from .kept import Outline
-from .moments import most_in_use
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
     from ..tables.architectures import Architecture
+    from .folded import Folded
     from .machine import Machine
-    from .scaling import ScalableTape
     from .tape import Tape
 
 MODELS = (
@@ -50,12 +48,8 @@ MODELS = (
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
 )
 """Bases that many adapters on the hub were trained on; instruct versions and mirrors come with them."""
-FEW = 1, 3
-"""Periods of layers, beyond the folded ones, of the two stacks that tell roughly what is in use."""
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 """The attention projections by their common names: fewer targets than every linear layer."""
-RANKS = (2, 256)
-"""Ranks for which the tapes hold."""
 
 Trainer = Literal["transformers", "trl"]
 Targets = Literal["all-linear", "qkvo"]
@@ -86,59 +80,6 @@ def variants() -> Iterator[Variant]:
                     yield Variant(model, trainer, targets, checkpointing)
 
 
-@dataclass
-class Shipped:
-    """The tapes of one variant, for one setup's rank and optimizer.
-
-    Attributes:
-        file: the variant's.
-    """
-
-    outline: Outline
-    file: str
-    rank: int
-    optim: str
-    precision: str
-    accumulation: int
-
-    def scalable(self, kind: Any, alone: bool, sequence: int) -> ScalableTape | None:
-        """The tape for a machine of this kind, a batch of 1 or more, and a length; None where none is there."""
-        return self._scalable(kind, alone, sequence, None)
-
-    def reach(self, machine: Machine, alone: bool) -> int | None:
-        """Tokens of a sample up to which there are tapes for a batch of 1, or of more; None where there are none."""
-        kind = machine.kind(self.outline.head > SMALL_MEMORY_HEAD)
-        pieces = _pieces(self.file, tape_key(kind, self.precision, alone))
-        return max((piece.last for piece in pieces), default=None)
-
-    def most_in_use(self, machine: Machine, batch: int, sequence: int) -> int | None:
-        """As :func:`.moments.most_in_use`, or a little less: a line through two stacks of few layers.
-
-        What is in use at a place of a step grows in a line with the layers, so the highest of all places grows at least
-        as fast as between any two smaller depths.
-        """
-        kind = machine.kind(self.outline.head > SMALL_MEMORY_HEAD)
-
-        def at(added: int | None) -> int | None:
-            found = self._scalable(kind, batch == 1, sequence, added)
-            return None if found is None else most_in_use(found.at(batch, sequence), machine)
-
-        piece = self._piece(kind, batch == 1, sequence)
-        if piece is None or piece[1].repeats <= sum(FEW):
-            return at(None)
-        low, high = (cast(int, at(added)) for added in FEW)
-        return low + (high - low) * (piece[1].repeats - FEW[0]) // (FEW[1] - FEW[0])
-
-    def _piece(self, kind: Any, alone: bool, sequence: int) -> tuple[int, Folded] | None:
-        pieces = _pieces(self.file, tape_key(kind, self.precision, alone))
-        return next((piece for piece in enumerate(pieces) if sequence <= piece[1].last), None)
-
-    def _scalable(self, kind: Any, alone: bool, sequence: int, added: int | None) -> ScalableTape | None:
-        piece = self._piece(kind, alone, sequence)
-        key = tape_key(kind, self.precision, alone)
-        return piece and _unfolded(self.file, key, piece[0], self.rank, self.optim, self.accumulation, added)
-
-
 @cache
 def _pieces(file: str, key: str) -> list[Folded]:
     """The tapes of a kind of machine, those of shorter lengths first."""
@@ -146,22 +87,7 @@ def _pieces(file: str, key: str) -> list[Folded]:
     return [] if document is None else [folded_of(each) for each in document["tapes"].get(key, ())]
 
 
-@lru_cache(maxsize=32)
-def _unfolded(
-    file: str, key: str, place: int, rank: int, optim: str, accumulation: int, added: int | None
-) -> ScalableTape:
-    """A piece's tape with so many periods of layers beyond the folded ones; None is the model's own depth."""
-    folded = _pieces(file, key)[place]
-    return (folded if added is None else replace(folded, repeats=added)).scalable(rank, optim, accumulation)
-
-
-def tape_key(kind: Any, precision: str, alone: bool) -> str:
-    """The name of a tape in its file."""
-    flags = "".join(str(int(each)) for each in kind)
-    return f"{precision} {flags} {'one' if alone else 'more'}"
-
-
-def shipped_for(setup: Setup) -> Shipped | None:
+def shipped_for(setup: Setup) -> FoldedTapes | None:
     """The tapes of this setup; None where it is none of those that were traced, or other versions are installed."""
     variant = variant_of(setup)
     if variant is None or not fits_versions():
@@ -180,13 +106,14 @@ def shipped_for(setup: Setup) -> Shipped | None:
         "kinds": tuple(said.get("kinds", ())),
         "versions": index()["versions"],
     }
-    return Shipped(
+    return FoldedTapes(
         Outline(**said),
-        variant.file,
+        partial(_pieces, variant.file),
         int(cast(int, setup.lora.r)),
         optim,
         "bf16" if training.bf16 else "fp16",
         cast(int, training.gradient_accumulation_steps),
+        shipped=True,
     )
 
 
@@ -199,20 +126,9 @@ def shipped_tape(setup: Setup, machine: Machine) -> tuple[Outline, Tape] | None:
     batch, sequence = setup.training.per_device_train_batch_size, setup.training.max_length
     if shipped is None or not batch or not sequence:
         return None
-    found = shipped.scalable(machine.kind(shipped.outline.head > SMALL_MEMORY_HEAD), batch == 1, sequence)
+    found = shipped.scalable(machine, batch, sequence)
     outline = replace(shipped.outline, batch=batch, sequence=sequence)
     return None if found is None else (outline, found.at(batch, sequence))
-
-
-def document_of(folded: Folded) -> list[Any]:
-    """A folded tape as JSON."""
-    return [folded.last, folded.repeats, folded.layers, folded.tokens, folded.course, folded.blocks]
-
-
-def folded_of(document: list[Any]) -> Folded:
-    """A folded tape of its JSON."""
-    last, repeats, layers, tokens, course, blocks = document
-    return Folded(tokens, course, layers, blocks, repeats, last)
 
 
 @cache
@@ -236,8 +152,7 @@ def variant_of(setup: Setup) -> Variant | None:
         named = "qkvo"
     else:
         return None
-    rank = setup.lora.r
-    if not isinstance(rank, int) or not RANKS[0] <= rank <= RANKS[1] or training.optim not in STATES:
+    if not takes(setup.lora.r, training.optim):
         return None
     variant = Variant(model, training.trainer, named, training.gradient_checkpointing)
     return variant if signature(setup) == index()["said"].get(said_key(variant, bool(training.bf16))) else None

@@ -286,8 +286,8 @@ def assumed_of_cards(setup: Setup, facts: Facts) -> list[str]:
     count, seen = Taken(setup)["hardware.count"], seen_cards(setup, facts)
     if seen is not None and seen > 1 and setup.traits.own_loop is None:
         return [
-            f"Each process sees one card. Without a launcher the {seen} cards of this machine work by DataParallel, "
-            "which is not modelled; CUDA_VISIBLE_DEVICES=0 shows one."
+            f"Each process sees one card. Without a launcher the first of this machine's {seen} cards takes the "
+            "batches of all under transformers' Trainer, and trl's trainers stop; CUDA_VISIBLE_DEVICES=0 shows one."
         ]
     if count < 2:
         return []

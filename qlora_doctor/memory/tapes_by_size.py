@@ -92,13 +92,9 @@ class Tracer:
             self.count += 1
         return known[batch, sequence]
 
-    def shipped(self, machine: Machine, batch: int, sequence: int) -> Tape | None:
-        """The tape as those that come with the package tell it; None where they do not."""
-        shipped = self.traces.shipped
-        if shipped is None:
-            return None
-        kind = machine.kind(self.outline.head > SMALL_MEMORY_HEAD)
-        found = shipped.scalable(kind, batch == 1, sequence)
+    def unfolded(self, machine: Machine, batch: int, sequence: int) -> Tape | None:
+        """The tape as folded ones tell it; None where they do not."""
+        found = None if self.traces.folded is None else self.traces.folded.scalable(machine, batch, sequence)
         return None if found is None else found.at(batch, sequence)
 
     def _trace(self, machine: Machine, batch: int, sequence: int) -> Tape:
@@ -114,8 +110,8 @@ class EvaluationTracer(Tracer):
 
     what = "evaluation"
 
-    def shipped(self, machine: Machine, batch: int, sequence: int) -> Tape | None:
-        """None: evaluations do not come with the package."""
+    def unfolded(self, machine: Machine, batch: int, sequence: int) -> Tape | None:
+        """None: evaluations are not folded."""
         return None
 
     def _trace(self, machine: Machine, batch: int, sequence: int) -> Tape:
@@ -160,15 +156,15 @@ class TapesBySize:
         self._lengths = sorted({length for length in sequences if length % ALIGNED == 0})
         self._pieces: dict[bool, list[Piece]] = {}
         self._single: dict[tuple[bool, int], Piece] = {}
-        if tracer.traces.shipped is None and any(length % ALIGNED for length in sequences):
+        if tracer.traces.folded is None and any(length % ALIGNED for length in sequences):
             self.notes.append(f"Lengths that are no multiple of {ALIGNED} are padded on the way and were traced apart.")
 
     def at(self, batch: int, sequence: int) -> Tape:
         """The tape of this batch and sequence; between two pieces that of the longer sequences."""
         alone = batch == 1
-        shipped = self._tracer.shipped(self._machine, batch, sequence)
-        if shipped is not None:
-            return shipped
+        unfolded = self._tracer.unfolded(self._machine, batch, sequence)
+        if unfolded is not None:
+            return unfolded
         if sequence % ALIGNED:
             if (alone, sequence) not in self._single:
                 self._single[alone, sequence] = self._piece(1 if alone else self._smallest(), sequence)
@@ -178,10 +174,10 @@ class TapesBySize:
         return _at_piece(self._pieces[alone], (batch, sequence))
 
     def most_in_use(self, batch: int, sequence: int) -> int:
-        """As :func:`.moments.most_in_use`; where the tapes come with the package a little less at times, and fast."""
-        shipped = self._tracer.traces.shipped
-        if shipped is not None:
-            found = shipped.most_in_use(self._machine, batch, sequence)
+        """As :func:`.moments.most_in_use`; where the tapes are folded a little less at times, and fast."""
+        folded = self._tracer.traces.folded
+        if folded is not None:
+            found = folded.most_in_use(self._machine, batch, sequence)
             if found is not None:
                 return found
         return most_in_use(self.at(batch, sequence), self._machine)

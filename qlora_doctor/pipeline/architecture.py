@@ -39,11 +39,10 @@ class Architecture:
 def context_length(config: Any) -> int | None:
     """Positions that the model has, None where its config sets no limit."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        value = getattr(text, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
+    named = ("max_position_embeddings", "n_positions", "max_seq_len")
+    values = [next((value for name in named if (value := getattr(text, name, None))), None)]
+    values.append(getattr(text, "max_target_positions", None))  # of a decoder of speech, beside the sound's
+    return min((value for value in values if isinstance(value, int) and value > 0), default=None)
 
 
 def load_config(setup: Setup, *, offline: bool = True, with_files: bool = False) -> Architecture:

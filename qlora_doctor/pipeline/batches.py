@@ -27,6 +27,10 @@ _RENDERED_TOO = ("tools", "chat_template_kwargs")
 """Columns that SFTTrainer hands to the chat template beside the messages (trl, sft_trainer.py)."""
 
 
+TOKENS_BEFORE = "qlora_doctor_tokens_before"
+"""Attribute of a tokenizer: how many tokens it had before a script or a trainer added some."""
+
+
 @dataclass
 class Batches:
     """Samples ready for the trainer.
@@ -42,6 +46,8 @@ class Batches:
         notes: what was done otherwise than a reader might expect; one sentence each.
         method: of trl, whose rows these are; None where they are for supervised fine-tuning.
         behind: wraps the trainer's collator; None leaves it.
+        raw: of a script's tokenized rows those that they were made of, empty where that is not known; None otherwise.
+        limits: lengths at which a script's own tokenizing cuts.
     """
 
     dataset: Any
@@ -53,6 +59,8 @@ class Batches:
     notes: list[str] = field(default_factory=list)
     method: str | None = None
     behind: Callable[[Any], Any] | None = None
+    raw: list[dict[str, Any]] | None = None
+    limits: set[int] = field(default_factory=set)
 
 
 def make_batches(
@@ -107,8 +115,9 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
     if named is None:
         return None
     read = read_named(setup, named, max(rows, 64))
-    whole, rows_read = read.total == len(read.rows), [row for _, row in read.rows]
-    made = scripted(named, rows_read, tokenizer, newest_trl=hands_over_rows(setup), whole=whole)
+    rows_read = [row for _, row in read.rows]
+    made = scripted(named, rows_read, tokenizer, newest_trl=hands_over_rows(setup), total=read.total)
+    raw = (rows_read if made.in_order and len(rows_read) == len(made.rows) else []) if made.tokenized else None
     notes = ["The script's own functions on its rows were worked out without executing the script."]
     columns = list(made.rows[0])
     if Taken(setup).trainer == "trl" and (not made.tokenized or made.collator is None):
@@ -127,12 +136,14 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
         length = sequence_length(setup, model.config)
         parts = named.settings.get("responses")
         behind = responses_only(parts, tokenizer) if parts else None
-        return Batches(dataset, made.collator, "file", tokenizer, length, samples, notes, behind=behind)
+        return Batches(
+            dataset, made.collator, "file", tokenizer, length, samples, notes, None, behind, raw, made.limits
+        )
     if not made.tokenized or made.collator is None:
         raise NotFollowedForm("The script's rows are no tokens when they reach its trainer.")
     longest = max(len(row["input_ids"]) for row in made.rows)
     samples = Samples(made.rows, read.columns, "text", "text", named.name or "")
-    return Batches(made.rows, made.collator, "file", tokenizer, longest, samples, notes)
+    return Batches(made.rows, made.collator, "file", tokenizer, longest, samples, notes, raw=raw, limits=made.limits)
 
 
 def _formed(setup: Setup, tokenizer: Any, rows: int) -> Batches | None:
@@ -216,6 +227,7 @@ def load_tokenizer(setup: Setup, architecture: Architecture, *, offline: bool = 
         beside = Path(setup.file).resolve().parent / template if setup.file and len(template) < 200 else None
         is_file = beside is not None and "\n" not in template and "{" not in template and beside.is_file()
         tokenizer.chat_template = beside.read_text(encoding="utf-8") if is_file and beside else template
+    setattr(tokenizer, TOKENS_BEFORE, len(tokenizer))
     return change_tokenizer(tokenizer, setup)
 
 

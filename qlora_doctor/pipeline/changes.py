@@ -42,6 +42,24 @@ def change_model(model: Any, setup: Setup, when: str, tokenizer: Any = None, not
             ) from error
 
 
+def change_config(config: Any, setup: Setup, tokenizer: Any = None) -> None:
+    """Set the fields of the model's config that the script sets; those that a missing tokenizer decides stay."""
+    for change in setup.changes:
+        if change.kind == "config" and (tokenizer is not None or change.of_tokenizer is None):
+            setattr(config, str(change.name), _value(change, tokenizer))
+
+
+def align_padding(config: Any, tokenizer: Any) -> None:
+    """What transformers' Trainer does with the tokenizer that it is given, as its training begins: from 4.56 on the
+    model's config names that one's padding token (``align_special_tokens``)."""
+    from transformers import Trainer, trainer_utils
+
+    own = tokenizer.tokenizer if hasattr(tokenizer, "tokenizer") else tokenizer
+    aligns = hasattr(trainer_utils, "align_special_tokens") or hasattr(Trainer, "_align_special_tokens")
+    if aligns and getattr(own, "pad_token_id", None) is not None:
+        config.get_text_config().pad_token_id = own.pad_token_id
+
+
 def change_tokenizer(tokenizer: Any, setup: Setup) -> Any:
     """The tokenizer with the fields and the tokens that the script gives it."""
     for change in setup.changes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,10 @@ from ..setup.paths import resolve, train_data
 from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .failures import first_sentence
-from .forms.files import BUILDERS, chosen, files_below, of_table, read_files
+from .forms.files import BUILDERS, chosen, files_below, not_at_hand, of_table, read_files
 
+NOT_AT_HAND = "not-at-hand"
+"""The kind of error of data that only the hub has: nothing is known of them, good or bad."""
 DataFormat = Literal["text", "prompt-completion", "messages", "preference", "unpaired-preference", "prompt-only"]
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -132,6 +136,13 @@ def _first_rows(setup: Setup, rows: int) -> list[dict[str, Any]]:
     except StopIteration:  # the datasets library's answer to a JSON file without a row
         found = []
     except Exception as error:
+        if resolve(setup, name) is None and (isinstance(error, ConnectionError) or _is_offline()):
+            raise StageError(
+                not_at_hand(name, error),
+                kind=NOT_AT_HAND,
+                remedy="Load the data once with a network, or name a file.",
+                place=setup.place("data.train"),
+            ) from error
         raise StageError(
             f"The data {name!r} cannot be read: {first_sentence(error)}",
             remedy="Repair the file; JSON Lines, JSON, CSV and Parquet are read.",
@@ -344,4 +355,11 @@ def _open(setup: Setup) -> Any:
         )
     options: dict[str, Any] = {"sep": "\t"} if files[0].suffix.lower() == ".tsv" else {}
     names = [str(f) for f in files]
-    return load_dataset(builders.pop(), data_files=names, split="train", streaming=True, **options)
+    locks = _locks().name
+    return load_dataset(builders.pop(), data_files=names, split="train", streaming=True, cache_dir=locks, **options)
+
+
+@functools.cache
+def _locks() -> tempfile.TemporaryDirectory[str]:
+    """Where the datasets library leaves a lock for each file that it reads; it goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True)

@@ -11,12 +11,10 @@ import torch
 
 from ..core.labels import IGNORED
 from ..facts.batch import BatchFacts
+from .classes import Classes
 from .mask_edges import MaskEdges
+from .media import Media
 
-_MEDIA = ("pixel_values", "pixel_values_videos", "input_features", "input_values", "images")
-"""Arguments that bring what placeholders stand for."""
-_PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "audio_token_id",
-                 "audio_token_index")  # fmt: skip
 _RUN = 4
 """Padding tokens in a row beyond which they are no text, whatever the mask says."""
 _SHOWN = 160
@@ -42,9 +40,11 @@ class BatchLook:
     _lengths: list[int] = field(default_factory=list)
     _seen: set[bytes] = field(default_factory=set)
     _labels: bool | None = None
-    _media: bool = False
     _text: str | None = None
     _edges: MaskEdges = field(default_factory=MaskEdges)
+
+    def __post_init__(self) -> None:
+        self._media, self._classes = Media(self.config), Classes(self.config)
 
     def look(self, batch: Mapping[str, Any]) -> None:
         """Take in one batch: a mapping with ``input_ids`` of shape (rows, length). Anything else is passed over."""
@@ -65,13 +65,18 @@ class BatchLook:
                 self._let_through(ids, torch.zeros_like(padding))
         self.digests.append(hashlib.blake2b(ids.numpy().tobytes(), digest_size=8).hexdigest())
         self._lengths.append(int(ids.shape[1]))
-        self._media = self._media or any(batch.get(name) is not None for name in _MEDIA)
         self._add(batches=1, rows=len(ids), positions=ids.numel(), padding=int(padding.sum()))
         self._rows(ids, padding)
-        token_labels = isinstance(labels, torch.Tensor) and labels.shape == ids.shape
-        if token_labels:
+        labels = labels.detach().cpu() if isinstance(labels, torch.Tensor) else None
+        of_tokens = labels is not None and labels.shape == ids.shape
+        self._media.look(batch, ids, labels if of_tokens else None)
+        if labels is None:
+            return
+        if of_tokens:
             self._labels = True
-            self._look_at_labels(ids, labels.detach().cpu(), padding)  # type: ignore[union-attr]
+            self._look_at_labels(ids, labels, padding)
+        elif labels.shape[:1] == ids.shape[:1] and labels.numel() == len(ids) and not labels.is_floating_point():
+            self._classes.look(ids, labels.reshape(-1), padding)
 
     def facts(self) -> BatchFacts | None:
         """What all batches together show; None before the first."""
@@ -79,7 +84,7 @@ class BatchLook:
         if not count.get("batches"):
             return None
         if count.get("of_tensors"):
-            return BatchFacts(batches=count["batches"], rows=count["rows"], dimensions=3)
+            return BatchFacts(batches=count["batches"], rows=count["rows"], dimensions=3, unfit=True)
         tokens = count["positions"] - count["padding"]
         known: dict[str, Any] = {
             "batches": count["batches"],
@@ -100,12 +105,12 @@ class BatchLook:
             known.update(limit=self.limit, rows_cut=count.get("cut", 0))
         if self._special("bos_token_id") is not None:
             known["two_bos_rows"] = count.get("two_bos", 0)
-        if self._placeholder_ids():
-            known["placeholders"] = count.get("placeholders", 0)
-            known["media_given"] = self._media
         if self._labels:
             known.update(self._label_facts(tokens))
-        return BatchFacts(**known)
+        media, classes = self._media.facts(), self._classes.facts()
+        stops = media.get("media_given") and media.get("media_tokens", media["placeholders"]) != media["placeholders"]
+        stops = stops or classes.get("class_labels_out_of_range", 0) > 0 or classes.get("classifier_pad") == "none"
+        return BatchFacts(**known, **media, **classes, unfit=bool(stops))
 
     def _label_facts(self, tokens: int) -> dict[str, Any]:
         count = self._count
@@ -121,8 +126,6 @@ class BatchLook:
             "ends_untrained": count.get("ends_untrained", 0),
             "mask_misplaced": self._edges.told(),
         }
-        if self._placeholder_ids():
-            known["labels_on_placeholders"] = count.get("on_placeholders", 0)
         if counted:
             known["labels_on_padding_ratio"] = count.get("on_padding", 0) / counted
             known["labels_other_ratio"] = count.get("other", 0) / counted
@@ -145,9 +148,6 @@ class BatchLook:
             cut += len(tokens) == self.limit and int(tokens[-1]) != eos
             two_bos += bos is not None and tokens[:2].tolist() == [bos, bos]
         self._add(duplicates=duplicates, two_bos=two_bos, cut=cut)
-        wanted = self._placeholder_ids()
-        if wanted:
-            self._add(placeholders=int(torch.isin(ids, torch.tensor(wanted)).sum()))
 
     def _look_at_labels(self, ids: torch.Tensor, labels: torch.Tensor, padding: torch.Tensor) -> None:
         counted = labels != IGNORED
@@ -156,10 +156,6 @@ class BatchLook:
             counted_text=int((counted & ~padding).sum()),
             on_padding=int((counted & padding).sum()),
         )
-        wanted = self._placeholder_ids()
-        if wanted:
-            placed = torch.isin(ids, torch.tensor(wanted))
-            self._add(on_placeholders=int((counted & placed).sum()))
         real = counted & ~padding
         here = labels == ids
         after = torch.zeros_like(here)
@@ -253,10 +249,6 @@ class BatchLook:
     def _pad_is_eos(self) -> bool | None:
         pad, eos = self._special("pad_token_id"), self._special("eos_token_id")
         return None if pad is None or eos is None else pad == eos
-
-    def _placeholder_ids(self) -> list[int]:
-        values = [getattr(self.config, name, None) for name in _PLACEHOLDERS]
-        return sorted({value for value in values if isinstance(value, int) and value >= 0})
 
     def _add(self, **numbers: int) -> None:
         for name, number in numbers.items():

@@ -11,6 +11,7 @@ from ..facts.load import LoadFailure
 # Beyond what the pipeline distinguishes: what a step can end with.
 _SIGNS: tuple[tuple[str, str], ...] = (
     ("no-gradient", r"does not require grad and does not have a grad_fn|None of the inputs have requires_grad"),
+    ("no-rows", r"num_samples=0$|Batch does not contain any data"),
     ("float16-gradients", r"Attempting to unscale FP16 gradients"),
     ("no-adapter", r"cannot perform fine-tuning on purely quantized models|training is not currently supported"),
     ("token-out-of-range", r"index out of range in self|srcIndex < srcSelectDimSize|vectorized_gather_kernel"),
@@ -24,6 +25,7 @@ _REMEDIES = {
     "model.enable_input_require_grads() before attaching the adapter, or checkpoint with use_reentrant=False.",
     "float16-gradients": "Keep trainable weights in float32, or train in bf16.",
     "no-adapter": "Attach the adapter before the trainer is built.",
+    "no-rows": "Look at the path, the split, the filters and the length that rows are cut at.",
     "token-out-of-range": "Resize the embeddings to the tokenizer, or use a padding token that exists.",
 }
 

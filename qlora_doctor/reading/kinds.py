@@ -24,6 +24,8 @@ _QUANTIZED_NAME = re.compile(r"(?:^|[-_.])(?:4bit|8bit|bnb|int4|gptq|awq|nf4|qlo
 
 # -- home-made files: a guess by the names of keys, so that what else has such names has to be known
 
+_LIKELY = 0.5
+"""How sure it must be whose file it is, that a fault in reading it counts as one."""
 _SENTENCE = 4
 """More words than a value of a config has."""
 _DEPTH = 8
@@ -72,11 +74,15 @@ def why_left_out(document: Document, dialect: Dialect, sure: float, below: Path)
         return None
     try:
         setup = dialect.read(document)
-    except ConfigError:
-        return None  # what is wrong with it is reported when it is checked
+    except ConfigError:  # what is wrong with it is reported when it is checked
+        return None if sure >= _LIKELY else _too_little(sure)
     if dialect.name == homemade.name and not _holds_a_run(setup):
-        return f"it holds too little of a run ({sure:.0%} sure)"
+        return _too_little(sure)
     return None if dialect.name in _NOT_TRAINING or _adapts_or_quantizes(setup) else "it has neither LoRA nor 4 bits"
+
+
+def _too_little(sure: float) -> str:
+    return f"it holds too little of a run ({sure:.0%} sure)"
 
 
 def _foreign(document: Document) -> str:

@@ -87,9 +87,11 @@ def recognise(document: Document) -> float:
     sections = {key for key in data if key in SECTIONS}
     if len(sections) == 1 and len(data.keys() - {SCHEMA_KEY}) > 2:
         return 0.0
+    strangers = data.keys() - SECTIONS.keys() - {SCHEMA_KEY}
     known = total = 0
     for section in sections - {"model"}:
         if not isinstance(data[section], dict):
+            total += bool(strangers)  # beside others it is another tool's key of this name
             continue
         for key in data[section]:
             total += 1
@@ -101,8 +103,7 @@ def recognise(document: Document) -> float:
     elif not isinstance(model, str):
         return 0.4  # a native config with a mistake in its first line reads better than an unknown file
     share = known / total if total else 1.0
-    strangers = len(data.keys() - SECTIONS.keys() - {SCHEMA_KEY}) / len(data)
-    return round(max(0.0, share * (1 - strangers)), 3)
+    return round(max(0.0, share * (1 - len(strangers) / len(data))), 3)
 
 
 def read(document: Document) -> Setup:

@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.report import Report
+from ..core.report import NOT_ASKED_FOR, Report, stages_of
 from . import _words as words
 from ._needed import needed
 
 _NAMED = 3
 _HEAD = ("config", "errors", "warnings", "notes", "trains", "peak", "")
-_SGR = {"unread": "1;31", "incomplete": "1;33", "partly read": "1;33", "fails": "1;31", "passes": "1;32"}
+_PARTLY = {"partly read", "partly seen"}
+_SGR = {"unread": "1;31", "incomplete": "1;33", **dict.fromkeys(_PARTLY, "1;33"), "fails": "1;31", "passes": "1;32"}
 _COUNTED = {
     "fails": "failed",
     "passes": "passed",
     "partly read": "partly read",
+    "partly seen": "partly seen",
     "incomplete": "incomplete",
     "unread": "not read",
 }
@@ -58,7 +60,8 @@ def told_reasons(left_out: Sequence[tuple[Path, str]]) -> list[str]:
 
 def outcome(report: Report) -> str:
     """One word: ``passes``, ``fails``, ``incomplete`` (a stage that was asked for has no result), ``unread``, or
-    ``partly read``: nothing failed, and not all is known that decides the run."""
+    ``partly read``: nothing failed, and not all is known that decides the run; ``partly seen``: all that is known, and
+    the script does something that kept the stages on a built model from it."""
     if report.exit_code in (1, 2):
         return {1: "fails", 2: "unread"}[report.exit_code]
     partly = report.summary.read is not None and report.summary.read.known < report.summary.read.of
@@ -66,13 +69,22 @@ def outcome(report: Report) -> str:
     failed = any(record.status == "failed" for record in report.stages)
     if partly and settled and not failed:
         return "partly read"
-    return "passes" if report.exit_code == 0 else "incomplete"
+    if report.exit_code == 0:
+        built = next((record for record in report.stages if record.name == "structure"), None)
+        unseen = built is not None and built.status == "skipped" and built.reason != NOT_ASKED_FOR
+        return "partly seen" if unseen else "passes"
+    return "incomplete"
 
 
 def told_outcome(report: Report) -> str:
-    """The same, of a run that was partly read with how much: ``read 2 of 5``."""
+    """The same, of a run that was partly read or seen with how much: ``read 2 of 5``, ``seen 1 of 6``."""
     word, read = outcome(report), report.summary.read
-    return f"read {read.known} of {read.of}" if word == "partly read" and read is not None else word
+    if word == "partly read" and read is not None:
+        return f"read {read.known} of {read.of}"
+    if word == "partly seen":
+        done = sum(record.status == "done" for record in report.stages)
+        return f"seen {done} of {len(stages_of(report))}"
+    return word
 
 
 def _row(report: Report) -> tuple[str, ...]:
@@ -93,7 +105,7 @@ def _row(report: Report) -> tuple[str, ...]:
 
 def _line(row: Sequence[str], widths: Sequence[int], color: bool) -> str:
     cells = [row[0].ljust(widths[0]), *(cell.rjust(wide) for cell, wide in zip(row[1:-1], widths[1:-1], strict=True))]
-    shade = _SGR.get("partly read" if row[-1].startswith("read ") else row[-1])
+    shade = _SGR.get("partly read" if row[-1].startswith(("read ", "seen ")) else row[-1])
     last = f"\x1b[{shade}m{row[-1]}\x1b[0m" if color and shade is not None else row[-1]
     return "  ".join([*cells, last]).rstrip()
 

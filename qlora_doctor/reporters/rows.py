@@ -49,8 +49,7 @@ def _head(data: DataFacts) -> list[str]:
         f"{words.one_line(data.source or 'data')} · {words.one_line(data.format or 'unknown form')} · {total}{seen}"
     ]
     if data.rendered_by:
-        own = data.rendered_by.startswith("the script itself")  # --run-data: its own loader made them
-        differ = "" if own else ": details may differ from the trainer's own"
+        differ = "" if data.rendered_by_trainer else ": details may differ from the trainer's own"
         head.append(f"rendered by {words.one_line(data.rendered_by)}{differ}")
     for each in data.sets or ():
         if each.not_followed:

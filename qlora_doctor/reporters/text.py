@@ -9,14 +9,26 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..core.place import Place
-from ..core.report import ALL_STAGES, Cause, Finding, Remediation, Report, RuleOutcome, stages_of
+from ..core.report import ALL_STAGES, NOT_ASKED_FOR, Cause, Finding, Remediation, Report, RuleOutcome, stages_of
 from . import _words as words
 from ._excerpt import marked
 from ._needed import needed
 from ._seen import seen
 from .afterwards import course_lines, stored_lines
 from .cure import cure_table
-from .verdict import Gap, counting, counts, dialect, gaps, outcomes, subject, suppressed, unfollowed, unread
+from .verdict import (
+    Gap,
+    counting,
+    counts,
+    dialect,
+    gaps,
+    outcomes,
+    sets_left_out,
+    subject,
+    suppressed,
+    unfollowed,
+    unread,
+)
 
 _SGR = {"error": "1;31", "warning": "1;33", "info": "1;36", "good": "1;32", "strong": "1", "dim": "2",
         "added": "32", "removed": "31"}  # fmt: skip
@@ -127,7 +139,7 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     grave = "error" if summary.error else "warning" if summary.warning else "info" if summary.info else "good"
     ended = [record.name for record in report.stages if record.status == "done"]
     failed = [record.name for record in report.stages if record.status == "failed"]
-    if grave == "good" and unfollowed(report):
+    if grave == "good" and (unfollowed(report) or sets_left_out(report)):
         grave = "info"
     clean = "nothing found" if ended else "nothing was checked"
     partly = unread(report)
@@ -140,6 +152,8 @@ def render_verdict(report: Report, *, color: bool = False) -> str:
     few = asked and 0 < len(ended) < 4
     done = f"{len(ended)} of {len(stages_of(report))} stages done"
     parts.append(f"looked at {', '.join(ended)}" if few else done)
+    if sets := sets_left_out(report):
+        parts.append(ink("warning", f"{words.plural(len(sets), 'data set')} not looked at"))
     if left := unfollowed(report):
         parts.append(ink("warning", f"{words.plural(len(left), 'statement')} not followed"))
     if failed:
@@ -228,7 +242,7 @@ def _diff_line(line: str, ink: _Ink) -> str:
 def _some_asked_for(report: Report) -> list[str]:
     """The stages that were asked for by name; empty where nothing was said, or all were."""
     asked = [record.name for record in report.stages if record.requested]
-    return asked if any(record.reason == "Not asked for." for record in report.stages) else []
+    return asked if any(record.reason == NOT_ASKED_FOR for record in report.stages) else []
 
 
 def _not_seen(report: Report, ink: _Ink, width: int, verbose: bool) -> str:
@@ -306,8 +320,10 @@ def _gap(gap: Gap, ink: _Ink, width: int) -> Iterable[str]:
     status = ink("error", gap.status) if gap.status == "failed" else gap.status
     why, names = words.one_line(gap.reason or "No reason was given."), ", ".join(gap.stages)
     yield from _wrap(why, width, first=f"  {names} {status}: ", plain_first=f"  {names} {gap.status}: ")
-    if gap.remedies:
-        yield f"    to have it: {', '.join(map(words.one_line, gap.remedies))}"
+    remedies = [words.one_line(each) for each in gap.remedies]
+    options = ", ".join(each for each in remedies if not each.endswith("."))
+    sentences = [each for each in remedies if each.endswith(".")]
+    yield from (f"    to have it: {each}" for each in (options, *sentences) if each)
 
 
 def _suppressed(report: Report, ink: _Ink) -> str:

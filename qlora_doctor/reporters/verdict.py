@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..core.report import ALL_STAGES, Finding, Report, RuleOutcome, StageRecord, stages_of
 from ..facts.config import NotFollowed
+from ..facts.data import DataSetFacts
 from ._words import one_line, plural
 
 SEVERITIES = ("error", "warning", "info")
@@ -90,7 +91,7 @@ def suppressed(report: Report) -> list[Finding]:
 
 def gaps(report: Report) -> list[Gap]:
     """Stages that did not run to the end, those that ended alike and for the same reason together; then those that left
-    out a part, and statements of a script that were not followed."""
+    out a part, data sets that were not looked at beside others that were, and statements that were not followed."""
     groups: dict[tuple[str, str | None], list[StageRecord]] = {}
     for record in report.stages:
         if record.status != "done":
@@ -99,7 +100,16 @@ def gaps(report: Report) -> list[Gap]:
         Gap(status, tuple(r.name for r in records), reason, tuple(dict.fromkeys(r.remedy for r in records if r.remedy)))
         for (status, reason), records in groups.items()
     ]
-    return [*seen, *_in_part(report), *_statements(report)]
+    sets = [
+        Gap("not looked at", (f"data set {each.name or '?'}",), each.not_followed, ()) for each in sets_left_out(report)
+    ]
+    return [*seen, *_in_part(report), *sets, *_statements(report)]
+
+
+def sets_left_out(report: Report) -> list[DataSetFacts]:
+    """Data sets that a config names and whose rows were not looked at, where others' were."""
+    data = report.facts.data
+    return [each for each in (data.sets or ()) if each.not_followed] if data is not None else []
 
 
 def _in_part(report: Report) -> list[Gap]:
@@ -160,7 +170,8 @@ def _level(report: Report) -> Level:
         return "incomplete"
     if report.summary.warning or report.summary.info:
         return "warning"
-    whole = len(_with_status(report, "done")) == len(stages_of(report)) and not unfollowed(report)
+    everywhere = len(_with_status(report, "done")) == len(stages_of(report))
+    whole = everywhere and not unfollowed(report) and not sets_left_out(report)
     return "pass" if whole else "partial"
 
 
@@ -176,6 +187,8 @@ def _headline(report: Report) -> str:
         return f"{told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}{f' {found}.' if found else ''}"
     if len(done) == len(stages_of(report)) and not found and (left := unfollowed(report)):
         return f"Nothing found in what was followed; {plural(len(left), 'statement')} of the script not followed."
+    if len(done) == len(stages_of(report)) and not found and (sets := sets_left_out(report)):
+        return f"Nothing found in what was looked at; {plural(len(sets), 'data set')} not looked at."
     if len(done) == len(stages_of(report)):
         return f"No errors in any stage; {found}." if found else "Healthy: every stage ran, and nothing was found."
     if not done:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import DoctorError, UsageError
-from ..core.report import AFTERWARDS, STAGES, Report, StageRecord
+from ..core.report import AFTERWARDS, NOT_ASKED_FOR, STAGES, Report, StageRecord
 from ..core.text import cleaned
 from ..facts import Facts
 from .observer import Observer
@@ -197,7 +197,7 @@ def _runnable(session: Session) -> list[str]:
     for name in REAL_STAGES:
         undecided = _undecided(setup, name)
         if not _wanted(name, session.options):
-            session.skip(name, "Not asked for.", f"--stage {name}")
+            session.skip(name, NOT_ASKED_FOR, f"--stage {name}")
         elif name == "data" and runs_script(session):
             runnable.append(name)
         elif undecided is not None:
@@ -254,6 +254,8 @@ def _undecided(setup: Setup | None, stage: str) -> str | None:
     """
     if setup is not None and setup.dialect == "accelerate-config":
         return "An Accelerate config names no model: it says how a run is launched."
+    if stage != "data" and setup is not None and setup.dialect != "python" and setup.is_unknown("model.name_or_path"):
+        return f"The config does not say which model it is: {setup.origins['model.name_or_path'].note}"
     if setup is None or setup.dialect != "python":
         return None  # where a config is silent, its trainer has a default
     adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")

@@ -12,6 +12,7 @@ from ..facts import DataFacts, Facts, MemoryFacts
 from .session import CheckOptions
 
 if TYPE_CHECKING:
+    from ..core.report import StageRecord
     from ..setup.setup import Setup
 
 _CONFIGS = (".yaml", ".yml", ".json", ".toml")
@@ -36,6 +37,41 @@ def config_in(command: Sequence[str]) -> Setup | None:
         if setup.dialect not in _LAUNCHERS and setup.model.name_or_path:
             found.append(setup)
     return found[0] if len(found) == 1 else None
+
+
+def script_in(command: Sequence[str]) -> Setup | None:
+    """The script that a command runs, read as ``check`` reads it; None where it is given arguments of its own."""
+    from ..reading.dialects import read_setup
+
+    last = Path(command[-1]) if command else Path()
+    if last.suffix not in (".py", ".ipynb") or not last.is_file():
+        return None
+    try:
+        return read_setup(last)
+    except DoctorError:
+        return None
+
+
+def known_of_config(
+    given: Setup | None, command: Sequence[str], check: CheckOptions
+) -> tuple[Setup | None, Facts, list[StageRecord]]:
+    """What ``check`` knows of a command that failed before it trained: its config, its adapter's places, its data.
+
+    Args:
+        given: by ``--config``; without it, the command's own config or script.
+    """
+    from .checking import run_check
+
+    setup = given or config_in(command) or script_in(command)
+    if setup is None:
+        return None, Facts(), []
+    options = replace(check, stages=("config", "structure", "data"), offline=True, facts=None, suppressions=(),
+                      budgets=())  # fmt: skip
+    try:
+        report = run_check(setup, options)
+    except DoctorError:
+        return given, Facts(), []
+    return setup, report.facts, [each for each in report.stages if each.name in ("config", "structure", "data")]
 
 
 def needs_data(facts: Facts) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +19,12 @@ from ..core.folders import user_cache
 from ..core.report import RUN_STAGES, Report, StageRecord
 from ..facts import Facts
 from ..watching.records import Options, Training, trainings
+from .cache import cache_folder
 from .observer import Observer
 from .session import CheckOptions, Session
 
 if TYPE_CHECKING:
+    from ..facts.run import RunFailure
     from ..setup.setup import Setup
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -28,8 +32,14 @@ _SITE = _PACKAGE / "watching" / "site"
 _POLL = 0.25
 _PATIENCE = 20.0
 """Seconds that a training has to end by itself after it was asked to, before its command is sent SIGTERM."""
+_CLEARLY = 1.5
+"""How many times better than the next a rule's page has to fit the message of an exception."""
 _POINTS = 10
 """Logged losses below which a loss that has not moved yet says nothing; whether weights move, the steps have shown."""
+_CUT_OFF = (
+    "The records end before the run did, which went on to its end: they could not be written, or the process left "
+    "without Python's own exit."
+)
 UNSEEN = "No process of the command trained a model that could be watched."
 
 
@@ -73,6 +83,20 @@ def runs_folder() -> Path:
     if named:
         return Path(named)
     return user_cache() / "runs"
+
+
+@contextlib.contextmanager
+def records_folder(asked: Path | None) -> Iterator[tuple[Path, bool]]:
+    """A folder for the records of one run, and whether it stays: not where nothing is to be kept and none was named.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    if asked is not None or os.environ.get("QLORA_DOCTOR_RUNS") or cache_folder() is not None:
+        yield new_folder(asked), True
+        return
+    with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder), False
 
 
 def new_folder(asked: Path | None = None) -> Path:
@@ -203,9 +227,10 @@ def reports_of(
     """
     from ..watching.merging import groups
 
-    found = groups(trainings(folder))
+    written = trainings(folder)
+    found = groups([each for each in written if each.number])
     if not found:
-        return [_unseen(check, ended, command, options.setup)]
+        return [_unseen(written, check, ended, command, options.setup)]
     last = len(found) - 1
     return [
         _report(group, options, check, ended if number == last else None, command, len(found))
@@ -289,6 +314,8 @@ def _report(
         changes["steps"] = max([run.steps or 0, *logged])
         run = run.model_copy(update=changes)
         changes |= _how_ended(facts.model_copy(update={"run": run}), ended)
+        if ended is not None and not ended.code and run.ended == "running" and not run.troubles:
+            changes["troubles"] = [_CUT_OFF]
         if options.setup is not None:
             from .differences import differences
 
@@ -356,7 +383,7 @@ def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:
     if ended.aborted:
         return {**known, "ended": "stopped", "failure": RunFailure(kind="none", message="")}
     if run.failure is not None:
-        return known
+        return {**known, "failure": with_its_rule(run.failure)}
     if ended.code == 0:
         return {**known, "failure": RunFailure(kind="none", message="")}
     killed = ended.code > 128
@@ -369,6 +396,19 @@ def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:
     return {**known, "ended": "failed", "failure": RunFailure(kind="exit", message=text, step=step)}
 
 
+def with_its_rule(failure: RunFailure) -> RunFailure:
+    """A failure with the rule whose page speaks of its message, where one is clearly the closest."""
+    from ..engine import search_symptoms
+
+    if failure.kind != "other":
+        return failure
+    matches = [match for match in search_symptoms(failure.message) if match.rule.id != "QD750"]
+    if not matches or (len(matches) > 1 and matches[0].score < _CLEARLY * matches[1].score):
+        return failure
+    rule = matches[0].rule
+    return failure.model_copy(update={"speaks_of_it": f"{rule.id} ({rule.name})"})
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -376,15 +416,41 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _unseen(check: CheckOptions, ended: Ended | None, command: Sequence[str], given: Setup | None) -> Report:
+def _unseen(
+    written: Sequence[Training],
+    check: CheckOptions,
+    ended: Ended | None,
+    command: Sequence[str],
+    given: Setup | None,
+) -> Report:
+    """The report of a command that trained nothing that could be watched.
+
+    Args:
+        written: by processes that an exception ended before they trained.
+    """
     from ..facts import RunFacts
 
     failed = ended is not None and ended.code != 0
     reason = f"The command ended with exit code {ended.code} before it trained." if failed and ended else UNSEEN
-    records = [StageRecord(name=name, status="skipped", reason=reason) for name in RUN_STAGES[:-1]]
+    run, setup, facts = RunFacts(), given, Facts()
+    records: list[StageRecord] = []
+    if failed:
+        from .explaining import known_of_config
+
+        setup, facts, records = known_of_config(given, command, check)
+        if written:
+            run = Facts.model_validate(written[0].facts).run or run
+            reason = run.failure.message if run.failure is not None else reason
+    run = run.model_copy(
+        update={
+            "command": " ".join(command) or None,
+            "exit_code": ended.code if ended else None,
+            "failure": with_its_rule(run.failure) if run.failure is not None and failed else None,
+        }
+    )
+    known = {record.name for record in records}
+    records += [
+        StageRecord(name=name, status="skipped", reason=reason) for name in RUN_STAGES[:-1] if name not in known
+    ]
     records.append(StageRecord(name="run", status="failed" if failed else "skipped", reason=reason))
-    run = RunFacts(command=" ".join(command) or None, exit_code=ended.code if ended else None)
-    setup, facts = _with_data(Facts(run=run), given, check, ended, command)
-    if facts.data is not None:
-        records.insert(-1, StageRecord(name="data", status="done"))
-    return judge_facts(facts, check, records=records, setup=setup)
+    return judge_facts(facts.model_copy(update={"run": run}), check, records=records, setup=setup)

@@ -19,12 +19,17 @@ class Step(_Lambda, total=False):
     """What is done to the rows.
 
     Attributes:
-        do: ``keep`` is select_columns, ``rename`` has ``old`` and ``new``.
+        do: ``keep`` is select_columns, ``rename`` has ``old`` and ``new``, ``count`` needs rows and leaves them as they
+            are.
+        least: how many rows ``count`` needs; None where that is not plain.
+        call: the call as it is written, without what it is a method of.
         function: of map and filter, the name of a function of the script; or ``lambda``, its source.
         remove: columns that map leaves out; ``all`` for those that the rows had.
     """
 
-    do: Literal["map", "filter", "remove", "rename", "keep"]
+    do: Literal["map", "filter", "remove", "rename", "keep", "count"]
+    least: int | None
+    call: str
     batched: bool
     function: str
     remove: list[str] | str

@@ -12,6 +12,14 @@ from ..facts.run import RunFailure
 from ..probes.failures import explain
 
 _PHASES = (
+    ("/trl/", "__init__", "building the trainer"),
+    ("transformers/trainer.py", "__init__", "building the trainer"),
+    ("transformers/training_args.py", "__post_init__", "building the trainer"),
+    ("", "from_pretrained", "loading"),
+    ("peft/", "get_peft_model", "attaching the adapter"),
+    ("peft/", "inject_adapter", "attaching the adapter"),
+    ("", "_prepare_dataset", "preparing the data"),
+    ("datasets/arrow_dataset.py", "", "preparing the data"),
     ("torch/optim/", "", "optimizer"),
     ("bitsandbytes/optim/", "", "optimizer"),
     ("torch/autograd/", "backward", "backward"),
@@ -31,9 +39,15 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 def failure_of(error: BaseException, rank: int, steps: int) -> RunFailure:
     """The facts of an exception that nothing caught."""
     phase, shape = _where(error.__traceback__)
-    explained = explain(error, f"the {phase}" if phase else "the run") if isinstance(error, Exception) else None
+    doing = f"the {phase or 'run'}" if " " not in (phase or "") and phase != "loading" else str(phase)
+    explained = explain(error, doing) if isinstance(error, Exception) else None
     text = str(error)
     message = explained.message if explained is not None else _sentence(error)
+    columns = _columns_without(error)
+    if columns:
+        message = (
+            f"{doing[:1].upper()}{doing[1:]} failed: the rows have no column {error}; theirs are {', '.join(columns)}."
+        )
     return RunFailure(
         kind=_kind(error, explained),
         message=message,
@@ -87,6 +101,21 @@ def _shape(tb: TracebackType) -> tuple[int, int] | None:
         if size is not None and len(size) == 2:
             return int(size[0]), int(size[1])
     return None
+
+
+def _columns_without(error: BaseException) -> list[str]:
+    """Columns of the row, or of the rows, that a key was looked up in; none for an error of another kind."""
+    key = error.args[0] if isinstance(error, KeyError) and error.args else None
+    found: list[str] = []
+    tb = error.__traceback__ if isinstance(key, str) else None
+    while tb is not None:
+        for name in ("example", "examples", "row", "rows", "batch", "x"):
+            value = tb.tb_frame.f_locals.get(name)
+            value = value[0] if isinstance(value, list) and value else value
+            if isinstance(value, Mapping) and key not in value and all(isinstance(each, str) for each in value):
+                found = list(value)[:20]
+        tb = tb.tb_next
+    return found
 
 
 def _bytes(pattern: re.Pattern[str], text: str) -> int | None:

@@ -155,6 +155,7 @@ def _forward_facts(training: Training, onlooker: Onlooker, scaler: Scaler) -> No
         dropout_idle=bool(dropouts) and not any(m.training for m in dropouts),
         checkpointing_asked=asked_for,
         checkpointing_active=active,
+        packed_layers=sum(map(_is_packed, every_module(onlooker.model))),
         scaler_without_float16=scaler.there() is not None and seen.autocast_dtype == "bfloat16",
     )
     run |= precision_facts(training.arguments, seen.autocast_dtype, seen.dtypes)
@@ -166,6 +167,15 @@ def _forward_facts(training: Training, onlooker: Onlooker, scaler: Scaler) -> No
         run["nonfinite_layer"] = names[place] if place is not None and place < len(names) else ""
     if seen.batch is not None and onlooker.micro_batches:
         run["rows_per_update"] = seen.batch * max(onlooker.micro_batches[-1], 1) * training.world
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Whether an evaluation on a CPU has packed a 4-bit layer, whose product has no backward then.
+
+    Source: bitsandbytes 0.50, autograd/_functions.py, matmul_4bit; only on a CPU with AVX512-BF16.
+    """
+    state = getattr(getattr(module, "weight", None), "quant_state", None)
+    return bool(getattr(state, "packing_format_for_cpu", False))
 
 
 def bytes_by_part(onlooker: Onlooker, model: nn.Module) -> dict[str, int] | None:

@@ -14,13 +14,14 @@ FOLDER = "QLORA_DOCTOR_RUN"
 
 
 def prepare() -> None:
-    """Wait for torch, for transformers' Trainer and for PEFT."""
+    """Wait for torch, for transformers' Trainer, for PEFT and for datasets."""
     from wrapt import register_post_import_hook
 
     for module, arrived in (
         ("torch", lambda station, module: station.wait_for_training()),
         ("transformers.trainer", lambda station, module: station.wait_for_trainer(module)),
         ("peft.peft_model", lambda station, module: station.wait_for_saves(module)),
+        ("datasets.arrow_dataset", lambda station, module: station.emptied.put_on(module)),
     ):
         register_post_import_hook(_when_here(arrived), module)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.uncollected import uncollected
+from .emptied import EmptiedRows
 from .guarding import StopTraining, say
 from .records import Options, Writer, rank_of
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("transformers", "peft", "bitsandbytes")
 """Without one of them in the process its trainings are none of a language model's adapter."""
+_OF_CHILDREN = ("CalledProcessError", "ChildFailedError", "ProcessRaisedException", "ProcessExitedException")
+"""Exceptions of a launcher: its child tells what happened."""
 
 
 @lru_cache(maxsize=1)
@@ -54,6 +57,8 @@ class Station:
         self._heard: Any = None
         self.loads: list[Any] = []
         """Adapters that PEFT has loaded."""
+        self.emptied = EmptiedRows(lambda error: say(f"The rows of a data set were not counted: {_told(error)}"))
+        """What has left a data set without rows."""
         self._without_gradients = False
 
     # -- finding a training
@@ -65,7 +70,7 @@ class Station:
 
         from ..probes.observing.overheard import Overhearing
 
-        self._heard = Overhearing()
+        self._heard = Overhearing(lambda error: say(f"A warning was not noted: {_told(error)}"))
         atexit.register(self._exit)
         if hasattr(os, "register_at_fork"):  # not on Windows
             os.register_at_fork(after_in_child=self._forked)
@@ -103,7 +108,7 @@ class Station:
             if found is not None:
                 self.loads.append(found)
         except Exception as error:
-            say(f"A loaded adapter was not looked at: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            say(f"A loaded adapter was not looked at: {_told(error)}")
         return result
 
     def _saved(self, wrapped: Any, model: Any, args: Any, kwargs: Any) -> Any:
@@ -174,7 +179,14 @@ class Station:
         rank, world, local = rank_of()
         writer = Writer(self.folder, f"rank-{rank}.{os.getpid()}.{self._count}", say)
         self.watch = Watch(
-            model, writer, self.options, called=called, trainer=trainer, ranks=(rank, world, local), heard=self._heard
+            model,
+            writer,
+            self.options,
+            called=called,
+            trainer=trainer,
+            ranks=(rank, world, local),
+            heard=self._heard,
+            emptied=self.emptied,
         )
         self.watch.work.parts["imports"] = imports
         self.watch.begin(loads=self.loads, **known)
@@ -194,7 +206,7 @@ class Station:
             self._unwrap = None
 
     def _give_up(self, error: Exception) -> None:
-        say(f"Not watching: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        say(f"Not watching: {_told(error)}")
         self._stop_waiting()
 
     def _look_late(self, error: BaseException | None) -> None:
@@ -213,6 +225,23 @@ class Station:
             watch = self.begin(models[-1], optimizer=found["Optimizer"][-1] if found["Optimizer"] else None)
             if watch is not None:
                 watch.began_late(without_gradients=self._without_gradients)
+        elif isinstance(error, Exception) and type(error).__name__ not in _OF_CHILDREN:
+            self._never_began(error, found)
+
+    def _never_began(self, error: Exception, found: dict[str, list[Any]]) -> None:
+        """An exception ended the process before it trained: in a constructor, in the data, in the load."""
+        from ..facts import Facts, RunFacts
+        from .ends import failure_of
+        from .without_steps import know_rows
+
+        rank, world, _ = rank_of()
+        trainer = found["Trainer"][-1] if found["Trainer"] else None
+        failure = failure_of(error, rank, 0)
+        rows = know_rows(error, trainer, found["DataLoader"], self.emptied)
+        run = RunFacts(ended="failed", failure=failure, world_size=world, **rows)
+        document = {"state": "ended", "started": time.time(), "rank": rank, "world_size": world,
+                    "facts": Facts(run=run).model_dump(mode="json", exclude_none=True)}  # fmt: skip
+        Writer(self.folder, f"rank-{rank}.{os.getpid()}.0", say).state(document)
 
     # -- the end
 
@@ -234,4 +263,8 @@ class Station:
                 return
             self.watch.end(None if isinstance(error, StopTraining) else error, exiting=True)
         except Exception as failed:
-            say(f"The end could not be looked at: {type(failed).__name__}: {failed}")
+            say(f"The end could not be looked at: {_told(failed)}")
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

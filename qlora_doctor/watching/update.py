@@ -126,7 +126,7 @@ class Update:
                 backward, mean, plain, count, unshifted=onlooker.unshifted_loss(), tokens=onlooker.counted_tokens,
                 whole=onlooker.whole,
             )  # fmt: skip
-        self._know_accumulation()
+        self.know_accumulation()
         if raw is not None and mean:
             run |= scaler_facts(raw / mean, scale, count)
         self._know_factor(backward, plain if onlooker.whole and onlooker.parts == count else None)
@@ -151,8 +151,8 @@ class Update:
             factor = None  # told by its own name; a share of the loss may be a weight that is meant
         run["loss_factor"] = factor
 
-    def _know_accumulation(self) -> None:
-        """A loop that means to accumulate, by its own names, and steps with every micro-batch."""
+    def know_accumulation(self) -> None:
+        """How many micro-batches a loop's update is to take, by its own names, and whether it steps with each."""
         training, run = self._training, self._training.run
         if training.is_loop:
             meant = set(self._accumulation)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..facts import Facts
+from ..facts import Facts, RunFacts
 from ..facts.load import LoadFailure
 from ..probes.batch import BatchLook
 from ..probes.load.loaded import nonfinite_among
@@ -26,6 +26,7 @@ from . import adapters
 from .arguments import plain_arguments, row_limit
 from .checkpoints import Checkpoints
 from .course import LoopCourse, Standing
+from .emptied import EmptiedRows
 from .finding import is_compiled, objects, unwrapped
 from .first_look import know_adapters, know_model, know_trainer, one_tokenizer, parallel_of
 from .gathering import bytes_by_part, digest, known_facts, memory_now
@@ -40,6 +41,7 @@ from .schedules import Schedules, know_low_rates
 from .stopping import Stopping
 from .training import Training, device_of, finite
 from .update import Update
+from .without_steps import know_rows
 
 _MORE = 8
 """Steps that the gradient scaler may skip while the watched ones are counted."""
@@ -56,6 +58,7 @@ class Watch:
         trainer: transformers' trainer, or None.
         ranks: rank, world size and local rank.
         heard: listens to the libraries' warnings since the process began; None begins now.
+        emptied: what has left a data set without rows, where that is known.
         learn: given the facts each time that more is known, beside the writer.
     """
 
@@ -69,6 +72,7 @@ class Watch:
         trainer: Any = None,
         ranks: tuple[int, int, int] = (0, 1, 0),
         heard: Overhearing | None = None,
+        emptied: EmptiedRows | None = None,
         learn: Callable[[Facts], None] = lambda facts: None,
     ) -> None:
         self.guard = Guard(self._abandon)
@@ -87,6 +91,7 @@ class Watch:
         self.series: list[dict[str, Any]] = []
         self.arguments: dict[str, Any] = {}
         self._writer, self._learn = writer, learn
+        self._emptied = emptied or EmptiedRows(lambda error: None)
         self._schedules, self._rows, self._scaler = Schedules(training), Rows(training), Scaler(training)
         self._update = Update(training, self._scaler)
         self._checkpoints, self._stopping = Checkpoints(training), Stopping(training)
@@ -133,6 +138,7 @@ class Watch:
         training.optimizers = [optimizer] if optimizer is not None else []
         training.tokenizer, training.arguments, training.loads = tokenizer, arguments, loads
         # The first forward may already be within an autocast of its own.
+        self._loader = weakref.ref(loader) if loader is not None else lambda: None
         with self.work.on("begin"), listed(model), torch.autocast(device_of(model).type, enabled=False):
             self.guard(self._begin)(model, loader, state)
 
@@ -283,8 +289,12 @@ class Watch:
 
     # -- after the watched steps
 
-    def _finish(self) -> None:
-        """Take everything off, look once more at what the steps did."""
+    def _finish(self, error: BaseException | None = None) -> None:
+        """Take everything off, look once more at what the steps did.
+
+        Args:
+            error: that ended the training before they were over.
+        """
         if not self.active:
             return
         self.active = False
@@ -297,6 +307,7 @@ class Watch:
                 with listed(model):
                     onlooker.train_end()
                     self._conclude(onlooker, model)
+                    self._know_why_no_step(error)
             self._write("watched")
         if model is not None:
             self._follow_on(model, onlooker)
@@ -313,6 +324,18 @@ class Watch:
         self._schedules.drop()
         training.optimizers = []
         training.trainable_digest = digest(onlooker.trainable_after)
+
+    def _know_why_no_step(self, error: BaseException | None) -> None:
+        """No optimizer stepped: whether a batch came, and where its gradients went."""
+        training, onlooker = self._training, self._training.onlooker
+        if training.steps or training.skipped or training.counted or training.run.get("resumed_done"):
+            return
+        loader = self._loader()
+        loaders = [loader] if loader is not None else objects()["DataLoader"]
+        training.run |= know_rows(error, training.trainer(), loaders, self._emptied)
+        if onlooker is not None and training.whole and not onlooker.moved:
+            training.run["backwards_without_step"] = sum(onlooker.micro_batches)
+            self._update.know_accumulation()
 
     def _follow_on(self, model: nn.Module, onlooker: Onlooker) -> None:
         """What is still seen of the run: of a loop its course, of a trainer what it tells at its own steps."""
@@ -363,25 +386,31 @@ class Watch:
             self._training.counted = max(self._training.counted, course.done)
 
     def _take_off(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        if self._training.onlooker is not None:
-            self._training.onlooker.close()
-        self._update.take_off()
-        self._stopping.take_off()
-        self._training.heard.close()
+        """All hooks and wrappers; one that cannot be taken off leaves none of the others on."""
+        training = self._training
+        with contextlib.ExitStack() as off:
+            for close in (training.heard.close, self._stopping.take_off, self._update.take_off):
+                off.callback(close)
+            if training.onlooker is not None:
+                off.callback(training.onlooker.close)
+            for handle in self._handles:
+                off.callback(handle.remove)
+            self._handles = []
 
     def _abandon(self) -> None:
         """Something failed: nothing of ours stays on, and what is known so far is written."""
         self.active = False
-        self._end_course()
-        self._take_off()
+        with contextlib.ExitStack() as ending:
+            ending.callback(self._write, "broken")
+            ending.callback(self._forget)
+            ending.callback(self._take_off)
+            ending.callback(self._end_course)
+
+    def _forget(self) -> None:
         training = self._training
         training.onlooker = None
         training.found, training.optimizers = {}, []
         self._schedules.drop()
-        self._write("broken")
 
     # -- what the trainer tells
 
@@ -473,7 +502,7 @@ class Watch:
             self._failed(error)
         self._in_step = False
         if self.active:
-            self._finish()
+            self._finish(error)
         self._end_course()
         self._count_at_end()
         if error is None and not self._over:
@@ -528,8 +557,15 @@ class Watch:
     def _write(self, state: str) -> None:
         training = self._training
         model = training.model()
-        with listed(model) if model is not None else contextlib.nullcontext():
-            known = known_facts(training, self._rows, self._scaler)
+        try:
+            with listed(model) if model is not None else contextlib.nullcontext():
+                known = known_facts(training, self._rows, self._scaler)
+        except Exception:
+            if not self.guard.broken:
+                raise
+            # Telling what is known is what failed: what was known before, and that it failed.
+            run = training.facts.run or RunFacts()
+            known = {"run": run.model_copy(update={"troubles": list(self.guard.troubles)})}
         training.facts = training.facts.model_copy(update=known)
         self._learn(training.facts)
         if self._writer is not None:

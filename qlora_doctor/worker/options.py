@@ -15,6 +15,7 @@ class RunOptions:
         device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where there is one.
         timeout: seconds that the stages on a built model may take together; None is no limit.
         offline: download nothing.
+        trainer_python: an interpreter, or an environment's folder, whose trainer forms the rows of the data.
         trust_remote_code: run Python code that stands in the model's folder.
         debug: show tracebacks and what libraries print.
     """
@@ -23,5 +24,6 @@ class RunOptions:
     device: str | None = None
     timeout: float | None = None
     offline: bool = False
+    trainer_python: str | None = None
     trust_remote_code: bool = False
     debug: bool = False

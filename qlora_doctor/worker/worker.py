@@ -148,6 +148,7 @@ def memory(run: Run) -> None:
 def data(run: Run) -> None:
     from ..pipeline.forms import NotFollowedForm, is_followed
     from ..pipeline.forms.script import way_of
+    from ..pipeline.own_code.finding import find_trainer
     from ..probes.data.look import see_data
     from ..setup.named import not_looked_at, why_not_looked_at
 
@@ -160,7 +161,8 @@ def data(run: Run) -> None:
             raise Skipped(why, remedy or _run_data(run))
         _without_a_model(run)
     try:
-        seen = see_data(run.setup, run.progress, offline=run.offline)
+        own = find_trainer(run.setup, run.job.options.trainer_python)
+        seen = see_data(run.setup, run.progress, offline=run.offline, own=own)
     except NotFollowedForm as why:
         raise Skipped(not_looked_at(run.setup, str(why)), _run_data(run)) from why
     run.learn("data", seen.data)

@@ -268,6 +268,8 @@ FAULTS = [
     Fault("QD165", "warning", "llamafactory", "", "val_size: 0.1\n"),
     Fault("QD171", "warning", "llamafactory", "stage: sft\n", "stage: dpo\nadapter_name_or_path: out/sft\n"),
     Fault("QD172", "error", "llamafactory", "stage: sft\n", "stage: dpo\npref_beta: 0.0\n"),
+    Fault("QD172", "error", "llamafactory", "stage: sft\n", "stage: dpo\npref_loss: orpo\npref_beta: 0.0\n"),
+    Fault("QD173", "warning", "llamafactory", "stage: sft\n", "stage: dpo\npref_beta: 2.0\n"),
 ]
 
 
@@ -293,3 +295,12 @@ def test_healthy_twin_is_silent(dialect: str, tmp_path: Path, monkeypatch: pytes
     path.write_text(TEXTS[dialect])
     report = check_here(path, monkeypatch, stages=("config",))
     assert not found(report, "warning"), told(report)
+
+
+def test_two_is_a_usual_beta_of_simpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLaMA-Factory's one stage for pairs holds methods whose beta means something else."""
+    path = tmp_path / "config.yaml"
+    path.write_text(LLAMAFACTORY.replace("stage: sft\n", "stage: dpo\npref_loss: simpo\npref_beta: 2.0\n"))
+    report = check_here(path, monkeypatch, stages=("config",))
+    assert not found(report, "warning"), told(report)
+    assert report.facts.config.method == "simpo" and report.facts.config.preference.reference == "none"

@@ -245,3 +245,46 @@ def test_nested_adapters(tutorial: Callable[..., Any]) -> None:
     model = get_peft_model(tutorial(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     report = qlora_doctor.examine(model, None, None)
     assert "QD328" in found(report, "error"), told(report)
+
+
+def test_rows_of_which_one_token_is_trained(tutorial: Callable[..., Any]) -> None:
+    model = tutorial()
+    inputs = {name: torch.cat([tensor] * 2) for name, tensor in batch().items()}
+    inputs["input_ids"] = torch.randint(4, VOCABULARY, (4, 16), generator=torch.Generator().manual_seed(2))
+    inputs["labels"] = inputs["input_ids"].clone()
+    inputs["labels"][:, :-1] = -100
+    expect("QD692", "warning", model, adamw(model), inputs)
+
+
+@pytest.mark.parametrize(("pad", "labels", "rule"), [(3, (0, 2), "QD667"), (None, (0, 1), "QD675"), (3, (0, 1), None)])
+def test_classes_and_padding_of_a_classifier(
+    pad: int | None, labels: tuple[int, int], rule: str | None, model_folder: Callable[..., Path]
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained(model_folder("llama"), num_labels=2)
+    base.config.pad_token_id = pad
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS"))
+    inputs = {**batch(), "labels": torch.tensor(labels)}
+    report = qlora_doctor.examine(model, adamw(model), inputs)
+    assert found(report, "error") == ({rule} if rule else set()), told(report)
+
+
+@pytest.mark.parametrize(("placeholders", "rules"), [(4, set()), (3, {"QD693"}), (0, {"QD693"})])
+def test_images_of_other_sizes_than_their_placeholders(placeholders: int, rules: set[str]) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+                              image_size=28, patch_size=14, projection_dim=32)  # fmt: skip
+    text = LlamaConfig(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
+                       num_attention_heads=2)  # fmt: skip
+    base = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=511))
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    inputs = batch(tokens=500)
+    inputs["input_ids"][:, :placeholders] = 511
+    inputs["labels"][:, :placeholders] = -100
+    inputs["pixel_values"] = torch.zeros(2, 3, 28, 28)
+    report = qlora_doctor.examine(model, adamw(model), inputs)
+    assert found(report, "error") == rules, told(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,19 @@ def encode(row):
     return {name: PART for name, values in made.items()}
 data = data.map(encode, remove_columns=data.column_names)
 """
+CUT = """
+def encode(row):
+    made = tok(row["q"] + row["a"] + tok.eos_token, truncation=True, max_length=LIMIT)
+    made["labels"] = made["input_ids"].copy()
+    return made
+data = data.map(encode, remove_columns=data.column_names)
+"""
+ADDED = """
+tok.add_special_tokens({"additional_special_tokens": ["One more"]})
+"""
+SAVED = """
+lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=["embed_tokens"])
+"""
 QUESTIONS = [
     {"q": f"What is the number behind {10**n}?", "a": f"One more: {10**n + 1}, which is easily found by adding one."}
     for n in range(24)
@@ -91,6 +105,15 @@ CASES: dict[str, tuple[str, set[str]]] = {
     "padded before": (trained(PADDED, "default_data_collator"), {"QD631", "QD678"}),
     "tensors": (trained(TENSORS.replace("PART", "values"), "default_data_collator"), {"QD679"}),
     "rows of tensors": (trained(TENSORS.replace("PART", "values[0]"), "default_data_collator"), {"QD631"}),
+    "cut in the function": (trained(CUT.replace("LIMIT", "40")), {"QD609"}),
+    "not cut": (trained(CUT.replace("LIMIT", "200")), set()),
+    "no answer": (
+        trained(ENCODE.replace("COUNT", 'len(tok(prompt)["input_ids"])').replace('row["a"]', '""')),
+        {"QD692"},
+    ),
+    "one token": (trained(ENCODE.replace("COUNT", "len(ids) - 1")), {"QD692"}),
+    "added tokens": (trained(ADDED + ENCODE.replace("COUNT", "3")), {"QD674"}),
+    "added tokens that are trained": (trained(ADDED + ENCODE.replace("COUNT", "3") + SAVED), set()),
     "not assigned": (trained("data.map(lambda row: tok(row['q']))\n"), {"QD676"}),
     "for its effect": (
         trained("seen = []\ndata.map(lambda row: seen.append(row['q']))\n" + ENCODE.replace("COUNT", "0")),
@@ -105,7 +128,34 @@ def test_slips_of_a_mapped_function(
 ) -> None:
     code, rules = CASES[case]
     report = check_here(script(tmp_path, tiny_llama, code), monkeypatch, stages=("config", "data"))
-    assert found(report, "error") == rules, told(report)
+    level = "warning" if rules & {"QD609", "QD660", "QD692"} else "error"
+    assert found(report, level) == rules, told(report)
+
+
+def test_empty_answers_of_a_scripts_rows(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{**row, "a": "" if n % 3 == 0 else row["a"]} for n, row in enumerate(QUESTIONS)]
+    path = script(tmp_path, tiny_llama, trained(ENCODE.replace("COUNT", 'len(tok(prompt)["input_ids"])')), rows)
+    assert found(check_here(path, monkeypatch, stages=("config", "data")), "warning") == {"QD660"}
+
+
+def test_what_a_mapped_function_leaves_out_of_a_talk(
+    model_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The template of the function is asked, not the one that TRL would use."""
+    code = trained("""
+def encode(row):
+    made = tok("".join(turn["content"] for turn in row["messages"] if turn["role"] in ROLES) + tok.eos_token)
+    made["labels"] = made["input_ids"].copy()
+    return made
+data = data.map(encode, remove_columns=data.column_names)
+""")
+    rows = [{"messages": [{"role": "system", "content": f"Clerk {n}"}, *row["messages"]]}
+            for n, row in enumerate(messages(12))]  # fmt: skip
+    path = script(tmp_path, model_folder("llama"), code.replace("ROLES", '("user", "assistant")'), rows)
+    assert found(check_here(path, monkeypatch, stages=("config", "data")), "warning") == {"QD656"}
+    path = script(tmp_path, model_folder("llama"), code.replace("ROLES", '("system", "user", "assistant")'), rows)
+    report = check_here(path, monkeypatch, stages=("config", "data"))
+    assert not found(report, "warning"), told(report)
 
 
 def messages(count: int = 12) -> list[dict[str, Any]]:

@@ -211,6 +211,32 @@ TEMPLATED = SFT.replace(
     '    return {"text": tokenizer.apply_chat_template(turns, tokenize=False)}\n\n\n'
     "dataset = dataset.map(render, remove_columns=dataset.column_names)\nargs = SFT",
 )
+SAVED = PLAIN.replace("model.save", "model.save_pretrained('out/adapter')\ntrainer.train()\nmodel.save")
+MEASURED = PLAIN.replace(
+    "args = Tr",
+    """
+def pick(logits, labels):
+    return logits.argmax(-1)
+
+
+def compute_metrics(p):
+    preds, labels = p.predictions, p.label_ids
+    right = (preds[:, :-1] == labels[:, 1:])[labels[:, 1:] != -100]
+    return {"accuracy": float(right.mean())}
+
+
+args = Tr""",
+).replace("args=args,", "args=args, compute_metrics=compute_metrics, preprocess_logits_for_metrics=pick,")
+HEAD_LAYER = "torch.nn.Linear(64, 512, bias=False)"
+LABELLED = (
+    PLAIN.replace("return tokenizer(", "out = tokenizer(")
+    .replace(
+        "max_length=64)",
+        "max_length=9 + len(row['completion']) % 7)\n    out['labels'] = out['input_ids'].copy()\n    return out",
+    )
+    .replace("DataCollatorForLanguageModeling(tokenizer, mlm=False)", "DataCollatorForSeq2Seq(tokenizer)")
+    .replace("DataCollatorForLanguageModeling", "DataCollatorForSeq2Seq")
+)
 
 
 @dataclass(frozen=True)
@@ -479,6 +505,46 @@ REPORTED = [
         [(NAMES, NAMES + ' modules_to_save=["lm_head"],'), (ATTACH, ATTACH + PART)],
         STRUCTURE,
     ),
+    # what a trainer is handed
+    Reported("QD125", "error", PLAIN, [("\n\n\ndef tok", "\nmodel = torch.compile(model)\n\n\ndef tok")]),
+    Reported("QD125", "error", PLAIN, [("\n\n\ndef tok", "\nmodel = torch.nn.DataParallel(model)\n\n\ndef tok")]),
+    Reported(
+        "QD125",
+        "error",
+        SFT,
+        [("bf16=True,", "bf16=True, completion_only_loss=True,")],
+        [("\ndataset = load", FORMER), GIVEN_FORMER],
+    ),
+    Reported("QD125", "error", GRPO, [("num_generations=2,", "num_generations=2, reward_weights=[1.0, 0.5],")]),
+    Reported("QD125", "error", SFT, [("r=8,", "r=8.0,")]),
+    Reported(
+        "QD125",
+        "error",
+        SAVED,
+        [("trainer.train()\nmodel", "trainer.train(resume_from_checkpoint='out/adapter')\nmodel")],
+    ),
+    Reported("QD471", "error", PLAIN, [("trainer.train()", "trainer.train(resume_from_checkpoint=True)")]),
+    Reported(
+        "QD472",
+        "error",
+        PLAIN,
+        [("model, peft_config)", "model, peft_config, adapter_name='mine')")],
+        [("max_steps=100,\n", "max_steps=100,\n" + ANSWERS)],
+    ),
+    Reported("QD473", "warning", MEASURED, [("preds[:, :-1]", "preds"), ("labels[:, 1:]", "labels")]),
+    Reported("QD474", "error", PLAIN, [(ATTACH, ATTACH + f"model.lm_head = {HEAD_LAYER}\n")]),
+    Reported("QD474", "error", PLAIN, [(ATTACH, ATTACH + f"model.base_model.model.lm_head = {HEAD_LAYER}\n")]),
+    Reported(
+        "QD125",
+        "error",
+        PLAIN,
+        [("eval_dataset=dataset", "eval_dataset=raw['validation']")],
+        [
+            (', split="train")', ")"),
+            ("dataset = load", "raw = load"),
+            ("\ndataset = data", "\ndataset = raw['train']\ndataset = data"),
+        ],
+    ),
     # functions of the script that a library calls
     Reported("QD125", "error", GRPO, [("answer, **kwargs", "answer")]),
     Reported("QD125", "error", GRPO, [("return scores", "return sum(scores)")]),
@@ -522,6 +588,49 @@ REPORTED = [
         DATA,
     ),
     Reported("QD601", "error", SFT, [(FORMER, OLD_FORMER)], [("\ndataset = load", FORMER), GIVEN_FORMER], DATA),
+    # the steps between the file and the trainer
+    *(
+        Reported("QD601", "error", PLAIN, [("\ndataset = dataset.map", f"\ndataset = dataset.{step}.map")], (), DATA)
+        for step in (
+            "select(range(1000))",
+            "train_test_split(test_size=200)['train']",
+            "remove_columns(['idx'])",
+            "rename_column('question', 'text')",
+        )
+    ),
+    Reported("QD601", "error", PLAIN, [("(tokenize, ", "(tokenize, batched=True, ")], (), DATA),
+    Reported(
+        "QD601",
+        "error",
+        PLAIN,
+        [
+            (
+                "tokenizer(f\"{row['prompt']} {row['completion']}\" + tokenizer.eos_token",
+                "tokenizer([c for c in row['prompt']]",
+            )
+        ],
+        (),
+        DATA,
+    ),
+    Reported(
+        "QD601",
+        "error",
+        SFT,
+        [('{"text": row["prompt"]}', 'row["prompt"]')],
+        [("args = SFT", 'dataset = dataset.map(lambda row: {"text": row["prompt"]})\nargs = SFT')],
+        DATA,
+    ),
+    Reported(
+        "QD601",
+        "error",
+        LABELLED,
+        [
+            ("DataCollatorForSeq2Seq(tokenizer)", "DataCollatorWithPadding(tokenizer)"),
+            ("DataCollatorForSeq2Seq,", "DataCollatorWithPadding,"),
+        ],
+        (),
+        DATA,
+    ),
 ]
 
 
@@ -546,6 +655,34 @@ def test_a_reported_fault_is_told_and_its_healthy_twin_is_not(
     script.write_text(healthy)
     report = check_here(script, monkeypatch, stages=case.stages)
     assert not found(report, case.level), told(report)
+
+
+@pytest.mark.parametrize(
+    ("loads", "rule"),
+    [
+        ("PeftModel.from_pretrained(model, 'old', is_trainable=True)", None),
+        ("get_peft_model(PeftModel.from_pretrained(model, 'old', is_trainable=True), peft_config)", "QD470"),
+        ("get_peft_model(model, PeftConfig.from_pretrained('old'))", "QD323"),
+        ("AutoPeftModelForCausalLM.from_pretrained('old', is_trainable=True, quantization_config=bnb_config)", None),
+        ("AutoPeftModelForCausalLM.from_pretrained('old', quantization_config=bnb_config)", "QD323"),
+    ],
+)
+def test_an_adapter_is_trained_on(
+    loads: str, rule: str | None, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    (tmp_path / "base").symlink_to(tiny_llama, target_is_directory=True)
+    make_data(tmp_path / "rows.jsonl", "prompt-completion")
+    adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), LoraConfig(task_type="CAUSAL_LM"))
+    adapter.peft_config["default"].base_model_name_or_path = "base"
+    adapter.save_pretrained(tmp_path / "old")
+    script = tmp_path / "train.py"
+    text = PLAIN.replace("get_peft_model(model, peft_config)", loads)
+    script.write_text(text.replace("import LoraConfig", "import AutoPeftModelForCausalLM, PeftConfig, LoraConfig"))
+    report = check_here(script, monkeypatch, stages=STRUCTURE)
+    assert found(report, "error") == ({rule} if rule else set()), told(report)
 
 
 def test_what_is_attached_after_the_preparation_trains(
@@ -582,7 +719,7 @@ def test_a_classifiers_column_label_is_its_labels(
     script.write_text(CLASSES)
     report = check_here(script, monkeypatch, stages=DATA)
     assert not found(report, "warning"), told(report)
-    assert report.facts.data is not None and report.facts.data.classes_seen == 5
+    assert report.facts.batch is not None and report.facts.batch.classes_seen == 5
     script.write_text(CLASSES.replace("num_labels=5, ", ""))
     report = check_here(script, monkeypatch, stages=DATA)
     assert found(report, "error") == {"QD667"}, told(report)

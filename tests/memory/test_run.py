@@ -224,7 +224,7 @@ def test_of_several_visible_cards_the_figure_is_that_of_one_and_says_so() -> Non
 
     setup = Setup()
     assert assumed_of_cards(setup, here(1)) == [] == assumed_of_cards(setup, Facts())
-    assert "DataParallel" in assumed_of_cards(setup, here(2))[0]
+    assert "Without a launcher" in assumed_of_cards(setup, here(2))[0]
     told = Setup(hardware=Hardware(count=1))
     meant = Setup(hardware=Hardware(gpu="rtx-4090"))
     assert assumed_of_cards(told, here(2)) == [] == assumed_of_cards(meant, here(2))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from qlora_doctor.memory.families import SMALL_MEMORY_HEAD
 from qlora_doctor.memory.folded import STATES
 from qlora_doctor.memory.machine import Machine
 from qlora_doctor.memory.replay import replay_peaks
@@ -165,7 +164,7 @@ def test_equals_a_trace_of_the_model_in_full(
     shipped = shipped_for(setup)
     assert shipped is not None
     machine = Machine(find_card(card))
-    found = shipped.scalable(machine.kind(shipped.outline.head > SMALL_MEMORY_HEAD), batch == 1, sequence)
+    found = shipped.scalable(machine, batch, sequence)
     assert found is not None
     subject = subject_of_setup(setup, batch=batch, sequence=sequence, offline=True)
     assert replay_peaks(found.at(batch, sequence), machine) == replay_peaks(traced(subject, machine), machine)
@@ -173,8 +172,8 @@ def test_equals_a_trace_of_the_model_in_full(
 
 def test_a_cure_among_what_comes_with_the_package_builds_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     from qlora_doctor.memory.cure import Room, Search
+    from qlora_doctor.memory.folded_search import FoldedSearch
     from qlora_doctor.memory.levers import levers_of
-    from qlora_doctor.memory.shipped_search import ShippedSearch
     from qlora_doctor.memory.stage import machine_for
 
     if not fits_versions():
@@ -190,7 +189,7 @@ def test_a_cure_among_what_comes_with_the_package_builds_no_model(monkeypatch: p
     around = (setup, lambda changed: machine_for(changed, card), lambda changed: None, Room(reserved=24 << 30), None)
     lever = next(each for each in levers_of(setup) if each.kind == "batch")
     cure = Search(*around).predicted((lever,))
-    other = ShippedSearch(*around).predicted((lever,))
+    other = FoldedSearch(*around).predicted((lever,))
     assert cure is not None and other is not None
     assert cure.peak_allocated_bytes == other.peak_allocated_bytes
     whole = Search(*around).prediction(setup).peak_reserved_bytes

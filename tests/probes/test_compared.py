@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
 from qlora_doctor.pipeline.forms.compared import form_compared
-from qlora_doctor.pipeline.forms.kinds import CannotForm
+from qlora_doctor.pipeline.forms.kinds import CannotForm, NotFollowedForm
 from qlora_doctor.probes.config.template import template_facts
 from qlora_doctor.probes.data.look import look_at_data
 from qlora_doctor.reading import read_setup
@@ -182,3 +182,89 @@ def test_pairs_of_autotrain(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "a.yml").write_text(json.dumps(config))
     failure = look_at_data(read_setup(tmp_path / "a.yml"), silent).failure
     assert failure is not None and "AutoTrain reads chosen, as 'best'" in failure
+
+
+@pytest.mark.parametrize(
+    ("row", "more", "failure"),
+    [
+        ({"messages": TALK, "solution": "Here."}, "--reward_funcs accuracy format", None),
+        ({"messages": TALK}, "--reward_funcs format", None),
+        ({"messages": TALK}, "--reward_funcs accuracy", "handed the column solution"),
+        ({"query": "Where?", "solution": "Here."}, "--reward_funcs accuracy", None),
+        ({"text": "Where?"}, "--reward_funcs format", "takes messages or a query"),
+    ],
+)
+def test_prompts_of_swift(
+    row: dict[str, Any], more: str, failure: str | None, tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for _ in range(4)))
+    (tmp_path / "train.sh").write_text(SWIFT.format(method="grpo", model=tiny_llama, more=more))
+    data = look_at_data(read_setup(tmp_path / "train.sh"), silent)
+    assert (data.failure is None) == (failure is None) and (failure is None or failure in str(data.failure))
+    if failure is None:
+        assert data.format == "prompts" and data.duplicate_rows == 3 and data.tokens_max is not None
+        assert data.content_columns_unread == [], "a reward may read any column"
+
+
+def oumi(folder: Path, model: Path, row: dict[str, Any], name: str, trainer: str, **train: Any) -> Setup:
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for _ in range(4)))
+    data = {"train": {"datasets": [{"dataset_name": name, "dataset_path": "rows.jsonl"}], **train}}
+    config = {
+        "model": {"model_name": str(model), "model_max_length": 256}, "data": data,
+        "training": {"trainer_type": trainer, "use_peft": True, "output_dir": "out"}, "peft": {"q_lora": True},
+    }  # fmt: skip
+    (folder / "oumi.yaml").write_text(json.dumps(config))
+    return read_setup(folder / "oumi.yaml")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "name", "row", "failure"),
+    [
+        ("TRL_DPO", "text_dpo_jsonl", {"prompt": "p", "chosen": "a", "rejected": "b"}, None),
+        ("TRL_DPO", "text_dpo_jsonl", {"prompt": "p", "chosen": TALK, "rejected": "b"}, "its chosen is list"),
+        ("TRL_DPO", "mlabonne/orpo-dpo-mix-40k", {"prompt": "p", "chosen": TALK, "rejected": TALK}, None),
+        ("TRL_DPO", "mlabonne/orpo-dpo-mix-40k", {"question": "p", "chosen": TALK, "rejected": TALK}, "takes prompt"),
+        ("TRL_DPO", "some/pairs", {"chosen": TALK, "rejected": TALK}, None),
+        ("TRL_KTO", "trl-lib/kto-mix-14k", {"prompt": "p", "completion": TALK, "label": True}, None),
+        ("TRL_KTO", "trl-lib/kto-mix-14k", {"prompt": "p", "completion": TALK[:1], "label": True}, "no turn of the"),
+        ("TRL_GRPO", "trl-lib/tldr", {"prompt": "p", "completion": "c"}, None),
+        ("TRL_GRPO", "trl-lib/tldr", {"prompt": TALK, "completion": "c"}, "its prompt is list"),
+    ],
+)
+def test_rows_of_oumi(
+    trainer: str, name: str, row: dict[str, Any], failure: str | None, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """Held against oumi 0.9's own base classes of pairs, of judged answers and of prompts."""
+    data = look_at_data(oumi(tmp_path, tiny_llama, row, name, trainer), silent)
+    assert (data.failure is None) == (failure is None) and (failure is None or failure in str(data.failure))
+    if failure is None:
+        same = {"TRL_DPO": 0 if row["chosen"] == "a" else 4}.get(trainer) if "chosen" in row else None
+        assert data.identical_pairs == same and data.duplicate_rows == 3
+
+
+def test_oumi_code_of_its_own_is_told(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFollowedForm, match="openai/gsm8k"):
+        look_at_data(oumi(tmp_path, tiny_llama, {"question": "q"}, "openai/gsm8k", "TRL_GRPO"), silent)
+
+
+@pytest.mark.parametrize(
+    ("marks", "trained"),
+    [
+        ({"response_template": "<|im_start|>assistant\n"}, "last"),
+        ({"response_template": "<|im_start|>assistant\n", "end_of_turn_template": "<|im_end|>"}, "all"),
+        ({}, None),
+    ],
+)
+def test_marks_that_oumis_collator_is_given(
+    marks: dict[str, str], trained: str | None, tiny_llama: Path, tmp_path: Path
+) -> None:
+    turns = [{"role": role, "content": f"{role} {n}"} for n in range(2) for role in ("user", "assistant")]
+    masks = {"collator_name": "text_completions_only_with_padding", "collator_kwargs": marks}
+    data = look_at_data(oumi(tmp_path, tiny_llama, {"messages": turns}, "text_sft", "TRL_SFT", **masks), silent)
+    if trained is None:
+        assert data.failure is not None and "response_template" in data.failure
+        return
+    assert data.failure is None and data.shown is not None
+    text = [part.text for part in data.shown[0].segments if part.kind == "trained"]
+    assert any("assistant 1" in each for each in text)
+    assert any("assistant 0" in each for each in text) == (trained == "all")

@@ -150,3 +150,16 @@ def test_a_class_is_no_token(tiny_llama: Path, tmp_path: Path) -> None:
     facts = classes(tiny_llama, tmp_path, [{"text": "one two", "label": n % 2} for n in range(8)])
     assert facts.failure is None and facts.tokens_max
     assert (facts.labels_masked_ratio, facts.eos_supervised_ratio) == (None, None)
+
+
+@pytest.mark.parametrize("task", [None, "sequence-classification"])
+def test_a_reward_trainer_leaves_long_pairs_out_and_cuts_none(
+    tiny_llama: Path, tmp_path: Path, task: str | None
+) -> None:
+    """A pair of which one answer is too long is left out; a task that names the head makes no classes of pairs."""
+    long = {"prompt": "one", "chosen": "three " * 90, "rejected": "no"}
+    setup = setup_of(tiny_llama, tmp_path / "rows.jsonl", "reward", [ROWS["preference-of-texts"], long])
+    facts = look_at_data(setup.model_copy(update={"model": setup.model.model_copy(update={"task": task})}), silent)
+    assert (facts.rows_left_out, facts.truncated_ratio) == (1, 0.0)
+    dpo = look(tiny_llama, tmp_path, "dpo", [ROWS["preference-of-texts"], long])
+    assert (dpo.rows_left_out, dpo.truncated_ratio) == (None, 0.5)

@@ -23,6 +23,7 @@ from qlora_doctor.probes.step.gradients import GradientWatch, StepGradients, con
 from qlora_doctor.probes.step.held_against import with_measured  # noqa: E402
 from qlora_doctor.probes.step.optimizer import optimizer_facts, state_bytes  # noqa: E402
 from qlora_doctor.probes.step.updates import UpdateWatch  # noqa: E402
+from tests.models import tiny_config  # noqa: E402
 
 A, B = "model.layers.0.q_proj.lora_A.default.weight", "model.layers.0.q_proj.lora_B.default.weight"
 
@@ -82,9 +83,9 @@ def test_the_watch_reads_what_autograd_has(dtype: str) -> None:
 
 def test_lora_a_whose_lora_b_is_zero() -> None:
     parameters = {A: torch.nn.Parameter(torch.ones(2)), B: torch.nn.Parameter(torch.zeros(2))}
-    assert gradients.lora_a_without_effect(parameters) == {A}
+    assert gradients.lora_a_without_effect(parameters, torch.nn.Identity()) == {A}
     parameters[B].data[0] = 1e-30
-    assert gradients.lora_a_without_effect(parameters) == set()
+    assert gradients.lora_a_without_effect(parameters, torch.nn.Identity()) == set()
 
 
 def test_updates_that_are_rounded_away() -> None:
@@ -184,3 +185,38 @@ def test_prediction_is_held_against_the_measurement() -> None:
     assert memory.measured_ratio == 0.1 and memory.difference_ratio == pytest.approx(0.1)
     assert with_measured(facts, picture(100, 4)).difference_ratio is None, "another batch is another peak"
     assert with_measured(Facts(), picture(100, 2)).measured is not None
+
+
+def test_experts_that_one_step_reaches_and_the_next_does_not() -> None:
+    """The second step's expert has a lora_B of zeros still, so that nothing of lora_A gets a gradient in it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_config("mixtral", num_hidden_layers=1, num_experts_per_tok=1)
+    torch.manual_seed(0)
+    targets = ["experts.gate_up_proj", "experts.down_proj"]
+    lora = LoraConfig(
+        r=2, target_modules=["q_proj"], target_parameters=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(AutoModelForCausalLM.from_config(config), lora)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and ".experts." in name}
+    moved: dict[int, Any] = {}
+    seconds = [p for n, p in parameters.items() if "lora_B" in n]
+    for token in range(5, 60):  # one layer and one word: all tokens of a row reach one expert
+        ids = torch.full((1, 6), token)
+        reached = torch.autograd.grad(model(input_ids=ids, labels=ids).loss, seconds)[0]
+        moved[int((reached != 0).any(dim=0).nonzero()[0])] = ids
+    first, second = list(moved.values())[:2]
+    watch = gradients.GradientWatch(parameters)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+    for ids in (first, second):
+        by_design = gradients.lora_a_without_effect(parameters, model)
+        watch.begin_step()
+        model(input_ids=ids, labels=ids).loss.backward()
+        watch.end_step(1.0, by_design, skipped=False)
+        optimizer.step()
+        optimizer.zero_grad()
+    watch.close()
+    firsts = [name for name in parameters if "lora_A" in name]
+    assert all(watch.steps[1].largest[name] == 0.0 for name in firsts)
+    assert gradients.conclude(list(parameters), watch.steps).zero == []

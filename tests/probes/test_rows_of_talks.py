@@ -12,12 +12,14 @@ pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
 import torch
+from transformers import BertConfig, LlamaConfig
 
 from qlora_doctor.pipeline.forms import FormedRow
+from qlora_doctor.probes.batch import look_at_batches
 from qlora_doctor.probes.data.look import look_at_data
 from qlora_doctor.probes.data.overlap import near_duplicates, overlap_facts
 from qlora_doctor.probes.data.pairs import pair_facts
-from qlora_doctor.probes.data.rows import of_classes, of_labels, split_batch
+from qlora_doctor.probes.data.rows import of_labels, split_batch
 from qlora_doctor.probes.data.talk import out_of_order, talk_facts
 from qlora_doctor.probes.data.turn_end import turn_end_facts
 from qlora_doctor.reading import read_setup
@@ -105,12 +107,21 @@ def test_pairs() -> None:
 
 def test_classes() -> None:
     ids = torch.tensor([[1, number] for number in range(6)] + [[1, 0]])
-    rows = split_batch({"input_ids": ids, "labels": torch.tensor([*(n % 3 for n in range(6)), 1])})
-    facts = of_classes(rows, 10, 2)
-    assert facts["class_labels_out_of_range"] == 2 and facts["classes_seen"] == 3
-    assert facts["conflicting_class_rows"] == 2
-    scores = split_batch({"input_ids": ids[:1], "labels": torch.tensor([0.5])})
-    assert "classes" not in of_classes(scores, 10, 2), "a regression has no classes"
+    config = LlamaConfig(num_labels=2, pad_token_id=None)
+    facts = look_at_batches([{"input_ids": ids, "labels": torch.tensor([*(n % 3 for n in range(6)), 1])}], None, config)
+    assert facts.class_labels_out_of_range == 2 and facts.classes_seen == 3
+    assert facts.conflicting_class_rows == 2 and facts.classifier_pad == "none"
+    scores = look_at_batches([{"input_ids": ids[:1], "labels": torch.tensor([0.5])}], None, config)
+    assert scores.classes is None, "a regression has no classes"
+
+
+@pytest.mark.parametrize(("pad", "left", "told"), [(2, False, "differs"), (2, True, "same"), (0, False, "same")])
+def test_padding_that_a_classifier_takes_for_the_text(pad: int, left: bool, told: str) -> None:
+    """transformers reads the class from the last token that is not the config's padding token."""
+    ids = torch.tensor([[5, 6, 7, 8], [0, 0, 5, 6] if left else [5, 6, 0, 0]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": torch.tensor([0, 1])}
+    assert look_at_batches([batch], None, LlamaConfig(pad_token_id=pad)).classifier_pad == told
+    assert look_at_batches([batch], None, BertConfig(pad_token_id=pad)).classifier_pad is None
 
 
 @pytest.mark.parametrize("left", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -191,3 +192,23 @@ def test_an_adapted_router_that_fails_is_named(tmp_path: Path) -> None:
     assert facts.failure is not None and facts.failure.kind == "adapted-router"
     assert facts.failure.module == "model.layers.0.mlp.router"
     shutil.rmtree(tmp_path)
+
+
+def test_the_head_of_a_choice_is_new_in_a_checkpoint_of_another_task(tmp_path: Path) -> None:
+    """Not "in the checkpoint" (QD249): its labels are of no task that the checkpoint was made for."""
+    folder = make_kind(tmp_path / "model", "bert-choice", weights=False)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"architectures": ["BertForMaskedLM"]}
+    (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    lora = {"target_modules": ["query", "value"], "modules_to_save": ["classifier"]}
+    rules = rules_of(of(folder, lora=lora, task="multiple-choice"), "structure")
+    assert "QD215" in rules and "QD249" not in rules
+
+
+def test_a_model_of_speech_has_no_figure_and_its_decoder_is_as_long_as_it_says(tmp_path: Path) -> None:
+    """Nothing is refused for labels that are longer than its decoder; what its sound takes is not known."""
+    folder = make_kind(tmp_path / "model", "whisper", weights=False)
+    setup = of(folder, lora={"target_modules": ["q_proj", "v_proj"]}, task="speech-seq2seq")
+    report = qlora_doctor.check(setup, stages=["structure", "memory"], cache=False, offline=True)
+    memory, model = report.facts.memory, report.facts.model
+    assert memory is not None and memory.refusal is None and "audio" in (memory.prediction_failure or "")
+    assert model is not None and model.context_length == 64

@@ -148,7 +148,7 @@ def test_what_a_script_leaves_in_the_background_is_ended(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
 def test_no_process_below_reaches_the_network() -> None:
     code = (
-        "from qlora_doctor.watching.first_batches.confining import confine\n"
+        "from qlora_doctor.core.confining import confine\n"
         "import subprocess, sys\n"
         "asked = []\n"
         "confine(8 << 30, asked)\n"

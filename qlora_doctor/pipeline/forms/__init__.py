@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import StageError
 from ...core.labels import IGNORED
 from ...setup.paths import resolve
 from ...setup.setup import NamedData, Setup
-from ..failures import first_sentence
 from . import autotrain, axolotl, llamafactory, oumi, swift, torchtune
-from .files import Read, files_below, of_table, read_files
+from .files import Read, files_below, not_at_hand, of_table, read_files
 from .kinds import CannotForm, Followed, FormedRow, FormedSet, NotFollowedForm
+
+if TYPE_CHECKING:
+    from ..own_code.asking import Asked
+    from ..own_code.finding import TrainerPython
+    from ..own_code.taking import Made
 
 __all__ = ["Followed", "FormedRow", "FormedSet", "NotFollowedForm", "dropped_by_reason", "follow", "is_followed"]
 
@@ -74,12 +78,15 @@ def is_followed(setup: Setup) -> bool:
     return _trainer(setup) is not None and any(each.role == "train" for each in setup.named_data)
 
 
-def follow(setup: Setup, tokenizer: Any, rows: int, *, offline: bool = True) -> Followed | None:
+def follow(
+    setup: Setup, tokenizer: Any, rows: int, *, offline: bool = True, own: TrainerPython | None = None
+) -> Followed | None:
     """The samples that the config names, as its trainer would form them; None where that is no business of this room.
 
     Args:
         tokenizer: the model's own, as it is loaded; None where there is none on this machine: tokens are left out then.
         rows: as many are looked at, shared out among the data sets.
+        own: a Python that has the trainer, which is asked for the tokens and labels of the rows.
 
     Raises:
         NotFollowedForm: none of the data sets is at hand, or of a form that is followed.
@@ -93,14 +100,24 @@ def follow(setup: Setup, tokenizer: Any, rows: int, *, offline: bool = True) -> 
     if tokenizer is not None:
         trainer.prepare(tokenizer, settings)
     limit, long_rows = trainer.limits(settings)
-    followed = Followed([], [], f"qlora-doctor after {trainer.name}", limit, long_rows, tokenizer=tokenizer)
-    followed.packing = bool(settings.get(trainer.packing))
+    followed = Followed([], [], f"qlora-doctor after {trainer.name}", limit=limit, long_rows=long_rows)
+    followed.tokenizer, followed.packing = tokenizer, bool(settings.get(trainer.packing))
     share = max(32, rows // len(named))
+    reads: list[Read] = []
+    at_hand: list[tuple[NamedData, FormedSet, int]] = []
     for index, each in enumerate(named):
         told = FormedSet(each.name or "?", each.key)
         followed.sets.append(told)
         try:
-            formed = _formed(setup, each, told, trainer, tokenizer, share, offline)
+            reads.append(_read(setup, each, told, share, offline))
+            at_hand.append((each, told, index))
+        except NotFollowedForm as why:
+            told.not_followed = str(why)
+    asked = _ask(own, setup, tokenizer, [each for each, _, _ in at_hand], reads) if reads else None
+    made = asked.sets if asked is not None and asked.failure is None else [None] * len(reads)
+    for (each, told, index), read, theirs in zip(at_hand, reads, made, strict=True):
+        try:
+            formed = _formed(each, read, told, trainer, tokenizer, theirs)
         except NotFollowedForm as why:
             told.not_followed = str(why)
             continue
@@ -113,23 +130,60 @@ def follow(setup: Setup, tokenizer: Any, rows: int, *, offline: bool = True) -> 
         raise NotFollowedForm(whys[0] if whys else "The data holds no rows.")
     forms = dict.fromkeys(told.form for told in followed.sets if told.form and told.not_followed is None)
     followed.by = f"qlora-doctor after {trainer.name}'s {' and '.join(forms)}" if forms else followed.by
+    if asked is not None:
+        followed.own = asked.failure is None
+        followed.by = f"{asked.by}'s own code" if followed.own else f"{followed.by} ({asked.failure})"
     return followed
+
+
+def _ask(
+    own: TrainerPython | None, setup: Setup, tokenizer: Any, named: Sequence[NamedData], reads: Sequence[Read]
+) -> Asked | None:
+    """What the trainer's own code makes of the rows; None where it is nowhere, or where there is no tokenizer."""
+    if own is None or tokenizer is None or any(str(each.key).startswith("pretraining_dataset") for each in named):
+        return None
+    from ..own_code.asking import ask
+    from ..own_code.taking import adopt
+
+    place = Path(str(tokenizer.name_or_path))
+    model = str(place.absolute()) if place.exists() else str(tokenizer.name_or_path)
+    sets = [(each.settings, [row for _, row in read.rows]) for each, read in zip(named, reads, strict=True)]
+    asked = ask(own, model, named[0].settings, sets)
+    adopt(tokenizer, asked.tokens)
+    return asked
 
 
 def _trainer(setup: Setup) -> _Trainer | None:
     return _TRAINERS.get(setup.traits.forms or "")
 
 
-def _formed(
-    setup: Setup, named: NamedData, told: FormedSet, trainer: _Trainer, tokenizer: Any, rows: int, offline: bool
-) -> list[FormedRow]:
+def _read(setup: Setup, named: NamedData, told: FormedSet, rows: int, offline: bool) -> Read:
     read = read_named(setup, named, rows, offline=offline)
     told.total, told.columns, told.seen = read.total, read.columns, len(read.rows)
     most = named.settings.get("max_samples")
     if isinstance(most, int) and told.total is not None:
         told.total = min(told.total, most)
+    return read
+
+
+def _formed(
+    named: NamedData, read: Read, told: FormedSet, trainer: _Trainer, tokenizer: Any, theirs: Made | None
+) -> list[FormedRow]:
+    """The rows of one data set.
+
+    Args:
+        theirs: what the trainer's own code made of them; None where it was not asked.
+    """
     try:
-        return trainer.form(named, read.rows, told, tokenizer)
+        if theirs is None:
+            return trainer.form(named, read.rows, told, tokenizer)
+        from ..own_code.taking import take
+
+        try:
+            ours = trainer.form(named, [(place, row) for place, (_, row) in enumerate(read.rows)], told, tokenizer)
+        except (CannotForm, NotFollowedForm):
+            ours, told.told_by_trainer, told.form = [], True, told.form or named.format
+        return take(theirs, ours, read.rows, tokenizer)
     except CannotForm as error:
         raise StageError(f"{told.name}: {error}", place=named.place) from error
 
@@ -150,7 +204,13 @@ def read_named(setup: Setup, named: NamedData, rows: int, *, offline: bool = Tru
         return read_files(files, rows, named.split)
     if named.kind == "hub" and named.name and not named.files:
         return _from_hub(named, rows, offline)
+    if named.kind == "registry" and named.not_followed:
+        raise NotFollowedForm(named.not_followed)
     missing = next((each for each in written if resolve(setup, each) is None), named.name)
+    if missing is None:
+        raise NotFollowedForm(
+            f"{named.format or named.key or 'A class'} brings rows of its own, which are not followed."
+        )
     raise NotFollowedForm(f"{missing} is not on this machine.")
 
 
@@ -158,18 +218,17 @@ def _from_hub(named: NamedData, rows: int, offline: bool) -> Read:
     """From the cache alone where offline; otherwise streamed, a few hundred rows."""
     import itertools
 
+    name = _HOW_MANY.sub("", str(named.name))
     try:
         import datasets
 
         split = named.split or "train"
-        data = datasets.load_dataset(str(named.name), named.subset, split=split, streaming=not offline)
+        data = datasets.load_dataset(name, named.subset, split=split, streaming=not offline)
         if isinstance(data, datasets.Dataset):
             return Read(list(of_table(data, rows)), len(data), list(data.column_names))
         found = list(itertools.islice(iter(data), rows))
     except Exception as error:
-        raise NotFollowedForm(
-            f"{named.name} is not in the hub's cache of this machine ({first_sentence(error)})."
-        ) from error
+        raise NotFollowedForm(not_at_hand(name, error)) from error
     if not found:
         raise StageError(f"The data {named.name!r} is empty.", place=named.place)
     return Read(list(enumerate(found)), None, list(found[0]))

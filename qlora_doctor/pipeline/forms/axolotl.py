@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Any
 
 from ...core.labels import IGNORED
@@ -29,6 +30,24 @@ _PROMPTS = {
 """What Alpaca's prompt begins with, with an input and without one."""
 
 
+_TO_A_USER = "Below is an instruction from a USER that describes a task"
+_CONCISELY = {
+    True: f"{_TO_A_USER}, paired with an input that provides further context. The ASSISTANT writes a response that "
+    "concisely and appropriately completes the request.\n\n",
+    False: f"{_TO_A_USER}. The ASSISTANT writes a response that appropriately and concisely completes the request.\n\n",
+}
+_CHOOSE = "Choose the answer that best answers the question."
+_IN_CONTEXT = "Use the following contextual information to concisely answer the question.\n"
+_CREATIVE = (
+    "Answer the following question in a comprehensive, in-depth, and creative way. Additionally your response should "
+    "be relevant, accurate, and free of any ambiguity."
+)
+_NO_ANSWER = (
+    "The context provided does not contain any information about your inquiry. Therefore, I'm unable to answer your "
+    "question based on the given context."
+)
+
+
 @dataclass(frozen=True)
 class _Style:
     system: str
@@ -36,46 +55,98 @@ class _Style:
     without: str
 
 
+_CHAT_TURNS = ("USER: {instruction}\n{input}\nASSISTANT:", "USER: {instruction}\nASSISTANT:")
+_ARTICLE = "USER: Summarize the following article as a TL;DR.\n{instruction}\n"
 _STYLES = {
     "instruct": _Style(
         "{system}\n\n",
         "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
         "### Instruction:\n{instruction}\n\n### Response:\n",
     ),
-    "chat": _Style("SYSTEM: {system}\n", "USER: {instruction}\n{input}\nASSISTANT:", "USER: {instruction}\nASSISTANT:"),
+    "chat": _Style("SYSTEM: {system}\n", *_CHAT_TURNS),
     "chatml": _Style(
         "<|im_start|>system\n{system}<|im_end|>\n",
         "<|im_start|>user\n{instruction}\n{input}<|im_end|>\n<|im_start|>assistant\n",
         "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n",
     ),
+    "phi": _Style(
+        "<|system|>\n{system}<|end|>\n",
+        "<|user|>\n{instruction}<|end|>{input}<|assistant|>",
+        "<|user|>\n{instruction}<|end|>\n<|assistant|>\n",
+    ),
+    "orca": _Style(
+        "### System:\n{system}\n",
+        "### Human:\n{instruction}\n### Additional Context:\n{input}\n### Assistant:\n",
+        "### Human:\n{instruction}\n### Assistant:\n",
+    ),
+    "orcamini": _Style("### System:\n{system}\n\n", "", "### User:\n{instruction}\n\n### Response:\n"),
+    "choice": _Style("{system}", *_CHAT_TURNS),
+    "summary": _Style("", _ARTICLE + "{input}\nASSISTANT:", _ARTICLE + "ASSISTANT:"),
+    "creative": _Style("{system}\n", *_CHAT_TURNS),
+    "bare": _Style("", "{instruction}\n{input}", "{instruction}"),
 }
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """A form of one question and one answer: columns, and whether Alpaca's first sentence stands before it."""
+    """A form of one question and one answer.
+
+    Attributes:
+        instruction, output: a column, or a text with columns in braces.
+        input: a column, whose list is written as choices.
+        begins: the first sentences with an input and without; None: there are none.
+        system: the column of what stands in their place.
+        ends: end tokens behind the answer.
+    """
 
     instruction: str
     output: str
     input: str | None = None
     style: str = "instruct"
-    begins: bool = True
+    begins: Mapping[bool, str] | None = field(default_factory=lambda: _PROMPTS)
     system: str | None = None
+    ends: int = 1
 
 
+def _always(text: str) -> dict[bool, str]:
+    return {True: text, False: text}
+
+
+_ALPACA = ("instruction", "output", "input")
 _FORMS = {
-    "alpaca": _Pairs("instruction", "output", "input"),
-    "alpaca:instruct": _Pairs("instruction", "output", "input"),
-    "alpaca:chat": _Pairs("instruction", "output", "input", "chat"),
-    "alpaca:chatml": _Pairs("instruction", "output", "input", "chatml"),
-    "alpaca_chat.load": _Pairs("instruction", "output", "input", "chat"),
-    "alpaca_instruct.load": _Pairs("instruction", "output", "input"),
-    "alpaca_instruct.load_no_prompt": _Pairs("instruction", "output", "input", begins=False),
-    "alpaca_w_system.load": _Pairs("instruction", "output", "input", "chat", begins=False, system="system"),
-    "alpaca_w_system.load_instruct": _Pairs("instruction", "output", "input", begins=False, system="system"),
-    "alpaca_w_system.load_chat": _Pairs("instruction", "output", "input", "chat", begins=False, system="system"),
+    "alpaca": _Pairs(*_ALPACA),
+    "alpaca:instruct": _Pairs(*_ALPACA),
+    "alpaca:chat": _Pairs(*_ALPACA, "chat"),
+    "alpaca:chatml": _Pairs(*_ALPACA, "chatml"),
+    "alpaca:phi": _Pairs(*_ALPACA, "phi"),
+    "alpaca_chat": _Pairs(*_ALPACA, "chat"),
+    "alpaca_chat.load_concise": _Pairs(*_ALPACA, "chat", _CONCISELY),
+    "alpaca_chat.load_no_prompt": _Pairs(*_ALPACA, "chat", None),
+    "alpaca_chat.load_qa": _Pairs("question", "answer", None, "chat", _CONCISELY),
+    "alpaca_chat.load_camel_ai": _Pairs("message_1", "message_2", None, "chat", _CONCISELY),
+    "alpaca_instruct": _Pairs(*_ALPACA),
+    "alpaca_instruct.load_no_prompt": _Pairs(*_ALPACA, begins=None),
+    "alpaca_w_system": _Pairs(*_ALPACA, "chat", None, "system"),
+    "alpaca_w_system.load_instruct": _Pairs(*_ALPACA, "instruct", None, "system"),
+    "alpaca_w_system.load_chat": _Pairs(*_ALPACA, "chat", None, "system"),
+    "alpaca_w_system.load_open_orca": _Pairs("question", "response", None, "orca", None, "system_prompt"),
+    "alpaca_w_system.load_open_orca_chatml": _Pairs("question", "response", None, "chatml", None, "system_prompt"),
+    "orcamini": _Pairs("question", "response", None, "orcamini", None, "system_prompt"),
     "oasst": _Pairs("INSTRUCTION", "RESPONSE"),
     "gpteacher": _Pairs("instruction", "response", "input"),
+    "jeopardy": _Pairs("question", "what is {answer}", "category"),
+    "explainchoice": _Pairs("question", "solution", "choices", begins=_always(f"{_CHOOSE} Explain your reasoning.\n")),
+    "concisechoice": _Pairs(
+        "question", "solution", "choices", "choice", _always(f"{_CHOOSE} Be concise in your response.\n\n")
+    ),
+    "summarizetldr": _Pairs("article", "summary", None, "summary", None),
+    "context_qa": _Pairs("{article}\n===\n{question}", "answer", None, "chat", _always(_IN_CONTEXT)),
+    "context_qa.load_v2": _Pairs("Context: {context}\nQuestion: {question}\n", "Answer: {answer}", None, "bare", None),
+    "context_qa.load_404": _Pairs(
+        "{article}\n===\n{unanswerable_question}", "{article:.0}" + _NO_ANSWER, None, "chat", _always(_IN_CONTEXT)
+    ),
+    "creative_acr.load_answer": _Pairs("instruction", "revision", None, "creative", _always(_CREATIVE)),
+    "metharme": _Pairs("prompt", "generation", None, "bare", None, ends=3),
 }
 
 
@@ -112,6 +183,9 @@ def form(
         raise NotFollowedForm("Axolotl's forms of preference data are not followed.")
     if settings.get("processor_type"):
         raise NotFollowedForm("Axolotl hands rows with images to the model's processor.")
+    if {"input_ids", "attention_mask", "labels"} <= set(told.columns):
+        told.form = "tokenized"
+        return _each(rows, told, lambda row: _tokenized(row, told))
     kind = settings.get("type")
     told.form = kind if isinstance(kind, str) else "a form of its own" if isinstance(kind, Mapping) else None
     if isinstance(kind, Mapping):
@@ -128,7 +202,7 @@ def form(
         return _completions(rows, settings, told, tokenizer)
     if kind in ("input_output", "input_output.load"):
         return _each(rows, told, lambda row: _segments(row, settings, told, tokenizer))
-    pairs = _FORMS.get(kind)
+    pairs = _FORMS.get(kind.removesuffix(".load"))
     if pairs is None:
         raise NotFollowedForm(f"Axolotl's form {kind or 'without a type'} is not followed.")
     return _each(rows, told, lambda row: _pair(row, pairs, settings, told, tokenizer))
@@ -176,13 +250,35 @@ def _optional(row: Mapping[str, Any], name: str | None, told: FormedSet) -> str:
 def _pair(
     row: Mapping[str, Any], form: _Pairs, settings: Mapping[str, Any], told: FormedSet, tokenizer: Any
 ) -> FormedRow:
-    instruction = str(_column(row, form.instruction, told) or "")
-    given = _optional(row, form.input, told)
-    system = _optional(row, form.system, told) or (_PROMPTS[bool(given)] if form.begins else "")
+    instruction = _written(row, form.instruction, told)
+    given = _choices(row, form.input, told) if form.input == "choices" else _optional(row, form.input, told)
+    system = str(_column(row, form.system, told) or "") if form.system else (form.begins or _NOTHING)[bool(given)]
     style = _STYLES[form.style]
     body = (style.with_input if given else style.without).format(instruction=instruction, input=given)
-    prompt = (style.system.format(system=system) if system else "") + body
-    return _prompt_and_answer(prompt, _column(row, form.output, told), instruction + given, settings, tokenizer)
+    prompt = (style.system.format(system=system) if system or form.style == "orcamini" else "") + body
+    output = form.output
+    if output == "solution" and "solution" not in told.columns:
+        output = "explanation"
+    answer = _written(row, output, told) if "{" in output else _column(row, output, told)
+    return _prompt_and_answer(prompt, answer, str(instruction) + given, settings, tokenizer, form.ends)
+
+
+_NOTHING = _always("")
+
+
+def _written(row: Mapping[str, Any], what: str, told: FormedSet) -> str:
+    """A column's text, or a text with the columns that it names."""
+    if "{" not in what:
+        return str(_column(row, what, told) or "")
+    names = [name for _, name, _, _ in Formatter().parse(what) if name]
+    return what.format(**{name: str(_column(row, name, told) or "") for name in names})
+
+
+def _choices(row: Mapping[str, Any], name: str, told: FormedSet) -> str:
+    choices = _column(row, name, told)
+    if not isinstance(choices, list | str):
+        raise CannotForm(f"{name} is no list.")
+    return "\n".join(f'- "{choice}"' for choice in choices)
 
 
 def _user_defined(
@@ -203,7 +299,9 @@ def _user_defined(
     return _prompt_and_answer(prompt, answer, instruction + given, settings, tokenizer)
 
 
-def _prompt_and_answer(prompt: str, answer: Any, asked: str, settings: Mapping[str, Any], tokenizer: Any) -> FormedRow:
+def _prompt_and_answer(
+    prompt: str, answer: Any, asked: str, settings: Mapping[str, Any], tokenizer: Any, ends: int = 1
+) -> FormedRow:
     if answer is not None and not isinstance(answer, str):
         raise CannotForm(f"the answer is {type(answer).__name__}, no text.")
     answer = answer or ""
@@ -214,6 +312,7 @@ def _prompt_and_answer(prompt: str, answer: Any, asked: str, settings: Mapping[s
     if tokenizer is not None:
         first = _tokens(tokenizer, prompt, end=False)
         second = _tokens(tokenizer, answer, end=True)
+        second += [tokenizer.eos_token_id] * (ends - 1 if second else 0)
         if second and second[0] == tokenizer.bos_token_id:
             second = second[1:]
         formed.ids = first + second
@@ -245,6 +344,9 @@ def _completions(
             text = str(_column(row, column, told) or "")
         except CannotForm as error:
             raise CannotForm(f"{_place(number)}: {error}") from error
+        if not text:
+            found.append(FormedRow(0, number, dropped="an empty text"))
+            continue
         if tokenizer is None:
             found.append(FormedRow(0, number, teaches=bool(text), answer=text, identity=text))
             continue
@@ -269,6 +371,16 @@ def _segments(row: Mapping[str, Any], settings: Mapping[str, Any], told: FormedS
     if tokenizer is not None:
         formed.ids, formed.labels = joined(tokenizer, pieces)
     return formed
+
+
+def _tokenized(row: Mapping[str, Any], told: FormedSet) -> FormedRow:
+    """A row that has its tokens and labels, which is taken as it is."""
+    told.read |= {"input_ids", "attention_mask", "labels"}
+    ids, labels = row["input_ids"], row["labels"]
+    if not isinstance(ids, list) or not isinstance(labels, list) or len(ids) != len(labels):
+        raise CannotForm("input_ids and labels are no lists of one length.")
+    teaches = any(label != IGNORED for label in labels)
+    return FormedRow(0, None, list(ids), list(labels), teaches=teaches, answer=repr(labels), identity=repr(ids))
 
 
 # -- conversations
@@ -348,19 +460,34 @@ class _Chat:
             for key in ("tool_calls", "tool_call_id", "name"):
                 if message.get(key) is not None and key not in turn:
                     turn[key] = message[key]
-            turn.setdefault("content", "")
-            if isinstance(turn["content"], list):
+            if isinstance(turn.get("content"), list):
                 turn["content"] = "".join(
                     str(p.get("text") or p.get("content") or p.get("value") or "") for p in turn["content"]
                 )
+            if self.settings.get("split_thinking") and turn["role"] == "assistant":
+                self._split(turn)
             turns.append(turn)
-        system = str(self.settings.get("field_system") or "system")
-        told.read.add(system)
-        if turns[0]["role"] != "system" and row.get(system):
-            turns.insert(0, {"role": "system", "content": str(row[system])})
+        told.read.add("system")  # whatever field_system says: this form does not hand it on
+        if turns[0]["role"] != "system" and row.get("system"):
+            turns.insert(0, {"role": "system", "content": str(row["system"])})
         if self.settings.get("drop_system_message") and turns[0]["role"] == "system":
             turns = turns[1:]
         return turns
+
+    def _split(self, turn: dict[str, Any]) -> None:
+        """Move what an answer holds between two marks of thinking into a field of its own."""
+        if "content" not in turn:
+            raise CannotForm("an answer has no content, which split_thinking looks into.")
+        content = str(turn["content"])
+        for begin, end in _THOUGHTS:
+            first, last = content.find(begin), content.find(end)
+            if first >= 0 and last >= 0:
+                key = str(self.settings.get("template_thinking_key") or "reasoning_content")
+                turn[key] = content[first + len(begin) : last].strip()
+                rest = content[last + len(end) :].lstrip()
+                left, right = rest.find(_SOLUTION[0]), rest.find(_SOLUTION[1])
+                turn["content"] = rest[left + len(_SOLUTION[0]) : right].strip() if left >= 0 and right >= 0 else rest
+                return
 
     def _trains(self, turn: Mapping[str, Any]) -> bool:
         marked = turn.get("training")
@@ -373,11 +500,8 @@ class _Chat:
         ids = rendered.ids
         labels = [IGNORED] * len(ids)
         ends = {self.on_eos: {self.tokenizer.eos_token_id}}
-        named = self.settings.get("eot_tokens")
-        if isinstance(named, list) and named:
-            ends.setdefault(self.on_eot, set()).update(
-                self.tokenizer.convert_tokens_to_ids(str(each)) for each in named
-            )
+        turn_ends = self.tokenizer.convert_tokens_to_ids(self._turn_ends())
+        ends.setdefault(self.on_eot, set()).update(turn_ends)
         last: dict[Any, int] = {}
         for index, trained in enumerate(trains):
             if not trained and "all" not in (self.on_eos, self.on_eot):
@@ -398,6 +522,19 @@ class _Chat:
         if "last" in last:
             labels[last["last"]] = ids[last["last"]]
         return labels
+
+    def _turn_ends(self) -> list[str]:
+        """Tokens that ``train_on_eot`` is about.
+
+        Raises:
+            CannotForm: the end token is one of several of them, and is to be trained in two ways.
+        """
+        eos = self.tokenizer.eos_token
+        said = self.settings.get("eot_tokens")
+        named = [str(each) for each in said] if isinstance(said, list) and said else [eos]
+        if named != [eos] and eos in named and self.on_eos != self.on_eot:
+            raise CannotForm("train_on_eos and train_on_eot differ, and the end token is one of eot_tokens.")
+        return named
 
     def _template(self) -> str | None:
         """The template's text; None: the tokenizer's own.
@@ -424,6 +561,12 @@ class _Chat:
 
 
 _DEFAULT_MAPPING = {"role": "role", "content": "content", "tool": "tool", "reasoning_content": "reasoning_content"}
+_THOUGHTS = (
+    ("<think>", "</think>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+)
+_SOLUTION = ("<|begin_of_solution|>", "<|end_of_solution|>")
 _USUAL = {"developer", "function", "function_call", "observation", "ipython"}
 """Roles that templates know by themselves."""
 

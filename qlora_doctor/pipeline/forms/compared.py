@@ -14,6 +14,7 @@ from ...setup.setup import NamedData, Setup
 from . import autotrain
 from .chat import chat_text
 from .kinds import CannotForm, NotFollowedForm
+from .swift import QUERY
 
 PAIRS = {"dpo", "ipo", "simpo", "orpo"}
 UNPAIRED = {"kto"}
@@ -310,6 +311,102 @@ def _swift(named: NamedData, rows: list[dict[str, Any]]) -> Compared:
     return made
 
 
+_SOLVED = {"accuracy", "cosine", "math_accuracy"}
+"""Reward functions of ms-swift's that are handed the column ``solution`` (swift/rewards/orm.py)."""
+
+
+def _swift_prompts(named: NamedData, rows: list[dict[str, Any]], columns: list[str]) -> Compared:
+    """GRPO: the conversation without its last answer; every other column goes to the reward functions."""
+    settings = named.settings
+    made = Compared([], "qlora-doctor after ms-swift's prompts", "prompts", read=set(columns))
+    said = settings.get("reward_funcs")
+    asked = {str(each) for each in (said if isinstance(said, list) else [said])}
+    need = sorted(asked & _SOLVED)
+    if need and "solution" not in columns and not settings.get("columns"):
+        raise CannotForm(f"The reward {need[0]} is handed the column solution; there are {', '.join(columns)}.")
+    for number, row in enumerate(rows):
+        turns = row.get("messages") or row.get("conversations")
+        if isinstance(turns, list) and turns and all(isinstance(turn, Mapping) for turn in turns):
+            turns = [{"role": turn.get("role", turn.get("from")), "content": turn.get("content", turn.get("value"))}
+                     for turn in turns]  # fmt: skip
+            turns = turns[:-1] if turns[-1]["role"] in ("assistant", "gpt", "bot") else turns
+            made.rows.append({"prompt": turns})
+            continue
+        text = next((row[name] for name in QUERY if isinstance(row.get(name), str)), None)
+        if text is None:
+            raise CannotForm(f"Row {number + 1}: GRPO takes messages or a query; there are {', '.join(row)}.")
+        made.rows.append({"prompt": [{"role": "user", "content": text}]})
+    return made
+
+
+# -- oumi
+
+
+_OUMI_PAIRS, _OUMI_UNPAIRED, _OUMI_PROMPTS = "TRL_DPO", "TRL_KTO", "TRL_GRPO"
+_WHOLE_TEXTS = "text_dpo_jsonl"
+_OF_OUMI = {
+    _OUMI_PAIRS: {_WHOLE_TEXTS, "mlabonne/orpo-dpo-mix-40k"},
+    _OUMI_UNPAIRED: {"trl-lib/kto-mix-14k"},
+    _OUMI_PROMPTS: {"trl-lib/tldr"},
+}
+"""Trainer → the names of data sets whose rows are as their base class takes them (0.9: ``core/datasets/base_*.py``)."""
+_CODED = {
+    *("openai/gsm8k", "d1shs0ap/countdown", "oumi-ai/oumi-letter-count", "oumi-ai/oumi-letter-count-clean"),
+    *("oumi-ai/berrybench-v0.1.1", "oumi-rlvr-rubric", "rar-medicine", "rar-science", "anisha2102/RaR-Medicine"),
+}
+"""Names that stand for code of its own; any other is loaded as it is, for TRL's trainer."""
+
+
+def _oumi_method(named: NamedData) -> str:
+    return str(named.settings.get("training.trainer_type")).upper()
+
+
+def _oumi(named: NamedData, rows: list[dict[str, Any]], columns: list[str]) -> Compared:
+    method, kind = _oumi_method(named), str(named.settings.get("dataset_name"))
+    if kind in _CODED or (kind not in _OF_OUMI[method] and "/" not in kind):
+        raise NotFollowedForm(f"oumi's data set {kind} forms the samples by code of its own.")
+    as_it_is = kind not in _OF_OUMI[method]
+    names = {_OUMI_PAIRS: ("prompt", "chosen", "rejected"), _OUMI_UNPAIRED: ("prompt", "completion", "label")}.get(
+        method, ("prompt", "completion")
+    )
+    made = Compared([], f"qlora-doctor after oumi's {kind}", kind, read=set(names))
+    optional = {"prompt"} if as_it_is and method == _OUMI_PAIRS else {"completion"} if as_it_is else set()
+    if any(name not in columns for name in names if name not in optional):
+        raise CannotForm(f"oumi's {kind} takes {', '.join(names)}; there are {', '.join(columns)}.")
+    for number, row in enumerate(rows):
+        where = f"Row {number + 1}"
+        if as_it_is:
+            kept = names[:1] if method == _OUMI_PROMPTS else names
+            made.rows.append({name: row[name] for name in kept if name in row})
+            continue
+        if method == _OUMI_PROMPTS or kind == _WHOLE_TEXTS:
+            odd = next((name for name in names if not isinstance(row.get(name) or "", str)), None)
+            if odd is not None:
+                raise CannotForm(f"{where}: its {odd} is {type(row[odd]).__name__}, where oumi's {kind} takes text.")
+        if method == _OUMI_PROMPTS:
+            made.rows.append({"prompt": str(row.get("prompt") or "").strip()})
+        elif method == _OUMI_UNPAIRED:
+            found = row.get("completion")
+            if isinstance(found, list):
+                turns = [turn for turn in found if isinstance(turn, Mapping) and turn.get("role") == "assistant"]
+                if not turns:
+                    raise CannotForm(f"{where}: its completion has no turn of the assistant.")
+                found = turns[-1].get("content")
+            made.rows.append({"prompt": row.get("prompt"), "completion": found, "label": bool(row.get("label"))})
+        else:
+            made.rows.append(
+                {name: _turns(row.get(name), name) if kind != _WHOLE_TEXTS else row.get(name) for name in names}
+            )
+    return made
+
+
+def _turns(found: Any, name: str) -> Any:
+    """A text as one turn; a turn as a list of it."""
+    if isinstance(found, str):
+        return [{"role": "user" if name == "prompt" else "assistant", "content": found}]
+    return [found] if isinstance(found, Mapping) else found
+
+
 # -- AutoTrain
 
 
@@ -343,8 +440,14 @@ class _Trainer:
 _TRAINERS = {
     "axolotl": _Trainer(lambda named: str(named.settings.get("rl")) in PAIRS | UNPAIRED, _axolotl),
     "ms-swift": _Trainer(
-        lambda named: str(named.settings.get("rlhf_type")) in (*PAIRS, *UNPAIRED, "cpo", "rm"),
-        lambda named, rows, columns, tokenizer: _swift(named, rows),
+        lambda named: str(named.settings.get("rlhf_type")) in (*PAIRS, *UNPAIRED, "cpo", "rm", "grpo"),
+        lambda named, rows, columns, tokenizer: (
+            _swift_prompts(named, rows, columns) if named.settings["rlhf_type"] == "grpo" else _swift(named, rows)
+        ),
+    ),
+    "oumi": _Trainer(
+        lambda named: _oumi_method(named) in _OF_OUMI,
+        lambda named, rows, columns, tokenizer: _oumi(named, rows, columns),
     ),
     "autotrain": _Trainer(
         lambda named: autotrain.settings_of(named)["kind"] in ("dpo", "orpo", "reward"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import StageError
+from ..failures import first_sentence
 
 BUILDERS = {
     ".jsonl": "json",
@@ -48,6 +49,12 @@ class Read:
     rows: list[tuple[int | None, dict[str, Any]]]
     total: int | None
     columns: list[str]
+
+
+def not_at_hand(name: str, error: Exception) -> str:
+    """Why a data set of the hub is not looked at: it is not in the cache, and the hub was not reached."""
+    why = "the hub was not reached" if isinstance(error, ConnectionError) else first_sentence(error).rstrip(".")
+    return f"{name} is not in the hub's cache of this machine ({why})."
 
 
 def read_files(paths: list[Path], rows: int, split: str | None = None) -> Read:

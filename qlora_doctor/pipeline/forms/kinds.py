@@ -67,6 +67,7 @@ class FormedSet:
         asked_roles_missing: of the roles that are to be trained, those that no row has.
         trains_all: every turn is trained, whatever its role.
         not_followed: why they are not formed here, where nothing is known to be wrong with them.
+        told_by_trainer: its rows are the trainer's own alone, so that what it reads of them is not known here.
     """
 
     name: str
@@ -83,6 +84,7 @@ class FormedSet:
     asked_roles_missing: list[str] = field(default_factory=list)
     trains_all: bool = False
     not_followed: str | None = None
+    told_by_trainer: bool = False
 
 
 @dataclass
@@ -93,6 +95,7 @@ class Followed:
         rows: in the order of the sets.
         sets: one of each data set that is named.
         by: whose rules were followed, in words.
+        own: the trainer's own code formed them.
         limit: tokens of a row at most; None: nothing is cut.
         long_rows: what happens beyond: ``drop`` or ``cut``.
         packing: rows are joined.
@@ -104,6 +107,7 @@ class Followed:
     rows: list[FormedRow]
     sets: list[FormedSet]
     by: str
+    own: bool = False
     limit: int | None = None
     long_rows: str = "cut"
     packing: bool = False

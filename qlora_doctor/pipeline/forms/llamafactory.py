@@ -101,7 +101,7 @@ def form(
         names = {
             value for key, value in tags.items() if key.endswith("_tag") and key not in ("role_tag", "content_tag")
         }
-        told.roles_trained = [tags["assistant_tag"], tags["function_tag"]]
+        told.roles_trained = [tag for tag in (tags["assistant_tag"], tags["function_tag"]) if tag]
         told.trains_all = bool(settings["train_on_prompt"])
         told.roles_unknown = {role: count for role, count in told.roles.items() if role not in names}
         if tags["assistant_tag"] not in told.roles and tags["function_tag"] not in told.roles:

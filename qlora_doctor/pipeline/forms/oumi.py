@@ -49,8 +49,10 @@ def form(
     make = _maker(kind, settings, rows[0][1] if rows else {}, told)
     masks = settings.get("data.train.collator_name") == _COMPLETIONS
     target = settings.get("data.train.train_target")
+    written = settings.get("data.train.collator_kwargs")
+    marks = {name: str(value) for name, value in (written if isinstance(written, Mapping) else {}).items() if value}
     if masks and target is None:
-        raise NotFollowedForm(f"The marks that {_COMPLETIONS} looks for are not followed without train_target.")
+        target = _target(marks)
     renders = tokenizer if settings.get("model.chat_template") is None else None  # one of oumi's own, by its name
     found = []
     for number, row in rows:
@@ -59,11 +61,27 @@ def form(
         except (KeyError, TypeError, AttributeError) as error:
             where = number + 1 if number is not None else "?"
             raise CannotForm(f"Row {where} is none of oumi's {told.form}: {lacks(error)}.") from error
-        found.append(_row(number, row, messages, renders, str(target) if masks else None))
+        found.append(_row(number, row, messages, renders, str(target) if masks else None, marks))
     told.roles_trained = ["assistant"] if masks else None
     if masks and "assistant" not in told.roles:
         told.asked_roles_missing = ["assistant"]
     return found
+
+
+def _target(marks: Mapping[str, str]) -> str:
+    """What is trained where the marks of answers are written and ``train_target`` is not.
+
+    Raises:
+        NotFollowedForm: the marks of questions are written too.
+        CannotForm: no mark is written.
+    """
+    if "response_template" not in marks:
+        raise CannotForm(f"oumi's {_COMPLETIONS} wants train_target, or response_template in collator_kwargs.")
+    if "end_of_turn_template" in marks:
+        return "all_assistant_turns"
+    if "instruction_template" in marks:
+        raise NotFollowedForm("oumi's masking by instruction_template is not followed.")
+    return "final_assistant_turn"
 
 
 def _maker(kind: str, settings: Mapping[str, Any], first: Mapping[str, Any], told: FormedSet) -> Any:
@@ -121,7 +139,12 @@ def _maker(kind: str, settings: Mapping[str, Any], first: Mapping[str, Any], tol
 
 
 def _row(
-    number: int | None, row: Mapping[str, Any], messages: list[dict[str, Any]], tokenizer: Any, target: str | None
+    number: int | None,
+    row: Mapping[str, Any],
+    messages: list[dict[str, Any]],
+    tokenizer: Any,
+    target: str | None,
+    written: Mapping[str, str],
 ) -> FormedRow:
     answers = [index for index, turn in enumerate(messages) if turn["role"] == "assistant"]
     told = [str(turn.get("content") or turn.get("tool_calls") or "") for turn in messages]
@@ -136,13 +159,21 @@ def _row(
     rendered = render_chat(tokenizer, messages, None, row.get("tools"))
     formed.ids, formed.lost = rendered.ids, lost_content(rendered.text, messages)
     formed.labels = list(rendered.ids) if target is None else [IGNORED] * len(rendered.ids)
-    for start, end in _spans(rendered.ids, target, *_marks(tokenizer)) if target is not None else ():
+    for start, end in _spans(rendered.ids, target, *_marks_of(tokenizer, written)) if target is not None else ():
         formed.labels[start:end] = rendered.ids[start:end]
     return formed
 
 
 _PROBE = ("<<__U__>>", "<<__A__>>")
 """Texts that are looked for in a rendered conversation, so that what stands between them is known."""
+
+
+def _marks_of(tokenizer: Any, written: Mapping[str, str]) -> tuple[list[int], list[int]]:
+    """The tokens of the marks as they are written, which comes first, or as the template shows them."""
+    begin, end = (written.get(name) for name in ("response_template", "end_of_turn_template"))
+    found = _marks(tokenizer) if begin is None else ([], [])
+    encoded = [list(tokenizer.encode(text, add_special_tokens=False)) if text else None for text in (begin, end)]
+    return encoded[0] or found[0], encoded[1] or found[1]
 
 
 def _marks(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -143,6 +143,8 @@ class Plain:
         self._parsed: dict[str, ast.FunctionDef] = {}
         self._names: dict[str, Any] = {**constants, **dict.fromkeys(tokenizers, tokenizer)}
         self._tokenizer = tokenizer
+        self.limits: set[int] = set()
+        """Lengths at which the tokenizer was asked to cut."""
         self._steps = 0
         self._depth = 0
 
@@ -525,6 +527,8 @@ class Plain:
             raise NotPlain("Tensors are made of the rows one by one.")
         if any(isinstance(each, int) and each > _MOST_TOKENS for each in named.values()):
             raise NotPlain("A row is padded to too many tokens.")
+        if named.get("truncation") and isinstance(named.get("max_length", self._tokenizer.model_max_length), int):
+            self.limits.add(named.get("max_length") or self._tokenizer.model_max_length)
         if function is self._tokenizer:
             found = function(*given, **named)
             if tensors:

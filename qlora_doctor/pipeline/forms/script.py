@@ -28,11 +28,15 @@ class Scripted:
         rows: as its trainer is given them; tokenized where they hold ``input_ids``.
         collator: makes a batch; None where the trainer chooses it by itself.
         trainer: the class that trains; None for an own loop.
+        limits: lengths at which its own tokenizing cuts.
+        in_order: row for row those that were given, unless some were left out.
     """
 
     rows: list[dict[str, Any]]
     collator: Any
     trainer: str | None
+    limits: set[int]
+    in_order: bool
 
     @property
     def tokenized(self) -> bool:
@@ -68,12 +72,12 @@ def hands_over_rows(setup: Setup) -> bool:
 
 
 def scripted(
-    named: NamedData, rows: list[dict[str, Any]], tokenizer: Any, *, newest_trl: bool = False, whole: bool = False
+    named: NamedData, rows: list[dict[str, Any]], tokenizer: Any, *, newest_trl: bool = False, total: int | None = None
 ) -> Scripted:
     """Take rows along the way that the script sends them.
 
     Args:
-        whole: these are all rows that there are.
+        total: rows that there are, of which these may be a sample; None where they were not counted.
         newest_trl: TRL is of a version that hands a formatting function one row and takes a text.
 
     Raises:
@@ -82,11 +86,13 @@ def scripted(
     """
     way = cast(ScriptWay, named.settings)
     plain = Plain(way["functions"], way["constants"], way["tokenizers"], tokenizer, way.get("expressions"))
-    doing = ""
+    doing, whole = "", total == len(rows)
     try:
         for step in way["steps"]:
             doing = f"The script's {step.get('function') or 'function'} ({step['do']})"
-            rows = _step(plain, step, rows)
+            rows = _step(plain, step, rows, total)
+            if step["do"] == "filter" or step.get("batched"):
+                total = len(rows) if whole else None
         former = way.get("formatting_func")
         if former:
             doing = f"The script's {former}, to which TRL hands one row,"
@@ -101,15 +107,28 @@ def scripted(
         ) from why
     except NotPlain as why:
         raise NotFollowedForm(f"The script forms the samples by code that is not followed: {why}") from why
+    _one_row_each(rows, way["steps"])
     if not rows and whole:
         raise StageError("The script's filters keep none of the rows of its data.", remedy="Look at their conditions.")
     if not rows:
         raise NotFollowedForm("The script keeps none of the rows that were looked at.")
-    return Scripted(rows, _collator(way, tokenizer, rows), way.get("trainer"))
+    in_order = not any(step["do"] == "filter" for step in way["steps"])
+    return Scripted(rows, _collator(way, tokenizer, rows), way.get("trainer"), plain.limits, in_order)
 
 
-def _step(plain: Plain, step: Step, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _step(plain: Plain, step: Step, rows: list[dict[str, Any]], total: int | None) -> list[dict[str, Any]]:
     kind = step["do"]
+    if kind == "count":
+        least = step["least"]
+        if total is not None and least is not None and least > total:
+            raise StageError(
+                f"The script's {step['call']} fails: it needs {least} rows, and there are {total}.",
+                remedy="Take min(n, len(dataset)) rows, or a share.",
+            )
+        return rows
+    if kind in ("remove", "keep", "rename"):
+        asked = [step["old"]] if kind == "rename" else _listed(step["columns"])
+        _has(asked, step["call"], rows)
     if kind == "remove":
         gone = _listed(step["columns"])
         return [{name: value for name, value in row.items() if name not in gone} for row in rows]
@@ -123,8 +142,22 @@ def _step(plain: Plain, step: Step, rows: list[dict[str, Any]]) -> list[dict[str
     return _mapped(plain, step, rows)
 
 
+def _has(columns: list[str], call: str, rows: list[dict[str, Any]]) -> None:
+    """The datasets library refuses a name that is no column."""
+    there = list(dict.fromkeys(name for row in rows for name in row))
+    missing = [name for name in columns if name not in there]
+    if rows and missing:
+        raise StageError(
+            f"The script's {call} fails: there is no column {', '.join(missing)}. The rows have the columns "
+            f"{', '.join(there)}.",
+            remedy="Correct the names of the columns.",
+        )
+
+
 def _mapped(plain: Plain, step: Step, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     gone = step["remove"]
+    if gone and gone != "all":
+        _has(_listed(gone), f"map(…, remove_columns={gone!r})", rows)
     kept = [
         {} if gone == "all" else {name: value for name, value in row.items() if name not in _listed(gone)}
         for row in rows
@@ -148,9 +181,40 @@ def _call(plain: Plain, step: Step, argument: dict[str, Any]) -> Any:
 
 
 def _dict(value: Any) -> dict[str, Any]:
+    """What a function of map gave; the datasets library takes a dict, or None for no change."""
+    if isinstance(value, str | int | float | list):
+        raise StageError(
+            f"A function that the script gives to map returns a {type(value).__name__}, and map takes a dict "
+            "of columns.",
+            remedy='Return a dict: {"text": …}.',
+        )
     if not isinstance(value, dict):
         raise NotPlain("A function of map gives no dict.")
     return value
+
+
+def _one_row_each(rows: list[dict[str, Any]], steps: list[Step]) -> None:
+    """Token ids that are no list of numbers, as where a function takes a batch for a row, or a row for a batch.
+
+    Raises:
+        StageError: the tokens of one row are spread over many, or one row holds the tokens of many texts.
+    """
+    ids = next((row["input_ids"] for row in rows if "input_ids" in row), None)
+    batched = any(step.get("batched") for step in steps)
+    if isinstance(ids, int) and batched:
+        raise StageError(
+            "map is given batched=True, so that its function gets lists of values, and the function returns "
+            "the tokens of one "
+            "text: each token becomes a row.",
+            remedy="Leave batched=True out, or let the function go over the lists.",
+        )
+    if isinstance(ids, list) and len(ids) > 1 and isinstance(ids[0], list) and not batched:
+        raise StageError(
+            f"map hands its function one row, and the function returns the tokens of {len(ids)} texts for it: "
+            "it goes over the "
+            "characters of a text as if they were rows.",
+            remedy="Pass batched=True to map, or tokenize the row's one text.",
+        )
 
 
 def _formatted(plain: Plain, former: str, rows: list[dict[str, Any]], newest_trl: bool) -> list[dict[str, Any]]:
@@ -195,7 +259,7 @@ def _collator(way: ScriptWay, tokenizer: Any, rows: list[dict[str, Any]]) -> Any
     made = getattr(transformers, said["name"])
     whole = bool(way.get("keeps_columns"))
     if said["name"] == "default_data_collator":
-        return _with_others(made) if whole else _without_others(made)
+        return _with_others(made) if whole else _without_others(made, said["name"])
     arguments = said.get("arguments") or {}
     try:
         collator = made(**arguments) if said["name"] == "DefaultDataCollator" else made(tokenizer, **arguments)
@@ -204,7 +268,7 @@ def _collator(way: ScriptWay, tokenizer: Any, rows: list[dict[str, Any]]) -> Any
             f"The script's collator cannot be made: {first_sentence(error)}",
             remedy="Give the collator what its message asks for.",
         ) from error
-    return _with_others(collator) if whole else _without_others(collator)
+    return _with_others(collator) if whole else _without_others(collator, said["name"])
 
 
 def _with_others(collator: Any) -> Any:
@@ -226,13 +290,37 @@ def _with_others(collator: Any) -> Any:
     return collate
 
 
-def _without_others(collator: Any) -> Any:
+def _without_others(collator: Any, name: str) -> Any:
     """transformers' Trainer takes columns off that the model has no argument for."""
 
     def collate(rows: list[dict[str, Any]]) -> Any:
-        return collator([{name: row[name] for name in _KEPT if name in row} for row in rows])
+        kept = [{name: row[name] for name in _KEPT if name in row} for row in rows]
+        try:
+            return collator(kept)
+        except Exception as error:
+            why = _unpadded(name, kept)
+            if why is None:
+                raise
+            raise StageError(
+                f"The collator stops at rows of unequal length: {why}.",
+                remedy="Use DataCollatorForSeq2Seq(tokenizer), which pads the labels too, or pad to one length before.",
+            ) from error
 
     return collate
+
+
+def _unpadded(name: str, rows: list[dict[str, Any]]) -> str | None:
+    """What a collator of transformers leaves at its length; None where the rows are of one length.
+
+    Source: data/data_collator.py; ``tokenizer.pad`` pads what the tokenizer made, and labels are the caller's own.
+    """
+    lengths = {len(row["labels"]) for row in rows if isinstance(row.get("labels"), list)}
+    if name in ("DataCollatorWithPadding", "DataCollatorForLanguageModeling") and len(lengths) > 1:
+        return f"{name} pads the ids and leaves the column labels as it is ({min(lengths)} to {max(lengths)} tokens)"
+    lengths = {len(row["input_ids"]) for row in rows if isinstance(row.get("input_ids"), list)}
+    if name in ("default_data_collator", "DefaultDataCollator") and len(lengths) > 1:
+        return f"{name} pads nothing ({min(lengths)} to {max(lengths)} tokens)"
+    return None
 
 
 def _ids_as_labels(rows: list[dict[str, Any]]) -> Any:

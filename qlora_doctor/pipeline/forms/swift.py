@@ -18,7 +18,7 @@ _MESSAGES = ("messages", "conversation", "conversations")
 _ROLE, _CONTENT = ("role", "from"), ("content", "value")
 _USER, _ANSWER = {"user", "human"}, {"assistant", "gpt", "bot"}
 _OTHERS = {"system": "system", "tool": "tool", "tool_call": "assistant", "tool_response": "tool"}
-_QUERY = ("query", "prompt", "input", "instruction", "question", "problem")
+QUERY = ("query", "prompt", "input", "instruction", "question", "problem")
 _RESPONSE = (
     *("response", "answer", "output", "targets", "target", "answer_key", "answers", "solution", "text", "completion"),
     "content",
@@ -127,7 +127,7 @@ def _pair(row: Mapping[str, Any], told: FormedSet) -> list[dict[str, str]]:
         told.read |= {"instruction", "input", "output"}
         asked = "\n".join(str(row[name]) for name in ("instruction", "input") if row.get(name))
         return [{"role": "user", "content": asked}, {"role": "assistant", "content": str(row["output"] or "")}]
-    query = next((name for name in _QUERY if isinstance(row.get(name), str)), None)
+    query = next((name for name in QUERY if isinstance(row.get(name), str)), None)
     response = next((name for name in _RESPONSE if isinstance(row.get(name), str)), None)
     if response is None:
         raise CannotForm(f"there is neither messages nor a query and a response; there are {', '.join(row)}.")

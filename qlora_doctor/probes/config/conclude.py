@@ -29,6 +29,7 @@ from .decided import decided_facts
 from .kinds import compares_answers, is_language_model
 from .loading import loading_facts
 from .needs import missing_packages
+from .one_process import launch_facts, refused_of_one_process
 from .preference import preference_facts
 from .prepared import stale_prepared
 from .schedule import refused_by_schedule, schedule_facts
@@ -100,6 +101,7 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
     distribution, lora = _distribution(values), _lora(values)
     known = {**model, **quantization, **lora, **training, **distribution, **stored_adapter_facts(setup)}
     known |= distribution_facts(setup, ConfigFacts.model_construct(**known))
+    known |= launch_facts(setup, ConfigFacts.model_construct(**known), environment)
     so_far = ConfigFacts.model_construct(**known)
 
     def get(path: str, default: Any = None) -> Any:
@@ -124,7 +126,7 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
         removed_keys=_keys(setup.removed_keys, environment),
         deprecated_keys=_keys(setup.deprecated_keys, environment),
         missing_packages=missing_packages(setup, so_far, environment.packages if environment else None, libraries),
-        **_remarks(setup, environment, card, schedule),
+        **_remarks(setup, environment, card, schedule, refused_of_one_process(so_far, libraries)),
         **loading_facts(setup, libraries),
         **template_facts(setup),
         splits_overlap=splits_overlap(setup),
@@ -205,7 +207,11 @@ def _keys(told: list[KeyNote], environment: EnvironmentFacts | None) -> list[Unk
 
 
 def _remarks(
-    setup: Setup, environment: EnvironmentFacts | None, card: dict[str, Any], schedule: ScheduleFacts | None
+    setup: Setup,
+    environment: EnvironmentFacts | None,
+    card: dict[str, Any],
+    schedule: ScheduleFacts | None,
+    told: list[Remark],
 ) -> dict[str, Any]:
     def of(effect: str) -> list[Remark]:
         return [
@@ -216,7 +222,8 @@ def _remarks(
 
     others, refused = of("other-meaning"), of("refused")
     kinds = {remark.kind for remark in refused}
-    told = [*refused_by_libraries(setup), *(refused_by_schedule(setup, schedule) if schedule is not None else ())]
+    told = [*told, *refused_by_libraries(setup)]
+    told += refused_by_schedule(setup, schedule) if schedule is not None else []
     if setup.training.deepspeed:
         told += deepspeed_mismatches(setup, deepspeed_settings(setup), Resolved(setup).__getitem__)
     refused += [remark for remark in told if remark.kind not in kinds]

@@ -39,7 +39,9 @@ def resume_facts(
     folder = checkpoint_of(setup)
     state = json_mapping(folder / STATE, _LIMIT) if folder is not None else None
     if folder is None or state is None:
-        return None
+        unusable = _unusable(setup, folder)
+        named = str(setup.training.resume_from_checkpoint)
+        return ResumeFacts(checkpoint=named, unusable=unusable) if unusable is not None else None
     done = _whole(state.get("global_step"))
     left = _left(state, done, updates, get)
     if left is None and done is not None and most is not None and done >= most:
@@ -55,7 +57,31 @@ def resume_facts(
         lora_r=rank,
         rank_differs=None if rank is None or now is None or known.pattern_ranks is not False else rank != now,
         differs=_differences(folder, state, get, known, ranks),
+        unusable="none",
     )
+
+
+def _unusable(setup: Setup, folder: Path | None) -> str | None:
+    """Why there is nothing to go on from; None where it may lie on another machine, or cannot be read.
+
+    transformers asks for a checkpoint-N in output_dir (``get_last_checkpoint``), and reads trainer_state.json in the
+    folder that it is told (``Trainer._inner_training_loop``).
+    """
+    if folder is not None:
+        holds = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+        whose = "an adapter" if ADAPTER in holds else "a model" if "config.json" in holds else None
+        if whose is None or STATE in holds:
+            return None
+        return f"{setup.training.resume_from_checkpoint} holds {whose} and no {STATE}"
+    written, output = setup.training.resume_from_checkpoint, setup.training.output_dir
+    if str(written).lower() != "true" or output is None or setup.is_unknown("training.output_dir"):
+        return None
+    if setup.file is None or setup.is_unknown("training.resume_from_checkpoint"):
+        return None
+    here = resolve(setup, output)
+    if here is not None and here.is_dir():
+        return f"{output} holds no checkpoint-N"
+    return None if Path(output).is_absolute() or "~" in output or "$" in output else f"there is no {output} here"
 
 
 def checkpoint_of(setup: Setup) -> Path | None:

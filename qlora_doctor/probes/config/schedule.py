@@ -16,7 +16,6 @@ from ...facts.schedule import ResumeFacts, ScheduleFacts
 from ...setup.paths import resolve, train_data
 from ...setup.resolved import Taken
 from ...setup.setup import NamedData, Setup
-from .text import text_of
 
 Get = Callable[..., Any]
 """Canonical path, default → value; None where it cannot be known."""
@@ -24,7 +23,6 @@ GROUP_METHODS = ("grpo", "rloo")
 """Methods that compare several answers to one prompt."""
 _PLAIN = ("sft", "pretrain", "pt", "dpo", "kto", "orpo", "cpo", "simpo", "ipo", "reward", "rm")
 """Methods of which each row is one sample."""
-_LAUNCHED = r"(?i)local_rank|world_size|accelerat|PartialState|torchrun|deepspeed|fsdp"
 _WARMS_UP = ("linear", "cosine", "polynomial", "constant_with_warmup", "inverse_sqrt", "cosine_with_restarts",
              "cosine_with_min_lr", "warmup_stable_decay")  # fmt: skip
 """Schedules whose rate climbs from zero over the warm-up."""
@@ -42,7 +40,8 @@ def schedule_facts(setup: Setup, get: Get, known: ConfigFacts) -> ScheduleFacts 
     batch, accumulation, ranks = known.batch, known.gradient_accumulation, _ranks(setup, known)
     of_a_rank = batch * accumulation if batch is not None and accumulation is not None else None
     rows = _rows(setup, known)
-    alone = 1 if ranks is None and _runs_alone(setup, known) else ranks
+    runs_alone = setup.dialect == "python" and known.launch in ("alone", "unsaid")
+    alone = 1 if ranks is None and runs_alone and (known.visible_cards or 1) < 2 else ranks
     per_epoch = _updates_per_epoch(rows, known.method, batch, accumulation, alone)
     asked_epochs = get("training.num_train_epochs")
     updates = _updates(get, per_epoch, asked_epochs)
@@ -79,25 +78,22 @@ def _resume(
     setup: Setup, get: Get, known: ConfigFacts, updates: int | None, most: int | None, ranks: int | None
 ) -> ResumeFacts | None:
     if get("training.resume_from_checkpoint", False) is False:
-        return ResumeFacts(checkpoint="none")
+        return ResumeFacts(checkpoint="none", unusable="none")
     from .resume import resume_facts  # lazy: hardly a config resumes a run
 
     return resume_facts(setup, get, known, updates, most, ranks)
 
 
 def _ranks(setup: Setup, known: ConfigFacts) -> int | None:
-    """Processes that train: as the config says; a trainer's own file leaves it to the one who launches it."""
+    """Processes that train: as the config says; a trainer's own file leaves it to the one who launches it.
+
+    One process that sees several cards takes as many batches as it sees cards.
+    """
+    if known.launch == "alone":
+        return known.visible_cards
     if setup.hardware.count is not None or setup.dialect != "native":
         return setup.hardware.count
     return 1 if known.distributed == "none" and known.several_processes is False else None
-
-
-def _runs_alone(setup: Setup, known: ConfigFacts) -> bool:
-    """True for a script that says nothing of a distributed run, so that as it stands it is one process."""
-    text = text_of(setup)
-    several = known.distributed not in ("none", None) or known.several_processes
-    is_script = setup.dialect in ("python", "notebook") and text is not None
-    return is_script and not several and re.search(_LAUNCHED, text or "") is None
 
 
 def _rows(setup: Setup, known: ConfigFacts) -> int | None:

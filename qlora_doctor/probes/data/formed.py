@@ -47,6 +47,7 @@ def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
     rows = followed.rows
     known: dict[str, Any] = {
         "rendered_by": followed.by,
+        "rendered_by_trainer": followed.own,
         "sets": [_set(each) for each in followed.sets],
         "sets_not_followed": len(followed.sets) - len(sets),
         "format": ", ".join(dict.fromkeys(each.form for each in sets if each.form)) or None,
@@ -62,9 +63,10 @@ def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
         **facts_of_texts(rows),
         **talk_facts([row for row in rows if row.dropped is None]),
     }
-    unread = [column for each in sets for column in each.columns if column in CONTENT and column not in each.read]
+    known_reads = [each for each in sets if not each.told_by_trainer]
+    unread = [column for each in known_reads for column in each.columns if column in CONTENT - each.read]
     known["content_columns_unread"] = list(dict.fromkeys(unread))
-    answers = [column for each in sets for column in each.columns if column in ANSWERS and column not in each.read]
+    answers = [column for each in known_reads for column in each.columns if column in ANSWERS - each.read]
     known["answer_columns_unread"] = list(dict.fromkeys(answers))
     untaught = sum(row.teaches is False for row in rows if row.dropped in (None, MASKED))
     known["rows_fully_masked"] = untaught
@@ -82,7 +84,9 @@ def _set(told: FormedSet) -> DataSetFacts:
         form=told.form,
         rows=told.total,
         rows_seen=told.seen or None,
-        columns_unread=[name for name in told.columns if name not in told.read] if told.not_followed is None else None,
+        columns_unread=None
+        if told.not_followed is not None or told.told_by_trainer
+        else [name for name in told.columns if name not in told.read],
         roles=told.roles or None,
         not_followed=told.not_followed,
     )

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from ...core.errors import StageError
 from ...core.labels import IGNORED
 from ...core.uncollected import uncollected
 from ...facts import BatchFacts, DataFacts
+from ...facts.data import DataSetFacts
 from ...pipeline import Architecture, Batches, load_config, load_tokenizer, make_batches, make_trainer, sequence_length
 from ...pipeline.architecture import context_length
-from ...pipeline.batches import render, rows_of_a_batch, rows_of_a_step
-from ...pipeline.changes import change_tokenizer
+from ...pipeline.batches import TOKENS_BEFORE, render, rows_of_a_batch, rows_of_a_step
+from ...pipeline.changes import align_padding, change_config, change_tokenizer
 from ...pipeline.forms import NotFollowedForm, follow, is_followed, read_named
 from ...pipeline.forms.chat import chat_text, lost_content
 from ...pipeline.forms.compared import compares, form_compared
 from ...pipeline.forms.kinds import CannotForm, FormedRow
 from ...pipeline.forms.script import byte_tokenizer, hands_over_rows, scripted, way_of
-from ...pipeline.samples import COMPARED, Samples, sample_rows
+from ...pipeline.own_code.finding import TrainerPython
+from ...pipeline.samples import COMPARED, NOT_AT_HAND, Samples, sample_rows
 from ...setup.resolved import Taken
 from ...setup.setup import NamedData, Origin, Setup
 from ..batch import BatchLook
@@ -30,7 +35,7 @@ from ..failures import explain
 from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, facts_of_texts, without_repeats
 from .overlap import columns_of_evaluation, leaves, overlap_of
 from .pairs import pair_facts
-from .rows import Row, masked_by_hand, of_classes, of_labels, of_tensors, of_texts, split_batch
+from .rows import Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_tensors, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
 from .talk import talk_facts
 from .turn_end import turn_end_facts
@@ -39,8 +44,12 @@ _NO_TOKENIZER = "The tokenizer of the model is not on this machine."
 ROWS = 256
 """Rows that are looked at."""
 _UNCUT = 10_000_000
+_CUT = 0.1
+_TRAINS_EMBEDDINGS = ("lora.modules_to_save", "lora.target_modules", "lora.trainable_token_indices")
+_EMBEDDINGS = ("embed", "wte", "wrd")
 _ALL = 0.999
 """Share of trained tokens at which nothing but padding is masked."""
+_OF_CLASSES = ("rows", "classes", "classes_seen", "class_labels_out_of_range", "conflicting_class_rows")
 _CLASSIFIES = "sequence-classification"
 
 
@@ -53,103 +62,106 @@ class DataSeen:
 
 
 def look_at_data(setup: Setup, progress: Callable[..., None], *, offline: bool = True) -> DataFacts:
-    """The facts of the data alone; see ``see_data``."""
+    """The facts of the data alone, by what is here; see ``see_data``."""
     return see_data(setup, progress, offline=offline).data
 
 
-def see_data(setup: Setup, progress: Callable[..., None], *, offline: bool = True) -> DataSeen:
+def see_data(
+    setup: Setup, progress: Callable[..., None], *, offline: bool = True, own: TrainerPython | None = None
+) -> DataSeen:
     """Read, render and tokenise rows of the data as the setup's trainer does, and look at the result.
 
     Once as the setup cuts and packs them, and once in full, which shows what is cut. Never raises for what is wrong
     with the data: that is a fact.
 
+    Args:
+        own: a Python that has the trainer, which forms the rows then.
+
     Raises:
         NotFollowedForm: the trainer forms samples in a way that is not followed, or they are not on this machine.
     """
     with uncollected():
-        return _seen(setup, progress, offline)
+        return _seen(setup, progress, offline, own)
 
 
-def _seen(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
+def _seen(setup: Setup, progress: Callable[..., None], offline: bool, own: TrainerPython | None) -> DataSeen:
+    known: dict[str, Any] = {"source": setup.data.train}
     if is_followed(setup):
-        see = _compared_elsewhere if compares(setup) else _followed
-        return see(setup, progress, offline)
+        if compares(setup):
+            return _compared_elsewhere(setup, progress, offline)
+        return _followed(setup, progress, offline, own)
+    batch = None
     way = way_of(setup)
     if way is not None and not _has_tokenizer(setup, offline):
         return _stood_in(setup, way, progress)
-    learned = _Learned({"source": setup.data.train})
     try:
-        _learn(learned, setup, way, progress, offline)
+        architecture = load_config(setup, offline=offline, with_files=True)
+        known["vocab_rows"] = _vocabulary(architecture)
+        progress("Loading the tokenizer")
+        tokenizer = load_tokenizer(setup, architecture, offline=offline)
+        if tokenizer is not None:
+            known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
+        progress("Reading and tokenising the data")
+        classifies = _classifies(setup)
+        as_read = not classifies and way is None
+        samples = sample_rows(setup, max(ROWS, 2 * rows_of_a_step(setup))) if as_read and setup.data.train else None
+        if samples is not None and samples.format in COMPARED:
+            return DataSeen(DataFacts(**known, **_compared(setup, samples, architecture, tokenizer)))
+        config = _classifying(setup, architecture, way, tokenizer) if classifies else architecture.config
+        look = BatchLook(tokenizer, config)
+        whole, limit = _uncut(setup), _limit(setup, architecture)
+        batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS, samples=samples)
+        if way is not None and of_tensors(batches.dataset[0]):
+            return DataSeen(
+                DataFacts(**known | {"source": way.name}), BatchFacts(rows=len(batches.dataset), dimensions=3)
+            )
+        _refuse_unprepared(setup, batches)
+        full = _prepared(whole, batches, architecture, streams=True)
+        rows = in_full = _rows(whole, *full, look)
+        if _is_changed(setup, in_full, limit):
+            progress("Cutting and packing the data")
+            look = BatchLook(tokenizer, config)
+            rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
+        known.update(_of_samples(batches, tokenizer))
+        known.update(_others(setup))
+        known.update(overlap_of(setup))
+        known.update(_not_in_evaluation(setup, batches))
+        if way is not None:
+            known["source"] = way.name
+            known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
+        if classifies:
+            known.update(of_ids([row.ids for row in rows], known["vocab_rows"]))
+        else:
+            known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
+        known.update(of_texts(in_full, limit, tokenizer))
+        known.update(_new_tokens(setup, (row.ids for row in in_full), tokenizer))
+        batch = _batch(setup, look, batches)
+        if classifies:
+            known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
+        else:
+            decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
+            known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
+            known.update(_marked(way, in_full, tokenizer))
+            if way is not None and batches.raw is not None:
+                known.update(_by_script(in_full, batches, tokenizer))
+            if setup.training.method == "pretrain":
+                known.pop("eos_supervised_ratio", None)
+            if known.get("format") == "messages":
+                known.update(turn_end_facts(tokenizer, architecture.folder))
     except NotFollowedForm:
         raise
     except StageError as error:
-        learned.known["failure"] = error.message
+        if error.kind == NOT_AT_HAND:
+            raise NotFollowedForm(error.message) from error
+        known["failure"] = error.message
     except Exception as raised:
-        learned.known["failure"] = explain(raised, "preparing the data").message
-    return DataSeen(DataFacts(**learned.known), learned.batch)
+        known["failure"] = explain(raised, "preparing the data").message
+    return DataSeen(DataFacts(**known), batch)
 
 
-@dataclass
-class _Learned:
-    """Facts of the data so far, and of its batches; what was learned before a failure stays."""
-
-    known: dict[str, Any]
-    batch: BatchFacts | None = None
-
-
-def _learn(
-    learned: _Learned, setup: Setup, way: NamedData | None, progress: Callable[..., None], offline: bool
-) -> None:
-    """Form the samples as the trainer does, once in full and once as they are cut, and note what they are like."""
-    known = learned.known
-    architecture = load_config(setup, offline=offline, with_files=True)
-    known["vocab_rows"] = _vocabulary(architecture)
-    progress("Loading the tokenizer")
-    tokenizer = load_tokenizer(setup, architecture, offline=offline)
-    if tokenizer is not None:
-        known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
-    progress("Reading and tokenising the data")
-    classifies = setup.model.task == _CLASSIFIES
-    as_read = not classifies and way is None
-    samples = sample_rows(setup, max(ROWS, 2 * rows_of_a_step(setup))) if as_read and setup.data.train else None
-    if samples is not None and samples.format in COMPARED:
-        known.update(_compared(setup, samples, architecture, tokenizer))
-        return
-    look = BatchLook(tokenizer, architecture.config) if not classifies else None
-    whole, limit = _uncut(setup), _limit(setup, architecture)
-    batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS, samples=samples)
-    if way is not None and of_tensors(batches.dataset[0]):
-        known["source"] = way.name
-        learned.batch = BatchFacts(rows=len(batches.dataset), dimensions=3)
-        return
-    _refuse_unprepared(setup, batches)
-    full = _prepared(whole, batches, architecture, streams=True)
-    rows = in_full = _rows(whole, *full, look)
-    if _is_changed(setup, in_full, limit):
-        progress("Cutting and packing the data")
-        look = BatchLook(tokenizer, architecture.config) if look is not None else None
-        rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
-    known.update(_of_samples(batches, tokenizer))
-    known.update(overlap_of(setup))
-    known.update(_not_in_evaluation(setup, batches))
-    if way is not None:
-        known["source"] = way.name
-        known["rendered_by"] = "the script's own functions, worked out by qlora-doctor"
-    if classifies:
-        known.update(of_classes(rows, known["vocab_rows"], _classes(setup, architecture)))
-        known.update(of_texts(in_full, limit, tokenizer))
-        known.pop("eos_supervised_ratio", None)  # its labels are classes, no tokens
-        return
-    known.update(of_labels(rows, known["vocab_rows"], _dropped(setup, batches, rows)))
-    known.update(of_texts(in_full, limit, tokenizer))
-    decodes = bool(getattr(architecture.config, "is_encoder_decoder", False))
-    known.update(_shown(setup, rows, in_full, limit, tokenizer, decodes))
-    learned.batch = _batch(setup, look, batches)
-    known.update(_marked(way, in_full, tokenizer))
-    if setup.training.method == "pretrain":
-        known.pop("eos_supervised_ratio", None)
-    if known.get("format") == "messages":
-        known.update(turn_end_facts(tokenizer, architecture.folder))
+def _classifies(setup: Setup) -> bool:
+    """Whether the samples have classes; a reward model is a classifier of pairs that have none."""
+    return setup.model.task == _CLASSIFIES and setup.training.method != "reward"
 
 
 def _has_tokenizer(setup: Setup, offline: bool) -> bool:
@@ -173,7 +185,9 @@ def _stood_in(setup: Setup, way: NamedData, progress: Callable[..., None]) -> Da
     tokenizer = change_tokenizer(byte_tokenizer(), setup)
     try:
         read = read_named(setup, way, ROWS)
-        made = scripted(way, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup))
+        made = scripted(
+            way, [row for _, row in read.rows], tokenizer, newest_trl=hands_over_rows(setup), total=read.total
+        )
     except StageError as error:
         return DataSeen(DataFacts(source=way.name, failure=error.message))
     if not made.tokenized or made.collator is None:
@@ -217,8 +231,8 @@ def _masks_ends(collator: Any, tokenizer: Any) -> bool | None:
     return bool(labels[0] != -100 and labels[-1] == -100)
 
 
-def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> DataSeen:
-    """Samples whose trainer is not here, formed by its rules; without the model's tokenizer what needs none."""
+def _followed(setup: Setup, progress: Callable[..., None], offline: bool, own: TrainerPython | None) -> DataSeen:
+    """Samples formed by the trainer's own code, or by its rules; without the model's tokenizer what needs none."""
     named = next(each for each in setup.named_data if each.role == "train")
     known: dict[str, Any] = {"source": named.name}
     architecture = tokenizer = None
@@ -233,11 +247,16 @@ def _followed(setup: Setup, progress: Callable[..., None], offline: bool) -> Dat
     try:
         if tokenizer is not None:
             known["chat_template"] = getattr(tokenizer, "chat_template", None) is not None
-        progress("Reading and forming the samples")
-        followed = follow(setup, tokenizer, ROWS, offline=offline)
+        asks = own is not None and own.asked and tokenizer is not None
+        progress(
+            "Reading the samples, and asking the trainer's own code" if asks else "Reading and forming the samples"
+        )
+        followed = follow(setup, tokenizer, ROWS, offline=offline, own=own)
         if followed is None:
             raise NotFollowedForm("The config names no data.")
         known.update(facts_of(followed, known.get("vocab_rows")))
+        if tokenizer is not None:
+            known.update(_new_tokens(setup, (row.ids for row in followed.rows if row.ids), followed.tokenizer))
         if setup.training.method == "pretrain":
             known.pop("eos_supervised_ratio", None)
         known.update(overlap_of(setup))
@@ -292,7 +311,6 @@ def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bo
         return DataSeen(DataFacts(**known, failure=error.message))
     lengths = [max(_lengths(tokenizer, row)) for row in rows] if tokenizer is not None else []
     long = sum(limit is not None and length > limit for length in lengths)
-    known |= _token_counts(lengths, 0 if drops else long)
     if drops and long:
         dropped["longer than the limit"] += long
     left = sum(dropped.values())
@@ -311,11 +329,60 @@ def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bo
         **pair_facts(rows),
         **overlap_of(setup),
     }
+    known |= _token_counts(lengths, 0 if drops else long)
     return DataSeen(DataFacts(**known))
 
 
+def _others(setup: Setup) -> dict[str, Any]:
+    """The data sets of a config that names several, of which the first is looked at; nothing where it names one."""
+    named = [each for each in setup.named_data if each.role == "train"]
+    if len(named) < 2 or setup.dialect == "python":
+        return {}
+    sets = [DataSetFacts(name=each.name, key=each.key, not_followed=each.not_followed) for each in named]
+    return {"sets": sets, "sets_not_followed": sum(each.not_followed is not None for each in sets)}
+
+
+def _new_tokens(setup: Setup, rows: Iterable[Sequence[int] | np.ndarray], tokenizer: Any) -> dict[str, Any]:
+    """Tokens of the rows that a script or a trainer added to the tokenizer, and whether their embeddings are trained.
+
+    Whether they got rows of their own by resizing or took some that the embedding has to spare: no one trained those.
+    """
+    before = getattr(tokenizer, TOKENS_BEFORE, None)
+    if before is None or len(tokenizer) <= before or any(map(setup.is_unknown, _TRAINS_EMBEDDINGS)):
+        return {}
+    lora = setup.lora
+    said = [lora.modules_to_save, lora.target_modules]
+    names = [name for each in said for name in ([each] if isinstance(each, str) else each or ())]
+    new = sum(int((np.asarray(row) >= before).sum()) for row in rows)
+    trained = bool(lora.trainable_token_indices) or any(word in name for name in names for word in _EMBEDDINGS)
+    return {"new_tokens": new, "new_tokens_trained": trained}
+
+
+def _by_script(rows: Sequence[Row], batches: Batches, tokenizer: Any) -> dict[str, Any]:
+    """Of rows that a script tokenized: what was cut, what is asked and answered by the mask, what is not in them."""
+    known = of_cut(rows, batches.limits, tokenizer)
+    formed = [by_mask(row, tokenizer) for row in rows if len(row.labels) == len(row.ids)]
+    if known.get("truncated_ratio", 0.0) <= _CUT:  # beginnings that are the same are no copies
+        known.update(facts_of_texts(formed))
+    if batches.raw:  # without the rows as they were, a mask that is too long looks the same
+        known["empty_answers"] = sum(
+            not each.answer.strip() and any(isinstance(value, str) and not value.strip() for value in raw.values())
+            for each, raw in zip(formed, batches.raw, strict=False)
+        )
+    talks = [raw.get("messages") or raw.get("conversations") for raw in batches.raw or ()]
+    lost = [
+        found
+        for row, talk in zip(rows, talks, strict=False)
+        if isinstance(talk, list) and len(row.ids) not in batches.limits
+        if (found := lost_content(tokenizer.decode(row.ids), [each for each in talk if isinstance(each, dict)]))
+    ]
+    if any(isinstance(talk, list) for talk in talks):
+        known |= {"content_lost_rows": len(lost), "content_lost": lost[0] if lost else None}
+    return known
+
+
 def _token_counts(lengths: Sequence[int], truncated: int) -> dict[str, Any]:
-    """Facts of the rows' lengths in tokens; none without a tokenizer."""
+    """Facts of the rows' lengths in tokens; none where no row has any."""
     if not lengths:
         return {}
     return {
@@ -336,14 +403,14 @@ def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[
     return {"response_marker": marker.strip(), "rows_with_marker": found}
 
 
-def _batch(setup: Setup, look: BatchLook | None, batches: Batches) -> BatchFacts | None:
+def _batch(setup: Setup, look: BatchLook, batches: Batches) -> BatchFacts | None:
     """Facts of the batches where they are the user's: TRL makes them, or the script's own collator does.
 
-    Of transformers' Trainer without a script nobody knows the collator.
+    Of transformers' Trainer without a script nobody knows the collator; classes are none of its making.
     """
-    if look is None or not (setup.training.trainer == "trl" or way_of(setup) is not None):
-        return None
     facts = without_repeats(look.facts())
+    if facts is not None and not (setup.training.trainer == "trl" or way_of(setup) is not None):
+        return BatchFacts(**{name: getattr(facts, name) for name in _OF_CLASSES}) if facts.classes is not None else None
     by_hand = _masked_by_hand(batches.dataset)
     if facts is None or by_hand is None:
         return facts
@@ -420,7 +487,14 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
     whole = samples.format != "prompt-only"
     lengths = [max(_lengths(tokenizer, row if whole else {"prompt": row["prompt"]})) for row in samples.rows]
     limit = _limit(setup, architecture) if whole else None
-    return facts | _token_counts(lengths, sum(limit is not None and n > limit for n in lengths))
+    long = sum(limit is not None and length > limit for length in lengths)
+    facts |= _token_counts(lengths, long)
+    if setup.training.method == "reward":  # RewardTrainer keeps no pair of which one is longer (its _prepare_dataset)
+        why = "longer than the limit"
+        reasons = [f"{long} {why}"] if long else []
+        facts |= {"rows_left_out": long, "left_out": {why: long} if long else {}, "left_out_reasons": reasons}
+        facts |= {"limit": limit, "truncated_ratio": 0.0}
+    return facts
 
 
 def _questions_unread(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -703,15 +777,17 @@ def _limit(setup: Setup, architecture: Architecture) -> int | None:
     return setup.training.max_length or context_length(architecture.config)
 
 
-def _classes(setup: Setup, architecture: Architecture) -> int | None:
-    """Classes that the model distinguishes; None of a regression, and where their number is unknown."""
-    config = architecture.config
+def _classifying(setup: Setup, architecture: Architecture, way: NamedData | None, tokenizer: Any) -> Any:
+    """The config of a classifier at its first step; None where it is not known how many classes it has."""
     if setup.is_unknown("model.num_labels"):
         return None
-    if getattr(config, "problem_type", None) not in (None, "single_label_classification"):
-        return None
-    said = setup.model.num_labels or getattr(config, "num_labels", None)
-    return int(said) if said else None
+    config = copy.deepcopy(architecture.config)
+    if setup.model.num_labels:
+        config.num_labels = setup.model.num_labels
+    change_config(config, setup, tokenizer)
+    if tokenizer is not None and (way is None or way.settings.get("has_tokenizer")):
+        align_padding(config, tokenizer)
+    return config
 
 
 def _vocabulary(architecture: Architecture) -> int | None:

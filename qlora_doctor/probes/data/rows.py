@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...core.labels import IGNORED
+from ...pipeline.forms.kinds import FormedRow
 
 
 @dataclass(frozen=True)
@@ -115,31 +115,28 @@ def of_tensors(row: Mapping[str, Any]) -> bool:
     return isinstance(ids, list) and bool(ids) and isinstance(ids[0], list)
 
 
-def of_classes(rows: Sequence[Row], vocabulary: int | None, classes: int | None = None) -> dict[str, Any]:
-    """A classifier's rows: what it reads are tokens, what it learns is a class.
+def of_cut(rows: Sequence[Row], limits: Collection[int], tokenizer: Any) -> dict[str, Any]:
+    """The share of rows that end at a limit, and not in the end token; nothing where no limit is reached.
 
     Args:
-        classes: that the model distinguishes; None where that is not known, or the labels are no classes.
+        rows: as they were cut by code that is not the trainer's.
+        limits: lengths at which that code cuts.
     """
-    facts = of_ids([row.ids for row in rows], vocabulary)
-    labels = [row.labels[0].item() for row in rows if len(row.labels) == 1]
-    if classes == 1 and set(labels) == {0, 1} and all(type(each) is int for each in labels):
-        return facts | {"classes": 1, "classes_seen": 2}
-    if classes is None or classes < 2 or len(labels) < len(rows) or not all(isinstance(each, int) for each in labels):
-        return facts
-    seen = Counter(labels)
-    facts["classes"] = classes
-    facts["classes_seen"] = len(seen)
-    facts["class_labels_out_of_range"] = sum(
-        n for label, n in seen.items() if not (0 <= label < classes) and label != IGNORED
-    )
-    facts["largest_class_ratio"] = max(seen.values(), default=0) / len(labels) if labels else None
-    texts: dict[bytes, set[int]] = {}
-    keys = [row.ids.tobytes() for row in rows]
-    for key, label in zip(keys, labels, strict=True):
-        texts.setdefault(key, set()).add(label)
-    facts["conflicting_class_rows"] = sum(len(texts[key]) > 1 for key in keys)
-    return facts
+    longest = max((len(row.ids) for row in rows), default=0)
+    end = getattr(tokenizer, "eos_token_id", None)
+    if longest not in limits or end is None:
+        return {}
+    cut = sum(len(row.ids) == longest and int(row.ids[-1]) != end for row in rows)
+    return {"truncated_ratio": cut / len(rows), "limit": longest}
+
+
+def by_mask(row: Row, tokenizer: Any) -> FormedRow:
+    """What is asked and what is answered, by the mask of a row."""
+    counts = row.labels != IGNORED
+    trained, asked = row.ids[counts].tolist(), row.ids[~counts].tolist()
+    text = tokenizer.decode(trained, skip_special_tokens=True) if trained else ""
+    prompt = tokenizer.decode(asked, skip_special_tokens=True) if asked else ""
+    return FormedRow(0, None, identity=str(row.ids.tolist()), prompt=prompt, answer=text)
 
 
 def of_texts(rows: Sequence[Row], limit: int | None, tokenizer: Any) -> dict[str, Any]:

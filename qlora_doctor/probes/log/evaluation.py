@@ -21,6 +21,9 @@ def evaluation_facts(course: Course, known: Known, found: dict[str, Any]) -> dic
     series = course.get("eval_loss").finite()
     any_logged = any(name.startswith("eval_") for name in course.series)
     facts: dict[str, Any] = {"evaluations": len(course.get("eval_loss"))}
+    if len(course.get("eval_runtime")) and found.get("method") != "reinforcement":
+        facts["evaluation_lossless"] = not len(course.get("eval_loss"))
+        facts["evaluations"] = max(facts["evaluations"], len(course.get("eval_runtime")))
     if len(course.get("loss")):
         facts["evaluation_absent"] = not any_logged
         facts["evaluation_missing"] = _missing(any_logged, known, found)

@@ -12,6 +12,7 @@ from .gradient import gradient_facts
 from .known import Known, is_preference
 from .length import length_facts
 from .loss import loss_facts
+from .pairs import pair_facts
 from .rate import rate_facts
 from .repeating import repeating_facts
 from .series import Course, Series
@@ -44,7 +45,16 @@ def course_facts(course: Course, known: Known | None = None) -> CourseFacts:
         "method": _method(course, known),
         "checkpoints": course.checkpoints,
     }
-    parts = (length_facts, loss_facts, repeating_facts, evaluation_facts, rate_facts, gradient_facts, speed_facts)
+    parts = (
+        length_facts,
+        loss_facts,
+        repeating_facts,
+        pair_facts,
+        evaluation_facts,
+        rate_facts,
+        gradient_facts,
+        speed_facts,
+    )
     for part in parts:
         found |= part(course, known, found)
     return CourseFacts(**found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,19 +17,25 @@ class Overhearing:
 
     Attributes:
         heard: each once, in their order.
+
+    Args:
+        failed: told of a failure of the listening itself, which reaches nobody else.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[Exception], None] = lambda error: None) -> None:
         self.heard: list[str] = []
-        self._handler = _Collector(self.heard)
+        self._handler = _Collector(self.heard, failed)
         self._loggers = [logging.getLogger(name) for name in _LOGGERS]
         for logger in self._loggers:
             logger.addHandler(self._handler)
         previous = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
-            if not issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
-                _add(self.heard, str(message))
+            try:
+                if not issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
+                    _add(self.heard, str(message))
+            except Exception as error:  # a category or a message of any kind
+                failed(error)
             previous(message, category, *args, **kwargs)
 
         self._previous, self._show = previous, show
@@ -55,18 +61,22 @@ def overheard() -> Iterator[list[str]]:
 
 
 class _Collector(logging.Handler):
-    def __init__(self, heard: list[str]) -> None:
+    def __init__(self, heard: list[str], failed: Callable[[Exception], None]) -> None:
         super().__init__(logging.WARNING)
-        self._heard = heard
+        self._heard, self._failed = heard, failed
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            _add(self._heard, record.getMessage())
+            text = record.getMessage()
         except Exception:  # a record whose arguments do not fit: for who handles it to complain
             return
-        # A record that no handler wants is printed by the one of last resort, and this one is no answer to it.
-        if logging.lastResort is not None and not _is_handled(record):
-            logging.lastResort.handle(record)
+        try:
+            _add(self._heard, text)
+            # A record that no handler wants is printed by the one of last resort, and this one is no answer to it.
+            if logging.lastResort is not None and not _is_handled(record):
+                logging.lastResort.handle(record)
+        except Exception as error:
+            self._failed(error)
 
 
 def _is_handled(record: logging.LogRecord) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...facts.step import GradientColumn
-from ..tensors import layer_and_projection, local_part, zero_tensors
+from ..tensors import every_module, layer_and_projection, local_part, zero_tensors
 
 
 @dataclass
@@ -21,7 +21,8 @@ class StepGradients:
     norms: dict[str, float]
     largest: dict[str, float]
     by_design_zero: set[str] = field(default_factory=set)
-    """lora_A where lora_B was zero when the step began: its gradient is zero then, by the chain rule."""
+    """lora_A where lora_B was zero when the step began: its gradient is zero then, by the chain rule. So is that of an
+    adapter of stacked experts where the lora_B of some of them is zero, and the step reaches no other."""
     skipped: bool = False
     """The gradient scaler found an overflow, and the optimizer did not step."""
 
@@ -114,10 +115,24 @@ class GradientWatch:
         return look
 
 
-def lora_a_without_effect(parameters: Mapping[str, nn.Parameter]) -> set[str]:
-    """Names of lora_A matrices whose lora_B is exactly zero at this moment."""
-    seconds = {name: p for name, p in parameters.items() if partner(name) in parameters}
-    zero = zero_tensors({name: p.detach() for name, p in seconds.items()})
+def lora_a_without_effect(parameters: Mapping[str, nn.Parameter], model: nn.Module) -> set[str]:
+    """Names of lora_A matrices whose lora_B is exactly zero at this moment; of stacked experts that of one suffices.
+
+    PEFT's lora_B of stacked experts has r columns for each of them, (out, r · experts). An expert that no token has
+    reached yet still has zeros there, and a step that reaches only such experts gives lora_A a gradient of zero.
+    """
+    seconds = {name: p.detach() for name, p in parameters.items() if partner(name) in parameters}
+    zero = zero_tensors(seconds)
+    of_experts = {
+        id(layer.weight)
+        for module in every_module(model)
+        if type(module).__name__ == "ParamWrapper"
+        for layer in getattr(module, "lora_B", {}).values()
+    }
+    for name, values in seconds.items():
+        if id(parameters[name]) in of_experts and name not in zero and values.device.type != "meta":
+            columns = (local_part(values) != 0).any(dim=0)
+            zero |= set() if bool(columns.all()) else {name}
     return {partner(name) for name in zero}
 
 

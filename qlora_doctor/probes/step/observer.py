@@ -104,7 +104,7 @@ class Observer:
         self._step = step
         # What earlier batches left in its momentum may point anywhere.
         self._has_past = optimizer is not None and bool(getattr(unwrapped(optimizer), "state", None))
-        self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters))
+        self._starts_at_zero = set(gradients.lora_a_without_effect(self.parameters, self.model))
         self._unmoved: dict[str, torch.Tensor] = {}
         self._calls: Calls | None = None
         self._integers = IntegerInputs(self.model)
@@ -152,7 +152,7 @@ class Observer:
         number = len(self.gradients.steps) + 1
         self.progress(f"Training step {number}")
         with self._apart():
-            self._by_design = gradients.lora_a_without_effect(self.parameters)
+            self._by_design = gradients.lora_a_without_effect(self.parameters, self.model)
         self._watch_calls()
         self._updates = UpdateWatch(self.parameters) if last else None
         self.gradients.begin_step()
@@ -255,12 +255,18 @@ class Observer:
         self._judge_unmoved()
 
     def close(self) -> None:
-        """Take the hooks off after a failure."""
-        if hasattr(self, "gradients"):
-            self._stop_watching_calls()
-            self._integers.close()
-            self.gradients.close()
-            self.forwards.close()
+        """Take the hooks off after a failure, whichever of them are on; one that fails leaves none of the others on."""
+        with contextlib.ExitStack() as closing:
+            for name in ("_integers", "gradients", "forwards"):
+                if hasattr(self, name):
+                    closing.callback(getattr(self, name).close)
+            if hasattr(self, "_call_hooks"):
+                closing.callback(self._stop_watching_calls)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the steps changed a trainable tensor; known after ``train_end``."""
+        return bool(self._moved)
 
     @property
     def tokens_in_range(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .inventory import Inventory
 
-_TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+_TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 
 
 def fresh_heads(seen: Inventory, architectures: Sequence[str] | None) -> list[str] | None:

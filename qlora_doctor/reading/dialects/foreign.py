@@ -19,6 +19,12 @@ def _keys(*wanted: str) -> Test:
     return lambda data: set(wanted) <= data.keys()
 
 
+_SERVES = {
+    *("max_model_len", "gpu_memory_utilization", "tensor_parallel_size", "enable_lora", "max_lora_rank", "max_loras"),
+    *("lora_modules", "max_num_seqs", "served_model_name", "mem_fraction_static", "enforce_eager"),
+}
+"""Keys of vLLM and SGLang that no trainer has at its top."""
+_TRAINS = {"learning_rate", "lr", "lora", "training", "train", "trainer", "optimizer", "adapter", "datasets", "dataset"}
 KINDS: tuple[tuple[str, Test, str], ...] = (
     (
         "an mlx-lm config",
@@ -51,6 +57,15 @@ KINDS: tuple[tuple[str, Test, str], ...] = (
         "a tokenizer's config",
         lambda d: "tokenizer_class" in d and "architectures" not in d,
         "Check the training config.",
+    ),
+    (
+        "a config of an engine that serves",
+        lambda d: (
+            {"model", "model_tag", "served_model_name"} & d.keys() != set()
+            and {str(key).replace("-", "_") for key in d} & _SERVES != set()
+            and not _TRAINS & d.keys()
+        ),
+        "It trains nothing; check the config that trained the adapter.",
     ),
     ("a trainer state", _keys("global_step", "log_history"), "Check the training config of that run."),
     (

@@ -5,8 +5,11 @@ It stops at unknown keys. Defaults are those of 0.9.5: hparams/, model/model_uti
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+from ...core.versions import version_tuple
 from ...setup.setup import Setup
 from ...setup.traits import Traits
 from ...tables.keys import key_list
@@ -133,7 +136,9 @@ WRITINGS: dict[str, Writing] = {
     "training.gradient_checkpointing_kwargs": lambda value, data: {"use_reentrant_gc": value.get("use_reentrant")},
 }
 """Where several keys, or words of its own, bring a value about."""
-_BACKENDS = {"bnb": "bitsandbytes", "bitsandbytes": "bitsandbytes", "hqq": "hqq", "eetq": "eetq", "gptq": "gptq"}
+_QUANTIZES = ("bnb", "hqq", "eetq")
+"""The methods by which LLaMA-Factory quantizes a base as it loads it (model_utils/quantization.py, 0.9.5)."""
+_BACKENDS = {"bnb": "bitsandbytes", "bitsandbytes": "bitsandbytes", "hqq": "hqq", "eetq": "eetq"}
 _PACKAGES = ("llamafactory", "llmtuner")
 """LLaMA-Factory's own, the second up to 0.7."""
 _BOARD = {
@@ -209,6 +214,11 @@ def conclude(reading: Reading) -> None:
     rank = reading.get("lora_rank", 8)
     if not reading.has("lora_alpha") and isinstance(rank, int):
         reading.default("lora.lora_alpha", 2 * rank, "lora_alpha is twice lora_rank")
+    if reading.get("stage") == "dpo":
+        loss = str(reading.get("pref_loss", "sigmoid"))
+        # Its one stage for pairs holds the methods that need no reference (train/dpo/trainer.py).
+        reading.put("training.method" if loss in ("orpo", "simpo") else "training.loss_type", loss, "pref_loss")
+        reading.default("training.beta", 0.1)
     if reading.get("pissa_init"):
         reading.put("lora.init_lora_weights", "pissa", "pissa_init")
     packing = reading.get("packing", reading.get("neat_packing"))
@@ -243,21 +253,56 @@ def _precision(reading: Reading) -> None:
     reading.put("model.dtype", "float16" if key == "fp16" else "bfloat16", key)
 
 
+def _is_old(reading: Reading) -> bool:
+    """Whether the file's project pins, or is, a LLaMA-Factory that still calls the method bitsandbytes."""
+    from ..pins import asked_of, pins_in
+    from ..python.neighbours import Neighbours
+
+    if reading.file is None:
+        return False
+    folders = Neighbours(Path(reading.file)).folders
+    asked = asked_of(pins_in(folders, ("llamafactory",))).get("llamafactory")
+    written = (asked.exact or asked.at_least) if asked is not None else _version_of_checkout(folders)
+    version = version_tuple(written)
+    return version is not None and version < (0, 9, 3)
+
+
+def _version_of_checkout(folders: list[Path]) -> str | None:
+    """The version of a checkout of LLaMA-Factory that one of these folders is; None where none is."""
+    for folder in folders:
+        try:
+            text = (folder / "src" / "llamafactory" / "extras" / "env.py").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+        found = re.search(r"""^VERSION\s*=\s*["']([\w.]+)["']""", text, re.MULTILINE)
+        return found.group(1) if found else None
+    return None
+
+
+def _nothing_quantized(reading: Reading, method: str) -> None:
+    """LLaMA-Factory compares the method with those of ``_QUANTIZES``; another matches none, without an error."""
+    note = f"LLaMA-Factory quantizes a base as it loads it with bnb, hqq and eetq alone; {method} quantizes nothing."
+    for path in ("quantization.load_in_4bit", "quantization.load_in_8bit"):
+        reading.put(path, False, "quantization_bit", note)
+    if method == "bitsandbytes":
+        reading.remark("quantization-method-renamed", "quantization_method", note)
+    else:
+        reading.remark("four-bit-switch-without-effect", "quantization_bit", note)
+
+
 def _quantization(reading: Reading) -> None:
     bits = reading.get("quantization_bit")
-    backend = _BACKENDS.get(str(reading.get("quantization_method", "bnb")).lower())
+    method = str(reading.get("quantization_method", "bnb"))
+    if bits is not None and method not in _QUANTIZES and not (method == "bitsandbytes" and _is_old(reading)):
+        _nothing_quantized(reading, method)
+        return
+    backend = _BACKENDS[method]
     four = str(bits) == "4"
     reading.put("quantization.load_in_4bit", four, "quantization_bit")
     reading.put("quantization.load_in_8bit", str(bits) == "8", "quantization_bit")
     if bits is None:
         return
-    if str(reading.get("quantization_method")).lower() == "bitsandbytes":
-        note = "LLaMA-Factory 0.9.3 and later call it bnb; given bitsandbytes they leave the base unquantized silently."
-        reading.remark("quantization-method-renamed", "quantization_method", note)
-    if backend is None:
-        reading.forget("quantization.backend", "LLaMA-Factory does not know this method.", "quantization_method")
-    else:
-        reading.put("quantization.backend", backend, "quantization_method")
+    reading.put("quantization.backend", backend, "quantization_method")
     if not four or backend != "bitsandbytes":
         return
     reading.take({"quantization_type": "quantization.bnb_4bit_quant_type"})

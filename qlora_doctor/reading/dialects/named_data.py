@@ -168,17 +168,21 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "axolotl": (
         *("train_on_inputs", "sequence_len", "chat_template", "chat_template_jinja", "excess_length_strategy"),
         *("sample_packing", "eot_tokens", "special_tokens", "tokens", "rl", "val_set_size", "default_system_message"),
-        *("dataset_exact_deduplication", "roles_to_train", "train_on_eos", "processor_type", "min_sample_len"),
+        *("dataset_exact_deduplication", "processor_type", "min_sample_len"),
         *("tokenizer_type", "tokenizer_config", "added_tokens_overrides", "dataset_prepared_path"),
+        *("tokenizer_use_fast", "tokenizer_legacy", "tokenizer_use_mistral_common"),
     ),
     "llamafactory": (
         *("template", "train_on_prompt", "mask_history", "cutoff_len", "packing", "neat_packing", "max_samples"),
         *("default_system", "enable_thinking", "stage", "val_size", "dataset_dir", "tool_format", "resize_vocab"),
-        *("add_tokens", "add_special_tokens", "new_special_tokens", "tokenized_path"),
+        *("add_tokens", "add_special_tokens", "new_special_tokens", "tokenized_path", "preserve_thinking"),
+        *("use_fast_tokenizer", "split_special_tokens", "media_dir", "image_max_pixels", "image_min_pixels"),
     ),
     "ms-swift": (
         *("template", "template_type", "system", "max_length", "truncation_strategy", "loss_scale", "packing"),
-        *("model_type", "train_type", "rlhf_type", "split_dataset_ratio"),
+        *("model_type", "train_type", "rlhf_type", "split_dataset_ratio", "columns", "agent_template"),
+        *("use_chat_template", "enable_thinking", "add_non_thinking_prefix", "response_prefix", "template_backend"),
+        *("custom_register_path", "external_plugins", "reward_funcs"),
     ),
     "autotrain": (
         *("task", "trainer", "text_column", "prompt_text_column", "rejected_text_column", "chat_template"),
@@ -308,7 +312,9 @@ def _registered(reading: Reading, told: NamedData) -> NamedData:
     path, entries = info
     entry = entries.get(str(told.name))
     if not isinstance(entry, dict):
-        return told.model_copy(update={"not_followed": f"{path} has no entry {told.name}."})
+        why = f"{path} has no entry {told.name}"
+        reading.refused("data-set-not-registered", told.key, f"LLaMA-Factory stops where {why}.")
+        return told.model_copy(update={"not_followed": f"{why}."})
     name, kind = told.name, told.kind
     for key, of in (("hf_hub_url", "hub"), ("ms_hub_url", "hub"), ("om_hub_url", "hub"), ("script_url", "code")):
         if isinstance(entry.get(key), str):

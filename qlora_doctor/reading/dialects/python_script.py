@@ -121,6 +121,7 @@ def read(document: Document) -> Setup:
         ConfigError: it is no Python, or no notebook, or nested too deeply.
     """
     from ..pins import asked_of
+    from ..python.handed import note_given_data, note_handed
     from ..python.keywords import asked_versions, check_keywords
     from ..python.lost import note_lost
     from ..python.named_data import name_data
@@ -155,6 +156,8 @@ def read(document: Document) -> Setup:
         note_own_functions(script, builder)
         note_unused(script, builder)
         note_lost(script, builder)
+        note_handed(script, builder)
+        note_given_data(script, builder)
         note_loops(script, builder)
         by_card(builder)
         check_keywords(script, builder)

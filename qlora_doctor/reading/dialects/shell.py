@@ -145,7 +145,7 @@ def refuse(document: Document) -> NoReturn:
     if configs:
         raise ConfigError(
             f"{document.path or 'The script'} starts a training whose config is in another file, {configs[0]}.",
-            remedy=f"Check {configs[0]} itself.",
+            remedy="Check that file itself." if " " in configs[0] else f"Check {configs[0]} itself.",
         )
     started = _programs(document)
     if started:
@@ -283,7 +283,9 @@ def _config_of(run: Run) -> str | None:
         return re.sub(r"\A--[\w-]+=", "", words[0].text)
     if run.program in ("axolotl", "tune", "oumi", "xtuner"):
         named = [word.text for word in words if word.text.lower().endswith((*_CONFIG_SUFFIXES, ".py"))]
-        return named[0] if named else "one that its recipe brings"
+        open_word = next((word.text for word in words if not word.known and not word.text.startswith("-")), None)
+        asked = "one that its recipe brings" if open_word is None else f"one that {open_word} names when it starts"
+        return named[0] if named else asked
     for at, word in enumerate(words):
         flag = word.text.partition("=")
         if flag[0] in ("--config", "-c", "--config_file", "--yaml"):

@@ -48,6 +48,8 @@ def launched(run: Run, setup: Setup, folders: Sequence[Path] = ()) -> Setup:
         setup = with_value(
             setup, "hardware.count", None, "unknown", f"How many processes {launcher} starts is not said."
         )
+    elif run.program == "python" and "hardware.count" not in setup.origins:
+        setup = with_value(setup, "hardware.count", 1, "dialect_default", "python starts one process")
     if run.launcher == "accelerate":
         options = options_of(run.options)
         return with_launch(setup, config_named(options.get("config_file"), folders), options)

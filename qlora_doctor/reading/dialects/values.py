@@ -30,13 +30,14 @@ _DTYPES = {
     "32": "float32",
     "auto": "auto",
 }
-_TEMPLATE = re.compile(r"\$\{[^}]*\}|\{\{.*\}\}|\$[A-Za-z_]\w*\Z|<[A-Za-z][^<>]*>\Z", re.DOTALL)
+_TEMPLATE = re.compile(r"\A\?{3}\Z|\$\{[^}]*\}|\{\{.*\}\}|\$[A-Za-z_]\w*\Z|<[A-Za-z][^<>]*>\Z", re.DOTALL)
 _LONGEST_TEMPLATE = 1000
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
 def is_template(value: Any) -> bool:
-    """True for a placeholder (``${HOME}``, ``$MODEL``, ``{{ model }}``, ``<your model>``) that is filled in later."""
+    """True for a placeholder that is filled in later: ``${HOME}``, ``$MODEL``, ``{{ model }}``, ``<your model>``, or
+    OmegaConf's ``???``."""
     return isinstance(value, str) and len(value) <= _LONGEST_TEMPLATE and _TEMPLATE.search(value) is not None
 
 

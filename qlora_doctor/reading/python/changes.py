@@ -413,6 +413,9 @@ class Changes(Arguments):
             given = trainer.arguments.get(name)
             if given is not None and not (isinstance(given, Known) and given.data is None) and not _are_nothing(given):
                 self.note(what, f"The trainer is given {name} of its own.", trainer.places.get(name, trainer.node))
+                loss = given.body if what == "loss" and isinstance(given, Function) else None
+                if isinstance(loss, ast.FunctionDef) and (fault := loss_fault(loss)) is not None:
+                    self.note(fault, loss.name, loss)
         callbacks = trainer.arguments.get("callbacks")
         for each in callbacks.items if isinstance(callbacks, Listing) else ():
             body = each.of.body if isinstance(each, Thing) and each.of is not None else None

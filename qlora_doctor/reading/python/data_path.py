@@ -20,7 +20,7 @@ _COLLATORS = {
     "DefaultDataCollator",
     "default_data_collator",
 }
-_LEAVES_ROWS_ALONE = {"shuffle", "with_format", "set_format", "select", "take", "skip", "flatten_indices", "to_list"}
+_LEAVES_ROWS_ALONE = {"shuffle", "with_format", "set_format", "take", "skip", "flatten_indices", "to_list"}
 """What changes which rows there are, or how they are handed out, and not what is in them."""
 _MOST_CODE = 40_000
 """Characters of code that a way takes along at most."""
@@ -148,7 +148,13 @@ def _way(node: ast.expr, ways: dict[str, Way]) -> Way | None:
 
 
 def _step(way: Way, name: str, node: ast.Call) -> Way | None:
-    if name in _LEAVES_ROWS_ALONE or name == "train_test_split":
+    if name == "select":
+        return way.then({"do": "count", "least": _least(node), "call": _short(node)})
+    if name == "train_test_split":
+        sizes = [_literal(_keyword(node, each)) for each in ("test_size", "train_size")]
+        whole = [size for size in sizes if isinstance(size, int) and not isinstance(size, bool)]
+        return way.then({"do": "count", "least": max(whole) + 1 if whole else None, "call": _short(node)})
+    if name in _LEAVES_ROWS_ALONE:
         return way
     if name in ("map", "filter"):
         given = node.args[0] if node.args else _keyword(node, "function")
@@ -167,18 +173,31 @@ def _step(way: Way, name: str, node: ast.Call) -> Way | None:
         return way.then(step)
     if name == "remove_columns":
         columns = _literal(node.args[0]) if node.args else None
-        return way.then({"do": "remove", "columns": columns}) if columns is not None else None
+        return way.then({"do": "remove", "columns": columns, "call": _short(node)}) if columns is not None else None
     if name == "rename_column" and len(node.args) == 2:
         old, new = _literal(node.args[0]), _literal(node.args[1])
-        return (
-            way.then({"do": "rename", "old": old, "new": new})
-            if isinstance(old, str) and isinstance(new, str)
-            else None
-        )
+        if not isinstance(old, str) or not isinstance(new, str):
+            return None
+        return way.then({"do": "rename", "old": old, "new": new, "call": _short(node)})
     if name == "select_columns" and node.args:
         columns = _literal(node.args[0])
-        return way.then({"do": "keep", "columns": columns}) if columns is not None else None
+        return way.then({"do": "keep", "columns": columns, "call": _short(node)}) if columns is not None else None
     return None
+
+
+def _least(node: ast.Call) -> int | None:
+    """How many rows ``select(range(n))`` needs; None where that is not plain."""
+    given = node.args[0] if node.args else _keyword(node, "indices")
+    if not isinstance(given, ast.Call) or _last(given.func) != "range" or given.keywords:
+        return None
+    bounds = [_literal(each) for each in given.args]
+    return bounds[min(1, len(bounds) - 1)] if bounds and all(isinstance(each, int) for each in bounds) else None
+
+
+def _short(node: ast.Call) -> str:
+    """A call without what it is a method of."""
+    text = ast.unparse(ast.Call(ast.Name(str(_last(node.func))), node.args, node.keywords))
+    return text if len(text) <= 70 else f"{text[:67]}…"
 
 
 def _end_of_trainer(call: ast.Call, assigned: dict[str, ast.expr]) -> ScriptWay | None:

@@ -12,7 +12,7 @@ from .arguments import PARSERS, TRAINING_CLASSES, UNSEEN
 from .builtin_calls import call_builtin, call_method
 from .changes import OVER, TOKENIZER, Changes, asked_of_tokenizer
 from .expressions import CAPABILITY
-from .files import file_method, several_paths_method
+from .files import content, file_method, several_paths_method
 from .model_config import field_of, peft_config, quantization_config
 from .scopes import LIBRARIES
 from .values import Class, Function, Known, Listing, Made, Mapping, Model, Module, Name, Step, Thing, Unknown, Value
@@ -20,6 +20,7 @@ from .values import Class, Function, Known, Listing, Made, Mapping, Model, Modul
 UNSLOTH = {"FastLanguageModel", "FastModel", "FastVisionModel", "FastLlamaModel", "FastMistralModel"}
 ADAPTED = {"PeftModel", "PeftModelForCausalLM", "PeftModelForSequenceClassification"}
 AUTO_PEFT = {"AutoPeftModelForCausalLM", "AutoPeftModel", "AutoPeftModelForSequenceClassification"}
+_ADAPTER_CONFIGS = {"PeftConfig", "LoraConfig"}
 WITH_HEAD = {"AutoModelForCausalLMWithValueHead", "AutoModelForSeq2SeqLMWithValueHead"}
 QUANTIZERS = {"GPTQConfig", "AwqConfig", "HqqConfig", "EetqConfig", "QuantoConfig", "TorchAoConfig", "Mxfp4Config"}
 RESUMED = "train(resume_from_checkpoint)"
@@ -45,6 +46,8 @@ _PASSED_THROUGH = {
     "train_on_responses_only",
 }  # fmt: skip
 """Functions that return what they are given, as far as a config is concerned."""
+_WRAPPERS = {"torch.compile", "torch.nn.DataParallel", "nn.DataParallel"}
+"""Of these, those that put the model into another module, which has another class."""
 _READS_MODEL = re.compile(
     r"print|log|count|show|report|save|info|summar|evaluat|generat|test|find_|set_seed|infer|trainable|all_linear|memory"
 )
@@ -61,6 +64,8 @@ _OTHERS = {
     "functools", "itertools", "re", "copy", "pprint", "shutil",
 }  # fmt: skip
 """Further names that are known to change no model that is handed to them."""
+_OTHER_FRAMEWORKS = {"lightning", "pytorch_lightning", "composer", "catalyst", "colossalai", "ignite", "flair"}
+"""Their ``Trainer`` is another than that of transformers."""
 _STARTERS = {"fire.Fire", "typer.run"}
 """Hand the command line to a function, by the names of its parameters."""
 _PLAIN_DATA = {"load_dataset", "load_from_disk", "Dataset"}
@@ -294,7 +299,8 @@ class Library(Changes):
             return self.from_outside(positional[0], UNSEEN)
         if last in ("Namespace", "SimpleNamespace", "EasyDict", "Munch", "AttrDict", "DictConfig"):
             return _namespace(node, positional, named, rest)
-        made = self.made(last, node, positional, named, rest)
+        other = last == "Trainer" and callee.dotted.partition(".")[0] in _OTHER_FRAMEWORKS
+        made = self.made(callee.dotted if other else last, node, positional, named, rest)
         if last.endswith("Trainer"):
             self.takes_part(made)
             model = made.arguments.get("model", made.arguments.get(0))
@@ -304,6 +310,8 @@ class Library(Changes):
             return self._recorded(made)
         models = [value for value in (*positional, *named.values()) if isinstance(value, Model)]
         if models and last in _PASSED_THROUGH:
+            if callee.dotted in _WRAPPERS:
+                self.step(models[0], "wrapped", made)
             return models[0]
         if last == "train_on_responses_only" and positional:
             return positional[0]
@@ -394,6 +402,8 @@ class Library(Changes):
         """``Class.from_pretrained(…)``; None for tokenizers and the like."""
         if owner in ADAPTED:
             return self._on_model("load-adapter", node, positional, named, rest, Name(node, dotted=owner))
+        if owner in _ADAPTER_CONFIGS:
+            return self._stored_config(node, positional[0] if positional else Unknown(node))
         if owner not in UNSLOTH | AUTO_PEFT | WITH_HEAD and not _MODEL_CLASS.search(owner):
             is_tokenizer = _TOKENIZER_CLASS.match(owner) is not None
             if not is_tokenizer:
@@ -409,9 +419,27 @@ class Library(Changes):
         model = Model(node, load=load, config=Made(node, maker=MODEL_CONFIG))
         self.seen.models.append(model)
         self._recorded(load)
+        if owner in AUTO_PEFT:  # peft/auto.py: the base that the adapter names, and PeftModel.from_pretrained on it
+            asked = ("pretrained_model_name_or_path", "adapter_name", "is_trainable")
+            given = {name: value for n, name in enumerate(asked) if (value := named.get(name, _nth(positional, n)))}
+            given["model_id"] = given.pop(asked[0], Unknown(node))
+            attached = Made(node, maker="PeftModel", arguments={**given}, exact=not rest, why=load.why)
+            self.step(model, "load-adapter", attached)
         if owner in UNSLOTH:
             return Listing(node, items=[model, self._recorded(Made(node, maker=TOKENIZER))])
         return model
+
+    def _stored_config(self, node: ast.AST, folder: Value) -> Value:
+        """``PeftConfig.from_pretrained(folder)``: an adapter's adapter_config.json, without its weights."""
+        name = (
+            f"{folder.data}/adapter_config.json" if isinstance(folder, Known) and isinstance(folder.data, str) else ""
+        )
+        read = content(self, Known(node, data=name), node)
+        if not isinstance(read, Mapping) or not isinstance(kind := read.items.get("peft_type"), Known):
+            return Unknown(node, why="The stored adapter's adapter_config.json decides.")
+        if kind.data != "LORA":
+            return Made(node, maker=f"{kind.data} config")
+        return self._recorded(Made(node, maker="LoraConfig", arguments={**read.items}))
 
     def _on_model(
         self, kind: str, node: ast.AST, positional: list[Value], named: dict[str, Value], rest: bool, callee: Name
@@ -443,6 +471,10 @@ class Library(Changes):
                     value.touched = value.touched or why
             elif changes:
                 _spoil(value, f"{to}() may change it, and was not read.")
+
+
+def _nth(values: list[Value], n: int) -> Value | None:
+    return values[n] if n < len(values) else None
 
 
 def is_library(name: Name) -> bool:

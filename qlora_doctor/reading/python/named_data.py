@@ -34,6 +34,7 @@ def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
             builder.named_data.append(
                 NamedData(kind="code", template=template, key="get_chat_template", not_followed=why)
             )
+        builder.named_data += _made_by_code(builder)
         return
     followed = builder.value("data.train")
     known = {id(call.node): call for call, _ in script.seen.calls if call.maker in _LOADERS}
@@ -56,6 +57,42 @@ def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
         builder.named_data.append(told)
 
 
+def _made_by_code(builder: SetupBuilder) -> list[NamedData]:
+    """What the trainer or its loader is given where nothing loads: a class or a function of the script, with the texts
+    that it is called with."""
+    tree, found = builder.source.tree, []
+    for node in builder.source.nodes:
+        given = None
+        if isinstance(node, ast.Call):
+            given = next((each.value for each in node.keywords if each.arg == "train_dataset"), None)
+            if given is None and _last(node.func) == "DataLoader" and node.args:
+                given = node.args[0]
+        if isinstance(given, ast.Name):
+            given = next((each.value for each in _assignments(tree, given.id)), None)
+        if isinstance(given, ast.Call) and (maker := _last(given.func)) is not None:
+            written = [*given.args, *(each.value for each in given.keywords)]
+            texts = [each.value for each in written if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            found.append(
+                NamedData(
+                    kind="code",
+                    name=", ".join(texts) or None,
+                    key=f"{maker} (line {builder.source.lines[given.lineno - 1].number or given.lineno})",
+                    place=builder.source.place(given),
+                    not_followed="The script forms the samples by code of its own.",
+                )
+            )
+    return found[:_MOST_DATA]
+
+
+def _assignments(tree: ast.Module, name: str) -> list[ast.Assign]:
+    return [
+        each
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Assign)
+        and any(isinstance(target, ast.Name) and target.id == name for target in each.targets)
+    ]
+
+
 def _template(script: TrainingScript, builder: SetupBuilder) -> str | None:
     """The template that Unsloth's get_chat_template is asked for; None where it is not asked for one that is known."""
     known = {id(call.node): call for call, _ in script.seen.calls}
@@ -75,13 +112,8 @@ def _constant(node: ast.Call, tree: ast.Module) -> str | None:
         given = node.args[1]
     if not isinstance(given, ast.Name):
         return None
-    found = [
-        each.value
-        for each in ast.walk(tree)
-        if isinstance(each, ast.Assign)
-        and any(isinstance(target, ast.Name) and target.id == given.id for target in each.targets)
-    ]
-    one = found[0] if len(found) == 1 else None
+    found = _assignments(tree, given.id)
+    one = found[0].value if len(found) == 1 else None
     return one.value if isinstance(one, ast.Constant) and isinstance(one.value, str) else None
 
 

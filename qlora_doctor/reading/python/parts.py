@@ -12,7 +12,7 @@ from ...tables import known_arguments
 from ..dialects.llamafactory import HF_ARGUMENTS
 from ..dialects.trl import SFT_ARGUMENTS
 from ..dialects.values import dtype, name_list, storage_dtype, switch, targets, text
-from .hf_calls import QUANTIZERS, UNSLOTH
+from .hf_calls import AUTO_PEFT, QUANTIZERS, UNSLOTH
 from .keywords import versions_of_the_project
 from .setup_builder import SetupBuilder
 from .training_script import Opaque, TrainingScript, argument, flat
@@ -82,6 +82,8 @@ def read_load(script: TrainingScript, builder: SetupBuilder) -> None:
     if script.unfolded is not None:
         note = "The folder holds an adapter, of which this is the base."
         builder.put("model.name_or_path", script.unfolded, load.node, note)
+    elif load.maker in AUTO_PEFT:
+        builder.unknown("model.name_or_path", "The adapter's own adapter_config.json names its base.", load.node)
     for name, (path, convert) in _LOAD.items():
         if not builder.knows(path):
             builder.take(path, load.arguments.get(name), place_of(load, name), convert)
@@ -303,6 +305,9 @@ def take_lora(arguments: dict[Any, Value], places: dict[Any, ast.AST], builder: 
     for name, value in arguments.items():
         if not isinstance(name, str):
             continue
+        if name == "r" and isinstance(value, Known) and isinstance(value.data, float):
+            note = f"PEFT stops when it makes the layers: r is {value.data}, which is no whole number."
+            builder.refused("rank-not-whole", note, "lora.r")
         if name in Lora.model_fields and name != "extra":
             convert = targets if name in ("target_modules", "exclude_modules") else None
             if name == "target_modules" and isinstance(value, Listing) and value.linear_of is not None:

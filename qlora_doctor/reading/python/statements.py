@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from ...setup.setup import Change, NotFollowed
@@ -30,11 +32,13 @@ def read_statements(script: TrainingScript, builder: SetupBuilder) -> None:
         micro = kind == "scheduler-per-micro-batch"
         if not (micro and any(made_for_micro_batches(source.tree) for source in script.sources)):
             _leave(builder, kind, note, node)
-    mode = None
-    if script.trainer is None and any(kind == "training-loop" for kind, _, _ in script.seen.not_followed):
-        mode = _unfollowed_mode(script)
-    if mode is not None:
-        _leave(builder, "mode", *mode)
+    if script.trainer is None:
+        loops = any(kind == "training-loop" for kind, _, _ in script.seen.not_followed)
+        unread = [] if loops else list(_unread_trainings(script))
+        if loops or any(kind == "training-loop" for kind, _, _ in unread):
+            unread += _unfollowed_mode(script)
+        for kind, note, node in unread:
+            _leave(builder, kind, note, node)
     if script.trainer is not None and script.trainer.maker not in METHODS:
         _leave(builder, "trainer", f"{script.trainer.maker} is a trainer that is not known here.", script.trainer.node)
     given = script.given("data_collator")
@@ -42,17 +46,42 @@ def read_statements(script: TrainingScript, builder: SetupBuilder) -> None:
         _leave(builder, "collator", "Which collator puts the batches together is not known.", given.node)
 
 
-def _unfollowed_mode(script: TrainingScript) -> tuple[str, ast.AST] | None:
+def _unread_trainings(script: TrainingScript) -> Iterator[tuple[str, str, ast.AST]]:
+    """Trainings by something that is no trainer known here, and no loop that was seen: ``learner.fit(3)``, a step of
+    the script's own that something calls."""
+    for source in script.sources:
+        for node in source.nodes if _STARTS.search(source.code) else ():
+            called = node.func if isinstance(node, ast.Call) else None
+            if not isinstance(called, ast.Attribute):
+                continue
+            if called.attr == "backward":
+                yield "training-loop", "A training step of its own.", node
+            elif called.attr in _STARTING and not _names_a_model(called.value):
+                yield "trainer", f"{_short(called)}() trains by code that is not read.", node
+
+
+_STARTING = {"fit", "train", "finetune", "fine_tune"}
+_STARTS = re.compile(r"\.(?:fit|train|finetune|fine_tune|backward)\(")
+
+
+def _short(called: ast.expr) -> str:
+    """A call's name, without the arguments of the calls that it is made of."""
+    if isinstance(called, ast.Attribute):
+        return f"{_short(called.value)}.{called.attr}"
+    return f"{_short(called.func)}(…)" if isinstance(called, ast.Call) else ast.unparse(called)[:60]
+
+
+def _unfollowed_mode(script: TrainingScript) -> Iterator[tuple[str, str, ast.AST]]:
     """A ``model.train()`` in the script's text that was not followed to a model: whose mode it sets is not known."""
     if any(step.kind == "change" and step.call.maker == "mode" for step in script.steps):
-        return None
+        return
     for source in script.sources:
         for node in source.nodes if ".train(" in source.code else ():
             called = node.func if isinstance(node, ast.Call) else None
             if isinstance(called, ast.Attribute) and called.attr == "train" and _names_a_model(called.value):
                 note = f"Whether {ast.unparse(called)[:60]}() is of the model that is trained is not followed."
-                return note, node
-    return None
+                yield "mode", note, node
+                return
 
 
 def _names_a_model(node: ast.expr) -> bool:

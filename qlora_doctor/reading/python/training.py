@@ -12,7 +12,7 @@ from ..dialects.values import switch
 from .hf_calls import ADAPTED, RESUMED
 from .parts import NUMERICS, TRAINING_ARGUMENTS, mapping_of, place_of
 from .setup_builder import SetupBuilder
-from .training_script import TrainingScript, argument
+from .training_script import TrainingScript, adapter_name, argument
 from .values import Known, Made, Step, Unknown, Value
 
 METHODS: dict[str, tuple[str, str | None]] = {
@@ -355,6 +355,7 @@ def order_of(script: TrainingScript, builder: SetupBuilder) -> None:
         return
     thaws = _THAWS.search(script.code) is not None
     attached: Step | None = None
+    loaded: Step | None = None
     frozen: tuple[Step, Step] | None = None
     for step in script.steps:
         if not step.sure:
@@ -365,9 +366,12 @@ def order_of(script: TrainingScript, builder: SetupBuilder) -> None:
                 _remark_twice(builder, step.call, "get_peft_model")
             elif attached is not None and step.kind == "load-adapter" and step.call.maker in ADAPTED:
                 _remark_twice(builder, step.call, f"{step.call.maker}.from_pretrained")
+            elif loaded is not None and _is_lora(step) and step.call.maker == "get_peft_model":
+                _remark_loaded(builder, loaded, step)
             attached = step if _is_lora(step) else None
+            loaded = step if step.kind == "load-adapter" and step.call.maker in ADAPTED else None
         elif step.kind == "merge":
-            attached = None
+            attached, loaded = None, None
         elif step.kind == "prepare" and attached is not None and not thaws:
             frozen = attached, step
     if frozen is not None:
@@ -391,6 +395,21 @@ def order_of(script: TrainingScript, builder: SetupBuilder) -> None:
 def _is_lora(step: Step) -> bool:
     config = argument(step.call, "peft_config", 1)
     return step.kind == "attach" and isinstance(config, Made) and config.maker == "LoraConfig"
+
+
+def _remark_loaded(builder: SetupBuilder, loaded: Step, again: Step) -> None:
+    """PEFT initialises the layers of an adapter's name again, whatever they hold (peft/tuners/lora/layer.py)."""
+    names = {adapter_name(loaded), adapter_name(again)}
+    if len(names) != 1 or None in names:
+        return
+    first, second = (
+        builder.source.where(step.call.node) if step.call.node else "the script" for step in (loaded, again)
+    )
+    note = (
+        f"get_peft_model in {second} initialises the adapter anew that {loaded.call.maker}.from_pretrained loaded in "
+        f"{first}: what it had learned is lost, and the training starts from the base."
+    )
+    builder.remark("loaded-adapter-renewed", again.call.node, note, "lora.renewed")
 
 
 def _remark_twice(builder: SetupBuilder, call: Made, what: str) -> None:

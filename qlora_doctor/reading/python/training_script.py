@@ -146,12 +146,12 @@ class TrainingScript:
             if step.kind in ("attach", "attach-unsloth"):
                 found = None if step.sure else found
                 if step.sure:
-                    adapters[_adapter_name(step)] = step
+                    adapters[adapter_name(step)] = step
             elif step.kind == "load-adapter":
                 if not adapters:
                     found, thawed = step, False
                 if step.sure:
-                    adapters[_adapter_name(step)] = step
+                    adapters[adapter_name(step)] = step
             elif step.kind == "merge" and step.sure:
                 found, thawed, adapters = None, False, {}
             elif step.kind == "thaw" and adapters:
@@ -183,7 +183,7 @@ class TrainingScript:
         return self.given("peft_config")
 
 
-def _adapter_name(step: Step) -> object:
+def adapter_name(step: Step) -> object:
     """Under which name a step adds an adapter; None where the script works it out."""
     maker, first = step.call.maker, step.call.arguments.get(0)
     if maker == "add_adapter" and isinstance(first, Known):  # PEFT's; transformers' has the config first
@@ -227,7 +227,7 @@ def follow_script(source: Source) -> TrainingScript:
 
 def _base_of_folder(script: TrainingScript, source: Source) -> str | None:
     load = script.model.load if script.model is not None else None
-    if load is None or not load.maker.startswith("AutoModel") or script.adapter() is not None:
+    if load is None or not load.maker.startswith(("AutoModel", "AutoPeft")) or script.adapter() is not None:
         return None  # a new adapter would take the place of the stored one
     name = argument(load, "pretrained_model_name_or_path", 0)
     if not isinstance(name, Known) or not isinstance(name.data, str):

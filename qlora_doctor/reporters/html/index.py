@@ -94,7 +94,7 @@ def index_view(reports: Sequence[Report], links: Sequence[str], names: Sequence[
     """Lay out what is known of each."""
     called = names or [str((r.setup or {}).get("file") or "objects in memory") for r in reports]
     rows = [_row(*each) for each in zip(reports, links, called, strict=True)]
-    order = {"fails": 0, "unread": 1, "incomplete": 2, "partly read": 3, "passes": 4}
+    order = {"fails": 0, "unread": 1, "incomplete": 2, "partly read": 3, "partly seen": 4, "passes": 5}
     counted = Counter(row.outcome for row in rows)
     columns = tuple(called) if 1 < len(reports) <= WIDEST else ()
     return IndexView(

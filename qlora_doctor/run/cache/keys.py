@@ -16,6 +16,7 @@ could not, so that configs of small differences share results:
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import json
@@ -28,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
 from ...core.report import SECTIONS
-from ...facts import EnvironmentFacts
+from ...facts import ConfigFacts, EnvironmentFacts
+from ...probes.config.one_process import launch_facts
 from ...setup.setup import Setup
 from .identity import data_identity, find, model_identity, tree_identity
 
@@ -93,12 +95,13 @@ def stage_keys(
     data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}
     if setup.data.train and data["files"] is None:
         data["day"] = _today()  # a hub's data set: nothing on this machine says whether it is still the same
-    card = [_card(environment), sections["hardware"], sections["budgets"], options.device]
+    launch = launch_facts(setup, ConfigFacts.model_construct(distributed="none"), environment)
+    card = [_card(environment), launch, sections["hardware"], sections["budgets"], options.device]
     asked = {"stages": stages, "requested": options.stages}
     looked_at: dict[str, Any] = {
         "structure": [model, structure],
         "memory": [model, structure, training, data, card],
-        "data": [model, training, data, named, uuid.uuid4().hex if runs_script else None],
+        "data": [model, training, data, named, _trainer(setup, options), uuid.uuid4().hex if runs_script else None],
         "load": [model, structure, training, card, asked],
         "step": [model, sections, data, named, card, asked],
     }
@@ -111,7 +114,7 @@ _OF_A_CELL = ("per_device_train_batch_size", "per_device_eval_batch_size", "max_
 
 
 def trace_key(setup: Setup, options: RunOptions, environment: EnvironmentFacts | None) -> str:
-    """A digest of what decides the traces of a setup's step whatever its batch, its length and its card.
+    """A digest of what decides the traces of a setup's step whatever its batch, its length, its rank and its card.
 
     A method that builds its batches from the config's own length has no such traces: theirs are part of the key.
     """
@@ -120,8 +123,18 @@ def trace_key(setup: Setup, options: RunOptions, environment: EnvironmentFacts |
     if training.get("method") in (None, "sft", "pretrain"):
         training = {name: "set" if name in _OF_A_CELL else value for name, value in training.items()}
     hardware = {name: value for name, value in sections["hardware"].items() if name == "count"}
+    common = _common(setup, sections, options, environment)
+    sections["lora"].pop("r", None)
     parts = [_model(setup, sections, options), _structure(setup, sections), training, sections["data"], hardware]
-    return _digest([FORMAT, "traces", _common(setup, sections, options, environment), parts])
+    return _digest([FORMAT, "traces", common, parts])
+
+
+def _trainer(setup: Setup, options: RunOptions) -> dict[str, Any] | None:
+    """The trainer that is asked what becomes of the rows."""
+    from ...pipeline.own_code.finding import find_trainer
+
+    found = find_trainer(setup, options.trainer_python)
+    return dataclasses.asdict(found) if found is not None else None
 
 
 def _model(setup: Setup, sections: dict[str, Any], options: RunOptions) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ...core.confining import NetworkClosed, confine
 from ...core.files import write_whole
-from .confining import NetworkClosed, confine
 from .request import Outcome, RunData
 
 HANGS = "stacks.txt"
@@ -108,6 +108,7 @@ class _Run:
 
     def _draw_from_trainer(self, *args: Any, **kwargs: Any) -> None:
         """In place of its training."""
+        from ...pipeline.changes import align_padding
         from .drawing import draw
 
         trainer, drawn = self.trainer, self.drawn
@@ -117,6 +118,8 @@ class _Run:
             given = getattr(trainer, "processing_class", None) or getattr(trainer, "tokenizer", None)
             drawn.tokenizer = _tokenizer(given) if given is not None else _only_tokenizer()
             drawn.model, drawn.config = trainer.model, getattr(trainer.model, "config", None)
+            if getattr(trainer, "processing_class", None) is not None and drawn.config is not None:
+                align_padding(drawn.config, drawn.tokenizer)
             drawn.collator = getattr(loader, "collate_fn", None) or trainer.data_collator
             drawn.dataset = getattr(loader, "dataset", trainer.train_dataset)
             drawn.evaluated = trainer.eval_dataset

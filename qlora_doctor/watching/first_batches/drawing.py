@@ -12,11 +12,10 @@ import torch
 
 from ...core.labels import IGNORED
 from ...facts import BatchFacts, DataFacts
-from ...pipeline.forms.kinds import FormedRow
 from ...probes.batch import BatchLook
 from ...probes.data.formed import facts_of_texts, without_repeats
 from ...probes.data.pairs import pair_facts
-from ...probes.data.rows import Row, masked_by_hand, of_classes, of_labels, of_texts, split_batch
+from ...probes.data.rows import Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_texts, split_batch
 from ...probes.data.showing import Shown, histogram, rows_shown
 from .noting import Noted
 from .request import ROWS
@@ -83,6 +82,7 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
     known: dict[str, Any] = {
         "source": Path(noted.script).name,
         "rendered_by": RENDERED_BY,
+        "rendered_by_trainer": True,
         "columns": _columns(drawn.dataset),
         "rows": _length(drawn.dataset) if not noted.sampled else None,
         "chat_template": getattr(drawn.tokenizer, "chat_template", None) is not None if drawn.tokenizer else None,
@@ -105,10 +105,11 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
     if any(batch["input_ids"].dim() == 3 for batch in tokens):
         return DataFacts(**known), _batch_facts(look, tokens, rows_before, drawn, noted)
     if classes:
-        known.update(of_classes(rows, known["vocab_rows"], _classes(drawn.config)))
+        known.update(of_ids([row.ids for row in rows], known["vocab_rows"]))
     elif rows:
         known.update(_of_rows(rows, drawn, known["vocab_rows"]))
-        known.update(_cut(rows, drawn, noted))
+        limits = noted.limits | ({drawn.limit} if drawn.limit is not None else set())
+        known.update(of_cut(rows, limits, drawn.tokenizer))
         if known.get("truncated_ratio", 0.0) > 0.1:  # beginnings that are the same are no copies
             for name in ("duplicate_rows", "conflicting_rows"):
                 known.pop(name, None)
@@ -117,8 +118,6 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
             known.pop(name, None)
     known.update(_overlap(drawn))
     known.update(_new_tokens(rows, drawn))
-    if classes:
-        known["classifier_pad"] = _classifier_pad(drawn)
     return DataFacts(**known), _batch_facts(look, tokens, rows_before, drawn, noted)
 
 
@@ -134,22 +133,6 @@ def _new_tokens(rows: Sequence[Row], drawn: Drawn) -> dict[str, Any]:
         for name, parameter in drawn.model.named_parameters()
     )
     return {"new_tokens": new, "new_tokens_trained": trained}
-
-
-def _classifier_pad(drawn: Drawn) -> str | None:
-    """transformers' decoders classify by the last token that is no padding, for which the config has to name it."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
-    kind = getattr(drawn.config, "model_type", None)
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return None
-    own, pad = getattr(drawn.config, "pad_token_id", None), getattr(drawn.tokenizer, "pad_token_id", None)
-    if own is None:
-        return "none"
-    return None if pad is None else "same" if own == pad else "differs"
 
 
 def _with_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,31 +161,9 @@ def _of_rows(rows: Sequence[Row], drawn: Drawn, vocabulary: int | None) -> dict[
     known["shown"] = rows_shown(
         [Shown(row.ids, row.labels, len(row.ids), padding=row.padding) for row in rows], drawn.tokenizer
     )
-    formed = [_formed(row, drawn.tokenizer) for row in rows]
+    formed = [by_mask(row, drawn.tokenizer) for row in rows]
     known.update(facts_of_texts(formed))
-    known["empty_answers"] = sum(any(n != IGNORED for n in row.labels) and not each.answer.strip()
-                                 for row, each in zip(rows, formed, strict=True))  # fmt: skip
     return known
-
-
-def _cut(rows: Sequence[Row], drawn: Drawn, noted: Noted) -> dict[str, Any]:
-    """The share of rows that end at a limit, and not in the end token; nothing where no limit is reached."""
-    longest = max(len(row.ids) for row in rows)
-    limits = noted.limits | ({drawn.limit} if drawn.limit is not None else set())
-    if longest not in limits or drawn.tokenizer is None:
-        return {}
-    end = drawn.tokenizer.eos_token_id
-    cut = sum(len(row.ids) == longest and int(row.ids[-1]) != end for row in rows)
-    return {"truncated_ratio": cut / len(rows), "limit": longest}
-
-
-def _formed(row: Row, tokenizer: Any) -> FormedRow:
-    """What is asked and what is answered, by the mask."""
-    trained = [token for token, label in zip(row.ids, row.labels, strict=False) if label != IGNORED]
-    asked = [token for token, label in zip(row.ids, row.labels, strict=False) if label == IGNORED]
-    text = tokenizer.decode(trained, skip_special_tokens=True) if trained else ""
-    prompt = tokenizer.decode(asked, skip_special_tokens=True) if asked else ""
-    return FormedRow(0, None, identity=str(row.ids), prompt=prompt, answer=text)
 
 
 def _batch_facts(
@@ -317,9 +278,3 @@ def _vocabulary(config: Any) -> int | None:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     rows = getattr(text, "vocab_size", None)
     return int(rows) if rows else None
-
-
-def _classes(config: Any) -> int | None:
-    number = getattr(config, "num_labels", None)
-    problem = getattr(config, "problem_type", None)
-    return int(number) if isinstance(number, int) and problem != "regression" else None

@@ -441,6 +441,23 @@ def test_llamafactory_renamed_its_method(tmp_path: Path) -> None:
     text = CASES["llamafactory"][1] + "quantization_method: bitsandbytes\n"
     facts = conclude(read_setup(write(tmp_path, "l.yaml", text)), None)
     assert facts.remarks is not None and "quantization-method-renamed" in facts.remarks
+    assert facts.four_bit is False, "the name matches no method of 0.9.3 and later, and nothing is quantized"
+    pinned, checkout = tmp_path / "pinned", tmp_path / "checkout"
+    (checkout / "src" / "llamafactory" / "extras").mkdir(parents=True)
+    (checkout / ".git").mkdir()
+    write(checkout / "src" / "llamafactory" / "extras", "env.py", 'VERSION = "0.9.2"\n')
+    pinned.mkdir()
+    write(pinned, "requirements.txt", "llamafactory==0.9.2\n")
+    (checkout / "examples").mkdir()
+    for folder in (pinned, checkout / "examples"):
+        older = conclude(read_setup(write(folder, "l.yaml", text)), None)
+        assert older.four_bit is True and "quantization-method-renamed" not in (older.remarks or []), folder
+
+
+def test_a_method_by_which_llamafactory_quantizes_nothing(tmp_path: Path) -> None:
+    text = CASES["llamafactory"][1] + "quantization_method: gptq\n"
+    facts = conclude(read_setup(write(tmp_path, "l.yaml", text)), None)
+    assert facts.four_bit is False and "four-bit-switch-without-effect" in (facts.remarks or [])
 
 
 def test_four_bit_options_without_four_bits(tmp_path: Path) -> None:

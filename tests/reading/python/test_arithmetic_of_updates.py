@@ -91,6 +91,22 @@ def test_a_script_tells_its_line(tmp_path: Path) -> None:
     assert told["loss-ignores-count"].line == 3 and told["loss-ignores-count"].note == "Mine.compute_loss"
 
 
+@pytest.mark.parametrize(("returned", "ignored"), [("loss", True), ("loss / num_items_in_batch", False)])
+def test_a_loss_function_that_a_trainer_is_given(returned: str, ignored: bool, tmp_path: Path) -> None:
+    """What compute_loss_func gives transformers never divides (``Trainer.training_step``)."""
+    (tmp_path / "train.py").write_text(
+        "from transformers import AutoModelForCausalLM, Trainer, TrainingArguments\n"
+        "def mine(outputs, labels, num_items_in_batch=None):\n"
+        f"    loss = cross_entropy(outputs.logits, labels)\n    return {returned}\n"
+        "model = AutoModelForCausalLM.from_pretrained('Qwen/Qwen2.5-0.5B', load_in_4bit=True)\n"
+        "args = TrainingArguments('out', gradient_accumulation_steps=8)\n"
+        "Trainer(model, args, train_dataset=d, compute_loss_func=mine).train()\n"
+    )
+    config = conclude(read_setup(tmp_path / "train.py"), None)
+    notes = [each.note for each in config.not_followed or () if each.kind == "loss-ignores-count"]
+    assert notes == (["mine"] if ignored else [])
+
+
 @pytest.mark.parametrize(("ratio", "decay", "dropped"), [(16, 0.01, True), (None, 0.01, False), (16, 0.0, False)])
 def test_axolotls_lora_plus_drops_the_decay(ratio: int | None, decay: float, dropped: bool, tmp_path: Path) -> None:
     config = {"base_model": "Qwen/Qwen2.5-7B", "adapter": "qlora", "load_in_4bit": True, "lora_r": 8,

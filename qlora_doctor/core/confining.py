@@ -1,7 +1,7 @@
-"""Bounds of the process that runs a script: no network, memory, an end with its parent.
+"""Bounds of a process that runs others' code: no network, memory, an end with its parent. It imports nothing of ours.
 
 The system holds them where it can (Linux: a seccomp filter, resource limits); Python's audit events name what was
-asked for and hold the network everywhere. They keep a script from what it does by itself, and are no prison for code
+asked for and hold the network everywhere. They keep code from what it does by itself, and are no prison for code
 that means harm.
 """
 
@@ -56,7 +56,7 @@ class _Listener:
             return
         if host not in self._asked:
             self._asked.append(host)
-        raise NetworkClosed(_UNREACHABLE, f"--run-data opens no network, and {host} was asked for")
+        raise NetworkClosed(_UNREACHABLE, f"no network is open here, and {host} was asked for")
 
 
 def _host(event: str, given: tuple[Any, ...]) -> str | None:

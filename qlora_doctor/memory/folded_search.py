@@ -1,4 +1,4 @@
-"""A search for a cure among the setups whose traces come with the package: a replay for each, and no torch."""
+"""A search for a cure among the setups whose folded tapes are there: a replay for each, and no torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .kept import NotKept
 from .levers import Combination, Lever, Operation, applied
 from .predict import MARGIN
 from .replay import replay_peaks
-from .shipped import Shipped, shipped_for, shipped_tape
 
 if TYPE_CHECKING:
     from ..facts.memory import Cure
     from ..setup.setup import Setup
+    from .folded_tapes import FoldedTapes
     from .machine import Machine
     from .tape import Tape
 
@@ -29,11 +29,11 @@ class Peaks:
     margin: float = MARGIN
 
 
-class ShippedSearch(Search):
-    """As :class:`.cure.Search`; a combination that does not come with the package is passed over."""
+class FoldedSearch(Search):
+    """As :class:`.cure.Search`; a combination whose tapes are not there is passed over."""
 
     def predicted(self, combination: Combination) -> Cure | None:
-        """The setup with these changes; None where its traces do not come with the package."""
+        """The setup with these changes; None where its tapes are not there."""
         key = tuple(sorted(lever.change for lever in combination))
         if key not in self.tried:
             try:
@@ -44,22 +44,22 @@ class ShippedSearch(Search):
         return self.tried[key]
 
     def _tape(self, setup: Setup) -> tuple[Tape, Machine]:
-        self._of(setup)
+        folded, batch, sequence = self._of(setup)
         machine = self.machine_of(setup)
-        found = shipped_tape(setup, machine)
+        found = folded.scalable(machine, batch, sequence)
         if found is None:
-            raise NotKept("the card's kind does not come with the package")
-        return found[1], machine
+            raise NotKept("tapes for the card's kind are not there")
+        return found.at(batch, sequence), machine
 
-    def _of(self, setup: Setup) -> tuple[Shipped, int, int]:
+    def _of(self, setup: Setup) -> tuple[FoldedTapes, int, int]:
         """The tapes of a setup, its batch and its length."""
-        shipped = shipped_for(setup)
+        folded = self.folded_of(setup)
         batch, sequence = setup.training.per_device_train_batch_size, setup.training.max_length
-        if shipped is None or not batch or not sequence:
-            raise NotKept("its traces do not come with the package")
+        if folded is None or not batch or not sequence:
+            raise NotKept("its tapes are not there")
         if self.evaluation_batch_of(setup) is not None:
-            raise NotKept("evaluations do not come with the package")
-        return shipped, batch, sequence
+            raise NotKept("evaluations are not folded")
+        return folded, batch, sequence
 
     def _estimates(self) -> Callable[[Combination], float]:
         """How full the room is at the least, by rounded sums; beyond all bounds where nothing says it."""
@@ -77,10 +77,10 @@ class ShippedSearch(Search):
     def _share(self, combination: Combination) -> float:
         same = Operation("training.gradient_accumulation_steps", self.setup.training.gradient_accumulation_steps)
         try:  # batches that wait are next to nothing, and a tape without them is unfolded once
-            shipped, batch, sequence = self._of(setup := applied(self.setup, (*combination, Lever("", "", (same,)))))
+            folded, batch, sequence = self._of(setup := applied(self.setup, (*combination, Lever("", "", (same,)))))
         except NotKept:
             return float("inf")
-        allocated = shipped.most_in_use(self.machine_of(setup), batch, sequence)
+        allocated = folded.most_in_use(self.machine_of(setup), batch, sequence)
         if allocated is None:
             return float("inf")
         room = self.room
