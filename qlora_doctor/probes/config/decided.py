@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
+from ...core.files import hub_cache
 from ...facts.config import ConfigFacts, Undecided
 from ...setup.setup import Setup
 
@@ -138,9 +137,7 @@ def _slips(word: str) -> Iterator[str]:
 
 def _is_cached(identity: str) -> bool:
     """True where the hub's cache of this machine holds it: then it exists, however it is spelled."""
-    home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
     try:
-        return (Path(folder).expanduser() / f"models--{identity.replace('/', '--')}").is_dir()
+        return hub_cache(identity).is_dir()
     except (OSError, ValueError, RuntimeError):
         return False
