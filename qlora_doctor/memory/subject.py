@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -109,8 +109,15 @@ def subject_of_case(case: StepCase) -> Subject:
     return Subject(model, load, step)
 
 
-def subject_of_setup(setup: Setup, *, architecture: Any = None, offline: bool = True) -> Subject:
-    """The subject of a setup, built by the pipeline.
+def subject_of_setup(
+    setup: Setup,
+    *,
+    architecture: Any = None,
+    batch: int | None = None,
+    sequence: int | None = None,
+    offline: bool = True,
+) -> Subject:
+    """The subject of a setup, built by the pipeline; ``batch`` and ``sequence`` stand in for the setup's own.
 
     Raises:
         StageError: the model cannot be built, or PEFT refuses the adapter; see ``qlora_doctor.pipeline``.
@@ -127,6 +134,7 @@ def subject_of_setup(setup: Setup, *, architecture: Any = None, offline: bool = 
     except Exception as error:  # PEFT's own words for an adapter that does not fit, of whatever class
         raise as_stage_error(error, "attaching the adapter") from error
     step, assumptions = _step_options(setup, model)
+    step = replace(step, batch=batch or step.batch, sequence=sequence or step.sequence)
     if step.checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable(setup.training.gradient_checkpointing_kwargs)
