@@ -23,9 +23,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 warnings.simplefilter("ignore")
 
+from qlora_doctor.core.versions import installed_versions  # noqa: E402
 from qlora_doctor.memory.families import SMALL_MEMORY_HEAD  # noqa: E402
 from qlora_doctor.memory.folded_tapes import document_of, tape_key  # noqa: E402
-from qlora_doctor.memory.machine import Machine, installed_versions  # noqa: E402
+from qlora_doctor.memory.machine import Machine  # noqa: E402
 from qlora_doctor.memory.scaling import NotScalable  # noqa: E402
 from qlora_doctor.memory.shipped import (  # noqa: E402
     ATTENTION,

@@ -95,8 +95,8 @@ def comparable(value: Any) -> Any:
 def compared(path: Path) -> list[str]:
     """What the two say differently of one file."""
     setup = read_setup(path)
-    refused = [remark for remark in setup.remarks if remark["effect"] == "refused" and not remark.get("machine")]
-    ours = ", ".join(str(remark["kind"]) for remark in refused)
+    refused = [remark for remark in setup.remarks if remark.effect == "refused" and not remark.machine]
+    ours = ", ".join(remark.kind for remark in refused)
     try:
         cfg = validated(path)
     except Exception as error:  # whatever its validators raise is a refusal

@@ -59,7 +59,7 @@ def differences(path: Path) -> list[str]:
 
     setup: Setup = read_setup(path)
     data = OmegaConf.to_container(OmegaConf.load(path))
-    named = {str(key["key"]) for key in (*setup.unknown_keys, *setup.removed_keys)}
+    named = {key.key for key in (*setup.unknown_keys, *setup.removed_keys)}
     theirs = refused(data)
     found = [f"{key}: the parser refuses it" for key in sorted(theirs - named - NEWER)]
     found += [f"{key}: named, and the parser takes it" for key in sorted(named - theirs)]

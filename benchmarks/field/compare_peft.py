@@ -37,7 +37,7 @@ def own_config(path: Path) -> tuple[Any, set[str]]:
 def differences(path: Path) -> list[str]:
     """What PEFT and the reader say differently of one file."""
     setup = read_setup(path)
-    if any(remark["kind"] == "no-lora" for remark in setup.remarks):
+    if any(remark.kind == "no-lora" for remark in setup.remarks):
         return []
     config, _ = own_config(path)
     found = []

@@ -62,7 +62,7 @@ def differences(path: Path) -> list[str]:
     """What the parser and the reader say differently of one file."""
     setup = read_setup(path)
     data = yaml.safe_load(path.read_text("utf-8"))
-    named = {str(key["key"]) for key in (*setup.unknown_keys, *setup.removed_keys)}
+    named = {key.key for key in (*setup.unknown_keys, *setup.removed_keys)}
     theirs = refused(setup, data)
     found = [f"{key}: the parser refuses it" for key in sorted(theirs - named - HANDBOOK)]
     found += [f"{key}: named, and the parser takes it" for key in sorted(named - theirs) if key in data]

@@ -73,7 +73,7 @@ def known(path: Path) -> dict[str, str] | None:
         value = getattr(getattr(setup, section), field)
         origin = setup.origins.get(at)
         unknown = setup.is_unknown(at) or (value is None and name == "model")
-        if unknown and name == "rank" and any(remark["kind"] == "no-lora" for remark in setup.remarks):
+        if unknown and name == "rank" and any(remark.kind == "no-lora" for remark in setup.remarks):
             found[name] = "no adapter"  # as it is started here
             continue
         found[name] = f"? {origin.note if origin is not None else ''}" if unknown else str(value)

@@ -63,7 +63,7 @@ class KnownFindings:
             write_file(self._path, text_of(pruned(self._before, reports)))
         for entry in () if quiet else stale:
             verb = "removed" if self._prune else "stale, --prune-baseline removes it"
-            click.echo(f"{self._path}: {entry.rule} {entry.name} in {entry.file} is found no more: {verb}", err=True)
+            click.echo(f"{self._path}: {entry.rule} {entry.name} in {entry.file} is no longer found: {verb}", err=True)
 
     def exit_code(self, reports: Sequence[Report]) -> int:
         """That of the reports; what has just been written down as known is no new finding."""

@@ -96,7 +96,7 @@ def baseline() -> Callable[[Command], Command]:
         click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE",
                      help="Findings that were known before and do not count."),
         click.option("--write-baseline", is_flag=True, help="Write what is found now to the baseline."),
-        click.option("--prune-baseline", is_flag=True, help="Remove from the baseline what is found no more."),
+        click.option("--prune-baseline", is_flag=True, help="Remove from the baseline what is no longer found."),
     )  # fmt: skip
 
 

@@ -48,16 +48,27 @@ def json_mapping(file: Path, most_bytes: int) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def in_hub_cache(name: str, revision: str | None) -> Path | None:
-    """The snapshot that transformers would take from the hub's cache on this machine.
+def hub_cache(name: str) -> Path:
+    """Where the hub's cache of this machine keeps a model of this name, be it there or not.
 
-    Source: huggingface_hub, "Understand caching": models--ORG--NAME/refs/REVISION → snapshots/COMMIT.
+    Source: huggingface_hub, "Understand caching".
+
+    Raises:
+        RuntimeError: the user has no home folder.
     """
     root = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if root is None:
         home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
         root = f"{home}/hub"
-    repository = Path(root).expanduser() / f"models--{name.replace('/', '--')}"
+    return Path(root).expanduser() / f"models--{name.replace('/', '--')}"
+
+
+def in_hub_cache(name: str, revision: str | None) -> Path | None:
+    """The snapshot that transformers would take from the hub's cache on this machine.
+
+    Source: huggingface_hub, "Understand caching": models--ORG--NAME/refs/REVISION → snapshots/COMMIT.
+    """
+    repository = hub_cache(name)
     try:
         commit = (repository / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):

@@ -29,7 +29,7 @@ def rule_url(rule: str, given: str | None = None) -> str | None:
     return f"{base}/rules/{rule}/" if base is not None else None
 
 
-def schema_url(file: str, given: str | None = None) -> str | None:
+def schema_url(file: str) -> str | None:
     """The address of a JSON schema on the docs site, by its file's name; None where there is no site."""
-    base = docs_base(given)
+    base = docs_base()
     return f"{base}/schema/{file}" if base is not None else None

@@ -16,6 +16,8 @@ RUN_STAGES = ("config", "structure", "load", "step", "run")
 AFTERWARDS = ("course", "stored")
 """What is looked at when a run has left something: its logs, its adapter."""
 ALL_STAGES = (*STAGES, "run", *AFTERWARDS)
+SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
+"""The sections of a setup, in the order in which they are shown."""
 NOT_ASKED_FOR = "Not asked for."
 """Why a stage was skipped that ``--stage`` left out."""
 Severity = Literal["error", "warning", "info"]

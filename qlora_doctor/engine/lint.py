@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core.assets import asset_folder
-from ..core.report import Severity
+from ..core.report import SECTIONS, Severity
 from ..facts import Facts
 from .judge import Judgement, judge
 from .load import load_page, pages_of
@@ -21,7 +21,6 @@ from .selection import Selection
 
 HEALTHY = "healthy.json"
 LONGEST_EXPRESSION = 300
-_SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
 _EVERY_RULE = Selection(profile="strict")
 
 
@@ -138,7 +137,7 @@ def _metadata(rule: Rule, catalogue: Collection[str] | None) -> list[str]:
     ]
     found += [f"The param {name!r} is a number that YAML reads as a text; write it with a dot." for name in texts]
     for operation in rule.fix.patch if rule.fix else []:
-        if operation.path.split("/")[1] not in _SECTIONS:
+        if operation.path.split("/")[1] not in SECTIONS:
             found.append(f"The fix patches {operation.path}, which is in no section of the native config.")
     if rule.fix and rule.fix.safety != "display" and not rule.fix.patch and not rule.fix.repair:
         found.append(f"A fix that is {rule.fix.safety} needs a patch or a repair.")

@@ -104,14 +104,13 @@ class Match:
     symptom: str
 
 
-def search_symptoms(text: str, rules: Sequence[Rule] | None = None, limit: int = 5) -> list[Match]:
+def search_symptoms(text: str, limit: int = 5) -> list[Match]:
     """Rules that may explain a symptom, the likeliest first; empty where no page has a good part of its words.
 
     Args:
         text: a sentence, or a piece of an error message.
-        rules: where to search; None searches the bundled pages.
     """
-    pages = load_rules() if rules is None else list(rules)
+    pages = load_rules()
     words = list(dict.fromkeys(tokens(text)))
     documents = [_document(rule) for rule in pages]
     weights = _weights(words, documents)

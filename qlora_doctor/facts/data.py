@@ -166,7 +166,7 @@ class DataFacts(Fact):
     rows_out_of_order: int | None = None
     """Conversations whose roles do not follow one another as in a talk."""
     out_of_order: str | None = None
-    """What is wrong with one of them: ``two messages of user behind one another``."""
+    """What is wrong with one of them: ``two messages of user one after another``."""
     evaluation_near_duplicates: int | None = None
     """Evaluation rows that are almost the same as a training row, and not the same."""
     turn_end: str | None = None

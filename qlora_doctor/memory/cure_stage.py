@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..facts import Facts, MemoryFacts
 from . import UNFINISHED, Progress, Tell, tell_nobody
@@ -64,7 +64,7 @@ def recalled_cure(setup: Setup, facts: Facts, request: Request) -> MemoryFacts |
 
 def look_at_cure(
     setup: Setup, facts: Facts, request: Request, progress: Progress, tell: Tell = tell_nobody,
-    *, offline: bool = True, architecture: Any = None,
+    *, offline: bool = True,
 ) -> MemoryFacts:  # fmt: skip
     """The prediction of the setup as it is, and where that does not fit, the changes with which it does.
 
@@ -74,7 +74,7 @@ def look_at_cure(
     from ..pipeline import load_config
     from .traced_once import TracedOnce
 
-    architecture = architecture or load_config(setup, offline=offline)
+    architecture = load_config(setup, offline=offline)
     known = TracedOnce(setup, architecture, offline=offline)
     memory = look_at_memory(
         setup, facts, progress, offline=offline, architecture=architecture, known=known, with_savings=False

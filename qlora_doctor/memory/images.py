@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..pipeline.inputs import IMAGE_TOKEN
+
 if TYPE_CHECKING:
     from ..setup.setup import Setup
-
-_TOKENS = ("image_token_id", "image_token_index")
 
 
 _CUT_BY_PROCESSOR = frozenset(
@@ -92,7 +92,7 @@ def pictures_of(model: Any, setup: Setup) -> Pictures:
     name, config = type(base).__name__, base.config
     vision = getattr(config, "vision_config", None)
     known = inspect.signature(base.forward).parameters if vision is not None else {}
-    token = next((value for field in _TOKENS if isinstance(value := getattr(config, field, None), int)), None)
+    token = next((value for field in IMAGE_TOKEN if isinstance(value := getattr(config, field, None), int)), None)
     if vision is None or token is None or "pixel_values" not in known:
         raise NoPictures(f"images as {name} takes them")
     kinds = next((each for each in ("mm_token_type_ids", "token_type_ids") if each in known), None)

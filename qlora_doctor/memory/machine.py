@@ -5,25 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..core.versions import installed_versions
 from ..tables.cards import Card, cublas_workspace_bytes
-
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl")
-"""The packages whose versions decide a step's memory."""
-
-
-@cache
-def installed_versions() -> dict[str, str]:
-    """Versions of :data:`PACKAGES` on this machine, without importing them; a package that is missing is left out."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def allocator_settings() -> dict[str, str]:

@@ -265,12 +265,12 @@ class Planner:
         return cells, far
 
 
-def cards_that_fit(prediction_bytes: int, cards: Sequence[Card] = CARDS) -> list[Card]:
+def cards_that_fit(prediction_bytes: int) -> list[Card]:
     """The cards that hold a predicted peak of reserved bytes, smallest first.
 
     The prediction was made for one card; kernels and workspaces of another can differ by some tens of MiB.
     """
-    return sorted((card for card in cards if capacity(card) >= prediction_bytes), key=lambda card: card.usable_bytes)
+    return sorted((card for card in CARDS if capacity(card) >= prediction_bytes), key=lambda card: card.usable_bytes)
 
 
 def lengths_for(most: int | None) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,7 +83,7 @@ def recalled_plan(setup: Setup, facts: Facts, request: Request) -> MemoryFacts |
 
 def look_at_plan(
     setup: Setup, facts: Facts, request: Request, progress: Progress, tell: Tell = tell_nobody,
-    *, offline: bool = True, architecture: Any = None,
+    *, offline: bool = True,
 ) -> MemoryFacts:  # fmt: skip
     """The tables, and the prediction of the batch and length that are asked about on the first card.
 
@@ -101,7 +101,7 @@ def look_at_plan(
     from .subject import subject_of_setup
 
     progress("building the model without weights")
-    subject = subject_of_setup(setup, architecture=architecture, offline=offline)
+    subject = subject_of_setup(setup, offline=offline)
     reason = unmodelled(setup, facts) or unmodelled_model(subject.model, setup)
     if reason is not None:
         certain = None if is_sharded(setup) else certain_bytes(subject.model)
@@ -109,13 +109,13 @@ def look_at_plan(
     makers = [subject]
 
     def make() -> Any:
-        return makers.pop() if makers else subject_of_setup(setup, architecture=architecture, offline=offline)
+        return makers.pop() if makers else subject_of_setup(setup, offline=offline)
 
     kept = Path(request.kept) if request.kept is not None else None
     traces = Traces.read(kept, setup.lora.r)
     traces.outline = subject.outline
     traces.folded = folded_for(setup, traces)
-    folding = FewLayers(setup, architecture or load_config(setup, offline=offline), subject, traces, progress)
+    folding = FewLayers(setup, load_config(setup, offline=offline), subject, traces, progress)
     try:
         found = _look(setup, facts, request, progress, traces, make, tell, folding)
     except PredictionError as error:
@@ -131,25 +131,13 @@ def _look(
     tell: Tell = tell_nobody, folding: FewLayers | None = None,
 ) -> MemoryFacts:  # fmt: skip
     from .plan import BATCHES, Planner, lengths_for
-    from .stage import (
-        STAND_IN,
-        allocator_assumptions,
-        assumed_of_cards,
-        assumed_of_evaluation,
-        described,
-        evaluation_batch_of,
-        machine_for,
-        target_card,
-        unfinished,
-    )
+    from .stage import described, evaluation_batch_of, machine_for, target_card, unfinished
 
     cards: list[Card | None] = [card_named(name) for name in request.cards] or [target_card(setup, facts)]
     machines = [machine_for(setup, card) for card in cards]
     outline = traces.outline
     assert outline is not None
-    own = _own(setup, outline)
-    if request.batches and request.sequences and len(request.batches) == len(request.sequences) == 1:
-        own = request.batches[0], request.sequences[0]
+    own = _own(setup, outline, request)
     planner = Planner(
         make,
         request.batches or _around(BATCHES, own[0]),
@@ -176,15 +164,7 @@ def _look(
         (table, fact.model_copy(update={"cure": _cure(setup, facts, planner, card, fact, progress)}))
         for card, (table, fact) in zip(cards, plans, strict=True)
     ]
-    prediction.assumptions += [
-        *allocator_assumptions(setup),
-        *assumed_of_cards(setup, facts),
-        *assumed_of_evaluation(setup, facts),
-    ]
-    if cards[0] is None:
-        prediction.assumptions.append(
-            f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."
-        )
+    prediction.assumptions += _assumed(setup, facts, cards[0])
     tables = [table for table, _ in plans]
     return MemoryFacts.model_validate(
         described(prediction, outline, cards[0])
@@ -203,8 +183,21 @@ def _look(
     )
 
 
-def _own(setup: Setup, outline: Outline) -> tuple[int, int]:
-    """The setup's own batch and length; the outline may be that of one which differs in both."""
+def _assumed(setup: Setup, facts: Facts, card: Card | None) -> Iterator[str]:
+    """What is taken as given of the machine and of the evaluation."""
+    from .stage import STAND_IN, allocator_assumptions, assumed_of_cards, assumed_of_evaluation
+
+    yield from allocator_assumptions(setup)
+    yield from assumed_of_cards(setup, facts)
+    yield from assumed_of_evaluation(setup, facts)
+    if card is None:
+        yield f"No card is named and none is here: kernels are those of the {STAND_IN}, and no card is held against it."
+
+
+def _own(setup: Setup, outline: Outline, request: Request) -> tuple[int, int]:
+    """The batch and length that are asked for, or the setup's own; the outline may be that of one with others."""
+    if request.batches and request.sequences and len(request.batches) == len(request.sequences) == 1:
+        return request.batches[0], request.sequences[0]
     length = setup.training.max_length
     if length is None:
         length = outline.sequence

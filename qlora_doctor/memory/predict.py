@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..core.versions import PACKAGES, installed_versions
 from ..facts.memory import HeldTensors, MemoryPicture, PhasePeak, TimelinePoint
 from .kept import Outline
-from .machine import PACKAGES, Machine, installed_versions
+from .machine import Machine
 from .replay import Held, Replayed, replay
 from .tape import Tape
 

@@ -15,7 +15,7 @@ from .tape import ALLOC, CATEGORIES, FREE, OPEN, Kernel, Owner, Tape
 
 TIMELINE_POINTS = 300
 """Points of a timeline at most."""
-LOOKED = 2048
+_STRIDE = 2048
 """Events after which a replay that may end early looks whether it may."""
 
 
@@ -23,7 +23,7 @@ MOST_HELD = 20
 """Kinds of storages that are told of a phase; the others are counted together."""
 
 
-BRIEF = ("prepare", "adapter")
+_NEVER_HIGHEST = ("prepare", "adapter")
 """Phases in which nothing is at its highest: what they hold is what the load has left."""
 
 
@@ -82,14 +82,16 @@ class Replayed:
         return max(reserved for _, reserved in self.run.values())
 
 
+_STEPS = 3
+
+
 def replay(
     tape: Tape,
     machine: Machine,
-    steps: int = 3,
     evaluation: Tape | None = None,
     saved: Sequence[int] | None = None,
 ) -> Replayed:
-    """The memory of loading and of ``steps`` optimizer steps; steps after the first keep what outlives a step.
+    """The memory of loading and of :data:`_STEPS` optimizer steps; steps after the first keep what outlives a step.
 
     Where there is a tape of an evaluation batch, two of them follow, and one more step: what an evaluation leaves
     reserved stays so for the rest of the run.
@@ -105,7 +107,7 @@ def replay(
     parts = {"load": (allocator.peak_allocated, allocator.peak_reserved)}
     survivors = _survivors(tape)
     peaks = []
-    for step in range(steps):
+    for step in range(_STEPS):
         allocator.reset_peaks()
         run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
         peaks.append((allocator.peak_allocated, allocator.peak_reserved))
@@ -117,13 +119,10 @@ def replay(
     evaluated: _Run | None = None
     again = frozenset(evaluation.workspaces) if evaluation is not None else frozenset[int]()
     if evaluation is not None:
-        evaluated = _Run(evaluation, machine, allocator)
         allocator.reset_peaks()
-        for batch in range(2):
-            evaluated.play(evaluation.step_start, len(evaluation.events), batch, again)
-            evaluated.let_go()
+        evaluated = _two_batches(evaluation, machine, allocator, again)
         allocated = allocator.peak_allocated
-        run.play(tape.step_start, len(tape.events), steps, survivors)
+        run.play(tape.step_start, len(tape.events), _STEPS, survivors)
         parts["evaluation"] = allocated, allocator.peak_reserved
         best["evaluation"] = evaluated.best
         run.stretches += [(len(run.course) + place, name) for place, name in evaluated.stretches]
@@ -152,12 +151,23 @@ def replay(
         phases=run.phase_peaks,
         timeline=_timeline(run.course, run.stretches),
         after=after,
-        held=[
-            each for phase, peak in run.phase_best.items() if phase not in BRIEF for each in _held(run, peak, survivors)
-        ]
-        if tape.owners
-        else [],
+        held=_held_by_phase(run, survivors) if tape.owners else [],
     )
+
+
+def _two_batches(evaluation: Tape, machine: Machine, allocator: CachingAllocator, again: frozenset[int]) -> _Run:
+    """Two evaluation batches; ``again``: storages that the second batch finds in place."""
+    evaluated = _Run(evaluation, machine, allocator)
+    for batch in range(2):
+        evaluated.play(evaluation.step_start, len(evaluation.events), batch, again)
+        evaluated.let_go()
+    return evaluated
+
+
+def _held_by_phase(run: _Run, survivors: frozenset[int]) -> list[Held]:
+    """What is held at the peak of each phase that lasts."""
+    peaks = [peak for phase, peak in run.phase_best.items() if phase not in _NEVER_HIGHEST]
+    return [each for peak in peaks for each in _held(run, peak, survivors)]
 
 
 def _decides(parts: dict[str, tuple[int, int]]) -> str:
@@ -166,8 +176,12 @@ def _decides(parts: dict[str, tuple[int, int]]) -> str:
     return "generation" if part == "step" and parts.get("generation", (0, 0))[0] == parts["step"][0] else part
 
 
+_TABLE_STEPS = 2
+"""Optimizer steps of a replay for a table: what outlives a step is there in the second."""
+
+
 def replay_peaks(
-    tape: Tape, machine: Machine, steps: int = 2, evaluation: Tape | None = None, enough: int | None = None
+    tape: Tape, machine: Machine, evaluation: Tape | None = None, enough: int | None = None
 ) -> tuple[int, int]:
     """Peak allocated and peak reserved of the whole run alone, for tables of many setups.
 
@@ -177,8 +191,11 @@ def replay_peaks(
     run = _Run(tape, machine, CachingAllocator(machine.expandable_segments), watched=False)
     run.load()
     survivors = _survivors(tape)
-    bounds = [*range(tape.step_start, len(tape.events), LOOKED if enough is not None else 1 << 40), len(tape.events)]
-    for step in range(steps):
+    bounds = [
+        *range(tape.step_start, len(tape.events), _STRIDE if enough is not None else 1 << 40),
+        len(tape.events),
+    ]
+    for step in range(_TABLE_STEPS):
         for begin, end in pairwise(bounds):
             run.play(begin, end, step, survivors if step else frozenset())
             if enough is not None and run.allocator.peak_reserved > enough:
@@ -187,7 +204,7 @@ def replay_peaks(
         evaluated = _Run(evaluation, machine, run.allocator, watched=False)
         evaluated.play(evaluation.step_start, len(evaluation.events), 0, frozenset(evaluation.workspaces))
         evaluated.let_go()
-        run.play(tape.step_start, len(tape.events), steps, survivors)
+        run.play(tape.step_start, len(tape.events), _TABLE_STEPS, survivors)
     return run.allocator.peak_allocated, run.allocator.peak_reserved
 
 

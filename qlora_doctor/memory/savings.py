@@ -18,6 +18,7 @@ from ..setup.resolved import Taken
 from .machine import Machine
 from .moments import moments
 from .predict import Prediction, PredictionError, traced
+from .shipped import ATTENTION
 from .subject import subject_of_setup
 from .traced_once import TracedOnce
 
@@ -28,10 +29,8 @@ TOLERANCE = 0.02
 """Share by which the peak worked out from small depths may differ from the full prediction."""
 LOGITS_SHARE = 0.1
 """Share of the peak from which a fused loss is worth predicting."""
-OF_THE_LOAD = ("/training/prepare_for_kbit_training", "/training/trainer")
+ALSO_SAVES_LOADING = ("/training/prepare_for_kbit_training", "/training/trainer")
 """Changes with which loading takes less, too: what is not 4-bit is not cast to float32."""
-ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-"""The attention projections by their common names: fewer targets than every linear layer."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def savings(
         except Exception:  # whatever the libraries raise for a combination they do not take
             continue
         then = max(step - (here - there), others)
-        if pointer in OF_THE_LOAD and then == others:
+        if pointer in ALSO_SAVES_LOADING and then == others:
             then = known.prediction(changed(setup, pointer, value), machine, evaluation_batch).peak_allocated_bytes
         if then < prediction.peak_allocated_bytes:
             found.append(Saving(change, pointer, value, then, prediction.peak_allocated_bytes - then))

@@ -123,7 +123,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield f"{setup.traits.own_loop}'s own training loop"
     for kernels in training.kernels or ():
         yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
-    if any(remark["kind"] == "kernels-by-default" for remark in setup.remarks):
+    if setup.says("kernels-by-default"):
         off = "lora_mlp_kernel: false, lora_qkv_kernel: false and lora_o_kernel: false"
         yield f"axolotl's LoRA kernels (on by default; off with {off})"
     if training.method not in METHODS:

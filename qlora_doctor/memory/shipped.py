@@ -49,6 +49,7 @@ MODELS = (
 )
 """Bases that many adapters on the hub were trained on; instruct versions and mirrors come with them."""
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+"""The attention projections by their common names: fewer targets than every linear layer."""
 
 Trainer = Literal["transformers", "trl"]
 Targets = Literal["all-linear", "qkvo"]
@@ -133,7 +134,7 @@ def shipped_tape(setup: Setup, machine: Machine) -> tuple[Outline, Tape] | None:
 @cache
 def fits_versions() -> bool:
     """Whether what is installed of the packages that decide a step's memory is what was traced, but for a patch."""
-    from .machine import installed_versions
+    from ..core.versions import installed_versions
 
     traced = index()["versions"]
     return all(version.split(".")[:2] == traced[name].split(".")[:2] for name, version in installed_versions().items())

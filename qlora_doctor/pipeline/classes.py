@@ -123,8 +123,8 @@ def task_of_class(name: str) -> str | None:
 
 
 def _named(setup: Setup, architecture: Architecture) -> str | None:
-    """The class that the config names; axolotl passes it by for Llama (``_build_model`` of its loaders/model.py)."""
-    if setup.dialect == "axolotl" and architecture.config.model_type in ("llama", "llama4"):
+    """The class that the config names, where its trainer heeds it."""
+    if architecture.config.model_type in setup.traits.loads_by_type:
         return None
     return setup.model.model_class
 

@@ -22,10 +22,12 @@ from .classes import task_of_class
 from .four_bit import never_repacked
 
 Tensors = dict[str, torch.Tensor]
+_Maker = Callable[[], tuple[Tensors, bool]]
+"""Gives the tensors of one image or sound, and whether those of several rows are stacked (else they are joined)."""
 _PLACEHOLDER = re.compile(
     r"(image|video|audio|vision|boi|eoi|boa|eoa|img|speech).*(token|_id|index)|token.*(image|audio)"
 )
-_IMAGE_TOKEN = ("image_token_id", "image_token_index")
+IMAGE_TOKEN = ("image_token_id", "image_token_index")
 _PLACES = "image_embeds_position_mask"
 _AUDIO_TOKEN = ("audio_token_id", "audio_token_index")
 _TEXT = 8
@@ -302,115 +304,148 @@ def _token(config: Any, names: tuple[str, ...]) -> int | None:
     return None
 
 
-def _images(base: Any, length: int) -> list[Callable[[], tuple[Tensors, bool]]] | None:
+@dataclass(frozen=True)
+class _ImageSizes:
+    """What a model's config says of its images: side in pixels and in patches, channels, patches that are merged."""
+
+    size: int
+    patch: int
+    channels: int
+    times: int
+    merge: int
+    side: int
+
+    @property
+    def many(self) -> int:
+        """Patches of an image."""
+        return self.side * self.side
+
+
+def _image_sizes(config: Any, vision: Any, length: int) -> _ImageSizes:
+    merge = _number(vision, "spatial_merge_size", "merge_size") or 2
+    room = max(1, min(_MOST_PLACEHOLDERS, length // 2))
+    return _ImageSizes(
+        size=_number(vision, "image_size", "image_resolution") or _number(config, "image_size") or 224,
+        patch=_number(vision, "patch_size") or _number(config, "patch_size") or 14,
+        channels=_number(vision, "in_channels", "num_channels", "in_chans") or 3,
+        times=_number(vision, "temporal_patch_size") or 1,
+        merge=merge,
+        side=merge * max(1, int(room**0.5) & ~1 if room >= 4 else 1),
+    )
+
+
+def _pixels(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
+def _images(base: Any, length: int) -> list[_Maker] | None:
     """Makers of one image, the likeliest form first; None for a model that takes none."""
     known = _parameters(base)
     config = base.config
     if not known & {"pixel_values", "flattened_patches"} or getattr(config, "vision_config", config) is None:
         return None
     vision = _vision(config)
-    size = _number(vision, "image_size", "image_resolution") or _number(config, "image_size") or 224
-    patch = _number(vision, "patch_size") or _number(config, "patch_size") or 14
-    channels = _number(vision, "in_channels", "num_channels", "in_chans") or 3
-    times = _number(vision, "temporal_patch_size") or 1
-    merge = _number(vision, "spatial_merge_size", "merge_size") or 2
-    room = max(1, min(_MOST_PLACEHOLDERS, length // 2))
-    side = merge * max(1, int(room**0.5) & ~1 if room >= 4 else 1)
+    sizes = _image_sizes(config, vision, length)
+    return [
+        *_images_in_patches(known, vision, sizes, length),
+        *_whole_images(known, config, sizes, length, without_tower=vision is config),
+    ]
 
-    def pixels(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(2))
 
+def _images_in_patches(known: set[str], vision: Any, sizes: _ImageSizes, length: int) -> list[_Maker]:
+    """Forms of processors that cut an image into patches or tiles, and say where these lie."""
+    channels, patch, many, side = sizes.channels, sizes.patch, sizes.many, sizes.side
     grid = torch.tensor([[1, side, side]])
-    many = side * side
-    makers: list[Callable[[], tuple[Tensors, bool]]] = []
+    makers: list[_Maker] = []
     if "image_grid_thw" in known:
+        flat = channels * sizes.times * patch * patch
         makers = [
-            lambda: ({"pixel_values": pixels(many, channels * times * patch * patch), "image_grid_thw": grid}, False),
-            lambda: ({"pixel_values": pixels(many, channels, patch, patch), "image_grid_thw": grid}, False),
-            lambda: ({"pixel_values": pixels(many, 1, channels, patch, patch), "image_grid_thw": grid}, False),
-            lambda: ({"pixel_values": pixels(many, channels * 2 * patch * patch), "image_grid_thw": grid}, False),
-            lambda: ({"pixel_values": pixels(many, channels, 2, patch, patch), "image_grid_thw": grid}, False),
+            lambda: ({"pixel_values": _pixels(many, flat), "image_grid_thw": grid}, False),
+            lambda: ({"pixel_values": _pixels(many, channels, patch, patch), "image_grid_thw": grid}, False),
+            lambda: ({"pixel_values": _pixels(many, 1, channels, patch, patch), "image_grid_thw": grid}, False),
+            lambda: ({"pixel_values": _pixels(many, channels * 2 * patch * patch), "image_grid_thw": grid}, False),
+            lambda: ({"pixel_values": _pixels(many, channels, 2, patch, patch), "image_grid_thw": grid}, False),
         ]
         if "image_merge_sizes" in known:
-            merges = torch.tensor([merge])
+            merges = torch.tensor([sizes.merge])
             makers = [
-                lambda: ({"pixel_values": pixels(many, channels * patch * patch), "image_grid_thw": grid,
+                lambda: ({"pixel_values": _pixels(many, channels * patch * patch), "image_grid_thw": grid,
                           "image_merge_sizes": merges}, False)
             ]  # fmt: skip
     if "aspect_ratio_ids" in known:
-        tiles = _number(vision, "max_num_tiles") or 4
-
-        def tiled() -> tuple[Tensors, bool]:
-            mask = torch.zeros((1, 1, tiles), dtype=torch.long)
-            mask[..., 0] = 1
-            crossed = torch.zeros((1, length, 1, tiles), dtype=torch.long)
-            crossed[..., 0] = 1
-            return {
-                "pixel_values": pixels(1, 1, tiles, channels, size, size),
-                "aspect_ratio_ids": torch.ones((1, 1), dtype=torch.long),
-                "aspect_ratio_mask": mask,
-                "cross_attention_mask": crossed,
-            }, True
-
-        makers.append(tiled)
+        makers.append(lambda: (_tiled(channels, sizes.size, _number(vision, "max_num_tiles") or 4, length), True))
     if "spatial_shapes" in known:
         shapes = torch.tensor([[side, side]])
         makers.append(
-            lambda: ({"pixel_values": pixels(1, many, channels * patch * patch), "spatial_shapes": shapes,
+            lambda: ({"pixel_values": _pixels(1, many, channels * patch * patch), "spatial_shapes": shapes,
                       "pixel_attention_mask": torch.ones((1, many), dtype=torch.long)}, False)
         )  # fmt: skip
     if "image_position_ids" in known:
-        places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), -1).reshape(
-            1, -1, 2
-        )
         pooled = _number(vision, "pooling_kernel_size") or 1
         wide = pooled * max(1, side // pooled)
-        places = torch.stack(torch.meshgrid(torch.arange(wide), torch.arange(wide), indexing="xy"), -1).reshape(
-            1, -1, 2
-        )
+        places = torch.stack(torch.meshgrid(torch.arange(wide), torch.arange(wide), indexing="xy"), -1)
         makers += [
-            lambda: ({"pixel_values": pixels(1, wide * wide, channels * patch * patch).sigmoid(),
-                      "image_position_ids": places}, False),
+            lambda: ({"pixel_values": _pixels(1, wide * wide, channels * patch * patch).sigmoid(),
+                      "image_position_ids": places.reshape(1, -1, 2)}, False),
         ]  # fmt: skip
     if "target_sizes" in known:
         makers.append(
-            lambda: ({"pixel_values": pixels(1, channels, patch, many * patch),
+            lambda: ({"pixel_values": _pixels(1, channels, patch, many * patch),
                       "target_sizes": torch.tensor([[side, side]])}, False)
         )  # fmt: skip
     if "flattened_patches" in known:
-        wide = _number(vision, "patch_embed_hidden_size") or channels * patch * patch
+        hidden = _number(vision, "patch_embed_hidden_size") or channels * patch * patch
         makers += [
-            lambda: ({"flattened_patches": _numbered(pixels(1, 16, wide), 4)}, True),
-            lambda: ({"flattened_patches": _numbered(pixels(1, 16, wide), 4), "width": torch.tensor([[4]]),
+            lambda: ({"flattened_patches": _numbered(_pixels(1, 16, hidden), 4)}, True),
+            lambda: ({"flattened_patches": _numbered(_pixels(1, 16, hidden), 4), "width": torch.tensor([[4]]),
                       "height": torch.tensor([[4]])}, True),
         ]  # fmt: skip
-    sizes = torch.tensor([[size, size]])
+    return makers
+
+
+def _tiled(channels: int, size: int, tiles: int, length: int) -> Tensors:
+    """One image of one tile, for a model that takes up to ``tiles`` (Mllama)."""
+    mask = torch.zeros((1, 1, tiles), dtype=torch.long)
+    mask[..., 0] = 1
+    crossed = torch.zeros((1, length, 1, tiles), dtype=torch.long)
+    crossed[..., 0] = 1
+    return {
+        "pixel_values": _pixels(1, 1, tiles, channels, size, size),
+        "aspect_ratio_ids": torch.ones((1, 1), dtype=torch.long),
+        "aspect_ratio_mask": mask,
+        "cross_attention_mask": crossed,
+    }
+
+
+def _whole_images(
+    known: set[str], config: Any, sizes: _ImageSizes, length: int, *, without_tower: bool
+) -> list[_Maker]:
+    """Forms of processors that hand the image over as it is, with what the model takes beside it."""
+    makers: list[_Maker] = []
+    channels, size, patch = sizes.channels, sizes.size, sizes.patch
     more: Tensors = {}
     if "high_res_pixel_values" in known:
         high = _number(getattr(config, "high_res_vision_config", None), "image_size") or size
-        more = {"high_res_pixel_values": pixels(1, channels, high, high)}
+        more = {"high_res_pixel_values": _pixels(1, channels, high, high)}
     if "qformer_input_ids" in known:
         more |= {"qformer_input_ids": torch.full((1, 4), 5), "qformer_attention_mask": torch.ones((1, 4)).long()}
     if "bbox" in known:
         more |= {"bbox": torch.zeros((1, length, 4))}
     if "image_attention_mask" in known:
         more |= {"image_attention_mask": torch.ones((1, length, 1), dtype=torch.long)}
-    plain = pixels(1, channels, size, size)
+    plain = _pixels(1, channels, size, size)
     if "image_sizes" in known:
-        tiles_of_image = _tiles(config, size)
-        if tiles_of_image is not None:
-            makers.append(
-                lambda: (
-                    {"pixel_values": plain[:, None].repeat(1, tiles_of_image, 1, 1, 1), "image_sizes": sizes},
-                    False,
-                )
-            )
+        of_image = torch.tensor([[size, size]])
+        tiles = _tiles(config, size)
+        if tiles is not None:
+            several = (1, tiles, 1, 1, 1)
+            makers.append(lambda: ({"pixel_values": plain[:, None].repeat(several), "image_sizes": of_image}, False))
         makers += [
-            lambda: ({"pixel_values": torch.stack([plain, plain], 1), "image_sizes": sizes}, False),
-            lambda: ({"pixel_values": plain, "image_sizes": sizes}, False),
+            lambda: ({"pixel_values": torch.stack([plain, plain], 1), "image_sizes": of_image}, False),
+            lambda: ({"pixel_values": plain, "image_sizes": of_image}, False),
         ]
-    if vision is config and _number(config, "patch_size"):  # no tower: patches go in as they are (Fuyu)
-        makers.append(lambda: ({"pixel_values": pixels(1, many, channels * patch * patch)}, True))
+    if without_tower and _number(config, "patch_size"):  # patches go in as they are (Fuyu)
+        makers.append(lambda: ({"pixel_values": _pixels(1, sizes.many, channels * patch * patch)}, True))
     if "pixel_values" in known:
         makers += [
             lambda: ({"pixel_values": plain, **more}, True),
@@ -452,7 +487,7 @@ def _numbered(patches: torch.Tensor, wide: int) -> torch.Tensor:
     return torch.cat([places.reshape(1, -1, 2).float(), patches], -1)
 
 
-def _sounds(base: Any) -> list[Callable[[], tuple[Tensors, bool]]] | None:
+def _sounds(base: Any) -> list[_Maker] | None:
     """Makers of one sound; None for a model that takes none."""
     known = _parameters(base)
     config = base.config
@@ -461,7 +496,7 @@ def _sounds(base: Any) -> list[Callable[[], tuple[Tensors, bool]]] | None:
     audio = getattr(config, "audio_config", None) or getattr(config, "encoder_config", None) or config
     bins = _number(audio, "num_mel_bins", "n_mels", "input_feat_per_channel", "input_size") or 80
     positions = _number(audio, "max_source_positions") or 1500
-    makers: list[Callable[[], tuple[Tensors, bool]]] = []
+    makers: list[_Maker] = []
 
     def sound(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(3))
@@ -485,11 +520,9 @@ def _sounds(base: Any) -> list[Callable[[], tuple[Tensors, bool]]] | None:
     return makers
 
 
-def _first_taken(
-    base: Any, task: str, name: str, makers: list[Callable[[], tuple[Tensors, bool]]], length: int
-) -> Medium | None:
+def _first_taken(base: Any, task: str, name: str, makers: list[_Maker], length: int) -> Medium | None:
     """The first form of a medium with which the model's forward runs."""
-    token = _token(base.config, _IMAGE_TOKEN if name == "image" else _AUDIO_TOKEN)
+    token = _token(base.config, IMAGE_TOKEN if name == "image" else _AUDIO_TOKEN)
     for make in makers:
         try:
             tensors, stacked = make()

@@ -28,7 +28,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "unpaired-preference": ("prompt", "completion", "label"),
     "prompt-only": ("prompt",),
 }
-_OF_METHODS: dict[str, DataFormat] = {
+_FORMAT_OF_METHOD: dict[str, DataFormat] = {
     **dict.fromkeys(("dpo", "ipo", "orpo", "cpo", "simpo", "reward", "rm"), "preference"),
     **dict.fromkeys(("kto", "bco"), "unpaired-preference"),
     **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", "online_dpo", "nash_md", "xpo"), "prompt-only"),
@@ -300,7 +300,7 @@ def _format(setup: Setup, columns: list[str]) -> DataFormat:
     if setup.data.format is not None:
         return setup.data.format
     pairs = {"chosen", "rejected"} <= set(columns)
-    asked = _OF_METHODS.get(str(setup.training.method))
+    asked = _FORMAT_OF_METHOD.get(str(setup.training.method))
     if asked is not None:  # KTO takes pairs as well, and takes them apart
         return "preference" if asked == "unpaired-preference" and pairs else asked
     if setup.is_unknown("training.method"):

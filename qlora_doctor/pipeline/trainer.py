@@ -36,7 +36,7 @@ STAND_IN = "adamw_torch"
 """Steps for an optimizer that does not run on the CPU; of its updates nothing can be said."""
 # One process on one device: what spreads or compiles the model is left out, and told.
 _LEFT_OUT = ("fsdp", "fsdp_config", "deepspeed", "ddp_find_unused_parameters", "torch_compile")
-_FOR_DATA = {"max_length", "dataset_text_field", "completion_only_loss"}
+_DATA_ARGUMENTS = {"max_length", "dataset_text_field", "completion_only_loss"}
 
 
 def make_trainer(
@@ -155,7 +155,7 @@ def arguments_of(setup: Setup, arguments_class: Any, device: torch.device, notes
             chosen["train_sampling_strategy"] = "group_by_length" if value else "random"
         elif name in known:
             chosen[name] = value
-        elif name not in _FOR_DATA:
+        elif name not in _DATA_ARGUMENTS:
             notes.append(f"training.{name} was left out: the installed {arguments_class.__name__} does not know it.")
     if device.type == "cpu":
         _fit_to_cpu(chosen, notes)

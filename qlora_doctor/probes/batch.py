@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from ..core.labels import IGNORED
 from ..facts.batch import BatchFacts
 from .classes import Classes
 from .mask_edges import MaskEdges
 from .media import Media
 
-IGNORED = -100
 _RUN = 4
 """Padding tokens in a row beyond which they are no text, whatever the mask says."""
 _SHOWN = 160

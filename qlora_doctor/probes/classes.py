@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-IGNORED = -100
+from ..core.labels import IGNORED
 
 
 class Classes:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-IGNORED = -100
+from ..core.labels import IGNORED
+
 _GIVEN = ("pixel_values", "pixel_values_videos", "input_features", "input_values", "images")
 """Arguments that bring what placeholders stand for."""
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "audio_token_id",

@@ -14,7 +14,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..core.text import cleaned
 from ..setup.resolved import Resolved
-from ..setup.setup import Origin, Setup
+from ..setup.setup import Origin, Remark, Setup
 from .document import Document, read_document
 
 OPTIONS = ("num_processes", "mixed_precision", "fsdp_version")
@@ -69,7 +69,7 @@ class _Change:
         self._options = options
         self._values: dict[str, dict[str, Any]] = {}
         self._origins: dict[str, Origin] = {}
-        self._remarks: list[dict[str, str | None]] = []
+        self._remarks: list[Remark] = []
 
     def is_open(self, path: str) -> bool:
         return path not in self.setup.origins or self.setup.is_unknown(path)
@@ -87,7 +87,7 @@ class _Change:
 
     def refuse(self, kind: str, key: str, note: str) -> None:
         """Say that the launcher stops."""
-        told = {"kind": kind, "effect": "refused", "about": "distribution", "key": key, "note": note, "machine": None}
+        told = Remark(kind=kind, effect="refused", about="distribution", key=key, note=note, machine=None)
         self._remarks.append(told)
 
     def silence(self, path: str) -> None:

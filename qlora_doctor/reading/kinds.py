@@ -42,7 +42,7 @@ _RECORDED = re.compile(
     r"(?:created|started|finished|generated|recorded)_at\w*|"
     r"git_(?:commit|sha|revision)|commit_(?:hash|sha)|log_history|best_model_checkpoint|matched_modules"
 )
-_TOLD = re.compile(r"\w+_(?:metrics|results|scores)|results")
+_RESULT_NAME = re.compile(r"\w+_(?:metrics|results|scores)|results")
 
 # -- scripts
 
@@ -51,7 +51,7 @@ _ADAPTS = {"LoraConfig", "get_peft_model", "get_peft_config", "prepare_model_for
 _TRAINS = re.compile(r"\w*Trainer|\w*TrainingArguments|(?:SFT|DPO|ORPO|KTO|CPO|GRPO|PPO|Reward)Config|backward")
 _SPEAKS = re.compile(r"lora|peft|4bit|bitsandbytes|kbit|quantiz", re.IGNORECASE)
 """Names of what adapts or quantizes, the script's own helpers for it among them."""
-_ENTRIES = {"main", "train", "fire", "Fire", "run", "app", "cli", "typer", "hydra", "command"}
+_ENTRY_CALLS = {"main", "train", "fire", "Fire", "run", "app", "cli", "typer", "hydra", "command"}
 
 
 def why_left_out(document: Document, dialect: Dialect, sure: float, below: Path) -> str | None:
@@ -96,7 +96,7 @@ def _foreign(document: Document) -> str:
 def _adapts_or_quantizes(setup: Setup) -> bool:
     """True where the file itself speaks of an adapter or of quantization, or its trainer brings one where it is
     silent."""
-    kinds = {remark["kind"] for remark in setup.remarks}
+    kinds = {remark.kind for remark in setup.remarks}
     told = bool(kinds & {"lora-not-switched-on", "lora-switched-off"})
     whole = "no-lora" in kinds and not told  # the trainer's own defaults of LoRA stand for nothing then
     for path, origin in setup.origins.items():
@@ -133,7 +133,7 @@ def _homemade(document: Document) -> str | None:
         if (
             (held and _RECORDED.fullmatch(name))
             or (_is_number(value) and _RESULTS.fullmatch(name))
-            or (numbers and _TOLD.fullmatch(name))
+            or (numbers and _RESULT_NAME.fullmatch(name))
         ):
             return f"it holds results ({key})"
     return None
@@ -220,11 +220,11 @@ def _runs(node: ast.stmt) -> bool:
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Call | ast.Await)
     if isinstance(node, ast.Assign | ast.AnnAssign):
-        return node.value is not None and bool(_calls(node.value) & _STARTS)
-    return isinstance(node, ast.FunctionDef) and any(_ENTRIES & _names(each) for each in node.decorator_list)
+        return node.value is not None and bool(_calls(node.value) & _START_CALLS)
+    return isinstance(node, ast.FunctionDef) and any(_ENTRY_CALLS & _names(each) for each in node.decorator_list)
 
 
-_STARTS = _LOADS | _ADAPTS | {"train", "main", "Trainer", "SFTTrainer", "DPOTrainer", "GRPOTrainer", "ORPOTrainer"}
+_START_CALLS = _LOADS | _ADAPTS | {"train", "main", "Trainer", "SFTTrainer", "DPOTrainer", "GRPOTrainer", "ORPOTrainer"}
 
 
 def _only_imports(node: ast.AST) -> bool:

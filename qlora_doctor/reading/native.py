@@ -10,7 +10,7 @@ from ..core.closest import closest
 from ..core.errors import ConfigError
 from ..core.place import Place
 from ..core.pointers import dotted, escaped
-from ..setup.setup import SECTIONS, NamedData, Origin, Setup
+from ..setup.setup import SECTIONS, KeyNote, NamedData, Origin, Setup
 from ..setup.traits import NATIVE
 from ..tables import known_arguments
 from ..tables.keys import MOST_SUGGESTIONS, MOST_UNKNOWN_KEYS
@@ -133,8 +133,8 @@ class _Reader:
         self.values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         self.extras: dict[str, dict[str, Any]] = {section: {} for section in PASSED_ON}
         self.origins: dict[str, Origin] = {}
-        self.unknown: list[dict[str, str | None]] = []
-        self.removed: list[dict[str, str | None]] = []
+        self.unknown: list[KeyNote] = []
+        self.removed: list[KeyNote] = []
         self.string_numbers: list[str] = []
 
     def read(self) -> Setup:
@@ -214,7 +214,7 @@ class _Reader:
             self.origins[written] = self._origin(pointer)
         elif written in known_arguments.RENAMED:
             new, since = known_arguments.RENAMED[written]
-            self.removed.append({"key": written, "closest": new, "note": since})
+            self.removed.append(KeyNote(key=written, closest=new, note=since))
             self.origins[written] = self._origin(pointer)
         else:
             self._unknown_key(key, section)
@@ -224,7 +224,7 @@ class _Reader:
             return
         closest, note = _closest(key, section) if len(self.unknown) < MOST_SUGGESTIONS else (None, None)
         written = f"{section}.{key}" if section else key
-        self.unknown.append({"key": written, "closest": closest, "note": note})
+        self.unknown.append(KeyNote(key=written, closest=closest, note=note))
         pointer = f"/{section}/{escaped(key)}" if section else f"/{escaped(key)}"
         self.origins[written] = self._origin(pointer)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -45,6 +46,16 @@ _SHOWN = _Shown()
 def visible(text: object) -> str:
     """The text with control characters and bidirectional overrides written out; tabs and newlines stay."""
     return str(text).translate(_SHOWN)
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text in lines of at most ``width`` columns, and of no fewer than 40; no word is broken."""
+    return "\n".join(textwrap.wrap(text, max(40, width), break_long_words=False, break_on_hyphens=False))
+
+
+def clipped(text: str, most: int) -> str:
+    """At most ``most`` characters of the text, the last one … where more was there."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def one_line(text: object) -> str:

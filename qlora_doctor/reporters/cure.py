@@ -10,6 +10,7 @@ from ..core.report import Report
 from . import _words as words
 from ._answer import changes
 from ._seen import seen
+from ._words import wrapped
 
 if TYPE_CHECKING:
     from ..facts.memory import Cure
@@ -33,11 +34,11 @@ def render(
         last: the report of the cured file, checked again.
     """
     memory = report.facts.memory
-    blocks = [_wrap(headline(report, fixed), width)]
+    blocks = [wrapped(headline(report, fixed), width)]
     if memory is not None and memory.cures:
         blocks.append(cure_table(memory.cures, width))
     if fixed:
-        blocks.append(_wrap(f"Safe fixes in the diff: {', '.join(dict.fromkeys(fixed))}.", width))
+        blocks.append(wrapped(f"Safe fixes in the diff: {', '.join(dict.fromkeys(fixed))}.", width))
     if diff:
         blocks.append(diff.rstrip("\n"))
     if by_hand:
@@ -45,7 +46,7 @@ def render(
     if beside:
         blocks.append("\n".join(f"Set {each} for the run." for each in beside))
     if last is not None:
-        blocks.append(_wrap(_checked(last), width))
+        blocks.append(wrapped(_checked(last), width))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -101,7 +102,7 @@ def cure_table(found: Sequence[Any], width: int) -> str:
         rows += rest
     notes = [f"{cure.speed_note.capitalize()}." for cure in cures[:1] if cure.speed_note]
     told = "time: expected time of a step as a multiple, by counts of passes, not measured."
-    rows.append(_wrap(" ".join([told, *notes]), width))
+    rows.append(wrapped(" ".join([told, *notes]), width))
     return "\n".join(rows)
 
 
@@ -128,7 +129,3 @@ def _really(last: Report) -> str:
         return f"Really loaded and stepped: {' · '.join(seen(last)) or 'the step was done'}."
     record = next((stages[name] for name in ("load", "step") if name in stages and stages[name].status != "done"), None)
     return f"Not loaded and stepped here: {words.one_line(record.reason or record.status)}" if record else ""
-
-
-def _wrap(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, max(40, width), break_long_words=False, break_on_hyphens=False))

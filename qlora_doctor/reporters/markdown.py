@@ -70,7 +70,9 @@ def _finding(report: Report, found: Finding) -> str:
     place = ":".join(str(part) for part in (file_of(report, found), found.location.line) if part is not None)
     head = f"### {_SIGNS[found.severity]} {text(found.rule)} {text(found.name)}"
     lines = [head, text(found.message) + (f" (`{_code(place)}`)" if place else "")]
-    evidence = [f"- `{_code(e.fact)}` = {text(_clip(words.fact(e.fact, e.value), 300))}" for e in found.evidence]
+    evidence = [
+        f"- `{_code(e.fact)}` = {text(words.clipped(words.fact(e.fact, e.value), 300))}" for e in found.evidence
+    ]
     lines += ["\n".join(evidence)] if evidence else []
     if found.remediation is not None:
         lines.append(f"**Fix:** {text(found.remediation.text)}")
@@ -122,7 +124,3 @@ def _block(language: str, written: str) -> str:
     body = words.visible(written).rstrip("\n")
     fence = "`" * max([3, *(len(run) + 1 for run in _FENCE.findall(body))])
     return f"{fence}{language}\n{body}\n{fence}"
-
-
-def _clip(written: str, most: int) -> str:
-    return written if len(written) <= most else f"{written[: most - 1]}…"

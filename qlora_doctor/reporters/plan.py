@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from ..core.report import Report
 from ..facts.memory import CardPlan, MemoryFacts, PlanCell, PlanPoint
 from . import _words as words
 from ._answer import headline
 from ._needed import needed
+from ._words import wrapped
 from .verdict import subject
 
 _SGR = {"fits": "32", "tight": "33", "full": "31", "strong": "1", "dim": "2"}
@@ -24,7 +23,7 @@ def render(report: Report, *, color: bool = False, width: int = 100) -> str:
     if memory is None or not memory.plans:
         return "\n\n".join([_failure(report, memory, width), _header(report, color, width)]) + "\n"
     blocks = [
-        "\n".join(_wrap(_ink("strong", line, color), width) for line in headline(report)),
+        "\n".join(wrapped(_ink("strong", line, color), width) for line in headline(report)),
         _header(report, color, width),
     ]
     blocks += [_card(plan, color, width) for plan in memory.plans if len(plan.cells) > 1]
@@ -82,7 +81,7 @@ def _header(report: Report, color: bool, width: int) -> str:
         figure = needed(memory)
         own = f"batch {picture.batch} × {picture.sequence:,} tokens"
         told.append(figure.told(None) if figure is not None else own)
-    return _wrap(" · ".join(told), width)
+    return wrapped(" · ".join(told), width)
 
 
 def _card(plan: CardPlan, color: bool, width: int) -> str:
@@ -90,7 +89,7 @@ def _card(plan: CardPlan, color: bool, width: int) -> str:
     emulated = " · no bfloat16 in hardware" if plan.bf16 is False else ""
     lines = [_ink("strong", f"{words.one_line(plan.card)}{held}{emulated}", color), *_table(plan, color, width)]
     if plan.card_bytes:
-        lines += [_wrap(line, width) for line in _frontier(plan).splitlines()]
+        lines += [wrapped(line, width) for line in _frontier(plan).splitlines()]
     return "\n".join(lines)
 
 
@@ -109,7 +108,7 @@ def _table(plan: CardPlan, color: bool, width: int) -> list[str]:
         lines.append(f"{batch:>6}  {row}".rstrip())
     if plan.card_bytes:
         legend = "✓ fits · ~ the tensors fit, what the allocator reserves around them does not · ✗ does not fit"
-        lines.append(_wrap(legend, width))
+        lines.append(wrapped(legend, width))
     return lines
 
 
@@ -138,10 +137,10 @@ def _own(memory: MemoryFacts, width: int) -> str:
         return ""
     own = f"batch {picture.batch} × {picture.sequence:,} tokens"
     if not cards:
-        return _wrap(f"No known card holds {own}: {words.size(picture.peak_reserved_bytes)} reserved.", width)
+        return wrapped(f"No known card holds {own}: {words.size(picture.peak_reserved_bytes)} reserved.", width)
     named = [f"{words.one_line(card.card)}{'' if card.bf16 else ' (no bfloat16)'}" for card in cards[:SHOWN_CARDS]]
     more = f" and {len(cards) - SHOWN_CARDS} larger ones" if len(cards) > SHOWN_CARDS else ""
-    return _wrap(f"Cards that suffice for {own}, smallest first: {', '.join(named)}{more}.", width)
+    return wrapped(f"Cards that suffice for {own}, smallest first: {', '.join(named)}{more}.", width)
 
 
 def _how(memory: MemoryFacts, width: int) -> str:
@@ -150,14 +149,16 @@ def _how(memory: MemoryFacts, width: int) -> str:
     lines = []
     if memory.plan_traces:
         sure = "" if verified is None else f"; verified cells differ by {verified:.2%} at most"
-        lines = [_wrap(f"{words.plural(count, 'cell')} from {words.plural(memory.plan_traces, 'trace')}{sure}.", width)]
-    lines += [_wrap(note, width) for note in memory.plan_notes or ()]
+        lines = [
+            wrapped(f"{words.plural(count, 'cell')} from {words.plural(memory.plan_traces, 'trace')}{sure}.", width)
+        ]
+    lines += [wrapped(note, width) for note in memory.plan_notes or ()]
     picture = memory.predicted
     if picture is not None:
         if picture.versions:
             told = ", ".join(f"{name} {version}" for name, version in picture.versions.items())
-            lines.append(_wrap(f"Predicted for {told}.", width))
-        lines += [_wrap(words.one_line(each), width) for each in picture.assumptions or ()]
+            lines.append(wrapped(f"Predicted for {told}.", width))
+        lines += [wrapped(words.one_line(each), width) for each in picture.assumptions or ()]
     return "\n".join(lines)
 
 
@@ -171,16 +172,12 @@ def _failure(report: Report, memory: MemoryFacts | None, width: int) -> str:
         lines.append(f"At least {words.size(memory.certain_bytes)} are needed, for base and adapter alone.")
     if record is not None and record.remedy:
         lines.append(f"To have it: {words.one_line(record.remedy)}")
-    return "\n".join(_wrap(line, width) for line in lines)
+    return "\n".join(wrapped(line, width) for line in lines)
 
 
 def _gib(count: int) -> str:
     value = count / 2**30
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
-
-
-def _wrap(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, max(40, width), break_long_words=False, break_on_hyphens=False))
 
 
 def _ink(style: str, text: str, color: bool) -> str:

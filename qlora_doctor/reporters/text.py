@@ -107,7 +107,7 @@ def render_finding(finding: Finding, *, color: bool = False, width: int = 100, v
             continue
         if not verbose:
             continue
-        shown = _clip(words.fact(evidence.fact, evidence.value), _EVIDENCE_WIDTH)
+        shown = words.clipped(words.fact(evidence.fact, evidence.value), _EVIDENCE_WIDTH)
         lines += _wrap(f"{words.one_line(evidence.fact)} = {shown}", width, first="  = ")
     lines += [line for cause in finding.causes for line in _cause(cause, width)]
     if finding.remediation is not None:
@@ -340,10 +340,6 @@ def _wrap(text: str, width: int, *, first: str = "  ", plain_first: str | None =
     lines = textwrap.wrap(text, max(40, width), initial_indent=plain, subsequent_indent=rest,
                           break_long_words=False, break_on_hyphens=False)  # fmt: skip
     return [first + lines[0][len(plain) :], *lines[1:]] if lines else [first]
-
-
-def _clip(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _cells(text: str) -> int:

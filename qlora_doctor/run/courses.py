@@ -30,7 +30,6 @@ def judge_logs(
     *,
     config: Path | None = None,
     report: Path | None = None,
-    observer: Observer | None = None,
 ) -> list[Report]:
     """One report for each run that the paths hold.
 
@@ -52,7 +51,7 @@ def judge_logs(
     reports = []
     judged: list[tuple[Session, CourseFacts]] = []
     for run in runs:
-        session = Session(rules, options, observer or Observer(), suppressions=options.suppressions)
+        session = Session(rules, options, Observer(), suppressions=options.suppressions)
         session.covers = ("course",)
         facts, setup = _known(options, config, report or _beside(run.sources))
         session.setup = setup if not isinstance(setup, dict) else None

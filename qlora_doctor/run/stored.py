@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..probes.stored.trained import Trained
 
 CONFIG = "adapter_config.json"
-_HEARD = ("tokenizer", "kept_outputs")
+_READ_FROM_REPORT = ("tokenizer", "kept_outputs")
 """Facts of a run that are read out of its report."""
 
 
@@ -36,7 +36,6 @@ def judge_stored(
     rows: Path | None = None,
     run_report: Path | None = None,
     config: Path | None = None,
-    observer: Observer | None = None,
 ) -> Report:
     """The report of one folder.
 
@@ -58,17 +57,8 @@ def judge_stored(
     from ..probes.stored.texts import read_json
     from .checking import rules_of
 
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder." if folder.exists() else f"{folder} does not exist.")
-    if base is not None and not base.is_dir():
-        raise UsageError(f"{base} is no folder with a base.")
-    if adapter is not None and not (adapter / CONFIG).is_file():
-        raise UsageError(f"{adapter} is no folder with an adapter.")
-    if find_spec("numpy") is None:
-        raise UsageError(
-            "To read an adapter's tensors numpy is needed, and it is not installed.", remedy="pip install numpy"
-        )
-    session = Session(rules_of(options), options, observer or Observer(), suppressions=options.suppressions)
+    _check_given(folder, base, adapter)
+    session = Session(rules_of(options), options, Observer(), suppressions=options.suppressions)
     session.covers, session.log = ("stored",), str(folder)
     started = time.perf_counter()
     session.observer.on_stage_start("stored")
@@ -87,16 +77,10 @@ def judge_stored(
         from ..probes.stored.reload import kept_of
         from ..probes.stored.ways import measured
 
+        merged = folder if stored.kind == "merged" else None
         try:
-            if stored.kind == "merged" and adapter is None:
-                raise StageError(
-                    "The ways to serve a merged model are measured beside its adapter.",
-                    kind="missing-file",
-                    remedy="Give the adapter with --adapter.",
-                )
-            own = adapter or folder
+            own = _own_adapter(folder, adapter, merged)
             kept = kept_of(own, _kept(run_report, runs))
-            merged = folder if stored.kind == "merged" else None
             found = measured(own, base, rows, device=options.device, kept=kept, merged=merged)
             stored = stored.model_copy(update=found)
         except StageError as error:
@@ -115,6 +99,35 @@ def judge_stored(
     return report.model_copy(update={"setup": {"file": str(folder)}, "exit_code": 3 if reason else report.exit_code})
 
 
+def _check_given(folder: Path, base: Path | None, adapter: Path | None) -> None:
+    """Raises UsageError where a folder is not what it is given for, or numpy is missing."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder." if folder.exists() else f"{folder} does not exist.")
+    if base is not None and not base.is_dir():
+        raise UsageError(f"{base} is no folder with a base.")
+    if adapter is not None and not (adapter / CONFIG).is_file():
+        raise UsageError(f"{adapter} is no folder with an adapter.")
+    if find_spec("numpy") is None:
+        raise UsageError(
+            "To read an adapter's tensors numpy is needed, and it is not installed.", remedy="pip install numpy"
+        )
+
+
+def _own_adapter(folder: Path, adapter: Path | None, merged: Path | None) -> Path:
+    """The folder of the adapter that is measured.
+
+    Raises:
+        StageError: a merged model was given without its adapter.
+    """
+    if merged is not None and adapter is None:
+        raise StageError(
+            "The ways to serve a merged model are measured beside its adapter.",
+            kind="missing-file",
+            remedy="Give the adapter with --adapter.",
+        )
+    return adapter or folder
+
+
 def _runs(report: Path | None, folder: Path) -> list[RunFacts]:
     """The runs that a report describes; none where it is not here.
 
@@ -128,7 +141,7 @@ def _runs(report: Path | None, folder: Path) -> list[RunFacts]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         every = [each["facts"].get("run") for each in (document if isinstance(document, list) else [document])]
-        return [RunFacts.model_validate({key: each.get(key) for key in _HEARD}) for each in every if each]
+        return [RunFacts.model_validate({key: each.get(key) for key in _READ_FROM_REPORT}) for each in every if each]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if report is None:
             return []

@@ -218,7 +218,6 @@ def reports_of(
     check: CheckOptions,
     ended: Ended | None = None,
     command: Sequence[str] = (),
-    observer: Observer | None = None,
 ) -> list[Report]:
     """One report for each training that the processes of a run wrote of; one that says so where there is none.
 
@@ -235,19 +234,20 @@ def reports_of(
         return [_unseen(written, check, ended, command, options.setup)]
     last = len(found) - 1
     return [
-        _report(group, options, check, ended if number == last else None, command, len(found), observer)
+        _report(group, options, check, ended if number == last else None, command, len(found))
         for number, group in enumerate(found)
     ]
 
 
-def judge_facts(facts: Facts, check: CheckOptions, *, records: Sequence[StageRecord] = (), setup: Setup | None = None,
-                observer: Observer | None = None) -> Report:  # fmt: skip
+def judge_facts(
+    facts: Facts, check: CheckOptions, *, records: Sequence[StageRecord] = (), setup: Setup | None = None
+) -> Report:
     """Judge the facts of a training."""
     from ..core.assets import asset_folder
     from ..engine import check_selection, load_rules
     from ..tables.refusals import refusal_ids
 
-    session = Session(load_rules(asset_folder("rules"), *check.rules), check, observer or Observer(),
+    session = Session(load_rules(asset_folder("rules"), *check.rules), check, Observer(),
                       suppressions=check.suppressions)  # fmt: skip
     if check.selection is not None:
         check_selection(check.selection, session.rules, refusal_ids)
@@ -301,7 +301,6 @@ def _report(
     ended: Ended | None,
     command: Sequence[str],
     count: int,
-    observer: Observer | None,
 ) -> Report:
     from ..watching.merging import together
 
@@ -325,7 +324,7 @@ def _report(
         facts = facts.model_copy(update={"run": run.model_copy(update=changes)})
     facts = with_course(facts, group[0].series, group[0].document.get("arguments") or {})
     setup, facts = _with_data(facts, options.setup, check, ended, command)
-    return judge_facts(facts, check, setup=setup, observer=observer)
+    return judge_facts(facts, check, setup=setup)
 
 
 def _with_data(

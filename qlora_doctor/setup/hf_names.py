@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..tables.trainer_names import OPTIMIZERS, SCHEDULERS, TAKEN_AWAY
+from ..tables.trainer_names import OPTIMIZERS, REMOVED_NAMES, SCHEDULERS
 from .setup import Origin, Setup
 
 _CLASSES = {
@@ -28,7 +28,7 @@ def in_hf_terms(setup: Setup) -> Setup:
         # TrainingArguments: a number of steps above 0 overrides the share.
         changes["warmup_steps" if training.warmup_steps == 0 else "warmup_ratio"] = None
     if not setup.traits.hf_names:
-        known = (OPTIMIZERS | SCHEDULERS) - TAKEN_AWAY
+        known = (OPTIMIZERS | SCHEDULERS) - REMOVED_NAMES
         optimizer, schedule = training.optim, training.lr_scheduler_type
         if optimizer is not None and optimizer not in known:
             changes["optim"] = _CLASSES.get(optimizer.lower().replace("_", ""))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from ..core.as_json import Sparse
 from ..core.place import Place
 from .traits import NATIVE, Traits
 
@@ -336,6 +337,34 @@ class LibraryUse(_Section):
     version: str | None = None
 
 
+class KeyNote(Sparse, _Section):
+    """What is said of a key that the reader does not know, no longer takes, or warns of."""
+
+    key: str
+    closest: str | None = None
+    """The key's name now, or the known key that looks most like it."""
+    note: str | None = None
+    machine: str | None = None
+    """Where it depends on what is installed: a condition of ``tables.conditions``."""
+    value: str | None = None
+    """Of a deprecated key: what to write, where it is not what stands there."""
+
+
+class Remark(Sparse, _Section):
+    """Keys that together mean something else than they say, or at which the trainer stops."""
+
+    kind: str
+    effect: Literal["other-meaning", "refused"]
+    key: str | None = None
+    note: str | None = None
+    about: str | None = None
+    """Of a refusal: one of the subjects of ``facts.Remark``."""
+    machine: str | None = None
+    """Where it is so on some machines only: a condition of ``tables.conditions``."""
+    id: str | None = None
+    """Of a row of ``tables.refusals``."""
+
+
 class Setup(_Section):
     """What was understood of one config."""
 
@@ -357,19 +386,15 @@ class Setup(_Section):
     budgets: Budgets = Field(default_factory=Budgets)
     origins: dict[str, Origin] = {}
     """By canonical path, ``lora.target_modules``; a path that is missing is silent: the library's default stands."""
-    unknown_keys: list[dict[str, str | None]] = []
-    """Keys that the reader does not know: ``{key, closest, note}``, and where it depends on what is installed, the
-    ``machine``, a condition of ``tables.conditions``."""
+    unknown_keys: list[KeyNote] = []
+    """Keys that the reader does not know."""
     duplicate_keys: list[str] = []
     string_numbers: list[str] = []
-    removed_keys: list[dict[str, str | None]] = []
-    """Keys that it no longer accepts: the same."""
-    deprecated_keys: list[dict[str, str | None]] = []
-    """Keys that the reader still takes and warns of: as above, and the ``value`` to write where it is another one."""
-    remarks: list[dict[str, str | None]] = []
-    """Keys that together mean something else than they say, or that the trainer refuses: ``{kind, effect, key, note}``,
-    where effect is ``other-meaning`` or ``refused``; a refusal also says what it is ``about``, and where it depends on
-    the ``machine``, the condition that ``tables.conditions`` reads."""
+    removed_keys: list[KeyNote] = []
+    """Keys that it no longer accepts."""
+    deprecated_keys: list[KeyNote] = []
+    """Keys that it still takes and warns of."""
+    remarks: list[Remark] = []
     named_data: list[NamedData] = []
     """All samples that the config names, in their order."""
     changes: list[Change] = []
@@ -390,6 +415,10 @@ class Setup(_Section):
     """The ``reading.document.Document`` it was read from; None for a mapping from memory."""
     _keys_of: "Callable[[str], list[OwnKey]] | None" = PrivateAttr(default=None)
     """Canonical path → the keys of the dialect that set it; a reader that translates sets it."""
+
+    def says(self, kind: str) -> bool:
+        """True where a remark of this kind was made."""
+        return any(remark.kind == kind for remark in self.remarks)
 
     def is_unknown(self, path: str) -> bool:
         """True where the value at this canonical path is decided by something that was not read."""

@@ -30,6 +30,7 @@ class Traits(NamedTuple):
             word: what PEFT makes of it beyond them, adapters on experts that are one parameter, is not there then.
         drops_on_experts: a dropout is put on experts that are one parameter.
         hub_ids: a model's name goes to from_pretrained as it is written; others have short names of their own.
+        loads_by_type: kinds of model that it loads by their ``model_type``, whatever class is named.
         folders_only: its model is a folder, whatever the name looks like.
         subset_in_name: the name of a data set may hold a subset and a number of rows, ``HF::id:subset#500``.
         data_key: the key under which its user names data; None where there is none.
@@ -37,6 +38,7 @@ class Traits(NamedTuple):
         counts_rows: ``data.train`` is the whole of the training data, row for row.
         packs_apart: how it keeps samples in one row apart: ``attention``, by position ids that the attention reads, or
             ``trainer``, by itself; None where TRL's version decides, or nothing is known.
+        forms: under which name ``pipeline.forms`` has its forms of samples; None where these are not followed.
         own_templates: it forms turns by templates of its own, never by the tokenizer's.
         prepared_key: the key of a folder with data that it has prepared before.
         templates: whose names of chat templates it takes.
@@ -63,12 +65,14 @@ class Traits(NamedTuple):
     lists_linear: bool = False
     drops_on_experts: bool = True
     hub_ids: bool = False
+    loads_by_type: tuple[str, ...] = ()
     folders_only: bool = False
     subset_in_name: bool = False
     data_key: str | None = None
     row_is_sample: bool = False
     counts_rows: bool = False
     packs_apart: str | None = None
+    forms: str | None = None
     own_templates: bool = False
     prepared_key: str | None = None
     templates: str | None = None

@@ -16,10 +16,10 @@ from .conditions import both
 from .keys import closest_of
 
 LIBRARIES = ("transformers", "trl", "peft")
-_ABOVE = ("transformers", "TrainingArguments")
-_BESIDE = {"Trainer": "TrainingArguments", "Seq2SeqTrainer": "Seq2SeqTrainingArguments"}
+_BASE_CLASS = ("transformers", "TrainingArguments")
+_CONFIGURED_BY = {"Trainer": "TrainingArguments", "Seq2SeqTrainer": "Seq2SeqTrainingArguments"}
 """Where people look for an argument next: the class that configures the one they wrote it in."""
-_OTHERWISE = {"rank": "r", "lora_r": "r", "lora_rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+_NAMES_ELSEWHERE = {"rank": "r", "lora_r": "r", "lora_rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 """What other trainers call LoraConfig's arguments."""
 
 
@@ -68,7 +68,7 @@ def is_refused(library: str, maker: str, name: str) -> bool:
     if maker not in makers or name.startswith("_"):
         return False
     own = _verdict(library, maker, name).kind
-    return own != "taken" and ("extends" not in makers[maker] or _verdict(*_ABOVE, name).kind != "taken")
+    return own != "taken" and ("extends" not in makers[maker] or _verdict(*_BASE_CLASS, name).kind != "taken")
 
 
 def since(library: str, maker: str, name: str) -> str | None:
@@ -95,13 +95,13 @@ def refusals(library: str, maker: str, name: str) -> Iterator[RefusedArgument]:
         yield RefusedArgument("removed", closest, note + more, "transformers >= 5.0")
         return
     own = _verdict(library, maker, name)
-    above = _verdict(*_ABOVE, name) if "extends" in _table(library)["makers"][maker] else None
+    above = _verdict(*_BASE_CLASS, name) if "extends" in _table(library)["makers"][maker] else None
     if above is None or (own.kind == "removed" and above.kind == "unknown"):
         yield from _told(library, maker, maker, name, own, own.machine)
     elif own.kind == "unknown" and above.kind == "removed":
-        yield from _told(*_ABOVE, maker, name, above, above.machine)
+        yield from _told(*_BASE_CLASS, maker, name, above, above.machine)
     elif own.kind == "unknown" and above.kind == "later":
-        yield from _told(*_ABOVE, maker, name, above, both(own.machine, above.machine))
+        yield from _told(*_BASE_CLASS, maker, name, above, both(own.machine, above.machine))
     else:
         yield from _told(library, maker, maker, name, own, both(own.machine, above.machine))
 
@@ -151,10 +151,10 @@ def _told(
 
 
 def _closest(library: str, maker: str, name: str) -> str | None:
-    if maker == "LoraConfig" and name in _OTHERWISE:
-        return f"{maker}.{_OTHERWISE[name]}"
+    if maker == "LoraConfig" and name in _NAMES_ELSEWHERE:
+        return f"{maker}.{_NAMES_ELSEWHERE[name]}"
     makers = _table(library)["makers"]
-    config = _BESIDE.get(maker, maker.replace("Trainer", "Config"))
+    config = _CONFIGURED_BY.get(maker, maker.replace("Trainer", "Config"))
     if config != maker and config in makers and name in _names(library, config):
         return f"{config}.{name}"
     found = closest_of(name, _names(library, maker))
@@ -165,7 +165,7 @@ def _closest(library: str, maker: str, name: str) -> str | None:
 def _names(library: str, maker: str) -> frozenset[str]:
     """All that the newest version takes."""
     row = _table(library)["makers"][maker]
-    above = _names(*_ABOVE) if "extends" in row else frozenset[str]()
+    above = _names(*_BASE_CLASS) if "extends" in row else frozenset[str]()
     return above | frozenset(row["takes"])
 
 

@@ -18,9 +18,9 @@ SCHEDULERS = frozenset((
     "cosine_with_restarts", "greedy", "inverse_sqrt", "linear", "piecewise_constant", "polynomial",
     "reduce_lr_on_plateau", "warmup_stable_decay",
 ))  # fmt: skip
-TAKEN_AWAY = frozenset(("adamw_apex_fused", "adamw_hf", "piecewise_constant"))
+REMOVED_NAMES = frozenset(("adamw_apex_fused", "adamw_hf", "piecewise_constant"))
 """Of these, what 5.23 has no more."""
-AXOLOTLS = frozenset((
+AXOLOTL_OPTIMIZERS = frozenset((
     "adopt_adamw", "ao_adamw_4bit", "ao_adamw_8bit", "ao_adamw_fp8", "came_pytorch", "dion", "flash_adam",
     "flash_adamw", "flash_lion", "flash_sgd", "flash_sgdw", "lion_pytorch", "muon", "optimi_adamw",
     "q_galore_adamw8bit",

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from ..core.labels import IGNORED
+
 _ROWS = 16
 _COMPARED, _LOOKED_THROUGH = 64, 20_000
 """Evaluation rows that are looked for, and training rows that they are looked for in."""
 _SORTED = 64
 """Rows whose lengths tell that they are sorted: by chance, none of random lengths are."""
-_IGNORED = -100
 
 
 def masked_by_hand(loaders: Sequence[Any]) -> float | None:
@@ -29,7 +30,7 @@ def masked_by_hand(loaders: Sequence[Any]) -> float | None:
             labels, ids = row.get("labels"), row.get("input_ids")
             if not isinstance(labels, list) or not isinstance(ids, list) or len(labels) != len(ids):
                 continue
-            masked += sum(label == _IGNORED for label in labels)
+            masked += sum(label == IGNORED for label in labels)
             total += len(labels)
         if total:
             return masked / total

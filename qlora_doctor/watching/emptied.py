@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..core.labels import IGNORED
 from ..facts.run import Emptied
 
 _LOOKED_AT = 64
-_IGNORED = -100
 
 
 class EmptiedRows:
@@ -65,7 +65,7 @@ def _reason(dataset: Any) -> str | None:
     if not {"input_ids", "labels"} <= columns:
         return None
     rows = dataset.with_format(None)[:_LOOKED_AT]
-    if any(label != _IGNORED for labels in rows["labels"] for label in labels):
+    if any(label != IGNORED for labels in rows["labels"] for label in labels):
         return None
     lengths = {len(ids) for ids in rows["input_ids"]}
     at = f"its first {lengths.pop()} tokens" if len(lengths) == 1 else "it"

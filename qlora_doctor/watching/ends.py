@@ -29,10 +29,10 @@ _PHASES = (
     ("", "forward", "forward"),
 )
 """Part of a file's path, part of a function's name, phase: the innermost frame that fits decides."""
-_ASKED = re.compile(r"Tried to allocate ([\d.]+) ([KMGT]i?B)")
-_CARD = re.compile(r"total capacity of ([\d.]+) ([KMGT]i?B)")
-_ALLOCATED = re.compile(r"([\d.]+) ([KMGT]i?B) is allocated by PyTorch")
-_IDLE = re.compile(r"([\d.]+) ([KMGT]i?B) is reserved by PyTorch but unallocated")
+_ASKED_BYTES = re.compile(r"Tried to allocate ([\d.]+) ([KMGT]i?B)")
+_CARD_BYTES = re.compile(r"total capacity of ([\d.]+) ([KMGT]i?B)")
+_ALLOCATED_BYTES = re.compile(r"([\d.]+) ([KMGT]i?B) is allocated by PyTorch")
+_IDLE_BYTES = re.compile(r"([\d.]+) ([KMGT]i?B) is reserved by PyTorch but unallocated")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -56,10 +56,10 @@ def failure_of(error: BaseException, rank: int, steps: int) -> RunFailure:
         step=steps,
         batch=shape[0] if shape else None,
         sequence=shape[1] if shape else None,
-        asked_bytes=_bytes(_ASKED, text),
-        allocated_bytes=_bytes(_ALLOCATED, text) or _allocated(),
-        idle_bytes=_bytes(_IDLE, text),
-        card_bytes=_bytes(_CARD, text),
+        asked_bytes=_bytes(_ASKED_BYTES, text),
+        allocated_bytes=_bytes(_ALLOCATED_BYTES, text) or _allocated(),
+        idle_bytes=_bytes(_IDLE_BYTES, text),
+        card_bytes=_bytes(_CARD_BYTES, text),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-_WANTED = {
+_HOME_OF_CLASS = {
     "PeftModel": "peft.peft_model",
     "PreTrainedModel": "transformers.modeling_utils",
     "PreTrainedTokenizerBase": "transformers.tokenization_utils_base",
@@ -27,7 +27,7 @@ def objects() -> dict[str, list[Any]]:
 
     Only their types are looked at: an object that does something when it is touched is not touched.
     """
-    found: dict[str, list[Any]] = {name: [] for name in _WANTED}
+    found: dict[str, list[Any]] = {name: [] for name in _HOME_OF_CLASS}
     every = gc.get_objects()
     # Of half a million objects a handful is wanted: no line of Python runs for each of the others.
     wanted = {kind: name for kind in set(map(type, every)) if (name := _kind(kind)) is not None}
@@ -38,7 +38,7 @@ def objects() -> dict[str, list[Any]]:
 
 def _kind(kind: type) -> str | None:
     for base in kind.__mro__:
-        if _WANTED.get(base.__name__) == base.__module__:
+        if _HOME_OF_CLASS.get(base.__name__) == base.__module__:
             return base.__name__
     return None
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..probes.batch import IGNORED
+from ..core.labels import IGNORED
 from ..probes.observing.aside import random_state_kept
 from ..probes.observing.timeline import Timeline
 from ..probes.step import comparing, gradients

@@ -209,11 +209,9 @@ def complaints(setup: Setup) -> set[tuple[str, str | None]]:
         if o.source == "unknown" and o.place and " must be " in str(o.note)
     }
     refused = {
-        ("refused", str(remark["kind"]))
-        for remark in setup.remarks
-        if remark["effect"] == "refused" and not remark.get("machine")
+        ("refused", remark.kind) for remark in setup.remarks if remark.effect == "refused" and not remark.machine
     }
-    keys = {("key", key["key"]) for key in (*setup.unknown_keys, *setup.removed_keys)}
+    keys = {("key", key.key) for key in (*setup.unknown_keys, *setup.removed_keys)}
     return unread | refused | keys
 
 

@@ -28,14 +28,14 @@ def strangers(setup: Setup) -> dict[str, Any]:
     if document is None or document.format == "text" or not isinstance(document.data, dict):
         return {}
     if setup.dialect == "native":
-        return {str(key["key"]): None for key in setup.unknown_keys}
+        return {key.key: None for key in setup.unknown_keys}
     values = values_of(setup)
     # Keys that are only spoken of (a remark, a condition on the machine) have origins as well, and set nothing.
     told = {o.place.pointer or "" for path, o in setup.origins.items() if o.place is not None and path in values}
     for path in values if setup._keys_of is not None else ():
         told |= {join_pointer(own.key.split(".")) for own in (setup._keys_of(path) if setup._keys_of else ())}
     skipped: frozenset[str] = getattr(dialect_named(setup.dialect), "IMPLIED_BY_FORM", frozenset())
-    unread = {key["key"] for key in (*setup.unknown_keys, *setup.removed_keys)}
+    unread = {key.key for key in (*setup.unknown_keys, *setup.removed_keys)}
     found = {}
     for pointer, value in _leaves(document.data):
         key = pointer.strip("/").replace("/", ".")

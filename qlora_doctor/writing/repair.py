@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..core.pointers import join_pointer, split_pointer
 from ..core.report import PatchOperation
-from ..setup.setup import SECTIONS, Setup
+from ..setup.setup import SECTIONS, KeyNote, Setup
 from .express import complaints, editable, reread, same, values_of
 from .patch import CannotEdit, patched, value_at
 
@@ -55,25 +55,23 @@ def _deprecated_keys(setup: Setup) -> list[PatchOperation]:
 
 
 def _complaints_and_deprecations(setup: Setup) -> set[tuple[str, str | None]]:
-    return complaints(setup) | {("deprecated", key["key"]) for key in setup.deprecated_keys}
+    return complaints(setup) | {("deprecated", key.key) for key in setup.deprecated_keys}
 
 
-def _renamed(
-    setup: Setup, keys: list[dict[str, str | None]], said: Callable[[Setup], set[Any]] = complaints
-) -> list[PatchOperation]:
+def _renamed(setup: Setup, keys: list[KeyNote], said: Callable[[Setup], set[Any]] = complaints) -> list[PatchOperation]:
     """Keys that have another name now, one after the other: two old names of one key are not both renamed."""
     operations: list[PatchOperation] = []
     now = setup
-    for key in _first(setup, [key for key in keys if key["closest"]]):
+    for key in _first(setup, [key for key in keys if key.closest]):
         data = now._document.data if now._document is not None else None
-        written = _pointer(setup, str(key["key"]))
-        new = _new_pointer(setup, written, key["closest"]) if written is not None and key["closest"] else None
+        written = _pointer(setup, key.key)
+        new = _new_pointer(setup, written, key.closest) if written is not None and key.closest else None
         value = value_at(data, written) if written is not None else None
         if written is None or new is None or value is None or value_at(data, new) is not None:
             continue
         steps = [PatchOperation(op="remove", path=written), PatchOperation(op="add", path=new, value=value)]
-        if key.get("value") is not None:
-            steps.append(PatchOperation(op="replace", path=new, value=key["value"]))
+        if key.value is not None:
+            steps.append(PatchOperation(op="replace", path=new, value=key.value))
         after = _if_nothing_else(now, steps, said)
         if after is not None:
             now = after
@@ -82,7 +80,7 @@ def _renamed(
 
 
 def _taken_away(setup: Setup) -> list[PatchOperation]:
-    pointers = [_pointer(setup, str(key["key"])) for key in setup.removed_keys if key["closest"] is None]
+    pointers = [_pointer(setup, key.key) for key in setup.removed_keys if key.closest is None]
     removals = [PatchOperation(op="remove", path=pointer) for pointer in pointers if pointer is not None]
     return removals if removals and _if_nothing_else(setup, removals) is not None else []
 
@@ -173,9 +171,9 @@ _NEW_VALUES = {"quantization-method-renamed": "bnb"}
 def _renamed_values(setup: Setup) -> list[PatchOperation]:
     """The new name of a value that the trainer knew under another one."""
     return [
-        PatchOperation(op="replace", path=join_pointer(str(remark["key"]).split(".")), value=_NEW_VALUES[kind])
+        PatchOperation(op="replace", path=join_pointer(str(remark.key).split(".")), value=_NEW_VALUES[kind])
         for remark in setup.remarks
-        if (kind := str(remark["kind"])) in _NEW_VALUES
+        if (kind := remark.kind) in _NEW_VALUES
     ]
 
 

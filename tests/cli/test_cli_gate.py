@@ -86,7 +86,7 @@ def test_stale_entries_are_told_and_removed(repo: Path) -> None:
     config = repo / "runs" / "a.yaml"
     config.write_text(config.read_text().replace("lora_aplha", "lora_alpha"))
     told = CliRunner().invoke(main, command)
-    assert told.exit_code == 0 and "QD101 misspelt-keys in runs/a.yaml is found no more: stale" in told.stderr
+    assert told.exit_code == 0 and "QD101 misspelt-keys in runs/a.yaml is no longer found: stale" in told.stderr
     assert "QD101" in (repo / "b.json").read_text()
     assert "removed" in CliRunner().invoke(main, [*command, "--prune-baseline"]).stderr
     assert "QD101" not in (repo / "b.json").read_text()

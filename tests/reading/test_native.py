@@ -10,6 +10,7 @@ import pytest
 from qlora_doctor.core.errors import ConfigError, UsageError
 from qlora_doctor.reading import read_setup
 from qlora_doctor.reading.native import setup_from_mapping
+from qlora_doctor.setup.setup import KeyNote
 
 
 def read(folder: Path, text: str, name: str = "config.yaml") -> Any:
@@ -122,17 +123,17 @@ def test_unknown_keys_are_kept_not_refused(tmp_path: Path) -> None:
         "lora:\n  r: 8\n  lora_dropout: 0.1\n  learning_rate: 0.1\n  lora_aplha: 16\n"
         "training: {evaluation_strategy: steps, bf16: true, seed: 1}\n",
     )
-    found = {key["key"]: key for key in setup.unknown_keys}
-    assert found["trianing"]["closest"] == "training"
-    assert found["lora.learning_rate"]["closest"] == "training.learning_rate"
-    assert found["lora.lora_aplha"]["closest"] == "lora.lora_alpha"
+    found = {key.key: key for key in setup.unknown_keys}
+    assert found["trianing"].closest == "training"
+    assert found["lora.learning_rate"].closest == "training.learning_rate"
+    assert found["lora.lora_aplha"].closest == "lora.lora_alpha"
     assert setup.place("lora.lora_aplha").line == 8
     assert setup.removed_keys == [
-        {
-            "key": "training.evaluation_strategy",
-            "closest": "training.eval_strategy",
-            "note": "Renamed in transformers 4.41, removed in 4.51.",
-        }
+        KeyNote(
+            key="training.evaluation_strategy",
+            closest="training.eval_strategy",
+            note="Renamed in transformers 4.41, removed in 4.51.",
+        )
     ]
     assert setup.dialect_confidence < 1
 

@@ -15,7 +15,7 @@ from qlora_doctor.setup.traits import NATIVE, Traits
 
 NO_TRAINER = {"foreign", "shell"}
 """Files that are none of a trainer's, and scripts that start one of several."""
-ROOMS = ("setup", "probes", "memory", "run", "worker", "editor")
+ROOMS = ("setup", "pipeline", "probes", "memory", "run", "worker", "editor")
 OF_NO_TRAINER = {"native", "python", "notebook", "custom", "peft-adapter", "bnb-config", "accelerate-config"}
 """Kinds of files that anybody may ask for: these are no trainers."""
 

@@ -83,7 +83,7 @@ def test_every_value_is_carried_or_reported(dialect: str, to: str, tmp_path: Pat
     again = back(converted, to, tmp_path)
     assert not_carried(setup, again, converted) == []
     assert not again.unknown_keys and not again.duplicate_keys and not again.string_numbers
-    assert [key["key"] for key in again.removed_keys] == []
+    assert [key.key for key in again.removed_keys] == []
     assert again.model.name_or_path == (setup.model.name_or_path or "your/model")
 
 

@@ -94,7 +94,7 @@ def test_misspelt_keys_are_renamed(tmp_path: Path) -> None:
     assert after == text.replace("lora_dropot: 0.1  # some", "lora_dropout: 0.1  # some")
     assert found.safety == "unsafe"
     assert setup.lora.lora_dropout == 0.1
-    assert [key["key"] for key in setup.unknown_keys] == ["lora_alpa", "zzz_unheard_of"]
+    assert [key.key for key in setup.unknown_keys] == ["lora_alpa", "zzz_unheard_of"]
 
 
 def test_native_keys_go_to_their_section(tmp_path: Path) -> None:

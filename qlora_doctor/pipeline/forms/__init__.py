@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import StageError
+from ...core.labels import IGNORED
 from ...setup.paths import resolve
 from ...setup.setup import NamedData, Setup
 from . import autotrain, axolotl, llamafactory, oumi, swift, torchtune
 from .files import Read, files_below, not_at_hand, of_table, read_files
-from .kinds import IGNORED, CannotForm, Followed, FormedRow, FormedSet, NotFollowedForm
+from .kinds import CannotForm, Followed, FormedRow, FormedSet, NotFollowedForm
 
 if TYPE_CHECKING:
     from ..own_code.asking import Asked
@@ -153,7 +154,7 @@ def _ask(
 
 
 def _trainer(setup: Setup) -> _Trainer | None:
-    return _TRAINERS.get(setup.dialect.removeprefix("shell-"))
+    return _TRAINERS.get(setup.traits.forms or "")
 
 
 def _read(setup: Setup, named: NamedData, told: FormedSet, rows: int, offline: bool) -> Read:

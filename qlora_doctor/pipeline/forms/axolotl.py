@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any
 
+from ...core.labels import IGNORED
 from ...setup.setup import NamedData
 from ...tables.templates import Slot, find_template
 from .chat import Rendered, joined, lost_content, render_chat, turn_span
-from .kinds import IGNORED, CannotForm, FormedRow, FormedSet, NotFollowedForm, Piece
+from .kinds import CannotForm, FormedRow, FormedSet, NotFollowedForm, Piece
 
 _ROLES = {
     "human": "user", "user": "user", "assistant": "assistant", "gpt": "assistant", "system": "system", "tool": "tool",

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...core.labels import IGNORED
 from ..failures import first_sentence
-from .kinds import IGNORED, CannotForm, Piece
+from .kinds import CannotForm, Piece
 
 _SENTINELS = ("[[a placeholder of a message]]", "zz another placeholder zz")
 """Texts that begin and end differently, so that what a template writes beside one does not hide in both."""

@@ -52,7 +52,7 @@ class Compared:
 def compares(setup: Setup) -> bool:
     """Whether the config's trainer is one whose pairs are formed here, and is asked for them."""
     named = next((each for each in setup.named_data if each.role == "train"), None)
-    trainer = _TRAINERS.get(setup.dialect.removeprefix("shell-"))
+    trainer = _TRAINERS.get(setup.traits.forms or "")
     return named is not None and trainer is not None and trainer.compares(named)
 
 
@@ -65,7 +65,7 @@ def form_compared(
         NotFollowedForm: the form is not followed here.
         CannotForm: the trainer stops at a row.
     """
-    return _TRAINERS[setup.dialect.removeprefix("shell-")].form(named, rows, columns, tokenizer)
+    return _TRAINERS[setup.traits.forms or ""].form(named, rows, columns, tokenizer)
 
 
 # -- axolotl
@@ -458,4 +458,4 @@ _TRAINERS = {
         lambda named, rows, columns, tokenizer: _llamafactory(named, rows, columns),
     ),
 }
-"""By dialect."""
+"""By the name that a dialect's traits have (``Traits.forms``)."""

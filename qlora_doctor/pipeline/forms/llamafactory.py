@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...core.labels import IGNORED
 from ...setup.setup import NamedData
 from ...tables.templates import Slot, Template, find_template
-from .kinds import IGNORED, CannotForm, FormedRow, FormedSet, NotFollowedForm
+from .kinds import CannotForm, FormedRow, FormedSet, NotFollowedForm
 
 _COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"}
 _COLUMN_NAMES = (

@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...core.labels import IGNORED
 from ...setup.setup import NamedData
 from .chat import chat_text, lost_content, render_chat
-from .kinds import IGNORED, CannotForm, FormedRow, FormedSet, NotFollowedForm, lacks, places
+from .kinds import CannotForm, FormedRow, FormedSet, NotFollowedForm, lacks, places
 
 _COMPLETIONS = "text_completions_only_with_padding"
 _TRAINERS = ("TRL_SFT", "HF", "OUMI", "None")
@@ -200,7 +201,7 @@ def _marks(tokenizer: Any) -> tuple[list[int], list[int]]:
     opening = opening[len(end) :] if opening[: len(end)] == end else opening
     begin = encode(tokenizer.decode(opening).partition("<think>")[0].rstrip("\n"))
     if not begin or not end:
-        raise NotFollowedForm("The template has no marks before and behind an answer.")
+        raise NotFollowedForm("The template has no marks before and after an answer.")
     return begin, end
 
 

@@ -6,9 +6,10 @@ Nothing of the script is executed: ``plain`` works its functions out. What is no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ...core.errors import StageError
+from ...setup.script_way import ScriptWay, Step
 from ...setup.setup import NamedData, Setup
 from ..failures import first_sentence
 from .kinds import NotFollowedForm, places
@@ -83,7 +84,7 @@ def scripted(
         NotFollowedForm: a function of it is not plain, or none of its rows is left.
         StageError: a function of it fails for a row, as it does in the script.
     """
-    way = named.settings
+    way = cast(ScriptWay, named.settings)
     plain = Plain(way["functions"], way["constants"], way["tokenizers"], tokenizer, way.get("expressions"))
     doing, whole = "", total == len(rows)
     try:
@@ -115,7 +116,7 @@ def scripted(
     return Scripted(rows, _collator(way, tokenizer, rows), way.get("trainer"), plain.limits, in_order)
 
 
-def _step(plain: Plain, step: dict[str, Any], rows: list[dict[str, Any]], total: int | None) -> list[dict[str, Any]]:
+def _step(plain: Plain, step: Step, rows: list[dict[str, Any]], total: int | None) -> list[dict[str, Any]]:
     kind = step["do"]
     if kind == "count":
         least = step["least"]
@@ -153,7 +154,7 @@ def _has(columns: list[str], call: str, rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _mapped(plain: Plain, step: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _mapped(plain: Plain, step: Step, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     gone = step["remove"]
     if gone and gone != "all":
         _has(_listed(gone), f"map(…, remove_columns={gone!r})", rows)
@@ -173,7 +174,7 @@ def _mapped(plain: Plain, step: dict[str, Any], rows: list[dict[str, Any]]) -> l
     return [{**rest, **new} for rest, new in zip(kept, made, strict=True)] if size == len(rows) else made
 
 
-def _call(plain: Plain, step: dict[str, Any], argument: dict[str, Any]) -> Any:
+def _call(plain: Plain, step: Step, argument: dict[str, Any]) -> Any:
     if step.get("function"):
         return plain.call(step["function"], argument)
     return plain.evaluate(step["lambda"], argument)
@@ -192,7 +193,7 @@ def _dict(value: Any) -> dict[str, Any]:
     return value
 
 
-def _one_row_each(rows: list[dict[str, Any]], steps: list[dict[str, Any]]) -> None:
+def _one_row_each(rows: list[dict[str, Any]], steps: list[Step]) -> None:
     """Token ids that are no list of numbers, as where a function takes a batch for a row, or a row for a batch.
 
     Raises:
@@ -239,7 +240,7 @@ def _listed(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
-def _collator(way: dict[str, Any], tokenizer: Any, rows: list[dict[str, Any]]) -> Any:
+def _collator(way: ScriptWay, tokenizer: Any, rows: list[dict[str, Any]]) -> Any:
     """The script's collator, or transformers' own choice for tokenized rows; None leaves it to TRL.
 
     Raises:
@@ -251,7 +252,8 @@ def _collator(way: dict[str, Any], tokenizer: Any, rows: list[dict[str, Any]]) -
     if said is None:
         if way.get("trainer") == "SFTTrainer" or "input_ids" not in rows[0]:
             return None
-        said = {"name": "DataCollatorWithPadding" if way.get("has_tokenizer") else "default_data_collator"}
+        own = "DataCollatorWithPadding" if way.get("has_tokenizer") else "default_data_collator"
+        said = {"name": own, "arguments": {}}
     import transformers
 
     made = getattr(transformers, said["name"])

@@ -9,9 +9,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...core.labels import IGNORED
 from ...setup.setup import NamedData
 from .chat import lost_content, render_chat, turn_span
-from .kinds import IGNORED, CannotForm, FormedRow, FormedSet, NotFollowedForm
+from .kinds import CannotForm, FormedRow, FormedSet, NotFollowedForm
 
 _MESSAGES = ("messages", "conversation", "conversations")
 _ROLE, _CONTENT = ("role", "from"), ("content", "value")

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..forms.kinds import IGNORED, CannotForm, FormedRow
+from ...core.labels import IGNORED
+from ..forms.kinds import CannotForm, FormedRow
 
 Made = Sequence[Sequence[Mapping[str, Any]]]
 """Of each row the list of what became of it (see ``child``)."""

@@ -20,7 +20,7 @@ _UNSLOTH: dict[str, Any] = {
     "bnb_4bit_quant_storage": "uint8",
 }
 """What Unsloth publishes under ``-bnb-4bit``."""
-_SWITCHES = ("load_in_4bit", "load_in_8bit")
+SWITCHES = ("load_in_4bit", "load_in_8bit")
 _OPTIONS = tuple(_UNSLOTH)
 _NOTE = "The checkpoint is stored in these bits, and its own quantization_config counts."
 _LIMIT = 16 << 20
@@ -59,7 +59,7 @@ def with_stored_bits(setup: Setup) -> tuple[Setup, bool]:
     if stored is None or asked.backend not in ("bitsandbytes", None) or setup.is_unknown("quantization.backend"):
         return setup, False
     wanted = asked.load_in_4bit or asked.load_in_8bit
-    if not wanted and any(_is_written(setup, name) for name in _SWITCHES):
+    if not wanted and any(_is_written(setup, name) for name in SWITCHES):
         return setup, False
     four = bool(stored.get("load_in_4bit"))
     values: dict[str, Any] = {"load_in_4bit": four, "load_in_8bit": not four}
@@ -70,7 +70,7 @@ def with_stored_bits(setup: Setup) -> tuple[Setup, bool]:
     for name, value in values.items():
         path = f"quantization.{name}"
         source: Source = "unknown" if value is None else "library_default"
-        place = origins[path].place if path in origins and name in _SWITCHES else None
+        place = origins[path].place if path in origins and name in SWITCHES else None
         origins[path] = Origin(source=source, place=place, note=_NOTE)
     quantization = asked.model_copy(update=values)
     alone = not wanted and not (setup.dialect == "native" and asked.load_in_4bit is None)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...core.closest import closest
-from ...facts.config import Remark
+from ...facts.config import ConfigFacts, Remark
 from ...setup.defaults import Libraries, Version
 from ...setup.setup import Setup
 from ...tables.trainer_names import OPTIMIZERS, SCHEDULERS
@@ -114,14 +114,14 @@ def deepspeed_mismatches(setup: Setup, settings: Mapping[str, Any] | None, get: 
         yield Remark(kind="deepspeed-differs", about="distribution", key="training.deepspeed", note=note)
 
 
-def distribution_facts(setup: Setup, facts: Mapping[str, Any]) -> dict[str, Any]:
+def distribution_facts(setup: Setup, facts: ConfigFacts) -> dict[str, Any]:
     """What the way of distribution makes of the other settings.
 
     Args:
         facts: those of the config that are known already.
     """
     return {
-        "several_processes": _several_processes(setup, facts["distributed"]),
+        "several_processes": _several_processes(setup, facts.distributed),
         "find_unused_parameters": _finds_unused(setup),
         "flattened_dtypes": _flattened_dtypes(facts),
     }
@@ -157,13 +157,13 @@ def _finds_unused(setup: Setup) -> bool | None:
     return setup.traits.searches_unused
 
 
-def _flattened_dtypes(facts: Mapping[str, Any]) -> list[str] | None:
+def _flattened_dtypes(facts: ConfigFacts) -> list[str] | None:
     """Dtypes that meet in one decoder layer of a 4-bit base, which FSDP 1 lays into one flat tensor."""
-    if facts["distributed"] != "fsdp1" or facts["four_bit"] is False:
-        return [] if facts["distributed"] is not None else None
-    norms = "float32" if facts["prepare_for_kbit_training"] else facts["model_dtype"]
-    stored = facts["storage_dtype"]
-    if facts["four_bit"] is None or facts["prepare_for_kbit_training"] is None or norms in (None, "auto"):
+    if facts.distributed != "fsdp1" or facts.four_bit is False:
+        return [] if facts.distributed is not None else None
+    norms = "float32" if facts.prepare_for_kbit_training else facts.model_dtype
+    stored = facts.storage_dtype
+    if facts.four_bit is None or facts.prepare_for_kbit_training is None or norms in (None, "auto"):
         return None
     if stored is None or not str(stored).startswith(("float", "bfloat")):
         return [] if stored is not None else None
@@ -185,14 +185,14 @@ def idle_initialisation_options(setup: Setup) -> list[str]:
 # -- one trainer's options against each other
 
 
-def training_facts(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> dict[str, Any]:
+def training_facts(setup: Setup, facts: ConfigFacts, libraries: Libraries) -> dict[str, Any]:
     """What options of the trainer bring about together.
 
     Args:
         facts: those of the config that are known already.
         libraries: the installed versions.
     """
-    targeted, loss = _head_targeted(facts["target_modules"]), _head_loss(setup, facts, libraries)
+    targeted, loss = _head_targeted(facts.target_modules), _head_loss(setup, facts, libraries)
     return {
         "samples_mix": _samples_mix(setup, facts, libraries),
         "loss_mask_lost": _loss_mask_lost(setup, facts, libraries),
@@ -208,24 +208,24 @@ _VARLEN = ("flash_attention", "flex_attention", "xformers", "sage", "kernels-com
 _ONE_ATTENTION = "attention"
 
 
-def _samples_mix(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> str | None:
+def _samples_mix(setup: Setup, facts: ConfigFacts, libraries: Libraries) -> str | None:
     """How samples that lie in one row come to see each other: ``none`` where they do not; None where it is unknown.
 
     From trl 0.24 on the collator hands over position ids and no mask, from which transformers 4.53 and later separate
     the samples in every attention of their own (masking_utils.py, find_packed_sequence_indices).
     """
-    packs, flat = facts["packing"], facts["padding_free"]
+    packs, flat = facts.packing, facts.padding_free
     if packs is False and not flat:
         return "none" if flat is False else None
-    attention = facts["attn_implementation"]
+    attention = facts.attn_implementation
     varlen = str(attention).startswith(_VARLEN)
     if setup.traits.packs_apart == "attention":
         return "none" if varlen or attention in ("sdpa", "eager") else _ONE_ATTENTION
     if setup.traits.packs_apart == "trainer":
-        joined = any(remark["kind"] == "packing-joins-samples" for remark in setup.remarks)
+        joined = setup.says("packing-joins-samples")
         return "trainer" if joined else "none"
-    if facts["trainer"] != "trl" or not setup.traits.as_written:
-        return "none" if facts["trainer"] == "transformers" and setup.dialect == "native" else None
+    if facts.trainer != "trl" or not setup.traits.as_written:
+        return "none" if facts.trainer == "transformers" and setup.dialect == "native" else None
     if packs is None or flat is None or libraries.trl is None or libraries.transformers is None:
         return "wrapped" if packs and setup.training.extra.get("packing_strategy") == "wrapped" else None
     if packs and _strategy(setup, libraries.trl) == "wrapped":
@@ -242,7 +242,7 @@ def _strategy(setup: Setup, trl: Version) -> str:
     return str(setup.training.extra.get("packing_strategy") or ("wrapped" if trl < (0, 19) else "bfd"))
 
 
-def _loss_mask_lost(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> str | None:
+def _loss_mask_lost(setup: Setup, facts: ConfigFacts, libraries: Libraries) -> str | None:
     """Why ``completion_only_loss`` does not keep the loss to completions: ``format``, ``packing``, ``liger``, ``none``.
 
     trl 0.17 to 0.19 kept ``input_ids`` alone when packing or with Liger (sft_trainer.py, _prepare_dataset). Every
@@ -251,14 +251,14 @@ def _loss_mask_lost(setup: Setup, facts: Mapping[str, Any], libraries: Libraries
     asked, format_ = setup.training.completion_only_loss, setup.data.format
     if any(setup.is_unknown(path) for path in ("training.completion_only_loss", "data.format")):
         return None
-    if facts["trainer"] != "trl" or asked is False or not (asked or format_ == "prompt-completion"):
-        return "none" if facts["trainer"] is not None else None
+    if facts.trainer != "trl" or asked is False or not (asked or format_ == "prompt-completion"):
+        return "none" if facts.trainer is not None else None
     if format_ in ("text", "messages"):
         return "format"
     if libraries.trl is None:
         return None
     if (0, 17) <= libraries.trl < (0, 20):
-        return "packing" if facts["packing"] else "liger" if facts["liger"] else "none"
+        return "packing" if facts.packing else "liger" if facts.liger else "none"
     return "none"
 
 
@@ -271,17 +271,17 @@ def _head_targeted(targets: list[str] | None) -> bool | None:
     return None if targets is None else any(name in _HEADS or name.endswith(_DOTTED) for name in targets)
 
 
-def _head_loss(setup: Setup, facts: Mapping[str, Any], libraries: Libraries) -> str | None:
+def _head_loss(setup: Setup, facts: ConfigFacts, libraries: Libraries) -> str | None:
     """Which loss reads the head's weight past its adapter: ``liger``, ``trl`` (it refuses by itself), or ``logits``.
 
     trl from 1.8 on computes the loss in chunks from the weight unless ``loss_type: nll`` or Liger is set, and refuses
     an adapter there; from 1.15 on there is no other way. Liger's fused loss does the same and says nothing.
     """
-    liger, fused = facts["liger"], setup.training.extra.get("liger_kernel_config")
+    liger, fused = facts.liger, setup.training.extra.get("liger_kernel_config")
     if isinstance(fused, dict) and fused.get("fused_linear_cross_entropy") is False:
         liger = False
-    if facts["trainer"] != "trl":
-        return None if liger is None or facts["trainer"] is None else "liger" if liger else "logits"
+    if facts.trainer != "trl":
+        return None if liger is None or facts.trainer is None else "liger" if liger else "logits"
     if libraries.trl is None or setup.is_unknown("training.loss_type"):  # Unsloth has a loss of its own
         return None
     if libraries.trl >= (1, 15):

@@ -20,7 +20,8 @@ from ...setup.defaults import Libraries
 from ...setup.distribution import deepspeed_settings, fsdp_settings
 from ...setup.paths import model_kind
 from ...setup.resolved import Resolved
-from ...setup.setup import Setup
+from ...setup.setup import KeyNote, Setup
+from ...setup.setup import Remark as ReadersRemark
 from ...tables import conditions
 from .checkpoint import with_stored_bits
 from .combinations import deepspeed_mismatches, distribution_facts, refused_by_libraries, training_facts
@@ -94,28 +95,29 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
     quantization = _quantization(values) | {"bits_of_checkpoint": bits_of_checkpoint}
     training = _training(values)
     model, card = _model(values), _card(setup, environment)
-    fallback = next((BY_CARD[kind] for r in setup.remarks if (kind := r["kind"]) in BY_CARD), None)
+    fallback = next((BY_CARD[kind] for r in setup.remarks if (kind := r.kind) in BY_CARD), None)
     if card.get("gpu_bf16") is False and fallback is not None:
         _fall_back(setup, fallback, model, quantization, training)
     distribution, lora = _distribution(values), _lora(values)
     known = {**model, **quantization, **lora, **training, **distribution, **stored_adapter_facts(setup)}
-    known |= distribution_facts(setup, known)
-    known |= launch_facts(setup, known, environment)
+    known |= distribution_facts(setup, ConfigFacts.model_construct(**known))
+    known |= launch_facts(setup, ConfigFacts.model_construct(**known), environment)
+    so_far = ConfigFacts.model_construct(**known)
 
     def get(path: str, default: Any = None) -> Any:
         value = values[path]
         return default if value is None and values.is_silent(path) else value
 
-    schedule = schedule_facts(setup, get, known)
+    schedule = schedule_facts(setup, get, so_far)
     return ConfigFacts(
         dialect=setup.dialect,
         dialect_confidence=setup.dialect_confidence,
         **known,
         **card,
         schedule=schedule,
-        preference=preference_facts(setup, get, known, libraries),
-        **training_facts(setup, known, libraries),
-        **decided_facts(setup, known),
+        preference=preference_facts(setup, get, so_far, libraries),
+        **training_facts(setup, so_far, libraries),
+        **decided_facts(setup, so_far),
         **_budgets(setup),
         unknown_keys=_keys(setup.unknown_keys, environment),
         stops_at_unknown_keys=setup.stops_at_unknown_keys,
@@ -123,8 +125,8 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
         string_numbers=list(setup.string_numbers),
         removed_keys=_keys(setup.removed_keys, environment),
         deprecated_keys=_keys(setup.deprecated_keys, environment),
-        missing_packages=missing_packages(setup, known, environment.packages if environment else None, libraries),
-        **_remarks(setup, environment, card, schedule, refused_of_one_process(known, libraries)),
+        missing_packages=missing_packages(setup, so_far, environment.packages if environment else None, libraries),
+        **_remarks(setup, environment, card, schedule, refused_of_one_process(so_far, libraries)),
         **loading_facts(setup, libraries),
         **template_facts(setup),
         splits_overlap=splits_overlap(setup),
@@ -190,16 +192,15 @@ def _fall_back(setup: Setup, fallback: str, *facts: dict[str, Any]) -> None:
             section |= {"bf16": False, "fp16": fallback == "float16"}
 
 
-def _is_here(told: dict[str, str | None], environment: EnvironmentFacts | None, card: dict[str, Any]) -> bool:
+def _is_here(told: KeyNote | ReadersRemark, environment: EnvironmentFacts | None, card: dict[str, Any]) -> bool:
     """Whether something that may depend on the machine is so on this one."""
-    condition = told.get("machine")
-    return condition is None or conditions.is_so(condition, environment, card) is True
+    return told.machine is None or conditions.is_so(told.machine, environment, card) is True
 
 
-def _keys(told: list[dict[str, str | None]], environment: EnvironmentFacts | None) -> list[UnknownKey]:
+def _keys(told: list[KeyNote], environment: EnvironmentFacts | None) -> list[UnknownKey]:
     """What is said of keys, without what holds for other versions than those that are installed."""
     return [
-        UnknownKey(key=str(each["key"]), closest=each["closest"], note=each["note"])
+        UnknownKey(key=each.key, closest=each.closest, note=each.note)
         for each in told
         if _is_here(each, environment, {})
     ]
@@ -214,9 +215,9 @@ def _remarks(
 ) -> dict[str, Any]:
     def of(effect: str) -> list[Remark]:
         return [
-            Remark(id=r.get("id"), kind=str(r["kind"]), about=r.get("about"), key=r["key"], note=r["note"])
+            Remark(id=r.id, kind=r.kind, about=r.about, key=r.key, note=r.note)
             for r in setup.remarks
-            if r["effect"] == effect and _is_here(r, environment, card)
+            if r.effect == effect and _is_here(r, environment, card)
         ]
 
     others, refused = of("other-meaning"), of("refused")
@@ -439,7 +440,7 @@ def _loads_unsynced(values: Resolved, kind: str | None) -> bool | None:
     """Whether FSDP 1 loads on one rank and does not send the weights to the others; FSDP 2 sends them always."""
     if kind != "fsdp1":
         return None if kind is None else False
-    if any(remark["kind"] == "launched-without-sync" for remark in values.setup.remarks):
+    if values.setup.says("launched-without-sync"):
         return False  # the launcher stops at it, which is reported
     written = {str(key).removeprefix("fsdp_"): value for key, value in (fsdp_settings(values.setup) or {}).items()}
     loads, sends = (str(written.get(key)).lower() for key in ("cpu_ram_efficient_loading", "sync_module_states"))

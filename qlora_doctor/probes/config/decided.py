@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from ...facts.config import Undecided
+from ...core.files import hub_cache
+from ...facts.config import ConfigFacts, Undecided
 from ...setup.setup import Setup
 
 _MODEL, _BITS, _RANK = "model.name_or_path", "quantization.load_in_4bit", "lora.r"
@@ -17,7 +16,7 @@ _OF_A_RUN = (_MODEL, _BITS, _RANK, "training.learning_rate", "training.per_devic
 _WITHOUT_LORA = {"no-lora", "lora-switched-off", "lora-not-switched-on"}
 
 
-def decided_facts(setup: Setup, known: dict[str, Any]) -> dict[str, Any]:
+def decided_facts(setup: Setup, known: ConfigFacts) -> dict[str, Any]:
     """Facts of what decides the run.
 
     Args:
@@ -25,15 +24,15 @@ def decided_facts(setup: Setup, known: dict[str, Any]) -> dict[str, Any]:
     """
     of_a_file = setup.traits.decided_by
     paths = list(_OF_A_RUN if of_a_file is None else of_a_file)
-    kinds = {remark["kind"] for remark in setup.remarks}
+    kinds = {remark.kind for remark in setup.remarks}
     if _RANK in paths and of_a_file is None and (setup.model.adapter or kinds & _WITHOUT_LORA):
         paths.remove(_RANK)  # the stored adapter has it, or there is none
-    if known["eight_bit"]:
+    if known.eight_bit:
         paths.remove(_BITS) if _BITS in paths else None
-    closest = closest_id(setup) if known["model_kind"] == "hub" else None
+    closest = closest_id(setup) if known.model_kind == "hub" else None
     return {
         "decided_by": paths,
-        "undecided": [each for path in paths if (each := _undecided(setup, path, known["model_kind"])) is not None],
+        "undecided": [each for path in paths if (each := _undecided(setup, path, known.model_kind)) is not None],
         "model_closest": closest,
     }
 
@@ -77,7 +76,7 @@ def _names_nothing(written: str) -> bool:
 
 # -- an id that is nearly a known one
 
-_LONG = 4
+_SHORTEST_WORD = 4
 """Letters of a word in which a slip shows; of shorter ones (``it``, ``pt``, ``hf``) each may be another model."""
 
 
@@ -114,7 +113,7 @@ def _is_slip(written: list[str], known: list[str]) -> bool:
     if len(other) != 1:
         return False
     ((a, b),) = other
-    return min(len(a), len(b)) >= _LONG and (a + b).isalpha() and b in _one_slip_from(a)
+    return min(len(a), len(b)) >= _SHORTEST_WORD and (a + b).isalpha() and b in _one_slip_from(a)
 
 
 def _one_slip_from(word: str) -> set[str]:
@@ -138,9 +137,7 @@ def _slips(word: str) -> Iterator[str]:
 
 def _is_cached(identity: str) -> bool:
     """True where the hub's cache of this machine holds it: then it exists, however it is spelled."""
-    home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
     try:
-        return (Path(folder).expanduser() / f"models--{identity.replace('/', '--')}").is_dir()
+        return hub_cache(identity).is_dir()
     except (OSError, ValueError, RuntimeError):
         return False

@@ -9,8 +9,8 @@ from ...facts.config import UnknownKey
 from ...setup.defaults import Libraries
 from ...setup.setup import Setup
 from ...tables.known_arguments import PEFT_FIRST, PEFT_SINCE
+from .checkpoint import SWITCHES
 
-_SWITCHES = ("load_in_4bit", "load_in_8bit")
 _SCRIPTED = "quantization-switch-of-from-pretrained"
 _REFUSES_BOTH = (4, 38)
 """Before, a switch is left aside where a quantization_config is given (modeling_utils.py of 4.37.2 and 4.38.0)."""
@@ -19,12 +19,12 @@ _ADAPTER_WORDS = {"adapter", "adapters", "lora", "qlora", "peft"}
 
 def loading_facts(setup: Setup, libraries: Libraries) -> dict[str, Any]:
     """Facts of how the base and a stored adapter are loaded."""
-    scripted = [str(remark["key"]) for remark in setup.remarks if remark["kind"] == _SCRIPTED]
+    scripted = [str(remark.key) for remark in setup.remarks if remark.kind == _SCRIPTED]
     # A script's switches are read as options of quantization, and the remark says that there is no config of these.
     written = not scripted and any(
         path.startswith("quantization.") and origin.source == "explicit" for path, origin in setup.origins.items()
     )
-    beside = [name for name in _SWITCHES if setup.model.extra.get(name)]
+    beside = [name for name in SWITCHES if setup.model.extra.get(name)]
     if written and libraries.transformers is not None and libraries.transformers < _REFUSES_BOTH:
         beside = []
     return {

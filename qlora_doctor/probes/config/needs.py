@@ -6,10 +6,9 @@ modeling_utils.py (the attention's check) and trainer.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from ...facts.config import AskedPackage
+from ...facts.config import AskedPackage, ConfigFacts
 from ...facts.environment import Packages
 from ...setup.defaults import Libraries, Version
 from ...setup.setup import Setup
@@ -47,7 +46,7 @@ def of_method(method: str, transformers: Version | None) -> tuple[str, ...]:
 
 
 def missing_packages(
-    setup: Setup, facts: Mapping[str, Any], packages: Packages | None, libraries: Libraries
+    setup: Setup, facts: ConfigFacts, packages: Packages | None, libraries: Libraries
 ) -> list[AskedPackage] | None:
     """What the config asks for and this environment lacks; None where nothing may be assumed about it.
 
@@ -62,17 +61,15 @@ def missing_packages(
     return [AskedPackage(name=name, by=by) for name, by in asked if getattr(packages, name) is None]
 
 
-def _asked(
-    setup: Setup, facts: Mapping[str, Any], packages: Packages, libraries: Libraries
-) -> Iterator[tuple[str, str]]:
-    backend = facts["quantization_backend"]
+def _asked(setup: Setup, facts: ConfigFacts, packages: Packages, libraries: Libraries) -> Iterator[tuple[str, str]]:
+    backend = facts.quantization_backend
     for name in of_method(backend, libraries.transformers) if backend is not None else ():
         yield name, f"quantization by {backend}"
-    if facts["attn_implementation"] == "flash_attention_2" and packages.kernels is None:
+    if facts.attn_implementation == "flash_attention_2" and packages.kernels is None:
         yield "flash_attn", "attn_implementation flash_attention_2"
-    if facts["liger"]:
+    if facts.liger:
         yield "liger_kernel", "the Liger kernels"
     if setup.training.deepspeed:
         yield "deepspeed", "deepspeed"
-    if facts["optimizer"] in _OPTIMIZERS:
-        yield _OPTIMIZERS[facts["optimizer"]], f"optimizer {facts['optimizer']}"
+    if facts.optimizer in _OPTIMIZERS:
+        yield _OPTIMIZERS[facts.optimizer], f"optimizer {facts.optimizer}"

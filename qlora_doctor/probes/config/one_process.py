@@ -10,10 +10,9 @@ first, or on several, counts as one card.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from ...facts.config import Remark
+from ...facts.config import ConfigFacts, Remark
 from ...facts.environment import EnvironmentFacts
 from ...setup.defaults import Libraries
 from ...setup.setup import Setup
@@ -30,7 +29,7 @@ _REFUSED_FROM = (1, 16)
 """trl 1.16 stops where a process sees several cards, 1.9 does not yet; in between it is not known."""
 
 
-def launch_facts(setup: Setup, known: Mapping[str, Any], environment: EnvironmentFacts | None) -> dict[str, Any]:
+def launch_facts(setup: Setup, known: ConfigFacts, environment: EnvironmentFacts | None) -> dict[str, Any]:
     """``launch`` and ``visible_cards`` of :class:`ConfigFacts`.
 
     Args:
@@ -50,9 +49,9 @@ def launch_facts(setup: Setup, known: Mapping[str, Any], environment: Environmen
     return {"launch": launch, "visible_cards": cards if _on_the_first_card(setup) else None}
 
 
-def _launch(setup: Setup, known: Mapping[str, Any]) -> str | None:
+def _launch(setup: Setup, known: ConfigFacts) -> str | None:
     """``alone``, ``several``, or ``unsaid`` for a script that may be given to a launcher; None of other files."""
-    if known["distributed"] not in ("none", None) or known.get("several_processes"):
+    if known.distributed not in ("none", None) or known.several_processes:
         return "several"
     if setup.traits.own_loop is not None or setup.traits.own_options:
         return None
@@ -83,11 +82,11 @@ def _on_the_first_card(setup: Setup) -> bool:
     return all(str(place) in _FIRST for place in places)
 
 
-def refused_of_one_process(known: Mapping[str, Any], libraries: Libraries) -> list[Remark]:
+def refused_of_one_process(known: ConfigFacts, libraries: Libraries) -> list[Remark]:
     """TRL's trainers stop where one process sees several cards."""
-    cards, trl = known["visible_cards"], libraries.trl
-    alone = known["launch"] == "alone" and cards is not None and cards > 1
-    if not alone or known["trainer"] != "trl" or trl is None or trl < _REFUSED_FROM:
+    cards, trl = known.visible_cards, libraries.trl
+    alone = known.launch == "alone" and cards is not None and cards > 1
+    if not alone or known.trainer != "trl" or trl is None or trl < _REFUSED_FROM:
         return []
     note = (
         f"TRL stops: one process sees {cards} cards, and its trainers do not take that; start the run by accelerate "

@@ -6,9 +6,10 @@ vllm_generation.py) and LLaMA-Factory 0.9.5 (train/dpo/trainer.py, train/trainer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from ...facts.config import ConfigFacts
 from ...facts.schedule import PreferenceFacts
 from ...setup.defaults import Libraries, of_trl
 from ...setup.setup import Setup
@@ -21,7 +22,7 @@ _FREE = ("orpo", "cpo", "simpo")
 
 
 def preference_facts(
-    setup: Setup, get: Callable[..., Any], known: Mapping[str, Any], libraries: Libraries
+    setup: Setup, get: Callable[..., Any], known: ConfigFacts, libraries: Libraries
 ) -> PreferenceFacts | None:
     """Facts of a method that compares answers, and of one that does not; None where it is unknown.
 
@@ -30,7 +31,7 @@ def preference_facts(
         known: the facts of the config that are known already.
         libraries: the installed versions.
     """
-    method = known["method"]
+    method = known.method
     if method is None and get("training.use_vllm", False) and get("training.num_generations"):
         method = "grpo"  # or RLOO, of which the same is true
     if method is None:
@@ -76,7 +77,7 @@ def _reference(
         return "none"
     if method not in _WITH_REFERENCE:
         return None
-    if any(remark["kind"] == "reference-given" for remark in setup.remarks):
+    if setup.says("reference-given"):
         return "second-model"
     if setup.traits.reference_is_base:
         return "base"  # it switches the adapter off, whatever was in it
@@ -104,15 +105,15 @@ def _unused_smoothing(setup: Setup, method: str, get: Callable[..., Any], librar
     return True
 
 
-def _merges(setup: Setup, method: str, get: Callable[..., Any], known: Mapping[str, Any]) -> bool | None:
+def _merges(setup: Setup, method: str, get: Callable[..., Any], known: ConfigFacts) -> bool | None:
     """TRL merges the adapter into the base to hand the weights to vLLM, and takes it out again afterwards."""
     uses = get("training.use_vllm", False)
     if method not in ("grpo", "rloo", "online_dpo") or uses is False:
         return False
     if (
         uses is None
-        or known["four_bit"] is None
+        or known.four_bit is None
         or (setup.training.trainer not in ("trl", None) and not setup.traits.rl_by_trl)
     ):
         return None
-    return bool(known["four_bit"]) and known["quantization_backend"] == "bitsandbytes"
+    return bool(known.four_bit) and known.quantization_backend == "bitsandbytes"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ...core.files import json_mapping
+from ...facts.config import ConfigFacts
 from ...facts.schedule import ResumeFacts
 from ...setup.paths import resolve
 from ...setup.setup import Setup
@@ -21,7 +22,7 @@ _RANK_STATE = re.compile(r"rng_state_(\d+)\.pth\Z")
 def resume_facts(
     setup: Setup,
     get: Callable[..., Any],
-    known: Mapping[str, Any],
+    known: ConfigFacts,
     updates: int | None,
     most: int | None,
     ranks: int | None,
@@ -46,7 +47,7 @@ def resume_facts(
     if left is None and done is not None and most is not None and done >= most:
         left = 0
     rank = _whole((json_mapping(folder / ADAPTER, _LIMIT) or {}).get("r"))
-    now = known["lora_r"]
+    now = known.lora_r
     return ResumeFacts(
         checkpoint=str(setup.training.resume_from_checkpoint)
         if isinstance(setup.training.resume_from_checkpoint, str)
@@ -54,7 +55,7 @@ def resume_facts(
         updates_done=done,
         updates_left=left,
         lora_r=rank,
-        rank_differs=None if rank is None or now is None or known["pattern_ranks"] is not False else rank != now,
+        rank_differs=None if rank is None or now is None or known.pattern_ranks is not False else rank != now,
         differs=_differences(folder, state, get, known, ranks),
         unusable="none",
     )
@@ -112,7 +113,7 @@ def _left(state: dict[str, Any], done: int | None, updates: int | None, get: Cal
 
 
 def _differences(
-    folder: Path, state: dict[str, Any], get: Callable[..., Any], known: Mapping[str, Any], ranks: int | None
+    folder: Path, state: dict[str, Any], get: Callable[..., Any], known: ConfigFacts, ranks: int | None
 ) -> list[str] | None:
     """What changes which samples are skipped, or the order in which they come."""
     if get("training.extra", {}).get("ignore_data_skip"):
@@ -124,8 +125,8 @@ def _differences(
     now = own_seed if data_seed == -1 else data_seed
     pairs = (
         ("world size", _world_size(folder), ranks),
-        ("batch", _whole(state.get("train_batch_size")), known["batch"]),
-        ("accumulation", _whole(arguments.get("gradient_accumulation_steps")), known["gradient_accumulation"]),
+        ("batch", _whole(state.get("train_batch_size")), known.batch),
+        ("accumulation", _whole(arguments.get("gradient_accumulation_steps")), known.gradient_accumulation),
         ("data seed", seed, now),
     )
     return [f"{name} {then}, now {here}" for name, then, here in pairs if None not in (then, here) and then != here]

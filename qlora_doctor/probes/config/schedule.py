@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ...facts.config import Remark
+from ...facts.config import ConfigFacts, Remark
 from ...facts.schedule import ResumeFacts, ScheduleFacts
 from ...setup.paths import resolve, train_data
 from ...setup.resolved import Taken
@@ -19,7 +19,7 @@ from ...setup.setup import NamedData, Setup
 
 Get = Callable[..., Any]
 """Canonical path, default → value; None where it cannot be known."""
-GROUPED = ("grpo", "rloo")
+GROUP_METHODS = ("grpo", "rloo")
 """Methods that compare several answers to one prompt."""
 _PLAIN = ("sft", "pretrain", "pt", "dpo", "kto", "orpo", "cpo", "simpo", "ipo", "reward", "rm")
 """Methods of which each row is one sample."""
@@ -28,7 +28,7 @@ _WARMS_UP = ("linear", "cosine", "polynomial", "constant_with_warmup", "inverse_
 """Schedules whose rate climbs from zero over the warm-up."""
 
 
-def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> ScheduleFacts | None:
+def schedule_facts(setup: Setup, get: Get, known: ConfigFacts) -> ScheduleFacts | None:
     """The course of a config's run; None for trainers that count otherwise.
 
     Args:
@@ -37,22 +37,22 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
     """
     if setup.traits.own_options:
         return None
-    batch, accumulation, ranks = known["batch"], known["gradient_accumulation"], _ranks(setup, known)
+    batch, accumulation, ranks = known.batch, known.gradient_accumulation, _ranks(setup, known)
     of_a_rank = batch * accumulation if batch is not None and accumulation is not None else None
     rows = _rows(setup, known)
-    runs_alone = setup.dialect == "python" and known["launch"] in ("alone", "unsaid")
-    alone = 1 if ranks is None and runs_alone and (known["visible_cards"] or 1) < 2 else ranks
-    per_epoch = _updates_per_epoch(rows, known["method"], batch, accumulation, alone)
+    runs_alone = setup.dialect == "python" and known.launch in ("alone", "unsaid")
+    alone = 1 if ranks is None and runs_alone and (known.visible_cards or 1) < 2 else ranks
+    per_epoch = _updates_per_epoch(rows, known.method, batch, accumulation, alone)
     asked_epochs = get("training.num_train_epochs")
     updates = _updates(get, per_epoch, asked_epochs)
     rows_at_most = rows if rows is not None else _rows_at_most(setup, known)
     most = updates
     if most is None:
         most = _updates(
-            get, _updates_per_epoch(rows_at_most, known["method"], batch, accumulation, ranks or 1), asked_epochs
+            get, _updates_per_epoch(rows_at_most, known.method, batch, accumulation, ranks or 1), asked_epochs
         )
     warmup = _warmup(setup, get, updates)
-    groups = _generations(known["method"], get, batch, accumulation, alone)
+    groups = _generations(known.method, get, batch, accumulation, alone)
     return ScheduleFacts(
         effective_batch=of_a_rank * ranks if of_a_rank is not None and ranks is not None else None,
         batch_of_a_rank=of_a_rank,
@@ -75,7 +75,7 @@ def schedule_facts(setup: Setup, get: Get, known: Mapping[str, Any]) -> Schedule
 
 
 def _resume(
-    setup: Setup, get: Get, known: Mapping[str, Any], updates: int | None, most: int | None, ranks: int | None
+    setup: Setup, get: Get, known: ConfigFacts, updates: int | None, most: int | None, ranks: int | None
 ) -> ResumeFacts | None:
     if get("training.resume_from_checkpoint", False) is False:
         return ResumeFacts(checkpoint="none", unusable="none")
@@ -84,23 +84,22 @@ def _resume(
     return resume_facts(setup, get, known, updates, most, ranks)
 
 
-def _ranks(setup: Setup, known: Mapping[str, Any]) -> int | None:
+def _ranks(setup: Setup, known: ConfigFacts) -> int | None:
     """Processes that train: as the config says; a trainer's own file leaves it to the one who launches it.
 
     One process that sees several cards takes as many batches as it sees cards.
     """
-    if known["launch"] == "alone":
-        cards: int | None = known["visible_cards"]
-        return cards
+    if known.launch == "alone":
+        return known.visible_cards
     if setup.hardware.count is not None or setup.dialect != "native":
         return setup.hardware.count
-    return 1 if known["distributed"] == "none" and known.get("several_processes") is False else None
+    return 1 if known.distributed == "none" and known.several_processes is False else None
 
 
-def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
+def _rows(setup: Setup, known: ConfigFacts) -> int | None:
     """Rows of a local file that is all the data; packing and what a script does with rows make it unknown."""
     written = setup.data.train
-    if written is None or not setup.traits.counts_rows or known["packing"] is not False:
+    if written is None or not setup.traits.counts_rows or known.packing is not False:
         return None
     name, _, taken = train_data(setup)
     path = resolve(setup, name)
@@ -111,11 +110,11 @@ def _rows(setup: Setup, known: Mapping[str, Any]) -> int | None:
     return count_rows(path)
 
 
-def _rows_at_most(setup: Setup, known: Mapping[str, Any]) -> int | None:
+def _rows_at_most(setup: Setup, known: ConfigFacts) -> int | None:
     """Rows of the local files that are named; None where one is not here, or a row may become several samples."""
     named = [each for each in setup.named_data if each.role == "train"]
     counts = [_rows_of(setup, each) for each in named]
-    if not counts or None in counts or (known["packing"] is not False and not setup.traits.row_is_sample):
+    if not counts or None in counts or (known.packing is not False and not setup.traits.row_is_sample):
         return None
     total = sum(count for count in counts if count is not None)
     held_out = named[0].settings.get("val_set_size", named[0].settings.get("val_size"))
@@ -259,7 +258,7 @@ def _generations(
 ) -> tuple[int | None, int | None]:
     """(answers to a prompt, answers at a time), as GRPOConfig and RLOOConfig conclude them."""
     count = get("training.num_generations", {"grpo": 8, "rloo": 2}.get(str(method)))
-    if count is None or method not in (*GROUPED, None):
+    if count is None or method not in (*GROUP_METHODS, None):
         return None, None
     whole, steps = get("training.generation_batch_size", 0), get("training.steps_per_generation", 0)
     if whole is None or steps is None:

@@ -21,7 +21,7 @@ def settled(setup: Setup, config: ConfigFacts) -> Setup:
         config: what was concluded, for this card.
     """
     setup, _ = with_stored_bits(setup)
-    if config.gpu_bf16 is not False or not any(remark["kind"] in BY_CARD for remark in setup.remarks):
+    if config.gpu_bf16 is not False or not any(remark.kind in BY_CARD for remark in setup.remarks):
         return setup
     sections: dict[str, dict[str, Any]] = {
         "model": {"dtype": config.model_dtype},

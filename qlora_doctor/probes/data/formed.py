@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ...core.labels import IGNORED
 from ...facts import BatchFacts
 from ...facts.data import DataSetFacts
 from ...pipeline.forms import MASKED, Followed, FormedRow, FormedSet, dropped_by_reason
@@ -18,7 +19,6 @@ from .rows import of_ids
 from .showing import Shown, histogram, rows_shown
 from .talk import talk_facts
 
-IGNORED = -100
 CONTENT = {
     *("system", "system_prompt", "history", "tools", "input", "context", "reasoning", "reasoning_content", "thinking"),
     *("tool_calls", "images", "image", "thought", "cot", "rationale", "chosen", "rejected"),

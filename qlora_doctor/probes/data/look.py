@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import StageError
+from ...core.labels import IGNORED
 from ...core.uncollected import uncollected
 from ...facts import BatchFacts, DataFacts
 from ...facts.data import DataSetFacts
@@ -35,7 +36,7 @@ from .filling import filling
 from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, facts_of_texts, without_repeats
 from .overlap import columns_of_evaluation, leaves, overlap_of
 from .pairs import pair_facts
-from .rows import IGNORED, Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_tensors, of_texts, split_batch
+from .rows import Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_tensors, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
 from .talk import talk_facts
 from .turn_end import turn_end_facts
@@ -332,13 +333,7 @@ def _compared_elsewhere(setup: Setup, progress: Callable[..., None], offline: bo
         **pair_facts(rows),
         **overlap_of(setup),
     }
-    if lengths:
-        known |= {
-            "tokens_mean": statistics.fmean(lengths),
-            "tokens_median": int(statistics.median(lengths)),
-            "tokens_max": max(lengths),
-            "truncated_ratio": 0.0 if drops else long / len(lengths),
-        }
+    known |= _token_counts(lengths, 0 if drops else long)
     return DataSeen(DataFacts(**known))
 
 
@@ -388,6 +383,18 @@ def _by_script(rows: Sequence[Row], batches: Batches, tokenizer: Any) -> dict[st
     if any(isinstance(talk, list) for talk in talks):
         known |= {"content_lost_rows": len(lost), "content_lost": lost[0] if lost else None}
     return known
+
+
+def _token_counts(lengths: Sequence[int], truncated: int) -> dict[str, Any]:
+    """Facts of the rows' lengths in tokens; none where no row has any."""
+    if not lengths:
+        return {}
+    return {
+        "tokens_mean": statistics.fmean(lengths),
+        "tokens_median": int(statistics.median(lengths)),
+        "tokens_max": max(lengths),
+        "truncated_ratio": truncated / len(lengths),
+    }
 
 
 def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[str, Any]:
@@ -486,12 +493,7 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
     lengths = [max(_lengths(tokenizer, row if whole else {"prompt": row["prompt"]})) for row in samples.rows]
     limit = _limit(setup, architecture) if whole else None
     long = sum(limit is not None and length > limit for length in lengths)
-    facts |= {
-        "tokens_mean": statistics.fmean(lengths),
-        "tokens_median": int(statistics.median(lengths)),
-        "tokens_max": max(lengths),
-        "truncated_ratio": long / len(lengths),
-    }
+    facts |= _token_counts(lengths, long)
     if not whole:
         facts |= _answers_beyond(setup, samples, tokenizer)
     if setup.training.method == "reward":  # RewardTrainer keeps no pair of which one is longer (its _prepare_dataset)

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ...core.labels import IGNORED
 from ...pipeline.forms.kinds import FormedRow
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ...core.labels import IGNORED
 from ...facts.data import RowFacts, SegmentFacts
 
-IGNORED = -100
 MOST_ROWS = 12
 MOST_TEXT = 6000
 """Characters of a row that are shown; of a longer one the beginning and the end."""
@@ -40,12 +40,8 @@ class Shown:
     padding: tuple[int, int] = (0, 0)
 
 
-def rows_shown(rows: Sequence[Shown], tokenizer: Any, most: int = MOST_ROWS) -> list[RowFacts]:
-    """The shortest, the median and the longest row, one that trains nothing, one that is left out, and random ones.
-
-    Args:
-        most: rows at most.
-    """
+def rows_shown(rows: Sequence[Shown], tokenizer: Any) -> list[RowFacts]:
+    """The shortest, the median and the longest row, one that trains nothing, one that is left out, and random ones."""
     if not rows or tokenizer is None:
         return []
     order = sorted(range(len(rows)), key=lambda index: rows[index].length)
@@ -57,9 +53,9 @@ def rows_shown(rows: Sequence[Shown], tokenizer: Any, most: int = MOST_ROWS) -> 
         if found is not None:
             chosen.setdefault(found, []).append(name)
     others = [index for index in range(len(rows)) if index not in chosen]
-    for index in random.Random(0).sample(others, min(len(others), max(0, most - len(chosen)))):
+    for index in random.Random(0).sample(others, min(len(others), max(0, MOST_ROWS - len(chosen)))):
         chosen[index] = ["random"]
-    picked = list(chosen.items())[:most]
+    picked = list(chosen.items())[:MOST_ROWS]
     return [_row(rows[index], names, tokenizer) for index, names in picked]
 
 

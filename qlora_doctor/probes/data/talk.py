@@ -60,7 +60,7 @@ def out_of_order(roles: Sequence[str]) -> str | None:
         if role == "system" and number:
             return f"a system message at place {number + 1}"
         if role == before and role in ("user", "assistant"):
-            return f"two messages of {role} behind one another"
+            return f"two messages of {role} one after another"
         before = role if role != "system" else None
     return "a question at its end without an answer" if before == "user" else None
 

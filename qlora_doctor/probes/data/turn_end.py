@@ -12,18 +12,17 @@ from ...pipeline.forms.kinds import CannotForm
 _ASKED, _ANSWERED = "zz a question zz", "zz an answer zz"
 
 
-def turn_end_facts(tokenizer: Any, folder: Path | None, template: str | None = None) -> dict[str, Any]:
+def turn_end_facts(tokenizer: Any, folder: Path | None) -> dict[str, Any]:
     """The special token behind an answer, and whether it is one that generation stops at.
 
     Args:
         folder: of the model, whose generation_config.json may name further end tokens; None where there is none.
-        template: in place of the tokenizer's own.
     """
-    if tokenizer is None or (template is None and getattr(tokenizer, "chat_template", None) is None):
+    if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
         return {}
     messages = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
     try:
-        text = chat_text(tokenizer, messages, template, None)
+        text = chat_text(tokenizer, messages, None, None)
     except CannotForm:
         return {}
     _, found, tail = text.rpartition(_ANSWERED)

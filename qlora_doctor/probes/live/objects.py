@@ -26,6 +26,8 @@ from ..tensors import trainable_parameters
 from .restoring import as_found
 from .sharding import sharding_of
 
+STEPS = 2
+"""Forwards, backwards and optimizer steps that are taken; lora_A has its first gradient in the second."""
 _DOING = {"forward": "the forward", "backward": "the backward", "optimizer": "the optimizer's step"}
 
 
@@ -35,9 +37,7 @@ def examine_objects(
     batch: Any | None = None,
     *,
     step: bool = True,
-    steps: int = 2,
     autocast: torch.dtype | str | None = None,
-    progress: Callable[[str], None] = lambda text: None,
 ) -> Facts:
     """Look at live objects; model, optimizer, gradients, modes and random state are left bit for bit as they were.
 
@@ -49,13 +49,11 @@ def examine_objects(
         batch: what the model is called with: a mapping of tensors with ``input_ids``, or the ids alone. Without
             ``labels`` the ids are the labels, padding left out. Without a batch nothing is run.
         step: False looks without running anything, whatever else is given.
-        steps: forwards, backwards and optimizer steps to take; lora_A has its first gradient in the second.
         autocast: dtype of the autocast that the training script runs its forward in.
     """
     sharding = sharding_of(model)
     if sharding.look is not None:
         return Facts()
-    progress("Looking at the model")
     found = loaded_facts(model)
     bad = nonfinite_tensors(model)
     load = LoadFacts(device=str(_device(model)), **found, nonfinite_tensors=bad, failure=NO_FAILURE)
@@ -72,7 +70,7 @@ def examine_objects(
     look = BatchLook(config=getattr(model, "config", None))
     look.look(inputs if isinstance(batch, Mapping) and "labels" in batch else {**inputs, "labels": None})
     facts["batch"] = look.facts()
-    facts["step"], measured = _steps(model, optimizer, inputs, steps, autocast, progress)
+    facts["step"], measured = _steps(model, optimizer, inputs, autocast)
     if measured is not None:
         facts["memory"] = MemoryFacts(measured=measured)
     return Facts(**facts)
@@ -95,13 +93,11 @@ def _steps(
     model: nn.Module,
     optimizer: Any | None,
     inputs: dict[str, Any],
-    steps: int,
     autocast: torch.dtype | str | None,
-    progress: Callable[[str], None],
 ) -> tuple[StepFacts, Any]:
     timeline = Timeline(_device(model))
     known: dict[str, Any] = {"device": str(timeline.device), "data": "given", "failure": NO_FAILURE}
-    observer = Observer(model, timeline, progress)
+    observer = Observer(model, timeline, lambda text: None)
     step = step_of(optimizer) if optimizer is not None else None
     if step is not None and _wants_closure(step):
         # It would run the forward itself, as often as it likes: gradients are looked at, updates are not.
@@ -110,8 +106,8 @@ def _steps(
         try:
             model.train()
             observer.train_begin(optimizer, step)
-            for number in range(steps):
-                _one_step(model, step, inputs, observer, _context(timeline.device, autocast), number + 1 == steps)
+            for number in range(STEPS):
+                _one_step(model, step, inputs, observer, _context(timeline.device, autocast), number + 1 == STEPS)
             timeline.phase = "idle"
             observer.train_end()
         except Exception as raised:

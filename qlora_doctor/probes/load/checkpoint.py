@@ -19,7 +19,7 @@ _HEADER_LIMIT = 100_000_000
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "consolidated*.bin")
-_AGAIN = "Download or copy the file again."
+_FETCH = "Download or copy the file again."
 _POINTER = b"version https://git-lfs"
 
 
@@ -81,7 +81,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         stored = tensors.get(name)
         if stored is None or stored.file.name != file_name:
             raise StageError(
-                f"The index places {name} in {file_name}, which does not hold it.", kind="corrupt", remedy=_AGAIN
+                f"The index places {name} in {file_name}, which does not hold it.",
+                kind="corrupt",
+                remedy=_FETCH,
             )
     return Checkpoint(folder, files, tensors)
 
@@ -164,10 +166,10 @@ def _index(file: Path) -> dict[str, str]:
         weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
         names = {str(name): str(where) for name, where in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StageError(f"{file} is no index of weight files.", kind="corrupt", remedy=_AGAIN) from error
+        raise StageError(f"{file} is no index of weight files.", kind="corrupt", remedy=_FETCH) from error
     outside = [where for where in names.values() if Path(where).name != where]
     if outside:
-        raise StageError(f"{file} names a file outside its folder: {outside[0]!r}.", kind="corrupt", remedy=_AGAIN)
+        raise StageError(f"{file} names a file outside its folder: {outside[0]!r}.", kind="corrupt", remedy=_FETCH)
     return names
 
 
@@ -189,7 +191,7 @@ def _tensors(file: Path) -> Iterator[StoredTensor]:
             raise StageError(
                 f"{file.name} is truncated: it has {size:,} of at least {data_start + end:,} bytes.",
                 kind="truncated",
-                remedy=_AGAIN,
+                remedy=_FETCH,
             )
         yield stored
 
@@ -201,13 +203,13 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
             start = stream.read(8)
             if start == _POINTER[:8] and stream.read(len(_POINTER) - 8) == _POINTER[8:]:
                 message = f"{file.name} is a pointer of Git LFS and not the file itself: `git lfs pull` fetches that."
-                raise StageError(message, kind="corrupt", remedy=_AGAIN)
+                raise StageError(message, kind="corrupt", remedy=_FETCH)
             length = int.from_bytes(start, "little")
             if size >= 8 and length > _HEADER_LIMIT:
                 raise _corrupt(file, "its header has an impossible length")
             if size < 8 or 8 + length > size:
                 message = f"{file.name} ends before its header does ({size:,} bytes)."
-                raise StageError(message, kind="truncated", remedy=_AGAIN)
+                raise StageError(message, kind="truncated", remedy=_FETCH)
             header = json.loads(stream.read(length))
     except OSError as error:
         message = f"{file} cannot be read: {error.strerror}."
@@ -220,7 +222,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
 
 
 def _corrupt(file: Path, why: str) -> StageError:
-    return StageError(f"{file.name} is damaged: {why}.", kind="corrupt", remedy=_AGAIN)
+    return StageError(f"{file.name} is damaged: {why}.", kind="corrupt", remedy=_FETCH)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -89,10 +89,9 @@ def look_at_step(
     progress: Progress,
     *,
     offline: bool = True,
-    steps: int = STEPS,
     learn: Callable[[StepFacts], None] = lambda facts: None,
 ) -> StepSeen:
-    """Attach the adapter to a loaded, prepared base and train ``steps`` optimizer steps.
+    """Attach the adapter to a loaded, prepared base and train :data:`STEPS` optimizer steps.
 
     Args:
         base: as ``look_at_load`` left it; its layers are wrapped in place.
@@ -112,7 +111,7 @@ def look_at_step(
             timeline.end()
             observer = Observer(model, timeline, progress)
             callback = Callback(observer, learn)
-            known.update(_train(setup, base, model, callback, timeline, offline=offline, steps=steps))
+            known.update(_train(setup, base, model, callback, timeline, offline=offline))
         except (Exception, KeyboardInterrupt) as raised:
             error = explain(raised, _DOING.get(timeline.phase, "the step"))
             if error.kind == "token-out-of-range" and observer is not None and observer.tokens_in_range:
@@ -141,14 +140,13 @@ def _train(
     timeline: Timeline,
     *,
     offline: bool,
-    steps: int,
 ) -> dict[str, Any]:
     """Build batches and trainer and train; returns what the facts say of the data."""
     timeline.phase = "batch"
-    batches = _batches(setup, base, model, offline, steps)
+    batches = _batches(setup, base, model, offline)
     timeline.phase = "trainer"
     observer = callback.observer
-    trainer = make_trainer(setup, model, batches, base.device, steps=steps, callbacks=[callback], notes=base.notes)
+    trainer = make_trainer(setup, model, batches, base.device, steps=STEPS, callbacks=[callback], notes=base.notes)
     refuse_to_train_on_nothing(trainer, batches, setup)
     callback.trainer = trainer
     observer.optimizer_stands_in = trainer.optimizer_stands_in
@@ -170,7 +168,7 @@ def _train(
     return {"trainer": type(trainer).__module__.split(".")[0], "data": batches.source}
 
 
-def _batches(setup: Setup, base: Base, model: Any, offline: bool, steps: int) -> Any:
+def _batches(setup: Setup, base: Base, model: Any, offline: bool) -> Any:
     """The config's samples, or random tokens where there are none; where the data cannot be read, random tokens too.
 
     Why the data cannot be read is what stage ``data`` tells; the step is worth seeing all the same.
@@ -178,19 +176,19 @@ def _batches(setup: Setup, base: Base, model: Any, offline: bool, steps: int) ->
     tokenizer = None
     try:
         tokenizer = load_tokenizer(setup, base.architecture, offline=offline)
-        return _made(setup, model, tokenizer, steps)
+        return _made(setup, model, tokenizer)
     except (StageError, NotFollowedForm):
         if not setup.data.train and not setup.named_data:
             raise
-        return _made(setup, model, tokenizer, steps, synthetic=True)
+        return _made(setup, model, tokenizer, synthetic=True)
 
 
-def _made(setup: Setup, model: Any, tokenizer: Any, steps: int, synthetic: bool = False) -> Any:
+def _made(setup: Setup, model: Any, tokenizer: Any, synthetic: bool = False) -> Any:
     """Batches of the setup's method; those of supervised fine-tuning where its trainer is not stepped."""
     method = method_of(setup)
     if method is None:
-        return make_batches(setup, model, tokenizer, steps=steps, synthetic=synthetic)
-    return method_batches(setup, method, model, tokenizer, steps=steps, synthetic=synthetic)
+        return make_batches(setup, model, tokenizer, steps=STEPS, synthetic=synthetic)
+    return method_batches(setup, method, model, tokenizer, steps=STEPS, synthetic=synthetic)
 
 
 def _batch(observer: Observer | None, known: dict[str, Any]) -> BatchFacts | None:

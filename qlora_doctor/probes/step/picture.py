@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from ...core.versions import installed_versions
 from ...facts.memory import MemoryPicture, PhasePeak
 from ..observing.timeline import StepPeak
 from ..tensors import base_tensors, local_part
@@ -15,8 +15,6 @@ from ..tensors import base_tensors, local_part
 if TYPE_CHECKING:
     from ...pipeline.base import Base
     from .observer import Observer
-
-_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl")
 
 
 def measured_picture(observer: Observer, base: Base | None = None) -> MemoryPicture | None:
@@ -42,7 +40,7 @@ def measured_picture(observer: Observer, base: Base | None = None) -> MemoryPict
         device=torch.cuda.get_device_name(timeline.device),
         batch=seen.batch,
         sequence=seen.sequence,
-        versions=_versions(),
+        versions=installed_versions(),
         assumptions=["activations: all that is in use at the peak beside the parts that are counted by tensor."],
     )
 
@@ -88,13 +86,3 @@ def _optimizer_bytes(observer: Observer, peak: StepPeak) -> int:
     if peak.phase == "optimizer" and index < len(states):
         return states[index]
     return states[index - 1] if 0 < index <= len(states) else 0
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

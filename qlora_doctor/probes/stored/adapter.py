@@ -25,7 +25,7 @@ _HEADS = {
     "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",),
 }  # fmt: skip
 """Heads that PEFT trains whole beside the adapter, by the task (peft 0.21, peft_model.py)."""
-_BEYOND = 1.0
+_MOST_RMS = 1.0
 """Root mean square of ΔW that no weight of a trained model comes near: theirs are some hundredths."""
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_out", "embed_in", "output_layer")
 
@@ -42,19 +42,7 @@ def adapter_facts(
         config: adapter_config.json; empty where it cannot be read.
         base: config.json of the base, where it is known.
     """
-    named = config.get("base_model_name_or_path")
-    found: dict[str, Any] = {
-        "peft_type": _text(config.get("peft_type")),
-        "peft_version": _text(config.get("peft_version")),
-        "base": _text(named),
-        "base_named": bool(_text(named)) if config else None,
-        "base_elsewhere": _is_elsewhere(_text(named)) if config else None,
-        "base_revision": _text(config.get("revision")),
-        "use_dora": bool(config.get("use_dora")) if config else None,
-        "use_rslora": bool(config.get("use_rslora")) if config else None,
-        "bias": _text(config.get("bias")),
-        "init_changes_base": changes_base(config) if config else None,
-    }
+    found = _of_config(config)
     if not tensors:
         return found
     elements: Counter[str] = Counter()
@@ -96,6 +84,23 @@ def adapter_facts(
         found["modules_not_in_base"] = strange
     found["misfits"] = [*_rank_misfits(config, pairs), *_base_misfits(pairs, base)] if config or base else None
     return found
+
+
+def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What adapter_config.json says alone."""
+    base = _text(config.get("base_model_name_or_path"))
+    return {
+        "peft_type": _text(config.get("peft_type")),
+        "peft_version": _text(config.get("peft_version")),
+        "base": base,
+        "base_named": bool(base) if config else None,
+        "base_elsewhere": _is_elsewhere(base) if config else None,
+        "base_revision": _text(config.get("revision")),
+        "use_dora": bool(config.get("use_dora")) if config else None,
+        "use_rslora": bool(config.get("use_rslora")) if config else None,
+        "bias": _text(config.get("bias")),
+        "init_changes_base": changes_base(config) if config else None,
+    }
 
 
 def _is_elsewhere(named: str | None) -> bool:
@@ -209,7 +214,7 @@ def _numbers(
     beyond = [
         each.module
         for each in learned
-        if each.norm > _BEYOND * math.sqrt(sizes[each.module]) and each.module.rpartition(".")[2] not in _EMBEDDINGS
+        if each.norm > _MOST_RMS * math.sqrt(sizes[each.module]) and each.module.rpartition(".")[2] not in _EMBEDDINGS
     ]
     facts: dict[str, Any] = {
         "nonfinite": bad,

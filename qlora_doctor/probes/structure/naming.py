@@ -100,8 +100,8 @@ def fused_home(target: str, kinds: Collection[str]) -> list[str]:
     return [kind for kind in kinds if roles & set(fused_parts(kind))]
 
 
-def closest_kinds(target: str, kinds: Collection[str], limit: int = 3) -> list[str]:
-    """Kinds of the model that ``target`` may have meant: a slip of spelling, the same projection, a fused home."""
+def closest_kinds(target: str, kinds: Collection[str]) -> list[str]:
+    """At most three kinds that ``target`` may have meant: a slip of spelling, the same projection, a fused home."""
     last = kind_of(target)
     spelling = {kind: likeness(last.lower(), kind.lower()) for kind in kinds}
     typos = [kind for kind in kinds if spelling[kind] >= 0.85]
@@ -112,4 +112,4 @@ def closest_kinds(target: str, kinds: Collection[str], limit: int = 3) -> list[s
     fused = [kind for kind in kinds if roles & set(fused_parts(kind))]
     near = sorted((kind for kind in kinds if spelling[kind] >= 0.7), key=lambda kind: -spelling[kind])
     found = list(dict.fromkeys([*sorted(typos, key=lambda kind: -spelling[kind]), *same, *fused, *near]))
-    return found[:limit]
+    return found[:3]

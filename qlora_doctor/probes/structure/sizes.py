@@ -53,14 +53,14 @@ def statistics(tensor: torch.Tensor, module: Any = None) -> Iterator[torch.Tenso
         state = getattr(state, "state2", None)
 
 
-def expected_bits(double_quant: bool, block: int = BLOCK) -> float:
+def expected_bits(double_quant: bool) -> float:
     """Bits for each 4-bit weight by the QLoRA paper (section 3): 4.127 with double quantization, 4.5 without."""
-    return 4 + (8 / block + 32 / (block * NESTED_BLOCK) if double_quant else 32 / block)
+    return 4 + (8 / BLOCK + 32 / (BLOCK * NESTED_BLOCK) if double_quant else 32 / BLOCK)
 
 
-def ideal_bytes(count: int, double_quant: bool, block: int = BLOCK) -> int:
+def ideal_bytes(count: int, double_quant: bool) -> int:
     """Bytes that a weight of ``count`` elements takes in 4-bit, with its statistics and the values of its codes."""
-    blocks = -(-count // block)
+    blocks = -(-count // BLOCK)
     nested = blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 + 4 * 256
     return -(-count // 2) + (nested if double_quant else 4 * blocks) + 4 * 16
 

@@ -25,13 +25,12 @@ from ..config.stored_adapter import CONFIG, PICKLED, WEIGHTS
 from ..load.checkpoint import Checkpoint, read_header
 from ..load.loaded import has_nonfinite
 from ..load.quantization_error import nonfinite_in
-from ..stored.names import WRAPPERS
+from ..stored.names import PREFIX, WRAPPERS
 from .inventory import Inventory
 
 _ADAPTER = "default"
 _LARGEST = 4 << 30
 """Bytes of an adapter's file that is read whole."""
-_PREFIX = "base_model.model."
 _MISMATCH = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[([\d, ]*)\]\) from checkpoint, "
     r"the shape in current model is torch\.Size\(\[([\d, ]*)\]\)"
@@ -210,12 +209,12 @@ def _foreign(model: Any, stored: dict[str, torch.Tensor]) -> str:
     plain = {".".join(p for p in name.split(".") if f"{p}." not in WRAPPERS): tensor for name, tensor in stored.items()}
     if wrapped and len(plain) == len(stored):
         attempts.append((f"hold {' and '.join(wrapped)}", plain))
-    before = {name.partition(_PREFIX)[0] for name in stored if _PREFIX in name}
-    if len(before) == 1 and before != {""} and all(_PREFIX in name for name in stored):
+    before = {name.partition(PREFIX)[0] for name in stored if PREFIX in name}
+    if len(before) == 1 and before != {""} and all(PREFIX in name for name in stored):
         lead = before.pop()
         attempts.append((f"begin with {lead}", {name.removeprefix(lead): each for name, each in stored.items()}))
-    if not any(name.startswith(_PREFIX) for name in stored):
-        attempts.append((f"lack {_PREFIX}", {_PREFIX + name: each for name, each in stored.items()}))
+    if not any(name.startswith(PREFIX) for name in stored):
+        attempts.append((f"lack {PREFIX}", {PREFIX + name: each for name, each in stored.items()}))
     for words, renamed in attempts:
         fit = _load(model, renamed)
         if fit.unread == [] and not fit.misfits and fit.refusal is None:
@@ -233,7 +232,7 @@ def _load(model: Any, stored: dict[str, torch.Tensor]) -> StoredFit:
             result = set_peft_model_state_dict(model, state, adapter_name=_ADAPTER)
     except KeyError as error:  # what modules_to_save or trainable_token_indices make it look for
         absent = str(error.args[0]) if error.args else ""
-        if not absent.startswith(_PREFIX):
+        if not absent.startswith(PREFIX):
             return StoredFit()
         fit.refusal = f"The file lacks {_shown(absent)}, which it has to hold by {CONFIG}."
         return fit
@@ -282,7 +281,7 @@ def _sentence(misfits: list[StoredMisfit]) -> str | None:
 
 def _shown(name: str) -> str:
     """A tensor's name as the base has it, without what PEFT puts before and into it."""
-    return name.removeprefix(_PREFIX).replace(f".{_ADAPTER}.", ".").removesuffix(f".{_ADAPTER}")
+    return name.removeprefix(PREFIX).replace(f".{_ADAPTER}.", ".").removesuffix(f".{_ADAPTER}")
 
 
 def _only_vocabulary(misfits: list[StoredMisfit], base: Inventory) -> bool:

@@ -21,7 +21,7 @@ from ...setup.setup import LibraryUse, Setup
 
 Progress = Callable[[str, int | None, int | None, str | None], None]
 
-_NOW = {
+_NEW_NAMES = {
     "prepare_model_for_int8_training": "prepare_model_for_kbit_training",
     "AdamW": "torch.optim.AdamW",
     "DataCollatorForCompletionOnlyLM": "SFTConfig's completion_only_loss or assistant_only_loss",
@@ -35,7 +35,7 @@ _OF_THE_MACHINE = re.compile(
     r"|use_liger|logging_dir|output_dir|run_name)"
 )
 """Arguments about which the machine has a say: what this one answers says nothing about another."""
-_MACHINES_WORDS = re.compile(
+_NAMES_THE_MACHINE = re.compile(
     r"cuda|gpu|\bcard\b|accelerat|install|mps\b|xpu|npu|permission|hugging ?face.co|connection|distributed|deepspeed",
     re.I,
 )
@@ -127,7 +127,7 @@ def _failing_import(use: LibraryUse) -> FailingImport | None:
             return None
     except Exception:
         return None
-    return found.model_copy(update={"now": _NOW.get(use.name)})
+    return found.model_copy(update={"now": _NEW_NAMES.get(use.name)})
 
 
 def _is_within(name: str | None, library: str) -> bool:
@@ -148,7 +148,7 @@ def _refused_call(use: LibraryUse) -> RefusedCall | None:
     error = _raised(made, arguments)
     if error is None or type(error).__name__ not in _SAFE:
         return None
-    if _MACHINES_WORDS.search(str(error)) and "is not a valid" not in str(error):
+    if _NAMES_THE_MACHINE.search(str(error)) and "is not a valid" not in str(error):
         return None
     guilty = [name for name in arguments if _raised(made, {k: v for k, v in arguments.items() if k != name}) is None]
     alone = [name for name in guilty or arguments if _is_alike(_raised(made, {name: arguments[name]}), error)]

@@ -16,7 +16,7 @@ from .fields import Reading, Table
 from .values import names, negated, positive, strategy, text, truthy
 
 name = "autotrain"
-TRAITS = Traits(data_key="data.path")
+TRAITS = Traits(data_key="data.path", forms=name)
 
 IMPLIED_BY_FORM = frozenset({"task", "project_name"})
 """Keys that say what another dialect says by being what it is; a conversion does not carry them."""

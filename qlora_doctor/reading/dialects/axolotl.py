@@ -14,7 +14,7 @@ from typing import Any
 from ...setup.setup import Setup
 from ...setup.traits import Traits
 from ...tables.keys import key_list
-from ...tables.trainer_names import AXOLOTLS
+from ...tables.trainer_names import AXOLOTL_OPTIMIZERS
 from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import axolotl as refusals
@@ -24,10 +24,11 @@ from .values import dtype, name_list, names, optimizer, storage_dtype, strategy,
 
 name = "axolotl"
 TRAITS = Traits(
+    forms=name,
     row_is_sample=True,
     hf_names=True,
     checks_names=True,
-    more_optimizers=AXOLOTLS,
+    more_optimizers=AXOLOTL_OPTIMIZERS,
     heeds_launcher=True,
     searches_unused=False,
     warmup_ratio=0.03,
@@ -36,6 +37,7 @@ TRAITS = Traits(
     drops_on_experts=False,
     hub_ids=True,
     data_key="datasets",
+    loads_by_type=("llama", "llama4"),  # _build_model of its loaders/model.py
     prepared_key="dataset_prepared_path",
     templates="axolotl",
     token_keys=("tokens", "special_tokens", "added_tokens_overrides"),

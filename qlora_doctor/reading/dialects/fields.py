@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from ...core.errors import ConfigError
 from ...core.place import Place
 from ...core.pointers import dotted, escaped
-from ...setup.setup import SECTIONS, Asked, Origin, OwnKey, Setup, Source
+from ...setup.setup import SECTIONS, Asked, KeyNote, Origin, OwnKey, Remark, Setup, Source
 from ...setup.traits import Traits
 from ...tables.keys import MOST_SUGGESTIONS, MOST_UNKNOWN_KEYS, KeyList
 from ..document import Document
@@ -97,10 +97,10 @@ class Reading:
         self.file = str(document.path) if document.path is not None else None
         self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         self._origins: dict[str, Origin] = {}
-        self._unknown_keys: list[dict[str, str | None]] = []
-        self._removed_keys: list[dict[str, str | None]] = []
-        self._deprecated_keys: list[dict[str, str | None]] = []
-        self._remarks: list[dict[str, str | None]] = []
+        self._unknown_keys: list[KeyNote] = []
+        self._removed_keys: list[KeyNote] = []
+        self._deprecated_keys: list[KeyNote] = []
+        self._remarks: list[Remark] = []
         self._pointers: dict[str, str] = {}
         self.stored_keys: dict[str, bool] = {}
         self.stops_at_unknown_keys = False
@@ -288,7 +288,7 @@ class Reading:
         Args:
             machine: where it is so on some machines only, a condition of ``tables.conditions``.
         """
-        self._remarks.append({"kind": kind, "effect": "other-meaning", "key": key, "note": note, "machine": machine})
+        self._remarks.append(Remark(kind=kind, effect="other-meaning", key=key, note=note, machine=machine))
         if key is not None:
             self.point_at(key)
 
@@ -308,8 +308,9 @@ class Reading:
             machine: where it is so on some machines only, a condition of ``tables.conditions``.
             identity: of a row of ``tables.refusals``, its id.
         """
-        told = {"kind": kind, "effect": "refused", "key": key, "note": note, "about": about, "machine": machine}
-        self._remarks.append(told if identity is None else {**told, "id": identity})
+        named = {} if identity is None else {"id": identity}
+        told = Remark(kind=kind, effect="refused", key=key, note=note, about=about, machine=machine, **named)
+        self._remarks.append(told)
         if key is not None:
             self.point_at(key)
 
@@ -332,15 +333,14 @@ class Reading:
                 continue  # nothing is asked for, so nothing is lost
             full = key if section is None else f"{section}.{key}"
             removed = known.removed.get(key)
-            entry = {"key": full, "closest": None, "note": None}
             if removed is not None:
-                entry |= {"closest": removed.now, "note": removed.sentence(known.reader)}
-                self._removed_keys.append(entry)
+                note = removed.sentence(known.reader)
+                self._removed_keys.append(KeyNote(key=full, closest=removed.now, note=note))
             elif len(self._unknown_keys) >= MOST_UNKNOWN_KEYS:
                 break
             else:
                 closest = known.closest(key) if len(self._unknown_keys) < MOST_SUGGESTIONS else None
-                self._unknown_keys.append(entry | {"closest": closest, "note": known.verdict(full)})
+                self._unknown_keys.append(KeyNote(key=full, closest=closest, note=known.verdict(full)))
             self.point_at(full)
 
     def judge_by_project(self, known: KeyList, implied: Mapping[str, Asked] = MappingProxyType({})) -> None:
@@ -353,15 +353,15 @@ class Reading:
             return
         from ..script_fields import asked_beside, is_gone, may_be_newer, own_fields
 
-        own = own_fields(Path(self.file), {str(each["key"]) for each in (*self._unknown_keys, *self._removed_keys)})
+        own = own_fields(Path(self.file), {each.key for each in (*self._unknown_keys, *self._removed_keys)})
         asked = {**implied, **asked_beside(Path(self.file))}
         other_version = may_be_newer(asked.get("trl"), known.version)
-        self._unknown_keys = [each for each in self._unknown_keys if each["key"] not in own and not other_version]
+        self._unknown_keys = [each for each in self._unknown_keys if each.key not in own and not other_version]
         self._removed_keys = [
             each
             for each in self._removed_keys
-            if each["key"] not in own
-            and is_gone(getattr(known.removed.get(str(each["key"])), "since", None), each["note"], asked) is not False
+            if each.key not in own
+            and is_gone(getattr(known.removed.get(each.key), "since", None), each.note, asked) is not False
         ]
 
     def deprecated(self, key: str, now: str | None, note: str, value: str | None = None) -> None:
@@ -371,12 +371,12 @@ class Reading:
             now: the key's new name, where there is one.
             value: what to write there, where it is not what stands at the old one.
         """
-        self._deprecated_keys.append({"key": key, "closest": now, "note": note, "value": value})
+        self._deprecated_keys.append(KeyNote(key=key, closest=now, note=note, value=value))
         self.point_at(key)
 
     def removed_key(self, key: str, now: str | None, note: str) -> None:
         """Add a key that the trainer no longer accepts."""
-        self._removed_keys.append({"key": key, "closest": now, "note": note})
+        self._removed_keys.append(KeyNote(key=key, closest=now, note=note))
         self.point_at(key)
 
     def point_at(self, key: str) -> None:

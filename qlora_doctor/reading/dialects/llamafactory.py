@@ -22,6 +22,7 @@ from .values import last_of_several, name_list, names_or_all, negated, one_or_li
 
 name = "llamafactory"
 TRAITS = Traits(
+    forms=name,
     row_is_sample=True,
     hf_names=True,
     checks_names=True,

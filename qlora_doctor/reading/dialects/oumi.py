@@ -14,7 +14,7 @@ from .fields import Reading, Table, Writing
 from .values import chosen, dtype, name_list, names, optimizer, storage_dtype, strategy, text
 
 name = "oumi"
-TRAITS = Traits(data_key="data.train.datasets")
+TRAITS = Traits(data_key="data.train.datasets", forms=name)
 _VERSION = "oumi 0.8"
 
 _FIELDS: Table = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...setup.setup import Origin, Setup, Source
+from ...setup.setup import Origin, Remark, Setup, Source
 from ..accelerate import config_named, with_launch
 from ..shell import Word
 
@@ -104,13 +104,13 @@ _UNLAUNCHED = "launched-without-torchrun"
 
 def started_by_llamafactory(run: Run, setup: Setup) -> Setup:
     """DeepSpeed wants several processes or torchrun (hparams/parser.py); the command says whether it is started so."""
-    remarks = [remark for remark in setup.remarks if remark["kind"] != _UNLAUNCHED]
+    remarks = [remark for remark in setup.remarks if remark.kind != _UNLAUNCHED]
     if len(remarks) == len(setup.remarks):
         return setup
     forced = run.environment.get("FORCE_TORCHRUN")
     if run.launcher is None and run.program == "python":
         note = "LLaMA-Factory stops: DeepSpeed is started by torchrun, or by llamafactory-cli with FORCE_TORCHRUN=1."
-        told = {"kind": _UNLAUNCHED, "effect": "refused", "about": "distribution", "key": "deepspeed", "note": note}
+        told = Remark(kind=_UNLAUNCHED, effect="refused", about="distribution", key="deepspeed", note=note)
         return setup.model_copy(update={"remarks": [*remarks, told]})
     if run.launcher is not None or (forced is not None and forced.text.lower() not in ("0", "false", "n", "no")):
         return setup.model_copy(update={"remarks": remarks})

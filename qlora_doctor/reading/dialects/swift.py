@@ -17,6 +17,7 @@ from .values import dtype, name_list, names_or_all, one_or_list, storage_dtype, 
 
 name = "ms-swift"
 TRAITS = Traits(
+    forms=name,
     reference_is_base=True,
     hf_names=True,
     counts_generations=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-_COUNT = "num_items_in_batch"
+_ITEMS_IN_BATCH = "num_items_in_batch"
 _DIVIDES = re.compile(r"gradient_accumulation_steps|model_accepts_loss_kwargs|loss_is_scaled_for_ga")
 _SUMS = re.compile(r"reduction\s*=\s*['\"](?:sum|none)['\"]|\.sum\(")
 
@@ -19,11 +19,11 @@ def loss_fault(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
     """
     named = {each.arg for each in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)}
     rest = function.args.kwarg.arg if function.args.kwarg is not None else None
-    if _COUNT not in named and rest is None:
+    if _ITEMS_IN_BATCH not in named and rest is None:
         return "loss-takes-no-count"
     text = "\n".join(ast.unparse(each) for each in function.body)
     used = {node.id for each in function.body for node in ast.walk(each) if isinstance(node, ast.Name)}
-    if _COUNT in used or (rest is not None and rest in used) or _DIVIDES.search(text) or _SUMS.search(text):
+    if _ITEMS_IN_BATCH in used or (rest is not None and rest in used) or _DIVIDES.search(text) or _SUMS.search(text):
         return None
     return "loss-ignores-count"
 
@@ -54,9 +54,9 @@ def scheduler_per_micro_batch(loop: ast.AST) -> ast.Call | None:
     return found if found is not None and _in_innermost(loop, found, guarded) else None
 
 
-_TOTALS = ("num_training_steps", "total_steps", "T_max", "total_iters", "steps_per_epoch")
+_STEP_ARGUMENTS = ("num_training_steps", "total_steps", "T_max", "total_iters", "steps_per_epoch")
 """Arguments that say how many steps a schedule has."""
-_MAKES = re.compile(r"schedule|LR$")
+_SCHEDULE_NAME = re.compile(r"schedule|LR$")
 
 
 def made_for_micro_batches(tree: ast.AST) -> bool:
@@ -70,9 +70,9 @@ def made_for_micro_batches(tree: ast.AST) -> bool:
     }
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        if not _MAKES.search(name):
+        if not _SCHEDULE_NAME.search(name):
             continue
-        given = [each.value for each in call.keywords if each.arg in _TOTALS]
+        given = [each.value for each in call.keywords if each.arg in _STEP_ARGUMENTS]
         given += call.args[-1:] if not given and len(call.args) > 1 else []
         if given and all(_in_batches(each, values) for each in given):
             return True

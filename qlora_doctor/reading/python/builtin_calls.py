@@ -53,22 +53,11 @@ def call_builtin(
         made.exact = made.exact and not rest
         return made
     if name in ("list", "tuple", "set", "sorted", "frozenset"):
-        if first is None:
-            return Listing(node)
-        if isinstance(first, Listing):
-            of, no_head = first.linear_of, first.head_taken_out
-            return Listing(node, items=list(first.items), exact=first.exact, linear_of=of, head_taken_out=no_head)
-        return _like(first, node)
+        return Listing(node) if first is None else _listed(first, node)
     if name in _PURE and not named:
         return resting_on(_pure(name, node, positional), *positional)
-    if name == "len" and isinstance(first, Made) and first.maker == "a tokenizer":
-        return Unknown(node, why="It is asked of the tokenizer while the script runs.", part=(first, "len"))
     if name == "len":
-        if isinstance(first, Listing) and first.exact:
-            return Known(node, data=len(first.items))
-        if isinstance(first, Mapping) and first.exact and not _perhaps_less(first):
-            return Known(node, data=len(first.items))
-        return Unknown(node)
+        return _length(first, node)
     if name == "getattr":
         return _getattr(machine, node, positional)
     if name == "setattr" and len(positional) == 3 and isinstance(positional[1], Known):
@@ -83,21 +72,30 @@ def call_builtin(
         return _isinstance(machine, node, positional[0], positional[1])
     if name in ("print", "exit", "quit"):
         return Known(node, data=None)
-    if name in (
-        "hasattr",
-        "range",
-        "zip",
-        "enumerate",
-        "map",
-        "filter",
-        "sum",
-        "any",
-        "all",
-        "type",
-        "super",
-    ):
-        return Unknown(node) if name != "super" else callee
-    return _of_modules(callee, node, positional)
+    if name == "super":
+        return callee
+    return Unknown(node) if name in _NOT_FOLLOWED else _of_modules(callee, node, positional)
+
+
+_NOT_FOLLOWED = {"hasattr", "range", "zip", "enumerate", "map", "filter", "sum", "any", "all", "type"}
+
+
+def _listed(value: Value, node: ast.AST) -> Value:
+    """A list of the items of a value."""
+    if not isinstance(value, Listing):
+        return _like(value, node)
+    of, no_head = value.linear_of, value.head_taken_out
+    return Listing(node, items=list(value.items), exact=value.exact, linear_of=of, head_taken_out=no_head)
+
+
+def _length(value: Value | None, node: ast.AST) -> Value:
+    if isinstance(value, Made) and value.maker == "a tokenizer":
+        return Unknown(node, why="It is asked of the tokenizer while the script runs.", part=(value, "len"))
+    if isinstance(value, Listing) and value.exact:
+        return Known(node, data=len(value.items))
+    if isinstance(value, Mapping) and value.exact and not _perhaps_less(value):
+        return Known(node, data=len(value.items))
+    return Unknown(node)
 
 
 def _perhaps_less(holder: Mapping) -> bool:

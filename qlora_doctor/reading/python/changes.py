@@ -557,22 +557,22 @@ def _changes_anything(statement: ast.stmt, name: str) -> bool:
                 return True
         if isinstance(inner, ast.Call):
             if isinstance(inner.func, ast.Attribute) and _root(inner.func) == name:
-                if inner.func.attr not in _READS and not isinstance(statement, ast.Assign | ast.AugAssign):
+                if inner.func.attr not in _READING_METHODS and not isinstance(statement, ast.Assign | ast.AugAssign):
                     return True
             elif any(isinstance(each, ast.Name) and each.id == name for each in inner.args):
                 called = ast.unparse(inner.func)[:60].rpartition(".")[2]
-                if called not in _LOOKS_AT:
+                if called not in _READING_FUNCTIONS:
                     return True
         if isinstance(inner, ast.For | ast.While | ast.With) and inner is not statement:
             return True
     return False
 
 
-_READS = {
+_READING_METHODS = {
     *("numel", "dim", "size", "nelement", "element_size", "items", "norm", "sum", "mean", "is_floating_point", "item"),
     *("named_parameters", "parameters", "isnan", "any"),
 }
-_LOOKS_AT = {
+_READING_FUNCTIONS = {
     *("print", "isinstance", "len", "append", "type", "hasattr", "getattr", "str", "add", "info", "numel", "update"),
     *("isnan", "id", "debug", "prod", "int"),
 }

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from ...setup.script_way import Collator, ScriptWay, Step
 
 _TRAINERS = {"Trainer", "SFTTrainer", "Seq2SeqTrainer", "UnslothTrainer"}
 _COLLATORS = {
@@ -18,9 +20,9 @@ _COLLATORS = {
     "DefaultDataCollator",
     "default_data_collator",
 }
-_PASSED_BY = {"shuffle", "with_format", "set_format", "take", "skip", "flatten_indices", "to_list"}
+_LEAVES_ROWS_ALONE = {"shuffle", "with_format", "set_format", "take", "skip", "flatten_indices", "to_list"}
 """What changes which rows there are, or how they are handed out, and not what is in them."""
-_MOST = 40_000
+_MOST_CODE = 40_000
 """Characters of code that a way takes along at most."""
 
 
@@ -34,23 +36,19 @@ class Way:
     """
 
     load: ast.Call
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
 
-    def then(self, **step: Any) -> Way:
+    def then(self, step: Step) -> Way:
         """The same with one more step."""
         return Way(self.load, [*self.steps, step])
 
 
-def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any], ast.Call | None] | None:
-    """(the call that loads the samples, what is done to them in plain data, the call that loads those of the evaluation
-    where it is another one); None where the way is not plain.
-
-    The plain data are ``steps``, ``functions`` (sources of the script's own), ``constants``, ``tokenizers`` (names),
-    and of the end of the way ``collator``, ``formatting_func``, ``trainer`` or ``labels_are_ids``.
-    """
+def data_way(tree: ast.Module) -> tuple[ast.Call, ScriptWay, ast.Call | None] | None:
+    """(the call that loads the samples, what is done to them, the call that loads those of the evaluation where it is
+    another one); None where the way is not plain."""
     scope = _scope(tree)
     ways: dict[str, Way] = {}
-    end: dict[str, Any] | None = None
+    end: ScriptWay | None = None
     way: Way | None = None
     evaluated: Way | None = None
     assigned: dict[str, ast.expr] = {}
@@ -69,10 +67,15 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any], ast.Call | Non
                 held_out = _keyword(call, "eval_dataset")
                 evaluated = _way(held_out, ways) if held_out is not None else None
                 end = _end_of_trainer(call, assigned)
+                if end is None:
+                    return None
             elif _last(call.func) == "DataLoader" and end is None and call.args:
                 way = _way(call.args[0], ways)
-                end = {"trainer": None, "collator": _collator(_keyword(call, "collate_fn"), assigned)}
-    if way is None or end is None or _unknown(end):
+                collator = _collator(_keyword(call, "collate_fn"), assigned)
+                if collator == "unknown":
+                    return None
+                end = {"trainer": None, "collator": collator}
+    if way is None or end is None:
         return None
     if end["trainer"] is None:
         end["labels_are_ids"] = _labels_are_ids(tree)
@@ -87,9 +90,9 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any], ast.Call | Non
     if end.get("formatting_func") and end["formatting_func"] not in functions:
         return None
     sources = {name: ast.unparse(node) for name, node in functions.items() if not node.decorator_list}
-    if sum(map(len, sources.values())) > _MOST:
+    if sum(map(len, sources.values())) > _MOST_CODE:
         return None
-    settings = {
+    settings: ScriptWay = {
         "steps": way.steps,
         **end,
         "functions": sources,
@@ -99,10 +102,6 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, dict[str, Any], ast.Call | Non
         "tokenizers": _tokenizers(tree),
     }
     return way.load, settings, evaluated.load if evaluated is not None and evaluated.load is not way.load else None
-
-
-def _unknown(end: dict[str, Any]) -> bool:
-    return end.get("collator") == "unknown"
 
 
 def _scope(tree: ast.Module) -> ast.FunctionDef | None:
@@ -155,16 +154,16 @@ def _way(node: ast.expr, ways: dict[str, Way]) -> Way | None:
 
 def _step(way: Way, name: str, node: ast.Call) -> Way | None:
     if name == "select":
-        return way.then(do="count", least=_least(node), call=_short(node))
+        return way.then({"do": "count", "least": _least(node), "call": _short(node)})
     if name == "train_test_split":
         sizes = [_literal(_keyword(node, each)) for each in ("test_size", "train_size")]
         whole = [size for size in sizes if isinstance(size, int) and not isinstance(size, bool)]
-        return way.then(do="count", least=max(whole) + 1 if whole else None, call=_short(node))
-    if name in _PASSED_BY:
+        return way.then({"do": "count", "least": max(whole) + 1 if whole else None, "call": _short(node)})
+    if name in _LEAVES_ROWS_ALONE:
         return way
     if name in ("map", "filter"):
         given = node.args[0] if node.args else _keyword(node, "function")
-        step: dict[str, Any] = {"do": name, "batched": _truth(_keyword(node, "batched"))}
+        step: Step = {"do": "map" if name == "map" else "filter", "batched": _truth(_keyword(node, "batched"))}
         if isinstance(given, ast.Name):
             step["function"] = given.id
         elif isinstance(given, ast.Lambda):
@@ -174,20 +173,20 @@ def _step(way: Way, name: str, node: ast.Call) -> Way | None:
         if _keyword(node, "fn_kwargs") is not None or _keyword(node, "with_indices") is not None:
             return None
         removed = _keyword(node, "remove_columns")
-        step["remove"] = _literal(removed) if removed is not None else []
-        if step["remove"] is None:
-            step["remove"] = "all"  # columns of the data set itself: dataset.column_names
-        return way.then(**step)
+        columns = _literal(removed) if removed is not None else []
+        step["remove"] = "all" if columns is None else columns  # not plain: those of the data set, dataset.column_names
+        return way.then(step)
     if name == "remove_columns":
         columns = _literal(node.args[0]) if node.args else None
-        return way.then(do="remove", columns=columns, call=_short(node)) if columns is not None else None
+        return way.then({"do": "remove", "columns": columns, "call": _short(node)}) if columns is not None else None
     if name == "rename_column" and len(node.args) == 2:
         old, new = _literal(node.args[0]), _literal(node.args[1])
-        plain = isinstance(old, str) and isinstance(new, str)
-        return way.then(do="rename", old=old, new=new, call=_short(node)) if plain else None
+        if not isinstance(old, str) or not isinstance(new, str):
+            return None
+        return way.then({"do": "rename", "old": old, "new": new, "call": _short(node)})
     if name == "select_columns" and node.args:
         columns = _literal(node.args[0])
-        return way.then(do="keep", columns=columns, call=_short(node)) if columns is not None else None
+        return way.then({"do": "keep", "columns": columns, "call": _short(node)}) if columns is not None else None
     return None
 
 
@@ -206,11 +205,15 @@ def _short(node: ast.Call) -> str:
     return text if len(text) <= 70 else f"{text[:67]}…"
 
 
-def _end_of_trainer(call: ast.Call, assigned: dict[str, ast.expr]) -> dict[str, Any]:
+def _end_of_trainer(call: ast.Call, assigned: dict[str, ast.expr]) -> ScriptWay | None:
+    """None where the collator is one of another make."""
     former = _keyword(call, "formatting_func")
-    end: dict[str, Any] = {
+    collator = _collator(_keyword(call, "data_collator"), assigned)
+    if collator == "unknown":
+        return None
+    end: ScriptWay = {
         "trainer": _last(call.func),
-        "collator": _collator(_keyword(call, "data_collator"), assigned),
+        "collator": collator,
         "keeps_columns": _keeps_columns(_keyword(call, "args"), assigned),
         "has_tokenizer": any(_keyword(call, name) is not None for name in ("tokenizer", "processing_class")),
     }
@@ -227,7 +230,7 @@ def _keeps_columns(given: ast.expr | None, assigned: dict[str, ast.expr]) -> boo
     return isinstance(kept, ast.Constant) and kept.value is False
 
 
-def _collator(given: ast.expr | None, assigned: dict[str, ast.expr]) -> dict[str, Any] | str | None:
+def _collator(given: ast.expr | None, assigned: dict[str, ast.expr]) -> Collator | Literal["unknown"] | None:
     """Its class with its plain arguments; ``unknown`` for one of another make, None for the trainer's own choice."""
     if given is None or (isinstance(given, ast.Constant) and given.value is None):
         return None
@@ -299,7 +302,7 @@ def _expressions(tree: ast.Module) -> dict[str, str]:
     }
 
 
-def _responses(tree: ast.Module) -> dict[str, str] | str | None:
+def _responses(tree: ast.Module) -> dict[str, str] | Literal["unknown"] | None:
     """What Unsloth's train_on_responses_only is told of the turns' beginnings; ``unknown`` where that is not plain."""
     call = next(
         (

@@ -20,7 +20,7 @@ from .setup_builder import SetupBuilder
 from .source import Source
 from .training_script import TrainingScript
 
-_LOOKS_FIRST = re.compile(
+_ASKS_THE_LIBRARY = re.compile(
     r"inspect\.signature|getfullargspec|\bsignature\(|__dataclass_fields__|dataclasses\.fields|\bfields\("
     r"|\.__init__\b(?!\s*\()|co_varnames|parse_version|\bVersion\(|version\.parse"
 )
@@ -110,7 +110,7 @@ def imports_unsloth(source: Source) -> bool:
 
 def looks_first(source: Source) -> bool:
     """True where the script asks which version is there, or what a class takes, before it decides what to pass."""
-    if _LOOKS_FIRST.search(source.code) is not None:
+    if _ASKS_THE_LIBRARY.search(source.code) is not None:
         return True
     if "version" not in source.code.lower():
         return False

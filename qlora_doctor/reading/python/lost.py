@@ -12,7 +12,7 @@ from .training import METHODS
 from .training_script import TrainingScript
 from .values import Known, Listing, Made, Model
 
-_RETURNED = {
+_RETURNS = {
     "set_peft_model_state_dict": "the names of the keys that did not fit",
     "load_adapter": "what became of the adapter's keys",
     "add_adapter": "nothing",
@@ -48,7 +48,7 @@ def note_lost(script: TrainingScript, builder: SetupBuilder) -> None:
 
 def _overwritten(script: TrainingScript, builder: SetupBuilder) -> None:
     """``model = model.resize_token_embeddings(n)``: what the method returns is no model."""
-    own = {node.name for source in script.sources for node in source.nodes if isinstance(node, ast.FunctionDef)}
+    own = {node.name for _, node in script.nodes(ast.FunctionDef)}
     for source in script.sources:
         perhaps = {
             id(inner)
@@ -64,7 +64,7 @@ def _overwritten(script: TrainingScript, builder: SetupBuilder) -> None:
             if not isinstance(call, ast.Call) or not isinstance(target, ast.Name):
                 continue
             name = ast.unparse(call.func).rpartition(".")[2]
-            if name not in _RETURNED or name in own or not _is_of(call, target.id):
+            if name not in _RETURNS or name in own or not _is_of(call, target.id):
                 continue
             used = (
                 each
@@ -74,7 +74,7 @@ def _overwritten(script: TrainingScript, builder: SetupBuilder) -> None:
             if any(each.lineno > (node.end_lineno or node.lineno) for each in used):
                 note = (
                     f"The script stops: {name} in {source.where(node)} changes the model in place and returns "
-                    f"{_RETURNED[name]}, and {target.id} is overwritten with that. Call it without assigning its "
+                    f"{_RETURNS[name]}, and {target.id} is overwritten with that. Call it without assigning its "
                     "result."
                 )
                 builder.refused("model-overwritten", note, "model.name_or_path")
@@ -155,9 +155,7 @@ def _resume_unread(script: TrainingScript, builder: SetupBuilder) -> None:
 
 
 def _overrides(script: TrainingScript, *methods: str) -> bool:
-    return any(
-        isinstance(node, ast.FunctionDef) and node.name in methods for source in script.sources for node in source.nodes
-    )
+    return any(node.name in methods for _, node in script.nodes(ast.FunctionDef))
 
 
 def _tokenizer_unseen(script: TrainingScript, builder: SetupBuilder) -> None:

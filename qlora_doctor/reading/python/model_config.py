@@ -29,7 +29,7 @@ _BITS = {
     "use_bnb_nested_quant": ("bnb_4bit_use_double_quant", False),
     "bnb_4bit_quant_storage": ("bnb_4bit_quant_storage", None),
 }
-_WHOSE = f"{INNER}TRL's ModelConfig"
+_INNER_DEFAULT = f"{INNER}TRL's ModelConfig"
 _SWITCHES = ("use_peft", "load_in_4bit", "load_in_8bit")
 
 
@@ -66,7 +66,7 @@ def field_of(model_config: Made, name: str, node: ast.AST) -> Value:
     if not model_config.exact:
         return Unknown(node, why=model_config.why)
     defaults = {**_LORA, **_BITS, **dict.fromkeys(_SWITCHES, ("", False))}
-    return given(Known(node, data=defaults[name][1]), _WHOSE) if name in defaults else Known(node, data=None)
+    return given(Known(node, data=defaults[name][1]), _INNER_DEFAULT) if name in defaults else Known(node, data=None)
 
 
 def _made(maker: str, table: Mapping[str, tuple[str, object]], model_config: Made, node: ast.AST) -> Made:
@@ -75,5 +75,5 @@ def _made(maker: str, table: Mapping[str, tuple[str, object]], model_config: Mad
         if name in model_config.arguments:
             made.arguments[argument] = model_config.arguments[name]
         elif model_config.exact and default is not None:
-            made.arguments.setdefault(argument, given(Known(node, data=default), _WHOSE))
+            made.arguments.setdefault(argument, given(Known(node, data=default), _INNER_DEFAULT))
     return made

@@ -23,7 +23,7 @@ _TRANSFORMS = {
     *("cast", "cast_column", "concatenate_datasets", "interleave_datasets", "add_column", "flatten", "take", "skip"),
 }
 _FORMERS = ("formatting_func", "data_collator", "dataset_text_field", "preprocess_function")
-_MOST = 20
+_MOST_DATA = 20
 
 
 def name_data(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -98,7 +98,7 @@ def _made_by_code(builder: SetupBuilder) -> list[NamedData]:
                     not_followed="The script forms the samples by code of its own.",
                 )
             )
-    return found[:_MOST]
+    return found[:_MOST_DATA]
 
 
 def _assignments(tree: ast.Module, name: str) -> list[ast.Assign]:
@@ -144,7 +144,7 @@ def _loads(tree: ast.Module) -> list[ast.Call]:
         owner = _last(node.func.value) if isinstance(node.func, ast.Attribute) else None
         if name in _LOADERS or (name in _READERS and owner in _OWNERS):
             found.append(node)
-    return sorted(found, key=lambda node: (node.lineno, node.col_offset))[:_MOST]
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))[:_MOST_DATA]
 
 
 def _told(node: ast.Call, call: Made | None, builder: SetupBuilder) -> NamedData:
@@ -202,7 +202,7 @@ def _transforms(builder: SetupBuilder) -> list[str]:
         if isinstance(node, ast.Call) and _last(node.func) in _TRANSFORMS and _is_of_data(node):
             found.append((node.lineno, _last(node.func)))
     lines = builder.source.lines
-    return [f"{name} (line {lines[row - 1].number or row})" for row, name in sorted(found)][:_MOST]
+    return [f"{name} (line {lines[row - 1].number or row})" for row, name in sorted(found)][:_MOST_DATA]
 
 
 def _is_of_data(node: ast.Call) -> bool:

@@ -128,7 +128,7 @@ def _never_evaluated(script: TrainingScript, builder: SetupBuilder) -> None:
     given = arguments.arguments
     asked = [name for name in ("do_eval", "eval_steps") if name in given]
     silent = not {"eval_strategy", "evaluation_strategy", "eval_on_start", "load_best_model_at_end"} & given.keys()
-    by_hand = any(re.search(r"\.(evaluate|predict)\(", source.code) for source in script.sources)
+    by_hand = re.search(r"\.(evaluate|predict)\(", script.code) is not None
     if asked and silent and not by_hand:
         note = (
             f"The trainer is given rows to evaluate on, and {' and '.join(asked)}, but no eval_strategy, which is no "
@@ -156,7 +156,7 @@ def _rate_as_text(script: TrainingScript, builder: SetupBuilder) -> None:
 
 def _converts(script: TrainingScript) -> bool:
     """True where something may turn the texts of a file into numbers."""
-    return any(re.search(r"(?i)omegaconf|hydra|pydantic|ruamel|\bfire\b", source.code) for source in script.sources)
+    return re.search(r"(?i)omegaconf|hydra|pydantic|ruamel|\bfire\b", script.code) is not None
 
 
 def _own_reference(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -183,70 +183,59 @@ def _reloaded_elsewhere(script: TrainingScript, builder: SetupBuilder) -> None:
     ]
     if not names or names[-1] == "default":
         return
-    text = "\n".join(source.code for source in script.sources)
-    if "selected_adapters" in text:
+    if "selected_adapters" in script.code:
         return
     saved: set[str] = set()
-    for source in script.sources:
-        for node in source.nodes:
-            called = node.func if isinstance(node, ast.Call) else None
-            if not isinstance(node, ast.Call) or not isinstance(called, ast.Attribute):
-                continue
-            texts = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
-            if called.attr in ("save_pretrained", "save_model"):
-                saved |= {str(PurePosixPath(each)) for each in texts[:1]}
-            elif called.attr == "from_pretrained" and ast.unparse(called.value).endswith(
-                ("PeftModel", "PeftModelForCausalLM", "AutoPeftModelForCausalLM")
-            ):
-                loaded = next((each for each in texts if str(PurePosixPath(each)) in saved), None)
-                if loaded is not None:
-                    note = (
-                        f"The adapter is called {names[-1]}, so that PEFT saves it in {loaded}/{names[-1]}, and "
-                        f"{source.where(node)} loads it from {loaded}, where no adapter_config.json is."
-                    )
-                    builder.remark("adapter-saved-below", node, note, "lora.saved")
-                    return
+    for source, node in script.nodes(ast.Call):
+        called = node.func
+        if not isinstance(called, ast.Attribute):
+            continue
+        texts = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        if called.attr in ("save_pretrained", "save_model"):
+            saved |= {str(PurePosixPath(each)) for each in texts[:1]}
+        elif called.attr == "from_pretrained" and ast.unparse(called.value).endswith(
+            ("PeftModel", "PeftModelForCausalLM", "AutoPeftModelForCausalLM")
+        ):
+            loaded = next((each for each in texts if str(PurePosixPath(each)) in saved), None)
+            if loaded is not None:
+                note = (
+                    f"The adapter is called {names[-1]}, so that PEFT saves it in {loaded}/{names[-1]}, and "
+                    f"{source.where(node)} loads it from {loaded}, where no adapter_config.json is."
+                )
+                builder.remark("adapter-saved-below", node, note, "lora.saved")
+                return
 
 
 def _from_config(script: TrainingScript, builder: SetupBuilder) -> None:
     """``AutoModelForCausalLM.from_config`` makes a model of random weights, in no 4 bits."""
     if script.trainer is None:
         return
-    called_as = [
-        ast.unparse(node.func)
-        for source in script.sources
-        for node in source.nodes
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    ]
+    called_as = [ast.unparse(node.func) for _, node in script.nodes(ast.Call) if isinstance(node.func, ast.Attribute)]
     loads = any(each.endswith(".from_pretrained") and "Model" in each for each in called_as)
-    for source in script.sources:
-        for node in source.nodes:
-            called = node.func if isinstance(node, ast.Call) else None
-            if isinstance(called, ast.Attribute) and called.attr in ("from_config", "_from_config") and not loads:
-                if not ast.unparse(called.value).startswith("AutoModel") or "load_state_dict" in source.code:
-                    continue
-                note = (
-                    f"{ast.unparse(called)} in {source.where(node)} makes the model of its config alone: its weights "
-                    "are random and in no 4 bits, and an adapter on them learns nothing of use. Load it with "
-                    "from_pretrained."
-                )
-                builder.remark("base-of-random-weights", node, note, "model.name_or_path")
-                return
+    for source, node in script.nodes(ast.Call):
+        called = node.func
+        if isinstance(called, ast.Attribute) and called.attr in ("from_config", "_from_config") and not loads:
+            if not ast.unparse(called.value).startswith("AutoModel") or "load_state_dict" in source.code:
+                continue
+            note = (
+                f"{ast.unparse(called)} in {source.where(node)} makes the model of its config alone: its weights "
+                "are random and in no 4 bits, and an adapter on them learns nothing of use. Load it with "
+                "from_pretrained."
+            )
+            builder.remark("base-of-random-weights", node, note, "model.name_or_path")
+            return
 
 
 # -- loops of the script's own
 
 
 def _loops(script: TrainingScript, builder: SetupBuilder) -> None:
-    for source in script.sources:
-        for outer in source.nodes:
-            if not isinstance(outer, ast.For):
-                continue
-            inner = [node for node in ast.walk(outer) if isinstance(node, ast.For) and node is not outer]
-            if _clipped_late(outer, builder) or _cut_off(outer, builder):
-                return
-            if len(inner) == 1 and _short_schedule(outer, inner[0], source.tree, builder):
-                return
+    for source, outer in script.nodes(ast.For):
+        inner = [node for node in ast.walk(outer) if isinstance(node, ast.For) and node is not outer]
+        if _clipped_late(outer, builder) or _cut_off(outer, builder):
+            return
+        if len(inner) == 1 and _short_schedule(outer, inner[0], source.tree, builder):
+            return
 
 
 def _calls(body: list[ast.stmt]) -> list[tuple[str, ast.Call]]:
@@ -272,7 +261,7 @@ def _clipped_late(loop: ast.For, builder: SetupBuilder) -> bool:
         return False
     node = names[clips[0]][2]
     note = (
-        f"{names[clips[0]][1]} in {builder.source.where(node)} stands behind the optimizer's step: the gradients are "
+        f"{names[clips[0]][1]} in {builder.source.where(node)} comes after the optimizer's step: the gradients are "
         "clipped when they have been used already."
     )
     builder.remark("gradients-clipped-late", node, note, "training.max_grad_norm")

@@ -21,7 +21,7 @@ from .training import METHODS
 from .training_script import TrainingScript, argument
 from .values import Known, Listing, Made, Mapping, Model, Unknown, Value
 
-_EVALUATED = {"loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+_MEASURED_BY_EVALUATE = {"loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
 """What Trainer.evaluate measures without compute_metrics."""
 _MOST_READ = 64 << 20
 _MADE_ITERABLE = ("Dataset.from_", "to_list(", "Dataset.from_generator", "list(")
@@ -61,7 +61,7 @@ def _unkept_adapter(script: TrainingScript, builder: SetupBuilder) -> None:
     step = attached[0]
     if step.call.maker != "get_peft_model":
         return
-    where = builder.source.where(step.call.node) if step.call.node is not None else "the script"
+    where = builder.source.where(step.call.node)
     note = (
         f"transformers stops: what get_peft_model returns in {where} is not kept, and the trainer is given the 4-bit "
         "base itself, which it takes for a model without an adapter."
@@ -104,7 +104,7 @@ def _idle_adapter(script: TrainingScript, builder: SetupBuilder) -> None:
 def _unmade_initialisation(script: TrainingScript, builder: SetupBuilder) -> None:
     """``init_lora_weights="eva"`` needs the data, which ``initialize_lora_eva_weights`` is given."""
     asked = builder.value("lora.init_lora_weights")
-    called = any("initialize_lora_eva_weights" in source.code for source in script.sources)
+    called = "initialize_lora_eva_weights" in script.code
     if script.whole and asked == "eva" and not called:
         note = (
             'init_lora_weights is "eva", and initialize_lora_eva_weights is never called: no data is looked at, and '
@@ -119,8 +119,7 @@ def _saved_base(script: TrainingScript, builder: SetupBuilder) -> None:
     if not script.whole or trainer is None or not isinstance(script.given("peft_config"), Made):
         return
     given = argument(trainer, "model", 0)
-    text = "\n".join(source.code for source in script.sources)
-    if not isinstance(given, Model) or re.search(r"\.save_model\(|\.push_to_hub\(|trainer\.model\b", text):
+    if not isinstance(given, Model) or re.search(r"\.save_model\(|\.push_to_hub\(|trainer\.model\b", script.code):
         return
     for model, node, runs in script.seen.saves:
         if runs and model.node is given.node and not any(_attaches(step.kind) for step in model.steps):
@@ -163,7 +162,7 @@ def _early_optimizer(script: TrainingScript, builder: SetupBuilder) -> None:
     before = call.arguments.get("steps before") if call is not None else None
     if call is None or script.model is None or not isinstance(of, Model) or not isinstance(before, Known):
         return
-    if of.node is not script.model.node or any("add_param_group" in source.code for source in script.sources):
+    if of.node is not script.model.node or "add_param_group" in script.code:
         return
     later = [step for step in script.steps[int(before.data) :] if step.kind.startswith("attach") and step.sure]
     earlier = [step for step in script.steps[: int(before.data)] if step.kind.startswith(("attach", "load-adapter"))]
@@ -173,7 +172,7 @@ def _early_optimizer(script: TrainingScript, builder: SetupBuilder) -> None:
     what = (
         later[0].call.maker if later else f"{script.trainer.maker}'s peft_config" if script.trainer else "peft_config"
     )
-    where = builder.source.where(call.node) if call.node is not None else "the script"
+    where = builder.source.where(call.node)
     note = f"The optimizer of {where} is given the parameters before {what} attaches the adapter."
     builder.remark("optimizer-before-adapter", call.node, note, "training.optimizer")
 
@@ -192,7 +191,7 @@ def _gradients_off(script: TrainingScript, builder: SetupBuilder) -> None:
     """``torch.set_grad_enabled(False)`` as a statement, and nothing that turns gradients on before the training."""
     if script.trainer is None or not script.seen.runs:
         return
-    statements = {id(node.value) for source in script.sources for node in source.nodes if isinstance(node, ast.Expr)}
+    statements = {id(node.value) for _, node in script.nodes(ast.Expr)}
     before = [each for each in script.seen.gradients if each[3] == 0 and id(each[1]) in statements]
     if not before or not all(sure for _, _, sure, _ in before) or before[-1][0]:
         return
@@ -330,7 +329,7 @@ def _best_metric(script: TrainingScript, builder: SetupBuilder) -> None:
     if not plain or by_position or script.given("compute_metrics") is not None:
         return
     several = isinstance(script.given("eval_dataset"), Mapping) or (metric.endswith("_loss") and metric != "eval_loss")
-    if metric.removeprefix("eval_") in _EVALUATED or several:
+    if metric.removeprefix("eval_") in _MEASURED_BY_EVALUATE or several:
         return
     note = (
         f"transformers stops at the first evaluation: metric_for_best_model is {metric}, which nothing computes; the "
@@ -380,8 +379,7 @@ def _endless_data(script: TrainingScript, builder: SetupBuilder) -> None:
         return
     loads = [call for call, _ in script.seen.calls if call.maker == "load_dataset"]
     streams = [call for call in loads if _says(call, "streaming", True)]
-    text = "\n".join(source.code for source in script.sources)
-    if not loads or len(streams) != len(loads) or any(word in text for word in _MADE_ITERABLE):
+    if not loads or len(streams) != len(loads) or any(word in script.code for word in _MADE_ITERABLE):
         return
     if trainer.maker in ("GRPOTrainer", "RLOOTrainer") or script.given("train_dataset") is None:
         return
@@ -394,9 +392,9 @@ def _all_splits(script: TrainingScript, builder: SetupBuilder) -> None:
     given = script.given("train_dataset")
     if not isinstance(given, Made) or given.maker != "load_dataset" or not given.exact or "split" in given.arguments:
         return
-    where = builder.source.where(given.node) if given.node is not None else "the script"
+    where = builder.source.where(given.node)
     note = (
-        f"The trainer is given what load_dataset in {where} returns, which is a dict of all splits, for no split is "
+        f"The trainer is given what load_dataset in {where} returns, a dict of all splits, because no split is "
         'named: it stops at it. Pass split="train", or ["train"] of it.'
     )
     builder.refused("dict-of-splits", note, "data.train")

@@ -53,21 +53,20 @@ def asked_columns(script: TrainingScript) -> dict[str, list[str]]:
 
 def _callbacks(script: TrainingScript, builder: SetupBuilder) -> None:
     """Every event comes with the model, the optimizer and more, by keyword."""
-    for source in script.sources:
-        for owner in source.nodes:
-            if not isinstance(owner, ast.ClassDef) or len(owner.bases) != 1:
-                continue
-            if not ast.unparse(owner.bases[0]).endswith("TrainerCallback") or f"{owner.name}(" not in source.code:
-                continue
-            for method in owner.body:
-                if isinstance(method, ast.FunctionDef) and method.name in _EVENTS and method.args.kwarg is None:
-                    where = source.where(method)
-                    note = (
-                        f"transformers stops at the first {method.name}: {owner.name}.{method.name} in {where} has no "
-                        "**kwargs, and every event of a callback is called with the model and more by keyword."
-                    )
-                    builder.refused("callback-takes-too-little", note, "training.callbacks")
-                    return
+    for source, owner in script.nodes(ast.ClassDef):
+        if len(owner.bases) != 1:
+            continue
+        if not ast.unparse(owner.bases[0]).endswith("TrainerCallback") or f"{owner.name}(" not in source.code:
+            continue
+        for method in owner.body:
+            if isinstance(method, ast.FunctionDef) and method.name in _EVENTS and method.args.kwarg is None:
+                where = source.where(method)
+                note = (
+                    f"transformers stops at the first {method.name}: {owner.name}.{method.name} in {where} has no "
+                    "**kwargs, and every event of a callback is called with the model and more by keyword."
+                )
+                builder.refused("callback-takes-too-little", note, "training.callbacks")
+                return
 
 
 def _rewards(given: Value | None) -> Iterator[ast.FunctionDef]:

@@ -315,14 +315,14 @@ def take_lora(arguments: dict[Any, Value], places: dict[Any, ast.AST], builder: 
                 of, four_bit = value.linear_of, builder.value("quantization.load_in_4bit")
                 value = _collected_targets(value, four_bit=four_bit)
                 if isinstance(value, Listing):
-                    note = f"The script collects the layers of class {of}, and a base {_IN[bool(four_bit)]} has none."
+                    note = f"The script collects the layers of class {of}, and a base {_BITS[bool(four_bit)]} has none."
                     builder.remark("layers-of-another-class", value.node, note)
             builder.take(f"lora.{name}", value, places.get(name, value.node), convert)
         elif name in known_arguments.LORA:
             builder.extra("lora", name, value)
 
 
-_IN = {True: "in 4-bit", False: "that is not in 4-bit"}
+_BITS = {True: "in 4-bit", False: "that is not in 4-bit"}
 
 
 def _collected_targets(names: Listing, *, four_bit: Any) -> Value:

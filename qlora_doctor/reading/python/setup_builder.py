@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ...setup.setup import SECTIONS, Change, LibraryUse, NamedData, NotFollowed, Origin, Setup
+from ...setup.setup import SECTIONS, Change, KeyNote, LibraryUse, NamedData, NotFollowed, Origin, Remark, Setup
 from ...setup.setup import Source as Whose
 from ...setup.traits import Traits
 from ..dialects.fields import checked_value
@@ -38,9 +38,9 @@ class SetupBuilder:
         self.dialect, self.traits = dialect, traits
         self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         self._origins: dict[str, Origin] = {}
-        self._remarks: list[dict[str, str | None]] = []
-        self._unknown_keys: list[dict[str, str | None]] = []
-        self._removed_keys: list[dict[str, str | None]] = []
+        self._remarks: list[Remark] = []
+        self._unknown_keys: list[KeyNote] = []
+        self._removed_keys: list[KeyNote] = []
         self.by_card: set[str] = set()
         self.named_data: list[NamedData] = []
         self.changes: list[Change] = []
@@ -176,11 +176,11 @@ class SetupBuilder:
 
     def has_remark(self, kind: str) -> bool:
         """True where this was said already."""
-        return any(remark["kind"] == kind for remark in self._remarks)
+        return any(remark.kind == kind for remark in self._remarks)
 
     def remark(self, kind: str, node: ast.AST | None, note: str, key: str | None = None) -> None:
         """Something that means something else than it says; kinds are listed in ``facts.config``."""
-        self._remarks.append({"kind": kind, "effect": "other-meaning", "key": key, "note": note})
+        self._remarks.append(Remark(kind=kind, effect="other-meaning", key=key, note=note))
         if key is not None and node is not None:
             self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
 
@@ -201,7 +201,7 @@ class SetupBuilder:
             machine: where it is so on some machines only, a condition of ``tables.conditions``.
             node: where the script says it, for a key that is no value of the Setup.
         """
-        told = {"kind": kind, "effect": "refused", "key": key, "note": note, "about": about, "machine": machine}
+        told = Remark(kind=kind, effect="refused", key=key, note=note, about=about, machine=machine)
         self._remarks.append(told)
         if node is not None:
             self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
@@ -217,7 +217,7 @@ class SetupBuilder:
             closest: what it is called now, or what looks most like it.
             machine: the versions of which this is true, as a condition of ``tables.conditions``.
         """
-        told = {"key": key, "closest": closest, "note": note, "machine": machine}
+        told = KeyNote(key=key, closest=closest, note=note, machine=machine)
         (self._removed_keys if removed else self._unknown_keys).append(told)
         self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
 
@@ -240,7 +240,7 @@ class SetupBuilder:
             remarks=self._remarks,
             unknown_keys=self._unknown_keys,
             stops_at_unknown_keys=bool(self._unknown_keys)
-            and all("stops with" in str(each["note"]) for each in self._unknown_keys),
+            and all("stops with" in str(each.note) for each in self._unknown_keys),
             removed_keys=self._removed_keys,
             named_data=self.named_data,
             changes=self.changes,

@@ -13,8 +13,8 @@ from .training_script import TrainingScript
 
 _GRADIENTS_OFF = re.compile(r"no_grad|inference_mode|set_grad_enabled")
 _OPTIMIZER = re.compile(r"(^|\.)(optim\.\w+|\w*Adam\w*|Lion\w*|SGD\w*|Adafactor)$")
-_ENDS_TIED = (".loss", "['loss']")
-_CUT = re.compile(r"\.(item|detach)\(|float\(")
+_ENDS_OF_LOSS = (".loss", "['loss']")
+_DETACHES = re.compile(r"\.(item|detach)\(|float\(")
 
 
 def note_loops(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -101,7 +101,7 @@ def _left_in_eval_mode(source: Source, loop: ast.For | ast.While, builder: Setup
             continue
         if call.func.attr == "eval" and not _handed_on(loop, ast.unparse(call.func.value)):
             note = (
-                f"{ast.unparse(statement)} in {source.where(statement)} stands behind the batches of an epoch, and "
+                f"{ast.unparse(statement)} in {source.where(statement)} comes after the batches of an epoch, and "
                 "nothing in the epoch calls train()."
             )
             builder.remark("left-in-eval-mode", statement, note, "training.loop")
@@ -134,13 +134,13 @@ def _loss_kept(source: Source, loop: ast.For | ast.While, trains: bool, builder:
     for statement in _flat(loop.body):
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             words, name = ast.unparse(statement.value), statement.targets[0].id
-            if words.endswith(_ENDS_TIED):
+            if words.endswith(_ENDS_OF_LOSS):
                 tied.add(name)
-            elif name in tied and _CUT.search(words):
+            elif name in tied and _DETACHES.search(words):
                 tied.discard(name)
         elif isinstance(statement, ast.AugAssign) and isinstance(statement.op, ast.Add):
             words, total = ast.unparse(statement.value), ast.unparse(statement.target)
-            if (words in tied or words.endswith(_ENDS_TIED)) and not _goes_back(source, total):
+            if (words in tied or words.endswith(_ENDS_OF_LOSS)) and not _goes_back(source, total):
                 held = (
                     "which holds on to a piece of the graph of every step"
                     if trains

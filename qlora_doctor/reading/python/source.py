@@ -122,8 +122,10 @@ class Source:
         row = getattr(node, "lineno", None)
         return self.lines[row - 1].cell if row is not None and row <= len(self.lines) else None
 
-    def where(self, node: ast.AST) -> str:
-        """In which line or cell a node stands, in words."""
+    def where(self, node: ast.AST | None) -> str:
+        """In which line or cell a node stands, in words; of a node that is not known, the script as a whole."""
+        if node is None:
+            return "the script"
         cell = self.cell(node)
         row = getattr(node, "lineno", None)
         own: Source | None = getattr(node, "source", None)

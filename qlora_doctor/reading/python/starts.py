@@ -17,8 +17,8 @@ MOST_STARTERS = 40
 MOST_STARTS = 16
 _MOST_TEXT = 128 * 1024
 _SUBFOLDERS = (".", "scripts", "bin", "run", ".vscode")
-_NAMED = re.compile(r"(?:.*\.(?:sh|bash|mk)|makefile|justfile|launch\.json)\Z", re.IGNORECASE)
-_TOLD = re.compile(r"(?:readme.*\.(?:md|markdown)|.*\.ipynb)\Z", re.IGNORECASE)
+_SCRIPTS = re.compile(r"(?:.*\.(?:sh|bash|mk)|makefile|justfile|launch\.json)\Z", re.IGNORECASE)
+_READMES = re.compile(r"(?:readme.*\.(?:md|markdown)|.*\.ipynb)\Z", re.IGNORECASE)
 """Where a start is shown to a reader: asked where no file of its own starts the script."""
 _VARIABLE = re.compile(r"^(\w+)\s*[:?]?=\s*(.*?)\s*$", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*//[^\n]*$|/\*.*?\*/", re.MULTILINE | re.DOTALL)
@@ -49,7 +49,7 @@ def starts_of(neighbours: Neighbours) -> list[Start]:
     script = neighbours.script
     if script is None or script.suffix.lower() == ".ipynb":
         return []
-    for kind in (_NAMED, _TOLD):
+    for kind in (_SCRIPTS, _READMES):
         found: list[Start] = []
         for file in _starters(neighbours, kind):
             text = _text_of(file)
@@ -63,7 +63,7 @@ def starts_of(neighbours: Neighbours) -> list[Start]:
 
 def starters(neighbours: Neighbours) -> list[Path]:
     """The files of the project that may start something: those that are run, else those that tell how."""
-    return [*_starters(neighbours, _NAMED), *_starters(neighbours, _TOLD)]
+    return [*_starters(neighbours, _SCRIPTS), *_starters(neighbours, _READMES)]
 
 
 def commands_in(file: Path) -> str:
@@ -71,7 +71,7 @@ def commands_in(file: Path) -> str:
     text = _text_of(file)
     if file.suffix == ".json":
         return ""
-    if _TOLD.match(file.name):
+    if _READMES.match(file.name):
         return _of_notebook(text) if file.suffix == ".ipynb" else _of_markdown(text)
     return text if file.suffix in (".sh", ".bash") else _of_makefile(text)
 

@@ -353,7 +353,7 @@ def order_of(script: TrainingScript, builder: SetupBuilder) -> None:
     """Steps in an order, or a number, that undoes what was meant; said only where all is seen."""
     if not script.whole or script.is_unsloth:
         return
-    thaws = any(_THAWS.search(source.code) for source in script.sources)
+    thaws = _THAWS.search(script.code) is not None
     attached: Step | None = None
     loaded: Step | None = None
     frozen: tuple[Step, Step] | None = None

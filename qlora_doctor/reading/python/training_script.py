@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from ...core.files import json_mapping
 from ...setup.paths import resolve
@@ -21,6 +24,7 @@ _TELLING = (
     *("from_pretrained", "LoraConfig", "BitsAndBytesConfig", "get_peft_model"),
     *("TrainingArguments", "Trainer", "SFTConfig"),
 )
+_Node = TypeVar("_Node", bound=ast.AST)
 _SEVERAL = "The script sets it in several ways."
 
 
@@ -48,6 +52,18 @@ class TrainingScript:
     sources: list[Source] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     unfolded: str | None = None
+
+    @cached_property
+    def code(self) -> str:
+        """The code of all sources."""
+        return "\n".join(source.code for source in self.sources)
+
+    def nodes(self, kind: type[_Node]) -> Iterator[tuple[Source, _Node]]:
+        """The nodes of one kind in all sources, each with its source."""
+        for source in self.sources:
+            for node in source.nodes:
+                if isinstance(node, kind):
+                    yield source, node
 
     @property
     def is_unsloth(self) -> bool:

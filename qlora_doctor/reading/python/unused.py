@@ -11,14 +11,22 @@ from .training_script import TrainingScript
 from .values import Known, Made
 
 _QUANTIZED_BY = ("quantization_config", "load_in_4bit", "load_in_8bit")
-_CALLED = {
+_DOES_SOMETHING = {
     "train", "save_model", "save_pretrained", "backward", "step", "zero_grad", "merge_and_unload", "push_to_hub",
     "gradient_checkpointing_enable", "enable_input_require_grads", "resize_token_embeddings", "evaluate",
 }  # fmt: skip
 """Methods that do something, so that naming one without calling it is a slip."""
-_RETURN_ANEW = {"map", "filter", "rename_column", "rename_columns", "remove_columns", "select_columns", "cast_column"}
+_DATASET_STEPS = {
+    "map",
+    "filter",
+    "rename_column",
+    "rename_columns",
+    "remove_columns",
+    "select_columns",
+    "cast_column",
+}
 """Methods of a ``datasets.Dataset`` that leave it as it is and return another."""
-_LOADS = {"load_dataset", "load_from_disk", "from_json", "from_csv", "from_parquet", "from_list", "from_dict",
+_LOADS_A_DATASET = {"load_dataset", "load_from_disk", "from_json", "from_csv", "from_parquet", "from_list", "from_dict",
           "from_pandas", "from_generator"}  # fmt: skip
 
 
@@ -35,9 +43,9 @@ def _uncalled(script: TrainingScript, builder: SetupBuilder) -> None:
     for source in script.sources:
         for node in source.nodes:
             named = node.value if isinstance(node, ast.Expr) else None
-            if isinstance(named, ast.Attribute) and named.attr in _CALLED:
+            if isinstance(named, ast.Attribute) and named.attr in _DOES_SOMETHING:
                 text = ast.unparse(named)[:80]
-                note = f"{text} in {source.where(named)} is named and not called, for the brackets are missing."
+                note = f"{text} in {source.where(named)} is named and not called: the parentheses are missing."
                 builder.remark("method-not-called", named, note, f"training.{named.attr}")
                 return
 
@@ -94,7 +102,7 @@ def _data_steps(script: TrainingScript, builder: SetupBuilder) -> None:
         ]
         for call in dropped:
             function = call.func
-            if not isinstance(function, ast.Attribute) or function.attr not in _RETURN_ANEW:
+            if not isinstance(function, ast.Attribute) or function.attr not in _DATASET_STEPS:
                 continue
             holder = function.value.value if isinstance(function.value, ast.Subscript) else function.value
             if not isinstance(holder, ast.Name) or holder.id not in data or _only_looks(call, source):
@@ -112,14 +120,14 @@ def _data_steps(script: TrainingScript, builder: SetupBuilder) -> None:
 def _data_names(source: Source) -> set[str]:
     """Names that hold what a loader of the datasets library returns, or what is made of that."""
     names: set[str] = set()
-    if not any(word in source.code for word in _LOADS):
+    if not any(word in source.code for word in _LOADS_A_DATASET):
         return names
     for node in source.nodes:
         targets = node.targets if isinstance(node, ast.Assign) else ()
         root = node.value if isinstance(node, ast.Assign) else None
         while isinstance(root, ast.Subscript | ast.Call | ast.Attribute):
             made = root.func if isinstance(root, ast.Call) else None
-            if made is not None and ast.unparse(made).rpartition(".")[2] in _LOADS:
+            if made is not None and ast.unparse(made).rpartition(".")[2] in _LOADS_A_DATASET:
                 names.update(target.id for target in targets if isinstance(target, ast.Name))
             root = root.func if isinstance(root, ast.Call) else root.value
         if isinstance(root, ast.Name) and root.id in names:
@@ -140,7 +148,7 @@ def _only_looks(call: ast.Call, source: Source) -> bool:
     return False
 
 
-_OF_OPTIMIZER = {"weight_decay": ("weight_decay",), "adam_beta1": ("betas",), "adam_beta2": ("betas",)}
+_OPTIMIZER_ARGUMENTS = {"weight_decay": ("weight_decay",), "adam_beta1": ("betas",), "adam_beta2": ("betas",)}
 """Argument of TrainingArguments → what an optimizer calls it."""
 _LORA_PLUS = "create_loraplus_optimizer"
 
@@ -160,7 +168,7 @@ def _optimizer_arguments(script: TrainingScript, builder: SetupBuilder) -> None:
         return  # what else it is given is not known
     said = arguments.arguments if isinstance(arguments, Made) else {}
     dropped = []
-    for name, names in _OF_OPTIMIZER.items():
+    for name, names in _OPTIMIZER_ARGUMENTS.items():
         value = said.get(name)
         names = ("loraplus_weight_decay",) if maker == _LORA_PLUS and name == "weight_decay" else names
         if isinstance(value, Known) and isinstance(value.data, int | float) and value.data and not given & set(names):
@@ -202,20 +210,14 @@ def _own_optimizer(script: TrainingScript) -> ast.Call | None:
 
 def _never_read(script: TrainingScript, makers: tuple[str, ...]) -> Iterator[tuple[Source, ast.Call]]:
     """Calls whose result is kept under a plain name that occurs nowhere else in the script as a value."""
-    read = {
-        node.id
-        for source in script.sources
-        for node in source.nodes
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
+    read = {node.id for _, node in script.nodes(ast.Name) if isinstance(node.ctx, ast.Load)}
     if read & {"globals", "locals", "vars", "eval", "exec"}:
         return
-    for source in script.sources:
-        for node in source.nodes:
-            if not isinstance(node, ast.Assign) or len(node.targets) != 1 or not isinstance(node.value, ast.Call):
-                continue
-            target, call = node.targets[0], node.value
-            if isinstance(target, ast.Name) and ast.unparse(call.func).rpartition(".")[2] in makers:
-                imported = any(f"import {target.id}" in each.code for each in script.sources)
-                if target.id not in read and not imported:
-                    yield source, call
+    for source, node in script.nodes(ast.Assign):
+        if len(node.targets) != 1 or not isinstance(node.value, ast.Call):
+            continue
+        target, call = node.targets[0], node.value
+        if isinstance(target, ast.Name) and ast.unparse(call.func).rpartition(".")[2] in makers:
+            imported = any(f"import {target.id}" in each.code for each in script.sources)
+            if target.id not in read and not imported:
+                yield source, call

@@ -17,20 +17,20 @@ from .setup_builder import SetupBuilder, plain
 from .training_script import Opaque, TrainingScript
 from .values import Made, Name, Unknown, Value
 
-_TRIED = ("transformers", "trl", "peft", "datasets")
-_MODULES = {"LoraConfig": "peft", "BitsAndBytesConfig": "transformers"}
-_MOST = 200
+_LIBRARIES = ("transformers", "trl", "peft", "datasets")
+_LIBRARY_OF = {"LoraConfig": "peft", "BitsAndBytesConfig": "transformers"}
+_MOST_USES = 200
 
 
 def note_uses(script: TrainingScript, builder: SetupBuilder) -> None:
     """Write down what stage ``structure`` is to try."""
     if any(imports_unsloth(source) for source in script.sources):
         return  # it puts classes of its own in place of the libraries'
-    exact, ranged = versions_of_the_project(script, _TRIED)
+    exact, ranged = versions_of_the_project(script, _LIBRARIES)
     for source in script.sources[:1]:
         for node, module, name in _imports(source.tree):
             library = module.partition(".")[0]
-            if library not in ranged and len(builder.uses) < _MOST:
+            if library not in ranged and len(builder.uses) < _MOST_USES:
                 key = f"imports.{module}.{name}" if name else f"imports.{module}"
                 pinned = exact.get(library)
                 use = LibraryUse(kind="import", package=library, module=module, name=name, key=key, version=pinned)
@@ -39,9 +39,9 @@ def note_uses(script: TrainingScript, builder: SetupBuilder) -> None:
         return
     guarded = set[int]().union(*map(guarded_calls, script.sources))
     for call, sure in script.seen.calls:
-        library = _MODULES.get(call.maker) or ("transformers" if call.maker.endswith("TrainingArguments") else "trl")
-        known = call.maker in TRAINING_CLASSES or call.maker in _MODULES
-        if known and sure and library not in ranged and id(call.node) not in guarded and len(builder.uses) < _MOST:
+        library = _LIBRARY_OF.get(call.maker) or ("transformers" if call.maker.endswith("TrainingArguments") else "trl")
+        known = call.maker in TRAINING_CLASSES or call.maker in _LIBRARY_OF
+        if known and sure and library not in ranged and id(call.node) not in guarded and len(builder.uses) < _MOST_USES:
             if call.node is None:
                 continue
             arguments, whole = _plain_arguments(call)
@@ -110,13 +110,13 @@ def _is_member(value: Value) -> bool:
 def _imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str, str | None]]:
     """(statement, module, name) of the imports that run whenever the script does."""
     for node in _always(tree.body):
-        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").partition(".")[0] in _TRIED:
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").partition(".")[0] in _LIBRARIES:
             for alias in node.names:
                 if alias.name != "*":
                     yield node, str(node.module), alias.name
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                if "." in alias.name and alias.name.partition(".")[0] in _TRIED:
+                if "." in alias.name and alias.name.partition(".")[0] in _LIBRARIES:
                     yield node, alias.name, None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.report import Finding, Report
+from ...core.report import SECTIONS, Finding, Report
 from ...facts import EnvironmentFacts
 from .. import _words as words
 from .._excerpt import marked
@@ -16,7 +16,6 @@ from ..verdict import counting, suppressed
 _ROWS = 40
 _GROUPS = 4
 """Groups of a fact that its finding shows; the sections and the JSON hold them all."""
-_SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
 _SOURCES = {
     "dialect_default": "default of the dialect",
     "library_default": "library default",
@@ -108,7 +107,7 @@ def setup_rows(setup: Mapping[str, Any] | None) -> list[Row]:
     setup = setup or {}
     origins = setup.get("origins") or {}
     rows = [Row("dialect", words.literal(setup["dialect"]), "")] if setup.get("dialect") else []
-    for section in _SECTIONS:
+    for section in SECTIONS:
         values = setup.get(section)
         for key, value in values.items() if isinstance(values, Mapping) else ():
             path = f"{section}.{key}"

@@ -13,7 +13,7 @@ from ..overview import outcome, told_outcome
 from ..verdict import SEVERITIES, counting, subject, verdict
 from .entries import anchors
 
-_NOT_TOLD = ("dialect",)
+_NOT_COMPARED = ("dialect",)
 WIDEST = 6
 """Setups of which the differences are laid side by side; of more, a table would not be read."""
 _LINKS = 12
@@ -177,4 +177,4 @@ def _differences(reports: Sequence[Report]) -> list[Difference]:
 def _values(setup: Mapping[str, Any]) -> dict[str, str]:
     from .entries import setup_rows
 
-    return {row.path: row.value for row in setup_rows(setup) if row.path not in _NOT_TOLD}
+    return {row.path: row.value for row in setup_rows(setup) if row.path not in _NOT_COMPARED}

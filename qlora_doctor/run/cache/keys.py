@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
-from ...facts import EnvironmentFacts
+from ...core.report import SECTIONS
+from ...facts import ConfigFacts, EnvironmentFacts
 from ...probes.config.one_process import launch_facts
 from ...setup.setup import Setup
 from .identity import data_identity, find, model_identity, tree_identity
@@ -36,7 +37,6 @@ from .identity import data_identity, find, model_identity, tree_identity
 if TYPE_CHECKING:
     from ...worker.options import RunOptions
 
-_SECTIONS = ("model", "quantization", "lora", "training", "data", "hardware", "budgets")
 FORMAT = 1
 """To be raised whenever an entry means something else."""
 
@@ -83,7 +83,7 @@ def stage_keys(
         environment: the machine.
         runs_script: stage data runs the user's script; what that gives is never found again.
     """
-    sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
+    sections = setup.model_dump(mode="json", exclude_none=True, include=set(SECTIONS))
     model, structure, training = (
         _model(setup, sections, options),
         _structure(setup, sections),
@@ -95,7 +95,7 @@ def stage_keys(
     data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}
     if setup.data.train and data["files"] is None:
         data["day"] = _today()  # a hub's data set: nothing on this machine says whether it is still the same
-    launch = launch_facts(setup, {"distributed": "none"}, environment)
+    launch = launch_facts(setup, ConfigFacts.model_construct(distributed="none"), environment)
     card = [_card(environment), launch, sections["hardware"], sections["budgets"], options.device]
     asked = {"stages": stages, "requested": options.stages}
     looked_at: dict[str, Any] = {
@@ -118,7 +118,7 @@ def trace_key(setup: Setup, options: RunOptions, environment: EnvironmentFacts |
 
     A method that builds its batches from the config's own length has no such traces: theirs are part of the key.
     """
-    sections = setup.model_dump(mode="json", exclude_none=True, include=set(_SECTIONS))
+    sections = setup.model_dump(mode="json", exclude_none=True, include=set(SECTIONS))
     training = _training(sections["training"])
     if training.get("method") in (None, "sft", "pretrain"):
         training = {name: "set" if name in _OF_A_CELL else value for name, value in training.items()}
@@ -197,7 +197,8 @@ def _common(
         "versions": {name: asked.model_dump(mode="json", exclude={"by"}) for name, asked in setup.versions.items()},
         # Imports and calls of a script are tried with the libraries, with the values that it gives.
         "uses": [use.model_dump(mode="json") for use in setup.uses],
-        "told": setup.uses and [setup.unknown_keys, setup.removed_keys, setup.remarks],
+        "told": setup.uses
+        and [each.model_dump() for each in (*setup.unknown_keys, *setup.removed_keys, *setup.remarks)],
         "origins": sorted(
             (path, origin.source)
             for path, origin in setup.origins.items()

@@ -10,20 +10,21 @@ from typing import Any
 
 import torch
 
+from ...core.labels import IGNORED
 from ...facts import BatchFacts, DataFacts
 from ...probes.batch import BatchLook
 from ...probes.data.formed import facts_of_texts, without_repeats
 from ...probes.data.pairs import pair_facts
-from ...probes.data.rows import IGNORED, Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_texts, split_batch
+from ...probes.data.rows import Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_texts, split_batch
 from ...probes.data.showing import Shown, histogram, rows_shown
 from .noting import Noted
 from .request import ROWS
 from .stand_ins import OLD_VOCABULARY
 
 MOST_BATCHES = 64
-_HAND = 32
+_COMPARED_ROWS = 32
 """Rows of the tokenized data set whose labels are held against those of a batch."""
-BY = "the script itself, run as far as its training"
+RENDERED_BY = "the script itself, run as far as its training"
 
 
 @dataclass
@@ -80,7 +81,7 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
     rows_before = _first_rows(drawn.dataset)
     known: dict[str, Any] = {
         "source": Path(noted.script).name,
-        "rendered_by": BY,
+        "rendered_by": RENDERED_BY,
         "rendered_by_trainer": True,
         "columns": _columns(drawn.dataset),
         "rows": _length(drawn.dataset) if not noted.sampled else None,
@@ -202,7 +203,7 @@ def _labels_by(rows: Sequence[Mapping[str, Any]], drawn: Drawn, noted: Noted) ->
     if drawn.collator is None:
         return (of_data, None) if own is not None else (None, None)
     try:
-        batch = drawn.collator([dict(row) for row in rows[:_HAND]])
+        batch = drawn.collator([dict(row) for row in rows[:_COMPARED_ROWS]])
         labels = batch["labels"].tolist() if "labels" in batch else None
         ids = batch["input_ids"].tolist()
     except Exception:  # a collator that takes something else

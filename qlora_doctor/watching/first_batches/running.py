@@ -17,7 +17,7 @@ from typing import Any
 from .request import Outcome, RunData
 
 _POLL = 0.2
-_TOLD = 8000
+_MOST_OUTPUT = 8000
 """Characters of what a script printed that are shown with --debug."""
 _ENTRY = (
     "import sys; sys.path[:] = [p for p in sys.path if p] + [{parent!r}]; "
@@ -62,7 +62,7 @@ def run_to_first_batches(request: RunData, progress: Callable[..., None]) -> Out
                 _end_all(child, before)
         outcome = _outcome(folder, child.returncode, bound, request)
         if not outcome.drawn:
-            sys.stderr.write(_output(folder)[-_TOLD:])
+            sys.stderr.write(_output(folder)[-_MOST_OUTPUT:])
         return outcome
 
 

@@ -40,7 +40,7 @@ def read(folder: Path, more: str = "", text: str = HEALTHY) -> Setup:
 
 
 def kinds(setup: Setup, effect: str = "refused") -> set[Any]:
-    return {remark["kind"] for remark in setup.remarks if remark["effect"] == effect and not remark.get("machine")}
+    return {remark.kind for remark in setup.remarks if remark.effect == effect and not remark.machine}
 
 
 def test_the_healthy_file_is_healthy(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_healthy_file_is_healthy(tmp_path: Path) -> None:
 )
 def test_a_value_of_another_kind_is_refused(tmp_path: Path, line: str, said: str) -> None:
     setup = read(tmp_path, line + "\n")
-    notes = [str(remark["note"]) for remark in setup.remarks if remark["kind"] == "value-of-another-kind"]
+    notes = [str(remark.note) for remark in setup.remarks if remark.kind == "value-of-another-kind"]
     assert len(notes) == 1 and said in notes[0], notes
 
 
@@ -121,7 +121,7 @@ def test_types_name_a_strategy(tmp_path: Path, kind: str, method: str, refused: 
 def test_unknown_keys_inside_datasets(tmp_path: Path) -> None:
     more = "    roles_to_trian: [assistant]\n  - path: b.jsonl\n    type: {field_instruction: q, field_outptu: a}\n"
     setup = read(tmp_path, more)
-    told = {key["key"]: key["closest"] for key in setup.unknown_keys}
+    told = {key.key: key.closest for key in setup.unknown_keys}
     assert told == {"datasets.0.roles_to_trian": "roles_to_train", "datasets.1.type.field_outptu": "field_output"}
 
 

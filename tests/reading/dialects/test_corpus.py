@@ -62,12 +62,12 @@ def test_values_are_those_of_the_file(file: str) -> None:
     for path in expected.get("unknown", ()):
         assert (path, setup.is_unknown(path)) == (path, True)
         assert value_at(setup, path) is None
-    kinds = {remark["kind"] for remark in setup.remarks}
+    kinds = {remark.kind for remark in setup.remarks}
     assert set(expected.get("remarks", ())) <= kinds
-    told = [remark for remark in setup.remarks if not remark.get("machine")]
-    refused = [remark["kind"] for remark in told if remark["effect"] == "refused"]
+    told = [remark for remark in setup.remarks if not remark.machine]
+    refused = [remark.kind for remark in told if remark.effect == "refused"]
     assert refused == expected.get("refused", [])
-    assert {key["key"] for key in setup.removed_keys} >= set(expected.get("removed", ()))
+    assert {key.key for key in setup.removed_keys} >= set(expected.get("removed", ()))
     assert set(expected.get("string_numbers", ())) <= set(setup.string_numbers)
 
 

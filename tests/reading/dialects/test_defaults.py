@@ -36,7 +36,7 @@ def values_of(name: str, text: str, folder: Path) -> dict[str, Any]:
         if value is not None or each in setup.origins:
             shown = value if value is None or isinstance(value, bool | int | float | str | list | dict) else str(value)
             found[each] = [resolved.origin(each).source, shown]
-    remarks = sorted(str(remark["kind"]) for remark in setup.remarks)
+    remarks = sorted(remark.kind for remark in setup.remarks)
     return found | ({"remarks": remarks} if remarks else {})
 
 

@@ -425,9 +425,9 @@ def test_a_plugin_of_ones_own_may_read_any_key(tmp_path: Path) -> None:
 def test_trl_keys_that_are_gone_name_what_took_their_place(tmp_path: Path) -> None:
     text = CASES["trl"][1] + "max_seq_length: 512\nevaluation_strategy: epoch\nlora_rnk: 3\n"
     setup = read_setup(write(tmp_path, "trl.yaml", text))
-    gone = {key["key"]: key["closest"] for key in setup.removed_keys}
+    gone = {key.key: key.closest for key in setup.removed_keys}
     assert gone == {"max_seq_length": "max_length", "evaluation_strategy": "eval_strategy"}
-    assert [(key["key"], key["closest"]) for key in setup.unknown_keys] == [("lora_rnk", "lora_r")]
+    assert [(key.key, key.closest) for key in setup.unknown_keys] == [("lora_rnk", "lora_r")]
     assert setup.training.max_length == 512
 
 
@@ -578,7 +578,7 @@ FULL = {
 @pytest.mark.parametrize("case", FULL)
 def test_a_full_fine_tuning_has_its_own_learning_rate(case: str, tmp_path: Path) -> None:
     path = write(tmp_path, "full.yaml", FULL[case])
-    assert [remark["kind"] for remark in read_setup(path).remarks if "lora" in str(remark["kind"])] == ["no-lora"]
+    assert [remark.kind for remark in read_setup(path).remarks if "lora" in remark.kind] == ["no-lora"]
     assert "QD120" not in [finding.rule for finding in check(path, stages=("config",)).findings]
 
 
@@ -613,4 +613,4 @@ def test_llamafactory_trains_only_where_it_is_told_to(line: str, kinds: set[str]
         "model_name_or_path: x/y\nstage: sft\nfinetuning_type: lora\ntemplate: llama3\nquantization_bit: 4\n" + line
     )
     of_training = {"no-mixed-precision", "norms-not-upcast", "evaluated-while-quantized"}
-    assert {remark["kind"] for remark in read_setup(tmp_path / "c.yaml").remarks} & of_training == kinds
+    assert {remark.kind for remark in read_setup(tmp_path / "c.yaml").remarks} & of_training == kinds

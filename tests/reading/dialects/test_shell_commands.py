@@ -199,5 +199,5 @@ def test_deepspeed_is_launched(start: str, effect: str | None, tmp_path: Path) -
     arguments = "--stage sft --do_train --finetuning_type lora --model_name_or_path a/b --dataset c --deepspeed ds.json"
     setup = read(tmp_path, f"{start} {arguments}\n")
     assert setup.dialect == "shell-llamafactory"
-    found = [remark["effect"] for remark in setup.remarks if remark["kind"] == "launched-without-torchrun"]
+    found = [remark.effect for remark in setup.remarks if remark.kind == "launched-without-torchrun"]
     assert found == ([effect] if effect else [])

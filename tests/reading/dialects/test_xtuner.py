@@ -147,7 +147,7 @@ def test_config_upon_another_leaves_the_rest_to_it(tmp_path: Path) -> None:
 def test_no_lora_is_said(tmp_path: Path) -> None:
     start, end = CONFIG.index("    lora=dict("), CONFIG.index(")\nrows")
     setup = read(tmp_path, CONFIG[:start] + CONFIG[end:])
-    assert [remark["kind"] for remark in setup.remarks] == ["no-lora"]
+    assert [remark.kind for remark in setup.remarks] == ["no-lora"]
     assert setup.is_unknown("lora.r")
 
 
@@ -200,8 +200,8 @@ def test_models_without_lora_are_said(kind: str, frozen: bool, tmp_path: Path) -
     text = CONFIG[:LORA].replace("SupervisedFinetune,", f"{kind}, freeze_llm={frozen},") + CONFIG[end:]
     setup = read(tmp_path, text.replace("2e-4", "2e-5"))
     (remark,) = setup.remarks
-    assert remark["kind"] == "no-lora"
-    assert ("the whole model is trained" in str(remark["note"])) is not frozen
+    assert remark.kind == "no-lora"
+    assert ("the whole model is trained" in str(remark.note)) is not frozen
     assert not [each for each in check(Path(str(setup.file)), stages=("config",)).findings if each.rule == "QD120"]
 
 

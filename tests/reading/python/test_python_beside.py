@@ -404,7 +404,7 @@ def test_pinned_versions_decide_about_switches_of_from_pretrained(
 ) -> None:
     setup = read_setup(written(tmp_path, {"app/core/train.py": SWITCHED, "requirements.txt": requirements}))
     assert setup.quantization.load_in_4bit is True
-    assert any(remark["kind"] == "quantization-switch-of-from-pretrained" for remark in setup.remarks) is told
+    assert any(remark.kind == "quantization-switch-of-from-pretrained" for remark in setup.remarks) is told
 
 
 def test_pins_of_the_nearest_folder_count(tmp_path: Path) -> None:
@@ -443,12 +443,12 @@ script, args, model = TrlParser((ScriptArguments, SFTConfig, ModelConfig)).parse
 
 def test_a_yaml_that_a_script_beside_it_reads(tmp_path: Path) -> None:
     alone = read_setup(written(tmp_path / "alone", {"recipe.yaml": RECIPE}))
-    assert {key["key"]: key["closest"] for key in alone.unknown_keys} == {"tokenizer_name_or_path": None}
-    assert {key["key"] for key in alone.removed_keys} == {"use_liger", "max_seq_length", "torch_dtype"}
+    assert {key.key: key.closest for key in alone.unknown_keys} == {"tokenizer_name_or_path": None}
+    assert {key.key for key in alone.removed_keys} == {"use_liger", "max_seq_length", "torch_dtype"}
     files = {"recipe.yaml": RECIPE, "sft.py": READER}
     beside = read_setup(written(tmp_path / "beside", files))
     assert not beside.unknown_keys
-    assert {key["key"] for key in beside.removed_keys} == {"torch_dtype"}
+    assert {key.key for key in beside.removed_keys} == {"torch_dtype"}
     pinned = read_setup(
         written(tmp_path / "pinned", {**files, "requirements.txt": "trl==0.21.0\ntransformers==4.57.0\n"})
     )
@@ -507,7 +507,7 @@ SHAREGPT = "base_model: my/model\nload_in_4bit: true\nadapter: qlora\ndatasets:\
 def test_an_older_axolotl_is_not_held_to_what_newer_ones_refuse(readme: str, told: bool, tmp_path: Path) -> None:
     files = {"runs/qlora.yaml": SHAREGPT, "README.md": readme, ".git/HEAD": ""}
     setup = read_setup(written(tmp_path, files))
-    assert any("sharegpt" in str(remark["note"]) for remark in setup.remarks) is told
+    assert any("sharegpt" in str(remark.note) for remark in setup.remarks) is told
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_omegaconf_takes_an_exponent_without_a_dot_for_a_number(head: str, conve
     text = head + "model:\n  name: my/model\nlora:\n  rank: 8\n  alpha: 16\nlearning_rate: 2e-4\nload_in_4bit: true\n"
     setup = read_setup(written(tmp_path, {"sft.yaml": text}))
     assert setup.string_numbers == ["learning_rate"]
-    assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted
+    assert any(remark.kind == "string-numbers-converted" for remark in setup.remarks) is converted
 
 
 @pytest.mark.parametrize(
@@ -550,7 +550,7 @@ def test_a_script_two_folders_up_that_converts_is_seen(reader: str, converted: b
     text = "model:\n  name: my/model\nlora:\n  rank: 8\n  alpha: 16\nlearning_rate: 2e-4\nload_in_4bit: true\n"
     (folder / "sft.yaml").write_text(text)
     setup = read_setup(folder / "sft.yaml")
-    assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted
+    assert any(remark.kind == "string-numbers-converted" for remark in setup.remarks) is converted
 
 
 def test_alpaca_loras_names_make_no_axolotl_config(tmp_path: Path) -> None:
@@ -602,7 +602,7 @@ def test_a_loader_that_hands_what_it_reads_to_pydantic_makes_numbers(
 ) -> None:
     text = "model:\n  name: my/model\nlora:\n  rank: 8\n  alpha: 16\nlearning_rate: 2e-4\nload_in_4bit: true\n"
     setup = read_setup(written(tmp_path, {"sft.yaml": text, "read.py": loader}))
-    assert any(remark["kind"] == "string-numbers-converted" for remark in setup.remarks) is converted
+    assert any(remark.kind == "string-numbers-converted" for remark in setup.remarks) is converted
 
 
 OWN = """\
@@ -636,7 +636,7 @@ def test_a_switch_of_its_own_turns_off_what_stands_below_it(
     assert setup.model.name_or_path == "my/model"
     known = None if setup.is_unknown("quantization.load_in_4bit") else setup.quantization.load_in_4bit
     assert known is four_bit
-    assert any(remark["kind"] == "no-lora" for remark in setup.remarks) is no_lora
+    assert any(remark.kind == "no-lora" for remark in setup.remarks) is no_lora
 
 
 SEVERAL = """\

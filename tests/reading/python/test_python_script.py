@@ -320,7 +320,7 @@ def test_branches_that_a_default_leaves_out_are_not_said_to_be_absent(tmp_path: 
     setup = read(tmp_path, text + END)
     assert setup.is_unknown("quantization.load_in_4bit")
     assert setup.is_unknown("training.prepare_for_kbit_training")
-    assert [remark["kind"] for remark in setup.remarks] == []
+    assert [remark.kind for remark in setup.remarks] == []
 
 
 def test_what_is_absent_is_absent_where_all_was_seen(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_choice_by_the_card(tmp_path: Path) -> None:
     new, old = on(9.0), on(7.5)
     assert (new.compute_dtype, new.bf16, new.fp16) == ("bfloat16", True, False)
     assert (old.compute_dtype, old.bf16, old.fp16) == ("float16", False, True)
-    assert [remark["kind"] for remark in setup.remarks] == ["bf16-auto"]
+    assert [remark.kind for remark in setup.remarks] == ["bf16-auto"]
     compared = script.replace("bf16=good", "bf16=compute_dtype == torch.bfloat16")
     assert read(tmp_path, compared).remarks == setup.remarks
     mixed = read(tmp_path, script.replace("bf16=good", "bf16=True").replace("fp16=not good", "fp16=False"))
@@ -450,7 +450,7 @@ def test_checkpointing_arguments_that_are_replaced(tmp_path: Path) -> None:
         end = END.replace("output_dir", "gradient_checkpointing=True, gradient_checkpointing_kwargs=dict(use_reentrant="
                           f"{trainers}), output_dir")  # fmt: skip
         setup = read(tmp_path, LOAD + BASE + lines + "lr = 1e-4\nmodel = get_peft_model(model, LORA)\n" + end)
-        assert [remark["kind"] for remark in setup.remarks] == expected
+        assert [remark.kind for remark in setup.remarks] == expected
         assert setup.training.gradient_checkpointing_kwargs == {"use_reentrant": trainers == "True"}
 
 
