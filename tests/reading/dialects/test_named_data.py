@@ -231,9 +231,9 @@ def test_a_name_that_dataset_info_lacks_stops_the_trainer(tmp_path: Path) -> Non
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset_info.json").write_text('{"faq": {"file_name": "faq.json"}}')
     wrong = read(tmp_path, {**FACTORY, "dataset": "faq,nosuch", "dataset_dir": str(tmp_path / "data")})
-    assert [each["kind"] for each in wrong.remarks if each["effect"] == "refused"] == ["data-set-not-registered"]
+    assert [each.kind for each in wrong.remarks if each.effect == "refused"] == ["data-set-not-registered"]
     right = read(tmp_path, {**FACTORY, "dataset": "faq", "dataset_dir": str(tmp_path / "data")})
-    assert not [each for each in right.remarks if each["kind"] == "data-set-not-registered"]
+    assert not [each for each in right.remarks if each.kind == "data-set-not-registered"]
 
 
 def test_a_value_that_omegaconf_calls_missing_is_no_name(tmp_path: Path) -> None:
@@ -248,4 +248,4 @@ def test_a_value_that_omegaconf_calls_missing_is_no_name(tmp_path: Path) -> None
 def test_a_template_that_llamafactory_lacks(template: str, stops: bool, tmp_path: Path) -> None:
     """A slip of letters; another number may be that of a newer template."""
     setup = read(tmp_path, {**FACTORY, "template": template})
-    assert ("template-unknown" in [each["kind"] for each in setup.remarks]) is stops
+    assert ("template-unknown" in [each.kind for each in setup.remarks]) is stops
