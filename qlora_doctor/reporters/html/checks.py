@@ -12,6 +12,7 @@ from .._pages import rule_title
 
 _UNKNOWN = re.compile(r"^Unknown: ([\w.]+(?:, [\w.]+)*)\. (?=.)")
 """How a reason begins that names the facts it lacks; what follows is the same for all rules of a stage."""
+_NOT_RUN = re.compile(r"The stage \w+ (?:has not run|was skipped|failed)")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def skipped_groups(outcomes: Sequence[RuleOutcome]) -> list[CheckGroup]:
         reason = words.one_line(outcome.reason or "No reason was given.")
         lacks = _UNKNOWN.match(reason)
         rest = reason[lacks.end() :] if lacks else reason
-        check = Check(outcome.rule, _name(outcome), lacks.group(1) if lacks else None)
+        told = lacks.group(1) if lacks and not _NOT_RUN.match(rest) else None  # all of a stage that did not run
+        check = Check(outcome.rule, _name(outcome), told)
         groups.setdefault((outcome.stage, rest), []).append(check)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     return [CheckGroup(stage, reason, tuple(checks)) for (stage, reason), checks in ordered]
