@@ -21,6 +21,8 @@ class ResumeFacts(Fact):
     ``world size 2, now 1``."""
     unusable: str | None = None
     """Why the trainer cannot go on from it, in words; ``none`` where its trainer_state.json is there."""
+    absent: str | None = None
+    """The output_dir whose last checkpoint is meant and that is not on this machine; ``none`` where it is."""
 
 
 class ScheduleFacts(Fact):

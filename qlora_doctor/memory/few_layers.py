@@ -69,16 +69,15 @@ class FewLayers:
         self._count = 0
         try:
             for begin, end in itertools.pairwise(self._bounds()):
-                there = known.get(key, known.get(key + ALIGNED_ONLY))
+                name = next((each for each in (key, key + ALIGNED_ONLY) if each in known), key)
+                there = known.get(name)
                 if there is None or (there and there[-1].last < begin <= sequence):
-                    known.setdefault(key, [])  # what fails is not tried again
+                    pieces = known.setdefault(name, [])  # what fails is not tried again
                     piece, aligned_only = self._piece(machine, alone, begin, end)
-                    if aligned_only and key in known:
+                    pieces.append(piece)
+                    if aligned_only and name == key:
                         known[key + ALIGNED_ONLY] = known.pop(key)
-                    known.get(key, known.get(key + ALIGNED_ONLY, [])).append(piece)
-        except (
-            Exception
-        ):  # whatever the libraries raise for few layers; a trace in full tells it, or says why it cannot
+        except Exception:  # what the libraries raise for few layers: a trace in full tells it, or says why it cannot
             pass
         return self._count
 

@@ -136,7 +136,10 @@ def _first_rows(setup: Setup, rows: int) -> list[dict[str, Any]]:
     except StopIteration:  # the datasets library's answer to a JSON file without a row
         found = []
     except Exception as error:
-        if resolve(setup, name) is None and (isinstance(error, ConnectionError) or _is_offline()):
+        unreached = isinstance(error, ConnectionError | FileNotFoundError) or (
+            _is_offline() and "Couldn't find" in str(error)
+        )
+        if resolve(setup, name) is None and unreached:
             raise StageError(
                 not_at_hand(name, error),
                 kind=NOT_AT_HAND,

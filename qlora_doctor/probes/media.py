@@ -13,6 +13,8 @@ _GIVEN = ("pixel_values", "pixel_values_videos", "input_features", "input_values
 """Arguments that bring what placeholders stand for."""
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "audio_token_id",
                  "audio_token_index")  # fmt: skip
+_GRIDS_OF_THEIR_OWN = ("hunyuan_vl", "inkling2", "ernie4_5_vl_moe")
+"""Model types whose grids stand for another number of tokens than patches over merged patches."""
 
 
 class Media:
@@ -59,6 +61,8 @@ class Media:
 
     def _sizes(self, batch: Mapping[str, Any]) -> list[int] | None:
         """Tokens of each image and video of a batch, after the vision tower and its merging; None where unknown."""
+        if getattr(self._config, "model_type", None) in _GRIDS_OF_THEIR_OWN:
+            return None
         sizes: list[int] = []
         vision = getattr(self._config, "vision_config", None)
         for name in _GIVEN:

@@ -400,6 +400,13 @@ def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:
     return {**known, "ended": "failed", "failure": RunFailure(kind="exit", message=text, step=step)}
 
 
+_PYTHONS_OWN = {
+    "list index out of range", "got an unexpected keyword argument", "missing 1 required positional argument",
+    "too many values to unpack (expected 2)",
+}  # fmt: skip
+"""Symptoms that are Python's own words, for whatever went wrong."""
+
+
 def with_its_rule(failure: RunFailure) -> RunFailure:
     """A failure with the rule one of whose symptoms is its message: word for word, whatever stands in between."""
     from ..core.assets import asset_folder
@@ -412,7 +419,7 @@ def with_its_rule(failure: RunFailure) -> RunFailure:
         f"{rule.id} ({rule.name})": len(words)
         for rule in load_rules(asset_folder("rules"))
         for symptom in rule.symptoms
-        if len(words := _words(symptom)) >= _TELLING and _in_order(words, said)
+        if symptom not in _PYTHONS_OWN and len(words := _words(symptom)) >= _TELLING and _in_order(words, said)
     }
     longest = [name for name, length in found.items() if length == max(found.values())]
     return failure.model_copy(update={"speaks_of_it": longest[0]}) if len(longest) == 1 else failure

@@ -156,6 +156,8 @@ def slip_of(name: str) -> str | None:
     newer one. None for a name that it has, and where none is near."""
     known = _table()["templates"]
     near = closest(name, known, cutoff=0.75) if name not in known else []
+    if near and name.startswith(f"{near[0]}_"):
+        return None  # a variant of one's own
     return near[0] if near and re.findall(r"\d", near[0]) == re.findall(r"\d", name) else None
 
 

@@ -65,6 +65,8 @@ def _reason(dataset: Any) -> str | None:
     if not {"input_ids", "labels"} <= columns:
         return None
     rows = dataset.with_format(None)[:_LOOKED_AT]
+    if not all(isinstance(labels, list) for labels in rows["labels"]):  # classes
+        return None
     if any(label != IGNORED for labels in rows["labels"] for label in labels):
         return None
     lengths = {len(ids) for ids in rows["input_ids"]}

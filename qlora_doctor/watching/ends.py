@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 import traceback
 from collections.abc import Mapping
@@ -112,10 +113,17 @@ def _columns_without(error: BaseException) -> list[str]:
         for name in ("example", "examples", "row", "rows", "batch", "x"):
             value = tb.tb_frame.f_locals.get(name)
             value = value[0] if isinstance(value, list) and value else value
-            if isinstance(value, Mapping) and key not in value and all(isinstance(each, str) for each in value):
+            looked_up = re.search(rf"\b{name}(\[\w+\])?\[(['\"]){re.escape(key or '')}\2\]", _line(tb))
+            if not looked_up or not isinstance(value, Mapping) or key in value:
+                continue
+            if all(isinstance(each, str) for each in value):
                 found = list(value)[:20]
         tb = tb.tb_next
     return found
+
+
+def _line(tb: TracebackType) -> str:
+    return linecache.getline(tb.tb_frame.f_code.co_filename, tb.tb_lineno)
 
 
 def _bytes(pattern: re.Pattern[str], text: str) -> int | None:

@@ -84,7 +84,6 @@ def steps_taken(optimizers: Sequence[Any]) -> int | None:
             if step is None or (isinstance(step, torch.Tensor) and step.device.type != "cpu"):
                 return None
             found = max(found, int(step))
-            break  # all tensors of an optimizer step together
     return found
 
 

@@ -84,7 +84,7 @@ def test_findings_print_as_lines(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(CONFIG)
     report = qlora_doctor.check(path, stages=("config",))
-    assert re.match(r"\[.*c\.yaml:8:1: warning QD128 quantization_method", repr(report.findings))
+    assert re.match(r"\[.*c\.yaml:8:1: error QD128 quantization_method", repr(report.findings))
 
 
 def test_a_check_of_one_stage_speaks_of_that_stage(tmp_path: Path) -> None:

@@ -712,7 +712,7 @@ def healthy_reinforced(folder: Path) -> None:
     )
 
 
-@course("QD716", method="grpo")
+@course("QD695", "QD696", "QD716", method="grpo")
 def rewards_all_equal(folder: Path) -> None:
     reinforced(folder, lambda text: 1.0, max_steps=30, learning_rate=1e-3)
 

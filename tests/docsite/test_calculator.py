@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qlora_doctor.memory.families import SMALL_MEMORY_HEAD
 from qlora_doctor.memory.machine import Machine
 from qlora_doctor.memory.replay import replay
 from qlora_doctor.memory.shipped import MODELS, Variant, shipped_for
@@ -90,8 +89,7 @@ def test_every_figure_is_the_commands(page: Page, case: Any) -> None:
     shipped, machine = shipped_for(setup), Machine(find_card(card_name))
     if shipped is None:
         pytest.skip("other versions are installed than those that were traced")
-    kind = machine.kind(shipped.outline.head > SMALL_MEMORY_HEAD)
-    tape = shipped.scalable(kind, batch == 1, sequence)
+    tape = shipped.scalable(machine, batch, sequence)
     assert tape is not None
     run = replay(tape.at(batch, sequence), machine)
     assert (found["allocated"], found["reserved"]) == (run.peak_allocated, run.peak_reserved)

@@ -23,6 +23,7 @@ micro_batch_size: 2
 gradient_accumulation_steps: 4
 warmup_steps: 1
 warmup_ratio: 0.1
+learning_rate: 0.0002
 datasets: [{path: my/rows, type: alpaca}]
 """
 """AX003, which QD126 tells, and AX038, which QD125 tells."""

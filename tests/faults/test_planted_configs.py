@@ -228,7 +228,13 @@ FAULTS = [
         rule="QD114",
     ),
     Fault("modules-to-save-fp16-unscale", "error", FP16 | lora(modules_to_save=["lm_head"])),
-    Fault("mamba-fused-kernel-bypass", "error", lora(target_modules=["out_proj"]), model="mamba", rule="QD313"),
+    Fault(
+        "mamba-fused-kernel-bypass",
+        "error",
+        lora(target_modules=["out_proj"]) | quantization(llm_int8_skip_modules=["lm_head", "dt_proj"]),
+        model="mamba",
+        rule="QD313",
+    ),
     Fault("tied-embeddings-adapted", "warning", lora(modules_to_save=["lm_head"]), model="qwen2"),
     Fault(
         "modules-to-save-in-targets",

@@ -531,7 +531,6 @@ REPORTED = [
         SAVED,
         [("trainer.train()\nmodel", "trainer.train(resume_from_checkpoint='out/adapter')\nmodel")],
     ),
-    Reported("QD471", "error", PLAIN, [("trainer.train()", "trainer.train(resume_from_checkpoint=True)")]),
     Reported(
         "QD472",
         "error",

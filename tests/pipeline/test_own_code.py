@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,31 @@ def test_code_of_ones_own_does_not_run(tiny_llama: Path, environment: Path, tmp_
     setup = setup_of(tmp_path, tiny_llama, ["one"], type="mine.strategy")
     with pytest.raises(Exception, match=r"mine\.strategy"):
         see_data(setup, silent, own=find_trainer(setup, str(environment)))
+    assert not (tmp_path / "ran").exists()
+
+
+@posix
+def test_code_of_a_model_does_not_run(tiny_llama: Path, environment: Path, tmp_path: Path) -> None:
+    """ms-swift loads every model with its own code, whatever the file says."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama, model)
+    (model / "conf.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom transformers import PretrainedConfig as Conf\n"
+    )
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "conf.Conf"}}))
+    (tokenizer,) = environment.glob("lib/*/site-packages/axolotl/loaders/tokenizer.py")
+    trusting = f"""
+        from transformers import AutoConfig
+        AutoConfig.from_pretrained({str(model)!r}, trust_remote_code=True)
+"""
+    at = "def __init__(self, cfg):"
+    text = tokenizer.read_text()
+    assert at in text
+    tokenizer.write_text(text.replace(at, at + trusting))
+    setup = setup_of(tmp_path, tiny_llama, ["one"])
+    data = see_data(setup, silent, own=find_trainer(setup, str(environment))).data
+    assert data.rendered_by is not None and "code of its own, which is not run" in data.rendered_by
     assert not (tmp_path / "ran").exists()
 
 

@@ -47,7 +47,7 @@ def test_a_filter_leaves_no_row(tmp_path: Path) -> None:
     )
     assert rules_of(report) == {"QD465"}
     assert report["findings"][0]["message"] == (
-        "Nothing is left to train on: filter in train.py, line 7 left out all 9 rows, for no row has a label that "
+        "Nothing is left to train on: filter in train.py, line 7 left out all 9 rows, because no row has a label that "
         "counts in its first 3 tokens."
     )
 
@@ -107,7 +107,7 @@ def test_the_loader_gives_no_batch(tiny_llama: Path) -> None:
             model(**batch)
     assert seen.report is not None
     assert [f.message for f in seen.report.findings if f.severity != "info"] == [
-        "The run ends without one optimizer step: the data loader gives no batch, for its 3 rows are fewer than "
+        "The run ends without one optimizer step: the data loader gives no batch: its 3 rows are fewer than "
         "a batch of 8 and drop_last leaves them out."
     ]
 

@@ -86,7 +86,7 @@ def scripted(
     """
     way = cast(ScriptWay, named.settings)
     plain = Plain(way["functions"], way["constants"], way["tokenizers"], tokenizer, way.get("expressions"))
-    doing, whole = "", total == len(rows)
+    doing, whole, read = "", total == len(rows), rows
     try:
         for step in way["steps"]:
             doing = f"The script's {step.get('function') or 'function'} ({step['do']})"
@@ -107,7 +107,7 @@ def scripted(
         ) from why
     except NotPlain as why:
         raise NotFollowedForm(f"The script forms the samples by code that is not followed: {why}") from why
-    _one_row_each(rows, way["steps"])
+    _one_row_each(read, rows, way["steps"])
     if not rows and whole:
         raise StageError("The script's filters keep none of the rows of its data.", remedy="Look at their conditions.")
     if not rows:
@@ -128,7 +128,7 @@ def _step(plain: Plain, step: Step, rows: list[dict[str, Any]], total: int | Non
         return rows
     if kind in ("remove", "keep", "rename"):
         asked = [step["old"]] if kind == "rename" else _listed(step["columns"])
-        _has(asked, step["call"], rows)
+        _has(asked, step["call"], rows, total)
     if kind == "remove":
         gone = _listed(step["columns"])
         return [{name: value for name, value in row.items() if name not in gone} for row in rows]
@@ -139,14 +139,16 @@ def _step(plain: Plain, step: Step, rows: list[dict[str, Any]], total: int | Non
         return [{(step["new"] if name == step["old"] else name): value for name, value in row.items()} for row in rows]
     if kind == "filter":
         return [row for row in rows if _call(plain, step, dict(row))]
-    return _mapped(plain, step, rows)
+    return _mapped(plain, step, rows, total)
 
 
-def _has(columns: list[str], call: str, rows: list[dict[str, Any]]) -> None:
-    """The datasets library refuses a name that is no column."""
+def _has(columns: list[str], call: str, rows: list[dict[str, Any]], total: int | None) -> None:
+    """The datasets library refuses a name that is no column; what the rows have that were not read is not known."""
+    if total != len(rows):
+        return
     there = list(dict.fromkeys(name for row in rows for name in row))
     missing = [name for name in columns if name not in there]
-    if rows and missing:
+    if missing:
         raise StageError(
             f"The script's {call} fails: there is no column {', '.join(missing)}. The rows have the columns "
             f"{', '.join(there)}.",
@@ -154,10 +156,10 @@ def _has(columns: list[str], call: str, rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _mapped(plain: Plain, step: Step, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _mapped(plain: Plain, step: Step, rows: list[dict[str, Any]], total: int | None) -> list[dict[str, Any]]:
     gone = step["remove"]
     if gone and gone != "all":
-        _has(_listed(gone), f"map(…, remove_columns={gone!r})", rows)
+        _has(_listed(gone), f"map(…, remove_columns={gone!r})", rows, total)
     kept = [
         {} if gone == "all" else {name: value for name, value in row.items() if name not in _listed(gone)}
         for row in rows
@@ -193,26 +195,30 @@ def _dict(value: Any) -> dict[str, Any]:
     return value
 
 
-def _one_row_each(rows: list[dict[str, Any]], steps: list[Step]) -> None:
+def _one_row_each(read: list[dict[str, Any]], rows: list[dict[str, Any]], steps: list[Step]) -> None:
     """Token ids that are no list of numbers, as where a function takes a batch for a row, or a row for a batch.
 
+    Args:
+        read: the rows as they were read.
+
     Raises:
+        NotFollowedForm: a row holds several texts by itself, as the choices of a question are.
         StageError: the tokens of one row are spread over many, or one row holds the tokens of many texts.
     """
     ids = next((row["input_ids"] for row in rows if "input_ids" in row), None)
     batched = any(step.get("batched") for step in steps)
     if isinstance(ids, int) and batched:
         raise StageError(
-            "map is given batched=True, so that its function gets lists of values, and the function returns "
-            "the tokens of one "
-            "text: each token becomes a row.",
+            "map is given batched=True, so that its function gets lists of values, and the function returns the tokens "
+            "of one text: each token becomes a row.",
             remedy="Leave batched=True out, or let the function go over the lists.",
         )
     if isinstance(ids, list) and len(ids) > 1 and isinstance(ids[0], list) and not batched:
+        if not any(isinstance(value, str) and len(value) == len(ids) for value in read[0].values()):
+            raise NotFollowedForm("The script makes several rows of tokens of one row.")
         raise StageError(
-            f"map hands its function one row, and the function returns the tokens of {len(ids)} texts for it: "
-            "it goes over the "
-            "characters of a text as if they were rows.",
+            f"map hands its function one row, and the function returns the tokens of {len(ids)} texts for it: it goes "
+            "over the characters of a text as if they were rows.",
             remedy="Pass batched=True to map, or tokenize the row's one text.",
         )
 

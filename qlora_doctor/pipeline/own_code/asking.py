@@ -53,8 +53,6 @@ def ask(
     model: str,
     settings: Mapping[str, Any],
     sets: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
-    *,
-    beside: str | None = None,
 ) -> Asked:
     """What the trainer's own code makes of rows; never raises for what it does.
 
@@ -62,7 +60,6 @@ def ask(
         model: folder or hub id that its tokenizer is loaded from.
         settings: of the config's top.
         sets: settings and rows of each data set.
-        beside: folder of user's own modules, where these may run.
     """
     by = f"{_NAMES[found.trainer]} {found.version or ''}".strip()
     if not found.asked:
@@ -72,7 +69,7 @@ def ask(
     try:
         with_rows = [{"settings": dict(said), "rows": list(rows)} for said, rows in sets]
         request = json.dumps({
-            "trainer": found.trainer, "model": model, "settings": dict(settings), "memory": MEMORY, "beside": beside,
+            "trainer": found.trainer, "model": model, "settings": dict(settings), "memory": MEMORY,
             "confining": confining.__file__, "sets": with_rows,
         })  # fmt: skip
     except (TypeError, ValueError):  # pictures and sounds: bytes

@@ -5,8 +5,7 @@ what the trainer brings is imported. ``confining.py``, whose path the request ha
 memory before anything of the trainer's is imported.
 
 The request: ``trainer``, ``model`` (its folder or id), ``settings`` (of the file's top), ``sets`` (each with its
-``settings`` and ``rows``), ``memory``, ``confining``, ``beside`` (folder from where a user's own modules may be
-imported; None: none are).
+``settings`` and ``rows``), ``memory``, ``confining``.
 
 The reply: ``version``, ``tokens`` (what became of the tokenizer), ``sets``: of each row the list of what was made of
 it, ``{ids, labels, length, loses}`` or ``{dropped}`` or ``{stops}``; or ``failure``, why nothing was asked.
@@ -52,7 +51,6 @@ class _Axolotl:
             "dataset_processes": 1, "dataset_keep_in_memory": True,
         })  # fmt: skip
         self.tokenizer = load_tokenizer(self.cfg)
-        self.beside = request["beside"]
 
     def set_up(self, settings: dict[str, Any]) -> None:
         entry = {name: value for name, value in settings.items() if name not in ("trust_remote_code", "processor_type")}
@@ -64,8 +62,8 @@ class _Axolotl:
         if str(kind).split(".")[0] in ("stepwise_supervised", "bradley_terry", "pretrain"):
             raise _CannotAsk(f"the labels of {kind} are no tokens of its rows")
         own = str(kind).partition(":")[0] if isinstance(kind, str) else ""
-        if own and not self.beside and _is_elsewhere(own, "axolotl.prompt_strategies"):
-            raise _CannotAsk(f"the type {kind} is code of one's own, which --run-data runs")
+        if own and _is_elsewhere(own, "axolotl.prompt_strategies"):
+            raise _CannotAsk(f"the type {kind} is code of one's own")
         self.entry = self.as_dict({**entry, **valid})
 
     def every(self, table: Any) -> list[list[dict[str, Any]]] | None:
@@ -303,6 +301,16 @@ def _is_of_rows(error: BaseException) -> bool:
     return bool(names & {"KeyError", "ValueError", "IndexError", "AssertionError", "TemplateError"})
 
 
+def _refuse_code_of_models() -> None:
+    """ms-swift trusts the code of every model that it loads; here none of it runs."""
+    from transformers import dynamic_module_utils
+
+    def refuse(*given: Any, **named: Any) -> Any:
+        raise _CannotAsk("the model brings code of its own, which is not run")
+
+    dynamic_module_utils.get_class_in_module = refuse
+
+
 def _asked(request: dict[str, Any]) -> dict[str, Any]:
     kind = _TRAINERS[request["trainer"]]
     reply: dict[str, Any] = {}
@@ -315,6 +323,7 @@ def _asked(request: dict[str, Any]) -> dict[str, Any]:
 
         datasets.disable_caching()
         datasets.disable_progress_bars()
+        _refuse_code_of_models()
         trainer = kind(request)
         reply["sets"] = []
         for each in request["sets"]:
@@ -337,8 +346,6 @@ def main(folder: str) -> None:
     here = str(Path(__file__).resolve().parent)
     # Nothing of this package, and nothing of the working directory, stands before the trainer's modules.
     sys.path[:] = [each for each in sys.path if each and str(Path(each).resolve()) != here]
-    if request["beside"]:
-        sys.path.append(request["beside"])
     spec = importlib.util.spec_from_file_location("_confining", request["confining"])
     assert spec is not None and spec.loader is not None
     confining = importlib.util.module_from_spec(spec)

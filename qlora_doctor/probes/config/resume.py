@@ -39,9 +39,9 @@ def resume_facts(
     folder = checkpoint_of(setup)
     state = json_mapping(folder / STATE, _LIMIT) if folder is not None else None
     if folder is None or state is None:
-        unusable = _unusable(setup, folder)
+        unusable, absent = _unusable(setup, folder), _absent(setup, folder)
         named = str(setup.training.resume_from_checkpoint)
-        return ResumeFacts(checkpoint=named, unusable=unusable) if unusable is not None else None
+        return ResumeFacts(checkpoint=named, unusable=unusable, absent=absent or "none") if unusable or absent else None
     done = _whole(state.get("global_step"))
     left = _left(state, done, updates, get)
     if left is None and done is not None and most is not None and done >= most:
@@ -58,11 +58,14 @@ def resume_facts(
         rank_differs=None if rank is None or now is None or known.pattern_ranks is not False else rank != now,
         differs=_differences(folder, state, get, known, ranks),
         unusable="none",
+        absent="none",
     )
 
 
 def _unusable(setup: Setup, folder: Path | None) -> str | None:
     """Why there is nothing to go on from; None where it may lie on another machine, or cannot be read.
+
+    An output_dir that is not here is no sign of a first run: outputs are not part of a checkout.
 
     transformers asks for a checkpoint-N in output_dir (``get_last_checkpoint``), and reads trainer_state.json in the
     folder that it is told (``Trainer._inner_training_loop``).
@@ -73,15 +76,26 @@ def _unusable(setup: Setup, folder: Path | None) -> str | None:
         if whose is None or STATE in holds:
             return None
         return f"{setup.training.resume_from_checkpoint} holds {whose} and no {STATE}"
-    written, output = setup.training.resume_from_checkpoint, setup.training.output_dir
-    if str(written).lower() != "true" or output is None or setup.is_unknown("training.output_dir"):
-        return None
-    if setup.file is None or setup.is_unknown("training.resume_from_checkpoint"):
+    output = _output_of_resume(setup)
+    here = resolve(setup, output) if output is not None else None
+    return f"{output} holds no checkpoint-N" if here is not None and here.is_dir() else None
+
+
+def _absent(setup: Setup, folder: Path | None) -> str | None:
+    """The output_dir whose last checkpoint is meant, where there is no such folder here."""
+    output = _output_of_resume(setup) if folder is None else None
+    if output is None or Path(output).is_absolute() or "~" in output or "$" in output:
         return None
     here = resolve(setup, output)
-    if here is not None and here.is_dir():
-        return f"{output} holds no checkpoint-N"
-    return None if Path(output).is_absolute() or "~" in output or "$" in output else f"there is no {output} here"
+    return output if here is None or not here.is_dir() else None
+
+
+def _output_of_resume(setup: Setup) -> str | None:
+    """The output_dir of a file that says to go on from its last checkpoint."""
+    if setup.file is None or any(map(setup.is_unknown, ("training.output_dir", "training.resume_from_checkpoint"))):
+        return None
+    asked = str(setup.training.resume_from_checkpoint).lower() == "true"
+    return setup.training.output_dir if asked else None
 
 
 def checkpoint_of(setup: Setup) -> Path | None:

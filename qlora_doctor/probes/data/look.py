@@ -354,6 +354,8 @@ def _new_tokens(setup: Setup, rows: Iterable[Sequence[int] | np.ndarray], tokeni
     before = getattr(tokenizer, TOKENS_BEFORE, None)
     if before is None or len(tokenizer) <= before or any(map(setup.is_unknown, _TRAINS_EMBEDDINGS)):
         return {}
+    if any(setup.says(kind) for kind in ("no-lora", "lora-switched-off", "lora-not-switched-on")):
+        return {}  # all weights train
     lora = setup.lora
     said = [lora.modules_to_save, lora.target_modules]
     names = [name for each in said for name in ([each] if isinstance(each, str) else each or ())]
@@ -370,8 +372,9 @@ def _by_script(rows: Sequence[Row], batches: Batches, tokenizer: Any) -> dict[st
         known.update(facts_of_texts(formed))
     if batches.raw:  # without the rows as they were, a mask that is too long looks the same
         known["empty_answers"] = sum(
-            not each.answer.strip() and any(isinstance(value, str) and not value.strip() for value in raw.values())
-            for each, raw in zip(formed, batches.raw, strict=False)
+            _trains_an_end_alone(row, tokenizer)
+            and any(isinstance(value, str) and not value.strip() for value in raw.values())
+            for row, raw in zip(rows, batches.raw, strict=False)
         )
     talks = [raw.get("messages") or raw.get("conversations") for raw in batches.raw or ()]
     lost = [
@@ -383,6 +386,13 @@ def _by_script(rows: Sequence[Row], batches: Batches, tokenizer: Any) -> dict[st
     if any(isinstance(talk, list) for talk in talks):
         known |= {"content_lost_rows": len(lost), "content_lost": lost[0] if lost else None}
     return known
+
+
+def _trains_an_end_alone(row: Row, tokenizer: Any) -> bool:
+    """Whether what is trained of a row is blank, and not nothing."""
+    if len(row.labels) != len(row.ids) or not (np.asarray(row.labels) != IGNORED).any():
+        return False
+    return not by_mask(row, tokenizer).answer.strip()
 
 
 def _token_counts(lengths: Sequence[int], truncated: int) -> dict[str, Any]:

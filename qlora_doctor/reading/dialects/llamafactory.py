@@ -18,7 +18,7 @@ from ..document import Document
 from .fields import Reading, Table, Writing
 from .refusals import llamafactory as refusals
 from .refusals import refuse
-from .values import last_of_several, name_list, names_or_all, negated, one_or_list, strategy, text, truthy
+from .values import is_template, last_of_several, name_list, names_or_all, negated, one_or_list, strategy, text, truthy
 
 name = "llamafactory"
 TRAITS = Traits(
@@ -242,7 +242,7 @@ def conclude(reading: Reading) -> None:
     if reading.has("ref_model"):
         reading.remark("reference-given", "ref_model", "ref_model names the reference.")
     template = reading.get("template")
-    if isinstance(template, str) and (near := slip_of(template)) is not None:
+    if isinstance(template, str) and not is_template(template) and (near := slip_of(template)) is not None:
         note = f"LLaMA-Factory stops: it has no template {template}; the closest is {near}."
         reading.refused("template-unknown", "template", note)
     refuse(reading, "llamafactory", refusals.COMPUTED)
@@ -288,7 +288,7 @@ def _nothing_quantized(reading: Reading, method: str) -> None:
     """LLaMA-Factory compares the method with those of ``_QUANTIZES``; another matches none, without an error."""
     note = f"LLaMA-Factory quantizes a base as it loads it with bnb, hqq and eetq alone; {method} quantizes nothing."
     for path in ("quantization.load_in_4bit", "quantization.load_in_8bit"):
-        reading.put(path, False, "quantization_bit", note)
+        reading.put(path, False, "quantization_method", note)
     if method == "bitsandbytes":
         reading.remark("quantization-method-renamed", "quantization_method", note)
     else:
@@ -298,10 +298,14 @@ def _nothing_quantized(reading: Reading, method: str) -> None:
 def _quantization(reading: Reading) -> None:
     bits = reading.get("quantization_bit")
     method = str(reading.get("quantization_method", "bnb"))
+    if bits is not None and is_template(method):
+        for path in ("quantization.load_in_4bit", "quantization.load_in_8bit"):
+            reading.forget(path, "The method is filled in when the run starts.", "quantization_method")
+        return
     if bits is not None and method not in _QUANTIZES and not (method == "bitsandbytes" and _is_old(reading)):
         _nothing_quantized(reading, method)
         return
-    backend = _BACKENDS[method]
+    backend = _BACKENDS.get(method)
     four = str(bits) == "4"
     reading.put("quantization.load_in_4bit", four, "quantization_bit")
     reading.put("quantization.load_in_8bit", str(bits) == "8", "quantization_bit")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...setup.setup import NamedData
+from .values import is_template
 
 if TYPE_CHECKING:
     from .fields import Reading
@@ -313,7 +314,8 @@ def _registered(reading: Reading, told: NamedData) -> NamedData:
     entry = entries.get(str(told.name))
     if not isinstance(entry, dict):
         why = f"{path} has no entry {told.name}"
-        reading.refused("data-set-not-registered", told.key, f"LLaMA-Factory stops where {why}.")
+        if not is_template(told.name):
+            reading.refused("data-set-not-registered", told.key, f"LLaMA-Factory stops where {why}.")
         return told.model_copy(update={"not_followed": f"{why}."})
     name, kind = told.name, told.kind
     for key, of in (("hf_hub_url", "hub"), ("ms_hub_url", "hub"), ("om_hub_url", "hub"), ("script_url", "code")):

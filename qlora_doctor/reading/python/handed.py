@@ -18,8 +18,10 @@ _SAME_SPLITS = re.compile(
 """Methods of a DatasetDict that return one of the same splits."""
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 _LOADED = re.compile(r"ForCausalLM\.from_pretrained$")
-_LAYER = re.compile(r"(torch\.)?nn\.\w+$|(Linear|Embedding|Sequential)$")
-_SHIFTED = re.compile(r"\[[^\]]*(\b1:|:-1)|\.roll\(|shift|\[\.\.\.,")
+_LAYER = re.compile(r"(^|\.)(Linear|Embedding|Sequential)$")
+_HEADS = {"lm_head", "score", "classifier", "embed_out", "embed_tokens"}
+"""Parts of transformers' models that scripts put another layer in place of."""
+_SHIFTED = re.compile(r"\[[^\]]*(\b1:|:-1|, ?-\d)|\.roll\(|shift|\[\.\.\.,")
 
 
 def note_given_data(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -150,23 +152,40 @@ def _wrapped(script: TrainingScript, builder: SetupBuilder) -> None:
     step = next((step for step in script.steps if step.kind == "wrapped" and step.sure), None)
     if step is None or not script.whole or not builder.value("quantization.load_in_4bit"):
         return
+    if not _hands_over(script, step.call.node):
+        return
     where = builder.source.where(step.call.node) if step.call.node is not None else "the script"
     if step.call.maker == "compile":
         note = (
-            f"transformers stops: the 4-bit model is compiled in {where}, and the trainer does not take "
-            "torch.compile's "
-            "wrapper of a quantized model. Hand over the model itself; torch_compile of the trainer's "
+            f"transformers stops: the 4-bit model is compiled in {where}, and the trainer does not take the wrapper "
+            "of torch.compile around a quantized model. Hand over the model itself; torch_compile of the trainer's "
             "arguments compiles it."
         )
         builder.refused("compiled-before-trainer", note, "model.wrapped", node=step.call.node)
     else:
         note = (
             f"transformers stops: the model is wrapped in {step.call.maker} in {where}, whose forward names "
-            "no arguments, so "
-            "that every column is taken off the batch; save_pretrained is missing as well. The trainer wraps "
-            "the model by itself."
+            "no arguments, so that every column is taken off the batch; save_pretrained is missing as well. The "
+            "trainer wraps the model by itself."
         )
         builder.refused("wrapped-before-trainer", note, "model.wrapped", node=step.call.node)
+
+
+def _hands_over(script: TrainingScript, wrapper: ast.AST | None) -> bool:
+    """Whether the trainer is given what this call returns, by itself or by a name that it was assigned to."""
+    trainer = script.trainer.node if script.trainer is not None else None
+    if not isinstance(trainer, ast.Call) or wrapper is None:
+        return False
+    given = next((each.value for each in trainer.keywords if each.arg == "model"), None)
+    given = given if given is not None else next(iter(trainer.args), None)
+    names = {
+        target.id
+        for _, node in script.nodes(ast.Assign)
+        if node.value is wrapper
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    return given is wrapper or (isinstance(given, ast.Name) and given.id in names)
 
 
 def _formatter(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -265,7 +284,8 @@ def _part_replaced(script: TrainingScript, builder: SetupBuilder) -> None:
         if (
             not isinstance(target, ast.Attribute)
             or not isinstance(made, ast.Call)
-            or not _LAYER.match(ast.unparse(made.func))
+            or not _LAYER.search(ast.unparse(made.func))
+            or (isinstance(target.value, ast.Name) and target.attr not in _HEADS)
         ):
             continue
         assert node is not None
@@ -273,14 +293,12 @@ def _part_replaced(script: TrainingScript, builder: SetupBuilder) -> None:
         if isinstance(target.value, ast.Name):
             what = (
                 f"sets {ast.unparse(target)} on the PeftModel itself, whose forward goes through the base: "
-                "the new layer is never "
-                "used, and the old one stays"
+                "the new layer is never used, and the old one stays"
             )
         else:
             what = (
-                f"replaces {ast.unparse(target)} behind the adapter: the new layer starts at random, trains "
-                "in full beside the "
-                "adapter, and is not saved with it, for it is no module of modules_to_save"
+                f"replaces {ast.unparse(target)} after the adapter was attached: the new layer starts at random, "
+                "trains in full beside the adapter, and is not saved with it, because it is not in modules_to_save"
             )
         note = f"{where[:1].upper()}{where[1:]} {what}."
         builder.remark("part-replaced-after-attach", node, note, "lora.replaced")
@@ -329,7 +347,7 @@ def _metrics_not_shifted(script: TrainingScript, builder: SetupBuilder) -> None:
                 note = (
                     f"{metrics.name} in {builder.source.where(metrics)} compares the predictions with labels "
                     "of the same "
-                    "place, and a causal model's predictions at a place are of the token behind it: the "
+                    "place, and a causal model's predictions at a place are of the next token: the "
                     "metric is wrong."
                 )
                 builder.remark("metrics-not-shifted", node, note, "training.compute_metrics")

@@ -89,7 +89,7 @@ def _not_taken(script: TrainingScript) -> Iterator[tuple[str, str, ast.Call, ast
     """(library, class, call, keyword) of each that some version refuses."""
     for call, dotted in script.seen.passed.values():
         library, maker = dotted.partition(".")[0], dotted.rpartition(".")[2]
-        if maker == LOADS and _OF_A_MODEL.search(dotted) is None:
+        if maker == LOADS and (library != "transformers" or _OF_A_MODEL.search(dotted) is None):
             continue
         if library in LIBRARIES and ".experimental." not in dotted:
             for keyword in call.keywords:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from ...setup.setup import NamedData
 from ..dialects.named_data import BUILDERS, kind_of
@@ -69,8 +70,12 @@ def _note_idle_split(script: TrainingScript, builder: SetupBuilder, transforms: 
     """Rows that are split off for an evaluation that nothing begins: transformers evaluates by eval_strategy alone."""
     begun = builder.knows("training.eval_strategy") and builder.value("training.eval_strategy") != "no"
     split = any("train_test_split" in each for each in transforms)
-    if split and not begun and script.given("eval_dataset") is not None and ".evaluate(" not in builder.source.code:
-        note = "The script splits rows off to evaluate on, and eval_strategy is no: nothing trains on or looks at them."
+    by_hand = re.search(r"\.(evaluate|predict)\(|eval_on_start", script.code) is not None
+    if split and not begun and not by_hand and script.given("eval_dataset") is not None:
+        note = (
+            "The script splits rows off and gives them to the trainer as eval_dataset, and eval_strategy is no: the "
+            "trainer never evaluates on them."
+        )
         builder.remark("held-out-unused", None, note, "training.eval_strategy")
 
 

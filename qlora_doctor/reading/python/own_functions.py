@@ -71,7 +71,9 @@ def _callbacks(script: TrainingScript, builder: SetupBuilder) -> None:
 
 def _rewards(given: Value | None) -> Iterator[ast.FunctionDef]:
     for value in given.items if isinstance(given, Listing) else [given]:
-        if isinstance(value, Function) and isinstance(value.body, ast.FunctionDef) and value.bound is None:
+        if not isinstance(value, Function) or not isinstance(value.body, ast.FunctionDef) or value.bound is not None:
+            continue
+        if not value.body.decorator_list:  # which may make another function of it
             yield value.body
 
 
@@ -117,6 +119,8 @@ def _gives_nothing(function: ast.FunctionDef) -> bool:
 def _constant_rewards(script: TrainingScript, functions: list[ast.FunctionDef], builder: SetupBuilder) -> None:
     """Where no function that rewards can tell one completion from another: each gives one number, whatever it is."""
     given = script.given("reward_funcs", 1)
+    if isinstance(given, Listing) and not given.exact:
+        return
     asked = len(given.items) if isinstance(given, Listing) else 1
     numbers = [_same_for_all(function) for function in functions]
     if numbers and len(numbers) == asked and None not in numbers:

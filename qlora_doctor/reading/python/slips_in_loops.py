@@ -21,6 +21,7 @@ def note_loops(script: TrainingScript, builder: SetupBuilder) -> None:
     """Write down what is certain of it."""
     if script.trainer is not None:
         return
+    own_forward = any(function.name == "forward" for _, function in script.nodes(ast.FunctionDef))
     for source in script.sources:
         for loop in source.nodes:
             if not isinstance(loop, ast.For | ast.While):
@@ -30,7 +31,8 @@ def note_loops(script: TrainingScript, builder: SetupBuilder) -> None:
                 continue
             trains = any(call.endswith("backward") for call in _called(loop))
             if trains:
-                _no_labels(source, loop, builder)
+                if not own_forward:
+                    _no_labels(source, loop, builder)
                 _optimizer_anew(source, loop, builder)
             _loss_kept(source, loop, trains, builder)
 
@@ -57,9 +59,8 @@ def _no_labels(source: Source, loop: ast.For | ast.While, builder: SetupBuilder)
             without[name] = call
         elif f"{name}.backward" in _called(loop) or "accelerator.backward" in _called(loop):
             note = (
-                f"The script stops ('NoneType' object has no attribute 'backward'): {source.where(call)} "
-                "calls the model "
-                "without labels, and without them it computes no loss. Pass labels."
+                f"The script stops ('NoneType' object has no attribute 'backward'): {source.where(call)} calls the "
+                "model without labels, and without them it computes no loss. Pass labels."
             )
             builder.refused("model-without-labels", note, "training.labels", node=call)
             return

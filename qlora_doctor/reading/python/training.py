@@ -406,7 +406,7 @@ def _remark_loaded(builder: SetupBuilder, loaded: Step, again: Step) -> None:
         builder.source.where(step.call.node) if step.call.node else "the script" for step in (loaded, again)
     )
     note = (
-        f"get_peft_model in {second} initialises the adapter anew that {loaded.call.maker}.from_pretrained loaded in "
+        f"get_peft_model in {second} initialises again the adapter that {loaded.call.maker}.from_pretrained loaded in "
         f"{first}: what it had learned is lost, and the training starts from the base."
     )
     builder.remark("loaded-adapter-renewed", again.call.node, note, "lora.renewed")

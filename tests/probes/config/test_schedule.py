@@ -231,6 +231,15 @@ def test_the_last_checkpoint_of_the_folder_is_meant_by_true(tmp_path: Path) -> N
     assert (found.updates_done, found.updates_left) == (100, 100)
 
 
+def test_a_folder_without_checkpoints_and_one_that_is_not_here(tmp_path: Path) -> None:
+    """Outputs are no part of a checkout: what is not here may be where the run takes place."""
+    absent = native(tmp_path, max_steps=100, output_dir="out", resume_from_checkpoint=True)["told"]
+    assert "QD477" in absent and "QD471" not in absent
+    (tmp_path / "out").mkdir()
+    empty = native(tmp_path, max_steps=100, output_dir="out", resume_from_checkpoint=True)["told"]
+    assert "QD471" in empty and "QD477" not in empty
+
+
 def test_a_script_resumes_by_what_train_is_given(tmp_path: Path) -> None:
     checkpoint(tmp_path)
     kept = script(tmp_path, "max_steps=60, resume_from_checkpoint='out/checkpoint-60'")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ....tables.refusals import catalogue
 from ..fields import Reading
+from ..values import is_template
 
 Computed = Mapping[str, Callable[[Reading], Any]]
 """What the names stand for that take code; None is unknown."""
@@ -20,7 +21,7 @@ def refuse(reading: Reading, trainer: str, computed: Computed) -> None:
     values = _Values(reading, computed)
     found = catalogue(trainer)
     for row in found.rows:
-        if row.is_so(values):
+        if row.is_so(values) and not is_template(reading.get(row.key)):
             key = next((key for key in (row.key, *found.point_at) if reading.written(key)), None)
             reading.refused(row.kind, key, row.note, row.about, row.machine, row.id)
 
