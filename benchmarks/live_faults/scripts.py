@@ -243,7 +243,7 @@ HEALTHY: dict[str, tuple[str, Sequence[tuple[str, str]]]] = {
     "rows padded on the left, with their mask": ("loop", [('AutoTokenizer.from_pretrained("base")\n', 'AutoTokenizer.from_pretrained("base", padding_side="left")\n')]),
     "workers of the loader": ("loop", [("shuffle=True, collate_fn", "shuffle=True, num_workers=2, collate_fn")]),
     "evaluation rows sorted by length": ("loop", [("texts[-16:]\n", "sorted(texts[-16:], key=len)\n")]),
-    "an evaluation before the training": ("loop", [("for epoch in", "model.train()\nwith torch.no_grad():\n    for batch in evaluation:\n        model(**batch)\nfor epoch in")]),
+    "a pass without gradients before the training": ("loop", [("for epoch in", "model.train()\nwith torch.no_grad():\n    for batch in evaluation:\n        model(**batch)\nfor epoch in")]),
     "one length, and no padding": ("accelerate", [('padding=True, truncation=True, max_length=64', 'padding="max_length", truncation=True, max_length=16')]),
     "an evaluation with every step": ("trainer", [("eval_steps=6", "eval_steps=1")]),
     "a resume": ("trainer", [(_TRAIN, "trainer.train()\narguments.max_steps = 16\ntrainer.train(resume_from_checkpoint='out/checkpoint-12')\n")]),
