@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..run.observer import Observer
-from ._terminal import is_terminal, one_line
+from ._terminal import is_terminal, one_line, show
 
 if TYPE_CHECKING:
     from ..core.report import Finding, StageRecord
@@ -154,7 +154,7 @@ class Lines(_Alive):
     def _say(self, line: str) -> None:
         with self._lock:
             self._last = self._clock()
-            click.echo(line, err=True)
+            show(line, err=True)
 
 
 class Moving(_Alive):

@@ -83,6 +83,20 @@ def test_a_log_hears_of_a_long_step_every_ten_seconds(capsys: pytest.CaptureFixt
     ]  # fmt: skip
 
 
+def test_a_long_line_of_a_log_breaks_where_the_columns_are_known(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    now = [0.0]
+    with Lines("reading c.yaml", clock=lambda: now[0]) as lines:
+        lines.on_stage_start("memory")
+        lines.on_progress("tracing a step of 1 × 1,024 tokens (trace 2)", None, None, None)
+        now[0] = PATIENCE + 1
+        lines.beat()
+    told = capsys.readouterr().err.splitlines()
+    assert max(map(len, told)) <= 60 and told[-1].endswith("(11 s)")
+
+
 def test_a_terminal_sees_the_line_move_and_room_for_what_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     now = [0.0]
     moving = Moving("reading c.yaml", clock=lambda: now[0])
