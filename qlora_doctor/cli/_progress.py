@@ -125,7 +125,8 @@ class Lines(_Alive):
         """Say that it goes on, not more often than a reader of logs wants."""
         with self._lock:
             if self._clock() - self._last >= PATIENCE:
-                self._say(f"still {self._doing()} ({self._waited()})")
+                self._last = self._clock()
+                show(f"still {self._doing()} ({self._waited()})", err=True)
 
     def on_known(self, text: str) -> None:
         """Say it at once: what follows may take minutes, or be ended."""
@@ -154,7 +155,7 @@ class Lines(_Alive):
     def _say(self, line: str) -> None:
         with self._lock:
             self._last = self._clock()
-            show(line, err=True)
+            click.echo(line, err=True)
 
 
 class Moving(_Alive):
