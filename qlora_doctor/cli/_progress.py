@@ -118,6 +118,7 @@ class Lines(_Alive):
 
     def __init__(self, text: str, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(text, 1.0, clock)
+        self._last = clock()
         self._say(f"{self._doing()} …")
         self._pulse.start()
 
