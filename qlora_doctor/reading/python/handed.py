@@ -43,8 +43,7 @@ def note_given_data(script: TrainingScript, builder: SetupBuilder) -> None:
             if asked.value not in there:
                 note = (
                     f"The script stops (KeyError): {source.where(node)} asks {node.value.id} for the split "
-                    f"{asked.value}, and it "
-                    f"has {' and '.join(sorted(there, reverse=True))} alone."
+                    f"{asked.value}, and it has {' and '.join(sorted(there, reverse=True))} alone."
                 )
                 builder.refused("split-not-there", note, "data.splits", node=node)
                 return
@@ -122,11 +121,9 @@ def note_inner_model(script: TrainingScript, builder: SetupBuilder) -> None:
             given = node.args[0] if isinstance(node, ast.Call) and node.args else None
             if isinstance(given, ast.Attribute) and given.attr == "model" and ast.unparse(given.value) in loaded:
                 note = (
-                    f"PEFT stops (no attribute prepare_inputs_for_generation): {called} in "
-                    f"{source.where(node)} is given "
-                    f"{ast.unparse(given)}, the decoder inside of the language model, and the adapter is one "
-                    "of the whole model. "
-                    f"Give it {ast.unparse(given.value)}."
+                    f"PEFT stops (no attribute prepare_inputs_for_generation): {called} in {source.where(node)} is "
+                    f"given {ast.unparse(given)}, the decoder inside of the language model, and the adapter is one of "
+                    f"the whole model. Give it {ast.unparse(given.value)}."
                 )
                 builder.refused("adapter-on-the-inner-model", note, "model.adapter", node=node)
                 return
@@ -227,9 +224,8 @@ def _language_model_as_reward(script: TrainingScript, builder: SetupBuilder) -> 
         return
     if load.maker.endswith(_LANGUAGE_MODELS) and load.maker.startswith("AutoModel"):
         note = (
-            f"TRL stops: the model is loaded as {load.maker}, and a reward model is a classifier with one "
-            "output. Load it "
-            "with AutoModelForSequenceClassification.from_pretrained(…, num_labels=1)."
+            f"TRL stops: the model is loaded as {load.maker}, and a reward model is a classifier with one output. Load "
+            "it with AutoModelForSequenceClassification.from_pretrained(…, num_labels=1)."
         )
         builder.refused("reward-of-a-language-model", note, "model.model_class", node=load.node)
 
@@ -249,9 +245,8 @@ def _resumes_from_saved(script: TrainingScript, builder: SetupBuilder) -> None:
             folder = asked.value if isinstance(asked, ast.Constant) else None
             if isinstance(folder, str) and folder.rstrip("/") in saved and "checkpoint-" not in folder:
                 note = (
-                    f"transformers stops: {source.where(call)} goes on from {folder}, which holds what the "
-                    "script saved and no "
-                    "trainer_state.json. Name a checkpoint-N of output_dir, or load the adapter with "
+                    f"transformers stops: {source.where(call)} goes on from {folder}, which holds what the script "
+                    "saved and no trainer_state.json. Name a checkpoint-N of output_dir, or load the adapter with "
                     "PeftModel.from_pretrained(…, is_trainable=True)."
                 )
                 builder.refused("resumed-from-saved", note, "training.resume_from_checkpoint", node=call)
@@ -345,10 +340,9 @@ def _metrics_not_shifted(script: TrainingScript, builder: SetupBuilder) -> None:
             labels = [re.search(r"label|references", side) is not None for side in sides]
             if any(found[n] and labels[1 - n] and not labels[n] for n in (0, 1)):
                 note = (
-                    f"{metrics.name} in {builder.source.where(metrics)} compares the predictions with labels "
-                    "of the same "
-                    "place, and a causal model's predictions at a place are of the next token: the "
-                    "metric is wrong."
+                    f"{metrics.name} in {builder.source.where(metrics)} compares the predictions with labels of the "
+                    "same place, and a causal model's predictions at a place are of the next token: the metric is "
+                    "wrong."
                 )
                 builder.remark("metrics-not-shifted", node, note, "training.compute_metrics")
                 return

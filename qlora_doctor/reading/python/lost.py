@@ -74,8 +74,7 @@ def _overwritten(script: TrainingScript, builder: SetupBuilder) -> None:
             if any(each.lineno > (node.end_lineno or node.lineno) for each in used):
                 note = (
                     f"The script stops: {name} in {source.where(node)} changes the model in place and returns "
-                    f"{_RETURNS[name]}, and {target.id} is overwritten with that. Call it without assigning its "
-                    "result."
+                    f"{_RETURNS[name]}, and {target.id} is overwritten with that. Call it without assigning its result."
                 )
                 builder.refused("model-overwritten", note, "model.name_or_path")
                 return

@@ -218,9 +218,8 @@ def _from_config(script: TrainingScript, builder: SetupBuilder) -> None:
             if not ast.unparse(called.value).startswith("AutoModel") or "load_state_dict" in source.code:
                 continue
             note = (
-                f"{ast.unparse(called)} in {source.where(node)} makes the model of its config alone: its weights "
-                "are random and in no 4 bits, and an adapter on them learns nothing of use. Load it with "
-                "from_pretrained."
+                f"{ast.unparse(called)} in {source.where(node)} makes the model of its config alone: its weights are "
+                "random and in no 4 bits, and an adapter on them learns nothing of use. Load it with from_pretrained."
             )
             builder.remark("base-of-random-weights", node, note, "model.name_or_path")
             return
