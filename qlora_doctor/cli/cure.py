@@ -11,6 +11,7 @@ from ..core.errors import UsageError
 from ._help import examples
 from ._options import command_line, listed, of, offline, talking
 from ._progress import progress
+from ._terminal import width
 
 if TYPE_CHECKING:
     from ..memory.levers import Prefer
@@ -68,19 +69,7 @@ def command(**given: Any) -> int:
     if given["format"] == "json":
         click.echo((cured.last or cured.first).model_copy(update={"facts": cured.first.facts}).model_dump_json())
     else:
-        from ..reporters import cure as document
-        from ._terminal import width
-
-        shown = document.render(
-            cured.first,
-            fixed=cured.fixed,
-            diff=cured.diff,
-            beside=cured.beside,
-            by_hand=cured.by_hand,
-            last=cured.last,
-            width=width(),
-        )
-        click.echo(shown, nl=False)
+        click.echo(text_of(cured, width()), nl=False)
     code = _exit_code(cured)
     if code == 3 and given["output"] is not None:
         click.echo(f"{given['output']} is not written: there is no cure", err=True)
@@ -104,6 +93,16 @@ def _write(cured: Cured, target: Path, *, quiet: bool) -> None:
         raise UsageError(f"{target} cannot be written: {error.strerror or error}.") from error
     if not quiet:
         click.echo(f"wrote {target}", err=True)
+
+
+def text_of(cured: Cured, columns: int) -> str:
+    """The document of a search for a cure, as text."""
+    from ..reporters import cure as document
+
+    return document.render(
+        cured.first, fixed=cured.fixed, diff=cured.diff, beside=cured.beside, by_hand=cured.by_hand, last=cured.last,
+        width=columns,
+    )  # fmt: skip
 
 
 def _exit_code(cured: Cured) -> int:

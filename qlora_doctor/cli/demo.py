@@ -81,11 +81,11 @@ class _Show:
 
     def peak(self) -> bool:
         """The predicted peak of a real model on a card that is not here, and the closest setup that fits."""
-        from ..reporters import cure as document
         from ..run.curing import cure
         from ..run.session import CheckOptions
         from ._progress import progress
         from ._terminal import width
+        from .cure import text_of
 
         self._title("2 · A peak predicted, and its cure", f"qlora-doctor cure {self.made.large}")
         self._say("Llama-3.1-8B, four samples of 4,096 tokens, on an RTX 4090. No GPU, no weights, no network:\n")
@@ -93,16 +93,7 @@ class _Show:
         with progress(f"reading {self.made.large}", quiet=self.quiet) as watcher:
             options = CheckOptions(offline=True, debug=self.debug, command=line)
             cured = cure(self.made.large, options, observer=watcher)
-        text = document.render(
-            cured.first,
-            fixed=cured.fixed,
-            diff=cured.diff,
-            beside=cured.beside,
-            by_hand=cured.by_hand,
-            last=cured.last,
-            width=width() - 2,
-        )
-        click.echo(textwrap.indent(text, "  "), nl=False)
+        click.echo(textwrap.indent(text_of(cured, width() - 2), "  "), nl=False)
         self._write(cured.first, self.made.large)
         return cured.memory is not None and cured.memory.cure is not None
 
