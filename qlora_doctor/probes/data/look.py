@@ -230,7 +230,7 @@ def _masks_ends(collator: Any, tokenizer: Any) -> bool | None:
         labels = collator([{"input_ids": ids, "attention_mask": [1] * len(ids)}])["labels"][0]
     except Exception:
         return None
-    return bool(labels[0] != -100 and labels[-1] == -100)
+    return bool(labels[0] != IGNORED and labels[-1] == IGNORED)
 
 
 def _followed(setup: Setup, progress: Callable[..., None], offline: bool, own: TrainerPython | None) -> DataSeen:
