@@ -127,9 +127,9 @@ def _fields(text: str) -> list[str]:
     ]
 
 
-def asked_beside(config: Path) -> dict[str, Asked]:
-    """The versions of TRL and transformers that the project of a file pins."""
-    return asked_of(pins_in(Neighbours(config).folders, LIBRARIES))
+def asked_beside(config: Path, names: tuple[str, ...] = LIBRARIES) -> dict[str, Asked]:
+    """The versions of these packages that the project of a file pins."""
+    return asked_of(pins_in(Neighbours(config).folders, names))
 
 
 def may_be_newer(asked: Asked | None, known: str) -> bool:

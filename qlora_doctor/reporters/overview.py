@@ -12,8 +12,8 @@ from ._needed import needed
 
 _NAMED = 3
 _HEAD = ("config", "errors", "warnings", "notes", "trains", "peak", "")
-_PARTLY = {"partly read", "partly seen"}
-_SGR = {"unread": "1;31", "incomplete": "1;33", **dict.fromkeys(_PARTLY, "1;33"), "fails": "1;31", "passes": "1;32"}
+_SGR = {"unread": "1;31", "incomplete": "1;33", "partly read": "1;33", "partly seen": "1;33", "fails": "1;31",
+        "passes": "1;32"}  # fmt: skip
 _COUNTED = {
     "fails": "failed",
     "passes": "passed",

@@ -153,5 +153,4 @@ def _uri(path: str) -> str:
 
 
 def _short(text: str, most: int = _MOST) -> str:
-    text = words.one_line(text)
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return words.clipped(words.one_line(text), most)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.report import ALL_STAGES, Finding, Report, RuleOutcome, StageRecord, stages_of
 from ..facts.config import NotFollowed
-from ..facts.data import DataSetFacts
 from ._words import one_line, plural
+
+if TYPE_CHECKING:
+    from ..facts.data import DataSetFacts
 
 SEVERITIES = ("error", "warning", "info")
 _CONFIDENCES = ("high", "medium", "low")

@@ -137,9 +137,8 @@ WRITINGS: dict[str, Writing] = {
     "training.gradient_checkpointing_kwargs": lambda value, data: {"use_reentrant_gc": value.get("use_reentrant")},
 }
 """Where several keys, or words of its own, bring a value about."""
-_QUANTIZES = ("bnb", "hqq", "eetq")
+_BACKENDS = {"bnb": "bitsandbytes", "hqq": "hqq", "eetq": "eetq"}
 """The methods by which LLaMA-Factory quantizes a base as it loads it (model_utils/quantization.py, 0.9.5)."""
-_BACKENDS = {"bnb": "bitsandbytes", "bitsandbytes": "bitsandbytes", "hqq": "hqq", "eetq": "eetq"}
 _PACKAGES = ("llamafactory", "llmtuner")
 """LLaMA-Factory's own, the second up to 0.7."""
 _BOARD = {
@@ -260,14 +259,14 @@ def _precision(reading: Reading) -> None:
 
 def _is_old(reading: Reading) -> bool:
     """Whether the file's project pins, or is, a LLaMA-Factory that still calls the method bitsandbytes."""
-    from ..pins import asked_of, pins_in
     from ..python.neighbours import Neighbours
+    from ..script_fields import asked_beside
 
     if reading.file is None:
         return False
-    folders = Neighbours(Path(reading.file)).folders
-    asked = asked_of(pins_in(folders, ("llamafactory",))).get("llamafactory")
-    written = (asked.exact or asked.at_least) if asked is not None else _version_of_checkout(folders)
+    config = Path(reading.file)
+    asked = asked_beside(config, ("llamafactory",)).get("llamafactory")
+    written = (asked.exact or asked.at_least) if asked is not None else _version_of_checkout(Neighbours(config).folders)
     version = version_tuple(written)
     return version is not None and version < (0, 9, 3)
 
@@ -285,7 +284,7 @@ def _version_of_checkout(folders: list[Path]) -> str | None:
 
 
 def _nothing_quantized(reading: Reading, method: str) -> None:
-    """LLaMA-Factory compares the method with those of ``_QUANTIZES``; another matches none, without an error."""
+    """LLaMA-Factory compares the method with those of ``_BACKENDS``; another matches none, without an error."""
     note = f"LLaMA-Factory quantizes a base as it loads it with bnb, hqq and eetq alone; {method} quantizes nothing."
     for path in ("quantization.load_in_4bit", "quantization.load_in_8bit"):
         reading.put(path, False, "quantization_method", note)
@@ -302,10 +301,10 @@ def _quantization(reading: Reading) -> None:
         for path in ("quantization.load_in_4bit", "quantization.load_in_8bit"):
             reading.forget(path, "The method is filled in when the run starts.", "quantization_method")
         return
-    if bits is not None and method not in _QUANTIZES and not (method == "bitsandbytes" and _is_old(reading)):
+    if bits is not None and method not in _BACKENDS and not (method == "bitsandbytes" and _is_old(reading)):
         _nothing_quantized(reading, method)
         return
-    backend = _BACKENDS.get(method)
+    backend = _BACKENDS.get(method, "bitsandbytes")  # the old name of bnb
     four = str(bits) == "4"
     reading.put("quantization.load_in_4bit", four, "quantization_bit")
     reading.put("quantization.load_in_8bit", str(bits) == "8", "quantization_bit")

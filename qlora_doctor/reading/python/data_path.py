@@ -62,16 +62,16 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, ScriptWay, ast.Call | None] | 
             assigned[name] = node.value
         for call in (each for each in ast.walk(node) if isinstance(each, ast.Call)):
             if _last(call.func) in _TRAINERS and end is None:
-                given = _keyword(call, "train_dataset")
+                given = keyword(call, "train_dataset")
                 way = _way(given, ways) if given is not None else None
-                held_out = _keyword(call, "eval_dataset")
+                held_out = keyword(call, "eval_dataset")
                 evaluated = _way(held_out, ways) if held_out is not None else None
                 end = _end_of_trainer(call, assigned)
                 if end is None:
                     return None
             elif _last(call.func) == "DataLoader" and end is None and call.args:
                 way = _way(call.args[0], ways)
-                collator = _collator(_keyword(call, "collate_fn"), assigned)
+                collator = _collator(keyword(call, "collate_fn"), assigned)
                 if collator == "unknown":
                     return None
                 end = {"trainer": None, "collator": collator}
@@ -156,23 +156,23 @@ def _step(way: Way, name: str, node: ast.Call) -> Way | None:
     if name == "select":
         return way.then({"do": "count", "least": _least(node), "call": _short(node)})
     if name == "train_test_split":
-        sizes = [_literal(_keyword(node, each)) for each in ("test_size", "train_size")]
+        sizes = [_literal(keyword(node, each)) for each in ("test_size", "train_size")]
         whole = [size for size in sizes if isinstance(size, int) and not isinstance(size, bool)]
         return way.then({"do": "count", "least": max(whole) + 1 if whole else None, "call": _short(node)})
     if name in _LEAVES_ROWS_ALONE:
         return way
     if name in ("map", "filter"):
-        given = node.args[0] if node.args else _keyword(node, "function")
-        step: Step = {"do": "map" if name == "map" else "filter", "batched": _truth(_keyword(node, "batched"))}
+        given = node.args[0] if node.args else keyword(node, "function")
+        step: Step = {"do": "map" if name == "map" else "filter", "batched": _truth(keyword(node, "batched"))}
         if isinstance(given, ast.Name):
             step["function"] = given.id
         elif isinstance(given, ast.Lambda):
             step["lambda"] = ast.unparse(given)
         else:
             return None
-        if _keyword(node, "fn_kwargs") is not None or _keyword(node, "with_indices") is not None:
+        if keyword(node, "fn_kwargs") is not None or keyword(node, "with_indices") is not None:
             return None
-        removed = _keyword(node, "remove_columns")
+        removed = keyword(node, "remove_columns")
         columns = _literal(removed) if removed is not None else []
         step["remove"] = "all" if columns is None else columns  # not plain: those of the data set, dataset.column_names
         return way.then(step)
@@ -192,7 +192,7 @@ def _step(way: Way, name: str, node: ast.Call) -> Way | None:
 
 def _least(node: ast.Call) -> int | None:
     """How many rows ``select(range(n))`` needs; None where that is not plain."""
-    given = node.args[0] if node.args else _keyword(node, "indices")
+    given = node.args[0] if node.args else keyword(node, "indices")
     if not isinstance(given, ast.Call) or _last(given.func) != "range" or given.keywords:
         return None
     bounds = [_literal(each) for each in given.args]
@@ -207,15 +207,15 @@ def _short(node: ast.Call) -> str:
 
 def _end_of_trainer(call: ast.Call, assigned: dict[str, ast.expr]) -> ScriptWay | None:
     """None where the collator is one of another make."""
-    former = _keyword(call, "formatting_func")
-    collator = _collator(_keyword(call, "data_collator"), assigned)
+    former = keyword(call, "formatting_func")
+    collator = _collator(keyword(call, "data_collator"), assigned)
     if collator == "unknown":
         return None
     end: ScriptWay = {
         "trainer": _last(call.func),
         "collator": collator,
-        "keeps_columns": _keeps_columns(_keyword(call, "args"), assigned),
-        "has_tokenizer": any(_keyword(call, name) is not None for name in ("tokenizer", "processing_class")),
+        "keeps_columns": _keeps_columns(keyword(call, "args"), assigned),
+        "has_tokenizer": any(keyword(call, name) is not None for name in ("tokenizer", "processing_class")),
     }
     if former is not None:
         end["formatting_func"] = former.id if isinstance(former, ast.Name) else "?"
@@ -226,7 +226,7 @@ def _keeps_columns(given: ast.expr | None, assigned: dict[str, ast.expr]) -> boo
     """True where the trainer's arguments say ``remove_unused_columns=False``."""
     if isinstance(given, ast.Name) and given.id in assigned:
         given = assigned[given.id]
-    kept = _keyword(given, "remove_unused_columns") if given is not None else None
+    kept = keyword(given, "remove_unused_columns") if given is not None else None
     return isinstance(kept, ast.Constant) and kept.value is False
 
 
@@ -259,7 +259,7 @@ def _collator(given: ast.expr | None, assigned: dict[str, ast.expr]) -> Collator
 def _labels_are_ids(tree: ast.Module) -> bool:
     """An own loop hands the model its own ids as labels: ``labels=batch["input_ids"]``."""
     for node in ast.walk(tree):
-        given = _keyword(node, "labels") if isinstance(node, ast.Call) else None
+        given = keyword(node, "labels") if isinstance(node, ast.Call) else None
         while isinstance(given, ast.Call) and isinstance(given.func, ast.Attribute):  # .to(device), .clone()
             given = given.func.value
         if (
@@ -317,7 +317,7 @@ def _responses(tree: ast.Module) -> dict[str, str] | Literal["unknown"] | None:
     constants = _constants(tree)
     parts: dict[str, str] = {}
     for place, name in ((1, "instruction_part"), (2, "response_part")):
-        given = _keyword(call, name)
+        given = keyword(call, name)
         if given is None and len(call.args) > place:
             given = call.args[place]
         value = constants.get(given.id) if isinstance(given, ast.Name) else _literal(given)
@@ -353,7 +353,7 @@ def _truth(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and node.value is True
 
 
-def _keyword(call: ast.AST, name: str) -> ast.expr | None:
+def keyword(call: ast.AST, name: str) -> ast.expr | None:
     return (
         next((each.value for each in call.keywords if each.arg == name), None) if isinstance(call, ast.Call) else None
     )

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from .data_path import keyword
 from .setup_builder import SetupBuilder
 from .source import Source
 from .training import METHODS
@@ -18,6 +19,7 @@ _SAME_SPLITS = re.compile(
 """Methods of a DatasetDict that return one of the same splits."""
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 _LOADED = re.compile(r"ForCausalLM\.from_pretrained$")
+_TAKES_A_MODEL = ("get_peft_model", "PeftModel.from_pretrained", "PeftModelForCausalLM.from_pretrained")
 _LAYER = re.compile(r"(^|\.)(Linear|Embedding|Sequential)$")
 _HEADS = {"lm_head", "score", "classifier", "embed_out", "embed_tokens"}
 """Parts of transformers' models that scripts put another layer in place of."""
@@ -28,6 +30,8 @@ def note_given_data(script: TrainingScript, builder: SetupBuilder) -> None:
     """A split that a data set made in the script does not have: ``load_dataset("json", …)["validation"]``."""
     for source in script.sources:
         splits = _splits_of(source)
+        if not splits:
+            continue
         perhaps = {
             id(inner)
             for node in source.nodes
@@ -104,29 +108,30 @@ def note_inner_model(script: TrainingScript, builder: SetupBuilder) -> None:
     """``PeftModel.from_pretrained(base.model, …)``: an adapter of the language model on the decoder in it."""
     if builder.value("lora.task_type") != "CAUSAL_LM":
         return
-    for source in script.sources:
-        loaded = {
-            target.id
-            for node in source.nodes
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
-            for target in node.targets
-            if isinstance(target, ast.Name) and _LOADED.search(ast.unparse(node.value.func))
-        }
-        for node in source.nodes:
-            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            if not called.endswith(
-                ("get_peft_model", "PeftModel.from_pretrained", "PeftModelForCausalLM.from_pretrained")
-            ):
-                continue
-            given = node.args[0] if isinstance(node, ast.Call) and node.args else None
-            if isinstance(given, ast.Attribute) and given.attr == "model" and ast.unparse(given.value) in loaded:
-                note = (
-                    f"PEFT stops (no attribute prepare_inputs_for_generation): {called} in {source.where(node)} is "
-                    f"given {ast.unparse(given)}, the decoder inside of the language model, and the adapter is one of "
-                    f"the whole model. Give it {ast.unparse(given.value)}."
-                )
-                builder.refused("adapter-on-the-inner-model", note, "model.adapter", node=node)
-                return
+    for source, node in script.nodes(ast.Call):
+        given = node.args[0] if node.args else None
+        if not isinstance(given, ast.Attribute) or given.attr != "model":
+            continue
+        called, whole = ast.unparse(node.func), ast.unparse(given.value)
+        if called.endswith(_TAKES_A_MODEL) and whole in _loaded_in(source):
+            note = (
+                f"PEFT stops (no attribute prepare_inputs_for_generation): {called} in {source.where(node)} is given "
+                f"{ast.unparse(given)}, the decoder inside of the language model, and the adapter is one of the whole "
+                f"model. Give it {whole}."
+            )
+            builder.refused("adapter-on-the-inner-model", note, "model.adapter", node=node)
+            return
+
+
+def _loaded_in(source: Source) -> set[str]:
+    """Names that a causal language model is loaded under."""
+    return {
+        target.id
+        for node in source.nodes
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        for target in node.targets
+        if isinstance(target, ast.Name) and _LOADED.search(ast.unparse(node.value.func))
+    }
 
 
 def note_handed(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -151,7 +156,7 @@ def _wrapped(script: TrainingScript, builder: SetupBuilder) -> None:
         return
     if not _hands_over(script, step.call.node):
         return
-    where = builder.source.where(step.call.node) if step.call.node is not None else "the script"
+    where = builder.source.where(step.call.node)
     if step.call.maker == "compile":
         note = (
             f"transformers stops: the 4-bit model is compiled in {where}, and the trainer does not take the wrapper "
@@ -173,7 +178,7 @@ def _hands_over(script: TrainingScript, wrapper: ast.AST | None) -> bool:
     trainer = script.trainer.node if script.trainer is not None else None
     if not isinstance(trainer, ast.Call) or wrapper is None:
         return False
-    given = next((each.value for each in trainer.keywords if each.arg == "model"), None)
+    given = keyword(trainer, "model")
     given = given if given is not None else next(iter(trainer.args), None)
     names = {
         target.id
@@ -241,7 +246,7 @@ def _resumes_from_saved(script: TrainingScript, builder: SetupBuilder) -> None:
         elif name == "save_state":
             return
         elif name == "train":
-            asked = next((each.value for each in call.keywords if each.arg == "resume_from_checkpoint"), None)
+            asked = keyword(call, "resume_from_checkpoint")
             folder = asked.value if isinstance(asked, ast.Constant) else None
             if isinstance(folder, str) and folder.rstrip("/") in saved and "checkpoint-" not in folder:
                 note = (
@@ -326,11 +331,10 @@ def _metrics_not_shifted(script: TrainingScript, builder: SetupBuilder) -> None:
     if not isinstance(metrics, ast.FunctionDef) or (given[1] is not None and before is None):
         return
     text = "\n".join(ast.unparse(node) for node in (metrics, before) if node is not None)
-    if (
-        "argmax" not in text
-        or _SHIFTED.search(text)
-        or any(_is_own(script, metrics, call) for call in ast.walk(metrics))
-    ):
+    own = {node.name for _, node in script.nodes(ast.FunctionDef)} - {metrics.name}
+    called = {ast.unparse(each.func).rpartition(".")[2] for each in ast.walk(metrics) if isinstance(each, ast.Call)}
+    # a function of the script may do the shift; what decodes goes by texts
+    if "argmax" not in text or _SHIFTED.search(text) or called & {*own, "batch_decode", "decode"}:
         return
     predictions = _from_predictions(metrics)
     for node in ast.walk(metrics):
@@ -367,12 +371,3 @@ def _from_predictions(function: ast.FunctionDef) -> set[str]:
             if isinstance(to, ast.Name) and re.search(r"argmax|predictions|logits|^\w+$|\[0\]", text):
                 names.add(to.id)
     return {name for name in names if "label" not in name and "mask" not in name}
-
-
-def _is_own(script: TrainingScript, function: ast.FunctionDef, node: ast.AST) -> bool:
-    """True for a call of a function of the script, which may do the shift, and for what decodes to texts."""
-    if not isinstance(node, ast.Call):
-        return False
-    name = ast.unparse(node.func).rpartition(".")[2]
-    own = {each.name for source in script.sources for each in source.nodes if isinstance(each, ast.FunctionDef)}
-    return (name in own and name != function.name) or name in ("batch_decode", "decode")

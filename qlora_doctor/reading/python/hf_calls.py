@@ -431,12 +431,12 @@ class Library(Changes):
 
     def _stored_config(self, node: ast.AST, folder: Value) -> Value:
         """``PeftConfig.from_pretrained(folder)``: an adapter's adapter_config.json, without its weights."""
-        name = (
-            f"{folder.data}/adapter_config.json" if isinstance(folder, Known) and isinstance(folder.data, str) else ""
-        )
-        read = content(self, Known(node, data=name), node)
+        why = "The stored adapter's adapter_config.json decides."
+        if not isinstance(folder, Known) or not isinstance(folder.data, str):
+            return Unknown(node, why=why)
+        read = content(self, Known(node, data=f"{folder.data}/adapter_config.json"), node)
         if not isinstance(read, Mapping) or not isinstance(kind := read.items.get("peft_type"), Known):
-            return Unknown(node, why="The stored adapter's adapter_config.json decides.")
+            return Unknown(node, why=why)
         if kind.data != "LORA":
             return Made(node, maker=f"{kind.data} config")
         return self._recorded(Made(node, maker="LoraConfig", arguments={**read.items}))

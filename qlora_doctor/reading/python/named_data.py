@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import re
 
 from ...setup.setup import NamedData
 from ..dialects.named_data import BUILDERS, kind_of
-from .data_path import data_way
+from .data_path import data_way, keyword
 from .own_functions import asked_columns
 from .setup_builder import SetupBuilder
+from .source import Source
 from .training_script import TrainingScript
 from .values import Known, Listing, Made, Value
 
@@ -70,7 +70,7 @@ def _note_idle_split(script: TrainingScript, builder: SetupBuilder, transforms: 
     """Rows that are split off for an evaluation that nothing begins: transformers evaluates by eval_strategy alone."""
     begun = builder.knows("training.eval_strategy") and builder.value("training.eval_strategy") != "no"
     split = any("train_test_split" in each for each in transforms)
-    by_hand = re.search(r"\.(evaluate|predict)\(|eval_on_start", script.code) is not None
+    by_hand = script.evaluates_by_hand or "eval_on_start" in script.code
     if split and not begun and not by_hand and script.given("eval_dataset") is not None:
         note = (
             "The script splits rows off and gives them to the trainer as eval_dataset, and eval_strategy is no: the "
@@ -82,15 +82,15 @@ def _note_idle_split(script: TrainingScript, builder: SetupBuilder, transforms: 
 def _made_by_code(builder: SetupBuilder) -> list[NamedData]:
     """What the trainer or its loader is given where nothing loads: a class or a function of the script, with the texts
     that it is called with."""
-    tree, found = builder.source.tree, []
+    source, found = builder.source, []
     for node in builder.source.nodes:
         given = None
         if isinstance(node, ast.Call):
-            given = next((each.value for each in node.keywords if each.arg == "train_dataset"), None)
+            given = keyword(node, "train_dataset")
             if given is None and _last(node.func) == "DataLoader" and node.args:
                 given = node.args[0]
         if isinstance(given, ast.Name):
-            given = next((each.value for each in _assignments(tree, given.id)), None)
+            given = next((each.value for each in _assignments(source, given.id)), None)
         if isinstance(given, ast.Call) and (maker := _last(given.func)) is not None:
             written = [*given.args, *(each.value for each in given.keywords)]
             texts = [each.value for each in written if isinstance(each, ast.Constant) and isinstance(each.value, str)]
@@ -106,10 +106,10 @@ def _made_by_code(builder: SetupBuilder) -> list[NamedData]:
     return found[:_MOST_DATA]
 
 
-def _assignments(tree: ast.Module, name: str) -> list[ast.Assign]:
+def _assignments(source: Source, name: str) -> list[ast.Assign]:
     return [
         each
-        for each in ast.walk(tree)
+        for each in source.nodes
         if isinstance(each, ast.Assign)
         and any(isinstance(target, ast.Name) and target.id == name for target in each.targets)
     ]
@@ -120,21 +120,21 @@ def _template(script: TrainingScript, builder: SetupBuilder) -> str | None:
     known = {id(call.node): call for call, _ in script.seen.calls}
     for node in builder.source.nodes:
         if isinstance(node, ast.Call) and _last(node.func) == "get_chat_template":
-            name = _argument(node, known.get(id(node)), "chat_template", 1) or _constant(node, builder.source.tree)
+            name = _argument(node, known.get(id(node)), "chat_template", 1) or _constant(node, builder.source)
             if name is not None:
                 builder.unknown("data.chat_template", "Unsloth has the template under this name.", node)
             return name
     return None
 
 
-def _constant(node: ast.Call, tree: ast.Module) -> str | None:
+def _constant(node: ast.Call, source: Source) -> str | None:
     """The text behind a name that is given as ``chat_template``, where the script sets it once."""
-    given = next((each.value for each in node.keywords if each.arg == "chat_template"), None)
+    given = keyword(node, "chat_template")
     if given is None and len(node.args) > 1:
         given = node.args[1]
     if not isinstance(given, ast.Name):
         return None
-    found = _assignments(tree, given.id)
+    found = _assignments(source, given.id)
     one = found[0].value if len(found) == 1 else None
     return one.value if isinstance(one, ast.Constant) and isinstance(one.value, str) else None
 

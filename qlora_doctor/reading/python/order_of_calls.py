@@ -128,8 +128,7 @@ def _never_evaluated(script: TrainingScript, builder: SetupBuilder) -> None:
     given = arguments.arguments
     asked = [name for name in ("do_eval", "eval_steps") if name in given]
     silent = not {"eval_strategy", "evaluation_strategy", "eval_on_start", "load_best_model_at_end"} & given.keys()
-    by_hand = re.search(r"\.(evaluate|predict)\(", script.code) is not None
-    if asked and silent and not by_hand and not builder.has_remark("held-out-unused"):
+    if asked and silent and not script.evaluates_by_hand and not builder.has_remark("held-out-unused"):
         note = (
             f"The trainer is given rows to evaluate on, and {' and '.join(asked)}, but no eval_strategy, which is no "
             'by itself: nothing is ever evaluated. Set eval_strategy="steps".'

@@ -61,7 +61,7 @@ def _unread_trainings(script: TrainingScript) -> Iterator[tuple[str, str, ast.AS
 
 
 _STARTING = {"fit", "train", "finetune", "fine_tune"}
-_STARTS = re.compile(r"\.(?:fit|train|finetune|fine_tune|backward)\(")
+_STARTS = re.compile(rf"\.(?:{'|'.join(sorted(_STARTING))}|backward)\(")
 
 
 def _short(called: ast.expr) -> str:

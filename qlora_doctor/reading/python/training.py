@@ -402,9 +402,7 @@ def _remark_loaded(builder: SetupBuilder, loaded: Step, again: Step) -> None:
     names = {adapter_name(loaded), adapter_name(again)}
     if len(names) != 1 or None in names:
         return
-    first, second = (
-        builder.source.where(step.call.node) if step.call.node else "the script" for step in (loaded, again)
-    )
+    first, second = (builder.source.where(step.call.node) for step in (loaded, again))
     note = (
         f"get_peft_model in {second} initialises again the adapter that {loaded.call.maker}.from_pretrained loaded in "
         f"{first}: what it had learned is lost, and the training starts from the base."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -57,6 +58,11 @@ class TrainingScript:
     def code(self) -> str:
         """The code of all sources."""
         return "\n".join(source.code for source in self.sources)
+
+    @property
+    def evaluates_by_hand(self) -> bool:
+        """True where the script itself calls evaluate or predict."""
+        return re.search(r"\.(evaluate|predict)\(", self.code) is not None
 
     def nodes(self, kind: type[_Node]) -> Iterator[tuple[Source, _Node]]:
         """The nodes of one kind in all sources, each with its source."""

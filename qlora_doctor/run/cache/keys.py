@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 from ..._version import __version__
 from ...core.report import SECTIONS
 from ...facts import ConfigFacts, EnvironmentFacts
-from ...probes.config.one_process import launch_facts
 from ...setup.setup import Setup
 from .identity import data_identity, find, model_identity, tree_identity
 
@@ -95,6 +94,8 @@ def stage_keys(
     data = {"said": sections["data"], "files": data_identity(setup.data.train, setup)}
     if setup.data.train and data["files"] is None:
         data["day"] = _today()  # a hub's data set: nothing on this machine says whether it is still the same
+    from ...probes.config.one_process import launch_facts  # here: ``explain`` asks this package for its folders alone
+
     launch = launch_facts(setup, ConfigFacts.model_construct(distributed="none"), environment)
     card = [_card(environment), launch, sections["hardware"], sections["budgets"], options.device]
     asked = {"stages": stages, "requested": options.stages}
