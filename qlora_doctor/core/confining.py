@@ -15,6 +15,14 @@ import struct
 import sys
 from typing import Any
 
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "", "ZE_AFFINITY_MASK": "",
+    "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+    "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false",
+}  # fmt: skip
+"""No GPU, no hub, no tracker."""
+LEFT_OUT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "QLORA_DOCTOR_RUN")
+"""Variables that make one process of several of it, whatever this one was launched by."""
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.sendto")
 _INTERNET = (2, 10)
 """AF_INET and AF_INET6 of Linux."""

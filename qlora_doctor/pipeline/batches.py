@@ -137,8 +137,9 @@ def _scripted(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches | 
         parts = named.settings.get("responses")
         behind = responses_only(parts, tokenizer) if parts else None
         return Batches(
-            dataset, made.collator, "file", tokenizer, length, samples, notes, None, behind, raw, made.limits
-        )
+            dataset, made.collator, "file", tokenizer, length, samples, notes, behind=behind, raw=raw,
+            limits=made.limits,
+        )  # fmt: skip
     if not made.tokenized or made.collator is None:
         if made.trainer in ("Trainer", "Seq2SeqTrainer") and not named.settings.get("keeps_columns"):
             nothing_left(columns)

@@ -127,6 +127,11 @@ class Taken(Resolved):
         """Nothing is: see the class."""
         return False
 
+    @property
+    def precision(self) -> str:
+        """Of the trainer's autocast: ``bf16``, ``fp16`` or ``no``."""
+        return "bf16" if self["training.bf16"] else "fp16" if self["training.fp16"] else "no"
+
 
 _OF_TRANSFORMERS = ("model.dtype", "training.optim")
 

@@ -21,6 +21,7 @@ class Traits(NamedTuple):
         switches_of_transformers: ``use_liger_kernel`` and ``activation_offloading`` are transformers' and trl's own.
         hands_base_to_trl: it leaves it to TRL's trainer to prepare a quantized base.
         heeds_launcher: it respects what accelerate's launcher sets.
+        starts_processes: its command starts a process for each card by itself.
         searches_unused: DistributedDataParallel searches for unused parameters where nothing is written.
         warmup_ratio: share of the run that it warms up for where neither a share nor steps are written.
         rl_by_trl: it trains by preferences with TRL's trainers, whatever it trains examples with.
@@ -57,6 +58,7 @@ class Traits(NamedTuple):
     switches_of_transformers: bool = False
     hands_base_to_trl: bool = False
     heeds_launcher: bool = False
+    starts_processes: bool = False
     searches_unused: bool = True
     warmup_ratio: float = 0.0
     rl_by_trl: bool = False

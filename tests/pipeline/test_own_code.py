@@ -203,7 +203,7 @@ def test_which_python_has_the_trainer(environment: Path, tmp_path: Path, monkeyp
     (project / ".venv").symlink_to(environment)
     beside = find_trainer(setup)
     assert beside is not None and not beside.asked, "a stranger's repository may bring it"
-    told = asking.ask(beside, "model", {}, [])
+    told = asking.ask(beside, "axolotl", "model", {}, [])
     assert told.failure is not None and "--trainer-python" in told.failure
     monkeypatch.setenv("VIRTUAL_ENV", str(environment))
     active = find_trainer(setup)

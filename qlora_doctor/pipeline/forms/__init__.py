@@ -113,7 +113,7 @@ def follow(
             at_hand.append((each, told, index))
         except NotFollowedForm as why:
             told.not_followed = str(why)
-    asked = _ask(own, setup, tokenizer, [each for each, _, _ in at_hand], reads) if reads else None
+    asked = _ask(own, trainer.name, tokenizer, [each for each, _, _ in at_hand], reads) if reads else None
     made = asked.sets if asked is not None and asked.failure is None else [None] * len(reads)
     for (each, told, index), read, theirs in zip(at_hand, reads, made, strict=True):
         try:
@@ -137,7 +137,7 @@ def follow(
 
 
 def _ask(
-    own: TrainerPython | None, setup: Setup, tokenizer: Any, named: Sequence[NamedData], reads: Sequence[Read]
+    own: TrainerPython | None, name: str, tokenizer: Any, named: Sequence[NamedData], reads: Sequence[Read]
 ) -> Asked | None:
     """What the trainer's own code makes of the rows; None where it is nowhere, or where there is no tokenizer."""
     if own is None or tokenizer is None or any(str(each.key).startswith("pretraining_dataset") for each in named):
@@ -148,7 +148,7 @@ def _ask(
     place = Path(str(tokenizer.name_or_path))
     model = str(place.absolute()) if place.exists() else str(tokenizer.name_or_path)
     sets = [(each.settings, [row for _, row in read.rows]) for each, read in zip(named, reads, strict=True)]
-    asked = ask(own, model, named[0].settings, sets)
+    asked = ask(own, name, model, named[0].settings, sets)
     adopt(tokenizer, asked.tokens)
     return asked
 

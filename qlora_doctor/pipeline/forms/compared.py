@@ -14,7 +14,7 @@ from ...setup.setup import NamedData, Setup
 from . import autotrain
 from .chat import chat_text
 from .kinds import CannotForm, NotFollowedForm
-from .swift import QUERY
+from .swift import ANSWER, CONTENT, MESSAGES, QUERY, ROLE, of_turn
 
 PAIRS = {"dpo", "ipo", "simpo", "orpo"}
 UNPAIRED = {"kto"}
@@ -325,11 +325,10 @@ def _swift_prompts(named: NamedData, rows: list[dict[str, Any]], columns: list[s
     if need and "solution" not in columns and not settings.get("columns"):
         raise CannotForm(f"The reward {need[0]} is handed the column solution; there are {', '.join(columns)}.")
     for number, row in enumerate(rows):
-        turns = row.get("messages") or row.get("conversations")
+        turns = next((row[name] for name in MESSAGES if row.get(name)), None)
         if isinstance(turns, list) and turns and all(isinstance(turn, Mapping) for turn in turns):
-            turns = [{"role": turn.get("role", turn.get("from")), "content": turn.get("content", turn.get("value"))}
-                     for turn in turns]  # fmt: skip
-            turns = turns[:-1] if turns[-1]["role"] in ("assistant", "gpt", "bot") else turns
+            turns = [{"role": of_turn(turn, ROLE), "content": of_turn(turn, CONTENT)} for turn in turns]
+            turns = turns[:-1] if turns[-1]["role"] in ANSWER else turns
             made.rows.append({"prompt": turns})
             continue
         text = next((row[name] for name in QUERY if isinstance(row.get(name), str)), None)
@@ -373,12 +372,12 @@ def _oumi(named: NamedData, rows: list[dict[str, Any]], columns: list[str]) -> C
     optional = {"prompt"} if as_it_is and method == _OUMI_PAIRS else {"completion"} if as_it_is else set()
     if any(name not in columns for name in names if name not in optional):
         raise CannotForm(f"oumi's {kind} takes {', '.join(names)}; there are {', '.join(columns)}.")
+    if as_it_is:
+        kept = names[:1] if method == _OUMI_PROMPTS else names
+        made.rows = [{name: row[name] for name in kept if name in row} for row in rows]
+        return made
     for number, row in enumerate(rows):
         where = f"Row {number + 1}"
-        if as_it_is:
-            kept = names[:1] if method == _OUMI_PROMPTS else names
-            made.rows.append({name: row[name] for name in kept if name in row})
-            continue
         if method == _OUMI_PROMPTS or kind == _WHOLE_TEXTS:
             odd = next((name for name in names if not isinstance(row.get(name) or "", str)), None)
             if odd is not None:

@@ -14,9 +14,9 @@ from ...setup.setup import NamedData
 from .chat import lost_content, render_chat, turn_span
 from .kinds import CannotForm, FormedRow, FormedSet, NotFollowedForm
 
-_MESSAGES = ("messages", "conversation", "conversations")
-_ROLE, _CONTENT = ("role", "from"), ("content", "value")
-_USER, _ANSWER = {"user", "human"}, {"assistant", "gpt", "bot"}
+MESSAGES = ("messages", "conversation", "conversations")
+ROLE, CONTENT = ("role", "from"), ("content", "value")
+_USER, ANSWER = {"user", "human"}, {"assistant", "gpt", "bot"}
 _OTHERS = {"system": "system", "tool": "tool", "tool_call": "assistant", "tool_response": "tool"}
 QUERY = ("query", "prompt", "input", "instruction", "question", "problem")
 _RESPONSE = (
@@ -61,14 +61,19 @@ def form(
         found.append(formed)
     if told.form == "messages":
         told.roles_trained = ["assistant"]
-        if not _ANSWER & told.roles.keys():
+        if not ANSWER & told.roles.keys():
             told.asked_roles_missing = ["assistant"]
     return found
 
 
+def of_turn(turn: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """What a turn has under the first of these names."""
+    return next((turn[name] for name in names if name in turn), None)
+
+
 def _has_tools(row: Mapping[str, Any]) -> bool:
-    turns: list[Any] = next((row[name] for name in _MESSAGES if isinstance(row.get(name), list)), [])
-    roles = [turn.get("role", turn.get("from")) for turn in turns if isinstance(turn, dict)]
+    turns: list[Any] = next((row[name] for name in MESSAGES if isinstance(row.get(name), list)), [])
+    roles = [of_turn(turn, ROLE) for turn in turns if isinstance(turn, dict)]
     return bool(row.get("tools")) or any(role in ("tool", "tool_call", "tool_response") for role in roles)
 
 
@@ -116,19 +121,18 @@ def _row(row: Mapping[str, Any], told: FormedSet, settings: Mapping[str, Any], t
 
 
 def _conversation(row: Mapping[str, Any], told: FormedSet) -> list[dict[str, Any]]:
-    column = next((name for name in _MESSAGES if isinstance(row.get(name), list)), None)
+    column = next((name for name in MESSAGES if isinstance(row.get(name), list)), None)
     if column is None:
         return _pair(row, told)
     told.form, turns = "messages", row[column]
     told.read.add(column)
     messages: list[dict[str, Any]] = []
     for turn in turns:
-        role = next((turn[name] for name in _ROLE if isinstance(turn, dict) and name in turn), None)
-        content = next((turn[name] for name in _CONTENT if isinstance(turn, dict) and name in turn), None)
+        role, content = (of_turn(turn, names) if isinstance(turn, dict) else None for names in (ROLE, CONTENT))
         if role is None or not isinstance(content, str):
             raise CannotForm(f"a message of {column} has no role or no text.")
         told.roles[str(role)] = told.roles.get(str(role), 0) + 1
-        known = "user" if role in _USER else "assistant" if role in _ANSWER else _OTHERS.get(str(role))
+        known = "user" if role in _USER else "assistant" if role in ANSWER else _OTHERS.get(str(role))
         if known is None:
             told.roles_unknown[str(role)] = told.roles_unknown.get(str(role), 0) + 1
         role, loss = known or str(role), turn.get("loss")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,14 +22,11 @@ SECONDS = 180.0
 MEMORY = 8 << 30
 """Bytes."""
 _ENVIRONMENT = {
-    "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "", "ZE_AFFINITY_MASK": "",
-    "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-    "AXOLOTL_DO_NOT_TRACK": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1",
+    **confining.ENVIRONMENT, "AXOLOTL_DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
     # Whether its libraries are of versions that it likes is no question of its rows.
-    "DISABLE_VERSION_CHECK": "1", "PYTHONDONTWRITEBYTECODE": "1",
+    "DISABLE_VERSION_CHECK": "1",
 }  # fmt: skip
-_LEFT_OUT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONHOME",
-             "QLORA_DOCTOR_RUN", "PYTHONSTARTUP")  # fmt: skip
+_LEFT_OUT = (*confining.LEFT_OUT, "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Asked:
 
 def ask(
     found: TrainerPython,
+    name: str,
     model: str,
     settings: Mapping[str, Any],
     sets: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
@@ -57,11 +57,12 @@ def ask(
     """What the trainer's own code makes of rows; never raises for what it does.
 
     Args:
+        name: the trainer's, as people write it.
         model: folder or hub id that its tokenizer is loaded from.
         settings: of the config's top.
         sets: settings and rows of each data set.
     """
-    by = f"{_NAMES[found.trainer]} {found.version or ''}".strip()
+    by = f"{name} {found.version or ''}".strip()
     if not found.asked:
         return Asked(
             by, failure=f"{by} of {Path(found.python).parents[1].name} forms them where --trainer-python names it"
@@ -83,13 +84,10 @@ def ask(
         except (OSError, ValueError):
             sys.stderr.write((folder / "output.txt").read_text(encoding="utf-8", errors="replace")[-4000:])
             return Asked(by, failure=f"{by} did not form them: {why or 'it ended without an answer'}")
-    by = f"{_NAMES[found.trainer]} {reply.get('version') or ''}".strip()
+    by = f"{name} {reply.get('version') or ''}".strip()
     if "failure" in reply:
         return Asked(by, failure=f"{by} did not form them: {reply['failure']}")
     return Asked(by, reply["sets"], reply["tokens"])
-
-
-_NAMES = {"axolotl": "axolotl", "llamafactory": "LLaMA-Factory", "ms-swift": "ms-swift"}
 
 
 def _run(python: str, folder: Path) -> str | None:
@@ -97,18 +95,31 @@ def _run(python: str, folder: Path) -> str | None:
     kept = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
     try:
         with (folder / "output.txt").open("wb") as output:
-            subprocess.run(
+            child = subprocess.Popen(
                 [python, str(Path(__file__).with_name("child.py")), str(folder)],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**kept, **_ENVIRONMENT, "TMPDIR": str(folder)},
-                timeout=SECONDS,
-                check=False,
+                start_new_session=True,
             )
-    except subprocess.TimeoutExpired:
-        return f"it took more than {SECONDS:.0f} seconds"
+            try:
+                child.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                return f"it took more than {SECONDS:.0f} seconds"
+            finally:
+                _end(child)
     except OSError as error:
         return f"{python} cannot be started: {error.strerror}"
     return None
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the process, and what it started itself where the system has groups of processes."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            child.kill()
+    child.wait()

@@ -47,7 +47,7 @@ def find_trainer(setup: Setup, named: str | None = None) -> TrainerPython | None
     Args:
         named: an interpreter, or the folder of an environment.
     """
-    trainer = setup.dialect.removeprefix("shell-")
+    trainer = setup.traits.forms or ""
     if trainer not in _DISTRIBUTIONS:
         return None
     if named is not None:

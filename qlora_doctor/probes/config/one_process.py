@@ -60,7 +60,7 @@ def _launch(setup: Setup, known: ConfigFacts) -> str | None:
     origin = setup.origins.get("hardware.count")
     if setup.dialect.startswith("shell-"):
         by_python = origin is not None and origin.source == "dialect_default"
-        return "alone" if by_python and "llamafactory" not in setup.dialect else None
+        return "alone" if by_python and not setup.traits.starts_processes else None
     text = text_of(setup)
     if setup.dialect != "python" or setup.hardware.count is not None or text is None or _LAUNCHED.search(text):
         return None

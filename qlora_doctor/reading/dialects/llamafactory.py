@@ -27,6 +27,7 @@ TRAITS = Traits(
     hf_names=True,
     checks_names=True,
     heeds_launcher=True,
+    starts_processes=True,
     searches_unused=False,
     reference_is_base=True,
     lists_linear=True,

@@ -15,7 +15,7 @@ from ...facts import BatchFacts, DataFacts
 from ...probes.batch import BatchLook
 from ...probes.data.formed import facts_of_texts, without_repeats
 from ...probes.data.pairs import pair_facts
-from ...probes.data.rows import Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_texts, split_batch
+from ...probes.data.rows import MOST_CUT, Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_texts, split_batch
 from ...probes.data.showing import Shown, histogram, rows_shown
 from .noting import Noted
 from .request import ROWS
@@ -110,7 +110,7 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
         known.update(_of_rows(rows, drawn, known["vocab_rows"]))
         limits = noted.limits | ({drawn.limit} if drawn.limit is not None else set())
         known.update(of_cut(rows, limits, drawn.tokenizer))
-        if known.get("truncated_ratio", 0.0) > 0.1:  # beginnings that are the same are no copies
+        if known.get("truncated_ratio", 0.0) > MOST_CUT:
             for name in ("duplicate_rows", "conflicting_rows"):
                 known.pop(name, None)
     if compared:  # two answers to a prompt are what such a method compares

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ...core import confining
 from .request import Outcome, RunData
 
 _POLL = 0.2
@@ -24,15 +25,10 @@ _ENTRY = (
     "from qlora_doctor.watching.first_batches.child import main; main({folder!r})"
 )
 _ENVIRONMENT = {
-    "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "", "ZE_AFFINITY_MASK": "",
-    "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-    "WANDB_MODE": "disabled", "WANDB_DISABLED": "true", "COMET_MODE": "disabled", "MLFLOW_TRACKING_URI": "",
-    "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no", "TOKENIZERS_PARALLELISM": "false",
-    "MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1",
+    **confining.ENVIRONMENT, "WANDB_DISABLED": "true", "COMET_MODE": "disabled", "MLFLOW_TRACKING_URI": "",
+    "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no", "MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1",
 }  # fmt: skip
-"""No GPU, no hub, no tracker, no window."""
-_LEFT_OUT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "QLORA_DOCTOR_RUN")
-"""One process, whatever this one was launched by."""
+"""Besides what holds for all confined processes: no tracker, no window."""
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+) in (?P<name>.+)')
 
 
@@ -67,7 +63,7 @@ def run_to_first_batches(request: RunData, progress: Callable[..., None]) -> Out
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
+    kept = {name: value for name, value in os.environ.items() if name not in confining.LEFT_OUT}
     scratch = folder / "tmp"
     scratch.mkdir()
     return {**kept, **_ENVIRONMENT, "TMPDIR": str(scratch)}
