@@ -179,10 +179,10 @@ class Search:
         folded = self.folded_of(setup) if evaluation_batch is None else None
         batch, sequence = setup.training.per_device_train_batch_size, setup.training.max_length
         if folded is not None and batch and sequence:
-            found = folded.scalable(machine, batch, sequence)
-            if found is not None:
+            tape = folded.tape(machine, batch, sequence)
+            if tape is not None:
                 outline = replace(folded.outline, batch=batch, sequence=sequence)
-                return prediction_of(outline, machine, replay(found.at(batch, sequence), machine))
+                return prediction_of(outline, machine, replay(tape, machine))
         return self._known().prediction(setup, machine, evaluation_batch)
 
     def _known(self) -> TracedOnce:

@@ -46,10 +46,10 @@ class FoldedSearch(Search):
     def _tape(self, setup: Setup) -> tuple[Tape, Machine]:
         folded, batch, sequence = self._of(setup)
         machine = self.machine_of(setup)
-        found = folded.scalable(machine, batch, sequence)
-        if found is None:
+        tape = folded.tape(machine, batch, sequence)
+        if tape is None:
             raise NotKept("tapes for the card's kind are not there")
-        return found.at(batch, sequence), machine
+        return tape, machine
 
     def _of(self, setup: Setup) -> tuple[FoldedTapes, int, int]:
         """The tapes of a setup, its batch and its length."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .kept import Outline
     from .machine import Machine
     from .scaling import ScalableTape
+    from .tape import Tape
 
 FEW = 1, 3
 """Periods of layers, beyond the folded ones, of the two stacks that tell roughly what is in use."""
@@ -52,6 +53,11 @@ class FoldedTapes:
     def scalable(self, machine: Machine, batch: int, sequence: int) -> ScalableTape | None:
         """The tape for a batch and a length, not yet of that size; None where none is there."""
         return self._scalable(machine, batch, sequence, None)
+
+    def tape(self, machine: Machine, batch: int, sequence: int) -> Tape | None:
+        """The tape of this batch and length; None where none is there."""
+        found = self._scalable(machine, batch, sequence, None)
+        return None if found is None else found.at(batch, sequence)
 
     def reach(self, machine: Machine, alone: bool) -> int | None:
         """Tokens of a sample up to which there are tapes for a batch of 1, or of more; None where there are none."""

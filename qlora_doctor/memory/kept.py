@@ -179,7 +179,7 @@ def folded_for(setup: Setup, traces: Traces) -> FoldedTapes | None:
     rank, optim = setup.lora.r, str(values["training.optim"])
     if traces.outline is None or not takes(rank, optim):
         return None
-    precision = "bf16" if values["training.bf16"] else "fp16" if values["training.fp16"] else "no"
+    precision = values.precision
     accumulation = values["training.gradient_accumulation_steps"]
     return FoldedTapes(
         traces.outline, lambda key: traces.pieces.get(key, ()), cast(int, rank), optim, precision, accumulation

@@ -101,7 +101,8 @@ def look_at_plan(
     from .subject import subject_of_setup
 
     progress("building the model without weights")
-    subject = subject_of_setup(setup, offline=offline)
+    architecture = load_config(setup, offline=offline)
+    subject = subject_of_setup(setup, architecture=architecture, offline=offline)
     reason = unmodelled(setup, facts) or unmodelled_model(subject.model, setup)
     if reason is not None:
         certain = None if is_sharded(setup) else certain_bytes(subject.model)
@@ -109,13 +110,13 @@ def look_at_plan(
     makers = [subject]
 
     def make() -> Any:
-        return makers.pop() if makers else subject_of_setup(setup, offline=offline)
+        return makers.pop() if makers else subject_of_setup(setup, architecture=architecture, offline=offline)
 
     kept = Path(request.kept) if request.kept is not None else None
     traces = Traces.read(kept, setup.lora.r)
     traces.outline = subject.outline
     traces.folded = folded_for(setup, traces)
-    folding = FewLayers(setup, load_config(setup, offline=offline), subject, traces, progress)
+    folding = FewLayers(setup, architecture, subject, traces, progress)
     try:
         found = _look(setup, facts, request, progress, traces, make, tell, folding)
     except PredictionError as error:

@@ -126,9 +126,8 @@ def shipped_tape(setup: Setup, machine: Machine) -> tuple[Outline, Tape] | None:
     batch, sequence = setup.training.per_device_train_batch_size, setup.training.max_length
     if shipped is None or not batch or not sequence:
         return None
-    found = shipped.scalable(machine, batch, sequence)
-    outline = replace(shipped.outline, batch=batch, sequence=sequence)
-    return None if found is None else (outline, found.at(batch, sequence))
+    tape = shipped.tape(machine, batch, sequence)
+    return None if tape is None else (replace(shipped.outline, batch=batch, sequence=sequence), tape)
 
 
 @cache

@@ -180,7 +180,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
     flash = str(setup.model.attn_implementation or "").startswith("flash_attention")
     if flash:
         assumptions.append("Attention is predicted as PyTorch's own copy of flash attention.")
-    precision = "bf16" if values["training.bf16"] else "fp16" if values["training.fp16"] else "no"
+    precision = values.precision
     ranks = values["hardware.count"]
     kernels = None
     if training.use_liger_kernel:

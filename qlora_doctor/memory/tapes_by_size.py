@@ -94,8 +94,7 @@ class Tracer:
 
     def unfolded(self, machine: Machine, batch: int, sequence: int) -> Tape | None:
         """The tape as folded ones tell it; None where they do not."""
-        found = None if self.traces.folded is None else self.traces.folded.scalable(machine, batch, sequence)
-        return None if found is None else found.at(batch, sequence)
+        return None if self.traces.folded is None else self.traces.folded.tape(machine, batch, sequence)
 
     def _trace(self, machine: Machine, batch: int, sequence: int) -> Tape:
         subject = self._kept or self.made()

@@ -36,7 +36,7 @@ from .filling import filling
 from .formed import ANSWERS, CONTENT, QUESTIONS, batch_of, facts_of, facts_of_texts, without_repeats
 from .overlap import columns_of_evaluation, leaves, overlap_of
 from .pairs import pair_facts
-from .rows import Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_tensors, of_texts, split_batch
+from .rows import MOST_CUT, Row, by_mask, masked_by_hand, of_cut, of_ids, of_labels, of_tensors, of_texts, split_batch
 from .showing import Shown, histogram, rows_shown
 from .talk import talk_facts
 from .turn_end import turn_end_facts
@@ -45,7 +45,6 @@ _NO_TOKENIZER = "The tokenizer of the model is not on this machine."
 ROWS = 256
 """Rows that are looked at."""
 _UNCUT = 10_000_000
-_CUT = 0.1
 _TRAINS_EMBEDDINGS = ("lora.modules_to_save", "lora.target_modules", "lora.trainable_token_indices")
 _EMBEDDINGS = ("embed", "wte", "wrd")
 _ALL = 0.999
@@ -367,14 +366,16 @@ def _new_tokens(setup: Setup, rows: Iterable[Sequence[int] | np.ndarray], tokeni
 def _by_script(rows: Sequence[Row], batches: Batches, tokenizer: Any) -> dict[str, Any]:
     """Of rows that a script tokenized: what was cut, what is asked and answered by the mask, what is not in them."""
     known = of_cut(rows, batches.limits, tokenizer)
-    formed = [by_mask(row, tokenizer) for row in rows if len(row.labels) == len(row.ids)]
-    if known.get("truncated_ratio", 0.0) <= _CUT:  # beginnings that are the same are no copies
-        known.update(facts_of_texts(formed))
+    formed = [by_mask(row, tokenizer) if len(row.labels) == len(row.ids) else None for row in rows]
+    if known.get("truncated_ratio", 0.0) <= MOST_CUT:
+        known.update(facts_of_texts([each for each in formed if each is not None]))
     if batches.raw:  # without the rows as they were, a mask that is too long looks the same
         known["empty_answers"] = sum(
-            _trains_an_end_alone(row, tokenizer)
+            each is not None
+            and bool((np.asarray(row.labels) != IGNORED).any())  # a row that trains nothing teaches no end
+            and not each.answer.strip()
             and any(isinstance(value, str) and not value.strip() for value in raw.values())
-            for row, raw in zip(rows, batches.raw, strict=False)
+            for row, each, raw in zip(rows, formed, batches.raw, strict=False)
         )
     talks = [raw.get("messages") or raw.get("conversations") for raw in batches.raw or ()]
     lost = [
@@ -386,13 +387,6 @@ def _by_script(rows: Sequence[Row], batches: Batches, tokenizer: Any) -> dict[st
     if any(isinstance(talk, list) for talk in talks):
         known |= {"content_lost_rows": len(lost), "content_lost": lost[0] if lost else None}
     return known
-
-
-def _trains_an_end_alone(row: Row, tokenizer: Any) -> bool:
-    """Whether what is trained of a row is blank, and not nothing."""
-    if len(row.labels) != len(row.ids) or not (np.asarray(row.labels) != IGNORED).any():
-        return False
-    return not by_mask(row, tokenizer).answer.strip()
 
 
 def _token_counts(lengths: Sequence[int], truncated: int) -> dict[str, Any]:

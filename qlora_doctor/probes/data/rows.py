@@ -115,6 +115,10 @@ def of_tensors(row: Mapping[str, Any]) -> bool:
     return isinstance(ids, list) and bool(ids) and isinstance(ids[0], list)
 
 
+MOST_CUT = 0.1
+"""Share of cut rows up to which those that are the same are called copies: many beginnings are the same."""
+
+
 def of_cut(rows: Sequence[Row], limits: Collection[int], tokenizer: Any) -> dict[str, Any]:
     """The share of rows that end at a limit, and not in the end token; nothing where no limit is reached.
 
