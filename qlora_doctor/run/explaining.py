@@ -52,6 +52,9 @@ def script_in(command: Sequence[str]) -> Setup | None:
         return None
 
 
+_OF_A_CONFIG = ("config", "structure", "data")
+
+
 def known_of_config(
     given: Setup | None, command: Sequence[str], check: CheckOptions
 ) -> tuple[Setup | None, Facts, list[StageRecord]]:
@@ -65,13 +68,16 @@ def known_of_config(
     setup = given or config_in(command) or script_in(command)
     if setup is None:
         return None, Facts(), []
-    options = replace(check, stages=("config", "structure", "data"), offline=True, facts=None, suppressions=(),
-                      budgets=())  # fmt: skip
     try:
-        report = run_check(setup, options)
+        report = run_check(setup, _lightly(check, *_OF_A_CONFIG))
     except DoctorError:
         return given, Facts(), []
-    return setup, report.facts, [each for each in report.stages if each.name in ("config", "structure", "data")]
+    return setup, report.facts, [each for each in report.stages if each.name in _OF_A_CONFIG]
+
+
+def _lightly(check: CheckOptions, *stages: str) -> CheckOptions:
+    """The options of a check beside a run: offline, of these stages, without what was asked of the run."""
+    return replace(check, stages=stages, offline=True, facts=None, suppressions=(), budgets=())
 
 
 def needs_data(facts: Facts) -> bool:
@@ -87,9 +93,8 @@ def data_of(setup: Setup, check: CheckOptions) -> DataFacts | None:
     """The data as stage ``data`` of a check sees it; None where it cannot be looked at."""
     from .checking import run_check
 
-    options = replace(check, stages=("config", "data"), offline=True, facts=None, suppressions=(), budgets=())
     try:
-        return run_check(setup, options).facts.data
+        return run_check(setup, _lightly(check, "config", "data")).facts.data
     except DoctorError:
         return None
 
@@ -109,8 +114,7 @@ def memory_of(facts: Facts, setup: Setup | None, check: CheckOptions) -> MemoryF
     try:
         found = setup or setup_from_mapping(_as_config(facts))
         card = f"{failure.card_bytes / 2**30:.2f}GiB" if failure.card_bytes else None
-        options = replace(check, stages=("config", "memory"), offline=True, facts=None, card=card, suppressions=(),
-                          budgets=())  # fmt: skip
+        options = replace(_lightly(check, "config", "memory"), card=card)
         memory = run_check(found, options).facts.memory
     except (DoctorError, ValueError):
         return None

@@ -367,10 +367,8 @@ def with_course(facts: Facts, series: Sequence[Mapping[str, Any]], arguments: Ma
     )
     if run.ended != "well":  # why it did not come to its end is for the rules of the run to say
         course.stopped_early = True
+    course.ended_well = run.ended == "well"  # also of a loop, whose length nothing says
     found = course_facts(course, known_from(facts, {"training": dict(arguments)}))
-    rates = [record["learning_rate"] for record in series if record.get("learning_rate") is not None]
-    if run.ended == "well" and len(rates) >= 4 and max(rates) == rates[-1] > rates[-2] > rates[-3]:
-        found = found.model_copy(update={"rate_short_of_peak": True})  # also of a loop, whose length nothing says
     if len(course.get("loss")) < _POINTS:
         found = found.model_copy(update={"untrained_value": None, "loss_flat": None})
     return facts.model_copy(update={"course": found})

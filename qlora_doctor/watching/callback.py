@@ -49,10 +49,10 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
                 state=state,
             )
         except Exception as error:
-            from .guarding import say
+            from .guarding import say, told
 
             self.watch = None
-            say(f"Not watching: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            say(f"Not watching: {told(error)}")
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Gradients are complete."""
@@ -81,6 +81,6 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
             try:
                 self._end()
             except Exception as error:
-                from .guarding import say
+                from .guarding import say, told
 
-                say(f"No report: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                say(f"No report: {told(error)}")

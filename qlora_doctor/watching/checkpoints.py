@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from .finding import is_compiled
+from .guarding import told
 from .training import Training
 
 _KEPT = 4
@@ -50,8 +51,7 @@ class Checkpoints:
                 model, training.tokenizer, step=training.counted, folder=str(folder) if folder else None
             )
         except Exception as error:
-            what = " ".join(str(error).split())[:200]
-            training.guard.tell(f"The trained model's outputs were not kept: {type(error).__name__}: {what}.")
+            training.guard.tell(f"The trained model's outputs were not kept: {told(error)}.")
             return
         if found is not None:
             training.run["kept_outputs"] = [*(training.run.get("kept_outputs") or [])[-_KEPT + 1 :], found]

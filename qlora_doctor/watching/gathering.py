@@ -16,7 +16,7 @@ from ..facts.memory import MemoryPicture
 from ..facts.run import RankFacts
 from ..probes.observing.timeline import StepPeak
 from ..probes.step.picture import breakdown
-from ..probes.tensors import every_module, layer_names
+from ..probes.tensors import every_module, layer_names, quant_state_of
 from .arguments import precision_facts
 from .onlooker import Onlooker
 from .rows import Rows
@@ -156,7 +156,7 @@ def _forward_facts(training: Training, onlooker: Onlooker, scaler: Scaler) -> No
         checkpointing_asked=asked_for,
         checkpointing_active=active,
         float16_without_scaler=training.is_loop and scaler.there() is None and seen.autocast_dtype == "float16",
-        packed_layers=sum(map(_is_packed, every_module(onlooker.model))),
+        packed_layers=sum(map(_is_packed_for_cpu, every_module(onlooker.model))),
         scaler_without_float16=scaler.there() is not None and seen.autocast_dtype == "bfloat16",
     )
     run |= precision_facts(training.arguments, seen.autocast_dtype, seen.dtypes)
@@ -170,12 +170,12 @@ def _forward_facts(training: Training, onlooker: Onlooker, scaler: Scaler) -> No
         run["rows_per_update"] = seen.batch * max(onlooker.micro_batches[-1], 1) * training.world
 
 
-def _is_packed(module: nn.Module) -> bool:
+def _is_packed_for_cpu(module: nn.Module) -> bool:
     """Whether an evaluation on a CPU has packed a 4-bit layer, whose product has no backward then.
 
     Source: bitsandbytes 0.50, autograd/_functions.py, matmul_4bit; only on a CPU with AVX512-BF16.
     """
-    state = getattr(getattr(module, "weight", None), "quant_state", None)
+    state = quant_state_of(getattr(module, "weight", None), module)
     return bool(getattr(state, "packing_format_for_cpu", False))
 
 

@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+def told(error: BaseException) -> str:
+    """An exception in one line of bearable length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 class StopTraining(SystemExit):
     """Ends a training that was asked to end: no failure, and no ``except Exception`` takes it for one."""
 

@@ -30,13 +30,13 @@ def _when_here(arrived: Callable[[Station, Any], None]) -> Callable[[Any], None]
     """What is called when a module is there: inside the program's own import, which goes on whatever happens."""
 
     def hook(module: Any) -> None:
-        from .guarding import say
+        from .guarding import say, told
 
         try:
             from .station import station_of
 
             arrived(station_of(os.environ[FOLDER]), module)
         except Exception as error:
-            say(f"Not watching: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            say(f"Not watching: {told(error)}")
 
     return hook

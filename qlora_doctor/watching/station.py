@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.uncollected import uncollected
 from .emptied import EmptiedRows
-from .guarding import StopTraining, say
+from .guarding import StopTraining, say, told
 from .records import Options, Writer, rank_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Station:
         self._heard: Any = None
         self.loads: list[Any] = []
         """Adapters that PEFT has loaded."""
-        self.emptied = EmptiedRows(lambda error: say(f"The rows of a data set were not counted: {_told(error)}"))
+        self.emptied = EmptiedRows(lambda error: say(f"The rows of a data set were not counted: {told(error)}"))
         """What has left a data set without rows."""
         self._without_gradients = False
 
@@ -70,7 +70,7 @@ class Station:
 
         from ..probes.observing.overheard import Overhearing
 
-        self._heard = Overhearing(lambda error: say(f"A warning was not noted: {_told(error)}"))
+        self._heard = Overhearing(lambda error: say(f"A warning was not noted: {told(error)}"))
         atexit.register(self._exit)
         if hasattr(os, "register_at_fork"):  # not on Windows
             os.register_at_fork(after_in_child=self._forked)
@@ -108,7 +108,7 @@ class Station:
             if found is not None:
                 self.loads.append(found)
         except Exception as error:
-            say(f"A loaded adapter was not looked at: {_told(error)}")
+            say(f"A loaded adapter was not looked at: {told(error)}")
         return result
 
     def _saved(self, wrapped: Any, model: Any, args: Any, kwargs: Any) -> Any:
@@ -206,7 +206,7 @@ class Station:
             self._unwrap = None
 
     def _give_up(self, error: Exception) -> None:
-        say(f"Not watching: {_told(error)}")
+        say(f"Not watching: {told(error)}")
         self._stop_waiting()
 
     def _look_late(self, error: BaseException | None) -> None:
@@ -263,8 +263,4 @@ class Station:
                 return
             self.watch.end(None if isinstance(error, StopTraining) else error, exiting=True)
         except Exception as failed:
-            say(f"The end could not be looked at: {_told(failed)}")
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            say(f"The end could not be looked at: {told(failed)}")

@@ -23,19 +23,20 @@ def rate_facts(course: Course, known: Known, found: dict[str, Any]) -> dict[str,
         return facts | {"rate_short_of_peak": False, "rate_restarts": [], "rate_ends_early": False}
     zero = _zero_from(series)
     return facts | {
-        "rate_short_of_peak": _short_of_peak(series, peak, known, found),
+        "rate_short_of_peak": _short_of_peak(course, series, peak, known, found),
         "rate_restarts": _restarts(series, peak, known),
         "rate_zero_from": zero,
         "rate_ends_early": zero is not None and _lasts(series, zero),
     }
 
 
-def _short_of_peak(series: Series, peak: float, known: Known, found: dict[str, Any]) -> bool | None:
+def _short_of_peak(course: Course, series: Series, peak: float, known: Known, found: dict[str, Any]) -> bool | None:
     """Whether the warmup is longer than the run, or the peak is another one than the config asks for."""
     values = series.values
     still_rising = len(values) >= 4 and values[-1] == peak and values[-1] > values[-2] > values[-3]
     if still_rising:
-        return None if found.get("short") is not False and not found.get("ended") else True
+        over = course.ended_well or found.get("short") is False or found.get("ended")
+        return True if over else None
     asked = known.learning_rate
     if asked is None or len(values) < 4:
         return False

@@ -83,6 +83,7 @@ class Course:
     Attributes:
         series: by canonical name.
         planned_steps, planned_epochs: what the log itself says was asked for.
+        ended_well: the process is known to have gone to its end, whatever length was planned.
         finished: True where the closing record is there; None where such a log has none.
         error: last line of a traceback in a captured output, ``none`` where there is none; None without an output.
         checkpoints: steps of the checkpoints beside the log; None where no folder was looked at.
@@ -99,6 +100,7 @@ class Course:
     planned_epochs: float | None = None
     finished: bool | None = None
     stopped_early: bool | None = None
+    ended_well: bool = False
     resumed_at: list[float] = field(default_factory=list)
     error: str | None = None
     last_step: float | None = None
