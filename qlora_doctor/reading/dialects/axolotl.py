@@ -203,6 +203,8 @@ def recognise(document: Document) -> float:
     data = document.data
     if not isinstance(data, dict) or not isinstance(data.get("base_model"), str):
         return 0.0
+    if isinstance(data.get("adapter"), dict):  # a section of a home-made file
+        return 0.0
     own = len(_OWN & data.keys()) if (_OWN - _ALPACA) & data.keys() else 0
     if isinstance(data.get("datasets"), list) and any(isinstance(d, dict) and "path" in d for d in data["datasets"]):
         own += 1
@@ -213,6 +215,7 @@ def read(document: Document) -> Setup:
     """An axolotl config → Setup."""
     known = key_list("axolotl")
     reading = Reading(document, name, f"axolotl {known.version}", traits=TRAITS)
+    reading.truths_are_numbers = True
     reading.take(_FIELDS)
     _model_class(reading)
     _precision(reading)

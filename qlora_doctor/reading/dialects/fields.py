@@ -55,6 +55,7 @@ class Reading:
         stored_keys: what ``Setup`` has under this name.
         stops_at_unknown_keys: the same.
         by_omegaconf: see ``read_by_omegaconf``.
+        truths_are_numbers: pydantic reads the file, and takes true for 1 and false for 0 where a number stands.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Reading:
         self.stored_keys: dict[str, bool] = {}
         self.stops_at_unknown_keys = False
         self.by_omegaconf = False
+        self.truths_are_numbers = False
         self._tables: list[tuple[str, Table]] = []
         self._brought_about: dict[str, dict[str, None]] = {}
 
@@ -179,12 +181,20 @@ class Reading:
             return
         try:
             value = convert(value) if convert is not None else value
-            value = checked_value(path, value)
+            value = self._checked(path, value)
         except Unreadable as error:
             self._refuse(key, path, value, error.expected, pointer)
             return
         if value is not None:
             self._set(path, value, "explicit", None, pointer)
+
+    def _checked(self, path: str, value: Any) -> Any:
+        if self.truths_are_numbers and isinstance(value, bool):
+            try:
+                return checked_value(path, value)
+            except Unreadable:
+                return checked_value(path, int(value))
+        return checked_value(path, value)
 
     def _refuse(self, key: str, path: str, value: Any, expected: str, pointer: str) -> None:
         sentence = f"{key} must be {expected}, found {describe_value(value)}."
