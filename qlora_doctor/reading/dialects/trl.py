@@ -17,7 +17,7 @@ from ...tables.conditions import NO_TF32, TF32_REFUSED
 from ...tables.keys import key_list
 from ..document import STDIN, Document
 from .fields import Reading, Table, Writing
-from .llamafactory import HF_ARGUMENTS
+from .llamafactory import HF_ARGUMENTS, refuse_switched_strategies
 from .values import dtype, joined, name_list, one_or_list, storage_dtype, switch, targets, text
 
 name = "trl"
@@ -164,6 +164,7 @@ def read(document: Document) -> Setup:
     _method(reading)
     if handbook is _OF_MIXER and reading.value("training.method") == "dpo":
         reading.default("training.optim", "rmsprop", "default of the handbook's DPOConfig")
+    refuse_switched_strategies(reading, "TRL")
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "TRL's argument parser turns such texts into numbers.")
     if reading.get("tf32") is True:
