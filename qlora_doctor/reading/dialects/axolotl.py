@@ -63,6 +63,8 @@ _OWN = {
 """Keys that no other trainer has beside ``base_model``."""
 
 _FIELDS: Table = {
+    # "auto" is on with torch 2.6 and later
+    "torch_compile": ("training.torch_compile", lambda value: value == "auto" or switch(value)),
     "base_model": ("model.name_or_path", text),
     "revision_of_model": ("model.revision", text),
     "model_revision": ("model.revision", text),
@@ -395,15 +397,24 @@ def _batches(reading: Reading) -> None:
 _KERNELS = (
     "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "cut_cross_entropy",
     "chunked_cross_entropy", "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp",
-    "liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy",
+    "liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy", "fp8", "qat",
+    "relora", "lisa_n_layers", "selective_checkpointing", "layer_offloading",
 )  # fmt: skip
-"""Switches of kernels that run in place of transformers' own code."""
+"""Switches of code that runs in place of transformers' own, or around it, and changes what a step holds."""
+_PARALLEL = (
+    "context_parallel_size", "sequence_parallel_degree", "tensor_parallel_size", "dp_shard_size", "dp_replicate_size",
+)  # fmt: skip
 
 
 def _kernels(reading: Reading) -> None:
     chosen = [key for key in _KERNELS if reading.get(key)]
+    listed = reading.get("plugins")
+    plugins = [str(each).rpartition(".")[2] for each in listed] if isinstance(listed, list) else []
+    # Liger's has a switch for each kernel, which are named above; the others are on by being there.
+    chosen += [each for each in plugins if each != "LigerPlugin" and not (each == "CutCrossEntropyPlugin" and chosen)]
     if chosen:
-        reading.put("training.kernels", chosen, chosen[0])
+        reading.put("training.kernels", chosen, chosen[0] if reading.has(chosen[0]) else "plugins")
+    reading.extra("training", *_PARALLEL)
 
 
 def _checkpointing(reading: Reading) -> None:
