@@ -40,7 +40,8 @@ _NAMES_THE_MACHINE = re.compile(
     re.I,
 )
 _ABOUT_THE_VALUE = re.compile(
-    r"is not a valid|has no attribute|[Ii]nvalid|not supported|[Uu]nknown|[Uu]nexpected|missing \d+ required|should be set"
+    r"is not a valid|has no attribute|[Ii]nvalid|not supported|[Uu]nknown|[Uu]nexpected|missing \d+ required"
+    r"|should be set"
 )
 """Messages about a value as such, whatever the other arguments are."""
 _SAFE = ("TypeError", "ValueError", "AttributeError", "NotImplementedError", "KeyError")
@@ -49,7 +50,7 @@ _SAFE = ("TypeError", "ValueError", "AttributeError", "NotImplementedError", "Ke
 def try_uses(
     setup: Setup, config: ConfigFacts | None = None, progress: Progress | None = None, *, offline: bool = True
 ) -> ScriptFacts:
-    """Import what the script imports, make the configurations that it makes and their schedules; nothing else of it runs.
+    """Import what the script imports, make the configurations and schedules that it makes; nothing else of it runs.
 
     Args:
         config: what is reported already; a call is not reported again for the same argument.

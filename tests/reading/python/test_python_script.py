@@ -603,7 +603,7 @@ def test_what_is_no_training_script_is_not_recognised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "trains"),
-    [("model.generate(ids)", False), ("loss.backward()", True), ("Trainer(model=model).train()", True)],
+    [("model.generate(x)", False), ("loss.backward()", True), ("Trainer(model=model).train()", True)],
 )
 def test_a_script_that_uses_an_adapter_is_no_training(line: str, trains: bool, tmp_path: Path) -> None:
     """What it loads is frozen as it should be; the same load before a training is a fault."""
