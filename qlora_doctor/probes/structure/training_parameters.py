@@ -78,7 +78,7 @@ def _expected(seen: Inventory, config: Any) -> int | None:
 
     None for other kinds of adapter, and where several adapters train.
     """
-    if not hasattr(config, "r") or _several_train(seen):
+    if config.peft_type != "LORA" or _several_train(seen):
         return None
     total = 0
     for part in seen.parts:
