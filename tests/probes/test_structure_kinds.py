@@ -232,3 +232,11 @@ def test_a_model_that_calls_the_layer_where_it_is_quantized_multiplies_nothing()
 
     assert _factors(MambaMixer) == {"dt_proj"}
     assert _factors(JambaMambaMixer) == _factors(FalconMambaMixer) == set()
+
+
+def test_layers_are_those_of_the_decoder(tmp_path: Path) -> None:
+    """The tower for images has more layers here than the language model, and carries no adapter."""
+    folder = make_kind(tmp_path, "llava", weights=False)
+    adapter = look(folder, lora={"target_modules": r".*language_model.*(q_proj|v_proj)"}).adapter
+    assert adapter is not None
+    assert (adapter.adapted_layers, adapter.total_layers, adapter.layer_coverage_ratio) == (2, 2, 1.0)
