@@ -119,7 +119,8 @@ def _read(seen: Inventory, names: Iterable[str], *, packed: bool) -> Iterator[tu
         parent = seen.by_name.get(home)
         if parent is None:
             continue
-        found = reads(type(parent.module), quantized)
+        kind: Any = type(parent.module)
+        found = reads(kind, quantized)
         if name not in found.always | found.in_kernel | found.factors:
             continue
         module = seen.by_name[full].module if full in seen.by_name else None
