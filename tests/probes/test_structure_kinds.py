@@ -220,6 +220,9 @@ def test_a_packed_weight_that_the_model_multiplies_by_is_an_error(tmp_path: Path
     folder = make_model(tmp_path / "model", "mamba")
     setup = of(folder, lora={"target_modules": ["in_proj"]}, training={"gradient_checkpointing": False})
     assert {"QD255", "QD426"} <= rules_of(setup, "structure", "load", "step")
+    memory = qlora_doctor.check(setup, stages=("structure", "memory"), cache=False, offline=True).facts.memory
+    assert memory is not None and memory.predicted is None
+    assert "the packed weight of backbone.layers.0.mixer.dt_proj" in str(memory.prediction_failure)
     skip = {"llm_int8_skip_modules": ["lm_head", "dt_proj"]}
     kept = setup.model_copy(update={"quantization": setup.quantization.model_copy(update=skip)})
     assert rules_of(kept, "structure", "load", "step") == set()
