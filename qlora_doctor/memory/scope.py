@@ -131,6 +131,8 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield f"axolotl's LoRA kernels (on by default; off with {off})"
     if training.method not in METHODS:
         yield f"the method {training.method}"
+    elif training.method is None and training.num_generations is not None and setup.is_unknown("training.method"):
+        yield "a method that generates, of which the file does not say which it is"
     if training.compute_metrics and config is not None and config.evaluates is not False:
         yield from _kept(setup)
     if setup.quantization.backend not in (None, "bitsandbytes"):
