@@ -35,6 +35,9 @@ _RANKS = "What a rank holds depends on how many there are, which the config does
 
 def unmodelled(setup: Setup, facts: Facts) -> str | None:
     """Why a run's peak is not predicted, one sentence; None where all that is known of it is modelled."""
+    packed = facts.quantization.packed_factors if facts.quantization is not None else None
+    if packed:
+        return f"There is no step to predict: the model multiplies by the packed weight of {packed[0]} and stops."
     left_out = list(dict.fromkeys(_left_out(setup, facts)))
     if left_out:
         listed = left_out[0] if len(left_out) == 1 else f"{', '.join(left_out[:-1])} and {left_out[-1]}"
@@ -128,6 +131,8 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield f"axolotl's LoRA kernels (on by default; off with {off})"
     if training.method not in METHODS:
         yield f"the method {training.method}"
+    elif training.method is None and training.num_generations is not None and setup.is_unknown("training.method"):
+        yield "a method that generates, of which the file does not say which it is"
     if training.compute_metrics and config is not None and config.evaluates is not False:
         yield from _kept(setup)
     if setup.quantization.backend not in (None, "bitsandbytes"):
