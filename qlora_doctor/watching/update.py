@@ -106,8 +106,10 @@ class Update:
         onlooker, scale = training.onlooker, self._scaler.scale
         assert onlooker is not None and self._backward is not None
         self._began = False
-        losses, mean = self._backward.take(), onlooker.mean_loss()
+        losses = self._backward.take()
         backward = sum(losses) if losses else None
+        onlooker.read_labels(backward)
+        mean = onlooker.mean_loss()
         if not onlooker.micro_batches[-1]:  # no gradient passed a hook
             onlooker.micro_batches[-1] = len(losses)
         run["micro_batches"] = list(onlooker.micro_batches)

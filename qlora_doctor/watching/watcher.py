@@ -182,6 +182,7 @@ class Watch:
             # Ids of placeholders stand at the top of the model's config, those of padding too.
             batches=BatchLook(training.tokenizer, getattr(model, "config", None), row_limit(training.arguments)),
             work=self.work,
+            reads_labels=training.is_loop or bool(training.run.get("own_compute_loss")),
         )
         if not onlooker.compiled:
             onlooker.called = None
