@@ -106,6 +106,7 @@ class Onlooker(Observer):
     """Every label of the step under way was looked at, so that its mean loss is exact."""
     _trained: bool = False
     _counted: Counted | None = None
+    _labelled: bool = False
     _losses_by_logits: list[tuple[torch.Tensor, int]] = field(default_factory=list)
     _unshifted: list[tuple[torch.Tensor, int]] = field(default_factory=list)
     _awaiting: bool = False
@@ -167,7 +168,7 @@ class Onlooker(Observer):
             if not (again and ids is not None and ids is self._ids()):  # the last batch once more, before its backward
                 self.batches.look(given)
             self._ids = weakref.ref(ids) if isinstance(ids, torch.Tensor) else lambda: None
-            self._counted = _counted(given.get("labels"))
+            self._counted, self._labelled = _counted(given.get("labels")), given.get("labels") is not None
         if self.forwards.trains():
             self._trained = True
         elif self._trained and not self.step_of_evaluation:
@@ -253,7 +254,7 @@ class Onlooker(Observer):
         self.trainer_inputs = None
         counted, self._counted = self._counted, None
         logits = getattr(output, "logits", None)
-        if self.reads_labels and inputs.get("labels") is None and getattr(output, "loss", None) is None:
+        if self.reads_labels and not self._labelled and getattr(output, "loss", None) is None:
             self._unlabelled.wait(logits, inputs.get("input_ids"))
         if counted is None or not isinstance(logits, torch.Tensor) or logits.dim() != 3:
             return

@@ -491,3 +491,55 @@ def test_padding_in_a_loss_of_ones_own(tiny_llama: Path) -> None:
     for batch in data:
         batch["attention_mask"][:, 16:] = 0
     assert "QD631" in told_of(looked_at(model, adamw(model), by_logits(shifted), data))
+
+
+# -- clipping, and the optimizer's settings
+
+
+def clips(where: str) -> Loop:
+    """A loop of two micro-batches a step that clips at some place."""
+
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        own = [p.detach().clone() for p in trainable(model)] if where == "copies" else trainable(model)
+        for number, batch in enumerate(data, start=1):
+            if where == "before":
+                nn.utils.clip_grad_norm_(own, 1.0)
+            (model(**batch).loss / 2).backward()
+            if where in ("every", "copies"):
+                nn.utils.clip_grad_norm_(own, 1.0)
+            if number % 2 == 0:
+                optimizer.step()
+                if where == "after":
+                    nn.utils.clip_grad_norm_(own, 1.0)
+                optimizer.zero_grad()
+
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("where", "rules"), [("every", set()), ("before", {"QD739"}), ("after", {"QD739"}), ("copies", {"QD739"})]
+)
+def test_clipping(tiny_llama: Path, where: str, rules: set[str]) -> None:
+    from torch.nn.utils import clip_grad
+
+    plain = clip_grad._clip_grads_with_norm_
+    model = adapted(tiny_llama)
+    report = looked_at(model, adamw(model), clips(where), list(batches(6)))
+    assert told_of(report) == rules, told(report)
+    assert clip_grad._clip_grads_with_norm_ is plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "rules"),
+    [
+        ({"weight_decay": 1000.0}, {"QD778"}),
+        ({"weight_decay": 0.1}, set()),
+        ({"eps": 1.0}, {"QD778"}),
+        ({"betas": (0.999, 0.9)}, {"QD778"}),
+        ({"lr": 10.0}, {"QD121"}),
+    ],
+)
+def test_settings_of_the_optimizer(tiny_llama: Path, settings: dict[str, Any], rules: set[str]) -> None:
+    model = adapted(tiny_llama)
+    report = looked_at(model, torch.optim.AdamW(trainable(model), **{"lr": 2e-4} | settings), healthy, list(batches(4)))
+    assert told_of(report) == rules, told(report)
