@@ -34,7 +34,7 @@ class BatchFacts(Fact):
     labels_shifted: bool | None = None
     """True where the labels are the inputs moved by one: labels[t] = input[t + 1]."""
     labels_other_ratio: float | None = None
-    """Share of the labels that count and are neither the input at their place nor the next one."""
+    """Share of the labels that count on text and are neither the input at their place nor the next one."""
     labels_on_padding: int | None = None
     labels_on_padding_ratio: float | None = None
     """Share of the labels that count and stand on padding."""

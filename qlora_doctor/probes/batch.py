@@ -40,6 +40,8 @@ class BatchLook:
     _lengths: list[int] = field(default_factory=list)
     _seen: set[bytes] = field(default_factory=set)
     _labels: bool | None = None
+    _unlabelled: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    """Ids and padding of the batches without labels."""
     _text: str | None = None
     _edges: MaskEdges = field(default_factory=MaskEdges)
 
@@ -71,12 +73,20 @@ class BatchLook:
         of_tokens = labels is not None and labels.shape == ids.shape
         self._media.look(batch, ids, labels if of_tokens else None)
         if labels is None:
+            self._unlabelled.append((ids, padding))
             return
         if of_tokens:
             self._labels = True
             self._look_at_labels(ids, labels, padding)
         elif labels.shape[:1] == ids.shape[:1] and labels.numel() == len(ids) and not labels.is_floating_point():
             self._classes.look(ids, labels.reshape(-1), padding)
+
+    def learn(self, labels: torch.Tensor) -> None:
+        """The labels of the first batch that was given none and is not known by now, of the same shape."""
+        if self._unlabelled and self._unlabelled[0][0].shape == labels.shape:
+            ids, padding = self._unlabelled.pop(0)
+            self._labels = True
+            self._look_at_labels(ids, labels, padding)
 
     def facts(self) -> BatchFacts | None:
         """What all batches together show; None before the first."""
@@ -128,11 +138,11 @@ class BatchLook:
         }
         if counted:
             known["labels_on_padding_ratio"] = count.get("on_padding", 0) / counted
-            known["labels_other_ratio"] = count.get("other", 0) / counted
+            real = counted - count.get("on_padding", 0)
+            known["labels_other_ratio"] = count.get("other", 0) / real if real else None
             # Repeated tokens are equal at both places; what tells the two apart are those that are equal at one.
-            known["labels_shifted"] = count.get("next_only", 0) > 0 and count.get("same_only", 0) <= (
-                0.02 * count["next_only"]
-            )
+            moved = count.get("next_only", 0)
+            known["labels_shifted"] = moved > count.get("other", 0) and count.get("same_only", 0) <= 0.02 * moved
         return known
 
     # -- one batch
