@@ -68,6 +68,9 @@ class BatchFacts(Fact):
     """Rows that end in the end token and whose label counts there."""
     ends_untrained: int | None = None
     """Rows that end in the end token and whose label does not count there, though others of the row do."""
+    ends_missing: int | None = None
+    """Rows that train something and end in no special token, nor hold the end token anywhere; None where that is no
+    fault of theirs: most are as long as the longest, so that they are cut, or blocks of a longer text."""
     collator_masks_ends: bool | None = None
     """Whether the script's collator masks the label of an end token; asked where the tokenizer is not at hand."""
     two_bos_rows: int | None = None

@@ -123,6 +123,8 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool, own: Train
             look = BatchLook(tokenizer, config)
             rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
         known.update(_of_samples(batches, tokenizer))
+        if setup.data.format is None and setup.training.completion_only_loss and Taken(setup).trainer == "trl":
+            known["completion_mask_lost"] = known.get("format") in ("text", "messages")
         known.update(_others(setup))
         known.update(overlap_of(setup))
         known.update(_not_in_evaluation(setup, batches))
