@@ -149,9 +149,8 @@ def main() -> None:
     for peer in present:
         for what in ("in_use_gib", "in_tensors_gib"):
             errors = [row["told"][peer][what] / row[what] - 1 for row in rows]
-            print(
-                f"{peer:14} {what:15} mean error {mean(map(abs, errors)):4.0%}, {min(errors):+.0%} to {max(errors):+.0%}"
-            )
+            error, least, most = mean(map(abs, errors)), min(errors), max(errors)
+            print(f"{peer:14} {what:15} mean error {error:4.0%}, {least:+.0%} to {most:+.0%}")
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
