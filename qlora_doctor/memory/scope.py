@@ -14,6 +14,7 @@ from ..setup.resolved import Taken
 from .engine_options import ZeroOptions
 from .generated_evaluation import unmodelled_generation
 from .kept_outputs import kept_outputs_of
+from .lora_switches import SWITCHES, LoraKernels
 
 if TYPE_CHECKING:
     from ..facts import Facts
@@ -73,7 +74,7 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
             "The prediction does not cover FSDP 2 with 4-bit weights stored as integers beside a head that is not "
             "tied: what is reserved was 11% too high."
         )
-    left_out = unmodelled_generation(model, setup)
+    left_out = unmodelled_generation(model, setup) or _unfit(model, setup)
     if left_out is not None:
         return f"The prediction does not cover {left_out}, which the peak depends on."
     if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
@@ -91,6 +92,16 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
 
 LIGER_FAMILIES = frozenset({"llama", "ministral", "mistral", "qwen2", "qwen3", "smollm3"})
 """Model types whose decoder layers take the plain form of each of Liger's kernels (:mod:`.liger`)."""
+
+
+def _unfit(model: Any, setup: Setup) -> str | None:
+    """What keeps axolotl's LoRA kernels, where a run has some, from being restated for a model."""
+    kernels = LoraKernels.of(setup)
+    if kernels is None:
+        return None
+    from .lora_kernels import unfit
+
+    return unfit(model, kernels)
 
 
 def _images(model: Any, setup: Setup) -> str | None:
@@ -122,10 +133,13 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     if setup.traits.own_loop is not None:
         yield f"{setup.traits.own_loop}'s own training loop"
     for kernels in training.kernels or ():
-        yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
-    if setup.says("kernels-by-default"):
-        off = "lora_mlp_kernel: false, lora_qkv_kernel: false and lora_o_kernel: false"
-        yield f"axolotl's LoRA kernels (on by default; off with {off})"
+        if kernels not in SWITCHES:
+            yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
+    if LoraKernels.of(setup) is not None:
+        if training.method not in (None, "sft", "pretrain"):
+            yield f"axolotl's LoRA kernels in the method {training.method}"
+        elif training.fsdp or training.deepspeed:
+            yield "axolotl's LoRA kernels in a sharded model"
     if training.method not in METHODS:
         yield f"the method {training.method}"
     if training.compute_metrics and config is not None and config.evaluates is not False:

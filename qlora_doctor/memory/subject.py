@@ -16,6 +16,8 @@ from .kept import Outline
 from .kept_outputs import kept_outputs_of
 from .liger import VERSION, Kernels
 from .load import LoadOptions
+from .lora_switches import VERSION as AXOLOTL
+from .lora_switches import LoraKernels
 from .step import Program, StepOptions
 from .trl_step import has_fused_head
 
@@ -64,6 +66,8 @@ class Subject:
         step = self.step
         if step.liger is not None:
             yield "liger"
+        if step.lora_kernels is not None:
+            yield "LoRA kernels"
         if step.pictures is not None:
             yield "images"
         if step.offloads_activations:
@@ -187,6 +191,9 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         fuses_head = values.trainer == "trl" and has_fused_head()
         kernels = Kernels.of(training.extra.get("liger_kernel_config"), fuses_head)
         assumptions.append(f"Liger's kernels are those of version {VERSION}.")
+    lora_kernels = LoraKernels.of(setup)
+    if lora_kernels is not None:
+        assumptions.append(f"axolotl's LoRA kernels are those of version {AXOLOTL}.")
     pictures = _pictures(setup, model)
     if pictures is not None:
         assumptions.append(pictures.said)
@@ -207,6 +214,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         ranks=ranks,
         offloads_activations=values.trainer == "trl" and bool(training.extra.get("activation_offloading")),
         liger=kernels,
+        lora_kernels=lora_kernels,
         pictures=pictures,
         kept=kept_outputs_of(setup),
         evaluation_tokens=generated_tokens(model, setup),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...setup.setup import Setup
+from ...setup.setup import Change, Setup
 from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ...tables.trainer_names import AXOLOTL_OPTIMIZERS
@@ -224,6 +224,7 @@ def read(document: Document) -> Setup:
     _kernels(reading)
     _checkpointing(reading)
     _distribution(reading)
+    _dtypes(reading)
     _data(reading)
     reading.defaults(_DEFAULTS)
     if reading.has("lora_model_dir"):
@@ -441,6 +442,23 @@ def _distribution(reading: Reading) -> None:
         reading.default(
             "training.prepare_for_kbit_training", not sharded, "left out with FSDP and ZeRO-3" if sharded else None
         )
+
+
+def _dtypes(reading: Reading) -> None:
+    """After prepare_model_for_kbit_training, norms and embeddings go back from float32 to the dtype that it trains in
+    (``_configure_embedding_dtypes`` in loaders/model.py); embeddings_skip_upcast leaves these in float32."""
+    quantized = reading.value("quantization.load_in_4bit") or reading.value("quantization.load_in_8bit")
+    if not quantized or reading.knows("training.fsdp"):
+        return
+    tests = [] if reading.get("fp32_norms") else [[["named", "norm"]]]
+    if not (reading.value("quantization.load_in_4bit") and reading.get("embeddings_skip_upcast")):
+        tests.append([["named", *_EMBEDDINGS], ["has", "weight"]])
+    dtype = reading.value("model.dtype")
+    reading.changes += [Change(kind="cast", when="prepared", over="modules", value=dtype, tests=each) for each in tests]
+
+
+_EMBEDDINGS = ("embed_tokens", "lm_head", "embed_in", "embed_out", "word_embeddings")
+"""Names of input and output embeddings (``get_linear_embedding_layers`` in loaders/utils.py)."""
 
 
 def _data(reading: Reading) -> None:
