@@ -213,7 +213,9 @@ class _Joined(torch.autograd.Function):  # type: ignore[misc]
         states, dropped, *halves = ctx.saved_tensors
         flat = _flat(dropped)
         outs = [_flat(gradient) for gradient in gradients]
-        learned = [tuple(_learned(*halves[2 * place : 2 * place + 2], flat, out)) for place, out in enumerate(outs)]
+        learned = [
+            tuple(_learned(halves[2 * place], halves[2 * place + 1], flat, out)) for place, out in enumerate(outs)
+        ]
         whole = None
         for each, out in zip(ctx.projections, outs, strict=True):
             weight = each.dequantized()
