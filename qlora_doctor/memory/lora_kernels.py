@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from .lora_switches import LoraKernels
+from .kernel_switches import LoraKernels
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")

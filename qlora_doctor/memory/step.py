@@ -19,10 +19,10 @@ from .fsdp1 import ShardedFlat
 from .fsdp2 import ShardedByTensor
 from .images import Pictures
 from .kept_outputs import KeptOutputs
-from .liger import Kernels, put_into, rotating
+from .kernel_switches import LigerKernels, LoraKernels
+from .liger import put_into, rotating
 from .load import LoadOptions, write_load
 from .lora_kernels import put_into as put_lora_kernels_into
-from .lora_switches import LoraKernels
 from .machine import Machine
 from .offloading import Offloading
 from .operators import register_bitsandbytes
@@ -60,7 +60,7 @@ class StepOptions:
     """Ranks of the engine."""
     offloads_activations: bool = False
     """Whether trl moves what the forward pass saves to the host (``activation_offloading``)."""
-    liger: Kernels | None = None
+    liger: LigerKernels | None = None
     """Liger's kernels in the model."""
     lora_kernels: LoraKernels | None = None
     """axolotl's LoRA kernels in the model."""

@@ -391,17 +391,29 @@ def _batches(reading: Reading) -> None:
 
 
 _KERNELS = (
-    "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "cut_cross_entropy",
-    "chunked_cross_entropy", "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp",
-    "liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy",
+    "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "chunked_cross_entropy",
+    "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp",
 )  # fmt: skip
 """Switches of kernels that run in place of transformers' own code."""
+_LIGER = ("liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy")
+"""The same, read by a plugin alone; liger_swiglu is an older name of liger_glu_activation."""
 
 
 def _kernels(reading: Reading) -> None:
+    """Which kernels run; those of a plugin where ``plugins`` names it, cut_cross_entropy then unless it is false."""
     chosen = [key for key in _KERNELS if reading.get(key)]
+    plugins = reading.get("plugins", [])
+    named = " ".join(map(str, plugins if isinstance(plugins, list) else [plugins])).lower()
+    if "cut_cross_entropy" in named and reading.get("cut_cross_entropy", True):
+        chosen.append("cut_cross_entropy")
+    if "liger" in named:
+        glu = reading.get("liger_swiglu") and not reading.get("liger_glu_activation")
+        chosen += [key for key in _LIGER if reading.get(key) or (glu and key == "liger_glu_activation")]
+    elif reading.get("liger_fused_linear_cross_entropy"):
+        why = "Only the plugin axolotl.integrations.liger.LigerPlugin reads it, and plugins does not name it."
+        reading.put("training.use_liger_kernel", False, "liger_fused_linear_cross_entropy", why)
     if chosen:
-        reading.put("training.kernels", chosen, chosen[0])
+        reading.put("training.kernels", chosen, next((key for key in chosen if reading.has(key)), "plugins"))
 
 
 def _checkpointing(reading: Reading) -> None:
