@@ -206,7 +206,9 @@ class BatchLook:
         if self.tokenizer is not None:
             self._sizes += sizes.tolist()
             last = counted & (counted.flip(1).cumsum(1).flip(1) <= _TAIL)
-            ended = (last & torch.isin(ids, self._marks(eos))).any(1) | (text & (ids == eos)).any(1)
+            ended = (last & torch.isin(ids, self._marks(eos).to(ids))).any(1)
+            if eos is not None:
+                ended |= (text & (ids == eos)).any(1)
             self._add(ends_missing=int((full & (numbers > 0) & ~ended).sum()))
             self._edges.look(ids, counted, padding, self.tokenizer)
         if self._text is None and self.tokenizer is not None:
@@ -268,11 +270,11 @@ class BatchLook:
         value = getattr(self.config, name, None)
         return value if isinstance(value, int) else None
 
-    def _marks(self, eos: int) -> torch.Tensor:
+    def _marks(self, eos: int | None) -> torch.Tensor:
         """The ids of special tokens, and of those that were added to the vocabulary."""
         inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
         known = {eos, *getattr(inner, "all_special_ids", ()), *getattr(inner, "added_tokens_decoder", ())}
-        return torch.tensor(sorted(known))
+        return torch.tensor(sorted(mark for mark in known if mark is not None), dtype=torch.long)
 
     def _pad_is_eos(self) -> bool | None:
         pad, eos = self._special("pad_token_id"), self._special("eos_token_id")
