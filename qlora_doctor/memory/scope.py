@@ -25,12 +25,17 @@ METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "or
 _MORE = {
     "context_parallel_size": "context parallelism",
     "sequence_parallel_size": "sequence parallelism",
+    "sequence_parallel_degree": "sequence parallelism",
     "tensor_parallel_size": "tensor parallelism",
+    "dp_shard_size": "sharding over dp_shard_size ranks",
+    "dp_replicate_size": "replication over dp_replicate_size groups",
+    "parallelism_config": "what parallelism_config spreads over devices",
     "auto_find_batch_size": "a batch that the trainer searches for (auto_find_batch_size)",
     "use_unsloth": "Unsloth's kernels",
 }
 
 
+_SFT_LOSSES = (None, "nll", "chunked_nll")
 _RANKS = "What a rank holds depends on how many there are, which the config does not say; --gpu 2xrtx-4090 says two."
 
 
@@ -147,6 +152,8 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield f"the method {training.method}"
     elif training.method is None and training.num_generations is not None and setup.is_unknown("training.method"):
         yield "a method that generates, of which the file does not say which it is"
+    if training.method in (None, "sft", "pretrain") and training.loss_type not in _SFT_LOSSES:
+        yield f"the loss {training.loss_type} of supervised fine-tuning"
     if training.compute_metrics and config is not None and config.evaluates is not False:
         yield from _kept(setup)
     if setup.quantization.backend not in (None, "bitsandbytes"):
