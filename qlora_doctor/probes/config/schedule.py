@@ -62,6 +62,7 @@ def schedule_facts(setup: Setup, get: Get, known: ConfigFacts) -> ScheduleFacts 
         updates_per_epoch=per_epoch,
         updates=updates,
         updates_at_most=most,
+        updates_of_epochs=_updates_of_epochs(setup, get, per_epoch),
         warmup_updates=warmup,
         warmup_unused=_unused_warmup(get),
         peak_rate_share=_peak(get, most, warmup),
@@ -177,6 +178,15 @@ def _epochs(get: Get, updates: int | None, per_epoch: int | None, asked: float |
     if steps <= 0:
         return asked
     return updates / per_epoch if updates is not None and per_epoch else None
+
+
+def _updates_of_epochs(setup: Setup, get: Get, per_epoch: int | None) -> int | None:
+    steps, epochs = get("training.max_steps", -1), setup.training.num_train_epochs
+    origins = [setup.origins.get(f"training.{name}") for name in ("max_steps", "num_train_epochs")]
+    written = all(origin is not None and origin.source == "explicit" for origin in origins)
+    if not written or not steps or steps <= 0 or epochs is None or per_epoch is None:
+        return None
+    return math.ceil(epochs * per_epoch)
 
 
 def _warmup(setup: Setup, get: Get, updates: int | None) -> int | None:

@@ -25,7 +25,7 @@ def adapter_facts(
 ) -> AdapterFacts:
     """Facts of a model with LoRA on any device: a PeftModel, or a transformers model after ``add_adapter``.
 
-    A model without adapters gives ``attached: false`` and what trains; one with an adapter that is no LoRA, what trains.
+    A model without adapters gives ``attached: false`` and what trains; one with an adapter that is no LoRA, that alone.
 
     Args:
         asked_targets: target_modules as the user wrote them; without them those of PEFT's config, which PEFT may have
