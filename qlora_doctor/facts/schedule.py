@@ -49,7 +49,8 @@ class ScheduleFacts(Fact):
     updates_at_most: int | None = None
     """The same where nobody told how many ranks there are, or how many rows are left out: more of both make fewer."""
     updates_of_epochs: int | None = None
-    """Updates that ``num_train_epochs`` comes to, where ``max_steps`` is written beside it, which goes before it."""
+    """Updates that ``num_train_epochs`` comes to, where ``max_steps`` is written beside it and goes before it; 0 where
+    only one of them is written."""
     warmup_updates: int | None = None
     warmup_unused: bool | None = None
     """True where a warm-up is set and the schedule is ``constant``, which has none."""

@@ -181,12 +181,13 @@ def _epochs(get: Get, updates: int | None, per_epoch: int | None, asked: float |
 
 
 def _updates_of_epochs(setup: Setup, get: Get, per_epoch: int | None) -> int | None:
-    steps, epochs = get("training.max_steps", -1), setup.training.num_train_epochs
-    origins = [setup.origins.get(f"training.{name}") for name in ("max_steps", "num_train_epochs")]
-    written = all(origin is not None and origin.source == "explicit" for origin in origins)
-    if not written or not steps or steps <= 0 or epochs is None or per_epoch is None:
+    steps, epochs = get("training.max_steps", -1), get("training.num_train_epochs")
+    if steps is None or epochs is None:
         return None
-    return math.ceil(epochs * per_epoch)
+    origins = [setup.origins.get(f"training.{name}") for name in ("max_steps", "num_train_epochs")]
+    if steps <= 0 or not all(origin is not None and origin.source == "explicit" for origin in origins):
+        return 0
+    return math.ceil(epochs * per_epoch) if per_epoch is not None else None
 
 
 def _warmup(setup: Setup, get: Get, updates: int | None) -> int | None:
