@@ -411,7 +411,7 @@ _PARALLEL = (
 def _kernels(reading: Reading) -> None:
     """Which kernels run; those of a plugin where ``plugins`` names it, cut_cross_entropy then unless it is false."""
     chosen = [key for key in _KERNELS if reading.get(key)]
-    listed = reading.get("plugins", [])
+    listed = reading.get("plugins") or []
     plugins = [str(each) for each in (listed if isinstance(listed, list) else [listed])]
     named = " ".join(plugins).lower()
     if "cut_cross_entropy" in named and reading.get("cut_cross_entropy", True):

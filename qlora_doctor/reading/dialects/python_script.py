@@ -151,6 +151,7 @@ def read(document: Document) -> Setup:
     from ..python.parts import read_adapter, read_data, read_load, read_quantization
     from ..python.setup_builder import SetupBuilder
     from ..python.slips_in_loops import note_loops
+    from ..python.slips_with_adapters import note_adapter_slips
     from ..python.source import read_source
     from ..python.statements import read_statements
     from ..python.training import by_card, order_of, read_training
@@ -181,6 +182,7 @@ def read(document: Document) -> Setup:
         note_given_data(script, builder)
         note_inner_model(script, builder)
         note_loops(script, builder)
+        note_adapter_slips(script, builder)
         by_card(builder)
         check_keywords(script, builder)
         note_uses(script, builder)
