@@ -495,7 +495,7 @@ def _data(reading: Reading) -> None:
     if method:
         reading.put("training.method", str(method), "rl")
     elif reward is not None:
-        reading.put("training.method", "reward", reward)
+        reading.put("training.method", "reward" if reward == "reward_model" else "prm", reward)
     elif reading.get("pretraining_dataset"):
         reading.put("training.method", "pretrain", "pretraining_dataset")
     else:
