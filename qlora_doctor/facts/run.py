@@ -355,6 +355,10 @@ class RunFacts(Fact):
     """Base tensors that are not what they were before the first step, when the run ended."""
     adapter_saved: str | None = None
     """The folder that the adapter was saved to last."""
+    adapter_rewritten: str | None = None
+    """What became of that file after it was saved, as the process ended: ``cannot be read``, ``holds other values``."""
+    steps_unsaved: int | None = None
+    """Steps after the last save, where the process ended with another adapter in memory than in the file."""
     adapter_saved_differs: list[str] | None = None
     """Tensors that are missing from the saved adapter, or hold other values than the adapter in memory."""
     tokenizer: TrainingTokenizer | None = None

@@ -57,6 +57,8 @@ class Station:
         self._heard: Any = None
         self.loads: list[Any] = []
         """Adapters that PEFT has loaded."""
+        self._saved_early: tuple[weakref.ref[Any], Any] | None = None
+        """The model that was saved last before a training began, and where."""
         self.emptied = EmptiedRows(lambda error: say(f"The rows of a data set were not counted: {told(error)}"))
         """What has left a data set without rows."""
         self._without_gradients = False
@@ -114,8 +116,12 @@ class Station:
     def _saved(self, wrapped: Any, model: Any, args: Any, kwargs: Any) -> Any:
         result = wrapped(*args, **kwargs)
         folder = args[0] if args else kwargs.get("save_directory")
-        if self.watch is not None and folder is not None:
+        if folder is None:
+            return result
+        if self.watch is not None:
             self.watch.model_saved(model, folder)
+        else:
+            self._saved_early = weakref.ref(model), folder
         return result
 
     def _called(self, wrapped: Any, module: Any, args: Any, kwargs: Any) -> Any:
@@ -190,6 +196,9 @@ class Station:
         )
         self.watch.work.parts["imports"] = imports
         self.watch.begin(loads=self.loads, **known)
+        early, self._saved_early = self._saved_early, None
+        if early is not None and early[0]() is model:
+            self.watch.saved_before(early[1])
         return self.watch
 
     def begin_trainer(self, model: Any, trainer: Any, **known: Any) -> Watch | None:
