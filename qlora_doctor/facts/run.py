@@ -210,6 +210,10 @@ class RunFacts(Fact):
     """Norm of the gradients of the last watched step as backward gave them, the gradient scaler's factor taken out."""
     gradient_norm_step: float | None = None
     """Norm of the same gradients when the optimizer stepped."""
+    gradient_cosine: float | None = None
+    """Cosine between the gradients of a few tensors as backward made them and as the optimizer steps with them."""
+    gradient_growth: float | None = None
+    """The largest norm of these gradients on their way over what backward made; a scaler's factor counts as made."""
     gradients_gone: int | None = None
     """Tensors whose gradient was there after backward, where none was left when the optimizer stepped; else 0."""
     gradients_gone_as: str | None = None
