@@ -8,6 +8,7 @@ is wrapped, and from then on it is torch's own again.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.uncollected import uncollected
 from .emptied import EmptiedRows
 from .guarding import StopTraining, say, told
-from .records import Options, Writer, rank_of
+from .records import HEARD, Options, Writer, rank_of
 
 if TYPE_CHECKING:
     from .watcher import Watch
@@ -73,9 +74,14 @@ class Station:
         from ..probes.observing.overheard import Overhearing
 
         self._heard = Overhearing(lambda error: say(f"A warning was not noted: {told(error)}"))
+        with contextlib.suppress(OSError):
+            (self.folder / HEARD).touch()
         atexit.register(self._exit)
         if hasattr(os, "register_at_fork"):  # not on Windows
             os.register_at_fork(after_in_child=self._forked)
+        from multiprocessing import util  # which torch has imported
+
+        util.register_after_fork(self, Station._ends_with_child)
         plain = torch.nn.Module.__dict__["__call__"]
         wrapt.wrap_function_wrapper(torch.nn, "Module.__call__", self._called)
         wrapped = torch.nn.Module.__dict__["__call__"]
@@ -258,6 +264,12 @@ class Station:
         """A child of fork (a worker of a DataLoader, notebook_launcher) has trained nothing yet."""
         self.watch = None
         self.pid = os.getpid()
+
+    def _ends_with_child(self) -> None:
+        """A child that multiprocessing forked ends without Python's own exit; one that trained nothing has no end."""
+        from multiprocessing import util
+
+        util.Finalize(None, lambda: self._exit() if self.watch is not None else None, exitpriority=0)
 
     def _exit(self) -> None:
         """The process ends: by its last statement, by an exception, or by ``sys.exit``."""

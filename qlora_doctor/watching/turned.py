@@ -1,4 +1,4 @@
-"""Whether the gradient that the optimizer steps with is the one that backward made, or something turned it on its way."""
+"""Whether the optimizer steps with the gradients that backward made, or something turned them on their way."""
 
 from __future__ import annotations
 
