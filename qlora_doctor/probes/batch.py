@@ -196,7 +196,7 @@ class BatchLook:
         if self.tokenizer is not None:
             self._sizes += sizes.tolist()
             last = counted & (counted.flip(1).cumsum(1).flip(1) <= _TAIL)
-            ended = (last & torch.isin(ids, self._marks(eos))).any(1) | (text & (ids == eos)).any(1)
+            ended = (last & torch.isin(ids, self._marks())).any(1) | (text & (ids == eos)).any(1)
             self._add(ends_missing=int((full & (numbers > 0) & ~ended).sum()))
             self._edges.look(ids, counted, padding, self.tokenizer)
         if self._text is None and self.tokenizer is not None:
@@ -258,10 +258,10 @@ class BatchLook:
         value = getattr(self.config, name, None)
         return value if isinstance(value, int) else None
 
-    def _marks(self, eos: int) -> torch.Tensor:
+    def _marks(self) -> torch.Tensor:
         """The ids of special tokens, and of those that were added to the vocabulary."""
         inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
-        known = {eos, *getattr(inner, "all_special_ids", ()), *getattr(inner, "added_tokens_decoder", ())}
+        known = {*getattr(inner, "all_special_ids", ()), *getattr(inner, "added_tokens_decoder", ())}
         return torch.tensor(sorted(known))
 
     def _pad_is_eos(self) -> bool | None:
