@@ -46,7 +46,15 @@ def test_a_trainer_that_stops_at_the_absence_is_the_worse_finding() -> None:
     findings, _ = judged(
         dialect="axolotl",
         unknown_keys=[{"key": "learning_rte", "closest": "learning_rate", "meant": "training.learning_rate"}],
-        refused=[{"id": "AX109", "about": "trainer", "kind": "no-rate", "key": "adapter", "note": "learning_rate has no default"}],
+        refused=[
+            {
+                "id": "AX109",
+                "about": "trainer",
+                "kind": "no-rate",
+                "key": "adapter",
+                "note": "learning_rate has no default",
+            }
+        ],
     )
     assert "QD125" not in findings
     assert findings["QD102"].severity == "error" and "learning_rate has no default" in findings["QD102"].message
