@@ -108,8 +108,8 @@ def records_folder(asked: Path | None) -> Iterator[tuple[Path, bool]]:
         else:
             yield folder, True
             return
-    with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder), False
+    with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as passing:
+        yield Path(passing), False
 
 
 def new_folder(asked: Path | None = None) -> Path:
