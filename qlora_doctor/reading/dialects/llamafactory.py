@@ -221,6 +221,8 @@ def conclude(reading: Reading) -> None:
     rank = reading.get("lora_rank", 8)
     if not reading.has("lora_alpha") and isinstance(rank, int):
         reading.default("lora.lora_alpha", 2 * rank, "lora_alpha is twice lora_rank")
+    if reading.get("stage") == "pt":
+        reading.put("training.method", "pretrain", "stage")
     if reading.get("stage") == "dpo":
         loss = str(reading.get("pref_loss", "sigmoid"))
         # Its one stage for pairs holds the methods that need no reference (train/dpo/trainer.py).
