@@ -331,8 +331,10 @@ ALIASES: tuple[Alias, ...] = (
         text,
         flat="scheduler lr_schedule",
     ),
-    _alias("training.warmup_ratio", "warmup_ratio", "warmup", _TRAINING, _warmup(steps=False)),
-    _alias("training.warmup_steps", "warmup_steps", "warmup", _TRAINING, _warmup(steps=True)),
+    _alias("training.warmup_ratio", "warmup_ratio"),
+    _alias("training.warmup_ratio", "", "warmup", _TRAINING, _warmup(steps=False)),
+    _alias("training.warmup_steps", "warmup_steps"),
+    _alias("training.warmup_steps", "", "warmup", _TRAINING, _warmup(steps=True)),
     _alias(
         "training.optim",
         "optim "

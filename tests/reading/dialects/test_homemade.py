@@ -66,8 +66,8 @@ lora: {params: {r: 64}}
         {MODEL: "Qwen/Qwen2.5-0.5B", BITS: True, RANK: 8, RATE: 1e-4, BATCH: 2},
     ),
     "by-method.yaml": (
-        "model: ./models/llama-7b\nmethod: qlora\nrank: 8\nlr: 0.0001\nbs: 2\n",
-        {MODEL: "./models/llama-7b", BITS: True, RANK: 8, RATE: 1e-4, BATCH: 2},
+        "model: ./models/llama-7b\nmethod: qlora\nrank: 8\nlr: 0.0001\nbs: 2\nwarmup_steps: 0\n",
+        {MODEL: "./models/llama-7b", BITS: True, RANK: 8, RATE: 1e-4, BATCH: 2, "training.warmup_steps": 0},
     ),
     "adapter-section.yaml": (
         "adapter: {type: qlora, r: 8, alpha: 16}\nbase_model: a/b-1\ntrain: {lr: 0.0002, batch: 3}\n",
