@@ -29,6 +29,8 @@ class UnknownKey(Fact):
 
     key: str
     closest: str | None = None
+    meant: str | None = None
+    """The canonical path that the closest key would set and of which the file says nothing else."""
     note: str | None = None
 
 

@@ -53,8 +53,8 @@ def expected_task(base: Any) -> str | None:
     ``none`` for a model that takes no input_ids, as of sound: PEFT's class of every task type hands them on by name.
     """
     name = own_class(base)
-    heard = getattr(base, "main_input_name", "input_ids") != "input_ids"
-    if heard and "input_ids" not in inspect.signature(type(base).forward).parameters:
+    is_other = getattr(base, "main_input_name", "input_ids") != "input_ids"
+    if is_other and "input_ids" not in inspect.signature(type(base).forward).parameters:
         return "none"
     for sign, task in _TASK_OF_CLASS:
         if name.endswith(sign):
