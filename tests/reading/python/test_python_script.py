@@ -607,7 +607,7 @@ def test_the_kind_of_a_classifiers_loss_is_read(tmp_path: Path) -> None:
         "from transformers import AutoModelForSequenceClassification, Trainer\n"
         "model = AutoModelForSequenceClassification.from_pretrained(\n"
         '    "base", num_labels=3, problem_type="multi_label_classification"\n)\n'
-        "Trainer(model=model).train()\n"
+        "trainer = Trainer(model=model)\ntrainer.train()\n"
     )
     model = read_setup(path).model
     assert (model.num_labels, model.extra) == (3, {"problem_type": "multi_label_classification"})
