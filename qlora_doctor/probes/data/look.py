@@ -832,6 +832,7 @@ def _classifying(setup: Setup, architecture: Architecture, way: NamedData | None
     config = copy.deepcopy(architecture.config)
     if setup.model.num_labels:
         config.num_labels = setup.model.num_labels
+    config.problem_type = setup.model.extra.get("problem_type", config.problem_type)
     change_config(config, setup, tokenizer)
     if tokenizer is not None and (way is None or way.settings.get("has_tokenizer")):
         align_padding(config, tokenizer)

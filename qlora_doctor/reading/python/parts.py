@@ -88,6 +88,9 @@ def read_load(script: TrainingScript, builder: SetupBuilder) -> None:
     for name, (path, convert) in _LOAD.items():
         if not builder.knows(path):
             builder.take(path, load.arguments.get(name), place_of(load, name), convert)
+    problem = load.arguments.get("problem_type")
+    if problem is not None:
+        builder.extra("model", "problem_type", problem)
     flash = load.arguments.get("use_flash_attention_2")
     if isinstance(flash, Known) and flash.data and not builder.knows("model.attn_implementation"):
         builder.put("model.attn_implementation", "flash_attention_2", place_of(load, "use_flash_attention_2"))
