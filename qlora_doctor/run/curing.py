@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from ..memory.levers import Lever, shorter
 from ..memory.stage import recalled_memory, sequence_of
 from ..probes.config.settle import settled
 from ..reading.dialects import dialect_named
-from ..reading.document import document_of
+from ..reading.document import document_of, read_document
 from ..setup.meant_for import meant_for
 from ..worker.events import End, Learned
 from ..worker.job import CureRequest
 from ..writing.express import express
 from ..writing.patch import CannotEdit, NoEditor
+from ..writing.program import is_program, rewritten, understood
 from ..writing.remedy import unified
 from .checking import conclude_config, missing_packages, open_session, predict, run_check
 from .fixing import fix
@@ -46,7 +48,8 @@ class Cured:
         first: what was predicted of the file as it stands, with ``facts.memory.cures``.
         last: the report of the cured file, checked again; None where nothing was changed for memory.
         beside: what the file cannot say: environment variables to set.
-        by_hand: changes of a program, which is not written: each as ``key=value``, with its line where it stands there.
+        by_hand: changes of a program that is not written, for they are no literals there: each as ``key=value``, with
+            its line where it stands there.
     """
 
     path: Path
@@ -96,6 +99,8 @@ def cure(
     how = replace(options, stages=("config",), card=None, fail_on="never")
     fixed = fix(path, how, observer=observer)
     before, text = fixed.before, fixed.after
+    if path.is_file() and not before:
+        before = text = read_document(path).text
     session = open_session(_reread(path, text, options), replace(how, stages=("memory",)), observer)
     assert session.setup is not None
     setup = session.setup
@@ -208,6 +213,11 @@ def _written(setup: Setup, text: str, levers: list[Lever]) -> tuple[str, tuple[s
     from ..writing.edit import apply_patch
 
     beside = ("PYTORCH_ALLOC_CONF=expandable_segments:True",) if any(each.kind == "segments" for each in levers) else ()
+    if is_program(setup):
+        values = {each.path: each.value for lever in levers if lever.kind != "segments" for each in lever.operations}
+        with contextlib.suppress(CannotEdit):
+            text = rewritten(setup, values)
+        return text, beside
     operations = _operations(setup, levers)
     if operations is None:
         raise UsageError("The changes cannot be written into this file together.")
@@ -220,6 +230,8 @@ def _reread(path: Path, text: str, options: CheckOptions) -> Setup:
 
     setup = read_setup(path, dialect=options.dialect)
     document = setup._document
+    if is_program(setup) and setup.file is not None:
+        return understood(setup, text)
     if document is None or document.path is None or document.text == text:
         return setup
     return dialect_named(setup.dialect).read(document_of(document.path, text))

@@ -25,7 +25,7 @@ def adapter_facts(
 ) -> AdapterFacts:
     """Facts of a model with LoRA on any device: a PeftModel, or a transformers model after ``add_adapter``.
 
-    A model without adapters gives ``attached: false`` and what trains.
+    A model without adapters gives ``attached: false`` and what trains; one whose adapter is no LoRA, what trains.
 
     Args:
         asked_targets: target_modules as the user wrote them; without them those of PEFT's config, which PEFT may have
@@ -35,6 +35,8 @@ def adapter_facts(
     """
     seen = inventory or Inventory(model)
     config = active_config(seen)
+    if config is not None and config.peft_type != "LORA":  # what it adapts, and with how many numbers, is its own
+        return AdapterFacts(attached=True, failure="none", **parameter_facts(seen, config), **state_facts(seen, config))
     adapted = [part for part in seen.parts if part.lora]
     return AdapterFacts(
         attached=bool(adapted),

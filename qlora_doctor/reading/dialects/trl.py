@@ -17,7 +17,7 @@ from ...tables.conditions import NO_TF32, TF32_REFUSED
 from ...tables.keys import key_list
 from ..document import STDIN, Document
 from .fields import Reading, Table, Writing
-from .llamafactory import HF_ARGUMENTS
+from .llamafactory import HF_ARGUMENTS, refuse_switched_strategies
 from .values import dtype, joined, name_list, one_or_list, storage_dtype, switch, targets, text
 
 name = "trl"
@@ -154,7 +154,8 @@ def read(document: Document) -> Setup:
     elif isinstance(reading.get("dataset_mixture.datasets"), list):
         reading.take({"dataset_mixture.datasets.0.id": ("data.train", text)})
     elif isinstance(reading.get("datasets"), list):
-        reading.take({"datasets.0.path": ("data.train", text)})
+        files = isinstance(reading.get("datasets.0.data_files"), str)  # of a local file the path is its kind: json, csv
+        reading.take({"datasets.0.data_files" if files else "datasets.0.path": ("data.train", text)})
     if not reading.knows("data.train"):
         reading.take({"dataset_path": ("data.train", one_or_list)})
     reading.extra("training", "packing_strategy", "liger_kernel_config", "metric_for_best_model", "greater_is_better")
@@ -164,6 +165,7 @@ def read(document: Document) -> Setup:
     _method(reading)
     if handbook is _OF_MIXER and reading.value("training.method") == "dpo":
         reading.default("training.optim", "rmsprop", "default of the handbook's DPOConfig")
+    refuse_switched_strategies(reading, "TRL")
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "TRL's argument parser turns such texts into numbers.")
     if reading.get("tf32") is True:
