@@ -121,6 +121,7 @@ def test_covers_at_least_fifty_checkpoints_and_the_families_people_fine_tune() -
         cohere2 granite mamba gpt_oss gemma3 qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe qwen3_5 qwen3_5_moe qwen3_next
         llama4 mistral3 idefics3 paligemma llava glm4 glm4_moe olmo3 deepseek_v3 granitemoehybrid nemotron_h lfm2
         lfm2_moe seed_oss apertus exaone4 dots1 ernie4_5 ernie4_5_moe jamba phimoe gemma4 deepseek_v32 glm_moe_dsa
+        whisper glm4v kimi_linear minimax_m2
     """
     assert families >= set(expected.split())
 
