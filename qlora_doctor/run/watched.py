@@ -100,13 +100,13 @@ def records_folder(asked: Path | None) -> Iterator[tuple[Path, bool]]:
     """
     if asked is not None or os.environ.get("QLORA_DOCTOR_RUNS") or cache_folder() is not None:
         try:
-            folder = new_folder(asked)
+            kept = new_folder(asked)
         except UsageError as error:
             if asked is not None:
                 raise
             sys.stderr.write(f"qlora-doctor: {error.message} The records of this run are not kept.\n")
         else:
-            yield folder, True
+            yield kept, True
             return
     with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as passing:
         yield Path(passing), False
