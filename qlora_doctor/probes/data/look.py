@@ -505,6 +505,12 @@ def _compared(setup: Setup, samples: Samples, architecture: Architecture, tokeni
     facts |= _token_counts(lengths, long)
     if not whole:
         facts |= _answers_beyond(setup, samples, tokenizer)
+        if any(isinstance(row["prompt"], list) for row in samples.rows):  # answers through the chat template
+            facts |= turn_end_facts(tokenizer, architecture.folder)
+        masks = setup.training.extra.get("mask_truncated_completions") is True
+        facts["completions_all_masked"] = masks and (
+            facts.get("turn_end_stops") is False or facts.get("answers_beyond_ratio") == 1.0
+        )
     if setup.training.method == "reward":  # RewardTrainer keeps no pair of which one is longer (its _prepare_dataset)
         why = "longer than the limit"
         reasons = [f"{long} {why}"] if long else []
