@@ -210,6 +210,10 @@ class RunFacts(Fact):
     """Norm of the gradients of the last watched step as backward gave them, the gradient scaler's factor taken out."""
     gradient_norm_step: float | None = None
     """Norm of the same gradients when the optimizer stepped."""
+    gradient_cosine: float | None = None
+    """Cosine between the gradients of a few tensors as backward made them and as the optimizer steps with them."""
+    gradient_growth: float | None = None
+    """The largest norm of these gradients on their way over what backward made; a scaler's factor counts as made."""
     gradients_gone: int | None = None
     """Tensors whose gradient was there after backward, where none was left when the optimizer stepped; else 0."""
     gradients_gone_as: str | None = None
@@ -220,6 +224,12 @@ class RunFacts(Fact):
     """Norm of the gradients that a watched step began with, left by the step before; 0 where it left none."""
     clipped_away: bool | None = None
     """True where less than a millionth of the gradients' norm reaches the optimizer."""
+    clipping: str | None = None
+    """When every watched step clips its gradients: ``in place`` (after its last backward, before the optimizer's step),
+    ``before its last backward``, ``after the optimizer's step``, ``of tensors that do not train`` or have no gradient;
+    ``never`` where a trainer is asked to and what reaches the optimizer is above the limit. None: nothing is."""
+    clip_limit: float | None = None
+    """The norm that they are clipped to."""
     gradient_scale: float | None = None
     """Factor of the gradient scaler; 1 without one."""
     clipped_while_scaled: bool | None = None
@@ -306,6 +316,12 @@ class RunFacts(Fact):
     betas_real: list[float] | None = None
     betas_dropped: bool | None = None
     """True where betas that the arguments set apart from their default are none of the groups'."""
+    decay_per_step: float | None = None
+    """What a step at the highest rate takes off the weights: rate × weight decay; the largest of the groups."""
+    weight_decay_real: float | None = None
+    """The weight decay of that group."""
+    epsilon_real: float | None = None
+    """What Adam adds to the root of the squared gradients; of the groups the largest."""
     rate_ratio_asked: float | None = None
     """LoRA+: how many times the rate of lora_A that of lora_B is to be."""
     rate_ratio_real: float | None = None
@@ -343,6 +359,10 @@ class RunFacts(Fact):
     """Base tensors that are not what they were before the first step, when the run ended."""
     adapter_saved: str | None = None
     """The folder that the adapter was saved to last."""
+    adapter_rewritten: str | None = None
+    """What became of that file after it was saved, as the process ended: ``cannot be read``, ``holds other values``."""
+    steps_unsaved: int | None = None
+    """Steps after the last save, where the process ended with another adapter in memory than in the file."""
     adapter_saved_differs: list[str] | None = None
     """Tensors that are missing from the saved adapter, or hold other values than the adapter in memory."""
     tokenizer: TrainingTokenizer | None = None

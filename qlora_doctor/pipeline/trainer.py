@@ -88,8 +88,6 @@ def make_trainer(
         trainer = trainer_class(model=model, args=args, **options)
     except Exception as error:
         raise as_stage_error(error, "building the trainer") from error
-    if method is None and setup.training.method not in (None, "sft", "pretrain"):
-        notes.append(f"The step is one of supervised fine-tuning, not of {setup.training.method}.")
     if batches.behind is not None:
         trainer.data_collator = batches.behind(trainer.data_collator)
     _silence(trainer)

@@ -182,6 +182,7 @@ class Watch:
             # Ids of placeholders stand at the top of the model's config, those of padding too.
             batches=BatchLook(training.tokenizer, getattr(model, "config", None), row_limit(training.arguments)),
             work=self.work,
+            reads_labels=training.is_loop or bool(training.run.get("own_compute_loss")),
         )
         if not onlooker.compiled:
             onlooker.called = None
@@ -227,6 +228,7 @@ class Watch:
         if self._in_step:
             return
         if self._watched_enough():
+            self._update.begin()
             self._finish()
             self._stepped_since = True  # more steps are to come
             self._stopping.stop_loop()
@@ -236,6 +238,7 @@ class Watch:
         with self.work.on("before a step"):
             self._look_again()
             self._scaler.step_begin()
+            self._update.begin()
             training.onlooker.step_begin(last=training.steps + 1 == training.options.steps)
             self._in_step = True
 
@@ -483,6 +486,15 @@ class Watch:
         if self._checkpoints.compare(model, folder):
             self._write("saved")
 
+    def saved_before(self, folder: Any) -> None:
+        """The model was saved to a folder before its training began."""
+        self.guard(self._checkpoints.saved_before)(Path(folder))
+
+    def _saved_at_exit(self) -> None:
+        if self._training.ended == "well" and self._training.whole and self.rank == 0:
+            self._checkpoints.at_exit(self._training.model())
+            self._write("ended")
+
     def trained(self, state: Any) -> None:
         """The trainer says that the training is over."""
         self._training.counted = max(self._training.counted, state.global_step)
@@ -500,9 +512,10 @@ class Watch:
 
     def end(self, error: BaseException | None = None, *, exiting: bool = False) -> None:
         """The process, the block or the next training ends this one."""
-        if exiting and self._over and error is None:
-            return
-        self.guard(self._end)(error)
+        if not (exiting and self._over and error is None):
+            self.guard(self._end)(error)
+        if exiting:
+            self.guard(self._saved_at_exit)()
 
     def _end(self, error: BaseException | None) -> None:
         if error is not None:

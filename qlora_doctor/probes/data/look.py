@@ -110,7 +110,7 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool, own: Train
         config = _classifying(setup, architecture, way, tokenizer) if classifies else architecture.config
         look = BatchLook(tokenizer, config)
         whole, limit = _uncut(setup), _limit(setup, architecture)
-        batches = make_batches(whole, _StandIn(architecture.config), tokenizer, rows=ROWS, samples=samples)
+        batches = make_batches(whole, _StandIn(config or architecture.config), tokenizer, rows=ROWS, samples=samples)
         if way is not None and of_tensors(batches.dataset[0]):
             return DataSeen(
                 DataFacts(**known | {"source": way.name}), BatchFacts(rows=len(batches.dataset), dimensions=3)
@@ -123,6 +123,8 @@ def _seen(setup: Setup, progress: Callable[..., None], offline: bool, own: Train
             look = BatchLook(tokenizer, config)
             rows = _rows(setup, *_cut(setup, batches, full, architecture, way), look)
         known.update(_of_samples(batches, tokenizer))
+        if setup.data.format is None and setup.training.completion_only_loss and Taken(setup).trainer == "trl":
+            known["completion_mask_lost"] = known.get("format") in ("text", "messages")
         known.update(_others(setup))
         known.update(overlap_of(setup))
         known.update(_not_in_evaluation(setup, batches))
@@ -414,11 +416,14 @@ def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[
 def _batch(setup: Setup, look: BatchLook, batches: Batches) -> BatchFacts | None:
     """Facts of the batches where they are the user's: TRL makes them, or the script's own collator does.
 
-    Of transformers' Trainer without a script nobody knows the collator; classes are none of its making.
+    Of transformers' Trainer without a script nobody knows the collator; classes are none of its making, and none pads
+    without a padding token.
     """
     facts = without_repeats(look.facts())
     if facts is not None and not (setup.training.trainer == "trl" or way_of(setup) is not None):
-        return BatchFacts(**{name: getattr(facts, name) for name in _OF_CLASSES}) if facts.classes is not None else None
+        known = {name: getattr(facts, name) for name in _OF_CLASSES} if facts.classes is not None else {}
+        known |= {} if batches.pads is None else {"padding_token": batches.pads}
+        return BatchFacts(**known) if known else None
     by_hand = _masked_by_hand(batches.dataset)
     if facts is None or by_hand is None:
         return facts
@@ -709,7 +714,7 @@ def _of_samples(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
     if samples is None:
         return {}
     read = len(samples.rows)
-    rows = [_parts(samples, row) for row in samples.rows[:ROWS]]
+    rows = [_parts(samples, row, tokenizer) for row in samples.rows[:ROWS]]
     lost = [found for row in samples.rows[:ROWS] if (found := _lost(tokenizer, row)) is not None]
     return {
         **facts_of_texts(rows),
@@ -760,7 +765,7 @@ def _unread(samples: Samples) -> list[str]:
     return found
 
 
-def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
+def _parts(samples: Samples, row: Mapping[str, Any], tokenizer: Any) -> FormedRow:
     """What is asked and what is answered, as text, of a row of any format of TRL's."""
     messages: list[dict[str, Any]] | None = None
     if samples.format == "messages":
@@ -777,6 +782,9 @@ def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
         if all(isinstance(part, list) for part in parts):
             messages = [turn for part in parts for turn in part or [] if isinstance(turn, dict)]
         prompt, answer = _as_text(row.get("prompt")), _as_text(row.get("completion"))
+    elif samples.format == "tokens":
+        text = "" if tokenizer is None else tokenizer.decode(row["input_ids"])
+        prompt, answer = "", text.strip("\ufffd")  # a letter that is cut in two is no fault of the text
     else:
         prompt, answer = "", _as_text(row.get(samples.text_field, row))
     identity = f"{prompt}\0{answer}"
