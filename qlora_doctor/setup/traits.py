@@ -13,6 +13,7 @@ class Traits(NamedTuple):
 
     Attributes:
         own_loop: its name, where it steps by code of its own and not by transformers' or TRL's trainer.
+        own_model: it builds a model of its own from the weights, whose layers have other names than transformers'.
         own_options: its options do not reach transformers' classes.
         as_written: values reach LoraConfig and SFTConfig as they are written.
         hf_names: it takes transformers' names of optimizers and schedules, and may know more than are listed here.
@@ -50,6 +51,7 @@ class Traits(NamedTuple):
     """
 
     own_loop: str | None = None
+    own_model: bool = False
     own_options: bool = False
     as_written: bool = False
     hf_names: bool = False
