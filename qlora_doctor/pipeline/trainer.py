@@ -81,13 +81,7 @@ def make_trainer(
             arguments["dataset_text_field"] = batches.samples.text_field
     if batches.collator is not None:
         options["data_collator"] = batches.collator
-    try:
-        args = arguments_class(**arguments)
-        _ = args.device  # sets the devices up; only then can their number be set to one
-        args._n_gpu = min(args._n_gpu, 1)
-        trainer = trainer_class(model=model, args=args, **options)
-    except Exception as error:
-        raise as_stage_error(error, "building the trainer") from error
+    trainer = _built(trainer_class, arguments_class, arguments, model=model, **options)
     if method is None and setup.training.method not in (None, "sft", "pretrain"):
         notes.append(f"The step is one of supervised fine-tuning, not of {setup.training.method}.")
     if batches.behind is not None:
@@ -114,6 +108,21 @@ def refuse_to_train_on_nothing(trainer: Any, batches: Batches, setup: Setup) -> 
             remedy="See what stage data says of the labels; a max_length that cuts every answer off does this.",
             place=setup.place("training.max_length") or setup.place("data"),
         )
+
+
+def _built(trainer_class: Any, arguments_class: Any, arguments: dict[str, Any], **options: Any) -> Any:
+    """The trainer, on one device.
+
+    Raises:
+        StageError: its class or that of its arguments refuses.
+    """
+    try:
+        args = arguments_class(**arguments)
+        _ = args.device  # sets the devices up; only then can their number be set to one
+        args._n_gpu = min(args._n_gpu, 1)
+        return trainer_class(args=args, **options)
+    except Exception as error:
+        raise as_stage_error(error, "building the trainer") from error
 
 
 def _silence(trainer: Any) -> None:

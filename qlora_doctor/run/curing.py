@@ -95,12 +95,10 @@ def cure(
     observer = observer or Observer()
     how = replace(options, stages=("config",), card=None, fail_on="never")
     fixed = fix(path, how, observer=observer)
-    before, text = fixed.before, fixed.after
-    session = open_session(_reread(path, text, options), replace(how, stages=("memory",)), observer)
-    assert session.setup is not None
+    session = open_session(_reread(path, fixed.after, options), replace(how, stages=("memory",)), observer)
     setup = session.setup
-    if options.card is not None:
-        session.setup = meant_for(setup, options.card)
+    assert setup is not None
+    session.setup = meant_for(setup, options.card) if options.card is not None else setup
     conclude_config(session)
     assert session.facts.config is not None
     missing = missing_packages("memory", session.facts)
@@ -113,20 +111,19 @@ def cure(
     first = session.report()
     memory = session.facts.memory
     if memory is None or memory.cure is None:
-        return Cured(path, before, text, fixed.rules, first, None)
-    chosen = [levers.get(each.change) or _length(setup, each) for each in memory.cure.changes]
-    chosen = list({lever.change: lever for lever in chosen}.values())
-    after, beside = _written(setup, text, chosen)
+        return Cured(path, fixed.before, fixed.after, fixed.rules, first, None)
+    every = (levers.get(each.change) or _length(setup, each) for each in memory.cure.changes)
+    chosen = list({lever.change: lever for lever in every}.values())
+    after, beside = _written(setup, fixed.after, chosen)
     again = _reread(path, after, options)
     for lever in chosen:  # what the file cannot say is made beside it
-        again = lever.applied(again) if after == text or lever.kind == "segments" else again
-    if options.card is not None:
-        again = meant_for(again, options.card)
+        again = lever.applied(again) if after == fixed.after or lever.kind == "segments" else again
+    again = meant_for(again, options.card) if options.card is not None else again
     observer.on_part("checking the cured setup")
     how = replace(how, stages=None, left_out=("data",), fail_on="error", cache=False, savings=False)
-    last = _checked_lightly(again, how, observer) if missing else run_check(again, how, observer)
-    by_hand = _by_hand(setup, chosen) if after == text else ()
-    return Cured(path, before, after, fixed.rules, first, last, beside, by_hand)
+    last = (_checked_lightly if missing else run_check)(again, how, observer)
+    by_hand = _by_hand(setup, chosen) if after == fixed.after else ()
+    return Cured(path, fixed.before, after, fixed.rules, first, last, beside, by_hand)
 
 
 def _by_hand(setup: Setup, levers: Sequence[Lever]) -> tuple[str, ...]:
