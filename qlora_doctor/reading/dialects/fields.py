@@ -19,6 +19,7 @@ from ...core.place import Place
 from ...core.pointers import dotted, escaped
 from ...setup.setup import SECTIONS, Asked, KeyNote, Origin, OwnKey, Remark, Setup, Source
 from ...setup.traits import Traits
+from ...tables.conditions import Condition
 from ...tables.keys import MOST_SUGGESTIONS, MOST_UNKNOWN_KEYS, KeyList
 from ..document import Document
 from ..interpolation import interpolated
@@ -282,11 +283,11 @@ class Reading:
 
     # -- what is worth knowing about the keys themselves
 
-    def remark(self, kind: str, key: str | None, note: str, machine: str | None = None) -> None:
+    def remark(self, kind: str, key: str | None, note: str, machine: Condition | None = None) -> None:
         """Keys that together mean something else than they say; kinds are listed in ``facts.config``.
 
         Args:
-            machine: where it is so on some machines only, a condition of ``tables.conditions``.
+            machine: where it is so on some machines only.
         """
         self._remarks.append(Remark(kind=kind, effect="other-meaning", key=key, note=note, machine=machine))
         if key is not None:
@@ -298,14 +299,14 @@ class Reading:
         key: str | None,
         note: str,
         about: str = "trainer",
-        machine: str | None = None,
+        machine: Condition | None = None,
         identity: str | None = None,
     ) -> None:
         """A combination at which the trainer itself stops.
 
         Args:
             about: one of the subjects of ``facts.Remark``.
-            machine: where it is so on some machines only, a condition of ``tables.conditions``.
+            machine: where it is so on some machines only.
             identity: of a row of ``tables.refusals``, its id.
         """
         named = {} if identity is None else {"id": identity}
