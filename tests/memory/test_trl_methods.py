@@ -138,10 +138,9 @@ def compare_kinds() -> Any:
     return compare
 
 
-KINDS = Path(__file__).parents[3] / "shared" / "truth" / "kinds_h200.json"
+KINDS = BENCHMARK / "kinds_h200.json"
 
 
-@pytest.mark.skipif(not KINDS.is_file(), reason="the measured kinds of runs are not here")
 @pytest.mark.parametrize("wanted", ["llama3.2-1b reward 4×1024", "qwen2.5-1.5b dpo 2×1024"])
 def test_measured_steps(wanted: str, tmp_path: Path) -> None:
     compare = compare_kinds()
