@@ -25,7 +25,7 @@ from ..document import Document
 from ..interpolation import interpolated
 from ..lenient import Mismatch, describe_value, read_as
 from ..native import CHOICES, DTYPE_CHOICES
-from .named_data import BESIDE, TEMPLATE_KEYS, named_in
+from .named_data import TEMPLATE_KEYS, keys_beside, named_in
 from .values import Unreadable, is_own_word, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
@@ -423,7 +423,7 @@ class Reading:
         for key in duplicates:
             self.point_at(key)
         named = named_in(self)
-        template = next((key for key in TEMPLATE_KEYS if key in BESIDE.get(self.dialect, ()) and self.has(key)), None)
+        template = next((key for key in TEMPLATE_KEYS if key in keys_beside(self.dialect) and self.has(key)), None)
         if template is not None and "data.chat_template" not in self._origins:
             self.forget("data.chat_template", f"{self.version} has the template under this name.", template)
         self._head_sections()
