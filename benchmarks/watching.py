@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 folder, steps, batch, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 cuda = torch.cuda.is_available()
+if "deterministic" in sys.argv:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def random_llama(layers, hidden, inner, device):
@@ -112,6 +118,10 @@ def once(arguments: argparse.Namespace, *, watched: bool, folder: Path) -> dict[
     script.write_text(LOOP, encoding="utf-8")
     command = [sys.executable, str(script), str(arguments.model)]
     command += [str(number) for number in (arguments.steps, arguments.batch, arguments.length)]
+    environment = dict(os.environ)
+    if arguments.deterministic:
+        command.append("deterministic")
+        environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     if watched:
         command = [
             sys.executable,
@@ -124,7 +134,7 @@ def once(arguments: argparse.Namespace, *, watched: bool, folder: Path) -> dict[
             "--",
             *command,
         ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, env=environment)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
     result: dict[str, Any] = json.loads(line.removeprefix("RESULT"))
     if watched:
@@ -184,6 +194,7 @@ def main() -> None:
                         "default: a tiny Llama that is made for it")  # fmt: skip
     parser.add_argument("--plain-again", action=argparse.BooleanOptionalAction, default=True,
                         help="run the loop once more as it is, to see whether it repeats itself")  # fmt: skip
+    parser.add_argument("--deterministic", action="store_true", help="have the loop ask for deterministic kernels")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=1)

@@ -161,9 +161,38 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     return config
 
 
+def axolotl_of(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """axolotl's config of a case that was measured with its code: kernels, and dtypes as its loader leaves them."""
+    config: dict[str, Any] = {
+        "base_model": str(folder), "adapter": "qlora", "load_in_4bit": True, "bf16": True,
+        "lora_r": case.get("r", 16), "lora_alpha": 32, "lora_dropout": case["dropout"],
+        "lora_target_modules": case["targets"], "datasets": [{"path": "rows.jsonl", "type": "alpaca"}],
+        "micro_batch_size": case["bs"], "sequence_len": case["seq"], "learning_rate": 1e-4,
+        "gradient_accumulation_steps": case.get("accum", 1), "optimizer": case.get("optim", "adamw_torch_fused"),
+        "gradient_checkpointing": case.get("gc", True),
+        "gradient_checkpointing_kwargs": {"use_reentrant": case.get("reentrant", False)},
+    }  # fmt: skip
+    if not case.get("kernels", True):
+        config |= dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), False)
+    if case.get("liger_ax"):
+        config["plugins"] = ["axolotl.integrations.liger.LigerPlugin"]
+        names = ("rope", "rms_norm", "glu_activation", "fused_linear_cross_entropy")
+        config |= {f"liger_{name}": True for name in names}
+    if case.get("cce"):
+        config["plugins"] = ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"]
+    if case.get("chunked"):
+        config["chunked_cross_entropy"] = True
+    if case.get("dora"):
+        config["peft_use_dora"] = True
+    if case.get("eval"):
+        config |= {"val_set_size": 0.1, "eval_steps": 1, "eval_batch_size": case["eval"]}
+    return config
+
+
 def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: Path) -> Row:
     """One case of the file, predicted."""
     import qlora_doctor
+    from qlora_doctor.reading import read_setup
 
     case = entry["case"]
     architecture = dict(architectures[case["model"]], dtype="bfloat16") | case.get("override", {})
@@ -173,7 +202,11 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text(json.dumps(architecture), encoding="utf-8")
     path = folder / "config.json"
-    path.write_text(json.dumps(config_of(case, ranks_of(entry), model)), encoding="utf-8")
+    own = axolotl_of(case, model) if case.get("engine") == "axolotl" else config_of(case, ranks_of(entry), model)
+    path.write_text(json.dumps(own), encoding="utf-8")
+    setup = read_setup(path)
+    hardware = {"gpu": "H200", "expandable_segments": bool(case.get("expandable"))}
+    setup = setup.model_copy(update={"hardware": setup.hardware.model_copy(update=hardware)})
     peaks, evals = entry["peaks"], entry.get("evals") or []
     row = Row(
         name=describe(case, ranks_of(entry)),
@@ -184,7 +217,7 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
     )
     began = time.perf_counter()
     with in_this_process(), coming(case):
-        report = qlora_doctor.check(path, stages=["memory"], cache=False, offline=True)
+        report = qlora_doctor.check(setup, stages=["memory"], cache=False, offline=True)
     row.seconds = time.perf_counter() - began
     memory = report.facts.memory
     if memory is None or memory.predicted is None:
@@ -196,7 +229,7 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
             setattr(row, phase.phase, (phase.peak_allocated_bytes, phase.peak_reserved_bytes))
     if not loaded(case):
         with in_this_process():
-            memory = qlora_doctor.check(path, stages=["memory"], cache=False, offline=True).facts.memory
+            memory = qlora_doctor.check(setup, stages=["memory"], cache=False, offline=True).facts.memory
         row.checked = memory.predicted.peak_reserved_bytes if memory is not None and memory.predicted else None
     return row
 

@@ -14,7 +14,7 @@ from ..core.errors import UsageError
 Fields = TypeVar("Fields")
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
-DOCUMENTS = "text, json, html, sarif, github, gitlab, junit, markdown"
+DOCUMENTS = "text, concise, json, html, sarif, github, gitlab, junit, markdown"
 """The formats of a report that every judging command writes, by the names that its help lists."""
 
 

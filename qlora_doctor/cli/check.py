@@ -12,7 +12,6 @@ import click
 from ..core.errors import ConfigError, UsageError
 from ._help import examples
 from ._options import (
-    DOCUMENTS,
     baseline,
     command_line,
     device,
@@ -96,7 +95,7 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--diff", is_flag=True, help="Print what --fix would write as a diff, in place of the document.")
 @click.option("--fix", is_flag=True, help="Write fixes that do not change what is trained into the config files.")
 @click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: also fixes that may change it.")
-@document("the document on stdout", f"concise, {DOCUMENTS}")
+@document("the document on stdout")
 @outputs(
     "Write a document to a file. May be repeated; {name} stands for the config's name; "
     "html=DIR/ writes a page for each config and an index."

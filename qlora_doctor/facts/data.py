@@ -63,6 +63,9 @@ class DataFacts(Fact):
     tokens_median: int | None = None
     tokens_max: int | None = None
     truncated_ratio: float | None = None
+    completion_mask_lost: bool | None = None
+    """completion_only_loss is asked for, and the rows that were read have no completion; None where the config tells
+    their format by itself."""
     labels_masked_ratio: float | None = None
     """Share of label positions that are -100 after the collator."""
     rows_fully_masked: int | None = None

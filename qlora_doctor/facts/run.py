@@ -220,6 +220,12 @@ class RunFacts(Fact):
     """Norm of the gradients that a watched step began with, left by the step before; 0 where it left none."""
     clipped_away: bool | None = None
     """True where less than a millionth of the gradients' norm reaches the optimizer."""
+    clipping: str | None = None
+    """When every watched step clips its gradients: ``in place`` (after its last backward, before the optimizer's step),
+    ``before its last backward``, ``after the optimizer's step``, ``of tensors that do not train`` or have no gradient;
+    ``never`` where a trainer is asked to and what reaches the optimizer is above the limit. None: nothing is."""
+    clip_limit: float | None = None
+    """The norm that they are clipped to."""
     gradient_scale: float | None = None
     """Factor of the gradient scaler; 1 without one."""
     clipped_while_scaled: bool | None = None
@@ -306,6 +312,12 @@ class RunFacts(Fact):
     betas_real: list[float] | None = None
     betas_dropped: bool | None = None
     """True where betas that the arguments set apart from their default are none of the groups'."""
+    decay_per_step: float | None = None
+    """What a step at the highest rate takes off the weights: rate × weight decay; the largest of the groups."""
+    weight_decay_real: float | None = None
+    """The weight decay of that group."""
+    epsilon_real: float | None = None
+    """What Adam adds to the root of the squared gradients; of the groups the largest."""
     rate_ratio_asked: float | None = None
     """LoRA+: how many times the rate of lora_A that of lora_B is to be."""
     rate_ratio_real: float | None = None

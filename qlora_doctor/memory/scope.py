@@ -14,6 +14,7 @@ from ..setup.resolved import Taken
 from .engine_options import ZeroOptions
 from .generated_evaluation import unmodelled_generation
 from .kept_outputs import kept_outputs_of
+from .kernel_switches import LIGER_SWITCHES, LORA_SWITCHES, LigerKernels, LoraKernels
 
 if TYPE_CHECKING:
     from ..facts import Facts
@@ -35,6 +36,9 @@ _RANKS = "What a rank holds depends on how many there are, which the config does
 
 def unmodelled(setup: Setup, facts: Facts) -> str | None:
     """Why a run's peak is not predicted, one sentence; None where all that is known of it is modelled."""
+    packed = facts.quantization.packed_factors if facts.quantization is not None else None
+    if packed:
+        return f"There is no step to predict: the model multiplies by the packed weight of {packed[0]} and stops."
     left_out = list(dict.fromkeys(_left_out(setup, facts)))
     if left_out:
         listed = left_out[0] if len(left_out) == 1 else f"{', '.join(left_out[:-1])} and {left_out[-1]}"
@@ -73,10 +77,10 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
             "The prediction does not cover FSDP 2 with 4-bit weights stored as integers beside a head that is not "
             "tied: what is reserved was 11% too high."
         )
-    left_out = unmodelled_generation(model, setup)
+    left_out = unmodelled_generation(model, setup) or _unfit(model, setup)
     if left_out is not None:
         return f"The prediction does not cover {left_out}, which the peak depends on."
-    if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
+    if LigerKernels.of(setup, False) is not None and base.config.model_type not in LIGER_FAMILIES:
         return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
     if getattr(base, "main_input_name", None) in ("input_features", "input_values"):
@@ -91,6 +95,16 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
 
 LIGER_FAMILIES = frozenset({"llama", "ministral", "mistral", "qwen2", "qwen3", "smollm3"})
 """Model types whose decoder layers take the plain form of each of Liger's kernels (:mod:`.liger`)."""
+
+
+def _unfit(model: Any, setup: Setup) -> str | None:
+    """What keeps axolotl's LoRA kernels, where a run has some, from being restated for a model."""
+    kernels = LoraKernels.of(setup)
+    if kernels is None:
+        return None
+    from .lora_kernels import unfit
+
+    return unfit(model, kernels)
 
 
 def _images(model: Any, setup: Setup) -> str | None:
@@ -122,20 +136,26 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     if setup.traits.own_loop is not None:
         yield f"{setup.traits.own_loop}'s own training loop"
     for kernels in training.kernels or ():
-        yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
-    if setup.says("kernels-by-default"):
-        off = "lora_mlp_kernel: false, lora_qkv_kernel: false and lora_o_kernel: false"
-        yield f"axolotl's LoRA kernels (on by default; off with {off})"
+        if kernels not in LORA_SWITCHES and kernels not in LIGER_SWITCHES:
+            yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
+    if LoraKernels.of(setup) is not None:
+        if training.method not in (None, "sft", "pretrain"):
+            yield f"axolotl's LoRA kernels in the method {training.method}"
+        elif training.fsdp or training.deepspeed:
+            yield "axolotl's LoRA kernels in a sharded model"
     if training.method not in METHODS:
         yield f"the method {training.method}"
+    elif training.method is None and training.num_generations is not None and setup.is_unknown("training.method"):
+        yield "a method that generates, of which the file does not say which it is"
     if training.compute_metrics and config is not None and config.evaluates is not False:
         yield from _kept(setup)
     if setup.quantization.backend not in (None, "bitsandbytes"):
         yield f"a base quantized by {setup.quantization.backend}"
     elif setup.quantization.load_in_8bit:
         yield "bitsandbytes' 8-bit layers"
-    if training.use_liger_kernel:
-        yield from _liger(setup)
+    liger = LigerKernels.of(setup, fuses_head=False)
+    if liger is not None:
+        yield from _liger(setup, liger)
     if training.torch_compile:
         yield "torch.compile"
     distributed = config.distributed if config is not None else None
@@ -181,17 +201,17 @@ def _generating(setup: Setup, facts: Facts) -> Iterator[str]:
         yield "an evaluation that generates"
 
 
-def _liger(setup: Setup) -> Iterator[str]:
+def _liger(setup: Setup, kernels: LigerKernels) -> Iterator[str]:
     """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
     training = setup.training
     told = training.extra.get("liger_kernel_config")
-    if not setup.traits.switches_of_transformers:
+    if not setup.traits.switches_of_transformers and setup.dialect != "axolotl":
         yield f"the Liger kernels as {setup.dialect} applies them"
     elif training.method not in (None, "sft", "pretrain"):
         yield f"the Liger kernels in the method {training.method}"
     elif told is not None and not isinstance(told, dict):
         yield "the Liger kernels that liger_kernel_config chooses"
-    elif isinstance(told, dict) and told.get("cross_entropy"):
+    elif kernels.cross_entropy:
         yield "Liger's cross entropy"
     elif training.fsdp or training.deepspeed:
         yield "the Liger kernels in a sharded model"

@@ -12,7 +12,7 @@ from .engine_options import FlatOptions, ZeroOptions
 from .generated_evaluation import generated_tokens
 from .kept import Outline
 from .kept_outputs import kept_outputs_of
-from .liger import VERSION, Kernels
+from .kernel_switches import AXOLOTL, LIGER, LigerKernels, LoraKernels
 from .load import LoadOptions
 from .step import Program, StepOptions
 from .trl_step import has_fused_head
@@ -61,6 +61,8 @@ class Subject:
         step = self.step
         if step.liger is not None:
             yield "liger"
+        if step.lora_kernels is not None:
+            yield "LoRA kernels"
         if step.pictures is not None:
             yield "images"
         if step.offloads_activations:
@@ -155,11 +157,12 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         assumptions.append("Attention is predicted as PyTorch's own copy of flash attention.")
     precision = values.precision
     ranks = values["hardware.count"]
-    kernels = None
-    if training.use_liger_kernel:
-        fuses_head = values.trainer == "trl" and has_fused_head()
-        kernels = Kernels.of(training.extra.get("liger_kernel_config"), fuses_head)
-        assumptions.append(f"Liger's kernels are those of version {VERSION}.")
+    kernels = LigerKernels.of(setup, fuses_head=values.trainer == "trl" and has_fused_head())
+    if kernels is not None:
+        assumptions.append(f"Liger's kernels are those of version {LIGER}.")
+    lora_kernels = LoraKernels.of(setup)
+    if lora_kernels is not None:
+        assumptions.append(f"axolotl's LoRA kernels are those of version {AXOLOTL}.")
     pictures = _pictures(setup, model)
     if pictures is not None:
         assumptions.append(pictures.said)
@@ -180,6 +183,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         ranks=ranks,
         offloads_activations=values.trainer == "trl" and bool(training.extra.get("activation_offloading")),
         liger=kernels,
+        lora_kernels=lora_kernels,
         pictures=pictures,
         kept=kept_outputs_of(setup),
         evaluation_tokens=generated_tokens(model, setup),

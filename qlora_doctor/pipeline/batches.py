@@ -48,6 +48,7 @@ class Batches:
         behind: wraps the trainer's collator; None leaves it.
         raw: of a script's tokenized rows those that they were made of, empty where that is not known; None otherwise.
         limits: lengths at which a script's own tokenizing cuts.
+        pads: whether the tokenizer has a token to pad the user's batches with; None where that is the trainer's matter.
     """
 
     dataset: Any
@@ -61,6 +62,7 @@ class Batches:
     behind: Callable[[Any], Any] | None = None
     raw: list[dict[str, Any]] | None = None
     limits: set[int] = field(default_factory=set)
+    pads: bool | None = None
 
 
 def make_batches(
@@ -287,6 +289,8 @@ def _tokenised(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Ba
     from transformers import DataCollatorForSeq2Seq
 
     notes = []
+    # Each collator of transformers stops without one; with one row and no collator of its own, Trainer asks for none.
+    pads = tokenizer.pad_token is not None if setup.dialect == "native" and rows_of_a_batch(setup) > 1 else None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
         notes.append(f"The tokenizer has no padding token; {tokenizer.eos_token!r} pads, without a loss on it.")
@@ -307,7 +311,7 @@ def _tokenised(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Ba
         _refuse_what_is_no_class(setup, model.config, samples)
         collator = DataCollatorWithPadding(tokenizer)
     longest = max((len(row["input_ids"]) for row in dataset), default=0)
-    return Batches(dataset, collator, "file", tokenizer, longest, samples, notes)
+    return Batches(dataset, collator, "file", tokenizer, longest, samples, notes, pads=pads)
 
 
 def _refuse_what_is_no_class(setup: Setup, config: Any, samples: Samples) -> None:

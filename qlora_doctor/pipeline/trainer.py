@@ -82,8 +82,6 @@ def make_trainer(
     if batches.collator is not None:
         options["data_collator"] = batches.collator
     trainer = _built(trainer_class, arguments_class, arguments, model=model, **options)
-    if method is None and setup.training.method not in (None, "sft", "pretrain"):
-        notes.append(f"The step is one of supervised fine-tuning, not of {setup.training.method}.")
     if batches.behind is not None:
         trainer.data_collator = batches.behind(trainer.data_collator)
     _silence(trainer)

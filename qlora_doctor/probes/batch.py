@@ -17,6 +17,8 @@ from .media import Media
 
 _RUN = 4
 """Padding tokens in a row beyond which they are no text, whatever the mask says."""
+_TAIL = 4
+"""Labels at the end of a row among which the mark of a template's end stands."""
 _SHOWN = 160
 """Characters of a row's text that a report shows."""
 
@@ -38,8 +40,12 @@ class BatchLook:
     """One of each batch, of its ids."""
     _count: dict[str, int] = field(default_factory=dict)
     _lengths: list[int] = field(default_factory=list)
+    _sizes: list[int] = field(default_factory=list)
+    """Tokens of text in each row."""
     _seen: set[bytes] = field(default_factory=set)
     _labels: bool | None = None
+    _unlabelled: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    """Ids and padding of the batches without labels."""
     _text: str | None = None
     _edges: MaskEdges = field(default_factory=MaskEdges)
 
@@ -63,6 +69,7 @@ class BatchLook:
             padding = self._padded(ids)
             if mask is None:  # a model that is given none takes every token for text
                 self._let_through(ids, torch.zeros_like(padding))
+            self._add(unsure_ends=bool(self._pad_is_eos()))
         self.digests.append(hashlib.blake2b(ids.numpy().tobytes(), digest_size=8).hexdigest())
         self._lengths.append(int(ids.shape[1]))
         self._add(batches=1, rows=len(ids), positions=ids.numel(), padding=int(padding.sum()))
@@ -71,12 +78,20 @@ class BatchLook:
         of_tokens = labels is not None and labels.shape == ids.shape
         self._media.look(batch, ids, labels if of_tokens else None)
         if labels is None:
+            self._unlabelled.append((ids, padding))
             return
         if of_tokens:
             self._labels = True
             self._look_at_labels(ids, labels, padding)
         elif labels.shape[:1] == ids.shape[:1] and labels.numel() == len(ids) and not labels.is_floating_point():
             self._classes.look(ids, labels.reshape(-1), padding)
+
+    def learn(self, labels: torch.Tensor) -> None:
+        """The labels of the first batch that was given none and is not known by now, of the same shape."""
+        if self._unlabelled and self._unlabelled[0][0].shape == labels.shape:
+            ids, padding = self._unlabelled.pop(0)
+            self._labels = True
+            self._look_at_labels(ids, labels, padding)
 
     def facts(self) -> BatchFacts | None:
         """What all batches together show; None before the first."""
@@ -126,13 +141,16 @@ class BatchLook:
             "ends_untrained": count.get("ends_untrained", 0),
             "mask_misplaced": self._edges.told(),
         }
+        longest = max(self._sizes, default=0)
+        if self._sizes and not count.get("unsure_ends") and 2 * self._sizes.count(longest) <= len(self._sizes):
+            known["ends_missing"] = count.get("ends_missing", 0)
         if counted:
             known["labels_on_padding_ratio"] = count.get("on_padding", 0) / counted
-            known["labels_other_ratio"] = count.get("other", 0) / counted
+            real = counted - count.get("on_padding", 0)
+            known["labels_other_ratio"] = count.get("other", 0) / real if real else None
             # Repeated tokens are equal at both places; what tells the two apart are those that are equal at one.
-            known["labels_shifted"] = count.get("next_only", 0) > 0 and count.get("same_only", 0) <= (
-                0.02 * count["next_only"]
-            )
+            moved = count.get("next_only", 0)
+            known["labels_shifted"] = moved > count.get("other", 0) and count.get("same_only", 0) <= 0.02 * moved
         return known
 
     # -- one batch
@@ -186,6 +204,12 @@ class BatchLook:
             kept = int((ends & counted.gather(1, end)[:, 0]).sum())
             self._add(ends_trained=kept, ends_untrained=int(ends.sum()) - kept)
         if self.tokenizer is not None:
+            self._sizes += sizes.tolist()
+            last = counted & (counted.flip(1).cumsum(1).flip(1) <= _TAIL)
+            ended = (last & torch.isin(ids, self._marks(eos).to(ids))).any(1)
+            if eos is not None:
+                ended |= (text & (ids == eos)).any(1)
+            self._add(ends_missing=int((full & (numbers > 0) & ~ended).sum()))
             self._edges.look(ids, counted, padding, self.tokenizer)
         if self._text is None and self.tokenizer is not None:
             first = next((index for index, has_text in enumerate(full.tolist()) if has_text), None)
@@ -245,6 +269,12 @@ class BatchLook:
                 return value
         value = getattr(self.config, name, None)
         return value if isinstance(value, int) else None
+
+    def _marks(self, eos: int | None) -> torch.Tensor:
+        """The ids of special tokens, and of those that were added to the vocabulary."""
+        inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        known = {eos, *getattr(inner, "all_special_ids", ()), *getattr(inner, "added_tokens_decoder", ())}
+        return torch.tensor(sorted(mark for mark in known if mark is not None), dtype=torch.long)
 
     def _pad_is_eos(self) -> bool | None:
         pad, eos = self._special("pad_token_id"), self._special("eos_token_id")

@@ -30,7 +30,7 @@ def render(
         fixed: rules whose safe fixes are part of the diff.
         diff: of the user's file.
         beside: environment variables to set.
-        by_hand: changes of a program, which is not written.
+        by_hand: changes of a program that is not written.
         last: the report of the cured file, checked again.
     """
     memory = report.facts.memory
@@ -42,7 +42,9 @@ def render(
     if diff:
         blocks.append(diff.rstrip("\n"))
     if by_hand:
-        blocks.append("\n".join(["A program is not written; set in it:", *(f"  {each}" for each in by_hand)]))
+        blocks.append(
+            "\n".join(["These are no literals in the program; set there:", *(f"  {each}" for each in by_hand)])
+        )
     if beside:
         blocks.append("\n".join(f"Set {each} for the run." for each in beside))
     if last is not None:

@@ -25,11 +25,15 @@ from ..probes.step.observer import Compared, Observer
 from ..probes.step.reach import HeldBack, what_holds_back
 from ..probes.tensors import listed
 from .guarding import Guard
+from .unlabelled import Unlabelled
 from .working import Work
 
 _POSITIONS, _AT_ONCE = 256, 32
 """Positions of a batch whose loss is computed from their logits, and how many at a time: 32 rows of a vocabulary of
 150,000 are 20 MB."""
+
+_AS_SAID = 0.25
+"""Share by which a loss may differ from what its gradient at a sample of the places says it is."""
 
 
 class Clock(Timeline):
@@ -96,14 +100,20 @@ class Onlooker(Observer):
     """What the trainer hands to its compute_loss, which may take labels out before the model is called."""
     step_of_evaluation: int = 0
     """The watched step, from 1, whose forward ran in evaluation mode first, after one that did not; else 0."""
+    reads_labels: bool = False
+    """Where the model is given no labels, they are read from the gradient of its logits."""
     whole: bool = True
     """Every label of the step under way was looked at, so that its mean loss is exact."""
     _trained: bool = False
     _counted: Counted | None = None
+    _labelled: bool = False
     _losses_by_logits: list[tuple[torch.Tensor, int]] = field(default_factory=list)
     _unshifted: list[tuple[torch.Tensor, int]] = field(default_factory=list)
     _awaiting: bool = False
     _ids: Callable[[], Any] = lambda: None
+
+    def __post_init__(self) -> None:
+        self._unlabelled = Unlabelled(self.guard)
 
     def _gradient_watch(self) -> gradients.GradientWatch:
         return gradients.GradientWatch(self.parameters, self._gradient_came, self.guard)
@@ -131,6 +141,7 @@ class Onlooker(Observer):
         self.micro_batches.append(0)
         self._losses_by_logits.clear()
         self._unshifted.clear()
+        self._unlabelled.drop()
         self.whole = True
         super().step_begin(last=last)
 
@@ -157,7 +168,7 @@ class Onlooker(Observer):
             if not (again and ids is not None and ids is self._ids()):  # the last batch once more, before its backward
                 self.batches.look(given)
             self._ids = weakref.ref(ids) if isinstance(ids, torch.Tensor) else lambda: None
-            self._counted = _counted(given.get("labels"))
+            self._counted, self._labelled = _counted(given.get("labels")), given.get("labels") is not None
         if self.forwards.trains():
             self._trained = True
         elif self._trained and not self.step_of_evaluation:
@@ -243,6 +254,8 @@ class Onlooker(Observer):
         self.trainer_inputs = None
         counted, self._counted = self._counted, None
         logits = getattr(output, "logits", None)
+        if self.reads_labels and not self._labelled and getattr(output, "loss", None) is None:
+            self._unlabelled.wait(logits, inputs.get("input_ids"))
         if counted is None or not isinstance(logits, torch.Tensor) or logits.dim() != 3:
             return
         if tuple(logits.shape[:2]) != counted.shape:
@@ -252,6 +265,23 @@ class Onlooker(Observer):
         self._losses_by_logits.append((shifted, counted.count))
         self._unshifted.append((unshifted, counted.count))
         self.whole = self.whole and counted.whole
+
+    def read_labels(self, loss: float | None) -> None:
+        """Take in what the step's backward passes taught without labels, where it is what its loss says.
+
+        Args:
+            loss: that they began with, all together.
+        """
+        for each in self._unlabelled.found:
+            self.batches.learn(each.labels)
+        total = sum(each.total for each in self._unlabelled.found)
+        if loss is not None and abs(total - loss) <= _AS_SAID * abs(loss):
+            for each in self._unlabelled.found:
+                self._losses_by_logits.append((torch.tensor(each.mean), each.count))
+                if each.unmoved:
+                    self._unshifted.append((torch.tensor(each.own), each.count))
+                self.whole = self.whole and each.whole
+        self._unlabelled.drop()
 
     def unshifted_loss(self) -> float | None:
         """Mean loss of the step's labels at their own places, as a loss that forgets to shift has it."""

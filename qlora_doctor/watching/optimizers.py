@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..facts.run import ParameterGroup
+from ..probes.live.config import optimizer_config
 from ..probes.step.optimizer import optimizer_facts
 from ..probes.step.optimizer import unwrapped as unwrapped_optimizer
 from ..probes.tensors import parameters_of
@@ -68,7 +69,11 @@ def know_optimizer(training: Training) -> None:
         unknown = ("frozen_parameters", "missing_parameters", "stale_parameters")
         found = found.model_copy(update=dict.fromkeys(unknown))
     onlooker.known["optimizer"] = found
-    run.update(_groups(together, onlooker.model))
+    run.update(_groups(together, onlooker.model), **_settings(together.param_groups))
+    if training.facts.config is not None:  # a loop makes its optimizer before its first forward, or after
+        asked = {name: value for name, value in optimizer_config(together.inner[0], together.param_groups).items()
+                 if getattr(training.facts.config, name) is None}  # fmt: skip
+        training.facts = training.facts.model_copy(update={"config": training.facts.config.model_copy(update=asked)})
     run["idle_groups"] = stepping.idle_groups(run["groups"])
     run |= adapters.roles(onlooker.model, together.tensors)
     run |= against_arguments(training.arguments, together.param_groups, run["groups"])
@@ -106,6 +111,15 @@ def _groups(optimizer: Together, model: nn.Module) -> dict[str, Any]:
             )
         )
     return {"groups": groups, "decayed_ratio": decayed / total if total else None}
+
+
+def _settings(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a step takes away of the weights, and what is added beneath Adam's root; of the groups the largest."""
+    rates = [(float(group.get("initial_lr", group.get("lr", 0.0))), group.get("weight_decay")) for group in groups]
+    decays = [(rate * float(decay), float(decay)) for rate, decay in rates if isinstance(decay, (int, float))]
+    beneath = [float(group["eps"]) for group in groups if isinstance(group.get("eps"), float)]
+    most, decay = max(decays, default=(None, None))
+    return {"decay_per_step": most, "weight_decay_real": decay, "epsilon_real": max(beneath, default=None)}
 
 
 def _kind(name: str) -> str:

@@ -59,7 +59,8 @@ def scale_facts(
     if apart and micro_batches > 1 and at(summed, same) and not at(weighted * micro_batches, other):
         return known | {"unshifted_loss": True, "sums_over_accumulation": True}
     known["sums_over_tokens"] = False
-    if tokens and tokens >= 8 * micro_batches and near(weighted * tokens) and not fits:
+    summed_up = tokens is not None and (near(weighted * tokens) or near(weighted * tokens / micro_batches))
+    if tokens and tokens >= 8 * micro_batches**2 and summed_up and not fits:
         return known | {"sums_over_tokens": True}
     if micro_batches < 2:
         known.update(sums_over_accumulation=False, divides_twice=False)

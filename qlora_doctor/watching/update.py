@@ -8,6 +8,7 @@ from typing import Any
 
 from . import accumulating, stepping
 from .backward import BackwardWatch
+from .clipping import Clipping
 from .losses import LossWatch
 from .optimizers import Together
 from .scaler import Scaler
@@ -21,6 +22,9 @@ _OF_ITS_LOSS = (
 
 _MULTIPLIES = ("sums_over_accumulation", "sums_over_tokens", "unshifted_loss", "scaled_twice")
 """Those that say why a loss is many times the mean."""
+
+_ABOVE = 1.05
+"""Times the limit that a clipped norm may be by rounding."""
 
 
 class Update:
@@ -38,6 +42,7 @@ class Update:
         self._losses: list[tuple[float, float]] = []
         self._backward: BackwardWatch | None = None
         self._loss: LossWatch | None = None
+        self._clipping: Clipping | None = None
         self._began = False
 
     def put_on(self, backward_begins: Callable[[], None]) -> None:
@@ -48,15 +53,41 @@ class Update:
         """
         training = self._training
         self._backward = BackwardWatch(backward_begins, training.guard)
+        if training.whole:  # sharded gradients are clipped by other functions
+            self._clipping = Clipping(self._trained, training.guard)
         trainer = training.trainer()
         if trainer is not None:
             self._loss = LossWatch(trainer, self._inputs_given, training.guard)
 
     def take_off(self) -> None:
         """Take both off."""
-        for each in (self._backward, self._loss):
+        for each in (self._backward, self._loss, self._clipping):
             if each is not None:
                 each.close()
+
+    def _trained(self) -> list[Any]:
+        onlooker = self._training.onlooker
+        return list(onlooker.parameters.values()) if onlooker is not None else []
+
+    def _note(self, event: str) -> None:
+        if self._clipping is not None:
+            self._clipping.note(event)
+
+    def begin(self) -> None:
+        """A step begins with its first forward."""
+        self._note("forward")
+        self.know_clipping()
+
+    def know_clipping(self) -> None:
+        """Where the steps so far clipped their gradients, and whether a trainer that is to do so did."""
+        run = self._training.run
+        if self._clipping is None:
+            return
+        asked = getattr(self._training.arguments, "max_grad_norm", None)
+        run["clipping"], run["clip_limit"] = self._clipping.where(), self._clipping.limit or asked
+        norm = run.get("gradient_norm_step")
+        if run["clipping"] is None and asked and norm and self._scaler.scale == 1 and norm > _ABOVE * asked:
+            run["clipping"] = "never"
 
     def _inputs_given(self, inputs: Mapping[str, Any], counted: bool | None) -> None:
         """The trainer is about to compute a loss."""
@@ -71,6 +102,7 @@ class Update:
         training, run = self._training, self._training.run
         onlooker = training.onlooker
         assert onlooker is not None
+        self._note("backward")
         self._accumulation.append(accumulating.asked_for() if training.is_loop else None)
         first, self._began = not self._began, True
         if not training.whole:
@@ -93,6 +125,7 @@ class Update:
         training = self._training
         onlooker, scale = training.onlooker, self._scaler.scale
         assert onlooker is not None
+        self._note("step")
         if not training.whole:
             return
         came = onlooker.gradients.norms_now(scale)
@@ -106,8 +139,10 @@ class Update:
         onlooker, scale = training.onlooker, self._scaler.scale
         assert onlooker is not None and self._backward is not None
         self._began = False
-        losses, mean = self._backward.take(), onlooker.mean_loss()
+        losses = self._backward.take()
         backward = sum(losses) if losses else None
+        onlooker.read_labels(backward)
+        mean = onlooker.mean_loss()
         if not onlooker.micro_batches[-1]:  # no gradient passed a hook
             onlooker.micro_batches[-1] = len(losses)
         run["micro_batches"] = list(onlooker.micro_batches)
@@ -128,6 +163,7 @@ class Update:
                 whole=onlooker.whole,
             )  # fmt: skip
         self.know_accumulation()
+        self.know_clipping()
         if raw is not None and mean:
             run |= scaler_facts(raw / mean, scale, count)
         self._know_factor(backward, plain if onlooker.whole and onlooker.parts == count else None)

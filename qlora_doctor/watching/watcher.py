@@ -182,6 +182,7 @@ class Watch:
             # Ids of placeholders stand at the top of the model's config, those of padding too.
             batches=BatchLook(training.tokenizer, getattr(model, "config", None), row_limit(training.arguments)),
             work=self.work,
+            reads_labels=training.is_loop or bool(training.run.get("own_compute_loss")),
         )
         if not onlooker.compiled:
             onlooker.called = None
@@ -227,6 +228,7 @@ class Watch:
         if self._in_step:
             return
         if self._watched_enough():
+            self._update.begin()
             self._finish()
             self._stepped_since = True  # more steps are to come
             self._stopping.stop_loop()
@@ -236,6 +238,7 @@ class Watch:
         with self.work.on("before a step"):
             self._look_again()
             self._scaler.step_begin()
+            self._update.begin()
             training.onlooker.step_begin(last=training.steps + 1 == training.options.steps)
             self._in_step = True
 

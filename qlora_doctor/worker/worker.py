@@ -225,6 +225,10 @@ def step(run: Run) -> None:
         raise Skipped(f"There is nothing to train: PEFT refused the adapter ({adapter.failure}).")
     if run.setup.model.adapter is not None and adapter is not None and adapter.stored_damage not in (None, "none"):
         raise Skipped("There is nothing to train: the file of the stored adapter cannot be read.")
+    from ..pipeline.methods import why_not_stepped
+
+    if (other := why_not_stepped(run.setup)) is not None:
+        raise Skipped(other)
     _not_too_slow(run, "step", str(run.loaded.base.device))
     from ..probes.step.look import look_at_step
 

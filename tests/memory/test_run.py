@@ -19,7 +19,7 @@ from qlora_doctor.memory.stage import assumed_of_cards, look_at_memory
 from qlora_doctor.memory.step import takes_loss_arguments
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reporters._needed import needed
-from qlora_doctor.setup.setup import Hardware, Lora, Model, Origin, Quantization, Remark, Setup, Training
+from qlora_doctor.setup.setup import Hardware, Lora, Model, Origin, Quantization, Setup, Training
 from tests.memory.cases import LLAMA, RTX_4090, subject
 from tests.traits import traits_of
 
@@ -203,11 +203,8 @@ def test_what_is_not_modelled_has_no_figure(
 def test_kernels_and_loops_of_others() -> None:
     for setup, word in (
         (Setup(training=Training(kernels=["unsloth"])), "Unsloth"),
-        (Setup(training=Training(kernels=["lora_mlp_kernel"])), "lora_mlp_kernel"),
-        (
-            Setup(remarks=[Remark(kind="kernels-by-default", effect="other-meaning", key="adapter", note="x")]),
-            "LoRA kernels",
-        ),
+        (Setup(training=Training(kernels=["lora_mlp_kernel", "tiled_mlp"])), "tiled_mlp"),
+        (Setup(training=Training(kernels=["lora_mlp_kernel"], method="dpo")), "LoRA kernels"),
         (Setup(dialect="torchtune", traits=traits_of("torchtune")), "torchtune"),
         (Setup(quantization=Quantization(backend="gptq")), "gptq"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
 from qlora_doctor.facts import DataFacts
-from qlora_doctor.probes.data.look import look_at_data
+from qlora_doctor.probes.data.look import look_at_data, see_data
 from qlora_doctor.setup.setup import Data, Setup
-from tests.models import make_data
+from tests.models import make_data, make_tokenizer
 from tests.probes.conftest import make_setup, silent
 
 TRAINERS = [None, "trl"]
@@ -148,3 +149,26 @@ def test_data_that_only_the_hub_has(tiny_llama: Path, monkeypatch: pytest.Monkey
         look(tiny_llama, "my/data")
     answers(FileNotFoundError("Dataset 'my/data' doesn't exist on the Hub"))
     assert "doesn't exist" in (look(tiny_llama, "my/data").failure or "")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "rows", "pads", "told"),
+    [(None, 2, False, False), (None, 2, True, True), (None, 1, False, None), ("trl", 2, False, None)],
+)
+def test_rows_that_nothing_can_pad(
+    tiny_llama: Path, tmp_path: Path, trainer: str | None, rows: int, pads: bool, told: bool | None
+) -> None:
+    """transformers' collators stop without a padding token, and TRL takes the end token; one row may need none."""
+    if trainer == "trl":
+        pytest.importorskip("trl")
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    if not pads:
+        tokenizer = make_tokenizer()
+        tokenizer.pad_token = None
+        tokenizer.save_pretrained(folder)
+    setup = make_setup(folder, trainer=trainer, per_device_train_batch_size=rows)
+    data = Data(train=str(make_data(tmp_path / "d.jsonl", "text", rows=8)))
+    seen = see_data(setup.model_copy(update={"data": data}), silent)
+    assert seen.data.failure is None
+    assert (seen.batch.padding_token if seen.batch is not None else None) is told

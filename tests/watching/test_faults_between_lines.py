@@ -321,6 +321,33 @@ def test_the_adapter_that_trains_is_not_the_active_one(tiny_llama: Path) -> None
     assert "QD439" in told_of(report), told(report)
 
 
+@pytest.mark.parametrize("switched", [True, False])
+def test_an_adapter_that_a_gradient_reached_is_not_idle(switched: bool, tiny_llama: Path) -> None:
+    """Two adapters, called as layers are, one forward each: what is active last is not all that trains."""
+    from peft import LoraConfig
+
+    model = adapted(tiny_llama)
+    names = ["default", "1"]
+    model.add_adapter("1", LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    trained = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        for batch in data:
+            losses = []
+            for name in names if switched else names[:1]:
+                model.base_model.set_adapter(name)
+                for parameter in trained:
+                    parameter.requires_grad_(True)
+                losses.append(model(**batch).loss)
+            sum(losses).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    report = looked_at(model, torch.optim.AdamW(trained, lr=1e-4), loop)
+    assert ("QD439" in told_of(report)) is not switched, told(report)
+    assert "QD332" not in told_of(report), told(report)
+
+
 def test_the_optimizer_of_the_other_adapter(tiny_llama: Path) -> None:
     from peft import LoraConfig
 
@@ -431,3 +458,115 @@ def test_what_trains_in_bfloat16_and_never_moves(tiny_llama: Path) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         report = looked_at(model, adamw(model), healthy)
     assert found(report, "error") == {"QD455"}, told(report)
+
+
+# -- losses of one's own, where no label reaches the model
+
+
+def by_logits(change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Loop:
+    """A loop that keeps the labels to itself.
+
+    Args:
+        change: gives the loss by logits and labels.
+    """
+
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        for number, batch in enumerate(data, start=1):
+            labels = batch.pop("labels")
+            change(model(**batch).logits, labels).backward()
+            if number % 2 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    return loop
+
+
+def mean(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+    return cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), **options)
+
+
+def shifted(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+    return mean(logits[:, :-1], labels[:, 1:], **options) / 2
+
+
+OWN = {
+    "a mean, divided once": (shifted, set()),
+    "smoothed": (lambda logits, labels: shifted(logits, labels, label_smoothing=0.1), set()),
+    "not shifted": (lambda logits, labels: mean(logits, labels) / 2, {"QD451"}),
+    "shifted twice": (lambda logits, labels: mean(logits[:, :-2], labels[:, 2:]) / 2, {"QD630"}),
+    "the other way": (lambda logits, labels: mean(logits[:, 1:], labels[:, :-1]) / 2, {"QD638"}),
+    "of another row": (lambda logits, labels: shifted(logits, labels.roll(1, 0)), {"QD638"}),
+    "never divided": (lambda logits, labels: 2 * shifted(logits, labels), {"QD742"}),
+    "divided twice": (lambda logits, labels: shifted(logits, labels) / 2, {"QD743"}),
+    "a sum over tokens": (lambda logits, labels: shifted(logits, labels, reduction="sum"), {"QD452"}),
+    "negated": (lambda logits, labels: -shifted(logits, labels), {"QD735"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", OWN)
+def test_a_loss_of_ones_own_is_read_from_its_gradient(tiny_llama: Path, how: str) -> None:
+    model = adapted(tiny_llama)
+    change, rules = OWN[how]
+    data = list(batches(6, length=24))
+    report = looked_at(model, adamw(model), by_logits(change), data)
+    assert told_of(report) == rules, told(report)
+
+
+def test_padding_in_a_loss_of_ones_own(tiny_llama: Path) -> None:
+    model = adapted(tiny_llama)
+    data = list(batches(4, length=24))
+    for batch in data:
+        batch["attention_mask"][:, 16:] = 0
+    assert "QD631" in told_of(looked_at(model, adamw(model), by_logits(shifted), data))
+
+
+# -- clipping, and the optimizer's settings
+
+
+def clips(where: str) -> Loop:
+    """A loop of two micro-batches a step that clips at some place."""
+
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        own = [p.detach().clone() for p in trainable(model)] if where == "copies" else trainable(model)
+        for number, batch in enumerate(data, start=1):
+            if where == "before":
+                nn.utils.clip_grad_norm_(own, 1.0)
+            (model(**batch).loss / 2).backward()
+            if where in ("every", "copies"):
+                nn.utils.clip_grad_norm_(own, 1.0)
+            if number % 2 == 0:
+                optimizer.step()
+                if where == "after":
+                    nn.utils.clip_grad_norm_(own, 1.0)
+                optimizer.zero_grad()
+
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("where", "rules"), [("every", set()), ("before", {"QD739"}), ("after", {"QD739"}), ("copies", {"QD739"})]
+)
+def test_clipping(tiny_llama: Path, where: str, rules: set[str]) -> None:
+    from torch.nn.utils import clip_grad
+
+    plain = clip_grad._clip_grads_with_norm_
+    model = adapted(tiny_llama)
+    report = looked_at(model, adamw(model), clips(where), list(batches(6)))
+    assert told_of(report) == rules, told(report)
+    assert clip_grad._clip_grads_with_norm_ is plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "rules"),
+    [
+        ({"weight_decay": 1000.0}, {"QD778"}),
+        ({"weight_decay": 0.1}, set()),
+        ({"eps": 1.0}, {"QD778"}),
+        ({"betas": (0.999, 0.9)}, {"QD778"}),
+        ({"lr": 10.0}, {"QD121"}),
+    ],
+)
+def test_settings_of_the_optimizer(tiny_llama: Path, settings: dict[str, Any], rules: set[str]) -> None:
+    model = adapted(tiny_llama)
+    report = looked_at(model, torch.optim.AdamW(trainable(model), **{"lr": 2e-4} | settings), healthy, list(batches(4)))
+    assert told_of(report) == rules, told(report)

@@ -75,8 +75,8 @@ def ask(
         })  # fmt: skip
     except (TypeError, ValueError):  # pictures and sounds: bytes
         return Asked(by, failure=f"{by} did not form them: rows with bytes are not handed over")
-    with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as folder_name:
+        folder = Path(folder_name)
         (folder / "request.json").write_text(request, encoding="utf-8")
         why = _run(found.python, folder)
         try:

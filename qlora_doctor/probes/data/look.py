@@ -147,6 +147,8 @@ class _Look:
             look = BatchLook(tokenizer, config)
             rows = collated_rows(setup, *cut(setup, batches, full, architecture, way), look)
         known.update(sample_facts(batches, tokenizer))
+        if setup.data.format is None and setup.training.completion_only_loss and Taken(setup).trainer == "trl":
+            known["completion_mask_lost"] = known.get("format") in ("text", "messages")
         known.update(_others(setup))
         known.update(overlap_of(setup))
         known.update(not_in_evaluation(setup, batches))
@@ -236,11 +238,14 @@ def _marked(way: NamedData | None, rows: Sequence[Row], tokenizer: Any) -> dict[
 def _batch(setup: Setup, look: BatchLook, batches: Batches) -> BatchFacts | None:
     """Facts of the batches where they are the user's: TRL makes them, or the script's own collator does.
 
-    Of transformers' Trainer without a script nobody knows the collator; classes are none of its making.
+    Of transformers' Trainer without a script nobody knows the collator; classes are none of its making, and none pads
+    without a padding token.
     """
     facts = without_repeats(look.facts())
     if facts is not None and not (setup.training.trainer == "trl" or way_of(setup) is not None):
-        return BatchFacts(**{name: getattr(facts, name) for name in _OF_CLASSES}) if facts.classes is not None else None
+        known = {name: getattr(facts, name) for name in _OF_CLASSES} if facts.classes is not None else {}
+        known |= {} if batches.pads is None else {"padding_token": batches.pads}
+        return BatchFacts(**known) if known else None
     by_hand = masked_before(batches.dataset)
     if facts is None or by_hand is None:
         return facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...facts import ConfigFacts
@@ -24,16 +25,18 @@ def live_config(model: Any, optimizer: Any | None = None, batch: Any | None = No
     # transformers 5 gave it a new name and warns about the old one.
     new = getattr(model, "is_activation_checkpointing", None)
     known["gradient_checkpointing"] = getattr(model, "is_gradient_checkpointing", None) if new is None else new
-    groups = getattr(optimizer, "param_groups", None)
-    if groups:
-        # A scheduler keeps what was asked for in initial_lr; lr itself begins at zero under a warmup.
-        asked = [float(group[name]) for group in groups for name in ("lr", "initial_lr", "max_lr") if name in group]
-        known["learning_rate"] = max(asked, default=None)
-        known["optimizer"] = type(optimizer).__name__
+    known |= optimizer_config(optimizer, getattr(optimizer, "param_groups", None) or [])
     ids: Any = batch.get("input_ids") if batch is not None and hasattr(batch, "get") else batch
     if getattr(ids, "ndim", 0) == 2:
         known["batch"], known["sequence"] = (int(size) for size in ids.shape)
     return ConfigFacts(**{name: value for name, value in known.items() if value is not None})
+
+
+def optimizer_config(optimizer: Any, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fields of ``ConfigFacts`` that an optimizer's groups show; nothing without any."""
+    # A scheduler keeps what was asked for in initial_lr; lr itself begins at zero under a warmup.
+    asked = [float(group[name]) for group in groups for name in ("lr", "initial_lr", "max_lr") if name in group]
+    return {"learning_rate": max(asked, key=abs, default=None), "optimizer": type(optimizer).__name__} if groups else {}
 
 
 def _quantization(config: Any, model: Any) -> dict[str, Any]:
@@ -72,9 +75,11 @@ def _other_quantization(model: Any) -> str | None:
 
 
 def _adapter(model: Any) -> dict[str, Any]:
+    from peft import LoraConfig, PeftType
+
     configs = getattr(model, "peft_config", None)
     lora = next(iter(configs.values()), None) if isinstance(configs, dict) else None
-    if lora is None or getattr(lora, "r", None) is None:
+    if not isinstance(lora, LoraConfig) or lora.peft_type != PeftType.LORA:  # AdaLoRA's has r and alpha of its own
         return {}
     r, alpha = int(lora.r), float(lora.lora_alpha)
     rslora = bool(getattr(lora, "use_rslora", False))

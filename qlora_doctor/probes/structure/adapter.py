@@ -9,7 +9,7 @@ from ...facts.adapter import AdapterFacts, ProjectionCoverage
 from ..tensors import own_class
 from .adapter_state import state_facts
 from .adapter_targets import target_facts
-from .bypass import bypassed_modules
+from .bypass import bypassed_modules, kernel_fed_adapters
 from .inventory import Inventory, Linear, Part, is_conv1d
 from .naming import split_layer
 from .training_parameters import parameter_facts
@@ -25,7 +25,7 @@ def adapter_facts(
 ) -> AdapterFacts:
     """Facts of a model with LoRA on any device: a PeftModel, or a transformers model after ``add_adapter``.
 
-    A model without adapters gives ``attached: false`` and what trains.
+    A model without adapters gives ``attached: false`` and what trains; one whose adapter is no LoRA, what trains.
 
     Args:
         asked_targets: target_modules as the user wrote them; without them those of PEFT's config, which PEFT may have
@@ -35,6 +35,8 @@ def adapter_facts(
     """
     seen = inventory or Inventory(model)
     config = active_config(seen)
+    if config is not None and config.peft_type != "LORA":  # what it adapts, and with how many numbers, is its own
+        return AdapterFacts(attached=True, failure="none", **parameter_facts(seen, config), **state_facts(seen, config))
     adapted = [part for part in seen.parts if part.lora]
     return AdapterFacts(
         attached=bool(adapted),
@@ -50,6 +52,7 @@ def adapter_facts(
         conv1d_modules=[linear.name for linear in seen.linears if linear.adapted and is_conv1d(linear)],
         adapted_classes=_classes(adapted),
         bypassed_modules=bypassed_modules(seen),
+        kernel_fed_modules=kernel_fed_adapters(seen),
     )
 
 

@@ -104,7 +104,9 @@ def _is_identity(layers: list[Any]) -> bool | None:
     """
     factors = []
     for layer in layers:
-        factors += [module.weight for module in getattr(layer, "lora_B", {}).values()]
+        diagonals = getattr(layer, "lora_E", None)  # AdaLoRA: B·E·A, which starts with E = 0
+        seconds = list((getattr(layer, "lora_B", {}) if diagonals is None else diagonals).values())
+        factors += [getattr(second, "weight", second) for second in seconds]
         factors += list(getattr(layer, "lora_embedding_A", {}).values())
     whole = all(local_part(factor) is factor and is_readable(factor) for factor in factors)
     if not factors or not whole:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...setup.setup import Setup
+from ...setup.setup import Change, Setup
 from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ...tables.trainer_names import AXOLOTL_OPTIMIZERS
@@ -203,6 +203,8 @@ def recognise(document: Document) -> float:
     data = document.data
     if not isinstance(data, dict) or not isinstance(data.get("base_model"), str):
         return 0.0
+    if isinstance(data.get("adapter"), dict):  # a section of a home-made file
+        return 0.0
     own = len(_OWN & data.keys()) if (_OWN - _ALPACA) & data.keys() else 0
     if isinstance(data.get("datasets"), list) and any(isinstance(d, dict) and "path" in d for d in data["datasets"]):
         own += 1
@@ -213,6 +215,7 @@ def read(document: Document) -> Setup:
     """An axolotl config → Setup."""
     known = key_list("axolotl")
     reading = Reading(document, name, f"axolotl {known.version}", traits=TRAITS)
+    reading.truths_are_numbers = True
     reading.take(_FIELDS)
     _model_class(reading)
     _precision(reading)
@@ -224,6 +227,7 @@ def read(document: Document) -> Setup:
     _kernels(reading)
     _checkpointing(reading)
     _distribution(reading)
+    _dtypes(reading)
     _data(reading)
     reading.defaults(_DEFAULTS)
     if reading.has("lora_model_dir"):
@@ -390,17 +394,29 @@ def _batches(reading: Reading) -> None:
 
 
 _KERNELS = (
-    "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "cut_cross_entropy",
-    "chunked_cross_entropy", "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp",
-    "liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy",
+    "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "chunked_cross_entropy",
+    "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp",
 )  # fmt: skip
 """Switches of kernels that run in place of transformers' own code."""
+_LIGER = ("liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy")
+"""The same, read by a plugin alone; liger_swiglu is an older name of liger_glu_activation."""
 
 
 def _kernels(reading: Reading) -> None:
+    """Which kernels run; those of a plugin where ``plugins`` names it, cut_cross_entropy then unless it is false."""
     chosen = [key for key in _KERNELS if reading.get(key)]
+    plugins = reading.get("plugins", [])
+    named = " ".join(map(str, plugins if isinstance(plugins, list) else [plugins])).lower()
+    if "cut_cross_entropy" in named and reading.get("cut_cross_entropy", True):
+        chosen.append("cut_cross_entropy")
+    if "liger" in named:
+        glu = reading.get("liger_swiglu") and not reading.get("liger_glu_activation")
+        chosen += [key for key in _LIGER if reading.get(key) or (glu and key == "liger_glu_activation")]
+    elif reading.get("liger_fused_linear_cross_entropy"):
+        why = "Only the plugin axolotl.integrations.liger.LigerPlugin reads it, and plugins does not name it."
+        reading.put("training.use_liger_kernel", False, "liger_fused_linear_cross_entropy", why)
     if chosen:
-        reading.put("training.kernels", chosen, chosen[0])
+        reading.put("training.kernels", chosen, next((key for key in chosen if reading.has(key)), "plugins"))
 
 
 def _checkpointing(reading: Reading) -> None:
@@ -441,6 +457,23 @@ def _distribution(reading: Reading) -> None:
         reading.default(
             "training.prepare_for_kbit_training", not sharded, "left out with FSDP and ZeRO-3" if sharded else None
         )
+
+
+def _dtypes(reading: Reading) -> None:
+    """After prepare_model_for_kbit_training, norms and embeddings go back from float32 to the dtype that it trains in
+    (``_configure_embedding_dtypes`` in loaders/model.py); embeddings_skip_upcast leaves these in float32."""
+    quantized = reading.value("quantization.load_in_4bit") or reading.value("quantization.load_in_8bit")
+    if not quantized or reading.knows("training.fsdp"):
+        return
+    tests = [] if reading.get("fp32_norms") else [[["named", "norm"]]]
+    if not (reading.value("quantization.load_in_4bit") and reading.get("embeddings_skip_upcast")):
+        tests.append([["named", *_EMBEDDINGS], ["has", "weight"]])
+    dtype = reading.value("model.dtype")
+    reading.changes += [Change(kind="cast", when="prepared", over="modules", value=dtype, tests=each) for each in tests]
+
+
+_EMBEDDINGS = ("embed_tokens", "lm_head", "embed_in", "embed_out", "word_embeddings")
+"""Names of input and output embeddings (``get_linear_embedding_layers`` in loaders/utils.py)."""
 
 
 def _data(reading: Reading) -> None:

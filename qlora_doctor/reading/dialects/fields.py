@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from ...core.errors import ConfigError
 from ...core.place import Place
 from ...core.pointers import dotted, escaped
-from ...setup.setup import SECTIONS, Asked, KeyNote, Origin, OwnKey, Remark, Setup, Source
+from ...setup.setup import SECTIONS, Asked, Change, KeyNote, Origin, OwnKey, Remark, Setup, Source
 from ...setup.traits import Traits
 from ...tables.conditions import Condition
 from ...tables.keys import MOST_SUGGESTIONS, MOST_UNKNOWN_KEYS, KeyList
@@ -53,9 +53,10 @@ class Reading:
     Attributes:
         data: the file's mapping.
         version: whose defaults are meant, for example ``axolotl 0.18``.
-        stored_keys: what ``Setup`` has under this name.
+        changes, stored_keys: what ``Setup`` has under these names.
         stops_at_unknown_keys: the same.
         by_omegaconf: see ``read_by_omegaconf``.
+        truths_are_numbers: pydantic reads the file, and takes true for 1 and false for 0 where a number stands.
     """
 
     def __init__(
@@ -102,10 +103,12 @@ class Reading:
         self._removed_keys: list[KeyNote] = []
         self._deprecated_keys: list[KeyNote] = []
         self._remarks: list[Remark] = []
+        self.changes: list[Change] = []
         self._pointers: dict[str, str] = {}
         self.stored_keys: dict[str, bool] = {}
         self.stops_at_unknown_keys = False
         self.by_omegaconf = False
+        self.truths_are_numbers = False
         self._tables: list[tuple[str, Table]] = []
         self._brought_about: dict[str, dict[str, None]] = {}
 
@@ -180,12 +183,20 @@ class Reading:
             return
         try:
             value = convert(value) if convert is not None else value
-            value = checked_value(path, value)
+            value = self._checked(path, value)
         except Unreadable as error:
             self._refuse(key, path, value, error.expected, pointer)
             return
         if value is not None:
             self._set(path, value, "explicit", None, pointer)
+
+    def _checked(self, path: str, value: Any) -> Any:
+        if self.truths_are_numbers and isinstance(value, bool):
+            try:
+                return checked_value(path, value)
+            except Unreadable:
+                return checked_value(path, int(value))
+        return checked_value(path, value)
 
     def _refuse(self, key: str, path: str, value: Any, expected: str, pointer: str) -> None:
         sentence = f"{key} must be {expected}, found {describe_value(value)}."
@@ -440,6 +451,7 @@ class Reading:
             duplicate_keys=duplicates,
             string_numbers=string_numbers,
             remarks=self._remarks,
+            changes=self.changes,
             stored_keys=self.stored_keys,
             named_data=named,
             stops_at_unknown_keys=self.stops_at_unknown_keys,

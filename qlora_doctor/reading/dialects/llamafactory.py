@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ...core.versions import version_tuple
-from ...setup.setup import Setup
+from ...setup.setup import SECTIONS, Setup
 from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ...tables.templates import slip_of
 from ..document import Document
+from ..lenient import describe_type
 from .fields import Reading, Table, Writing
 from .refusals import llamafactory as refusals
 from .refusals import refuse
@@ -215,6 +216,8 @@ def conclude(reading: Reading) -> None:
     rank = reading.get("lora_rank", 8)
     if not reading.has("lora_alpha") and isinstance(rank, int):
         reading.default("lora.lora_alpha", 2 * rank, "lora_alpha is twice lora_rank")
+    if reading.get("stage") == "pt":
+        reading.put("training.method", "pretrain", "stage")
     if reading.get("stage") == "dpo":
         loss = str(reading.get("pref_loss", "sigmoid"))
         # Its one stage for pairs holds the methods that need no reference (train/dpo/trainer.py).
@@ -245,8 +248,35 @@ def conclude(reading: Reading) -> None:
     if isinstance(template, str) and not is_template(template) and (near := slip_of(template)) is not None:
         note = f"LLaMA-Factory stops: it has no template {template}; the closest is {near}."
         reading.refused("template-unknown", "template", note)
+    refuse_switched_strategies(reading, "LLaMA-Factory")
+    _refuse_texts_for_numbers(reading)
     refuse(reading, "llamafactory", refusals.COMPUTED)
     refusals.remark(reading, trains_anyway=isinstance(reading, _Board))
+
+
+def refuse_switched_strategies(reading: Reading, trainer: str) -> None:
+    """A bare ``no`` in YAML is false, which IntervalStrategy does not know (transformers, trainer_utils.py)."""
+    for key in ("eval_strategy", "evaluation_strategy", "save_strategy", "logging_strategy"):
+        written = reading.get(key)
+        if isinstance(written, bool):
+            read = str(written).lower()
+            note = f'{trainer} stops: {key} is read as {read} and not as a word; write "no", "steps" or "epoch".'
+            reading.refused("strategy-is-a-switch", key, note)
+
+
+def _refuse_texts_for_numbers(reading: Reading) -> None:
+    """HfArgumentParser.parse_dict converts nothing: a text stays one, and what reckons with it stops."""
+    if isinstance(reading, _Board):
+        return
+    for key, row in _FIELDS.items():
+        value = reading.data.get(key)
+        path = row if isinstance(row, str) else row[0]
+        if not isinstance(value, str) or is_template(value) or f"/{key}" in reading.document.string_numbers:
+            continue
+        section, _, field = path.partition(".")
+        if describe_type(SECTIONS[section].model_fields[field].annotation) in ("a number", "a whole number"):
+            note = f"LLaMA-Factory stops: {key} is the text {value!r} where a number stands, and nothing converts it."
+            reading.refused("text-for-a-number", key, note)
 
 
 def _precision(reading: Reading) -> None:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ConfigError
 from ...setup.setup import Setup
 from ...setup.traits import Traits
 from ..document import Document
+
+if TYPE_CHECKING:
+    from ..python.training_script import TrainingScript
 
 name = "python"
 TRAITS = Traits(
@@ -37,6 +40,8 @@ _TRAINS = re.compile(
     r"(?:Config|Trainer)\b|UnslothTrainer|[ =]Trainer\(|transformers\.Trainer|from trl\.experimental"
 )
 """A trainer of transformers, TRL or Unsloth, or the class of its arguments."""
+_TEACHES = re.compile(r"\.backward\(|\boptim|\bfit\(|\.train\(\s*(?!False)|LoraConfig\(|get_peft_model\(|is_trainable")
+"""What a script has that trains an adapter in a way of its own, or means to."""
 _RUNS = re.compile(r"__main__|\.train\(|\btrain\w*\(")
 _IMPORTS = re.compile(r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import|import[ \t]+([\w.]+))", re.MULTILINE)
 _MOST_LOOKED_INTO = 12
@@ -56,6 +61,21 @@ def recognise(document: Document) -> float:
     if not (adapts or trains):
         return 0.5 if _starts_training(document) else 0.0  # 0: a model that is only used
     return (0.5, 0.9, 0.97)[loads + adapts + trains - 1]
+
+
+def _refuse_inference(script: TrainingScript, document: Document) -> None:
+    """An adapter that is loaded where nothing trains is used, and frozen as it should be.
+
+    Raises:
+        ConfigError: the script is of this kind.
+    """
+    code = script.code
+    if script.continued is None or script.trainer is not None or _TRAINS.search(code) or _TEACHES.search(code):
+        return
+    raise ConfigError(
+        f"{document.path or 'The script'} loads an adapter and starts no training that is known here.",
+        remedy="qlora-doctor adapter FOLDER says whether a stored adapter is whole; check the script that trains.",
+    )
 
 
 def _starts_training(document: Document) -> bool:
@@ -128,6 +148,7 @@ def read(document: Document) -> Setup:
         raise ConfigError(f"{document.path or 'The config'} is neither a Python script nor a notebook.")
     try:
         script, builder = follow_to_setup(document, name, TRAITS)
+        _refuse_inference(script, document)
     except RecursionError:
         raise ConfigError(f"{document.path or 'The script'} cannot be followed.", remedy=_TOO_DEEP) from None
     builder.leave("hardware.count", why="How the script is launched decides.")

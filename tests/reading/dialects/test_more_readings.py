@@ -267,3 +267,32 @@ def test_llamafactory_trains_on_the_last_of_several_adapters(tmp_path: Path, wri
         f"dataset: mine\nadapter_name_or_path: {written}\n"
     )
     assert read_setup(config).model.adapter == "second"
+
+
+_SWIFT = "model: my/model\ntuner_type: lora\nquant_method: bnb\nquant_bits: 4\n"
+_TRL = "model_name_or_path: my/model\nload_in_4bit: true\nuse_peft: true\nlora_r: 16\n"
+_FACTORY = "model_name_or_path: my/model\nfinetuning_type: lora\ntemplate: default\nquantization_bit: 4\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (_SWIFT + "rlhf_type: rm\n", ("reward", "sequence-classification", 1)),
+        (_SWIFT + "task_type: seq_cls\nnum_labels: 3\n", ("sft", "sequence-classification", 3)),
+        (_SWIFT + "task_type: embedding\n", ("embedding", None, None)),
+        (_SWIFT, ("sft", None, None)),
+        (_FACTORY + "stage: pt\n", ("pretrain", None, None)),
+        (_TRL + "desirable_weight: 1.3\n", ("kto", None, None)),
+        (_TRL + "center_rewards_coefficient: 0.01\n", ("reward", None, None)),
+        (_TRL + "num_generations: 4\nscale_rewards: false\n", ("grpo", None, None)),
+        (_TRL + "num_generations: 4\n", (None, None, None)),  # or RLOO's
+        (_FACTORY + "stage: rm\n", ("rm", None, None)),  # a value head of its own, not trl's RewardTrainer
+    ],
+)
+def test_what_a_task_makes_of_method_and_head(
+    tmp_path: Path, text: str, expected: tuple[str, str | None, int | None]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    setup = read_setup(file)
+    assert (setup.training.method, setup.model.task, setup.model.num_labels) == expected
