@@ -42,7 +42,7 @@ attributeerror typeerror valueerror keyerror runtimeerror importerror indexerror
 keyword unexpect got fail
 """
 _FRAME = frozenset(_FRAME_WORDS.split())
-"""Words, as ``tokens`` gives them, in which errors of all kinds are told: they say little of which one it is."""
+"""Words, as ``tokens`` gives them, that errors of all kinds use: they say little about which one it is."""
 _FRAME_WEIGHT = 0.25
 _LEAST_COVERED = 0.3
 """Share of a question's weight that a page has to hold, so that it is not named for a word or two."""

@@ -20,7 +20,7 @@ _STRIDE = 2048
 
 
 MOST_HELD = 20
-"""Kinds of storages that are told of a phase; the others are counted together."""
+"""Kinds of storages that are listed for a phase; the others are counted together."""
 
 
 _NEVER_HIGHEST = ("prepare", "adapter")

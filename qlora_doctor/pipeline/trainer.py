@@ -34,7 +34,7 @@ _REPLACED = {
 }
 STAND_IN = "adamw_torch"
 """Steps for an optimizer that does not run on the CPU; of its updates nothing can be said."""
-# One process on one device: what spreads or compiles the model is left out, and told.
+# One process on one device: what spreads or compiles the model is left out, and reported.
 _LEFT_OUT = ("fsdp", "fsdp_config", "deepspeed", "ddp_find_unused_parameters", "torch_compile")
 _DATA_ARGUMENTS = {"max_length", "dataset_text_field", "completion_only_loss"}
 

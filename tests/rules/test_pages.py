@@ -56,6 +56,12 @@ def test_ids_of_failures_are_those_of_the_catalogue() -> None:
     assert {entry["id"] for entry in json.loads(CATALOGUE.read_text(encoding="utf-8"))} == FAILURES
 
 
+def test_thresholds_are_those_that_were_decided() -> None:
+    """Examples stand well on either side of a threshold; where exactly it lies is written down once more here."""
+    decided = (Path(__file__).parent / "thresholds.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert [f"{rule.id} {name} {param.default}" for rule in rules() for name, param in rule.params.items()] == decided
+
+
 def test_folder_holds_pages_and_healthy_facts_alone() -> None:
     assert {path.name for path in RULES.iterdir()} == {path.name for path in PAGES} | {HEALTHY}
     assert not [problem for problem in lint_pages(RULES) if "Two pages" in problem.message]

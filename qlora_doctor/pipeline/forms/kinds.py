@@ -68,7 +68,7 @@ class FormedSet:
         asked_roles_missing: of the roles that are to be trained, those that no row has.
         trains_all: every turn is trained, whatever its role.
         not_followed: why they are not formed here, where nothing is known to be wrong with them.
-        tokens_unseen: why its rows have no tokens here, where the rest of them is told.
+        tokens_unseen: why its rows have no tokens here, where the rest of them is reported.
         told_by_trainer: its rows are the trainer's own alone, so that what it reads of them is not known here.
     """
 

@@ -51,7 +51,7 @@ class Observer:
     Args:
         model: as it is trained, adapter attached.
         timeline: says what phase is under way.
-        progress: told in words what is being done.
+        progress: is called with what is being done, in words.
     """
 
     model: nn.Module

@@ -104,7 +104,7 @@ _KAGGLE = {"nvidiaTeslaT4": "T4", "nvidiaTeslaP100": "P100", "nvidiaL4": "L4", "
 
 def _asked_card(data: Any) -> str | None:
     """The card that a notebook was saved with: ``metadata.colab.gpuType``, or Kaggle's accelerator; None: neither is
-    told, it is no card that is known here, or the notebook's own text and output speak of other cards alone."""
+    given, it is no card that is known here, or the notebook's own text and output speak of other cards alone."""
     metadata = data.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
 

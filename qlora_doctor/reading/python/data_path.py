@@ -308,7 +308,7 @@ def _expressions(tree: ast.Module) -> dict[str, str]:
 
 
 def _responses(tree: ast.Module) -> dict[str, str] | Literal["unknown"] | None:
-    """What Unsloth's train_on_responses_only is told of the turns' beginnings; ``unknown`` where that is not plain."""
+    """The turns' beginnings, as Unsloth's train_on_responses_only gets them; ``unknown`` where that is not plain."""
     call = next(
         (
             each

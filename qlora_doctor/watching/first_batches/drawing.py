@@ -251,7 +251,7 @@ def _first_rows(dataset: Any, most: int = ROWS) -> list[Mapping[str, Any]]:
         return []
     try:
         found = list(islice(_each(dataset), most))
-    except Exception:  # the loader has told what is wrong
+    except Exception:  # the loader has said what is wrong
         return []
     return [row for row in found if isinstance(row, Mapping)]
 

@@ -26,7 +26,7 @@ class Noted:
         makers: column → the function that wrote it last, in words.
         loaders: that were iterated, the last one last.
         sampled: True where the script was given a part of a large data set.
-        limits: lengths at which the tokenizer was told to cut.
+        limits: lengths at which the tokenizer was set to cut.
         emptied: the filter that left no row last, in words.
         handed: the first row that a library's function was mapped over: as the trainer is given it.
     """
