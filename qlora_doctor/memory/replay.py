@@ -49,7 +49,6 @@ class Replayed:
     run: (peak allocated, peak reserved) by part of the run: ``load``, ``step``, where there are any ``evaluation``,
         ``generation`` (within a step) and ``save``.
     peak_phase: the part of the run with the highest peak reserved, of equal ones that with the highest allocated.
-    step_phase: the phase within a step with its highest allocation.
     breakdown: bytes in use at the moment of the highest allocation of the run, by :data:`~.tape.CATEGORIES`.
     step_breakdown: the same for the highest allocation of a step.
     phases: (peak allocated, peak reserved) by phase, over the load and all steps.
@@ -63,7 +62,6 @@ class Replayed:
     steps: list[tuple[int, int]]
     run: dict[str, tuple[int, int]]
     peak_phase: str
-    step_phase: str
     breakdown: dict[str, int]
     step_breakdown: dict[str, int]
     phases: dict[str, tuple[int, int]]
@@ -132,7 +130,6 @@ def replay(
         steps=peaks,
         run=parts,
         peak_phase=_decides(parts),
-        step_phase=run.best.phase,
         breakdown=breakdown(max(best, key=lambda part: parts[part][0])),
         step_breakdown=breakdown("step"),
         phases=run.phase_peaks,

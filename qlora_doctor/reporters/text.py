@@ -75,9 +75,9 @@ def render(report: Report, *, color: bool = False, width: int = 100, verbose: bo
     return "\n\n".join(blocks) + "\n"
 
 
-def render_all(reports: Sequence[Report], *, color: bool = False, width: int = 100) -> str:
+def render_all(reports: Sequence[Report]) -> str:
     """Several reports, one after the other."""
-    return "\n".join(render(report, color=color, width=width) for report in reports)
+    return "\n".join(map(render, reports))
 
 
 def render_stage(stage: str, *, color: bool = False, width: int = 100) -> str:

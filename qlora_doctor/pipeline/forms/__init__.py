@@ -100,7 +100,7 @@ def follow(
     if tokenizer is not None:
         trainer.prepare(tokenizer, settings)
     limit, long_rows = trainer.limits(settings)
-    followed = Followed([], [], f"qlora-doctor after {trainer.name}", limit=limit, long_rows=long_rows)
+    followed = Followed([], [], f"qlora-doctor after {trainer.name}", limit=limit)
     followed.tokenizer, followed.packing = tokenizer, bool(settings.get(trainer.packing))
     share = max(32, rows // len(named))
     reads: list[Read] = []

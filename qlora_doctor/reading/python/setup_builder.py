@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from ...setup.setup import SECTIONS, Change, KeyNote, LibraryUse, NamedData, NotFollowed, Origin, Remark, Setup
@@ -139,14 +139,10 @@ class SetupBuilder:
             if path not in self._origins:
                 self.unknown(path, why)
 
-    def leave_rest(self, *sections: str, why: str, but: Collection[str] = ()) -> None:
-        """Say of all that was not set in these sections that it cannot be known.
-
-        Args:
-            but: names whose silence is known to mean the library's default.
-        """
+    def leave_rest(self, *sections: str, why: str) -> None:
+        """Say of all that was not set in these sections that it cannot be known."""
         for section in sections:
-            names = (field for field in SECTIONS[section].model_fields if field != "extra" and field not in but)
+            names = (field for field in SECTIONS[section].model_fields if field != "extra")
             self.leave(*(f"{section}.{name}" for name in names), why=why)
 
     def extra(self, section: str, name: str, value: Value) -> None:
