@@ -196,7 +196,7 @@ class ConfigFacts(Fact):
     method: str | None = None
     """``sft``, ``dpo``, ``pretrain``, …; None where a command or a script decides."""
     compares_answers: bool | None = None
-    """True for preference and reinforcement methods; False also where the method is not given and no word of a
+    """True for preference and reinforcement methods; False also where the method is not told and no word of a
     home-made file speaks of one."""
     loss_type: str | None = None
     """As the config sets it, several joined by commas; None where it is silent or unknown."""

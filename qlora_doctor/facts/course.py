@@ -111,7 +111,7 @@ class CourseFacts(Fact):
     untrained_value: str | None = None
     """``ln-vocabulary``, ``ln-labels`` or ``ln-2`` where the loss stays there, else ``none``."""
     pairs_told_apart_from: float | None = None
-    """Of preference training, the step from which on the loss is below 0.01 and every pair is in order; 0 where it
+    """Of preference training, the step from which on the loss is below 0.01 and every pair is told apart; 0 where it
     is not so for half of the run."""
     pairs_margin: float | None = None
     """The last margin between the rewards of a pair."""

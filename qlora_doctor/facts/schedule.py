@@ -45,7 +45,7 @@ class ScheduleFacts(Fact):
     updates_per_epoch: int | None = None
     updates: int | None = None
     updates_at_most: int | None = None
-    """The same where the number of ranks is not known, or how many rows are left out: more of both make fewer."""
+    """The same where nobody told how many ranks there are, or how many rows are left out: more of both make fewer."""
     warmup_updates: int | None = None
     warmup_unused: bool | None = None
     """True where a warm-up is set and the schedule is ``constant``, which has none."""

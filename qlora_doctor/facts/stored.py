@@ -212,7 +212,7 @@ class StoredFacts(Fact):
     """True where folder and base have different chat templates."""
 
     training_source: str | None = None
-    """The source for the tokenizer of the training: a report, a checkpoint, an adapter's folder, or the config."""
+    """What told of the tokenizer of the training: a report, a checkpoint, an adapter's folder, or the config."""
     training_differences: list[str] | None = None
     """In what the folder's tokenizer is not that of the training, one sentence each; None where nothing says it."""
     stops_missing: list[str] | None = None
