@@ -11,6 +11,7 @@ from ..facts.memory import Saving as SavingFact
 from ..setup.resolved import Taken
 from ..tables.cards import Card, UnknownCard, card_for_memory, find_card, match_device, parse_memory
 from . import UNFINISHED, Progress, Tell, tell_nobody
+from .kernel_switches import Unsloth
 
 if TYPE_CHECKING:
     from ..facts.environment import Gpu
@@ -218,7 +219,8 @@ def allocator_assumptions(setup: Setup) -> list[str]:
     said = []
     by_trainer = setup.hardware.expandable_segments and not settings and not _says_itself(setup)
     if by_trainer:
-        said.append(f"The allocator has expandable_segments:True, which {setup.dialect_version} sets.")
+        by = "Unsloth" if Unsloth.of(setup) is not None else setup.dialect_version
+        said.append(f"The allocator has expandable_segments:True, which {by} sets.")
     if by_trainer and machine_for(setup, None).torch < (2, 9):
         said.append("With this torch it also sets roundup_power2_divisions:16, which is not part of the prediction.")
     if not _says_itself(setup) and "expandable_segments" in settings:

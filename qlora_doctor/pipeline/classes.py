@@ -8,6 +8,7 @@ from typing import Any
 from ..core.errors import StageError
 from ..setup.resolved import Taken
 from ..setup.setup import Setup
+from ..tables.known_arguments import TASK_OF_PEFT
 from .architecture import Architecture
 
 AUTO_CLASSES: dict[str, tuple[str, ...]] = {
@@ -31,13 +32,6 @@ _LABELLED = {
     "ForQuestionAnswering": "question-answering",
 }
 """Ends of class names that tell what the labels are."""
-_OF_TASK_TYPE = {
-    "SEQ_2_SEQ_LM": "seq2seq-lm",
-    "SEQ_CLS": "sequence-classification",
-    "TOKEN_CLS": "token-classification",
-    "QUESTION_ANS": "question-answering",
-}
-"""PEFT's CAUSAL_LM is written for models with images and encoders as well: it tells no class."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ def loader_of(setup: Setup, architecture: Architecture) -> Loader:
     fits = isinstance(architecture.config, getattr(own_class, "config_class", None) or object)
     if own_class is not None and not remote and ((_trains(own) and fits) or Taken(setup).trainer == "trl"):
         return _of_class(own_class)
-    wanted = _OF_TASK_TYPE.get(str(setup.lora.task_type))
+    wanted = TASK_OF_PEFT.get(str(setup.lora.task_type))
     tasks = [wanted] if wanted is not None else []
     tasks += [task for task in AUTO_CLASSES if task != wanted and task not in _LABELLED.values()]
     for task in tasks:

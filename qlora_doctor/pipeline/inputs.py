@@ -179,6 +179,15 @@ def token_rows(model: Any, rows: int, length: int) -> torch.Tensor:
     return usable[draws]
 
 
+def needed_media(model: Any) -> list[str]:
+    """Arguments for images and sound that the model's forward has no default for (BLIP-2's ``pixel_values``)."""
+    taken = inspect.signature(type(_base(model)).forward).parameters.values()
+    return [each.name for each in taken if each.default is each.empty and _MEDIUM.search(each.name)]
+
+
+_MEDIUM = re.compile(r"pixel|image|video|audio|speech|input_features|input_values")
+
+
 def synthetic_labels(model: Any, ids: Any) -> Any:
     """Labels for token ids as the model's head takes them: one class a sample or token, one number, or the ids.
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from ..core.errors import UsageError
 from ..core.folders import user_cache
 from ..core.report import RUN_STAGES, Report, StageRecord
 from ..facts import Facts
-from ..watching.records import Options, Training, trainings
+from ..watching.records import HEARD, Options, Training, trainings
 from .cache import cache_folder
 from .observer import Observer
 from .session import CheckOptions, Session
@@ -39,6 +40,10 @@ _CUT_OFF = (
     "without Python's own exit."
 )
 UNSEEN = "No process of the command trained a model that could be watched."
+_UNHEARD = (
+    "No process of the command imported torch within the watching: none imports it, or its Python was started with -E, "
+    "-I or -S, or in another environment."
+)
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,17 @@ def records_folder(asked: Path | None) -> Iterator[tuple[Path, bool]]:
         UsageError: it cannot be made.
     """
     if asked is not None or os.environ.get("QLORA_DOCTOR_RUNS") or cache_folder() is not None:
-        yield new_folder(asked), True
-        return
-    with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder), False
+        try:
+            folder = new_folder(asked)
+        except UsageError as error:
+            if asked is not None:
+                raise
+            sys.stderr.write(f"qlora-doctor: {error.message} The records of this run are not kept.\n")
+        else:
+            yield folder, True
+            return
+    with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as passing:
+        yield Path(passing), False
 
 
 def new_folder(asked: Path | None = None) -> Path:
@@ -228,7 +240,8 @@ def reports_of(
     written = trainings(folder)
     found = groups([each for each in written if each.number])
     if not found:
-        return [_unseen(written, check, ended, command, options.setup)]
+        reason = UNSEEN if (folder / HEARD).exists() else _UNHEARD
+        return [_unseen(written, check, ended, command, options.setup, reason)]
     last = len(found) - 1
     return [
         _report(group, options, check, ended if number == last else None, command, len(found))
@@ -416,16 +429,19 @@ def _unseen(
     ended: Ended | None,
     command: Sequence[str],
     given: Setup | None,
+    reason: str,
 ) -> Report:
     """The report of a command that trained nothing that could be watched.
 
     Args:
+        reason: why nothing was seen of one that ended well.
         written: by processes that an exception ended before they trained.
     """
     from ..facts import RunFacts
 
     failed = ended is not None and ended.code != 0
-    reason = f"The command ended with exit code {ended.code} before it trained." if failed and ended else UNSEEN
+    if failed and ended:
+        reason = f"The command ended with exit code {ended.code} before it trained."
     run, setup, facts = RunFacts(), given, Facts()
     records: list[StageRecord] = []
     if failed:

@@ -149,6 +149,7 @@ def data(run: Run) -> None:
     from ..pipeline.forms import NotFollowedForm, is_followed
     from ..pipeline.forms.script import way_of
     from ..pipeline.own_code.finding import find_trainer
+    from ..pipeline.samples import form_is_known
     from ..probes.data.look import see_data
     from ..setup.named import not_looked_at, why_not_looked_at
 
@@ -160,6 +161,10 @@ def data(run: Run) -> None:
             why, remedy = why_not_looked_at(run.setup)
             raise Skipped(why, remedy or _run_data(run))
         _without_a_model(run)
+    if not form_is_known(run.setup) and not is_followed(run.setup):
+        raise Skipped(
+            f"The samples are not looked at: what a trainer of {run.setup.training.method} takes is not known."
+        )
     try:
         own = find_trainer(run.setup, run.job.options.trainer_python)
         seen = see_data(run.setup, run.progress, offline=run.offline, own=own)

@@ -207,3 +207,16 @@ def test_a_prompt_goes_to_the_encoder_and_its_completion_to_the_decoder(tmp_path
         "".join(part.text for part in seen.shown[0].segments if part.kind == kind) for kind in ("masked", "trained")
     ]
     assert "Name" in parts[0] and "It is" in parts[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("Blip2ForConditionalGeneration", ["pixel_values"]), ("LlavaForConditionalGeneration", []), ("T5Model", [])],
+)
+def test_media_that_a_forward_has_no_default_for(name: str, wanted: list[str]) -> None:
+    import transformers
+
+    from qlora_doctor.pipeline.inputs import needed_media
+
+    kind = getattr(transformers, name)
+    assert needed_media(kind.__new__(kind)) == wanted

@@ -204,7 +204,9 @@ def read_named(setup: Setup, named: NamedData, rows: int, *, offline: bool = Tru
     written = named.files or ([_HOW_MANY.sub("", named.name)] if named.name else [])
     paths = [path for each in written if (path := resolve(setup, each)) is not None]
     if paths and len(paths) == len(written):
-        files = [file for path in paths for file in files_below(Path(path))]
+        as_folder = named.kind != "registry" and not named.files
+        by_split = (named.split or ("train" if named.role == "train" else None)) if as_folder else None
+        files = [file for path in paths for file in files_below(Path(path), by_split)]
         if not files:
             raise NotFollowedForm(f"{paths[0]} holds no file of a kind that is read.")
         return read_files(files, rows, named.split)

@@ -34,6 +34,8 @@ _ROLES = {
     **dict.fromkeys(("tool", "tool_response", "function_response", "observation", "observations"), "tool"),
 }  # fmt: skip
 _TOLD = {"tool_call": "assistant"}
+_DROPPED = ("reasoning_content", "thinking")
+"""Keys of a message that ms-swift leaves out."""
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 
 
@@ -149,14 +151,16 @@ def _conversation(row: Mapping[str, Any], told: FormedSet, written: Mapping[str,
         return found
     if of_turn(turns[0], ROLE) == "system":
         found = []
-    for turn in turns:
-        role, content, calls = of_turn(turn, ROLE), of_turn(turn, CONTENT), turn.get("tool_calls")
-        told.roles[str(role)] = told.roles.get(str(role), 0) + 1
-        known = _ROLES.get(str(role).replace("-", "_"))
-        if known is None:
-            told.roles_unknown[str(role)] = told.roles_unknown.get(str(role), 0) + 1
-            return None
-        marked = {key: turn[key] for key in ("loss", "loss_scale") if turn.get(key) is not None}
+    roles = [str(of_turn(turn, ROLE)) for turn in turns]
+    unknown = [role for role in roles if role.replace("-", "_") not in _ROLES]
+    told.roles.update(Counter(told.roles) + Counter(roles))
+    told.roles_unknown.update(Counter(told.roles_unknown) + Counter(unknown))
+    if unknown:
+        return None
+    for turn, role in zip(turns, roles, strict=True):
+        content, calls = of_turn(turn, CONTENT), turn.get("tool_calls")
+        known = _ROLES[role.replace("-", "_")]
+        marked = {key: turn[key] for key in ("loss", "loss_scale", *_DROPPED) if turn.get(key) is not None}
         if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
             if any(part.get("type") != "text" for part in content):
                 found.append({"role": known, "content": "", "media": True})

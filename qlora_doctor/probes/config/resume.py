@@ -57,9 +57,16 @@ def resume_facts(
         lora_r=rank,
         rank_differs=None if rank is None or now is None or known.pattern_ranks is not False else rank != now,
         differs=_differences(folder, state, get, known, ranks),
+        stateless=_is_stateless(folder),
         unusable="none",
         absent="none",
     )
+
+
+def _is_stateless(folder: Path) -> bool:
+    """Trainer keeps both in files of these names, DeepSpeed in a folder, FSDP in one of its own."""
+    kept = ("optimizer", "scheduler", "global_step", "pytorch_model_fsdp", "opt")
+    return not any(each.name.startswith(kept) for each in folder.iterdir())
 
 
 def _unusable(setup: Setup, folder: Path | None) -> str | None:

@@ -126,18 +126,19 @@ class _Look:
         if samples is not None and samples.format in COMPARED:
             self.known |= compared_facts(setup, samples, architecture, tokenizer)
             return
-        batches = make_batches(uncut(setup), StandIn(architecture.config), tokenizer, rows=ROWS, samples=samples)
+        config = _classifying(setup, architecture, self.way, tokenizer) if _classifies(setup) else architecture.config
+        stand_in = StandIn(config or architecture.config)
+        batches = make_batches(uncut(setup), stand_in, tokenizer, rows=ROWS, samples=samples)
         if self.way is not None and of_tensors(batches.dataset[0]):
             self.known["source"], self.batch = self.way.name, BatchFacts(rows=len(batches.dataset), dimensions=3)
             return
         refuse_unprepared(setup, batches)
-        self._look_at(batches, architecture, tokenizer)
+        self._look_at(batches, architecture, tokenizer, config)
 
-    def _look_at(self, batches: Batches, architecture: Architecture, tokenizer: Any) -> None:
+    def _look_at(self, batches: Batches, architecture: Architecture, tokenizer: Any, config: Any) -> None:
         """What is true of the rows as the trainer prepares, cuts and collates them."""
         setup, known, way = self.setup, self.known, self.way
         classifies = _classifies(setup)
-        config = _classifying(setup, architecture, way, tokenizer) if classifies else architecture.config
         look = BatchLook(tokenizer, config)
         limit = limit_of(setup, architecture)
         full = prepared(uncut(setup), batches, architecture, streams=True)

@@ -22,7 +22,7 @@ def sample_facts(batches: Batches, tokenizer: Any = None) -> dict[str, Any]:
     if samples is None:
         return {}
     read = len(samples.rows)
-    rows = [_parts(samples, row) for row in samples.rows[:ROWS]]
+    rows = [_parts(samples, row, tokenizer) for row in samples.rows[:ROWS]]
     lost = [found for row in samples.rows[:ROWS] if (found := _lost(tokenizer, row)) is not None]
     return {
         **facts_of_texts(rows),
@@ -90,7 +90,7 @@ def _opened(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int | None:
     return sum(text.removesuffix(tokenizer.eos_token or "").rstrip().endswith(head) for text in texts)
 
 
-def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
+def _parts(samples: Samples, row: Mapping[str, Any], tokenizer: Any) -> FormedRow:
     """What is asked and what is answered, as text, of a row of any format of TRL's."""
     messages: list[dict[str, Any]] | None = None
     if samples.format == "messages":
@@ -107,6 +107,9 @@ def _parts(samples: Samples, row: Mapping[str, Any]) -> FormedRow:
         if all(isinstance(part, list) for part in parts):
             messages = [turn for part in parts for turn in part or [] if isinstance(turn, dict)]
         prompt, answer = _as_text(row.get("prompt")), _as_text(row.get("completion"))
+    elif samples.format == "tokens":
+        text = "" if tokenizer is None else tokenizer.decode(row["input_ids"])
+        prompt, answer = "", text.strip("\ufffd")  # a letter that is cut in two is no fault of the text
     else:
         prompt, answer = "", _as_text(row.get(samples.text_field, row))
     identity = f"{prompt}\0{answer}"

@@ -171,12 +171,9 @@ def _refused_call(use: LibraryUse) -> RefusedCall | None:
 
 
 def _raised(made: Any, arguments: dict[str, Any]) -> Exception | None:
-    if made.__name__ in ("LoraConfig", "BitsAndBytesConfig"):
-        outside: dict[str, Any] = {}
-    else:
-        outside = {"output_dir": "out", "use_cpu": True, "report_to": "none"}
-        taken = inspect.signature(made).parameters
-        outside = {name: value for name, value in outside.items() if name in taken}
+    taken = inspect.signature(made).parameters
+    outside = {"output_dir": "out", "use_cpu": True, "report_to": "none"}
+    outside = {name: value for name, value in outside.items() if name in taken}
     try:
         config = made(**outside, **arguments)
         if "lr_scheduler_type" in arguments:

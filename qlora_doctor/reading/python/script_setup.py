@@ -16,6 +16,7 @@ from .own_functions import note_own_functions
 from .parts import read_adapter, read_data, read_load, read_quantization
 from .setup_builder import SetupBuilder
 from .slips_in_loops import note_loops
+from .slips_with_adapters import note_adapter_slips
 from .source import read_source
 from .statements import read_statements
 from .training import by_card, order_of, read_training
@@ -40,6 +41,7 @@ _READERS: tuple[Callable[[TrainingScript, SetupBuilder], None], ...] = (
     note_given_data,
     note_inner_model,
     note_loops,
+    note_adapter_slips,
     lambda _, builder: by_card(builder),
     check_keywords,
     note_uses,

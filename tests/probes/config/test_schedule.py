@@ -256,6 +256,23 @@ def test_another_rank_batch_or_number_of_processes(tmp_path: Path) -> None:
     assert "QD168" not in skipped
 
 
+def test_a_checkpoint_without_the_state_of_optimizer_and_schedule(tmp_path: Path) -> None:
+    """What ``save_only_model`` leaves."""
+    made = checkpoint(tmp_path)
+    again = {"resume_from_checkpoint": "out/checkpoint-60", "max_steps": 120}
+    assert "counts on from update 60" in native(tmp_path, **again)["told"]["QD258"]
+    (made / "optimizer.pt").write_bytes(b"")
+    assert "QD258" not in native(tmp_path, **again)["told"]
+
+
+def test_epochs_that_max_steps_goes_before(tmp_path: Path) -> None:
+    rows(tmp_path, 100)
+    told = native(tmp_path, per_device_train_batch_size=2, max_steps=60, num_train_epochs=3)["told"]
+    assert told["QD626"].endswith("max_steps goes before num_train_epochs, which would be 150.")
+    assert "QD626" not in native(tmp_path, per_device_train_batch_size=2, max_steps=60)["told"]
+    assert "QD626" not in native(tmp_path, per_device_train_batch_size=2, max_steps=-1, num_train_epochs=3)["told"]
+
+
 def test_the_seed_of_a_real_checkpoint_is_read_without_running_it(tmp_path: Path) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     made = checkpoint(tmp_path)
