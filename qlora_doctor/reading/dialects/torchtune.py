@@ -17,7 +17,9 @@ from .fields import Reading, Table
 from .values import dtype, text
 
 name = "torchtune"
-TRAITS = Traits(own_loop="torchtune", own_options=True, folders_only=True, data_key="dataset", forms=name)
+TRAITS = Traits(
+    own_loop="torchtune", own_model=True, own_options=True, folders_only=True, data_key="dataset", forms=name
+)
 _VERSION = "torchtune 0.6.1"
 _OWN_RECIPE = "torchtune's own recipe trains; it has no such option."
 
