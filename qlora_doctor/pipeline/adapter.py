@@ -28,7 +28,7 @@ _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 def lora_config(setup: Setup, notes: list[str] | None = None) -> Any:
     """PEFT's ``LoraConfig`` with what the setup says and nothing else.
 
-    A field that the installed PEFT does not know is left out and told in ``notes``.
+    A field that the installed PEFT does not know is left out and named in ``notes``.
 
     Raises:
         StageError: kind ``invalid-config``: a value that LoraConfig refuses.

@@ -254,7 +254,7 @@ def _is_before_transformers_5(script: TrainingScript) -> bool:
 
 
 def _read_unsloth_bits(load: Made, builder: SetupBuilder) -> None:
-    """FastLanguageModel.from_pretrained: 4-bit unless told otherwise, NF4 with double quantization."""
+    """FastLanguageModel.from_pretrained: 4-bit unless set otherwise, NF4 with double quantization."""
     for name, path in _SWITCHED.items():
         builder.take(path, load.arguments.get(name), place_of(load, name), switch)
     builder.head("quantization", place_of(load, "load_in_4bit"))
