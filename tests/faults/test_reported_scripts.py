@@ -787,6 +787,24 @@ def test_an_adapter_is_trained_on(
     assert found(report, "error") == ({rule} if rule else set()), told(report)
 
 
+def test_a_second_adapter_is_added_to_the_model_that_has_one(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``get_peft_model`` wraps it once more, and what is stored has the names of two wrappers."""
+    (tmp_path / "base").symlink_to(tiny_llama, target_is_directory=True)
+    make_data(tmp_path / "rows.jsonl", "prompt-completion")
+    (tmp_path / "old").mkdir()
+    load = "model = PeftModel.from_pretrained(model, 'old', adapter_name='old')\n"
+    script = tmp_path / "train.py"
+    for second, told_then in (
+        ("model = get_peft_model(model, peft_config, adapter_name='new')", {"QD351"}),
+        ("model.add_adapter('new', peft_config)\nmodel.set_adapter('new')", set()),
+    ):
+        script.write_text(PLAIN.replace("model = get_peft_model(model, peft_config)", load + second))
+        report = check_here(script, monkeypatch, stages=("config",))
+        assert found(report, "warning") == told_then, told(report)
+
+
 def test_what_is_attached_after_the_preparation_trains(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

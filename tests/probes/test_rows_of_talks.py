@@ -99,6 +99,7 @@ def test_pairs() -> None:
 
     good = [{"chosen": said("q", "a"), "rejected": said("q", "bb")}]
     assert pair_facts(good) == {
+        "pairs_seen": len(good),
         "identical_pairs": 0,
         "longer_chosen_ratio": 0.0,
         "pairs_of_two_prompts": 0,

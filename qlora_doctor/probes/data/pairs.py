@@ -30,6 +30,7 @@ def pair_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _of_pairs(pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
     longer = [len(as_text(chosen)) > len(as_text(rejected)) for chosen, rejected in pairs]
     return {
+        "pairs_seen": len(pairs),
         "identical_pairs": sum(_answer(chosen) == _answer(rejected) for chosen, rejected in pairs),
         "longer_chosen_ratio": statistics.fmean(longer),
         "pairs_of_two_prompts": sum(of_two_prompts(chosen, rejected) for chosen, rejected in pairs),

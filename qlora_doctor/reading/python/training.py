@@ -411,6 +411,8 @@ def _remark_loaded(builder: SetupBuilder, loaded: Step, again: Step) -> None:
     """PEFT initialises the layers of an adapter's name again, whatever they hold (peft/tuners/lora/layer.py)."""
     names = {adapter_name(loaded), adapter_name(again)}
     if len(names) != 1 or None in names:
+        if None not in names:  # a PeftModel in a PeftModel, whose stored names fit no base
+            _remark_twice(builder, again.call, "get_peft_model")
         return
     first, second = (builder.source.where(step.call.node) for step in (loaded, again))
     note = (
