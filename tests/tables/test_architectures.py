@@ -90,16 +90,19 @@ def check_count(architecture: Architecture) -> None:
     )
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("model_id", REPRESENTATIVE)
 def test_builds_with_the_published_parameter_count(model_id: str) -> None:
     check_count(known(model_id))
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("model_id", [each for each in ARCHITECTURE_IDS if each not in REPRESENTATIVE])
 def test_every_other_entry_builds_with_the_published_parameter_count(model_id: str) -> None:
     check_count(known(model_id))
 
 
+@pytest.mark.torch
 def test_every_variant_builds_with_the_count_of_its_entry() -> None:
     seen: set[str] = set()
     for model_id in ARCHITECTURE_IDS:
