@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import struct
 import sys
@@ -51,6 +52,8 @@ def _smaller(png: bytes) -> bytes:
 
 def main() -> None:
     """Write docs/report.png."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+
     from base64 import b64decode, b64encode
 
     from playwright.sync_api import sync_playwright

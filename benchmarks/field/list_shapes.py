@@ -31,6 +31,10 @@ PROBES: dict[str, list[Any]] = {
 }
 BEGINNINGS = {"chat_template": "tokenizer_default_fallback_"}
 """Texts that a pattern in the schema takes."""
+SWITCHES = ("xformers", "sage", "flex", "flash", "sdp", "eager")
+"""Older ``…_attention`` keys: what is true of them becomes attn_implementation before they are looked at."""
+ITEMS = {"sft": "SFTDataset", "dpo": "DPODataset", "kto": "KTODataset"}
+"""Kind of training → what ``validate_config`` makes of each item of ``datasets``."""
 UNIONS = ("SFTDataset", "DPODataset", "KTODataset", "StepwiseSupervisedDataset", "SyntheticDataset")
 TYPES = ("UserDefinedPrompterType", "UserDefinedDPOType", "UserDefinedKTOType")
 OF_METHODS = ("dpo", "kto", "orpo")
@@ -99,14 +103,20 @@ def main(checkout: Path) -> None:
 
     listed = json.loads(KEYS.read_text("utf-8"))
     validators = AxolotlInputConfig.__pydantic_decorators__.field_validators.values()
-    rewritten = {name for each in validators if each.info.mode != "after" for name in each.info.fields}
+    rewritten = {f"{kind}_attention" for kind in SWITCHES}
+    rewritten |= {name for each in validators if each.info.mode != "after" for name in each.info.fields}
+    fields_by_key = {field.alias or name: field for name, field in AxolotlInputConfig.model_fields.items()}
     shapes = {
         name: found
-        for name, field in sorted(AxolotlInputConfig.model_fields.items())
+        for name, field in sorted(fields_by_key.items())
         if name in listed["keys"] and name not in rewritten and (found := shape(field)) is not None
     }
     for name, beginning in BEGINNINGS.items():
         shapes[name] += f" ~{beginning}"
+
+    def items(name: str) -> dict[str, str]:
+        made = getattr(datasets, name).model_fields.items()
+        return {key: found for key, field in sorted(made) if (found := shape(field)) is not None}
 
     def fields(*classes: str) -> list[str]:
         return sorted({name for each in classes for name in getattr(datasets, each).model_fields})
@@ -116,6 +126,7 @@ def main(checkout: Path) -> None:
         "version": listed["version"],
         "keys": shapes,
         "dataset": fields(*UNIONS),
+        "dataset_items": {kind: items(name) for kind, name in ITEMS.items()},
         "dataset_type": fields(*TYPES),
         "strategies": strategies(checkout / "src" / "axolotl" / "prompt_strategies"),
         "older_strategies": sorted(DATASET_HANDLERS),

@@ -30,6 +30,8 @@ ALLOCATED, RESERVED, EVALUATION = 4.0, 10.0, 5.0
 WIDER = {"grpo": 8.0, "rloo": 8.0, "compile": 8.0}
 """Kinds for which allocated may be further off."""
 GIB = 2**30
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""What an adapter is put on where a case of axolotl or Unsloth says no more."""
 TRL = ("dpo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo")
 """Methods that trl's own trainers train by."""
 
@@ -161,9 +163,66 @@ def config_of(case: dict[str, Any], ranks: int, folder: Path) -> dict[str, Any]:
     return config
 
 
+def axolotl_of(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """axolotl's config of a case that was measured with its code: kernels, and dtypes as its loader leaves them."""
+    config: dict[str, Any] = {
+        "base_model": str(folder), "adapter": "qlora", "load_in_4bit": True, "bf16": True,
+        "lora_r": case.get("r", 16), "lora_alpha": 32, "lora_dropout": case["dropout"],
+        "lora_target_modules": case["targets"], "datasets": [{"path": "rows.jsonl", "type": "alpaca"}],
+        "micro_batch_size": case["bs"], "sequence_len": case["seq"], "learning_rate": 1e-4,
+        "gradient_accumulation_steps": case.get("accum", 1), "optimizer": case.get("optim", "adamw_torch_fused"),
+        "gradient_checkpointing": case.get("gc", True),
+        "gradient_checkpointing_kwargs": {"use_reentrant": case.get("reentrant", False)},
+    }  # fmt: skip
+    if not case.get("kernels", True):
+        config |= dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), False)
+    if case.get("liger_ax"):
+        config["plugins"] = ["axolotl.integrations.liger.LigerPlugin"]
+        names = ("rope", "rms_norm", "glu_activation", "fused_linear_cross_entropy")
+        config |= {f"liger_{name}": True for name in names}
+    if case.get("cce"):
+        config["plugins"] = ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"]
+    if case.get("chunked"):
+        config["chunked_cross_entropy"] = True
+    if case.get("dora"):
+        config["peft_use_dora"] = True
+    if case.get("eval"):
+        config |= {"val_set_size": 0.1, "eval_steps": 1, "eval_batch_size": case["eval"]}
+    return config
+
+
+UNSLOTH = """from unsloth import FastLanguageModel
+from trl import SFTConfig, SFTTrainer
+from datasets import load_dataset
+
+model, tokenizer = FastLanguageModel.from_pretrained({folder!r}, max_seq_length={seq}, load_in_4bit=True)
+model = FastLanguageModel.get_peft_model(
+    model, r={r}, target_modules={targets}, lora_alpha=16, lora_dropout={dropout}, bias="none",
+    use_gradient_checkpointing={gc!r}, random_state=3407,
+)
+rows = load_dataset("json", data_files="rows.jsonl", split="train")
+arguments = SFTConfig(
+    output_dir="out", per_device_train_batch_size={bs}, gradient_accumulation_steps={accum}, max_steps=3,
+    optim={optim!r}, max_length={seq}, bf16=True{more},
+)
+SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=arguments).train()
+"""
+"""The script of a case that was measured with Unsloth."""
+
+
+def unsloth_of(case: dict[str, Any], folder: Path) -> str:
+    """The script of such a case."""
+    evaluates = ', eval_strategy="steps", eval_steps=1, per_device_eval_batch_size='
+    more = f"{evaluates}{case['eval']}" if case.get("eval") else ""
+    # Samples of several lengths are counted as their sum: a batch is one row without padding.
+    length = -(-case["batch"]["input_ids"][1] // case["bs"]) if case.get("padded") else case["seq"]
+    return UNSLOTH.format(**{"r": 16, "accum": 1} | case | {"seq": length}, folder=str(folder), more=more)
+
+
 def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: Path) -> Row:
     """One case of the file, predicted."""
     import qlora_doctor
+    from qlora_doctor.reading import read_setup
 
     case = entry["case"]
     architecture = dict(architectures[case["model"]], dtype="bfloat16") | case.get("override", {})
@@ -173,7 +232,16 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text(json.dumps(architecture), encoding="utf-8")
     path = folder / "config.json"
-    path.write_text(json.dumps(config_of(case, ranks_of(entry), model)), encoding="utf-8")
+    engine = case.get("engine")
+    if engine == "unsloth":
+        path = folder / "train.py"
+        path.write_text(unsloth_of(case, model), encoding="utf-8")
+    else:
+        own = axolotl_of(case, model) if engine == "axolotl" else config_of(case, ranks_of(entry), model)
+        path.write_text(json.dumps(own), encoding="utf-8")
+    setup = read_setup(path)
+    hardware = {"gpu": "H200", "expandable_segments": bool(case.get("expandable") or engine == "unsloth")}
+    setup = setup.model_copy(update={"hardware": setup.hardware.model_copy(update=hardware)})
     peaks, evals = entry["peaks"], entry.get("evals") or []
     row = Row(
         name=describe(case, ranks_of(entry)),
@@ -184,7 +252,7 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
     )
     began = time.perf_counter()
     with in_this_process(), coming(case):
-        report = qlora_doctor.check(path, stages=["memory"], cache=False, offline=True)
+        report = qlora_doctor.check(setup, stages=["memory"], cache=False, offline=True)
     row.seconds = time.perf_counter() - began
     memory = report.facts.memory
     if memory is None or memory.predicted is None:
@@ -196,14 +264,14 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
             setattr(row, phase.phase, (phase.peak_allocated_bytes, phase.peak_reserved_bytes))
     if not loaded(case):
         with in_this_process():
-            memory = qlora_doctor.check(path, stages=["memory"], cache=False, offline=True).facts.memory
+            memory = qlora_doctor.check(setup, stages=["memory"], cache=False, offline=True).facts.memory
         row.checked = memory.predicted.peak_reserved_bytes if memory is not None and memory.predicted else None
     return row
 
 
 def loaded(case: dict[str, Any]) -> bool:
     """Whether the measured model came by from_pretrained, not layer by layer."""
-    return bool(case.get("fsdp") or case.get("zero") or case.get("loaded"))
+    return bool(case.get("fsdp") or case.get("zero") or case.get("loaded") or case.get("engine") == "unsloth")
 
 
 @contextmanager
@@ -240,7 +308,7 @@ def describe(case: dict[str, Any], ranks: int) -> str:
     """A case in a few words."""
     words = [case["model"], case.get("method", "sft"), f"{case['bs']}×{case['seq']}"]
     words += [f"{k}={v}" if v is not True else k for k, v in case.items()
-              if k not in ("model", "method", "bs", "seq")]  # fmt: skip
+              if k not in ("model", "method", "bs", "seq", "batch") and v != ALL]  # fmt: skip
     return " ".join([*words, *([f"ranks={ranks}"] if ranks > 1 else [])])
 
 

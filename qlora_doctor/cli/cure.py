@@ -84,6 +84,8 @@ def _write(cured: Cured, target: Path, *, quiet: bool) -> None:
 
     if not cured.before:
         raise UsageError(f"{cured.path} is no file that can be written again, so its cure is only shown.")
+    if cured.by_hand:
+        raise UsageError(f"What has to change in {cured.path} is no literal there, so its cure is only shown.")
     if target == cured.path and cured.after == cured.before:
         click.echo(f"{cured.path}: there is nothing to write", err=True)
         return

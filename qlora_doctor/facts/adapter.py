@@ -145,7 +145,10 @@ class AdapterFacts(Fact):
     task_type_expected: str | None = None
     """The task type that fits the class of the model."""
     bypassed_modules: list[str] | None = None
-    """Adapted layers whose weight a fused kernel reads past the module's forward (Mamba's out_proj, conv1d)."""
+    """Adapted layers whose weight is read past the module's forward (Mamba's conv1d), as its kernels, where they are
+    installed here, read that of out_proj."""
+    kernel_fed_modules: list[str] | None = None
+    """Adapted 16-bit layers whose weight a fused kernel would read where it is installed, which it is not here."""
     enabled: bool | None = None
     """False where the adapter layers are switched off (``disable_adapter_layers``), as PEFT's model status says."""
     merged_adapters: list[str] | None = None

@@ -61,11 +61,16 @@ class BatchFacts(Fact):
     classifier_pad: str | None = None
     """Of a decoder that classifies by the last token that is no padding token, whether its config names that token:
     ``none``, one that ``differs`` from the padding in the batches, or the ``same``."""
+    padding_token: bool | None = None
+    """Whether the tokenizer has a token to pad with; asked where the trainer's collator needs one."""
     pad_is_eos: bool | None = None
     ends_trained: int | None = None
     """Rows that end in the end token and whose label counts there."""
     ends_untrained: int | None = None
     """Rows that end in the end token and whose label does not count there, though others of the row do."""
+    ends_missing: int | None = None
+    """Rows that train something and end in no special token, nor hold the end token anywhere; None where that is no
+    fault of theirs: most are as long as the longest, so that they are cut, or blocks of a longer text."""
     collator_masks_ends: bool | None = None
     """Whether the script's collator masks the label of an end token; asked where the tokenizer is not at hand."""
     two_bos_rows: int | None = None

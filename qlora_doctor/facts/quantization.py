@@ -66,7 +66,9 @@ class QuantizationFacts(Fact):
     heads_quantized: list[str] | None = None
     """Heads of a task (not the output head of a language model) that are 4-bit layers, new or stored."""
     packed_factors: list[str] | None = None
-    """4-bit layers of which the model multiplies the weight itself, as if it were numbers."""
+    """4-bit layers of which the model, or a kernel installed here, multiplies the weight as if it were numbers."""
+    kernel_fed_packed: list[str] | None = None
+    """4-bit layers whose packed weight a fused kernel would multiply where it is installed, which it is not here."""
     routers_quantized: list[str] | None = None
     uneven_modules: list[str] | None = None
     """Layers whose element count is no multiple of the block size (64)."""

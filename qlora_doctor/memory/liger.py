@@ -1,9 +1,9 @@
 """Liger's kernels on tensors without storage: what they allocate and what they keep for the backward pass.
 
-Liger's own code needs Triton and a GPU, so each kernel that ``use_liger_kernel`` puts into a model is restated here
-with its allocations and without its arithmetic. Source: ``liger_kernel`` 0.8.5, ``ops`` and ``transformers`` (the
-functions of the same names, ``monkey_patch.py``); ``scope.LIGER_FAMILIES`` says for which models. Three measured steps
-of Llama and Qwen 2 are predicted to 0.04% so (benchmarks/memory).
+Liger's own code needs Triton and a GPU, so each kernel that ``use_liger_kernel`` puts into a model, and axolotl's
+plugin, is restated here with its allocations and without its arithmetic. Source: ``liger_kernel`` 0.8.5, ``ops`` and
+``transformers`` (the functions of the same names, ``monkey_patch.py``); ``scope.LIGER_FAMILIES`` says for which models.
+Three measured steps of Llama and Qwen 2 are predicted to 0.04% so (benchmarks/memory).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
 from unittest.mock import patch
@@ -19,29 +18,10 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 
-VERSION = "0.8.5"
-"""The version that is restated."""
+from .kernel_switches import LigerKernels
 
 
-@dataclass(frozen=True)
-class Kernels:
-    """Which kernels a model gets (``liger_kernel_config`` of transformers' arguments)."""
-
-    rope: bool = True
-    rms_norm: bool = True
-    swiglu: bool = True
-    cross_entropy: bool = False
-    fused_linear_cross_entropy: bool = True
-
-    @classmethod
-    def of(cls, told: Any, fuses_head: bool) -> Kernels:
-        """Those of ``liger_kernel_config``; ``fuses_head``: the trainer has a head of its own, as trl's SFTTrainer."""
-        known = {name: bool(value) for name, value in (told or {}).items() if name in cls.__dataclass_fields__}
-        found = cls(**known)
-        return replace(found, fused_linear_cross_entropy=False) if fuses_head else found
-
-
-def put_into(model: Any, kernels: Kernels) -> None:
+def put_into(model: Any, kernels: LigerKernels) -> None:
     """What ``_apply_liger_kernel_to_instance`` changes in a (PEFT) model itself; see :func:`rotating` for the rest."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = getattr(base, base.base_model_prefix, base)
@@ -60,7 +40,7 @@ def put_into(model: Any, kernels: Kernels) -> None:
 
 
 @contextmanager
-def rotating(model: Any, kernels: Kernels | None) -> Iterator[None]:
+def rotating(model: Any, kernels: LigerKernels | None) -> Iterator[None]:
     """Within, the model's module rotates queries and keys by Liger's kernel."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     module = sys.modules[type(base).__module__]

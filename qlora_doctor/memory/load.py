@@ -42,6 +42,7 @@ def write_load(recorder: Recorder, model: Any, options: LoadOptions) -> None:
     base, adapter = _split(model)
     tape.phase("load")
     halves: dict[int, int] = {}
+    back: list[torch.Tensor] = []
     recorder.category = None
     if options.warm_up:
         base = _in_checkpoint_order(model, base)
@@ -53,13 +54,23 @@ def write_load(recorder: Recorder, model: Any, options: LoadOptions) -> None:
             _quantize(recorder, tensor, options.dtype)
         elif _was_cast(tensor, options):
             halves[id(tensor)] = tape.alloc(tensor.numel() * options.dtype.itemsize, "base_16bit")
+        elif _went_back(tensor, options):
+            halves[id(tensor)] = tape.alloc(tensor.numel() * tensor.element_size(), "base_16bit")
+            back.append(tensor)
         else:
             recorder.adopt(tensor, "base_32bit" if tensor.dtype is torch.float32 else "base_16bit")
     tape.phase("prepare")
+    singles = {}
     for tensor in base:
         if id(tensor) in halves:
-            recorder.adopt(tensor, "base_32bit")
+            if any(tensor is each for each in back):
+                singles[id(tensor)] = tape.alloc(4 * tensor.numel(), "base_32bit")
+            else:
+                recorder.adopt(tensor, "base_32bit")
             tape.free(halves[id(tensor)])
+    for tensor in back:
+        recorder.adopt(tensor, "base_16bit")
+        tape.free(singles[id(tensor)])
     tape.empty_cache()
     tape.phase("adapter")
     for tensor in adapter:
@@ -71,6 +82,14 @@ def _was_cast(tensor: torch.Tensor, options: LoadOptions) -> bool:
     """Whether a float32 tensor of the base came in 16 bits and was turned to float32 by the preparation."""
     parameter = isinstance(tensor, torch.nn.Parameter)
     return options.prepared and parameter and tensor.dtype is torch.float32 and options.dtype is not torch.float32
+
+
+def _went_back(tensor: torch.Tensor, options: LoadOptions) -> bool:
+    """Whether what the preparation turned to float32 was turned to 16 bits again, as axolotl does."""
+    return options.prepared and isinstance(tensor, torch.nn.Parameter) and tensor.dtype in _HALVES
+
+
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 def _is_4bit(tensor: torch.Tensor) -> bool:

@@ -14,6 +14,7 @@ from ..setup.resolved import Taken
 from .engine_options import ZeroOptions
 from .generated_evaluation import unmodelled_generation
 from .kept_outputs import kept_outputs_of
+from .kernel_switches import LIGER_SWITCHES, LORA_SWITCHES, LigerKernels, LoraKernels, Unsloth
 
 if TYPE_CHECKING:
     from ..facts import Facts
@@ -24,17 +25,25 @@ METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "or
 _MORE = {
     "context_parallel_size": "context parallelism",
     "sequence_parallel_size": "sequence parallelism",
+    "sequence_parallel_degree": "sequence parallelism",
     "tensor_parallel_size": "tensor parallelism",
+    "dp_shard_size": "sharding over dp_shard_size ranks",
+    "dp_replicate_size": "replication over dp_replicate_size groups",
+    "parallelism_config": "what parallelism_config spreads over devices",
     "auto_find_batch_size": "a batch that the trainer searches for (auto_find_batch_size)",
     "use_unsloth": "Unsloth's kernels",
 }
 
 
+_SFT_LOSSES = (None, "nll", "chunked_nll")
 _RANKS = "What a rank holds depends on how many there are, which the config does not say; --gpu 2xrtx-4090 says two."
 
 
 def unmodelled(setup: Setup, facts: Facts) -> str | None:
     """Why a run's peak is not predicted, one sentence; None where all that is known of it is modelled."""
+    packed = facts.quantization.packed_factors if facts.quantization is not None else None
+    if packed:
+        return f"There is no step to predict: the model multiplies by the packed weight of {packed[0]} and stops."
     left_out = list(dict.fromkeys(_left_out(setup, facts)))
     if left_out:
         listed = left_out[0] if len(left_out) == 1 else f"{', '.join(left_out[:-1])} and {left_out[-1]}"
@@ -73,10 +82,10 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
             "The prediction does not cover FSDP 2 with 4-bit weights stored as integers beside a head that is not "
             "tied: what is reserved was 11% too high."
         )
-    left_out = unmodelled_generation(model, setup)
+    left_out = unmodelled_generation(model, setup) or _unfit(model, setup)
     if left_out is not None:
         return f"The prediction does not cover {left_out}, which the peak depends on."
-    if setup.training.use_liger_kernel and base.config.model_type not in LIGER_FAMILIES:
+    if LigerKernels.of(setup, False) is not None and base.config.model_type not in LIGER_FAMILIES:
         return f"The prediction does not cover the Liger kernels in a model of type {base.config.model_type}."
     towers = [word for field, word in _TOWERS.items() if getattr(base.config, field, None) is not None]
     if getattr(base, "main_input_name", None) in ("input_features", "input_values"):
@@ -91,6 +100,20 @@ def unmodelled_model(model: Any, setup: Setup) -> str | None:
 
 LIGER_FAMILIES = frozenset({"llama", "ministral", "mistral", "qwen2", "qwen3", "smollm3"})
 """Model types whose decoder layers take the plain form of each of Liger's kernels (:mod:`.liger`)."""
+
+
+def _unfit(model: Any, setup: Setup) -> str | None:
+    """What keeps axolotl's LoRA kernels or Unsloth's, where a run has some, from being restated for a model."""
+    kernels = LoraKernels.of(setup)
+    if Unsloth.of(setup) is not None:
+        from . import unsloth
+
+        return unsloth.unfit(model)
+    if kernels is None:
+        return None
+    from .lora_kernels import unfit
+
+    return unfit(model, kernels)
 
 
 def _images(model: Any, setup: Setup) -> str | None:
@@ -121,21 +144,32 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     training, config = setup.training, facts.config
     if setup.traits.own_loop is not None:
         yield f"{setup.traits.own_loop}'s own training loop"
+    known = {*LORA_SWITCHES, *LIGER_SWITCHES, "unsloth", "unsloth-offloading"}
     for kernels in training.kernels or ():
-        yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
-    if setup.says("kernels-by-default"):
-        off = "lora_mlp_kernel: false, lora_qkv_kernel: false and lora_o_kernel: false"
-        yield f"axolotl's LoRA kernels (on by default; off with {off})"
+        if kernels not in known:
+            yield f"the code that {kernels} switches on"
+    if Unsloth.of(setup) is not None:
+        yield from _unsloth(setup)
+    if LoraKernels.of(setup) is not None:
+        if training.method not in (None, "sft", "pretrain"):
+            yield f"axolotl's LoRA kernels in the method {training.method}"
+        elif training.fsdp or training.deepspeed:
+            yield "axolotl's LoRA kernels in a sharded model"
     if training.method not in METHODS:
         yield f"the method {training.method}"
+    elif training.method is None and training.num_generations is not None and setup.is_unknown("training.method"):
+        yield "a method that generates, of which the file does not say which it is"
+    if training.method in (None, "sft", "pretrain") and training.loss_type not in _SFT_LOSSES:
+        yield f"the loss {training.loss_type} of supervised fine-tuning"
     if training.compute_metrics and config is not None and config.evaluates is not False:
         yield from _kept(setup)
     if setup.quantization.backend not in (None, "bitsandbytes"):
         yield f"a base quantized by {setup.quantization.backend}"
     elif setup.quantization.load_in_8bit:
         yield "bitsandbytes' 8-bit layers"
-    if training.use_liger_kernel:
-        yield from _liger(setup)
+    liger = LigerKernels.of(setup, fuses_head=False)
+    if liger is not None:
+        yield from _liger(setup, liger)
     if training.torch_compile:
         yield "torch.compile"
     distributed = config.distributed if config is not None else None
@@ -154,6 +188,23 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     for name, what in _MORE.items():
         if _on(told.get(name)):
             yield what
+
+
+def _unsloth(setup: Setup) -> Iterator[str]:
+    """What of Unsloth's code is not restated; which models it is restated for is seen when one is built."""
+    training, taken = setup.training, Taken(setup)
+    if setup.dialect != "python":
+        yield f"Unsloth's kernels as {setup.dialect} uses them"
+    elif taken.trainer != "trl" or training.method not in (None, "sft"):
+        yield "Unsloth's kernels but by trl's SFTTrainer"
+    elif training.packing or training.padding_free is False:
+        yield "Unsloth's kernels with packed or padded batches"
+    elif (
+        setup.lora.lora_dropout or setup.lora.use_dora or taken.precision == "no" or not setup.quantization.load_in_4bit
+    ):
+        yield "Unsloth's kernels but for 4-bit models in 16 bits without dropout and DoRA"
+    elif training.fsdp or training.deepspeed or training.torch_compile:
+        yield "Unsloth's kernels in a sharded or compiled model"
 
 
 def _kept(setup: Setup) -> Iterator[str]:
@@ -181,17 +232,17 @@ def _generating(setup: Setup, facts: Facts) -> Iterator[str]:
         yield "an evaluation that generates"
 
 
-def _liger(setup: Setup) -> Iterator[str]:
+def _liger(setup: Setup, kernels: LigerKernels) -> Iterator[str]:
     """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
     training = setup.training
     told = training.extra.get("liger_kernel_config")
-    if not setup.traits.switches_of_transformers:
+    if not (setup.traits.switches_of_transformers or setup.traits.liger_by_plugin):
         yield f"the Liger kernels as {setup.dialect} applies them"
     elif training.method not in (None, "sft", "pretrain"):
         yield f"the Liger kernels in the method {training.method}"
     elif told is not None and not isinstance(told, dict):
         yield "the Liger kernels that liger_kernel_config chooses"
-    elif isinstance(told, dict) and told.get("cross_entropy"):
+    elif kernels.cross_entropy:
         yield "Liger's cross entropy"
     elif training.fsdp or training.deepspeed:
         yield "the Liger kernels in a sharded model"

@@ -19,8 +19,10 @@ from .fsdp1 import ShardedFlat
 from .fsdp2 import ShardedByTensor
 from .images import Pictures
 from .kept_outputs import KeptOutputs
-from .liger import Kernels, put_into, rotating
+from .kernel_switches import LigerKernels, LoraKernels
+from .liger import put_into, rotating
 from .load import LoadOptions, write_load
+from .lora_kernels import put_into as put_lora_kernels_into
 from .machine import Machine
 from .offloading import Offloading
 from .operators import register_bitsandbytes
@@ -58,8 +60,10 @@ class StepOptions:
     """Ranks of the engine."""
     offloads_activations: bool = False
     """Whether trl moves what the forward pass saves to the host (``activation_offloading``)."""
-    liger: Kernels | None = None
+    liger: LigerKernels | None = None
     """Liger's kernels in the model."""
+    lora_kernels: LoraKernels | None = None
+    """axolotl's LoRA kernels in the model."""
     pictures: Pictures | None = None
     """Images in the batches."""
     kept: KeptOutputs | None = None
@@ -253,6 +257,8 @@ def make_ready(recorder: Recorder, model: Any, options: StepOptions, program: Pr
         prepare_for_sft(recorder, model, options.checkpointing)
     if options.liger is not None:
         put_into(model, options.liger)
+    if options.lora_kernels is not None:
+        put_lora_kernels_into(model, options.lora_kernels)
 
 
 def batch_of(recorder: Recorder, model: Any, options: StepOptions, program: Program | None) -> dict[str, torch.Tensor]:

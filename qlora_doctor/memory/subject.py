@@ -6,22 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
+from ..setup.changed import with_value
 from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
 from .engine_options import FlatOptions, ZeroOptions
 from .generated_evaluation import generated_tokens
 from .kept import Outline
 from .kept_outputs import kept_outputs_of
-from .liger import VERSION, Kernels
+from .kernel_switches import AXOLOTL, LIGER, UNSLOTH, LigerKernels, LoraKernels, Unsloth
 from .load import LoadOptions
 from .step import Program, StepOptions
 from .trl_step import has_fused_head
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
-    from ._case import StepCase
     from .images import Pictures
 
 
@@ -64,6 +62,8 @@ class Subject:
         step = self.step
         if step.liger is not None:
             yield "liger"
+        if step.lora_kernels is not None:
+            yield "LoRA kernels"
         if step.pictures is not None:
             yield "images"
         if step.offloads_activations:
@@ -74,6 +74,8 @@ class Subject:
             yield "sharded"
         if getattr(self.program, "generates", False):
             yield "generation"
+        if Unsloth.name == getattr(self.program, "kind", None):
+            yield Unsloth.name
 
 
 def _largest_head(config: Any) -> int:
@@ -83,30 +85,6 @@ def _largest_head(config: Any) -> int:
         int(getattr(each, "head_dim", None) or each.hidden_size // (getattr(each, "num_attention_heads", None) or 1))
         for each in layers
     )
-
-
-def subject_of_case(case: StepCase) -> Subject:
-    """The subject of a plain case."""
-    from ._case import build_model
-
-    model = build_model(case)
-    load = LoadOptions(
-        dtype=getattr(torch, case.dtype), prepared=case.prepare_for_kbit_training, warm_up=case.from_checkpoint
-    )
-    step = StepOptions(
-        batch=case.batch,
-        sequence=case.sequence,
-        precision=case.precision,
-        optim=case.optim,
-        gradient_accumulation_steps=case.gradient_accumulation_steps,
-        max_grad_norm=case.max_grad_norm,
-        trainer=case.trainer,
-        packing=case.packing,
-        padded=case.padded,
-        checkpointing=case.gradient_checkpointing,
-        flash=case.flash,
-    )
-    return Subject(model, load, step)
 
 
 def subject_of_setup(
@@ -126,6 +104,8 @@ def subject_of_setup(
     from ..pipeline.failures import as_stage_error
     from ..pipeline.preparing import is_prepared
 
+    if Unsloth.of(setup) is not None:
+        setup = with_value(setup, "training.prepare_for_kbit_training", False)  # it leaves what is frozen as it is
     base = build_base(setup, "meta", architecture=architecture, offline=offline)
     prepared = is_prepared(setup, base.model)
     prepare(base, setup)
@@ -152,6 +132,14 @@ def program_of(setup: Setup) -> tuple[Program | None, list[str]]:
     from .scope import METHODS
     from .trl_methods import TrlMethod
 
+    unsloth = Unsloth.of(setup)
+    if unsloth is not None:
+        from .unsloth import UnslothStep
+
+        return UnslothStep(unsloth), [
+            f"Unsloth's code is that of version {UNSLOTH}, with PyTorch's own attention; all samples of a batch are as "
+            "long as the longest."
+        ]
     method = setup.training.method
     if method not in METHODS or method in (None, "sft", "pretrain"):
         return None, []
@@ -182,11 +170,12 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         assumptions.append("Attention is predicted as PyTorch's own copy of flash attention.")
     precision = values.precision
     ranks = values["hardware.count"]
-    kernels = None
-    if training.use_liger_kernel:
-        fuses_head = values.trainer == "trl" and has_fused_head()
-        kernels = Kernels.of(training.extra.get("liger_kernel_config"), fuses_head)
-        assumptions.append(f"Liger's kernels are those of version {VERSION}.")
+    kernels = LigerKernels.of(setup, fuses_head=values.trainer == "trl" and has_fused_head())
+    if kernels is not None:
+        assumptions.append(f"Liger's kernels are those of version {LIGER}.")
+    lora_kernels = LoraKernels.of(setup)
+    if lora_kernels is not None:
+        assumptions.append(f"axolotl's LoRA kernels are those of version {AXOLOTL}.")
     pictures = _pictures(setup, model)
     if pictures is not None:
         assumptions.append(pictures.said)
@@ -207,6 +196,7 @@ def _step_options(setup: Setup, model: Any) -> tuple[StepOptions, list[str]]:
         ranks=ranks,
         offloads_activations=values.trainer == "trl" and bool(training.extra.get("activation_offloading")),
         liger=kernels,
+        lora_kernels=lora_kernels,
         pictures=pictures,
         kept=kept_outputs_of(setup),
         evaluation_tokens=generated_tokens(model, setup),

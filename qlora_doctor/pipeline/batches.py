@@ -17,7 +17,7 @@ from .changes import change_tokenizer
 from .failures import as_stage_error
 from .forms import NotFollowedForm, follow, is_followed, read_named
 from .forms.script import hands_over_rows, nothing_left, responses_only, scripted, way_of
-from .inputs import Inputs, inputs_for, synthetic_labels, token_rows
+from .inputs import Inputs, inputs_for, needed_media, synthetic_labels, token_rows
 from .samples import DataFormat, Samples, read_samples, sample_rows
 
 SYNTHETIC_LENGTH = 512
@@ -25,6 +25,8 @@ SYNTHETIC_LENGTH = 512
 _PROMPT, _COMPLETION = "prompt", "completion"
 _RENDERED_TOO = ("tools", "chat_template_kwargs")
 """Columns that SFTTrainer hands to the chat template beside the messages (trl, sft_trainer.py)."""
+_OF_TOKENS = ("attention_mask", "labels", "completion_mask", "assistant_masks")
+"""Columns that go beside the tokens of rows that are tokenized already."""
 
 
 TOKENS_BEFORE = "qlora_doctor_tokens_before"
@@ -48,6 +50,7 @@ class Batches:
         behind: wraps the trainer's collator; None leaves it.
         raw: of a script's tokenized rows those that they were made of, empty where that is not known; None otherwise.
         limits: lengths at which a script's own tokenizing cuts.
+        pads: whether the tokenizer has a token to pad the user's batches with; None where that is the trainer's matter.
     """
 
     dataset: Any
@@ -61,6 +64,7 @@ class Batches:
     behind: Callable[[Any], Any] | None = None
     raw: list[dict[str, Any]] | None = None
     limits: set[int] = field(default_factory=set)
+    pads: bool | None = None
 
 
 def make_batches(
@@ -244,6 +248,13 @@ def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
     length = sequence_length(setup, model.config)
     ids = token_rows(model, rows, length)
     inputs = inputs_for(model, length)
+    if inputs.left_out and (wanted := needed_media(model)):
+        raise StageError(
+            f"The model's forward wants {wanted[0]}, and no {inputs.left_out[0]} can be made up for it here.",
+            kind="unsupported",
+            remedy="Name data that has it.",
+            place=setup.place("data"),
+        )
     notes = [f"No {name} could be made for this model: what reads it sees none." for name in inputs.left_out]
     collator = None if inputs.is_plain else _collator(inputs)
     if Taken(setup).trainer == "trl":
@@ -278,7 +289,8 @@ def _placeholder_tokenizer() -> Any:
 def _for_trl(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Batches:
     from datasets import Dataset
 
-    columns = [*samples.trained_columns, *(name for name in _RENDERED_TOO if name in samples.columns)]
+    beside = _OF_TOKENS if samples.format == "tokens" else _RENDERED_TOO
+    columns = [*samples.trained_columns, *(name for name in beside if name in samples.columns)]
     dataset = Dataset.from_list([{name: row.get(name) for name in columns} for row in samples.rows])
     return Batches(dataset, None, "file", tokenizer, sequence_length(setup, model.config), samples)
 
@@ -287,6 +299,8 @@ def _tokenised(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Ba
     from transformers import DataCollatorForSeq2Seq
 
     notes = []
+    # Each collator of transformers stops without one; with one row and no collator of its own, Trainer asks for none.
+    pads = tokenizer.pad_token is not None if setup.dialect == "native" and rows_of_a_batch(setup) > 1 else None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
         notes.append(f"The tokenizer has no padding token; {tokenizer.eos_token!r} pads, without a loss on it.")
@@ -307,7 +321,7 @@ def _tokenised(setup: Setup, model: Any, tokenizer: Any, samples: Samples) -> Ba
         _refuse_what_is_no_class(setup, model.config, samples)
         collator = DataCollatorWithPadding(tokenizer)
     longest = max((len(row["input_ids"]) for row in dataset), default=0)
-    return Batches(dataset, collator, "file", tokenizer, longest, samples, notes)
+    return Batches(dataset, collator, "file", tokenizer, longest, samples, notes, pads=pads)
 
 
 def _refuse_what_is_no_class(setup: Setup, config: Any, samples: Samples) -> None:
@@ -350,10 +364,14 @@ def _tokens(setup: Setup, tokenizer: Any, samples: Samples, row: dict[str, Any],
         prompt, whole = _prompt_and_whole(tokenizer, row)
         ids = whole
         masked = len(prompt) if setup.training.completion_only_loss is not False else 0
+    elif samples.format == "tokens":
+        ids = list(row["input_ids"])
     else:
         ids = tokenizer(row[samples.text_field])["input_ids"]
     ids = ids[:limit]
     labels: Any = [-100] * min(masked, len(ids)) + ids[masked:]
+    if samples.format == "tokens" and isinstance(row.get("labels"), list):
+        labels = row["labels"][:limit]
     if setup.model.task == "sequence-classification":
         labels = row.get("label", row.get("labels"))
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}

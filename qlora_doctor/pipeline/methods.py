@@ -93,6 +93,31 @@ def method_of(setup: Setup) -> Method | None:
     return METHODS.get(str(setup.training.method))
 
 
+_SUPERVISED = (None, "sft", "pretrain")
+_WANTS = {
+    "ppo": "a value model and a reward model beside the policy",
+    "rm": "a head of one value on the language model itself",
+    **dict.fromkeys(("embedding", "reranker", "generative_reranker"), "texts that are compared with each other"),
+    "prm": "a label for each step of an answer",
+    **dict.fromkeys(("gkd", "gold", "minillm", "iw-opd", "distillation"), "a teacher model"),
+    **dict.fromkeys(("online-dpo", "nash-md", "xpo"), "a judge or a reward model of its own answers"),
+}
+"""What a trainer has beside what is built here, by method."""
+
+
+def why_not_stepped(setup: Setup) -> str | None:
+    """Why no step of the setup's method is taken, one sentence; None where its trainer, or one of supervised
+    fine-tuning, is stepped."""
+    method = setup.training.method
+    if method is None and setup.training.num_generations is not None and setup.is_unknown("training.method"):
+        return f"No step is taken: {setup.origins['training.method'].note}"
+    if method in _SUPERVISED or method in METHODS:
+        return None
+    wants = _WANTS.get(str(method))
+    reason = f"it wants {wants}" if wants is not None else "its trainer is none of those that are built here"
+    return f"No step of {method} is taken, and one of supervised fine-tuning would say nothing of it: {reason}."
+
+
 def classes_of_method(method: Method, setup: Setup) -> tuple[Any, Any]:
     """The trainer's class and that of its arguments.
 

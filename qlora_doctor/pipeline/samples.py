@@ -16,13 +16,16 @@ from ..setup.paths import resolve, train_data
 from ..setup.resolved import Taken
 from ..setup.setup import Setup
 from .failures import first_sentence
-from .forms.files import BUILDERS, chosen, files_below, not_at_hand, of_table, read_files
+from .forms.files import builder_of, chosen, files_below, not_at_hand, of_table, read_files
 
 NOT_AT_HAND = "not-at-hand"
 """The kind of error of data that only the hub has: nothing is known of them, good or bad."""
-DataFormat = Literal["text", "prompt-completion", "messages", "preference", "unpaired-preference", "prompt-only"]
+DataFormat = Literal[
+    "text", "prompt-completion", "messages", "preference", "unpaired-preference", "prompt-only", "tokens"
+]
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
+    "tokens": ("input_ids",),
     "prompt-completion": ("prompt", "completion"),
     "preference": ("chosen", "rejected"),
     "unpaired-preference": ("prompt", "completion", "label"),
@@ -31,9 +34,10 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 _FORMAT_OF_METHOD: dict[str, DataFormat] = {
     **dict.fromkeys(("dpo", "ipo", "orpo", "cpo", "simpo", "reward", "rm"), "preference"),
     **dict.fromkeys(("kto", "bco"), "unpaired-preference"),
-    **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", "online_dpo", "nash_md", "xpo"), "prompt-only"),
+    **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", "online-dpo", "nash-md", "xpo"), "prompt-only"),
 }
-"""What TRL's trainer of each method takes (docs/source/dataset_formats.md); all others take what SFT takes."""
+"""What TRL's trainer of each method takes (docs/source/dataset_formats.md)."""
+_LIKE_SUPERVISED = (None, "sft", "pretrain", "gkd", "gold", "minillm")
 _SCANNED = 20_000
 """Rows of a table of text that are read, of which the sample is taken."""
 _CHATML = {"from": "role", "value": "content"}
@@ -98,7 +102,7 @@ def sample_rows(setup: Setup, rows: int) -> Samples:
     path = resolve(setup, train_data(setup)[0])
     if path is None:
         return _samples(setup, first)
-    if any(file.suffix.lower() in (".csv", ".tsv") for file in files_below(path)):
+    if any(builder_of(file) == "csv" for file in files_below(path, "train")):
         # Which columns are numbers the library decides, so its own rows are taken, as many as are read at once.
         numbered: list[tuple[int | None, dict[str, Any]]] = list(enumerate(_first_rows(setup, _SCANNED)))
         return _samples(setup, [row for _, row in chosen(numbered, rows)])
@@ -108,7 +112,7 @@ def sample_rows(setup: Setup, rows: int) -> Samples:
         found = [row for _, row in of_table(load_from_disk(str(path)), rows)]
     else:
         try:
-            read = read_files(files_below(path), rows)
+            read = read_files(files_below(path, "train"), rows)
         except StageError as error:
             if "not sampled" in error.message or "no part can be read" in error.message:
                 return _samples(setup, first)
@@ -298,6 +302,12 @@ def _supervised(row: dict[str, Any]) -> dict[str, Any]:
     return {"messages": answer} if isinstance(answer, list) else {"text": str(answer)}
 
 
+def form_is_known(setup: Setup) -> bool:
+    """Whether it is known what columns the setup's method takes."""
+    method = setup.training.method
+    return setup.data.format is not None or method in _LIKE_SUPERVISED or method in _FORMAT_OF_METHOD
+
+
 def _format(setup: Setup, columns: list[str]) -> DataFormat:
     """As the setup says, else by the columns, as trl tells them apart."""
     if setup.data.format is not None:
@@ -311,6 +321,8 @@ def _format(setup: Setup, columns: list[str]) -> DataFormat:
             return "preference"
         if "prompt" in columns and "completion" not in columns:
             return "prompt-only"
+    if "input_ids" in columns:
+        return "tokens"
     if "messages" in columns:
         return "messages"
     if {"prompt", "completion"} <= set(columns):
@@ -319,7 +331,7 @@ def _format(setup: Setup, columns: list[str]) -> DataFormat:
 
 
 def _is_offline() -> bool:
-    """Whether the hub's libraries were told to stay off the network."""
+    """Whether the hub's libraries are set to stay off the network."""
     import datasets
     import huggingface_hub
 
@@ -333,7 +345,7 @@ def _open(setup: Setup) -> Any:
     name, subset, _ = train_data(setup)
     path = resolve(setup, name)
     if path is None:
-        if Path(name).suffix.lower() in BUILDERS or name.startswith((".", "/", "~")):
+        if builder_of(Path(name)) is not None or name.startswith((".", "/", "~")):
             raise StageError(
                 f"There is no file {name!r}.",
                 kind="missing-file",
@@ -342,13 +354,10 @@ def _open(setup: Setup) -> Any:
             )
         # Offline from the cache alone; otherwise a few hundred rows come over the network, and not the whole set.
         return load_dataset(name, subset, split="train", streaming=not _is_offline())
-    if path.is_dir():
-        if (path / "state.json").is_file():
-            return load_from_disk(str(path))
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in BUILDERS)
-    else:
-        files = [path]
-    builders = {BUILDERS.get(f.suffix.lower()) for f in files}
+    if (path / "state.json").is_file():
+        return load_from_disk(str(path))
+    files = files_below(path, "train")
+    builders = {builder_of(f) for f in files}
     if len(builders) != 1 or None in builders:
         raise StageError(
             f"{path} holds no data of one kind that can be read.",
@@ -356,7 +365,7 @@ def _open(setup: Setup) -> Any:
             remedy="Name a JSON Lines, JSON, CSV or Parquet file, or a folder of such files.",
             place=setup.place("data.train"),
         )
-    options: dict[str, Any] = {"sep": "\t"} if files[0].suffix.lower() == ".tsv" else {}
+    options: dict[str, Any] = {"sep": "\t"} if ".tsv" in files[0].suffixes else {}
     names = [str(f) for f in files]
     locks = _locks().name
     return load_dataset(builders.pop(), data_files=names, split="train", streaming=True, cache_dir=locks, **options)

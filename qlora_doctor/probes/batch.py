@@ -17,6 +17,8 @@ from .media import Media
 
 _RUN = 4
 """Padding tokens in a row beyond which they are no text, whatever the mask says."""
+_TAIL = 4
+"""Labels at the end of a row among which the mark of a template's end stands."""
 _SHOWN = 160
 """Characters of a row's text that a report shows."""
 
@@ -38,6 +40,8 @@ class BatchLook:
     """One of each batch, of its ids."""
     _count: dict[str, int] = field(default_factory=dict)
     _lengths: list[int] = field(default_factory=list)
+    _sizes: list[int] = field(default_factory=list)
+    """Tokens of text in each row."""
     _seen: set[bytes] = field(default_factory=set)
     _labels: bool | None = None
     _unlabelled: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
@@ -65,6 +69,7 @@ class BatchLook:
             padding = self._padded(ids)
             if mask is None:  # a model that is given none takes every token for text
                 self._let_through(ids, torch.zeros_like(padding))
+            self._add(unsure_ends=bool(self._pad_is_eos()))
         self.digests.append(hashlib.blake2b(ids.numpy().tobytes(), digest_size=8).hexdigest())
         self._lengths.append(int(ids.shape[1]))
         self._add(batches=1, rows=len(ids), positions=ids.numel(), padding=int(padding.sum()))
@@ -138,6 +143,9 @@ class BatchLook:
             "ends_untrained": count.get("ends_untrained", 0),
             "mask_misplaced": self._edges.told(),
         }
+        longest = max(self._sizes, default=0)
+        if self._sizes and not count.get("unsure_ends") and 2 * self._sizes.count(longest) <= len(self._sizes):
+            known["ends_missing"] = count.get("ends_missing", 0)
         if counted:
             known["labels_on_padding_ratio"] = count.get("on_padding", 0) / counted
             real = counted - count.get("on_padding", 0)
@@ -198,6 +206,12 @@ class BatchLook:
             kept = int((ends & counted.gather(1, end)[:, 0]).sum())
             self._add(ends_trained=kept, ends_untrained=int(ends.sum()) - kept)
         if self.tokenizer is not None:
+            self._sizes += sizes.tolist()
+            last = counted & (counted.flip(1).cumsum(1).flip(1) <= _TAIL)
+            ended = (last & torch.isin(ids, self._marks(eos).to(ids))).any(1)
+            if eos is not None:
+                ended |= (text & (ids == eos)).any(1)
+            self._add(ends_missing=int((full & (numbers > 0) & ~ended).sum()))
             self._edges.look(ids, counted, padding, self.tokenizer)
         if self._text is None and self.tokenizer is not None:
             first = next((index for index, has_text in enumerate(full.tolist()) if has_text), None)
@@ -257,6 +271,12 @@ class BatchLook:
                 return value
         value = getattr(self.config, name, None)
         return value if isinstance(value, int) else None
+
+    def _marks(self, eos: int | None) -> torch.Tensor:
+        """The ids of special tokens, and of those that were added to the vocabulary."""
+        inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        known = {eos, *getattr(inner, "all_special_ids", ()), *getattr(inner, "added_tokens_decoder", ())}
+        return torch.tensor(sorted(mark for mark in known if mark is not None), dtype=torch.long)
 
     def _pad_is_eos(self) -> bool | None:
         pad, eos = self._special("pad_token_id"), self._special("eos_token_id")

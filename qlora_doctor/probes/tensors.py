@@ -352,3 +352,13 @@ def _state_tensors(state: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor]
     nested = getattr(state, "state2", None)
     if nested is not None:
         yield from _state_tensors(nested, f"{prefix}state2.")
+
+
+def adapter_of(name: str, adapters: Mapping[str, Any]) -> str | None:
+    """The adapter that a parameter belongs to by its name; None for one of the base.
+
+    It is looked for from the end: an adapter may be called as a layer's number is.
+    """
+    if "lora_" not in name and "modules_to_save" not in name and "trainable_tokens" not in name:
+        return None
+    return next((part for part in reversed(name.split(".")) if part in adapters), None)

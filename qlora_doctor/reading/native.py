@@ -152,6 +152,9 @@ class _Reader:
                 remedy="Add `model:` with a hub id or the path of a model folder.",
                 place=self._place("/model"),
             )
+        task = known_arguments.TASK_OF_PEFT.get(str(self.values["lora"].get("task_type")))
+        if task is not None and not model.get("task") and not model.get("model_class"):
+            model["task"], self.origins["model.task"] = task, self._origin("/lora/task_type")
         sections: dict[str, Any] = {section: self._model(section) for section in SECTIONS}
         # model_construct: every value was read above, and building pydantic's validators would cost more than the rest.
         setup = Setup.model_construct(

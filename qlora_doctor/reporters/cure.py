@@ -30,7 +30,7 @@ def render(
         fixed: rules whose safe fixes are part of the diff.
         diff: of the user's file.
         beside: environment variables to set.
-        by_hand: changes of a program, which is not written.
+        by_hand: changes of a program that is not written.
         last: the report of the cured file, checked again.
     """
     memory = report.facts.memory
@@ -42,7 +42,9 @@ def render(
     if diff:
         blocks.append(diff.rstrip("\n"))
     if by_hand:
-        blocks.append("\n".join(["A program is not written; set in it:", *(f"  {each}" for each in by_hand)]))
+        blocks.append(
+            "\n".join(["These are no literals in the program; set there:", *(f"  {each}" for each in by_hand)])
+        )
     if beside:
         blocks.append("\n".join(f"Set {each} for the run." for each in beside))
     if last is not None:
@@ -114,8 +116,9 @@ def _checked(last: Report) -> str:
     memory = last.facts.memory
     card = memory.card_bytes if memory else None
     picture = memory.predicted if memory else None
-    errors = last.summary.error
-    found = f"{words.plural(errors, 'error')} left" if errors else "no error"
+    errors = [each for each in last.findings if each.severity == "error" and each.suppressed is None]
+    told = "; ".join(f"{each.rule}: {words.one_line(each.message).rstrip('.')}" for each in errors)
+    found = f"{words.plural(len(errors), 'error')} left ({told})" if errors else "no error"
     if picture is None or picture.peak_reserved_bytes is None:
         return f"Checked again: {found}; its peak could not be predicted. {_really(last)}"
     of = f" of {words.size(card)}" if card else ""

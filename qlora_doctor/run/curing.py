@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +15,16 @@ from ..memory.levers import Lever, shorter
 from ..memory.stage import recalled_memory, sequence_of
 from ..probes.config.settle import settled
 from ..reading.dialects import dialect_named
-from ..reading.document import document_of
+from ..reading.document import document_of, read_document
 from ..setup.meant_for import meant_for
 from ..worker.events import End, Learned
 from ..worker.job import CureRequest
 from ..writing.express import express
 from ..writing.patch import CannotEdit, NoEditor
+from ..writing.program import is_program, rewritten, understood
 from ..writing.remedy import unified
 from .checking import conclude_config, missing_packages, open_session, predict, run_check
-from .fixing import fix
+from .fixing import Fixed, fix
 from .observer import Observer
 from .session import CheckOptions
 
@@ -46,7 +48,8 @@ class Cured:
         first: what was predicted of the file as it stands, with ``facts.memory.cures``.
         last: the report of the cured file, checked again; None where nothing was changed for memory.
         beside: what the file cannot say: environment variables to set.
-        by_hand: changes of a program, which is not written: each as ``key=value``, with its line where it stands there.
+        by_hand: changes of a program that is not written, for they are no literals there: each as ``key=value``, with
+            its line where it stands there.
     """
 
     path: Path
@@ -94,13 +97,11 @@ def cure(
     """
     observer = observer or Observer()
     how = replace(options, stages=("config",), card=None, fail_on="never")
-    fixed = fix(path, how, observer=observer)
-    before, text = fixed.before, fixed.after
+    fixed, before, text = _fixed(path, how, observer)
     session = open_session(_reread(path, text, options), replace(how, stages=("memory",)), observer)
-    assert session.setup is not None
     setup = session.setup
-    if options.card is not None:
-        session.setup = meant_for(setup, options.card)
+    assert setup is not None
+    session.setup = meant_for(setup, options.card) if options.card is not None else setup
     conclude_config(session)
     assert session.facts.config is not None
     missing = missing_packages("memory", session.facts)
@@ -114,19 +115,27 @@ def cure(
     memory = session.facts.memory
     if memory is None or memory.cure is None:
         return Cured(path, before, text, fixed.rules, first, None)
-    chosen = [levers.get(each.change) or _length(setup, each) for each in memory.cure.changes]
-    chosen = list({lever.change: lever for lever in chosen}.values())
+    every = (levers.get(each.change) or _length(setup, each) for each in memory.cure.changes)
+    chosen = list({lever.change: lever for lever in every}.values())
     after, beside = _written(setup, text, chosen)
     again = _reread(path, after, options)
     for lever in chosen:  # what the file cannot say is made beside it
         again = lever.applied(again) if after == text or lever.kind == "segments" else again
-    if options.card is not None:
-        again = meant_for(again, options.card)
+    again = meant_for(again, options.card) if options.card is not None else again
     observer.on_part("checking the cured setup")
     how = replace(how, stages=None, left_out=("data",), fail_on="error", cache=False, savings=False)
-    last = _checked_lightly(again, how, observer) if missing else run_check(again, how, observer)
+    last = (_checked_lightly if missing else run_check)(again, how, observer)
     by_hand = _by_hand(setup, chosen) if after == text else ()
     return Cured(path, before, after, fixed.rules, first, last, beside, by_hand)
+
+
+def _fixed(path: Path, how: CheckOptions, observer: Observer) -> tuple[Fixed, str, str]:
+    """The safe fixes of a file, its text, and its text with them."""
+    fixed = fix(path, how, observer=observer)
+    if path.is_file() and not fixed.before:  # a program has no such fixes
+        text = read_document(path).text
+        return fixed, text, text
+    return fixed, fixed.before, fixed.after
 
 
 def _by_hand(setup: Setup, levers: Sequence[Lever]) -> tuple[str, ...]:
@@ -208,6 +217,11 @@ def _written(setup: Setup, text: str, levers: list[Lever]) -> tuple[str, tuple[s
     from ..writing.edit import apply_patch
 
     beside = ("PYTORCH_ALLOC_CONF=expandable_segments:True",) if any(each.kind == "segments" for each in levers) else ()
+    if is_program(setup):
+        values = {each.path: each.value for lever in levers if lever.kind != "segments" for each in lever.operations}
+        with contextlib.suppress(CannotEdit):
+            text = rewritten(setup, values)
+        return text, beside
     operations = _operations(setup, levers)
     if operations is None:
         raise UsageError("The changes cannot be written into this file together.")
@@ -220,6 +234,8 @@ def _reread(path: Path, text: str, options: CheckOptions) -> Setup:
 
     setup = read_setup(path, dialect=options.dialect)
     document = setup._document
+    if is_program(setup) and setup.file is not None:
+        return understood(setup, text)
     if document is None or document.path is None or document.text == text:
         return setup
     return dialect_named(setup.dialect).read(document_of(document.path, text))

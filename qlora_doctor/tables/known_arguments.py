@@ -68,6 +68,13 @@ RENAMED: dict[str, tuple[str, str]] = {
     "model.use_flash_attention_2": ("model.attn_implementation", "from_pretrained no longer takes it."),
 }
 """Old name → (new name, since when), both as canonical paths."""
+TASK_OF_PEFT = {
+    "SEQ_2_SEQ_LM": "seq2seq-lm",
+    "SEQ_CLS": "sequence-classification",
+    "TOKEN_CLS": "token-classification",
+    "QUESTION_ANS": "question-answering",
+}
+"""``lora.task_type`` → ``model.task``; PEFT's CAUSAL_LM is written for models with images and encoders as well."""
 PEFT_SINCE: dict[str, tuple[int, int]] = {
     "rank_pattern": (0, 6),
     "alpha_pattern": (0, 6),

@@ -95,6 +95,7 @@ class Shapes:
         version: of the trainer.
         keys: by name; what is missing takes anything, or is judged by more than its kind.
         dataset: keys of an item of ``datasets``.
+        dataset_items: by kind of training, what those keys take.
         dataset_type: keys of its ``type`` where that is a mapping.
         strategies: by kind of training, module → functions that a ``type`` may name.
         older_strategies: further types, each with a style after a colon.
@@ -103,6 +104,7 @@ class Shapes:
     version: str
     keys: dict[str, Shape]
     dataset: frozenset[str]
+    dataset_items: dict[str, dict[str, Shape]]
     dataset_type: frozenset[str]
     strategies: dict[str, dict[str, frozenset[str]]]
     older_strategies: frozenset[str]
@@ -112,11 +114,11 @@ class Shapes:
 def shapes(name: str) -> Shapes:
     """The schema of this trainer."""
     content = json.loads((Path(__file__).parent / "shapes" / f"{name}.json").read_text("utf-8"))
-    keys = {key: Shape.of(written) for key, written in content["keys"].items()}
     return Shapes(
         version=content["version"],
-        keys=keys,
+        keys=_shapes(content["keys"]),
         dataset=frozenset(content["dataset"]),
+        dataset_items={kind: _shapes(keys) for kind, keys in content["dataset_items"].items()},
         dataset_type=frozenset(content["dataset_type"]),
         strategies={
             kind: {module: frozenset(functions.split()) for module, functions in modules.items()}
@@ -124,3 +126,7 @@ def shapes(name: str) -> Shapes:
         },
         older_strategies=frozenset(content["older_strategies"]),
     )
+
+
+def _shapes(keys: dict[str, str]) -> dict[str, Shape]:
+    return {key: Shape.of(written) for key, written in keys.items()}

@@ -18,6 +18,8 @@ SCHEDULERS = frozenset((
     "cosine_with_restarts", "greedy", "inverse_sqrt", "linear", "piecewise_constant", "polynomial",
     "reduce_lr_on_plateau", "warmup_stable_decay",
 ))  # fmt: skip
+STRATEGIES = frozenset(("no", "steps", "epoch"))
+"""IntervalStrategy; SaveStrategy has ``best`` besides."""
 REMOVED_NAMES = frozenset(("adamw_apex_fused", "adamw_hf", "piecewise_constant"))
 """Of these, what 5.23 has no more."""
 AXOLOTL_OPTIMIZERS = frozenset((

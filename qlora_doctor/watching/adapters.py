@@ -4,14 +4,14 @@ loaded is still there."""
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..probes.tensors import modules_of, parameters_of
+from ..probes.tensors import adapter_of, modules_of, parameters_of
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,6 @@ def _local(folder: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def adapter_of(name: str, adapters: Mapping[str, Any]) -> str | None:
-    """The adapter that a parameter belongs to by its name; None for one of the base."""
-    if "lora_" not in name and "modules_to_save" not in name and "trainable_tokens" not in name:
-        return None
-    return next((part for part in name.split(".") if part in adapters), None)
-
-
 def roles(model: Any, held: set[int]) -> dict[str, Any]:
     """Fields of ``RunFacts`` about adapters.
 
@@ -89,19 +82,19 @@ def roles(model: Any, held: set[int]) -> dict[str, Any]:
     adapters = getattr(model, "peft_config", None)
     if not isinstance(adapters, dict) or not adapters:
         return {}
-    trains: dict[str, None] = {}
+    trains: dict[str, bool] = {}  # by adapter, whether a gradient reached it
     holds: dict[str | None, None] = {}
     for name, parameter in parameters_of(model):
         owner = adapter_of(name, adapters)
         if parameter.requires_grad and owner is not None:
-            trains[owner] = None
+            trains[owner] = trains.get(owner, False) or parameter.grad is not None
         if id(parameter) in held:
             holds[owner] = None
     active = active_adapters(model)
     known: dict[str, Any] = {"adapters_trainable": list(trains)}
     if active is not None:
         known["adapters_active"] = active
-        known["adapters_idle"] = [name for name in trains if name not in active]
+        known["adapters_idle"] = [name for name, reached in trains.items() if name not in active and not reached]
     if holds:
         of_adapters = [name for name in holds if name is not None]
         known["optimizer_holds"] = of_adapters or ["the base"]

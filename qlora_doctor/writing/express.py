@@ -211,7 +211,7 @@ def complaints(setup: Setup) -> set[tuple[str, str | None]]:
     refused = {
         ("refused", remark.kind) for remark in setup.remarks if remark.effect == "refused" and not remark.machine
     }
-    keys = {("key", key.key) for key in (*setup.unknown_keys, *setup.removed_keys)}
+    keys = {("key", key.key) for key in (*setup.unknown_keys, *setup.removed_keys) if not key.machine}
     return unread | refused | keys
 
 

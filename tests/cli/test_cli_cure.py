@@ -57,33 +57,43 @@ def test_keys_that_are_kept_are_not_in_the_diff(config: Path) -> None:
     assert "per_device_train_batch_size" not in result.stdout and result.exit_code in (0, 1)
 
 
-def test_the_cure_of_a_script_is_shown_and_not_written(folder: Path, tmp_path: Path) -> None:
-    script, cured = tmp_path / "train.py", tmp_path / "cured.py"
-    script.write_text(
-        f"""\
+SCRIPT = """\
 import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
-
+{constants}
 bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
 model = AutoModelForCausalLM.from_pretrained("{folder}", quantization_config=bits)
 args = SFTConfig(
-    output_dir="out", per_device_train_batch_size=16, gradient_accumulation_steps=1, max_length=256, bf16=True,
+    output_dir="out", per_device_train_batch_size={batch}, gradient_accumulation_steps=1, max_length=256, bf16=True,
     optim="adamw_torch", gradient_checkpointing=False, learning_rate=2e-4,
 )
 lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 SFTTrainer(model=model, args=args, peft_config=lora, train_dataset=load_dataset("x/y", split="train")).train()
-""",
-        encoding="utf-8",
-    )
-    result = run("cure", script, "--gpu", "600MiB", "--offline")
-    assert "A program is not written; set in it:\n  " in result.stdout
-    assert re.search(r"^  \w+=\S+ \(line \d+\)$", result.stdout, re.MULTILINE)
-    assert result.exit_code == 0, result.output
-    assert "Checked again: no error" in result.stdout
+"""
+
+
+def test_the_cure_of_a_script_is_written_into_its_literals(folder: Path, tmp_path: Path) -> None:
+    script, cured = tmp_path / "train.py", tmp_path / "cured.py"
+    script.write_text(SCRIPT.format(folder=folder, constants="", batch=16), encoding="utf-8")
     result = run("cure", script, "--gpu", "600MiB", "--offline", "-o", cured)
+    assert result.exit_code == 0, result.output
+    assert "-    output_dir=" in result.stdout and "Checked again: no error" in result.stdout
+    before, after = script.read_text(encoding="utf-8").splitlines(), cured.read_text(encoding="utf-8").splitlines()
+    assert len(before) == len(after)
+    assert {number for number, line in enumerate(before) if line != after[number]} <= {9, 10, 11}
+    assert run("cure", cured, "--gpu", "600MiB", "--offline").stdout.startswith("It fits")
+
+
+def test_what_is_no_literal_in_a_script_is_shown_and_not_written(folder: Path, tmp_path: Path) -> None:
+    script, cured = tmp_path / "train.py", tmp_path / "cured.py"
+    script.write_text(SCRIPT.format(folder=folder, constants="BATCH = 16", batch="BATCH"), encoding="utf-8")
+    keep = ("--keep", "optim,gradient_checkpointing,loss_type,attn_implementation")
+    result = run("cure", script, "--gpu", "600MiB", "--offline", *keep, "-o", cured)
+    assert "These are no literals in the program; set there:\n  per_device_train_batch_size=" in result.stdout
+    assert re.search(r"^  \w+=\S+ \(line \d+\)$", result.stdout, re.MULTILINE)
     assert result.exit_code == 2 and "only shown" in result.stderr and not cured.exists()
 
 

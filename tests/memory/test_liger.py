@@ -12,7 +12,8 @@ import torch
 
 from qlora_doctor.facts import Facts
 from qlora_doctor.memory.evaluation import trace_evaluation
-from qlora_doctor.memory.liger import Kernels, _HeadLoss, _RmsNorm, _Rotation, _Swiglu
+from qlora_doctor.memory.kernel_switches import LigerKernels
+from qlora_doctor.memory.liger import _HeadLoss, _RmsNorm, _Rotation, _Swiglu
 from qlora_doctor.memory.predict import Prediction, predict
 from qlora_doctor.memory.scope import unmodelled
 from qlora_doctor.memory.step import StepOptions
@@ -27,14 +28,14 @@ from tests.traits import traits_of
 WORDY = LLAMA | {"vocab_size": 32003}
 
 
-def predicted(kernels: Kernels | None, **options: Any) -> Prediction:
+def predicted(kernels: LigerKernels | None, **options: Any) -> Prediction:
     """The prediction of a small model of many words."""
     one = subject(options.pop("architecture", WORDY), sequence=256, **options)
     return predict(replace(one, step=replace(one.step, liger=kernels)), H200)
 
 
 def test_the_loss_never_holds_all_logits() -> None:
-    plain, fused = predicted(None), predicted(Kernels())
+    plain, fused = predicted(None), predicted(LigerKernels())
     logits = 2 * 256 * 32003 * 4
     assert plain.step_breakdown["logits_and_loss"] > logits
     # A part of the logits at a time, and a copy of the head in 16 bits.
@@ -45,10 +46,10 @@ def test_the_loss_never_holds_all_logits() -> None:
 
 def test_the_layers_keep_less_without_checkpointing() -> None:
     case: dict[str, Any] = {"architecture": LLAMA, "gradient_checkpointing": False, "batch": 16}
-    none = Kernels(rope=False, rms_norm=False, swiglu=False, fused_linear_cross_entropy=False)
+    none = LigerKernels(rope=False, rms_norm=False, swiglu=False, fused_linear_cross_entropy=False)
     before = predicted(none, **case).step_breakdown
     assert before == predicted(None, **case).step_breakdown
-    after = predicted(Kernels(fused_linear_cross_entropy=False), **case).step_breakdown
+    after = predicted(LigerKernels(fused_linear_cross_entropy=False), **case).step_breakdown
     assert after["activations"] < before["activations"] * 0.95
 
 
@@ -77,14 +78,18 @@ def test_kernels_write_where_liger_writes() -> None:
 
 def test_an_evaluation_has_no_logits_either() -> None:
     one = subject(WORDY)
-    one = replace(one, step=replace(one.step, liger=Kernels()))
+    one = replace(one, step=replace(one.step, liger=LigerKernels()))
     tape = trace_evaluation(one, H200, 16, made_ready=False)
     assert max(tape.sizes) < 16 * 128 * 32003 * 2
 
 
 def test_trl_keeps_its_own_head() -> None:
-    assert not Kernels.of(None, fuses_head=True).fused_linear_cross_entropy
-    assert Kernels.of({"rope": False, "unknown": True}, fuses_head=False) == Kernels(rope=False)
+    plain = Setup(training=Training(use_liger_kernel=True))
+    found = LigerKernels.of(plain, fuses_head=True)
+    assert found is not None and not found.fused_linear_cross_entropy
+    told = plain.training.model_copy(update={"extra": {"liger_kernel_config": {"rope": False, "unknown": True}}})
+    assert LigerKernels.of(Setup(training=told), fuses_head=False) == LigerKernels(rope=False)
+    assert LigerKernels.of(Setup(), fuses_head=False) is None
     assert StepOptions(batch=1, sequence=1).liger is None
 
 
@@ -101,7 +106,7 @@ def test_a_setup_with_liger_is_predicted(trainer: str, tmp_path: Path) -> None:
         assert not one.step.liger.fused_linear_cross_entropy
 
 
-@pytest.mark.parametrize("dialect", ["axolotl", "llamafactory", "ms-swift"])
+@pytest.mark.parametrize("dialect", ["llamafactory", "ms-swift"])
 def test_other_trainers_apply_liger_otherwise(dialect: str) -> None:
     reason = unmodelled(
         Setup(dialect=dialect, traits=traits_of(dialect), training=Training(use_liger_kernel=True)), Facts()

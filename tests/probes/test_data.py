@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
 from qlora_doctor.facts import DataFacts
-from qlora_doctor.probes.data.look import look_at_data
+from qlora_doctor.probes.data.look import look_at_data, see_data
 from qlora_doctor.setup.setup import Data, Setup
-from tests.models import make_data
+from tests.models import make_data, make_tokenizer
 from tests.probes.conftest import make_setup, silent
 
 TRAINERS = [None, "trl"]
@@ -148,3 +149,81 @@ def test_data_that_only_the_hub_has(tiny_llama: Path, monkeypatch: pytest.Monkey
         look(tiny_llama, "my/data")
     answers(FileNotFoundError("Dataset 'my/data' doesn't exist on the Hub"))
     assert "doesn't exist" in (look(tiny_llama, "my/data").failure or "")
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_rows_of_tokens(tiny_llama: Path, tmp_path: Path, trainer: str | None) -> None:
+    """Rows that are tokenized already keep their ids and their labels."""
+    rows = [{"input_ids": [5, 6, 7, 8, 2][: 5 - n % 2], "labels": [-100, 6, 7, 8, 2][: 5 - n % 2]} for n in range(8)]
+    facts = look(tiny_llama, write(tmp_path / "rows.jsonl", rows), trainer)
+    assert facts.failure is None and facts.format == "tokens" and facts.tokens_max == 5 and facts.duplicate_rows == 6
+    assert facts.trained_ratio is not None and 0.7 < facts.trained_ratio < 0.9
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz"])
+def test_compressed_files(tiny_llama: Path, tmp_path: Path, ending: str) -> None:
+    import importlib
+
+    module = importlib.import_module({"gz": "gzip", "xz": "lzma"}.get(ending, ending))
+    file = make_data(tmp_path / "rows.jsonl", "messages", rows=8)
+    packed = tmp_path / f"packed.jsonl.{ending}"
+    packed.write_bytes(module.compress(file.read_bytes()))
+    assert look(tiny_llama, packed, "trl") == look(tiny_llama, file, "trl").model_copy(update={"source": str(packed)})
+    packed.write_bytes(b"no such file")
+    failure = look(tiny_llama, packed, "trl").failure
+    assert failure is not None and "cannot be read" in failure
+
+
+def test_a_folder_with_splits(tiny_llama: Path, tmp_path: Path) -> None:
+    """load_dataset tells the splits of a folder by the names of its files, else by those of the folders in it."""
+    from qlora_doctor.core.errors import StageError
+    from qlora_doctor.pipeline.forms.files import files_below
+
+    def below(*names: str, split: str | None = "train") -> list[str]:
+        folder = tmp_path / "-".join(names).replace("/", "_")
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write(folder / name, [{"text": "one two"}] * 4)
+        return [file.relative_to(folder).as_posix() for file in files_below(folder, split)]
+
+    assert below("train.jsonl", "test.jsonl") == ["train.jsonl"]
+    assert below("my-train-00.jsonl", "dev.jsonl", split="validation") == ["dev.jsonl"]
+    assert below("train/a.jsonl", "test/a.jsonl", split="test[:50%]") == ["test/a.jsonl"]
+    assert below("a.jsonl", "training_set.txt", "b.gz") == ["training_set.txt"]
+    assert below("trainer.jsonl", "latest.jsonl") == ["latest.jsonl", "trainer.jsonl"]
+    assert below("test.jsonl", "x.jsonl", split=None) == ["test.jsonl", "x.jsonl"]
+    with pytest.raises(StageError, match="no split train"):
+        below("test.jsonl", "eval-1.jsonl")
+    assert look(tiny_llama, tmp_path / "train.jsonl-test.jsonl").rows == 4
+
+
+def test_completion_only_loss_over_rows_without_completions(tiny_llama: Path, tmp_path: Path) -> None:
+    file = make_data(tmp_path / "rows.jsonl", "text", rows=8)
+    whole = look(tiny_llama, file, "trl", completion_only_loss=True)
+    assert whole.completion_mask_lost is True and whole.trained_ratio == 1.0
+    pairs = make_data(tmp_path / "pairs.jsonl", "prompt-completion", rows=8)
+    assert look(tiny_llama, pairs, "trl", completion_only_loss=True).completion_mask_lost is False
+    assert look(tiny_llama, file, "trl").completion_mask_lost is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "rows", "pads", "told"),
+    [(None, 2, False, False), (None, 2, True, True), (None, 1, False, None), ("trl", 2, False, None)],
+)
+def test_rows_that_nothing_can_pad(
+    tiny_llama: Path, tmp_path: Path, trainer: str | None, rows: int, pads: bool, told: bool | None
+) -> None:
+    """transformers' collators stop without a padding token, and TRL takes the end token; one row may need none."""
+    if trainer == "trl":
+        pytest.importorskip("trl")
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    if not pads:
+        tokenizer = make_tokenizer()
+        tokenizer.pad_token = None
+        tokenizer.save_pretrained(folder)
+    setup = make_setup(folder, trainer=trainer, per_device_train_batch_size=rows)
+    data = Data(train=str(make_data(tmp_path / "d.jsonl", "text", rows=8)))
+    seen = see_data(setup.model_copy(update={"data": data}), silent)
+    assert seen.data.failure is None
+    assert (seen.batch.padding_token if seen.batch is not None else None) is told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
+from qlora_doctor import check
 from qlora_doctor.facts import DataFacts
 from qlora_doctor.pipeline.samples import read_samples
 from qlora_doctor.probes.data.look import look_at_data
@@ -163,3 +165,46 @@ def test_a_reward_trainer_leaves_long_pairs_out_and_cuts_none(
     assert (facts.rows_left_out, facts.truncated_ratio) == (1, 0.0)
     dpo = look(tiny_llama, tmp_path, "dpo", [ROWS["preference-of-texts"], long])
     assert (dpo.rows_left_out, dpo.truncated_ratio) == (None, 0.5)
+
+
+@pytest.mark.parametrize(("method", "status"), [("online-dpo", "done"), ("sdft", "skipped")])
+def test_rows_of_a_method_that_is_not_stepped_are_held_against_its_own_form_or_none(
+    tiny_llama: Path, tmp_path: Path, method: str, status: str
+) -> None:
+    setup = setup_of(tiny_llama, tmp_path / "rows.jsonl", method, [{"prompt": f"What is {n}?"} for n in range(8)])
+    report = check(setup, stages=("data",), cache=False, offline=True)
+    assert [record.status for record in report.stages if record.name == "data"] == [status]
+    assert not [finding for finding in report.findings if finding.severity == "error"]
+
+
+def test_a_native_config_classifies_by_its_task_type(tiny_llama: Path, tmp_path: Path) -> None:
+    from qlora_doctor.probes.data.look import see_data
+    from qlora_doctor.reading.native import setup_from_mapping as read_data
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"text": f"one two {n}", "label": n % 3}) for n in range(9)), encoding="utf-8")
+    config = {"model": {"name_or_path": str(tiny_llama), "num_labels": 3}, "lora": {"task_type": "SEQ_CLS"}}
+    seen = see_data(read_data({**config, "data": {"train": str(file)}}), silent)
+    assert seen.data.failure is None and seen.batch is not None and seen.batch.classes == 3
+    two = read_data({**config, "model": str(tiny_llama), "data": {"train": str(file)}})
+    assert "the label 2, and the model scores 2 classes" in (look_at_data(two, silent).failure or "")
+
+
+def test_completions_that_all_count_as_cut(tiny_llama: Path, tmp_path: Path) -> None:
+    """TRL masks a completion whose last token is no end of generation, or that is as long as it may be."""
+    rows = [{"prompt": [{"role": "user", "content": f"one {n}"}], "solution": "three four " * 20} for n in range(6)]
+
+    def all_masked(folder: Path, **training: Any) -> bool | None:
+        setup = setup_of(folder, tmp_path / "rows.jsonl", "grpo", rows)
+        extra = {"mask_truncated_completions": True, "max_completion_length": 4096, **training}
+        changed = setup.model_copy(update={"training": setup.training.model_copy(update={"extra": extra})})
+        return look_at_data(changed, silent).completions_all_masked
+
+    assert all_masked(tiny_llama) is False and all_masked(tiny_llama, max_completion_length=8) is True
+    assert all_masked(tiny_llama, max_completion_length=8, mask_truncated_completions=False) is False
+    other = tmp_path / "other"
+    shutil.copytree(tiny_llama, other)
+    (other / "generation_config.json").unlink()
+    said = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "<|bos|>"}))
+    assert all_masked(other) is True

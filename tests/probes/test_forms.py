@@ -44,10 +44,10 @@ def trained_parts(tokenizer: Any, row: FormedRow) -> list[str]:
     return parts
 
 
-@pytest.mark.parametrize("trainer", ["axolotl", "llamafactory", "oumi"])
+@pytest.mark.parametrize("trainer", ["axolotl", "llamafactory", "ms-swift", "oumi"])
 def test_forms_agree_with_the_trainers_own_code(trainer: str, tiny_llama: Path) -> None:
-    """What axolotl, LLaMA-Factory and oumi made of these rows themselves, recorded as text."""
-    module = {"axolotl": axolotl, "llamafactory": llamafactory, "oumi": oumi}[trainer]
+    """What the trainers made of these rows themselves, recorded as text (benchmarks/field/record_forms.py)."""
+    module = {"axolotl": axolotl, "llamafactory": llamafactory, "ms-swift": swift, "oumi": oumi}[trainer]
     for case in RECORDED[trainer]:
         named = NamedData(settings={"sequence_len": 4096, **case["settings"]})
         tokenizer = tokenizer_of(tiny_llama)
@@ -55,6 +55,10 @@ def test_forms_agree_with_the_trainers_own_code(trainer: str, tiny_llama: Path) 
             module.prepare_tokenizer(tokenizer, module.settings_of(named))
         told = FormedSet("rows", None, columns=list(case["row"]))
         (row,) = module.form(named, [(0, case["row"])], told, tokenizer)
+        if case.get("dropped"):
+            assert row.dropped is not None, case
+            continue
+        assert told.tokens_unseen is None, case
         assert tokenizer.decode(row.ids) == case["text"], case["settings"]
         assert trained_parts(tokenizer, row) == case["trained"], case["settings"]
 
@@ -189,6 +193,7 @@ def test_swift_trains_the_answers(tiny_llama: Path, tmp_path: Path) -> None:
     make_data(tmp_path / "rows.jsonl", "messages", rows=5)
     config = {
         "model": str(tiny_llama),
+        "template": "chatml",
         "train_type": "lora",
         "quant_bits": 4,
         "quant_method": "bnb",
@@ -199,27 +204,50 @@ def test_swift_trains_the_answers(tiny_llama: Path, tmp_path: Path) -> None:
     assert data.eos_supervised_ratio == 1.0
 
 
-def test_swift_trains_what_its_own_code_trains(tiny_llama: Path, tmp_path: Path) -> None:
-    """Held against ms-swift 4.6's own code."""
-    talk = [("user", "a"), ("user", "b"), ("assistant", "c"), ("user", "d"), ("assistant", "e")]
-    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in talk]
-    messages[2]["loss"] = False
-    late = [messages[0], messages[2], {"role": "system", "content": "s"}, *messages[3:]]
-    rows: list[dict[str, Any]] = [
-        {"messages": messages},
-        {"query": "q", "response": "r", "history": [["x", "y"]]},
-        {"messages": late},
+def test_swift_says_what_it_does_not_render(tiny_llama: Path) -> None:
+    """A template rendered by code of its own, a model that has no one template, images, an unknown loss scale."""
+    talk = chats(1)[0]
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"template": "qwen3_5"}, talk, "code of its own"),
+        ({}, talk, "Which of ms-swift's templates"),
+        ({"template": "qwen2_5"}, talk | {"images": ["a.png"]}, "images"),
+        ({"template": "qwen2_5", "loss_scale": "mine"}, talk, "loss_scale mine"),
+        ({"template": "qwen2_5", "agent_template": "glm4"}, talk | {"tools": '[{"name": "f"}]'}, "glm4"),
     ]
-    tokenizer = tokenizer_of(tiny_llama)
-    found = []
-    for row in rows:
+    for settings, row, why in cases:
         told = FormedSet("rows", None, columns=list(row))
-        found += swift.form(NamedData(settings={}), [(0, row)], told, tokenizer)
-    marked, paired, dropped = found
-    assert "ab<|im_end|>" in tokenizer.decode(marked.ids)
-    assert trained_parts(tokenizer, marked) == ["e<|im_end|>\n"]
-    assert trained_parts(tokenizer, paired) == ["y<|im_end|>\n", "r<|im_end|>\n"]
-    assert dropped.dropped == "a role out of turn"
+        (formed,) = swift.form(NamedData(settings=settings), [(0, row)], told, tokenizer_of(tiny_llama))
+        assert told.tokens_unseen is not None and why in told.tokens_unseen, settings
+        assert not formed.ids and formed.teaches and formed.answer == "It is at 0."
+
+
+def test_swift_splits_and_cuts_from_the_left(tiny_llama: Path) -> None:
+    """Held against ms-swift 4.6's own code: the first label of what is left never counts."""
+    row = {"query": "where is the house", "response": "the house is at the end of the road"}
+    tokenizer = tokenizer_of(tiny_llama)
+
+    def made(**settings: Any) -> list[FormedRow]:
+        named = NamedData(settings={"template": "chatml", **settings})
+        return swift.form(named, [(0, row)], FormedSet("rows", None, columns=list(row)), tokenizer)
+
+    (whole,) = made()
+    (left,) = made(max_length=8, truncation_strategy="left")
+    assert left.ids == whole.ids[-8:] and left.labels[0] == -100 and left.length == len(whole.ids)
+    pieces = made(max_length=8, truncation_strategy="split")
+    assert [token for piece in pieces for token in piece.ids] == whole.ids and len(pieces) > 1
+    assert all(piece.labels[0] == -100 for piece in pieces)
+
+
+def test_the_template_of_a_model_that_names_none(tmp_path: Path) -> None:
+    from qlora_doctor.tables.swift_templates import template_of
+
+    assert template_of("Qwen/Qwen2.5-7B-Instruct", None) == "qwen2_5" and template_of("Qwen/Qwen3-8B", None) == "qwen3"
+    assert template_of("meta-llama/Llama-3.2-1B-Instruct", None) == "llama3_2"
+    assert template_of("/hub/models--google--gemma-3-1b-it/snapshots/ab/", None) == "gemma3_text"
+    assert template_of("mine/of-nobody", None) is None and template_of("x", "gemma2") == "gemma"
+    for architecture, template in (("OlmoeForCausalLM", None), ("MineForCausalLM", "dummy"), ("Phi3ForCausalLM", None)):
+        (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+        assert template_of(str(tmp_path), None) == template, architecture
 
 
 TURNS = {"h": "human", "g": "gpt", "s": "system", "u": "user"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,34 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
+import qlora_doctor  # noqa: E402
 from qlora_doctor.probes.live import restoring  # noqa: E402
 from qlora_doctor.probes.live.objects import examine_objects  # noqa: E402
 from qlora_doctor.probes.tensors import base_tensors  # noqa: E402
 
 Build = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("AdaLoraConfig", {"total_step": 9, "tinit": 1, "tfinal": 2, "target_modules": ["q_proj"]}),
+        ("VeraConfig", {"r": 4, "target_modules": ["q_proj"]}),
+        ("LoHaConfig", {"target_modules": ["q_proj"]}),
+        ("LNTuningConfig", {}),
+        ("PromptTuningConfig", {"num_virtual_tokens": 2}),
+    ],
+)
+def test_adapters_that_are_no_lora_are_looked_at(name: str, options: dict[str, Any], tiny_llama: Path) -> None:
+    """They have neither LoRA's rank and scale nor, some of them, modules that they adapt."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    report = qlora_doctor.examine(peft.get_peft_model(model, getattr(peft, name)(task_type="CAUSAL_LM", **options)))
+    assert {finding.rule for finding in report.findings} <= {"QD244"}
+    assert report.facts.adapter is not None and report.facts.adapter.trainable_parameters
+    assert report.facts.config is None or report.facts.config.scaling is None
 
 
 def trainable(model: Any) -> list[Any]:

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("trl")
 
+import qlora_doctor  # noqa: E402
 from qlora_doctor.facts import StepFacts  # noqa: E402
 from qlora_doctor.pipeline.four_bit import never_repacked  # noqa: E402
 from qlora_doctor.probes.load.look import look_at_load  # noqa: E402
@@ -125,3 +126,15 @@ def test_a_layer_in_evaluation_keeps_its_bytes(qlora: Callable[..., Any]) -> Non
         model(input_ids=torch.tensor([[5, 6, 7]]))
     assert all(torch.equal(old, layer.weight.data) for old, layer in zip(before, layers, strict=True))
     assert all(layer.support_avx512bf16_for_cpu for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"), [("ppo", "a value model"), ("gkd", "a teacher model"), ("bco", "none of")]
+)
+def test_a_method_whose_trainer_is_not_built_is_not_stepped_as_another(
+    tiny_llama: Path, method: str, reason: str
+) -> None:
+    report = qlora_doctor.check(setup_of(tiny_llama, method), stages=("load", "step"), cache=False, offline=True)
+    record = next(record for record in report.stages if record.name == "step")
+    assert record.status == "skipped" and f"No step of {method} is taken" in str(record.reason)
+    assert reason in str(record.reason) and report.facts.step is None

@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("bitsandbytes")
 
+from qlora_doctor.probes.structure import bypass
 from qlora_doctor.probes.structure.look import StructureSeen, look_at_structure
 from qlora_doctor.setup.setup import Lora, Model, Quantization, Setup, Training
 from qlora_doctor.tables.architectures import find_architecture
@@ -230,9 +231,32 @@ def test_layers_to_transform_shows_in_coverage(look: Look) -> None:
 
 
 def test_layers_whose_weight_a_kernel_reads(look: Look) -> None:
-    adapter = look("mamba", target_modules=["in_proj", "x_proj"]).adapter
-    assert adapter is not None and adapter.failure == "none"
-    assert adapter.bypassed_modules == ["backbone.layers.0.mixer.x_proj", "backbone.layers.1.mixer.x_proj"]
+    """x_proj is called where mamba_ssm is not installed; the weight of dt_proj is read in either case."""
+    seen = look("mamba", target_modules=["in_proj", "x_proj", "dt_proj"])
+    adapter, quantization = seen.adapter, seen.quantization
+    assert adapter is not None and adapter.failure == "none" and quantization is not None
+    layers = [f"backbone.layers.{layer}.mixer." for layer in (0, 1)]
+    called = [f"{layer}{name}" for layer in layers for name in ("x_proj", "out_proj")]
+    assert (adapter.bypassed_modules, adapter.kernel_fed_modules) == ([], [])  # all of them are 4-bit
+    assert quantization.packed_factors == [f"{layer}dt_proj" for layer in layers]
+    assert quantization.kernel_fed_packed == called
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_adapters_that_a_kernel_passes_by_where_it_is_installed(
+    look: Look, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    monkeypatch.setattr(bypass, "_kernel_runs", lambda parent: installed)
+    bypass.reads.cache_clear()
+    adapter = look(
+        "mamba", quantization={"load_in_4bit": False}, target_modules=["in_proj", "x_proj", "dt_proj"]
+    ).adapter
+    bypass.reads.cache_clear()
+    assert adapter is not None
+    read = [f"backbone.layers.{layer}.mixer.{name}" for layer in (0, 1) for name in ("x_proj", "dt_proj")]
+    always = [name for name in read if name.endswith("dt_proj")]
+    assert sorted(adapter.bypassed_modules or []) == sorted(read if installed else always)
+    assert sorted(adapter.kernel_fed_modules or []) == sorted([] if installed else set(read) - set(always))
 
 
 # -- experts ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import qlora_doctor  # noqa: E402
 from qlora_doctor.pipeline import patterns  # noqa: E402
 from qlora_doctor.probes.load.look import look_at_load  # noqa: E402
 from qlora_doctor.probes.step.look import look_at_step  # noqa: E402
-from qlora_doctor.probes.structure.bypass import _factors  # noqa: E402
+from qlora_doctor.probes.structure.bypass import reads  # noqa: E402
 from qlora_doctor.probes.structure.look import StructureSeen, look_at_structure  # noqa: E402
 from qlora_doctor.probes.tensors import plain_name, trainable_parameters  # noqa: E402
 from qlora_doctor.setup.setup import Setup  # noqa: E402
@@ -220,9 +220,15 @@ def test_a_packed_weight_that_the_model_multiplies_by_is_an_error(tmp_path: Path
     folder = make_model(tmp_path / "model", "mamba")
     setup = of(folder, lora={"target_modules": ["in_proj"]}, training={"gradient_checkpointing": False})
     assert {"QD255", "QD426"} <= rules_of(setup, "structure", "load", "step")
+    memory = qlora_doctor.check(setup, stages=("structure", "memory"), cache=False, offline=True).facts.memory
+    assert memory is not None and memory.predicted is None
+    assert "the packed weight of backbone.layers.0.mixer.dt_proj" in str(memory.prediction_failure)
     skip = {"llm_int8_skip_modules": ["lm_head", "dt_proj"]}
     kept = setup.model_copy(update={"quantization": setup.quantization.model_copy(update=skip)})
     assert rules_of(kept, "structure", "load", "step") == set()
+    # Its weight is read past the layer with and without a kernel; x_proj is called where there is none.
+    passed_by = kept.model_copy(update={"lora": kept.lora.model_copy(update={"target_modules": ["x_proj", "dt_proj"]})})
+    assert rules_of(passed_by, "structure", "load", "step") == {"QD314"}
 
 
 def test_a_model_that_calls_the_layer_where_it_is_quantized_multiplies_nothing() -> None:
@@ -230,5 +236,20 @@ def test_a_model_that_calls_the_layer_where_it_is_quantized_multiplies_nothing()
     from transformers.models.jamba.modeling_jamba import JambaMambaMixer
     from transformers.models.mamba.modeling_mamba import MambaMixer
 
-    assert _factors(MambaMixer) == {"dt_proj"}
-    assert _factors(JambaMambaMixer) == _factors(FalconMambaMixer) == set()
+    assert reads(MambaMixer, True).factors == {"dt_proj"}
+    assert reads(JambaMambaMixer, True).factors == reads(FalconMambaMixer, True).factors == set()
+
+
+def test_layers_are_those_of_the_decoder(tmp_path: Path) -> None:
+    """The tower for images has more layers here than the language model, and carries no adapter."""
+    folder = make_kind(tmp_path, "llava", weights=False)
+    adapter = look(folder, lora={"target_modules": r".*language_model.*(q_proj|v_proj)"}).adapter
+    assert adapter is not None
+    assert (adapter.adapted_layers, adapter.total_layers, adapter.layer_coverage_ratio) == (2, 2, 1.0)
+
+
+@pytest.mark.parametrize(("task_type", "told"), [("SEQ_2_SEQ_LM", {"QD627"}), (None, set())])
+def test_a_model_without_input_ids_fits_no_task_type(task_type: str | None, told: set[str], tmp_path: Path) -> None:
+    folder = make_kind(tmp_path, "whisper", weights=False)
+    setup = of(folder, lora={"target_modules": ["q_proj"], "task_type": task_type})
+    assert rules_of(setup, "config", "structure") == told

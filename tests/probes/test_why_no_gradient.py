@@ -140,6 +140,36 @@ def test_what_is_behind_a_closed_gate(gate: float) -> None:
     assert step.parameters_behind_closed_gates == (["layers.1.cross.lora_B.default.weight"] if closed else [])
 
 
+class Scale(nn.Module):
+    def __init__(self, gate: float) -> None:
+        super().__init__()
+        self.temp = nn.Parameter(torch.full((WIDE,), gate))
+
+    def forward(self, hidden: Any) -> Any:
+        return hidden * self.temp
+
+
+class ScaledBeside(nn.Module):
+    """The gate is in a module beside what it multiplies, as a LayerScale is."""
+
+    def __init__(self, gate: float) -> None:
+        super().__init__()
+        self.cross = nn.Linear(WIDE, WIDE)
+        self.scale = Scale(gate)
+
+    def forward(self, hidden: Any) -> Any:
+        return hidden + self.scale(self.cross(hidden))
+
+
+@pytest.mark.parametrize("gate", [0.0, 0.5])
+def test_what_a_closed_gate_beside_it_multiplies(gate: float) -> None:
+    model = Seeing()
+    model.layers[1] = ScaledBeside(gate)
+    found, step = examine(adapted(model, ["cross", "proj"]))
+    assert ("QD435" in found, "QD406" in found) == (gate == 0.0, False)
+    assert step.closed_gates == (["layers.1.scale.temp"] if gate == 0.0 else [])
+
+
 def test_a_stack_that_feeds_gated_layers_alone_is_behind_their_gates() -> None:
     model = nn.ModuleDict({"tower": nn.ModuleList([Block()]), "layers": nn.ModuleList([Gated(0.0), Block()])})
     model.requires_grad_(False)

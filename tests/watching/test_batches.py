@@ -150,3 +150,27 @@ def test_a_loss_that_is_summed_and_not_shifted() -> None:
     known = scale_facts(12.52, 6.31, 6.31, 2, unshifted=6.26, whole=True)
     assert known["unshifted_loss"] and known["sums_over_accumulation"]
     assert not scale_facts(12.62, 6.31, 6.31, 2, unshifted=6.26, whole=True)["unshifted_loss"]
+
+
+def test_rows_without_any_end() -> None:
+    """A mark of a template, or a line behind it, is an end; rows of one length are cut, or blocks of a longer text."""
+
+    def missing(rows: list[list[int]], tokenizer: Any = TOKENIZER) -> int | None:
+        widest = max(map(len, rows))
+        ids = [row + [0] * (widest - len(row)) for row in rows]
+        labels = [row + [-100] * (widest - len(row)) for row in rows]
+        return look(
+            batch(ids, labels, [[1] * len(r) + [0] * (widest - len(r)) for r in rows]), tokenizer=tokenizer
+        ).ends_missing
+
+    open_ended = [[5, 6, 7], [5, 6, 7, 8], [6, 7, 8, 9, 5], [7] * 6]
+    assert missing(open_ended) == 4 and missing([[*row, 2] for row in open_ended]) == 0
+    assert missing([row[:3] for row in open_ended]) is None
+    chat = SimpleNamespace(**vars(TOKENIZER), added_tokens_decoder={40: "<|im_end|>"})
+    assert missing([[*row, 40, 10] for row in open_ended], chat) == 0
+    assert missing([[*row[:2], 40, *row, 9, 9] for row in open_ended], chat) == 4
+    blind = SimpleNamespace(**{**vars(TOKENIZER), "pad_token_id": 2})
+    assert (
+        look(batch([[5, 6, 2, 2], [5, 6, 7, 2]], [[5, 6, -100, -100], [5, 6, 7, -100]]), tokenizer=blind).ends_missing
+        is None
+    )

@@ -321,6 +321,33 @@ def test_the_adapter_that_trains_is_not_the_active_one(tiny_llama: Path) -> None
     assert "QD439" in told_of(report), told(report)
 
 
+@pytest.mark.parametrize("switched", [True, False])
+def test_an_adapter_that_a_gradient_reached_is_not_idle(switched: bool, tiny_llama: Path) -> None:
+    """Two adapters, called as layers are, one forward each: what is active last is not all that trains."""
+    from peft import LoraConfig
+
+    model = adapted(tiny_llama)
+    names = ["default", "1"]
+    model.add_adapter("1", LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    trained = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        for batch in data:
+            losses = []
+            for name in names if switched else names[:1]:
+                model.base_model.set_adapter(name)
+                for parameter in trained:
+                    parameter.requires_grad_(True)
+                losses.append(model(**batch).loss)
+            sum(losses).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    report = looked_at(model, torch.optim.AdamW(trained, lr=1e-4), loop)
+    assert ("QD439" in told_of(report)) is not switched, told(report)
+    assert "QD332" not in told_of(report), told(report)
+
+
 def test_the_optimizer_of_the_other_adapter(tiny_llama: Path) -> None:
     from peft import LoraConfig
 

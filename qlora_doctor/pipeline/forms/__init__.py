@@ -100,7 +100,7 @@ def follow(
     if tokenizer is not None:
         trainer.prepare(tokenizer, settings)
     limit, long_rows = trainer.limits(settings)
-    followed = Followed([], [], f"qlora-doctor after {trainer.name}", limit=limit, long_rows=long_rows)
+    followed = Followed([], [], f"qlora-doctor after {trainer.name}", limit=limit)
     followed.tokenizer, followed.packing = tokenizer, bool(settings.get(trainer.packing))
     share = max(32, rows // len(named))
     reads: list[Read] = []
@@ -128,12 +128,17 @@ def follow(
     if not followed.rows:
         whys = [told.not_followed for told in followed.sets if told.not_followed]
         raise NotFollowedForm(whys[0] if whys else "The data holds no rows.")
-    forms = dict.fromkeys(told.form for told in followed.sets if told.form and told.not_followed is None)
-    followed.by = f"qlora-doctor after {trainer.name}'s {' and '.join(forms)}" if forms else followed.by
+    _sign(followed, trainer.name, asked)
+    return followed
+
+
+def _sign(followed: Followed, trainer: str, asked: Asked | None) -> None:
+    """Say by what code the rows were formed."""
+    forms = dict.fromkeys(each.form for each in followed.sets if each.form and each.not_followed is None)
+    followed.by = f"qlora-doctor after {trainer}'s {' and '.join(forms)}" if forms else followed.by
     if asked is not None:
         followed.own = asked.failure is None
         followed.by = f"{asked.by}'s own code" if followed.own else f"{followed.by} ({asked.failure})"
-    return followed
 
 
 def _ask(
@@ -199,7 +204,9 @@ def read_named(setup: Setup, named: NamedData, rows: int, *, offline: bool = Tru
     written = named.files or ([_HOW_MANY.sub("", named.name)] if named.name else [])
     paths = [path for each in written if (path := resolve(setup, each)) is not None]
     if paths and len(paths) == len(written):
-        files = [file for path in paths for file in files_below(Path(path))]
+        as_folder = named.kind != "registry" and not named.files
+        by_split = (named.split or ("train" if named.role == "train" else None)) if as_folder else None
+        files = [file for path in paths for file in files_below(Path(path), by_split)]
         if not files:
             raise NotFollowedForm(f"{paths[0]} holds no file of a kind that is read.")
         return read_files(files, rows, named.split)

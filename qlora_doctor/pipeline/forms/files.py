@@ -5,16 +5,19 @@ The sample has a fixed seed. Of a large file windows at random places are read, 
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import importlib
 import io
 import json
+import lzma
 import os
 import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from ...core.errors import StageError
 from ..failures import first_sentence
@@ -30,6 +33,14 @@ BUILDERS = {
     ".txt": "text",
 }
 """Kinds of files that are read, by what their names end in: the datasets library's word for each."""
+_PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+"""Compressed files, which are read from their beginning on."""
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Words in names of files and folders by which load_dataset tells splits (datasets 4.8: ``data_files.py``)."""
 WHOLE = 16 << 20
 """Bytes up to which a file is read to its end."""
 WHOLE_DOCUMENT = 64 << 20
@@ -119,14 +130,40 @@ def chosen(rows: list[tuple[int | None, dict[str, Any]]], most: int) -> list[tup
     return [rows[index] for index in sorted(kept)]
 
 
+def builder_of(path: Path) -> str | None:
+    """The datasets library's word for a file's kind; None where it is not read."""
+    return BUILDERS.get(_suffix(path))
+
+
+def _suffix(path: Path) -> str:
+    """What a name ends in, without the ending of a compressed text."""
+    last = path.suffix.lower()
+    inner = Path(path.stem).suffix.lower()
+    return inner if last in _PACKED and BUILDERS.get(inner) in ("json", "csv", "text") else last
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, _PACKED.get(path.suffix.lower(), open)(path, "rb"))
+
+
+def _begins(path: Path, most: int) -> tuple[bytes, bool]:
+    """(what a file begins with, whether that is all of it)."""
+    try:
+        with _opened(path) as file:
+            data = file.read(most + 1)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise StageError(f"The data {path.name!r} cannot be read: {error}.") from error
+    return data[:most], len(data) <= most
+
+
 def _read(path: Path, rows: int) -> Read:
-    kind = BUILDERS.get(path.suffix.lower())
+    kind = builder_of(path)
     if kind == "json":
         return _lines(path, rows, _json_line) if _has_lines(path) else _document(path)
     if kind == "text":
         return _lines(path, rows, lambda line, number: {"text": line.rstrip("\r\n")})
     if kind == "csv":
-        return _table(path, rows, "\t" if path.suffix.lower() == ".tsv" else ",")
+        return _table(path, rows, "\t" if _suffix(path) == ".tsv" else ",")
     if kind == "parquet":
         return _parquet(path, rows)
     if kind == "arrow":
@@ -136,8 +173,7 @@ def _read(path: Path, rows: int) -> Read:
 
 def _has_lines(path: Path) -> bool:
     """JSON Lines, whatever the file is called: an object ends on the first line that is not empty."""
-    with path.open("rb") as file:
-        head = file.read(WINDOW).lstrip(b"\xef\xbb\xbf \t\r\n")
+    head = _begins(path, WINDOW)[0].lstrip(b"\xef\xbb\xbf \t\r\n")
     if not head.startswith(b"{"):
         return False
     line, _, rest = head.partition(b"\n")
@@ -164,12 +200,17 @@ def _json_line(line: str, number: int | None) -> dict[str, Any]:
 
 
 def _lines(path: Path, rows: int, parse: Any) -> Read:
-    size = path.stat().st_size
-    if size <= WHOLE:
-        texts = _text(path.read_bytes(), path).split("\n")
+    numbered: list[tuple[int | None, str]]
+    total: int | None
+    size, packed = path.stat().st_size, path.suffix.lower() in _PACKED
+    data, whole = _begins(path, WHOLE) if packed or size <= WHOLE else (b"", False)
+    if packed and not whole:
+        texts = _text(data[: data.rfind(b"\n") + 1], path).split("\n")
+        numbered, total = [(None, line) for line in texts if line.strip()], None
+    elif whole:
+        texts = _text(data, path).split("\n")
         lines = [(number, line) for number, line in enumerate(texts) if line.strip()]
-        numbered: list[tuple[int | None, str]] = [(place, line) for place, (_, line) in enumerate(lines)]
-        total: int | None = len(numbered)
+        numbered, total = [(place, line) for place, (_, line) in enumerate(lines)], len(lines)
     else:
         numbered, total = [(None, line) for line in _windows(path, size)], None
     if not numbered:
@@ -215,33 +256,32 @@ def _text(data: bytes, path: Path) -> str:
 
 
 def _document(path: Path) -> Read:
-    if path.stat().st_size > WHOLE_DOCUMENT:
+    data, whole = _begins(path, WHOLE_DOCUMENT)
+    if not whole:
         raise StageError(
             f"{path.name} is one JSON document of more than {WHOLE_DOCUMENT >> 20} MiB, of which no part can be read.",
             remedy="Write one object a line (JSON Lines).",
         )
-    text = _text(path.read_bytes(), path)
+    text = _text(data, path)
     if not text.strip():
         raise StageError(f"The data {path.name!r} is empty.")
     try:
-        data = json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise StageError(f"The data {path.name!r} is no JSON: {error}.") from error
-    if isinstance(data, dict):
-        lists = [value for value in data.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
-        data = lists[0] if len(lists) == 1 else [data]
-    rows = [row for row in data if isinstance(row, dict)] if isinstance(data, list) else []
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        found = lists[0] if len(lists) == 1 else [found]
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     if not rows:
-        raise StageError(f"The data {path.name!r} is empty." if data in ([], {}) else f"{path.name} holds no rows.")
+        raise StageError(f"The data {path.name!r} is empty." if found in ([], {}) else f"{path.name} holds no rows.")
     numbered: list[tuple[int | None, dict[str, Any]]] = list(enumerate(rows))
     return Read(numbered, len(rows), list(dict.fromkeys(column for row in rows for column in row)))
 
 
 def _table(path: Path, rows: int, separator: str) -> Read:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        data = file.read(WHOLE)
-    if size > WHOLE:
+    data, whole = _begins(path, WHOLE)
+    if not whole:
         data = data[: data.rfind(b"\n") + 1]
     reader = csv.DictReader(io.StringIO(_text(data, path), newline=""), delimiter=separator)
     found: list[tuple[int | None, dict[str, Any]]] = []
@@ -249,7 +289,7 @@ def _table(path: Path, rows: int, separator: str) -> Read:
         found.append((number, {name: value for name, value in row.items() if name is not None}))
     if not found:
         raise StageError(f"The data {path.name!r} is empty.")
-    return Read(chosen(found, rows), len(found) if size <= WHOLE else None, list(reader.fieldnames or ()))
+    return Read(chosen(found, rows), len(found) if whole else None, list(reader.fieldnames or ()))
 
 
 def _parquet(path: Path, rows: int) -> Read:
@@ -288,9 +328,39 @@ def of_table(data: Any, rows: int) -> list[tuple[int, dict[str, Any]]]:
     return [(int(place or 0), row) for place, row in chosen(found, rows)]
 
 
-def files_below(path: Path) -> list[Path]:
-    """The data files of a folder, or the file itself."""
+def files_below(path: Path, split: str | None = None) -> list[Path]:
+    """The data files of a folder, or the file itself.
+
+    Args:
+        split: where load_dataset reads the folder, the one it is asked for; names of files and folders tell them apart.
+
+    Raises:
+        StageError: the folder has splits, and not this one.
+    """
     if not path.is_dir():
         return [path]
     found = (Path(top) / name for top, _, names in os.walk(path) for name in names)
-    return sorted(file for file in found if file.suffix.lower() in BUILDERS)
+    files = sorted(file for file in found if builder_of(file) is not None)
+    if split is None:
+        return files
+    asked = split.partition("[")[0].strip()
+    for of_file in (True, False):
+        names = {file: _split_of(file.relative_to(path), of_file=of_file) for file in files}
+        known = {name for name in names.values() if name is not None}
+        if known and asked not in known:
+            raise StageError(
+                f"{path.name} has no split {asked}; the names of its files say {', '.join(sorted(known))}."
+            )
+        if known:
+            return [file for file in files if names[file] == asked]
+    return files
+
+
+def _split_of(path: Path, *, of_file: bool) -> str | None:
+    """The split that the name of a file, or one of the folders above it, stands for."""
+    text = path.name if of_file else path.parent.as_posix()
+    for split, words in _SPLITS.items():
+        ending = r"[-._ 0-9]" if of_file else r"(?:[-._ 0-9/]|\Z)"
+        if re.search(rf"(?:\A|[-._ 0-9/])(?:{'|'.join(words)}){ending}", text):
+            return split
+    return None

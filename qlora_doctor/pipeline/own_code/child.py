@@ -143,13 +143,14 @@ class _Swift:
                 raise _CannotAsk(f"{name} is code of one's own")
         kind = {"model_type": said["model_type"]} if said.get("model_type") else {}
         processor = _part("get_processor", "swift.model", "swift.llm")(request["model"], **kind)
-        strategy = str(said.get("truncation_strategy") or "delete")
         taken = {
             "template_type": said.get("template") or said.get("template_type"),
             "default_system": said.get("system"),
-            "truncation_strategy": "raise" if strategy == "delete" else strategy,
             **{name: said[name] for name in _OF_SWIFT if said.get(name) is not None},
+            **self._resolved(processor, said),
         }
+        if str(taken.get("truncation_strategy") or "delete") == "delete":
+            taken["truncation_strategy"] = "raise"
         known = inspect.signature(get_template).parameters
         taken = {name: value for name, value in taken.items() if name in known}
         self.template = get_template(processor, max_length=said.get("max_length"), **taken)
@@ -159,6 +160,17 @@ class _Swift:
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.too_long = _part("MaxLengthError", "swift.template.base", "swift.llm.template.base", "swift.llm")
 
+    @staticmethod
+    def _resolved(processor: Any, said: dict[str, Any]) -> dict[str, Any]:
+        """What its arguments make of the settings: a loss scale for empty thoughts, a system message of a file."""
+        arguments = _part(
+            "TemplateArguments", "swift.arguments.base_args.template_args", "swift.llm.argument.base_args.template_args"
+        )
+        of_model = {"model_meta": processor.model_meta, "model_info": processor.model_info}
+        made = type("Arguments", (arguments,), of_model)(**_taken(arguments, said))
+        names = {"loss_scale": "loss_scale", "system": "default_system", "truncation_strategy": "truncation_strategy"}
+        return {to: getattr(made, name) for name, to in names.items() if getattr(made, name, None) is not None}
+
     def set_up(self, settings: dict[str, Any]) -> None:
         columns = settings.get("columns")
         if isinstance(columns, str):
@@ -167,35 +179,40 @@ class _Swift:
 
     def every(self, table: Any) -> list[list[dict[str, Any]]] | None:
         made = self._prepared(table)
-        return [[self._made(each)] for each in made] if len(made) == len(table) else None
+        return [self._made(each) for each in made] if len(made) == len(table) else None
 
     def one(self, row: Any) -> list[dict[str, Any]]:
-        return [self._made(each) for each in self._prepared(row)]
+        return [part for each in self._prepared(row) for part in self._made(each)]
 
     def _prepared(self, table: Any) -> Any:
         return self.prepare(table, num_proc=1, load_from_cache_file=False, strict=False, enable_auto_mapping=True)
 
-    def _made(self, row: Any) -> dict[str, Any]:
+    def _made(self, row: Any) -> list[dict[str, Any]]:
+        """What becomes of a row; several where it is split."""
         try:
-            whole = self._encoded(self.whole, row)
+            ((ids, labels),) = self._encoded(self.whole, row)
         except Exception as error:  # it goes on without such a row
             if not _of_trainer(error, self.package):
                 raise
-            return {"dropped": _sentence(error)}
+            return [{"dropped": _sentence(error)}]
         try:
             cut = self._encoded(self.template, row)
         except self.too_long:
-            return {"ids": whole[0], "labels": whole[1], "dropped": _LONG}
-        loses = _counts(whole[1]) > _counts(cut[1])
-        return {"ids": cut[0], "labels": cut[1], "length": len(whole[0]), "loses": loses}
+            return [{"ids": ids, "labels": labels, "dropped": _LONG}]
+        if len(cut) > 1:
+            return [{"ids": part, "labels": of_part, "length": len(part)} for part, of_part in cut]
+        loses = _counts(labels) > _counts(cut[0][1])
+        return [{"ids": cut[0][0], "labels": cut[0][1], "length": len(ids), "loses": loses}]
 
-    def _encoded(self, template: Any, row: Any) -> tuple[list[int], list[int]]:
+    def _encoded(self, template: Any, row: Any) -> list[tuple[list[int], list[int]]]:
         encoded = template.encode(dict(row))
-        ids, labels = list(encoded["input_ids"]), list(encoded["labels"])
-        scale = encoded.get("loss_scale")
-        if scale is not None:
-            labels = [label if weight else -100 for label, weight in zip(labels, scale, strict=True)]
-        return ids, labels
+        found = []
+        for each in encoded if isinstance(encoded, list) else [encoded]:
+            labels, scale = list(each["labels"]), each.get("loss_scale")
+            if scale is not None:
+                labels = [label if weight else -100 for label, weight in zip(labels, scale, strict=True)]
+            found.append((list(each["input_ids"]), labels))
+        return found
 
 
 _OF_SWIFT = ("loss_scale", "agent_template", "use_chat_template", "response_prefix", "enable_thinking",

@@ -13,7 +13,7 @@ from ...core.closest import closest
 from ...facts.config import ConfigFacts, Remark
 from ...setup.defaults import Libraries, Version
 from ...setup.setup import Setup
-from ...tables.trainer_names import OPTIMIZERS, SCHEDULERS
+from ...tables.trainer_names import OPTIMIZERS, SCHEDULERS, STRATEGIES
 
 _QUANT_TYPES = ("fp4", "nf4")
 
@@ -47,6 +47,7 @@ def _refusals(setup: Setup) -> Iterator[Remark]:
         note = f"transformers stops: eval_strategy is {strategy} and the trainer is given no eval_dataset."
         yield Remark(kind="evaluation-without-data", about="trainer", key="training.eval_strategy", note=note)
     yield from _unknown_names(setup)
+    yield from _parts_of_steps(setup)
     if training.fsdp and training.deepspeed:
         note = "transformers stops: fsdp and deepspeed exclude each other."
         yield Remark(kind="fsdp-and-deepspeed", about="distribution", key="training.deepspeed", note=note)
@@ -75,6 +76,27 @@ def _unknown_names(setup: Setup) -> Iterator[Remark]:
             reader = setup.dialect.removeprefix("shell-") if own else "transformers"
             note = f"{reader} stops: {field} is {written}, and it knows no {what} of that name{meant}."
             yield Remark(kind=f"{what}-unknown", about="trainer", key=f"training.{field}", note=note)
+    for field in ("eval_strategy", "save_strategy", "logging_strategy"):
+        written, names = getattr(setup.training, field), STRATEGIES | ({"best"} if field == "save_strategy" else set())
+        if isinstance(written, str) and written not in names:
+            note = f"transformers stops: {field} is {written}, and it is one of {', '.join(sorted(names))}."
+            yield Remark(kind="strategy-unknown", about="trainer", key=f"training.{field}", note=note)
+
+
+def _parts_of_steps(setup: Setup) -> Iterator[Remark]:
+    """An interval is a whole number of steps, or a part of the run below 1 (TrainingArguments.__post_init__)."""
+    training = setup.training
+    for field, strategy, silent in (
+        ("logging_steps", training.logging_strategy, "steps"),
+        ("save_steps", training.save_strategy, "steps"),
+        ("eval_steps", training.eval_strategy, "no"),
+    ):
+        written = getattr(training, field)
+        if written is None or (strategy or silent) != "steps" or setup.is_unknown(f"training.{field[:-6]}_strategy"):
+            continue
+        if written > 1 and written != int(written):
+            note = f"transformers stops: {field} is {written:g}, and above 1 it has to be a whole number."
+            yield Remark(kind="interval-with-a-fraction", about="trainer", key=f"training.{field}", note=note)
 
 
 # -- several processes
@@ -107,8 +129,9 @@ def deepspeed_mismatches(setup: Setup, settings: Mapping[str, Any] | None, get: 
         for part in name.split("."):
             written = written.get(part) if isinstance(written, Mapping) else None
         taken = get(path)
-        if isinstance(written, bool | int | float) and taken is not None and written != taken:
-            different.append(f"{name} is {written}, and {path.partition('.')[2]} {taken}")
+        text = f'the text "{written}"' if isinstance(written, str) else written
+        if isinstance(written, bool | int | float | str) and taken is not None and written not in ("auto", taken):
+            different.append(f"{name} is {text}, and {path.partition('.')[2]} {taken}")
     if different:
         note = f"transformers stops: the DeepSpeed settings differ from the trainer's: {'; '.join(different)}."
         yield Remark(kind="deepspeed-differs", about="distribution", key="training.deepspeed", note=note)

@@ -72,6 +72,9 @@ def facts_of(followed: Followed, vocabulary: int | None) -> dict[str, Any]:
     known["rows_fully_masked"] = untaught
     if rows and all(row.teaches is False for row in rows):
         known["labels_masked_ratio"] = 1.0
+    unseen = next((each.tokens_unseen for each in sets if each.tokens_unseen), None)
+    if unseen is not None:
+        known["tokens_unseen"] = unseen
     if followed.tokenizer is not None:
         known.update(_of_tokens(followed, vocabulary))
     return known

@@ -75,9 +75,11 @@ def _other_quantization(model: Any) -> str | None:
 
 
 def _adapter(model: Any) -> dict[str, Any]:
+    from peft import LoraConfig, PeftType
+
     configs = getattr(model, "peft_config", None)
     lora = next(iter(configs.values()), None) if isinstance(configs, dict) else None
-    if lora is None or getattr(lora, "r", None) is None:
+    if not isinstance(lora, LoraConfig) or lora.peft_type != PeftType.LORA:  # AdaLoRA's has r and alpha of its own
         return {}
     r, alpha = int(lora.r), float(lora.lora_alpha)
     rslora = bool(getattr(lora, "use_rslora", False))

@@ -50,14 +50,18 @@ def _stack(name: str) -> str:
 
 
 def _closed_gates(model: nn.Module) -> dict[str, str]:
-    """A frozen number or vector that is zero, by the module that holds it beside modules of its own."""
+    """A frozen number or vector that is zero, by the module whose parts it multiplies.
+
+    The module that holds it, or the one above where it holds nothing else: a LayerScale, ZAYA's norm of the keys.
+    """
     found = {}
     for name, module in modules_of(model):
+        home = name if next(module.children(), None) is not None else name.rpartition(".")[0]
         for key, parameter in module.named_parameters(recurse=False):
             tensor = local_part(parameter.detach())
             is_gate = sum(size > 1 for size in parameter.shape) <= 1 and _MULTIPLIES.search(key)
             if not is_gate or parameter.requires_grad or tensor.is_meta or not tensor.numel():
                 continue
             if tensor.is_floating_point() and not bool(torch.count_nonzero(tensor)):
-                found[plain_name(name)] = plain_name(f"{name}.{key}")
+                found[plain_name(home)] = plain_name(f"{name}.{key}")
     return found

@@ -9,7 +9,7 @@ from ...facts.adapter import AdapterFacts, ProjectionCoverage
 from ..tensors import own_class
 from .adapter_state import state_facts
 from .adapter_targets import target_facts
-from .bypass import bypassed_modules
+from .bypass import bypassed_modules, kernel_fed_adapters
 from .inventory import Inventory, Linear, Part, is_conv1d
 from .naming import split_layer
 from .training_parameters import parameter_facts
@@ -21,11 +21,10 @@ def adapter_facts(
     asked_targets: list[str] | str | None = None,
     asked_to_save: list[str] | None = None,
     fresh_heads: list[str] | None = None,
-    inventory: Inventory | None = None,
 ) -> AdapterFacts:
     """Facts of a model with LoRA on any device: a PeftModel, or a transformers model after ``add_adapter``.
 
-    A model without adapters gives ``attached: false`` and what trains.
+    A model without adapters gives ``attached: false`` and what trains; one whose adapter is no LoRA, what trains.
 
     Args:
         asked_targets: target_modules as the user wrote them; without them those of PEFT's config, which PEFT may have
@@ -33,8 +32,10 @@ def adapter_facts(
         asked_to_save: modules_to_save as the user wrote them.
         fresh_heads: names of task heads that no checkpoint holds; None where that is unknown.
     """
-    seen = inventory or Inventory(model)
+    seen = Inventory(model)
     config = active_config(seen)
+    if config is not None and config.peft_type != "LORA":  # what it adapts, and with how many numbers, is its own
+        return AdapterFacts(attached=True, failure="none", **parameter_facts(seen, config), **state_facts(seen, config))
     adapted = [part for part in seen.parts if part.lora]
     return AdapterFacts(
         attached=bool(adapted),
@@ -50,6 +51,7 @@ def adapter_facts(
         conv1d_modules=[linear.name for linear in seen.linears if linear.adapted and is_conv1d(linear)],
         adapted_classes=_classes(adapted),
         bypassed_modules=bypassed_modules(seen),
+        kernel_fed_modules=kernel_fed_adapters(seen),
     )
 
 

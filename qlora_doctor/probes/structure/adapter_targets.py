@@ -87,7 +87,7 @@ def matched_names(config: Any, names: list[str]) -> list[str]:
     """
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    if config is None or config.target_modules is None:
+    if getattr(config, "target_modules", None) is None:
         return []
     found = []
     try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,6 +20,8 @@ _KERNEL = re.compile(r"\b(?:mamba\w*_(?:inner_fn|split_conv1d_scan_combined)|cau
 _READ = re.compile(r"self\.(\w+)\.weight(?!\.(?:dtype|device|shape|size|data_ptr|ndim|requires_grad))\b")
 # A weight that is a factor of a product as it is.
 _FACTOR = re.compile(r"\bself\.(\w+)\.weight(?:\.T)? @|@ self\.(\w+)\.weight\b")
+_CALL = re.compile(r"self\.(\w+)\(")
+_METHOD = re.compile(r"\n    def ")
 # Jamba and Falcon-Mamba call the layer where the model is quantized, and read its weight elsewhere.
 _PLAIN_BRANCH = re.compile(
     r"(?<=\n)( *)if hasattr\(self\.config, \"_is_quantized\"\):\n(?:\1 .*\n)+\1else:\n(?:\1 .*\n)+"
@@ -24,66 +29,118 @@ _PLAIN_BRANCH = re.compile(
 
 
 def bypassed_modules(seen: Inventory, names: Iterable[str] | None = None) -> list[str]:
-    """Adapted layers whose weight their parent's forward hands to a fused kernel (Mamba's out_proj, conv1d, …).
+    """Adapted 16-bit layers whose weight their parent's forward takes past them (Mamba's out_proj, conv1d, ...).
 
-    Which ones, the source of the parent's class says; where the kernels are not installed, the same layers run as
-    modules.
+    Which ones, the source of the parent's class says. A layer that is called as well is passed by where the fused
+    kernel is installed; without it, it runs as a module.
 
     Args:
         names: layers to look at instead of the adapted ones.
     """
-    wanted = [part.name for part in seen.parts if part.lora] if names is None else names
-    found = []
-    for full in wanted:
-        home, _, name = full.rpartition(".")
-        parent = seen.by_name.get(home)
-        parent_class: Any = type(parent.module) if parent is not None else None
-        if parent_class is None:
-            continue
-        module = seen.by_name[full].module if full in seen.by_name else None
-        packed = is_4bit(getattr(module, "weight", None), module)
-        if name in _weights_read(parent_class, packed):
-            found.append(full)
-    return found
+    wanted = _adapted(seen) if names is None else names
+    return [full for full, reads in _read(seen, wanted, packed=False) if reads.passes_by]
 
 
-@cache
-def _weights_read(parent: Any, packed: bool) -> frozenset[str]:
-    """Names of the layers whose weight a forward with a kernel in it takes.
+def kernel_fed_adapters(seen: Inventory) -> list[str]:
+    """Adapted 16-bit layers that a fused kernel would pass by where it is installed, which it is not here."""
+    return [full for full, reads in _read(seen, _adapted(seen), packed=False) if reads.fed_elsewhere]
 
-    Args:
-        packed: the layer is 4-bit; where the model asks ``_is_quantized``, only the branch for such layers counts.
-    """
-    found: set[str] = set()
-    for method in (getattr(parent, "forward", None), getattr(parent, "cuda_kernels_forward", None)):
-        try:
-            source = inspect.getsource(method) if method is not None else ""
-        except (OSError, TypeError):
-            continue
-        if packed:
-            source = _PLAIN_BRANCH.sub("", source)
-        if _KERNEL.search(source):
-            found.update(_READ.findall(source))
-    return frozenset(found)
+
+def kernel_fed_packed(seen: Inventory) -> list[str]:
+    """4-bit layers whose packed weight a fused kernel would take where it is installed, which it is not here."""
+    return [full for full, reads in _read(seen, _linears(seen), packed=True) if reads.fed_elsewhere]
 
 
 def packed_factors(seen: Inventory) -> list[str]:
-    """4-bit layers of which the model multiplies the weight itself (Mamba's dt_proj): packed bytes are no numbers."""
-    found = []
-    for linear in seen.layer_linears:
-        home, _, name = linear.name.rpartition(".")
-        parent = seen.by_name.get(home)
-        parent_class: Any = type(parent.module) if parent is not None else None
-        if linear.four_bit and name in _factors(parent_class):
-            found.append(linear.name)
-    return found
+    """4-bit layers of which the model multiplies the weight (Mamba's dt_proj), or feeds it to a kernel that does."""
+    return [full for full, reads in _read(seen, _linears(seen), packed=True) if reads.is_factor or reads.fed_here]
+
+
+@dataclass(frozen=True)
+class _OfLayer:
+    """What a parent does with one layer's weight."""
+
+    passes_by: bool
+    fed_here: bool
+    fed_elsewhere: bool
+    is_factor: bool
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Names of a class's layers whose weight its methods read.
+
+    Attributes:
+        always: read beside a kernel, and the layer is never called.
+        in_kernel: read for a kernel; the layer is called where there is none.
+        factors: factors of a product as they are.
+        kernel_runs: the kernels are installed here.
+    """
+
+    always: frozenset[str] = frozenset()
+    in_kernel: frozenset[str] = frozenset()
+    factors: frozenset[str] = frozenset()
+    kernel_runs: bool = False
 
 
 @cache
-def _factors(parent: Any) -> frozenset[str]:
-    """Names of the layers whose weight a class multiplies by, where the model is quantized."""
+def reads(parent: Any, quantized: bool) -> Reads:
+    """What a class reads of its layers.
+
+    Args:
+        quantized: the model is; where the class asks ``_is_quantized``, only the branch for such models counts.
+    """
     try:
-        source = _PLAIN_BRANCH.sub("", inspect.getsource(parent))
+        whole = inspect.getsource(parent)
     except (OSError, TypeError):
-        return frozenset()
-    return frozenset(name for pair in _FACTOR.findall(source) for name in pair if name)
+        return Reads()
+    if quantized:
+        whole = _PLAIN_BRANCH.sub("", whole)
+    taken: set[str] = set()
+    for method in _METHOD.split(whole):
+        if method.startswith(("forward(", "cuda_kernels_forward(")) and _KERNEL.search(method):
+            taken.update(_READ.findall(method))
+    called = set(_CALL.findall(whole))
+    factors = {name for pair in _FACTOR.findall(whole) for name in pair if name}
+    return Reads(frozenset(taken - called), frozenset(taken & called), frozenset(factors), _kernel_runs(parent))
+
+
+def _kernel_runs(parent: Any) -> bool:
+    """Whether the kernels are here: before transformers 5 a model says so itself."""
+    told = getattr(sys.modules.get(parent.__module__), "is_fast_path_available", None)
+    return bool(told) if told is not None else importlib.util.find_spec("mamba_ssm") is not None
+
+
+def _read(seen: Inventory, names: Iterable[str], *, packed: bool) -> Iterator[tuple[str, _OfLayer]]:
+    """What is done with the weights of these layers, as far as they are packed, or are not."""
+    quantized = any(linear.four_bit for linear in seen.linears)
+    for full in names:
+        home, _, name = full.rpartition(".")
+        parent = seen.by_name.get(home)
+        if parent is None:
+            continue
+        kind: Any = type(parent.module)
+        found = reads(kind, quantized)
+        if name not in found.always | found.in_kernel | found.factors:
+            continue
+        module = seen.by_name[full].module if full in seen.by_name else None
+        if is_4bit(getattr(module, "weight", None), module) != packed:
+            continue
+        fed = name in found.in_kernel
+        yield (
+            full,
+            _OfLayer(
+                passes_by=name in found.always or (fed and found.kernel_runs),
+                fed_here=fed and found.kernel_runs,
+                fed_elsewhere=fed and not found.kernel_runs,
+                is_factor=name in found.factors,
+            ),
+        )
+
+
+def _adapted(seen: Inventory) -> list[str]:
+    return [part.name for part in seen.parts if part.lora]
+
+
+def _linears(seen: Inventory) -> list[str]:
+    return [linear.name for linear in seen.layer_linears]

@@ -110,8 +110,11 @@ class Inventory:
 
     @cached_property
     def stack(self) -> str | None:
-        """Name of the list of layers."""
-        return find_stack(part.name for part in self.parts)
+        """Name of the list of layers: the decoder's, where a tower for images beside it may have more of them."""
+        decoder = self._part_got("get_decoder")
+        names = [part.name for part in self.parts]
+        inside = [name for name in names if name.startswith(f"{decoder.name}.")] if decoder is not None else []
+        return find_stack(inside) or find_stack(names)
 
     @cached_property
     def total_layers(self) -> int:
@@ -127,12 +130,7 @@ class Inventory:
     @cached_property
     def head(self) -> Part | None:
         """The output head: what get_output_embeddings names."""
-        getter = getattr(self.base, "get_output_embeddings", None)
-        try:
-            module = getter() if getter is not None else None
-        except (AttributeError, NotImplementedError):
-            module = None
-        return self._part_of(module) if module is not None else None
+        return self._part_got("get_output_embeddings")
 
     @cached_property
     def task_heads(self) -> list[Part]:
@@ -156,12 +154,7 @@ class Inventory:
 
     @cached_property
     def input_embedding(self) -> Part | None:
-        getter = getattr(self.base, "get_input_embeddings", None)
-        try:
-            module = getter() if getter is not None else None
-        except (AttributeError, NotImplementedError):
-            module = None
-        return self._part_of(module) if module is not None else None
+        return self._part_got("get_input_embeddings")
 
     @cached_property
     def tied(self) -> bool:
@@ -255,6 +248,14 @@ class Inventory:
                 if id(buffer) not in seen:
                     seen.add(id(buffer))
                     yield (f"{part.name}.{name}" if part.name else name), buffer
+
+    def _part_got(self, getter: str) -> Part | None:
+        """What a method of the model names; None where it has none, or names nothing."""
+        try:
+            module = getattr(self.base, getter)()
+        except (AttributeError, NotImplementedError, TypeError):
+            module = None
+        return self._part_of(module) if module is not None else None
 
     def _part_of(self, module: nn.Module) -> Part | None:
         inner = _strip(module)[0]

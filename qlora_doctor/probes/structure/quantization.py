@@ -9,7 +9,7 @@ import torch
 
 from ...facts.quantization import LinearLeftOut, QuantizationFacts
 from ..tensors import is_packed, own_class, quant_state_of
-from .bypass import packed_factors
+from .bypass import kernel_fed_packed, packed_factors
 from .inventory import Inventory, Linear
 from .naming import with_wildcards
 from .sizes import BLOCK, dtype_name, elements, expected_bits, ideal_bytes, is_4bit, statistics
@@ -56,6 +56,7 @@ def quantization_facts(
         classifier_quantized=_quantized_heads(seen, fresh_heads),
         heads_quantized=[part.name for part in seen.task_heads if _is_4bit_layer(part.module)],
         packed_factors=packed_factors(seen),
+        kernel_fed_packed=kernel_fed_packed(seen),
         routers_quantized=[
             part.name for part in seen.routers if is_4bit(part.module._parameters.get("weight"), part.module)
         ],

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...facts.adapter import TrainableGroup
-from ..tensors import parameters_of
+from ..tensors import adapter_of, parameters_of
 from .inventory import Inventory, Part
 from .sizes import elements
 
@@ -74,8 +74,11 @@ def _group_of_base(seen: Inventory, name: str, module: Any, wants_bias: bool) ->
 
 
 def _expected(seen: Inventory, config: Any) -> int | None:
-    """r × (in + out) over what is adapted, plus modules_to_save, tokens and biases; None for other kinds of adapter."""
-    if not hasattr(config, "r"):
+    """r × (in + out) over what is adapted, plus modules_to_save, tokens and biases.
+
+    None for other kinds of adapter, and where several adapters train.
+    """
+    if config.peft_type != "LORA" or _several_train(seen):
         return None
     total = 0
     for part in seen.parts:
@@ -89,6 +92,12 @@ def _expected(seen: Inventory, config: Any) -> int | None:
         if part.tokens is not None:
             total += _tokens(part)
     return total + _biases(seen, config)
+
+
+def _several_train(seen: Inventory) -> bool:
+    adapters = getattr(seen.model, "peft_config", None) or {}
+    trained = (name for name, parameter in parameters_of(seen.model) if parameter.requires_grad)
+    return len({adapter_of(name, adapters) for name in trained} - {None}) > 1
 
 
 def _expected_of(part: Part, layer: Any, config: Any) -> int | None:

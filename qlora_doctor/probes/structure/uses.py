@@ -39,7 +39,10 @@ _NAMES_THE_MACHINE = re.compile(
     r"cuda|gpu|\bcard\b|accelerat|install|mps\b|xpu|npu|permission|hugging ?face.co|connection|distributed|deepspeed",
     re.I,
 )
-_ABOUT_THE_VALUE = re.compile(r"is not a valid|has no attribute|[Ii]nvalid|not supported|[Uu]nknown|[Uu]nexpected")
+_ABOUT_THE_VALUE = re.compile(
+    r"is not a valid|has no attribute|[Ii]nvalid|not supported|[Uu]nknown|[Uu]nexpected|missing \d+ required"
+    r"|should be set"
+)
 """Messages about a value as such, whatever the other arguments are."""
 _SAFE = ("TypeError", "ValueError", "AttributeError", "NotImplementedError", "KeyError")
 
@@ -47,11 +50,11 @@ _SAFE = ("TypeError", "ValueError", "AttributeError", "NotImplementedError", "Ke
 def try_uses(
     setup: Setup, config: ConfigFacts | None = None, progress: Progress | None = None, *, offline: bool = True
 ) -> ScriptFacts:
-    """Import what the script imports, make the configurations that it makes; nothing else of it runs.
+    """Import what the script imports, make the configurations and schedules that it makes; nothing else of it runs.
 
     Args:
         config: what is reported already; a call is not reported again for the same argument.
-        progress: told what is under way.
+        progress: is called with what is under way.
         offline: False lets the hub be asked for the config.json that from_pretrained's arguments are held against.
     """
     if not setup.uses:
@@ -168,17 +171,26 @@ def _refused_call(use: LibraryUse) -> RefusedCall | None:
 
 
 def _raised(made: Any, arguments: dict[str, Any]) -> Exception | None:
-    if made.__name__ in ("LoraConfig", "BitsAndBytesConfig"):
-        outside: dict[str, Any] = {}
-    else:
-        outside = {"output_dir": "out", "use_cpu": True, "report_to": "none"}
-        taken = inspect.signature(made).parameters
-        outside = {name: value for name, value in outside.items() if name in taken}
+    taken = inspect.signature(made).parameters
+    outside = {"output_dir": "out", "use_cpu": True, "report_to": "none"}
+    outside = {name: value for name, value in outside.items() if name in taken}
     try:
-        made(**outside, **arguments)
+        config = made(**outside, **arguments)
+        if "lr_scheduler_type" in arguments:
+            _make_schedule(config)
     except Exception as error:
         return error
     return None
+
+
+def _make_schedule(config: Any) -> None:
+    """The schedule that the trainer makes of its arguments, when it begins to train, for an optimizer of one number."""
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    options = getattr(config, "lr_scheduler_kwargs", None) or {}
+    get_scheduler(config.lr_scheduler_type, optimizer, 1, 100, scheduler_specific_kwargs=dict(options))
 
 
 def _is_alike(one: Exception | None, other: Exception) -> bool:

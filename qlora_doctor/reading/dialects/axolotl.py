@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...setup.setup import Setup
+from ...setup.setup import Change, Setup
 from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ...tables.trainer_names import AXOLOTL_OPTIMIZERS
@@ -24,6 +24,7 @@ from .values import dtype, name_list, names, optimizer, storage_dtype, strategy,
 
 name = "axolotl"
 TRAITS = Traits(
+    liger_by_plugin=True,
     forms=name,
     row_is_sample=True,
     hf_names=True,
@@ -63,6 +64,8 @@ _OWN = {
 """Keys that no other trainer has beside ``base_model``."""
 
 _FIELDS: Table = {
+    # "auto" is on with torch 2.6 and later
+    "torch_compile": ("training.torch_compile", lambda value: value == "auto" or switch(value)),
     "base_model": ("model.name_or_path", text),
     "revision_of_model": ("model.revision", text),
     "model_revision": ("model.revision", text),
@@ -203,6 +206,8 @@ def recognise(document: Document) -> float:
     data = document.data
     if not isinstance(data, dict) or not isinstance(data.get("base_model"), str):
         return 0.0
+    if isinstance(data.get("adapter"), dict):  # a section of a home-made file
+        return 0.0
     own = len(_OWN & data.keys()) if (_OWN - _ALPACA) & data.keys() else 0
     if isinstance(data.get("datasets"), list) and any(isinstance(d, dict) and "path" in d for d in data["datasets"]):
         own += 1
@@ -213,6 +218,7 @@ def read(document: Document) -> Setup:
     """An axolotl config → Setup."""
     known = key_list("axolotl")
     reading = Reading(document, name, f"axolotl {known.version}", traits=TRAITS)
+    reading.truths_are_numbers = True
     reading.take(_FIELDS)
     _model_class(reading)
     _precision(reading)
@@ -224,6 +230,7 @@ def read(document: Document) -> Setup:
     _kernels(reading)
     _checkpointing(reading)
     _distribution(reading)
+    _dtypes(reading)
     _data(reading)
     reading.defaults(_DEFAULTS)
     if reading.has("lora_model_dir"):
@@ -390,17 +397,38 @@ def _batches(reading: Reading) -> None:
 
 
 _KERNELS = (
-    "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "cut_cross_entropy",
-    "chunked_cross_entropy", "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp",
-    "liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy",
+    "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "chunked_cross_entropy",
+    "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp", "fp8", "qat", "relora",
+    "lisa_n_layers", "selective_checkpointing", "layer_offloading",
 )  # fmt: skip
-"""Switches of kernels that run in place of transformers' own code."""
+"""Switches of code that runs in place of transformers' own, or around it, and changes what a step holds."""
+_LIGER = ("liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy")
+"""The same, read by a plugin alone; liger_swiglu is an older name of liger_glu_activation."""
+_PARALLEL = (
+    "context_parallel_size", "sequence_parallel_degree", "tensor_parallel_size", "dp_shard_size", "dp_replicate_size",
+)  # fmt: skip
 
 
 def _kernels(reading: Reading) -> None:
+    """Which kernels run; those of a plugin where ``plugins`` names it, cut_cross_entropy then unless it is false."""
     chosen = [key for key in _KERNELS if reading.get(key)]
+    listed = reading.get("plugins") or []
+    plugins = [str(each) for each in (listed if isinstance(listed, list) else [listed])]
+    named = " ".join(plugins).lower()
+    if "cut_cross_entropy" in named and reading.get("cut_cross_entropy", True):
+        chosen.append("cut_cross_entropy")
+    if "liger" in named:
+        glu = reading.get("liger_swiglu") and not reading.get("liger_glu_activation")
+        chosen += [key for key in _LIGER if reading.get(key) or (glu and key == "liger_glu_activation")]
+    elif reading.get("liger_fused_linear_cross_entropy"):
+        why = "Only the plugin axolotl.integrations.liger.LigerPlugin reads it, and plugins does not name it."
+        reading.put("training.use_liger_kernel", False, "liger_fused_linear_cross_entropy", why)
+    # These two have switches of their own; the others are on by being there.
+    others = (each for each in plugins if "cut_cross_entropy" not in each.lower() and "liger" not in each.lower())
+    chosen += [each.rpartition(".")[2] for each in others]
     if chosen:
-        reading.put("training.kernels", chosen, chosen[0])
+        reading.put("training.kernels", chosen, next((key for key in chosen if reading.has(key)), "plugins"))
+    reading.extra("training", *_PARALLEL)
 
 
 def _checkpointing(reading: Reading) -> None:
@@ -443,6 +471,23 @@ def _distribution(reading: Reading) -> None:
         )
 
 
+def _dtypes(reading: Reading) -> None:
+    """After prepare_model_for_kbit_training, norms and embeddings go back from float32 to the dtype that it trains in
+    (``_configure_embedding_dtypes`` in loaders/model.py); embeddings_skip_upcast leaves these in float32."""
+    quantized = reading.value("quantization.load_in_4bit") or reading.value("quantization.load_in_8bit")
+    if not quantized or reading.knows("training.fsdp"):
+        return
+    tests = [] if reading.get("fp32_norms") else [[["named", "norm"]]]
+    if not (reading.value("quantization.load_in_4bit") and reading.get("embeddings_skip_upcast")):
+        tests.append([["named", *_EMBEDDINGS], ["has", "weight"]])
+    dtype = reading.value("model.dtype")
+    reading.changes += [Change(kind="cast", when="prepared", over="modules", value=dtype, tests=each) for each in tests]
+
+
+_EMBEDDINGS = ("embed_tokens", "lm_head", "embed_in", "embed_out", "word_embeddings")
+"""Names of input and output embeddings (``get_linear_embedding_layers`` in loaders/utils.py)."""
+
+
 def _data(reading: Reading) -> None:
     _samples(reading)
     _preference(reading)
@@ -451,7 +496,7 @@ def _data(reading: Reading) -> None:
     if method:
         reading.put("training.method", str(method), "rl")
     elif reward is not None:
-        reading.put("training.method", "reward", reward)
+        reading.put("training.method", "reward" if reward == "reward_model" else "prm", reward)
     elif reading.get("pretraining_dataset"):
         reading.put("training.method", "pretrain", "pretraining_dataset")
     else:

@@ -17,14 +17,15 @@ from pydantic import BaseModel
 from ...core.errors import ConfigError
 from ...core.place import Place
 from ...core.pointers import dotted, escaped
-from ...setup.setup import SECTIONS, Asked, KeyNote, Origin, OwnKey, Remark, Setup, Source
+from ...setup.setup import SECTIONS, Asked, Change, KeyNote, Origin, OwnKey, Remark, Setup, Source
 from ...setup.traits import Traits
+from ...tables.conditions import Condition
 from ...tables.keys import MOST_SUGGESTIONS, MOST_UNKNOWN_KEYS, KeyList
 from ..document import Document
 from ..interpolation import interpolated
 from ..lenient import Mismatch, describe_value, read_as
 from ..native import CHOICES, DTYPE_CHOICES
-from .named_data import BESIDE, TEMPLATE_KEYS, named_in
+from .named_data import TEMPLATE_KEYS, keys_beside, named_in
 from .values import Unreadable, is_own_word, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
@@ -52,9 +53,10 @@ class Reading:
     Attributes:
         data: the file's mapping.
         version: whose defaults are meant, for example ``axolotl 0.18``.
-        stored_keys: what ``Setup`` has under this name.
+        changes, stored_keys: what ``Setup`` has under these names.
         stops_at_unknown_keys: the same.
         by_omegaconf: see ``read_by_omegaconf``.
+        truths_are_numbers: pydantic reads the file, and takes true for 1 and false for 0 where a number stands.
     """
 
     def __init__(
@@ -101,10 +103,12 @@ class Reading:
         self._removed_keys: list[KeyNote] = []
         self._deprecated_keys: list[KeyNote] = []
         self._remarks: list[Remark] = []
+        self.changes: list[Change] = []
         self._pointers: dict[str, str] = {}
         self.stored_keys: dict[str, bool] = {}
         self.stops_at_unknown_keys = False
         self.by_omegaconf = False
+        self.truths_are_numbers = False
         self._tables: list[tuple[str, Table]] = []
         self._brought_about: dict[str, dict[str, None]] = {}
 
@@ -179,12 +183,20 @@ class Reading:
             return
         try:
             value = convert(value) if convert is not None else value
-            value = checked_value(path, value)
+            value = self._checked(path, value)
         except Unreadable as error:
             self._refuse(key, path, value, error.expected, pointer)
             return
         if value is not None:
             self._set(path, value, "explicit", None, pointer)
+
+    def _checked(self, path: str, value: Any) -> Any:
+        if self.truths_are_numbers and isinstance(value, bool):
+            try:
+                return checked_value(path, value)
+            except Unreadable:
+                return checked_value(path, int(value))
+        return checked_value(path, value)
 
     def _refuse(self, key: str, path: str, value: Any, expected: str, pointer: str) -> None:
         sentence = f"{key} must be {expected}, found {describe_value(value)}."
@@ -282,11 +294,11 @@ class Reading:
 
     # -- what is worth knowing about the keys themselves
 
-    def remark(self, kind: str, key: str | None, note: str, machine: str | None = None) -> None:
+    def remark(self, kind: str, key: str | None, note: str, machine: Condition | None = None) -> None:
         """Keys that together mean something else than they say; kinds are listed in ``facts.config``.
 
         Args:
-            machine: where it is so on some machines only, a condition of ``tables.conditions``.
+            machine: where it is so on some machines only.
         """
         self._remarks.append(Remark(kind=kind, effect="other-meaning", key=key, note=note, machine=machine))
         if key is not None:
@@ -298,14 +310,14 @@ class Reading:
         key: str | None,
         note: str,
         about: str = "trainer",
-        machine: str | None = None,
+        machine: Condition | None = None,
         identity: str | None = None,
     ) -> None:
         """A combination at which the trainer itself stops.
 
         Args:
             about: one of the subjects of ``facts.Remark``.
-            machine: where it is so on some machines only, a condition of ``tables.conditions``.
+            machine: where it is so on some machines only.
             identity: of a row of ``tables.refusals``, its id.
         """
         named = {} if identity is None else {"id": identity}
@@ -422,7 +434,7 @@ class Reading:
         for key in duplicates:
             self.point_at(key)
         named = named_in(self)
-        template = next((key for key in TEMPLATE_KEYS if key in BESIDE.get(self.dialect, ()) and self.has(key)), None)
+        template = next((key for key in TEMPLATE_KEYS if key in keys_beside(self.dialect) and self.has(key)), None)
         if template is not None and "data.chat_template" not in self._origins:
             self.forget("data.chat_template", f"{self.version} has the template under this name.", template)
         self._head_sections()
@@ -439,6 +451,7 @@ class Reading:
             duplicate_keys=duplicates,
             string_numbers=string_numbers,
             remarks=self._remarks,
+            changes=self.changes,
             stored_keys=self.stored_keys,
             named_data=named,
             stops_at_unknown_keys=self.stops_at_unknown_keys,

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ...core.versions import version_tuple
-from ...setup.setup import Setup
+from ...setup.setup import SECTIONS, Setup
 from ...setup.traits import Traits
 from ...tables.keys import key_list
 from ...tables.templates import slip_of
 from ..document import Document
+from ..lenient import describe_type
 from .fields import Reading, Table, Writing
 from .refusals import llamafactory as refusals
 from .refusals import refuse
@@ -126,6 +127,11 @@ _DEFAULTS: dict[str, Any] = {
     "training.trainer": "transformers",
 }
 _ATTENTION = {"fa2": "flash_attention_2", "fa3": "flash_attention_3", "sdpa": "sdpa", "disabled": "eager"}
+_CODE = (
+    "use_unsloth", "use_unsloth_gc", "shift_attn", "mixture_of_depths", "use_llama_pro", "use_kt", "use_adam_mini",
+    "use_muon", "use_dft_loss", "use_asft_loss", "use_eaft_loss", "pref_ftx",
+)  # fmt: skip
+"""Switches of code that runs in place of transformers' own, or around it, and changes what a step holds."""
 WRITINGS: dict[str, Writing] = {
     "quantization.load_in_4bit": lambda on, data: {"quantization_bit": 4 if on else None},
     "quantization.load_in_8bit": lambda on, data: {"quantization_bit": 8 if on else None},
@@ -215,6 +221,8 @@ def conclude(reading: Reading) -> None:
     rank = reading.get("lora_rank", 8)
     if not reading.has("lora_alpha") and isinstance(rank, int):
         reading.default("lora.lora_alpha", 2 * rank, "lora_alpha is twice lora_rank")
+    if reading.get("stage") == "pt":
+        reading.put("training.method", "pretrain", "stage")
     if reading.get("stage") == "dpo":
         loss = str(reading.get("pref_loss", "sigmoid"))
         # Its one stage for pairs holds the methods that need no reference (train/dpo/trainer.py).
@@ -234,8 +242,9 @@ def conclude(reading: Reading) -> None:
         reentrant = reading.get("use_reentrant_gc", True)
         key = "use_reentrant_gc" if reading.has("use_reentrant_gc") else None
         reading.put("training.gradient_checkpointing_kwargs", {"use_reentrant": bool(reentrant)}, key)
-    if reading.get("use_unsloth"):
-        reading.put("training.kernels", ["unsloth"], "use_unsloth")
+    chosen = [key for key in _CODE if reading.get(key)]
+    if chosen:
+        reading.put("training.kernels", ["unsloth" if key == "use_unsloth" else key for key in chosen], chosen[0])
     reading.default("training.prepare_for_kbit_training", False, "it prepares the model by code of its own")
     if not reading.get("val_size") and not reading.has("eval_dataset") and not reading.has("eval_strategy"):
         reading.default("training.eval_strategy", "no")
@@ -245,8 +254,35 @@ def conclude(reading: Reading) -> None:
     if isinstance(template, str) and not is_template(template) and (near := slip_of(template)) is not None:
         note = f"LLaMA-Factory stops: it has no template {template}; the closest is {near}."
         reading.refused("template-unknown", "template", note)
+    refuse_switched_strategies(reading, "LLaMA-Factory")
+    _refuse_texts_for_numbers(reading)
     refuse(reading, "llamafactory", refusals.COMPUTED)
     refusals.remark(reading, trains_anyway=isinstance(reading, _Board))
+
+
+def refuse_switched_strategies(reading: Reading, trainer: str) -> None:
+    """A bare ``no`` in YAML is false, which IntervalStrategy does not know (transformers, trainer_utils.py)."""
+    for key in ("eval_strategy", "evaluation_strategy", "save_strategy", "logging_strategy"):
+        written = reading.get(key)
+        if isinstance(written, bool):
+            read = str(written).lower()
+            note = f'{trainer} stops: {key} is read as {read} and not as a word; write "no", "steps" or "epoch".'
+            reading.refused("strategy-is-a-switch", key, note)
+
+
+def _refuse_texts_for_numbers(reading: Reading) -> None:
+    """HfArgumentParser.parse_dict converts nothing: a text stays one, and what reckons with it stops."""
+    if isinstance(reading, _Board):
+        return
+    for key, row in _FIELDS.items():
+        value = reading.data.get(key)
+        path = row if isinstance(row, str) else row[0]
+        if not isinstance(value, str) or is_template(value) or f"/{key}" in reading.document.string_numbers:
+            continue
+        section, _, field = path.partition(".")
+        if describe_type(SECTIONS[section].model_fields[field].annotation) in ("a number", "a whole number"):
+            note = f"LLaMA-Factory stops: {key} is the text {value!r} where a number stands, and nothing converts it."
+            reading.refused("text-for-a-number", key, note)
 
 
 def _precision(reading: Reading) -> None:

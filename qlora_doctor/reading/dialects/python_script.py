@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ConfigError
 from ...setup.setup import Setup
 from ...setup.traits import Traits
 from ..document import Document
+
+if TYPE_CHECKING:
+    from ..python.training_script import TrainingScript
 
 name = "python"
 TRAITS = Traits(
@@ -37,6 +40,8 @@ _TRAINS = re.compile(
     r"(?:Config|Trainer)\b|UnslothTrainer|[ =]Trainer\(|transformers\.Trainer|from trl\.experimental"
 )
 """A trainer of transformers, TRL or Unsloth, or the class of its arguments."""
+_TEACHES = re.compile(r"\.backward\(|\boptim|\bfit\(|\.train\(\s*(?!False)|LoraConfig\(|get_peft_model\(|is_trainable")
+"""What a script has that trains an adapter in a way of its own, or means to."""
 _RUNS = re.compile(r"__main__|\.train\(|\btrain\w*\(")
 _IMPORTS = re.compile(r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import|import[ \t]+([\w.]+))", re.MULTILINE)
 _MOST_LOOKED_INTO = 12
@@ -56,6 +61,21 @@ def recognise(document: Document) -> float:
     if not (adapts or trains):
         return 0.5 if _starts_training(document) else 0.0  # 0: a model that is only used
     return (0.5, 0.9, 0.97)[loads + adapts + trains - 1]
+
+
+def _refuse_inference(script: TrainingScript, document: Document) -> None:
+    """An adapter that is loaded where nothing trains is used, and frozen as it should be.
+
+    Raises:
+        ConfigError: the script is of this kind.
+    """
+    code = script.code
+    if script.continued is None or script.trainer is not None or _TRAINS.search(code) or _TEACHES.search(code):
+        return
+    raise ConfigError(
+        f"{document.path or 'The script'} loads an adapter and starts no training that is known here.",
+        remedy="qlora-doctor adapter FOLDER says whether a stored adapter is whole; check the script that trains.",
+    )
 
 
 def _starts_training(document: Document) -> bool:
@@ -84,7 +104,7 @@ _KAGGLE = {"nvidiaTeslaT4": "T4", "nvidiaTeslaP100": "P100", "nvidiaL4": "L4", "
 
 def _asked_card(data: Any) -> str | None:
     """The card that a notebook was saved with: ``metadata.colab.gpuType``, or Kaggle's accelerator; None: neither is
-    told, it is no card that is known here, or the notebook's own text and output speak of other cards alone."""
+    given, it is no card that is known here, or the notebook's own text and output speak of other cards alone."""
     metadata = data.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
 
@@ -121,49 +141,14 @@ def read(document: Document) -> Setup:
         ConfigError: it is no Python, or no notebook, or nested too deeply.
     """
     from ..pins import asked_of
-    from ..python.handed import note_given_data, note_handed, note_inner_model
-    from ..python.keywords import asked_versions, check_keywords
-    from ..python.lost import note_lost
-    from ..python.named_data import name_data
-    from ..python.order_of_calls import note_order
-    from ..python.outcomes import note_outcomes
-    from ..python.own_functions import note_own_functions
-    from ..python.parts import read_adapter, read_data, read_load, read_quantization
-    from ..python.setup_builder import SetupBuilder
-    from ..python.slips_in_loops import note_loops
-    from ..python.source import read_source
-    from ..python.statements import read_statements
-    from ..python.training import by_card, order_of, read_training
-    from ..python.training_script import follow_script
-    from ..python.unused import note_unused
-    from ..python.uses import note_uses
+    from ..python.keywords import asked_versions
+    from ..python.script_setup import follow_to_setup
 
     if document.format != "text" and not is_notebook(document.data):
         raise ConfigError(f"{document.path or 'The config'} is neither a Python script nor a notebook.")
     try:
-        source = read_source(document)
-        script = follow_script(source)
-        builder = SetupBuilder(source, name, TRAITS)
-        read_load(script, builder)
-        read_quantization(script, builder)
-        read_adapter(script, builder)
-        read_training(script, builder)
-        read_data(script, builder)
-        name_data(script, builder)
-        order_of(script, builder)
-        note_outcomes(script, builder)
-        note_order(script, builder)
-        note_own_functions(script, builder)
-        note_unused(script, builder)
-        note_lost(script, builder)
-        note_handed(script, builder)
-        note_given_data(script, builder)
-        note_inner_model(script, builder)
-        note_loops(script, builder)
-        by_card(builder)
-        check_keywords(script, builder)
-        note_uses(script, builder)
-        read_statements(script, builder)
+        script, builder = follow_to_setup(document, name, TRAITS)
+        _refuse_inference(script, document)
     except RecursionError:
         raise ConfigError(f"{document.path or 'The script'} cannot be followed.", remedy=_TOO_DEEP) from None
     builder.leave("hardware.count", why="How the script is launched decides.")

@@ -379,12 +379,20 @@ def _of_cli(run: Run) -> _Meaning | None:
     if run.program in ("llamafactory-cli", "lmf"):
         return _Meaning("llamafactory", 0.98, llamafactory.read)
     if run.program == "swift":
-        return _Meaning("ms-swift", 0.98, swift.read)
+        pretrains = run.action == "pt"
+        return _Meaning("ms-swift", 0.98, *((_read_swift_pt, "pretrain") if pretrains else (swift.read,)))
     if run.program == "trl":
         return _Meaning("trl", 0.98, trl.read, run.action)
     if run.program == "autotrain":
         return _Meaning("autotrain", 0.98, autotrain.read)
     return _Meaning("litgpt", 0.98, _read_litgpt(run)) if run.program == "litgpt" else None
+
+
+def _read_swift_pt(arguments: Arguments) -> Setup:
+    """``swift pt`` is ``swift sft`` with two other defaults (swift/arguments/pretrain_args.py)."""
+    arguments.data.setdefault("use_chat_template", False)
+    arguments.data.setdefault("loss_scale", "all")
+    return swift.read(arguments)
 
 
 def _read_litgpt(run: Run) -> Callable[[Arguments], Setup]:

@@ -72,6 +72,11 @@ _FIELDS: Table = {
     "gradient_checkpointing": "training.gradient_checkpointing",
     "gradient_checkpointing_kwargs": "training.gradient_checkpointing_kwargs",
     "dataset": ("data.train", one_or_list),
+    "num_labels": "model.num_labels",
+    "num_generations": "training.num_generations",
+    "generation_batch_size": "training.generation_batch_size",
+    "steps_per_generation": "training.steps_per_generation",
+    "use_vllm": ("training.use_vllm", switch),
 }
 _DEFAULTS: dict[str, Any] = {
     "lora.r": 8,
@@ -124,8 +129,7 @@ def read(document: Document) -> Setup:
         reading.default("training.gradient_accumulation_steps", max(1, -(-16 // micro)), note)
     if not reading.knows("training.max_length"):
         reading.leave("training.max_length", why="Without max_length ms-swift takes the model's own length.")
-    reading.take({"rlhf_type": "training.method"})
-    reading.default("training.method", "sft")
+    _method(reading)
     if reading.has("rlhf_type"):
         _preference(reading)
     reading.defaults(_DEFAULTS)
@@ -145,6 +149,21 @@ def read(document: Document) -> Setup:
 
 _BETA = {"simpo": 2.0, "gkd": 0.5, "grpo": 0.04}
 """By method; of the others it is 0.1 (swift/llm/argument/rlhf_args.py)."""
+
+
+def _method(reading: Reading) -> None:
+    """``rlhf_type``, or a task whose loss is none of tokens; both decide the head too (swift 4, rlhf_args.py)."""
+    reading.take({"rlhf_type": "training.method"})
+    task = str(reading.get("task_type", "causal_lm"))
+    if reading.get("rlhf_type") == "rm":
+        reading.put("training.method", "reward", "rlhf_type")
+        reading.default("model.num_labels", 1)
+    elif task not in ("causal_lm", "seq_cls"):
+        reading.put("training.method", task, "task_type")
+    if reading.get("rlhf_type") == "rm" or task == "seq_cls":
+        reading.put("model.task", "sequence-classification", "task_type" if task == "seq_cls" else "rlhf_type")
+        reading.default("lora.task_type", "SEQ_CLS", "the task_type, which the adapter is given too")
+    reading.default("training.method", "sft")
 
 
 def _preference(reading: Reading) -> None:

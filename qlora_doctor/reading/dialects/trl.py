@@ -17,7 +17,7 @@ from ...tables.conditions import NO_TF32, TF32_REFUSED
 from ...tables.keys import key_list
 from ..document import STDIN, Document
 from .fields import Reading, Table, Writing
-from .llamafactory import HF_ARGUMENTS
+from .llamafactory import HF_ARGUMENTS, refuse_switched_strategies
 from .values import dtype, joined, name_list, one_or_list, storage_dtype, switch, targets, text
 
 name = "trl"
@@ -154,7 +154,8 @@ def read(document: Document) -> Setup:
     elif isinstance(reading.get("dataset_mixture.datasets"), list):
         reading.take({"dataset_mixture.datasets.0.id": ("data.train", text)})
     elif isinstance(reading.get("datasets"), list):
-        reading.take({"datasets.0.path": ("data.train", text)})
+        files = isinstance(reading.get("datasets.0.data_files"), str)  # of a local file the path is its kind: json, csv
+        reading.take({"datasets.0.data_files" if files else "datasets.0.path": ("data.train", text)})
     if not reading.knows("data.train"):
         reading.take({"dataset_path": ("data.train", one_or_list)})
     reading.extra("training", "packing_strategy", "liger_kernel_config", "metric_for_best_model", "greater_is_better")
@@ -164,6 +165,7 @@ def read(document: Document) -> Setup:
     _method(reading)
     if handbook is _OF_MIXER and reading.value("training.method") == "dpo":
         reading.default("training.optim", "rmsprop", "default of the handbook's DPOConfig")
+    refuse_switched_strategies(reading, "TRL")
     if document.string_numbers:
         reading.remark("string-numbers-converted", None, "TRL's argument parser turns such texts into numbers.")
     if reading.get("tf32") is True:
@@ -240,12 +242,28 @@ def _dtypes(reading: Reading, handbook: dict[str, Asked]) -> None:
         reading.default("model.dtype", "float32", "since TRL 0.27; before, the checkpoint's own")
 
 
-_OTHERS_LOSS = re.compile(r"simpo_|gamma_beta_ratio|cpo_|orpo_|kto_|objective_type|desirable_weight|undesirable_weight")
+_OTHERS_LOSS = re.compile(r"simpo_|gamma_beta_ratio|cpo_|orpo_|kto_|objective_type")
+_OWN_KEYS = {
+    "desirable_weight": "kto",
+    "undesirable_weight": "kto",
+    "center_rewards_coefficient": "reward",
+    "scale_rewards": "grpo",
+    "importance_sampling_level": "grpo",
+    "top_entropy_quantile": "grpo",
+    "normalize_advantages": "rloo",
+    "reward_clip_range": "rloo",
+    "f_divergence_type": "dpo",
+    "ld_alpha": "dpo",
+}
+"""Fields that one class of arguments alone has, in TRL 0.17 to 1.16."""
 
 
 def _method(reading: Reading) -> None:
     """SFT, DPO and the others share the YAML; their own keys tell them apart where there are any."""
-    if any(reading.has(key) for key in ("num_generations", "max_completion_length", "use_vllm")):
+    own = next((key for key in _OWN_KEYS if reading.has(key)), None)
+    if own is not None:
+        reading.put("training.method", _OWN_KEYS[own], own)
+    elif any(reading.has(key) for key in ("num_generations", "max_completion_length", "use_vllm")):
         reading.leave("training.method", why="GRPO and RLOO share these keys; which script reads the file decides.")
     elif (other := next((key for key in reading.data if _OTHERS_LOSS.match(str(key))), None)) is not None:
         reading.leave("training.method", why=f"{other} is a key of another loss, which shares beta with DPO.")

@@ -50,6 +50,7 @@ _KNOWN_WORDS = {
     "training.eval_strategy": {"none"},
     "training.save_strategy": {"none", "best"},
     "lora.target_modules": {"all", "linear"},
+    "training.lr_scheduler_type": {"linear"},
     "data.train": _OWN_WORDS,
     "data.text_field": _OWN_WORDS,
     "training.output_dir": _OWN_WORDS,

@@ -59,7 +59,6 @@ def test_the_healthy_file_is_healthy(tmp_path: Path) -> None:
         ("saves_per_epoch: twice", "a whole number"),
         ("special_tokens: [pad]", "a mapping"),
         ("chat_template: llama-3", "one of alpaca"),
-        ("flash_attention: sometimes", "true or false"),
         ("load_in_8bit: 3", "true or false"),
     ],
 )
@@ -72,6 +71,7 @@ def test_a_value_of_another_kind_is_refused(tmp_path: Path, line: str, said: str
 @pytest.mark.parametrize(
     "line",
     [
+        "flash_attention: auto",
         "logging_steps: 2.0",
         'logging_steps: "5"',
         "max_memory: {0: 20GiB}",
@@ -86,6 +86,45 @@ def test_a_value_of_another_kind_is_refused(tmp_path: Path, line: str, said: str
 )
 def test_what_pydantic_converts_is_taken(tmp_path: Path, line: str) -> None:
     assert "value-of-another-kind" not in kinds(read(tmp_path, line + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        ("datasets: [{path: d, type: 5}]", "datasets.0.type"),
+        ("datasets: [{path: d, type: [alpaca]}]", "datasets.0.type"),
+        ("datasets: [{path: [a, b], type: alpaca}]", "datasets.0.path"),
+        ("datasets: [{path: d, type: chat_template, roles_to_train: assistant}]", "datasets.0.roles_to_train"),
+        ("datasets: [{path: d, type: chat_template, train_on_eos: true}]", "datasets.0.train_on_eos"),
+        ("datasets: [{path: d, type: alpaca, shards: ten}]", "datasets.0.shards"),
+        ("rl: kto\ndatasets: [{path: d, type: llama3.argilla, data_files: a.json}]", "datasets.0.data_files"),
+        ("datasets: [some/rows]", "datasets.0"),
+        ("datasets: some/rows", "datasets"),
+        ("datasets: []", "datasets"),
+    ],
+)
+def test_an_item_of_datasets_is_judged_by_its_class(tmp_path: Path, lines: str, key: str) -> None:
+    setup = read(tmp_path, lines + "\n", HEALTHY.partition("datasets:")[0])
+    assert [remark.key for remark in setup.remarks if remark.kind == "value-of-another-kind"] == [key]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "datasets: [{path: d, type: alpaca, data_files: a.json, shards: '10', split: train}]",
+        "rl: kto\ndatasets: [{path: d, type: llama3.argilla, data_files: [a.json]}]",
+        # any class may be meant by an item of test_datasets
+        "datasets: [{path: d, type: alpaca}]\ntest_datasets: [{path: d, type: chat_template, roles_to_train: user}]",
+    ],
+)
+def test_items_that_the_schema_takes(tmp_path: Path, lines: str) -> None:
+    assert "value-of-another-kind" not in kinds(read(tmp_path, lines + "\n", HEALTHY.partition("datasets:")[0]))
+
+
+def test_truths_are_numbers_to_pydantic(tmp_path: Path) -> None:
+    setup = read(tmp_path, "neftune_noise_alpha: true\nmax_grad_norm: false\nweight_decay: no\n")
+    assert kinds(setup) == set()
+    assert (setup.training.neftune_noise_alpha, setup.training.max_grad_norm) == (1, 0)
 
 
 def test_shapes_are_known_for_most_keys() -> None:

@@ -601,6 +601,38 @@ def test_what_is_no_training_script_is_not_recognised(tmp_path: Path) -> None:
         read(tmp_path, "print('hello')\n")
 
 
+def test_the_kind_of_a_classifiers_loss_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(
+        "from transformers import AutoModelForSequenceClassification, Trainer\n"
+        "model = AutoModelForSequenceClassification.from_pretrained(\n"
+        '    "base", num_labels=3, problem_type="multi_label_classification"\n)\n'
+        "trainer = Trainer(model=model)\ntrainer.train()\n"
+    )
+    model = read_setup(path).model
+    assert (model.num_labels, model.extra) == (3, {"problem_type": "multi_label_classification"})
+
+
+@pytest.mark.parametrize(
+    ("line", "trains"),
+    [("model.generate(x)", False), ("loss.backward()", True), ("Trainer(model=model).train()", True)],
+)
+def test_a_script_that_uses_an_adapter_is_no_training(line: str, trains: bool, tmp_path: Path) -> None:
+    """What it loads is frozen as it should be; the same load before a training is a fault."""
+    path = tmp_path / "use.py"
+    path.write_text(
+        "from peft import LoraConfig, PeftModel\n"
+        "from transformers import AutoModelForCausalLM, Trainer\n"
+        'model = AutoModelForCausalLM.from_pretrained("base")\n'
+        f'model = PeftModel.from_pretrained(model, "adapter")\n{line}\n'
+    )
+    if trains:
+        assert read_setup(path).model.adapter_is_trainable is not True
+        return
+    with pytest.raises(ConfigError, match="loads an adapter and starts no training"):
+        read_setup(path)
+
+
 def test_syntax_error_has_its_place(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not valid Python") as caught:
         read(tmp_path, TUTORIAL + "x = (\n")
