@@ -86,12 +86,14 @@ class BatchLook:
         elif labels.shape[:1] == ids.shape[:1] and labels.numel() == len(ids) and not labels.is_floating_point():
             self._classes.look(ids, labels.reshape(-1), padding)
 
-    def learn(self, labels: torch.Tensor) -> None:
-        """The labels of the first batch that was given none and is not known by now, of the same shape."""
-        if self._unlabelled and self._unlabelled[0][0].shape == labels.shape:
-            ids, padding = self._unlabelled.pop(0)
-            self._labels = True
-            self._look_at_labels(ids, labels, padding)
+    def learn(self, ids: torch.Tensor, labels: torch.Tensor) -> None:
+        """The labels of a batch that was given none, of the same shape as its ids."""
+        for place, (seen, padding) in enumerate(self._unlabelled):
+            if torch.equal(seen, ids):
+                del self._unlabelled[place]
+                self._labels = True
+                self._look_at_labels(ids, labels, padding)
+                return
 
     def facts(self) -> BatchFacts | None:
         """What all batches together show; None before the first."""

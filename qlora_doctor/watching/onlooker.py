@@ -273,7 +273,7 @@ class Onlooker(Observer):
             loss: that they began with, all together.
         """
         for each in self._unlabelled.found:
-            self.batches.learn(each.labels)
+            self.batches.learn(each.ids, each.labels)
         total = sum(each.total for each in self._unlabelled.found)
         if loss is not None and abs(total - loss) <= _AS_SAID * abs(loss):
             for each in self._unlabelled.found:

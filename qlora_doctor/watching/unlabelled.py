@@ -24,6 +24,7 @@ class Learnt:
     """What one backward teaches.
 
     Attributes:
+        ids: of the batch, on the host.
         labels: shape (rows, length), on the host: the token that each place is held against, at the place that it is
             the token of where the loss moves it by one, as labels are given to a model; IGNORED where none counts.
         unmoved: each place is held against its own token.
@@ -33,6 +34,7 @@ class Learnt:
         whole: nothing was left out of the means.
     """
 
+    ids: torch.Tensor
     labels: torch.Tensor
     unmoved: bool
     mean: float
@@ -83,6 +85,7 @@ def learnt(logits: torch.Tensor, gradient: torch.Tensor, ids: torch.Tensor) -> L
         counted = counted.roll(1, 1)
         counted[:, 0] = 0
     return Learnt(
+        ids,
         labels.masked_fill(counted == 0, IGNORED),
         unmoved,
         next_loss if unmoved else own_loss,

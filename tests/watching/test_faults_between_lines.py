@@ -618,3 +618,18 @@ def test_hooks_on_tensors(tiny_llama: Path, factor: float, rules: set[str]) -> N
     for handle in handles:
         handle.remove()
     assert not any(p._backward_hooks for p in trainable(model))
+
+
+def test_two_forwards_to_a_backward(tiny_llama: Path) -> None:
+    """A loss of two answers, each through a forward of its own, is neither's cross entropy."""
+
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        for good, bad in zip(data[::2], data[1::2], strict=True):
+            margin = [shifted(model(input_ids=each["input_ids"]).logits, each["labels"]) for each in (good, bad)]
+            nn.functional.softplus(margin[0] - margin[1]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    model = adapted(tiny_llama)
+    report = looked_at(model, adamw(model), loop, list(batches(8)))
+    assert not told_of(report), told(report)
