@@ -20,6 +20,8 @@ LEAST = 0.035
 BAR = 10.0
 """Per cent that reserved may be off."""
 KINDS = {
+    "Unsloth": ("engine=unsloth",),
+    "axolotl's kernels": ("engine=axolotl",),
     "FSDP 2": ("fsdp=2",),
     "FSDP 1": ("fsdp=1",),
     "ZeRO-2": ("zero=",),

@@ -30,6 +30,8 @@ ALLOCATED, RESERVED, EVALUATION = 4.0, 10.0, 5.0
 WIDER = {"grpo": 8.0, "rloo": 8.0, "compile": 8.0}
 """Kinds for which allocated may be further off."""
 GIB = 2**30
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""What an adapter is put on where a case of axolotl or Unsloth says no more."""
 TRL = ("dpo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo")
 """Methods that trl's own trainers train by."""
 
@@ -189,6 +191,34 @@ def axolotl_of(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     return config
 
 
+UNSLOTH = """from unsloth import FastLanguageModel
+from trl import SFTConfig, SFTTrainer
+from datasets import load_dataset
+
+model, tokenizer = FastLanguageModel.from_pretrained({folder!r}, max_seq_length={seq}, load_in_4bit=True)
+model = FastLanguageModel.get_peft_model(
+    model, r={r}, target_modules={targets}, lora_alpha=16, lora_dropout={dropout}, bias="none",
+    use_gradient_checkpointing={gc!r}, random_state=3407,
+)
+rows = load_dataset("json", data_files="rows.jsonl", split="train")
+arguments = SFTConfig(
+    output_dir="out", per_device_train_batch_size={bs}, gradient_accumulation_steps={accum}, max_steps=3,
+    optim={optim!r}, max_length={seq}, bf16=True{more},
+)
+SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=arguments).train()
+"""
+"""The script of a case that was measured with Unsloth."""
+
+
+def unsloth_of(case: dict[str, Any], folder: Path) -> str:
+    """The script of such a case."""
+    evaluates = ', eval_strategy="steps", eval_steps=1, per_device_eval_batch_size='
+    more = f"{evaluates}{case['eval']}" if case.get("eval") else ""
+    # Samples of several lengths are counted as their sum: a batch is one row without padding.
+    length = -(-case["batch"]["input_ids"][1] // case["bs"]) if case.get("padded") else case["seq"]
+    return UNSLOTH.format(**{"r": 16, "accum": 1} | case | {"seq": length}, folder=str(folder), more=more)
+
+
 def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: Path) -> Row:
     """One case of the file, predicted."""
     import qlora_doctor
@@ -202,10 +232,15 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text(json.dumps(architecture), encoding="utf-8")
     path = folder / "config.json"
-    own = axolotl_of(case, model) if case.get("engine") == "axolotl" else config_of(case, ranks_of(entry), model)
-    path.write_text(json.dumps(own), encoding="utf-8")
+    engine = case.get("engine")
+    if engine == "unsloth":
+        path = folder / "train.py"
+        path.write_text(unsloth_of(case, model), encoding="utf-8")
+    else:
+        own = axolotl_of(case, model) if engine == "axolotl" else config_of(case, ranks_of(entry), model)
+        path.write_text(json.dumps(own), encoding="utf-8")
     setup = read_setup(path)
-    hardware = {"gpu": "H200", "expandable_segments": bool(case.get("expandable"))}
+    hardware = {"gpu": "H200", "expandable_segments": bool(case.get("expandable") or engine == "unsloth")}
     setup = setup.model_copy(update={"hardware": setup.hardware.model_copy(update=hardware)})
     peaks, evals = entry["peaks"], entry.get("evals") or []
     row = Row(
@@ -236,7 +271,7 @@ def predict_case(entry: dict[str, Any], architectures: dict[str, Any], folder: P
 
 def loaded(case: dict[str, Any]) -> bool:
     """Whether the measured model came by from_pretrained, not layer by layer."""
-    return bool(case.get("fsdp") or case.get("zero") or case.get("loaded"))
+    return bool(case.get("fsdp") or case.get("zero") or case.get("loaded") or case.get("engine") == "unsloth")
 
 
 @contextmanager
@@ -273,7 +308,7 @@ def describe(case: dict[str, Any], ranks: int) -> str:
     """A case in a few words."""
     words = [case["model"], case.get("method", "sft"), f"{case['bs']}×{case['seq']}"]
     words += [f"{k}={v}" if v is not True else k for k, v in case.items()
-              if k not in ("model", "method", "bs", "seq")]  # fmt: skip
+              if k not in ("model", "method", "bs", "seq", "batch") and v != ALL]  # fmt: skip
     return " ".join([*words, *([f"ranks={ranks}"] if ranks > 1 else [])])
 
 

@@ -74,7 +74,7 @@ def _value(text: str) -> Any:
               help="Any key of LoraConfig, TrainingArguments or BitsAndBytesConfig: lora.target_modules=q_proj,v_proj, "
                    "optim=adamw_torch. May be repeated.")  # fmt: skip
 @click.option("--gpu", "gpus", multiple=True, metavar="CARD",
-              help="A card: rtx-4090, a100-80gb, h100, t4, … May be repeated. "
+              help="A card: rtx-4090, a100-80gb, h100, t4, 2xrtx-4090, … May be repeated. "
                    "Default: the card that the config names, else the one that is here.")  # fmt: skip
 @click.option("--memory", "memories", multiple=True, metavar="SIZE",
               help="A card of which only the memory is known: 24GiB. May be repeated.")  # fmt: skip
@@ -135,10 +135,11 @@ def _planned(given: dict[str, Any], watcher: Told) -> Report:
 def _setup_of(model: str, cards: Sequence[str]) -> Setup:
     """The setup of a model that is named alone."""
     from ..core.errors import DoctorError
+    from ..setup.meant_for import counted
     from ..writing.starter import starter_setup
 
     try:
-        return starter_setup(model, cards[0] if cards else None)
+        return starter_setup(model, counted(cards[0])[1] if cards else None)
     except DoctorError:
         return starter_setup(model)  # --gpu may be a size, or no card: said where it is looked at
 

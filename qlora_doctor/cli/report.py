@@ -94,7 +94,10 @@ def read_reports(path: Path) -> list[Report]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path} is not a report: {where or 'it'}: {first['msg']}.") from error
+        raise UsageError(
+            f"{path} is not a report: {where or 'it'}: {first['msg']}.",
+            remedy="qlora-doctor check CONFIG -o json=report.json writes one.",
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not a JSON report: {str(error).splitlines()[0]}.") from error
     if not reports:

@@ -15,6 +15,7 @@ from ..facts import Facts
 from ..language.expression import EvaluationError, Unknown, Values
 from ..language.values import lookup
 from .fingerprint import fingerprint
+from .joining import joined
 from .rule import Rule, stage_of
 from .selection import Selection
 
@@ -71,6 +72,7 @@ def judge(
         outcomes.append(outcome)
         if outcome.status == "fail":
             findings.append(_finding(rule, values, selection, locate or _nowhere, in_file, _seen_in(rule, ended)))
+    findings, outcomes = joined(findings, outcomes, facts, {rule.id: rule for rule in rules})
     order = {"error": 0, "warning": 1, "info": 2}
     findings.sort(key=lambda finding: (order[finding.severity], finding.rule))
     return Judgement(findings, outcomes)

@@ -29,6 +29,8 @@ class UnknownKey(Fact):
 
     key: str
     closest: str | None = None
+    meant: str | None = None
+    """The canonical path that the closest key would set and of which the file says nothing else."""
     note: str | None = None
 
 
@@ -320,8 +322,8 @@ class ConfigFacts(Fact):
     ``method-not-called``, ``adapter-saved-below``, ``data-step-not-kept``, ``gradients-clipped-late``,
     ``schedule-of-one-epoch``, ``merge-not-kept``, ``resume-not-passed``, ``tokenizer-not-passed``,
     ``labels-not-found``, ``optimizer-made-anew``, ``left-in-eval-mode``, ``loss-kept-with-graph``,
-    ``loaded-adapter-renewed``, ``best-adapter-not-loaded``, ``metrics-not-shifted`` and
-    ``part-replaced-after-attach``.
+    ``loaded-adapter-renewed``, ``best-adapter-not-loaded``, ``metrics-not-shifted``, ``ranks-never-allocated``
+    (AdaLoRA), ``loaded-by-other-names`` and ``part-replaced-after-attach``.
     """
     not_followed: list[NotFollowed] | None = None
     """What a script does besides that changes the training; ``[]`` of a config."""

@@ -185,6 +185,8 @@ class DataFacts(Fact):
     """Tokens of the rows that were added to the vocabulary and whose embeddings were made again."""
     new_tokens_trained: bool | None = None
     """Whether anything trains those embeddings."""
+    prompts_repeated: int | None = None
+    """Pairs whose two answers begin with the prompt that is trained before them."""
     pairs_of_two_prompts: int | None = None
     """Pairs whose two answers stand behind different questions."""
     evaluation_rows: int | None = None

@@ -210,6 +210,10 @@ class RunFacts(Fact):
     """Norm of the gradients of the last watched step as backward gave them, the gradient scaler's factor taken out."""
     gradient_norm_step: float | None = None
     """Norm of the same gradients when the optimizer stepped."""
+    gradient_cosine: float | None = None
+    """Cosine between the gradients of a few tensors as backward made them and as the optimizer steps with them."""
+    gradient_growth: float | None = None
+    """The largest norm of these gradients on their way over what backward made; a scaler's factor counts as made."""
     gradients_gone: int | None = None
     """Tensors whose gradient was there after backward, where none was left when the optimizer stepped; else 0."""
     gradients_gone_as: str | None = None
@@ -355,6 +359,10 @@ class RunFacts(Fact):
     """Base tensors that are not what they were before the first step, when the run ended."""
     adapter_saved: str | None = None
     """The folder that the adapter was saved to last."""
+    adapter_rewritten: str | None = None
+    """What became of that file after it was saved, as the process ended: ``cannot be read``, ``holds other values``."""
+    steps_unsaved: int | None = None
+    """Steps after the last save, where the process ended with another adapter in memory than in the file."""
     adapter_saved_differs: list[str] | None = None
     """Tensors that are missing from the saved adapter, or hold other values than the adapter in memory."""
     tokenizer: TrainingTokenizer | None = None

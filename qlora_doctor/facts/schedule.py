@@ -19,6 +19,8 @@ class ResumeFacts(Fact):
     differs: list[str] | None = None
     """What else is another in the checkpoint than in the config, so that the samples come in another order or number:
     ``world size 2, now 1``."""
+    stateless: bool | None = None
+    """True where the checkpoint holds no state of optimizer and schedule, as ``save_only_model`` leaves it."""
     unusable: str | None = None
     """Why the trainer cannot go on from it, in words; ``none`` where its trainer_state.json is there."""
     absent: str | None = None
@@ -46,6 +48,9 @@ class ScheduleFacts(Fact):
     updates: int | None = None
     updates_at_most: int | None = None
     """The same where nobody told how many ranks there are, or how many rows are left out: more of both make fewer."""
+    updates_of_epochs: int | None = None
+    """Updates that ``num_train_epochs`` comes to, where ``max_steps`` is written beside it and goes before it; 0 where
+    only one of them is written."""
     warmup_updates: int | None = None
     warmup_unused: bool | None = None
     """True where a warm-up is set and the schedule is ``constant``, which has none."""

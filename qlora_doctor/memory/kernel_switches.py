@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
 
 LIGER = "0.8.5"
 AXOLOTL = "0.19"
+UNSLOTH = "2026.10"
 """The versions that are restated."""
 LORA_SWITCHES = {
     "lora_mlp_kernel": "mlp",
@@ -66,7 +67,7 @@ class LigerKernels:
         """
         training = setup.training
         switched = [LIGER_SWITCHES[key] for key in training.kernels or () if key in LIGER_SWITCHES]
-        if switched or setup.dialect == "axolotl":
+        if switched or setup.traits.liger_by_plugin:
             whole = bool(training.use_liger_kernel)
             each = {name: name in switched for name in ("rope", "rms_norm", "swiglu", "cross_entropy")}
             return cls(**each, fused_linear_cross_entropy=whole) if switched or whole else None
@@ -76,3 +77,25 @@ class LigerKernels:
         known = {name: bool(value) for name, value in (told or {}).items() if name in cls.__dataclass_fields__}
         found = cls(**known)
         return replace(found, fused_linear_cross_entropy=False) if fuses_head else found
+
+
+@dataclass(frozen=True)
+class Unsloth:
+    """How a model of Unsloth's classes keeps what the backward pass needs (``use_gradient_checkpointing``).
+
+    Attributes:
+        checkpoints: layers are run again in the backward pass.
+        offloads: their inputs wait in host memory (``"unsloth"``, the default).
+    """
+
+    name: ClassVar = "Unsloth"
+    checkpoints: bool = True
+    offloads: bool = True
+
+    @classmethod
+    def of(cls, setup: Setup) -> Unsloth | None:
+        """That of a setup; None where it has no such model."""
+        kernels = setup.training.kernels or ()
+        if "unsloth" not in kernels:
+            return None
+        return cls(bool(setup.training.gradient_checkpointing), "unsloth-offloading" in kernels)

@@ -243,5 +243,5 @@ def _cost(levers: Combination, prefer: Prefer) -> tuple[float, ...]:
     if prefer == "quality":
         return altering, rounds, speed, len(levers)
     if prefer == "memory":
-        return altering, -len(levers), speed
+        return altering, -len(levers), -speed  # what saves the most of a kind costs the most time
     return altering, len(levers), rounds, speed

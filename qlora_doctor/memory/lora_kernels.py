@@ -102,7 +102,7 @@ def _adapted(parent: Any, names: tuple[str, ...]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Projection:
+class Projection:
     """What a function is given of a 4-bit layer with an adapter (``get_lora_parameters``)."""
 
     layer: Any
@@ -111,14 +111,21 @@ class _Projection:
     b: torch.Tensor | None
 
     @classmethod
-    def of(cls, proj: Any) -> _Projection:
+    def of(cls, proj: Any) -> Projection:
+        """Those of a PEFT layer; without an adapter where it is switched off."""
         base = proj.base_layer
         if proj.disable_adapters or proj.merged:
             return cls(base, base.bias, None, None)
         name = proj.active_adapters[0]
         return cls(base, base.bias, proj.lora_A[name].weight, proj.lora_B[name].weight)
 
-    def dequantized(self) -> torch.Tensor:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight: out × in."""
+        weight = self.layer.weight
+        return tuple(getattr(weight, "quant_state", weight).shape)
+
+    def dequantized(self, statistics: bool = True) -> torch.Tensor:
         """The weight in 16 bits (out × in); of 4 bits it is made, then statistics in float32: ``dequantize``."""
         weight = self.layer.weight
         state = getattr(weight, "quant_state", None)
@@ -128,7 +135,7 @@ class _Projection:
         out: torch.Tensor = torch.ops.bitsandbytes.dequantize_4bit(
             weight, known, state.blocksize, state.quant_type, tuple(state.shape), state.dtype
         )
-        if state.nested:
+        if state.nested and statistics:
             torch.empty(state.absmax.numel(), dtype=torch.float32, device=weight.device)
         return out
 
@@ -156,7 +163,7 @@ def _dropped(proj: Any, states: torch.Tensor) -> torch.Tensor | None:
 
 def _joined(states: torch.Tensor, modules: list[Any]) -> tuple[torch.Tensor, ...]:
     """The projections of one state; the adapter's tensors are arguments, so that autograd knows of them."""
-    projections = [_Projection.of(module) for module in modules]
+    projections = [Projection.of(module) for module in modules]
     adapters = [tensor for each in projections for tensor in (each.a, each.b)]
     outs: tuple[torch.Tensor, ...] = _Joined.apply(projections, states, _dropped(modules[0], states), *adapters)
     return outs
@@ -175,11 +182,12 @@ def _together(attention: Any) -> list[Any]:
     return [first, lambda states: waiting.pop(0), lambda states: waiting.pop(0)]
 
 
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
+def as_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """All but the last dimension as one."""
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def _learned(
+def gradients_of(
     a: torch.Tensor | None, b: torch.Tensor | None, states: torch.Tensor, out: torch.Tensor
 ) -> Iterator[torch.Tensor | None]:
     """What flows back into B, kept for the states' gradient, and the gradients of A and B; ``out`` is the result's."""
@@ -199,10 +207,10 @@ class _Joined(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(
-        ctx: Any, projections: list[_Projection], states: torch.Tensor, dropped: torch.Tensor | None, *adapters: Any
+        ctx: Any, projections: list[Projection], states: torch.Tensor, dropped: torch.Tensor | None, *adapters: Any
     ) -> tuple[torch.Tensor, ...]:
-        flat = _flat(states)
-        outs = [each.of_states(flat, None if dropped is None else _flat(dropped)) for each in projections]
+        flat = as_rows(states)
+        outs = [each.of_states(flat, None if dropped is None else as_rows(dropped)) for each in projections]
         halves = [None if each is None else each.to(states.dtype) for each in adapters]
         ctx.save_for_backward(states, states if dropped is None else dropped, *halves)
         ctx.projections, ctx.drops = projections, dropped is not None
@@ -211,10 +219,10 @@ class _Joined(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
         states, dropped, *halves = ctx.saved_tensors
-        flat = _flat(dropped)
-        outs = [_flat(gradient) for gradient in gradients]
+        flat = as_rows(dropped)
+        outs = [as_rows(gradient) for gradient in gradients]
         learned = [
-            tuple(_learned(halves[2 * place], halves[2 * place + 1], flat, out)) for place, out in enumerate(outs)
+            tuple(gradients_of(halves[2 * place], halves[2 * place + 1], flat, out)) for place, out in enumerate(outs)
         ]
         whole = None
         for each, out in zip(ctx.projections, outs, strict=True):
@@ -243,7 +251,7 @@ class _Joined(torch.autograd.Function):  # type: ignore[misc]
 def _mlp(self: Any, states: torch.Tensor) -> torch.Tensor:
     """``apply_lora_mlp_swiglu`` and ``apply_lora_mlp_geglu``."""
     modules = [getattr(self, name) for name in _MLP]
-    projections = [_Projection.of(module) for module in modules]
+    projections = [Projection.of(module) for module in modules]
     adapters = [tensor for each in projections for tensor in (each.a, each.b)]
     out: torch.Tensor = _Mlp.apply(projections, states, _dropped(modules[0], states), *adapters)
     return out
@@ -255,10 +263,10 @@ class _Mlp(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(
-        ctx: Any, projections: list[_Projection], states: torch.Tensor, dropped: torch.Tensor | None, *adapters: Any
+        ctx: Any, projections: list[Projection], states: torch.Tensor, dropped: torch.Tensor | None, *adapters: Any
     ) -> torch.Tensor:
-        flat = _flat(states)
-        masked = None if dropped is None else _flat(dropped)
+        flat = as_rows(states)
+        masked = None if dropped is None else as_rows(dropped)
         gate, up, down = projections
         gates, ups = gate.of_states(flat, masked), up.of_states(flat, masked)
         hidden = torch.empty_like(gates)
@@ -272,15 +280,15 @@ class _Mlp(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         states, dropped, gates, ups, *halves = ctx.saved_tensors
         gate, up, down = ctx.projections
-        out, flat = _flat(gradient), _flat(dropped)
+        out, flat = as_rows(gradient), as_rows(dropped)
         weight = down.dequantized()
         hidden = torch.matmul(out, weight)
         del weight
         if halves[5] is not None:
             hidden.addmm_(out @ halves[5], halves[4])
-        of_down = tuple(_learned(halves[4], halves[5], hidden, out))
-        of_up = tuple(_learned(halves[2], halves[3], flat, ups))
-        of_gate = tuple(_learned(halves[0], halves[1], flat, gates))
+        of_down = tuple(gradients_of(halves[4], halves[5], hidden, out))
+        of_up = tuple(gradients_of(halves[2], halves[3], flat, ups))
+        of_gate = tuple(gradients_of(halves[0], halves[1], flat, gates))
         weight = up.dequantized()
         whole = torch.matmul(ups, weight)
         del weight

@@ -14,7 +14,7 @@ from ..setup.resolved import Taken
 from .engine_options import ZeroOptions
 from .generated_evaluation import unmodelled_generation
 from .kept_outputs import kept_outputs_of
-from .kernel_switches import LIGER_SWITCHES, LORA_SWITCHES, LigerKernels, LoraKernels
+from .kernel_switches import LIGER_SWITCHES, LORA_SWITCHES, LigerKernels, LoraKernels, Unsloth
 
 if TYPE_CHECKING:
     from ..facts import Facts
@@ -25,12 +25,17 @@ METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "or
 _MORE = {
     "context_parallel_size": "context parallelism",
     "sequence_parallel_size": "sequence parallelism",
+    "sequence_parallel_degree": "sequence parallelism",
     "tensor_parallel_size": "tensor parallelism",
+    "dp_shard_size": "sharding over dp_shard_size ranks",
+    "dp_replicate_size": "replication over dp_replicate_size groups",
+    "parallelism_config": "what parallelism_config spreads over devices",
     "auto_find_batch_size": "a batch that the trainer searches for (auto_find_batch_size)",
     "use_unsloth": "Unsloth's kernels",
 }
 
 
+_SFT_LOSSES = (None, "nll", "chunked_nll")
 _RANKS = "What a rank holds depends on how many there are, which the config does not say; --gpu 2xrtx-4090 says two."
 
 
@@ -98,8 +103,12 @@ LIGER_FAMILIES = frozenset({"llama", "ministral", "mistral", "qwen2", "qwen3", "
 
 
 def _unfit(model: Any, setup: Setup) -> str | None:
-    """What keeps axolotl's LoRA kernels, where a run has some, from being restated for a model."""
+    """What keeps axolotl's LoRA kernels or Unsloth's, where a run has some, from being restated for a model."""
     kernels = LoraKernels.of(setup)
+    if Unsloth.of(setup) is not None:
+        from . import unsloth
+
+        return unsloth.unfit(model)
     if kernels is None:
         return None
     from .lora_kernels import unfit
@@ -135,9 +144,12 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     training, config = setup.training, facts.config
     if setup.traits.own_loop is not None:
         yield f"{setup.traits.own_loop}'s own training loop"
+    known = {*LORA_SWITCHES, *LIGER_SWITCHES, "unsloth", "unsloth-offloading"}
     for kernels in training.kernels or ():
-        if kernels not in LORA_SWITCHES and kernels not in LIGER_SWITCHES:
-            yield "Unsloth's kernels" if kernels == "unsloth" else f"the code that {kernels} switches on"
+        if kernels not in known:
+            yield f"the code that {kernels} switches on"
+    if Unsloth.of(setup) is not None:
+        yield from _unsloth(setup)
     if LoraKernels.of(setup) is not None:
         if training.method not in (None, "sft", "pretrain"):
             yield f"axolotl's LoRA kernels in the method {training.method}"
@@ -147,6 +159,8 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield f"the method {training.method}"
     elif training.method is None and training.num_generations is not None and setup.is_unknown("training.method"):
         yield "a method that generates, of which the file does not say which it is"
+    if training.method in (None, "sft", "pretrain") and training.loss_type not in _SFT_LOSSES:
+        yield f"the loss {training.loss_type} of supervised fine-tuning"
     if training.compute_metrics and config is not None and config.evaluates is not False:
         yield from _kept(setup)
     if setup.quantization.backend not in (None, "bitsandbytes"):
@@ -174,6 +188,23 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     for name, what in _MORE.items():
         if _on(told.get(name)):
             yield what
+
+
+def _unsloth(setup: Setup) -> Iterator[str]:
+    """What of Unsloth's code is not restated; which models it is restated for is seen when one is built."""
+    training, taken = setup.training, Taken(setup)
+    if setup.dialect != "python":
+        yield f"Unsloth's kernels as {setup.dialect} uses them"
+    elif taken.trainer != "trl" or training.method not in (None, "sft"):
+        yield "Unsloth's kernels but by trl's SFTTrainer"
+    elif training.packing or training.padding_free is False:
+        yield "Unsloth's kernels with packed or padded batches"
+    elif (
+        setup.lora.lora_dropout or setup.lora.use_dora or taken.precision == "no" or not setup.quantization.load_in_4bit
+    ):
+        yield "Unsloth's kernels but for 4-bit models in 16 bits without dropout and DoRA"
+    elif training.fsdp or training.deepspeed or training.torch_compile:
+        yield "Unsloth's kernels in a sharded or compiled model"
 
 
 def _kept(setup: Setup) -> Iterator[str]:
@@ -205,7 +236,7 @@ def _liger(setup: Setup, kernels: LigerKernels) -> Iterator[str]:
     """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
     training = setup.training
     told = training.extra.get("liger_kernel_config")
-    if not setup.traits.switches_of_transformers and setup.dialect != "axolotl":
+    if not (setup.traits.switches_of_transformers or setup.traits.liger_by_plugin):
         yield f"the Liger kernels as {setup.dialect} applies them"
     elif training.method not in (None, "sft", "pretrain"):
         yield f"the Liger kernels in the method {training.method}"

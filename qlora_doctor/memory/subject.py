@@ -6,22 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
+from ..setup.changed import with_value
 from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
 from .engine_options import FlatOptions, ZeroOptions
 from .generated_evaluation import generated_tokens
 from .kept import Outline
 from .kept_outputs import kept_outputs_of
-from .kernel_switches import AXOLOTL, LIGER, LigerKernels, LoraKernels
+from .kernel_switches import AXOLOTL, LIGER, UNSLOTH, LigerKernels, LoraKernels, Unsloth
 from .load import LoadOptions
 from .step import Program, StepOptions
 from .trl_step import has_fused_head
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
-    from ._case import StepCase
     from .images import Pictures
 
 
@@ -76,6 +74,8 @@ class Subject:
             yield "sharded"
         if getattr(self.program, "generates", False):
             yield "generation"
+        if Unsloth.name == getattr(self.program, "kind", None):
+            yield Unsloth.name
 
 
 def _largest_head(config: Any) -> int:
@@ -85,30 +85,6 @@ def _largest_head(config: Any) -> int:
         int(getattr(each, "head_dim", None) or each.hidden_size // (getattr(each, "num_attention_heads", None) or 1))
         for each in layers
     )
-
-
-def subject_of_case(case: StepCase) -> Subject:
-    """The subject of a plain case."""
-    from ._case import build_model
-
-    model = build_model(case)
-    load = LoadOptions(
-        dtype=getattr(torch, case.dtype), prepared=case.prepare_for_kbit_training, warm_up=case.from_checkpoint
-    )
-    step = StepOptions(
-        batch=case.batch,
-        sequence=case.sequence,
-        precision=case.precision,
-        optim=case.optim,
-        gradient_accumulation_steps=case.gradient_accumulation_steps,
-        max_grad_norm=case.max_grad_norm,
-        trainer=case.trainer,
-        packing=case.packing,
-        padded=case.padded,
-        checkpointing=case.gradient_checkpointing,
-        flash=case.flash,
-    )
-    return Subject(model, load, step)
 
 
 def subject_of_setup(
@@ -128,6 +104,8 @@ def subject_of_setup(
     from ..pipeline.failures import as_stage_error
     from ..pipeline.preparing import is_prepared
 
+    if Unsloth.of(setup) is not None:
+        setup = with_value(setup, "training.prepare_for_kbit_training", False)  # it leaves what is frozen as it is
     base = build_base(setup, "meta", architecture=architecture, offline=offline)
     prepared = is_prepared(setup, base.model)
     prepare(base, setup)
@@ -154,6 +132,14 @@ def program_of(setup: Setup) -> tuple[Program | None, list[str]]:
     from .scope import METHODS
     from .trl_methods import TrlMethod
 
+    unsloth = Unsloth.of(setup)
+    if unsloth is not None:
+        from .unsloth import UnslothStep
+
+        return UnslothStep(unsloth), [
+            f"Unsloth's code is that of version {UNSLOTH}, with PyTorch's own attention; all samples of a batch are as "
+            "long as the longest."
+        ]
     method = setup.training.method
     if method not in METHODS or method in (None, "sft", "pretrain"):
         return None, []

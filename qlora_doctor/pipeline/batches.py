@@ -17,7 +17,7 @@ from .changes import change_tokenizer
 from .failures import as_stage_error
 from .forms import NotFollowedForm, follow, is_followed, read_named
 from .forms.script import hands_over_rows, nothing_left, responses_only, scripted, way_of
-from .inputs import Inputs, inputs_for, synthetic_labels, token_rows
+from .inputs import Inputs, inputs_for, needed_media, synthetic_labels, token_rows
 from .samples import DataFormat, Samples, read_samples, sample_rows
 
 SYNTHETIC_LENGTH = 512
@@ -248,6 +248,13 @@ def _synthetic(setup: Setup, model: Any, tokenizer: Any, rows: int) -> Batches:
     length = sequence_length(setup, model.config)
     ids = token_rows(model, rows, length)
     inputs = inputs_for(model, length)
+    if inputs.left_out and (wanted := needed_media(model)):
+        raise StageError(
+            f"The model's forward wants {wanted[0]}, and no {inputs.left_out[0]} can be made up for it here.",
+            kind="unsupported",
+            remedy="Name data that has it.",
+            place=setup.place("data"),
+        )
     notes = [f"No {name} could be made for this model: what reads it sees none." for name in inputs.left_out]
     collator = None if inputs.is_plain else _collator(inputs)
     if Taken(setup).trainer == "trl":

@@ -100,9 +100,7 @@ _WANTS = {
     **dict.fromkeys(("embedding", "reranker", "generative_reranker"), "texts that are compared with each other"),
     "prm": "a label for each step of an answer",
     **dict.fromkeys(("gkd", "gold", "minillm", "iw-opd", "distillation"), "a teacher model"),
-    **dict.fromkeys(
-        ("online-dpo", "online_dpo", "nash-md", "nash_md", "xpo"), "a judge or reward model of its own answers"
-    ),
+    **dict.fromkeys(("online-dpo", "nash-md", "xpo"), "a judge or a reward model of its own answers"),
 }
 """What a trainer has beside what is built here, by method."""
 

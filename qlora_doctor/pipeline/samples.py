@@ -34,9 +34,10 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 _FORMAT_OF_METHOD: dict[str, DataFormat] = {
     **dict.fromkeys(("dpo", "ipo", "orpo", "cpo", "simpo", "reward", "rm"), "preference"),
     **dict.fromkeys(("kto", "bco"), "unpaired-preference"),
-    **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", "online_dpo", "nash_md", "xpo"), "prompt-only"),
+    **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", "online-dpo", "nash-md", "xpo"), "prompt-only"),
 }
-"""What TRL's trainer of each method takes (docs/source/dataset_formats.md); all others take what SFT takes."""
+"""What TRL's trainer of each method takes (docs/source/dataset_formats.md)."""
+_LIKE_SUPERVISED = (None, "sft", "pretrain", "gkd", "gold", "minillm")
 _SCANNED = 20_000
 """Rows of a table of text that are read, of which the sample is taken."""
 _CHATML = {"from": "role", "value": "content"}
@@ -301,6 +302,12 @@ def _supervised(row: dict[str, Any]) -> dict[str, Any]:
     return {"messages": answer} if isinstance(answer, list) else {"text": str(answer)}
 
 
+def form_is_known(setup: Setup) -> bool:
+    """Whether it is known what columns the setup's method takes."""
+    method = setup.training.method
+    return setup.data.format is not None or method in _LIKE_SUPERVISED or method in _FORMAT_OF_METHOD
+
+
 def _format(setup: Setup, columns: list[str]) -> DataFormat:
     """As the setup says, else by the columns, as trl tells them apart."""
     if setup.data.format is not None:
@@ -324,7 +331,7 @@ def _format(setup: Setup, columns: list[str]) -> DataFormat:
 
 
 def _is_offline() -> bool:
-    """Whether the hub's libraries were told to stay off the network."""
+    """Whether the hub's libraries are set to stay off the network."""
     import datasets
     import huggingface_hub
 

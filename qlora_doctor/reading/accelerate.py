@@ -17,9 +17,12 @@ from ..setup.resolved import Resolved
 from ..setup.setup import Origin, Remark, Setup
 from .document import Document, read_document
 
-OPTIONS = ("num_processes", "mixed_precision", "fsdp_version")
+OPTIONS = ("num_processes", "mixed_precision")
 """Options of ``accelerate launch`` that say what the file says as well."""
-_SWITCHED = {"use_fsdp", "use_deepspeed", "multi_gpu", "cpu"}
+SWITCHES = {"use_fsdp": "FSDP", "use_deepspeed": "DEEPSPEED", "multi_gpu": "MULTI_GPU"}
+"""Options that choose how the ranks share the work, whatever the file says of it (_validate_launch_command)."""
+_OF_DEEPSPEED = ("deepspeed_config_file", "zero_stage", "offload_optimizer_device", "offload_param_device")
+_DISTRIBUTION = ("training.fsdp", "training.fsdp_config", "training.deepspeed")
 LEFT_OPEN = ("training.fsdp", "training.deepspeed")
 """What a file that is not here may decide."""
 
@@ -31,28 +34,41 @@ def is_accelerate(data: Any) -> bool:
     return "compute_environment" in data or {"distributed_type", "num_processes"} <= data.keys()
 
 
-def with_launch(setup: Setup, config: Document | None, options: Mapping[str, str]) -> Setup:
+def says_something(options: Mapping[str, str]) -> bool:
+    """True where options of the launcher say how it starts the run."""
+    return bool({"config_file", *OPTIONS, *SWITCHES} & options.keys())
+
+
+def with_launch(
+    setup: Setup, config: Document | None, options: Mapping[str, str], folders: Sequence[Path] = ()
+) -> Setup:
     """The setup as this Accelerate config, and these options of the launcher, start it.
 
     Args:
         config: the file; None where the launcher names none, or one that is not here: then what it decides is unknown.
         options: of the command line, without dashes.
+        folders: where the command may be started, the nearest first.
     """
     data = dict(config.data) if config is not None and isinstance(config.data, dict) else {}
-    if config is None or _SWITCHED & options.keys():
-        return _left_open(setup)
     change = _Change(setup, config, options)
     settings = data | {name: options[name] for name in OPTIONS if name in options}
-    kind = str(data.get("distributed_type", "NO")).upper()
+    switches = [kind for name, kind in SWITCHES.items() if options.get(name, "false").lower() != "false"]
     count = _number(settings.get("num_processes"))
+    if "cpu" in options or len(switches) > 1 or (config is None and (not switches or "config_file" in options)):
+        if count is not None:
+            change.put("hardware.count", count, "num_processes")
+        _put_precision(change, settings)
+        return _left_open(change.made())
+    kind = switches[0] if switches else str(data.get("distributed_type", "NO")).upper()
     if kind == "NO" and "num_processes" not in options:
         count = 1
     if count is not None:
         change.put("hardware.count", count, "num_processes")
     if kind == "FSDP":
-        _put_fsdp(change, data)
+        _put_fsdp(change, data, options)
     elif kind == "DEEPSPEED":
-        _put_deepspeed(change, data, config)
+        places = [config.path.parent] if config is not None and config.path is not None else []
+        _put_deepspeed(change, data, options, [*places, *folders])
     else:
         for path in LEFT_OPEN:
             change.silence(path)
@@ -63,7 +79,7 @@ def with_launch(setup: Setup, config: Document | None, options: Mapping[str, str
 class _Change:
     """A setup, and what the launcher's config makes of it where the setup is silent or leaves it open."""
 
-    def __init__(self, setup: Setup, config: Document, options: Mapping[str, str]) -> None:
+    def __init__(self, setup: Setup, config: Document | None, options: Mapping[str, str]) -> None:
         self.setup = setup
         self._config = config
         self._options = options
@@ -79,8 +95,9 @@ class _Change:
             return
         section, _, field = path.partition(".")
         self._values.setdefault(section, {})[field] = value
-        if key in self._options:
-            self._origins[path] = Origin(source="explicit", note=f"--{key} of the command that starts it")
+        told = key if key in self._options else next((name for name in SWITCHES if name in self._options), None)
+        if self._config is None or key in self._options or (told is not None and path in _DISTRIBUTION):
+            self._origins[path] = Origin(source="explicit", note=f"--{told} of the command that starts it")
             return
         name = self._config.path.name if self._config.path is not None else "the Accelerate config"
         self._origins[path] = Origin(source="explicit", place=self._config.place(f"/{key}"), note=f"{key} of {name}")
@@ -106,8 +123,11 @@ class _Change:
         return self.setup.model_copy(update=changed)
 
 
-def _put_fsdp(change: _Change, data: dict[str, Any]) -> None:
-    written = _mapping(data.get("fsdp_config"))
+def _put_fsdp(change: _Change, data: dict[str, Any], options: Mapping[str, str]) -> None:
+    # A text of the command line is true to the launcher, and to the ranks what it says.
+    truths = {"true": True, "false": False}
+    given = {key: truths.get(text.lower(), text) for key, text in options.items() if key.startswith("fsdp_")}
+    written = {**_mapping(data.get("fsdp_config")), **given}
     settings = {str(key).removeprefix("fsdp_"): value for key, value in written.items()}
     version = _number(settings.get("version")) or 1
     strategy = str(settings.get("sharding_strategy", "FULL_SHARD")).lower()
@@ -126,7 +146,8 @@ def _put_fsdp(change: _Change, data: dict[str, Any]) -> None:
     settings = {**loading, **settings, "version": version}
     change.put("training.fsdp_config", settings, "fsdp_config")
     change.silence("training.deepspeed")
-    if version == 1 and settings["cpu_ram_efficient_loading"] and not settings["sync_module_states"]:
+    unsynced = version == 1 and settings["cpu_ram_efficient_loading"] and not settings["sync_module_states"]
+    if unsynced and not given.keys() & {"fsdp_sync_module_states", "fsdp_cpu_ram_efficient_loading"}:
         change.refuse(
             "launched-without-sync",
             "training.fsdp_config",
@@ -135,14 +156,13 @@ def _put_fsdp(change: _Change, data: dict[str, Any]) -> None:
         )
 
 
-def _put_deepspeed(change: _Change, data: dict[str, Any], config: Document) -> None:
-    settings = _mapping(data.get("deepspeed_config"))
+def _put_deepspeed(change: _Change, data: dict[str, Any], options: Mapping[str, str], folders: Sequence[Path]) -> None:
+    settings = _mapping(data.get("deepspeed_config")) | {key: options[key] for key in _OF_DEEPSPEED if key in options}
     change.silence("training.fsdp")
     named = settings.get("deepspeed_config_file")
     if isinstance(named, str) and named not in ("", "none", "None"):
-        folder = config.path.parent if config.path is not None else Path()
-        here = folder / named
-        change.put("training.deepspeed", str(here) if here.is_file() else named, "deepspeed_config")
+        here = next((folder / named for folder in folders if (folder / named).is_file()), named)
+        change.put("training.deepspeed", str(here), "deepspeed_config")
         return
     stage = _number(settings.get("zero_stage", 2))
     if stage is None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..setup.resolved import Resolved
 from ..setup.setup import Origin, Setup
-from .accelerate import LEFT_OPEN, config_named, with_launch
+from .accelerate import LEFT_OPEN, config_named, says_something, with_launch
 from .document import Document
 
 
@@ -30,7 +30,8 @@ class Launch(NamedTuple):
 
 
 def started_by_accelerate(setup: Setup, path: Path) -> Setup:
-    """The setup of a config or a script as its project's own files start it by ``accelerate launch --config_file``.
+    """The setup of a config or a script as its project's own files start it by ``accelerate launch``, with a config of
+    its own or with options alone.
 
     Where several of them start it in different ways, what they differ in stays unknown.
     """
@@ -44,11 +45,13 @@ def started_by_accelerate(setup: Setup, path: Path) -> Setup:
     for launch in _launches(neighbours):
         if not _is_meant(launch, script, [launch.file.parent, *neighbours.folders]):
             continue
-        options = dict(launch.options)
-        config = config_named(options.get("config_file"), [launch.file.parent, *neighbours.folders])
+        options, folders = dict(launch.options), [launch.file.parent, *neighbours.folders]
+        config = config_named(options.get("config_file"), folders)
+        if config is None and "config_file" in options:
+            continue
         if config is not None:
-            shown = Document(neighbours.shown(config.path or path), config.text, config.format, config.data)
-            made.append(with_launch(setup, shown, options))
+            config = Document(neighbours.shown(config.path or path), config.text, config.format, config.data)
+        made.append(with_launch(setup, config, options, folders))
     if not made:
         return setup
     first = made[0]
@@ -93,12 +96,12 @@ def _launches_in(file: Path, changed: int, size: int) -> tuple[Launch, ...]:
     from .python.starts import commands_in
 
     text = commands_in(file)
-    if "accelerate" not in text or "config_file" not in text:
+    if "accelerate" not in text:
         return ()
     found = []
     for run in runs_in(text):
         options = options_of(run.options)
-        if run.launcher == "accelerate" and "config_file" in options:
+        if run.launcher == "accelerate" and says_something(options):
             words = tuple(word.text for word in run.arguments if word.known)
             found.append(Launch(file, run.action, tuple(options.items()), words))
     return tuple(found)

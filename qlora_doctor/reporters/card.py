@@ -113,7 +113,7 @@ def drawn(report: Report, fit: Fit) -> str:
     """The card of what is known, a complete SVG document."""
     name, file = subject(report)
     colour = COLOURS[fit.level]
-    right = 470
+    right = 496  # behind the card's size, whatever it is
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'role="img" font-family="{SANS}" fill="{INK}">',

@@ -116,8 +116,9 @@ def _checked(last: Report) -> str:
     memory = last.facts.memory
     card = memory.card_bytes if memory else None
     picture = memory.predicted if memory else None
-    errors = last.summary.error
-    found = f"{words.plural(errors, 'error')} left" if errors else "no error"
+    errors = [each for each in last.findings if each.severity == "error" and each.suppressed is None]
+    told = "; ".join(f"{each.rule}: {words.one_line(each.message).rstrip('.')}" for each in errors)
+    found = f"{words.plural(len(errors), 'error')} left ({told})" if errors else "no error"
     if picture is None or picture.peak_reserved_bytes is None:
         return f"Checked again: {found}; its peak could not be predicted. {_really(last)}"
     of = f" of {words.size(card)}" if card else ""

@@ -190,6 +190,9 @@ def work_of(session: Session, number: int = 0) -> Work | None:
     )
 
 
+OTHER_SETUP = "Check a config, or a script, that says it."
+
+
 def _runnable(session: Session) -> list[str]:
     """The stages on a built model that were asked for and can be served; the others are skipped."""
     runnable = []
@@ -201,8 +204,9 @@ def _runnable(session: Session) -> list[str]:
         elif name == "data" and runs_script(session):
             runnable.append(name)
         elif undecided is not None:
-            remedy = RUN_DATA if name == "data" else "Check a config, or a script, that says it."
-            session.skip(name, undecided, remedy)
+            own = setup is not None and setup.traits.own_model
+            remedy = "`qlora-doctor convert` writes it for a trainer whose model is built here." if own else OTHER_SETUP
+            session.skip(name, undecided, RUN_DATA if name == "data" else remedy)
         elif (other := _another_run(session.setup, name)) is not None:
             remedy = RUN_DATA if name == "data" else "`qlora-doctor run` watches the script itself."
             session.skip(name, other, remedy)
@@ -256,6 +260,8 @@ def _undecided(setup: Setup | None, stage: str) -> str | None:
         return "An Accelerate config names no model: it says how a run is launched."
     if stage != "data" and setup is not None and setup.dialect != "python" and setup.is_unknown("model.name_or_path"):
         return f"The config does not say which model it is: {setup.origins['model.name_or_path'].note}"
+    if stage != "data" and setup is not None and setup.traits.own_model:
+        return f"{setup.traits.own_loop} builds a model of its own, whose layers have other names than transformers'."
     if setup is None or setup.dialect != "python":
         return None  # where a config is silent, its trainer has a default
     adapter = () if setup.model.adapter is not None else ("lora.r", "lora.target_modules")
@@ -360,7 +366,7 @@ def predict(
     try:
         for event in events:
             session.take([event])
-    except KeyboardInterrupt:  # as in a check: what is known by now is told
+    except KeyboardInterrupt:  # as in a check: what is known by now is reported
         session.interrupt(["memory"])
 
 

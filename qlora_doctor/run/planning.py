@@ -11,6 +11,7 @@ from ..core.errors import StageError, UsageError
 from ..core.report import Report, StageRecord
 from ..memory.plan_stage import card_named, recalled_plan
 from ..probes.config.settle import settled
+from ..setup.meant_for import counted
 from ..tables.cards import UnknownCard
 from ..worker.events import End, Learned
 from ..worker.job import PlanRequest
@@ -52,6 +53,8 @@ def run_plan(
         UsageError: a card is not known, or a batch or length makes no sense.
         StageError: a package that it needs is missing.
     """
+    count, asked = _of_one(asked)
+    values = (*values, ("hardware.count", count)) if count is not None else values
     request = _request(asked)
     options = replace(options, stages=("memory",), fail_on="never")
     session = open_session(_setup_of(source, options, values), options, observer or Observer(), rules=())
@@ -93,6 +96,20 @@ def _setup_of(source: Path | Setup, options: CheckOptions, values: Sequence[tupl
         path = ALIASES.get(path) or ALIASES.get(f"training.{path}") or path
         setup = with_value(setup, path, value)
     return setup
+
+
+def _of_one(asked: PlanRequest) -> tuple[int | None, PlanRequest]:
+    """How many cards of a kind the run is meant for, ``2xrtx-4090``, and the request with each card alone.
+
+    Raises:
+        UsageError: the counts differ: a table is of one setup.
+    """
+    named = [counted(card) for card in asked.cards]
+    counts = {count for count, _ in named}
+    if len(counts) > 1:
+        raise UsageError("A plan is of one number of cards.", remedy="--gpu 2xrtx-4090 --gpu 2xa100-80gb")
+    cards = tuple(card for _, card in named)
+    return next(iter(counts), None), asked.model_copy(update={"cards": cards})
 
 
 def _request(asked: PlanRequest) -> PlanRequest:

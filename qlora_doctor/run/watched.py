@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from ..core.errors import UsageError
 from ..core.folders import user_cache
 from ..core.report import RUN_STAGES, Report, StageRecord
 from ..facts import Facts
-from ..watching.records import Options, Training, trainings
+from ..watching.records import HEARD, Options, Training, trainings
 from .cache import cache_folder
 from .observer import Observer
 from .session import CheckOptions, Session
@@ -33,8 +33,6 @@ _SITE = _PACKAGE / "watching" / "site"
 _POLL = 0.25
 _PATIENCE = 20.0
 """Seconds that a training has to end by itself after it was asked to, before its command is sent SIGTERM."""
-_TELLING = 5
-"""Words of a symptom below which it may be in a message by chance."""
 _POINTS = 10
 """Logged losses below which a loss that has not moved yet says nothing; whether weights move, the steps have shown."""
 _CUT_OFF = (
@@ -42,6 +40,10 @@ _CUT_OFF = (
     "without Python's own exit."
 )
 UNSEEN = "No process of the command trained a model that could be watched."
+_UNHEARD = (
+    "No process of the command imported torch within the watching: none imports it, or its Python was started with -E, "
+    "-I or -S, or in another environment."
+)
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,17 @@ def records_folder(asked: Path | None) -> Iterator[tuple[Path, bool]]:
         UsageError: it cannot be made.
     """
     if asked is not None or os.environ.get("QLORA_DOCTOR_RUNS") or cache_folder() is not None:
-        yield new_folder(asked), True
-        return
-    with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder), False
+        try:
+            kept = new_folder(asked)
+        except UsageError as error:
+            if asked is not None:
+                raise
+            sys.stderr.write(f"qlora-doctor: {error.message} The records of this run are not kept.\n")
+        else:
+            yield kept, True
+            return
+    with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as passing:
+        yield Path(passing), False
 
 
 def new_folder(asked: Path | None = None) -> Path:
@@ -231,7 +240,8 @@ def reports_of(
     written = trainings(folder)
     found = groups([each for each in written if each.number])
     if not found:
-        return [_unseen(written, check, ended, command, options.setup)]
+        reason = UNSEEN if (folder / HEARD).exists() else _UNHEARD
+        return [_unseen(written, check, ended, command, options.setup, reason)]
     last = len(found) - 1
     return [
         _report(group, options, check, ended if number == last else None, command, len(found))
@@ -398,38 +408,12 @@ def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:
     return {**known, "ended": "failed", "failure": RunFailure(kind="exit", message=text, step=step)}
 
 
-_PYTHONS_OWN = {
-    "list index out of range", "got an unexpected keyword argument", "missing 1 required positional argument",
-    "too many values to unpack (expected 2)",
-}  # fmt: skip
-"""Symptoms that are Python's own words, for whatever went wrong."""
-
-
 def with_its_rule(failure: RunFailure) -> RunFailure:
-    """A failure with the rule one of whose symptoms is its message: word for word, whatever stands in between."""
-    from ..core.assets import asset_folder
-    from ..engine import load_rules
+    """A failure with the rule one of whose symptoms is its message."""
+    from ..engine.search import rule_of_message
 
-    if failure.kind != "other":
-        return failure
-    said = _words(failure.message)
-    found = {
-        f"{rule.id} ({rule.name})": len(words)
-        for rule in load_rules(asset_folder("rules"))
-        for symptom in rule.symptoms
-        if symptom not in _PYTHONS_OWN and len(words := _words(symptom)) >= _TELLING and _in_order(words, said)
-    }
-    longest = [name for name, length in found.items() if length == max(found.values())]
-    return failure.model_copy(update={"speaks_of_it": longest[0]}) if len(longest) == 1 else failure
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[\w']+", text.lower())
-
-
-def _in_order(words: Sequence[str], said: Sequence[str]) -> bool:
-    rest = iter(said)
-    return all(word in rest for word in words)
+    rule = rule_of_message(failure.message) if failure.kind == "other" else None
+    return failure if rule is None else failure.model_copy(update={"speaks_of_it": f"{rule.id} ({rule.name})"})
 
 
 def _signal_name(number: int) -> str:
@@ -445,16 +429,19 @@ def _unseen(
     ended: Ended | None,
     command: Sequence[str],
     given: Setup | None,
+    reason: str,
 ) -> Report:
     """The report of a command that trained nothing that could be watched.
 
     Args:
+        reason: why nothing was seen of one that ended well.
         written: by processes that an exception ended before they trained.
     """
     from ..facts import RunFacts
 
     failed = ended is not None and ended.code != 0
-    reason = f"The command ended with exit code {ended.code} before it trained." if failed and ended else UNSEEN
+    if failed and ended:
+        reason = f"The command ended with exit code {ended.code} before it trained."
     run, setup, facts = RunFacts(), given, Facts()
     records: list[StageRecord] = []
     if failed:

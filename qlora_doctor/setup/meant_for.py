@@ -16,9 +16,9 @@ def meant_for(setup: Setup, card: str) -> Setup:
     Raises:
         UsageError: it is none of these.
     """
-    several = re.fullmatch(r"(\d+)\s*[x×]\s*(\D.*|\d+ ?[GM]i?B)", card.strip())
-    if several:
-        setup, card = with_value(setup, "hardware.count", int(several[1])), several[2]
+    count, card = counted(card)
+    if count is not None:
+        setup = with_value(setup, "hardware.count", count)
     try:
         find_card(card)
     except UnknownCard as error:
@@ -28,3 +28,9 @@ def meant_for(setup: Setup, card: str) -> Setup:
             raise UsageError(str(error), remedy="--gpu 24GiB stands for any card, --gpu 2xrtx-4090 for two.") from error
         return with_value(with_value(setup, "hardware.gpu", None), "hardware.memory", card)
     return with_value(with_value(setup, "hardware.memory", None), "hardware.gpu", card)
+
+
+def counted(card: str) -> tuple[int | None, str]:
+    """``2xrtx-4090`` → (2, "rtx-4090"); a name alone has no count."""
+    several = re.fullmatch(r"(\d+)\s*[x×]\s*(\D.*|\d+ ?[GM]i?B)", card.strip())
+    return (int(several[1]), several[2]) if several else (None, card)

@@ -13,12 +13,14 @@ class Traits(NamedTuple):
 
     Attributes:
         own_loop: its name, where it steps by code of its own and not by transformers' or TRL's trainer.
+        own_model: it builds a model of its own from the weights, whose layers have other names than transformers'.
         own_options: its options do not reach transformers' classes.
         as_written: values reach LoraConfig and SFTConfig as they are written.
         hf_names: it takes transformers' names of optimizers and schedules, and may know more than are listed here.
         checks_names: it stops at an optimizer or a schedule that TrainingArguments do not know.
         more_optimizers: optimizers that it knows besides; it has schedules of its own then.
         switches_of_transformers: ``use_liger_kernel`` and ``activation_offloading`` are transformers' and trl's own.
+        liger_by_plugin: a plugin of its own applies Liger's kernels, each by its key.
         hands_base_to_trl: it leaves it to TRL's trainer to prepare a quantized base.
         heeds_launcher: it respects what accelerate's launcher sets.
         starts_processes: its command starts a process for each card by itself.
@@ -50,12 +52,14 @@ class Traits(NamedTuple):
     """
 
     own_loop: str | None = None
+    own_model: bool = False
     own_options: bool = False
     as_written: bool = False
     hf_names: bool = False
     checks_names: bool = False
     more_optimizers: frozenset[str] = frozenset()
     switches_of_transformers: bool = False
+    liger_by_plugin: bool = False
     hands_base_to_trl: bool = False
     heeds_launcher: bool = False
     starts_processes: bool = False

@@ -8,10 +8,20 @@ from torch import nn
 
 from .finding import is_compiled
 from .guarding import told
+from .saved import FILE
 from .training import Training
 
 _KEPT = 4
 """Moments whose outputs are kept: the last of them."""
+
+
+def written(folder: Path) -> tuple[int, int] | None:
+    """Size and time of an adapter's file; None where there is none."""
+    try:
+        found = (folder / FILE).stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 class Checkpoints:
@@ -20,6 +30,8 @@ class Checkpoints:
     def __init__(self, training: Training) -> None:
         self._training = training
         self._saved_at: int | None = None
+        self._folder: Path | None = None
+        self._written: tuple[int, int] | None = None
 
     def compare(self, model: nn.Module, folder: Path) -> bool:
         """Hold a saved adapter against the model; False where this one was looked at before."""
@@ -29,13 +41,38 @@ class Checkpoints:
         if run.get("adapter_saved") == str(folder) and self._saved_at == training.counted:
             return False
         with training.work.on("saved adapter"):
-            self._saved_at = training.counted
-            run["adapter_saved"] = str(folder)
+            self._saved_at, self._folder = training.counted, folder
+            self._written = written(folder)
+            run.update(adapter_saved=str(folder), adapter_rewritten=None, steps_unsaved=0)
             found = differing(model, folder)
             if found or "adapter_saved_differs" not in run:
                 run["adapter_saved_differs"] = found
             self.keep_outputs(model, folder)
         return True
+
+    def saved_before(self, folder: Path) -> None:
+        """The adapter was saved before the training began."""
+        self._saved_at, self._folder, self._written = 0, folder, written(folder)
+
+    def at_exit(self, model: nn.Module | None) -> None:
+        """The process ends: the file that was saved last is what it was, and holds the adapter as it is now."""
+        from .saved import differing, is_readable
+
+        training, run = self._training, self._training.run
+        if self._folder is None or self._written is None:
+            return
+        now = written(self._folder)
+        if now is None:  # moved, or a checkpoint that was rotated out
+            return
+        run["adapter_saved"] = str(self._folder)
+        if not is_readable(self._folder):
+            run["adapter_rewritten"] = "cannot be read"
+            return
+        differ = differing(model, self._folder) if model is not None else None
+        if now != self._written:
+            run["adapter_rewritten"] = "holds other values" if differ else None
+        elif differ and self._saved_at is not None and not getattr(training.arguments, "load_best_model_at_end", False):
+            run["steps_unsaved"] = training.counted - self._saved_at
 
     def keep_outputs(self, model: nn.Module, folder: Path | None = None) -> None:
         """What the model says now, of the last few saves and of the end; a failure is reported and ends nothing."""

@@ -27,15 +27,16 @@ class Clipping:
         self._events: list[str] = []
         self._steps: list[str | None] = []
         self.limit: float | None = None
+        self._norm: Any = None
         self._plain = plain = getattr(clip_grad, _NAME, None)
         self._wrapped: Any = None
         if plain is None:
             return
         look = guard(self._called)
 
-        def called(parameters: Any, max_norm: Any, *args: Any, **kwargs: Any) -> Any:
-            look(parameters, max_norm)
-            return plain(parameters, max_norm, *args, **kwargs)
+        def called(parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:
+            look(parameters, max_norm, total_norm)
+            return plain(parameters, max_norm, total_norm, *args, **kwargs)
 
         self._wrapped = called
         setattr(clip_grad, _NAME, called)
@@ -57,14 +58,19 @@ class Clipping:
             return
         self._events.append(event)
 
+    def norm_before(self) -> float | None:
+        """The norm that the step under way was clipped from last; None where nothing was. Waits for the device."""
+        norm, self._norm = self._norm, None
+        return float(norm) if norm is not None else None
+
     def where(self) -> str | None:
         """As ``RunFacts.clipping`` has it, where every step does the same; else None."""
         every = set(self._steps)
         return every.pop() if len(every) == 1 else None
 
-    def _called(self, parameters: Any, max_norm: Any) -> None:
+    def _called(self, parameters: Any, max_norm: Any, norm: Any) -> None:
         given = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-        self.limit = float(max_norm)
+        self.limit, self._norm = float(max_norm), norm
         own = {id(each) for each in self._ours()}
         if self._events[:1] == ["over"]:
             self._events.append("late")

@@ -18,6 +18,8 @@ from typing import Any
 from ..core.files import write_whole
 
 OPTIONS = "options.json"
+HEARD = "torch"
+"""An empty file: a process of the run has imported torch within the watching."""
 
 
 @dataclass(frozen=True)

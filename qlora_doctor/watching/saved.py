@@ -10,7 +10,7 @@ from torch import nn
 
 from ..probes.tensors import local_part
 
-_FILE = "adapter_model.safetensors"
+FILE = "adapter_model.safetensors"
 
 
 def differing(model: nn.Module, folder: Path, adapter: str | None = None) -> list[str] | None:
@@ -21,7 +21,7 @@ def differing(model: nn.Module, folder: Path, adapter: str | None = None) -> lis
 
     None where it cannot be known: no such file, no PEFT model, or a form that this does not read.
     """
-    path = folder / _FILE
+    path = folder / FILE
     if not path.is_file() or not hasattr(model, "peft_config"):
         return None
     from safetensors import safe_open
@@ -36,6 +36,17 @@ def differing(model: nn.Module, folder: Path, adapter: str | None = None) -> lis
             if name not in names or not _same(file.get_tensor(name), tensor):
                 found.append(name)
     return found
+
+
+def is_readable(folder: Path) -> bool:
+    """Whether the adapter's file is whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(folder / FILE), framework="pt") as file:
+            return bool(file.keys())
+    except (OSError, SafetensorError):
+        return False
 
 
 def _in_memory(model: Any, adapter: str | None) -> dict[str, torch.Tensor]:

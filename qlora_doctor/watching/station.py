@@ -8,6 +8,7 @@ is wrapped, and from then on it is torch's own again.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.uncollected import uncollected
 from .emptied import EmptiedRows
 from .guarding import StopTraining, say, told
-from .records import Options, Writer, rank_of
+from .records import HEARD, Options, Writer, rank_of
 
 if TYPE_CHECKING:
     from .watcher import Watch
@@ -57,6 +58,8 @@ class Station:
         self._heard: Any = None
         self.loads: list[Any] = []
         """Adapters that PEFT has loaded."""
+        self._saved_early: tuple[weakref.ref[Any], Any] | None = None
+        """The model that was saved last before a training began, and where."""
         self.emptied = EmptiedRows(lambda error: say(f"The rows of a data set were not counted: {told(error)}"))
         """What has left a data set without rows."""
         self._without_gradients = False
@@ -71,9 +74,14 @@ class Station:
         from ..probes.observing.overheard import Overhearing
 
         self._heard = Overhearing(lambda error: say(f"A warning was not noted: {told(error)}"))
+        with contextlib.suppress(OSError):
+            (self.folder / HEARD).touch()
         atexit.register(self._exit)
         if hasattr(os, "register_at_fork"):  # not on Windows
             os.register_at_fork(after_in_child=self._forked)
+        from multiprocessing import util  # which torch has imported
+
+        util.register_after_fork(self, Station._ends_with_child)
         plain = torch.nn.Module.__dict__["__call__"]
         wrapt.wrap_function_wrapper(torch.nn, "Module.__call__", self._called)
         wrapped = torch.nn.Module.__dict__["__call__"]
@@ -114,8 +122,12 @@ class Station:
     def _saved(self, wrapped: Any, model: Any, args: Any, kwargs: Any) -> Any:
         result = wrapped(*args, **kwargs)
         folder = args[0] if args else kwargs.get("save_directory")
-        if self.watch is not None and folder is not None:
+        if folder is None:
+            return result
+        if self.watch is not None:
             self.watch.model_saved(model, folder)
+        else:
+            self._saved_early = weakref.ref(model), folder
         return result
 
     def _called(self, wrapped: Any, module: Any, args: Any, kwargs: Any) -> Any:
@@ -166,7 +178,7 @@ class Station:
     # -- watching
 
     def begin(self, model: Any, *, called: Any = None, trainer: Any = None, **known: Any) -> Watch | None:
-        """Watch a training; what stands in its way is told, and nothing is watched."""
+        """Watch a training; what prevents it is reported, and nothing is watched."""
         began = time.perf_counter()
         with uncollected():
             from .watcher import Watch
@@ -190,6 +202,9 @@ class Station:
         )
         self.watch.work.parts["imports"] = imports
         self.watch.begin(loads=self.loads, **known)
+        early, self._saved_early = self._saved_early, None
+        if early is not None and early[0]() is model:
+            self.watch.saved_before(early[1])
         return self.watch
 
     def begin_trainer(self, model: Any, trainer: Any, **known: Any) -> Watch | None:
@@ -249,6 +264,12 @@ class Station:
         """A child of fork (a worker of a DataLoader, notebook_launcher) has trained nothing yet."""
         self.watch = None
         self.pid = os.getpid()
+
+    def _ends_with_child(self) -> None:
+        """A child that multiprocessing forked ends without Python's own exit; one that trained nothing has no end."""
+        from multiprocessing import util
+
+        util.Finalize(None, lambda: self._exit() if self.watch is not None else None, exitpriority=0)
 
     def _exit(self) -> None:
         """The process ends: by its last statement, by an exception, or by ``sys.exit``."""

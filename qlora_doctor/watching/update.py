@@ -14,6 +14,7 @@ from .optimizers import Together
 from .scaler import Scaler
 from .scaling import constant_factor, negated, scale_facts, scaler_facts
 from .training import Training, finite
+from .turned import Turned
 
 _OF_ITS_LOSS = (
     "loss_scale", "sums_over_accumulation", "divides_twice", "unshifted_loss", "sums_over_tokens", "divided_by",
@@ -23,6 +24,8 @@ _OF_ITS_LOSS = (
 _MULTIPLIES = ("sums_over_accumulation", "sums_over_tokens", "unshifted_loss", "scaled_twice")
 """Those that say why a loss is many times the mean."""
 
+_DIVIDED = 0.02
+"""How near a share of the gradients' norm has to be to one over the micro-batches to be a division by them."""
 _ABOVE = 1.05
 """Times the limit that a clipped norm may be by rounding."""
 
@@ -43,7 +46,10 @@ class Update:
         self._backward: BackwardWatch | None = None
         self._loss: LossWatch | None = None
         self._clipping: Clipping | None = None
+        self._turned: Turned | None = None
         self._began = False
+        self._share: float | None = None
+        """Of the gradients' norm, what is left when the step clips them, or begins."""
 
     def put_on(self, backward_begins: Callable[[], None]) -> None:
         """Watch backward, and what a trainer gives to its loss.
@@ -55,13 +61,15 @@ class Update:
         self._backward = BackwardWatch(backward_begins, training.guard)
         if training.whole:  # sharded gradients are clipped by other functions
             self._clipping = Clipping(self._trained, training.guard)
+        if training.world == 1 and training.whole and training.onlooker is not None:
+            self._turned = Turned(training.onlooker.parameters, training.guard)
         trainer = training.trainer()
         if trainer is not None:
             self._loss = LossWatch(trainer, self._inputs_given, training.guard)
 
     def take_off(self) -> None:
         """Take both off."""
-        for each in (self._backward, self._loss, self._clipping):
+        for each in (self._backward, self._loss, self._clipping, self._turned):
             if each is not None:
                 each.close()
 
@@ -129,9 +137,17 @@ class Update:
         if not training.whole:
             return
         came = onlooker.gradients.norms_now(scale)
-        training.run["gradient_scale"] = scale
+        run = training.run
+        run["gradient_scale"] = scale
         held = Together(training.optimizers).tensors
-        training.run |= stepping.on_the_way(came, onlooker.parameters, held, scale)
+        run |= stepping.on_the_way(came, onlooker.parameters, held, scale)
+        clipped_from = self._clipping.norm_before() if self._clipping is not None else None
+        made, used = run.get("gradient_norm_backward"), clipped_from or run.get("gradient_norm_step")
+        self._share = used / made if made and used and scale == 1 else None
+        if self._turned is not None:
+            turned = self._turned.take({name: norm * scale for name, norm in came.items()})
+            if not run.get("gradients_left") and not run.get("cleared_within"):
+                run |= turned
 
     def end(self) -> None:
         """The step is over: its loss against what its batches have as their mean."""
@@ -150,6 +166,8 @@ class Update:
         if backward is not None and scale:
             backward /= scale
         plain, count = onlooker.mean_of_means(), onlooker.micro_batches[-1]
+        if backward is not None and self._share is not None and abs(self._share * count - 1) < _DIVIDED:
+            backward /= max(count, 1)  # the gradients are divided in the loss's place
         run.update(dict.fromkeys(_OF_ITS_LOSS), backward_loss=finite(backward), mean_loss=finite(mean))
         training.rank_loss = {
             "backward_loss": finite(backward),
@@ -190,7 +208,7 @@ class Update:
         run["loss_negated"] = training.world == 1 and negated(self._losses)
         factor = constant_factor(*zip(*self._losses, strict=True)) if training.world == 1 else None
         if factor is not None and (factor < 0.99 or any(run.get(name) for name in _MULTIPLIES)):
-            factor = None  # told by its own name; a share of the loss may be a weight that is meant
+            factor = None  # reported under its own name; a share of the loss may be a weight that is meant
         run["loss_factor"] = factor
 
     def know_accumulation(self) -> None:

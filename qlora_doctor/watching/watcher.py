@@ -486,6 +486,15 @@ class Watch:
         if self._checkpoints.compare(model, folder):
             self._write("saved")
 
+    def saved_before(self, folder: Any) -> None:
+        """The model was saved to a folder before its training began."""
+        self.guard(self._checkpoints.saved_before)(Path(folder))
+
+    def _saved_at_exit(self) -> None:
+        if self._training.ended == "well" and self._training.whole and self.rank == 0:
+            self._checkpoints.at_exit(self._training.model())
+            self._write("ended")
+
     def trained(self, state: Any) -> None:
         """The trainer says that the training is over."""
         self._training.counted = max(self._training.counted, state.global_step)
@@ -503,9 +512,10 @@ class Watch:
 
     def end(self, error: BaseException | None = None, *, exiting: bool = False) -> None:
         """The process, the block or the next training ends this one."""
-        if exiting and self._over and error is None:
-            return
-        self.guard(self._end)(error)
+        if not (exiting and self._over and error is None):
+            self.guard(self._end)(error)
+        if exiting:
+            self.guard(self._saved_at_exit)()
 
     def _end(self, error: BaseException | None) -> None:
         if error is not None:

@@ -31,7 +31,7 @@ from .turns import device_name, turn
 _OF_THE_MACHINE = frozenset(
     ("out-of-memory", "host-out-of-memory", "disk", "timeout", "killed", "interrupted", "other", "none")
 )
-"""Kinds of failures that the next run may not meet: they are the machine's, or nobody knows whose."""
+"""Kinds of failures that the next run may not meet: they are the machine's, or of an unknown cause."""
 
 
 class Skipped(Exception):
@@ -149,6 +149,7 @@ def data(run: Run) -> None:
     from ..pipeline.forms import NotFollowedForm, is_followed
     from ..pipeline.forms.script import way_of
     from ..pipeline.own_code.finding import find_trainer
+    from ..pipeline.samples import form_is_known
     from ..probes.data.look import see_data
     from ..setup.named import not_looked_at, why_not_looked_at
 
@@ -160,6 +161,10 @@ def data(run: Run) -> None:
             why, remedy = why_not_looked_at(run.setup)
             raise Skipped(why, remedy or _run_data(run))
         _without_a_model(run)
+    if not form_is_known(run.setup) and not is_followed(run.setup):
+        raise Skipped(
+            f"The samples are not looked at: what a trainer of {run.setup.training.method} takes is not known."
+        )
     try:
         own = find_trainer(run.setup, run.job.options.trainer_python)
         seen = see_data(run.setup, run.progress, offline=run.offline, own=own)
@@ -261,7 +266,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
 
 
 def run_job(job: Job, send: Callable[[Event], None]) -> bool:
-    """Run the job's stages in their order; each is told when it begins and how it ended.
+    """Run the job's stages in their order; each reports when it begins and how it ended.
 
     Returns whether the process is still as it was before: torch's allocator, CUDA's context and what a trainer sets
     for the whole process outlive a real stage, and code that came with a model may have changed anything.
@@ -292,7 +297,7 @@ def _run_stage(run: Run, name: str) -> tuple[StageRecord, bool]:
     except StageError as error:
         record = StageRecord(name=name, status="failed", reason=error.message, remedy=error.remedy)
         return record, error.kind not in _OF_THE_MACHINE
-    except Exception as raised:  # a fault of ours, or a library's that nobody foresaw: told, not thrown
+    except Exception as raised:  # a fault of ours, or a library's that nobody foresaw: reported, not raised
         traceback.print_exc()
         from ..probes.failures import explain
 
@@ -353,7 +358,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _without_a_model(run: Run) -> None:
-    """Leave out what needs the model where stage structure found none; it has told why."""
+    """Leave out what needs the model where stage structure found none; it has said why."""
     built = run.ended.get("structure")
     if built is not None and built.status == "failed":
         raise Skipped(f"The model cannot be built: {built.reason}", built.remedy)

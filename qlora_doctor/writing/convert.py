@@ -26,7 +26,7 @@ from ..tables.keys import key_list
 from .express import path_of_key, values_of, written
 from .extras import Extras, extras_of, strangers
 from .patch import CannotEdit
-from .python_script import NO_MODEL, script
+from .python_script import DATA_FILES, NO_MODEL, script
 
 _FIRST = ("quantization.load_in_4bit", "quantization.load_in_8bit", "quantization.backend", "training.bf16",
           "training.fp16", "quantization.bnb_4bit_compute_dtype", "model.dtype", "lora.lora_dropout")  # fmt: skip
@@ -271,6 +271,9 @@ def _trl_start(setup: Setup) -> dict[str, Any]:
     start: dict[str, Any] = {"model_name_or_path": _name(setup), "use_peft": True}
     if setup.training.method in (None, "sft"):
         start["packing"] = bool(setup.training.packing)  # tells SFT from TRL's other trainers
+    kind = DATA_FILES.get(Path(setup.data.train).suffix.lower()) if isinstance(setup.data.train, str) else None
+    if kind is not None:  # dataset_name takes a folder or a hub id
+        start["datasets"] = [{"path": kind, "data_files": setup.data.train}]
     return start
 
 

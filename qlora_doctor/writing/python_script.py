@@ -24,7 +24,8 @@ _EVALUATES = ("eval_strategy", "eval_steps", "load_best_model_at_end")
 _COMPARES = ("beta", "label_smoothing", "num_generations", "num_generations_eval", "generation_batch_size",
              "steps_per_generation", "use_vllm")  # fmt: skip
 _NOT_ARGUMENTS = ("trainer", "method", "prepare_for_kbit_training", "extra")
-_DATA_FILES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+DATA_FILES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+"""The builder of ``datasets`` that reads a local file, by suffix."""
 NO_MODEL = "your/model"
 """Stands where the model is not known: every trainer asks for one."""
 _WIDTH = 100
@@ -212,7 +213,7 @@ class _Script:
         train = self.get("data.train")
         if train is None and not self.setup.is_unknown("data.train"):
             self.unsaid.append(("data.train", None, 'not known; the script names "your/dataset" in its place'))
-        builder = _DATA_FILES.get(Path(train).suffix.lower()) if train is not None else None
+        builder = DATA_FILES.get(Path(train).suffix.lower()) if train is not None else None
         if builder is not None:
             lines = [f'dataset = load_dataset("{builder}", data_files={_source(train)}, split="train")']
         else:
@@ -253,7 +254,7 @@ class _Script:
                     self.drop(path, "it is TRL's, and the script trains with transformers' Trainer")
                 continue
             if field == "resume_from_checkpoint" and value:
-                continue  # said where the trainer is told to train
+                continue  # said where the training starts
             if field in _COMPARES:
                 self.drop(path, "it is of preference training, and the script trains with supervision (SFT)")
                 continue

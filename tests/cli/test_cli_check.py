@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 import qlora_doctor.run.checking
 import qlora_doctor.worker.runner
 from qlora_doctor.cli import main
-from qlora_doctor.core.report import StageRecord
+from qlora_doctor.core.report import Report, StageRecord
 from qlora_doctor.worker import events
 
 CLEAN = "model: meta-llama/Llama-3.1-8B\n"
@@ -318,3 +318,26 @@ def test_a_fault_of_the_tool_is_a_sentence_too(
     assert result.exit_code == 3 and "Traceback" not in result.output
     assert result.stderr.splitlines()[1] == "error: qlora-doctor failed: ZeroDivisionError: something of ours"
     assert "qlora-doctor env" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("litgpt.yaml", "checkpoint_dir: {folder}\nprecision: bf16-true\nquantize: bnb.nf4-dq\nlora_r: 8\ndata:\n"
+         "  class_path: litgpt.data.Alpaca2k\ntrain:\n  micro_batch_size: 1\n"),
+        ("torchtune.yaml", "model:\n  _component_: torchtune.models.llama2.qlora_llama2_7b\n"
+         "  lora_attn_modules: [q_proj, output_proj]\n  lora_rank: 8\ncheckpointer:\n"
+         "  _component_: torchtune.training.FullModelHFCheckpointer\n  checkpoint_dir: {folder}\n"
+         "dataset:\n  _component_: torchtune.datasets.alpaca_dataset\nbatch_size: 1\n"
+         "optimizer:\n  _component_: torch.optim.AdamW\n  lr: 2e-4\n"),
+    ],
+)  # fmt: skip
+def test_a_trainer_with_a_model_of_its_own_is_not_judged_by_ours(
+    check: Callable[..., Result], model_folder: Callable[..., Path], tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text.format(folder=model_folder("llama")), encoding="utf-8")
+    result = check(tmp_path / name, "--format", "json", "--offline", stage="structure")
+    report = Report.model_validate_json(result.stdout)
+    assert not [each for each in report.findings if each.severity == "error"]
+    structure = next(stage for stage in report.stages if stage.name == "structure")
+    assert structure.status == "skipped" and "model of its own" in str(structure.reason)

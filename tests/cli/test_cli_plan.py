@@ -133,3 +133,20 @@ def test_the_error_band_can_be_widened(tmp_path: Path) -> None:
 def test_what_cannot_be_planned_says_why(arguments: list[str], said: str) -> None:
     result = run(*arguments, "--gpu", "l4", "--batch", "1", "--sequence", "64", "--offline")
     assert result.exit_code == 3 and said in " ".join(result.stdout.split())
+
+
+def test_a_plan_of_two_cards_is_of_a_rank_of_two(config: Path, tmp_path: Path) -> None:
+    documents = {}
+    for card in ("rtx-4090", "2xrtx-4090"):
+        result = run(
+            config, "--gpu", card, "--batch", "2", "--sequence", "64", "-o", f"json={tmp_path / card}", "--offline"
+        )
+        assert result.exit_code == 0, result.stderr
+        documents[card] = Report.model_validate_json((tmp_path / card).read_text(encoding="utf-8"))
+    one, two = (documents[card].facts.memory for card in ("rtx-4090", "2xrtx-4090"))
+    assert one is not None and two is not None and one.plans and two.plans
+    assert two.plans[0].card == "RTX 4090"
+    assert any("DistributedDataParallel" in each for each in two.predicted.assumptions)
+    assert two.plans[0].cells[0].peak_allocated_bytes > one.plans[0].cells[0].peak_allocated_bytes
+    refused = run(config, "--gpu", "2xrtx-4090", "--gpu", "l4", "--offline")
+    assert refused.exit_code == 2 and "one number of cards" in refused.stderr

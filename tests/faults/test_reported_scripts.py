@@ -93,6 +93,22 @@ trainer.train()
 model.save_pretrained("out/adapter")
 """
 )
+ADALORA = (
+    PLAIN.replace("peft_config = LoraConfig(\n    r=8,", "peft_config = AdaLoraConfig(\n    total_step=100,")
+    .replace("import LoraConfig", "import AdaLoraConfig, LoHaConfig, LoraConfig")
+    .replace("import DataCollator", "import TrainerCallback, DataCollator")
+    .replace(
+        "args = Tr",
+        """
+
+class Allocate(TrainerCallback):
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        model.base_model.update_and_allocate(state.global_step)
+
+
+args = Tr""",
+    )
+)
 LOOP = (
     PLAIN[: PLAIN.index("args = ")]
     + """
@@ -399,6 +415,13 @@ REPORTED = [
             )
         ],
     ),
+    Reported(
+        "QD811",
+        "error",
+        SFT,
+        [('"auto"', '"2"')],
+        [("bf16=True,", 'deepspeed={"zero_optimization": {}, "train_micro_batch_size_per_gpu": "auto"},')],
+    ),
     Reported("QD125", "error", SFT, [(', split="train")', ")")]),
     Reported("QD125", "error", SFT, [("bf16=True,", "bf16=True,\n    gradient_accumulation_steps=4 // 8,")]),
     # loops of the script's own
@@ -591,6 +614,45 @@ REPORTED = [
         LOOP,
         [(UNPACKED, UNPACKED.replace(", labels=batch['labels']", ""))],
         [("(**batch)", UNPACKED)],
+    ),
+    # adapters
+    Reported(
+        "QD125",
+        "error",
+        PLAIN,
+        [
+            (
+                "peft_config = LoraConfig(\n    r=8,\n    lora_alpha=16,",
+                "peft_config = LoHaConfig(\n    r=8,\n    alpha=16,",
+            )
+        ],
+    ),
+    Reported("QD125", "error", ADALORA, [("total_step=100,", "")]),
+    Reported(
+        "QD125",
+        "error",
+        PLAIN,
+        [("model = get_peft_model(model, peft_config)", "model.add_adapter(peft_config)")],
+        [("trainer.train()", "trainer.train(resume_from_checkpoint='out/checkpoint-60')")],
+    ),
+    Reported(
+        "QD151",
+        "error",
+        SFT,
+        [("num_decay_steps", "steps")],
+        [("bf16=True,", "lr_scheduler_type='warmup_stable_decay', lr_scheduler_kwargs={'num_decay_steps': 4},")],
+        STRUCTURE,
+    ),
+    Reported("QD256", "warning", ADALORA, [("model.base_model.update_and_allocate(state.global_step)", "pass")]),
+    Reported(
+        "QD259",
+        "error",
+        PLAIN,
+        [
+            ("args = Tr", "weights = load_file('old/adapter_model.safetensors')\nargs = Tr"),
+            ("trainer.train()", "model.load_state_dict(weights, strict=False)\ntrainer.train()"),
+        ],
+        [("import torch\n", "import torch\nfrom safetensors.torch import load_file\n")],
     ),
     # rows
     Reported(

@@ -18,6 +18,7 @@ from qlora_doctor.memory.scope import unmodelled, unmodelled_model
 from qlora_doctor.memory.stage import assumed_of_cards, look_at_memory
 from qlora_doctor.memory.step import takes_loss_arguments
 from qlora_doctor.probes.config.conclude import conclude
+from qlora_doctor.reading import read_setup
 from qlora_doctor.reporters._needed import needed
 from qlora_doctor.setup.setup import Hardware, Lora, Model, Origin, Quantization, Setup, Training
 from tests.memory.cases import LLAMA, RTX_4090, subject
@@ -379,3 +380,44 @@ def test_layers_that_differ_in_their_heads(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(small), encoding="utf-8")
     memory = memory_of(config(tmp_path))
     assert memory.prediction_failure is None and memory.predicted is not None
+
+
+_AXOLOTL = (
+    "base_model: x/y\nadapter: qlora\nload_in_4bit: true\nlora_r: 8\nmicro_batch_size: 1\nlora_mlp_kernel: false\n"
+)
+_AXOLOTL += "gradient_checkpointing: true\ndatasets: [{path: d, type: alpaca}]\n"
+_LLAMA_FACTORY = "model_name_or_path: x/y\nstage: sft\nfinetuning_type: lora\nlora_rank: 8\nquantization_bit: 4\n"
+_LLAMA_FACTORY += "template: llama3\ndataset: d\nper_device_train_batch_size: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "line", "named"),
+    [
+        (_AXOLOTL, "fp8: true", "fp8"),
+        (_AXOLOTL, "relora: true", "relora"),
+        (_AXOLOTL, "layer_offloading: true", "layer_offloading"),
+        (_AXOLOTL, "tensor_parallel_size: 2", "tensor parallelism"),
+        (_AXOLOTL, "sequence_parallel_degree: 2", "sequence parallelism"),
+        (_AXOLOTL, "dp_shard_size: 2", "dp_shard_size"),
+        (_AXOLOTL, "torch_compile: auto", "torch.compile"),
+        (_AXOLOTL, "plugins: [axolotl.integrations.kd.KDPlugin]", "KDPlugin"),
+        (_AXOLOTL, "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]", "CutCrossEntropyPlugin"),
+        (_LLAMA_FACTORY, "use_unsloth_gc: true", "use_unsloth_gc"),
+        (_LLAMA_FACTORY, "shift_attn: true", "shift_attn"),
+        (_LLAMA_FACTORY, "use_muon: true", "use_muon"),
+        (_LLAMA_FACTORY, "use_asft_loss: true", "use_asft_loss"),
+        (_AXOLOTL, "", None),
+        (_AXOLOTL, "tensor_parallel_size: 1\nfp8: false\nplugins: [axolotl.integrations.liger.LigerPlugin]", None),
+        (_LLAMA_FACTORY, "use_muon: false", None),
+    ],
+)
+def test_switches_of_other_trainers_leave_no_figure(config: str, line: str, named: str | None, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"{config}{line}\n")
+    reason = unmodelled(read_setup(tmp_path / "run.yaml"), Facts())
+    assert reason is None if named is None else named in (reason or "")
+
+
+@pytest.mark.parametrize(("loss", "modelled"), [("nll", True), ("dft", False), (None, True)])
+def test_another_loss_leaves_no_figure(loss: str | None, modelled: bool) -> None:
+    reason = unmodelled(Setup(training=Training(trainer="trl", method="sft", loss_type=loss)), Facts())
+    assert (reason is None) is modelled

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("datasets")
 
+from qlora_doctor import check
 from qlora_doctor.facts import DataFacts
 from qlora_doctor.pipeline.samples import read_samples
 from qlora_doctor.probes.data.look import look_at_data
@@ -164,6 +165,16 @@ def test_a_reward_trainer_leaves_long_pairs_out_and_cuts_none(
     assert (facts.rows_left_out, facts.truncated_ratio) == (1, 0.0)
     dpo = look(tiny_llama, tmp_path, "dpo", [ROWS["preference-of-texts"], long])
     assert (dpo.rows_left_out, dpo.truncated_ratio) == (None, 0.5)
+
+
+@pytest.mark.parametrize(("method", "status"), [("online-dpo", "done"), ("sdft", "skipped")])
+def test_rows_of_a_method_that_is_not_stepped_are_held_against_its_own_form_or_none(
+    tiny_llama: Path, tmp_path: Path, method: str, status: str
+) -> None:
+    setup = setup_of(tiny_llama, tmp_path / "rows.jsonl", method, [{"prompt": f"What is {n}?"} for n in range(8)])
+    report = check(setup, stages=("data",), cache=False, offline=True)
+    assert [record.status for record in report.stages if record.name == "data"] == [status]
+    assert not [finding for finding in report.findings if finding.severity == "error"]
 
 
 def test_a_native_config_classifies_by_its_task_type(tiny_llama: Path, tmp_path: Path) -> None:

@@ -246,3 +246,10 @@ def test_layers_are_those_of_the_decoder(tmp_path: Path) -> None:
     adapter = look(folder, lora={"target_modules": r".*language_model.*(q_proj|v_proj)"}).adapter
     assert adapter is not None
     assert (adapter.adapted_layers, adapter.total_layers, adapter.layer_coverage_ratio) == (2, 2, 1.0)
+
+
+@pytest.mark.parametrize(("task_type", "told"), [("SEQ_2_SEQ_LM", {"QD627"}), (None, set())])
+def test_a_model_without_input_ids_fits_no_task_type(task_type: str | None, told: set[str], tmp_path: Path) -> None:
+    folder = make_kind(tmp_path, "whisper", weights=False)
+    setup = of(folder, lora={"target_modules": ["q_proj"], "task_type": task_type})
+    assert rules_of(setup, "config", "structure") == told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from qlora_doctor.probes.config.conclude import conclude
 from qlora_doctor.reading import read_setup
 from qlora_doctor.reading.walk import find_configs
+from qlora_doctor.setup.resolved import Resolved
 
 FSDP = """\
 compute_environment: LOCAL_MACHINE
@@ -119,3 +121,54 @@ def test_alone_it_is_no_run(tmp_path: Path) -> None:
     assert conclude(setup, None).undecided == []
     left = {path.name: why for path, why in find_configs(tmp_path).left_out}
     assert left["zero.yaml"] == "it is an Accelerate config"
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "count", "values"),
+    [
+        ("--use_fsdp --num_processes 4", "fsdp1", 4, {"training.fsdp": "full_shard auto_wrap"}),
+        ("--use_fsdp --fsdp_version=2 --num-processes 2 --fsdp_offload_params true", "fsdp2", 2, {}),
+        (
+            "--use_fsdp --fsdp_sharding_strategy SHARD_GRAD_OP --fsdp_offload_params=true --num_processes 8",
+            "fsdp1",
+            8,
+            {"training.fsdp": "shard_grad_op auto_wrap offload"},
+        ),
+        ("--use_deepspeed --zero_stage 3 --num_processes 4", "zero3", 4, {}),
+        ("--use_deepspeed --num_processes 2", "zero2", 2, {}),
+        ("--use_deepspeed --deepspeed_config_file ds.json --num_processes 2", "zero3", 2, {}),
+        ("--multi_gpu --num_processes 2 --mixed_precision bf16", "ddp", 2, {"training.bf16": True}),
+        ("--use_fsdp --config_file ddp.yaml", "fsdp1", 2, {}),
+        ("--config_file zero.yaml --zero_stage 2", "zero2", 8, {}),
+        ("--mixed_precision fp16 --num_processes=1", None, 1, {"training.fp16": True}),
+    ],
+)
+@pytest.mark.parametrize("starter", ["run.sh", "README.md", "Makefile", "launch.json"])
+def test_options_say_what_a_file_would(
+    flags: str, kind: str | None, count: int, values: dict[str, object], starter: str, tmp_path: Path
+) -> None:
+    configuration = {"module": "accelerate.commands.launch", "args": [*flags.split(), "train.py"]}
+    texts = {
+        "run.sh": f"accelerate launch {flags} \\\n    train.py\n",
+        "README.md": f"Start it:\n\n```bash\naccelerate launch {flags} train.py\n```\n",
+        "Makefile": f"train:\n\taccelerate launch {flags} train.py\n",
+        "launch.json": json.dumps({"configurations": [configuration]}),
+    }
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 3}}')
+    setup = read_setup(project(tmp_path, texts[starter], starter) / "train.py")
+    found = conclude(setup, None)
+    assert (found.distributed, found.world_size) == (kind, count)
+    assert {path: Resolved(setup)[path] for path in values} == values
+
+
+def test_a_switch_without_processes_leaves_their_number_open(tmp_path: Path) -> None:
+    setup = read_setup(project(tmp_path, "accelerate launch --use_fsdp train.py\n") / "train.py")
+    assert setup.is_unknown("hardware.count") and setup.training.fsdp == "full_shard auto_wrap"
+    assert setup.origins["training.fsdp"].note == "--use_fsdp of the command that starts it"
+
+
+def test_a_text_of_the_command_line_is_true_to_the_launcher(tmp_path: Path) -> None:
+    """``--fsdp_sync_module_states false`` does not stop the launcher; the ranks then load without it."""
+    flags = "--use_fsdp --num_processes 2 --fsdp_sync_module_states false"
+    found = conclude(read_setup(project(tmp_path, f"accelerate launch {flags} train.py\n") / "train.py"), None)
+    assert found.refused == [] and found.fsdp_loads_unsynced is True

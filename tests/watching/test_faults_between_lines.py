@@ -570,3 +570,51 @@ def test_settings_of_the_optimizer(tiny_llama: Path, settings: dict[str, Any], r
     model = adapted(tiny_llama)
     report = looked_at(model, torch.optim.AdamW(trainable(model), **{"lr": 2e-4} | settings), healthy, list(batches(4)))
     assert told_of(report) == rules, told(report)
+
+
+# -- what is done to gradients
+
+
+def handled(by_hand: Callable[[torch.Tensor], Any], limit: float | None = None) -> Loop:
+    """A loop of two micro-batches a step, never divided, that handles its gradients before it clips them."""
+
+    def loop(model: Any, optimizer: Any, data: list[Batch]) -> None:
+        for number, batch in enumerate(data, start=1):
+            model(**batch).loss.backward()
+            if number % 2 == 0:
+                for parameter in trainable(model):
+                    by_hand(parameter.grad)  # type: ignore[arg-type]
+                if limit is not None:
+                    nn.utils.clip_grad_norm_(trainable(model), limit)
+                optimizer.step()
+                optimizer.zero_grad()
+
+    return loop
+
+
+@pytest.mark.parametrize("limit", [None, 0.01])
+@pytest.mark.parametrize(
+    ("by_hand", "rules"),
+    [
+        (lambda gradient: gradient.div_(2), set()),
+        (lambda gradient: gradient.div_(-2), {"QD779"}),
+        (lambda gradient: gradient.copy_(torch.randn_like(gradient)), {"QD779", "QD742"}),
+    ],
+    ids=["divided", "turned", "replaced"],
+)
+def test_gradients_handled_by_hand(tiny_llama: Path, by_hand: Any, rules: set[str], limit: float | None) -> None:
+    model = adapted(tiny_llama)
+    report = looked_at(model, adamw(model), handled(by_hand, limit), list(batches(4)))
+    assert told_of(report) - {"QD707", "QD468"} == rules, told(report)
+
+
+@pytest.mark.parametrize(("factor", "rules"), [(0.5, set()), (-1.0, {"QD779"}), (100.0, {"QD779"})])
+def test_hooks_on_tensors(tiny_llama: Path, factor: float, rules: set[str]) -> None:
+    model = adapted(tiny_llama)
+    handles = [p.register_hook(lambda gradient: factor * gradient) for p in trainable(model)]
+    report = looked_at(model, adamw(model), healthy, list(batches(4)))
+    assert told_of(report) - {"QD707", "QD468"} == rules, told(report)
+    assert all(len(p._backward_hooks or {}) == 1 for p in trainable(model))
+    for handle in handles:
+        handle.remove()
+    assert not any(p._backward_hooks for p in trainable(model))

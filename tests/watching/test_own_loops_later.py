@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import qlora_doctor
-from tests.watching.loops import adamw, adapted, batches, trainable
+from tests.watching.loops import adamw, adapted, batches, train, trainable
 from tests.watching.test_run_command import rules_of
 
 
@@ -100,3 +100,44 @@ def test_two_optimizers_that_take_turns(tiny_llama: Path) -> None:
             halves[number % 2].step()
             model.zero_grad()
     assert seen.report is not None and "QD736" not in rules_of(seen.report.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("how", "rewritten", "unsaved"),
+    [
+        ("left", None, 0),
+        ("moved", None, 0),
+        ("cut off", "cannot be read", 0),
+        ("zeroed", "holds other values", 0),
+        ("earlier", None, 2),
+    ],
+)
+def test_the_file_as_the_process_ends(
+    tiny_llama: Path, tmp_path: Path, how: str, rewritten: str | None, unsaved: int
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from qlora_doctor.watching.records import Options
+    from qlora_doctor.watching.watcher import Watch
+
+    model = adapted(tiny_llama)
+    optimizer = adamw(model)
+    seen = Watch(model, None, Options())
+    seen.begin(optimizer=optimizer)
+    file = tmp_path / "out" / "adapter_model.safetensors"
+    for when in ("earlier", "left"):
+        train(model, optimizer, list(batches(2)))
+        if when == "left" and how == "earlier":
+            break
+        model.save_pretrained(tmp_path / "out")
+        seen.model_saved(model, tmp_path / "out")
+    if how == "moved":
+        file.parent.rename(tmp_path / "elsewhere")
+    elif how == "cut off":
+        file.write_bytes(file.read_bytes()[:1000])
+    elif how == "zeroed":
+        save_file({name: tensor * 0 for name, tensor in load_file(file).items()}, file)
+    seen.end(exiting=True)
+    run = seen.facts.run
+    assert run is not None and run.troubles == []
+    assert (run.adapter_rewritten, run.steps_unsaved) == (rewritten, unsaved)

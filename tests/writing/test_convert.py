@@ -318,3 +318,14 @@ def test_what_cannot_be_read_cannot_be_converted(tmp_path: Path) -> None:
     assert run(tmp_path / "gone.yml", "--to", "native").exit_code == 2
     (tmp_path / "a.yml").write_text(SMALL["axolotl"][1])
     assert run(tmp_path / "a.yml", "--to", "mergekit").exit_code == 2
+
+
+def test_a_local_file_is_what_trl_loads(tmp_path: Path) -> None:
+    """``dataset_name`` is a hub id or a folder; load_dataset finds no file by it."""
+    source = tmp_path / "setup.yaml"
+    source.write_text("model: a/b\nquantization: {load_in_4bit: true}\nlora: {r: 8}\ndata: {train: rows.jsonl}\n")
+    text = convert(read_setup(source), "trl").text
+    assert yaml.safe_load(text)["datasets"] == [{"path": "json", "data_files": "rows.jsonl"}]
+    assert "dataset_name" not in text
+    (tmp_path / "trl.yaml").write_text(text)
+    assert read_setup(tmp_path / "trl.yaml").data.train == "rows.jsonl"

@@ -129,8 +129,9 @@ def deepspeed_mismatches(setup: Setup, settings: Mapping[str, Any] | None, get: 
         for part in name.split("."):
             written = written.get(part) if isinstance(written, Mapping) else None
         taken = get(path)
-        if isinstance(written, bool | int | float) and taken is not None and written != taken:
-            different.append(f"{name} is {written}, and {path.partition('.')[2]} {taken}")
+        text = f'the text "{written}"' if isinstance(written, str) else written
+        if isinstance(written, bool | int | float | str) and taken is not None and written not in ("auto", taken):
+            different.append(f"{name} is {text}, and {path.partition('.')[2]} {taken}")
     if different:
         note = f"transformers stops: the DeepSpeed settings differ from the trainer's: {'; '.join(different)}."
         yield Remark(kind="deepspeed-differs", about="distribution", key="training.deepspeed", note=note)

@@ -20,7 +20,7 @@ from ...setup.defaults import Libraries
 from ...setup.distribution import deepspeed_settings, fsdp_settings
 from ...setup.paths import model_kind
 from ...setup.resolved import Resolved
-from ...setup.setup import KeyNote, Setup
+from ...setup.setup import SECTIONS, KeyNote, Setup
 from ...setup.setup import Remark as ReadersRemark
 from ...tables import conditions
 from .checkpoint import with_stored_bits
@@ -119,7 +119,7 @@ def _conclude(setup: Setup, environment: EnvironmentFacts | None, libraries: Lib
         **training_facts(setup, so_far, libraries),
         **decided_facts(setup, so_far),
         **_budgets(setup),
-        unknown_keys=_keys(setup.unknown_keys, environment),
+        unknown_keys=_keys(setup.unknown_keys, environment, setup),
         stops_at_unknown_keys=setup.stops_at_unknown_keys,
         duplicate_keys=list(setup.duplicate_keys),
         string_numbers=list(setup.string_numbers),
@@ -197,13 +197,29 @@ def _is_here(told: KeyNote | ReadersRemark, environment: EnvironmentFacts | None
     return told.machine is None or conditions.is_so(told.machine, environment, card) is True
 
 
-def _keys(told: list[KeyNote], environment: EnvironmentFacts | None) -> list[UnknownKey]:
+def _keys(told: list[KeyNote], environment: EnvironmentFacts | None, setup: Setup | None = None) -> list[UnknownKey]:
     """What is said of keys, without what holds for other versions than those that are installed."""
     return [
-        UnknownKey(key=each.key, closest=each.closest, note=each.note)
+        UnknownKey(
+            key=each.key,
+            closest=each.closest,
+            note=each.note,
+            meant=_meant(setup, each.closest) if setup is not None and each.closest is not None else None,
+        )
         for each in told
         if _is_here(each, environment, {})
     ]
+
+
+def _meant(setup: Setup, key: str) -> str | None:
+    """The canonical path that a key sets; None where there is none, or the file sets it by another key."""
+    paths = [f"{name}.{field}" for name, section in SECTIONS.items() for field in section.model_fields]
+    own = setup._keys_of
+    found = [path for path in paths if path == key or (own is not None and any(each.key == key for each in own(path)))]
+    if not found and setup.dialect == "python":
+        found = [path for path in paths if path.rpartition(".")[2] == key.rpartition(".")[2]]
+    origin = setup.origins.get(found[0]) if found else None
+    return None if not found or (origin is not None and origin.source == "explicit") else found[0]
 
 
 def _remarks(

@@ -57,9 +57,16 @@ def resume_facts(
         lora_r=rank,
         rank_differs=None if rank is None or now is None or known.pattern_ranks is not False else rank != now,
         differs=_differences(folder, state, get, known, ranks),
+        stateless=_is_stateless(folder),
         unusable="none",
         absent="none",
     )
+
+
+def _is_stateless(folder: Path) -> bool:
+    """Trainer keeps both in files of these names, DeepSpeed in a folder, FSDP in one of its own."""
+    kept = ("optimizer", "scheduler", "global_step", "pytorch_model_fsdp", "opt")
+    return not any(each.name.startswith(kept) for each in folder.iterdir())
 
 
 def _unusable(setup: Setup, folder: Path | None) -> str | None:
@@ -68,7 +75,7 @@ def _unusable(setup: Setup, folder: Path | None) -> str | None:
     An output_dir that is not here is no sign of a first run: outputs are not part of a checkout.
 
     transformers asks for a checkpoint-N in output_dir (``get_last_checkpoint``), and reads trainer_state.json in the
-    folder that it is told (``Trainer._inner_training_loop``).
+    folder that it is given (``Trainer._inner_training_loop``).
     """
     if folder is not None:
         holds = [each.name for each in folder.iterdir()] if folder.is_dir() else []

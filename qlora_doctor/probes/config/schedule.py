@@ -62,6 +62,7 @@ def schedule_facts(setup: Setup, get: Get, known: ConfigFacts) -> ScheduleFacts 
         updates_per_epoch=per_epoch,
         updates=updates,
         updates_at_most=most,
+        updates_of_epochs=_updates_of_epochs(setup, get, per_epoch),
         warmup_updates=warmup,
         warmup_unused=_unused_warmup(get),
         peak_rate_share=_peak(get, most, warmup),
@@ -177,6 +178,16 @@ def _epochs(get: Get, updates: int | None, per_epoch: int | None, asked: float |
     if steps <= 0:
         return asked
     return updates / per_epoch if updates is not None and per_epoch else None
+
+
+def _updates_of_epochs(setup: Setup, get: Get, per_epoch: int | None) -> int | None:
+    steps, epochs = get("training.max_steps", -1), get("training.num_train_epochs")
+    if steps is None or epochs is None:
+        return None
+    origins = [setup.origins.get(f"training.{name}") for name in ("max_steps", "num_train_epochs")]
+    if steps <= 0 or not all(origin is not None and origin.source == "explicit" for origin in origins):
+        return 0
+    return math.ceil(epochs * per_epoch) if per_epoch is not None else None
 
 
 def _warmup(setup: Setup, get: Get, updates: int | None) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from ..tensors import every_module, is_readable, local_part, own_class, zero_tensors
@@ -47,8 +48,14 @@ def state_facts(seen: Inventory, config: Any) -> dict[str, Any]:
 
 
 def expected_task(base: Any) -> str | None:
-    """The task type that PEFT has a model class for, by the class of the base; None for a class that tells none."""
+    """The task type that PEFT has a model class for, by the class of the base; None for a class that tells none.
+
+    ``none`` for a model that takes no input_ids, as of sound: PEFT's class of every task type hands them on by name.
+    """
     name = own_class(base)
+    is_other = getattr(base, "main_input_name", "input_ids") != "input_ids"
+    if is_other and "input_ids" not in inspect.signature(type(base).forward).parameters:
+        return "none"
     for sign, task in _TASK_OF_CLASS:
         if name.endswith(sign):
             return task

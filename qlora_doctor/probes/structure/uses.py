@@ -54,7 +54,7 @@ def try_uses(
 
     Args:
         config: what is reported already; a call is not reported again for the same argument.
-        progress: told what is under way.
+        progress: is called with what is under way.
         offline: False lets the hub be asked for the config.json that from_pretrained's arguments are held against.
     """
     if not setup.uses:
@@ -171,12 +171,9 @@ def _refused_call(use: LibraryUse) -> RefusedCall | None:
 
 
 def _raised(made: Any, arguments: dict[str, Any]) -> Exception | None:
-    if made.__name__ in ("LoraConfig", "BitsAndBytesConfig"):
-        outside: dict[str, Any] = {}
-    else:
-        outside = {"output_dir": "out", "use_cpu": True, "report_to": "none"}
-        taken = inspect.signature(made).parameters
-        outside = {name: value for name, value in outside.items() if name in taken}
+    taken = inspect.signature(made).parameters
+    outside = {"output_dir": "out", "use_cpu": True, "report_to": "none"}
+    outside = {name: value for name, value in outside.items() if name in taken}
     try:
         config = made(**outside, **arguments)
         if "lr_scheduler_type" in arguments:

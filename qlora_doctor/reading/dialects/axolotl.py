@@ -24,6 +24,7 @@ from .values import dtype, name_list, names, optimizer, storage_dtype, strategy,
 
 name = "axolotl"
 TRAITS = Traits(
+    liger_by_plugin=True,
     forms=name,
     row_is_sample=True,
     hf_names=True,
@@ -63,6 +64,8 @@ _OWN = {
 """Keys that no other trainer has beside ``base_model``."""
 
 _FIELDS: Table = {
+    # "auto" is on with torch 2.6 and later
+    "torch_compile": ("training.torch_compile", lambda value: value == "auto" or switch(value)),
     "base_model": ("model.name_or_path", text),
     "revision_of_model": ("model.revision", text),
     "model_revision": ("model.revision", text),
@@ -395,18 +398,23 @@ def _batches(reading: Reading) -> None:
 
 _KERNELS = (
     "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "chunked_cross_entropy",
-    "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp",
+    "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_mlp", "tiled_mlp", "fp8", "qat", "relora",
+    "lisa_n_layers", "selective_checkpointing", "layer_offloading",
 )  # fmt: skip
-"""Switches of kernels that run in place of transformers' own code."""
+"""Switches of code that runs in place of transformers' own, or around it, and changes what a step holds."""
 _LIGER = ("liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_glu_activation", "liger_cross_entropy")
 """The same, read by a plugin alone; liger_swiglu is an older name of liger_glu_activation."""
+_PARALLEL = (
+    "context_parallel_size", "sequence_parallel_degree", "tensor_parallel_size", "dp_shard_size", "dp_replicate_size",
+)  # fmt: skip
 
 
 def _kernels(reading: Reading) -> None:
     """Which kernels run; those of a plugin where ``plugins`` names it, cut_cross_entropy then unless it is false."""
     chosen = [key for key in _KERNELS if reading.get(key)]
-    plugins = reading.get("plugins", [])
-    named = " ".join(map(str, plugins if isinstance(plugins, list) else [plugins])).lower()
+    listed = reading.get("plugins") or []
+    plugins = [str(each) for each in (listed if isinstance(listed, list) else [listed])]
+    named = " ".join(plugins).lower()
     if "cut_cross_entropy" in named and reading.get("cut_cross_entropy", True):
         chosen.append("cut_cross_entropy")
     if "liger" in named:
@@ -415,8 +423,12 @@ def _kernels(reading: Reading) -> None:
     elif reading.get("liger_fused_linear_cross_entropy"):
         why = "Only the plugin axolotl.integrations.liger.LigerPlugin reads it, and plugins does not name it."
         reading.put("training.use_liger_kernel", False, "liger_fused_linear_cross_entropy", why)
+    # These two have switches of their own; the others are on by being there.
+    others = (each for each in plugins if "cut_cross_entropy" not in each.lower() and "liger" not in each.lower())
+    chosen += [each.rpartition(".")[2] for each in others]
     if chosen:
         reading.put("training.kernels", chosen, next((key for key in chosen if reading.has(key)), "plugins"))
+    reading.extra("training", *_PARALLEL)
 
 
 def _checkpointing(reading: Reading) -> None:
@@ -484,7 +496,7 @@ def _data(reading: Reading) -> None:
     if method:
         reading.put("training.method", str(method), "rl")
     elif reward is not None:
-        reading.put("training.method", "reward", reward)
+        reading.put("training.method", "reward" if reward == "reward_model" else "prm", reward)
     elif reading.get("pretraining_dataset"):
         reading.put("training.method", "pretrain", "pretraining_dataset")
     else:

@@ -16,7 +16,7 @@ from .fields import Reading, Table, Writing
 from .values import chosen, positive, text
 
 name = "litgpt"
-TRAITS = Traits(own_loop="LitGPT", own_options=True, folders_only=True, data_key="data")
+TRAITS = Traits(own_loop="LitGPT", own_model=True, own_options=True, folders_only=True, data_key="data")
 
 _PRECISION = chosen(
     {

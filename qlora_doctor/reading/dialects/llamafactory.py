@@ -127,6 +127,11 @@ _DEFAULTS: dict[str, Any] = {
     "training.trainer": "transformers",
 }
 _ATTENTION = {"fa2": "flash_attention_2", "fa3": "flash_attention_3", "sdpa": "sdpa", "disabled": "eager"}
+_CODE = (
+    "use_unsloth", "use_unsloth_gc", "shift_attn", "mixture_of_depths", "use_llama_pro", "use_kt", "use_adam_mini",
+    "use_muon", "use_dft_loss", "use_asft_loss", "use_eaft_loss", "pref_ftx",
+)  # fmt: skip
+"""Switches of code that runs in place of transformers' own, or around it, and changes what a step holds."""
 WRITINGS: dict[str, Writing] = {
     "quantization.load_in_4bit": lambda on, data: {"quantization_bit": 4 if on else None},
     "quantization.load_in_8bit": lambda on, data: {"quantization_bit": 8 if on else None},
@@ -237,8 +242,9 @@ def conclude(reading: Reading) -> None:
         reentrant = reading.get("use_reentrant_gc", True)
         key = "use_reentrant_gc" if reading.has("use_reentrant_gc") else None
         reading.put("training.gradient_checkpointing_kwargs", {"use_reentrant": bool(reentrant)}, key)
-    if reading.get("use_unsloth"):
-        reading.put("training.kernels", ["unsloth"], "use_unsloth")
+    chosen = [key for key in _CODE if reading.get(key)]
+    if chosen:
+        reading.put("training.kernels", ["unsloth" if key == "use_unsloth" else key for key in chosen], chosen[0])
     reading.default("training.prepare_for_kbit_training", False, "it prepares the model by code of its own")
     if not reading.get("val_size") and not reading.has("eval_dataset") and not reading.has("eval_strategy"):
         reading.default("training.eval_strategy", "no")

@@ -52,7 +52,7 @@ def launched(run: Run, setup: Setup, folders: Sequence[Path] = ()) -> Setup:
         setup = with_value(setup, "hardware.count", 1, "dialect_default", "python starts one process")
     if run.launcher == "accelerate":
         options = options_of(run.options)
-        return with_launch(setup, config_named(options.get("config_file"), folders), options)
+        return with_launch(setup, config_named(options.get("config_file"), folders), options, folders)
     return setup
 
 

@@ -73,6 +73,10 @@ _FIELDS: Table = {
     "gradient_checkpointing_kwargs": "training.gradient_checkpointing_kwargs",
     "dataset": ("data.train", one_or_list),
     "num_labels": "model.num_labels",
+    "num_generations": "training.num_generations",
+    "generation_batch_size": "training.generation_batch_size",
+    "steps_per_generation": "training.steps_per_generation",
+    "use_vllm": ("training.use_vllm", switch),
 }
 _DEFAULTS: dict[str, Any] = {
     "lora.r": 8,
@@ -158,6 +162,7 @@ def _method(reading: Reading) -> None:
         reading.put("training.method", task, "task_type")
     if reading.get("rlhf_type") == "rm" or task == "seq_cls":
         reading.put("model.task", "sequence-classification", "task_type" if task == "seq_cls" else "rlhf_type")
+        reading.default("lora.task_type", "SEQ_CLS", "the task_type, which the adapter is given too")
     reading.default("training.method", "sft")
 
 

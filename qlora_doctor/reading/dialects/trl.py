@@ -154,7 +154,8 @@ def read(document: Document) -> Setup:
     elif isinstance(reading.get("dataset_mixture.datasets"), list):
         reading.take({"dataset_mixture.datasets.0.id": ("data.train", text)})
     elif isinstance(reading.get("datasets"), list):
-        reading.take({"datasets.0.path": ("data.train", text)})
+        files = isinstance(reading.get("datasets.0.data_files"), str)  # of a local file the path is its kind: json, csv
+        reading.take({"datasets.0.data_files" if files else "datasets.0.path": ("data.train", text)})
     if not reading.knows("data.train"):
         reading.take({"dataset_path": ("data.train", one_or_list)})
     reading.extra("training", "packing_strategy", "liger_kernel_config", "metric_for_best_model", "greater_is_better")

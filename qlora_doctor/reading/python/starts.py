@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -54,8 +55,7 @@ def starts_of(neighbours: Neighbours) -> list[Start]:
         for file in _starters(neighbours, kind):
             text = _text_of(file)
             if script.stem in text:
-                launches = _of_launch_json if file.suffix == ".json" else _of_shell
-                found += launches(file, text, script, neighbours)
+                found += _starts_in(file, script, neighbours)
         if found:
             return found[:MOST_STARTS]
     return []
@@ -70,7 +70,7 @@ def commands_in(file: Path) -> str:
     """The shell commands of such a file, each on the line where it stands."""
     text = _text_of(file)
     if file.suffix == ".json":
-        return ""
+        return _of_launch_json(text)
     if _READMES.match(file.name):
         return _of_notebook(text) if file.suffix == ".ipynb" else _of_markdown(text)
     return text if file.suffix in (".sh", ".bash") else _of_makefile(text)
@@ -107,7 +107,7 @@ def _text_of(file: Path) -> str:
     return text if len(text) <= _MOST_TEXT else ""
 
 
-def _of_shell(file: Path, text: str, script: Path, neighbours: Neighbours) -> Iterator[Start]:
+def _starts_in(file: Path, script: Path, neighbours: Neighbours) -> Iterator[Start]:
     from ..dialects.shell import runs_in
     from ..shell import read_script
 
@@ -118,7 +118,9 @@ def _of_shell(file: Path, text: str, script: Path, neighbours: Neighbours) -> It
             continue
         words = []
         for word in run.arguments:
-            place = partial(_place, str(neighbours.shown(file)), *shell.place(word.start), shell.line)
+            shown = str(neighbours.shown(file))
+            place = partial(_place, shown, *shell.place(word.start), shell.line)
+            place = partial(Place, file=shown) if file.suffix == ".json" else place
             words.append(Argument(word.text if word.known else None, place))
         yield Start(file.name, tuple(words))
 
@@ -157,23 +159,30 @@ def _of_notebook(text: str) -> str:
     return "\n".join(row.replace('\\"', '"').replace("\\\\", "\\") for row in found)
 
 
-def _of_launch_json(file: Path, text: str, script: Path, neighbours: Neighbours) -> Iterator[Start]:
-    """The configurations of an editor's launch.json, which has comments and commas before closing brackets."""
+def _of_launch_json(text: str) -> str:
+    """The configurations of an editor's launch.json as command lines; it has comments and commas before brackets."""
     try:
         data = json.loads(_TRAILING.sub(r"\1", _COMMENT.sub("", text)))
     except (ValueError, RecursionError):
-        return
+        return ""
     listed = data.get("configurations") if isinstance(data, dict) else None
+    lines = []
     for each in listed if isinstance(listed, list) else ():
-        program = each.get("program") if isinstance(each, dict) else None
-        words = each.get("args", []) if isinstance(each, dict) else []
-        if not isinstance(program, str) or not isinstance(words, list):
+        each = each if isinstance(each, dict) else {}
+        program, module, words = each.get("program"), each.get("module"), each.get("args", [])
+        if not isinstance(program or module, str) or not isinstance(words, list):
             continue
-        program = program.replace("${workspaceFolder}/", "").replace("${workspaceRoot}/", "")
-        if _is_this(program, file, script, neighbours):
-            place = partial(Place, file=str(neighbours.shown(file)))
-            texts = [str(word) for word in words]
-            yield Start(file.name, tuple(Argument(None if "${" in text else text, place) for text in texts))
+        if isinstance(program, str):
+            program = program.replace("${workspaceFolder}/", "").replace("${workspaceRoot}/", "")
+        started = ["-m", module] if not program else [program] if program.endswith(".py") else None
+        command = ["python", *started] if started is not None else [program]
+        lines.append(" ".join(_quoted(str(word)) for word in [*command, *words]))
+    return "\n".join(lines)
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell; what the editor fills in stays a variable."""
+    return '"' + word.replace('"', "") + '"' if "${" in word else shlex.quote(word)
 
 
 def _is_this(action: str, file: Path, script: Path, neighbours: Neighbours) -> bool:

@@ -57,7 +57,7 @@ _PREPARE = "training.prepare_for_kbit_training"
 
 
 def read_training(script: TrainingScript, builder: SetupBuilder) -> None:
-    """``training``: what the trainer is given, and what prepare_model_for_kbit_training and the model are told."""
+    """``training``: what the trainer is given, and what prepare_model_for_kbit_training and the model get."""
     arguments = script.arguments()
     if isinstance(arguments, Made):
         _take_arguments(arguments, builder)
@@ -291,6 +291,13 @@ def _remark_replaced(on: Step | None, builder: SetupBuilder) -> None:
         builder.remark("checkpointing-arguments-replaced", place, note, _KWARGS)
 
 
+def _unsloth_checkpoints(script: TrainingScript) -> object:
+    """What ``use_gradient_checkpointing`` is, None where it is silent, which means "unsloth"."""
+    call = next((step.call for step in script.steps if step.kind == "attach-unsloth"), None)
+    value = call.arguments.get("use_gradient_checkpointing") if call is not None else None
+    return value.data if isinstance(value, Known) else value
+
+
 def _unsloth_checkpointing(script: TrainingScript, builder: SetupBuilder) -> None:
     call = next((step.call for step in script.steps if step.kind == "attach-unsloth"), None)
     value = call.arguments.get("use_gradient_checkpointing") if call is not None else None
@@ -336,7 +343,10 @@ def _close(
     if kind is None:
         builder.leave_rest("training", why="Which trainer takes these arguments is not known.")
     if script.is_unsloth:
-        builder.default("training.kernels", ["unsloth"], "The model is of one of Unsloth's classes.")
+        offloads = _unsloth_checkpoints(script) in ("unsloth", None)
+        kernels = ["unsloth", *(["unsloth-offloading"] if offloads else [])]
+        builder.default("training.kernels", kernels, "The model is of one of Unsloth's classes.")
+        builder.default("hardware.expandable_segments", True, "Unsloth sets PYTORCH_ALLOC_CONF as it is imported.")
         builder.leave_rest("training", why="Unsloth has defaults of its own, which change between versions.")
     if kind == "trl" and method not in TRL:
         builder.leave_rest("training", why=f"It is a default of TRL's {method}, by version.")

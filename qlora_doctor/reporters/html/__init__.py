@@ -122,6 +122,8 @@ def _views(report: Report) -> dict[str, Any]:
         "rows": rows_view(facts.data) if facts.data else None,
         "answers": headline(report),
         "picture": _picture(report),
+        "judged": bool(report.rules or report.findings) or not headline(report),
+        "fit_level": fit.level if (fit := card.fit_of(report)) is not None else "free",
         "course": course_view(facts.course, report.findings) if facts.course else None,
         "stored": stored_view(facts.stored) if facts.stored else None,
         "coverage": coverage_strip(projections),

@@ -412,7 +412,7 @@ def _own_loss(trainer: Any) -> bool:
 
 
 def _from_network(error: BaseException) -> bool:
-    """Whether an exception came of the closed network, however it was told on the way."""
+    """Whether an exception came of the closed network, however it was wrapped on the way."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, NetworkClosed | OSError):

@@ -27,7 +27,7 @@ class Noted:
         loaders: that were iterated, the last one last.
         begun: how often one was begun.
         sampled: True where the script was given a part of a large data set.
-        limits: lengths at which the tokenizer was told to cut.
+        limits: lengths at which the tokenizer was set to cut.
         emptied: the filter that left no row last, in words.
         handed: the first row that a library's function was mapped over: as the trainer is given it.
     """

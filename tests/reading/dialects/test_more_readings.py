@@ -269,8 +269,20 @@ def test_llamafactory_trains_on_the_last_of_several_adapters(tmp_path: Path, wri
     assert read_setup(config).model.adapter == "second"
 
 
+@pytest.mark.parametrize(("name", "passed_by"), [("o_proj", True), ("output_proj", False)])
+def test_layers_that_torchtune_passes_by(name: str, passed_by: bool, tmp_path: Path) -> None:
+    model = (
+        f"_component_: torchtune.models.llama3_1.lora_llama3_1_8b, lora_attn_modules: [q_proj, {name}], lora_rank: 8"
+    )
+    (tmp_path / "tune.yaml").write_text(f"model: {{{model}, quantize_base: true}}\nbatch_size: 2\n")
+    setup = read_setup(tmp_path / "tune.yaml")
+    assert ("targets-passed-by" in {remark.kind for remark in setup.remarks}) is passed_by
+    assert setup.lora.target_modules == (["q_proj"] if passed_by else ["q_proj", "output_proj"])
+
+
 _SWIFT = "model: my/model\ntuner_type: lora\nquant_method: bnb\nquant_bits: 4\n"
 _TRL = "model_name_or_path: my/model\nload_in_4bit: true\nuse_peft: true\nlora_r: 16\n"
+_AXOLOTL = "base_model: my/model\nadapter: qlora\nload_in_4bit: true\n"
 _FACTORY = "model_name_or_path: my/model\nfinetuning_type: lora\ntemplate: default\nquantization_bit: 4\n"
 
 
@@ -281,6 +293,9 @@ _FACTORY = "model_name_or_path: my/model\nfinetuning_type: lora\ntemplate: defau
         (_SWIFT + "task_type: seq_cls\nnum_labels: 3\n", ("sft", "sequence-classification", 3)),
         (_SWIFT + "task_type: embedding\n", ("embedding", None, None)),
         (_SWIFT, ("sft", None, None)),
+        (_SWIFT + "rlhf_type: grpo\nnum_generations: 2\n", ("grpo", None, None)),
+        (_AXOLOTL + "reward_model: true\nnum_labels: 1\n", ("reward", None, 1)),
+        (_AXOLOTL + "process_reward_model: true\nnum_labels: 2\n", ("prm", None, 2)),
         (_FACTORY + "stage: pt\n", ("pretrain", None, None)),
         (_TRL + "desirable_weight: 1.3\n", ("kto", None, None)),
         (_TRL + "center_rewards_coefficient: 0.01\n", ("reward", None, None)),
@@ -296,3 +311,4 @@ def test_what_a_task_makes_of_method_and_head(
     file.write_text(text, encoding="utf-8")
     setup = read_setup(file)
     assert (setup.training.method, setup.model.task, setup.model.num_labels) == expected
+    assert (setup.training.num_generations is not None) == ("num_generations" in text)

@@ -1,0 +1,54 @@
+"""What follows from a misspelt key is told with it: one cause is one finding.
+
+The key that was meant is silent, so its default is judged as if it had been chosen. A finding that would be gone with
+the key set, since its fix sets that key or the trainer stops at its absence, is told in that of the misspelling.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ..core.report import Finding, RuleOutcome
+from ..facts import Facts
+from ..facts.config import UnknownKey
+from .rule import Rule
+
+_ORDER = {"error": 0, "warning": 1, "info": 2}
+_KEYS = "config.unknown_keys"
+
+
+def joined(
+    findings: Sequence[Finding], outcomes: Sequence[RuleOutcome], facts: Facts, rules: Mapping[str, Rule]
+) -> tuple[list[Finding], list[RuleOutcome]]:
+    """The findings with the consequences of misspelt keys in one, and the outcomes: a consequence is not judged."""
+    config = facts.config
+    misspelt = [key for key in (config.unknown_keys if config is not None else None) or [] if key.meant]
+    head = next((each for each in findings if _KEYS in rules[each.rule].evidence), None)
+    if head is None or not misspelt:
+        return list(findings), list(outcomes)
+    rows = [row.note or "" for row in (config.refused if config is not None else None) or []]
+    follows = {each.rule: each for each in findings if _follows(rules[each.rule], misspelt, rows)}
+    if not follows:
+        return list(findings), list(outcomes)
+    told = " ".join([head.message, "What follows:", *(each.message for each in follows.values())])
+    worst = min((head, *follows.values()), key=lambda each: _ORDER[each.severity]).severity
+    evidence = [*head.evidence, *(fact for each in follows.values() for fact in each.evidence)]
+    whole = head.model_copy(update={"message": told, "severity": worst, "evidence": evidence})
+    left = [whole if each is head else each for each in findings if each.rule not in follows]
+    reason = f"It follows from a misspelt key, and is told with {head.rule}."
+    return left, [
+        each.model_copy(update={"status": "skipped", "reason": reason}) if each.rule in follows else each
+        for each in outcomes
+    ]
+
+
+def _follows(rule: Rule, misspelt: Sequence[UnknownKey], rows: Sequence[str]) -> bool:
+    """Whether a finding of this rule would be gone if the misspelt keys were read."""
+    if _KEYS in rule.evidence:
+        return False
+    if "config.refused" in rule.evidence:
+        names = [(key.closest or "").rpartition(".")[2] for key in misspelt]
+        return bool(rows) and all(any(re.search(rf"\b{name}\b", row) for name in names) for row in rows)
+    paths = {operation.path for operation in rule.fix.patch} if rule.fix is not None else set()
+    return bool(paths) and paths <= {"/" + str(key.meant).replace(".", "/") for key in misspelt}
