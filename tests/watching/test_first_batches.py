@@ -60,6 +60,7 @@ for epoch in range(2):
         loss = model(**{name: value.to("cuda") for name, value in batch.items()}).loss
         loss.backward()
         optimizer.step()
+    torch.save({}, "trained.pt")
 """
 
 
@@ -96,6 +97,7 @@ def test_a_loop_of_its_own_is_not_trained_either(tiny_llama: Path, tmp_path: Pat
     outcome = drawn_of(tmp_path, HEAD.format(model=str(tiny_llama)) + LOOP)
     assert outcome.batch is not None
     assert outcome.batch.labels_shifted and outcome.batch.rows == 20, "one epoch"
+    assert not (tmp_path / "trained.pt").exists(), "what stands behind the loop is not run"
     assert outcome.batch.labels_by == "the mapped function moved (train.py:14)"
     assert outcome.batch.labels_on_padding
 

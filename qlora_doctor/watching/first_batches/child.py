@@ -52,6 +52,7 @@ class _Run:
         self.drawing = False
         self.first_loader: Any = None
         self.first_begun = 0
+        self.last_comes = False
 
     def run(self) -> None:
         """Run the script; never returns."""
@@ -138,9 +139,20 @@ class _Run:
 
     def _wait_for_loop(self) -> None:
         from torch import nn
+        from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-        plain = nn.Module.__call__
+        plain, following = nn.Module.__call__, _BaseDataLoaderIter.__next__
         run = self
+
+        @functools.wraps(following)
+        def follow(batches: Any) -> Any:
+            try:
+                return following(batches)
+            except StopIteration:
+                run._drained(batches._dataset)
+                raise
+
+        _BaseDataLoaderIter.__next__ = follow
 
         @functools.wraps(plain)
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
@@ -172,8 +184,18 @@ class _Run:
             drawn.tokenizer = _only_tokenizer()
             if loaders:
                 drawn.dataset, drawn.collator = loaders[-1].dataset, _inside(loaders[-1].collate_fn)
-        if drawn.enough:
+        if drawn.enough or self.last_comes:
             self._finish()
+
+    def _drained(self, dataset: Any) -> None:
+        """The loop's loader is at its end: what the script does behind the loop is not run."""
+        from accelerate.state import AcceleratorState
+
+        if self.first_loader is None or self.first_loader.dataset is not dataset:
+            return
+        if not AcceleratorState._shared_state:
+            self._finish()
+        self.last_comes = True  # accelerate's loaders are one batch ahead
 
     def _is_next_epoch(self, batch: Mapping[str, Any]) -> bool:
         """Whether the rows of a loop begin again: its loader does, or, without one, its first batch is back."""
