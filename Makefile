@@ -33,7 +33,7 @@ LIGHT := tests/core tests/engine tests/rules tests/setup tests/tables tests/writ
 	$(wildcard tests/reading/test_*.py) tests/run/test_settings.py tests/packaging/test_imports.py tests/docsite/test_pages.py \
 	tests/reading/dialects/test_defaults.py tests/reading/dialects/test_readers.py
 check: lint ## Check style, types and rules, and run the tests that need no torch
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(LIGHT)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not torch" $(LIGHT)
 
 rule: setup ## Check one rule's page and its examples: make rule ID=QD301
 	$(BIN)/python -m pytest tests/rules -k '$(ID)'

@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000)
     asked = parser.parse_args()
     from qlora_doctor.pipeline.forms import files
-    from qlora_doctor.probes.data import look as data
+    from qlora_doctor.probes.data import followed, look, prepared, seen
     from qlora_doctor.reading import read_setup
 
     result: dict[str, Any] = {"rows": asked.rows, "tokens": asked.tokens, "limit": LIMIT, "seconds": {}}
@@ -128,16 +128,24 @@ def main() -> None:
         plain, ids = timed(lambda: tokenizer(texts)["input_ids"])
         result["mean_tokens"] = sum(map(len, ids)) / len(ids)
         result["seconds"]["tokenizing"] = plain
-        whole, sample = files.WHOLE, data.ROWS
+        whole, sample = files.WHOLE, seen.ROWS
+        see_data = look.see_data
+
+        def looked_at(rows: int) -> None:
+            for module in (followed, look, prepared, seen):
+                module.ROWS = rows
+
         for kind, (file, config) in configs(str(folder / "model")).items():
             (folder / file).write_text(json.dumps(config))
             setup = read_setup(folder / file)
-            data.see_data(setup, lambda *given: None)  # imports
-            data.ROWS = sample
-            short, _ = timed(lambda setup=setup: data.see_data(setup, lambda *given: None))
-            data.ROWS, files.WHOLE = asked.rows, 1 << 30
-            long, seen = timed(lambda setup=setup: data.see_data(setup, lambda *given: None))
-            data.ROWS, files.WHOLE = sample, whole
+            see_data(setup, lambda *given: None)  # imports
+            looked_at(sample)
+            short, _ = timed(lambda setup=setup: see_data(setup, lambda *given: None))
+            looked_at(asked.rows)
+            files.WHOLE = 1 << 30
+            long, seen = timed(lambda setup=setup: see_data(setup, lambda *given: None))
+            looked_at(sample)
+            files.WHOLE = whole
             facts = seen.data
             assert facts.failure is None and facts.rows_seen == asked.rows, (kind, facts.failure, facts.rows_seen)
             result["seconds"][kind] = {"all_rows": long, "sample": short, "ratio": long / plain}

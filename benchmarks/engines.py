@@ -4,8 +4,8 @@
 
 PYTHON is that of an environment with the engine and with this tool's dependencies; the tree is taken from here. On a
 CPU: LLaMA-Factory wants torchaudio to be importable (its libraries do not load beside a CPU build of torch, and are not
-needed), axolotl wants triton, which is not used, and DeepSpeed is built with ``DS_BUILD_OPS=0``. Each result is put
-beside those of the other engines in the file.
+needed), axolotl wants triton, which is not used, and DeepSpeed is built with ``DS_BUILD_OPS=0``; where there are two
+cards, its ranks use them. Each result is put beside those of the other engines in the file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("llamafactory", "ms-swift", "axolotl", "unsloth", "deepspeed", "torch", "transformers", "peft", "trl",
@@ -110,8 +112,8 @@ settings = {"zero_optimization": {"stage": int(sys.argv[1])}, "bf16": {"enabled"
             "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1,
             "zero_allow_untested_optimizer": True}
 arguments = TrainingArguments(output_dir="out", max_steps=4, per_device_train_batch_size=2, learning_rate=1e-3,
-                              logging_steps=1, report_to="none", use_cpu=True, bf16=True, save_strategy="no",
-                              gradient_checkpointing=False, deepspeed=settings)
+                              logging_steps=1, report_to="none", use_cpu=torch.cuda.device_count() < 2, bf16=True,
+                              save_strategy="no", gradient_checkpointing=False, deepspeed=settings)
 model = AutoModelForCausalLM.from_pretrained("base", quantization_config=quantization, dtype=torch.bfloat16)
 model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
 texts = [row["instruction"] + row["output"] + tokenizer.eos_token for row in json.load(open("rows.json"))]
@@ -163,8 +165,10 @@ def seen(folder: Path, engine: str) -> dict[str, Any]:
         "PYTHONPATH": os.pathsep.join(paths),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "HF_HUB_OFFLINE": "1", "USE_HF": "1", "DISABLE_VERSION_CHECK": "1", "AXOLOTL_DO_NOT_TRACK": "1",
-        "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
     }  # fmt: skip
+    if not (engine.startswith("zero") and torch.cuda.device_count() > 1):
+        environment["DS_ACCELERATOR"] = "cpu"
     command = [sys.executable, "-m", "qlora_doctor", "run", "-q", "-o", "json=report.json", "--"]
     done = subprocess.run([*command, *COMMANDS[engine].split()], cwd=folder, env=environment, check=False)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))

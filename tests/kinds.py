@@ -74,6 +74,16 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "begin_suppress_tokens": None,
         },
     ),
+    "moonshine": (
+        "MoonshineForConditionalGeneration",
+        {
+            "model_type": "moonshine", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": 128,
+            "encoder_num_hidden_layers": 1, "decoder_num_hidden_layers": 1, "encoder_num_attention_heads": 4,
+            "decoder_num_attention_heads": 4, "pad_token_id": 0, "bos_token_id": 1, "decoder_start_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    "wav2vec2": ("Wav2Vec2ForCTC", {"model_type": "wav2vec2", "hidden_size": HIDDEN, "num_hidden_layers": 1}),
     "bert-tokens": ("BertForTokenClassification", {"model_type": "bert", **_BERT, "num_labels": 3}),
     "bert-choice": ("BertForMultipleChoice", {"model_type": "bert", **_BERT}),
     "bert-classifier": ("BertForSequenceClassification", {"model_type": "bert", **_BERT, "num_labels": 2}),

@@ -17,6 +17,7 @@ REASONS = {
     "architectures is built",
 }
 """By a part of what the script raised, why qlora-doctor need not say the same."""
+MORE = "made-up batches have images or sounds, and reach a tower that the script's text does not"
 
 
 def read(path: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -36,11 +37,12 @@ def verdict(truth: dict[str, Any], said: dict[str, Any], images: bool = False) -
         return "false error " + ", ".join(rule for rule, _ in said["errors"])
     if not trained and not said["errors"]:
         reason = next((text for part, text in REASONS.items() if part in truth["error"]), None)
-        return f"missed: {truth['error']}" + (f" ({reason})" if reason else "")
+        return f"missed: {' '.join(truth['error'].split())}" + (f" ({reason})" if reason else "")
     # Made-up batches have images, and reach what the script's text does not.
     for name in ("class", "four_bit", "trainable_tensors", *(() if images else ("without_gradient",))):
         if trained and truth[name] != said.get(name, truth[name]):
-            return f"{name} {said[name]}, not {truth[name]}"
+            more = name == "without_gradient" and said[name] < truth[name]
+            return f"{name} {said[name]}, not {truth[name]}" + (f" ({MORE})" if more else "")
     if trained and any(said["stages"].get(stage) != "done" for stage in ("structure", "load", "step")):
         return "a stage was not done"
     return "agrees"

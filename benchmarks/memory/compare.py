@@ -21,6 +21,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repository, of which the cases are a module
 MIB = 1 << 20
 BAR = {
     "allocated mean": 1.0,
@@ -78,7 +79,7 @@ def step_case(case: dict[str, Any]) -> Any:
     """A truth file's case in the predictor's terms."""
     from transformers import AutoConfig
 
-    from qlora_doctor.memory._case import StepCase
+    from benchmarks.memory.step_case import StepCase
 
     names = (
         "batch", "sequence", "r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "modules_to_save",
@@ -95,7 +96,7 @@ def step_case(case: dict[str, Any]) -> Any:
 
 def subject_of(case: dict[str, Any]) -> Any:
     """What a truth file's case is predicted from."""
-    from qlora_doctor.memory.subject import subject_of_case
+    from benchmarks.memory.step_case import subject_of_case
 
     return subject_of_case(step_case(case))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._stream import TextStream
 
 PATIENCE = 10.0
-"""Seconds of silence after which a log is told that the command is still at work."""
+"""Seconds of silence after which a log shows that the command is still at work."""
 
 
 class Told(Observer):

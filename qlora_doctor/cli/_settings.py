@@ -120,7 +120,7 @@ def _suppression_from(found: Found) -> Any:
 
 
 def explain_selection(source: Path | None, judging: Judging, kept_in: Path | None) -> None:
-    """Print which rules judge, and by whose word.
+    """Print which rules judge, and what selects them.
 
     Args:
         kept_in: the folder in which rule pages are kept compiled; None keeps none.

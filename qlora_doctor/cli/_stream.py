@@ -25,7 +25,7 @@ class TextStream:
         self._told: set[str] = set()
 
     def on_setup(self, setup: Setup) -> None:
-        """Say what was read, and how sure it is whose config it is."""
+        """Say what was read, and how sure its dialect is."""
         fields = ("dialect", "dialect_confidence", "dialect_named")
         told = dialect({name: getattr(setup, name) for name in fields})
         self._say(f"{one_line(setup.file or 'objects in memory')} · {told}")
@@ -42,7 +42,7 @@ class TextStream:
             self._say(text.render_finding(finding, color=self._color, width=self._width, verbose=self._verbose))
 
     def end(self, report: Report) -> None:
-        """Tell the rest; a finding that was not told while the check ran is told now."""
+        """Print the rest; a finding that was not printed while the check ran is printed now."""
         self.on_findings(report.findings)
         rest = text.render_rest(report, color=self._color, width=self._width, verbose=self._verbose)
         show(rest, color=self._color)

@@ -1,4 +1,4 @@
-"""Work in whose midst Python does not look for garbage."""
+"""Work during which Python does not collect garbage."""
 
 from __future__ import annotations
 

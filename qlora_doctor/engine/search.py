@@ -20,74 +20,43 @@ of on or so some that the their them then there this to up was we were what when
 after any all am than too very really keep keeps seems look looks like go goes going
 """
 _STOP = frozenset(_STOP_WORDS.split())
-_SAME = {
-    "oom": "out of memory",
-    "vram": "gpu memory",
-    "cuda": "gpu",
-    "card": "gpu",
-    "diverge": "explode",
-    "diverges": "explode",
-    "blows": "explode",
-    "spikes": "explode",
-    "drop": "decrease",
-    "drops": "decrease",
-    "down": "decrease",
-    "fall": "decrease",
-    "falls": "decrease",
-    "improve": "learn",
-    "improves": "learn",
-    "flat": "unchanged",
-    "stuck": "unchanged",
-    "constant": "unchanged",
-    "same": "unchanged",
-    "learning": "learn",
-    "lr": "learning-rate",
-    "rate": "learning-rate",
-    "4bit": "4-bit",
-    "4": "4-bit",
-    "four": "4-bit",
-    "quantised": "quantized",
-    "quantisation": "quantized",
-    "crash": "fail",
-    "crashes": "fail",
-    "dies": "fail",
-    "error": "fail",
-    "params": "parameters",
-    "param": "parameters",
-    "weights": "parameters",
-    "huge": "high",
-    "large": "high",
-    "big": "high",
-    "slower": "slow",
-    "slowly": "slow",
+_SYNONYMS = {
+    "out of memory": "oom",
+    "gpu memory": "vram",
+    "gpu": "cuda card",
+    "explode": "diverge diverges blows spikes",
+    "decrease": "drop drops down fall falls",
+    "learn": "improve improves learning",
+    "unchanged": "flat stuck constant same",
+    "learning-rate": "lr rate",
+    "4-bit": "4bit 4 four",
+    "quantized": "quantised quantisation",
+    "fail": "crash crashes dies error",
+    "parameters": "params param weights",
+    "high": "huge large big",
+    "slow": "slower slowly",
 }
+_SAME = {word: common for common, words in _SYNONYMS.items() for word in words.split()}
 _FRAME_WORDS = """
 attributeerror typeerror valueerror keyerror runtimeerror importerror indexerror assertionerror attribut object argument
 keyword unexpect got fail
 """
 _FRAME = frozenset(_FRAME_WORDS.split())
-"""Words, as ``tokens`` gives them, in which errors of all kinds are told: they say little of which one it is."""
+"""Words, as ``tokens`` gives them, that errors of all kinds use: they say little about which one it is."""
 _FRAME_WEIGHT = 0.25
 _LEAST_COVERED = 0.3
 """Share of a question's weight that a page has to hold, so that it is not named for a word or two."""
 _ENDINGS = (
-    "ization",
-    "isation",
-    "ations",
-    "ation",
-    "ings",
-    "ing",
-    "ized",
-    "ised",
-    "ies",
-    "ers",
-    "ed",
-    "er",
-    "es",
-    "ly",
-    "s",
-    "e",
+    *("ization", "isation", "ations", "ation", "ings", "ing", "ized", "ised", "ies"),
+    *("ers", "ed", "er", "es", "ly", "s", "e"),
 )
+_TELLING = 5
+"""Words of a symptom below which it may be in a message by chance."""
+_PYTHONS_OWN = {
+    "list index out of range", "got an unexpected keyword argument", "missing 1 required positional argument",
+    "too many values to unpack (expected 2)",
+}  # fmt: skip
+"""Symptoms that are Python's own words, for whatever went wrong."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +93,29 @@ def search_symptoms(text: str, limit: int = 5) -> list[Match]:
     ]
     matches.sort(key=lambda match: (-match.score, match.rule.id))
     return [match for match in matches[:limit] if match.score > 0.25 * matches[0].score]
+
+
+def rule_of_message(message: str) -> Rule | None:
+    """The one rule of which a symptom is an error's message: word for word, whatever stands in between."""
+    said = _plain_words(message)
+    found = {
+        rule.id: (len(words), rule)
+        for rule in load_rules()
+        for symptom in rule.symptoms
+        if symptom not in _PYTHONS_OWN and len(words := _plain_words(symptom)) >= _TELLING and _in_order(words, said)
+    }
+    most = max((length for length, _ in found.values()), default=0)
+    longest = [rule for length, rule in found.values() if length == most]
+    return longest[0] if len(longest) == 1 else None
+
+
+def _plain_words(text: str) -> list[str]:
+    return re.findall(r"[\w']+", text.lower())
+
+
+def _in_order(words: Sequence[str], said: Sequence[str]) -> bool:
+    rest = iter(said)
+    return all(word in rest for word in words)
 
 
 def _weights(words: Sequence[str], documents: Sequence[Counter[str]]) -> dict[str, float]:

@@ -42,7 +42,7 @@ class Selection:
         return PROFILES.index(rule.profile) <= PROFILES.index(self.profile)
 
     def leaves_out(self, refusal: str | None) -> bool:
-        """True where this row of a trainer's catalogue is not to be told."""
+        """True where this row of a trainer's catalogue is not to be reported."""
         return refusal is not None and any(_begins(pattern, refusal) for pattern in self.ignore)
 
     def names(self, refusal: str | None) -> bool:

@@ -1,6 +1,6 @@
 """Findings that do not count: known ones of a baseline, and those that somebody gave a reason for.
 
-A suppressed finding stays in the report, with the reason. A suppression that suppresses nothing is told, so that none
+A suppressed finding stays in the report, with the reason. A suppression without effect is reported, so that none
 outlives its cause; not where one of its rules could not be evaluated, since then nobody knows.
 """
 

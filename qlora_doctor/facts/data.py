@@ -66,6 +66,9 @@ class DataFacts(Fact):
     completion_mask_lost: bool | None = None
     """completion_only_loss is asked for, and the rows that were read have no completion; None where the config tells
     their format by itself."""
+    completions_all_masked: bool | None = None
+    """mask_truncated_completions is on, and every completion counts as cut: its end is no end of generation, or each
+    answer of the data is longer than what may be generated."""
     labels_masked_ratio: float | None = None
     """Share of label positions that are -100 after the collator."""
     rows_fully_masked: int | None = None
@@ -182,6 +185,8 @@ class DataFacts(Fact):
     """Tokens of the rows that were added to the vocabulary and whose embeddings were made again."""
     new_tokens_trained: bool | None = None
     """Whether anything trains those embeddings."""
+    prompts_repeated: int | None = None
+    """Pairs whose two answers begin with the prompt that is trained before them."""
     pairs_of_two_prompts: int | None = None
     """Pairs whose two answers stand behind different questions."""
     evaluation_rows: int | None = None

@@ -37,7 +37,7 @@ Progress = Callable[[str], None]
 Tell: TypeAlias = "Callable[[MemoryFacts], None]"
 """Takes the prediction of the setup as it is, before what changes would save is worked out."""
 UNFINISHED = "What changes would save was not worked out: the check ended before."
-"""Stands among the assumptions of a prediction that was told early, until the whole of it takes its place."""
+"""Stands among the assumptions of a prediction that is reported early, until the whole of it takes its place."""
 
 
 def tell_nobody(facts: MemoryFacts) -> None:

@@ -49,12 +49,12 @@ def _shipped(capability: tuple[int, int], multiprocessors: int, tokens: int, n: 
 def _shipped_flips() -> dict[tuple[Any, ...], list[int]]:
     from ..tables.traces import index
 
-    known = index()["gemm"]
+    gemm = index()["gemm"]
     return {
         (dtype, *kind, *shape): flips
-        for dtype, rows in known["flips"].items()
-        for kind, row in zip(known["kinds"], rows, strict=True)
-        for shape, flips in zip(known["shapes"], row, strict=True)
+        for dtype, rows in gemm["flips"].items()
+        for kind, row in zip(gemm["kinds"], rows, strict=True)
+        for shape, flips in zip(gemm["shapes"], row, strict=True)
     }
 
 

@@ -1,7 +1,7 @@
 """The closest setup that fits: combinations of changes, each predicted as a whole.
 
 A full prediction takes seconds, a stack of few layers a fraction (:mod:`.savings`): so combinations are looked at in
-the order of preference at small depths, and those that come out near are predicted in full. Only these are told.
+the order of preference at small depths, and those that come out near are predicted in full. Only these are shown.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Search:
         """The preferred combination that fits; None where none of those that were looked at does.
 
         Args:
-            alone: predict each lever alone in full first, to be told beside the others.
+            alone: predict each lever alone in full first, to be shown beside the others.
             strictly: end with None where a combination cannot be looked at: it might have been the preferred one.
 
         Raises:

@@ -23,7 +23,7 @@ from .tape import ALLOC, FREE, OPEN, Tape
 COUNTED = "adapter elements"
 """The optimizer that stands in while a tape is folded: it keeps a copy and one byte for each element."""
 NEAR = 12
-"""Storages up to which a distance is told from the newest; farther ones are told from the last that went."""
+"""Storages up to which a distance is counted from the newest; farther ones are counted from the last that went."""
 START, DIFFERENT = 1.0, 1.0
 """What an insertion and a number that differs cost in the alignment; the latter more, the more it differs."""
 

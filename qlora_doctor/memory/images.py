@@ -25,7 +25,7 @@ _CUT_BY_PROCESSOR = frozenset(
         *("kimi_k25", "lfm2_vl", "llama4", "mllama", "ovis2", "phi4_multimodal", "qianfan_ocr", "smolvlm", "step3p7"),
     )
 )
-"""Model types of one image size whose processor cuts a picture into several of it, unless it is told not to."""
+"""Model types of one image size whose processor cuts a picture into several of it, unless it is set not to."""
 
 
 class NoPictures(ValueError):
@@ -42,7 +42,7 @@ class Pictures:
         grid: frames, rows and columns of patches, where the model is given it.
         kinds: the argument that tells placeholders from text, if there is one.
         said: what is taken as given, one sentence.
-        size: pixels of the picture, height and width, where the model is told them beside the tiles.
+        size: pixels of the picture, height and width, where the model gets them beside the tiles.
     """
 
     token: int

@@ -67,7 +67,7 @@ class LigerKernels:
         """
         training = setup.training
         switched = [LIGER_SWITCHES[key] for key in training.kernels or () if key in LIGER_SWITCHES]
-        if switched or setup.dialect == "axolotl":
+        if switched or setup.traits.liger_by_plugin:
             whole = bool(training.use_liger_kernel)
             each = {name: name in switched for name in ("rope", "rms_norm", "swiglu", "cross_entropy")}
             return cls(**each, fused_linear_cross_entropy=whole) if switched or whole else None

@@ -120,7 +120,7 @@ class Offloading:
         pack = self.context.pack_hook
 
         def packed(activation: torch.Tensor) -> Any:
-            # What shares a parameter's memory is told by its address there, which is the same for all here.
+            # What shares a parameter's memory is known by its address there, which is the same for all here.
             if activation.untyped_storage()._cdata in parameters:
                 activation = torch.nn.Parameter(activation.detach(), requires_grad=False)
             return pack(activation)

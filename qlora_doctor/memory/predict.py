@@ -73,7 +73,6 @@ class Prediction:
     Attributes
     ----------
     peak_allocated_bytes, peak_reserved_bytes: ``max_memory_allocated`` and ``max_memory_reserved`` over the whole run.
-    peak_device_bytes: reserved and the CUDA context beside it, as nvidia-smi shows for the process.
     loaded_bytes: allocated once base and adapter are on the card.
     breakdown: bytes in use at the moment of the highest allocation by part (``facts.memory.MemoryPicture.breakdown``).
     step_breakdown: the same at the highest allocation of a step.
@@ -89,7 +88,6 @@ class Prediction:
 
     peak_allocated_bytes: int
     peak_reserved_bytes: int
-    peak_device_bytes: int
     loaded_bytes: int
     breakdown: dict[str, int]
     step_breakdown: dict[str, int]
@@ -306,7 +304,6 @@ def prediction_of(outline: Outline, machine: Machine, run: Replayed) -> Predicti
     return Prediction(
         peak_allocated_bytes=run.peak_allocated,
         peak_reserved_bytes=run.peak_reserved,
-        peak_device_bytes=run.peak_reserved + machine.card.context_overhead_bytes,
         loaded_bytes=run.loaded,
         breakdown=run.breakdown,
         step_breakdown=run.step_breakdown,

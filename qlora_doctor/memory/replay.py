@@ -20,7 +20,7 @@ _STRIDE = 2048
 
 
 MOST_HELD = 20
-"""Kinds of storages that are told of a phase; the others are counted together."""
+"""Kinds of storages that are listed for a phase; the others are counted together."""
 
 
 _NEVER_HIGHEST = ("prepare", "adapter")
@@ -49,7 +49,6 @@ class Replayed:
     run: (peak allocated, peak reserved) by part of the run: ``load``, ``step``, where there are any ``evaluation``,
         ``generation`` (within a step) and ``save``.
     peak_phase: the part of the run with the highest peak reserved, of equal ones that with the highest allocated.
-    step_phase: the phase within a step with its highest allocation.
     breakdown: bytes in use at the moment of the highest allocation of the run, by :data:`~.tape.CATEGORIES`.
     step_breakdown: the same for the highest allocation of a step.
     phases: (peak allocated, peak reserved) by phase, over the load and all steps.
@@ -63,7 +62,6 @@ class Replayed:
     steps: list[tuple[int, int]]
     run: dict[str, tuple[int, int]]
     peak_phase: str
-    step_phase: str
     breakdown: dict[str, int]
     step_breakdown: dict[str, int]
     phases: dict[str, tuple[int, int]]
@@ -86,10 +84,7 @@ _STEPS = 3
 
 
 def replay(
-    tape: Tape,
-    machine: Machine,
-    evaluation: Tape | None = None,
-    saved: Sequence[int] | None = None,
+    tape: Tape, machine: Machine, evaluation: Tape | None = None, saved: Sequence[int] | None = None
 ) -> Replayed:
     """The memory of loading and of :data:`_STEPS` optimizer steps; steps after the first keep what outlives a step.
 
@@ -106,47 +101,36 @@ def replay(
     loaded = allocator.allocated
     parts = {"load": (allocator.peak_allocated, allocator.peak_reserved)}
     survivors = _survivors(tape)
-    peaks = []
-    for step in range(_STEPS):
-        allocator.reset_peaks()
-        run.play(tape.step_start, len(tape.events), step, survivors if step else frozenset())
-        peaks.append((allocator.peak_allocated, allocator.peak_reserved))
+    peaks = _step_peaks(run, survivors)
     parts["step"] = max(peak for peak, _ in peaks), max(peak for _, peak in peaks)
     if "generation" in run.phase_peaks:
         parts["generation"] = run.phase_peaks["generation"]
     after = allocator.allocated
     best = {"load": run.best_of_load, "step": run.best}
     evaluated: _Run | None = None
-    again = frozenset(evaluation.workspaces) if evaluation is not None else frozenset[int]()
     if evaluation is not None:
         allocator.reset_peaks()
-        evaluated = _two_batches(evaluation, machine, allocator, again)
+        evaluated = _two_batches(evaluation, machine, allocator)
         allocated = allocator.peak_allocated
         run.play(tape.step_start, len(tape.events), _STEPS, survivors)
         parts["evaluation"] = allocated, allocator.peak_reserved
         best["evaluation"] = evaluated.best
-        run.stretches += [(len(run.course) + place, name) for place, name in evaluated.stretches]
-        run.course += evaluated.course
+        run.then(evaluated)
     if saved is not None:
-        allocator.reset_peaks()
-        for block in [allocator.malloc(size) for size in saved]:
-            allocator.free(block)
-        parts["save"] = allocator.peak_allocated, allocator.peak_reserved
+        parts["save"] = _peaks_of_saving(allocator, saved)
 
     def breakdown(part: str) -> dict[str, int]:
         if part == "evaluation" and evaluated is not None:
-            parts_at_rest = _sizes_at_rest(tape, run, survivors)
-            return _breakdown(evaluated, best[part], frozenset(), evaluated.tape.step_start, again, parts_at_rest)
+            at_rest, again = _sizes_at_rest(tape, run, survivors), frozenset(evaluated.tape.workspaces)
+            return _breakdown(evaluated, best[part], frozenset(), evaluated.tape.step_start, again, at_rest)
         return _breakdown(run, best[part], survivors)
 
-    highest = max(best, key=lambda part: parts[part][0])
     return Replayed(
         loaded=loaded,
         steps=peaks,
         run=parts,
         peak_phase=_decides(parts),
-        step_phase=run.best.phase,
-        breakdown=breakdown(highest),
+        breakdown=breakdown(max(best, key=lambda part: parts[part][0])),
         step_breakdown=breakdown("step"),
         phases=run.phase_peaks,
         timeline=_timeline(run.course, run.stretches),
@@ -155,9 +139,27 @@ def replay(
     )
 
 
-def _two_batches(evaluation: Tape, machine: Machine, allocator: CachingAllocator, again: frozenset[int]) -> _Run:
-    """Two evaluation batches; ``again``: storages that the second batch finds in place."""
-    evaluated = _Run(evaluation, machine, allocator)
+def _step_peaks(run: _Run, survivors: frozenset[int]) -> list[tuple[int, int]]:
+    """(peak allocated, peak reserved) of each step; those after the first find what outlives a step in place."""
+    peaks = []
+    for step in range(_STEPS):
+        run.allocator.reset_peaks()
+        run.play(run.tape.step_start, len(run.tape.events), step, survivors if step else frozenset())
+        peaks.append((run.allocator.peak_allocated, run.allocator.peak_reserved))
+    return peaks
+
+
+def _peaks_of_saving(allocator: CachingAllocator, sizes: Sequence[int]) -> tuple[int, int]:
+    """(peak allocated, peak reserved) while tensors of these sizes come to the card and go again."""
+    allocator.reset_peaks()
+    for block in [allocator.malloc(size) for size in sizes]:
+        allocator.free(block)
+    return allocator.peak_allocated, allocator.peak_reserved
+
+
+def _two_batches(evaluation: Tape, machine: Machine, allocator: CachingAllocator) -> _Run:
+    """Two evaluation batches; the workspaces are there from the steps."""
+    evaluated, again = _Run(evaluation, machine, allocator), frozenset(evaluation.workspaces)
     for batch in range(2):
         evaluated.play(evaluation.step_start, len(evaluation.events), batch, again)
         evaluated.let_go()
@@ -295,6 +297,11 @@ class _Run:
                 for block in reversed(opened):
                     free(block)
         self.opened = opened
+
+    def then(self, other: _Run) -> None:
+        """Put the course of another run behind this one's."""
+        self.stretches += [(len(self.course) + place, name) for place, name in other.stretches]
+        self.course += other.course
 
     def let_go(self) -> None:
         """Free what the tape still holds: the batch itself, which makes room for the next."""

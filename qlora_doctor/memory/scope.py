@@ -236,7 +236,7 @@ def _liger(setup: Setup, kernels: LigerKernels) -> Iterator[str]:
     """What of Liger's kernels is not restated; which models they are restated for is seen when one is built."""
     training = setup.training
     told = training.extra.get("liger_kernel_config")
-    if not setup.traits.switches_of_transformers and setup.dialect != "axolotl":
+    if not (setup.traits.switches_of_transformers or setup.traits.liger_by_plugin):
         yield f"the Liger kernels as {setup.dialect} applies them"
     elif training.method not in (None, "sft", "pretrain"):
         yield f"the Liger kernels in the method {training.method}"

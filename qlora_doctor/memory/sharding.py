@@ -66,7 +66,7 @@ class Sharding:
         raise NotImplementedError
 
     def _hook(self, layers: list[nn.Module]) -> None:
-        """Have the three told of each layer."""
+        """Have the three called for each layer."""
         for place, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda *_, place=place: self._before_layer(place))
             layer.register_forward_hook(lambda module, args, out, place=place: self._forwarded(place, out))

@@ -75,10 +75,8 @@ def look_at_memory(
 ) -> MemoryFacts:
     """Predict the peak of the run and hold it against the card.
 
-    The prediction is reported as soon as it is known, where savings are still to be worked out.
-
-    Where the kind of run is not modelled, or a step cannot be traced, the facts say why, and what is certain all the
-    same.
+    The prediction is reported as soon as it is known, where savings are still to be worked out. Where the kind of run
+    is not modelled, or a step cannot be traced, the facts say why, and what is certain all the same.
 
     Raises:
         StageError: the model cannot be built; see ``qlora_doctor.pipeline``.
@@ -96,8 +94,7 @@ def look_at_memory(
     subject = subject_of_setup(setup, architecture=architecture, offline=offline)
     reason = reason or unmodelled_model(subject.model, setup)
     if reason is not None:
-        certain = None if is_sharded(setup) else certain_bytes(subject.model)
-        return MemoryFacts.model_validate(held | {"prediction_failure": reason, "certain_bytes": certain})
+        return _unpredicted(setup, held, reason, certain_bytes(subject.model))
     known = known or TracedOnce(setup, architecture, offline=offline)
     floor = None if is_sharded(setup) else lasting_bytes(subject.model)
     saving = saving_of(setup)
@@ -105,12 +102,7 @@ def look_at_memory(
         tapes = known.tapes(setup, machine, evaluation_batch_of(facts), subject)
         prediction = tapes.prediction(machine, None if saving is None else saved_bytes(subject, saving))
     except PredictionError as error:
-        failed = {
-            "prediction_failure": error.message,
-            "refusal": error.refusal,
-            "certain_bytes": None if is_sharded(setup) else error.certain_bytes,
-        }
-        return MemoryFacts.model_validate(held | failed)
+        return _unpredicted(setup, held, error.message, error.certain_bytes, error.refusal)
     held |= _told(prediction, subject.outline, card, unknown, setup, facts)
     if room_for(facts, card).is_below(floor):
         held["certain_bytes"] = floor
@@ -125,6 +117,14 @@ def look_at_memory(
             f"What changes would save is worked out only for a peak above {FULL:.0%} of the card or above the budget."
         )
     return MemoryFacts.model_validate(held | {"predicted": prediction.picture()})
+
+
+def _unpredicted(
+    setup: Setup, held: dict[str, Any], reason: str, certain: int | None, refusal: str | None = None
+) -> MemoryFacts:
+    """What is said where there is no prediction: why, and what is certain of one card that holds all."""
+    known = {"prediction_failure": reason, "refusal": refusal, "certain_bytes": None if is_sharded(setup) else certain}
+    return MemoryFacts.model_validate(held | known)
 
 
 def recalled_memory(setup: Setup, facts: Facts) -> MemoryFacts | None:

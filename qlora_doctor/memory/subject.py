@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from ..setup.changed import with_value
 from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
@@ -22,7 +20,6 @@ from .trl_step import has_fused_head
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
-    from ._case import StepCase
     from .images import Pictures
 
 
@@ -88,30 +85,6 @@ def _largest_head(config: Any) -> int:
         int(getattr(each, "head_dim", None) or each.hidden_size // (getattr(each, "num_attention_heads", None) or 1))
         for each in layers
     )
-
-
-def subject_of_case(case: StepCase) -> Subject:
-    """The subject of a plain case."""
-    from ._case import build_model
-
-    model = build_model(case)
-    load = LoadOptions(
-        dtype=getattr(torch, case.dtype), prepared=case.prepare_for_kbit_training, warm_up=case.from_checkpoint
-    )
-    step = StepOptions(
-        batch=case.batch,
-        sequence=case.sequence,
-        precision=case.precision,
-        optim=case.optim,
-        gradient_accumulation_steps=case.gradient_accumulation_steps,
-        max_grad_norm=case.max_grad_norm,
-        trainer=case.trainer,
-        packing=case.packing,
-        padded=case.padded,
-        checkpointing=case.gradient_checkpointing,
-        flash=case.flash,
-    )
-    return Subject(model, load, step)
 
 
 def subject_of_setup(

@@ -34,7 +34,7 @@ class Tracer:
 
     Args:
         make: builds the subject of a trace; None where nobody can, and only kept traces are to be had.
-        told: hears what is traced.
+        told: is called with what is traced.
         traces: those that are kept; new ones are added.
     """
 

@@ -28,7 +28,7 @@ _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 def lora_config(setup: Setup, notes: list[str] | None = None) -> Any:
     """PEFT's ``LoraConfig`` with what the setup says and nothing else.
 
-    A field that the installed PEFT does not know is left out and told in ``notes``.
+    A field that the installed PEFT does not know is left out and named in ``notes``.
 
     Raises:
         StageError: kind ``invalid-config``: a value that LoraConfig refuses.
@@ -209,10 +209,13 @@ def adapter_folder(setup: Setup) -> Path:
     folder = find_folder(name, setup)
     if folder is None or not (folder / "adapter_config.json").is_file():
         problem = f"There is no folder {name!r}" if folder is None else f"{folder} holds no adapter_config.json"
+        below = sorted(folder.glob("*/adapter_config.json")) if folder is not None else []
         raise StageError(
             f"{problem}, so there is no adapter to continue from.",
             kind="missing-file",
-            remedy="Name the folder that save_pretrained wrote the adapter to.",
+            remedy=f"Name {below[0].parent.name} in it: PEFT stores an adapter that is not called default in a folder."
+            if len(below) == 1
+            else "Name the folder that save_pretrained wrote the adapter to.",
             place=setup.place("model.adapter"),
         )
     return folder

@@ -77,6 +77,8 @@ def loader_of(setup: Setup, architecture: Architecture) -> Loader:
 
     named = _named(setup, architecture)
     if named is not None and hasattr(transformers, named):
+        if (why := _why_not_built(named)) is not None:
+            raise _not_built(setup, f"{named} {why}")
         return _of_class(getattr(transformers, named), named=True)
     if named is not None and named not in _remote_names(architecture):
         raise StageError(
@@ -89,11 +91,15 @@ def loader_of(setup: Setup, architecture: Architecture) -> Loader:
         return Loader(_auto(setup.model.task, architecture), setup.model.task)
     if setup.training.method == "reward" and Taken(setup).trainer == "trl":
         return Loader(_auto("sequence-classification", architecture), "sequence-classification")
+    if setup.lora.task_type == "FEATURE_EXTRACTION":
+        raise _not_built(setup, f"lora.task_type FEATURE_EXTRACTION is for a bare model, which {_BARE}")
     remote = _remote_names(architecture)
     own = next(iter(architecture.raw.get("architectures") or []), None)
     own_class = getattr(transformers, own, None) if isinstance(own, str) else None
     # An Auto class goes by the config's model_type, so a checkpoint whose architectures are of another type has none.
     fits = isinstance(architecture.config, getattr(own_class, "config_class", None) or object)
+    if setup.lora.task_type is None and (why := _why_not_built(str(own))) is not None and "bare" not in why:
+        raise _not_built(setup, f"{own} {why}")
     if own_class is not None and not remote and ((_trains(own) and fits) or Taken(setup).trainer == "trl"):
         return _of_class(own_class)
     wanted = TASK_OF_PEFT.get(str(setup.lora.task_type))
@@ -129,6 +135,31 @@ def _of_class(found: Any, named: bool = False) -> Loader:
     else:
         task = task_of_class(found.__name__) or "causal-lm"
     return Loader(found, task, named)
+
+
+_BARE = "has no loss of its own: the trainer of embeddings that computes it is not built here"
+_OTHER_KINDS = {
+    "ForCTC": "reads sound and writes by CTC, which is not built here",
+    "ForImageClassification": "tells images apart, which is not built here",
+    "ForPreTraining": "has a loss of its pretraining, which is not built here",
+    "TextToWaveform": "writes sound, which is not built here",
+}
+
+
+def _why_not_built(name: str) -> str | None:
+    """Why a class is of no kind that is built, as the end of a sentence; None where it is, or where nobody knows."""
+    if name.endswith("Model") and not name.endswith(("HeadModel", "HeadsModel")) and task_of_class(name) is None:
+        return f"is a bare model, which {_BARE}"
+    return next((why for end, why in _OTHER_KINDS.items() if name.endswith(end)), None)
+
+
+def _not_built(setup: Setup, message: str) -> StageError:
+    return StageError(
+        f"{message}.",
+        kind="unsupported",
+        remedy="Name the task as model.task, or the class as model.model_class.",
+        place=setup.place("model.model_class") or setup.place("model"),
+    )
 
 
 def _trains(name: Any) -> bool:

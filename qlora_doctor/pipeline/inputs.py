@@ -36,6 +36,10 @@ _MOST_PLACEHOLDERS = 256
 """Placeholders of a picture at most, where its size is free: an image of 448 × 448 in Qwen2.5-VL."""
 
 
+_SOUND = ("input_features", "input_values")
+"""Inputs of sound, of which a model hears the one or the other."""
+
+
 @dataclass
 class Medium:
     """One image or sound in a row.
@@ -102,7 +106,7 @@ class Inputs:
                 labels[:, at : at + medium.count] = -100
                 kinds[:, at : at + medium.count] = 1
                 at += medium.count + 1
-        given: Tensors = {} if _main_input(self.model) == "input_features" else {"input_ids": ids}
+        given: Tensors = {} if _main_input(self.model) in _SOUND else {"input_ids": ids}
         if given and "attention_mask" in known:
             given["attention_mask"] = torch.ones_like(ids)
         if "mm_token_type_ids" in known or ("token_type_ids" in known and self._marks_images()):
@@ -500,7 +504,7 @@ def _sounds(base: Any) -> list[_Maker] | None:
     """Makers of one sound; None for a model that takes none."""
     known = _parameters(base)
     config = base.config
-    if not known & {"input_features", "input_values"} or getattr(config, "audio_config", config) is None:
+    if not known & set(_SOUND) or getattr(config, "audio_config", config) is None:
         return None
     audio = getattr(config, "audio_config", None) or getattr(config, "encoder_config", None) or config
     bins = _number(audio, "num_mel_bins", "n_mels", "input_feat_per_channel", "input_size") or 80

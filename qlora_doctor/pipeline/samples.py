@@ -331,7 +331,7 @@ def _format(setup: Setup, columns: list[str]) -> DataFormat:
 
 
 def _is_offline() -> bool:
-    """Whether the hub's libraries were told to stay off the network."""
+    """Whether the hub's libraries are set to stay off the network."""
     import datasets
     import huggingface_hub
 

@@ -34,7 +34,7 @@ _REPLACED = {
 }
 STAND_IN = "adamw_torch"
 """Steps for an optimizer that does not run on the CPU; of its updates nothing can be said."""
-# One process on one device: what spreads or compiles the model is left out, and told.
+# One process on one device: what spreads or compiles the model is left out, and reported.
 _LEFT_OUT = ("fsdp", "fsdp_config", "deepspeed", "ddp_find_unused_parameters", "torch_compile")
 _DATA_ARGUMENTS = {"max_length", "dataset_text_field", "completion_only_loss"}
 
@@ -81,13 +81,7 @@ def make_trainer(
             arguments["dataset_text_field"] = batches.samples.text_field
     if batches.collator is not None:
         options["data_collator"] = batches.collator
-    try:
-        args = arguments_class(**arguments)
-        _ = args.device  # sets the devices up; only then can their number be set to one
-        args._n_gpu = min(args._n_gpu, 1)
-        trainer = trainer_class(model=model, args=args, **options)
-    except Exception as error:
-        raise as_stage_error(error, "building the trainer") from error
+    trainer = _built(trainer_class, arguments_class, arguments, model=model, **options)
     if batches.behind is not None:
         trainer.data_collator = batches.behind(trainer.data_collator)
     _silence(trainer)
@@ -112,6 +106,21 @@ def refuse_to_train_on_nothing(trainer: Any, batches: Batches, setup: Setup) -> 
             remedy="See what stage data says of the labels; a max_length that cuts every answer off does this.",
             place=setup.place("training.max_length") or setup.place("data"),
         )
+
+
+def _built(trainer_class: Any, arguments_class: Any, arguments: dict[str, Any], **options: Any) -> Any:
+    """The trainer, on one device.
+
+    Raises:
+        StageError: its class or that of its arguments refuses.
+    """
+    try:
+        args = arguments_class(**arguments)
+        _ = args.device  # sets the devices up; only then can their number be set to one
+        args._n_gpu = min(args._n_gpu, 1)
+        return trainer_class(args=args, **options)
+    except Exception as error:
+        raise as_stage_error(error, "building the trainer") from error
 
 
 def _silence(trainer: Any) -> None:

@@ -71,8 +71,8 @@ def cpu_load_seconds(elements: int) -> float:
     return elements / 40e6
 
 
-def cpu_step_seconds(elements: int, tokens: int, steps: int = 2) -> float:
-    """What the steps take on a CPU, the doctor's own forwards included.
+def cpu_step_seconds(elements: int, tokens: int) -> float:
+    """What two steps take on a CPU, the doctor's own forwards included.
 
     Every pass unpacks all 4-bit weights, whatever the batch, and computes on every token. Measured with torch 2.13 and
     bitsandbytes 0.50 on one core of an EPYC with bf16 arithmetic, checkpointing on: 2.5 ns for each element and
@@ -80,7 +80,7 @@ def cpu_step_seconds(elements: int, tokens: int, steps: int = 2) -> float:
     """
     cores = max(os.cpu_count() or 1, 1)
     forwards_of_ours = 2 / 3  # a forward is a third of a step with recomputation; the loss is taken twice
-    return (steps + forwards_of_ours) * elements * (2.5e-9 + 6.5e-11 * tokens) / cores
+    return (2 + forwards_of_ours) * elements * (2.5e-9 + 6.5e-11 * tokens) / cores
 
 
 def _meminfo() -> int | None:

@@ -1,4 +1,4 @@
-"""A value against a type of Setup: read leniently, as the libraries' own argument parsers do, or told in words.
+"""A value against a type of Setup: read leniently, as the libraries' own argument parsers do, or explained in words.
 
 The types are few (texts, numbers, truth values, lists, mappings, choices), so that this takes microseconds where a
 pydantic validator of a section takes milliseconds to be built.

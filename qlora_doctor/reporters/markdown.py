@@ -1,7 +1,7 @@
 """Markdown for a comment on a pull request and for the summary of a job.
 
 The first line is a mark that a bot finds its own comment by. GitHub takes 65,536 characters: findings that would go
-over that are counted, not told.
+over that are counted, not shown.
 """
 
 from __future__ import annotations

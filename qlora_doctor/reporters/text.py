@@ -75,9 +75,9 @@ def render(report: Report, *, color: bool = False, width: int = 100, verbose: bo
     return "\n\n".join(blocks) + "\n"
 
 
-def render_all(reports: Sequence[Report], *, color: bool = False, width: int = 100) -> str:
+def render_all(reports: Sequence[Report]) -> str:
     """Several reports, one after the other."""
-    return "\n".join(render(report, color=color, width=width) for report in reports)
+    return "\n".join(map(render, reports))
 
 
 def render_stage(stage: str, *, color: bool = False, width: int = 100) -> str:
@@ -86,7 +86,7 @@ def render_stage(stage: str, *, color: bool = False, width: int = 100) -> str:
 
 
 def render_rest(report: Report, *, color: bool = False, width: int = 100, verbose: bool = False) -> str:
-    """What is left to say where the findings were told one by one while the check was running."""
+    """What is left to say where each finding was printed while the check was running."""
     ink = _Ink(color)
     ends = (_not_seen(report, ink, width, verbose), _suppressed(report, ink), _seen(report, ink, width))
     blocks = [_header(report, ink), *ends]
@@ -94,7 +94,7 @@ def render_rest(report: Report, *, color: bool = False, width: int = 100, verbos
 
 
 def render_finding(finding: Finding, *, color: bool = False, width: int = 100, verbose: bool = False) -> str:
-    """One finding, as it is also told while a check is still running."""
+    """One finding, as it is also printed while a check is still running."""
     ink = _Ink(color)
     head = ink(finding.severity, f"{finding.severity}[{words.one_line(finding.rule)}]")
     name = ink("dim", words.one_line(finding.name))
@@ -274,7 +274,7 @@ def _seen(report: Report, ink: _Ink, width: int) -> str:
 
 
 def joined(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings of which one is the consequence of another at the same place told once: the gravest, with the others'
+    """Findings of which one is the consequence of another at the same place shown once: the gravest, with the others'
     sentences behind its own.
 
     A key that is not read leaves its value at a default; what follows from that is no finding of its own.

@@ -87,7 +87,7 @@ def told(finding: Finding) -> str:
 
 
 def suppressed(report: Report) -> list[Finding]:
-    """Findings that were told not to count."""
+    """Findings that were suppressed."""
     return sorted((f for f in report.findings if f.suppressed is not None), key=_gravity)
 
 

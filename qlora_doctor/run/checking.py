@@ -366,7 +366,7 @@ def predict(
     try:
         for event in events:
             session.take([event])
-    except KeyboardInterrupt:  # as in a check: what is known by now is told
+    except KeyboardInterrupt:  # as in a check: what is known by now is reported
         session.interrupt(["memory"])
 
 

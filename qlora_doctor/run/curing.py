@@ -24,7 +24,7 @@ from ..writing.patch import CannotEdit, NoEditor
 from ..writing.program import is_program, rewritten, understood
 from ..writing.remedy import unified
 from .checking import conclude_config, missing_packages, open_session, predict, run_check
-from .fixing import fix
+from .fixing import Fixed, fix
 from .observer import Observer
 from .session import CheckOptions
 
@@ -97,15 +97,11 @@ def cure(
     """
     observer = observer or Observer()
     how = replace(options, stages=("config",), card=None, fail_on="never")
-    fixed = fix(path, how, observer=observer)
-    before, text = fixed.before, fixed.after
-    if path.is_file() and not before:
-        before = text = read_document(path).text
+    fixed, before, text = _fixed(path, how, observer)
     session = open_session(_reread(path, text, options), replace(how, stages=("memory",)), observer)
-    assert session.setup is not None
     setup = session.setup
-    if options.card is not None:
-        session.setup = meant_for(setup, options.card)
+    assert setup is not None
+    session.setup = meant_for(setup, options.card) if options.card is not None else setup
     conclude_config(session)
     assert session.facts.config is not None
     missing = missing_packages("memory", session.facts)
@@ -119,19 +115,27 @@ def cure(
     memory = session.facts.memory
     if memory is None or memory.cure is None:
         return Cured(path, before, text, fixed.rules, first, None)
-    chosen = [levers.get(each.change) or _length(setup, each) for each in memory.cure.changes]
-    chosen = list({lever.change: lever for lever in chosen}.values())
+    every = (levers.get(each.change) or _length(setup, each) for each in memory.cure.changes)
+    chosen = list({lever.change: lever for lever in every}.values())
     after, beside = _written(setup, text, chosen)
     again = _reread(path, after, options)
     for lever in chosen:  # what the file cannot say is made beside it
         again = lever.applied(again) if after == text or lever.kind == "segments" else again
-    if options.card is not None:
-        again = meant_for(again, options.card)
+    again = meant_for(again, options.card) if options.card is not None else again
     observer.on_part("checking the cured setup")
     how = replace(how, stages=None, left_out=("data",), fail_on="error", cache=False, savings=False)
-    last = _checked_lightly(again, how, observer) if missing else run_check(again, how, observer)
+    last = (_checked_lightly if missing else run_check)(again, how, observer)
     by_hand = _by_hand(setup, chosen) if after == text else ()
     return Cured(path, before, after, fixed.rules, first, last, beside, by_hand)
+
+
+def _fixed(path: Path, how: CheckOptions, observer: Observer) -> tuple[Fixed, str, str]:
+    """The safe fixes of a file, its text, and its text with them."""
+    fixed = fix(path, how, observer=observer)
+    if path.is_file() and not fixed.before:  # a program has no such fixes
+        text = read_document(path).text
+        return fixed, text, text
+    return fixed, fixed.before, fixed.after
 
 
 def _by_hand(setup: Setup, levers: Sequence[Lever]) -> tuple[str, ...]:

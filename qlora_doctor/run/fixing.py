@@ -87,7 +87,7 @@ def fix(path: Path, options: CheckOptions, *, unsafe: bool = False, observer: Ob
         path: the config file.
         options: how to check.
         unsafe: apply also fixes that may change what is trained.
-        observer: told what happens in the first check.
+        observer: is called with what happens in the first check.
 
     Raises:
         ConfigError: the config cannot be read or is invalid.

@@ -59,8 +59,8 @@ def note_end(folder: Path, ended: Ended) -> None:
 
 def ended_of(folder: Path) -> Ended | None:
     """How a run ended; None where nobody has said so, or it goes on."""
-    known = _read(folder / ENDED)
-    return Ended(int(known["code"]), bool(known["aborted"])) if known else None
+    written = _read(folder / ENDED)
+    return Ended(int(written["code"]), bool(written["aborted"])) if written else None
 
 
 def command_of(folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 Entry = tuple[Path, CheckOptions | ConfigError, Observer]
-"""A config, how to check it (or why its settings do not say), and who is told. What concerns the workers is the same
+"""A config, how to check it (or why its settings do not say), its observer. What concerns the workers is the same
 for all: device, timeout, …"""
 Result = Report | DoctorError
 """A report, or why there is none: the config could not be read, or is one that the tool itself fails on."""
@@ -33,7 +33,7 @@ def check_many(
 
     Args:
         jobs: workers at most; None takes as many as processors and memory allow.
-        finished: told the number of each entry and its result, in the order in which they end.
+        finished: is called with the number of each entry and its result, in the order in which they end.
 
     Returns the results by number. Ctrl-C ends all workers: configs that were begun have a report that says so, the
     others have none.

@@ -1,4 +1,4 @@
-"""Who is told what happens while it happens; imports nothing, so that a command has one before all else."""
+"""Is called with what happens while it happens; imports nothing, so that a command has one before all else."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class Session:
             self.facts = self.facts.model_copy(update={"memory": memory})
 
     def begin(self, name: str) -> None:
-        """A stage begins; told once, also where what is known already is looked through before a worker begins it."""
+        """A stage begins; said once, also where what is known already is looked through before a worker begins it."""
         if name != self._begun:
             self._begun = name
             self.observer.on_stage_start(name)

@@ -19,6 +19,7 @@ from .observer import Observer
 from .session import CheckOptions, Session
 
 if TYPE_CHECKING:
+    from ..facts.stored import StoredFacts
     from ..probes.stored.trained import Trained
 
 CONFIG = "adapter_config.json"
@@ -52,9 +53,6 @@ def judge_stored(
     Raises:
         UsageError: the folder does not exist, or what is asked for needs something that is not given.
     """
-    from ..probes.stored import stored_facts
-    from ..probes.stored.bases import base_folder
-    from ..probes.stored.texts import read_json
     from .checking import rules_of
 
     _check_given(folder, base, adapter)
@@ -63,40 +61,44 @@ def judge_stored(
     started = time.perf_counter()
     session.observer.on_stage_start("stored")
     runs = _runs(run_report, adapter or folder)
-    if base is None and adapter is not None:
-        base = base_folder(None, read_json(adapter / CONFIG)[0])
-    stored = stored_facts(folder, base, _trained(folder, adapter, runs, config, options))
-    if stored.kind == "adapter" and adapter is not None:
-        raise UsageError(f"{folder} is an adapter itself: --adapter names the one that is in a merged model.")
+    base = base or _base_of(adapter)
+    stored = _of_files(folder, base, adapter, _trained(folder, adapter, runs, config, options))
     reason: str | None = None
-    if stored.kind == "merged" and adapter is not None:
-        from ..probes.stored.merging import replayed
-
-        stored = stored.model_copy(update=replayed(folder, base, adapter))
     if load:
-        from ..probes.stored.reload import kept_of
         from ..probes.stored.ways import measured
 
         merged = folder if stored.kind == "merged" else None
         try:
             own = _own_adapter(folder, adapter, merged)
-            kept = kept_of(own, _kept(run_report, runs))
+            kept = _kept(own, run_report, runs)
             found = measured(own, base, rows, device=options.device, kept=kept, merged=merged)
             stored = stored.model_copy(update=found)
         except StageError as error:
             reason = " ".join(filter(None, (error.message, error.remedy)))
     session.facts = Facts(stored=stored)
-    session.record(
-        StageRecord(
-            name="stored",
-            status="failed" if reason else "done",
-            reason=reason,
-            seconds=time.perf_counter() - started,
-        )
-    )
+    seconds = time.perf_counter() - started
+    session.record(StageRecord(name="stored", status="failed" if reason else "done", reason=reason, seconds=seconds))
     session.judge()
     report = session.report()
     return report.model_copy(update={"setup": {"file": str(folder)}, "exit_code": 3 if reason else report.exit_code})
+
+
+def _of_files(folder: Path, base: Path | None, adapter: Path | None, trained: Trained | None) -> StoredFacts:
+    """What the files say; of a merged model with its adapter also whether it is in there.
+
+    Raises:
+        UsageError: an adapter is given to an adapter.
+    """
+    from ..probes.stored import stored_facts
+
+    stored = stored_facts(folder, base, trained)
+    if adapter is None or stored.kind not in ("adapter", "merged"):
+        return stored
+    if stored.kind == "adapter":
+        raise UsageError(f"{folder} is an adapter itself: --adapter names the one that is in a merged model.")
+    from ..probes.stored.merging import replayed
+
+    return stored.model_copy(update=replayed(folder, base, adapter))
 
 
 def _check_given(folder: Path, base: Path | None, adapter: Path | None) -> None:
@@ -148,19 +150,29 @@ def _runs(report: Path | None, folder: Path) -> list[RunFacts]:
         raise UsageError(f"{path} is no report of run: {str(error).splitlines()[0]}.") from error
 
 
-def _kept(report: Path | None, runs: Sequence[RunFacts]) -> list[KeptOutputs]:
+def _base_of(adapter: Path | None) -> Path | None:
+    """The base that an adapter names, where it is a folder here."""
+    from ..probes.stored.bases import base_folder
+    from ..probes.stored.texts import read_json
+
+    return None if adapter is None else base_folder(None, read_json(adapter / CONFIG)[0])
+
+
+def _kept(own: Path, report: Path | None, runs: Sequence[RunFacts]) -> KeptOutputs | None:
     """What the run that trained an adapter kept of its outputs.
 
     Raises:
         UsageError: a report that is named keeps nothing.
     """
+    from ..probes.stored.reload import kept_of
+
     found = [each for run in runs for each in run.kept_outputs or []]
     if report is not None and not found:
         raise UsageError(
             f"{report} keeps no outputs of the trained model.",
             remedy="Train with `qlora-doctor run -o json=qlora-doctor.json -- …`, or with a DoctorCallback.",
         )
-    return found
+    return kept_of(own, found)
 
 
 def _trained(

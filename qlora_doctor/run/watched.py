@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -34,8 +33,6 @@ _SITE = _PACKAGE / "watching" / "site"
 _POLL = 0.25
 _PATIENCE = 20.0
 """Seconds that a training has to end by itself after it was asked to, before its command is sent SIGTERM."""
-_TELLING = 5
-"""Words of a symptom below which it may be in a message by chance."""
 _POINTS = 10
 """Logged losses below which a loss that has not moved yet says nothing; whether weights move, the steps have shown."""
 _CUT_OFF = (
@@ -100,13 +97,13 @@ def records_folder(asked: Path | None) -> Iterator[tuple[Path, bool]]:
     """
     if asked is not None or os.environ.get("QLORA_DOCTOR_RUNS") or cache_folder() is not None:
         try:
-            folder = new_folder(asked)
+            kept = new_folder(asked)
         except UsageError as error:
             if asked is not None:
                 raise
             sys.stderr.write(f"qlora-doctor: {error.message} The records of this run are not kept.\n")
         else:
-            yield folder, True
+            yield kept, True
             return
     with tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True) as passing:
         yield Path(passing), False
@@ -411,38 +408,12 @@ def _how_ended(facts: Facts, ended: Ended | None) -> dict[str, Any]:
     return {**known, "ended": "failed", "failure": RunFailure(kind="exit", message=text, step=step)}
 
 
-_PYTHONS_OWN = {
-    "list index out of range", "got an unexpected keyword argument", "missing 1 required positional argument",
-    "too many values to unpack (expected 2)",
-}  # fmt: skip
-"""Symptoms that are Python's own words, for whatever went wrong."""
-
-
 def with_its_rule(failure: RunFailure) -> RunFailure:
-    """A failure with the rule one of whose symptoms is its message: word for word, whatever stands in between."""
-    from ..core.assets import asset_folder
-    from ..engine import load_rules
+    """A failure with the rule one of whose symptoms is its message."""
+    from ..engine.search import rule_of_message
 
-    if failure.kind != "other":
-        return failure
-    said = _words(failure.message)
-    found = {
-        f"{rule.id} ({rule.name})": len(words)
-        for rule in load_rules(asset_folder("rules"))
-        for symptom in rule.symptoms
-        if symptom not in _PYTHONS_OWN and len(words := _words(symptom)) >= _TELLING and _in_order(words, said)
-    }
-    longest = [name for name, length in found.items() if length == max(found.values())]
-    return failure.model_copy(update={"speaks_of_it": longest[0]}) if len(longest) == 1 else failure
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[\w']+", text.lower())
-
-
-def _in_order(words: Sequence[str], said: Sequence[str]) -> bool:
-    rest = iter(said)
-    return all(word in rest for word in words)
+    rule = rule_of_message(failure.message) if failure.kind == "other" else None
+    return failure if rule is None else failure.model_copy(update={"speaks_of_it": f"{rule.id} ({rule.name})"})
 
 
 def _signal_name(number: int) -> str:

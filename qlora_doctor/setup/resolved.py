@@ -175,7 +175,7 @@ def either(*values: bool | None) -> bool | None:
 
 
 def _four_bit(resolved: Resolved) -> bool:
-    """A native config asks for QLoRA by being one; nobody else loads in 4-bit without being told."""
+    """A native config asks for QLoRA by being one; nothing else loads in 4-bit unless it is asked to."""
     plain = resolved["quantization.load_in_8bit"] is False and resolved["quantization.backend"] == "bitsandbytes"
     return resolved.setup.dialect == "native" and plain
 

@@ -50,7 +50,7 @@ class ScriptWay(TypedDict, total=False):
         functions: the script's own by name, as source.
         constants: plain values by name.
         expressions: further values by name, as source.
-        responses: what Unsloth's train_on_responses_only is told of the turns' beginnings.
+        responses: the texts that begin the turns, as Unsloth's train_on_responses_only gets them.
         tokenizers: names that stand for the tokenizer.
     """
 

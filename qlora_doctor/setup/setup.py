@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ..core.as_json import Sparse
 from ..core.place import Place
+from ..tables.conditions import Condition
 from .traits import NATIVE, Traits
 
 Source = Literal["explicit", "dialect_default", "library_default", "unknown"]
@@ -344,8 +345,8 @@ class KeyNote(Sparse, _Section):
     closest: str | None = None
     """The key's name now, or the known key that looks most like it."""
     note: str | None = None
-    machine: str | None = None
-    """Where it depends on what is installed: a condition of ``tables.conditions``."""
+    machine: Condition | None = None
+    """Where it depends on what is installed."""
     value: str | None = None
     """Of a deprecated key: what to write, where it is not what stands there."""
 
@@ -359,8 +360,8 @@ class Remark(Sparse, _Section):
     note: str | None = None
     about: str | None = None
     """Of a refusal: one of the subjects of ``facts.Remark``."""
-    machine: str | None = None
-    """Where it is so on some machines only: a condition of ``tables.conditions``."""
+    machine: Condition | None = None
+    """Where it is so on some machines only."""
     id: str | None = None
     """Of a row of ``tables.refusals``."""
 

@@ -20,6 +20,7 @@ class Traits(NamedTuple):
         checks_names: it stops at an optimizer or a schedule that TrainingArguments do not know.
         more_optimizers: optimizers that it knows besides; it has schedules of its own then.
         switches_of_transformers: ``use_liger_kernel`` and ``activation_offloading`` are transformers' and trl's own.
+        liger_by_plugin: a plugin of its own applies Liger's kernels, each by its key.
         hands_base_to_trl: it leaves it to TRL's trainer to prepare a quantized base.
         heeds_launcher: it respects what accelerate's launcher sets.
         starts_processes: its command starts a process for each card by itself.
@@ -58,6 +59,7 @@ class Traits(NamedTuple):
     checks_names: bool = False
     more_optimizers: frozenset[str] = frozenset()
     switches_of_transformers: bool = False
+    liger_by_plugin: bool = False
     hands_base_to_trl: bool = False
     heeds_launcher: bool = False
     starts_processes: bool = False

@@ -5,16 +5,22 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NewType
 
 from ..core.versions import version_tuple
-from ..facts.environment import EnvironmentFacts
 
+if TYPE_CHECKING:
+    from ..facts.environment import EnvironmentFacts
+
+Condition = NewType("Condition", str)
+"""A package's name (it is installed), ``NAME < VERSION`` (it is installed and older; so ``<=`` and ``>=``),
+``capability < NUMBER`` (the compute capability of the card that the run is meant for), ``gpus < NUMBER`` (of this
+machine); or several of them, joined by ``and``."""
 _CONDITION = re.compile(r"(\w+)(?: (<|<=|>=) (\d+(?:\.\d+)*))?\Z")
 _COMPARED: dict[str, Callable[[Any, Any], bool]] = {"<": operator.lt, "<=": operator.le, ">=": operator.ge}
 _UNRELEASED = re.compile(r"\d(?:a|b|rc|\.?dev)\d*")
 _ALL = " and "
-NO_TF32 = "capability < 8"
+NO_TF32 = Condition("capability < 8")
 TF32_REFUSED = (
     "tf32-on-older-card",
     "transformers stops: tf32 needs a card of compute capability 8.0 (Ampere) or later, and this one is older.",
@@ -22,13 +28,10 @@ TF32_REFUSED = (
 """Kind and note of a switch that TrainingArguments refuse on the cards of ``NO_TF32``."""
 
 
-def is_so(condition: str, environment: EnvironmentFacts | None, card: Mapping[str, Any]) -> bool | None:
+def is_so(condition: Condition, environment: EnvironmentFacts | None, card: Mapping[str, Any]) -> bool | None:
     """Whether a condition holds.
 
     Args:
-        condition: a package's name (it is installed), ``NAME < VERSION`` (it is installed and older; so ``<=`` and
-            ``>=``), ``capability < NUMBER`` (the compute capability of the card that the run is meant for), ``gpus <
-            NUMBER`` (of this machine); or several of them, joined by ``and``.
         environment: this machine; None where nothing may be assumed about it.
         card: the facts of that card, ``gpu_capability``.
 
@@ -39,16 +42,18 @@ def is_so(condition: str, environment: EnvironmentFacts | None, card: Mapping[st
     return False if False in each else None if None in each else True
 
 
-def both(*conditions: str | None) -> str | None:
+def both(*conditions: str | None) -> Condition | None:
     """The condition that all of these hold; None is no condition."""
-    return _ALL.join(condition for condition in conditions if condition) or None
+    return Condition(_ALL.join(condition for condition in conditions if condition)) or None
 
 
-def under_pins(condition: str | None, pinned: Mapping[str, str], ranged: Collection[str] = ()) -> str | None:
+def under_pins(
+    condition: Condition | None, pinned: Mapping[str, str], ranged: Collection[str] = ()
+) -> Condition | None:
     """What is left of a condition where a project brings versions of its own, whatever is installed here.
 
     Args:
-        condition: as for ``is_so``; None is no condition.
+        condition: None is no condition.
         pinned: versions by package.
         ranged: packages of which the project keeps newer versions out, without naming one.
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .conditions import both
+from .conditions import Condition, both
 from .keys import closest_of
 
 LIBRARIES = ("transformers", "trl", "peft")
@@ -37,7 +37,7 @@ class RefusedArgument:
     kind: str
     closest: str | None
     note: str
-    machine: str | None
+    machine: Condition | None
 
 
 LOADS = "from_pretrained"
@@ -56,7 +56,7 @@ class _Verdict:
     """What one library's own class says of a name."""
 
     kind: str
-    machine: str | None = None
+    machine: Condition | None = None
     entry: Any = None
 
 
@@ -92,7 +92,7 @@ def refusals(library: str, maker: str, name: str) -> Iterator[RefusedArgument]:
         note = "transformers 5 hands it on to the model's class, which stops with a TypeError."
         now, more = _OF_LOADS[name]
         closest = f"{maker}.{now}" if now is not None else None
-        yield RefusedArgument("removed", closest, note + more, "transformers >= 5.0")
+        yield RefusedArgument("removed", closest, note + more, Condition("transformers >= 5.0"))
         return
     own = _verdict(library, maker, name)
     above = _verdict(*_BASE_CLASS, name) if "extends" in _table(library)["makers"][maker] else None
@@ -111,16 +111,16 @@ def _verdict(library: str, maker: str, name: str) -> _Verdict:
     row = table["makers"][maker]
     if name in row["gone"]:
         entry = row["gone"][name]
-        return _Verdict("removed", f"{library} >= {entry['since']}", entry)
-    first = f"{library} >= {row['from']}"
+        return _Verdict("removed", Condition(f"{library} >= {entry['since']}"), entry)
+    first = Condition(f"{library} >= {row['from']}")
     if name in row["since"]:
         entry = row["since"][name]
-        return _Verdict("later", f"{first} and {library} <= {entry['without']}", entry)
-    return _Verdict("taken" if name in row["takes"] else "unknown", f"{first} and {library} <= {table['version']}")
+        return _Verdict("later", both(first, f"{library} <= {entry['without']}"), entry)
+    return _Verdict("taken" if name in row["takes"] else "unknown", both(first, f"{library} <= {table['version']}"))
 
 
 def _told(
-    library: str, maker: str, written: str, name: str, verdict: _Verdict, machine: str | None
+    library: str, maker: str, written: str, name: str, verdict: _Verdict, machine: Condition | None
 ) -> Iterator[RefusedArgument]:
     """The sentences of a verdict; of a removal as many as the argument had new names.
 

@@ -33,7 +33,7 @@ class LoopCourse:
         model: that trains.
         optimizer: whose steps are counted.
         scaler: the gradient scaler, or None.
-        micro_batches: of the last watched step. A scaler leaves steps out, and no hook is told of one.
+        micro_batches: of the last watched step. A scaler leaves steps out, and no hook runs for one.
         norms: gradients are whole here, and their norm is worth taking.
         done: steps that were taken by now.
         record: given each record, with the names that a trainer logs by.

@@ -1,4 +1,4 @@
-"""Which step of the data's preparation left no row: told by ``datasets`` itself, for nothing of it shows later."""
+"""Which step of the data's preparation left no row: learned from ``datasets`` itself, for nothing of it shows later."""
 
 from __future__ import annotations
 

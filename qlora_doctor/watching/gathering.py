@@ -44,12 +44,13 @@ def known_facts(training: Training, rows: Rows, scaler: Scaler) -> dict[str, Any
     """Fields of ``Facts``: what the steps so far have shown."""
     known: dict[str, Any] = {}
     onlooker, run = training.onlooker, training.run
+    step = None
     if onlooker is not None:
-        known["step"] = _step_facts(training, onlooker)
+        step = known["step"] = _step_facts(training, onlooker)
         known["batch"] = _batch_facts(onlooker, rows)
-        known["config"] = _config_facts(training.facts.config, known["step"])
+        known["config"] = _config_facts(training.facts.config, step)
         _forward_facts(training, onlooker, scaler)
-    measured = _measured(training.facts, known.get("step") or training.facts.step, training.breakdown)
+    measured = _measured(training.facts, step or training.facts.step, training.breakdown)
     if measured is not None:
         known["memory"] = MemoryFacts(measured=measured)
     rank = RankFacts(

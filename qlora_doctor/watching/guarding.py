@@ -1,4 +1,4 @@
-"""Whatever fails inside the tool is caught and told in one line, and the training goes on."""
+"""Whatever fails inside the tool is caught and reported in one line, and the training goes on."""
 
 from __future__ import annotations
 

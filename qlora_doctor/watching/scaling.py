@@ -38,10 +38,8 @@ def scale_facts(
         tokens: labels that count in it.
         whole: the means are over every label, and not over a sample.
     """
-    known: dict[str, Any] = dict.fromkeys(
-        ("sums_over_accumulation", "divides_twice", "unshifted_loss", "sums_over_tokens", "divided_by")
-    )
-    known["loss_scale"] = backward / weighted if weighted else None
+    unknown = ("sums_over_accumulation", "divides_twice", "unshifted_loss", "sums_over_tokens", "divided_by")
+    known: dict[str, Any] = {**dict.fromkeys(unknown), "loss_scale": backward / weighted if weighted else None}
 
     def near(expected: float) -> bool:
         return expected > 0 and _NEAR[0] <= backward / expected <= _NEAR[1]

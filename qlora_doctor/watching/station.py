@@ -178,7 +178,7 @@ class Station:
     # -- watching
 
     def begin(self, model: Any, *, called: Any = None, trainer: Any = None, **known: Any) -> Watch | None:
-        """Watch a training; what stands in its way is told, and nothing is watched."""
+        """Watch a training; what prevents it is reported, and nothing is watched."""
         began = time.perf_counter()
         with uncollected():
             from .watcher import Watch

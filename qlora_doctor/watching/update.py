@@ -208,7 +208,7 @@ class Update:
         run["loss_negated"] = training.world == 1 and negated(self._losses)
         factor = constant_factor(*zip(*self._losses, strict=True)) if training.world == 1 else None
         if factor is not None and (factor < 0.99 or any(run.get(name) for name in _MULTIPLIES)):
-            factor = None  # told by its own name; a share of the loss may be a weight that is meant
+            factor = None  # reported under its own name; a share of the loss may be a weight that is meant
         run["loss_factor"] = factor
 
     def know_accumulation(self) -> None:

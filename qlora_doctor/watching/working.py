@@ -1,4 +1,4 @@
-"""The tool's own work within a training: timed, told by its part, and without a collection of garbage in its midst."""
+"""The tool's own work within a training: timed by part, and without a garbage collection while it lasts."""
 
 from __future__ import annotations
 

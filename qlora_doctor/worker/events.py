@@ -15,7 +15,7 @@ class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     job: int = 0
-    """Number of the job whose event it is."""
+    """Number of the event's job."""
 
 
 class Start(_Event):

@@ -71,7 +71,7 @@ class Watch:
             )
 
     def _failure(self, stage: str, failure: LoadFailure) -> Iterator[Event]:
-        """The failure as a fact, together with what the stage had told before."""
+        """The failure as a fact, together with what the stage had reported before."""
         if stage == "load":
             known = self._facts.get("load") or LoadFacts()
             yield Learned(subject="load", value=known.model_copy(update={"failure": failure}))

@@ -31,7 +31,7 @@ from .turns import device_name, turn
 _OF_THE_MACHINE = frozenset(
     ("out-of-memory", "host-out-of-memory", "disk", "timeout", "killed", "interrupted", "other", "none")
 )
-"""Kinds of failures that the next run may not meet: they are the machine's, or nobody knows whose."""
+"""Kinds of failures that the next run may not meet: they are the machine's, or of an unknown cause."""
 
 
 class Skipped(Exception):
@@ -266,7 +266,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
 
 
 def run_job(job: Job, send: Callable[[Event], None]) -> bool:
-    """Run the job's stages in their order; each is told when it begins and how it ended.
+    """Run the job's stages in their order; each reports when it begins and how it ended.
 
     Returns whether the process is still as it was before: torch's allocator, CUDA's context and what a trainer sets
     for the whole process outlive a real stage, and code that came with a model may have changed anything.
@@ -297,7 +297,7 @@ def _run_stage(run: Run, name: str) -> tuple[StageRecord, bool]:
     except StageError as error:
         record = StageRecord(name=name, status="failed", reason=error.message, remedy=error.remedy)
         return record, error.kind not in _OF_THE_MACHINE
-    except Exception as raised:  # a fault of ours, or a library's that nobody foresaw: told, not thrown
+    except Exception as raised:  # a fault of ours, or a library's that nobody foresaw: reported, not raised
         traceback.print_exc()
         from ..probes.failures import explain
 
@@ -358,7 +358,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _without_a_model(run: Run) -> None:
-    """Leave out what needs the model where stage structure found none; it has told why."""
+    """Leave out what needs the model where stage structure found none; it has said why."""
     built = run.ended.get("structure")
     if built is not None and built.status == "failed":
         raise Skipped(f"The model cannot be built: {built.reason}", built.remedy)

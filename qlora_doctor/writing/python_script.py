@@ -254,7 +254,7 @@ class _Script:
                     self.drop(path, "it is TRL's, and the script trains with transformers' Trainer")
                 continue
             if field == "resume_from_checkpoint" and value:
-                continue  # said where the trainer is told to train
+                continue  # said where the training starts
             if field in _COMPARES:
                 self.drop(path, "it is of preference training, and the script trains with supervision (SFT)")
                 continue

@@ -159,7 +159,7 @@ def _number(written: Any) -> int | float | None:
 
 
 def _pointer(setup: Setup, key: str) -> str | None:
-    """Where a key that was told by its dotted name stands."""
+    """The place of a key that is given by its dotted name."""
     origin = setup.origins.get(key)
     return origin.place.pointer if origin is not None and origin.place is not None else None
 

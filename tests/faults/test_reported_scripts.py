@@ -415,6 +415,13 @@ REPORTED = [
             )
         ],
     ),
+    Reported(
+        "QD811",
+        "error",
+        SFT,
+        [('"auto"', '"2"')],
+        [("bf16=True,", 'deepspeed={"zero_optimization": {}, "train_micro_batch_size_per_gpu": "auto"},')],
+    ),
     Reported("QD125", "error", SFT, [(', split="train")', ")")]),
     Reported("QD125", "error", SFT, [("bf16=True,", "bf16=True,\n    gradient_accumulation_steps=4 // 8,")]),
     # loops of the script's own

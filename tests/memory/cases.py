@@ -25,8 +25,7 @@ def subject(architecture: dict[str, Any] | None = None, **options: Any) -> Any:
     """The subject of a small case: an architecture and StepCase's other fields."""
     from transformers import AutoConfig
 
-    from qlora_doctor.memory._case import StepCase
-    from qlora_doctor.memory.subject import subject_of_case
+    from benchmarks.memory.step_case import StepCase, subject_of_case
 
     config = AutoConfig.for_model(**(architecture or LLAMA))
     return subject_of_case(StepCase(config=config, **({"batch": 2, "sequence": 128} | options)))

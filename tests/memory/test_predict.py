@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from qlora_doctor.memory.optimizers import RULES, Optimizer
 from qlora_doctor.memory.plan import capacity, cards_that_fit, plan
 from qlora_doctor.memory.predict import PredictionError, certain_bytes, predict, traced
 from qlora_doctor.memory.replay import replay
 from qlora_doctor.memory.scaling import MANY, scalable
-from qlora_doctor.memory.tape import CATEGORIES
+from qlora_doctor.memory.tape import CATEGORIES, Tape
+from qlora_doctor.memory.trace import Recorder
 from tests.memory.cases import H200, LLAMA, RTX_4090, subject
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory"
@@ -124,6 +126,21 @@ def test_optimizers_differ_by_their_state() -> None:
         for name in ("sgd", "adamw_8bit", "adamw_torch_fused")
     }
     assert after["sgd"] < after["adamw_8bit"] < after["adamw_torch_fused"]
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if not name.startswith(("adamw_torch", "adafactor", "sgd"))])
+def test_an_optimizer_of_bitsandbytes_keeps_what_its_name_says(name: str) -> None:
+    """Two moments of Adam, one of Lion and RMSprop, three of AdEMAMix; a large paged state is elsewhere."""
+    family = next(family for family in ("ademamix", "adamw", "lion", "rmsprop") if family in name)
+    states = {"adamw": 2, "lion": 1, "rmsprop": 1, "ademamix": 3}[family]
+    small, large = (torch.nn.Parameter(torch.empty(1 << bits, device="meta")) for bits in (14, 18))
+    held = {}
+    for parameter in (small, large):
+        kept = RULES[name][0](Optimizer(name, Recorder(Tape())), parameter)
+        held[parameter] = sum(each.nbytes for each in kept if each.shape == parameter.shape)
+    width = states * (1 if name.endswith("8bit") else 4)
+    assert held[small] == width * small.numel()
+    assert held[large] == (0 if name.startswith("paged") else width * large.numel())
 
 
 def test_paged_state_is_not_on_the_card() -> None:

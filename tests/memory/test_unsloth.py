@@ -52,7 +52,7 @@ def test_where_the_inputs_of_layers_wait(compare: Any, tmp_path: Path) -> None:
 def test_a_script_has_a_figure_and_says_whose_allocator_it_is(compare: Any, tmp_path: Path) -> None:
     taken = []
     for gc in ("unsloth", True, False):
-        setup = read(compare, tmp_path, LLAMA | {"num_hidden_layers": 12}, gc=gc, seq=4096)
+        setup = read(compare, tmp_path, LLAMA | {"num_hidden_layers": 12}, gc=gc, bs=8, seq=1024)
         predicted = memory_of(setup).predicted
         assert predicted is not None and any("which Unsloth sets" in said for said in predicted.assumptions or ())
         taken.append(predicted.peak_allocated_bytes)

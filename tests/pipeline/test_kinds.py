@@ -84,6 +84,10 @@ def test_axolotl_passes_a_named_class_by_for_llama(tmp_path: Path) -> None:
     ("name", "model", "kind"),
     [
         ("vit", {}, "unsupported"),
+        ("wav2vec2", {}, "unsupported"),
+        ("bart", {"model_class": "AutoModel"}, "unsupported"),
+        ("bart", {"model_class": "BartModel"}, "unsupported"),
+        ("bart", {"model_class": "AutoModelForCTC"}, "unsupported"),
         ("bart", {"model_class": "NoSuchForCausalLM"}, "unknown-architecture"),
         ("t5", {"task": "causal-lm"}, "unknown-architecture"),
     ],
@@ -91,7 +95,14 @@ def test_axolotl_passes_a_named_class_by_for_llama(tmp_path: Path) -> None:
 def test_the_true_reason_is_said(tmp_path: Path, name: str, model: dict[str, Any], kind: str) -> None:
     with pytest.raises(StageError) as raised:
         chosen(make_kind(tmp_path, name, weights=False), **model)
-    assert raised.value.kind == kind and str(model.get("model_class", name)) in raised.value.message
+    assert raised.value.kind == kind and str(model.get("model_class", name)).lower() in raised.value.message.lower()
+
+
+def test_a_bare_model_for_embeddings_is_not_built_as_one_of_text(tmp_path: Path) -> None:
+    folder = make_architecture(tmp_path, "llama")
+    with pytest.raises(StageError, match="no loss of its own") as raised:
+        chosen(folder, lora={"task_type": "FEATURE_EXTRACTION"})
+    assert raised.value.kind == "unsupported"
 
 
 def stepped(folder: Path, *, lora: dict[str, Any] | None = None) -> StepSeen:
@@ -109,6 +120,7 @@ def stepped(folder: Path, *, lora: dict[str, Any] | None = None) -> StepSeen:
         ("bart", {"task_type": "SEQ_2_SEQ_LM"}),
         ("t5", {"task_type": "SEQ_2_SEQ_LM"}),
         ("whisper", {"task_type": None}),
+        ("moonshine", {"task_type": None, "target_modules": ["q_proj", "v_proj"]}),
         ("bart-classifier", {"task_type": None}),
         ("bert-tokens", {"task_type": None, "target_modules": ["query", "value"]}),
         ("bert-choice", {"task_type": None, "target_modules": ["query", "value"]}),

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from qlora_doctor.setup.setup import Data, Lora, Model, Quantization, Setup, Training
+from qlora_doctor.worker.events import Event, Progress
+from qlora_doctor.worker.watch import Watch
 
 
 def make_setup(folder: Path | str, *, lora: dict[str, Any] | None = None, **training: Any) -> Setup:
@@ -26,6 +28,23 @@ def make_setup(folder: Path | str, *, lora: dict[str, Any] | None = None, **trai
         training=Training.model_validate(values | training),
         data=Data(),
     )
+
+
+@pytest.fixture
+def time_is_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """``time_is_up(text)``: the time of a job is over as soon as its child says this: no test waits for a clock."""
+
+    def at(text: str) -> None:
+        see = Watch.see
+
+        def seeing(self: Watch, event: Event) -> None:
+            see(self, event)
+            if isinstance(event, Progress) and event.text == text:
+                self._deadline = 0.0
+
+        monkeypatch.setattr(Watch, "see", seeing)
+
+    return at
 
 
 def silent(*_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,23 @@ def test_a_native_config_classifies_by_its_task_type(tiny_llama: Path, tmp_path:
     assert seen.data.failure is None and seen.batch is not None and seen.batch.classes == 3
     two = read_data({**config, "model": str(tiny_llama), "data": {"train": str(file)}})
     assert "the label 2, and the model scores 2 classes" in (look_at_data(two, silent).failure or "")
+
+
+def test_completions_that_all_count_as_cut(tiny_llama: Path, tmp_path: Path) -> None:
+    """TRL masks a completion whose last token is no end of generation, or that is as long as it may be."""
+    rows = [{"prompt": [{"role": "user", "content": f"one {n}"}], "solution": "three four " * 20} for n in range(6)]
+
+    def all_masked(folder: Path, **training: Any) -> bool | None:
+        setup = setup_of(folder, tmp_path / "rows.jsonl", "grpo", rows)
+        extra = {"mask_truncated_completions": True, "max_completion_length": 4096, **training}
+        changed = setup.model_copy(update={"training": setup.training.model_copy(update={"extra": extra})})
+        return look_at_data(changed, silent).completions_all_masked
+
+    assert all_masked(tiny_llama) is False and all_masked(tiny_llama, max_completion_length=8) is True
+    assert all_masked(tiny_llama, max_completion_length=8, mask_truncated_completions=False) is False
+    other = tmp_path / "other"
+    shutil.copytree(tiny_llama, other)
+    (other / "generation_config.json").unlink()
+    said = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "<|bos|>"}))
+    assert all_masked(other) is True

@@ -98,7 +98,12 @@ def test_pairs() -> None:
         return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
     good = [{"chosen": said("q", "a"), "rejected": said("q", "bb")}]
-    assert pair_facts(good) == {"identical_pairs": 0, "longer_chosen_ratio": 0.0, "pairs_of_two_prompts": 0}
+    assert pair_facts(good) == {
+        "identical_pairs": 0,
+        "longer_chosen_ratio": 0.0,
+        "pairs_of_two_prompts": 0,
+        "prompts_repeated": 0,
+    }
     assert pair_facts([{"chosen": said("q", "a"), "rejected": said("other", "b")}])["pairs_of_two_prompts"] == 1
     assert pair_facts([{"prompt": "q", "chosen": "a", "rejected": "a"}])["identical_pairs"] == 1
     written = "\n\nHuman: {}\n\nAssistant: {}"
@@ -242,3 +247,25 @@ def test_prose_that_speaks_of_the_marks_is_no_call() -> None:
     broken = '<tool_call>{"name": "weather", </tool_call>'
     assert not list(_calls([{"role": "assistant", "content": prose}]))
     assert [name for _, name in _calls([{"role": "assistant", "content": broken}])] == [None]
+
+
+_ASKED = [{"role": "user", "content": "q"}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chosen", "rejected", "repeated"),
+    [
+        ("Say it: yes", "Say it: yes Yes.", "Say it: yes No.", 1),
+        ("Say it: yes", "Yes.", "Say it: yes No.", 0),
+        (_ASKED, [*_ASKED, {"role": "assistant", "content": "a"}], [*_ASKED, {"role": "assistant", "content": "b"}], 1),
+        (
+            "q",
+            [*_ASKED, {"role": "assistant", "content": "a"}],
+            [*_ASKED, {"role": "assistant", "content": "b"}],
+            0,
+        ),  # TRL takes it out of these
+    ],
+)
+def test_answers_that_begin_with_their_prompt(prompt: Any, chosen: Any, rejected: Any, repeated: int) -> None:
+    found = pair_facts([{"prompt": prompt, "chosen": chosen, "rejected": rejected}])
+    assert found["prompts_repeated"] == repeated

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,20 +190,22 @@ def test_child_that_dies_before_anything() -> None:
     assert ended["structure"].status == "failed" and ended["load"].status == "skipped"
 
 
-def test_hanging_child(child_runs: object, tmp_path: Path) -> None:
+def test_hanging_child(child_runs: object, time_is_up: Callable[[str], None], tmp_path: Path) -> None:
+    time_is_up("Sleeping")
     woken = tmp_path / "woken"
     code = f"import time; run.progress('Sleeping'); time.sleep(600); open({str(woken)!r}, 'w').close()"
     child_runs(code)  # type: ignore[operator]
-    events = run("load", "step", timeout=3)
+    events = run("load", "step", timeout=600)
     assert not woken.exists()
     record = records(events)["load"]
-    assert record.status == "failed" and "longer than 3 s" in (record.reason or "")
+    assert record.status == "failed" and "longer than 600 s" in (record.reason or "")
     assert record.remedy is not None and "--timeout" in record.remedy
     load = learned(events)["load"]
     assert isinstance(load, LoadFacts) and load.failure is not None and load.failure.kind == "timeout"
 
 
-def test_a_prediction_outlives_the_search_for_savings(child_runs: object) -> None:
+def test_a_prediction_outlives_the_search_for_savings(child_runs: object, time_is_up: Callable[[str], None]) -> None:
+    time_is_up("Predicting what changes would save")
     child_runs(
         """
         import time
@@ -215,7 +217,7 @@ def test_a_prediction_outlives_the_search_for_savings(child_runs: object) -> Non
         """,
         "memory",
     )  # type: ignore[operator]
-    events = run("memory", timeout=6)
+    events = run("memory", timeout=600)
     told = [event.text for event in events if isinstance(event, Progress) and event.known]
     assert told == ["predicted peak 1 GiB reserved of 16 GiB on L4"]
     memory, record = learned(events)["memory"], records(events)["memory"]
@@ -223,9 +225,10 @@ def test_a_prediction_outlives_the_search_for_savings(child_runs: object) -> Non
     assert record.status == "failed" and "predicting what changes would save" in (record.reason or "")
 
 
-def test_hanging_structure_says_so_of_the_model(child_runs: object) -> None:
-    child_runs("import time; time.sleep(600)", "structure")  # type: ignore[operator]
-    model = learned(run("structure", timeout=2))["model"]
+def test_hanging_structure_says_so_of_the_model(child_runs: object, time_is_up: Callable[[str], None]) -> None:
+    time_is_up("Sleeping")
+    child_runs("import time; run.progress('Sleeping'); time.sleep(600)", "structure")  # type: ignore[operator]
+    model = learned(run("structure", timeout=600))["model"]
     assert isinstance(model, ModelFacts) and model.build_error_kind == "timeout"
 
 
@@ -245,7 +248,7 @@ def alive(pid: int) -> bool:
 
 
 def wait_until_gone(pid: int) -> bool:
-    for _ in range(100):
+    for _ in range(600):  # a bound that only a process that stays reaches
         if not alive(pid):
             return True
         time.sleep(0.1)
@@ -307,7 +310,7 @@ def test_an_interruption_of_the_parent_ends_the_child(child_runs: object, tmp_pa
         line = parent.stdout.readline()
     assert list(scratch.iterdir())
     parent.send_signal(signal.SIGINT)
-    _, stderr = parent.communicate(timeout=30)
+    _, stderr = parent.communicate(timeout=300)
     assert b"KeyboardInterrupt" in stderr
     assert wait_until_gone(int(line)) and list(scratch.iterdir()) == []
 

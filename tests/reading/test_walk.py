@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qlora_doctor.reading.walk import find_configs
+from tests.small_configs import SMALL
 
 AXOLOTL = "base_model: x/y\nadapter: qlora\nload_in_4bit: true\nmicro_batch_size: 1\nsequence_len: 512\n"
 NATIVE = "model: x/y\nlora: {r: 8}\n"
@@ -151,6 +152,13 @@ def test_of_this_repository_only_what_trains_is_taken() -> None:
     trains = {"tests/courses/make.py", "docs/schemastore/valid.yaml", "docs/schemastore/invalid.yaml"}
     assert [path for path in found if path.startswith(rooms) and path not in trains] == []
     assert len(found) < 20
+
+
+def test_a_config_of_every_dialect_is_taken(tmp_path: Path) -> None:
+    for dialect, (name, text) in SMALL.items():
+        (tmp_path / dialect).mkdir()
+        (tmp_path / dialect / name).write_text(text)
+    assert {path.partition("/")[0] for path in names(tmp_path)} == set(SMALL)
 
 
 def test_the_corpus_is_taken(tmp_path: Path) -> None:

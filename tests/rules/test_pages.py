@@ -18,6 +18,8 @@ from qlora_doctor.setup.setup import Setup
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"
 CATALOGUE = ROOT.parent / "shared" / "catalogue" / "failures.json"
+FAILURES = frozenset((Path(__file__).parent / "failures.txt").read_text(encoding="utf-8").split())
+"""The ids of the catalogue of failures, which pages name under ``failures``."""
 PAGES = pages_of(RULES)
 
 
@@ -26,20 +28,13 @@ def rules() -> list[Rule]:
     return load_rules(RULES)
 
 
-@cache
-def catalogue() -> frozenset[str] | None:
-    if not CATALOGUE.is_file():
-        return None
-    return frozenset(entry["id"] for entry in json.loads(CATALOGUE.read_text(encoding="utf-8")))
-
-
 def rule_of(page: Path) -> Rule:
     return next(rule for rule in rules() if rule.path == page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_is_sound_and_its_examples_hold(page: Path) -> None:
-    problems = lint_rule(rule_of(page), healthy_facts(RULES), rules(), catalogue())
+    problems = lint_rule(rule_of(page), healthy_facts(RULES), rules(), FAILURES)
     assert not problems, "\n".join(str(problem) for problem in problems)
 
 
@@ -54,6 +49,17 @@ def test_page_points_at_keys_that_a_config_has(page: Path) -> None:
         if field:
             model = Setup.model_fields[section].annotation
             assert field[0] in model.model_fields, pointer  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(not CATALOGUE.is_file(), reason="the catalogue of failures is not here")
+def test_ids_of_failures_are_those_of_the_catalogue() -> None:
+    assert {entry["id"] for entry in json.loads(CATALOGUE.read_text(encoding="utf-8"))} == FAILURES
+
+
+def test_thresholds_are_those_that_were_decided() -> None:
+    """Examples stand well on either side of a threshold; where exactly it lies is written down once more here."""
+    decided = (Path(__file__).parent / "thresholds.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert [f"{rule.id} {name} {param.default}" for rule in rules() for name, param in rule.params.items()] == decided
 
 
 def test_folder_holds_pages_and_healthy_facts_alone() -> None:

@@ -275,3 +275,16 @@ def test_tf32_is_refused_on_a_card_that_lacks_it(name: str, card: str, told: boo
     setup = read_setup(tmp_path / name).model_copy(update={"hardware": Hardware(gpu=card)})
     refused = conclude(setup, HERE).refused or []
     assert ("tf32-on-older-card" in {each.kind for each in refused}) is told
+
+
+def test_defaults_are_those_that_were_read_from_the_sources() -> None:
+    """``defaults.txt`` has each once more: no library that is installed shows a slip in the row of an older version."""
+    rows = [
+        f"trl {method} {field} {'.'.join(map(str, since))} {value}"
+        for method, fields in defaults.TRL.items()
+        for field, row in fields.items()
+        for since, value in row
+    ]
+    for name in ("BITS_AND_BYTES", "LORA", "TRAINING"):
+        rows += [f"{name.lower()} {field} {value}" for field, value in getattr(defaults, name).items()]
+    assert rows == (Path(__file__).parent / "defaults.txt").read_text(encoding="utf-8").splitlines()

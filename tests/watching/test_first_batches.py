@@ -55,10 +55,11 @@ def moved(row):
 
 loader = DataLoader(data.map(moved, remove_columns=["q", "a"]).with_format("torch"), batch_size=4)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-for batch in loader:
-    loss = model(**{name: value.to("cuda") for name, value in batch.items()}).loss
-    loss.backward()
-    optimizer.step()
+for epoch in range(2):
+    for batch in loader:
+        loss = model(**{name: value.to("cuda") for name, value in batch.items()}).loss
+        loss.backward()
+        optimizer.step()
 """
 
 
@@ -94,7 +95,7 @@ def test_its_healthy_twin(tiny_llama: Path, tmp_path: Path) -> None:
 def test_a_loop_of_its_own_is_not_trained_either(tiny_llama: Path, tmp_path: Path) -> None:
     outcome = drawn_of(tmp_path, HEAD.format(model=str(tiny_llama)) + LOOP)
     assert outcome.batch is not None
-    assert outcome.batch.labels_shifted and outcome.batch.rows == 20
+    assert outcome.batch.labels_shifted and outcome.batch.rows == 20, "one epoch"
     assert outcome.batch.labels_by == "the mapped function moved (train.py:14)"
     assert outcome.batch.labels_on_padding
 

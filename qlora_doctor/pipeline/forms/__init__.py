@@ -100,7 +100,7 @@ def follow(
     if tokenizer is not None:
         trainer.prepare(tokenizer, settings)
     limit, long_rows = trainer.limits(settings)
-    followed = Followed([], [], f"qlora-doctor after {trainer.name}", limit=limit, long_rows=long_rows)
+    followed = Followed([], [], f"qlora-doctor after {trainer.name}", limit=limit)
     followed.tokenizer, followed.packing = tokenizer, bool(settings.get(trainer.packing))
     share = max(32, rows // len(named))
     reads: list[Read] = []
@@ -128,12 +128,17 @@ def follow(
     if not followed.rows:
         whys = [told.not_followed for told in followed.sets if told.not_followed]
         raise NotFollowedForm(whys[0] if whys else "The data holds no rows.")
-    forms = dict.fromkeys(told.form for told in followed.sets if told.form and told.not_followed is None)
-    followed.by = f"qlora-doctor after {trainer.name}'s {' and '.join(forms)}" if forms else followed.by
+    _sign(followed, trainer.name, asked)
+    return followed
+
+
+def _sign(followed: Followed, trainer: str, asked: Asked | None) -> None:
+    """Say by what code the rows were formed."""
+    forms = dict.fromkeys(each.form for each in followed.sets if each.form and each.not_followed is None)
+    followed.by = f"qlora-doctor after {trainer}'s {' and '.join(forms)}" if forms else followed.by
     if asked is not None:
         followed.own = asked.failure is None
         followed.by = f"{asked.by}'s own code" if followed.own else f"{followed.by} ({asked.failure})"
-    return followed
 
 
 def _ask(

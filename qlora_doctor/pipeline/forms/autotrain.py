@@ -2,7 +2,7 @@
 ``train_clm_default.py``): one column, of text or of messages.
 
 All of it is trained, and texts are joined to blocks, so that nothing is cut. With chatml and zephyr, which give the
-tokenizer other special tokens, no tokens are told.
+tokenizer other special tokens, no tokens are shown.
 """
 
 from __future__ import annotations

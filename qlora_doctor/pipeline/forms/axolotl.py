@@ -1,7 +1,7 @@
 """Samples as axolotl's prompt strategies form them (0.18, 0.19: ``axolotl/prompt_strategies``, ``prompt_tokenizers``).
 
-axolotl is seldom installed where a config is checked; what its documentation and source say is followed here, and told
-as ours. A form that is not followed says so.
+axolotl is seldom installed where a config is checked; what its documentation and source say is followed here, and
+reported as ours. A form that is not followed says so.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def form(
 
 
 def limits(settings: Mapping[str, Any]) -> tuple[int, str]:
-    """(tokens of a row at most, what happens to a longer one): axolotl leaves it out unless told to cut."""
+    """(tokens of a row at most, what happens to a longer one): axolotl leaves it out unless set to cut."""
     cuts = str(settings["excess_length_strategy"]).lower() == "truncate"
     return int(settings["sequence_len"]), "cut" if cuts else "drop"
 

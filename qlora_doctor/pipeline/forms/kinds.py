@@ -68,7 +68,7 @@ class FormedSet:
         asked_roles_missing: of the roles that are to be trained, those that no row has.
         trains_all: every turn is trained, whatever its role.
         not_followed: why they are not formed here, where nothing is known to be wrong with them.
-        tokens_unseen: why its rows have no tokens here, where the rest of them is told.
+        tokens_unseen: why its rows have no tokens here, where the rest of them is reported.
         told_by_trainer: its rows are the trainer's own alone, so that what it reads of them is not known here.
     """
 
@@ -101,7 +101,6 @@ class Followed:
         by: whose rules were followed, in words.
         own: the trainer's own code formed them.
         limit: tokens of a row at most; None: nothing is cut.
-        long_rows: what happens beyond: ``drop`` or ``cut``.
         packing: rows are joined.
         tokenizer: with what the trainer changes of it; None where there is none on this machine.
         collator: makes a batch of rows (``input_ids``, ``attention_mask``, ``labels``); None: the labels as they are,
@@ -113,7 +112,6 @@ class Followed:
     by: str
     own: bool = False
     limit: int | None = None
-    long_rows: str = "cut"
     packing: bool = False
     tokenizer: Any = None
     collator: Any = None

@@ -70,7 +70,7 @@ def form(
     columns = _columns(settings)
     if settings.get("ranking"):
         raise NotFollowedForm("A ranking data set is none of supervised fine-tuning.")
-    # How these are written is not followed, so their tokens are left out; what needs no tokens is told all the same.
+    # How these are written is not followed, so their tokens are left out; what needs no tokens is reported.
     written = settings.get("columns")
     media = [name for name in _MEDIA if isinstance(written, Mapping) and written.get(name)]
     told.read |= {str(written[name]) for name in media if isinstance(written, Mapping)}

@@ -1,6 +1,6 @@
 """Samples as a script forms them: its own plain functions on the rows of a local file, and its collator.
 
-Nothing of the script is executed: ``plain`` works its functions out. What is not plain is told.
+Nothing of the script is executed: ``plain`` works its functions out. What is not plain is reported.
 """
 
 from __future__ import annotations

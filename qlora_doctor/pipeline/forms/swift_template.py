@@ -73,10 +73,13 @@ class Encoder:
 
     # -- texts
 
-    def _parts(self, messages: list[dict[str, Any]], tools: Any) -> tuple[list[Part], list[str]]:
-        template, system = self.template, None
-        if messages and messages[0]["role"] == "system":
-            system = messages.pop(0)["content"]
+    def _in_rounds(self, messages: list[dict[str, Any]], tools: Any) -> Any:
+        """Bring the messages into rounds of a question and an answer, in place; returns the system message.
+
+        Raises:
+            Refused: there are none.
+        """
+        system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else None
         self._merge(messages)
         if self.whole:
             self._think(messages)
@@ -85,10 +88,14 @@ class Encoder:
             messages.insert(0, {"role": "user", "content": ""})
         if len(messages) % 2:
             messages.append({"role": "assistant", "content": None})
-        if len(messages) > 2 and template.chat_sep is None:
+        if len(messages) > 2 and self.template.chat_sep is None:
             del messages[:-2]
         if not messages:
             raise Refused("it has no messages")
+        return system
+
+    def _parts(self, messages: list[dict[str, Any]], tools: Any) -> tuple[list[Part], list[str]]:
+        template, system = self.template, self._in_rounds(messages, tools)
         parts: list[Part] = []
         kinds: list[str] = []
         begins, ends = self._around()

@@ -1,6 +1,6 @@
 """Samples as torchtune's builders of data sets form them (0.6: ``torchtune/datasets``, ``data/_messages.py``).
 
-Its tokenizers are its own and write marks of their own, so tokens are left out; what needs none is told: which columns
+Its tokenizers are its own and write marks of their own, so tokens are left out; the rest is reported: which columns
 are read, which messages are trained, and at which rows it stops.
 """
 

@@ -1,4 +1,4 @@
-"""In which Python a config's trainer is installed; told by files alone, nothing runs."""
+"""In which Python a config's trainer is installed; known by files alone, nothing runs."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def is_language_model(setup: Setup) -> bool | None:
 
 
 def compares_answers(setup: Setup, method: str | None) -> bool | None:
-    """True for preference and reinforcement methods; where the method is not told, False if no word is of them.
+    """True for preference and reinforcement methods; where the method is not given, False if no word is of them.
 
     What a loss of the script's own is, no trainer's name tells.
     """

@@ -75,7 +75,7 @@ def _unusable(setup: Setup, folder: Path | None) -> str | None:
     An output_dir that is not here is no sign of a first run: outputs are not part of a checkout.
 
     transformers asks for a checkpoint-N in output_dir (``get_last_checkpoint``), and reads trainer_state.json in the
-    folder that it is told (``Trainer._inner_training_loop``).
+    folder that it is given (``Trainer._inner_training_loop``).
     """
     if folder is not None:
         holds = [each.name for each in folder.iterdir()] if folder.is_dir() else []

@@ -60,7 +60,7 @@ def _overlap(one: NamedData, other: NamedData) -> str | None:
 
 
 def _part(split: str | None) -> _Part | None:
-    """What a split takes; without a word it is the training split."""
+    """What a split takes; by default the training split."""
     match = _SLICE.match(split or "train")
     if match is None:
         return None

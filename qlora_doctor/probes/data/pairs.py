@@ -17,7 +17,10 @@ def pair_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     names = next((each for each in _PAIRS if all(name in rows[0] for name in each)), None)
     if names is not None:
-        return _of_pairs([(row[names[0]], row[names[1]]) for row in rows])
+        found = _of_pairs([(row[names[0]], row[names[1]]) for row in rows])
+        before = names[0].replace("chosen", "prompt")
+        repeated = sum(_repeat(row.get(before), row[names[0]], row[names[1]]) for row in rows)
+        return found | {"prompts_repeated": repeated}
     answers = "completion" in rows[0] or "completion_ids" in rows[0]
     if answers and all(isinstance(row.get("label"), bool) for row in rows):
         return {"desirable_ratio": statistics.fmean(bool(row["label"]) for row in rows)}
@@ -31,6 +34,16 @@ def _of_pairs(pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
         "longer_chosen_ratio": statistics.fmean(longer),
         "pairs_of_two_prompts": sum(of_two_prompts(chosen, rejected) for chosen, rejected in pairs),
     }
+
+
+def _repeat(prompt: Any, *answers: Any) -> bool:
+    """Whether both answers begin with the prompt that stands before them; TRL takes it out of conversations behind a
+    prompt that is a text (trl 1.16, data_utils.py: maybe_extract_prompt), and of nothing else."""
+    if isinstance(prompt, str):
+        start = prompt.strip()
+        return len(start) > 1 and all(isinstance(each, str) and each.strip().startswith(start) for each in answers)
+    size = len(prompt) if isinstance(prompt, list | tuple) else 0
+    return size > 0 and all(isinstance(each, list | tuple) and list(each[:size]) == list(prompt) for each in answers)
 
 
 _ANSWER = re.compile(

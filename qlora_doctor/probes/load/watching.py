@@ -1,4 +1,4 @@
-"""Progress of a load, in bytes, told from a thread while from_pretrained runs."""
+"""Progress of a load, in bytes, reported by a thread while from_pretrained runs."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ def evaluation_facts(course: Course, known: Known, found: dict[str, Any]) -> dic
     """Facts of the evaluations; whether there are none is known as soon as training was logged."""
     series = course.get("eval_loss").finite()
     any_logged = any(name.startswith("eval_") for name in course.series)
-    facts: dict[str, Any] = {"evaluations": len(course.get("eval_loss"))}
-    if len(course.get("eval_runtime")) and found.get("method") != "reinforcement":
-        facts["evaluation_lossless"] = not len(course.get("eval_loss"))
-        facts["evaluations"] = max(facts["evaluations"], len(course.get("eval_runtime")))
+    losses, runs = len(course.get("eval_loss")), len(course.get("eval_runtime"))
+    facts: dict[str, Any] = {"evaluations": losses}
+    if runs and found.get("method") != "reinforcement":
+        facts |= {"evaluation_lossless": not losses, "evaluations": max(losses, runs)}
     if len(course.get("loss")):
         facts["evaluation_absent"] = not any_logged
         facts["evaluation_missing"] = _missing(any_logged, known, found)

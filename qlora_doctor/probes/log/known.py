@@ -20,7 +20,7 @@ class Known:
         learning_rate: that was asked for.
         restarts: the schedule rises again by intention.
         evaluates: evaluation was asked for.
-        keeps_best: the trainer was told to load the best model at the end.
+        keeps_best: the trainer was set to load the best model at the end.
         accumulation: gradient_accumulation_steps.
         vocabulary: rows of the output head.
         labels: classes of a classifier.

@@ -19,7 +19,7 @@ class Overhearing:
         heard: each once, in their order.
 
     Args:
-        failed: told of a failure of the listening itself, which reaches nobody else.
+        failed: is called with a failure of the listening itself, which reaches nobody else.
     """
 
     def __init__(self, failed: Callable[[Exception], None] = lambda error: None) -> None:

@@ -82,7 +82,7 @@ class GradientWatch:
         }
 
     def catch_up(self) -> None:
-        """Read the gradients of which no hook was told: FSDP hands them to its parameters past autograd."""
+        """Read the gradients for which no hook ran: FSDP hands them to its parameters past autograd."""
         for name, parameter in self._parameters.items():
             if name not in self.fired:
                 self._read(name, parameter, self._buffers[parameter.device][self._rows[name]])

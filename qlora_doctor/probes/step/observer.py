@@ -51,7 +51,7 @@ class Observer:
     Args:
         model: as it is trained, adapter attached.
         timeline: says what phase is under way.
-        progress: told in words what is being done.
+        progress: is called with what is being done, in words.
     """
 
     model: nn.Module
@@ -458,20 +458,20 @@ class Observer:
         if self.own_loss is not None:
             before, after = replace(before, loss=self.own_loss.before), replace(after, loss=self.own_loss.after)
         losses = list(self._losses)
+        loss_before, loss_after = _finite(before.loss), _finite(after.loss)
         facts: dict[str, Any] = {
             "losses": [_finite(loss) for loss in losses] or None,
-            "loss_before": _finite(before.loss),
-            "loss_after": _finite(after.loss),
+            "loss_before": loss_before,
+            "loss_after": loss_after,
         }
         values = [value for value in (*losses, before.loss, after.loss) if value is not None]
         if values:
             facts["loss_finite"] = all(_finite(value) is not None for value in values)
-        known = facts["loss_before"] is not None and facts["loss_after"] is not None
-        if known and not self._idle(self.gradients.steps):
+        if loss_before is not None and loss_after is not None and not self._idle(self.gradients.steps):
             facts["loss_moved"] = before.loss != after.loss
         expected = self.known.get("loss_expected")
-        if expected and facts["loss_before"] is not None:
-            facts["loss_off_start"] = abs(facts["loss_before"] - expected) / expected
+        if expected and loss_before is not None:
+            facts["loss_off_start"] = abs(loss_before - expected) / expected
         if before.on_off is not None:
             facts["adapter_identity_difference"] = before.on_off.difference
             if self._starts_as_identity and before.on_off.difference is not None:

@@ -81,11 +81,8 @@ def what_holds_back(
     shares = {name: _share(kept[name], update) for name, update in updates.items()}
     below = [name for name in names if name in shares and shares[name] < 1.0]
     late = [name for name in names if name in shares and shares[name] >= 1.0]
-    kind = type(optimizer).__name__
-    relative = any("scale_parameter" in g for g in optimizer.param_groups) or any(
-        name in kind for name in ("Adafactor", "LAMB", "LARS")
-    )
-    by_gradient = "SGD" in kind and set(below) <= growing and not relative
+    relative = _scales_by_weights(optimizer)
+    by_gradient = "SGD" in type(optimizer).__name__ and set(below) <= growing and not relative
     # A momentum of 0.9 lets the updates of an even gradient add up to ten times one of them.
     piled_up = 1 / (1 - max((float(g.get("momentum") or 0) for g in optimizer.param_groups), default=0.0))
     pace = {name: shares[name] * piled_up / max(taken - 1, 1) for name in below if by_gradient}
@@ -123,6 +120,12 @@ def _largest(optimizer: Any, parameter: nn.Parameter, update: torch.Tensor) -> t
     else:
         return update * _GROWS
     return update.abs().clamp_min(limit * float(group.get("lr") or 0.0))
+
+
+def _scales_by_weights(optimizer: Any) -> bool:
+    """Whether an update follows the size of the weights that it changes."""
+    by_name = any(name in type(optimizer).__name__ for name in ("Adafactor", "LAMB", "LARS"))
+    return by_name or any("scale_parameter" in group for group in optimizer.param_groups)
 
 
 def _from_zero(

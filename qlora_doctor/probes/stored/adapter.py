@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -170,40 +171,58 @@ def _by_pattern(patterns: Any, module: str) -> Any:
     return None
 
 
-def _numbers(
-    config: Mapping[str, Any],
-    pairs: Mapping[str, Mapping[str, StoredTensor]],
-    tensors: Mapping[str, StoredTensor],
-    file: Path,
-) -> dict[str, Any]:
-    """What the values say: each tensor is read once, in the order of the file."""
+@dataclass
+class _Values:
+    """What one pass over a file finds: factors by module and part, tensors that are not finite, those in eight bits
+    with their elements and how many of these are zero."""
+
+    factors: dict[str, dict[str, Factor]] = field(default_factory=lambda: defaultdict(dict))
+    bad: list[str] = field(default_factory=list)
+    small: list[str] = field(default_factory=list)
+    small_elements: int = 0
+    lost: int = 0
+
+
+def _read_values(
+    pairs: Mapping[str, Mapping[str, StoredTensor]], tensors: Mapping[str, StoredTensor], file: Path
+) -> _Values:
+    """Each tensor is read once, in the order of the file."""
     halves = {
         parts[part].name: (module, part)
         for module, parts in pairs.items()
         if _makes_a_change(parts)
         for part in ("lora_A", "lora_B")
     }
-    bad: list[str] = []
-    small: list[str] = []
-    lost = elements = 0
-    factors: dict[str, dict[str, Factor]] = defaultdict(dict)
+    read = _Values()
     with Passing(file) as passing:
         for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
             if name not in halves:
                 if passing.is_finite(tensor) is False:
-                    bad.append(name)
+                    read.bad.append(name)
                 continue
             module, part = halves[name]
             values = passing.values(tensor)
             if tensor.dtype in EIGHT_BIT:
-                small.append(name)
-                lost += int((values == 0).sum())
-                elements += tensor.elements
+                read.small.append(name)
+                read.lost += int((values == 0).sum())
+                read.small_elements += tensor.elements
             found = factor(values if part == "lora_A" else values.reshape(values.shape[0], -1).T)
             if found is None:
-                bad.append(name)
+                read.bad.append(name)
             else:
-                factors[module][part] = found
+                read.factors[module][part] = found
+    return read
+
+
+def _numbers(
+    config: Mapping[str, Any],
+    pairs: Mapping[str, Mapping[str, StoredTensor]],
+    tensors: Mapping[str, StoredTensor],
+    file: Path,
+) -> dict[str, Any]:
+    """What the values say."""
+    read = _read_values(pairs, tensors, file)
+    factors = read.factors
     learned = [
         learned_module(module, parts["lora_A"], parts["lora_B"], scaling_of(config, module))
         for module, parts in ((module, factors[module]) for module in pairs if module in factors)
@@ -217,12 +236,12 @@ def _numbers(
         if each.norm > _MOST_RMS * math.sqrt(sizes[each.module]) and each.module.rpartition(".")[2] not in _EMBEDDINGS
     ]
     facts: dict[str, Any] = {
-        "nonfinite": bad,
-        "eight_bit_tensors": small,
-        "eight_bit_zero_ratio": lost / elements if elements else None,
+        "nonfinite": read.bad,
+        "eight_bit_tensors": read.small,
+        "eight_bit_zero_ratio": read.lost / read.small_elements if read.small_elements else None,
         "scaling": scalings.pop() if config and len(scalings) == 1 else None,
     }
-    facts |= learned_facts([] if bad else learned)
+    facts |= learned_facts([] if read.bad else learned)
     facts["written_share"] = written_share(
         {m: f["lora_B"].written for m, f in factors.items() if "lora_B" in f and not f["lora_B"].zero}
     )

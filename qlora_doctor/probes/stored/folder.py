@@ -119,7 +119,7 @@ def _adapter(folder: Path, base: Path | None) -> dict[str, Any]:
 
 
 def _is_empty_archive(file: Path) -> bool:
-    """True of a file of torch.save without a tensor, told by its list of entries: nothing is unpickled."""
+    """True of a file of torch.save without a tensor, by its list of entries: nothing is unpickled."""
     try:
         names = zipfile.ZipFile(file).namelist() if file.is_file() and file.stat().st_size < _SMALL else None
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):

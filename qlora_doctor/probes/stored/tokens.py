@@ -131,7 +131,7 @@ def _new_rows(folder: Path, rows: int, base_rows: int, base: Path | None) -> dic
     try:
         tensors = read_header(folder / WEIGHTS)
     except StageError:
-        return {"embeddings_missing": False}  # told elsewhere
+        return {"embeddings_missing": False}  # reported elsewhere
     embeds = [(name, parts) for name in tensors if (parts := parse(name)) is not None and _embeds(parts.module)]
     whole = [
         tensors[name].shape[0] for name, parts in embeds if parts.part == "saved" and len(tensors[name].shape) == 2

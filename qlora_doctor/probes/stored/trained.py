@@ -25,7 +25,7 @@ class Trained:
     """What is known of the training's tokenizer.
 
     Attributes:
-        source: what told it, in words.
+        source: where it comes from, in words.
         tokenizer: fields that are not known are None, and tokens that are not known are left out.
         setup: the config of the training, where one is given.
     """

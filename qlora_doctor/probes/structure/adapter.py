@@ -21,7 +21,6 @@ def adapter_facts(
     asked_targets: list[str] | str | None = None,
     asked_to_save: list[str] | None = None,
     fresh_heads: list[str] | None = None,
-    inventory: Inventory | None = None,
 ) -> AdapterFacts:
     """Facts of a model with LoRA on any device: a PeftModel, or a transformers model after ``add_adapter``.
 
@@ -33,7 +32,7 @@ def adapter_facts(
         asked_to_save: modules_to_save as the user wrote them.
         fresh_heads: names of task heads that no checkpoint holds; None where that is unknown.
     """
-    seen = inventory or Inventory(model)
+    seen = Inventory(model)
     config = active_config(seen)
     if config is not None and config.peft_type != "LORA":  # what it adapts, and with how many numbers, is its own
         return AdapterFacts(attached=True, failure="none", **parameter_facts(seen, config), **state_facts(seen, config))

@@ -52,7 +52,7 @@ def look_at_structure(setup: Setup, progress: Progress | None = None, *, offline
     Nothing is raised for a model that cannot be built or an adapter that PEFT refuses: ``failure`` and the facts tell.
 
     Args:
-        progress: told what is under way.
+        progress: is called with what is under way.
         offline: False lets the hub be asked for config.json where the model is not at hand.
     """
     tell = progress or (lambda *_: None)

@@ -54,7 +54,7 @@ def try_uses(
 
     Args:
         config: what is reported already; a call is not reported again for the same argument.
-        progress: told what is under way.
+        progress: is called with what is under way.
         offline: False lets the hub be asked for the config.json that from_pretrained's arguments are held against.
     """
     if not setup.uses:

@@ -24,6 +24,7 @@ from .values import dtype, name_list, names, optimizer, storage_dtype, strategy,
 
 name = "axolotl"
 TRAITS = Traits(
+    liger_by_plugin=True,
     forms=name,
     row_is_sample=True,
     hf_names=True,

@@ -19,12 +19,13 @@ from ...core.place import Place
 from ...core.pointers import dotted, escaped
 from ...setup.setup import SECTIONS, Asked, Change, KeyNote, Origin, OwnKey, Remark, Setup, Source
 from ...setup.traits import Traits
+from ...tables.conditions import Condition
 from ...tables.keys import MOST_SUGGESTIONS, MOST_UNKNOWN_KEYS, KeyList
 from ..document import Document
 from ..interpolation import interpolated
 from ..lenient import Mismatch, describe_value, read_as
 from ..native import CHOICES, DTYPE_CHOICES
-from .named_data import BESIDE, TEMPLATE_KEYS, named_in
+from .named_data import TEMPLATE_KEYS, keys_beside, named_in
 from .values import Unreadable, is_own_word, is_template
 
 Table = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
@@ -293,11 +294,11 @@ class Reading:
 
     # -- what is worth knowing about the keys themselves
 
-    def remark(self, kind: str, key: str | None, note: str, machine: str | None = None) -> None:
+    def remark(self, kind: str, key: str | None, note: str, machine: Condition | None = None) -> None:
         """Keys that together mean something else than they say; kinds are listed in ``facts.config``.
 
         Args:
-            machine: where it is so on some machines only, a condition of ``tables.conditions``.
+            machine: where it is so on some machines only.
         """
         self._remarks.append(Remark(kind=kind, effect="other-meaning", key=key, note=note, machine=machine))
         if key is not None:
@@ -309,14 +310,14 @@ class Reading:
         key: str | None,
         note: str,
         about: str = "trainer",
-        machine: str | None = None,
+        machine: Condition | None = None,
         identity: str | None = None,
     ) -> None:
         """A combination at which the trainer itself stops.
 
         Args:
             about: one of the subjects of ``facts.Remark``.
-            machine: where it is so on some machines only, a condition of ``tables.conditions``.
+            machine: where it is so on some machines only.
             identity: of a row of ``tables.refusals``, its id.
         """
         named = {} if identity is None else {"id": identity}
@@ -433,7 +434,7 @@ class Reading:
         for key in duplicates:
             self.point_at(key)
         named = named_in(self)
-        template = next((key for key in TEMPLATE_KEYS if key in BESIDE.get(self.dialect, ()) and self.has(key)), None)
+        template = next((key for key in TEMPLATE_KEYS if key in keys_beside(self.dialect) and self.has(key)), None)
         if template is not None and "data.chat_template" not in self._origins:
             self.forget("data.chat_template", f"{self.version} has the template under this name.", template)
         self._head_sections()

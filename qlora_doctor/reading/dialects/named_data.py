@@ -1,4 +1,4 @@
-"""Which keys of a dialect name samples, and what stands beside them: one table for all dialects.
+"""Which keys of a dialect name samples, and what stands beside them: ``tables/named_data.json``, one table for all.
 
 A config names its data also where these cannot be looked at from here, since its trainer forms the samples by templates
 of its own. What is named, and what of it is not followed, is reported in the file's own keys.
@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,152 +51,28 @@ class Names:
     commas: bool = False
 
 
-def _axolotl(key: str, role: Role = "train") -> Names:
-    return Names(
-        key, role, subset=("name",), split=("split", "train_on_split"), files=("data_files",), format=("type",),
-        template=("chat_template", "/chat_template"), kind=None,
-        columns=("field", "field_messages", "field_instruction", "field_output", "field_human", "field_model"),
-    )  # fmt: skip
+@cache
+def _table() -> dict[str, dict[str, list[Any]]]:
+    path = Path(__file__).parents[2] / "tables" / "named_data.json"
+    table: dict[str, dict[str, list[Any]]] = json.loads(path.read_text(encoding="utf-8"))
+    return table
 
 
-def _oumi(section: str, role: Role) -> Names:
-    return Names(
-        f"data.{section}.datasets",
-        role,
-        name=("dataset_path", "dataset_kwargs.hf_dataset_path", "dataset_name"),
-        subset=("subset",),
-        split=("split",),
-    )
+@cache
+def names_of(dialect: str) -> tuple[Names, ...]:
+    """The keys that name a dialect's data, in the order in which it reads them."""
+    rows: list[dict[str, Any]] = [
+        {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+        for row in _table()["names"].get(dialect, ())
+    ]
+    return tuple(Names(**row) for row in rows)
 
 
-def _qlora_pipe(key: str, role: Role = "train") -> Names:
-    return Names(key, role, name=("dataset_path", "path"), format=("dataset_type",))
+def keys_beside(dialect: str) -> list[str]:
+    """Keys of a file's top that decide how its samples are formed."""
+    return _table()["beside"].get(dialect, [])
 
 
-def _torchtune(key: str, role: Role = "train") -> Names:
-    return Names(
-        key, role, name=("source", "path"), subset=("name",), split=("split",), files=("data_files",),
-        format=("_component_",), template=("prompt_template", "conversation_style"),
-    )  # fmt: skip
-
-
-NAMES: dict[str, tuple[Names, ...]] = {
-    "axolotl": (
-        _axolotl("datasets"),
-        _axolotl("pretraining_dataset"),
-        _axolotl("test_datasets", "eval"),
-    ),
-    "llamafactory": (
-        Names("dataset", kind="registry", template=("/template",), commas=True),
-        Names("eval_dataset", "eval", kind="registry", template=("/template",), commas=True),
-    ),
-    "llamafactory-v1": (
-        Names("train_dataset", template=("/template",)),
-        Names("eval_dataset", "eval", template=("/template",)),
-    ),
-    "trl": (
-        Names("dataset_name", subset=("/dataset_config",), split=("/dataset_train_split",)),
-        Names("datasets", subset=("name",), split=("split",), files=("data_files",)),
-        Names("dataset_mixture.datasets", name=("id", "path"), subset=("config", "name"), split=("split",)),
-        Names("dataset_path"),
-    ),
-    "alignment-handbook": (
-        Names("dataset_mixer"),
-        Names("dataset_mixture.datasets", name=("id", "path"), subset=("config", "name"), split=("split",)),
-        Names("dataset_name", subset=("/dataset_config",), split=("/dataset_train_split",)),
-    ),
-    "ms-swift": (
-        Names("dataset", template=("/template", "/template_type")),
-        Names("custom_train_dataset_path", template=("/template", "/template_type")),
-        Names("val_dataset", "eval", template=("/template", "/template_type")),
-    ),
-    "torchtune": (_torchtune("dataset"), _torchtune("dataset_val", "eval")),
-    "oumi": (_oumi("train", "train"), _oumi("validation", "eval"), _oumi("test", "eval")),
-    "litgpt": (
-        Names(
-            "data",
-            name=("init_args.json_path", "init_args.data_path", "init_args.repo_id", "class_path"),
-            split=("init_args.split_names",),
-            format=("class_path",),
-            template=("init_args.prompt_style",),
-        ),
-    ),
-    "nemo-automodel": (
-        Names(
-            "dataset",
-            name=("path_or_dataset_id", "path_or_dataset", "dataset_name", "path"),
-            split=("split",),
-            format=("_target_",),
-        ),
-        Names(
-            "validation_dataset",
-            "eval",
-            name=("path_or_dataset_id", "path_or_dataset", "dataset_name", "path"),
-            split=("split",),
-            format=("_target_",),
-        ),
-    ),
-    "autotrain": (
-        Names("data", split=("train_split",), template=("chat_template",), columns=("column_mapping.text_column",)),
-        Names("data_path", split=("/train_split",), template=("/chat_template",)),
-    ),
-    "h2o-llmstudio": (
-        Names("dataset.train_dataframe", kind="file"),
-        Names("dataset.validation_dataframe", "eval", kind="file"),
-    ),
-    "unsloth-studio": (
-        Names("data.dataset", subset=("/data.subset",), split=("/data.train_split",), format=("/data.format_type",)),
-        Names("data.local_dataset", kind="file", format=("/data.format_type",)),
-    ),
-    "llm-finetuning-toolkit": (Names("data", files=(), format=("file_type",), template=("prompt",)),),
-    "qlora-pipe": (
-        _qlora_pipe("datasets"),
-        _qlora_pipe("dataset"),
-        _qlora_pipe("eval_datasets", "eval"),
-    ),
-    "firefly": (
-        Names("train_file", kind="file", template=("/template_name",)),
-        Names("eval_file", "eval", kind="file", template=("/template_name",)),
-    ),
-    "mftcoder": (Names("data_paths"),),
-    "native": (Names("data.train"), Names("data.eval", "eval")),
-    "qlora-artidoro": (Names("dataset", format=("/dataset_format",)),),
-    "peft-sft": (Names("dataset_name", split=("/splits",), template=("/chat_template_format",)),),
-    "fsdp-qlora": (Names("dataset", kind="registry"),),
-}
-"""Dialect → the keys that name its data, in the order in which it reads them."""
-
-BESIDE: dict[str, tuple[str, ...]] = {
-    "axolotl": (
-        *("train_on_inputs", "sequence_len", "chat_template", "chat_template_jinja", "excess_length_strategy"),
-        *("sample_packing", "eot_tokens", "special_tokens", "tokens", "rl", "val_set_size", "default_system_message"),
-        *("dataset_exact_deduplication", "processor_type", "min_sample_len"),
-        *("tokenizer_type", "tokenizer_config", "added_tokens_overrides", "dataset_prepared_path"),
-        *("tokenizer_use_fast", "tokenizer_legacy", "tokenizer_use_mistral_common"),
-    ),
-    "llamafactory": (
-        *("template", "train_on_prompt", "mask_history", "cutoff_len", "packing", "neat_packing", "max_samples"),
-        *("default_system", "enable_thinking", "stage", "val_size", "dataset_dir", "tool_format", "resize_vocab"),
-        *("add_tokens", "add_special_tokens", "new_special_tokens", "tokenized_path", "preserve_thinking"),
-        *("use_fast_tokenizer", "split_special_tokens", "media_dir", "image_max_pixels", "image_min_pixels"),
-    ),
-    "ms-swift": (
-        *("template", "template_type", "system", "max_length", "truncation_strategy", "loss_scale", "packing"),
-        *("model_type", "train_type", "rlhf_type", "split_dataset_ratio", "columns", "agent_template"),
-        *("use_chat_template", "enable_thinking", "add_non_thinking_prefix", "response_prefix", "template_backend"),
-        *("custom_register_path", "external_plugins", "reward_funcs"),
-    ),
-    "autotrain": (
-        *("task", "trainer", "text_column", "prompt_text_column", "rejected_text_column", "chat_template"),
-        *("params.add_eos_token", "add_eos_token"),
-    ),
-    "oumi": (
-        *("model.model_max_length", "model.chat_template", "training.trainer_type", "data.train.collator_name"),
-        *("data.train.train_target", "data.train.collator_kwargs", "data.train.pack"),
-    ),
-    "torchtune": ("tokenizer.max_seq_len",),
-}
-"""Dialect → keys of a file's top that decide how its samples are formed."""
 TEMPLATE_KEYS = ("template", "chat_template", "template_type")
 """Of these the ones that name a template."""
 BUILDERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "imagefolder", "audiofolder"}
@@ -205,7 +82,7 @@ _FILE = re.compile(r"\.(?:jsonl?|ndjson|csv|tsv|parquet|arrow|txt|pq|feather|db|
 
 def named_in(reading: Reading) -> list[NamedData]:
     """The samples that a file names."""
-    found = [each for row in NAMES.get(reading.dialect, ()) for each in _read(reading, row)]
+    found = [each for row in names_of(reading.dialect) for each in _read(reading, row)]
     covered = {each.role for each in found}
     for role, path in (("train", "data.train"), ("eval", "data.eval")):
         if role not in covered:
@@ -279,9 +156,9 @@ def _named(reading: Reading, row: Names, name: str | None, item: Mapping[str, An
 
 def _settings(reading: Reading, item: Mapping[str, Any]) -> dict[str, Any]:
     """What the top of the file and an entry of its own say, the entry first."""
-    top = {key: value for key in BESIDE.get(reading.dialect, ()) if (value := reading.get(key)) is not None}
+    top = {key: value for key in keys_beside(reading.dialect) if (value := reading.get(key)) is not None}
     own = {str(key): value for key, value in item.items() if value is not None}
-    return {**top, **own} if reading.dialect in BESIDE else {}
+    return {**top, **own} if keys_beside(reading.dialect) else {}
 
 
 def _why(reading: Reading, told: NamedData) -> str | None:

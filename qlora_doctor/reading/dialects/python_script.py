@@ -104,7 +104,7 @@ _KAGGLE = {"nvidiaTeslaT4": "T4", "nvidiaTeslaP100": "P100", "nvidiaL4": "L4", "
 
 def _asked_card(data: Any) -> str | None:
     """The card that a notebook was saved with: ``metadata.colab.gpuType``, or Kaggle's accelerator; None: neither is
-    told, it is no card that is known here, or the notebook's own text and output speak of other cards alone."""
+    given, it is no card that is known here, or the notebook's own text and output speak of other cards alone."""
     metadata = data.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
 
@@ -141,52 +141,14 @@ def read(document: Document) -> Setup:
         ConfigError: it is no Python, or no notebook, or nested too deeply.
     """
     from ..pins import asked_of
-    from ..python.handed import note_given_data, note_handed, note_inner_model
-    from ..python.keywords import asked_versions, check_keywords
-    from ..python.lost import note_lost
-    from ..python.named_data import name_data
-    from ..python.order_of_calls import note_order
-    from ..python.outcomes import note_outcomes
-    from ..python.own_functions import note_own_functions
-    from ..python.parts import read_adapter, read_data, read_load, read_quantization
-    from ..python.setup_builder import SetupBuilder
-    from ..python.slips_in_loops import note_loops
-    from ..python.slips_with_adapters import note_adapter_slips
-    from ..python.source import read_source
-    from ..python.statements import read_statements
-    from ..python.training import by_card, order_of, read_training
-    from ..python.training_script import follow_script
-    from ..python.unused import note_unused
-    from ..python.uses import note_uses
+    from ..python.keywords import asked_versions
+    from ..python.script_setup import follow_to_setup
 
     if document.format != "text" and not is_notebook(document.data):
         raise ConfigError(f"{document.path or 'The config'} is neither a Python script nor a notebook.")
     try:
-        source = read_source(document)
-        script = follow_script(source)
+        script, builder = follow_to_setup(document, name, TRAITS)
         _refuse_inference(script, document)
-        builder = SetupBuilder(source, name, TRAITS)
-        read_load(script, builder)
-        read_quantization(script, builder)
-        read_adapter(script, builder)
-        read_training(script, builder)
-        read_data(script, builder)
-        name_data(script, builder)
-        order_of(script, builder)
-        note_outcomes(script, builder)
-        note_order(script, builder)
-        note_own_functions(script, builder)
-        note_unused(script, builder)
-        note_lost(script, builder)
-        note_handed(script, builder)
-        note_given_data(script, builder)
-        note_inner_model(script, builder)
-        note_loops(script, builder)
-        note_adapter_slips(script, builder)
-        by_card(builder)
-        check_keywords(script, builder)
-        note_uses(script, builder)
-        read_statements(script, builder)
     except RecursionError:
         raise ConfigError(f"{document.path or 'The script'} cannot be followed.", remedy=_TOO_DEEP) from None
     builder.leave("hardware.count", why="How the script is launched decides.")

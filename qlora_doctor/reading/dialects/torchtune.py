@@ -61,6 +61,8 @@ _DEFAULTS: dict[str, Any] = {
     "training.prepare_for_kbit_training": False,
     "training.method": "sft",
 }
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "output_proj")
+"""Names of attention layers that its builders look for (modules/peft, LORA_ATTN_MODULES)."""
 _MLP = ["w1", "w2", "w3"]
 
 
@@ -133,7 +135,12 @@ def _targets(reading: Reading) -> None:
     if not isinstance(attention, list):
         reading.leave("lora.target_modules", why="The builder decides; model.lora_attn_modules is not set.")
         return
-    targets = [str(target) for target in attention]
+    targets = [str(target) for target in attention if target in _ATTENTION]
+    unknown = [str(target) for target in attention if target not in _ATTENTION]
+    if unknown:
+        meant = "; the output projection is called output_proj" if {"o_proj", "out_proj"} & set(unknown) else ""
+        note = f"torchtune adapts {', '.join(_ATTENTION)}, and passes by {', '.join(unknown)} without a word{meant}."
+        reading.remark("targets-passed-by", "model.lora_attn_modules", note)
     if reading.get("model.apply_lora_to_mlp"):
         targets += _MLP
     if reading.get("model.apply_lora_to_output"):

@@ -75,8 +75,14 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, ScriptWay, ast.Call | None] | 
                 if collator == "unknown":
                     return None
                 end = {"trainer": None, "collator": collator}
-    if way is None or end is None:
+    settings = _settings(tree, way, end) if way is not None and end is not None else None
+    if way is None or settings is None:
         return None
+    return way.load, settings, evaluated.load if evaluated is not None and evaluated.load is not way.load else None
+
+
+def _settings(tree: ast.Module, way: Way, end: ScriptWay) -> ScriptWay | None:
+    """A way with its end, and all of the script that it needs; None where a part of that is not plain."""
     if end["trainer"] is None:
         end["labels_are_ids"] = _labels_are_ids(tree)
         if not end["labels_are_ids"]:
@@ -92,7 +98,7 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, ScriptWay, ast.Call | None] | 
     sources = {name: ast.unparse(node) for name, node in functions.items() if not node.decorator_list}
     if sum(map(len, sources.values())) > _MOST_CODE:
         return None
-    settings: ScriptWay = {
+    return {
         "steps": way.steps,
         **end,
         "functions": sources,
@@ -101,7 +107,6 @@ def data_way(tree: ast.Module) -> tuple[ast.Call, ScriptWay, ast.Call | None] | 
         "responses": responses,
         "tokenizers": _tokenizers(tree),
     }
-    return way.load, settings, evaluated.load if evaluated is not None and evaluated.load is not way.load else None
 
 
 def _scope(tree: ast.Module) -> ast.FunctionDef | None:
@@ -303,7 +308,7 @@ def _expressions(tree: ast.Module) -> dict[str, str]:
 
 
 def _responses(tree: ast.Module) -> dict[str, str] | Literal["unknown"] | None:
-    """What Unsloth's train_on_responses_only is told of the turns' beginnings; ``unknown`` where that is not plain."""
+    """The turns' beginnings, as Unsloth's train_on_responses_only gets them; ``unknown`` where that is not plain."""
     call = next(
         (
             each

@@ -191,7 +191,7 @@ def _hands_over(script: TrainingScript, wrapper: ast.AST | None) -> bool:
 
 
 def _formatter(script: TrainingScript, builder: SetupBuilder) -> None:
-    """TRL: a formatting function makes one text of prompt and completion, in which no completion can be told apart."""
+    """TRL: a formatting function makes one text of prompt and completion, in which no completion can be found."""
     arguments, trainer = script.arguments(), script.trainer
     asked = arguments.arguments.get("completion_only_loss") if isinstance(arguments, Made) else None
     given = script.given("formatting_func")

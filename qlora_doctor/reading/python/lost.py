@@ -135,7 +135,7 @@ def _by_position(script: TrainingScript, builder: SetupBuilder) -> None:
             return
 
 
-# -- what the trainer is not told
+# -- what the trainer does not get
 
 
 def _resume_unread(script: TrainingScript, builder: SetupBuilder) -> None:

@@ -10,6 +10,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import Any
 
 from ...setup.paths import resolve
 from ...setup.setup import Setup
@@ -37,6 +38,8 @@ def note_order(script: TrainingScript, builder: SetupBuilder) -> None:
         _own_reference(script, builder)
         _many_rewards(script, builder)
         _never_evaluated(script, builder)
+        _nothing_saved(script, builder)
+        _reloaded_without_tokens(script, builder)
     _rate_as_text(script, builder)
     _reloaded_elsewhere(script, builder)
     _from_config(script, builder)
@@ -134,6 +137,66 @@ def _never_evaluated(script: TrainingScript, builder: SetupBuilder) -> None:
             'by itself: nothing is ever evaluated. Set eval_strategy="steps".'
         )
         builder.remark("held-out-unused", None, note, "training.eval_strategy")
+
+
+_SAVES = re.compile(r"(?i)save|push_to_hub|upload|export|hub_model_id|state_dict|callbacks|serializ|dump")
+_SAVES_NOTHING = re.compile(
+    r"save_(?:strategy|steps|total_limit|only_model|safetensors|on_each_node|embedding_layers)|modules_to_save"
+)
+
+
+def _nothing_saved(script: TrainingScript, builder: SetupBuilder) -> None:
+    """No checkpoints, and nothing in the script that could write what was trained."""
+    if builder.value("training.save_strategy") != "no" or (builder.source.file or "").endswith(".ipynb"):
+        return
+    if not _SAVES.search(_SAVES_NOTHING.sub("", script.code)):
+        note = (
+            'save_strategy is "no", and the script saves nothing after the training: what is trained is gone when it '
+            "ends."
+        )
+        builder.remark("nothing-saved", None, note, "training.save_strategy")
+
+
+def _reloaded_without_tokens(script: TrainingScript, builder: SetupBuilder) -> None:
+    """Embeddings that were resized are stored with the adapter, and go into no base of the old size.
+
+    Source: peft/utils/save_and_load.py, save_embedding_layers="auto".
+    """
+    resized = next((step for step in _sure(script) if step.kind == "change" and step.call.maker == "resize"), None)
+    if resized is None or resized.call.node is None or "save_embedding_layers" in script.code:
+        return
+    trained = max((node.lineno for _, node in _named(script, "train")), default=None)
+    if trained is None:
+        return
+    bases = {
+        ast.unparse(node.targets[0]): node
+        for node in ast.walk(builder.source.tree)
+        if isinstance(node, ast.Assign)
+        and node.lineno > trained
+        and isinstance(node.value, ast.Call)
+        and re.match(r"AutoModel\w*\.from_pretrained$", ast.unparse(node.value.func))
+    }
+    again = {
+        ast.unparse(node.func.value) for _, node in _named(script, "resize_token_embeddings") if node.lineno > trained
+    }
+    for _, node in _named(script, "from_pretrained"):
+        name = ast.unparse(node.args[0]) if node.args else ""
+        loads = ast.unparse(node.func.value).startswith("PeftModel")
+        if loads and node.lineno > trained and name in bases and name not in again and bases[name].lineno < node.lineno:
+            note = (
+                f"PEFT stops: the embeddings are resized in {builder.source.where(resized.call.node)} and stored with "
+                f"the adapter, and {builder.source.where(node)} loads it onto a base that was read again and not "
+                "resized (size mismatch). Call resize_token_embeddings on that base first."
+            )
+            builder.refused("reloaded-without-tokens", note, "lora.saved")
+            return
+
+
+def _named(script: TrainingScript, method: str) -> Iterator[tuple[ast.Attribute, Any]]:
+    """Calls of a method in the script's own file, where they stand in the order in which they are run."""
+    for source, node in script.nodes(ast.Call):
+        if isinstance(node.func, ast.Attribute) and node.func.attr == method and source is script.sources[0]:
+            yield node.func, node
 
 
 def _rate_as_text(script: TrainingScript, builder: SetupBuilder) -> None:

@@ -88,6 +88,9 @@ def read_load(script: TrainingScript, builder: SetupBuilder) -> None:
     for name, (path, convert) in _LOAD.items():
         if not builder.knows(path):
             builder.take(path, load.arguments.get(name), place_of(load, name), convert)
+    problem = load.arguments.get("problem_type")
+    if problem is not None:
+        builder.extra("model", "problem_type", problem)
     flash = load.arguments.get("use_flash_attention_2")
     if isinstance(flash, Known) and flash.data and not builder.knows("model.attn_implementation"):
         builder.put("model.attn_implementation", "flash_attention_2", place_of(load, "use_flash_attention_2"))
@@ -251,7 +254,7 @@ def _is_before_transformers_5(script: TrainingScript) -> bool:
 
 
 def _read_unsloth_bits(load: Made, builder: SetupBuilder) -> None:
-    """FastLanguageModel.from_pretrained: 4-bit unless told otherwise, NF4 with double quantization."""
+    """FastLanguageModel.from_pretrained: 4-bit unless set otherwise, NF4 with double quantization."""
     for name, path in _SWITCHED.items():
         builder.take(path, load.arguments.get(name), place_of(load, name), switch)
     builder.head("quantization", place_of(load, "load_in_4bit"))

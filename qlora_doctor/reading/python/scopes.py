@@ -64,7 +64,7 @@ class Seen:
 
     Attributes:
         calls: calls into libraries that matter, in order, each with whether it surely happens.
-        runs: trainers as they were when they were told to train.
+        runs: trainers as they were when ``train`` was called.
         models: models that were loaded.
         functions: functions of the script that were followed.
         left_out: names in branches that an argument of the script would lead to.

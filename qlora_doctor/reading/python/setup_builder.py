@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from ...setup.setup import SECTIONS, Change, KeyNote, LibraryUse, NamedData, NotFollowed, Origin, Remark, Setup
 from ...setup.setup import Source as Whose
 from ...setup.traits import Traits
+from ...tables.conditions import Condition
 from ..dialects.fields import checked_value
 from ..dialects.values import Unreadable, is_template
 from ..lenient import describe_value
@@ -138,14 +139,10 @@ class SetupBuilder:
             if path not in self._origins:
                 self.unknown(path, why)
 
-    def leave_rest(self, *sections: str, why: str, but: Collection[str] = ()) -> None:
-        """Say of all that was not set in these sections that it cannot be known.
-
-        Args:
-            but: names whose silence is known to mean the library's default.
-        """
+    def leave_rest(self, *sections: str, why: str) -> None:
+        """Say of all that was not set in these sections that it cannot be known."""
         for section in sections:
-            names = (field for field in SECTIONS[section].model_fields if field != "extra" and field not in but)
+            names = (field for field in SECTIONS[section].model_fields if field != "extra")
             self.leave(*(f"{section}.{name}" for name in names), why=why)
 
     def extra(self, section: str, name: str, value: Value) -> None:
@@ -191,14 +188,14 @@ class SetupBuilder:
         key: str,
         about: str = "trainer",
         *,
-        machine: str | None = None,
+        machine: Condition | None = None,
         node: ast.AST | None = None,
     ) -> None:
         """A combination at which the library itself stops.
 
         Args:
             about: one of the subjects of ``facts.Remark``.
-            machine: where it is so on some machines only, a condition of ``tables.conditions``.
+            machine: where it is so on some machines only.
             node: where the script says it, for a key that is no value of the Setup.
         """
         told = Remark(kind=kind, effect="refused", key=key, note=note, about=about, machine=machine)
@@ -207,7 +204,7 @@ class SetupBuilder:
             self._origins.setdefault(key, Origin(source="explicit", place=self.source.place(node)))
 
     def not_taken(
-        self, key: str, node: ast.AST, *, removed: bool, closest: str | None, note: str, machine: str | None
+        self, key: str, node: ast.AST, *, removed: bool, closest: str | None, note: str, machine: Condition | None
     ) -> None:
         """An argument that the library does not take.
 
@@ -215,7 +212,7 @@ class SetupBuilder:
             key: ``Class.argument``.
             removed: older versions took it.
             closest: what it is called now, or what looks most like it.
-            machine: the versions of which this is true, as a condition of ``tables.conditions``.
+            machine: the versions of which this is true.
         """
         told = KeyNote(key=key, closest=closest, note=note, machine=machine)
         (self._removed_keys if removed else self._unknown_keys).append(told)

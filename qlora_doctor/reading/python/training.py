@@ -57,7 +57,7 @@ _PREPARE = "training.prepare_for_kbit_training"
 
 
 def read_training(script: TrainingScript, builder: SetupBuilder) -> None:
-    """``training``: what the trainer is given, and what prepare_model_for_kbit_training and the model are told."""
+    """``training``: what the trainer is given, and what prepare_model_for_kbit_training and the model get."""
     arguments = script.arguments()
     if isinstance(arguments, Made):
         _take_arguments(arguments, builder)

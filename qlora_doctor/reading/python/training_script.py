@@ -35,7 +35,7 @@ class TrainingScript:
 
     Attributes:
         seen: everything that was met.
-        trainer: the call of a Trainer, as it stood when it was told to train; None where there is none.
+        trainer: the call of a Trainer, as it stood when ``train`` was called; None where there is none.
         model: the model that is trained; None where it is not known which one.
         runs: how many different trainings the script has.
         whole: the script was understood from the load of the model to its training, so that what is absent is absent.

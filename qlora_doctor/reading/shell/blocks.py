@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from .words import NAME, Scanner, Written
 
 _REDIRECTIONS = {"<", ">", ">>", ">&", ">|", "<&", "<<<", "<>", "&>", "&>>"}
-_OPENS = {"if": "if", "for": "loop", "while": "loop", "until": "loop", "select": "loop", "case": "case"}
+_OPENS = {"if": "if", "case": "case", "{": "function"} | dict.fromkeys(("for", "while", "until", "select"), "loop")
 _CLOSES = {"fi": "if", "done": "loop", "esac": "case", "}": "function"}
 _BETWEEN = {"then", "else", "elif", "do", "!", "time"}
 READS = {"for", "select", "read", "unset", "mapfile", "readarray", "getopts"}
@@ -38,9 +38,8 @@ def events(scanner: Scanner) -> Iterator[Event]:
         nonlocal words
         if words:
             event = Event("command", words, conditional=conditional)
-            for name in assigned_in(words):
-                for block in open_blocks:
-                    block.assigned.add(name)
+            for block in open_blocks:
+                block.assigned.update(assigned_in(words))
             words = []
             yield event
 
@@ -56,12 +55,11 @@ def events(scanner: Scanner) -> Iterator[Event]:
 
     for token in scanner.tokens():
         if isinstance(token, str):
-            if token in _REDIRECTIONS:
+            skip_next = token in _REDIRECTIONS
+            if skip_next:
                 if words and words[-1].end == scanner.at - len(token) and (words[-1].literal or "x").isdigit():
                     words.pop()  # the descriptor of 2>file
-                skip_next = True
                 continue
-            skip_next = False
             function = token == "(" and len(words) == 1  # name () …
             if function:
                 words = []
@@ -80,8 +78,6 @@ def events(scanner: Scanner) -> Iterator[Event]:
             yield from enter(_OPENS[literal])
             if literal in ("for", "select", "case"):
                 words.append(token)
-        elif literal == "{":
-            yield from enter("function")
         elif literal in _CLOSES:
             yield from leave(_CLOSES[literal])
         elif literal not in _BETWEEN:

@@ -175,12 +175,8 @@ def _card(environment: EnvironmentFacts | None) -> dict[str, Any] | None:
     """The hardware, without what is free of it: a failure for want of memory is not kept."""
     if environment is None:
         return None
-    known = environment.model_dump(
-        mode="json", include={"gpus", "driver", "cpu_count", "host_memory_bytes", "bitsandbytes_backends"}
-    )
-    for gpu in known["gpus"] or ():
-        gpu.pop("free_bytes", None)
-    return known
+    shown = {"gpus", "driver", "cpu_count", "host_memory_bytes", "bitsandbytes_backends"}
+    return environment.model_dump(mode="json", include=shown, exclude={"gpus": {"__all__": {"free_bytes"}}})
 
 
 def _common(

@@ -29,7 +29,7 @@ VARIABLE = "QLORA_DOCTOR_CACHE"
 
 @dataclass(frozen=True)
 class Kept:
-    """How a stage ended, and the facts that it told, by subject."""
+    """How a stage ended, and the facts that it reported, by subject."""
 
     record: StageRecord
     facts: Mapping[str, Any]

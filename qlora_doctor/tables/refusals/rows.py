@@ -10,6 +10,7 @@ from typing import Any
 
 from ...language.code import Code
 from ...language.expression import EvaluationError, Expression
+from ..conditions import Condition
 
 TRAINERS = ("axolotl", "llamafactory")
 COMPILED = Path(__file__).with_name("compiled.json")
@@ -26,7 +27,7 @@ class Refusal:
         kind: what is wrong, in a few words with hyphens.
         key: the key that the finding points at.
         about: one of the subjects of ``facts.Remark``.
-        machine: where it depends on the machine as well, a condition of ``tables.conditions``.
+        machine: where it depends on the machine as well.
         when: true of a file that the trainer refuses, as it is written.
         note: what the trainer says, in a sentence.
         code: ``when``, compiled.
@@ -36,7 +37,7 @@ class Refusal:
     kind: str
     key: str
     about: str
-    machine: str | None
+    machine: Condition | None
     when: str
     note: str
     code: Code

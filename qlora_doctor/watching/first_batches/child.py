@@ -50,6 +50,8 @@ class _Run:
         self.drawn = Drawn()
         self.trainer: Any = None
         self.drawing = False
+        self.first_loader: Any = None
+        self.first_begun = 0
 
     def run(self) -> None:
         """Run the script; never returns."""
@@ -161,14 +163,28 @@ class _Run:
 
     def _took(self, model: Any, batch: Mapping[str, Any]) -> None:
         drawn, loaders = self.drawn, self.noted.loaders
+        if drawn.batches and self._is_next_epoch(batch):
+            self._finish()
         drawn.batches.append({name: _copied(value) for name, value in batch.items()})
         if len(drawn.batches) == 1:
+            self.first_loader, self.first_begun = loaders[-1] if loaders else None, self.noted.begun
             drawn.model, drawn.config = model, getattr(model, "config", None)
             drawn.tokenizer = _only_tokenizer()
             if loaders:
                 drawn.dataset, drawn.collator = loaders[-1].dataset, _inside(loaders[-1].collate_fn)
         if drawn.enough:
             self._finish()
+
+    def _is_next_epoch(self, batch: Mapping[str, Any]) -> bool:
+        """Whether the rows of a loop begin again: its loader does, or, without one, its first batch is back."""
+        loaders, first = self.noted.loaders, self.drawn.batches[0].get("input_ids")
+        if self.first_loader is None:
+            return (
+                first is not None
+                and first.shape == batch["input_ids"].shape
+                and bool((first == batch["input_ids"]).all())
+            )
+        return loaders[-1] is self.first_loader and self.noted.begun != self.first_begun
 
     def loss_of_its_own(self) -> None:
         """The script takes logits: what its labels are is between it and its loss."""
@@ -374,7 +390,7 @@ def _own_loss(trainer: Any) -> bool:
 
 
 def _from_network(error: BaseException) -> bool:
-    """Whether an exception came of the closed network, however it was told on the way."""
+    """Whether an exception came of the closed network, however it was wrapped on the way."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, NetworkClosed | OSError):

@@ -86,7 +86,7 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
         "columns": _columns(drawn.dataset),
         "rows": _length(drawn.dataset) if not noted.sampled else None,
         "chat_template": getattr(drawn.tokenizer, "chat_template", None) is not None if drawn.tokenizer else None,
-        "vocab_rows": _vocabulary(drawn.config),
+        "vocab_rows": (vocabulary := _vocabulary(drawn.config)),
     }
     known.update(pair_facts(rows_before))
     tokens = [batch for batch in batches if _is_tokens(batch)]
@@ -105,9 +105,9 @@ def facts_of_drawn(drawn: Drawn, noted: Noted) -> tuple[DataFacts, BatchFacts | 
     if any(batch["input_ids"].dim() == 3 for batch in tokens):
         return DataFacts(**known), _batch_facts(look, tokens, rows_before, drawn, noted)
     if classes:
-        known.update(of_ids([row.ids for row in rows], known["vocab_rows"]))
+        known.update(of_ids([row.ids for row in rows], vocabulary))
     elif rows:
-        known.update(_of_rows(rows, drawn, known["vocab_rows"]))
+        known.update(_of_rows(rows, drawn, vocabulary))
         limits = noted.limits | ({drawn.limit} if drawn.limit is not None else set())
         known.update(of_cut(rows, limits, drawn.tokenizer))
         if known.get("truncated_ratio", 0.0) > MOST_CUT:
@@ -251,7 +251,7 @@ def _first_rows(dataset: Any, most: int = ROWS) -> list[Mapping[str, Any]]:
         return []
     try:
         found = list(islice(_each(dataset), most))
-    except Exception:  # the loader has told what is wrong
+    except Exception:  # the loader has said what is wrong
         return []
     return [row for row in found if isinstance(row, Mapping)]
 

@@ -25,8 +25,9 @@ class Noted:
         cells: of a notebook's code, the cell of each line.
         makers: column → the function that wrote it last, in words.
         loaders: that were iterated, the last one last.
+        begun: how often one was begun.
         sampled: True where the script was given a part of a large data set.
-        limits: lengths at which the tokenizer was told to cut.
+        limits: lengths at which the tokenizer was set to cut.
         emptied: the filter that left no row last, in words.
         handed: the first row that a library's function was mapped over: as the trainer is given it.
     """
@@ -35,6 +36,7 @@ class Noted:
     cells: tuple[int | None, ...] = ()
     makers: dict[str, str] = field(default_factory=dict)
     loaders: list[Any] = field(default_factory=list)
+    begun: int = 0
     sampled: bool = False
     limits: set[int] = field(default_factory=set)
     emptied: str | None = None
@@ -113,6 +115,7 @@ def _note_loaders(noted: Noted) -> None:
         if self in noted.loaders:
             noted.loaders.remove(self)
         noted.loaders.append(self)
+        noted.begun += 1
         return plain(self)
 
     DataLoader.__iter__ = begin

@@ -20,7 +20,7 @@ _PROCESSES = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "os.sy
 
 @dataclass
 class Rewarded:
-    """What the functions did: sentences by kind, and the sum of their rewards for each completion."""
+    """What the functions did: sentences by kind."""
 
     names: list[str] = field(default_factory=list)
     raises: list[str] = field(default_factory=list)
@@ -28,7 +28,23 @@ class Rewarded:
     counts: list[str] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
     unscored: list[str] = field(default_factory=list)
-    sums: list[float] | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The sentences, as fields of ``DataFacts``."""
+        return {
+            "reward_functions": self.names,
+            "reward_raises": _joined(self.raises),
+            "reward_raises_on": _joined(self.raises_on),
+            "reward_counts": _joined(self.counts),
+            "reward_unusable": _joined(self.unusable),
+            "reward_unscored": _joined(self.unscored),
+        }
+
+    @property
+    def all_well(self) -> bool:
+        """Whether no function did anything wrong."""
+        return not (self.raises or self.raises_on or self.counts or self.unusable or self.unscored)
 
 
 def reward_facts(
@@ -72,18 +88,10 @@ def reward_facts(
                 scored[place] = True
     if not found.names:
         return {}
-    unscored = found.unscored if not any(scored) else []
-    troubles = found.raises or found.raises_on or found.counts or found.unusable or unscored
-    known: dict[str, Any] = {
-        "reward_functions": found.names,
-        "reward_completions": len(total),
-        "reward_raises": _joined(found.raises),
-        "reward_raises_on": _joined(found.raises_on),
-        "reward_counts": _joined(found.counts),
-        "reward_unusable": _joined(found.unusable),
-        "reward_unscored": _joined(unscored),
-    }
-    if everything_heard and not troubles and not asked and not away:
+    if any(scored):
+        found.unscored.clear()
+    known = found.facts | {"reward_completions": len(total)}
+    if everything_heard and found.all_well and not asked and not away:
         known["reward_spread"] = _spread(total, groups)
         known["reward_sample"] = total[0]
     return known

@@ -13,7 +13,6 @@ from qlora_doctor.core.rows import count_rows
 from qlora_doctor.facts.schedule import ResumeFacts, ScheduleFacts
 from qlora_doctor.probes.config.resume import recorded_arguments
 
-CASES = Path(__file__).parents[4] / "shared" / "cases"
 SCRIPT = """
 from datasets import load_dataset
 from peft import LoraConfig
@@ -365,20 +364,31 @@ def test_llamafactory_switches_the_adapter_off_for_its_reference(tmp_path: Path)
     assert "QD171" not in of(file)["told"]
 
 
-# -- the cases of public reports
+# -- what public reports ended at
 
-OF_CASES = {
-    "field-05-grpo-vllm-merges-into-4bit/grpo.py": "QD170",
-    "field-06-grpo-group-not-divisible/grpo.py": "QD161",
-    "field-11-best-model-strategies-differ/train.py": "QD160",
+REPORTED = {
+    "vllm-merges-into-4-bit": ("GRPO", "use_vllm=True, vllm_mode='colocate', num_generations=8", "QD170"),
+    "group-not-divisible": ("GRPO", "per_device_train_batch_size=2, num_generations=8", "QD161"),
+    "best-model-strategies-differ": (
+        "SFT",
+        "eval_strategy='steps', eval_steps=40, save_strategy='epoch', load_best_model_at_end=True",
+        "QD160",
+    ),
 }
+LOAD = """AutoModelForCausalLM.from_pretrained(
+        "Qwen/Qwen2.5-3B-Instruct", quantization_config=BitsAndBytesConfig(load_in_4bit=True)
+    )"""
+HELD_OUT = '    eval_dataset=load_dataset("json", data_files="held_out.jsonl", split="train"),\n'
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
-@pytest.mark.parametrize("case", OF_CASES)
-def test_cases_are_named_by_their_cause(case: str) -> None:
-    report = check(CASES / case, stages=("config",), cache=False)
-    assert [finding.rule for finding in report.findings if finding.severity == "error"] == [OF_CASES[case]]
+@pytest.mark.parametrize(("kind", "arguments", "rule"), REPORTED.values(), ids=REPORTED)
+def test_reports_are_named_by_their_cause(kind: str, arguments: str, rule: str, tmp_path: Path) -> None:
+    text = SCRIPT.format(kind=kind, arguments=f"bf16=True, {arguments}", train="")
+    text = text.replace('"Qwen/Qwen2.5-3B-Instruct"', LOAD).replace("    args=", HELD_OUT + "    args=")
+    text = "from transformers import AutoModelForCausalLM, BitsAndBytesConfig\n" + text
+    (tmp_path / "train.py").write_text(text)
+    report = check(tmp_path / "train.py", stages=("config",), cache=False)
+    assert [finding.rule for finding in report.findings if finding.severity == "error"] == [rule]
 
 
 def test_vllm_beside_a_16_bit_base_is_no_finding(tmp_path: Path) -> None:

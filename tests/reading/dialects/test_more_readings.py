@@ -269,6 +269,17 @@ def test_llamafactory_trains_on_the_last_of_several_adapters(tmp_path: Path, wri
     assert read_setup(config).model.adapter == "second"
 
 
+@pytest.mark.parametrize(("name", "passed_by"), [("o_proj", True), ("output_proj", False)])
+def test_layers_that_torchtune_passes_by(name: str, passed_by: bool, tmp_path: Path) -> None:
+    model = (
+        f"_component_: torchtune.models.llama3_1.lora_llama3_1_8b, lora_attn_modules: [q_proj, {name}], lora_rank: 8"
+    )
+    (tmp_path / "tune.yaml").write_text(f"model: {{{model}, quantize_base: true}}\nbatch_size: 2\n")
+    setup = read_setup(tmp_path / "tune.yaml")
+    assert ("targets-passed-by" in {remark.kind for remark in setup.remarks}) is passed_by
+    assert setup.lora.target_modules == (["q_proj"] if passed_by else ["q_proj", "output_proj"])
+
+
 _SWIFT = "model: my/model\ntuner_type: lora\nquant_method: bnb\nquant_bits: 4\n"
 _TRL = "model_name_or_path: my/model\nload_in_4bit: true\nuse_peft: true\nlora_r: 16\n"
 _AXOLOTL = "base_model: my/model\nadapter: qlora\nload_in_4bit: true\n"

@@ -601,6 +601,18 @@ def test_what_is_no_training_script_is_not_recognised(tmp_path: Path) -> None:
         read(tmp_path, "print('hello')\n")
 
 
+def test_the_kind_of_a_classifiers_loss_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(
+        "from transformers import AutoModelForSequenceClassification, Trainer\n"
+        "model = AutoModelForSequenceClassification.from_pretrained(\n"
+        '    "base", num_labels=3, problem_type="multi_label_classification"\n)\n'
+        "trainer = Trainer(model=model)\ntrainer.train()\n"
+    )
+    model = read_setup(path).model
+    assert (model.num_labels, model.extra) == (3, {"problem_type": "multi_label_classification"})
+
+
 @pytest.mark.parametrize(
     ("line", "trains"),
     [("model.generate(x)", False), ("loss.backward()", True), ("Trainer(model=model).train()", True)],

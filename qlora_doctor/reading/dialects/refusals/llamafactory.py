@@ -5,6 +5,7 @@ The rows themselves are in tables/refusals/llamafactory.yaml.
 
 from __future__ import annotations
 
+from ....tables.conditions import Condition
 from ..fields import Reading
 from . import Computed
 
@@ -68,7 +69,7 @@ def remark(reading: Reading, *, trains_anyway: bool) -> None:
             "On one GPU llamafactory-cli starts DeepSpeed with FORCE_TORCHRUN=1 in the environment only; without it "
             "the run stops."
         )
-        reading.remark("launched-without-torchrun", "deepspeed", note, "gpus < 2")
+        reading.remark("launched-without-torchrun", "deepspeed", note, Condition("gpus < 2"))
     if reading.get("packing") and not reading.get("neat_packing") and reading.get("stage", "sft") == "sft":
         note = "LLaMA-Factory keeps packed samples apart with neat_packing: true only."
         reading.remark("packing-joins-samples", "packing", note)

@@ -5,6 +5,7 @@ From utils/schemas/validation.py, config.py, deprecated.py and enums.py.
 
 from __future__ import annotations
 
+from .....tables.conditions import Condition
 from ...fields import Reading
 from .words import KERNELS, attention, fsdp_version
 
@@ -100,7 +101,7 @@ def _kernels(reading: Reading) -> None:
 
 def _older_torch(reading: Reading) -> None:
     note = "axolotl warns: it supports torch 2.6 and later, and the run has an older one."
-    reading.remark("torch-too-old", None, note, "torch < 2.6")
+    reading.remark("torch-too-old", None, note, Condition("torch < 2.6"))
 
 
 def _deprecations(reading: Reading) -> None:

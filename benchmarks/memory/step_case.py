@@ -1,4 +1,7 @@
-"""A training step in plain terms, and the model of it on the meta device."""
+"""A training step in plain terms, and what the predictor makes of it: the cases of the truth files, and of tests.
+
+``subject_of_setup`` makes the same of a config; here nothing of a config has a part in it.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def build_model(case: StepCase) -> Any:
     from transformers.integrations import replace_with_bnb_linear
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    from ..pipeline.base import dtype_argument
+    from qlora_doctor.pipeline.base import dtype_argument
 
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -148,3 +151,31 @@ def pack_weights(model: Any, double_quant: bool, quant_type: str, dtype: Any) ->
         module._parameters["weight"] = new
         module.quant_state = state
         new.module = module
+
+
+def subject_of_case(case: StepCase) -> Any:
+    """The subject of a case."""
+    import torch
+
+    from qlora_doctor.memory.load import LoadOptions
+    from qlora_doctor.memory.step import StepOptions
+    from qlora_doctor.memory.subject import Subject
+
+    model = build_model(case)
+    load = LoadOptions(
+        dtype=getattr(torch, case.dtype), prepared=case.prepare_for_kbit_training, warm_up=case.from_checkpoint
+    )
+    step = StepOptions(
+        batch=case.batch,
+        sequence=case.sequence,
+        precision=case.precision,
+        optim=case.optim,
+        gradient_accumulation_steps=case.gradient_accumulation_steps,
+        max_grad_norm=case.max_grad_norm,
+        trainer=case.trainer,
+        packing=case.packing,
+        padded=case.padded,
+        checkpointing=case.gradient_checkpointing,
+        flash=case.flash,
+    )
+    return Subject(model, load, step)
