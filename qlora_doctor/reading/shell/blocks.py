@@ -38,8 +38,9 @@ def events(scanner: Scanner) -> Iterator[Event]:
         nonlocal words
         if words:
             event = Event("command", words, conditional=conditional)
+            names = assigned_in(words)
             for block in open_blocks:
-                block.assigned.update(assigned_in(words))
+                block.assigned.update(names)
             words = []
             yield event
 
