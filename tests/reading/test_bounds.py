@@ -74,7 +74,6 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_no_file_takes_long_or_much(tmp_path: Path) -> None:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text(), "utf-8")

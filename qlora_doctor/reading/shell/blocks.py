@@ -37,11 +37,11 @@ def events(scanner: Scanner) -> Iterator[Event]:
     def end() -> Iterator[Event]:
         nonlocal words
         if words:
-            event = Event("command", words, conditional=conditional)
+            names = assigned_in(words)
             for block in open_blocks:
-                block.assigned.update(assigned_in(words))
+                block.assigned.update(names)
+            yield Event("command", words, conditional=conditional)
             words = []
-            yield event
 
     def enter(block: str) -> Iterator[Event]:
         event = Event("enter", block=block)
