@@ -21,22 +21,28 @@ _KEYS = "config.unknown_keys"
 def joined(
     findings: Sequence[Finding], outcomes: Sequence[RuleOutcome], facts: Facts, rules: Mapping[str, Rule]
 ) -> tuple[list[Finding], list[RuleOutcome]]:
-    """The findings with the consequences of misspelt keys in one, and the outcomes: a consequence is not judged."""
+    """The findings with the consequences of misspelt keys in one, and the outcomes: a consequence is not judged.
+
+    What is suppressed neither takes others in nor goes into one.
+    """
     config = facts.config
     misspelt = [key for key in (config.unknown_keys if config is not None else None) or [] if key.meant]
-    head = next((each for each in findings if _KEYS in rules[each.rule].evidence), None)
+    counting = [each for each in findings if each.suppressed is None]
+    head = next((each for each in counting if _KEYS in rules[each.rule].evidence), None)
     if head is None or not misspelt:
         return list(findings), list(outcomes)
     rows = [row.note or "" for row in (config.refused if config is not None else None) or []]
-    follows = {each.rule: each for each in findings if _follows(rules[each.rule], misspelt, rows)}
+    follows = {each.rule: each for each in counting if _follows(rules[each.rule], misspelt, rows)}
     if not follows:
         return list(findings), list(outcomes)
     told = " ".join([head.message, "What follows:", *(each.message for each in follows.values())])
-    worst = min((head, *follows.values()), key=lambda each: _ORDER[each.severity]).severity
+    worst = min((head, *follows.values()), key=lambda each: _ORDER[each.severity])
     evidence = [*head.evidence, *(fact for each in follows.values() for fact in each.evidence)]
-    whole = head.model_copy(update={"message": told, "severity": worst, "evidence": evidence})
+    whole = head.model_copy(
+        update={"message": told, "severity": worst.severity, "confidence": worst.confidence, "evidence": evidence}
+    )
     left = [whole if each is head else each for each in findings if each.rule not in follows]
-    reason = f"It follows from a misspelt key, and is told with {head.rule}."
+    reason = f"It follows from a misspelt key, and is reported with {head.rule}."
     return left, [
         each.model_copy(update={"status": "skipped", "reason": reason}) if each.rule in follows else each
         for each in outcomes

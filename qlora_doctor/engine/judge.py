@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -15,7 +15,6 @@ from ..facts import Facts
 from ..language.expression import EvaluationError, Unknown, Values
 from ..language.values import lookup
 from .fingerprint import fingerprint
-from .joining import joined
 from .rule import Rule, stage_of
 from .selection import Selection
 
@@ -72,10 +71,13 @@ def judge(
         outcomes.append(outcome)
         if outcome.status == "fail":
             findings.append(_finding(rule, values, selection, locate or _nowhere, in_file, _seen_in(rule, ended)))
-    findings, outcomes = joined(findings, outcomes, facts, {rule.id: rule for rule in rules})
+    return Judgement(in_order(findings), outcomes)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """The worst first, then by the rules' ids."""
     order = {"error": 0, "warning": 1, "info": 2}
-    findings.sort(key=lambda finding: (order[finding.severity], finding.rule))
-    return Judgement(findings, outcomes)
+    return sorted(findings, key=lambda finding: (order[finding.severity], finding.rule))
 
 
 def _told_of(facts: Facts, keeps: Callable[[str | None], bool]) -> dict[str, Any]:

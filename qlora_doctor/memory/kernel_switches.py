@@ -74,7 +74,8 @@ class LigerKernels:
         if not training.use_liger_kernel:
             return None
         told = training.extra.get("liger_kernel_config")
-        known = {name: bool(value) for name, value in (told or {}).items() if name in cls.__dataclass_fields__}
+        told = told if isinstance(told, dict) else {}
+        known = {name: bool(value) for name, value in told.items() if name in cls.__dataclass_fields__}
         found = cls(**known)
         return replace(found, fused_linear_cross_entropy=False) if fuses_head else found
 

@@ -170,6 +170,8 @@ class Session:
     def judge(self) -> None:
         """Judge again; a finding that rests on an early stage does not wait for the late ones."""
         from ..engine import Selection, judge
+        from ..engine.joining import joined
+        from ..engine.judge import in_order
 
         records = [self.stages[name] for name in ALL_STAGES if name in self.stages]
         judgement = judge(
@@ -185,6 +187,8 @@ class Session:
             from ..engine.suppression import suppress
 
             self.findings = suppress(self.findings, self.suppressions)
+        found, self.outcomes = joined(self.findings, self.outcomes, self.facts, {rule.id: rule for rule in self.rules})
+        self.findings = in_order(found)
         new = [f for f in self.findings if f.fingerprint not in self._told]
         if new:
             self._told.update(f.fingerprint for f in new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -71,7 +72,7 @@ class Checkpoints:
         differ = differing(model, self._folder) if model is not None else None
         if now != self._written:
             run["adapter_rewritten"] = "holds other values" if differ else None
-        elif differ and self._saved_at is not None and not getattr(training.arguments, "load_best_model_at_end", False):
+        elif differ and self._saved_at is not None and not _keeps_the_best(training.arguments):
             run["steps_unsaved"] = training.counted - self._saved_at
 
     def keep_outputs(self, model: nn.Module, folder: Path | None = None) -> None:
@@ -92,3 +93,10 @@ class Checkpoints:
             return
         if found is not None:
             training.run["kept_outputs"] = [*(training.run.get("kept_outputs") or [])[-_KEPT + 1 :], found]
+
+
+def _keeps_the_best(arguments: Any) -> bool:
+    """Whether the trainer saves by a metric, so that a later state is left out on purpose."""
+    if getattr(arguments, "load_best_model_at_end", False):
+        return True
+    return str(getattr(getattr(arguments, "save_strategy", None), "value", None)) == "best"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -69,8 +70,13 @@ class Clipping:
         return every.pop() if len(every) == 1 else None
 
     def _called(self, parameters: Any, max_norm: Any, norm: Any) -> None:
+        if isinstance(max_norm, torch.Tensor) and max_norm.is_cuda:  # its value would have to be waited for
+            return
+        limit = float(max_norm)
+        if not math.isfinite(limit):  # the norm is measured, nothing clipped
+            return
         given = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-        self.limit, self._norm = float(max_norm), norm
+        self.limit, self._norm = limit, norm
         own = {id(each) for each in self._ours()}
         if self._events[:1] == ["over"]:
             self._events.append("late")

@@ -115,9 +115,11 @@ def _groups(optimizer: Together, model: nn.Module) -> dict[str, Any]:
 
 def _settings(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a step takes away of the weights, and what is added beneath Adam's root; of the groups the largest."""
-    rates = [(float(group.get("initial_lr", group.get("lr", 0.0))), group.get("weight_decay")) for group in groups]
+    # torch's Adam adds its decay to the gradient, which it then divides: nothing is taken of the weights themselves.
+    taking = [group for group in groups if group.get("decoupled_weight_decay", True)]
+    rates = [(float(group.get("initial_lr", group.get("lr", 0.0))), group.get("weight_decay")) for group in taking]
     decays = [(rate * float(decay), float(decay)) for rate, decay in rates if isinstance(decay, (int, float))]
-    beneath = [float(group["eps"]) for group in groups if isinstance(group.get("eps"), float)]
+    beneath = [float(group["eps"]) for group in groups if "betas" in group and isinstance(group.get("eps"), float)]
     most, decay = max(decays, default=(None, None))
     return {"decay_per_step": most, "weight_decay_real": decay, "epsilon_real": max(beneath, default=None)}
 

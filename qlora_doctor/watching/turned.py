@@ -14,6 +14,8 @@ from .guarding import Guard
 
 _LOOKED_AT = 4
 """Tensors that tell for all."""
+_LARGEST = 2**24
+"""Elements of a tensor that is looked at: 64 MiB of float32."""
 
 
 class Turned:
@@ -25,8 +27,10 @@ class Turned:
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], guard: Guard) -> None:
-        hooked = [name for name, parameter in parameters.items() if parameter._backward_hooks]
-        begun = [name for name in parameters if ".lora_B." in name] or list(parameters)  # lora_A's is zero at first
+        # A copy of each is kept for a step: of an embedding that would be gigabytes.
+        small = {name: parameter for name, parameter in parameters.items() if parameter.numel() <= _LARGEST}
+        hooked = [name for name, parameter in small.items() if parameter._backward_hooks]
+        begun = [name for name in small if ".lora_B." in name] or list(small)  # lora_A's is zero at first
         spread = begun[:: max(1, len(begun) // (_LOOKED_AT // 2))]
         chosen = dict.fromkeys([*hooked[: _LOOKED_AT // 2], *spread][:_LOOKED_AT])
         self._parameters = {name: parameters[name] for name in chosen}
@@ -54,6 +58,7 @@ class Turned:
                 if now is None or now.shape != before.shape or now.is_sparse:
                     return {}
                 now = now.float()
+                before = before * (now != 0)  # rows that a mask leaves out are not turned
                 sums.append(torch.stack([(before * now).sum(), (before * before).sum(), (now * now).sum()]).cpu())
         if not sums:
             return {}

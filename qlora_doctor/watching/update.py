@@ -166,15 +166,24 @@ class Update:
         if backward is not None and scale:
             backward /= scale
         plain, count = onlooker.mean_of_means(), onlooker.micro_batches[-1]
-        if backward is not None and self._share is not None and abs(self._share * count - 1) < _DIVIDED:
-            backward /= max(count, 1)  # the gradients are divided in the loss's place
+        for parts in (count, onlooker.counted_tokens):
+            if backward is not None and self._share is not None and abs(self._share * (parts or 0) - 1) < _DIVIDED:
+                backward /= max(parts, 1)  # the gradients are divided in the loss's place
+                break
         run.update(dict.fromkeys(_OF_ITS_LOSS), backward_loss=finite(backward), mean_loss=finite(mean))
         training.rank_loss = {
             "backward_loss": finite(backward),
             "mean_loss": finite(mean),
             "mean_of_means": finite(plain),
         }
-        if backward is not None and mean and plain and onlooker.parts == count and training.world == 1:
+        if (
+            backward is not None
+            and mean
+            and plain
+            and onlooker.parts == count
+            and training.world == 1
+            and not run.get("cleared_within")
+        ):
             # Of several ranks only all together can tell.
             run |= scale_facts(
                 backward, mean, plain, count, unshifted=onlooker.unshifted_loss(), tokens=onlooker.counted_tokens,

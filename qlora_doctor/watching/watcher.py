@@ -251,6 +251,11 @@ class Watch:
 
     def _optimizer_begins(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         training = self._training
+        if self._steps_beside(optimizer) and training.onlooker is not None:
+            training.optimizers.append(optimizer)
+            with self.work.on("before the optimizer"), listed(training.onlooker.model):
+                know_optimizer(training)
+            return
         if not self._is_ours(optimizer) or training.onlooker is None:
             return
         if id(optimizer) not in training.held():
@@ -267,6 +272,13 @@ class Watch:
     def _optimizer_stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._is_ours(optimizer):
             self._step_over(skipped=False)
+
+    def _steps_beside(self, optimizer: Any) -> bool:
+        """Whether another optimizer of the same model steps behind the one that ended the step."""
+        training = self._training
+        if not self.active or self._in_step or training.onlooker is None or not training.optimizers:
+            return False
+        return id(optimizer) not in training.held() and belongs(training, optimizer)
 
     def _is_ours(self, optimizer: Any) -> bool:
         """Whether a step of an optimizer belongs to the step that is under way."""
@@ -568,7 +580,7 @@ class Watch:
             return
         if training.steps:
             self._checkpoints.keep_outputs(model)
-        if self._base is None or not self._stepped_since:
+        if self._base is None or not self._stepped_since or _is_merged(model, training.facts):
             return
         after = snapshot.take(model, keep_small=False)
         changes = snapshot.compare(self._base, model, after)
@@ -600,3 +612,12 @@ class Watch:
                     "facts": training.facts.model_dump(mode="json", exclude_none=True),
                 }
             )
+
+
+def _is_merged(model: nn.Module, facts: Facts) -> bool:
+    """Whether the adapter is in the base's weights by now, which are then rightly other ones."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    had = facts.adapter is not None and bool(facts.adapter.attached)
+    return any(layer.merged_adapters for layer in layers) or (had and not layers)

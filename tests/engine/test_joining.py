@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qlora_doctor.engine import load_rules
+from qlora_doctor.engine.joining import joined
 from qlora_doctor.engine.judge import judge
 from qlora_doctor.engine.lint import healthy_facts
 from qlora_doctor.engine.selection import Selection
@@ -17,7 +18,8 @@ def judged(selection: Selection | None = None, **config: Any) -> tuple[dict[str,
     healthy = healthy_facts(RULES[0].path.parent)
     facts = Facts.model_validate({**healthy, "config": {**healthy["config"], "dialect": "native", **config}})
     judgement = judge(facts, RULES, selection=selection)
-    return {each.rule: each for each in judgement.findings}, {each.rule: each.status for each in judgement.outcomes}
+    findings, outcomes = joined(judgement.findings, judgement.outcomes, facts, {rule.id: rule for rule in RULES})
+    return {each.rule: each for each in findings}, {each.rule: each.status for each in outcomes}
 
 
 def misspelt(meant: str | None = "training.learning_rate") -> list[dict[str, Any]]:

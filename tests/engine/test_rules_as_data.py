@@ -321,7 +321,7 @@ def test_symptom_finds_its_rule_among_the_first_three(symptom: str, rule: str) -
         ("AttributeError: '_IncompatibleKeys' object has no attribute 'to'", "QD125"),
         ("TypeError: iteration over a 0-d tensor", "QD125"),
         ("ValueError: Quantized model only accepts a single adapter. Merge them first.", "QD126"),
-        ("WhisperForConditionalGeneration.forward() got an unexpected keyword argument 'input_ids'", "QD322"),
+        ("WhisperForConditionalGeneration.forward() got an unexpected keyword argument 'input_ids'", "QD627"),
         ("Expected to have finished reduction in the prior iteration before starting a new one", "QD433"),
         ("Repository Not Found for url: https://huggingface.co/None/resolve/main/config.json", "QD384"),
         ("'eval_loss', which is not found in the evaluation metrics", "QD146"),

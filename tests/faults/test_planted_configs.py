@@ -242,7 +242,7 @@ FAULTS = [
         lora(target_modules=[*LLAMA_NAMES, "lm_head"], modules_to_save=["lm_head"]),
         rule="QD318",
     ),
-    Fault("task-type-mismatch", "warning", lora(task_type="SEQ_CLS")),
+    Fault("task-type-mismatch", "warning", {"model": {"task": "causal-lm"}, **lora(task_type="SEQ_CLS")}),
     Fault("init-pissa-olora-on-4bit", "error", lora(init_lora_weights="pissa"), rule="QD335"),
 ]
 

@@ -401,7 +401,7 @@ _LLAMA_FACTORY += "template: llama3\ndataset: d\nper_device_train_batch_size: 1\
         (_AXOLOTL, "dp_shard_size: 2", "dp_shard_size"),
         (_AXOLOTL, "torch_compile: auto", "torch.compile"),
         (_AXOLOTL, "plugins: [axolotl.integrations.kd.KDPlugin]", "KDPlugin"),
-        (_AXOLOTL, "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]", "CutCrossEntropyPlugin"),
+        (_AXOLOTL, "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]", "cut_cross_entropy"),
         (_LLAMA_FACTORY, "use_unsloth_gc: true", "use_unsloth_gc"),
         (_LLAMA_FACTORY, "shift_attn: true", "shift_attn"),
         (_LLAMA_FACTORY, "use_muon: true", "use_muon"),

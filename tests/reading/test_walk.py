@@ -151,7 +151,7 @@ def test_of_this_repository_only_what_trains_is_taken() -> None:
     # The logs that rules about a run's course are tested with, and SchemaStore's two examples of a native config.
     trains = {"tests/courses/make.py", "docs/schemastore/valid.yaml", "docs/schemastore/invalid.yaml"}
     assert [path for path in found if path.startswith(rooms) and path not in trains] == []
-    assert len(found) < 20
+    assert len(found) <= 20  # the examples, and the benchmarks that train
 
 
 def test_a_config_of_every_dialect_is_taken(tmp_path: Path) -> None:

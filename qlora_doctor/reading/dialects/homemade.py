@@ -66,6 +66,8 @@ _TRAINING = _words(
     "hyperparameters hyperparams hyper_params hyper hparams hp optimization optimizer optimiser optim opt solver "
     "scheduler batch epochs args params finetuning fine_tuning finetune fine_tune loop fit schedule"
 )
+_NO_UPDATES = _words("scheduler schedule epochs batch optimizer optimiser optim opt solver")
+"""Sections of a training whose ``steps`` are others than the run's updates."""
 _TOKENIZER = {"tokenizer", "tokenization"}
 _DATA = _words("data dataset datasets data_config data_args datamodule data_module")
 
@@ -312,7 +314,7 @@ ALIASES: tuple[Alias, ...] = (
     ),
     _alias(
         "training.max_steps",
-        " ".join(f"{section}.steps" for section in sorted(_TRAINING - {"scheduler", "schedule", "epochs"})),
+        " ".join(f"{section}.steps" for section in sorted(_TRAINING - _NO_UPDATES)),
         convert=lambda value: value if isinstance(value, int) and value > 0 else None,
     ),
     _alias(

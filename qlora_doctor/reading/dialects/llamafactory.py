@@ -274,11 +274,18 @@ def _refuse_texts_for_numbers(reading: Reading) -> None:
     """HfArgumentParser.parse_dict converts nothing: a text stays one, and what reckons with it stops."""
     if isinstance(reading, _Board):
         return
+    strategy = reading.get("eval_strategy")
+    evaluates = strategy not in (None, False, "no") or bool(reading.get("val_size")) or reading.has("eval_dataset")
+    by_epoch = reading.get("save_strategy", "steps") != "steps"
     for key, row in _FIELDS.items():
         value = reading.data.get(key)
         path = row if isinstance(row, str) else row[0]
         if not isinstance(value, str) or is_template(value) or f"/{key}" in reading.document.string_numbers:
             continue
+        if (key in ("eval_steps", "per_device_eval_batch_size") and not evaluates) or (
+            key == "save_steps" and by_epoch
+        ):
+            continue  # nothing reckons with it
         section, _, field = path.partition(".")
         if describe_type(SECTIONS[section].model_fields[field].annotation) in ("a number", "a whole number"):
             note = f"LLaMA-Factory stops: {key} is the text {value!r} where a number stands, and nothing converts it."

@@ -136,10 +136,13 @@ def _targets(reading: Reading) -> None:
         reading.leave("lora.target_modules", why="The builder decides; model.lora_attn_modules is not set.")
         return
     targets = [str(target) for target in attention if target in _ATTENTION]
-    unknown = [str(target) for target in attention if target not in _ATTENTION]
+    unknown = [target for target in attention if isinstance(target, str) and target not in _ATTENTION]
     if unknown:
         meant = "; the output projection is called output_proj" if {"o_proj", "out_proj"} & set(unknown) else ""
-        note = f"torchtune adapts {', '.join(_ATTENTION)}, and passes by {', '.join(unknown)} without a word{meant}."
+        note = (
+            f"torchtune adapts {', '.join(_ATTENTION)}, and leaves {', '.join(unknown)} without an adapter and without "
+            f"a warning{meant}."
+        )
         reading.remark("targets-passed-by", "model.lora_attn_modules", note)
     if reading.get("model.apply_lora_to_mlp"):
         targets += _MLP

@@ -7,6 +7,7 @@ one piece.
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -139,7 +140,9 @@ def _never_evaluated(script: TrainingScript, builder: SetupBuilder) -> None:
         builder.remark("held-out-unused", None, note, "training.eval_strategy")
 
 
-_SAVES = re.compile(r"(?i)save|push_to_hub|upload|export|hub_model_id|state_dict|callbacks|serializ|dump")
+_SAVES = re.compile(
+    r"(?i)save|push_to_hub|upload|export|hub_model_id|state_dict|callbacks|serializ|dump|log_model|log_artifact|register|persist"
+)
 _SAVES_NOTHING = re.compile(
     r"save_(?:strategy|steps|total_limit|only_model|safetensors|on_each_node|embedding_layers)|modules_to_save"
 )
@@ -149,12 +152,29 @@ def _nothing_saved(script: TrainingScript, builder: SetupBuilder) -> None:
     """No checkpoints, and nothing in the script that could write what was trained."""
     if builder.value("training.save_strategy") != "no" or (builder.source.file or "").endswith(".ipynb"):
         return
-    if not _SAVES.search(_SAVES_NOTHING.sub("", script.code)):
+    if not _SAVES.search(_SAVES_NOTHING.sub("", script.code)) and not _hands_on(script):
         note = (
             'save_strategy is "no", and the script saves nothing after the training: what is trained is gone when it '
             "ends."
         )
         builder.remark("nothing-saved", None, note, "training.save_strategy")
+
+
+def _hands_on(script: TrainingScript) -> bool:
+    """Whether something is given, after the training, to a function that was not read."""
+    trained = max((node.lineno for _, node in _named(script, "train")), default=0)
+    known = {node.name for _, node in script.nodes(ast.FunctionDef)} | {
+        node.name for _, node in script.nodes(ast.ClassDef)
+    }
+    return any(
+        source is script.sources[0]
+        and node.lineno > trained
+        and isinstance(node.func, ast.Name)
+        and node.func.id not in known
+        and not hasattr(builtins, node.func.id)
+        and any(isinstance(each, (ast.Name, ast.Attribute)) for each in node.args)
+        for source, node in script.nodes(ast.Call)
+    )
 
 
 def _reloaded_without_tokens(script: TrainingScript, builder: SetupBuilder) -> None:
@@ -165,9 +185,16 @@ def _reloaded_without_tokens(script: TrainingScript, builder: SetupBuilder) -> N
     resized = next((step for step in _sure(script) if step.kind == "change" and step.call.maker == "resize"), None)
     if resized is None or resized.call.node is None or "save_embedding_layers" in script.code:
         return
+    if not re.search(r"add_(?:special_)?tokens\(", script.code):  # of the size that they had, nothing is stored
+        return
     trained = max((node.lineno for _, node in _named(script, "train")), default=None)
     if trained is None:
         return
+    first = {
+        ast.unparse(node.args[0])
+        for _, node in _named(script, "from_pretrained")
+        if node.args and node.lineno < trained
+    }
     bases = {
         ast.unparse(node.targets[0]): node
         for node in ast.walk(builder.source.tree)
@@ -175,6 +202,8 @@ def _reloaded_without_tokens(script: TrainingScript, builder: SetupBuilder) -> N
         and node.lineno > trained
         and isinstance(node.value, ast.Call)
         and re.match(r"AutoModel\w*\.from_pretrained$", ast.unparse(node.value.func))
+        and node.value.args
+        and ast.unparse(node.value.args[0]) in first
     }
     again = {
         ast.unparse(node.func.value) for _, node in _named(script, "resize_token_embeddings") if node.lineno > trained
@@ -188,7 +217,7 @@ def _reloaded_without_tokens(script: TrainingScript, builder: SetupBuilder) -> N
                 f"the adapter, and {builder.source.where(node)} loads it onto a base that was read again and not "
                 "resized (size mismatch). Call resize_token_embeddings on that base first."
             )
-            builder.refused("reloaded-without-tokens", note, "lora.saved")
+            builder.refused("reloaded-without-tokens", note, "lora.saved", node=node)
             return
 
 

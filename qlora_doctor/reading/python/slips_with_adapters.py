@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 
 from .setup_builder import SetupBuilder
 from .training_script import TrainingScript
@@ -32,7 +33,7 @@ def _without_4bit(config: Made, builder: SetupBuilder) -> None:
         return
     note = (
         f"PEFT stops: {method} takes the shape of a weight from the weight itself, and packed 4-bit bytes have "
-        "another. LoRA, AdaLoRA, IA3, OFT, VeRA and RandLoRA have layers for 4-bit weights."
+        "another. LoRA, AdaLoRA, IA3, OFT, VeRA and RandLoRA work with 4-bit weights."
     )
     builder.refused("method-without-4-bit", note, "lora", node=config.node)
 
@@ -44,7 +45,7 @@ def _never_allocated(script: TrainingScript, config: Made, builder: SetupBuilder
     if config.exact and 0 not in config.arguments and "total_step" not in config.arguments:
         note = "PEFT stops: AdaLoRA does not work without total_step, the number of updates of the run."
         builder.refused("adalora-without-steps", note, "lora", node=config.node)
-    if "update_and_allocate" in script.code or not script.whole:
+    if "update_and_allocate" in script.code or not script.whole or script.given("callbacks") is not None:
         return
     first = config.arguments.get("init_r")
     rank = f"rank {first.data}" if isinstance(first, Known) and isinstance(first.data, int) else "the rank of its start"
@@ -61,8 +62,9 @@ def _resumed_in_transformers(script: TrainingScript, builder: SetupBuilder) -> N
     step = attached[0]
     if step.call.maker != "add_adapter" or not step.sure or not isinstance(step.call.arguments.get(0), Made):
         return
+    source = "" if asked is True else f" (from {asked})"
     note = (
-        f"transformers stops: add_adapter leaves a model of transformers' own class, and a resume (from {asked}) looks "
+        f"transformers stops: add_adapter leaves a model of transformers' own class, and a resume{source} looks "
         "for its whole weights in the checkpoint, which holds the adapter alone. Attach it with get_peft_model."
     )
     builder.refused("resumed-in-transformers", note, "training.resume_from_checkpoint", node=step.call.node)
@@ -80,6 +82,8 @@ def _loaded_by_other_names(script: TrainingScript, builder: SetupBuilder) -> Non
             for target in node.targets
             if isinstance(target, ast.Name)
         }
+        for name in _changed_in_place(source.nodes):
+            read.pop(name, None)
         for node in source.nodes:
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not node.args:
                 continue
@@ -95,3 +99,16 @@ def _loaded_by_other_names(script: TrainingScript, builder: SetupBuilder) -> Non
                 )
                 builder.remark("loaded-by-other-names", node, note, "model.adapter")
                 return
+
+
+def _changed_in_place(nodes: Iterable[ast.AST]) -> set[str]:
+    """Names of what has items set, deleted, taken out or added."""
+    changed = set()
+    for node in nodes:
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            changed.add(ast.unparse(node.value))
+        elif (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("pop", "update")
+        ):
+            changed.add(ast.unparse(node.func.value))
+    return changed

@@ -512,7 +512,7 @@ def test_an_older_axolotl_is_not_held_to_what_newer_ones_refuse(readme: str, tol
 
 @pytest.mark.parametrize(
     ("keys", "method"),
-    [("", "dpo"), ("gamma_beta_ratio: 1.6\nobjective_type: simpo\n", None), ("desirable_weight: 1.0\n", None)],
+    [("", "dpo"), ("gamma_beta_ratio: 1.6\nobjective_type: simpo\n", None), ("desirable_weight: 1.0\n", "kto")],
 )
 def test_beta_is_of_dpo_only_where_no_key_of_another_loss_stands_beside_it(
     keys: str, method: str | None, tmp_path: Path
