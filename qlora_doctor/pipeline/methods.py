@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..core.errors import StageError
-from ..setup.setup import Setup
+from ..setup.setup import ONLINE, Setup
 from .batches import Batches, no_tokenizer, rows_of_a_step, sequence_length
 from .inputs import token_rows
 from .samples import read_samples
@@ -100,7 +100,7 @@ _WANTS = {
     **dict.fromkeys(("embedding", "reranker", "generative_reranker"), "texts that are compared with each other"),
     "prm": "a label for each step of an answer",
     **dict.fromkeys(("gkd", "gold", "minillm", "iw-opd", "distillation"), "a teacher model"),
-    **dict.fromkeys(("online-dpo", "nash-md", "xpo"), "a judge or a reward model of its own answers"),
+    **dict.fromkeys(ONLINE, "a judge or a reward model of its own answers"),
 }
 """What a trainer has beside what is built here, by method."""
 

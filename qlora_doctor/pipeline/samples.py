@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..core.errors import StageError
 from ..setup.paths import resolve, train_data
 from ..setup.resolved import Taken
-from ..setup.setup import Setup
+from ..setup.setup import ONLINE, Setup
 from .failures import first_sentence
 from .forms.files import builder_of, chosen, files_below, not_at_hand, of_table, read_files
 
@@ -34,7 +34,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 _FORMAT_OF_METHOD: dict[str, DataFormat] = {
     **dict.fromkeys(("dpo", "ipo", "orpo", "cpo", "simpo", "reward", "rm"), "preference"),
     **dict.fromkeys(("kto", "bco"), "unpaired-preference"),
-    **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", "online-dpo", "nash-md", "xpo"), "prompt-only"),
+    **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", *ONLINE), "prompt-only"),
 }
 """What TRL's trainer of each method takes (docs/source/dataset_formats.md)."""
 _LIKE_SUPERVISED = (None, "sft", "pretrain", "gkd", "gold", "minillm")

@@ -7,9 +7,9 @@ TrainingArguments and SFTConfig.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ..core.as_json import Sparse
 from ..core.place import Place
@@ -115,16 +115,15 @@ class Lora(_Section):
     """Further arguments of LoraConfig (``loftq_config``, …), passed on as they are."""
 
 
-def _one_spelling(method: str | None) -> str | None:
-    """``online_dpo`` of ms-swift's arguments as TRL's class and its pages have it."""
-    return {"online_dpo": "online-dpo", "nash_md": "nash-md"}.get(method or "", method)
+ONLINE = ("online-dpo", "online_dpo", "nash-md", "nash_md", "xpo")
+"""Methods that compare answers of the model's own, as TRL's pages and ms-swift's arguments spell them."""
 
 
 class Training(_Section):
     """TrainingArguments' and SFTConfig's names, plus ``trainer`` and ``prepare_for_kbit_training``."""
 
     trainer: Literal["transformers", "trl"] | None = None
-    method: Annotated[str | None, AfterValidator(_one_spelling)] = None
+    method: str | None = None
     kernels: list[str] | None = None
     """What runs the model in place of transformers' own code, beside Liger: ``unsloth``, ``cut_cross_entropy``, …"""
     prepare_for_kbit_training: bool | None = None

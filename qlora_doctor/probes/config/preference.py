@@ -12,10 +12,10 @@ from typing import Any
 from ...facts.config import ConfigFacts
 from ...facts.schedule import PreferenceFacts
 from ...setup.defaults import Libraries, of_trl
-from ...setup.setup import Setup
+from ...setup.setup import ONLINE, Setup
 
 PREFERENCE = ("dpo", "ipo", "kto", "orpo", "cpo", "simpo", "bco", "reward", "rm")
-REINFORCEMENT = ("grpo", "gdpo", "rloo", "ppo", "ebft", "gkd", "online-dpo", "nash-md", "xpo")
+REINFORCEMENT = ("grpo", "gdpo", "rloo", "ppo", "ebft", "gkd", *ONLINE)
 _WITH_REFERENCE = {"dpo": (0, 27), "ipo": (0, 27), "kto": (0, 27), "grpo": (0, 29), "rloo": (0, 29)}
 """Methods with a reference, and the TRL that first copies a continued adapter for it."""
 _FREE = ("orpo", "cpo", "simpo")
@@ -108,7 +108,7 @@ def _unused_smoothing(setup: Setup, method: str, get: Callable[..., Any], librar
 def _merges(setup: Setup, method: str, get: Callable[..., Any], known: ConfigFacts) -> bool | None:
     """TRL merges the adapter into the base to hand the weights to vLLM, and takes it out again afterwards."""
     uses = get("training.use_vllm", False)
-    if method not in ("grpo", "rloo", "online-dpo") or uses is False:
+    if method not in ("grpo", "rloo", "online-dpo", "online_dpo") or uses is False:
         return False
     if (
         uses is None
