@@ -34,8 +34,8 @@ MARGINS = {
 what is reserved (benchmarks/memory/bands.py). Most of it comes of models that reached the card in another way than by
 from_pretrained: 11.3% after an evaluation, 4.2% with Liger's kernels, 8.0% where answers are generated, 6.0% under
 DistributedDataParallel, 8.7% where activations go to the host. Of the way that is predicted it is 8.1% under FSDP 2 and
-0.8% in seven runs of other kinds. Of 36 measured runs with expandable segments 29 lie within 3.5%; in seven a second
-step takes one more block of 16-bit logits than its replay, at most 11.5% more."""
+0.8% in seven runs of other kinds. Of 36 measured runs with expandable segments 35 lie within 3%, where rotary
+embeddings are computed as in the version that ran; one, with padding, took 11.5% more, and none by from_pretrained."""
 
 
 @dataclass(frozen=True)
