@@ -123,7 +123,10 @@ class Update:
                 stepping.cleared(onlooker.parameters, gradients.fired, held, lambda: gradients.norms_now(scale))
             )
             # Once is a step that a loop left out, for a loss that was none as an example.
-            run["cleared_within"] = len(self._cleared) > 1 and all(self._cleared)
+            # The same batch again is a second pass (sharpness-aware steps), and no accumulation.
+            batches = onlooker.batches.digests
+            again = len(batches) > 1 and batches[-1] == batches[-2]
+            run["cleared_within"] = len(self._cleared) > 1 and all(self._cleared) and not again
         elif training.steps:
             left = stepping.left_over(onlooker.parameters, held)
             run["gradients_left"] = max(left, run.get("gradients_left") or 0.0)
@@ -182,7 +185,7 @@ class Update:
             and plain
             and onlooker.parts == count
             and training.world == 1
-            and not run.get("cleared_within")
+            and not all(self._cleared or [False])
         ):
             # Of several ranks only all together can tell.
             run |= scale_facts(
