@@ -24,6 +24,8 @@ from tests.traits import traits_of
 Look = Callable[..., StructureSeen]
 # transformers 5 holds experts stacked, converts plain linear layers alone, and reads the dtype from the checkpoint.
 of_transformers_5 = pytest.mark.skipif(version("transformers").startswith("4."), reason="differs in transformers 4")
+CALLS_DT_PROJ = version("transformers").startswith("4.")
+"""Whether Mamba without its kernel calls that layer (transformers 4), or multiplies by its weight."""
 LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
@@ -231,14 +233,15 @@ def test_layers_to_transform_shows_in_coverage(look: Look) -> None:
 
 
 def test_layers_whose_weight_a_kernel_reads(look: Look) -> None:
-    """x_proj is called where mamba_ssm is not installed; the weight of dt_proj is read in either case."""
+    """x_proj is called where mamba_ssm is not installed; transformers 5 reads the weight of dt_proj in either case."""
     seen = look("mamba", target_modules=["in_proj", "x_proj", "dt_proj"])
     adapter, quantization = seen.adapter, seen.quantization
     assert adapter is not None and adapter.failure == "none" and quantization is not None
     layers = [f"backbone.layers.{layer}.mixer." for layer in (0, 1)]
-    called = [f"{layer}{name}" for layer in layers for name in ("x_proj", "out_proj")]
+    names = ("x_proj", "dt_proj", "out_proj") if CALLS_DT_PROJ else ("x_proj", "out_proj")
+    called = [f"{layer}{name}" for layer in layers for name in names]
     assert (adapter.bypassed_modules, adapter.kernel_fed_modules) == ([], [])  # all of them are 4-bit
-    assert quantization.packed_factors == [f"{layer}dt_proj" for layer in layers]
+    assert quantization.packed_factors == ([] if CALLS_DT_PROJ else [f"{layer}dt_proj" for layer in layers])
     assert quantization.kernel_fed_packed == called
 
 
@@ -254,7 +257,7 @@ def test_adapters_that_a_kernel_passes_by_where_it_is_installed(
     bypass.reads.cache_clear()
     assert adapter is not None
     read = [f"backbone.layers.{layer}.mixer.{name}" for layer in (0, 1) for name in ("x_proj", "dt_proj")]
-    always = [name for name in read if name.endswith("dt_proj")]
+    always = [name for name in read if name.endswith("dt_proj") and not CALLS_DT_PROJ]
     assert sorted(adapter.bypassed_modules or []) == sorted(read if installed else always)
     assert sorted(adapter.kernel_fed_modules or []) == sorted([] if installed else set(read) - set(always))
 

@@ -96,12 +96,15 @@ def reads(parent: Any, quantized: bool) -> Reads:
         return Reads()
     if quantized:
         whole = _PLAIN_BRANCH.sub("", whole)
+    called = set(_CALL.findall(whole))
     taken: set[str] = set()
+    factors: set[str] = set()
     for method in _METHOD.split(whole):
+        multiplied = {name for pair in _FACTOR.findall(method) for name in pair if name}
         if method.startswith(("forward(", "cuda_kernels_forward(")) and _KERNEL.search(method):
             taken.update(_READ.findall(method))
-    called = set(_CALL.findall(whole))
-    factors = {name for pair in _FACTOR.findall(whole) for name in pair if name}
+            multiplied -= called  # without the kernel these are layers (transformers 4)
+        factors |= multiplied
     return Reads(frozenset(taken - called), frozenset(taken & called), frozenset(factors), _kernel_runs(parent))
 
 
