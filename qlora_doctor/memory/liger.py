@@ -34,7 +34,7 @@ def put_into(model: Any, kernels: LigerKernels) -> None:
             layer.mlp.forward = MethodType(_mlp, layer.mlp)
     if kernels.rms_norm:
         for norm in norms:
-            norm.forward = MethodType(lambda self, states: _RmsNorm.apply(states, self.weight), norm)
+            norm.forward = MethodType(lambda self, states: RmsNorm.apply(states, self.weight), norm)
     if kernels.fused_linear_cross_entropy:
         base.forward = MethodType(_forward, base)
 
@@ -51,7 +51,7 @@ def rotating(model: Any, kernels: LigerKernels | None) -> Iterator[None]:
         yield
 
 
-class _RmsNorm(torch.autograd.Function):  # type: ignore[misc]
+class RmsNorm(torch.autograd.Function):  # type: ignore[misc]
     """``LigerRMSNormFunction``, casting as in Llama: a float32 a row is kept; the gradient goes into the one given."""
 
     @staticmethod

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from .autocast import Autocast
 from .families import has_cudnn
 from .kernel_switches import Unsloth
+from .liger import RmsNorm
 from .lora_kernels import Projection, as_rows, gradients_of
 from .step import StepOptions
 from .trace import Recorder
@@ -174,15 +175,8 @@ def _product(states: torch.Tensor, room: torch.Tensor, shape: tuple[int, ...], a
     return out
 
 
-class _Norm(torch.autograd.Function):  # type: ignore[misc]
-    """``Fast_RMS_Layernorm``: what flows back is written over what came."""
-
-    @staticmethod
-    def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(states)
-        scales = torch.empty(states.shape[:-1], dtype=torch.float32, device=states.device)
-        ctx.save_for_backward(states, weight, scales)
-        return out
+class _Norm(RmsNorm):
+    """``Fast_RMS_Layernorm``: what flows back is written over what came, and a weight gets nothing."""
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:

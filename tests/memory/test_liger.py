@@ -13,7 +13,7 @@ import torch
 from qlora_doctor.facts import Facts
 from qlora_doctor.memory.evaluation import trace_evaluation
 from qlora_doctor.memory.kernel_switches import LigerKernels
-from qlora_doctor.memory.liger import _HeadLoss, _RmsNorm, _Rotation, _Swiglu
+from qlora_doctor.memory.liger import RmsNorm, _HeadLoss, _Rotation, _Swiglu
 from qlora_doctor.memory.predict import Prediction, predict
 from qlora_doctor.memory.scope import unmodelled
 from qlora_doctor.memory.step import StepOptions
@@ -68,7 +68,7 @@ def test_kernels_write_where_liger_writes() -> None:
             return tape.sizes[start:]
 
         assert taken(lambda: _Swiglu.apply(gate, up)) == [4096]
-        assert taken(lambda: _RmsNorm.apply(states, weight)) == [4 * 8 * 256 * 4, 4 * 8 * 4]
+        assert taken(lambda: RmsNorm.apply(states, weight)) == [4 * 8 * 256 * 4, 4 * 8 * 4]
         assert taken(lambda: _Rotation.apply(query, query, table, table)) == []
         head = torch.empty(1000, 256)
         sizes = taken(lambda: _HeadLoss.apply(states.view(-1, 256), head, torch.empty(32, dtype=torch.int64)))
