@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000)
     asked = parser.parse_args()
     from qlora_doctor.pipeline.forms import files
-    from qlora_doctor.probes.data import followed, look, prepared, seen
+    from qlora_doctor.probes.data import followed, look, prepared, samples, seen
     from qlora_doctor.reading import read_setup
 
     result: dict[str, Any] = {"rows": asked.rows, "tokens": asked.tokens, "limit": LIMIT, "seconds": {}}
@@ -132,7 +132,7 @@ def main() -> None:
         see_data = look.see_data
 
         def looked_at(rows: int) -> None:
-            for module in (followed, look, prepared, seen):
+            for module in (followed, look, prepared, samples, seen):
                 module.ROWS = rows
 
         for kind, (file, config) in configs(str(folder / "model")).items():
@@ -143,10 +143,10 @@ def main() -> None:
             short, _ = timed(lambda setup=setup: see_data(setup, lambda *given: None))
             looked_at(asked.rows)
             files.WHOLE = 1 << 30
-            long, seen = timed(lambda setup=setup: see_data(setup, lambda *given: None))
+            long, found = timed(lambda setup=setup: see_data(setup, lambda *given: None))
             looked_at(sample)
             files.WHOLE = whole
-            facts = seen.data
+            facts = found.data
             assert facts.failure is None and facts.rows_seen == asked.rows, (kind, facts.failure, facts.rows_seen)
             result["seconds"][kind] = {"all_rows": long, "sample": short, "ratio": long / plain}
             print(

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from ..core.report import Finding, RuleOutcome
 from ..facts import Facts
 from ..facts.config import UnknownKey
+from .judge import ORDER
 from .rule import Rule
 
-_ORDER = {"error": 0, "warning": 1, "info": 2}
 _KEYS = "config.unknown_keys"
 
 
@@ -26,17 +26,19 @@ def joined(
     What is suppressed neither takes others in nor goes into one.
     """
     config = facts.config
-    misspelt = [key for key in (config.unknown_keys if config is not None else None) or [] if key.meant]
+    if config is None:
+        return list(findings), list(outcomes)
+    misspelt = [key for key in config.unknown_keys or [] if key.meant]
     counting = [each for each in findings if each.suppressed is None]
     head = next((each for each in counting if _KEYS in rules[each.rule].evidence), None)
     if head is None or not misspelt:
         return list(findings), list(outcomes)
-    rows = [row.note or "" for row in (config.refused if config is not None else None) or []]
+    rows = [row.note or "" for row in config.refused or []]
     follows = {each.rule: each for each in counting if _follows(rules[each.rule], misspelt, rows)}
     if not follows:
         return list(findings), list(outcomes)
     told = " ".join([head.message, "What follows:", *(each.message for each in follows.values())])
-    worst = min((head, *follows.values()), key=lambda each: _ORDER[each.severity])
+    worst = min((head, *follows.values()), key=lambda each: ORDER[each.severity])
     evidence = [*head.evidence, *(fact for each in follows.values() for fact in each.evidence)]
     whole = head.model_copy(
         update={"message": told, "severity": worst.severity, "confidence": worst.confidence, "evidence": evidence}

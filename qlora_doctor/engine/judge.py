@@ -74,10 +74,13 @@ def judge(
     return Judgement(in_order(findings), outcomes)
 
 
+ORDER = {"error": 0, "warning": 1, "info": 2}
+"""The worst first."""
+
+
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """The worst first, then by the rules' ids."""
-    order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(findings, key=lambda finding: (order[finding.severity], finding.rule))
+    return sorted(findings, key=lambda finding: (ORDER[finding.severity], finding.rule))
 
 
 def _told_of(facts: Facts, keeps: Callable[[str | None], bool]) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..setup.setup import Setup
@@ -89,7 +89,6 @@ class Unsloth:
         offloads: their inputs wait in host memory (``"unsloth"``, the default).
     """
 
-    name: ClassVar = "Unsloth"
     checkpoints: bool = True
     offloads: bool = True
 

@@ -42,7 +42,7 @@ def write_load(recorder: Recorder, model: Any, options: LoadOptions) -> None:
     base, adapter = _split(model)
     tape.phase("load")
     halves: dict[int, int] = {}
-    back: list[torch.Tensor] = []
+    back: dict[int, torch.Tensor] = {}
     recorder.category = None
     if options.warm_up:
         base = _in_checkpoint_order(model, base)
@@ -56,19 +56,19 @@ def write_load(recorder: Recorder, model: Any, options: LoadOptions) -> None:
             halves[id(tensor)] = tape.alloc(tensor.numel() * options.dtype.itemsize, "base_16bit")
         elif _went_back(tensor, options):
             halves[id(tensor)] = tape.alloc(tensor.numel() * tensor.element_size(), "base_16bit")
-            back.append(tensor)
+            back[id(tensor)] = tensor
         else:
             recorder.adopt(tensor, "base_32bit" if tensor.dtype is torch.float32 else "base_16bit")
     tape.phase("prepare")
     singles = {}
     for tensor in base:
         if id(tensor) in halves:
-            if any(tensor is each for each in back):
+            if id(tensor) in back:
                 singles[id(tensor)] = tape.alloc(4 * tensor.numel(), "base_32bit")
             else:
                 recorder.adopt(tensor, "base_32bit")
             tape.free(halves[id(tensor)])
-    for tensor in back:
+    for tensor in back.values():
         recorder.adopt(tensor, "base_16bit")
         tape.free(singles[id(tensor)])
     tape.empty_cache()

@@ -62,8 +62,6 @@ class Subject:
         step = self.step
         if step.liger is not None:
             yield "liger"
-        if step.lora_kernels is not None:
-            yield "LoRA kernels"
         if step.pictures is not None:
             yield "images"
         if step.offloads_activations:
@@ -74,8 +72,6 @@ class Subject:
             yield "sharded"
         if getattr(self.program, "generates", False):
             yield "generation"
-        if Unsloth.name == getattr(self.program, "kind", None):
-            yield Unsloth.name
 
 
 def _largest_head(config: Any) -> int:

@@ -59,7 +59,6 @@ def unfit(model: Any) -> str | None:
 class UnslothStep:
     """What its trainer does in a step, as :class:`.step.Program`."""
 
-    kind = Unsloth.name
     generates = False
 
     def __init__(self, options: Unsloth) -> None:

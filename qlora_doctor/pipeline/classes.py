@@ -98,7 +98,8 @@ def loader_of(setup: Setup, architecture: Architecture) -> Loader:
     own_class = getattr(transformers, own, None) if isinstance(own, str) else None
     # An Auto class goes by the config's model_type, so a checkpoint whose architectures are of another type has none.
     fits = isinstance(architecture.config, getattr(own_class, "config_class", None) or object)
-    if setup.lora.task_type is None and (why := _why_not_built(str(own))) is not None and "bare" not in why:
+    why = _why_not_built(str(own))
+    if setup.lora.task_type is None and why is not None and not _is_bare(str(own)):
         raise _not_built(setup, f"{own} {why}")
     if own_class is not None and not remote and ((_trains(own) and fits) or Taken(setup).trainer == "trl"):
         return _of_class(own_class)
@@ -146,9 +147,13 @@ _OTHER_KINDS = {
 }
 
 
+def _is_bare(name: str) -> bool:
+    return name.endswith("Model") and not name.endswith(("HeadModel", "HeadsModel")) and task_of_class(name) is None
+
+
 def _why_not_built(name: str) -> str | None:
     """Why a class is of no kind that is built, as the end of a sentence; None where it is, or where nobody knows."""
-    if name.endswith("Model") and not name.endswith(("HeadModel", "HeadsModel")) and task_of_class(name) is None:
+    if _is_bare(name):
         return f"is a bare model, which {_BARE}"
     return next((why for end, why in _OTHER_KINDS.items() if name.endswith(end)), None)
 

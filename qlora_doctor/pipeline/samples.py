@@ -16,7 +16,7 @@ from ..setup.paths import resolve, train_data
 from ..setup.resolved import Taken
 from ..setup.setup import ONLINE, Setup
 from .failures import first_sentence
-from .forms.files import builder_of, chosen, files_below, not_at_hand, of_table, read_files
+from .forms.files import builder_of, chosen, files_below, not_at_hand, of_table, read_files, suffix_of
 
 NOT_AT_HAND = "not-at-hand"
 """The kind of error of data that only the hub has: nothing is known of them, good or bad."""
@@ -102,7 +102,8 @@ def sample_rows(setup: Setup, rows: int) -> Samples:
     path = resolve(setup, train_data(setup)[0])
     if path is None:
         return _samples(setup, first)
-    if any(builder_of(file) == "csv" for file in files_below(path, "train")):
+    files = files_below(path, "train")
+    if any(builder_of(file) == "csv" for file in files):
         # Which columns are numbers the library decides, so its own rows are taken, as many as are read at once.
         numbered: list[tuple[int | None, dict[str, Any]]] = list(enumerate(_first_rows(setup, _SCANNED)))
         return _samples(setup, [row for _, row in chosen(numbered, rows)])
@@ -112,7 +113,7 @@ def sample_rows(setup: Setup, rows: int) -> Samples:
         found = [row for _, row in of_table(load_from_disk(str(path)), rows)]
     else:
         try:
-            read = read_files(files_below(path, "train"), rows)
+            read = read_files(files, rows)
         except StageError as error:
             if "not sampled" in error.message or "no part can be read" in error.message:
                 return _samples(setup, first)
@@ -365,7 +366,7 @@ def _open(setup: Setup) -> Any:
             remedy="Name a JSON Lines, JSON, CSV or Parquet file, or a folder of such files.",
             place=setup.place("data.train"),
         )
-    options: dict[str, Any] = {"sep": "\t"} if ".tsv" in files[0].suffixes else {}
+    options: dict[str, Any] = {"sep": "\t"} if suffix_of(files[0]) == ".tsv" else {}
     names = [str(f) for f in files]
     locks = _locks().name
     return load_dataset(builders.pop(), data_files=names, split="train", streaming=True, cache_dir=locks, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -208,7 +209,7 @@ class BatchLook:
         if self.tokenizer is not None:
             self._sizes += sizes.tolist()
             last = counted & (counted.flip(1).cumsum(1).flip(1) <= _TAIL)
-            ended = (last & torch.isin(ids, self._marks(eos).to(ids))).any(1)
+            ended = (last & torch.isin(ids, self._marks.to(ids))).any(1)
             if eos is not None:
                 ended |= (text & (ids == eos)).any(1)
             self._add(ends_missing=int((full & (numbers > 0) & ~ended).sum()))
@@ -272,10 +273,15 @@ class BatchLook:
         value = getattr(self.config, name, None)
         return value if isinstance(value, int) else None
 
-    def _marks(self, eos: int | None) -> torch.Tensor:
+    @functools.cached_property
+    def _marks(self) -> torch.Tensor:
         """The ids of special tokens, and of those that were added to the vocabulary."""
         inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
-        known = {eos, *getattr(inner, "all_special_ids", ()), *getattr(inner, "added_tokens_decoder", ())}
+        known = {
+            self._special("eos_token_id"),
+            *getattr(inner, "all_special_ids", ()),
+            *getattr(inner, "added_tokens_decoder", ()),
+        }
         return torch.tensor(sorted(mark for mark in known if mark is not None), dtype=torch.long)
 
     def _pad_is_eos(self) -> bool | None:

@@ -97,7 +97,8 @@ def cure(
     """
     observer = observer or Observer()
     how = replace(options, stages=("config",), card=None, fail_on="never")
-    fixed, before, text = _fixed(path, how, observer)
+    fixed = _fixed(path, how, observer)
+    before, text = fixed.before, fixed.after
     session = open_session(_reread(path, text, options), replace(how, stages=("memory",)), observer)
     setup = session.setup
     assert setup is not None
@@ -129,13 +130,13 @@ def cure(
     return Cured(path, before, after, fixed.rules, first, last, beside, by_hand)
 
 
-def _fixed(path: Path, how: CheckOptions, observer: Observer) -> tuple[Fixed, str, str]:
-    """The safe fixes of a file, its text, and its text with them."""
+def _fixed(path: Path, how: CheckOptions, observer: Observer) -> Fixed:
+    """The safe fixes of a file, with its text before and after them."""
     fixed = fix(path, how, observer=observer)
     if path.is_file() and not fixed.before:  # a program has no such fixes
         text = read_document(path).text
-        return fixed, text, text
-    return fixed, fixed.before, fixed.after
+        return replace(fixed, before=text, after=text)
+    return fixed
 
 
 def _by_hand(setup: Setup, levers: Sequence[Lever]) -> tuple[str, ...]:

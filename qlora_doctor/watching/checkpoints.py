@@ -55,25 +55,31 @@ class Checkpoints:
         """The adapter was saved before the training began."""
         self._saved_at, self._folder, self._written = 0, folder, written(folder)
 
-    def at_exit(self, model: nn.Module | None) -> None:
-        """The process ends: the file that was saved last is what it was, and holds the adapter as it is now."""
+    def at_exit(self, model: nn.Module | None) -> bool:
+        """The process ends: the file that was saved last is what it was, and holds the adapter as it is now.
+
+        Returns whether there was one to look at.
+        """
         from .saved import differing, is_readable
 
         training, run = self._training, self._training.run
         if self._folder is None or self._written is None:
-            return
+            return False
         now = written(self._folder)
         if now is None:  # moved, or a checkpoint that was rotated out
-            return
+            return False
         run["adapter_saved"] = str(self._folder)
         if not is_readable(self._folder):
             run["adapter_rewritten"] = "cannot be read"
-            return
-        differ = differing(model, self._folder) if model is not None else None
-        if now != self._written:
+            return True
+        rewritten = now != self._written
+        unsaved = 0 if _keeps_the_best(training.arguments) else training.counted - (self._saved_at or 0)
+        differ = differing(model, self._folder) if model is not None and (rewritten or unsaved) else None
+        if rewritten:
             run["adapter_rewritten"] = "holds other values" if differ else None
-        elif differ and self._saved_at is not None and not _keeps_the_best(training.arguments):
-            run["steps_unsaved"] = training.counted - self._saved_at
+        elif differ:
+            run["steps_unsaved"] = unsaved
+        return True
 
     def keep_outputs(self, model: nn.Module, folder: Path | None = None) -> None:
         """What the model says now, of the last few saves and of the end; a failure is reported and ends nothing."""

@@ -25,12 +25,8 @@ from ..probes.step.observer import Compared, Observer
 from ..probes.step.reach import HeldBack, what_holds_back
 from ..probes.tensors import listed
 from .guarding import Guard
-from .unlabelled import Unlabelled
+from .unlabelled import AT_ONCE, POSITIONS, Unlabelled
 from .working import Work
-
-_POSITIONS, _AT_ONCE = 256, 32
-"""Positions of a batch whose loss is computed from their logits, and how many at a time: 32 rows of a vocabulary of
-150,000 are 20 MB."""
 
 _AS_SAID = 0.25
 """Share by which a loss may differ from what its gradient at a sample of the places says it is."""
@@ -327,7 +323,7 @@ def _counted(labels: Any) -> Counted | None:
     count = int(later.sum())
     if not count:
         return None
-    step = -(-len(rows) // _POSITIONS)
+    step = -(-len(rows) // POSITIONS)
     rows, columns, later = rows[::step], columns[::step], later[::step]
     chosen = labels[rows, columns]
     return Counted(
@@ -342,7 +338,7 @@ def _counted(labels: Any) -> Counted | None:
 def _mean_loss(logits: torch.Tensor, places: Places) -> torch.Tensor:
     """Mean cross entropy of labels against the logits at some places; stays on the device."""
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
-    parts = zip(places.rows.split(_AT_ONCE), places.columns.split(_AT_ONCE), places.labels.split(_AT_ONCE), strict=True)
+    parts = zip(places.rows.split(AT_ONCE), places.columns.split(AT_ONCE), places.labels.split(AT_ONCE), strict=True)
     for row, column, wanted in parts:
         where = [index.to(logits.device, non_blocking=True) for index in (row, column)]
         picked = logits[where[0], where[1]].float()

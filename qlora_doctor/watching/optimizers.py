@@ -73,7 +73,9 @@ def know_optimizer(training: Training) -> None:
     if training.facts.config is not None:  # a loop makes its optimizer before its first forward, or after
         asked = {name: value for name, value in optimizer_config(together.inner[0], together.param_groups).items()
                  if getattr(training.facts.config, name) is None}  # fmt: skip
-        training.facts = training.facts.model_copy(update={"config": training.facts.config.model_copy(update=asked)})
+        if asked:
+            config = training.facts.config.model_copy(update=asked)
+            training.facts = training.facts.model_copy(update={"config": config})
     run["idle_groups"] = stepping.idle_groups(run["groups"])
     run |= adapters.roles(onlooker.model, together.tensors)
     run |= against_arguments(training.arguments, together.param_groups, run["groups"])

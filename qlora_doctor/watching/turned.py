@@ -39,9 +39,11 @@ class Turned:
 
     def _came(self, name: str, gradient: torch.Tensor) -> None:
         with torch.no_grad():
-            gradient = gradient.detach().float()
             before = self._made.get(name)
-            self._made[name] = gradient.clone() if before is None else before.add_(gradient)
+            if before is None:
+                self._made[name] = gradient.detach().to(torch.float32, copy=True)
+            else:
+                before.add_(gradient.detach())
 
     def take(self, came: Mapping[str, float]) -> dict[str, float]:
         """Fields of ``RunFacts`` as the optimizer is about to step; forgets what came. Waits for the device.
@@ -59,10 +61,10 @@ class Turned:
                     return {}
                 now = now.float()
                 before = before * (now != 0)  # rows that a mask leaves out are not turned
-                sums.append(torch.stack([(before * now).sum(), (before * before).sum(), (now * now).sum()]).cpu())
+                sums.append(torch.stack([(before * now).sum(), (before * before).sum(), (now * now).sum()]))
         if not sums:
             return {}
-        along, before_, now_ = torch.stack(sums).double().sum(0).tolist()
+        along, before_, now_ = torch.stack([each.cpu() for each in sums]).double().sum(0).tolist()
         if not all(map(math.isfinite, (along, before_, now_))) or not before_ or not now_:
             return {}
         return {

@@ -13,7 +13,7 @@ import torch
 
 from ..core.labels import IGNORED
 
-_POSITIONS, _AT_ONCE = 256, 32
+POSITIONS, AT_ONCE = 256, 32
 """Places that are looked at closely, and how many at a time: each is a row of the vocabulary."""
 _MOST = 0.9
 """Share of the places that have to be as a cross entropy makes them."""
@@ -69,19 +69,20 @@ def learnt(logits: torch.Tensor, gradient: torch.Tensor, ids: torch.Tensor) -> L
     if count > 3 and int(there.unique(return_counts=True)[1].max()) > _MASKED * count:
         return None  # places of a mask, which stand for other tokens: no causal loss
     unmoved = _is_unmoved(labels, ids, counted.bool())
-    step = -(-count // _POSITIONS)
+    step = -(-count // POSITIONS)
     rows, columns = rows[::step], columns[::step]
     following = ids[rows, (columns + 1).clamp(max=ids.shape[1] - 1)]
     sums, plain = torch.zeros(3, dtype=torch.float64), 0
-    for row, column, label, after in zip(*(each.split(_AT_ONCE) for each in (rows, columns, labels[rows, columns],
+    for row, column, label, after in zip(*(each.split(AT_ONCE) for each in (rows, columns, labels[rows, columns],
                                                                               following)), strict=True):  # fmt: skip
         place = row.to(logits.device), column.to(logits.device)
         came = gradient[place].float() * (1 if share > 0.5 else -1)
-        log = logits[place].float().log_softmax(-1).cpu()
-        own = log.gather(1, label[:, None])[:, 0]
-        weight = came.cpu().gather(1, label[:, None])[:, 0] / (own.exp() - 1).clamp(max=-1e-6)
+        log = logits[place].float().log_softmax(-1)
+        here, then = label[:, None].to(log.device), after[:, None].to(log.device)
+        own = log.gather(1, here)[:, 0].cpu()
+        weight = came.gather(1, here)[:, 0].cpu() / (own.exp() - 1).clamp(max=-1e-6)
         plain += int(((came < 0).sum(-1) == 1).sum())
-        sums += torch.stack([-own.sum(), -log.gather(1, after[:, None]).sum(), (-own * weight).sum()]).double()
+        sums += torch.stack([-own.sum(), -log.gather(1, then).cpu().sum(), (-own * weight).sum()]).double()
     if plain < _MOST * len(rows):
         return None
     own_loss, next_loss, total = (sums / len(rows)).tolist()
@@ -117,19 +118,18 @@ class Unlabelled:
         self._number = 0
         self.found: list[Learnt] = []
 
-    def wait(self, logits: Any, ids: Any) -> bool:
-        """Look at the gradient of these logits when it comes; False where that cannot be done.
+    def wait(self, logits: Any, ids: Any) -> None:
+        """Look at the gradient of these logits when it comes.
 
         They are held until then: the loss of one's own holds them as well.
         """
         fits = isinstance(logits, torch.Tensor) and isinstance(ids, torch.Tensor) and logits.dim() == 3
         if not fits or logits.shape[:2] != ids.shape or not logits.requires_grad or hasattr(logits, "_local_tensor"):
-            return False
+            return
         self._number += 1
         number, look = self._number, self._guard(self._came)
         self._waiting = {number: (logits.detach(), ids)}
         logits.register_hook(lambda gradient: look(number, gradient))
-        return True
 
     def _came(self, number: int, gradient: torch.Tensor) -> None:
         held = self._waiting.pop(number, None)

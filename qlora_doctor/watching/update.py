@@ -170,8 +170,8 @@ class Update:
             backward /= scale
         plain, count = onlooker.mean_of_means(), onlooker.micro_batches[-1]
         for parts in (count, onlooker.counted_tokens):
-            if backward is not None and self._share is not None and abs(self._share * (parts or 0) - 1) < _DIVIDED:
-                backward /= max(parts, 1)  # the gradients are divided in the loss's place
+            if backward is not None and self._share and parts and abs(self._share * parts - 1) < _DIVIDED:
+                backward /= parts  # the gradients are divided in the loss's place
                 break
         run.update(dict.fromkeys(_OF_ITS_LOSS), backward_loss=finite(backward), mean_loss=finite(mean))
         training.rank_loss = {

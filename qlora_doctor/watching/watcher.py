@@ -503,8 +503,9 @@ class Watch:
         self.guard(self._checkpoints.saved_before)(Path(folder))
 
     def _saved_at_exit(self) -> None:
-        if self._training.ended == "well" and self._training.whole and self.rank == 0:
-            self._checkpoints.at_exit(self._training.model())
+        training = self._training
+        ended = training.ended == "well" and training.whole and self.rank == 0
+        if ended and self._checkpoints.at_exit(training.model()):
             self._write("ended")
 
     def trained(self, state: Any) -> None:

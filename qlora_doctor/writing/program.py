@@ -10,6 +10,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,17 @@ def _last_argument(setup: Setup, text: str, call: tuple[int, int]) -> tuple[int,
     return max(arguments, key=lambda span: span[1])
 
 
+@lru_cache(maxsize=4)
+def _starts(text: str) -> list[int]:
+    """Where its lines start, which end at LF."""
+    return [0, *(found.end() for found in re.finditer("\n", text))]
+
+
 def _span(text: str, place: Place | None) -> tuple[int, int]:
     """Where a place begins and ends in the text."""
     if place is None or not (place.line and place.column and place.end_line and place.end_column):
         raise CannotEdit("it is not known where it stands")
-    lines = text.splitlines(keepends=True)
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line))
+    starts = _starts(text)
     return starts[place.line - 1] + place.column - 1, starts[place.end_line - 1] + place.end_column - 1
 
 

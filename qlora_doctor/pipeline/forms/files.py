@@ -132,10 +132,10 @@ def chosen(rows: list[tuple[int | None, dict[str, Any]]], most: int) -> list[tup
 
 def builder_of(path: Path) -> str | None:
     """The datasets library's word for a file's kind; None where it is not read."""
-    return BUILDERS.get(_suffix(path))
+    return BUILDERS.get(suffix_of(path))
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
     """What a name ends in, without the ending of a compressed text."""
     last = path.suffix.lower()
     inner = Path(path.stem).suffix.lower()
@@ -163,7 +163,7 @@ def _read(path: Path, rows: int) -> Read:
     if kind == "text":
         return _lines(path, rows, lambda line, number: {"text": line.rstrip("\r\n")})
     if kind == "csv":
-        return _table(path, rows, "\t" if _suffix(path) == ".tsv" else ",")
+        return _table(path, rows, "\t" if suffix_of(path) == ".tsv" else ",")
     if kind == "parquet":
         return _parquet(path, rows)
     if kind == "arrow":

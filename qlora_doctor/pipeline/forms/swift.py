@@ -17,7 +17,7 @@ from ...core.labels import IGNORED
 from ...setup.setup import NamedData
 from .chat import lost_content
 from .kinds import CannotForm, FormedRow, FormedSet, NotFollowedForm
-from .swift_template import Encoder, Refused, encoder_of
+from .swift_template import Encoder, Refused, encoder_of, last_question
 
 MESSAGES = ("messages", "conversation", "conversations")
 ROLE, CONTENT = ("role", "from"), ("content", "value")
@@ -33,7 +33,6 @@ _ROLES = {
     **dict.fromkeys(("tool_call", "function_call"), "tool_call"),
     **dict.fromkeys(("tool", "tool_response", "function_response", "observation", "observations"), "tool"),
 }  # fmt: skip
-_TOLD = {"tool_call": "assistant"}
 _DROPPED = ("reasoning_content", "thinking")
 """Keys of a message that ms-swift leaves out."""
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
@@ -223,16 +222,14 @@ def _told(
         )
     merged: list[dict[str, Any]] = []
     for message in messages:
-        role, content = _TOLD.get(message["role"], message["role"]), message["content"]
+        role, content = message["role"], message["content"]
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-        if merged and merged[-1]["role"] == role and role in ("user", "assistant") and message["role"] != "tool_call":
+        if merged and merged[-1]["role"] == role and role in ("user", "assistant"):
             merged[-1]["content"] += text
             continue
-        merged.append(
-            {"role": message["role"] if role != message["role"] else role, "content": text, "loss": message.get("loss")}
-        )
+        merged.append({"role": role, "content": text, "loss": message.get("loss")})
     strategy = str(settings["loss_scale"]).split("+")[0]
-    asked = max((i for i, each in enumerate(merged) if each["role"] in ("user", "tool")), default=-1)
+    asked = last_question(merged)
     answer: list[str] = []
     prompt: list[str] = []
     for place, each in enumerate(merged):

@@ -238,7 +238,7 @@ class Encoder:
     def _think(self, messages: list[dict[str, Any]]) -> None:
         """An empty thought where there is none, and no thoughts of earlier turns, as far as the template asks."""
         template = self.template
-        asked = max((i for i, each in enumerate(messages) if each["role"] in ("user", "tool")), default=-1)
+        asked = last_question(messages)
         last_alone = self.strategy == "last_round"
         prefix = template.non_thinking_prefix if self.adds_prefix else ""
         first = asked if last_alone and not template.preserve_thinking else -1
@@ -282,7 +282,7 @@ class Encoder:
         self, parts: Sequence[Part], kinds: Sequence[str], messages: Sequence[Mapping[str, Any]]
     ) -> list[tuple[Part, float]]:
         found: list[tuple[Part, float]] = []
-        last = max((i for i, each in enumerate(messages) if each["role"] in ("user", "tool")), default=-1)
+        last = last_question(messages)
         number = 0
         for part, kind in zip(parts, kinds, strict=True):
             in_last = 2 * number >= last
@@ -423,3 +423,8 @@ def _end_answers(ids: list[int], labels: list[int], suffix: list[int]) -> None:
         behind = start > 0 and labels[place - 1] == IGNORED and (ends or labels[place] >= 0)
         if behind and place - start >= width and ids[start : start + width] == suffix:
             labels[start : start + width] = suffix
+
+
+def last_question(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Place of the last message that asks, or gives a tool's result; -1 without one."""
+    return max((i for i, each in enumerate(messages) if each["role"] in ("user", "tool")), default=-1)

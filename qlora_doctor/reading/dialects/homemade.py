@@ -158,9 +158,13 @@ _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*)/(?=[\w.-]*[\d-])[\w.-]+(?<!\.json)(?
 _FOLDERS = _words("config configs conf data dataset datasets output outputs out runs experiments recipes home")
 
 
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
+
+
 def _qlora(value: Any) -> bool | None:
     """True for the method whose name says that the base is in 4 bits."""
-    return True if str(value).lower().replace("-", "").replace("_", "") in ("qlora", "qdora") else None
+    return True if _plain(str(value)) in ("qlora", "qdora") else None
 
 
 def _four_bit_type(value: Any) -> bool | None:
@@ -310,12 +314,12 @@ ALIASES: tuple[Alias, ...] = (
         "max_steps num_train_steps training_steps max_train_steps total_steps",
         "max_iters num_steps",
         _TRAINING,
-        lambda value: value if isinstance(value, int) and value > 0 else None,
+        _count,
     ),
     _alias(
         "training.max_steps",
         " ".join(f"{section}.steps" for section in sorted(_TRAINING - _NO_UPDATES)),
-        convert=lambda value: value if isinstance(value, int) and value > 0 else None,
+        convert=_count,
     ),
     _alias(
         "training.num_train_epochs",
@@ -482,11 +486,12 @@ def _matches(data: dict[str, Any], text: str = "") -> Iterator[tuple[Alias, str,
                 if fits(sections)
             ]
         # Where a model has a name and a path, one of them is what the hub knows.
-        yield from sorted(found, key=lambda each: _model_id(each[2]) is None) if alias.path in _IDS else found
+        if alias.path == "model.name_or_path":
+            found = sorted(found, key=lambda each: _model_id(each[2]) is None)
+        yield from found
 
 
 _MAPPINGS = {"model.device_map", "training.deepspeed", "training.gradient_checkpointing_kwargs"}
-_IDS = {"model.name_or_path"}
 
 
 def _leaves(

@@ -378,9 +378,10 @@ def _meaning(run: Run, arguments: Arguments) -> _Meaning | None:
 def _of_cli(run: Run) -> _Meaning | None:
     if run.program in ("llamafactory-cli", "lmf"):
         return _Meaning("llamafactory", 0.98, llamafactory.read)
+    if run.program == "swift" and run.action == "pt":
+        return _Meaning("ms-swift", 0.98, _read_swift_pt, "pretrain")
     if run.program == "swift":
-        pretrains = run.action == "pt"
-        return _Meaning("ms-swift", 0.98, *((_read_swift_pt, "pretrain") if pretrains else (swift.read,)))
+        return _Meaning("ms-swift", 0.98, swift.read)
     if run.program == "trl":
         return _Meaning("trl", 0.98, trl.read, run.action)
     if run.program == "autotrain":

@@ -180,7 +180,7 @@ def _argument(node: ast.Call, call: Made | None, name: str, position: int | None
             value = call.arguments.get(position)
     if isinstance(value, Known) and isinstance(value.data, str):
         return value.data
-    written = next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
+    written = keyword(node, name)
     if written is None and position is not None and position < len(node.args):
         written = node.args[position]
     return written.value if isinstance(written, ast.Constant) and isinstance(written.value, str) else None
@@ -193,7 +193,7 @@ def _texts(node: ast.Call, call: Made | None, name: str) -> list[str]:
         return [value.data]
     if isinstance(value, Listing):
         return [each.data for each in value.items if isinstance(each, Known) and isinstance(each.data, str)]
-    written = next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
+    written = keyword(node, name)
     constants = ast.walk(written.values[0]) if isinstance(written, ast.Dict) and written.values else ()
     if written is not None and not isinstance(written, ast.Dict):
         constants = ast.walk(written)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...setup.paths import resolve
 from ...setup.setup import Setup
+from .data_path import keyword
 from .setup_builder import SetupBuilder
 from .training_script import TrainingScript, argument
 from .values import Known, Listing, Made, Model, Step
@@ -197,7 +198,7 @@ def _reloaded_without_tokens(script: TrainingScript, builder: SetupBuilder) -> N
     }
     bases = {
         ast.unparse(node.targets[0]): node
-        for node in ast.walk(builder.source.tree)
+        for node in builder.source.nodes
         if isinstance(node, ast.Assign)
         and node.lineno > trained
         and isinstance(node.value, ast.Call)
@@ -410,7 +411,7 @@ def _short_schedule(outer: ast.For, inner: ast.For, tree: ast.AST, builder: Setu
         call = node.value
         if not isinstance(call, ast.Call) or ast.unparse(call.func).rpartition(".")[2] not in _COUNTED_SCHEDULES:
             continue
-        total = next((each.value for each in call.keywords if each.arg == "num_training_steps"), None)
+        total = keyword(call, "num_training_steps")
         if total is None and len(call.args) >= 3:
             total = call.args[2]
         count = _number(epochs, tree)

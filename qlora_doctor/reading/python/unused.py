@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from .data_path import keyword
 from .setup_builder import SetupBuilder
 from .source import Source
 from .training_script import TrainingScript
@@ -137,7 +138,7 @@ def _data_names(source: Source) -> set[str]:
 
 def _only_looks(call: ast.Call, source: Source) -> bool:
     """Whether a step is made for what its function does besides: one that returns nothing."""
-    given = call.args[0] if call.args else next((each.value for each in call.keywords if each.arg == "function"), None)
+    given = call.args[0] if call.args else keyword(call, "function")
     if isinstance(given, ast.Lambda):
         return isinstance(given.body, ast.Call) and ast.unparse(given.body.func).endswith(
             (".append", ".add", ".update")

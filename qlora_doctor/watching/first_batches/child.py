@@ -189,10 +189,10 @@ class _Run:
 
     def _drained(self, dataset: Any) -> None:
         """The loop's loader is at its end: what the script does behind the loop is not run."""
-        from accelerate.state import AcceleratorState
-
         if self.first_loader is None or self.first_loader.dataset is not dataset:
             return
+        from accelerate.state import AcceleratorState
+
         if not AcceleratorState._shared_state:
             self._finish()
         self.last_comes = True  # accelerate's loaders are one batch ahead
