@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..setup.distribution import deepspeed_settings, zero_settings
 from ..setup.resolved import Taken
+from ..setup.setup import SUPERVISED
 from .engine_options import ZeroOptions
 from .generated_evaluation import unmodelled_generation
 from .kept_outputs import kept_outputs_of
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..facts import Facts
     from ..setup.setup import Setup
 
-METHODS = frozenset({None, "sft", "pretrain", "dpo", "ipo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo"})
+METHODS = frozenset({*SUPERVISED, "dpo", "ipo", "kto", "reward", "orpo", "cpo", "simpo", "grpo", "rloo"})
 """Methods whose step is traced."""
 _MORE = {
     "context_parallel_size": "context parallelism",
@@ -121,7 +122,7 @@ def _images(model: Any, setup: Setup) -> str | None:
     from .images import NoPictures, pictures_of
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if setup.training.method not in (None, "sft", "pretrain"):
+    if setup.training.method not in SUPERVISED:
         of, method = type(base).__name__, setup.training.method
         return f"The prediction does not cover images in the batches of {method}, which the peak of {of} depends on."
     try:
@@ -151,7 +152,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
     if Unsloth.of(setup) is not None:
         yield from _unsloth(setup)
     if LoraKernels.of(setup) is not None:
-        if training.method not in (None, "sft", "pretrain"):
+        if training.method not in SUPERVISED:
             yield f"axolotl's LoRA kernels in the method {training.method}"
         elif training.fsdp or training.deepspeed:
             yield "axolotl's LoRA kernels in a sharded model"
@@ -159,7 +160,7 @@ def _left_out(setup: Setup, facts: Facts) -> Iterator[str]:
         yield f"the method {training.method}"
     elif training.method is None and training.num_generations is not None and setup.is_unknown("training.method"):
         yield "a method that generates, of which the file does not say which it is"
-    if training.method in (None, "sft", "pretrain") and training.loss_type not in _SFT_LOSSES:
+    if training.method in SUPERVISED and training.loss_type not in _SFT_LOSSES:
         yield f"the loss {training.loss_type} of supervised fine-tuning"
     if training.compute_metrics and config is not None and config.evaluates is not False:
         yield from _kept(setup)
@@ -213,7 +214,7 @@ def _kept(setup: Setup) -> Iterator[str]:
     if training.extra.get("predict_with_generate"):
         return  # the answers are what is kept, a few whole numbers
     sharded = training.fsdp or training.deepspeed
-    if training.method not in (None, "sft", "pretrain") or training.use_liger_kernel or sharded:
+    if training.method not in SUPERVISED or training.use_liger_kernel or sharded:
         yield "evaluations that keep all outputs for compute_metrics, of such a kind"
         return
     kept = kept_outputs_of(setup)
@@ -238,7 +239,7 @@ def _liger(setup: Setup, kernels: LigerKernels) -> Iterator[str]:
     told = training.extra.get("liger_kernel_config")
     if not (setup.traits.switches_of_transformers or setup.traits.liger_by_plugin):
         yield f"the Liger kernels as {setup.dialect} applies them"
-    elif training.method not in (None, "sft", "pretrain"):
+    elif training.method not in SUPERVISED:
         yield f"the Liger kernels in the method {training.method}"
     elif told is not None and not isinstance(told, dict):
         yield "the Liger kernels that liger_kernel_config chooses"
@@ -262,14 +263,14 @@ def shards_plainly(setup: Setup, facts: Facts) -> bool:
     options = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
     if config.distributed == "fsdp1":
         alike = (
-            training.method in (None, "sft", "pretrain")
+            training.method in SUPERVISED
             and setup.quantization.bnb_4bit_quant_storage in ("bfloat16", "float16", "float32")
             and not _on(options.get("forward_prefetch"))
             and not _on(options.get("min_num_params"))
             and "full_shard" in str(training.fsdp)
         )
     else:
-        alike = config.distributed == "fsdp2" and training.method in (None, "sft", "pretrain", "dpo")
+        alike = config.distributed == "fsdp2" and training.method in (*SUPERVISED, "dpo")
     return (
         alike
         and bool(config.gradient_checkpointing)
@@ -297,7 +298,7 @@ def _zero(setup: Setup, facts: Facts) -> Iterator[str]:
     if config is None or whole is None or stage != "zero2":
         yield "DeepSpeed ZeRO-3" if stage == "zero3" else "DeepSpeed"
     elif not (
-        setup.training.method in (None, "sft", "pretrain", "dpo")
+        setup.training.method in (*SUPERVISED, "dpo")
         and bool(Taken(setup)["training.bf16"])
         and bool(config.gradient_checkpointing)
         and settings.get("contiguous_gradients", True) is True

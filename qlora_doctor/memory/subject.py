@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..setup.changed import with_value
 from ..setup.distribution import fsdp_settings, zero_settings
 from ..setup.resolved import Taken
+from ..setup.setup import SUPERVISED
 from .engine_options import FlatOptions, ZeroOptions
 from .generated_evaluation import generated_tokens
 from .kept import Outline
@@ -137,7 +138,7 @@ def program_of(setup: Setup) -> tuple[Program | None, list[str]]:
             "long as the longest."
         ]
     method = setup.training.method
-    if method not in METHODS or method in (None, "sft", "pretrain"):
+    if method not in METHODS or method in SUPERVISED:
         return None, []
     program = TrlMethod(setup, method)
     said = "Prompts and answers fill half of the length each, and values that the trainer logs are made up."

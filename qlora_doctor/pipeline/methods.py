@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..core.errors import StageError
-from ..setup.setup import ONLINE, Setup
+from ..setup.setup import ONLINE, SUPERVISED, Setup
 from .batches import Batches, no_tokenizer, rows_of_a_step, sequence_length
 from .inputs import token_rows
 from .samples import read_samples
@@ -93,7 +93,6 @@ def method_of(setup: Setup) -> Method | None:
     return METHODS.get(str(setup.training.method))
 
 
-_SUPERVISED = (None, "sft", "pretrain")
 _WANTS = {
     "ppo": "a value model and a reward model beside the policy",
     "rm": "a head of one value on the language model itself",
@@ -111,7 +110,7 @@ def why_not_stepped(setup: Setup) -> str | None:
     method = setup.training.method
     if method is None and setup.training.num_generations is not None and setup.is_unknown("training.method"):
         return f"No step is taken: {setup.origins['training.method'].note}"
-    if method in _SUPERVISED or method in METHODS:
+    if method in SUPERVISED or method in METHODS:
         return None
     wants = _WANTS.get(str(method))
     reason = f"it wants {wants}" if wants is not None else "its trainer is none of those that are built here"

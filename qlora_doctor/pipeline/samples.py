@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..core.errors import StageError
 from ..setup.paths import resolve, train_data
 from ..setup.resolved import Taken
-from ..setup.setup import ONLINE, Setup
+from ..setup.setup import ONLINE, SUPERVISED, Setup
 from .failures import first_sentence
 from .forms.files import builder_of, chosen, files_below, not_at_hand, of_table, read_files, suffix_of
 
@@ -37,7 +37,7 @@ _FORMAT_OF_METHOD: dict[str, DataFormat] = {
     **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", *ONLINE), "prompt-only"),
 }
 """What TRL's trainer of each method takes (docs/source/dataset_formats.md)."""
-_LIKE_SUPERVISED = (None, "sft", "pretrain", "gkd", "gold", "minillm")
+_LIKE_SUPERVISED = (*SUPERVISED, "gkd", "gold", "minillm")
 _SCANNED = 20_000
 """Rows of a table of text that are read, of which the sample is taken."""
 _CHATML = {"from": "role", "value": "content"}

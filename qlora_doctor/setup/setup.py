@@ -115,6 +115,8 @@ class Lora(_Section):
     """Further arguments of LoraConfig (``loftq_config``, …), passed on as they are."""
 
 
+SUPERVISED = (None, "sft", "pretrain")
+"""Methods whose loss is the next token's; None where a config names none."""
 ONLINE = ("online-dpo", "online_dpo", "nash-md", "nash_md", "xpo")
 """Methods that compare answers of the model's own, as TRL's pages and ms-swift's arguments spell them."""
 

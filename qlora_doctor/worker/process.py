@@ -13,6 +13,7 @@ from collections import deque
 from pathlib import Path
 from typing import IO
 
+from ..core.processes import kill_group
 from .job import Job
 
 _TAIL = 200
@@ -115,7 +116,7 @@ class WorkerProcess:
     def end(self) -> None:
         """End the child and all that it started, and reap it."""
         if self._process.poll() is None:
-            _kill_group(self._process)
+            kill_group(self._process)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             try:
@@ -166,13 +167,6 @@ def _scratch_folder() -> tempfile.TemporaryDirectory[str] | None:
         return tempfile.TemporaryDirectory(prefix="qlora-doctor-", ignore_cleanup_errors=True)
     except OSError:
         return None
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (AttributeError, ProcessLookupError, PermissionError):
-        process.kill()
 
 
 def _signal_name(number: int) -> str:

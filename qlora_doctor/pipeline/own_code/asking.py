@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core import confining
+from ...core.processes import kill_group
 from .finding import TrainerPython
 
 SECONDS = 180.0
@@ -109,17 +108,8 @@ def _run(python: str, folder: Path) -> str | None:
             except subprocess.TimeoutExpired:
                 return f"it took more than {SECONDS:.0f} seconds"
             finally:
-                _end(child)
+                kill_group(child)
+                child.wait()
     except OSError as error:
         return f"{python} cannot be started: {error.strerror}"
     return None
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the process, and what it started itself where the system has groups of processes."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(child.pid, signal.SIGKILL)
-        else:
-            child.kill()
-    child.wait()

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from ..._version import __version__
 from ...core.report import SECTIONS
 from ...facts import ConfigFacts, EnvironmentFacts
-from ...setup.setup import Setup
+from ...setup.setup import SUPERVISED, Setup
 from .identity import data_identity, find, model_identity, tree_identity
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def trace_key(setup: Setup, options: RunOptions, environment: EnvironmentFacts |
     """
     sections = setup.model_dump(mode="json", exclude_none=True, include=set(SECTIONS))
     training = _training(sections["training"])
-    if training.get("method") in (None, "sft", "pretrain"):
+    if training.get("method") in SUPERVISED:
         training = {name: "set" if name in _OF_A_CELL else value for name, value in training.items()}
     hardware = {name: value for name, value in sections["hardware"].items() if name == "count"}
     common = _common(setup, sections, options, environment)
